@@ -1,0 +1,89 @@
+//! Who is next.
+
+use super::*;
+
+fn of(tenant_name: &str, n: u64) -> NewJob {
+    NewJob { tenant: tenant(tenant_name), ..new_job(n) }
+}
+
+fn tenants(deliveries: &[Delivery]) -> Vec<&str> {
+    deliveries.iter().map(|d| d.tenant.as_str()).collect()
+}
+
+pub async fn priority_nine_is_first_and_age_decides_among_equals(s: Subject) {
+    for (n, priority) in [(1, 0), (2, 9), (3, 5), (4, 9)] {
+        s.add(NewJob { priority, ..new_job(n) }).await;
+    }
+    let ids: Vec<JobId> = s.claim(10).await.into_iter().map(|d| d.id).collect();
+    assert_eq!(ids, [2, 4, 3, 1].map(job_id));
+}
+
+pub async fn queues_are_served_in_the_order_of_the_claim(s: Subject) {
+    s.add(NewJob { queue: queue_name("low"), priority: 9, ..new_job(1) }).await;
+    s.add(NewJob { queue: queue_name("high"), priority: 0, ..new_job(2) }).await;
+    s.add(NewJob { queue: queue_name("unserved"), ..new_job(3) }).await;
+    let claimed = s.broker.claim(&claim_of("w1", &["high", "low"], 10)).await.unwrap();
+    assert_eq!(claimed.iter().map(|d| d.id).collect::<Vec<_>>(), [2, 1].map(job_id));
+}
+
+pub async fn tenants_take_turns_whatever_their_backlog(s: Subject) {
+    for n in 0..20 {
+        s.add(of("noisy", n)).await;
+    }
+    s.add(of("quiet", 100)).await;
+    s.add(of("quiet", 101)).await;
+    assert_eq!(tenants(&s.claim(6).await), ["noisy", "quiet", "noisy", "quiet", "noisy", "noisy"]);
+}
+
+pub async fn a_tenant_that_comes_late_does_not_catch_up_on_the_past(s: Subject) {
+    for n in 0..20 {
+        s.add(of("noisy", n)).await;
+    }
+    assert_eq!(s.claim(10).await.len(), 10);
+    for n in 100..110 {
+        s.add(of("quiet", n)).await;
+    }
+    assert_eq!(tenants(&s.claim(4).await), ["noisy", "quiet", "noisy", "quiet"]);
+}
+
+pub async fn a_paused_queue_hands_out_nothing_until_resumed(s: Subject) {
+    s.add(new_job(1)).await;
+    let (t, q) = (tenant("t1"), queue_name("default"));
+    assert!(s.broker.set_paused(&t, &q, true).await.unwrap());
+    s.add(new_job(2)).await;
+    assert!(s.claim(10).await.is_empty());
+    assert!(s.queue().await.paused);
+    assert_eq!(s.queue().await.queued, 2);
+    // A pause is the tenant's own.
+    s.add(of("t2", 3)).await;
+    assert_eq!(s.claim(10).await.len(), 1);
+    assert!(s.broker.set_paused(&t, &q, false).await.unwrap());
+    assert_eq!(s.claim(10).await.len(), 2);
+}
+
+pub async fn a_queue_nobody_used_cannot_be_paused(s: Subject) {
+    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("typo"), true).await.unwrap());
+    assert!(s.broker.queues(&tenant("t1")).await.unwrap().is_empty());
+}
+
+pub async fn counts_follow_every_step(s: Subject) {
+    let counts = |q: QueueStats| (q.queued, q.running, q.delayed);
+    s.add(new_job(1)).await;
+    s.add(new_job(2)).await;
+    s.add(NewJob { start: Start::After(1_000), ..new_job(3) }).await;
+    assert_eq!(counts(s.queue().await), (2, 0, 1));
+    let first = s.claim_one().await;
+    assert_eq!(counts(s.queue().await), (1, 1, 1));
+    s.settle(&first, retry(500)).await;
+    assert_eq!(counts(s.queue().await), (1, 0, 2));
+    s.pass(1_000);
+    s.broker.promote(10).await.unwrap();
+    assert_eq!(counts(s.queue().await), (3, 0, 0));
+    let claimed = s.claim(3).await;
+    s.settle(&claimed[0], succeed("1")).await;
+    s.settle(&claimed[1], fail()).await;
+    s.settle(&claimed[2], Resolution::Release).await;
+    assert_eq!(counts(s.queue().await), (1, 0, 0));
+    s.broker.cancel(&tenant("t1"), claimed[2].id).await.unwrap();
+    assert_eq!(counts(s.queue().await), (0, 0, 0));
+}

@@ -1,0 +1,91 @@
+//! Documents, workers, hints.
+
+use std::time::Duration;
+
+use super::*;
+
+fn put(name: &str, expect: Expect, body: Option<&str>) -> PutDocument {
+    let (tenant, kind) = (tenant("t1"), DocumentKind::Task);
+    PutDocument { tenant, kind, name: name.into(), expect, body: body.map(Into::into) }
+}
+
+pub async fn documents_are_written_only_at_the_expected_version(s: Subject) {
+    let b = &s.broker;
+    assert_eq!(b.put_document(&put("a", Expect::Version(1), Some("{}"))).await.unwrap(), DocumentPut::Conflict(0));
+    assert_eq!(b.put_document(&put("a", Expect::Absent, Some("{}"))).await.unwrap(), DocumentPut::Stored(1));
+    assert_eq!(b.put_document(&put("a", Expect::Absent, Some("{}"))).await.unwrap(), DocumentPut::Conflict(1));
+    assert_eq!(b.put_document(&put("a", Expect::Version(1), Some("[1]"))).await.unwrap(), DocumentPut::Stored(2));
+    assert_eq!(b.put_document(&put("a", Expect::Any, Some("[2]"))).await.unwrap(), DocumentPut::Stored(3));
+    let stored = b.document(&tenant("t1"), DocumentKind::Task, "a").await.unwrap();
+    assert_eq!(stored, Some(Document { name: "a".into(), version: 3, body: "[2]".into() }));
+    assert_eq!(b.put_document(&put("a", Expect::Version(3), None)).await.unwrap(), DocumentPut::Stored(0));
+    assert_eq!(b.document(&tenant("t1"), DocumentKind::Task, "a").await.unwrap(), None);
+}
+
+pub async fn documents_are_listed_by_name_within_their_tenant(s: Subject) {
+    let b = &s.broker;
+    for name in ["b", "a", "c", "e", "d"] {
+        b.put_document(&put(name, Expect::Any, Some("{}"))).await.unwrap();
+    }
+    assert_eq!(b.put_document(&put("f", Expect::Any, Some("{}"))).await.unwrap(), DocumentPut::Full);
+    let other = PutDocument { tenant: tenant("t2"), ..put("aa", Expect::Any, Some("{}")) };
+    b.put_document(&other).await.unwrap();
+    let names = |documents: Vec<Document>| documents.into_iter().map(|d| d.name).collect::<Vec<_>>();
+    let t = tenant("t1");
+    assert_eq!(names(b.documents(&t, DocumentKind::Task, None, 2).await.unwrap()), ["a", "b"]);
+    assert_eq!(names(b.documents(&t, DocumentKind::Task, Some("b"), 10).await.unwrap()), ["c", "d", "e"]);
+    assert!(b.documents(&t, DocumentKind::Module, None, 10).await.unwrap().is_empty());
+}
+
+fn worker(id: &str) -> WorkerInfo {
+    WorkerInfo {
+        id: WorkerId::new(id).unwrap(),
+        host: "h".into(),
+        pid: 1,
+        version: "0".into(),
+        queues: vec![queue_name("default")],
+        slots: 2,
+        running: 0,
+        state: "running".into(),
+        started_at: START_MS,
+        settled: 0,
+        rss_bytes: 0,
+    }
+}
+
+pub async fn workers_are_forgotten_when_they_fall_silent(s: Subject) {
+    s.broker.heartbeat(&worker("w2")).await.unwrap();
+    s.pass(WORKER_TTL_MS - 1);
+    s.broker.heartbeat(&worker("w1")).await.unwrap();
+    assert_eq!(s.broker.workers().await.unwrap(), [worker("w1"), worker("w2")]);
+    s.pass(1);
+    assert_eq!(s.broker.workers().await.unwrap(), [worker("w1")]);
+    s.broker.forget_worker(&worker("w1").id).await.unwrap();
+    assert!(s.broker.workers().await.unwrap().is_empty());
+}
+
+/// The next hint that is not a mere `Resync`.
+async fn hint(signals: &mut tokio::sync::broadcast::Receiver<Signal>) -> Signal {
+    let next = async {
+        loop {
+            match signals.recv().await.unwrap() {
+                Signal::Resync => {}
+                signal => return signal,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), next).await.expect("a hint comes")
+}
+
+pub async fn hints_come_for_work_ends_and_cancels(s: Subject) {
+    let mut work = s.broker.signals(Topic::Work).await.unwrap();
+    let mut done = s.broker.signals(Topic::Done).await.unwrap();
+    let mut cancel = s.broker.signals(Topic::Cancel).await.unwrap();
+    let id = s.add(new_job(1)).await;
+    assert_eq!(hint(&mut work).await, Signal::Work([queue_name("default")].into()));
+    let delivery = s.claim_one().await;
+    s.broker.cancel(&tenant("t1"), id).await.unwrap();
+    assert_eq!(hint(&mut cancel).await, Signal::Cancel([id].into()));
+    s.settle(&delivery, Resolution::Revoke).await;
+    assert_eq!(hint(&mut done).await, Signal::Done([id].into()));
+}

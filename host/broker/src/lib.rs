@@ -1,0 +1,186 @@
+//! The broker: one trait, its rules as an in-memory model, and the suite that every implementation passes.
+//!
+//! Every method is one atomic step that reads the broker's own clock. What may follow what is written down once, in
+//! `memory`, and the property test in `conformance` compares each implementation with it, answer by answer.
+//! This crate must not know Redis, SQL, HTTP or wasm.
+
+pub mod conformance;
+pub mod memory;
+mod types;
+mod watch;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId};
+
+pub use memory::MemoryBroker;
+pub use types::*;
+pub use watch::Watch;
+
+/// Why a broker could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing is known of the operation's effect; every operation may be repeated.
+    #[error("the broker cannot be reached: {0}")]
+    Unavailable(String),
+    /// The broker runs with settings that lose data, or is of a version that cannot be used.
+    #[error("the broker was refused: {0}")]
+    Refused(String),
+    /// No room for what was asked: memory, disk.
+    #[error("the broker is full: {0}")]
+    Full(String),
+    /// What is stored cannot be read.
+    #[error("a stored record cannot be read: {0}")]
+    Corrupt(String),
+    /// Anything else the store answered.
+    #[error("the broker failed: {0}")]
+    Failed(String),
+}
+
+impl Error {
+    /// True when the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Where a broker reads the time.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    /// The store's own clock: the Redis server's, this machine's for an embedded store.
+    #[default]
+    Server,
+    /// Milliseconds that a test sets.
+    Manual(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// A clock that only moves when it is told to, and its handle.
+    pub fn manual(now: UnixMs) -> (Self, Arc<AtomicU64>) {
+        let handle = Arc::new(AtomicU64::new(now));
+        (Self::Manual(handle.clone()), handle)
+    }
+
+    /// The time of a manual clock.
+    pub fn fixed_now(&self) -> Option<UnixMs> {
+        match self {
+            Self::Server => None,
+            Self::Manual(now) => Some(now.load(Ordering::SeqCst)),
+        }
+    }
+}
+
+/// What one broker holds at most. Reaching a limit refuses the submission; nothing is dropped.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Jobs of one tenant in one queue that are queued, scheduled or retrying.
+    pub max_backlog: u64,
+    /// Queues of one tenant.
+    pub max_queues: u64,
+    /// Documents of one kind of one tenant.
+    pub max_documents: u64,
+    /// Log lines kept for one job.
+    pub max_log_lines: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_backlog: 1_000_000, max_queues: 1_000, max_documents: 10_000, max_log_lines: 2_000 }
+    }
+}
+
+/// Ready jobs that one claim looks at beyond those it returns: it buries the expired ones that it meets.
+pub const CLAIM_SCAN: u32 = 128;
+/// Index entries that one page of a listing looks at.
+pub const PAGE_SCAN: u32 = 1_000;
+
+/// The store of jobs. All methods are atomic, may be called from many processes, and are safe to repeat after
+/// `Error::Unavailable`: submissions by job id, settles by token.
+#[async_trait]
+pub trait Broker: Send + Sync + fmt::Debug + 'static {
+    /// Stores jobs, each on its own: one answer per job, in order. Wakes workers.
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>>;
+
+    /// Hands out at most `claim.max` ready jobs: the queues in the order given, fairly between tenants, by priority
+    /// (9 first) and then age inside a tenant. Expired jobs met on the way end `expired`.
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>>;
+
+    /// Prolongs leases to `lease_ms` from now, keeps progress and log lines. One answer per renewal, in order.
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>>;
+
+    /// Ends deliveries, and claims more in the same step. One answer per settle, in order.
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)>;
+
+    /// Queues what is due and ends what expired, at most `max`.
+    async fn promote(&self, max: u32) -> Result<Promoted>;
+
+    /// Takes back at most `max` expired leases: to their place in the queue, or to the dead set after too many.
+    async fn reap(&self, max: u32) -> Result<Reaped>;
+
+    /// Deletes at most `max` jobs whose retention has passed, with all that belongs to them.
+    async fn prune(&self, max: u32) -> Result<u32>;
+
+    /// One job; none when the tenant has no such job.
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>>;
+
+    /// Jobs, newest first.
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage>;
+
+    /// Log lines of a job from number `from` on, at most `max`.
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>>;
+
+    /// Revokes a job that waits; asks the worker of a running one to stop it.
+    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled>;
+
+    /// Queues a scheduled or retrying job now.
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow>;
+
+    /// The tenant's queues by name.
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>>;
+
+    /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
+    /// one that no job was ever sent to is not.
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool>;
+
+    /// Says that a worker is alive. It is forgotten `WORKER_TTL_MS` after the last time.
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()>;
+
+    /// Forgets a worker that ended in order.
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()>;
+
+    /// Workers alive, by id.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+
+    /// Stores or (with no body) deletes a document if its version is as expected.
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut>;
+
+    /// One document.
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>>;
+
+    /// Documents of a kind by name, after `after`, at most `max`.
+    async fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<Document>>;
+
+    /// Hints of a topic from now on. A hint may be missing or late: poll as well. Never blocks the sender: a slow
+    /// receiver sees `Lagged` and should look at the store.
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>>;
+
+    /// Checks that the store answers and that its settings are safe.
+    async fn check(&self) -> Result<()>;
+}

@@ -1,0 +1,61 @@
+//! Workers and documents of the in-memory model.
+
+use umbel_model::{TenantId, UnixMs, WorkerId};
+
+use super::state::State;
+use crate::types::*;
+
+impl State {
+    pub(super) fn heartbeat(&mut self, now: UnixMs, worker: &WorkerInfo) {
+        self.workers.insert(worker.id.clone(), (now, worker.clone()));
+    }
+
+    pub(super) fn forget_worker(&mut self, worker: &WorkerId) {
+        self.workers.remove(worker);
+    }
+
+    pub(super) fn workers(&mut self, now: UnixMs) -> Vec<WorkerInfo> {
+        self.workers.retain(|_, (seen, _)| *seen + WORKER_TTL_MS > now);
+        self.workers.values().map(|(_, info)| info.clone()).collect()
+    }
+
+    pub(super) fn put_document(&mut self, put: &PutDocument) -> DocumentPut {
+        let count = self.documents.keys().filter(|(t, k, _)| *t == put.tenant && *k == put.kind).count() as u64;
+        let key = (put.tenant.clone(), put.kind, put.name.clone());
+        let found = self.documents.get(&key).map_or(0, |d| d.version);
+        let expected = match put.expect {
+            Expect::Any => true,
+            Expect::Absent => found == 0,
+            Expect::Version(version) => found == version,
+        };
+        if !expected {
+            return DocumentPut::Conflict(found);
+        }
+        let Some(body) = &put.body else {
+            self.documents.remove(&key);
+            return DocumentPut::Stored(0);
+        };
+        if found == 0 && count >= self.limits.max_documents {
+            return DocumentPut::Full;
+        }
+        let version = found + 1;
+        self.documents.insert(key, Document { name: put.name.clone(), version, body: body.clone() });
+        DocumentPut::Stored(version)
+    }
+
+    pub(super) fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Option<Document> {
+        self.documents.get(&(tenant.clone(), kind, name.to_owned())).cloned()
+    }
+
+    pub(super) fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Vec<Document> {
+        let mine = self.documents.iter().filter(|((t, k, _), _)| t == tenant && *k == kind);
+        let rest = mine.filter(|((_, _, name), _)| after.is_none_or(|after| name.as_str() > after));
+        rest.take(max as usize).map(|(_, document)| document.clone()).collect()
+    }
+}

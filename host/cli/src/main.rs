@@ -1,0 +1,2 @@
+//! The binary `umbel`.
+fn main() {}

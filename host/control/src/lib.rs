@@ -1,0 +1,1 @@
+//! Background services: promoter, reaper, pruner

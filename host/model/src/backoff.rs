@@ -1,0 +1,58 @@
+//! How long to wait before a retry.
+
+use serde::{Deserialize, Serialize};
+
+/// Exponential backoff with full jitter: `min(max, initial · 2^retries)`, then a uniform part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backoff {
+    /// Before the first retry, milliseconds.
+    pub initial_ms: u64,
+    /// Never longer than this, milliseconds. Celery's `retry_backoff_max` is 600 s.
+    pub max_ms: u64,
+    /// Spread evenly over 0..delay so that jobs that failed together do not come back together.
+    pub jitter: bool,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial_ms: 1_000, max_ms: 600_000, jitter: true }
+    }
+}
+
+impl Backoff {
+    /// The delay before retry number `retries` (0 for the first), milliseconds. `random` is uniform in 0..=u64::MAX.
+    pub fn delay_ms(&self, retries: u32, random: u64) -> u64 {
+        let factor = 1_u64.checked_shl(retries).unwrap_or(u64::MAX);
+        let full = self.initial_ms.saturating_mul(factor).min(self.max_ms);
+        if !self.jitter {
+            return full;
+        }
+        // The high half of a 128-bit product maps `random` onto 0..=full without bias that matters.
+        ((u128::from(random) * (u128::from(full) + 1)) >> 64) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn doubles_until_the_maximum() {
+        let backoff = Backoff { initial_ms: 1_000, max_ms: 600_000, jitter: false };
+        let delays: Vec<u64> = (0..12).map(|n| backoff.delay_ms(n, 0)).collect();
+        assert_eq!(delays[..4], [1_000, 2_000, 4_000, 8_000]);
+        assert_eq!(delays[9..], [512_000, 600_000, 600_000]);
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_stays_within_the_full_delay(initial in 0..u64::MAX, max in 0..u64::MAX, n in 0..u32::MAX, r: u64) {
+            let plain = Backoff { initial_ms: initial, max_ms: max, jitter: false };
+            let jittered = Backoff { jitter: true, ..plain };
+            prop_assert!(jittered.delay_ms(n, r) <= plain.delay_ms(n, r));
+            prop_assert!(plain.delay_ms(n, r) <= max);
+        }
+    }
+}

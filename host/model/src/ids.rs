@@ -1,0 +1,266 @@
+//! Names and ids: what may be in them is decided here, once, so that every key, path and log line that is built
+//! from them is safe by construction.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+/// A name or id that breaks its rule. Says which rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {shown:?} is not valid: {rule}")]
+pub struct InvalidName {
+    pub what: &'static str,
+    /// The first 64 characters of what was given.
+    pub shown: String,
+    pub rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $ok:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// Checks the rule and keeps the name.
+            pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
+                let name = name.as_ref();
+                let ok: fn(&str) -> bool = $ok;
+                if ok(name) {
+                    Ok(Self(name.into()))
+                } else {
+                    Err(InvalidName { what: $what, shown: name.chars().take(64).collect(), rule: $rule })
+                }
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = InvalidName;
+            fn from_str(s: &str) -> Result<Self, InvalidName> {
+                Self::new(s)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = InvalidName;
+            fn try_from(s: String) -> Result<Self, InvalidName> {
+                Self::new(s)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0.into()
+            }
+        }
+    };
+}
+
+fn chars_ok(s: &str, max: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) -> bool {
+    let bytes = s.as_bytes();
+    !bytes.is_empty() && bytes.len() <= max && first(bytes[0]) && bytes[1..].iter().all(|b| rest(*b))
+}
+
+name!(
+    /// An account: its modules, tasks and jobs are invisible to others.
+    TenantId, "tenant", "use 1-63 of a-z 0-9 _ -, starting with a letter or digit",
+    |s| chars_ok(s, 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
+        |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+);
+name!(
+    /// A queue of a tenant.
+    QueueName, "queue", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
+    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
+        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+);
+name!(
+    /// A task of a tenant.
+    TaskName, "task", "use 1-128 of A-Z a-z 0-9 _ . -, starting with a letter or _",
+    |s| chars_ok(s, 128, |b| b.is_ascii_alphabetic() || b == b'_',
+        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+);
+name!(
+    /// One worker process, unique for its life: host name, process id and a random part.
+    WorkerId, "worker", "use 1-128 of A-Z a-z 0-9 _ . -",
+    |s| chars_ok(s, 128, |b| b.is_ascii_alphanumeric(),
+        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+);
+name!(
+    /// The right to settle one delivery. Random, compared on every write.
+    Token, "token", "use 1-64 of A-Z a-z 0-9 _ -",
+    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
+        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+);
+
+impl Default for QueueName {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+/// One call of a task: a ULID, so ids sort by the time of submission.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(ulid::Ulid);
+
+impl JobId {
+    /// From a time and 80 random bits.
+    pub fn from_parts(at_ms: UnixMs, random: u128) -> Self {
+        Self(ulid::Ulid::from_parts(at_ms, random))
+    }
+
+    /// When the id was made, by the submitter's clock.
+    pub fn timestamp_ms(&self) -> UnixMs {
+        self.0.timestamp_ms()
+    }
+}
+
+use crate::UnixMs;
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        // Only the canonical spelling: one id has one name.
+        match ulid::Ulid::from_str(s) {
+            Ok(id) if id.to_string() == s => Ok(Self(id)),
+            _ => Err(InvalidName {
+                what: "job id",
+                shown: s.chars().take(64).collect(),
+                rule: "use the 26 capital letters and digits that the submission answered",
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = InvalidName;
+    fn try_from(s: String) -> Result<Self, InvalidName> {
+        s.parse()
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> String {
+        id.to_string()
+    }
+}
+
+/// The SHA-256 of a module's bytes as the user sent them, written `sha256:<64 hex>`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 64 hex digits, without the algorithm's name.
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let invalid = || InvalidName {
+            what: "digest",
+            shown: s.chars().take(64).collect(),
+            rule: "write sha256: and 64 lower-case hex digits",
+        };
+        let text = s.strip_prefix("sha256:").ok_or_else(invalid)?;
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid());
+        }
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid())?;
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = InvalidName;
+    fn try_from(s: String) -> Result<Self, InvalidName> {
+        s.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_their_key_or_path_are_refused() {
+        for bad in ["", "a/b", "a:b", "a b", "../x", "a\n", "é", "{x}", "a*"] {
+            assert!(TenantId::new(bad).is_err(), "{bad:?}");
+            assert!(QueueName::new(bad).is_err(), "{bad:?}");
+            assert!(TaskName::new(bad).is_err(), "{bad:?}");
+            assert!(Token::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(TaskName::new("a".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn a_digest_has_one_spelling() {
+        let digest = Digest::of(b"x");
+        assert_eq!(digest.to_string().parse::<Digest>(), Ok(digest));
+        assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
+        assert!(digest.hex().parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_job_id_has_one_spelling_and_sorts_by_time() {
+        let early = JobId::from_parts(1, u128::MAX);
+        let late = JobId::from_parts(2, 0);
+        assert!(early < late && early.to_string() < late.to_string());
+        assert_eq!(early.to_string().parse::<JobId>(), Ok(early));
+        assert!(early.to_string().to_lowercase().parse::<JobId>().is_err());
+    }
+}

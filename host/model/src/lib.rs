@@ -1,0 +1,23 @@
+//! The rules of Umbel as plain functions over plain data: ids, policy, signatures, jobs and what may follow what.
+//!
+//! Nothing here does IO, reads a clock, is async or draws random numbers; time and randomness are passed in.
+
+pub mod backoff;
+pub mod bind;
+pub mod human;
+pub mod ids;
+pub mod job;
+pub mod outcome;
+pub mod policy;
+pub mod task;
+
+pub use backoff::Backoff;
+pub use bind::{BindError, bind};
+pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
+pub use job::{JobRecord, JobSpec, JobState, Progress};
+pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
+pub use policy::{Policy, PolicyBounds, PolicyError, PolicyPatch};
+pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};
+
+/// Milliseconds since the Unix epoch, by the broker's clock.
+pub type UnixMs = u64;

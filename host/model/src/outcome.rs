@@ -1,0 +1,219 @@
+//! How an attempt ended, and what that means for its job.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Policy, UnixMs, WorkerId};
+
+/// Longest kind that is kept, bytes.
+pub const MAX_KIND_BYTES: usize = 128;
+/// Longest message that is kept, bytes.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 10;
+/// Largest details that are kept, bytes; larger ones are dropped and the message says so.
+pub const MAX_DETAILS_BYTES: usize = 16 << 10;
+
+/// Why an attempt or a job failed.
+///
+/// `kind` is `error`-like and chosen by the guest for its own errors (the type's name), or one of the host's:
+/// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
+/// `max_deliveries`, `module_missing`, `module_refused`, `revoked`, `expired`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<RawValue>>,
+    /// The guest's frames when it trapped, innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<Frame>,
+}
+
+/// One frame of a guest's backtrace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    pub function: String,
+}
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        let details = |f: &Self| f.details.as_ref().map(|d| d.get().to_owned());
+        self.kind == other.kind
+            && self.message == other.message
+            && self.frames == other.frames
+            && details(self) == details(other)
+    }
+}
+
+impl Failure {
+    /// A failure with bounded texts.
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            kind: truncated(kind.into(), MAX_KIND_BYTES),
+            message: truncated(message.into(), MAX_MESSAGE_BYTES),
+            details: None,
+            frames: Vec::new(),
+        }
+    }
+
+    /// Keeps `details` if it is JSON and small enough; otherwise says in the message that it was dropped.
+    #[must_use]
+    pub fn with_details(mut self, details: Option<String>) -> Self {
+        let Some(text) = details else { return self };
+        let kept = (text.len() <= MAX_DETAILS_BYTES).then(|| RawValue::from_string(text).ok()).flatten();
+        if kept.is_none() {
+            self.message.push_str(" (details dropped: not JSON or too large)");
+        }
+        self.details = kept;
+        self
+    }
+}
+
+/// `text` cut at a character boundary to at most `max` bytes.
+pub fn truncated(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let mut at = max;
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        text.truncate(at);
+    }
+    text
+}
+
+/// How one attempt ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The result, JSON text.
+    Value(Box<RawValue>),
+    /// May be retried; the guest may say when.
+    Error { failure: Failure, retry_after_ms: Option<u64> },
+    /// Never retried.
+    Fatal(Failure),
+    /// Run again later, at no cost.
+    Snooze { delay_ms: u64 },
+    /// Refused: to the dead set with the reason.
+    Reject { reason: String },
+    /// Done, result not wanted.
+    Ignore,
+    /// The sandbox stopped it; the kind says why.
+    Trap(Failure),
+    /// It was cancelled and stopped.
+    Revoked,
+    /// The worker gave it back unrun or stopped it for its own shutdown: costs the job nothing.
+    Released,
+}
+
+/// What an attempt used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub fuel: u64,
+    /// Peak of the linear memories together, bytes.
+    pub memory_bytes: u64,
+    /// From instantiation to drop, microseconds.
+    pub duration_us: u64,
+}
+
+/// One line of a job's history: an attempt that was settled, or a delivery that was lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// 1 for the first run.
+    pub attempt: u32,
+    pub delivery: u32,
+    pub worker: WorkerId,
+    /// When it was settled, by the worker's clock: for people only.
+    pub ended_at: UnixMs,
+    /// `succeeded`, `ignored`, `error`, `fatal`, `snoozed`, `rejected`, `trap`, `revoked`.
+    pub outcome: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    #[serde(flatten)]
+    pub usage: Usage,
+}
+
+/// What a settle asks the broker to do with the job.
+#[derive(Debug, Clone)]
+pub enum Resolution {
+    /// Terminal `succeeded`; none when the result is not kept.
+    Succeed { result: Option<Box<RawValue>> },
+    /// Terminal `failed`, and into the dead set.
+    Fail { failure: Failure },
+    /// `retrying`: due after the delay, one retry used.
+    Retry { delay_ms: u64, failure: Failure },
+    /// `scheduled`: due after the delay, no retry used.
+    Snooze { delay_ms: u64 },
+    /// Terminal `revoked`.
+    Revoke,
+    /// Back to `queued` at its place in the line; the delivery is not counted.
+    Release,
+}
+
+/// What follows an outcome under a policy. `retries` were used before this attempt; `random` is uniform.
+pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> Resolution {
+    match outcome {
+        Outcome::Value(result) => Resolution::Succeed { result: Some(result) },
+        Outcome::Ignore => Resolution::Succeed { result: None },
+        Outcome::Error { failure, retry_after_ms } => {
+            if !policy.retries_unlimited && retries >= policy.max_retries {
+                return Resolution::Fail { failure };
+            }
+            // A year: no delay that anybody means is longer, and no sum with a clock overflows.
+            let delay_ms = retry_after_ms.unwrap_or_else(|| policy.retry_backoff.delay_ms(retries, random));
+            Resolution::Retry { delay_ms: delay_ms.min(MAX_DELAY_MS), failure }
+        }
+        // A trap in the same code with the same arguments would recur.
+        Outcome::Fatal(failure) | Outcome::Trap(failure) => Resolution::Fail { failure },
+        Outcome::Snooze { delay_ms } => Resolution::Snooze { delay_ms: delay_ms.min(MAX_DELAY_MS) },
+        Outcome::Reject { reason } => Resolution::Fail { failure: Failure::new("rejected", reason) },
+        Outcome::Revoked => Resolution::Revoke,
+        Outcome::Released => Resolution::Release,
+    }
+}
+
+/// The longest delay, milliseconds: a year.
+pub const MAX_DELAY_MS: u64 = 365 * 86_400_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> Outcome {
+        Outcome::Error { failure: Failure::new("Timeout", "slow"), retry_after_ms: None }
+    }
+
+    #[test]
+    fn max_retries_counts_retries_and_not_attempts() {
+        let policy = Policy { max_retries: 2, ..Policy::default() };
+        assert!(matches!(decide(error(), &policy, 1, 0), Resolution::Retry { .. }));
+        assert!(matches!(decide(error(), &policy, 2, 0), Resolution::Fail { .. }));
+    }
+
+    #[test]
+    fn unlimited_retries_never_fail_on_an_error() {
+        let policy = Policy { retries_unlimited: true, ..Policy::default() };
+        assert!(matches!(decide(error(), &policy, u32::MAX, 0), Resolution::Retry { .. }));
+    }
+
+    #[test]
+    fn a_guest_chooses_its_own_delay_within_a_year() {
+        let later = |ms| Outcome::Error { failure: Failure::new("e", ""), retry_after_ms: Some(ms) };
+        let delay = |ms| match decide(later(ms), &Policy::default(), 0, 0) {
+            Resolution::Retry { delay_ms, .. } => delay_ms,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(delay(5), 5);
+        assert_eq!(delay(u64::MAX), MAX_DELAY_MS);
+    }
+
+    #[test]
+    fn traps_and_fatal_errors_are_never_retried() {
+        for outcome in [Outcome::Fatal(Failure::new("Void", "")), Outcome::Trap(Failure::new("out_of_fuel", ""))] {
+            assert!(matches!(decide(outcome, &Policy::default(), 0, 0), Resolution::Fail { .. }));
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_character() {
+        assert_eq!(truncated("aé".into(), 2), "a");
+        assert!(Failure::new("k", "é".repeat(10_000)).message.len() <= MAX_MESSAGE_BYTES);
+    }
+}

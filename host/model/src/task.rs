@@ -1,0 +1,169 @@
+//! What a module says about itself, checked before anybody relies on it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Digest, Policy, PolicyBounds, PolicyPatch, TaskName};
+
+/// Tasks of one module. A module with more is refused.
+pub const MAX_TASKS: usize = 256;
+/// Parameters of one task.
+pub const MAX_PARAMETERS: usize = 64;
+/// Bytes of one description text.
+pub const MAX_DESCRIPTION_BYTES: usize = 16 << 10;
+/// Bytes of one JSON Schema.
+pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
+
+/// One parameter of a task, in the order of positional arguments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parameter {
+    pub name: String,
+    /// JSON Schema, draft 2020-12.
+    pub schema: Value,
+    /// Used when a caller leaves the parameter out; without one it is required.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "some_value")]
+    pub default: Option<Value>,
+}
+
+/// Keeps `Some(null)` apart from `None`: a default of `null` is a default.
+mod some_value {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Value>, s: S) -> Result<S::Ok, S::Error> {
+        value.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
+        Value::deserialize(d).map(Some)
+    }
+}
+
+/// One task of a module, as its `describe` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskDescription {
+    pub name: TaskName,
+    #[serde(default)]
+    pub description: String,
+    pub parameters: Vec<Parameter>,
+    /// JSON Schema of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns: Option<Value>,
+    /// What the author set.
+    #[serde(default)]
+    pub policy: PolicyPatch,
+}
+
+/// What is known of an uploaded module: kept once per tenant and digest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    pub digest: Digest,
+    pub size_bytes: u64,
+    /// True when the upload was a core module that the host wrapped.
+    pub core_module: bool,
+    /// Interfaces it imports, such as `umbel:task/context@0.1.0`.
+    pub imports: Vec<String>,
+    pub tasks: Vec<TaskDescription>,
+}
+
+/// Why a module's description is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("task {task:?}: {problem}")]
+pub struct TaskError {
+    /// The first 64 characters of the task's name, or empty for the module as a whole.
+    pub task: String,
+    pub problem: String,
+}
+
+/// Checks the tasks of one module against the limits and the operator's bounds.
+pub fn check_tasks(tasks: &[TaskDescription], bounds: &PolicyBounds) -> Result<(), TaskError> {
+    let whole = |problem: String| TaskError { task: String::new(), problem };
+    if tasks.is_empty() {
+        return Err(whole("the module describes no task; list its functions in umbel::module![…]".into()));
+    }
+    if tasks.len() > MAX_TASKS {
+        return Err(whole(format!("the module describes {} tasks, more than {MAX_TASKS}", tasks.len())));
+    }
+    let mut names = BTreeSet::new();
+    for task in tasks {
+        let fail = |problem: String| TaskError { task: task.name.as_str().chars().take(64).collect(), problem };
+        if !names.insert(&task.name) {
+            return Err(fail("is described twice".into()));
+        }
+        if task.description.len() > MAX_DESCRIPTION_BYTES {
+            return Err(fail(format!("its description is longer than {MAX_DESCRIPTION_BYTES} bytes")));
+        }
+        check_parameters(&task.parameters).map_err(fail)?;
+        if let Some(schema) = &task.returns {
+            check_schema("returns", schema).map_err(fail)?;
+        }
+        bounds.check(&Policy::resolve(&task.policy)).map_err(|e| fail(e.to_string()))?;
+    }
+    Ok(())
+}
+
+fn check_parameters(parameters: &[Parameter]) -> Result<(), String> {
+    if parameters.len() > MAX_PARAMETERS {
+        return Err(format!("it has {} parameters, more than {MAX_PARAMETERS}", parameters.len()));
+    }
+    let mut names = BTreeSet::new();
+    for parameter in parameters {
+        let name = &parameter.name;
+        if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+            return Err("a parameter's name must have 1 to 128 bytes and no control characters".into());
+        }
+        if !names.insert(name) {
+            return Err(format!("parameter `{name}` is described twice"));
+        }
+        check_schema(name, &parameter.schema)?;
+    }
+    Ok(())
+}
+
+fn check_schema(of: &str, schema: &Value) -> Result<(), String> {
+    if !schema.is_object() && !schema.is_boolean() {
+        return Err(format!("the schema of `{of}` must be an object or a boolean"));
+    }
+    if schema.to_string().len() > MAX_SCHEMA_BYTES {
+        return Err(format!("the schema of `{of}` is longer than {MAX_SCHEMA_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(name: &str) -> TaskDescription {
+        TaskDescription {
+            name: TaskName::new(name).unwrap(),
+            description: String::new(),
+            parameters: vec![],
+            returns: None,
+            policy: PolicyPatch::default(),
+        }
+    }
+
+    #[test]
+    fn ten_thousand_tasks_are_refused() {
+        let tasks: Vec<_> = (0..10_000).map(|n| task(&format!("t{n}"))).collect();
+        assert!(check_tasks(&tasks, &PolicyBounds::default()).unwrap_err().problem.contains("10000"));
+    }
+
+    #[test]
+    fn a_task_described_twice_is_refused_by_name() {
+        let error = check_tasks(&[task("a"), task("a")], &PolicyBounds::default()).unwrap_err();
+        assert_eq!(error.task, "a");
+    }
+
+    #[test]
+    fn a_default_of_null_is_a_default() {
+        let text = r#"{"name":"x","schema":true,"default":null}"#;
+        let parameter: Parameter = serde_json::from_str(text).unwrap();
+        assert_eq!(parameter.default, Some(Value::Null));
+        let none: Parameter = serde_json::from_str(r#"{"name":"x","schema":true}"#).unwrap();
+        assert_eq!(none.default, None);
+    }
+}

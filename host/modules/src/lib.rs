@@ -1,0 +1,1 @@
+//! Content-addressed modules and the cache of compiled code

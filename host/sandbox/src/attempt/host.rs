@@ -1,0 +1,63 @@
+//! What the owner of an attempt hears of it while it runs.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use umbel_model::Progress;
+
+/// How grave a log line is, as in `wasi:logging`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Critical,
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One line of a job's log: bounded, and free of terminal escapes and control characters but line feeds and tabs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    pub level: LogLevel,
+    /// The part of the program that speaks; `stdout`, `stderr`, or `umbel` for the host itself. At most 128 bytes.
+    pub context: String,
+    pub message: String,
+    /// Since the start of the attempt.
+    pub elapsed: Duration,
+}
+
+/// Hears of log lines and progress, on the guest's thread: must be quick and must not block.
+pub trait Host: Send + Sync {
+    /// Within the limits of [`crate::LogLimits`].
+    fn log(&self, line: LogLine);
+    /// Not more often than `progress_interval_ms`; the last one is always passed on.
+    fn progress(&self, progress: Progress);
+    /// True asks the guest to clean up and return, as [`crate::StopHandle::ask`] does.
+    fn should_stop(&self) -> bool {
+        false
+    }
+}
+
+/// Listens to nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Discard;
+
+impl Host for Discard {
+    fn log(&self, _: LogLine) {}
+    fn progress(&self, _: Progress) {}
+}

@@ -1,0 +1,109 @@
+//! Memory and tables of one attempt, summed over all of them, and whether a guest was refused more.
+
+use wasmtime::{ResourceLimiter, Result};
+
+use crate::engine::{MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
+
+/// Wasmtime's own `StoreLimits` counts each memory by itself; this counts them together.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    max_bytes: usize,
+    bytes: usize,
+    /// The growth that was allowed last, to take it back when it fails.
+    last_growth: usize,
+    pub(crate) peak_bytes: usize,
+    /// A guest that is refused memory traps in a way that does not say so; this remembers why.
+    pub(crate) memory_refused: bool,
+    pub(crate) table_refused: bool,
+    elements: usize,
+}
+
+impl Limiter {
+    pub(crate) fn new(max_bytes: u64) -> Self {
+        Self {
+            max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+            bytes: 0,
+            last_growth: 0,
+            peak_bytes: 0,
+            memory_refused: false,
+            table_refused: false,
+            elements: 0,
+        }
+    }
+
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let bytes = self.bytes.saturating_add(growth);
+        if bytes > self.max_bytes || maximum.is_some_and(|max| desired > max) {
+            self.memory_refused = true;
+            return Ok(false);
+        }
+        self.memory_refused = false;
+        self.bytes = bytes;
+        self.last_growth = growth;
+        self.peak_bytes = self.peak_bytes.max(bytes);
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> Result<()> {
+        // Also called after a refusal, when nothing was counted.
+        if !self.memory_refused {
+            self.bytes -= self.last_growth;
+            self.memory_refused = true;
+        }
+        self.last_growth = 0;
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        let elements = self.elements.saturating_add(desired.saturating_sub(current));
+        if elements > 2 * MAX_TABLE_ELEMENTS || maximum.is_some_and(|max| desired > max) {
+            self.table_refused = true;
+            return Ok(false);
+        }
+        self.elements = elements;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        MAX_CORE_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_memories_share_one_limit_and_a_refusal_is_remembered() {
+        let mut limiter = Limiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        assert!(!limiter.memory_growing(0, 60, None).unwrap());
+        assert!(limiter.memory_refused);
+        assert!(limiter.memory_growing(0, 40, None).unwrap());
+        assert!(!limiter.memory_refused);
+        assert_eq!(limiter.peak_bytes, 100);
+    }
+
+    #[test]
+    fn a_growth_that_failed_is_not_counted() {
+        let mut limiter = Limiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        limiter.memory_grow_failed(wasmtime::format_err!("no")).unwrap();
+        assert!(limiter.memory_growing(0, 90, None).unwrap());
+    }
+}

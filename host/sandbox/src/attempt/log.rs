@@ -1,0 +1,124 @@
+//! The log of one attempt: cleans and counts lines before anybody keeps them.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use crate::{
+    LogLimits,
+    attempt::{
+        host::{Host, LogLevel, LogLine},
+        text::{clean, cut},
+    },
+};
+
+/// The longest context that is kept, bytes.
+const MAX_CONTEXT_BYTES: usize = 128;
+
+/// Shared by the host functions and the output streams of one attempt.
+pub(crate) struct AttemptLog {
+    host: Arc<dyn Host>,
+    limits: LogLimits,
+    started: Instant,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counted {
+    lines: u32,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl AttemptLog {
+    pub(crate) fn new(host: Arc<dyn Host>, limits: LogLimits, started: Instant) -> Arc<Self> {
+        Arc::new(Self { host, limits, started, counted: Mutex::default() })
+    }
+
+    pub(crate) fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
+    /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.
+    pub(crate) fn push(&self, level: LogLevel, context: &str, message: &str) {
+        // What does not fit in a line is not paid for either.
+        let message = cut(message, self.limits.line_bytes);
+        let context = cut(context, MAX_CONTEXT_BYTES);
+        let first_drop = {
+            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = counted.bytes.saturating_add(message.len() + context.len());
+            if counted.dropped > 0 || counted.lines >= self.limits.lines || bytes > self.limits.bytes {
+                counted.dropped += 1;
+                if counted.dropped > 1 {
+                    return;
+                }
+                true
+            } else {
+                counted.lines += 1;
+                counted.bytes = bytes;
+                false
+            }
+        };
+        if first_drop {
+            let LogLimits { lines, bytes, .. } = self.limits;
+            let text = format!("log limit reached ({lines} lines or {bytes} bytes): the rest of this attempt's log is dropped");
+            self.emit(LogLevel::Warn, "umbel", text);
+        } else {
+            self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes));
+        }
+    }
+
+    fn emit(&self, level: LogLevel, context: &str, message: String) {
+        let elapsed = self.started.elapsed();
+        self.host.log(LogLine { level, context: context.to_owned(), message, elapsed });
+    }
+
+    /// Lines that were dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umbel_model::Progress;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<LogLine>>);
+
+    impl Host for Lines {
+        fn log(&self, line: LogLine) {
+            self.0.lock().unwrap().push(line);
+        }
+        fn progress(&self, _: Progress) {}
+    }
+
+    fn logged(limits: LogLimits, messages: &[&str]) -> (Vec<String>, u64) {
+        let lines = Arc::new(Lines::default());
+        let log = AttemptLog::new(lines.clone(), limits, Instant::now());
+        for message in messages {
+            log.push(LogLevel::Info, "c", message);
+        }
+        let kept = lines.0.lock().unwrap().iter().map(|l| l.message.clone()).collect();
+        (kept, log.dropped())
+    }
+
+    #[test]
+    fn lines_over_the_limit_are_dropped_with_one_marker() {
+        let (kept, dropped) = logged(LogLimits { lines: 2, ..LogLimits::default() }, &["a", "b", "c", "d"]);
+        assert_eq!(kept.len(), 3);
+        assert_eq!(kept[..2], ["a", "b"]);
+        assert!(kept[2].contains("log limit reached"));
+        assert_eq!(dropped, 2);
+    }
+
+    #[test]
+    fn bytes_over_the_limit_are_dropped_and_long_lines_are_cut() {
+        let limits = LogLimits { lines: 100, bytes: 20, line_bytes: 5 };
+        let (kept, dropped) = logged(limits, &["0123456789", "01234", "01234", "01234"]);
+        assert_eq!(kept[..3], ["01234", "01234", "01234"]);
+        assert_eq!((kept.len(), dropped), (4, 1));
+    }
+}

@@ -1,0 +1,210 @@
+//! Runs one attempt: a fresh store, the call, and the end of it.
+//!
+//! A guest that computes is ended by the epoch, one that waits in a host call by a timer, both by the stop handle.
+//! The timer is a little later than the epoch, so that a guest that computes gets its backtrace.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use umbel_model::{Outcome, Usage};
+use wasmtime::{Store, UpdateDeadline, component::TypedFunc};
+
+use crate::{
+    Sandbox,
+    attempt::{
+        host::Host,
+        limiter::Limiter,
+        log::AttemptLog,
+        outcome::{self, Phase},
+        state::{Charge, Clock, State},
+        stop::{Stop, StopHandle},
+    },
+    bindings::GuestOutcome,
+    prepared::Prepared,
+};
+
+/// A guest yields after so much fuel even within a tick, which also brings the fuel counter up to date: what an
+/// interrupted attempt reports is at most this much too low.
+const FUEL_YIELD_INTERVAL: u64 = 20_000_000;
+/// The timer for guests that wait in the host is later than the epoch's deadline by this.
+const TIMER_GRACE: Duration = Duration::from_millis(50);
+/// Resource handles of one store, all kinds together.
+const MAX_HANDLES: usize = 1_024;
+/// What a guest may hand over beside its result's own bytes: kinds, messages and details of failures.
+const RESULT_SLACK_BYTES: usize = 64 << 10;
+
+/// One call of a task.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The task's name in its module.
+    pub task: Box<str>,
+    /// A JSON object by parameter name, bound and validated.
+    pub arguments: Box<str>,
+    pub fuel: u64,
+    /// Linear memory, summed over all memories, bytes.
+    pub memory_bytes: u64,
+    /// Hard limit, from the moment the attempt has a slot.
+    pub time_limit_ms: u64,
+    /// 0: none.
+    pub soft_time_limit_ms: u64,
+    pub info: AttemptInfo,
+}
+
+/// What a guest may know about its attempt.
+#[derive(Debug, Clone, Default)]
+pub struct AttemptInfo {
+    pub job_id: String,
+    pub queue: String,
+    /// 1 for the first run.
+    pub attempt: u32,
+    /// None: for ever.
+    pub max_retries: Option<u32>,
+    pub delivery: u32,
+    pub fence: u64,
+    pub traceparent: Option<String>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub outcome: Outcome,
+    pub usage: Usage,
+    /// Log lines beyond the limits.
+    pub log_dropped: u64,
+}
+
+/// The limits of one store.
+pub(crate) struct Limits {
+    pub(crate) fuel: u64,
+    pub(crate) memory_bytes: u64,
+    /// Bytes that one call may move from the guest to the host, its result included.
+    pub(crate) call_bytes: usize,
+}
+
+impl Sandbox {
+    /// Runs `call` and names its end. Needs a tokio runtime with time; computes on the thread that polls it, and
+    /// yields every tick. Waits first when all slots are taken; that wait does not count as time of the attempt.
+    pub async fn run(&self, prepared: &Prepared, call: Call, host: Arc<dyn Host>, stop: &StopHandle) -> Attempt {
+        let Ok(_slot) = self.inner.slots.acquire().await else {
+            return Attempt { outcome: Outcome::Released, usage: Usage::default(), log_dropped: 0 };
+        };
+        if let Some(stop) = stop.stopped() {
+            return Attempt { outcome: stop.outcome(), usage: Usage::default(), log_dropped: 0 };
+        }
+        let config = &self.inner.config;
+        let max_result = config.max_result_bytes;
+        let clock = Clock::start(call.time_limit_ms, call.soft_time_limit_ms);
+        let log = AttemptLog::new(host, config.log, clock.started);
+        let limits = Limits {
+            fuel: call.fuel,
+            memory_bytes: call.memory_bytes,
+            call_bytes: config.max_call_bytes.max(max_result) + RESULT_SLACK_BYTES,
+        };
+        let mut store = self.store(&limits, clock, stop.clone(), log.clone(), (call.task, call.info));
+        let ended = {
+            let calling = call_run(&mut store, prepared, &call.arguments);
+            bounded(calling, clock.hard + TIMER_GRACE, stop).await
+        };
+        let outcome = match (ended, stop.stopped()) {
+            (Ended::Stopped(stop), _) | (Ended::Returned(Err(_)), Some(stop)) => stop.outcome(),
+            (Ended::TimedOut, _) => Outcome::Trap(outcome::deadline()),
+            (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
+            (Ended::Returned(Err((error, phase))), None) => {
+                outcome::trapped(&error, phase, store.data(), max_result)
+            }
+        };
+        if let Some(progress) = store.data_mut().progress.finish() {
+            log.host().progress(progress);
+        }
+        let usage = usage(&store, limits.fuel, clock.started);
+        // Dropped here, so that the slot is free before the permit is.
+        drop(store);
+        Attempt { outcome, usage, log_dropped: log.dropped() }
+    }
+
+    /// A fresh store with every limit set.
+    pub(crate) fn store(
+        &self,
+        limits: &Limits,
+        clock: Clock,
+        stop: StopHandle,
+        log: Arc<AttemptLog>,
+        who: (Box<str>, AttemptInfo),
+    ) -> Store<State> {
+        let config = &self.inner.config;
+        let charge = Charge { call: config.host_call_fuel, byte: config.host_byte_fuel };
+        let interval = Duration::from_millis(config.progress_interval_ms);
+        let limiter = Limiter::new(limits.memory_bytes);
+        let state = State::new(limiter, clock, stop.clone(), log, who, interval, charge);
+        let mut store = Store::new(&self.inner.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(limits.call_bytes);
+        store.set_max_component_handles(MAX_HANDLES);
+        let fuel_is_on = "the engine's settings turn fuel on";
+        store.set_fuel(limits.fuel).expect(fuel_is_on);
+        store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect(fuel_is_on);
+        store.set_epoch_deadline(1);
+        // Looks at its own copies, never into the store, which is in the middle of a call.
+        store.epoch_deadline_callback(move |_| {
+            if stop.stopped().is_some() || Instant::now() >= clock.hard {
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store
+    }
+}
+
+async fn call_run(
+    store: &mut Store<State>,
+    prepared: &Prepared,
+    arguments: &str,
+) -> Result<Result<String, GuestOutcome>, (wasmtime::Error, Phase)> {
+    let at = |phase| move |error| (error, phase);
+    let instance = prepared.inner.pre.instantiate_async(&mut *store).await.map_err(at(Phase::Instantiate))?;
+    let run = instance
+        .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &prepared.inner.run)
+        .map_err(at(Phase::Instantiate))?;
+    let task = store.data().task.clone();
+    let (result,) = run.call_async(&mut *store, (&task, arguments)).await.map_err(at(Phase::Call))?;
+    Ok(result)
+}
+
+/// How a bounded call ended.
+pub(crate) enum Ended<T> {
+    Returned(T),
+    TimedOut,
+    Stopped(Stop),
+}
+
+/// Polls `call` until it returns, the time is over or somebody stops it. A call that never waits costs no timer.
+pub(crate) async fn bounded<T>(call: impl Future<Output = T>, until: Instant, stop: &StopHandle) -> Ended<T> {
+    let mut call = pin!(call);
+    let first = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+    if let Poll::Ready(value) = first {
+        return Ended::Returned(value);
+    }
+    tokio::select! {
+        biased;
+        value = &mut call => Ended::Returned(value),
+        stop = stop.wait() => Ended::Stopped(stop),
+        () = tokio::time::sleep_until(until.into()) => Ended::TimedOut,
+    }
+}
+
+/// What the attempt cost, its WASI calls included.
+pub(crate) fn usage(store: &Store<State>, budget: u64, started: Instant) -> Usage {
+    let state = store.data();
+    let wasi = state.wasi_calls.saturating_mul(state.charge.call);
+    let left = store.get_fuel().unwrap_or(0);
+    Usage {
+        fuel: budget.saturating_sub(left).saturating_add(wasi),
+        memory_bytes: state.limiter.peak_bytes as u64,
+        duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
+}

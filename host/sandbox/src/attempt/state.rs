@@ -1,0 +1,157 @@
+//! What a store carries: everything that the host functions of one attempt need.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use umbel_model::Progress;
+use wasmtime_wasi::{WasiCtxView, WasiView};
+
+use crate::{
+    attempt::{limiter::Limiter, log::AttemptLog, run::AttemptInfo, stop::StopHandle, wasi::Wasi},
+    bindings::GuestAttempt,
+};
+
+/// When an attempt started and must end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    pub(crate) started: Instant,
+    soft: Option<Instant>,
+    pub(crate) hard: Instant,
+}
+
+/// Longer than any limit that an operator allows: keeps sums of instants in range.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+impl Clock {
+    pub(crate) fn start(time_limit_ms: u64, soft_time_limit_ms: u64) -> Self {
+        let started = Instant::now();
+        let after = |ms| started + Duration::from_millis(ms).min(FOREVER);
+        let soft = (soft_time_limit_ms > 0).then(|| after(soft_time_limit_ms));
+        Self { started, soft, hard: after(time_limit_ms) }
+    }
+
+    pub(crate) fn soft_passed(&self) -> bool {
+        self.soft.is_some_and(|soft| Instant::now() >= soft)
+    }
+
+    pub(crate) fn remaining_ms(&self) -> u64 {
+        let left = self.hard.saturating_duration_since(Instant::now()).as_millis();
+        u64::try_from(left).unwrap_or(u64::MAX)
+    }
+}
+
+/// The data of one attempt's store.
+pub(crate) struct State {
+    pub(crate) limiter: Limiter,
+    pub(crate) clock: Clock,
+    pub(crate) stop: StopHandle,
+    pub(crate) log: Arc<AttemptLog>,
+    pub(crate) task: Box<str>,
+    pub(crate) info: AttemptInfo,
+    pub(crate) progress: ProgressGate,
+    pub(crate) charge: Charge,
+    wasi: Option<Box<Wasi>>,
+    /// WASI calls cannot be charged when they are made; they are added to the usage at the end.
+    pub(crate) wasi_calls: u64,
+}
+
+/// Fuel that host calls cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Charge {
+    pub(crate) call: u64,
+    pub(crate) byte: u64,
+}
+
+impl State {
+    pub(crate) fn new(
+        limiter: Limiter,
+        clock: Clock,
+        stop: StopHandle,
+        log: Arc<AttemptLog>,
+        (task, info): (Box<str>, AttemptInfo),
+        progress_interval: Duration,
+        charge: Charge,
+    ) -> Self {
+        let progress = ProgressGate { interval: progress_interval, last: None, held: None };
+        Self { limiter, clock, stop, log, task, info, progress, charge, wasi: None, wasi_calls: 0 }
+    }
+
+    pub(crate) fn should_stop(&self) -> bool {
+        self.stop.is_asked() || self.clock.soft_passed() || self.log.host().should_stop()
+    }
+
+    pub(crate) fn guest_attempt(&self) -> GuestAttempt {
+        let info = &self.info;
+        GuestAttempt {
+            job_id: info.job_id.clone(),
+            task: self.task.to_string(),
+            queue: info.queue.clone(),
+            attempt: info.attempt,
+            max_retries: info.max_retries,
+            delivery: info.delivery,
+            fence: info.fence,
+            traceparent: info.traceparent.clone(),
+        }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi_calls += 1;
+        let (log, started) = (&self.log, self.clock.started);
+        let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(log, started)));
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+/// Passes progress on at most once an interval; what came in between is replaced by what came last.
+#[derive(Debug)]
+pub(crate) struct ProgressGate {
+    interval: Duration,
+    last: Option<Instant>,
+    held: Option<Progress>,
+}
+
+impl ProgressGate {
+    /// The progress to pass on now, if it is time.
+    pub(crate) fn report(&mut self, progress: Progress) -> Option<Progress> {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last) < self.interval) {
+            self.held = Some(progress);
+            return None;
+        }
+        self.last = Some(now);
+        self.held = None;
+        Some(progress)
+    }
+
+    /// What is still held back at the end.
+    pub(crate) fn finish(&mut self) -> Option<Progress> {
+        self.held.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_progress_becomes_the_first_and_the_last() {
+        let mut gate = ProgressGate { interval: Duration::from_secs(3_600), last: None, held: None };
+        let at = |done| Progress { done, total: 10, message: String::new() };
+        assert_eq!(gate.report(at(1)), Some(at(1)));
+        assert_eq!(gate.report(at(2)), None);
+        assert_eq!(gate.report(at(3)), None);
+        assert_eq!(gate.finish(), Some(at(3)));
+        assert_eq!(gate.finish(), None);
+    }
+
+    #[test]
+    fn absurd_time_limits_do_not_overflow() {
+        let clock = Clock::start(u64::MAX, u64::MAX);
+        assert!(clock.remaining_ms() > 1_000_000_000);
+        assert!(!clock.soft_passed());
+    }
+}

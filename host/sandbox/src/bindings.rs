@@ -1,0 +1,27 @@
+//! The contract of `wit/` as Rust types. Imports are linked by hand in `attempt::linker`, where each call is charged.
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    inline: "
+        package umbel:host;
+        world host {
+            import umbel:task/context@0.1.0;
+            import wasi:logging/logging@0.1.0-draft;
+            export umbel:task/guest@0.1.0;
+        }
+    ",
+    world: "umbel:host/host",
+});
+
+pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
+pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
+pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
+
+/// The instances and functions of the contract, by their names in a component.
+pub(crate) mod names {
+    pub(crate) const GUEST: &str = "umbel:task/guest@0.1.0";
+    /// What an exported guest interface of any 0.1.x starts with.
+    pub(crate) const GUEST_PREFIX: &str = "umbel:task/guest@0.1.";
+    pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
+    pub(crate) const LOGGING: &str = "wasi:logging/logging@0.1.0-draft";
+}

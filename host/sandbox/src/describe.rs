@@ -1,0 +1,130 @@
+//! Asks a module for its tasks, in a sandbox with little of everything, and checks every word of the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use umbel_model::{
+    Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
+    task::{MAX_PARAMETERS, MAX_SCHEMA_BYTES, MAX_TASKS, check_tasks},
+};
+use wasmtime::Store;
+
+use crate::{
+    Sandbox,
+    attempt::{
+        host::Discard,
+        log::AttemptLog,
+        outcome::{self, Phase},
+        run::{AttemptInfo, Ended, Limits, bounded},
+        state::{Clock, State},
+        stop::StopHandle,
+        text::clean,
+    },
+    bindings::{GuestOutcome, types},
+    error::DescribeError,
+    prepared::Prepared,
+};
+
+/// The longest policy text, bytes.
+const MAX_POLICY_BYTES: usize = 16 << 10;
+
+impl Sandbox {
+    /// The tasks of a module, checked against the limits of the model and the operator's `bounds`.
+    pub async fn describe(
+        &self,
+        prepared: &Prepared,
+        bounds: &PolicyBounds,
+    ) -> Result<Vec<TaskDescription>, DescribeError> {
+        let raw = self.raw_description(prepared).await?;
+        let invalid = DescribeError::Invalid;
+        if raw.len() > MAX_TASKS {
+            return Err(invalid(format!("the module describes {} tasks, more than {MAX_TASKS}", raw.len())));
+        }
+        let tasks: Vec<TaskDescription> = raw.into_iter().map(task).collect::<Result<_, _>>().map_err(invalid)?;
+        check_tasks(&tasks, bounds).map_err(|e| invalid(clean(&e.to_string(), 2_048)))?;
+        Ok(tasks)
+    }
+
+    async fn raw_description(&self, prepared: &Prepared) -> Result<Vec<types::TaskDescription>, DescribeError> {
+        let failed = |kind: &str, message: &str| {
+            DescribeError::Failed { kind: kind.to_owned(), message: message.to_owned() }
+        };
+        let Ok(_slot) = self.inner.slots.acquire().await else { return Err(failed("closed", "the sandbox is closed")) };
+        let limits = self.inner.config.describe;
+        let clock = Clock::start(limits.time_ms, 0);
+        let stop = StopHandle::new();
+        let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
+        let store_limits =
+            Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
+        let who = ("".into(), AttemptInfo::default());
+        let mut store = self.store(&store_limits, clock, stop.clone(), log, who);
+        let until = clock.hard + Duration::from_millis(50);
+        let ended = bounded(call_describe(&mut store, prepared), until, &stop).await;
+        let (error, phase) = match ended {
+            Ended::Returned(Ok(tasks)) => return Ok(tasks),
+            Ended::Returned(Err(error)) => error,
+            Ended::TimedOut | Ended::Stopped(_) => {
+                return Err(failed("deadline", &format!("it took longer than {} ms", limits.time_ms)));
+            }
+        };
+        match outcome::trapped(&error, phase, store.data(), limits.bytes) {
+            Outcome::Trap(failure) if failure.kind == "host_limit:result" => {
+                Err(DescribeError::Invalid(format!("the description is larger than {} bytes", limits.bytes)))
+            }
+            Outcome::Trap(failure) if failure.kind == "bad_output" => Err(DescribeError::Invalid(failure.message)),
+            Outcome::Trap(failure) => Err(failed(&failure.kind, &failure.message)),
+            other => Err(failed("trap", &format!("{other:?}"))),
+        }
+    }
+}
+
+async fn call_describe(
+    store: &mut Store<State>,
+    prepared: &Prepared,
+) -> Result<Vec<types::TaskDescription>, (wasmtime::Error, Phase)> {
+    let at = |phase| move |error| (error, phase);
+    let inner = &prepared.inner;
+    let instance = inner.pre.instantiate_async(&mut *store).await.map_err(at(Phase::Instantiate))?;
+    let describe = instance
+        .get_typed_func::<(), (Vec<types::TaskDescription>,)>(&mut *store, &inner.describe)
+        .map_err(at(Phase::Instantiate))?;
+    // A wrong type of `run` is found at upload and not by the first job.
+    instance
+        .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &inner.run)
+        .map_err(at(Phase::Instantiate))?;
+    let (tasks,) = describe.call_async(&mut *store, ()).await.map_err(at(Phase::Call))?;
+    Ok(tasks)
+}
+
+fn task(raw: types::TaskDescription) -> Result<TaskDescription, String> {
+    let types::TaskDescription { name, description, parameters, returns, policy } = raw;
+    let name = TaskName::new(&name).map_err(|e| clean(&e.to_string(), 512))?;
+    let of = |problem: String| format!("task {name}: {}", clean(&problem, 1_024));
+    if parameters.len() > MAX_PARAMETERS {
+        return Err(of(format!("it has {} parameters, more than {MAX_PARAMETERS}", parameters.len())));
+    }
+    let parameters = parameters.into_iter().map(parameter).collect::<Result<_, _>>().map_err(of)?;
+    let returns = returns.map(|schema| value("the schema of the result", &schema)).transpose().map_err(of)?;
+    if policy.len() > MAX_POLICY_BYTES {
+        return Err(of(format!("its policy is longer than {MAX_POLICY_BYTES} bytes")));
+    }
+    let policy: PolicyPatch = serde_json::from_str(&policy).map_err(|e| of(format!("its policy: {e}")))?;
+    // Too long descriptions are refused by `check_tasks`; what stays is cleaned for terminals.
+    let description = clean(&description, usize::MAX);
+    Ok(TaskDescription { name, description, parameters, returns, policy })
+}
+
+fn parameter(raw: types::Parameter) -> Result<Parameter, String> {
+    let name = raw.name;
+    let schema = value(&format!("the schema of {name:?}"), &raw.schema)?;
+    let default = raw.default.map(|text| value(&format!("the default of {name:?}"), &text)).transpose()?;
+    Ok(Parameter { name, schema, default })
+}
+
+/// Parses JSON of a bounded length; `serde_json` bounds the depth (128).
+fn value(what: &str, text: &str) -> Result<Value, String> {
+    if text.len() > MAX_SCHEMA_BYTES {
+        return Err(format!("{what} is longer than {MAX_SCHEMA_BYTES} bytes"));
+    }
+    serde_json::from_str(text).map_err(|e| format!("{what} is not JSON: {e}"))
+}

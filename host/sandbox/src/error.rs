@@ -1,0 +1,98 @@
+//! The errors of this crate. What a guest does wrong is not here: that is an outcome.
+
+use serde::{Deserialize, Serialize};
+
+/// The sandbox itself cannot work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("the sandbox cannot start: {0}")]
+    Engine(String),
+    #[error("the sandbox cannot start its clock thread: {0}")]
+    Ticker(#[source] std::io::Error),
+    /// Not the output of this engine, or more than a slot holds.
+    #[error("the compiled module cannot be loaded: {0}")]
+    Load(String),
+}
+
+/// Why a module was not compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CompileCode {
+    /// The bytes are something else.
+    NotWasm,
+    /// WebAssembly, but truncated, malformed or of a proposal that is off.
+    InvalidModule,
+    /// It does not export the guest interface.
+    NoContract,
+    /// It imports something that nobody provides; the message names it.
+    UnknownImport,
+    ModuleTooLarge,
+    /// It is beyond a limit that keeps compiling cheap; the message names the limit.
+    ModuleTooComplex,
+    CompileTimeout,
+    CompileMemory,
+    /// The compiler died or could not be started.
+    CompileFailed,
+}
+
+impl CompileCode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotWasm => "not_wasm",
+            Self::InvalidModule => "invalid_module",
+            Self::NoContract => "no_contract",
+            Self::UnknownImport => "unknown_import",
+            Self::ModuleTooLarge => "module_too_large",
+            Self::ModuleTooComplex => "module_too_complex",
+            Self::CompileTimeout => "compile_timeout",
+            Self::CompileMemory => "compile_memory",
+            Self::CompileFailed => "compile_failed",
+        }
+    }
+
+    /// True when the same bytes may compile another time, so that the refusal must not be remembered.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::CompileTimeout | Self::CompileMemory | Self::CompileFailed)
+    }
+}
+
+/// A module that was not compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CompileError {
+    pub code: CompileCode,
+    /// What was wrong and what to do about it, for the person who uploaded it.
+    pub message: String,
+}
+
+impl CompileError {
+    pub(crate) fn new(code: CompileCode, message: impl Into<String>) -> Self {
+        // Names inside messages come from the module: keep them short and free of control characters.
+        let message = crate::attempt::text::clean(&message.into(), 2_048);
+        Self { code, message }
+    }
+}
+
+/// Why a module's description is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DescribeError {
+    /// `describe` did not return: it trapped, spun or allocated too much. `kind` is the outcome's.
+    #[error("describe() failed with {kind}: {message}")]
+    Failed { kind: String, message: String },
+    /// It returned something that cannot be used.
+    #[error("describe() returned something invalid: {0}")]
+    Invalid(String),
+}
+
+impl DescribeError {
+    /// `describe_failed` or `describe_invalid`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Failed { .. } => "describe_failed",
+            Self::Invalid(_) => "describe_invalid",
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What a running attempt knows and may ask of its host.
+//!
+//! Invariants: creating a context costs no host call, so a task that does not use it pays nothing; natively it is a
+//! fake that records, and never sleeps.
+
+#[cfg(not(target_arch = "wasm32"))]
+mod fake;
+#[cfg(target_arch = "wasm32")]
+mod host;
+
+use std::{fmt, time::Duration};
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use fake::{LogLine, ProgressReport};
+
+#[cfg(not(target_arch = "wasm32"))]
+use fake::Fake as Backend;
+#[cfg(target_arch = "wasm32")]
+use host::Host as Backend;
+
+use crate::raw::{Attempt, Level};
+
+/// The attempt that is running. Take it as the first parameter: `fn task(ctx: &Context, …)`.
+///
+/// In native tests make one with `Context::fake()`.
+pub struct Context {
+    pub(crate) backend: Backend,
+}
+
+impl Context {
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn host() -> Self {
+        Self { backend: Backend::default() }
+    }
+
+    fn attempt_info(&self) -> &Attempt {
+        self.backend.attempt()
+    }
+
+    /// The job's id.
+    pub fn job_id(&self) -> &str {
+        &self.attempt_info().job_id
+    }
+
+    /// The task's name.
+    pub fn task(&self) -> &str {
+        &self.attempt_info().task
+    }
+
+    /// The queue that the job came from.
+    pub fn queue(&self) -> &str {
+        &self.attempt_info().queue
+    }
+
+    /// 1 for the first run; each retry adds one.
+    pub fn attempt(&self) -> u32 {
+        self.attempt_info().attempt
+    }
+
+    /// Retries that the policy allows after the first attempt; none means for ever.
+    pub fn max_retries(&self) -> Option<u32> {
+        self.attempt_info().max_retries
+    }
+
+    /// 1 unless a worker was lost during this attempt: more means that the code may have run in part before.
+    pub fn delivery(&self) -> u32 {
+        self.attempt_info().delivery
+    }
+
+    /// Rises with every delivery of the job. Hand it to outside systems so that they can refuse a stale writer.
+    pub fn fence(&self) -> u64 {
+        self.attempt_info().fence
+    }
+
+    /// The W3C trace context that the job was submitted with, if any.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.attempt_info().traceparent.as_deref()
+    }
+
+    /// Time until the hard limit stops the attempt; zero when it has passed. Whole milliseconds.
+    pub fn remaining(&self) -> Duration {
+        Duration::from_millis(self.backend.remaining_ms())
+    }
+
+    /// True once the soft time limit has passed or the job was cancelled: clean up and return.
+    pub fn should_stop(&self) -> bool {
+        self.backend.should_stop()
+    }
+
+    /// Says how far the job is. A `total` of 0 means unknown. Cheap, but each call goes to the host, which keeps the
+    /// last one: report steps, not bytes.
+    pub fn progress(&self, done: u64, total: u64, message: impl AsRef<str>) {
+        self.backend.progress(done, total, message.as_ref());
+    }
+
+    /// The time of day, since 1970. `SystemTime` and `Instant` do not work in a sandbox without a clock of its own.
+    pub fn unix_time(&self) -> Duration {
+        self.backend.unix_time()
+    }
+
+    /// Waits. The sandbox keeps its slot, so for long waits return [`Snooze`](crate::Snooze) instead. The host ends
+    /// the wait at the hard time limit or when the job is cancelled.
+    pub fn sleep(&self, duration: Duration) {
+        self.backend.sleep(duration);
+    }
+
+    /// Writes to the job's log.
+    pub fn log(&self, level: Level, message: impl AsRef<str>) {
+        self.backend.log(level, message.as_ref());
+    }
+
+    /// Writes to the job's log.
+    pub fn trace(&self, message: impl AsRef<str>) {
+        self.log(Level::Trace, message);
+    }
+
+    /// Writes to the job's log.
+    pub fn debug(&self, message: impl AsRef<str>) {
+        self.log(Level::Debug, message);
+    }
+
+    /// Writes to the job's log.
+    pub fn info(&self, message: impl AsRef<str>) {
+        self.log(Level::Info, message);
+    }
+
+    /// Writes to the job's log.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        self.log(Level::Warn, message);
+    }
+
+    /// Writes to the job's log.
+    pub fn error(&self, message: impl AsRef<str>) {
+        self.log(Level::Error, message);
+    }
+
+    /// Writes to the job's log.
+    pub fn critical(&self, message: impl AsRef<str>) {
+        self.log(Level::Critical, message);
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").finish_non_exhaustive()
+    }
+}

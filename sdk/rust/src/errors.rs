@@ -1,0 +1,304 @@
+//! How a task ends when it does not return a value.
+//!
+//! Invariant: every ordinary error converts by `?` into one that may be retried; only what says so by its type is
+//! final. `TaskError` is therefore no `std::error::Error` itself, as in `anyhow`.
+
+use std::{error::Error, fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::raw::{Failure, Outcome, Retryable};
+
+/// What a task returns when it can fail in more than one way.
+pub type TaskResult<T> = Result<T, TaskError>;
+
+/// The end of an attempt without a value: made by `?` from any error (retryable), or from [`Fatal`], [`Retry`],
+/// [`RetryAfter`], [`Snooze`], [`Reject`] or [`Ignore`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskError(Box<Outcome>);
+
+impl TaskError {
+    /// What the host is told.
+    pub fn outcome(&self) -> &Outcome {
+        &self.0
+    }
+
+    /// What the host is told.
+    pub fn into_outcome(self) -> Outcome {
+        *self.0
+    }
+
+    /// True if the job is tried again while its policy has retries left.
+    pub fn is_retryable(&self) -> bool {
+        matches!(*self.0, Outcome::Error(_))
+    }
+
+    /// True if the job fails at once.
+    pub fn is_fatal(&self) -> bool {
+        matches!(*self.0, Outcome::Fatal(_) | Outcome::Reject(_))
+    }
+
+    /// The failure's short name, when it has one.
+    pub fn kind(&self) -> Option<&str> {
+        self.failure().map(|failure| failure.kind.as_str())
+    }
+
+    /// The failure's text, or the reason of a rejection; empty otherwise.
+    pub fn message(&self) -> &str {
+        match &*self.0 {
+            Outcome::Reject(reason) => reason,
+            _ => self.failure().map_or("", |failure| failure.message.as_str()),
+        }
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        match &*self.0 {
+            Outcome::Error(error) => Some(&error.failure),
+            Outcome::Fatal(failure) => Some(failure),
+            Outcome::Snooze(_) | Outcome::Reject(_) | Outcome::Ignore => None,
+        }
+    }
+}
+
+/// Anything that is an error, or a text: retryable, with the type's name as its kind.
+impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
+    fn from(error: E) -> Self {
+        let kind = kind_of::<E>();
+        let error: Box<dyn Error> = error.into();
+        let failure = Failure { kind, message: with_causes(&*error), details: None };
+        Self(Box::new(Outcome::Error(Retryable { failure, retry_after_ms: None })))
+    }
+}
+
+/// `PaymentError` of `shop::pay::PaymentError<u8>`; `error` where the type says nothing.
+fn kind_of<E>() -> String {
+    let full = std::any::type_name::<E>();
+    let path = full.split('<').next().unwrap_or(full);
+    let last = path.rsplit("::").next().unwrap_or(path);
+    if full.contains("dyn ") || !last.starts_with(|c: char| c.is_uppercase()) || matches!(last, "String" | "Error") {
+        return "error".to_owned();
+    }
+    last.to_owned()
+}
+
+/// The error's text and those of its causes that it does not already contain.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+macro_rules! failure_setters {
+    () => {
+        /// A short stable name for programs, such as `CardDeclined`; at most 128 bytes are kept.
+        #[must_use]
+        pub fn kind(mut self, kind: impl Into<String>) -> Self {
+            self.failure.kind = kind.into();
+            self
+        }
+
+        /// Anything else that a caller may want to read; at most 16 KiB of JSON are kept.
+        #[must_use]
+        pub fn details(mut self, details: impl Serialize) -> Self {
+            match serde_json::to_string(&details) {
+                Ok(json) => self.failure.details = Some(json),
+                Err(_) => self.failure.message.push_str(" (details dropped: they cannot be written as JSON)"),
+            }
+            self
+        }
+    };
+}
+
+fn failure(kind: &str, message: String) -> Failure {
+    Failure { kind: kind.to_owned(), message, details: None }
+}
+
+/// The job fails at once and is not retried. Its kind is `fatal` unless set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fatal {
+    failure: Failure,
+}
+
+impl Fatal {
+    /// A failure with a text for people; at most 8 KiB are kept.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { failure: failure("fatal", message.into()) }
+    }
+
+    failure_setters!();
+}
+
+/// The attempt failed and may be retried after the policy's backoff, as any other error by `?`. Its kind is `error`
+/// unless set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    failure: Failure,
+}
+
+impl Retry {
+    /// A failure with a text for people; at most 8 KiB are kept.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { failure: failure("error", message.into()) }
+    }
+
+    failure_setters!();
+}
+
+/// The attempt failed; retry after exactly this long instead of the policy's backoff, as a server's `Retry-After`
+/// asks. It uses up a retry. Its kind is `retry_after` unless set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryAfter {
+    delay: Duration,
+    failure: Failure,
+}
+
+impl RetryAfter {
+    /// A delay, whole milliseconds, at most a year; and a text for people.
+    pub fn new(delay: Duration, message: impl Into<String>) -> Self {
+        Self { delay, failure: failure("retry_after", message.into()) }
+    }
+
+    failure_setters!();
+}
+
+/// Not yet: run the task again after this long. Costs no retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snooze {
+    delay: Duration,
+}
+
+impl Snooze {
+    /// A delay, whole milliseconds, at most a year.
+    pub fn new(delay: Duration) -> Self {
+        Self { delay }
+    }
+}
+
+/// The job cannot be handled by this task: it fails at once and goes to the dead set with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    reason: String,
+}
+
+impl Reject {
+    /// The reason, for people; at most 8 KiB are kept.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// The job is done, and its result is not wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ignore;
+
+macro_rules! converts {
+    ($($from:ident: $outcome:expr;)*) => {$(
+        impl From<$from> for TaskError {
+            fn from(value: $from) -> Self {
+                let outcome: fn($from) -> Outcome = $outcome;
+                Self(Box::new(outcome(value)))
+            }
+        }
+    )*};
+}
+
+converts! {
+    Fatal: |fatal| Outcome::Fatal(fatal.failure);
+    Retry: |retry| Outcome::Error(Retryable { failure: retry.failure, retry_after_ms: None });
+    RetryAfter: |retry| Outcome::Error(Retryable { failure: retry.failure, retry_after_ms: Some(millis(retry.delay)) });
+    Snooze: |snooze| Outcome::Snooze(millis(snooze.delay));
+    Reject: |reject| Outcome::Reject(reject.reason);
+    Ignore: |_| Outcome::Ignore;
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For `assert_eq!` messages and logs: the kind and the text.
+impl fmt::Display for TaskErrorText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.outcome() {
+            Outcome::Error(_) | Outcome::Fatal(_) => {
+                write!(f, "{}: {}", self.0.kind().unwrap_or("error"), self.0.message())
+            }
+            Outcome::Snooze(ms) => write!(f, "snoozed for {ms} ms"),
+            Outcome::Reject(reason) => write!(f, "rejected: {reason}"),
+            Outcome::Ignore => f.write_str("ignored"),
+        }
+    }
+}
+
+/// Shows a [`TaskError`] (which is not `Display`, so that `?` can make it from everything that is).
+pub struct TaskErrorText<'a>(&'a TaskError);
+
+impl TaskError {
+    /// The kind and the text, for people.
+    pub fn display(&self) -> TaskErrorText<'_> {
+        TaskErrorText(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> TaskResult<u32> {
+        Ok(text.parse::<u32>()?)
+    }
+
+    #[test]
+    fn any_error_by_question_mark_is_retryable_and_named_after_its_type() {
+        let error = parse("x").unwrap_err();
+        assert!(error.is_retryable() && !error.is_fatal());
+        assert_eq!(error.kind(), Some("ParseIntError"));
+        assert_eq!(error.message(), "invalid digit found in string");
+    }
+
+    #[test]
+    fn texts_and_boxed_errors_convert_too() {
+        assert_eq!(TaskError::from("no").kind(), Some("error"));
+        assert_eq!(TaskError::from(String::from("no")).message(), "no");
+        let boxed: Box<dyn Error> = "boxed".into();
+        assert_eq!(TaskError::from(boxed).display().to_string(), "error: boxed");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        #[derive(Debug)]
+        struct Outer(std::num::ParseIntError);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no order id")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let error = TaskError::from(Outer("".parse::<u8>().unwrap_err()));
+        assert_eq!(error.message(), "no order id: cannot parse integer from empty string");
+    }
+
+    #[test]
+    fn each_ending_becomes_its_outcome() {
+        let fatal = TaskError::from(Fatal::new("void").kind("Void").details([1, 2]));
+        let expected = Failure { kind: "Void".into(), message: "void".into(), details: Some("[1,2]".into()) };
+        assert_eq!(fatal.into_outcome(), Outcome::Fatal(expected));
+        let after = TaskError::from(RetryAfter::new(Duration::from_secs(2), "slow down"));
+        assert!(matches!(after.outcome(), Outcome::Error(r) if r.retry_after_ms == Some(2_000)));
+        assert!(TaskError::from(Retry::new("again")).is_retryable());
+        assert_eq!(TaskError::from(Snooze::new(Duration::MAX)).into_outcome(), Outcome::Snooze(u64::MAX));
+        assert_eq!(TaskError::from(Reject::new("bad")).message(), "bad");
+        assert_eq!(TaskError::from(Ignore).into_outcome(), Outcome::Ignore);
+    }
+}

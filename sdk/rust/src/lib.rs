@@ -1,0 +1,100 @@
+//! Write tasks for Umbel in Rust.
+//!
+//! ```
+//! use umbel::prelude::*;
+//!
+//! /// Adds two numbers.
+//! #[task(max_retries = 5, retry_backoff = "1s..1m", time_limit = "10s")]
+//! fn add(ctx: &Context, x: i64, #[default(1)] y: i64) -> i64 {
+//!     ctx.info(format!("attempt {}", ctx.attempt()));
+//!     x + y
+//! }
+//!
+//! umbel::module![add];
+//!
+//! # fn main() {
+//! // The function is still a function: test it natively, with a fake context.
+//! assert_eq!(add(&Context::fake(), 2, 3), 5);
+//! // Or as a host does, by name and with JSON.
+//! assert_eq!(umbel_module::run("add", r#"{"x": 41}"#), Ok("42".to_owned()));
+//! # }
+//! ```
+//!
+//! Build it for `wasm32-unknown-unknown` as a `cdylib`, and push the file.
+//!
+//! Invariants of this crate: it compiles natively (there with a fake host) and for the sandbox; it adds nothing to a
+//! run but parsing the arguments and writing the result; it depends on none of the host's crates.
+
+mod context;
+mod errors;
+pub mod raw;
+#[cfg(target_arch = "wasm32")]
+mod report;
+mod run;
+mod schema;
+
+pub use context::Context;
+#[cfg(not(target_arch = "wasm32"))]
+pub use context::{LogLine, ProgressReport};
+pub use errors::{Fatal, Ignore, Reject, Retry, RetryAfter, Snooze, TaskError, TaskErrorText, TaskResult};
+pub use log;
+pub use raw::Level;
+pub use schemars;
+pub use serde;
+pub use serde_json;
+
+/// Makes a function a task, under the function's name.
+///
+/// The function stays as it was. Its parameters are published by name with a JSON Schema each (types implement
+/// `Deserialize` and `JsonSchema`), its doc comment is the task's description. The first parameter may be
+/// `ctx: &Context`. `#[default(expression)]` before a parameter makes it optional, as does the type `Option`; a doc
+/// comment before it describes it.
+///
+/// It returns any `Serialize` value, or a `Result`: an error by `?` may be retried, [`Fatal`], [`RetryAfter`],
+/// [`Snooze`], [`Reject`] and [`Ignore`] say otherwise.
+///
+/// Options, all checked when the guest is compiled; what is left out is decided by the server's defaults:
+///
+/// | option | value |
+/// |---|---|
+/// | `name` | the task's name, if not the function's |
+/// | `queue` | where its jobs wait, such as `"critical"` |
+/// | `priority` | 0 to 9, 9 first |
+/// | `max_retries` | a number, or `"unlimited"` |
+/// | `retry_backoff` | `"1s..10m"` doubles from the first to the last, spread at random; `"5s"` always waits that long; `"off"` retries at once |
+/// | `retry_jitter` | `true` or `false`: spread the delay over 0 to itself |
+/// | `time_limit`, `soft_time_limit` | durations such as `"30s"`; soft below hard |
+/// | `fuel` | about one unit an instruction: a number, or `"10G"` |
+/// | `memory` | such as `"64MiB"` |
+/// | `max_deliveries` | how many lost workers the job may cost |
+/// | `expires` | not started after so long: dropped |
+/// | `result_ttl`, `dead_ttl` | how long a result, a failed job is kept |
+/// | `rate_limit` | such as `"100/m"` |
+/// | `capabilities` | a list of texts |
+pub use umbel_macros::task;
+
+/// Exports tasks: `umbel::module![add, total]`, once in a crate, at its top level.
+///
+/// Natively it makes a module `umbel_module` with `describe()`, `run(task, json)` and `run_with(&context, task,
+/// json)`, so that tests see the module as a host does.
+pub use umbel_macros::module;
+
+/// What a task usually needs.
+pub mod prelude {
+    pub use crate::{
+        Context, Fatal, Ignore, Reject, Retry, RetryAfter, Snooze, TaskError, TaskResult, schemars::JsonSchema, task,
+    };
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// For the macros' code only.
+#[doc(hidden)]
+pub mod __private {
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::run::enter;
+    pub use crate::{
+        run::{IsResult, IsValue, Module, PlainShape, ResultShape, Shape, Task, TaskFailure, arguments, is_new, unknown_task},
+        schema::{AnyReturns, PlainReturns, ResultReturns, Returns, default_json, parameter},
+    };
+    pub use serde;
+}

@@ -1,0 +1,1 @@
+//! Black-box scenarios: the real binary, real Redis, real guests
