@@ -1,1 +1,54 @@
-//! Black-box scenarios: the real binary, real Redis, real guests
+//! What the black-box scenarios and the benchmark share: processes that never outlive their test, a client, guests.
+//!
+//! Nothing here knows a crate of `host/`: Umbel is only met as its users meet it, as a binary and over HTTP.
+
+mod client;
+mod guests;
+mod process;
+mod redis;
+mod service;
+pub mod wasm;
+
+use std::{
+    fmt::Display,
+    future::Future,
+    net::{Ipv4Addr, TcpListener},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+pub use client::{Answer, Client};
+pub use guests::guest;
+pub use process::{Process, umbel_binary};
+pub use redis::{RedisServer, durable_redis, redis, redis_with};
+pub use service::{Dev, DevOptions, Split};
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Asks until the answer is there or `limit` has passed. The wait is bounded and ends with the event, not with luck.
+pub async fn until<T, F>(what: impl Display, limit: Duration, mut ask: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(2);
+    loop {
+        let last = ask().await;
+        if let Ok(Some(answer)) = last {
+            return Ok(answer);
+        }
+        if start.elapsed() > limit {
+            match last {
+                Err(e) => bail!("{what}: not after {limit:?}; the last try: {e:#}"),
+                Ok(_) => bail!("{what}: not after {limit:?}"),
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}

@@ -1,1 +1,50 @@
-//! The HTTP API v1
+//! The HTTP API v1: modules, tasks, jobs, queues, the dead set, workers.
+//!
+//! Invariants: every request but `GET /livez` is authenticated before anything else is read; every body, list, wait
+//! and the number of requests at once have limits; every failure is an RFC 9457 problem with a stable code that
+//! `docs/errors.md` explains; what a caller sent never reaches the log raw. This is the only crate that knows HTTP, and
+//! it must not know wasmtime: what it needs of an upload comes through `umbel_modules::Inspector`.
+
+mod auth;
+mod body;
+mod config;
+mod deployed;
+mod gate;
+mod limits;
+mod mint;
+mod openapi;
+mod pages;
+mod problem;
+mod router;
+mod routes;
+mod schemas;
+mod serve;
+mod state;
+mod submission;
+mod task_document;
+mod time;
+mod views;
+
+pub use auth::create_token;
+pub use config::ApiConfig;
+pub use problem::{Code, Problem};
+pub use router::{openapi, router};
+pub use serve::serve;
+pub use state::Api;
+
+/// Why an operation outside of a request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Broker(#[from] umbel_broker::Error),
+    /// A token's name is for people, and has limits.
+    #[error("the name of a token must have 1 to 64 bytes and no control characters")]
+    TokenName,
+    /// No room for another token.
+    #[error("the broker holds as many tokens as it can; delete one first")]
+    TooManyTokens,
+    /// The operating system gave no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
+}

@@ -1,1 +1,253 @@
-//! The broker on Redis or Valkey
+//! The broker on Redis or Valkey: any number of workers, every step one script.
+//!
+//! Invariants: a script reads the clock itself and touches the keys of one shard only; the rules are those of the
+//! in-memory model, which the conformance suite compares with, answer by answer; what users sent is never parsed by a
+//! script; no password gets into an error or a log. This crate knows nothing of HTTP and wasm.
+
+mod jobs;
+mod keys;
+mod link;
+mod reading;
+mod records;
+mod registry;
+mod scripts;
+mod settings;
+mod signals;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redis::{Cmd, FromRedisValue, Value};
+use tokio::sync::broadcast;
+use umbel_broker::*;
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+
+use keys::Keys;
+use link::{Failed, Link, Repeat};
+use scripts::{Script, Scripts};
+use signals::Signals;
+
+/// The one shard that there is; keys are ready for more.
+const SHARD: u32 = 0;
+
+/// Where Redis is and how it is used.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`.
+    pub url: String,
+    /// Use a server that deletes jobs when its memory is full. For development.
+    pub allow_unsafe_settings: bool,
+    pub clock: Clock,
+    pub limits: Limits,
+    /// What every key starts with; letters and digits.
+    pub prefix: String,
+    /// `connect` returns although the server cannot be reached, and goes on trying. A server that answers and is refused
+    /// is an error all the same.
+    pub wait_for_server: bool,
+    /// How long an operation waits for a lost connection before it fails.
+    pub patience: Duration,
+    /// For connecting, with all that is checked then.
+    pub connect_timeout: Duration,
+    /// For one answer. The server is given up after it, so it is longer than any script or save may take.
+    pub response_timeout: Duration,
+}
+
+impl RedisConfig {
+    /// The defaults for a server.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            allow_unsafe_settings: false,
+            clock: Clock::Server,
+            limits: Limits::default(),
+            prefix: "umbel".into(),
+            wait_for_server: false,
+            patience: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    /// Without the address: there may be a password in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("prefix", &self.prefix)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A broker on a Redis server. Many may share one; each has a connection of its own, and one more for hints.
+pub struct RedisBroker {
+    link: Arc<Link>,
+    scripts: Scripts,
+    signals: Signals,
+    clock: Clock,
+    limits: Limits,
+}
+
+impl fmt::Debug for RedisBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBroker").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl RedisBroker {
+    /// Connects. A lost connection is made anew for ever, by itself.
+    ///
+    /// # Errors
+    /// `Unavailable` when the server does not answer (not with `wait_for_server`); `Refused` when it loses data, is too
+    /// old, is a replica, wants another password, or holds data of a newer release; `Refused` for an address that
+    /// cannot be read or asks for TLS.
+    pub async fn connect(config: RedisConfig) -> Result<Self> {
+        let prefix_ok = !config.prefix.is_empty() && config.prefix.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !prefix_ok {
+            return Err(Error::Refused("the prefix of the keys must be letters and digits".into()));
+        }
+        let link = Link::start(&config, Keys::new(&config.prefix, SHARD)).await?;
+        let RedisConfig { clock, limits, .. } = config;
+        Ok(Self { link, scripts: Scripts::new(), signals: Signals::new(), clock, limits })
+    }
+
+    /// Runs a script. A server that does not have it (yet, or after a restart) is given it first.
+    pub(crate) async fn run(&self, script: &Script, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.hash).arg(1).arg(self.link.keys.meta()).arg(self.link.keys.prefix());
+        command.arg(self.clock.fixed_now().map(|now| now.to_string()).unwrap_or_default()).arg(args);
+        // It may be lost once more between the loading and the call.
+        for _ in 0..3 {
+            match self.link.query(&command, repeat).await {
+                Ok(value) => return Ok(value),
+                Err(Failed::Broker(error)) => return Err(error),
+                Err(Failed::NoScript) => {
+                    let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.code).to_owned();
+                    self.command(&load).await?;
+                }
+            }
+        }
+        Err(Error::Failed("the server forgets scripts as soon as it is given them".into()))
+    }
+
+    /// Runs a script whose answer is one value.
+    pub(crate) async fn typed<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        args: Vec<Vec<u8>>,
+        repeat: Repeat,
+    ) -> Result<T> {
+        let value = self.run(script, args, repeat).await?;
+        T::from_redis_value(value).map_err(|e| Error::Failed(format!("a script's answer cannot be read: {e}")))
+    }
+
+    /// A command that may be repeated.
+    pub(crate) async fn command(&self, command: &Cmd) -> Result<Value> {
+        self.link.query(command, Repeat::Safe).await.map_err(|failed| match failed {
+            Failed::Broker(error) => error,
+            Failed::NoScript => Error::Failed("a script is not known".into()),
+        })
+    }
+}
+
+#[async_trait]
+impl Broker for RedisBroker {
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        self.submit_batches(jobs).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        Ok(self.settle_batches(&[], Some(claim)).await?.1)
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        self.renew_batches(lease_ms, renewals).await
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        self.settle_batches(settles, then).await
+    }
+
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.promote_batch(max).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.reap_batch(max).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.prune_batch(max).await
+    }
+
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        self.read_job(tenant, id).await
+    }
+
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        self.list_jobs(query).await
+    }
+
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        self.read_logs(tenant, id, from, max).await
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.cancel_one(tenant, id).await
+    }
+
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.run_one_now(tenant, id).await
+    }
+
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        self.list_queues(tenant).await
+    }
+
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        self.pause(tenant, queue, paused).await
+    }
+
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+        self.keep_worker(worker).await
+    }
+
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
+        self.drop_worker(worker).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.list_workers().await
+    }
+
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
+        self.write_document(put).await
+    }
+
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
+        self.read_document(tenant, kind, name).await
+    }
+
+    async fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<Document>> {
+        self.list_documents(tenant, kind, after, max).await
+    }
+
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        Ok(self.signals.receiver(&self.link, topic).await)
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.link.check().await
+    }
+}

@@ -1,1 +1,219 @@
-//! The embedded broker on SQLite
+//! The embedded broker: one SQLite file, one process, one writer thread with group commit.
+//!
+//! Invariants: an acknowledged operation is on the disk (unless `Synchronous::Off` was chosen); a second process on the
+//! same file is refused; readers see what is committed and hold up nobody. The rules are those of
+//! `umbel_broker::memory`, answer by answer; the conformance suite compares them. This crate must not know HTTP or wasm.
+
+mod config;
+mod error;
+mod lock;
+mod news;
+mod readers;
+mod reads;
+mod rows;
+mod schema;
+mod timer;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use umbel_broker::*;
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+
+pub use config::{SqliteConfig, Synchronous};
+use error::Fault;
+use news::Channels;
+use readers::Readers;
+use timer::Timer;
+use writer::{Handle, Step, Writer};
+
+/// A broker in one file. Dropping it finishes what was asked, and waits for that.
+pub struct SqliteBroker {
+    // Before the writer: the last connection to close empties the write-ahead log.
+    readers: Readers,
+    writer: Handle,
+    timer: Arc<Timer>,
+    channels: Channels,
+}
+
+impl SqliteBroker {
+    /// Opens or makes the file.
+    ///
+    /// # Errors
+    /// `Refused` when another process has it, when the folder cannot be used, or when the file belongs to another
+    /// program or a newer version; `Corrupt` when it is no database; `Full` when there is no room to make it.
+    pub fn open(config: SqliteConfig) -> Result<Self> {
+        let lock = lock::acquire(&config.path)?;
+        let (conn, max_pages) = schema::open_writer(&config)?;
+        let (timer, channels) = (Arc::new(Timer::new(config.clock)), Channels::new());
+        let readers = Readers::start(&config.path)?;
+        let (limits, lock) = (config.limits, Some(lock));
+        let writer = Writer { conn, limits, max_pages, timer: timer.clone(), channels: channels.clone(), lock };
+        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels })
+    }
+
+    /// A broker that lives as long as it is held, on the real clock: for tests of others.
+    pub fn in_memory() -> Result<Self> {
+        Self::in_memory_with(Clock::default(), Limits::default())
+    }
+
+    /// The same on a clock and with limits of the test's choice.
+    pub fn in_memory_with(clock: Clock, limits: Limits) -> Result<Self> {
+        let conn = schema::open_in_memory()?;
+        let (timer, channels) = (Arc::new(Timer::new(clock)), Channels::new());
+        let writer =
+            Writer { conn, limits, max_pages: None, timer: timer.clone(), channels: channels.clone(), lock: None };
+        Ok(Self { readers: Readers::none(), writer: Handle::start(writer)?, timer, channels })
+    }
+
+    async fn write<T, F>(&self, jobs: usize, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Step<'_>) -> Result<T, Fault> + Send + 'static,
+    {
+        self.writer.write(jobs, work).await
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&rusqlite::Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        self.readers.read(&self.writer, work).await
+    }
+}
+
+impl fmt::Debug for SqliteBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteBroker").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Broker for SqliteBroker {
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        let jobs = jobs.to_vec();
+        self.write(jobs.len(), move |step| {
+            step.check_room()?;
+            jobs.iter().map(|job| step.submit(job)).collect()
+        })
+        .await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        let claim = claim.clone();
+        self.write(claim.max as usize, move |step| step.claim(&claim)).await
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        let renewals = renewals.to_vec();
+        self.write(renewals.len(), move |step| renewals.iter().map(|r| step.renew(lease_ms, r)).collect()).await
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        let (settles, then) = (settles.to_vec(), then.cloned());
+        let jobs = settles.len() + then.as_ref().map_or(0, |claim| claim.max as usize);
+        self.write(jobs, move |step| {
+            let settled = settles.iter().map(|settle| step.settle(settle)).collect::<Result<_, _>>()?;
+            let deliveries = then.as_ref().map(|claim| step.claim(claim)).transpose()?;
+            Ok((settled, deliveries.unwrap_or_default()))
+        })
+        .await
+    }
+
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.write(max as usize, move |step| step.promote(max)).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.write(max as usize, move |step| step.reap(max)).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.write(max as usize, move |step| step.prune(max)).await
+    }
+
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| reads::job(conn, &tenant, id)).await
+    }
+
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        let query = query.clone();
+        self.read(move |conn| reads::page(conn, &query)).await
+    }
+
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| reads::logs(conn, &tenant, id, from, max)).await
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.cancel(&tenant, id)).await
+    }
+
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.run_now(&tenant, id)).await
+    }
+
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| reads::queues(conn, &tenant)).await
+    }
+
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        let (tenant, queue) = (tenant.clone(), queue.clone());
+        self.write(1, move |step| Ok(step.set_paused(&tenant, &queue, paused))).await
+    }
+
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+        let worker = worker.clone();
+        self.write(1, move |step| step.heartbeat(&worker)).await
+    }
+
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
+        let worker = worker.clone();
+        self.write(1, move |step| step.forget_worker(&worker)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        let now = self.timer.now();
+        self.read(move |conn| reads::workers(conn, now)).await
+    }
+
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
+        let put = put.clone();
+        self.write(1, move |step| step.put_document(&put)).await
+    }
+
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
+        let (tenant, name) = (tenant.clone(), name.to_owned());
+        self.read(move |conn| reads::document(conn, &tenant, kind, &name)).await
+    }
+
+    async fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<Document>> {
+        let (tenant, after) = (tenant.clone(), after.map(str::to_owned));
+        self.read(move |conn| reads::documents(conn, &tenant, kind, after.as_deref(), max)).await
+    }
+
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        Ok(self.channels.subscribe(topic))
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.read(reads::check).await
+    }
+}

@@ -47,7 +47,9 @@ impl Watch {
                     let Some(waiters) = weak.upgrade() else { return };
                     let waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
                     match signal {
-                        Signal::Done(ids) => ids.iter().filter_map(|id| waiters.get(id)).for_each(|n| n.notify_waiters()),
+                        Signal::Done(ids) => {
+                            ids.iter().filter_map(|id| waiters.get(id)).for_each(|n| n.notify_waiters())
+                        }
                         _ => waiters.values().for_each(|n| n.notify_waiters()),
                     }
                 }

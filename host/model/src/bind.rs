@@ -100,7 +100,10 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_where_it_is() {
-        assert_eq!(call(json!([]), json!({"a/b": 1})), Err(vec!["/kwargs/a~1b".into(), "/kwargs/x".into(), "/kwargs/y".into()]));
+        assert_eq!(
+            call(json!([]), json!({"a/b": 1})),
+            Err(vec!["/kwargs/a~1b".into(), "/kwargs/x".into(), "/kwargs/y".into()])
+        );
         assert_eq!(call(json!([1, 2, 3, 4, 5]), json!({})), Err(vec!["/args/3".into()]));
         assert_eq!(call(json!([1, 2]), json!({"x": 1})), Err(vec!["/kwargs/x".into()]));
     }

@@ -121,6 +121,16 @@ impl JobId {
         Self(ulid::Ulid::from_parts(at_ms, random))
     }
 
+    /// The 16 bytes of the id; they sort as the id does.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_bytes()
+    }
+
+    /// The id of those bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(ulid::Ulid::from_bytes(bytes))
+    }
+
     /// When the id was made, by the submitter's clock.
     pub fn timestamp_ms(&self) -> UnixMs {
         self.0.timestamp_ms()

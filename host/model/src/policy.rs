@@ -150,7 +150,8 @@ fn range(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), Poli
 }
 
 fn check_rate(text: &str) -> Result<(), String> {
-    let hint = || format!("{:?} is not a rate: write a number and /s, /m or /h", text.chars().take(32).collect::<String>());
+    let hint =
+        || format!("{:?} is not a rate: write a number and /s, /m or /h", text.chars().take(32).collect::<String>());
     let (number, unit) = text.split_once('/').ok_or_else(hint)?;
     let number: u32 = number.trim().parse().map_err(|_| hint())?;
     if number == 0 || !matches!(unit.trim(), "s" | "m" | "h") { Err(hint()) } else { Ok(()) }
@@ -182,7 +183,10 @@ mod tests {
         assert_eq!(check(PolicyPatch { priority: Some(10), ..Default::default() }), "priority");
         assert_eq!(check(PolicyPatch { memory_bytes: Some(u64::MAX), ..Default::default() }), "memory_bytes");
         assert_eq!(check(PolicyPatch { fuel: Some(0), ..Default::default() }), "fuel");
-        assert_eq!(check(PolicyPatch { soft_time_limit_ms: Some(u64::MAX), ..Default::default() }), "soft_time_limit_ms");
+        assert_eq!(
+            check(PolicyPatch { soft_time_limit_ms: Some(u64::MAX), ..Default::default() }),
+            "soft_time_limit_ms"
+        );
         assert_eq!(check(PolicyPatch { rate_limit: Some("1/y".into()), ..Default::default() }), "rate_limit");
     }
 

@@ -46,7 +46,7 @@ impl Default for SandboxConfig {
             epoch_tick_ms: 5,
             memory_keep_resident_bytes: 2 << 20,
             table_keep_resident_bytes: 64 << 10,
-            stack_keep_resident_bytes: 64 << 10,
+            stack_keep_resident_bytes: 32 << 10,
             max_result_bytes: 1 << 20,
             max_call_bytes: 1 << 20,
             host_call_fuel: 1_000,

@@ -46,16 +46,14 @@ impl Sandbox {
     }
 
     async fn raw_description(&self, prepared: &Prepared) -> Result<Vec<types::TaskDescription>, DescribeError> {
-        let failed = |kind: &str, message: &str| {
-            DescribeError::Failed { kind: kind.to_owned(), message: message.to_owned() }
-        };
+        let failed =
+            |kind: &str, message: &str| DescribeError::Failed { kind: kind.to_owned(), message: message.to_owned() };
         let Ok(_slot) = self.inner.slots.acquire().await else { return Err(failed("closed", "the sandbox is closed")) };
         let limits = self.inner.config.describe;
         let clock = Clock::start(limits.time_ms, 0);
         let stop = StopHandle::new();
         let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
-        let store_limits =
-            Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
+        let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
         let who = ("".into(), AttemptInfo::default());
         let mut store = self.store(&store_limits, clock, stop.clone(), log, who);
         let until = clock.hard + Duration::from_millis(50);

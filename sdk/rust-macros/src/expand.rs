@@ -22,8 +22,8 @@ pub(crate) fn task(options: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let mut function: ItemFn = syn::parse2(item.clone())
-        .map_err(|e| Error::new(e.span(), "#[task] belongs on a function with a body"))?;
+    let mut function: ItemFn =
+        syn::parse2(item.clone()).map_err(|e| Error::new(e.span(), "#[task] belongs on a function with a body"))?;
     let mut errors = Errors::default();
     let options = syn::parse2::<Options>(options).map_err(|e| errors.push(e)).ok();
     let signature = signature::read(&mut function).map_err(|e| errors.push(e)).ok();

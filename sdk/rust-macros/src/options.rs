@@ -58,7 +58,8 @@ struct Setting {
 
 impl Parse for Setting {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let key: Ident = input.parse().map_err(|e| Error::new(e.span(), "expected an option, such as queue = \"critical\""))?;
+        let key: Ident =
+            input.parse().map_err(|e| Error::new(e.span(), "expected an option, such as queue = \"critical\""))?;
         if !input.peek(Token![=]) {
             return Err(Error::new(key.span(), format!("`{key}` needs a value: write `{key} = …`")));
         }
@@ -102,7 +103,9 @@ impl Options {
             "soft_time_limit" => self.soft_time_limit_ms = Some((duration(value, 1)?, span)),
             "fuel" => self.fuel = Some((fuel(value)?, span)),
             "memory" => self.memory_bytes = Some((memory(value)?, span)),
-            "max_deliveries" => self.max_deliveries = Some((integer(value, 1, 1_000_000, "a number of deliveries")?, span)),
+            "max_deliveries" => {
+                self.max_deliveries = Some((integer(value, 1, 1_000_000, "a number of deliveries")?, span))
+            }
             "expires" => self.expires_ms = Some((duration(value, 1)?, span)),
             "result_ttl" => self.result_ttl_ms = Some((duration(value, 0)?, span)),
             "dead_ttl" => self.dead_ttl_ms = Some((duration(value, 0)?, span)),

@@ -3,7 +3,8 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{
-    Attribute, Error, Expr, FnArg, Ident, ItemFn, Lit, Meta, Pat, Result, ReturnType, Type, ext::IdentExt, spanned::Spanned,
+    Attribute, Error, Expr, FnArg, Ident, ItemFn, Lit, Meta, Pat, Result, ReturnType, Type, ext::IdentExt,
+    spanned::Spanned,
 };
 
 use crate::options::Errors;
@@ -74,7 +75,10 @@ fn check_shape(function: &ItemFn, errors: &mut Errors) {
         refuse(abi.span(), "a task is a Rust function; the SDK exports it");
     }
     if !sig.generics.params.is_empty() {
-        refuse(sig.generics.params.span(), "a task has no generics or lifetimes: its parameters arrive as JSON of one type");
+        refuse(
+            sig.generics.params.span(),
+            "a task has no generics or lifetimes: its parameters arrive as JSON of one type",
+        );
     }
     if let Some(clause) = &sig.generics.where_clause {
         refuse(clause.span(), "a task has no generics, so it needs no where clause");
@@ -95,7 +99,10 @@ fn read_input(position: usize, input: &mut FnArg) -> Result<Option<Parameter>> {
     let name = match typed.pat.as_ref() {
         Pat::Ident(ident) if ident.by_ref.is_none() && ident.subpat.is_none() => ident.ident.clone(),
         other => {
-            return Err(Error::new(other.span(), "a parameter needs a plain name: callers use it (take patterns apart inside)"));
+            return Err(Error::new(
+                other.span(),
+                "a parameter needs a plain name: callers use it (take patterns apart inside)",
+            ));
         }
     };
     if let Some(of) = context_kind(&typed.ty) {
@@ -103,7 +110,9 @@ fn read_input(position: usize, input: &mut FnArg) -> Result<Option<Parameter>> {
             ContextKind::Shared if position == 0 => {
                 typed.attrs.first().map_or(Ok(None), |a| Err(Error::new(a.span(), "the context takes no attribute")))
             }
-            ContextKind::Shared => Err(Error::new(typed.ty.span(), "the context comes first: `fn task(ctx: &Context, …)`")),
+            ContextKind::Shared => {
+                Err(Error::new(typed.ty.span(), "the context comes first: `fn task(ctx: &Context, …)`"))
+            }
             ContextKind::Other => Err(Error::new(typed.ty.span(), "the context is taken as `&Context`")),
         };
     }
@@ -201,7 +210,7 @@ fn documentation(attributes: &[Attribute]) -> String {
         }
         if let Expr::Lit(syn::ExprLit { lit: Lit::Str(text), .. }) = &meta.value {
             let text = text.value();
-            lines.extend(text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned()));
+            lines.extend(text.split('\n').map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned()));
         }
     }
     lines.join("\n").trim().to_owned()

@@ -25,6 +25,9 @@
 //! Invariants of this crate: it compiles natively (there with a fake host) and for the sandbox; it adds nothing to a
 //! run but parsing the arguments and writing the result; it depends on none of the host's crates.
 
+// Compiled for tests too: there it is called by hand.
+#[cfg(any(test, all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator")))]
+mod arena;
 mod context;
 mod errors;
 pub mod raw;
@@ -32,6 +35,10 @@ pub mod raw;
 mod report;
 mod run;
 mod schema;
+
+#[cfg(all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator"))]
+#[global_allocator]
+static ALLOCATOR: arena::GuestAllocator = arena::GuestAllocator;
 
 pub use context::Context;
 #[cfg(not(target_arch = "wasm32"))]
@@ -93,7 +100,10 @@ pub mod __private {
     #[cfg(target_arch = "wasm32")]
     pub use crate::run::enter;
     pub use crate::{
-        run::{IsResult, IsValue, Module, PlainShape, ResultShape, Shape, Task, TaskFailure, arguments, is_new, unknown_task},
+        run::{
+            IsResult, IsValue, Module, PlainShape, ResultShape, Shape, Task, TaskFailure, arguments, is_new,
+            unknown_task,
+        },
         schema::{AnyReturns, PlainReturns, ResultReturns, Returns, default_json, parameter},
     };
     pub use serde;

@@ -23,3 +23,8 @@ pub use self::exports::umbel::task::guest::Guest;
 pub use self::umbel::task::context::Attempt;
 pub use self::umbel::task::types::{Failure, Outcome, Parameter, Retryable, TaskDescription};
 pub use self::wasi::logging::logging::Level;
+
+/// Sends panics, and records of the `log` (and `tracing`) crates, to the job's log. `module![…]` does it by itself;
+/// a module of your own calls it first in `run`.
+#[cfg(target_arch = "wasm32")]
+pub use crate::report::install as install_reports;

@@ -11,7 +11,7 @@ use std::panic::PanicHookInfo;
 use crate::raw::{Level, wasi::logging::logging};
 
 /// Before the task runs. A module of its own making that has set other backends keeps them.
-pub(crate) fn install() {
+pub fn install() {
     std::panic::set_hook(Box::new(report_panic));
     if log::set_logger(&JobLog).is_ok() {
         // Celery's default: the talk of libraries is not wanted. A task may set another with log::set_max_level.

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use schemars::{
     JsonSchema, Schema,
-    generate::SchemaSettings,
+    generate::{Contract, SchemaGenerator, SchemaSettings},
     transform::{Transform, transform_subschemas},
 };
 use serde::Serialize;
@@ -16,11 +16,8 @@ use crate::raw::Parameter;
 
 /// One parameter of a task. `default` is JSON.
 pub fn parameter<T: JsonSchema>(name: &str, description: &str, default: Option<String>) -> Parameter {
-    let mut schema = schema_of::<T>(SchemaSettings::draft2020_12().for_deserialize());
-    if !description.is_empty() {
-        schema.insert("description".to_owned(), description.into());
-    }
-    Parameter { name: name.to_owned(), schema: schema.as_value().to_string(), default }
+    let schema = text_of(Contract::Deserialize, SchemaGenerator::root_schema_for::<T>, T::inline_schema(), description);
+    Parameter { name: name.to_owned(), schema, default }
 }
 
 /// A default as JSON. One that cannot be written (a map with keys that are no texts) is described as null.
@@ -28,14 +25,26 @@ pub fn default_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
-fn schema_of<T: JsonSchema>(settings: SchemaSettings) -> Schema {
-    let settings = settings.with(|s| s.meta_schema = None).with_transform(IntegerBounds);
-    let mut schema = settings.into_generator().into_root_schema_for::<T>();
-    if T::inline_schema() {
+/// A schema as text. Not generic, so that a module of many types holds it once.
+fn text_of(
+    contract: Contract,
+    root_schema: fn(&mut SchemaGenerator) -> Schema,
+    is_inline: bool,
+    description: &str,
+) -> String {
+    let settings = SchemaSettings::draft2020_12().with(|s| {
+        s.meta_schema = None;
+        s.contract = contract;
+    });
+    let mut schema = root_schema(&mut settings.with_transform(IntegerBounds).into_generator());
+    if is_inline {
         // "int64" and the like, which say nothing that `format` does not.
         schema.remove("title");
     }
-    schema
+    if !description.is_empty() {
+        schema.insert("description".to_owned(), description.into());
+    }
+    schema.as_value().to_string()
 }
 
 /// Adds the bounds that `format` only names, so that a value which the guest could not read is refused when it is
@@ -76,8 +85,7 @@ impl<R> Returns<R> {
 }
 
 fn result_schema<T: JsonSchema>() -> Option<String> {
-    let schema = schema_of::<T>(SchemaSettings::draft2020_12().for_serialize());
-    Some(schema.as_value().to_string())
+    Some(text_of(Contract::Serialize, SchemaGenerator::root_schema_for::<T>, T::inline_schema(), ""))
 }
 
 /// First choice: the value of a `Result`.
@@ -150,6 +158,8 @@ mod tests {
     }
 
     #[test]
+    // As the macro writes it, which cannot know where the ladder ends.
+    #[allow(clippy::needless_borrow)]
     fn a_result_type_is_described_by_its_value() {
         struct Opaque;
         assert_eq!((&&&Returns::<Result<bool, Opaque>>::new()).schema().as_deref(), Some(r#"{"type":"boolean"}"#));

@@ -27,7 +27,8 @@ impl Histories {
     /// 10,000 histories of up to 40 steps; `UMBEL_HISTORIES` and `UMBEL_SEED` choose others.
     pub fn from_env() -> Self {
         let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-        let random = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let random =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         Self {
             count: number("UMBEL_HISTORIES").unwrap_or(10_000) as u32,
             max_steps: 40,
@@ -39,18 +40,52 @@ impl Histories {
 #[derive(Debug, Clone)]
 enum Step {
     Submit(Vec<Wish>),
-    Claim { queues: u8, max: u32 },
+    Claim {
+        queues: u8,
+        max: u32,
+    },
     /// Of any delivery ever made.
-    Renew { delivery: usize, logs: u8 },
-    Settle { delivery: usize, how: How, claim: bool },
-    Promote { max: u32 },
-    Reap { max: u32 },
-    Prune { max: u32 },
-    Cancel { tenant: u8, job: u8 },
-    RunNow { tenant: u8, job: u8 },
-    Pause { tenant: u8, queue: u8, paused: bool },
-    List { tenant: u8, dead: bool, state: Option<JobState>, before: Option<u8>, max: u32 },
-    Pass { ms: i64 },
+    Renew {
+        delivery: usize,
+        logs: u8,
+    },
+    Settle {
+        delivery: usize,
+        how: How,
+        claim: bool,
+    },
+    Promote {
+        max: u32,
+    },
+    Reap {
+        max: u32,
+    },
+    Prune {
+        max: u32,
+    },
+    Cancel {
+        tenant: u8,
+        job: u8,
+    },
+    RunNow {
+        tenant: u8,
+        job: u8,
+    },
+    Pause {
+        tenant: u8,
+        queue: u8,
+        paused: bool,
+    },
+    List {
+        tenant: u8,
+        dead: bool,
+        state: Option<JobState>,
+        before: Option<u8>,
+        max: u32,
+    },
+    Pass {
+        ms: i64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -260,7 +295,15 @@ impl History {
 
 /// Everything a tenant can see, as text, and its jobs.
 async fn dump(broker: &dyn Broker, tenant: &TenantId) -> (String, Vec<JobRecord>) {
-    let all = |dead| JobQuery { tenant: tenant.clone(), dead, state: None, task: None, queue: None, before: None, max: 1_000 };
+    let all = |dead| JobQuery {
+        tenant: tenant.clone(),
+        dead,
+        state: None,
+        task: None,
+        queue: None,
+        before: None,
+        max: 1_000,
+    };
     let jobs = broker.jobs(&all(false)).await.unwrap().jobs;
     let dead: Vec<JobId> = broker.jobs(&all(true)).await.unwrap().jobs.iter().map(|j| j.id).collect();
     let mut logs = Vec::new();

@@ -54,13 +54,8 @@ pub async fn a_settle_that_contradicts_the_recorded_one_is_refused(s: Subject) {
 }
 
 pub async fn a_result_comes_back_as_it_was_sent(s: Subject) {
-    let texts = [
-        r#"{"big":123456789012345678901234567890,"f":1.10,"u":"é\u0000\n","n":null}"#,
-        "null",
-        "[]",
-        "1e400",
-        "\"\"",
-    ];
+    let texts =
+        [r#"{"big":123456789012345678901234567890,"f":1.10,"u":"é\u0000\n","n":null}"#, "null", "[]", "1e400", "\"\""];
     for (n, text) in (0..).zip(texts) {
         let id = s.add(new_job(n)).await;
         let delivery = s.claim_one().await;

@@ -3,6 +3,8 @@
 //! A crate that implements `Broker` calls `conformance_suite!` with a closure that makes an empty `Subject` on a manual
 //! clock; each scenario becomes a test of its own.
 
+#![allow(clippy::unwrap_used)]
+
 mod histories;
 mod leases;
 mod queues;

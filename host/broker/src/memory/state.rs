@@ -307,8 +307,8 @@ impl State {
         let max_lines = self.limits.max_log_lines;
         let Some(job) = self.jobs.get_mut(&key) else { return Settled::Lost };
         if !job.held_by(&settle.token) {
-            let repeated = job.token.as_ref() == Some(&settle.token)
-                && could_have_followed(&settle.resolution, job.record.state);
+            let repeated =
+                job.token.as_ref() == Some(&settle.token) && could_have_followed(&settle.resolution, job.record.state);
             return if repeated { Settled::AlreadyDone } else { Settled::Lost };
         }
         if settle.progress.is_some() {

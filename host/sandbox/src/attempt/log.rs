@@ -13,6 +13,8 @@ use crate::{
     },
 };
 
+/// Of the last words, bytes.
+const MAX_LAST_WORDS_BYTES: usize = 1_024;
 /// The longest context that is kept, bytes.
 const MAX_CONTEXT_BYTES: usize = 128;
 
@@ -24,11 +26,13 @@ pub(crate) struct AttemptLog {
     counted: Mutex<Counted>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Counted {
     lines: u32,
     bytes: usize,
     dropped: u64,
+    /// The last critical line, kept even when the log is full: a panic says why just before it traps.
+    last_words: Option<String>,
 }
 
 impl AttemptLog {
@@ -47,6 +51,9 @@ impl AttemptLog {
         let context = cut(context, MAX_CONTEXT_BYTES);
         let first_drop = {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            if level == LogLevel::Critical {
+                counted.last_words = Some(clean(message, MAX_LAST_WORDS_BYTES));
+            }
             let bytes = counted.bytes.saturating_add(message.len() + context.len());
             if counted.dropped > 0 || counted.lines >= self.limits.lines || bytes > self.limits.bytes {
                 counted.dropped += 1;
@@ -62,7 +69,9 @@ impl AttemptLog {
         };
         if first_drop {
             let LogLimits { lines, bytes, .. } = self.limits;
-            let text = format!("log limit reached ({lines} lines or {bytes} bytes): the rest of this attempt's log is dropped");
+            let text = format!(
+                "log limit reached ({lines} lines or {bytes} bytes): the rest of this attempt's log is dropped"
+            );
             self.emit(LogLevel::Warn, "umbel", text);
         } else {
             self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes));
@@ -72,6 +81,11 @@ impl AttemptLog {
     fn emit(&self, level: LogLevel, context: &str, message: String) {
         let elapsed = self.started.elapsed();
         self.host.log(LogLine { level, context: context.to_owned(), message, elapsed });
+    }
+
+    /// What the guest said last at level critical.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).last_words.clone()
     }
 
     /// Lines that were dropped so far.

@@ -112,9 +112,13 @@ fn trap_failure(trap: Trap, state: &State, in_guest: bool) -> Failure {
         Trap::StackOverflow => Failure::new("stack", "the guest's calls were nested too deep"),
         // An allocator that was refused memory ends so; or a C program that did not look at malloc's answer.
         Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds if state.limiter.memory_refused => memory(state),
-        Trap::UnreachableCodeReached => {
-            Failure::new("trap:unreachable", "the guest panicked or aborted; its log may say why")
-        }
+        Trap::UnreachableCodeReached => Failure::new(
+            "trap:unreachable",
+            match state.log.last_words() {
+                Some(words) => format!("the guest aborted: {words}"),
+                None => "the guest panicked or aborted and did not say why".to_owned(),
+            },
+        ),
         other if !in_guest => Failure::new("bad_output", format!("what the guest returned cannot be read: {other}")),
         other => Failure::new(format!("trap:{}", snake_case(&format!("{other:?}"))), other.to_string()),
     }

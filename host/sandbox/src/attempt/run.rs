@@ -12,7 +12,7 @@ use std::{
 };
 
 use umbel_model::{Outcome, Usage};
-use wasmtime::{Store, UpdateDeadline, component::TypedFunc};
+use wasmtime::{Store, UpdateDeadline};
 
 use crate::{
     Sandbox,
@@ -114,9 +114,7 @@ impl Sandbox {
             (Ended::Stopped(stop), _) | (Ended::Returned(Err(_)), Some(stop)) => stop.outcome(),
             (Ended::TimedOut, _) => Outcome::Trap(outcome::deadline()),
             (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
-            (Ended::Returned(Err((error, phase))), None) => {
-                outcome::trapped(&error, phase, store.data(), max_result)
-            }
+            (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };
         if let Some(progress) = store.data_mut().progress.finish() {
             log.host().progress(progress);
@@ -139,7 +137,7 @@ impl Sandbox {
         let config = &self.inner.config;
         let charge = Charge { call: config.host_call_fuel, byte: config.host_byte_fuel };
         let interval = Duration::from_millis(config.progress_interval_ms);
-        let limiter = Limiter::new(limits.memory_bytes);
+        let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
         let state = State::new(limiter, clock, stop.clone(), log, who, interval, charge);
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);

@@ -3,7 +3,8 @@
 use std::{cell::OnceCell, time::Duration};
 
 use crate::raw::{
-    Attempt, Level, umbel::task::context,
+    Attempt, Level,
+    umbel::task::context,
     wasi::{
         clocks::{monotonic_clock, wall_clock},
         logging::logging,

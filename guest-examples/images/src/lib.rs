@@ -1,0 +1,198 @@
+//! Decodes a real PNG or JPEG, makes a thumbnail, and encodes it. Images travel as base64 in JSON.
+
+use std::io::Cursor;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits, codecs::jpeg::JpegEncoder};
+use umbel::prelude::*;
+
+/// Pixels along either side: larger ones would not fit the memory of the policy.
+const MAX_SIDE: u32 = 8_192;
+/// What the decoder may allocate; the file, its base64 and the thumbnail need the rest.
+const MAX_DECODED_BYTES: u64 = 96 << 20;
+
+/// The formats that can be read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Png,
+    Jpeg,
+}
+
+/// What an image is.
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Info {
+    pub format: Format,
+    pub width: u32,
+    pub height: u32,
+    /// Bits of one pixel.
+    pub bits_per_pixel: u16,
+    pub has_alpha: bool,
+    pub size_bytes: u64,
+}
+
+/// An encoded image.
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Encoded {
+    pub format: Format,
+    pub width: u32,
+    pub height: u32,
+    /// Base64.
+    pub image: String,
+}
+
+/// Says what an image is: decodes it, so a damaged file is found out.
+#[task(memory = "192MiB", fuel = "50G")]
+pub fn info(
+    /// A PNG or JPEG file as base64.
+    image: String,
+) -> TaskResult<Info> {
+    let bytes = from_base64(&image)?;
+    let (format, decoded) = decode(&bytes)?;
+    let color = decoded.color();
+    Ok(Info {
+        format,
+        width: decoded.width(),
+        height: decoded.height(),
+        bits_per_pixel: color.bits_per_pixel(),
+        has_alpha: color.has_alpha(),
+        size_bytes: bytes.len() as u64,
+    })
+}
+
+/// Makes an image fit into a square, keeping its proportions; a smaller one keeps its size.
+#[task(memory = "192MiB", fuel = "50G", time_limit = "1m", result_ttl = "1h")]
+pub fn thumbnail(
+    ctx: &Context,
+    /// A PNG or JPEG file as base64.
+    image: String,
+    /// Pixels along the longer side.
+    #[default(256)]
+    max_side: u32,
+    /// The format of the thumbnail; that of the image when left out.
+    format: Option<Format>,
+    /// Of a JPEG, 1 to 100.
+    #[default(85)]
+    quality: u8,
+) -> TaskResult<Encoded> {
+    if max_side == 0 || max_side > MAX_SIDE || quality == 0 || quality > 100 {
+        let problem = format!("max_side is 1 to {MAX_SIDE} and quality 1 to 100, not {max_side} and {quality}");
+        return Err(Fatal::new(problem).kind("BadArgument").into());
+    }
+    ctx.progress(0, 3, "decoding");
+    let (source, decoded) = decode(&from_base64(&image)?)?;
+    ctx.progress(1, 3, "scaling");
+    let fits = decoded.width() <= max_side && decoded.height() <= max_side;
+    let small = if fits { decoded } else { decoded.thumbnail(max_side, max_side) };
+    ctx.progress(2, 3, "encoding");
+    let format = format.unwrap_or(source);
+    let bytes = encode(&small, format, quality)?;
+    ctx.progress(3, 3, "done");
+    Ok(Encoded { format, width: small.width(), height: small.height(), image: BASE64_STANDARD.encode(bytes) })
+}
+
+/// The same file fails the same way every time.
+fn bad_image(problem: impl std::fmt::Display) -> TaskError {
+    Fatal::new(problem.to_string()).kind("BadImage").into()
+}
+
+fn from_base64(text: &str) -> TaskResult<Vec<u8>> {
+    BASE64_STANDARD.decode(text).map_err(|error| bad_image(format!("not base64: {error}")))
+}
+
+fn decode(bytes: &[u8]) -> TaskResult<(Format, DynamicImage)> {
+    // The content decides and not a name.
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let format = match reader.format() {
+        Some(ImageFormat::Png) => Format::Png,
+        Some(ImageFormat::Jpeg) => Format::Jpeg,
+        _ => return Err(bad_image("neither a PNG nor a JPEG")),
+    };
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits);
+    Ok((format, reader.decode().map_err(bad_image)?))
+}
+
+fn encode(image: &DynamicImage, format: Format, quality: u8) -> TaskResult<Vec<u8>> {
+    let mut bytes = Cursor::new(Vec::new());
+    match format {
+        Format::Png => image.write_to(&mut bytes, ImageFormat::Png)?,
+        // A JPEG has no alpha and eight bits a channel.
+        Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(&image.to_rgb8())?,
+    }
+    Ok(bytes.into_inner())
+}
+
+umbel::module![info, thumbnail];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PNG of one transparent pixel, made by other software.
+    const ONE_PIXEL: &str =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+    /// Red grows to the right, blue downwards.
+    fn gradient(width: u32, height: u32, format: Format) -> String {
+        let image = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 255 / width) as u8, 0, (y * 255 / height) as u8])
+        });
+        BASE64_STANDARD.encode(encode(&image.into(), format, 90).unwrap())
+    }
+
+    #[test]
+    fn info_tells_what_a_file_is() {
+        let one = info(ONE_PIXEL.to_owned()).unwrap();
+        assert_eq!((one.format, one.width, one.height, one.has_alpha), (Format::Png, 1, 1, true));
+        let photo = info(gradient(640, 480, Format::Jpeg)).unwrap();
+        assert_eq!((photo.format, photo.width, photo.height, photo.bits_per_pixel), (Format::Jpeg, 640, 480, 24));
+    }
+
+    #[test]
+    fn a_thumbnail_keeps_the_proportions_and_the_picture() {
+        for format in [Format::Png, Format::Jpeg] {
+            let ctx = Context::fake();
+            let small = thumbnail(&ctx, gradient(800, 400, format), 200, None, 85).unwrap();
+            assert_eq!((small.format, small.width, small.height), (format, 200, 100));
+            let (_, pixels) = decode(&from_base64(&small.image).unwrap()).unwrap();
+            let pixels = pixels.to_rgb8();
+            let (left, right) = (pixels.get_pixel(5, 50), pixels.get_pixel(195, 50));
+            assert!(left[0] < 30 && right[0] > 225, "{left:?} {right:?}");
+            assert_eq!(ctx.progress_reports().len(), 4);
+        }
+    }
+
+    #[test]
+    fn a_small_image_keeps_its_size_and_may_change_its_format() {
+        let same = thumbnail(&Context::fake(), gradient(20, 10, Format::Png), 256, Some(Format::Jpeg), 85).unwrap();
+        assert_eq!((same.format, same.width, same.height), (Format::Jpeg, 20, 10));
+        assert_eq!(info(same.image).unwrap().format, Format::Jpeg);
+    }
+
+    #[test]
+    fn damaged_files_and_absurd_sizes_fail_for_good() {
+        let png = from_base64(&gradient(64, 64, Format::Png)).unwrap();
+        let truncated = BASE64_STANDARD.encode(&png[..png.len() / 2]);
+        // The header of a PNG says how wide it is, at byte 16.
+        let mut wide = from_base64(ONE_PIXEL).unwrap();
+        wide[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
+        for bad in ["%%%".to_owned(), BASE64_STANDARD.encode("GIF89a"), truncated, BASE64_STANDARD.encode(wide)] {
+            let error = info(bad).unwrap_err();
+            assert_eq!((error.kind(), error.is_fatal()), (Some("BadImage"), true), "{}", error.message());
+        }
+        let error = thumbnail(&Context::fake(), ONE_PIXEL.to_owned(), 0, None, 85).unwrap_err();
+        assert_eq!(error.kind(), Some("BadArgument"));
+    }
+
+    #[test]
+    fn the_format_is_described_as_its_two_names() {
+        let described = umbel_module::describe();
+        let format = &described[1].parameters[2];
+        assert_eq!(format.default.as_deref(), Some("null"));
+        assert!(format.schema.contains(r#""png""#) && format.schema.contains(r#""jpeg""#), "{}", format.schema);
+    }
+}

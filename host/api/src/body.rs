@@ -1,0 +1,191 @@
+//! What comes in: bodies with limits, queries and path parts whose errors are problems.
+
+use std::{str::FromStr, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{FromRequestParts, Query, RawPathParams},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::error::Category;
+use umbel_model::{Digest, JobId, QueueName, TaskName, human};
+
+use crate::{
+    limits::{MAX_DEPTH, is_too_deep},
+    problem::{Code, Problem},
+    state::Api,
+};
+
+/// Bytes of a refused body that are read and forgotten.
+const MAX_DRAINED_BYTES: usize = 64 << 20;
+/// How long a refused body is read.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// A JSON body, whole.
+pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+    if !json {
+        drain(body).await;
+        return Err(Problem::new(Code::UnsupportedMediaType, "send `Content-Type: application/json`"));
+    }
+    let limit = api.config.max_body_bytes;
+    if is_declared_longer(headers, limit as u64) {
+        drain(body).await;
+        return Err(too_large(limit));
+    }
+    read_all(body, limit, Duration::from_millis(api.config.body_idle_ms)).await
+}
+
+/// Whether `Content-Length` says more than `limit`.
+pub(crate) fn is_declared_longer(headers: &HeaderMap, limit: u64) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length > limit)
+}
+
+pub(crate) fn too_large(limit: usize) -> Problem {
+    Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes are taken here"))
+}
+
+async fn read_all(body: Body, limit: usize, idle: Duration) -> Result<Bytes, Problem> {
+    let mut chunks = body.into_data_stream();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
+        let chunk = chunk.map_err(|_| unreadable())?;
+        if first.len() + rest.len() + chunk.len() > limit {
+            return Err(too_large(limit));
+        }
+        // Most bodies are one chunk: not copied.
+        if first.is_empty() {
+            first = chunk;
+        } else {
+            rest.extend_from_slice(&chunk);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+/// Reads on and forgets: a client that is still sending when the connection closes may never see the answer. Bounded
+/// in bytes and time, because what it sends is refused already.
+pub(crate) async fn drain(body: Body) {
+    let mut chunks = body.into_data_stream();
+    let forget = async {
+        let mut left = MAX_DRAINED_BYTES;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            match left.checked_sub(chunk.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whether it came to its end makes no difference.
+    let _ = tokio::time::timeout(DRAIN_TIME, forget).await;
+}
+
+pub(crate) fn silent(idle: Duration) -> Problem {
+    Problem::new(Code::BodyUnreadable, format!("nothing came for {} s", idle.as_secs()))
+}
+
+pub(crate) fn unreadable() -> Problem {
+    Problem::new(Code::BodyUnreadable, "the connection broke within the body")
+}
+
+/// A body's text, not nested too deeply.
+pub(crate) fn checked_text(json: &[u8]) -> Result<&str, Problem> {
+    if is_too_deep(json) {
+        return Err(Problem::new(Code::JsonTooDeep, format!("at most {MAX_DEPTH} levels are taken")));
+    }
+    std::str::from_utf8(json)
+        .map_err(|e| Problem::new(Code::InvalidJson, format!("byte {} of the body is not UTF-8", e.valid_up_to())))
+}
+
+/// What a failed parse means.
+pub(crate) fn json_problem(error: &serde_json::Error) -> Problem {
+    match error.classify() {
+        Category::Data => Problem::new(Code::InvalidBody, cut(&error.to_string())),
+        _ => Problem::new(Code::InvalidJson, cut(&error.to_string())),
+    }
+}
+
+/// A JSON body as a value of its own.
+pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+    let bytes = read_json(api, headers, body).await?;
+    serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))
+}
+
+/// At most 512 bytes: serde's messages quote what was sent.
+pub(crate) fn cut(text: &str) -> String {
+    umbel_model::outcome::truncated(text.to_owned(), 512)
+}
+
+/// The query, with unknown parameters refused by the type.
+pub(crate) fn query_of<T: DeserializeOwned>(parts: &axum::http::Uri) -> Result<T, Problem> {
+    Query::try_from_uri(parts)
+        .map(|Query(query)| query)
+        .map_err(|e| Problem::new(Code::InvalidQuery, cut(&e.body_text())))
+}
+
+/// How long to wait, from a `?wait=` such as `10s`.
+pub(crate) fn wait_of(api: &Api, wait: Option<&str>) -> Result<Duration, Problem> {
+    let Some(text) = wait else { return Ok(Duration::ZERO) };
+    let ms = human::duration_ms(text).map_err(|e| Problem::new(Code::InvalidQuery, cut(&format!("wait: {e}"))))?;
+    if ms > api.config.max_wait_ms {
+        let detail = format!("wait: at most {} s; ask again for longer", api.config.max_wait_ms / 1_000);
+        return Err(Problem::new(Code::InvalidQuery, detail));
+    }
+    Ok(Duration::from_millis(ms))
+}
+
+/// Something that a path names.
+pub(crate) trait Named: FromStr<Err = umbel_model::InvalidName> {
+    const NOT_FOUND: Code;
+}
+
+impl Named for JobId {
+    const NOT_FOUND: Code = Code::JobNotFound;
+}
+impl Named for TaskName {
+    const NOT_FOUND: Code = Code::TaskNotFound;
+}
+impl Named for QueueName {
+    const NOT_FOUND: Code = Code::QueueNotFound;
+}
+impl Named for Digest {
+    const NOT_FOUND: Code = Code::ModuleNotFound;
+}
+
+/// The one parameter of a path. What breaks the rule of its kind cannot exist: not found, with the rule.
+#[derive(Debug)]
+pub(crate) struct Of<T>(pub(crate) T);
+
+impl<T: Named, S: Send + Sync> FromRequestParts<S> for Of<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
+        let (_, text) = parameters.iter().next().ok_or_else(missing)?;
+        text.parse().map(Self).map_err(|e: umbel_model::InvalidName| Problem::new(T::NOT_FOUND, e.to_string()))
+    }
+}
+
+/// A JSON answer.
+pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(value).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        Problem::new(Code::Internal, "the answer cannot be written")
+    })?;
+    Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+}

@@ -1,0 +1,54 @@
+//! What the API allows. Every limit is here.
+
+use umbel_model::PolicyBounds;
+
+/// Limits of the API. The defaults are safe for a server that strangers can reach.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Bytes of one uploaded module.
+    pub max_module_bytes: u64,
+    /// Bytes of one JSON body.
+    pub max_body_bytes: usize,
+    /// Bytes of one job's arguments as JSON.
+    pub max_arguments_bytes: usize,
+    /// Bytes of one batch.
+    pub max_batch_bytes: usize,
+    /// Lines of one batch.
+    pub max_batch_lines: usize,
+    /// Batches under way at once; further ones wait their turn.
+    pub max_batches: usize,
+    /// Uploads under way at once; further ones wait their turn. Compiling is the host's most expensive work.
+    pub max_uploads: usize,
+    /// Requests under way at once; further ones are answered `overloaded`.
+    pub max_in_flight: usize,
+    /// Longest `?wait=`, milliseconds.
+    pub max_wait_ms: u64,
+    /// Longest request that is neither upload nor batch, milliseconds. Above `max_wait_ms`.
+    pub request_timeout_ms: u64,
+    /// Longest upload or batch, milliseconds.
+    pub upload_timeout_ms: u64,
+    /// Longest silence within a body, milliseconds.
+    pub body_idle_ms: u64,
+    /// What a policy may ask for.
+    pub bounds: PolicyBounds,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            max_module_bytes: 32 << 20,
+            max_body_bytes: 2 << 20,
+            max_arguments_bytes: 1 << 20,
+            max_batch_bytes: 64 << 20,
+            max_batch_lines: 100_000,
+            max_batches: 8,
+            max_uploads: 4,
+            max_in_flight: 1_024,
+            max_wait_ms: 60_000,
+            request_timeout_ms: 90_000,
+            upload_timeout_ms: 900_000,
+            body_idle_ms: 30_000,
+            bounds: PolicyBounds::default(),
+        }
+    }
+}

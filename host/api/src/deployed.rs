@@ -1,0 +1,56 @@
+//! A task as submissions see it: what its pointer means now, ready to be used many times.
+
+use std::sync::Arc;
+
+use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
+
+use crate::{
+    problem::{Code, Problem},
+    schemas::Schemas,
+    state::Api,
+    task_document::{self, TaskDocument},
+};
+
+/// A snapshot of a task. May be a second old on other servers than the one that deployed.
+#[derive(Debug)]
+pub(crate) struct Deployed {
+    pub(crate) name: TaskName,
+    pub(crate) digest: Digest,
+    pub(crate) parameters: Vec<Parameter>,
+    /// Each parameter's name and default as JSON text.
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) schemas: Arc<Schemas>,
+    /// Code with the server's policy over it.
+    pub(crate) policy: PolicyPatch,
+}
+
+/// A parameter as text.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) name_json: String,
+    pub(crate) default_json: Option<String>,
+}
+
+/// The task as it is deployed now.
+pub(crate) async fn deployed(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<Arc<Deployed>, Problem> {
+    let key = (tenant.clone(), name.clone());
+    if let Some(found) = api.deployed.get(&key).await {
+        return Ok(found);
+    }
+    let (document, _) = task_document::get(api, tenant, name).await?;
+    let loaded = Arc::new(loaded(api, document).await?);
+    api.deployed.insert(key, loaded.clone()).await;
+    Ok(loaded)
+}
+
+async fn loaded(api: &Api, document: TaskDocument) -> Result<Deployed, Problem> {
+    let digest = document.digest().ok_or_else(|| Problem::new(Code::RecordUnreadable, "the task points at nothing"))?;
+    let schemas = api.schemas.get(digest, &document.task).await?;
+    let policy = document.task.policy.overlaid(&document.policy);
+    let parameters = document.task.parameters;
+    let slots = parameters.iter().map(|parameter| Slot {
+        name_json: serde_json::Value::from(parameter.name.as_str()).to_string(),
+        default_json: parameter.default.as_ref().map(ToString::to_string),
+    });
+    Ok(Deployed { name: document.task.name, digest, slots: slots.collect(), parameters, schemas, policy })
+}

@@ -1,0 +1,128 @@
+//! What every request passes: an id, a place among those under way, a token, a time limit, and a net for panics.
+//!
+//! One middleware and not a stack of layers: each layer costs every request a boxed future, and the order matters.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures::FutureExt as _;
+use tracing::Instrument as _;
+
+use crate::{
+    body::drain,
+    problem::{Code, Problem},
+    state::Api,
+};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Bytes of a path and query.
+const MAX_URI_BYTES: usize = 8 << 10;
+/// The one path without a token.
+pub(crate) const LIVEZ: &str = "/livez";
+
+/// The id of a request: the caller's if it is sane, else one of ours.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) Arc<str>);
+
+impl RequestId {
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(X_REQUEST_ID).and_then(|v| v.to_str().ok()).filter(|text| is_sane(text));
+        match given {
+            Some(id) => Self(id.into()),
+            None => {
+                let mut bytes = [0; 12];
+                // Without random bytes the id is all zeros: it names nothing secret, and the request can go on.
+                let _ = getrandom::fill(&mut bytes);
+                Self(hex::encode(bytes).into())
+            }
+        }
+    }
+}
+
+/// Safe in a header, a log line and a record.
+fn is_sane(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// The gate itself.
+pub(crate) async fn gate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(request.headers());
+    let method = request.method().clone();
+    let path: String = request.uri().path().chars().take(256).collect();
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::info_span!("request", request_id = &*id.0, tenant = tracing::field::Empty);
+    let answer = AssertUnwindSafe(admit(&api, request, next)).catch_unwind().instrument(span.clone()).await;
+    let answer = answer.unwrap_or_else(|_| {
+        span.in_scope(|| tracing::error!(%method, ?path, "a handler panicked"));
+        Err(Problem::new(Code::Internal, "the server's log says more under this request's id"))
+    });
+    let mut response = answer.unwrap_or_else(IntoResponse::into_response);
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let allow = response.headers_mut().remove(axum::http::header::ALLOW);
+        response = problem.render(&id.0);
+        response.headers_mut().extend(allow.map(|allow| (axum::http::header::ALLOW, allow)));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let status = response.status().as_u16();
+    let elapsed_us = started.elapsed().as_micros() as u64;
+    span.in_scope(|| match status {
+        500.. => tracing::warn!(%method, ?path, status, elapsed_us, "answered"),
+        _ => tracing::debug!(%method, ?path, status, elapsed_us, "answered"),
+    });
+    response
+}
+
+async fn admit(api: &Api, mut request: Request, next: Next) -> Result<Response, Problem> {
+    let uri = request.uri();
+    if uri.path_and_query().is_some_and(|p| p.as_str().len() > MAX_URI_BYTES) {
+        return Err(Problem::new(Code::UriTooLong, format!("a path and query have at most {MAX_URI_BYTES} bytes")));
+    }
+    if uri.path() == LIVEZ {
+        return Ok(next.run(request).await);
+    }
+    let _place = api.in_flight.try_acquire().map_err(|_| Problem::new(Code::Overloaded, "try again in a second"))?;
+    let caller = match api.tokens.caller(&*api.broker, request.headers()).await {
+        Ok(caller) => caller,
+        Err(problem) => {
+            drain(request.into_body()).await;
+            return Err(problem);
+        }
+    };
+    tracing::Span::current().record("tenant", caller.tenant.as_str());
+    let limit = time_limit(api, &request);
+    request.extensions_mut().insert(caller);
+    tokio::time::timeout(limit, next.run(request))
+        .await
+        .map_err(|_| Problem::new(Code::RequestTimeout, format!("it was given up after {} s", limit.as_secs())))
+}
+
+fn time_limit(api: &Api, request: &Request) -> Duration {
+    let is_upload = request.method() == axum::http::Method::POST
+        && matches!(request.uri().path(), "/v1/modules" | "/v1/jobs/batch");
+    Duration::from_millis(if is_upload { api.config.upload_timeout_ms } else { api.config.request_timeout_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_could_break_a_log_line_is_replaced() {
+        for bad in ["", "a b", "a\u{1b}[31m", "é", &"x".repeat(65)] {
+            assert!(!is_sane(bad), "{bad:?}");
+        }
+        assert!(is_sane("01J-abc.def_9"));
+    }
+}

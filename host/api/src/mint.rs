@@ -1,0 +1,53 @@
+//! Makes job ids that rise within this process, so that a batch is listed in the order it was sent.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use umbel_model::{JobId, UnixMs};
+
+use crate::problem::{Code, Problem};
+
+/// Random part of an id: 79 of its 80 bits, so that counting up from it cannot overflow.
+const RANDOM_MASK: u128 = (1 << 79) - 1;
+
+/// The last id made.
+#[derive(Debug, Default)]
+pub(crate) struct Mint(Mutex<(UnixMs, u128)>);
+
+impl Mint {
+    /// A new id: random in each millisecond, counting up within it, never before the last one.
+    pub(crate) fn job_id(&self) -> Result<JobId, Problem> {
+        let now = now_ms();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + 1) };
+        Ok(JobId::from_parts(last.0, last.1))
+    }
+}
+
+/// This machine's clock, for ids and for people. It decides nothing.
+pub(crate) fn now_ms() -> UnixMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as UnixMs)
+}
+
+fn random() -> Result<u128, Problem> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        tracing::error!(%error, "the operating system gave no random bytes");
+        Problem::new(Code::Internal, "the server has no random bytes")
+    })?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise() {
+        let mint = Mint::default();
+        let ids: Vec<JobId> = (0..10_000).map(|_| mint.job_id().unwrap()).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+}

@@ -1,0 +1,73 @@
+//! What the OpenAPI document says beyond the routes.
+
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        Content, OpenApi as Document, Ref, RefOr, ResponseBuilder,
+        path::{Operation, PathItem},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+
+use crate::problem::ProblemBody;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Umbel",
+        description = "Background jobs for people who must not trust each other's code. Failures are RFC 9457 problems with a stable `code`; times are RFC 3339 in UTC; lists have opaque cursors.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    tags(
+        (name = "modules", description = "Uploaded components, immutable, named by their digest"),
+        (name = "tasks", description = "Named functions of modules; a task's name points at one digest at a time"),
+        (name = "jobs", description = "Calls of tasks"),
+        (name = "queues", description = "Where jobs wait"),
+        (name = "dead", description = "Failed jobs kept for inspection and redrive"),
+        (name = "workers", description = "Processes that run jobs"),
+        (name = "health", description = "Whether the server lives and is ready"),
+    ),
+    components(schemas(ProblemBody)),
+    modifiers(&Security),
+)]
+pub(crate) struct Base;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("umbel_…").build();
+        if let Some(components) = document.components.as_mut() {
+            components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        }
+        document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+/// Adds what is the same for every operation: a name that is unique, and how it fails.
+pub(crate) fn complete(mut document: Document) -> Document {
+    document.paths.paths.values_mut().flat_map(operations).for_each(complete_operation);
+    document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem { get, put, post, delete, patch, .. } = item;
+    [get, put, post, delete, patch].into_iter().filter_map(Option::as_mut)
+}
+
+fn complete_operation(operation: &mut Operation) {
+    let tag = operation.tags.as_ref().and_then(|tags| tags.first()).map_or("", String::as_str);
+    let name = operation.operation_id.take().unwrap_or_default();
+    operation.operation_id = Some(format!("{tag}_{name}"));
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = "Done".into();
+        }
+    }
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let failure = ResponseBuilder::new().description("A failure; docs/errors.md explains each code");
+    let failure = failure.content("application/problem+json", problem).build();
+    operation.responses.responses.insert("default".into(), RefOr::T(failure));
+}

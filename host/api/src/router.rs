@@ -1,0 +1,81 @@
+//! The routes, as an index of the API.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{Method, StatusCode, Uri, header},
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use utoipa::OpenApi as _;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    gate::gate,
+    openapi::{Base, complete},
+    problem::{Code, Problem},
+    routes::{batch, dead, health, jobs, modules, queues, tasks, workers},
+    state::Api,
+};
+
+fn documented() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(Base::openapi())
+        .routes(routes!(modules::push, modules::list))
+        .routes(routes!(modules::show))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::show, tasks::patch))
+        .routes(routes!(tasks::deploy))
+        .routes(routes!(tasks::rollback))
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(batch::submit_batch))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::logs))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
+        .routes(routes!(dead::list))
+        .routes(routes!(dead::redrive_many))
+        .routes(routes!(dead::redrive_one))
+        .routes(routes!(workers::list))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::version))
+}
+
+/// The OpenAPI document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    complete(documented().into_openapi())
+}
+
+/// The whole API. Everything but `GET /livez` wants a token.
+pub fn router(api: Api) -> Router {
+    let api = Arc::new(api);
+    let (routes, document) = documented().split_for_parts();
+    let document = complete(document);
+    // Written once: the document does not change while the server runs.
+    let text = Bytes::from(serde_json::to_vec(&document).expect("an OpenAPI document has text keys only"));
+    let spec =
+        move || async move { (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response() };
+    routes
+        .route("/v1/openapi.json", get(spec))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(api.clone(), gate))
+        .with_state(api)
+}
+
+async fn no_route(uri: Uri) -> Response {
+    let path: String = uri.path().chars().take(128).collect();
+    Problem::new(Code::RouteNotFound, format!("{path}; GET /v1/openapi.json lists what there is")).into_response()
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response {
+    let path: String = uri.path().chars().take(128).collect();
+    let method: String = method.as_str().chars().take(16).collect();
+    Problem::new(Code::MethodNotAllowed, format!("{path} does not know {method}")).into_response()
+}

@@ -1,0 +1,305 @@
+//! Many submissions in one request: NDJSON in, one line of NDJSON out for each, in order.
+//!
+//! Lines are parsed while the chunk before them is being stored. The answers are held until the body has been read,
+//! so that a client that writes all before it reads cannot lock itself up; their size has a limit. A failure within
+//! the body cannot undo what was stored: it becomes the last line of the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Buf as _, BytesMut};
+use futures::StreamExt as _;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use umbel_broker::{NewJob, Submitted};
+use umbel_model::JobId;
+
+use crate::{
+    auth::Caller,
+    body::{checked_text, drain, is_declared_longer, json_problem, silent, too_large, unreadable},
+    deployed::deployed,
+    gate::RequestId,
+    problem::{Code, FieldError, Problem},
+    state::Api,
+    submission::{Options, Origin, Signature, Template, idempotency, submitted, task_name},
+};
+
+/// Jobs stored in one step.
+const CHUNK: usize = 500;
+/// Templates kept within a chunk: tasks and options usually repeat.
+const TEMPLATES: usize = 16;
+/// Bytes of answers with details; beyond them an error is its code only.
+const MAX_DETAILED_BYTES: usize = 16 << 20;
+
+/// Submits many jobs: one submission a line, one answer a line.
+///
+/// A line is what `POST /v1/jobs` takes; blank lines are skipped. The answer to it is `{"id":…}`, with
+/// `"replayed":true` when its idempotency key was known, or `{"error":{"code":…,"detail":…}}`. When the body is cut
+/// short or passes a limit, the last line says so; what was stored before stays.
+#[utoipa::path(
+    post, path = "/v1/jobs/batch", tag = "jobs",
+    request_body(content = String, content_type = "application/x-ndjson"),
+    responses((status = 200, content_type = "application/x-ndjson", body = String))
+)]
+pub(crate) async fn submit_batch(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    if let Err(problem) = check_headers(&api, &headers) {
+        drain(body).await;
+        return Err(problem);
+    }
+    let _turn = api.batches.acquire().await.map_err(|_| Problem::new(Code::Internal, "the server stops"))?;
+    let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
+    if let Err(problem) = batch.read(body).await {
+        if batch.lines == 0 {
+            return Err(problem);
+        }
+        batch.entries.push(Err(problem));
+    }
+    batch.flush().await;
+    batch.join().await;
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/x-ndjson")], batch.answers).into_response())
+}
+
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !matches!(&*essence, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
+        return Err(Problem::new(Code::UnsupportedMediaType, "send `Content-Type: application/x-ndjson`"));
+    }
+    if headers.contains_key("idempotency-key") {
+        let detail = "Idempotency-Key: a batch has one key a line, in options.idempotency_key";
+        return Err(Problem::new(Code::InvalidHeader, detail));
+    }
+    if is_declared_longer(headers, api.config.max_batch_bytes as u64) {
+        return Err(too_large(api.config.max_batch_bytes));
+    }
+    Ok(())
+}
+
+/// Places named in one line's error.
+const LINE_ERRORS: usize = 4;
+
+/// What a line became: a job to store, by its id, or a refusal.
+type Entry = Result<JobId, Problem>;
+
+/// A chunk being stored, and the lines that it answers.
+struct InFlight {
+    stored: JoinHandle<umbel_broker::Result<Vec<Submitted>>>,
+    entries: Vec<Entry>,
+}
+
+struct Batch<'a> {
+    api: &'a Api,
+    origin: Origin,
+    lines: usize,
+    templates: Vec<Prepared>,
+    jobs: Vec<NewJob>,
+    entries: Vec<Entry>,
+    in_flight: Option<InFlight>,
+    /// The broker's failure: the lines after it are not tried.
+    failed: Option<Problem>,
+    answers: Vec<u8>,
+}
+
+/// A template and the texts that it was made from.
+struct Prepared {
+    task: String,
+    options: String,
+    idempotency_key: Option<String>,
+    template: Template,
+}
+
+impl<'a> Batch<'a> {
+    fn new(api: &'a Api, origin: Origin) -> Self {
+        Self {
+            api,
+            origin,
+            lines: 0,
+            templates: Vec::new(),
+            jobs: Vec::with_capacity(CHUNK),
+            entries: Vec::with_capacity(CHUNK),
+            in_flight: None,
+            failed: None,
+            answers: Vec::new(),
+        }
+    }
+
+    async fn read(&mut self, body: Body) -> Result<(), Problem> {
+        let idle = Duration::from_millis(self.api.config.body_idle_ms);
+        let mut chunks = body.into_data_stream();
+        let mut rest = BytesMut::new();
+        let mut read = 0;
+        while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
+            let chunk = chunk.map_err(|_| unreadable())?;
+            read += chunk.len();
+            if read > self.api.config.max_batch_bytes {
+                return Err(too_large(self.api.config.max_batch_bytes));
+            }
+            // Only the new part can hold the end of the line under way.
+            let mut searched = rest.len();
+            rest.extend_from_slice(&chunk);
+            while let Some(end) = rest[searched..].iter().position(|b| *b == b'\n') {
+                let line = rest.split_to(searched + end);
+                rest.advance(1);
+                searched = 0;
+                self.line(&line).await?;
+            }
+            if rest.len() > self.api.config.max_body_bytes {
+                return Err(too_large(self.api.config.max_body_bytes));
+            }
+        }
+        self.line(&rest).await
+    }
+
+    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return Ok(());
+        }
+        if self.lines == self.api.config.max_batch_lines {
+            let detail = format!("at most {} lines are taken", self.api.config.max_batch_lines);
+            return Err(Problem::new(Code::TooManyLines, detail));
+        }
+        self.lines += 1;
+        let entry = match &self.failed {
+            Some(problem) => Err(problem.clone()),
+            None => self.prepared(line).await.map(|job| {
+                let id = job.id;
+                self.jobs.push(job);
+                id
+            }),
+        };
+        self.entries.push(entry);
+        if self.entries.len() >= CHUNK {
+            self.flush().await;
+        }
+        Ok(())
+    }
+
+    async fn prepared(&mut self, line: &[u8]) -> Result<NewJob, Problem> {
+        if line.len() > self.api.config.max_body_bytes {
+            return Err(too_large(self.api.config.max_body_bytes));
+        }
+        let signature: Signature<'_> = serde_json::from_str(checked_text(line)?).map_err(|e| json_problem(&e))?;
+        let options = signature.options.map_or("", |json| json.get());
+        let at = match self.templates.iter().position(|p| p.task == *signature.task && p.options == options) {
+            Some(at) => at,
+            None => self.prepare(&signature.task, options).await?,
+        };
+        let prepared = &self.templates[at];
+        let key = prepared.idempotency_key.as_ref().map(|key| idempotency(key, line));
+        prepared.template.job(self.api, &signature, key)
+    }
+
+    /// The place of a new template.
+    async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
+        let parsed = if options.is_empty() { Options::default() } else { Options::parse(options)? };
+        let snapshot = deployed(self.api, &self.origin.tenant, &task_name(task)?).await?;
+        let template = Template::new(self.api, snapshot, &parsed, &self.origin)?;
+        if self.templates.len() == TEMPLATES {
+            self.templates.clear();
+        }
+        let idempotency_key = parsed.idempotency_key;
+        self.templates.push(Prepared { task: task.into(), options: options.into(), idempotency_key, template });
+        Ok(self.templates.len() - 1)
+    }
+
+    /// Hands the chunk to the broker once the one before is stored: jobs stay in order.
+    async fn flush(&mut self) {
+        self.join().await;
+        // A deploy is seen by the next chunk.
+        self.templates.clear();
+        let jobs = std::mem::replace(&mut self.jobs, Vec::with_capacity(CHUNK));
+        let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK));
+        if let Some(problem) = &self.failed {
+            let refused: Vec<Entry> = entries.into_iter().map(|entry| entry.and(Err(problem.clone()))).collect();
+            refused.into_iter().for_each(|entry| self.answer(entry.map(|id| (id, false))));
+            return;
+        }
+        let broker = self.api.broker.clone();
+        let stored =
+            tokio::spawn(async move { if jobs.is_empty() { Ok(Vec::new()) } else { broker.submit(&jobs).await } });
+        self.in_flight = Some(InFlight { stored, entries });
+    }
+
+    /// Waits for the chunk in flight and writes its answers.
+    async fn join(&mut self) {
+        let Some(InFlight { stored, entries }) = self.in_flight.take() else { return };
+        let stored = match stored.await {
+            Ok(stored) => stored.map_err(Problem::from),
+            Err(_) => Err(Problem::new(Code::Internal, "storing the chunk failed; the server's log says more")),
+        };
+        let mut stored = stored.map(Vec::into_iter);
+        for entry in entries {
+            let outcome = entry.and_then(|id| match &mut stored {
+                Ok(answers) => {
+                    let missing = || Problem::new(Code::Internal, "the broker did not answer");
+                    answers.next().ok_or_else(missing).and_then(|answer| submitted(answer, id))
+                }
+                Err(problem) => Err(problem.clone()),
+            });
+            self.answer(outcome);
+        }
+        self.failed = stored.err();
+    }
+
+    fn answer(&mut self, outcome: Result<(JobId, bool), Problem>) {
+        match outcome {
+            Ok((id, false)) => {
+                self.answers.extend_from_slice(b"{\"id\":\"");
+                self.answers.extend_from_slice(id.to_string().as_bytes());
+                self.answers.extend_from_slice(b"\"}\n");
+            }
+            Ok((id, true)) => self.write(&Replayed { id: id.to_string(), replayed: true }),
+            Err(problem) => {
+                let detailed = self.answers.len() < MAX_DETAILED_BYTES;
+                let error = LineError {
+                    code: problem.code(),
+                    detail: if detailed { problem.detail() } else { "" },
+                    retryable: problem.is_retryable(),
+                    errors: if detailed { problem.first_errors(LINE_ERRORS) } else { &[] },
+                };
+                self.write(&Refused { error });
+            }
+        }
+    }
+
+    fn write<T: Serialize>(&mut self, line: &T) {
+        // Texts and numbers into memory: there is nothing to fail.
+        if serde_json::to_writer(&mut self.answers, line).is_ok() {
+            self.answers.push(b'\n');
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    id: String,
+    replayed: bool,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    error: LineError<'a>,
+}
+
+#[derive(Serialize)]
+struct LineError<'a> {
+    code: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    detail: &'a str,
+    retryable: bool,
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
+}

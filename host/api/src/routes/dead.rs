@@ -1,0 +1,174 @@
+//! The dead set: failed jobs kept for inspection, and redriving them.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use umbel_broker::{JobPage, JobQuery};
+use umbel_model::{JobId, JobRecord, JobState};
+use utoipa::ToSchema;
+
+use super::{
+    jobs::{self, Jobs, ListQuery},
+    redrive,
+};
+use crate::{
+    auth::Caller,
+    body::{Of, answer, json_of},
+    gate::RequestId,
+    problem::{Code, Problem},
+    state::Api,
+    views::Job,
+};
+
+/// Jobs redriven in one request, when the caller does not say and at most.
+const DEFAULT_MAX: u32 = 1_000;
+const MAX: u32 = 10_000;
+/// Jobs redriven in one step.
+const CHUNK: u32 = 100;
+
+/// Dead jobs, newest first.
+#[utoipa::path(get, path = "/v1/dead", tag = "dead", params(ListQuery), responses((status = 200, body = Jobs)))]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    jobs::page(&api, &caller, &uri, true).await
+}
+
+/// Repeats one dead job as a new one, which names it.
+#[utoipa::path(
+    post, path = "/v1/dead/{id}/redrive", tag = "dead", params(("id" = String, Path)),
+    responses((status = 202, body = Job))
+)]
+pub(crate) async fn redrive_one(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    Of(id): Of<JobId>,
+) -> Result<Response, Problem> {
+    let record = redrive::find(&api, &caller.tenant, id).await?;
+    let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &request_id.0).await?;
+    let new = answers.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
+    answer(StatusCode::ACCEPTED, &Job::whole(redrive::find(&api, &caller.tenant, new).await?)?)
+}
+
+/// Which dead jobs to repeat: `all` or `ids`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RedriveBody {
+    #[serde(default)]
+    all: bool,
+    /// At most 10,000.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    ids: Vec<JobId>,
+    /// With `all`: at most so many, newest first; 1,000 when not given.
+    max: Option<u32>,
+}
+
+/// What was repeated.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(crate) struct Redriven {
+    items: Vec<RedrivenJob>,
+    /// Dead jobs that could not be repeated.
+    refused: Vec<RefusedJob>,
+    /// With `all`: whether `max` was reached, so that there may be more.
+    more: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RedrivenJob {
+    id: String,
+    redrive_of: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RefusedJob {
+    id: String,
+    /// A code of docs/errors.md.
+    code: String,
+}
+
+/// Repeats many dead jobs, each as a new one that names it.
+#[utoipa::path(
+    post, path = "/v1/dead/redrive", tag = "dead", request_body = RedriveBody,
+    responses((status = 200, body = Redriven))
+)]
+pub(crate) async fn redrive_many(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body: RedriveBody = json_of(&api, &headers, body).await?;
+    let max = body.max.unwrap_or(DEFAULT_MAX);
+    if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {
+        let detail = format!("give `all: true` or some `ids`, not both; `max` and the number of ids are 1 to {MAX}");
+        return Err(Problem::new(Code::InvalidBody, detail));
+    }
+    let mut redriven = Redriven::default();
+    if body.all {
+        all(&api, &caller, &request_id.0, max, &mut redriven).await?;
+    } else {
+        by_id(&api, &caller, &request_id.0, &body.ids, &mut redriven).await?;
+    }
+    answer(StatusCode::OK, &redriven)
+}
+
+async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut Redriven) -> Result<(), Problem> {
+    let mut before = None;
+    let mut left = max;
+    loop {
+        let tenant = caller.tenant.clone();
+        let query = JobQuery { tenant, dead: true, state: None, task: None, queue: None, before, max: CHUNK.min(left) };
+        let JobPage { jobs, next } = api.broker.jobs(&query).await?;
+        left -= jobs.len() as u32;
+        out.take(&jobs, redrive::redrive(api, &jobs, request_id).await?);
+        before = next;
+        if next.is_none() || left == 0 {
+            out.more = next.is_some();
+            return Ok(());
+        }
+    }
+}
+
+async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out: &mut Redriven) -> Result<(), Problem> {
+    for chunk in ids.chunks(CHUNK as usize) {
+        let mut found = Vec::new();
+        for id in chunk {
+            match api.broker.job(&caller.tenant, *id).await? {
+                Some(record) if record.state == JobState::Failed => found.push(record),
+                Some(_) => out.refuse(*id, Code::NotDead.as_str()),
+                None => out.refuse(*id, Code::JobNotFound.as_str()),
+            }
+        }
+        out.take(&found, redrive::redrive(api, &found, request_id).await?);
+    }
+    Ok(())
+}
+
+impl Redriven {
+    fn take(&mut self, old: &[JobRecord], answers: Vec<Result<JobId, Problem>>) {
+        for (record, answer) in old.iter().zip(answers) {
+            match answer {
+                Ok(id) => {
+                    self.items.push(RedrivenJob { id: id.to_string(), redrive_of: record.id.to_string() });
+                }
+                Err(problem) => self.refuse(record.id, problem.code()),
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: JobId, code: &str) {
+        self.refused.push(RefusedJob { id: id.to_string(), code: code.to_owned() });
+    }
+}

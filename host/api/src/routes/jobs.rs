@@ -1,0 +1,359 @@
+//! Jobs: submit one, look, list, wait, read its log, cancel, retry.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use umbel_broker::{Cancelled, JobQuery, RunNow};
+use umbel_model::{JobId, JobState, QueueName, TaskName};
+use utoipa::{IntoParams, ToSchema};
+
+use super::redrive;
+use crate::{
+    auth::Caller,
+    body::{Of, answer, checked_text, json_problem, query_of, read_json, wait_of},
+    deployed::deployed,
+    gate::RequestId,
+    pages,
+    problem::{Code, Problem},
+    state::Api,
+    submission::{Options, Origin, Signature, Template, check_key, idempotency, submitted, task_name},
+    views::{Job, Line, PolicyFields},
+};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WaitQuery {
+    /// Answer when the job has ended, or after this long: `10s`. At most 60 s.
+    wait: Option<String>,
+}
+
+/// One call of a task.
+// The OpenAPI document is made from it; the handler reads `Signature`, which borrows.
+#[derive(Debug, ToSchema)]
+#[schema(as = Submission)]
+#[expect(dead_code, reason = "describes the body, is never built")]
+pub(crate) struct SubmissionBody {
+    task: String,
+    /// By position.
+    #[schema(value_type = Option<Vec<Value>>)]
+    args: Option<Vec<serde_json::Value>>,
+    /// By name.
+    #[schema(value_type = Option<Object>)]
+    kwargs: Option<serde_json::Value>,
+    options: Option<SubmissionOptions>,
+}
+
+/// The fields of a policy, and when to start.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body, is never built")]
+pub(crate) struct SubmissionOptions {
+    #[schema(inline)]
+    #[serde(flatten)]
+    policy: PolicyFields,
+    /// Start so many milliseconds after the submission.
+    countdown_ms: Option<u64>,
+    /// Start at this time, RFC 3339.
+    #[schema(format = DateTime)]
+    eta: Option<String>,
+    /// As the header `Idempotency-Key`: the same key and body answer with the first job for a day.
+    idempotency_key: Option<String>,
+}
+
+impl std::fmt::Debug for SubmissionOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SubmissionOptions")
+    }
+}
+
+/// Submits a job.
+///
+/// Arguments are checked against the task's parameters and their JSON Schemas.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs",
+    params(
+        WaitQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body answer with the first job"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, carried through the job"),
+    ),
+    request_body = SubmissionBody,
+    responses(
+        (status = 202, body = Job, description = "It waits or runs"),
+        (status = 200, body = Job, description = "It has ended, or the idempotency key was known"),
+    )
+)]
+pub(crate) async fn submit(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let query: WaitQuery = query_of(&uri)?;
+    let wait = wait_of(&api, query.wait.as_deref())?;
+    let origin = Origin::of(&caller, &request_id, &headers);
+    let bytes = read_json(&api, &headers, body).await?;
+    let signature: Signature<'_> = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
+    let options = signature.options.map(|json| Options::parse(json.get())).transpose()?.unwrap_or_default();
+    let key = key_of(&headers, &options)?;
+    let task = deployed(&api, &caller.tenant, &task_name(&signature.task)?).await?;
+    let template = Template::new(&api, task, &options, &origin)?;
+    let job = template.job(&api, &signature, key.map(|key| idempotency(&key, &bytes)))?;
+    let new = job.id;
+    let answers = api.broker.submit(std::slice::from_ref(&job)).await?;
+    let stored = answers.first().ok_or_else(|| Problem::new(Code::Internal, "the broker did not answer"))?;
+    let (id, replayed) = submitted(*stored, new)?;
+    respond(&api, &caller, id, wait, replayed).await
+}
+
+impl Origin {
+    pub(crate) fn of(caller: &Caller, request_id: &RequestId, headers: &HeaderMap) -> Self {
+        let traceparent = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok()).filter(|text| is_traceparent(text));
+        Self {
+            tenant: caller.tenant.clone(),
+            request_id: request_id.0.to_string(),
+            traceparent: traceparent.map(str::to_owned),
+        }
+    }
+}
+
+/// W3C trace context, version 00. What is not is left out, as the standard asks.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let parts: Vec<&str> = text.split('-').take(5).collect();
+    let [version, trace, parent, flags] = parts[..] else { return false };
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && !zero(trace) && !zero(parent)
+}
+
+fn key_of(headers: &HeaderMap, options: &Options) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(options.idempotency_key.clone()) };
+    let refused = |detail: String| Problem::new(Code::InvalidHeader, format!("Idempotency-Key: {detail}"));
+    let key = value.to_str().map_err(|_| refused("use visible ASCII characters".into()))?;
+    check_key(key).map_err(refused)?;
+    match &options.idempotency_key {
+        Some(other) if other != key => Err(refused("options.idempotency_key says something else".into())),
+        _ => Ok(Some(key.to_owned())),
+    }
+}
+
+async fn respond(api: &Api, caller: &Caller, id: JobId, wait: Duration, replayed: bool) -> Result<Response, Problem> {
+    let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| redrive::unknown(id))?;
+    let done = record.state.is_terminal() || replayed;
+    let mut response = answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &Job::whole(record)?)?;
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
+        headers.insert(header::LOCATION, location);
+    }
+    if replayed {
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// One job; with `wait`, once it has ended or the time is over.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path), WaitQuery),
+    responses((status = 200, body = Job))
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(id): Of<JobId>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: WaitQuery = query_of(&uri)?;
+    let wait = wait_of(&api, query.wait.as_deref())?;
+    let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| redrive::unknown(id))?;
+    answer(StatusCode::OK, &Job::whole(record)?)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only jobs in this state.
+    state: Option<String>,
+    task: Option<String>,
+    queue: Option<String>,
+    /// From 1 to 200; 50 when not given.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of jobs, newest first. A page may be short, even empty, and have more behind it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Jobs {
+    items: Vec<Job>,
+    /// Where to go on; none at the end.
+    next_cursor: Option<String>,
+}
+
+impl ListQuery {
+    fn to_query(&self, caller: &Caller, dead: bool) -> Result<JobQuery, Problem> {
+        let bad = |e: String| Problem::new(Code::InvalidQuery, e);
+        let state = self.state.as_deref().map(|name| {
+            let known = || JobState::ALL.map(JobState::as_str).join(", ");
+            JobState::from_name(name).ok_or_else(|| bad(format!("state: one of {}", known())))
+        });
+        Ok(JobQuery {
+            tenant: caller.tenant.clone(),
+            dead,
+            state: state.transpose()?,
+            task: self.task.as_deref().map(TaskName::new).transpose().map_err(|e| bad(e.to_string()))?,
+            queue: self.queue.as_deref().map(QueueName::new).transpose().map_err(|e| bad(e.to_string()))?,
+            before: pages::place_of(self.cursor.as_deref(), |text| text.parse().ok())?,
+            max: pages::limit_of(self.limit)?,
+        })
+    }
+}
+
+/// A page of jobs, of all or of the dead.
+pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> Result<Response, Problem> {
+    let query: ListQuery = query_of(uri)?;
+    let page = api.broker.jobs(&query.to_query(caller, dead)?).await?;
+    let items = page.jobs.into_iter().map(Job::summary).collect::<Result<_, _>>()?;
+    answer(StatusCode::OK, &Jobs { items, next_cursor: page.next.map(|id| pages::cursor(&id.to_string())) })
+}
+
+/// Jobs, newest first.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    page(&api, &caller, &uri, false).await
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LogsQuery {
+    /// Number of the first line; 0 when not given.
+    from: Option<u64>,
+    /// From 1 to 200; 50 when not given.
+    limit: Option<u32>,
+}
+
+/// Lines of a job's log.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Lines {
+    items: Vec<Line>,
+    /// The `from` to go on with, now or when the job has written more.
+    next_from: u64,
+}
+
+/// What a job wrote.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(("id" = String, Path), LogsQuery),
+    responses((status = 200, body = Lines))
+)]
+pub(crate) async fn logs(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(id): Of<JobId>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: LogsQuery = query_of(&uri)?;
+    // 2^53: what a JSON number of any reader can hold.
+    let from = query.from.unwrap_or(0).min(1 << 53);
+    let lines = api.broker.logs(&caller.tenant, id, from, pages::limit_of(query.limit)?).await?;
+    if lines.is_empty() {
+        redrive::find(&api, &caller.tenant, id).await?;
+    }
+    let next_from = from + lines.len() as u64;
+    let items = lines.into_iter().zip(from..).map(|(line, number)| Line::new(number, line)).collect();
+    answer(StatusCode::OK, &Lines { items, next_from })
+}
+
+/// Revokes a job that waits; asks the worker of a running one to stop it.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = Job, description = "It is revoked"),
+        (status = 202, body = Job, description = "It runs; its worker was asked to stop it"),
+    )
+)]
+pub(crate) async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(id): Of<JobId>,
+) -> Result<Response, Problem> {
+    let status = match api.broker.cancel(&caller.tenant, id).await? {
+        Cancelled::Revoked | Cancelled::AlreadyEnded(JobState::Revoked) => StatusCode::OK,
+        Cancelled::Requested => StatusCode::ACCEPTED,
+        Cancelled::AlreadyEnded(state) => {
+            return Err(Problem::new(Code::JobEnded, format!("job {id} is {}", state.as_str())));
+        }
+        Cancelled::NotFound => return Err(redrive::unknown(id)),
+    };
+    answer(status, &Job::whole(redrive::find(&api, &caller.tenant, id).await?)?)
+}
+
+/// Runs a scheduled or retrying job now; repeats a failed one as a new job.
+#[utoipa::path(
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path)),
+    responses(
+        (status = 200, body = Job, description = "The job is queued"),
+        (status = 202, body = Job, description = "A new job repeats the failed one"),
+    )
+)]
+pub(crate) async fn retry(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    Of(id): Of<JobId>,
+) -> Result<Response, Problem> {
+    let record = match api.broker.run_now(&caller.tenant, id).await? {
+        RunNow::Queued => {
+            let record = redrive::find(&api, &caller.tenant, id).await?;
+            return answer(StatusCode::OK, &Job::whole(record)?);
+        }
+        RunNow::NotFound => return Err(redrive::unknown(id)),
+        RunNow::NotWaiting(JobState::Failed) => redrive::find(&api, &caller.tenant, id).await?,
+        RunNow::NotWaiting(state) if state.is_terminal() => {
+            let detail = format!("job {id} is {}; submit a new one", state.as_str());
+            return Err(Problem::new(Code::JobEnded, detail));
+        }
+        RunNow::NotWaiting(state) => {
+            return Err(Problem::new(Code::JobNotWaiting, format!("job {id} is {} already", state.as_str())));
+        }
+    };
+    let mut new = redrive::redrive(&api, &[record], &request_id.0).await?;
+    let new = new.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
+    respond(&api, &caller, new, Duration::ZERO, false).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_taken_only_in_its_one_form() {
+        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+        ] {
+            assert!(!is_traceparent(bad), "{bad}");
+        }
+    }
+}

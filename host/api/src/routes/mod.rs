@@ -1,0 +1,11 @@
+//! The handlers, one file per resource.
+
+pub(crate) mod batch;
+pub(crate) mod dead;
+pub(crate) mod health;
+pub(crate) mod jobs;
+pub(crate) mod modules;
+pub(crate) mod queues;
+pub(crate) mod redrive;
+pub(crate) mod tasks;
+pub(crate) mod workers;

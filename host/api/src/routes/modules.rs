@@ -1,0 +1,348 @@
+//! Modules: push, list, show.
+//!
+//! A module is looked into before it is stored, so a refused one is never there, and nothing has to be deleted that
+//! another tenant may be storing at the same moment.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse as _, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
+use umbel_modules::InspectError;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    auth::Caller,
+    body::{Of, answer, drain, is_declared_longer, query_of, silent, unreadable},
+    pages,
+    problem::{Code, Problem},
+    state::Api,
+    task_document,
+    views::PolicyFields,
+};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+/// The media type of a module.
+const WASM: &str = "application/wasm";
+
+/// A module of the tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Module {
+    /// `sha256:` and 64 hex digits: of the bytes that were sent.
+    digest: String,
+    size_bytes: u64,
+    /// True when a core module was sent, which the host wraps.
+    core_module: bool,
+    /// Interfaces that it imports.
+    imports: Vec<String>,
+    tasks: Vec<ModuleTask>,
+    /// What the author should know. Only in the answer to a push.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warnings: Option<Vec<String>>,
+}
+
+/// A task as its module describes it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModuleTask {
+    name: String,
+    description: String,
+    parameters: Vec<TaskParameter>,
+    /// JSON Schema of the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returns: Option<serde_json::Value>,
+    /// What the author set.
+    #[schema(value_type = PolicyFields)]
+    policy: PolicyPatch,
+}
+
+/// A parameter, in the order of positional arguments.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskParameter {
+    name: String,
+    /// JSON Schema, draft 2020-12.
+    #[schema(value_type = Value)]
+    schema: serde_json::Value,
+    /// Without one the parameter is required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Value>)]
+    default: Option<serde_json::Value>,
+}
+
+impl From<Parameter> for TaskParameter {
+    fn from(Parameter { name, schema, default }: Parameter) -> Self {
+        Self { name, schema, default }
+    }
+}
+
+impl From<TaskDescription> for ModuleTask {
+    fn from(task: TaskDescription) -> Self {
+        let TaskDescription { name, description, parameters, returns, policy } = task;
+        let parameters = parameters.into_iter().map(TaskParameter::from).collect();
+        Self { name: name.into(), description, parameters, returns, policy }
+    }
+}
+
+impl Module {
+    fn new(info: ModuleInfo, warnings: Option<Vec<String>>) -> Self {
+        let ModuleInfo { digest, size_bytes, core_module, imports, tasks } = info;
+        let tasks = tasks.into_iter().map(ModuleTask::from).collect();
+        Self { digest: digest.to_string(), size_bytes, core_module, imports, tasks, warnings }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PushQuery {
+    /// Point the tasks that the module describes at it. True when not given.
+    deploy: Option<bool>,
+}
+
+/// A WebAssembly component, or a core module that carries its component type.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "describes the body, is never built")]
+pub(crate) struct ModuleBytes(Vec<u8>);
+
+/// Pushes a module.
+#[utoipa::path(
+    post, path = "/v1/modules", tag = "modules",
+    params(
+        PushQuery,
+        ("If-None-Match" = Option<String>, Header, description = "`*`: refuse when the module is known"),
+        ("Repr-Digest" = Option<String>, Header, description = "`sha-256=:…:`: refuse other bytes (RFC 9530)"),
+    ),
+    request_body(content = ModuleBytes, content_type = "application/wasm"),
+    responses(
+        (status = 201, body = Module),
+        (status = 200, body = Module, description = "The same bytes were known"),
+    )
+)]
+pub(crate) async fn push(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let query: PushQuery = query_of(&uri)?;
+    if let Err(problem) = check_headers(&api, &headers) {
+        drain(body).await;
+        return Err(problem);
+    }
+    let _turn = api.uploads.acquire().await.map_err(|_| Problem::new(Code::Internal, "the server stops"))?;
+    let bytes = read_module(&api, body).await?;
+    let digest = Digest::of(&bytes);
+    check_digest(&headers, &bytes)?;
+    let known = task_document::module(&api, &caller.tenant, digest).await?;
+    if known.is_some() && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
+        return Err(Problem::new(Code::ModuleExists, format!("{digest} was pushed before")));
+    }
+    let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let info = match known {
+        Some(info) => info,
+        None => inspected(&api, bytes.clone(), digest).await?,
+    };
+    // Also when it is known: storing again repairs a damaged blob.
+    api.store.put_bytes(bytes, api.config.max_module_bytes).await?;
+    remember(&api, &caller, &info).await?;
+    let mut warnings = warnings_of(&info);
+    if query.deploy.unwrap_or(true) {
+        deploy_all(&api, &caller, &info, &mut warnings).await?;
+    }
+    let mut response = answer(status, &Module::new(info, Some(warnings)))?;
+    tag(&mut response, &digest);
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/modules/{digest}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
+    let media_type = headers.get(header::CONTENT_TYPE);
+    if !media_type.is_some_and(|value| value == WASM || value == "application/octet-stream") {
+        return Err(Problem::new(Code::UnsupportedMediaType, format!("send `Content-Type: {WASM}`")));
+    }
+    if is_declared_longer(headers, api.config.max_module_bytes) {
+        return Err(too_large(api));
+    }
+    Ok(())
+}
+
+fn too_large(api: &Api) -> Problem {
+    Problem::new(Code::ModuleTooLarge, format!("a module has at most {} bytes", api.config.max_module_bytes))
+}
+
+async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
+    let idle = Duration::from_millis(api.config.body_idle_ms);
+    let mut chunks = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
+        let chunk = chunk.map_err(|_| unreadable())?;
+        if whole.len() as u64 + chunk.len() as u64 > api.config.max_module_bytes {
+            return Err(too_large(api));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// Compares with `Repr-Digest` when it names SHA-256; other algorithms are left alone, as RFC 9530 asks.
+fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
+    use sha2::Digest as _;
+    let text = headers.get(REPR_DIGEST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let given = text.split(',').find_map(|member| member.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
+    match given {
+        Some(given) if STANDARD.decode(given).ok().as_deref() != Some(&sha2::Sha256::digest(bytes)[..]) => {
+            Err(Problem::new(Code::DigestMismatch, "the bytes that arrived are not those of `Repr-Digest`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the inspector says, with the schemas compiled once so that no submission meets a bad one.
+async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo, Problem> {
+    let info = api.inspector.inspect(bytes).await.map_err(refused)?;
+    if info.digest != digest {
+        tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
+        return Err(Problem::new(Code::Internal, "the module could not be inspected"));
+    }
+    for task in &info.tasks {
+        api.schemas.get(digest, task).await?;
+    }
+    Ok(info)
+}
+
+fn refused(error: InspectError) -> Problem {
+    let InspectError { code, message, transient } = error;
+    let status = match &*code {
+        _ if transient => StatusCode::SERVICE_UNAVAILABLE,
+        "module_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    let message = umbel_model::outcome::truncated(message, 4 << 10);
+    Problem::with_code(code.into(), status, transient, "The module was refused", message)
+}
+
+async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<(), Problem> {
+    let put = PutDocument {
+        tenant: caller.tenant.clone(),
+        kind: DocumentKind::Module,
+        name: info.digest.to_string(),
+        expect: Expect::Absent,
+        body: Some(serde_json::to_string(info).expect("a module's record has text keys only")),
+    };
+    match api.broker.put_document(&put).await? {
+        // Stored by an earlier push: a digest never means anything else.
+        DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(()),
+        DocumentPut::Full => Err(Problem::new(Code::TooManyDocuments, "the tenant has as many modules as it may have")),
+    }
+}
+
+fn warnings_of(info: &ModuleInfo) -> Vec<String> {
+    let limited = info.tasks.iter().filter(|task| task.policy.rate_limit.as_deref().is_some_and(|r| !r.is_empty()));
+    limited.map(|task| format!("task `{}`: rate_limit is recorded and not enforced yet", task.name)).collect()
+}
+
+/// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.
+async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<(), Problem> {
+    for task in &info.tasks {
+        match task_document::deploy(api, &caller.tenant, task, info.digest).await {
+            Ok(_) => {}
+            Err(problem) if problem.is_retryable() || problem.status().is_server_error() => return Err(problem),
+            Err(problem) => warnings.push(format!("task `{}` was not deployed: {}", task.name, problem.detail())),
+        }
+    }
+    Ok(())
+}
+
+/// A module is its digest: a strong entity tag.
+fn tag(response: &mut Response, digest: &Digest) {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{digest}\"")) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+}
+
+/// One module.
+#[utoipa::path(
+    get, path = "/v1/modules/{digest}", tag = "modules", params(("digest" = String, Path)),
+    responses((status = 200, body = Module))
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(digest): Of<Digest>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let info = task_document::module(&api, &caller.tenant, digest).await?;
+    let info = info.ok_or_else(|| Problem::new(Code::ModuleNotFound, format!("no module {digest}")))?;
+    let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut response = match fresh {
+        Some(text) if text == "*" || text.contains(&format!("\"{digest}\"")) => {
+            StatusCode::NOT_MODIFIED.into_response()
+        }
+        _ => answer(StatusCode::OK, &Module::new(info, None))?,
+    };
+    tag(&mut response, &digest);
+    Ok(response)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// From 1 to 200; 50 when not given.
+    pub(crate) limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+}
+
+/// A page of modules, by digest.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Modules {
+    items: Vec<ModuleSummary>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModuleSummary {
+    digest: String,
+    size_bytes: u64,
+    core_module: bool,
+    imports: Vec<String>,
+    /// Names of the tasks that it describes.
+    tasks: Vec<String>,
+}
+
+/// The tenant's modules.
+#[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: PageQuery = query_of(&uri)?;
+    let limit = pages::limit_of(query.limit)?;
+    let after = pages::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let documents = api.broker.documents(&caller.tenant, DocumentKind::Module, after.as_deref(), limit).await?;
+    let next_cursor = pages::next_by_name(&documents, limit);
+    let summary = |info: ModuleInfo| ModuleSummary {
+        digest: info.digest.to_string(),
+        size_bytes: info.size_bytes,
+        core_module: info.core_module,
+        imports: info.imports,
+        tasks: info.tasks.into_iter().map(|task| task.name.into()).collect(),
+    };
+    let items = documents.iter().map(|d| task_document::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
+    answer(StatusCode::OK, &Modules { items, next_cursor })
+}

@@ -1,0 +1,259 @@
+//! Tasks: list, show, deploy, roll back, set policy.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use umbel_broker::{DocumentKind, Expect};
+use umbel_model::{Digest, PolicyPatch, TaskName};
+use utoipa::ToSchema;
+
+use super::modules::{PageQuery, TaskParameter};
+use crate::{
+    auth::Caller,
+    body::{Of, answer, cut, json_of, query_of},
+    pages,
+    problem::{Code, Problem},
+    state::Api,
+    task_document::{self, TaskDocument},
+    time::Time,
+    views::{PolicyFields, PolicyValue, policy_values},
+};
+
+/// A task of the tenant.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Task {
+    name: String,
+    /// Rises with each change; the entity tag.
+    version: u64,
+    /// The module that it points at.
+    digest: Option<String>,
+    description: String,
+    /// In the order of positional arguments.
+    parameters: Vec<TaskParameter>,
+    /// JSON Schema of the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    returns: Option<serde_json::Value>,
+    /// Each field of the policy and where it was decided.
+    policy: BTreeMap<String, PolicyValue>,
+    /// Moves of the pointer, newest first; at most 50 are kept.
+    deploys: Vec<TaskDeploy>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskDeploy {
+    digest: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Time,
+    rolled_back: bool,
+}
+
+impl Task {
+    fn new(document: TaskDocument, version: u64) -> Self {
+        let deploys = document.deploys.iter().rev().map(|deploy| TaskDeploy {
+            digest: deploy.digest.to_string(),
+            at: Time(deploy.at),
+            rolled_back: deploy.rolled_back,
+        });
+        Self {
+            version,
+            digest: document.digest().map(|digest| digest.to_string()),
+            deploys: deploys.collect(),
+            policy: policy_values(&document.task.policy, &document.policy),
+            name: document.task.name.into(),
+            description: document.task.description,
+            parameters: document.task.parameters.into_iter().map(TaskParameter::from).collect(),
+            returns: document.task.returns,
+        }
+    }
+}
+
+fn tagged(document: TaskDocument, version: u64) -> Result<Response, Problem> {
+    let mut response = answer(StatusCode::OK, &Task::new(document, version))?;
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// A page of tasks by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Tasks {
+    items: Vec<TaskSummary>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskSummary {
+    name: String,
+    version: u64,
+    digest: Option<String>,
+    description: String,
+    /// Names of the parameters.
+    parameters: Vec<String>,
+    /// Where its jobs wait unless a call says otherwise.
+    queue: String,
+}
+
+/// The tenant's tasks.
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: PageQuery = query_of(&uri)?;
+    let limit = pages::limit_of(query.limit)?;
+    let after = pages::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let documents = api.broker.documents(&caller.tenant, DocumentKind::Task, after.as_deref(), limit).await?;
+    let next_cursor = pages::next_by_name(&documents, limit);
+    let summary = |version: u64, document: TaskDocument| TaskSummary {
+        version,
+        digest: document.digest().map(|digest| digest.to_string()),
+        queue: umbel_model::Policy::resolve(&document.task.policy.overlaid(&document.policy)).queue.into(),
+        name: document.task.name.into(),
+        description: document.task.description,
+        parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
+    };
+    let items = documents.iter().map(|d| task_document::parsed(&d.body).map(|task| summary(d.version, task)));
+    answer(StatusCode::OK, &Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
+}
+
+/// One task.
+#[utoipa::path(
+    get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
+    responses((status = 200, body = Task))
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<TaskName>,
+) -> Result<Response, Problem> {
+    let (document, version) = task_document::get(&api, &caller.tenant, &name).await?;
+    tagged(document, version)
+}
+
+/// Where to point a task.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeployBody {
+    /// A module of the tenant that describes the task.
+    #[schema(value_type = String)]
+    digest: Digest,
+}
+
+/// Points the task at a module. Jobs that were submitted before keep theirs.
+#[utoipa::path(
+    post, path = "/v1/tasks/{name}/deploy", tag = "tasks", params(("name" = String, Path)),
+    request_body = DeployBody, responses((status = 200, body = Task))
+)]
+pub(crate) async fn deploy(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<TaskName>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body: DeployBody = json_of(&api, &headers, body).await?;
+    let task = task_document::described(&api, &caller.tenant, body.digest, &name).await?;
+    let (document, version, _) = task_document::deploy(&api, &caller.tenant, &task, body.digest).await?;
+    tagged(document, version)
+}
+
+/// Points the task back at the deploy before.
+#[utoipa::path(
+    post, path = "/v1/tasks/{name}/rollback", tag = "tasks", params(("name" = String, Path)),
+    responses((status = 200, body = Task))
+)]
+pub(crate) async fn rollback(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<TaskName>,
+) -> Result<Response, Problem> {
+    let tenant = &caller.tenant;
+    let (mut document, version) = task_document::get(&api, tenant, &name).await?;
+    let nothing = || Problem::new(Code::NothingToRollBack, format!("`{name}` has no earlier deploy that still stands"));
+    let previous = document.previous().ok_or_else(nothing)?;
+    let task = task_document::described(&api, tenant, previous, &name).await?;
+    document.roll_back(task);
+    task_document::check_policy(&api, &document)?;
+    // Not tried again: whoever was faster may have rolled back as well, and twice is too far.
+    match task_document::store(&api, tenant, &document, Expect::Version(version)).await? {
+        Some(version) => tagged(document, version),
+        None => Err(task_document::busy(&name)),
+    }
+}
+
+/// What the server sets over the code's policy.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PatchBody {
+    /// A field sets it, `null` gives it back to the code, a field that is not there stays.
+    #[schema(value_type = PolicyFields)]
+    policy: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Sets fields of the policy over what the code says. Jobs that were submitted before keep theirs.
+#[utoipa::path(
+    patch, path = "/v1/tasks/{name}", tag = "tasks",
+    params(
+        ("name" = String, Path),
+        ("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed"),
+    ),
+    request_body = PatchBody, responses((status = 200, body = Task))
+)]
+pub(crate) async fn patch(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<TaskName>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let wanted = if_match(&headers)?;
+    let body: PatchBody = json_of(&api, &headers, body).await?;
+    for _ in 0..task_document::MAX_TRIES {
+        let (mut document, version) = task_document::get(&api, &caller.tenant, &name).await?;
+        if wanted.is_some_and(|wanted| wanted != version) {
+            return Err(Problem::new(
+                Code::VersionConflict,
+                format!("`{name}` is at version {version}; read it again"),
+            ));
+        }
+        document.policy = patched(&document.policy, &body.policy)?;
+        task_document::check_policy(&api, &document)?;
+        let stored = task_document::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
+        if let Some(version) = stored {
+            return tagged(document, version);
+        }
+    }
+    Err(task_document::busy(&name))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    if text == "*" {
+        return Ok(None);
+    }
+    let version = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+    version.map(Some).ok_or_else(|| Problem::new(Code::InvalidHeader, "If-Match: pass on the `ETag` that was answered"))
+}
+
+fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch, Problem> {
+    let mut fields = match serde_json::to_value(old) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    for (name, value) in change {
+        // Null stays: an unknown field is an error whatever its value.
+        fields.insert(name.clone(), value.clone());
+    }
+    serde_json::from_value(serde_json::Value::Object(fields))
+        .map_err(|e| Problem::new(Code::InvalidPolicy, cut(&format!("policy: {e}"))))
+}

@@ -1,0 +1,52 @@
+//! What the handlers share.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+use umbel_broker::{Broker, Watch};
+use umbel_model::{TaskName, TenantId};
+use umbel_modules::{Inspector, ModuleStore};
+
+use crate::{auth::Tokens, config::ApiConfig, deployed::Deployed, mint::Mint, schemas::SchemaCache};
+
+/// Another server's deploy is seen at most this late; one's own at once.
+const DEPLOYED_TTL: Duration = Duration::from_secs(1);
+const CACHED_TASKS: u64 = 10_000;
+
+/// The state of the API: what it asks, its limits, and its short-lived caches.
+#[derive(Debug)]
+pub struct Api {
+    pub(crate) config: ApiConfig,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) store: ModuleStore,
+    pub(crate) inspector: Arc<dyn Inspector>,
+    pub(crate) watch: Watch,
+    pub(crate) tokens: Tokens,
+    pub(crate) deployed: Cache<(TenantId, TaskName), Arc<Deployed>>,
+    pub(crate) schemas: SchemaCache,
+    pub(crate) mint: Mint,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) batches: Semaphore,
+    pub(crate) uploads: Semaphore,
+}
+
+impl Api {
+    /// Starts listening for the ends of jobs: call it within a tokio runtime.
+    pub fn new(config: ApiConfig, broker: Arc<dyn Broker>, store: ModuleStore, inspector: Arc<dyn Inspector>) -> Self {
+        Self {
+            watch: Watch::start(broker.clone()),
+            tokens: Tokens::new(),
+            deployed: Cache::builder().max_capacity(CACHED_TASKS).time_to_live(DEPLOYED_TTL).build(),
+            schemas: SchemaCache::new(),
+            mint: Mint::default(),
+            in_flight: Semaphore::new(config.max_in_flight),
+            batches: Semaphore::new(config.max_batches),
+            uploads: Semaphore::new(config.max_uploads),
+            config,
+            broker,
+            store,
+            inspector,
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! From a signature as JSON to a job to store: bound, validated, with its policy decided.
+//!
+//! Arguments are carried as the text that was sent, never through a number type, so that big integers stay whole; and
+//! a batch prepares what its lines have in common once.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
+use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start};
+use umbel_model::{
+    JobId, JobSpec, Policy, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
+    bind::{self, pointer_of},
+    job::SPEC_VERSION,
+    outcome::MAX_DELAY_MS,
+};
+
+use crate::{
+    body::cut,
+    deployed::Deployed,
+    problem::{Code, FieldError, Problem},
+    schemas::Complaints,
+    state::Api,
+    time,
+};
+
+/// Bytes of an idempotency key.
+const MAX_KEY_BYTES: usize = 255;
+
+/// A signature, borrowed from the body.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Signature<'a> {
+    #[serde(borrow)]
+    pub(crate) task: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub(crate) args: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, default)]
+    pub(crate) kwargs: Option<Named<'a>>,
+    #[serde(borrow, default)]
+    pub(crate) options: Option<&'a RawValue>,
+}
+
+/// An object's fields in the order they were sent.
+#[derive(Debug, Default)]
+pub(crate) struct Named<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Named<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of arguments by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::with_capacity(map.size_hint().unwrap_or(2));
+                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    fields.push((name, value));
+                }
+                Ok(Named(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// A text that is borrowed when it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// What a caller may say of a job beyond its arguments.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) policy: PolicyPatch,
+    pub(crate) start: Option<Start>,
+    pub(crate) idempotency_key: Option<String>,
+}
+
+impl Options {
+    /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `idempotency_key`.
+    pub(crate) fn parse(json: &str) -> Result<Self, Problem> {
+        let mut fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json).map_err(|e| Problem::new(Code::InvalidBody, cut(&format!("options: {e}"))))?;
+        fields.retain(|_, value| !value.is_null());
+        let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
+        let eta = fields.remove("eta").map(|value| eta_of(&value)).transpose()?;
+        if countdown.is_some() && eta.is_some() {
+            return Err(wrong("/options/eta", "set countdown_ms or eta, not both"));
+        }
+        let idempotency_key = fields.remove("idempotency_key").map(|value| key_of(&value)).transpose()?;
+        let policy = serde_json::from_value(serde_json::Value::Object(fields)).map_err(|e| {
+            let detail = format!("options: {e} (besides: countdown_ms, eta, idempotency_key)");
+            Problem::new(Code::InvalidBody, umbel_model::outcome::truncated(detail, 1_024))
+        })?;
+        Ok(Self { policy, start: countdown.or(eta), idempotency_key })
+    }
+}
+
+fn wrong(pointer: &str, detail: impl Into<String>) -> Problem {
+    let detail = detail.into();
+    Problem::new(Code::InvalidOption, detail.clone()).errors(vec![FieldError { pointer: pointer.into(), detail }])
+}
+
+fn countdown_of(value: &serde_json::Value) -> Result<Start, Problem> {
+    match value.as_u64() {
+        Some(ms) if ms <= MAX_DELAY_MS => Ok(Start::After(ms)),
+        _ => Err(wrong("/options/countdown_ms", format!("write whole milliseconds from 0 to {MAX_DELAY_MS}, a year"))),
+    }
+}
+
+fn eta_of(value: &serde_json::Value) -> Result<Start, Problem> {
+    let at: Result<UnixMs, String> = value.as_str().map_or_else(|| time::parse(""), time::parse);
+    let at = at.map_err(|e| wrong("/options/eta", e))?;
+    if at > crate::mint::now_ms().saturating_add(MAX_DELAY_MS) {
+        return Err(wrong("/options/eta", "at most a year from now"));
+    }
+    Ok(Start::At(at))
+}
+
+fn key_of(value: &serde_json::Value) -> Result<String, Problem> {
+    let key = value.as_str().unwrap_or_default();
+    check_key(key).map_err(|detail| wrong("/options/idempotency_key", detail))?;
+    Ok(key.to_owned())
+}
+
+/// The rule of idempotency keys, wherever they come from.
+pub(crate) fn check_key(key: &str) -> Result<(), String> {
+    let fine = (1..=MAX_KEY_BYTES).contains(&key.len()) && !key.chars().any(char::is_control);
+    fine.then_some(())
+        .ok_or_else(|| format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes and no control characters"))
+}
+
+/// The key and body of an idempotent submission as they are stored: hashes only.
+pub(crate) fn idempotency(key: &str, body: &[u8]) -> Idempotency {
+    let body = hex::encode(Sha256::digest(crate::limits::compact(body)));
+    Idempotency { key: hex::encode(Sha256::digest(key)), body, ttl_ms: IDEMPOTENCY_TTL_MS }
+}
+
+/// Where a submission came from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) tenant: TenantId,
+    pub(crate) request_id: String,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// Everything that jobs of one task with the same options have in common.
+#[derive(Debug)]
+pub(crate) struct Template {
+    pub(crate) deployed: Arc<Deployed>,
+    tenant: TenantId,
+    /// The text of the `JobSpec` before and after its arguments.
+    before: String,
+    after: String,
+    queue: QueueName,
+    policy: Policy,
+    start: Start,
+}
+
+impl Template {
+    /// Decides the policy: code, server, call.
+    pub(crate) fn new(api: &Api, deployed: Arc<Deployed>, options: &Options, origin: &Origin) -> Result<Self, Problem> {
+        let patch = deployed.policy.overlaid(&options.policy);
+        let policy = Policy::resolve(&patch);
+        api.config.bounds.check(&policy).map_err(|e| {
+            let pointer = format!("/options/{}", e.field.replace('.', "/"));
+            let errors = vec![FieldError { pointer, detail: e.problem.clone() }];
+            Problem::new(Code::InvalidPolicy, e.to_string()).errors(errors)
+        })?;
+        let spec = JobSpec {
+            v: SPEC_VERSION,
+            task: deployed.name.clone(),
+            digest: deployed.digest,
+            arguments: RawValue::from_string("{}".into()).expect("an empty object is JSON"),
+            policy: patch,
+            traceparent: origin.traceparent.clone(),
+            request_id: Some(origin.request_id.clone()),
+            redrive_of: None,
+        };
+        let text = serde_json::to_string(&spec).expect("a spec has text keys only");
+        let (before, after) =
+            text.split_once(r#""arguments":{}"#).expect("no field before the arguments has quotes in it");
+        Ok(Self {
+            tenant: origin.tenant.clone(),
+            before: format!(r#"{before}"arguments":"#),
+            after: after.to_owned(),
+            queue: policy.queue.clone(),
+            start: options.start.unwrap_or(Start::Now),
+            policy,
+            deployed,
+        })
+    }
+
+    /// The job of one signature.
+    pub(crate) fn job(
+        &self,
+        api: &Api,
+        signature: &Signature<'_>,
+        idempotency: Option<Idempotency>,
+    ) -> Result<NewJob, Problem> {
+        let spec = self.spec(api, signature)?;
+        Ok(NewJob {
+            id: api.mint.job_id()?,
+            tenant: self.tenant.clone(),
+            task: self.deployed.name.clone(),
+            queue: self.queue.clone(),
+            priority: self.policy.priority,
+            spec,
+            start: self.start,
+            expires_ms: self.policy.expires_ms,
+            max_deliveries: self.policy.max_deliveries,
+            result_ttl_ms: self.policy.result_ttl_ms,
+            dead_ttl_ms: self.policy.dead_ttl_ms,
+            idempotency,
+            redrive_of: None,
+        })
+    }
+
+    fn spec(&self, api: &Api, signature: &Signature<'_>) -> Result<String, Problem> {
+        let deployed = &*self.deployed;
+        let args = signature.args.as_deref().unwrap_or_default();
+        let kwargs = signature.kwargs.as_ref().map_or(&[][..], |k| &k.0);
+        let Some(bound) = bound(deployed, args, kwargs) else {
+            return Err(misfit(deployed, args, kwargs));
+        };
+        let given: usize = bound.iter().flatten().map(|value| value.get().len()).sum();
+        let mut spec = String::with_capacity(self.before.len() + self.after.len() + given + 32 * bound.len() + 2);
+        spec.push_str(&self.before);
+        spec.push('{');
+        let mut errors = Vec::new();
+        for (at, (value, slot)) in bound.iter().zip(&deployed.slots).enumerate() {
+            if at > 0 {
+                spec.push(',');
+            }
+            spec.push_str(&slot.name_json);
+            spec.push(':');
+            match value {
+                Some(value) => {
+                    check(deployed, at, value, args.len(), &mut errors)?;
+                    spec.push_str(value.get());
+                }
+                // `bound` leaves out only what has a default.
+                None => spec.push_str(slot.default_json.as_deref().unwrap_or("null")),
+            }
+        }
+        spec.push('}');
+        let size = spec.len() - self.before.len();
+        if !errors.is_empty() {
+            return Err(unfit(errors));
+        }
+        if size > api.config.max_arguments_bytes {
+            let limit = api.config.max_arguments_bytes;
+            return Err(Problem::new(Code::ArgumentsTooLarge, format!("{size} bytes with defaults; at most {limit}")));
+        }
+        spec.push_str(&self.after);
+        Ok(spec)
+    }
+}
+
+/// The value of each parameter; none for the whole when the signature does not fit. Agrees with `umbel_model::bind`.
+fn bound<'a>(
+    deployed: &Deployed,
+    args: &[&'a RawValue],
+    kwargs: &[(Cow<'_, str>, &'a RawValue)],
+) -> Option<Vec<Option<&'a RawValue>>> {
+    let parameters = &deployed.parameters;
+    if args.len() > parameters.len() {
+        return None;
+    }
+    let mut bound: Vec<Option<&RawValue>> = args.iter().map(|value| Some(*value)).collect();
+    bound.resize(parameters.len(), None);
+    for (name, value) in kwargs {
+        let at = parameters.iter().position(|parameter| parameter.name == *name)?;
+        if bound[at].replace(value).is_some() {
+            return None;
+        }
+    }
+    let complete = bound.iter().zip(parameters).all(|(value, p)| value.is_some() || p.default.is_some());
+    complete.then_some(bound)
+}
+
+/// Why a signature does not fit, in the words of `umbel_model::bind`, which does not look at values.
+fn misfit(deployed: &Deployed, args: &[&RawValue], kwargs: &[(Cow<'_, str>, &RawValue)]) -> Problem {
+    let nulls = vec![serde_json::Value::Null; args.len()];
+    let mut named = serde_json::Map::new();
+    let mut errors = Vec::new();
+    for (name, _) in kwargs {
+        if named.insert(name.to_string(), serde_json::Value::Null).is_some() {
+            let detail = "was given twice by name".to_owned();
+            errors.push(FieldError { pointer: format!("/kwargs/{}", escaped(name)), detail });
+        }
+    }
+    let more = bind::bind(&deployed.parameters, nulls, named).err().unwrap_or_default();
+    errors.extend(more.into_iter().map(|e| FieldError { pointer: cut(&e.pointer), detail: cut(&e.detail) }));
+    errors.truncate(64);
+    unfit(errors)
+}
+
+fn escaped(token: &str) -> String {
+    cut(&token.replace('~', "~0").replace('/', "~1"))
+}
+
+fn unfit(errors: Vec<FieldError>) -> Problem {
+    let first = errors.first().map(|e| format!("{}: {}", e.pointer, e.detail)).unwrap_or_default();
+    Problem::new(Code::InvalidArguments, cut(&first)).errors(errors)
+}
+
+fn check(
+    deployed: &Deployed,
+    at: usize,
+    value: &RawValue,
+    given_args: usize,
+    errors: &mut Vec<FieldError>,
+) -> Result<(), Problem> {
+    let Err(complaints) = deployed.schemas.check(at, value) else { return Ok(()) };
+    let pointer = pointer_of(&deployed.parameters, &deployed.parameters[at].name, given_args);
+    match complaints {
+        Complaints::TooComplex => {
+            let detail = "the schema needs too many steps for it; send less, or flatten the schema".to_owned();
+            Err(Problem::new(Code::ArgumentsTooComplex, format!("{pointer}: {detail}"))
+                .errors(vec![FieldError { pointer, detail }]))
+        }
+        Complaints::Wrong(complaints) => {
+            errors.extend(
+                complaints
+                    .into_iter()
+                    .map(|(within, detail)| FieldError { pointer: cut(&format!("{pointer}{within}")), detail }),
+            );
+            Ok(())
+        }
+    }
+}
+
+/// The name of a task as a body gives it.
+pub(crate) fn task_name(text: &str) -> Result<TaskName, Problem> {
+    TaskName::new(text).map_err(|e| Problem::new(Code::TaskNotFound, e.to_string()))
+}
+
+/// What the broker's answer means to the submitter: a new job, or an earlier one.
+pub(crate) fn submitted(answer: umbel_broker::Submitted, new: JobId) -> Result<(JobId, bool), Problem> {
+    use umbel_broker::Submitted as S;
+    match answer {
+        S::Created => Ok((new, false)),
+        S::Existing(id) => Ok((id, true)),
+        S::Conflict(id) => Err(Problem::new(
+            Code::IdempotencyConflict,
+            format!("the key was used for job {id} with another body; use a new key for a new request"),
+        )),
+        S::QueueFull => Err(Problem::new(Code::QueueFull, "try again when the queue is shorter")),
+        S::TooManyQueues => Err(Problem::new(Code::TooManyQueues, "use one of the queues that exist")),
+        S::NotDead => Err(Problem::new(Code::NotDead, "it was redriven before, or its time in the dead set is over")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! A broker that fails when it is told to.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use umbel_broker::*;
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+
+/// An in-memory broker that answers `error` instead, while there is one.
+#[derive(Debug, Default)]
+pub struct Broken {
+    inner: MemoryBroker,
+    pub error: Mutex<Option<Error>>,
+}
+
+impl Broken {
+    pub fn shared() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub fn fail(&self, error: Error) {
+        *self.error.lock().unwrap() = Some(error);
+    }
+
+    pub fn heal(&self) {
+        *self.error.lock().unwrap() = None;
+    }
+
+    fn check(&self) -> Result<()> {
+        self.error.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl Broker for Broken {
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        self.check()?;
+        self.inner.submit(jobs).await
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        self.check()?;
+        self.inner.claim(claim).await
+    }
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        self.check()?;
+        self.inner.renew(lease_ms, renewals).await
+    }
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        self.check()?;
+        self.inner.settle(settles, then).await
+    }
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.check()?;
+        self.inner.promote(max).await
+    }
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.check()?;
+        self.inner.reap(max).await
+    }
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.check()?;
+        self.inner.prune(max).await
+    }
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        self.check()?;
+        self.inner.job(tenant, id).await
+    }
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        self.check()?;
+        self.inner.jobs(query).await
+    }
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        self.check()?;
+        self.inner.logs(tenant, id, from, max).await
+    }
+    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.check()?;
+        self.inner.cancel(tenant, id).await
+    }
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.check()?;
+        self.inner.run_now(tenant, id).await
+    }
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        self.check()?;
+        self.inner.queues(tenant).await
+    }
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        self.check()?;
+        self.inner.set_paused(tenant, queue, paused).await
+    }
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+        self.check()?;
+        self.inner.heartbeat(worker).await
+    }
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
+        self.check()?;
+        self.inner.forget_worker(worker).await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.check()?;
+        self.inner.workers().await
+    }
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
+        self.check()?;
+        self.inner.put_document(put).await
+    }
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
+        self.check()?;
+        self.inner.document(tenant, kind, name).await
+    }
+    async fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<Document>> {
+        self.check()?;
+        self.inner.documents(tenant, kind, after, max).await
+    }
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        self.inner.signals(topic).await
+    }
+    async fn check(&self) -> Result<()> {
+        self.check()
+    }
+}

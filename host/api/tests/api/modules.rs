@@ -1,0 +1,159 @@
+//! Pushing, listing and showing modules.
+
+use base64::Engine as _;
+use serde_json::json;
+use umbel_broker::Limits;
+use umbel_model::Digest;
+
+use crate::app::{Builder, TestApp, example_module, module_with};
+
+#[tokio::test]
+async fn a_pushed_module_is_described_stored_and_deployed() {
+    let app = TestApp::new().await;
+    let answer = app.push(&example_module()).await;
+    let digest = Digest::of(example_module().as_bytes()).to_string();
+    assert_eq!(answer.header("etag"), format!("\"{digest}\""));
+    assert_eq!(answer.header("location"), format!("/v1/modules/{digest}"));
+    let module = answer.ok(201);
+    assert_eq!(module["digest"], digest);
+    assert_eq!(module["tasks"][0]["name"], "add");
+    assert_eq!(module["tasks"][0]["parameters"][1]["default"], 2);
+    assert_eq!(module["imports"], json!(["umbel:task/context@0.1.0"]));
+    assert_eq!(module["warnings"], json!([]));
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["digest"], digest);
+    let shown = app.get(&format!("/v1/modules/{digest}")).await.ok(200);
+    assert_eq!(shown["tasks"], module["tasks"]);
+    let listed = app.get("/v1/modules").await.ok(200);
+    assert_eq!(listed["items"][0]["tasks"], json!(["add", "echo"]));
+}
+
+#[tokio::test]
+async fn the_same_bytes_twice_are_one_module() {
+    let app = TestApp::new().await;
+    app.push(&example_module()).await.ok(201);
+    let version = app.get("/v1/tasks/add").await.ok(200)["version"].clone();
+    app.push(&example_module()).await.ok(200);
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["version"], version);
+    assert_eq!(app.get("/v1/modules").await.ok(200)["items"].as_array().unwrap().len(), 1);
+    let again = app.push_with("/v1/modules", &[("if-none-match", "*")], &example_module()).await;
+    again.problem(412, "module_exists");
+}
+
+#[tokio::test]
+async fn a_module_can_be_pushed_without_deploying_it() {
+    let app = TestApp::new().await;
+    app.push_with("/v1/modules?deploy=false", &[], &example_module()).await.ok(201);
+    app.get("/v1/tasks/add").await.problem(404, "task_not_found");
+}
+
+#[tokio::test]
+async fn a_refused_module_leaves_nothing_behind() {
+    let app = TestApp::new().await;
+    for code in ["not_wasm", "invalid_module", "no_contract", "unknown_import", "module_too_complex", "describe_failed"]
+    {
+        let problem = app.push(&format!("refuse {code}")).await.problem(422, code);
+        assert_eq!(problem["detail"], format!("refused for {code}"));
+    }
+    app.push("refuse module_too_large").await.problem(413, "module_too_large");
+    let problem = app.push("refuse compile_timeout").await.problem(503, "compile_timeout");
+    assert_eq!(problem["retryable"], true);
+    assert_eq!(app.get("/v1/modules").await.ok(200)["items"], json!([]));
+    assert!(!app.folder.path().join("sha256").exists(), "no blob is stored");
+}
+
+#[tokio::test]
+async fn a_module_over_the_size_limit_is_refused_declared_or_not() {
+    let config = umbel_api::ApiConfig { max_module_bytes: 100, ..Default::default() };
+    let app = Builder { config, ..Default::default() }.build().await;
+    app.push(&"x".repeat(101)).await.problem(413, "module_too_large");
+    let chunks = (0..11).map(|_| Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"0123456789")));
+    let body = axum::body::Body::from_stream(futures::stream::iter(chunks));
+    let request = app.request("POST", "/v1/modules").header("content-type", "application/wasm");
+    app.send(request.body(body).unwrap()).await.problem(413, "module_too_large");
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_stores_nothing() {
+    let app = TestApp::new().await;
+    let chunks = [Ok(bytes::Bytes::from_static(b"{")), Err(std::io::Error::other("gone"))];
+    let body = axum::body::Body::from_stream(futures::stream::iter(chunks));
+    let request = app.request("POST", "/v1/modules").header("content-type", "application/wasm");
+    app.send(request.body(body).unwrap()).await.problem(400, "body_unreadable");
+    assert_eq!(app.get("/v1/modules").await.ok(200)["items"], json!([]));
+}
+
+#[tokio::test]
+async fn other_bytes_than_announced_are_refused() {
+    use sha2::Digest as _;
+    let app = TestApp::new().await;
+    let digest = |bytes: &str| base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(bytes));
+    let wrong = format!("sha-256=:{}:", digest("other"));
+    app.push_with("/v1/modules", &[("repr-digest", &wrong)], &example_module()).await.problem(400, "digest_mismatch");
+    let right = format!("sha-512=:AAAA:, sha-256=:{}:", digest(&example_module()));
+    app.push_with("/v1/modules", &[("repr-digest", &right)], &example_module()).await.ok(201);
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_be_used_is_refused_at_push() {
+    let app = TestApp::new().await;
+    for schema in [json!({"type": 7}), json!({"$ref": "#"}), json!({"$ref": "https://example.com/x"}), json!(false)] {
+        let module = json!({"tasks": [{"name": "t", "parameters": [{"name": "x", "schema": schema}]}]}).to_string();
+        if schema == json!(false) {
+            app.push(&module).await.ok(201);
+        } else {
+            let problem = app.push(&module).await.problem(422, "schema_invalid");
+            assert!(problem["detail"].as_str().unwrap().contains("`x`"), "{problem}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_not_sent_again() {
+    let app = TestApp::with_tasks().await;
+    let path = format!("/v1/modules/{}", Digest::of(example_module().as_bytes()));
+    let tag = app.get(&path).await.header("etag").to_owned();
+    let request = app.request("GET", &path).header("if-none-match", tag);
+    assert_eq!(app.send(request.body(axum::body::Body::empty()).unwrap()).await.status, 304);
+}
+
+#[tokio::test]
+async fn a_module_under_another_media_type_is_refused() {
+    let app = TestApp::new().await;
+    app.post("/v1/modules", example_module()).await.problem(415, "unsupported_media_type");
+}
+
+#[tokio::test]
+async fn modules_are_paged_and_limited() {
+    let limits = Limits { max_documents: 5, ..Default::default() };
+    let app = Builder { limits, ..Default::default() }.build().await;
+    for n in 0..5 {
+        app.push(&module_with(&n.to_string())).await.ok(201);
+    }
+    app.push(&module_with("one too many")).await.problem(409, "too_many_documents");
+    let mut digests = Vec::new();
+    let mut path = "/v1/modules?limit=2".to_owned();
+    loop {
+        let page = app.get(&path).await.ok(200);
+        digests.extend(page["items"].as_array().unwrap().iter().map(|m| m["digest"].as_str().unwrap().to_owned()));
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/modules?limit=2&cursor={cursor}");
+    }
+    assert_eq!(digests.len(), 5);
+    assert!(digests.is_sorted_by(|a, b| a < b));
+}
+
+#[tokio::test]
+async fn an_unknown_module_is_not_found() {
+    let app = TestApp::new().await;
+    for digest in [Digest::of(b"x").to_string(), "sha256:xyz".into(), "..%2F..%2Fetc".into()] {
+        app.get(&format!("/v1/modules/{digest}")).await.problem(404, "module_not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_that_is_not_enforced_is_a_warning() {
+    let app = TestApp::new().await;
+    let module = json!({"tasks": [{"name": "t", "parameters": [], "policy": {"rate_limit": "100/m"}}]}).to_string();
+    let warnings = app.push(&module).await.ok(201)["warnings"].clone();
+    assert!(warnings[0].as_str().unwrap().contains("rate_limit"));
+}

@@ -1,0 +1,49 @@
+//! Queues and workers.
+
+use serde_json::json;
+use umbel_broker::WorkerInfo;
+use umbel_model::{QueueName, WorkerId};
+
+use crate::app::TestApp;
+
+#[tokio::test]
+async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
+    let app = TestApp::with_tasks().await;
+    app.submit_add(json!({})).await;
+    app.submit_add(json!({"countdown_ms": 60_000})).await;
+    let expected = json!({"name": "default", "queued": 1, "running": 0, "delayed": 1, "paused": false});
+    assert_eq!(app.get("/v1/queues").await.ok(200)["items"], json!([expected]));
+    assert_eq!(app.post("/v1/queues/default/pause", "").await.ok(200)["paused"], true);
+    assert!(app.try_claim().await.is_none());
+    assert_eq!(app.post("/v1/queues/default/resume", "").await.ok(200)["paused"], false);
+    assert!(app.try_claim().await.is_some());
+}
+
+#[tokio::test]
+async fn a_queue_that_nobody_used_is_not_found() {
+    let app = TestApp::new().await;
+    app.post("/v1/queues/nope/pause", "").await.problem(404, "queue_not_found");
+    app.post("/v1/queues/a%20b/resume", "").await.problem(404, "queue_not_found");
+}
+
+#[tokio::test]
+async fn workers_that_are_alive_are_listed() {
+    let app = TestApp::new().await;
+    let worker = WorkerInfo {
+        id: WorkerId::new("w1").unwrap(),
+        host: "h".into(),
+        pid: 7,
+        version: "0.1.0".into(),
+        queues: vec![QueueName::default()],
+        slots: 4,
+        running: 1,
+        state: "running".into(),
+        started_at: 0,
+        settled: 9,
+        rss_bytes: 10,
+    };
+    app.broker.heartbeat(&worker).await.unwrap();
+    let item = app.get("/v1/workers").await.ok(200)["items"][0].clone();
+    assert_eq!((&item["id"], &item["queues"]), (&json!("w1"), &json!(["default"])));
+    assert_eq!(item["started_at"], "1970-01-01T00:00:00.000Z");
+}

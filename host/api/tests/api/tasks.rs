@@ -1,0 +1,132 @@
+//! Deploying, rolling back, and the server's policy.
+
+use serde_json::{Value, json};
+use umbel_model::Digest;
+
+use crate::app::{TestApp, module_with};
+
+async fn push(app: &TestApp, text: &str) -> String {
+    app.push(&module_with(text)).await.ok(201)["digest"].as_str().unwrap().to_owned()
+}
+
+async fn patch(app: &TestApp, headers: &[(&str, &str)], policy: Value) -> crate::app::Answer {
+    app.with_headers("PATCH", "/v1/tasks/add", headers, json!({"policy": policy})).await
+}
+
+#[tokio::test]
+async fn a_push_moves_the_pointer_and_a_rollback_moves_it_back() {
+    let app = TestApp::new().await;
+    let one = push(&app, "one").await;
+    let two = push(&app, "two").await;
+    let three = push(&app, "three").await;
+    let task = app.get("/v1/tasks/add").await.ok(200);
+    assert_eq!((&task["digest"], &task["description"]), (&json!(three), &json!("three")));
+    let back = app.post("/v1/tasks/add/rollback", "").await.ok(200);
+    assert_eq!((&back["digest"], &back["description"]), (&json!(two), &json!("two")));
+    assert_eq!(back["deploys"][0]["rolled_back"], true);
+    assert_eq!(app.post("/v1/tasks/add/rollback", "").await.ok(200)["digest"], one);
+    app.post("/v1/tasks/add/rollback", "").await.problem(409, "nothing_to_roll_back");
+    let again = app.post("/v1/tasks/add/deploy", json!({"digest": three})).await.ok(200);
+    assert_eq!(again["digest"], three);
+    assert_eq!(again["deploys"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_deploy_changes_new_jobs_and_not_those_in_flight() {
+    let app = TestApp::new().await;
+    let one = push(&app, "one").await;
+    let before = app.submit_add(json!({})).await;
+    let two = push(&app, "two").await;
+    let after = app.submit_add(json!({})).await;
+    assert_eq!(app.get(&format!("/v1/jobs/{before}")).await.ok(200)["digest"], one);
+    assert_eq!(app.get(&format!("/v1/jobs/{after}")).await.ok(200)["digest"], two);
+}
+
+#[tokio::test]
+async fn a_deploy_wants_a_module_that_has_the_task() {
+    let app = TestApp::with_tasks().await;
+    let unknown = json!({"digest": Digest::of(b"?").to_string()});
+    app.post("/v1/tasks/add/deploy", unknown).await.problem(404, "module_not_found");
+    let other = json!({"tasks": [{"name": "t", "parameters": []}]}).to_string();
+    let digest = app.push(&other).await.ok(201)["digest"].clone();
+    app.post("/v1/tasks/add/deploy", json!({"digest": digest})).await.problem(422, "task_not_in_module");
+    app.post("/v1/tasks/add/deploy", json!({"digest": "x"})).await.problem(422, "invalid_body");
+    app.post("/v1/tasks/nope/rollback", "").await.problem(404, "task_not_found");
+}
+
+#[tokio::test]
+async fn the_server_sets_policy_over_the_code_and_gives_it_back() {
+    let app = TestApp::with_tasks().await;
+    let task = patch(&app, &[], json!({"max_retries": 7, "priority": 9})).await.ok(200);
+    assert_eq!(task["policy"]["max_retries"], json!({"value": 7, "from": "server"}));
+    let job = app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.ok(202);
+    assert_eq!((&job["max_retries"], &job["priority"]), (&json!(7), &json!(9)));
+    let task = patch(&app, &[], json!({"max_retries": null})).await.ok(200);
+    assert_eq!(task["policy"]["max_retries"], json!({"value": 1, "from": "code"}));
+    assert_eq!(task["policy"]["priority"]["from"], "server");
+    assert_eq!(task["policy"]["fuel"]["from"], "default");
+    // A deploy keeps what the server set.
+    push(&app, "two").await;
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["policy"]["priority"]["value"], 9);
+}
+
+#[tokio::test]
+async fn a_policy_that_breaks_a_bound_is_refused_by_field() {
+    let app = TestApp::with_tasks().await;
+    let problem = patch(&app, &[], json!({"priority": 10})).await.problem(422, "invalid_policy");
+    assert_eq!(problem["errors"][0]["pointer"], "/policy/priority");
+    patch(&app, &[], json!({"memory_bytes": u64::MAX})).await.problem(422, "invalid_policy");
+    patch(&app, &[], json!({"prio": 1})).await.problem(422, "invalid_policy");
+    patch(&app, &[], json!({"prio": null})).await.problem(422, "invalid_policy");
+    patch(&app, &[], json!({"priority": "high"})).await.problem(422, "invalid_policy");
+    app.with_headers("PATCH", "/v1/tasks/add", &[], json!({"polici": {}})).await.problem(422, "invalid_body");
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["version"], 1);
+}
+
+#[tokio::test]
+async fn a_change_is_made_only_at_the_version_that_was_read() {
+    let app = TestApp::with_tasks().await;
+    let tag = app.get("/v1/tasks/add").await.header("etag").to_owned();
+    patch(&app, &[("if-match", &tag)], json!({"priority": 1})).await.ok(200);
+    patch(&app, &[("if-match", &tag)], json!({"priority": 2})).await.problem(412, "version_conflict");
+    patch(&app, &[("if-match", "abc")], json!({"priority": 2})).await.problem(400, "invalid_header");
+    patch(&app, &[("if-match", "*")], json!({"priority": 2})).await.ok(200);
+}
+
+#[tokio::test]
+async fn concurrent_changes_all_land() {
+    let app = TestApp::with_tasks().await;
+    let changes = (0..4_u8).map(|n| {
+        let fields = ["priority", "max_retries", "expires_ms", "max_deliveries"];
+        let policy = json!({fields[usize::from(n)]: 3});
+        let app = &app;
+        async move { patch(app, &[], policy).await.ok(200) }
+    });
+    futures::future::join_all(changes).await;
+    let policy = app.get("/v1/tasks/add").await.ok(200)["policy"].clone();
+    for field in ["priority", "max_retries", "expires_ms", "max_deliveries"] {
+        assert_eq!(policy[field], json!({"value": 3, "from": "server"}));
+    }
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_name() {
+    let app = TestApp::with_tasks().await;
+    let first = app.get("/v1/tasks?limit=1").await.ok(200);
+    assert_eq!(first["items"][0]["name"], "add");
+    assert_eq!(first["items"][0]["parameters"], json!(["x", "y"]));
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = app.get(&format!("/v1/tasks?limit=1&cursor={cursor}")).await.ok(200);
+    assert_eq!(second["items"][0]["name"], "echo");
+}
+
+#[tokio::test]
+async fn new_code_that_the_servers_policy_does_not_fit_stays_undeployed_with_a_warning() {
+    let app = TestApp::with_tasks().await;
+    patch(&app, &[], json!({"soft_time_limit_ms": 1000})).await.ok(200);
+    let mut module: Value = serde_json::from_str(&module_with("short")).unwrap();
+    module["tasks"][0]["policy"] = json!({"time_limit_ms": 500});
+    let warnings = app.push(&module.to_string()).await.ok(201)["warnings"].clone();
+    assert!(warnings[0].as_str().unwrap().contains("`add` was not deployed"), "{warnings}");
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["description"], "Adds two numbers.");
+}

@@ -1,0 +1,118 @@
+//! Submit, claim, renew, settle: the operations in batches.
+
+use umbel_broker::{Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, Settle, Settled, Submitted};
+
+use crate::{RedisBroker, link::Repeat, records, records::Answer};
+
+/// Jobs of one script: a script stops everybody else while it runs, and 500 take about 3 ms.
+const BATCH: usize = 500;
+
+impl RedisBroker {
+    pub(crate) async fn submit_batches(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        let mut answers = Vec::with_capacity(jobs.len());
+        for batch in jobs.chunks(BATCH) {
+            let mut args =
+                vec![self.limits.max_backlog.to_string().into_bytes(), self.limits.max_queues.to_string().into_bytes()];
+            for job in batch {
+                args.push(records::new_job(job)?);
+            }
+            let mut answer = Answer::new(self.run(&self.scripts.submit, args, Repeat::Safe).await?)?;
+            for code in answer.text()?.bytes() {
+                answers.push(match code {
+                    b'C' => Submitted::Created,
+                    b'E' => Submitted::Existing(answer.text()?.parse().map_err(records::corrupt)?),
+                    b'X' => Submitted::Conflict(answer.text()?.parse().map_err(records::corrupt)?),
+                    b'F' => Submitted::QueueFull,
+                    b'Q' => Submitted::TooManyQueues,
+                    b'N' => Submitted::NotDead,
+                    _ => return Err(unknown_code()),
+                });
+            }
+        }
+        Ok(answers)
+    }
+
+    pub(crate) async fn settle_batches(
+        &self,
+        settles: &[Settle],
+        then: Option<&Claim>,
+    ) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        let then = then.filter(|claim| claim.max > 0 && !claim.queues.is_empty());
+        let batches: Vec<&[Settle]> = settles.chunks(BATCH).collect();
+        let (last, others) = match batches.split_last() {
+            Some((last, others)) => (*last, others),
+            None if then.is_some() => (&[] as &[Settle], &[] as &[&[Settle]]),
+            None => return Ok((Vec::new(), Vec::new())),
+        };
+        let mut settled = Vec::with_capacity(settles.len());
+        for batch in others {
+            self.settle_batch(batch, None, &mut settled).await?;
+        }
+        let deliveries = match self.settle_batch(last, then, &mut settled).await {
+            // The reply was lost, and with it perhaps deliveries, which their leases will bring back. What was settled
+            // is asked again; the claim is not, or it would take as much a second time.
+            Err(Error::Unavailable(_)) if then.is_some() && !last.is_empty() => {
+                self.settle_batch(last, None, &mut settled).await?
+            }
+            other => other?,
+        };
+        Ok((settled, deliveries))
+    }
+
+    async fn settle_batch(
+        &self,
+        settles: &[Settle],
+        then: Option<&Claim>,
+        settled: &mut Vec<Settled>,
+    ) -> Result<Vec<Delivery>> {
+        let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
+        let wish = then.map(|claim| records::claim(claim, max)).transpose()?.unwrap_or_default();
+        let repeat = if wish.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
+        let mut args = vec![self.limits.max_log_lines.to_string().into_bytes(), wish];
+        for settle in settles {
+            args.push(records::settle(settle)?);
+        }
+        let mut answer = Answer::new(self.run(&self.scripts.settle, args, repeat).await?)?;
+        for code in answer.text()?.bytes() {
+            settled.push(match code {
+                b'R' => Settled::Recorded,
+                b'A' => Settled::AlreadyDone,
+                b'L' => Settled::Lost,
+                _ => return Err(unknown_code()),
+            });
+        }
+        let mut deliveries = Vec::new();
+        while !answer.done() {
+            deliveries.push(answer.delivery()?);
+        }
+        Ok(deliveries)
+    }
+
+    pub(crate) async fn renew_batches(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        let mut states = Vec::with_capacity(renewals.len());
+        for batch in renewals.chunks(BATCH) {
+            let mut args = vec![
+                self.limits.max_log_lines.to_string().into_bytes(),
+                lease_ms.min(1 << 48).to_string().into_bytes(),
+            ];
+            for renewal in batch {
+                args.push(records::renewal(renewal)?);
+            }
+            // Log lines may come twice when a reply was lost; better than a lease that ends.
+            let answer: Vec<u8> = self.typed(&self.scripts.renew, args, Repeat::Safe).await?;
+            for code in answer {
+                states.push(match code {
+                    b'H' => LeaseState::Held,
+                    b'C' => LeaseState::Cancel,
+                    b'L' => LeaseState::Lost,
+                    _ => return Err(unknown_code()),
+                });
+            }
+        }
+        Ok(states)
+    }
+}
+
+fn unknown_code() -> Error {
+    Error::Failed("a script answered with a code that is not known".into())
+}

@@ -1,0 +1,73 @@
+//! Every key: its prefix is made here, its rest in `scripts/` from the table below. One hash tag per shard, so that one
+//! script never leaves a shard.
+//!
+//! | key after the prefix | type | what |
+//! |---|---|---|
+//! | `meta` | string | version of all that is stored, see `VERSION` |
+//! | `seq` | string | counts arrivals |
+//! | `job:<tenant>,<id>` | string | the record, see `records` |
+//! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
+//! | `jobs:<tenant>`, `dead:<tenant>` | sorted set | ids by name |
+//! | `ready:<tenant>,<queue>` | sorted set | ids by priority and arrival |
+//! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
+//! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
+//! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
+//! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
+//! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
+//! | `workers`, `workers_seen` | hash, sorted set | what workers say, and when they last did |
+//!
+//! `work`, `done` and `cancel` after the prefix are channels.
+
+use umbel_broker::{DocumentKind, Topic};
+use umbel_model::{JobId, TenantId};
+
+/// Version of the keys and of what is in them. A store of a newer one is refused.
+pub(crate) const VERSION: u32 = 1;
+
+/// The keys of one shard.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(crate) fn new(base: &str, shard: u32) -> Self {
+        Self { prefix: format!("{base}:{{s{shard}}}:") }
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Routes a script to the shard, and says what is stored there.
+    pub(crate) fn meta(&self) -> String {
+        format!("{}meta", self.prefix)
+    }
+
+    pub(crate) fn channel(&self, topic: Topic) -> String {
+        let name = match topic {
+            Topic::Work => "work",
+            Topic::Done => "done",
+            Topic::Cancel => "cancel",
+        };
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> String {
+        format!("{}log:{}", self.prefix, member(tenant, id))
+    }
+
+    pub(crate) fn documents(&self, tenant: &TenantId, kind: DocumentKind) -> String {
+        format!("{}doc:{}", self.prefix, shelf(tenant, kind))
+    }
+}
+
+/// How scripts name a job.
+pub(crate) fn member(tenant: &TenantId, id: JobId) -> String {
+    format!("{tenant},{id}")
+}
+
+/// How scripts name the documents of one kind.
+pub(crate) fn shelf(tenant: &TenantId, kind: DocumentKind) -> String {
+    format!("{tenant},{}", kind.as_str())
+}

@@ -1,0 +1,149 @@
+-- Put between the prelude and a script that hands out jobs.
+-- claim(wish) takes a packed wish (see WISH and records.rs) and appends to a list, per delivery: member, record, and the
+-- spec when it is kept apart. Call flush() before it.
+-- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served.
+
+local WISH = '<Bc0Bc0I6I4I2'
+-- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
+local CLAIM_SCAN = 128
+
+-- By bytes, as Redis sorts: '<' follows the server's locale.
+local function before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- At most `want` ready jobs of one tenant: it is alone, or only one job is wanted.
+local function pick_of_one(queue, tenant, tag, want)
+  local line = line_of(tenant, queue)
+  local popped = call('ZPOPMIN', line.ready, want)
+  local n = #popped / 2
+  if n < want or call('EXISTS', line.ready) == 0 then
+    call('ZREM', line.fair, tenant)
+    line.active = false
+  else
+    call('ZADD', line.fair, tag + n, tenant)
+  end
+  for i = 1, n do popped[i] = { line, popped[2 * i - 1] } end
+  for i = n + 1, 2 * n do popped[i] = nil end
+  return popped
+end
+
+-- The next ready job of a tenant: they are read ahead and taken out afterwards.
+local function take(source, share)
+  if source.taken == source.read then
+    local more = call('ZRANGE', source.line.ready, source.read, source.read + share - 1)
+    for i = 1, #more do source[source.read + i] = more[i] end
+    source.read = source.read + #more
+  end
+  source.taken = source.taken + 1
+  return source[source.taken]
+end
+
+-- Start-time fair queueing among several tenants: level by level of their tags, by name inside a level. The k-th job
+-- comes from one of the k tenants served least, so no more than `want` of them matter.
+local function pick_of_many(queue, tenants, want)
+  local sources = {}
+  for i = 1, #tenants, 2 do
+    local line = line_of(tenants[i], queue)
+    sources[#sources + 1] = { line = line, tag = tonumber(tenants[i + 1]), taken = 0, read = 0,
+      size = call('ZCARD', line.ready) }
+  end
+  local share = math.ceil(want / #sources)
+  local picked, n, fresh, level = {}, 0, 1, {}
+  while n < want do
+    if #level == 0 and not sources[fresh] then break end
+    local tag = #level > 0 and level[1].tag or sources[fresh].tag
+    local joined = false
+    while sources[fresh] and sources[fresh].tag == tag do
+      level[#level + 1] = sources[fresh]
+      fresh, joined = fresh + 1, true
+    end
+    if joined then table.sort(level, function(a, b) return before(a.line.tenant, b.line.tenant) end) end
+    local left = {}
+    for _, source in ipairs(level) do
+      if n == want then break end
+      source.tag = source.tag + 1
+      n = n + 1
+      picked[n] = { source.line, take(source, share) }
+      if source.taken < source.size then left[#left + 1] = source end
+    end
+    level = left
+  end
+  for _, source in ipairs(sources) do
+    if source.taken > 0 then
+      call('ZREMRANGEBYRANK', source.line.ready, 0, source.taken - 1)
+      if source.taken == source.size then
+        call('ZREM', source.line.fair, source.line.tenant)
+        source.line.active = false
+      else
+        call('ZADD', source.line.fair, source.tag, source.line.tenant)
+      end
+    end
+  end
+  return picked
+end
+
+local function pick(queue, want)
+  local tenants = call('ZRANGE', P .. 'fair:' .. queue, 0, want - 1, 'WITHSCORES')
+  if #tenants == 0 then return tenants end
+  if #tenants == 2 then
+    return pick_of_one(queue, tenants[1], tonumber(tenants[2]), want)
+  end
+  return pick_of_many(queue, tenants, want)
+end
+
+local function claim(wish, out)
+  local worker, seed, lease_ms, max, queues, at = unpack_struct(WISH, wish)
+  local lease = string.format('%.0f', now + lease_ms)
+  local count, n, budget = 0, #out, max + CLAIM_SCAN
+  local leases, looks = { n = 0 }, { n = 0 }
+
+  local function deliver(line, id)
+    local member = line.tenant .. ',' .. id
+    local key = P .. 'job:' .. member
+    local text = call('GET', key)
+    if not text then return end
+    local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
+      dead_ttl, _, _, rest = unpack_struct(HEAD, text)
+    if expires > 0 and expires <= now then
+      local r = { unpack_struct(FULL, text) }
+      finish(member, r, EXPIRED)
+      save(member, r)
+      return
+    end
+    if expires > 0 then
+      looks.n = looks.n + 1
+      looks[looks.n] = member
+    end
+    local token = seed .. '-' .. count
+    text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0,
+      score, math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
+    call('SET', key, text)
+    count = count + 1
+    line.running = line.running + 1
+    local l = leases.n
+    leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
+    out[n + 1], out[n + 2], n = member, text, n + 2
+    if has(flags, SPEC_APART) then
+      n = n + 1
+      out[n] = call('GET', P .. 'spec:' .. member) or ''
+    end
+  end
+
+  for _ = 1, queues do
+    local queue
+    queue, at = unpack_struct('<Bc0', wish, at)
+    while count < max and budget > 0 do
+      local picked = pick(queue, math.min(max - count, budget))
+      if #picked == 0 then break end
+      budget = budget - #picked
+      for i = 1, #picked do deliver(picked[i][1], picked[i][2]) end
+    end
+  end
+  in_pieces('ZADD', P .. 'leases', leases)
+  in_pieces('ZREM', P .. 'look', looks)
+end

@@ -1,0 +1,34 @@
+-- Lists jobs, newest first, and reads those that fit.
+-- ARGV[3] tenant   ARGV[4] 'jobs' or 'dead'   ARGV[5] only ids before this one, or ''   ARGV[6] max   ARGV[7] entries to
+--   look at   ARGV[8] state or ''   ARGV[9] task or ''   ARGV[10] queue or ''
+-- Returns { next or '', member, record, [spec], [list of attempts], … }.
+-- Complexity: O(log N + entries looked at).
+
+local tenant, max, scan = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[7])
+local state, task, queue = tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local from = '+'
+if #ARGV[5] > 0 then from = '(' .. ARGV[5] end
+local ids = call('ZREVRANGEBYLEX', P .. ARGV[4] .. ':' .. tenant, from, '-', 'LIMIT', 0, scan)
+local out, found, looked = { '' }, 0, 0
+-- Head, then the length of the immutable part.
+local NAMES = HEAD .. 'I4Bc0Bc0'
+
+for _, id in ipairs(ids) do
+  local member = tenant .. ',' .. id
+  local text = call('GET', P .. 'job:' .. member)
+  if text then
+    local v = { unpack_struct(NAMES, text) }
+    if (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue) then
+      found = found + 1
+      out[#out + 1], out[#out + 2] = member, text
+      if has(v[FLAGS], SPEC_APART) then out[#out + 1] = call('GET', P .. 'spec:' .. member) or '' end
+      if has(v[FLAGS], HISTORY_APART) then out[#out + 1] = call('LRANGE', P .. 'history:' .. member, 0, -1) end
+    end
+  end
+  looked = looked + 1
+  if found == max or looked == scan then
+    out[1] = id
+    break
+  end
+end
+return out

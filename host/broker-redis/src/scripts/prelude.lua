@@ -1,0 +1,233 @@
+-- Put in front of every script: the clock, the record, and where a job waits.
+--
+-- KEYS[1]  any key of the shard (it routes the script); all other keys are built here and have the same hash tag
+-- ARGV[1]  prefix of every key, ends in ':'
+-- ARGV[2]  the time, milliseconds, or '' for the server's own clock
+-- ARGV[3…] the script's own
+--
+-- A job is named by its member, '<tenant>,<id>': ',' sorts before all that may be in a tenant's name, so members sort as
+-- the pair does. What users sent (spec, result, failure, logs) passes through as it is and is never parsed.
+-- Numbers stay below 2^53. They go to redis.call as numbers (Redis writes them with %.17g), never through '..', which
+-- writes %.14g.
+
+local P = ARGV[1]
+local call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+local now = tonumber(ARGV[2])
+if not now then
+  local t = call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- The stored record; records.rs reads the same. HEAD changes with every step, the rest seldom.
+local HEAD = '<BBBBI4I4I4I6I6I6I6I6I7I7I6I6Bc0Bc0'
+local FULL = HEAD .. 'I4c0I4c0I4c0I4c0BI4c0'
+local STATE, FLAGS, PRIORITY, RETRIES, DELIVERIES, MAX_DELIVERIES = 2, 3, 4, 5, 6, 7
+local EXPIRES, DUE, FINISHED, SCORE, RESULT_TTL, DEAD_TTL = 9, 10, 12, 13, 15, 16
+local TOKEN, WORKER, FIXED, RESULT, FAILURE, PROGRESS, HISTORY_LEN, HISTORY = 17, 18, 19, 20, 21, 22, 23, 24
+-- Flags, as numbers that are added.
+local CANCEL, SPEC_APART, HISTORY_APART = 1, 2, 4
+local SCHEDULED, QUEUED, RUNNING, RETRYING, SUCCEEDED, FAILED, REVOKED, EXPIRED = 0, 1, 2, 3, 4, 5, 6, 7
+-- The largest time or duration that a record holds, milliseconds: 8,900 years.
+local MAX_MS = 281474976710655
+-- Bytes of history kept in the record itself; more goes into a list of its own.
+local HISTORY_INLINE = 2048
+local MAX_HISTORY = 50
+
+local function has(flags, flag)
+  return flags % (flag * 2) >= flag
+end
+
+local function load(member)
+  local text = call('GET', P .. 'job:' .. member)
+  return text and { unpack_struct(FULL, text) }
+end
+
+local function save(member, r)
+  local token, worker, fixed, result, failure, progress, history =
+    r[17], r[18], r[19], r[20], r[21], r[22], r[24]
+  call('SET', P .. 'job:' .. member, pack(FULL, 1, r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
+    r[13], r[14], r[15], r[16], #token, token, #worker, worker, #fixed, fixed, #result, result, #failure, failure,
+    #progress, progress, r[23], #history, history))
+end
+
+-- The immutable part: length and text of the queue, of the task, then the spec.
+local function queue_in(fixed)
+  return sub(fixed, 2, 1 + byte(fixed))
+end
+
+local function tenant_of(member)
+  return sub(member, 1, -28)
+end
+
+local function id_of(member)
+  return sub(member, -26)
+end
+
+-- Index writes are collected by key and sent in few calls.
+local added, removed = {}, {}
+
+local function zadd(key, score, member)
+  local list = added[key]
+  if not list then
+    list = { n = 0 }
+    added[key] = list
+  end
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = score, member, n + 2
+end
+
+local function zrem(key, member)
+  local list = removed[key]
+  if not list then
+    list = { n = 0 }
+    removed[key] = list
+  end
+  list.n = list.n + 1
+  list[list.n] = member
+end
+
+-- Lua's stack bounds the arguments of one call.
+local function in_pieces(command, key, list)
+  local n = list.n or #list
+  for i = 1, n, 1000 do
+    call(command, key, unpack(list, i, math.min(i + 999, n)))
+  end
+end
+
+-- A line is a tenant's queue. Its counters are added up here.
+local lines = {}
+
+local function line_of(tenant, queue)
+  local name = tenant .. ',' .. queue
+  local line = lines[name]
+  if not line then
+    line = { tenant = tenant, queue = queue, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
+      running = 0, delayed = 0 }
+    lines[name] = line
+  end
+  return line
+end
+
+local ready_in, ended, ended_n = {}, {}, 0
+
+-- Sends what was collected. Called once, at the end, and before a claim.
+local function flush()
+  for key, list in pairs(removed) do in_pieces('ZREM', key, list) end
+  for key, list in pairs(added) do in_pieces('ZADD', key, list) end
+  added, removed = {}, {}
+  for _, line in pairs(lines) do
+    local queues = P .. 'queues:' .. line.tenant
+    if line.running ~= 0 then call('HINCRBY', queues, line.queue .. ':r', line.running) end
+    if line.delayed ~= 0 then call('HINCRBY', queues, line.queue .. ':d', line.delayed) end
+    line.running, line.delayed = 0, 0
+  end
+end
+
+-- Tells who listens. One message per topic.
+local function tell()
+  local queues = {}
+  for queue in pairs(ready_in) do queues[#queues + 1] = queue end
+  if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
+  if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
+end
+
+-- A tenant that comes (back) to a queue starts level with the one that was served least. The line has ready jobs, or
+-- will have them at the end of this script.
+local function activate(line)
+  if line.active then return end
+  line.active = true
+  if call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':p') == '1' then return end
+  if call('ZSCORE', line.fair, line.tenant) then return end
+  local first = call('ZRANGE', line.fair, 0, 0, 'WITHSCORES')
+  call('ZADD', line.fair, first[2] or 0, line.tenant)
+end
+
+-- To the ready jobs, with the score in the record.
+local function enqueue(member, r, line)
+  if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
+  r[STATE], r[DUE] = QUEUED, 0
+  if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
+  call('ZADD', line.ready, r[SCORE], id_of(member))
+  activate(line)
+  ready_in[line.queue] = true
+end
+
+-- The score of a job that joins the line now.
+local function new_score(priority)
+  return (9 - priority) * 281474976710656 + call('INCR', P .. 'seq')
+end
+
+local function delay(member, r, line, state, due)
+  due = math.min(due, MAX_MS)
+  r[STATE], r[DUE] = state, due
+  local look = due
+  if r[EXPIRES] > 0 and r[EXPIRES] < due then look = r[EXPIRES] end
+  zadd(P .. 'look', look, member)
+  line.delayed = line.delayed + 1
+end
+
+-- Takes a job out of whatever it waits in.
+local function leave(member, r, line)
+  local state = r[STATE]
+  if state == QUEUED then
+    call('ZREM', line.ready, id_of(member))
+    if call('EXISTS', line.ready) == 0 then
+      call('ZREM', line.fair, line.tenant)
+      line.active = false
+    end
+  elseif state == RUNNING then
+    zrem(P .. 'leases', member)
+    line.running = line.running - 1
+  elseif state == SCHEDULED or state == RETRYING then
+    line.delayed = line.delayed - 1
+  end
+end
+
+-- Ends a job; it has left what it waited in.
+local function finish(member, r, state)
+  local old = r[STATE]
+  if old == SCHEDULED or old == RETRYING or (old == QUEUED and r[EXPIRES] > 0) then zrem(P .. 'look', member) end
+  r[STATE], r[FINISHED], r[DUE] = state, now, 0
+  local keep = r[RESULT_TTL]
+  if state == FAILED then
+    keep = math.max(keep, r[DEAD_TTL])
+    zadd(P .. 'dead:' .. tenant_of(member), '0', id_of(member))
+  end
+  zadd(P .. 'retain', now + keep, member)
+  ended_n = ended_n + 1
+  ended[ended_n] = id_of(member)
+end
+
+-- Appends to the history. The first entry and the newest ones are kept, MAX_HISTORY together.
+local function remember(member, r, entry)
+  local key = P .. 'history:' .. member
+  local inline, apart = r[HISTORY_LEN], 0
+  if has(r[FLAGS], HISTORY_APART) then apart = call('LLEN', key) end
+  if inline + apart >= MAX_HISTORY then
+    if inline >= 2 then
+      local first = 4 + unpack_struct('<I4', r[HISTORY])
+      local second = 4 + unpack_struct('<I4', r[HISTORY], first + 1)
+      r[HISTORY] = sub(r[HISTORY], 1, first) .. sub(r[HISTORY], first + second + 1)
+      r[HISTORY_LEN] = inline - 1
+    elseif inline == 1 then
+      call('LPOP', key)
+    else
+      local first = call('LPOP', key)
+      call('LPOP', key)
+      call('LPUSH', key, first)
+    end
+  end
+  if apart > 0 or #r[HISTORY] + #entry > HISTORY_INLINE then
+    call('RPUSH', key, entry)
+    if apart == 0 then r[FLAGS] = r[FLAGS] + HISTORY_APART end
+  else
+    r[HISTORY] = r[HISTORY] .. pack('<I4', #entry) .. entry
+    r[HISTORY_LEN] = r[HISTORY_LEN] + 1
+  end
+end
+
+-- The first write of a script decides whether a full Redis refuses it. ZREM is always allowed, so that a script that
+-- begins with it can end jobs when there is no room to add any.
+local function allowed_when_full()
+  call('ZREM', P .. 'leases', '')
+end

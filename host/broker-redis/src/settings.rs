@@ -1,0 +1,79 @@
+//! Which servers are refused: those that throw data away, are too old, or take no writes. Reads the text of `INFO`,
+//! because `CONFIG` is often forbidden where Redis is rented.
+
+use umbel_broker::{Error, Result};
+
+/// The oldest release that the scripts were written for. `SET` with `NX` and `GET` together came with 7.0 and is not
+/// needed.
+const OLDEST: (u32, u32) = (6, 2);
+
+/// Checks the text of `INFO`. With `allow_unsafe` what would be refused is only warned of; `quiet` leaves the warnings out.
+pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
+    let field = |name: &str| {
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+    };
+    let version = field("redis_version").unwrap_or("unknown");
+    if release(version).is_some_and(|found| found < OLDEST) {
+        return Err(Error::Refused(format!(
+            "Redis {version} is too old; umbel needs {}.{} or later",
+            OLDEST.0, OLDEST.1
+        )));
+    }
+    if field("role") == Some("slave") {
+        return Err(Error::Refused("it is a replica, which takes no writes; give the address of the primary".into()));
+    }
+    if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
+        let why = format!(
+            "maxmemory-policy is {policy}: when its memory is full, Redis would delete jobs that were accepted. \
+             Run `redis-cli CONFIG SET maxmemory-policy noeviction` (and write it into redis.conf), \
+             or pass --allow-unsafe-redis while developing"
+        );
+        if !allow_unsafe {
+            return Err(Error::Refused(why));
+        }
+        if !quiet {
+            tracing::warn!(policy, "{why}");
+        }
+    }
+    if field("aof_enabled") == Some("0") && !quiet {
+        tracing::warn!(
+            "appendonly is off: jobs accepted since the last snapshot are lost when Redis stops. \
+             Run `redis-cli CONFIG SET appendonly yes` (and write it into redis.conf)"
+        );
+    }
+    Ok(())
+}
+
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(policy: &str, version: &str, role: &str) -> String {
+        format!("# Server\r\nredis_version:{version}\r\nrole:{role}\r\nmaxmemory_policy:{policy}\r\naof_enabled:1\r\n")
+    }
+
+    #[test]
+    fn a_server_that_evicts_is_refused_unless_that_is_allowed() {
+        let evicting = info("allkeys-lru", "7.0.15", "master");
+        let Err(Error::Refused(why)) = check(&evicting, false, true) else { panic!("it was accepted") };
+        assert!(
+            why.contains("CONFIG SET maxmemory-policy noeviction") && why.contains("--allow-unsafe-redis"),
+            "{why}"
+        );
+        check(&evicting, true, true).unwrap();
+        check(&info("noeviction", "7.0.15", "master"), false, true).unwrap();
+    }
+
+    #[test]
+    fn old_servers_and_replicas_are_refused() {
+        assert!(check(&info("noeviction", "5.0.14", "master"), true, true).is_err());
+        assert!(check(&info("noeviction", "6.2.0", "master"), false, true).is_ok());
+        assert!(check(&info("noeviction", "7.2.4", "slave"), true, true).is_err());
+    }
+}

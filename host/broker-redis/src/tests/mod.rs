@@ -1,0 +1,69 @@
+//! The conformance suite on a real server, and what only Redis can do: vanish, restart, be full, be set up wrongly.
+
+mod cost;
+mod faults;
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use umbel_broker::conformance::{self, Subject};
+
+use super::*;
+use crate::testing::{Options, RedisServer};
+
+/// One server for all tests of this process; the kernel ends it with the process.
+fn server() -> &'static RedisServer {
+    static SERVER: OnceLock<RedisServer> = OnceLock::new();
+    SERVER.get_or_init(|| RedisServer::start(Options::default()))
+}
+
+/// One of the server's databases, empty, for as long as a test needs it: flushing one is faster than deleting the keys
+/// of one prefix, and 10,000 histories must not pile up.
+#[derive(Debug)]
+struct Database(u32);
+
+static FREE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+impl Database {
+    async fn take() -> Self {
+        let used = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let database = Self(used.unwrap_or_else(|| NEXT.fetch_add(1, Ordering::SeqCst) as u32));
+        assert!(database.0 < 64, "the server has 64 databases");
+        database
+    }
+
+    fn url(&self) -> String {
+        format!("{}{}", server().url(), self.0)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+    }
+}
+
+/// Unique, so that hints of one test do not reach another.
+fn unique_prefix() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("t{}", COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+async fn subject() -> Subject {
+    let database = Database::take().await;
+    let (clock, now) = Clock::manual(conformance::START_MS);
+    let config = RedisConfig {
+        clock,
+        limits: conformance::limits(),
+        prefix: unique_prefix(),
+        ..RedisConfig::new(database.url())
+    };
+    let broker = RedisBroker::connect(config).await.unwrap();
+    broker.command(&redis::cmd("FLUSHDB")).await.unwrap();
+    Subject { broker: Arc::new(broker), now, keep: Box::new(database) }
+}
+
+umbel_broker::conformance_suite!(|| subject());

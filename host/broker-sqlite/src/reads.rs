@@ -1,0 +1,206 @@
+//! What readers see: jobs, pages, logs, queues, workers, documents.
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use umbel_broker::{
+    Document, DocumentKind, JobPage, JobQuery, LogLine, PAGE_SCAN, QueueStats, WORKER_TTL_MS, WorkerInfo,
+};
+use umbel_model::{JobId, JobRecord, JobState, TenantId, UnixMs};
+
+use crate::{
+    error::Fault,
+    rows::{self, int, name, number, small, state, time},
+};
+
+fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::stored(what, error))
+}
+
+/// All rows of a statement, decoded.
+fn all<T>(
+    conn: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+    decode: impl Fn(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(decode(row)?);
+    }
+    Ok(found)
+}
+
+fn rid(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<i64>, Fault> {
+    let sql = "SELECT rid FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?";
+    let params = params![tenant.as_str(), id.to_bytes()];
+    Ok(conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?)
+}
+
+pub(crate) fn job(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>, Fault> {
+    rid(conn, tenant, id)?.map(|rid| record(conn, rid)).transpose()
+}
+
+const RECORD: &str =
+    "SELECT job.id, job.tenant, task, line.queue, priority, state, spec.text, retries, deliveries, fence,
+    cancel_requested, created_at, due_at, expires_at, started_at, finished_at, worker, progress.progress,
+    outcome.result, outcome.failure, records
+    FROM job CROSS JOIN line ON line.id = job.line CROSS JOIN spec ON spec.rid = job.rid
+    LEFT JOIN progress ON progress.rid = job.rid LEFT JOIN outcome ON outcome.rid = job.rid
+    WHERE job.rid = ?";
+
+fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
+    let mut statement = conn.prepare_cached(RECORD)?;
+    let mut rows = statement.query([rid])?;
+    let row = rows.next()?.ok_or_else(|| Fault::stored("job", "its spec is missing"))?;
+    let text = |column| row.get::<_, Option<String>>(column);
+    let mut record = JobRecord {
+        id: rows::id(row, 0)?,
+        tenant: name(row, 1)?,
+        task: name(row, 2)?,
+        queue: name(row, 3)?,
+        priority: row.get(4)?,
+        state: state(row, 5)?,
+        spec: row.get(6)?,
+        retries: small(row, 7)?,
+        deliveries: small(row, 8)?,
+        fence: number(row, 9)?,
+        cancel_requested: row.get(10)?,
+        created_at: number(row, 11)?,
+        due_at: time(row, 12)?,
+        expires_at: time(row, 13)?,
+        started_at: time(row, 14)?,
+        finished_at: time(row, 15)?,
+        worker: text(16)?.map(|w| w.parse().map_err(|error| Fault::stored("worker", error))).transpose()?,
+        progress: text(17)?.map(|p| json("progress", &p)).transpose()?,
+        result: text(18)?.map(|r| RawValue::from_string(r).map_err(|e| Fault::stored("result", e))).transpose()?,
+        failure: text(19)?.map(|f| json("failure", &f)).transpose()?,
+        history: Vec::new(),
+    };
+    if number(row, 20)? > 0 {
+        record.history = all(conn, "SELECT record FROM history WHERE rid = ? ORDER BY n", &[&rid], |row| {
+            json("history", row.get_ref(0)?.as_str().map_err(|e| Fault::stored("history", e))?)
+        })?;
+    }
+    Ok(record)
+}
+
+/// What the filters of a listing look at.
+struct Entry {
+    rid: i64,
+    id: JobId,
+    state: JobState,
+    fits: bool,
+}
+
+const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+    FROM job INDEXED BY job_id CROSS JOIN line ON line.id = job.line
+    WHERE job.tenant = ?1 AND job.id < ?2 ORDER BY job.id DESC LIMIT ?3";
+const DEAD_PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+    FROM job INDEXED BY job_dead CROSS JOIN line ON line.id = job.line
+    WHERE job.tenant = ?1 AND job.id < ?2 AND dead = 1 ORDER BY job.id DESC LIMIT ?3";
+
+pub(crate) fn page(conn: &Connection, query: &JobQuery) -> Result<JobPage, Fault> {
+    let sql = if query.dead { DEAD_PAGE } else { PAGE };
+    // Seventeen bytes: above every id.
+    let before = query.before.map_or(vec![0xff; 17], |id| id.to_bytes().to_vec());
+    let (task, queue) = (query.task.as_ref().map(|t| t.as_str()), query.queue.as_ref().map(|q| q.as_str()));
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params![query.tenant.as_str(), before, PAGE_SCAN, task, queue])?;
+    let mut page = JobPage { jobs: Vec::new(), next: None };
+    let mut scanned = 0;
+    while let Some(row) = rows.next()? {
+        let entry = Entry { rid: row.get(0)?, id: rows::id(row, 1)?, state: state(row, 2)?, fits: row.get(3)? };
+        scanned += 1;
+        if entry.fits && query.state.is_none_or(|wanted| wanted == entry.state) {
+            page.jobs.push(record(conn, entry.rid)?);
+        }
+        if page.jobs.len() as u64 == u64::from(query.max) || scanned == PAGE_SCAN {
+            page.next = Some(entry.id);
+            break;
+        }
+    }
+    Ok(page)
+}
+
+pub(crate) fn logs(
+    conn: &Connection,
+    tenant: &TenantId,
+    id: JobId,
+    from: u64,
+    max: u32,
+) -> Result<Vec<LogLine>, Fault> {
+    let Some(rid) = rid(conn, tenant, id)? else { return Ok(Vec::new()) };
+    let sql = "SELECT line FROM log WHERE rid = ? AND n >= ? ORDER BY n LIMIT ?";
+    all(conn, sql, &[&rid, &int(from), &max], |row| {
+        json("log line", row.get_ref(0)?.as_str().map_err(|e| Fault::stored("log line", e))?)
+    })
+}
+
+pub(crate) fn queues(conn: &Connection, tenant: &TenantId) -> Result<Vec<QueueStats>, Fault> {
+    let sql = "SELECT queue, ready, running, delayed, paused FROM line WHERE tenant = ? ORDER BY queue";
+    all(conn, sql, &[&tenant.as_str()], |row| {
+        Ok(QueueStats {
+            name: name(row, 0)?,
+            queued: number(row, 1)?,
+            running: number(row, 2)?,
+            delayed: number(row, 3)?,
+            paused: row.get(4)?,
+        })
+    })
+}
+
+pub(crate) fn workers(conn: &Connection, now: UnixMs) -> Result<Vec<WorkerInfo>, Fault> {
+    let sql = "SELECT info FROM worker WHERE seen_at > ? ORDER BY id";
+    let oldest = i64::try_from(now).unwrap_or(i64::MAX) - int(WORKER_TTL_MS);
+    all(conn, sql, &[&oldest], |row| json("worker", row.get_ref(0)?.as_str().map_err(|e| Fault::stored("worker", e))?))
+}
+
+fn decode_document(row: &Row<'_>) -> Result<Document, Fault> {
+    Ok(Document { name: row.get(0)?, version: number(row, 1)?, body: row.get(2)? })
+}
+
+pub(crate) fn document(
+    conn: &Connection,
+    tenant: &TenantId,
+    kind: DocumentKind,
+    name: &str,
+) -> Result<Option<Document>, Fault> {
+    let sql = "SELECT name, version, body FROM document WHERE tenant = ? AND kind = ? AND name = ?";
+    Ok(all(conn, sql, &[&tenant.as_str(), &kind.as_str(), &name], decode_document)?.pop())
+}
+
+pub(crate) fn documents(
+    conn: &Connection,
+    tenant: &TenantId,
+    kind: DocumentKind,
+    after: Option<&str>,
+    max: u32,
+) -> Result<Vec<Document>, Fault> {
+    let sql = "SELECT name, version, body FROM document WHERE tenant = ?1 AND kind = ?2 AND name > ?3
+        ORDER BY name LIMIT ?4";
+    let first = "SELECT name, version, body FROM document WHERE tenant = ?1 AND kind = ?2 ORDER BY name LIMIT ?3";
+    match after {
+        Some(after) => all(conn, sql, &[&tenant.as_str(), &kind.as_str(), &after, &max], decode_document),
+        None => all(conn, first, &[&tenant.as_str(), &kind.as_str(), &max], decode_document),
+    }
+}
+
+/// Reads something that every database has.
+pub(crate) fn check(conn: &Connection) -> Result<(), Fault> {
+    conn.prepare_cached("SELECT seq FROM meta")?.query_row([], |row| row.get::<_, i64>(0))?;
+    Ok(())
+}
+
+/// For tests: whether the counts of every line are those of its jobs.
+#[cfg(test)]
+pub(crate) fn miscounted(conn: &Connection) -> Result<u64, Fault> {
+    let sql = "SELECT count(*) FROM line WHERE
+        ready <> (SELECT count(*) FROM job WHERE line = line.id AND state = ?1) OR
+        running <> (SELECT count(*) FROM job WHERE line = line.id AND state = ?2) OR
+        delayed <> (SELECT count(*) FROM job WHERE line = line.id AND state IN (?3, ?4))";
+    let states = [JobState::Queued, JobState::Running, JobState::Scheduled, JobState::Retrying].map(rows::state_number);
+    Ok(conn.query_row(sql, states, |row| row.get::<_, i64>(0))?.unsigned_abs())
+}

@@ -1,0 +1,123 @@
+//! Opening connections: the settings they need, and the schema with its version.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use umbel_broker::{Error, Result};
+
+use crate::{SqliteConfig, error::Fault};
+
+/// Version of `schema.sql`. A file of a newer one is refused; an older one would be migrated here.
+const VERSION: i64 = 1;
+/// Marks the file as ours: "UMBL".
+const APPLICATION_ID: i64 = 0x554d_424c;
+/// How long SQLite waits for a lock that a checkpoint or a foreign reader holds.
+const BUSY: Duration = Duration::from_secs(5);
+/// Prepared statements kept by a connection: all that this crate has.
+const STATEMENTS: usize = 96;
+const WRITER_CACHE_KIB: u32 = 16 << 10;
+const READER_CACHE_KIB: u32 = 2 << 10;
+
+/// Pages beyond the limit at least, so that a full database can still finish what it holds.
+const RESERVE_PAGES: u64 = 256;
+
+/// The connection that writes, and the pages it may fill with submissions (none: any number).
+pub(crate) fn open_writer(config: &SqliteConfig) -> Result<(Connection, Option<u64>)> {
+    let conn = open(&config.path, OpenFlags::SQLITE_OPEN_CREATE)?;
+    let new = is_new(&conn)?;
+    if new {
+        pragma(&conn, "auto_vacuum", "INCREMENTAL")?;
+    }
+    let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map_err(Fault::from)?;
+    if mode != "wal" {
+        return Err(Error::Refused(format!(
+            "the file system of {} cannot share memory (journal mode {mode}): use a local disk",
+            config.path.display()
+        )));
+    }
+    // Before the first write: the schema must be as durable as what follows.
+    pragma(&conn, "synchronous", config.synchronous.pragma())?;
+    settle_in(&conn, WRITER_CACHE_KIB)?;
+    // The writer checkpoints when it has answered, not in the middle of a commit.
+    pragma(&conn, "wal_autocheckpoint", "0")?;
+    if new {
+        create(&conn)?;
+    }
+    let max_pages = limit_size(&conn, config.max_size_bytes)?;
+    Ok((conn, max_pages))
+}
+
+fn limit_size(conn: &Connection, max_size_bytes: u64) -> Result<Option<u64>> {
+    if max_size_bytes == 0 {
+        return Ok(None);
+    }
+    let page_bytes: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(Fault::from)?;
+    let pages = max_size_bytes / u64::from(page_bytes.max(1));
+    let hard = pages.saturating_add((pages / 8).max(RESERVE_PAGES)).min(u32::MAX.into());
+    pragma(conn, "max_page_count", &hard.to_string())?;
+    Ok(Some(pages))
+}
+
+/// A connection that only reads.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
+    let conn = open(path, OpenFlags::empty())?;
+    settle_in(&conn, READER_CACHE_KIB)?;
+    pragma(&conn, "query_only", "ON")?;
+    Ok(conn)
+}
+
+/// A database that lives as long as its connection.
+pub(crate) fn open_in_memory() -> Result<Connection> {
+    let conn = Connection::open_in_memory().map_err(Fault::from)?;
+    settle_in(&conn, WRITER_CACHE_KIB)?;
+    create(&conn)?;
+    Ok(conn)
+}
+
+fn open(path: &Path, more: OpenFlags) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let conn = Connection::open_with_flags(path, flags).map_err(Fault::from)?;
+    conn.busy_timeout(BUSY).map_err(Fault::from)?;
+    Ok(conn)
+}
+
+fn settle_in(conn: &Connection, cache_kib: u32) -> Result<()> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Otherwise each new value of a parameter has the statement planned again, which takes longer than running it.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(Fault::from)?;
+    pragma(conn, "cache_size", &format!("-{cache_kib}"))?;
+    // No temporary files: the data folder may be the only place that can be written.
+    pragma(conn, "temp_store", "MEMORY")?;
+    pragma(conn, "trusted_schema", "OFF")
+}
+
+fn pragma(conn: &Connection, name: &str, value: &str) -> Result<()> {
+    Ok(conn.pragma_update(None, name, value).map_err(Fault::from)?)
+}
+
+/// Whether the file is empty; refuses one that this version cannot serve.
+fn is_new(conn: &Connection) -> Result<bool> {
+    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(Fault::from);
+    let version = number("PRAGMA user_version")?;
+    let (application, tables) = (number("PRAGMA application_id")?, number("SELECT count(*) FROM sqlite_schema")?);
+    match version {
+        0 if tables == 0 => Ok(true),
+        _ if application != APPLICATION_ID => {
+            Err(Error::Refused("the file is a SQLite database of another program: choose another path".into()))
+        }
+        VERSION => Ok(false),
+        newer if newer > VERSION => Err(Error::Refused(format!(
+            "the data folder was written by a newer Umbel (schema {newer}; this one knows {VERSION}): \
+             use that version, or another folder"
+        ))),
+        other => Err(Error::Refused(format!("schema {other} is not one that this Umbel can migrate"))),
+    }
+}
+
+fn create(conn: &Connection) -> Result<()> {
+    let sql = format!(
+        "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;",
+        include_str!("schema.sql")
+    );
+    Ok(conn.execute_batch(&sql).map_err(Fault::from)?)
+}

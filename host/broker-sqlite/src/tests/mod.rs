@@ -1,0 +1,88 @@
+//! The conformance suite, in memory and on a file, and what only this broker can do wrong.
+
+mod crash;
+mod durability;
+mod faults;
+mod suite;
+
+use std::path::Path;
+
+use umbel_model::{Resolution, TaskName, Token};
+
+use crate::*;
+
+fn config(folder: &Path) -> SqliteConfig {
+    SqliteConfig { synchronous: Synchronous::Off, ..SqliteConfig::new(folder.join("umbel.db")) }
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("t1").unwrap()
+}
+
+fn job_id(n: u64) -> JobId {
+    JobId::from_parts(1_800_000_000_000, n.into())
+}
+
+fn new_job(n: u64) -> NewJob {
+    NewJob {
+        id: job_id(n),
+        tenant: tenant(),
+        task: TaskName::new("add").unwrap(),
+        queue: QueueName::default(),
+        priority: 5,
+        spec: format!(r#"{{"n":{n}}}"#),
+        start: Start::Now,
+        expires_ms: 0,
+        max_deliveries: 3,
+        result_ttl_ms: 60_000,
+        dead_ttl_ms: 60_000,
+        idempotency: None,
+        redrive_of: None,
+    }
+}
+
+fn sized_job(n: u64, bytes: usize) -> NewJob {
+    NewJob { spec: format!("\"{}\"", "x".repeat(bytes)), ..new_job(n) }
+}
+
+fn claim(seed: u64, max: u32) -> Claim {
+    Claim {
+        worker: WorkerId::new("w1").unwrap(),
+        queues: vec![QueueName::default()],
+        max,
+        lease_ms: DEFAULT_LEASE_MS,
+        token_seed: Token::new(format!("s{seed}")).unwrap(),
+    }
+}
+
+fn succeed(delivery: &Delivery) -> Settle {
+    Settle {
+        tenant: delivery.tenant.clone(),
+        id: delivery.id,
+        token: delivery.token.clone(),
+        resolution: Resolution::Succeed { result: None },
+        record: None,
+        progress: None,
+        logs: Vec::new(),
+    }
+}
+
+/// Claims and settles all that is ready. Answers how many there were.
+async fn work_off(broker: &SqliteBroker, seed: u64) -> usize {
+    let (mut done, mut seed) = (0, seed * 1_000_000);
+    loop {
+        seed += 1;
+        let deliveries = broker.claim(&claim(seed, 100)).await.unwrap();
+        if deliveries.is_empty() {
+            return done;
+        }
+        let settles: Vec<Settle> = deliveries.iter().map(succeed).collect();
+        let settled = broker.settle(&settles, None).await.unwrap().0;
+        done += settled.iter().filter(|s| **s == Settled::Recorded).count();
+    }
+}
+
+/// Lines whose counts are not those of their jobs.
+fn miscounted(path: &Path) -> u64 {
+    reads::miscounted(&schema::open_reader(path).unwrap()).unwrap()
+}

@@ -1,0 +1,299 @@
+//! The part of a job that changes, and the statements that read and write it.
+
+use rusqlite::{CachedStatement, Connection, Params, Row, params};
+use umbel_broker::{LogLine, NewJob};
+use umbel_model::{AttemptRecord, Failure, JobId, JobState, Progress, TenantId, Token, UnixMs, job::MAX_HISTORY};
+
+use super::lines::{LineId, Lines};
+use crate::{
+    error::Fault,
+    rows::{self, int, number, phase, small, state, state_number, time},
+};
+
+/// A job's row but for what only readers want.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) rid: i64,
+    pub(super) id: JobId,
+    pub(super) line: LineId,
+    pub(super) priority: u8,
+    pub(super) max_deliveries: u32,
+    pub(super) result_ttl_ms: u64,
+    pub(super) dead_ttl_ms: u64,
+    pub(super) expires_at: Option<UnixMs>,
+    pub(super) state: JobState,
+    /// When it is to be looked at: due or expiring, its lease over, to be deleted.
+    pub(super) at: Option<UnixMs>,
+    pub(super) score: u64,
+    pub(super) retries: u32,
+    pub(super) deliveries: u32,
+    pub(super) fence: u64,
+    pub(super) cancel_requested: bool,
+    pub(super) dead: bool,
+    pub(super) due_at: Option<UnixMs>,
+    pub(super) started_at: Option<UnixMs>,
+    pub(super) finished_at: Option<UnixMs>,
+    pub(super) worker: Option<String>,
+    pub(super) token: Option<String>,
+    pub(super) records: u64,
+    pub(super) log_lines: u64,
+}
+
+/// The columns of a head, in the order of `decode`.
+macro_rules! select_head {
+    ($rest:literal) => {
+        concat!(
+            "SELECT job.rid, job.id, line, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
+             job.at, score, retries, deliveries, fence, cancel_requested, dead, due_at, started_at, finished_at, \
+             worker, token, records, log_lines",
+            $rest
+        )
+    };
+}
+
+const BY_ID: &str = select_head!(" FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?");
+const NEXT_READY: &str = select_head!(
+    ", spec.text FROM job INDEXED BY job_ready CROSS JOIN spec ON spec.rid = job.rid
+     WHERE state = 1 AND line = ? ORDER BY score LIMIT 1"
+);
+const BY_TIME: &str =
+    select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
+/// The column after those of a head.
+const SPEC: usize = 23;
+
+fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
+    Ok(Head {
+        rid: row.get(0)?,
+        id: rows::id(row, 1)?,
+        line: lines.known(number(row, 2)?)?,
+        priority: row.get(3)?,
+        max_deliveries: small(row, 4)?,
+        result_ttl_ms: number(row, 5)?,
+        dead_ttl_ms: number(row, 6)?,
+        expires_at: time(row, 7)?,
+        state: state(row, 8)?,
+        at: time(row, 9)?,
+        score: number(row, 10)?,
+        retries: small(row, 11)?,
+        deliveries: small(row, 12)?,
+        fence: number(row, 13)?,
+        cancel_requested: row.get(14)?,
+        dead: row.get(15)?,
+        due_at: time(row, 16)?,
+        started_at: time(row, 17)?,
+        finished_at: time(row, 18)?,
+        worker: row.get(19)?,
+        token: row.get(20)?,
+        records: number(row, 21)?,
+        log_lines: number(row, 22)?,
+    })
+}
+
+fn one<T>(
+    mut statement: CachedStatement<'_>,
+    params: impl Params,
+    decode: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    statement.query(params)?.next()?.map(decode).transpose()
+}
+
+/// The job of a tenant with this id.
+pub(super) fn by_id(conn: &Connection, lines: &Lines, tenant: &TenantId, id: JobId) -> Result<Option<Head>, Fault> {
+    one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(lines, row))
+}
+
+/// The job that is first in a line, and the text of its spec.
+pub(super) fn next_ready(conn: &Connection, lines: &Lines, line: LineId) -> Result<Option<(Head, String)>, Fault> {
+    one(conn.prepare_cached(NEXT_READY)?, [int(line as u64 + 1)], |row| Ok((decode(lines, row)?, row.get(SPEC)?)))
+}
+
+/// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
+pub(super) fn by_time(
+    conn: &Connection,
+    lines: &Lines,
+    phase: i64,
+    until: UnixMs,
+    max: u32,
+) -> Result<Vec<Head>, Fault> {
+    let mut statement = conn.prepare_cached(BY_TIME)?;
+    let mut rows = statement.query(params![phase, int(until), max])?;
+    let mut heads = Vec::new();
+    while let Some(row) = rows.next()? {
+        heads.push(decode(lines, row)?);
+    }
+    Ok(heads)
+}
+
+impl Head {
+    /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
+    pub(super) fn new(now: UnixMs, line: LineId, new: &NewJob) -> Self {
+        Self {
+            rid: 0,
+            id: new.id,
+            line,
+            priority: new.priority,
+            max_deliveries: new.max_deliveries,
+            result_ttl_ms: new.result_ttl_ms,
+            dead_ttl_ms: new.dead_ttl_ms,
+            expires_at: (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms)),
+            state: JobState::Queued,
+            at: None,
+            score: 0,
+            retries: 0,
+            deliveries: 0,
+            fence: 0,
+            cancel_requested: false,
+            dead: false,
+            due_at: None,
+            started_at: None,
+            finished_at: None,
+            worker: None,
+            token: None,
+            records: 0,
+            log_lines: 0,
+        }
+    }
+
+    pub(super) fn insert(&mut self, conn: &Connection, now: UnixMs, new: &NewJob) -> Result<(), Fault> {
+        let sql = "INSERT INTO job (tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms,
+            created_at, expires_at, state, phase, at, score, due_at,
+            retries, deliveries, fence, cancel_requested, dead, records, log_lines)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
+        conn.prepare_cached(sql)?.execute(params![
+            new.tenant.as_str(),
+            new.id.to_bytes(),
+            int(self.line as u64 + 1),
+            new.task.as_str(),
+            self.priority,
+            self.max_deliveries,
+            int(self.result_ttl_ms),
+            int(self.dead_ttl_ms),
+            int(now),
+            self.expires_at.map(int),
+            state_number(self.state),
+            phase(self.state),
+            self.at.map(int),
+            int(self.score),
+            self.due_at.map(int),
+        ])?;
+        self.rid = conn.last_insert_rowid();
+        let sql = "INSERT INTO spec (rid, text) VALUES (?, ?)";
+        conn.prepare_cached(sql)?.execute(params![self.rid, new.spec])?;
+        Ok(())
+    }
+
+    /// Writes all that may have changed.
+    pub(super) fn save(&self, conn: &Connection) -> Result<(), Fault> {
+        let sql = "UPDATE job SET state = ?, phase = ?, at = ?, score = ?, retries = ?, deliveries = ?, fence = ?,
+            cancel_requested = ?, dead = ?, due_at = ?, started_at = ?, finished_at = ?, worker = ?, token = ?,
+            records = ?, log_lines = ? WHERE rid = ?";
+        conn.prepare_cached(sql)?.execute(params![
+            state_number(self.state),
+            phase(self.state),
+            self.at.map(int),
+            int(self.score),
+            self.retries,
+            self.deliveries,
+            int(self.fence),
+            self.cancel_requested,
+            self.dead,
+            self.due_at.map(int),
+            self.started_at.map(int),
+            self.finished_at.map(int),
+            self.worker,
+            self.token,
+            int(self.records),
+            int(self.log_lines),
+            self.rid,
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn has_token(&self, token: &Token) -> bool {
+        self.token.as_deref() == Some(token.as_str())
+    }
+
+    pub(super) fn held_by(&self, token: &Token) -> bool {
+        self.state == JobState::Running && self.has_token(token)
+    }
+
+    pub(super) fn expired(&self, now: UnixMs) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn put_progress(&self, conn: &Connection, progress: Option<&Progress>) -> Result<(), Fault> {
+        let Some(progress) = progress else { return Ok(()) };
+        let sql = "INSERT OR REPLACE INTO progress (rid, progress) VALUES (?, ?)";
+        conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(progress)?])?;
+        Ok(())
+    }
+
+    /// Keeps what there is still room for. `save` must follow.
+    pub(super) fn append_logs(&mut self, conn: &Connection, max: u64, lines: &[LogLine]) -> Result<(), Fault> {
+        let room = usize::try_from(max.saturating_sub(self.log_lines)).unwrap_or(usize::MAX);
+        for line in lines.iter().take(room) {
+            let sql = "INSERT INTO log (rid, n, line) VALUES (?, ?, ?)";
+            conn.prepare_cached(sql)?.execute(params![self.rid, int(self.log_lines), serde_json::to_string(line)?])?;
+            self.log_lines += 1;
+        }
+        Ok(())
+    }
+
+    /// Keeps the first attempt and the newest ones. `save` must follow.
+    pub(super) fn remember(&mut self, conn: &Connection, record: &AttemptRecord) -> Result<(), Fault> {
+        if self.records >= MAX_HISTORY as u64 {
+            let oldest_but_one = self.records - (MAX_HISTORY as u64 - 1);
+            let sql = "DELETE FROM history WHERE rid = ? AND n = ?";
+            conn.prepare_cached(sql)?.execute(params![self.rid, int(oldest_but_one)])?;
+        }
+        let sql = "INSERT INTO history (rid, n, record) VALUES (?, ?, ?)";
+        conn.prepare_cached(sql)?.execute(params![self.rid, int(self.records), serde_json::to_string(record)?])?;
+        self.records += 1;
+        Ok(())
+    }
+
+    pub(super) fn put_result(&self, conn: &Connection, result: Option<&str>) -> Result<(), Fault> {
+        match result {
+            Some(result) => self.put_outcome(conn, Some(result), None),
+            // Only a retry leaves a failure behind.
+            None if self.retries > 0 => self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?"),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
+        self.put_outcome(conn, None, Some(serde_json::to_string(failure)?))
+    }
+
+    fn put_outcome(&self, conn: &Connection, result: Option<&str>, failure: Option<String>) -> Result<(), Fault> {
+        // A plain insert is cheaper, and there can be nothing to replace before the first retry.
+        let sql = match self.retries {
+            0 => "INSERT INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
+            _ => "INSERT OR REPLACE INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
+        };
+        conn.prepare_cached(sql)?.execute(params![self.rid, result, failure])?;
+        Ok(())
+    }
+
+    /// Deletes the job and all that belongs to it.
+    pub(super) fn delete(&self, conn: &Connection) -> Result<(), Fault> {
+        for sql in [
+            "DELETE FROM job WHERE rid = ?",
+            "DELETE FROM spec WHERE rid = ?",
+            "DELETE FROM outcome WHERE rid = ?",
+            "DELETE FROM progress WHERE rid = ?",
+            "DELETE FROM history WHERE rid = ?",
+        ] {
+            self.delete_from(conn, sql)?;
+        }
+        if self.log_lines > 0 {
+            self.delete_from(conn, "DELETE FROM log WHERE rid = ?")?;
+        }
+        Ok(())
+    }
+
+    fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
+        conn.prepare_cached(sql)?.execute([self.rid])?;
+        Ok(())
+    }
+}

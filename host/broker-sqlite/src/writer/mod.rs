@@ -1,0 +1,147 @@
+//! The one thread that writes: it takes all operations that wait, runs them in one transaction, commits once, and then
+//! answers them all.
+//!
+//! Invariants: nothing is answered before its commit, and what failed leaves no trace, on disk or in memory. When one
+//! operation of a group fails, the group is rolled back and each of its operations runs again in a transaction of its
+//! own, so that it spoils no other. That is cheaper than a savepoint for each, because failures are rare.
+
+mod deliveries;
+mod group;
+mod head;
+mod lines;
+mod step;
+mod submit;
+mod sweeps;
+mod wishes;
+
+use std::{fs::File, sync::Arc, thread::JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use umbel_broker::{Error, Limits, Result};
+
+use crate::{error::Fault, news::Channels, timer::Timer};
+use group::Group;
+use lines::Lines;
+pub(crate) use step::Step;
+
+/// Operations that may wait for the writer; a caller beyond them waits for room.
+const INBOX: usize = 1_024;
+/// Operations of one group at most.
+const GROUP_OPS: usize = 256;
+/// Jobs that a group may touch before it takes no more operations: bounds how long an answer can take.
+const GROUP_JOBS: usize = 4_000;
+
+/// An operation on its way through the writer.
+pub(crate) trait Operation: Send {
+    /// About how many jobs it touches.
+    fn jobs(&self) -> usize;
+    /// Does it; the answer is kept for `answer`. May run again after a rollback.
+    fn run(&mut self, step: &mut Step<'_>) -> Result<(), Fault>;
+    /// Tells the caller what became of it.
+    fn answer(self: Box<Self>, committed: Result<()>);
+}
+
+struct Typed<T, F> {
+    jobs: usize,
+    work: F,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Operation for Typed<T, F>
+where
+    T: Send,
+    F: Fn(&mut Step<'_>) -> Result<T, Fault> + Send,
+{
+    fn jobs(&self) -> usize {
+        self.jobs
+    }
+
+    fn run(&mut self, step: &mut Step<'_>) -> Result<(), Fault> {
+        self.value = Some((self.work)(step)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<()>) {
+        let Self { value, reply, .. } = *self;
+        let never_run = || Error::Failed("the operation was not run".into());
+        // Whoever asked may have gone; what was done stays done.
+        let _ = reply.send(committed.and_then(|()| value.ok_or_else(never_run)));
+    }
+}
+
+/// What the writer thread owns.
+pub(crate) struct Writer {
+    pub(crate) conn: Connection,
+    pub(crate) limits: Limits,
+    /// Pages that submissions may fill.
+    pub(crate) max_pages: Option<u64>,
+    pub(crate) timer: Arc<Timer>,
+    pub(crate) channels: Channels,
+    /// Held until the connection is closed.
+    pub(crate) lock: Option<File>,
+}
+
+/// The way to the writer thread. Dropping it ends the thread when it has done what waits, and waits for that.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    inbox: Option<mpsc::Sender<Box<dyn Operation>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    pub(crate) fn start(writer: Writer) -> Result<Self> {
+        let lines = Lines::load(&writer.conn)?;
+        let (inbox, operations) = mpsc::channel(INBOX);
+        let thread = std::thread::Builder::new()
+            .name("umbel-sqlite-writer".into())
+            .spawn(move || serve(writer, lines, operations))
+            .map_err(|error| Error::Failed(format!("no thread for the writer: {error}")))?;
+        Ok(Self { inbox: Some(inbox), thread: Some(thread) })
+    }
+
+    /// Runs `work` in a transaction; answers when that is committed.
+    pub(crate) async fn write<T, F>(&self, jobs: usize, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Step<'_>) -> Result<T, Fault> + Send + 'static,
+    {
+        let stopped = || Error::Unavailable("the writer of the database has stopped".into());
+        let (reply, answer) = oneshot::channel();
+        let operation = Box::new(Typed { jobs, work, value: None, reply });
+        let inbox = self.inbox.as_ref().ok_or_else(stopped)?;
+        inbox.send(operation).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        drop(self.inbox.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was reported by its hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(writer: Writer, lines: Lines, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
+    let mut group = Group::new(&writer, lines);
+    let mut waiting: Vec<Box<dyn Operation>> = Vec::with_capacity(GROUP_OPS);
+    while let Some(first) = operations.blocking_recv() {
+        let mut jobs = first.jobs();
+        waiting.push(first);
+        while waiting.len() < GROUP_OPS && jobs < GROUP_JOBS {
+            let Ok(next) = operations.try_recv() else { break };
+            jobs += next.jobs();
+            waiting.push(next);
+        }
+        group.serve(&mut waiting);
+    }
+    drop(group);
+    // The connection before the lock: nobody may open the file while this process still has it.
+    let Writer { conn, lock, .. } = writer;
+    drop(conn);
+    drop(lock);
+}

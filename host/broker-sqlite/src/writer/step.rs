@@ -1,0 +1,75 @@
+//! What a job's state change does to its row, its line and the news: the rules that every operation is made of.
+//!
+//! They change a `Head` in memory; the operation writes it once when it is done with it.
+
+use rusqlite::Connection;
+use umbel_broker::Limits;
+use umbel_model::{JobState, UnixMs};
+
+use super::{head::Head, lines::Lines};
+use crate::news::News;
+
+/// One operation under way, inside the transaction of its group.
+pub(crate) struct Step<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(super) lines: &'a mut Lines,
+    pub(super) limits: &'a Limits,
+    pub(super) max_pages: Option<u64>,
+    pub(super) news: &'a mut News,
+    /// The same for all that the operation does.
+    pub(super) now: UnixMs,
+}
+
+/// Orders ready jobs: priority 9 first, then the order of arrival.
+fn ready_score(priority: u8, seq: u64) -> u64 {
+    (u64::from(9 - priority.min(9)) << 48) | seq
+}
+
+impl Step<'_> {
+    /// To the end of its line.
+    pub(super) fn enqueue(&mut self, head: &mut Head) {
+        head.score = ready_score(head.priority, self.lines.next_seq());
+        self.enqueue_at_its_place(head);
+    }
+
+    /// To where it was in its line.
+    pub(super) fn enqueue_at_its_place(&mut self, head: &mut Head) {
+        head.state = JobState::Queued;
+        head.due_at = None;
+        head.at = head.expires_at;
+        self.lines.change(head.line, |counts| counts.ready += 1);
+        self.news.ready_in(self.lines.queue(head.line));
+    }
+
+    pub(super) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) {
+        head.state = state;
+        head.due_at = Some(due);
+        head.at = Some(head.expires_at.map_or(due, |expires| expires.min(due)));
+        self.lines.change(head.line, |counts| counts.delayed += 1);
+    }
+
+    /// Out of whatever it waits in.
+    pub(super) fn leave(&mut self, head: &Head) {
+        let state = head.state;
+        self.lines.change(head.line, |counts| {
+            let count = match state {
+                JobState::Queued => &mut counts.ready,
+                JobState::Scheduled | JobState::Retrying => &mut counts.delayed,
+                JobState::Running => &mut counts.running,
+                _ => return,
+            };
+            *count = count.saturating_sub(1);
+        });
+    }
+
+    pub(super) fn finish(&mut self, head: &mut Head, state: JobState) {
+        let dead = state == JobState::Failed;
+        let keep_ms = if dead { head.result_ttl_ms.max(head.dead_ttl_ms) } else { head.result_ttl_ms };
+        head.state = state;
+        head.finished_at = Some(self.now);
+        head.due_at = None;
+        head.at = Some(self.now.saturating_add(keep_ms));
+        head.dead = dead;
+        self.news.ended(head.id);
+    }
+}

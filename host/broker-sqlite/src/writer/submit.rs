@@ -1,0 +1,95 @@
+//! Submissions.
+
+use rusqlite::{OptionalExtension, params};
+use umbel_broker::{NewJob, Start, Submitted};
+use umbel_model::{JobId, JobState};
+
+use super::{head::Head, step::Step};
+use crate::{error::Fault, rows::int};
+
+impl Step<'_> {
+    /// Refuses what would fill the file: the rest of it is for finishing what was accepted.
+    pub(crate) fn check_room(&self) -> Result<(), Fault> {
+        let Some(max) = self.max_pages else { return Ok(()) };
+        let number = |sql| self.conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0));
+        let (all, free) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?);
+        if u64::from(all.saturating_sub(free)) < max { Ok(()) } else { Err(Fault::NoRoom) }
+    }
+
+    pub(crate) fn submit(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
+        if let Some(answer) = self.known_submission(new)? {
+            return Ok(answer);
+        }
+        if let Some(old) = new.redrive_of
+            && !self.is_dead(new, old)?
+        {
+            return Ok(Submitted::NotDead);
+        }
+        if let Some(refusal) = self.no_room(new) {
+            return Ok(refusal);
+        }
+        if let Some(old) = new.redrive_of {
+            let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ?";
+            self.conn.prepare_cached(sql)?.execute(params![new.tenant.as_str(), old.to_bytes()])?;
+        }
+        self.keep_idempotency(new)?;
+        let line = match self.lines.find(&new.tenant, &new.queue) {
+            Some(line) => line,
+            None => self.lines.create(self.conn, &new.tenant, &new.queue)?,
+        };
+        let mut head = Head::new(self.now, line, new);
+        let due = match new.start {
+            Start::Now => self.now,
+            Start::After(ms) => self.now.saturating_add(ms),
+            Start::At(at) => at,
+        };
+        if due > self.now {
+            self.delay(&mut head, JobState::Scheduled, due);
+        } else {
+            self.enqueue(&mut head);
+        }
+        head.insert(self.conn, self.now, new)?;
+        Ok(Submitted::Created)
+    }
+
+    fn known_submission(&self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
+        let sql = "SELECT 1 FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?";
+        if self.conn.prepare_cached(sql)?.exists(params![new.tenant.as_str(), new.id.to_bytes()])? {
+            return Ok(Some(Submitted::Existing(new.id)));
+        }
+        let Some(idempotency) = &new.idempotency else { return Ok(None) };
+        let sql = "SELECT id, body = ? FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?";
+        let params = params![idempotency.body, new.tenant.as_str(), idempotency.key, int(self.now)];
+        let found: Option<([u8; 16], bool)> =
+            self.conn.prepare_cached(sql)?.query_row(params, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        Ok(found.map(|(id, same)| {
+            let id = JobId::from_bytes(id);
+            if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }
+        }))
+    }
+
+    fn is_dead(&self, new: &NewJob, old: JobId) -> Result<bool, Fault> {
+        let sql = "SELECT 1 FROM job INDEXED BY job_id WHERE tenant = ? AND id = ? AND dead = 1";
+        Ok(self.conn.prepare_cached(sql)?.exists(params![new.tenant.as_str(), old.to_bytes()])?)
+    }
+
+    fn no_room(&self, new: &NewJob) -> Option<Submitted> {
+        match self.lines.find(&new.tenant, &new.queue) {
+            None => (self.lines.queues_of(&new.tenant) >= self.limits.max_queues).then_some(Submitted::TooManyQueues),
+            Some(line) => {
+                let counts = self.lines.counts(line);
+                (counts.ready + counts.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
+            }
+        }
+    }
+
+    fn keep_idempotency(&self, new: &NewJob) -> Result<(), Fault> {
+        let Some(idempotency) = &new.idempotency else { return Ok(()) };
+        let sql = "INSERT OR REPLACE INTO idempotency (tenant, key, id, body, expires_at) VALUES (?, ?, ?, ?, ?)";
+        let expires_at = int(self.now.saturating_add(idempotency.ttl_ms));
+        let id = new.id.to_bytes();
+        let row = params![new.tenant.as_str(), idempotency.key, id, idempotency.body, expires_at];
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! The passage of time: promote, reap, prune.
+
+use umbel_broker::{Promoted, Reaped, memory::max_deliveries_message};
+use umbel_model::{AttemptRecord, Failure, JobState, UnixMs, Usage, WorkerId};
+
+use super::{head, step::Step};
+use crate::{
+    error::Fault,
+    rows::{ENDED, RUNS, WAITS, int},
+};
+
+/// Idempotency keys that one prune deletes at most.
+const IDEMPOTENCY_SWEEP: u32 = 5_000;
+
+impl Step<'_> {
+    pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
+        // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
+        let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let mut promoted = Promoted { moved: 0, expired: 0, next_due: None };
+        for mut head in waiting {
+            if head.at.is_none_or(|at| at > self.now) || promoted.moved + promoted.expired == max {
+                promoted.next_due = head.at;
+                break;
+            }
+            self.leave(&head);
+            if head.expired(self.now) {
+                self.finish(&mut head, JobState::Expired);
+                promoted.expired += 1;
+            } else {
+                self.enqueue(&mut head);
+                promoted.moved += 1;
+            }
+            head.save(self.conn)?;
+        }
+        Ok(promoted)
+    }
+
+    pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
+        let mut reaped = Reaped { requeued: 0, buried: 0, revoked: 0 };
+        for mut head in head::by_time(self.conn, self.lines, RUNS, self.now, max)? {
+            self.leave(&head);
+            head.token = None;
+            let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
+                .map_err(|error| Fault::stored("worker of a running job", error))?;
+            let record = AttemptRecord {
+                attempt: head.retries + 1,
+                delivery: head.deliveries,
+                worker,
+                ended_at: self.now,
+                outcome: "lost".into(),
+                failure: None,
+                usage: Usage::default(),
+            };
+            head.remember(self.conn, &record)?;
+            if head.cancel_requested {
+                self.finish(&mut head, JobState::Revoked);
+                reaped.revoked += 1;
+            } else if head.deliveries >= head.max_deliveries {
+                let message = max_deliveries_message(head.deliveries);
+                head.put_failure(self.conn, &Failure::new("max_deliveries", message))?;
+                self.finish(&mut head, JobState::Failed);
+                reaped.buried += 1;
+            } else {
+                self.enqueue_at_its_place(&mut head);
+                reaped.requeued += 1;
+            }
+            head.save(self.conn)?;
+        }
+        Ok(reaped)
+    }
+
+    pub(crate) fn prune(&mut self, max: u32) -> Result<u32, Fault> {
+        let sql = "DELETE FROM idempotency WHERE (tenant, key) IN
+            (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
+        self.conn.prepare_cached(sql)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
+        let over = head::by_time(self.conn, self.lines, ENDED, self.now, max)?;
+        for head in &over {
+            head.delete(self.conn)?;
+        }
+        Ok(over.len() as u32)
+    }
+}

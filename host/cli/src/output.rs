@@ -1,0 +1,261 @@
+//! What goes to stdout, in the form that was asked for, and what people see beside it on stderr.
+//!
+//! Invariants: a reader that went away ends the process quietly; nothing that a guest or a user wrote reaches a
+//! terminal with its control characters.
+
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal as _, Write},
+    time::Duration,
+};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use owo_colors::OwoColorize as _;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    args::{Cli, Format},
+    failure::{Exit, Failure},
+};
+
+/// Where output goes and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Terminal {
+    pub format: Format,
+}
+
+/// A column of a table: its title, and a JSON pointer to its value.
+pub type Column = (&'static str, &'static str);
+
+/// A page of a list, each item as the server wrote it: numbers keep all their digits.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    pub items: Vec<Box<RawValue>>,
+    #[serde(default)]
+    pub next_cursor: Option<String>,
+}
+
+impl Terminal {
+    pub fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// One line to stdout.
+    pub fn line(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = anstream::stdout().lock();
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(closed)
+    }
+
+    /// A remark for people, to stderr.
+    pub fn note(&self, text: &str) {
+        let _ = writeln!(anstream::stderr().lock(), "{}", plain(text));
+    }
+
+    /// A list.
+    pub fn list(&self, page: &Page, columns: &[Column], id: &str) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => {
+                let items: Vec<&str> = page.items.iter().map(|item| item.get()).collect();
+                self.line(&format!("[{}]", items.join(",")))
+            }
+            Format::Jsonl => page.items.iter().try_for_each(|item| self.line(item.get())),
+            Format::Id => page.items.iter().try_for_each(|item| self.line(&text_at(&parsed(item), id))),
+            Format::Table => {
+                let mut table = table();
+                table.set_header(columns.iter().map(|(title, _)| title.bold().to_string()));
+                for item in &page.items {
+                    let value = parsed(item);
+                    table.add_row(columns.iter().map(|(_, pointer)| shown(pointer, &text_at(&value, pointer))));
+                }
+                if page.items.is_empty() {
+                    self.note("nothing found");
+                    return Ok(());
+                }
+                self.line(&trimmed(&table))
+            }
+        }?;
+        if let (Some(cursor), true) = (&page.next_cursor, self.format != Format::Json) {
+            self.note(&format!("there are more: --cursor {cursor}"));
+        }
+        Ok(())
+    }
+
+    /// One object. `rows` names what a table shows, in order; what is not there is left out.
+    pub fn object(&self, body: &str, rows: &[Column], id: &str) -> Result<(), Failure> {
+        let value: Value = serde_json::from_str(body).map_err(|_| bad_answer())?;
+        match self.format {
+            Format::Json | Format::Jsonl => self.line(body.trim_end()),
+            Format::Id => self.line(&text_at(&value, id)),
+            Format::Table => {
+                let mut table = table();
+                for (title, pointer) in rows {
+                    let text = text_at(&value, pointer);
+                    if !text.is_empty() {
+                        table.add_row([title.bold().to_string(), shown(pointer, &text)]);
+                    }
+                }
+                self.line(&trimmed(&table))
+            }
+        }
+    }
+
+    /// A spinner on stderr, when that is a terminal.
+    pub fn spinner(&self, text: impl Into<Cow<'static, str>>) -> Spinner {
+        if !io::stderr().is_terminal() {
+            return Spinner(None);
+        }
+        let bar = ProgressBar::new_spinner().with_message(text);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Spinner(Some(bar))
+    }
+
+    /// A bar for `total` bytes on stderr, when that is a terminal.
+    pub fn bytes_bar(&self, total: u64, text: &'static str) -> Spinner {
+        if !io::stderr().is_terminal() {
+            return Spinner(None);
+        }
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes}");
+        let bar = ProgressBar::new(total).with_message(text);
+        Spinner(Some(style.map_or(bar.clone(), |style| bar.with_style(style))))
+    }
+}
+
+/// Progress on a terminal, or nothing. Cleared when dropped.
+pub struct Spinner(Option<ProgressBar>);
+
+impl Spinner {
+    pub fn advance(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes);
+        }
+    }
+
+    pub fn say(&self, text: String) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(plain(&text).into_owned());
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Completions to stdout.
+pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "umbel", &mut script);
+    io::stdout().lock().write_all(&script).map_err(closed)
+}
+
+/// Nobody reads any more: that is how `head` says that it has enough.
+fn closed(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        // Success for whoever closed the pipe; nothing is left to do for this verb.
+        std::process::exit(0);
+    }
+    Failure::new("output", format!("stdout cannot be written: {error}"))
+}
+
+/// The server's answer is not what it should be.
+pub fn bad_answer() -> Failure {
+    Failure::new("bad_answer", "the server's answer cannot be read; is it an umbel of another version?")
+        .exit(Exit::Failure)
+}
+
+/// Text without control characters but line feeds and tabs.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let bad = |c: char| (c.is_control() && c != '\n' && c != '\t') || ('\u{202a}'..='\u{202e}').contains(&c);
+    if text.contains(bad) { text.replace(bad, "\u{fffd}").into() } else { text.into() }
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+fn trimmed(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn parsed(item: &RawValue) -> Value {
+    serde_json::from_str(item.get()).unwrap_or(Value::Null)
+}
+
+/// The value at a pointer as people read it; empty for null and for nothing.
+pub fn text_at(value: &Value, pointer: &str) -> String {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => plain(text).into_owned(),
+        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+            let texts: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+            plain(&texts.join(", ")).into_owned()
+        }
+        Some(other) => plain(&other.to_string()).into_owned(),
+    }
+}
+
+/// A cell: sizes in human units, states in colour.
+fn shown(pointer: &str, text: &str) -> String {
+    if pointer.ends_with("_bytes")
+        && let Ok(bytes) = text.parse::<u64>()
+    {
+        return bytes_text(bytes);
+    }
+    if !pointer.ends_with("/state") {
+        return text.to_owned();
+    }
+    match text {
+        "succeeded" => text.green().to_string(),
+        "failed" => text.red().to_string(),
+        "running" => text.cyan().to_string(),
+        "retrying" | "draining" => text.yellow().to_string(),
+        "revoked" | "expired" => text.dimmed().to_string(),
+        _ => text.to_owned(),
+    }
+}
+
+/// A plain table with a header.
+pub fn table_of(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = table();
+    table.set_header(header.iter().map(|title| title.bold().to_string()));
+    rows.for_each(|row| {
+        table.add_row(row);
+    });
+    trimmed(&table)
+}
+
+/// Bytes in human units.
+pub fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_never_reach_a_terminal() {
+        assert_eq!(plain("a\u{1b}[31mb\u{7}\n"), "a\u{fffd}[31mb\u{fffd}\n");
+        let value = serde_json::json!({"name": "\u{1b}]0;x\u{7}"});
+        assert!(!text_at(&value, "/name").contains('\u{1b}'));
+    }
+
+    #[test]
+    fn cells_are_written_for_people() {
+        let value = serde_json::json!({"a": [1, 2], "b": ["x", "y"], "c": null});
+        assert_eq!([text_at(&value, "/a"), text_at(&value, "/b"), text_at(&value, "/c")], ["[1,2]", "x, y", ""]);
+        assert_eq!(shown("/size_bytes", "59392"), "58.0 KiB");
+    }
+}

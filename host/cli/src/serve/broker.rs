@@ -1,0 +1,114 @@
+//! Opens the broker that a URL names.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use umbel_broker::Broker;
+use umbel_broker_redis::{RedisBroker, RedisConfig};
+use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
+
+use crate::{args::BrokerFlags, failure::Failure, serve::data::Data};
+
+/// Where jobs are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerUrl {
+    Sqlite(PathBuf),
+    Redis(String),
+}
+
+impl BrokerUrl {
+    /// What `--broker` says, or the SQLite file of the data folder.
+    pub fn from_flags(flags: &BrokerFlags, data: &Data) -> Result<Self, Failure> {
+        match &flags.broker {
+            None => Ok(Self::Sqlite(data.database())),
+            Some(url) => Self::parse(url),
+        }
+    }
+
+    fn parse(url: &str) -> Result<Self, Failure> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() {
+                return Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"));
+            }
+            return Ok(Self::Sqlite(path.into()));
+        }
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        if matches!(scheme, "redis" | "rediss" | "redis+unix" | "unix" | "valkey") {
+            return Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)));
+        }
+        Err(Failure::usage("the broker's address cannot be used")
+            .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB"))
+    }
+
+    /// For people: without a password.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Self::Redis(url) => match (url.split_once("://"), url.rsplit_once('@')) {
+                (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+                _ => url.clone(),
+            },
+        }
+    }
+}
+
+/// Opens the broker. A Redis that cannot be reached is waited for, for ever; one that is refused is an error.
+pub async fn open(url: &BrokerUrl, flags: &BrokerFlags) -> Result<Arc<dyn Broker>, Failure> {
+    match url {
+        BrokerUrl::Sqlite(path) => Ok(Arc::new(SqliteBroker::open(SqliteConfig::new(path)).map_err(refused)?)),
+        BrokerUrl::Redis(address) => {
+            let mut config = RedisConfig::new(address);
+            config.allow_unsafe_settings = flags.allow_unsafe_redis;
+            config.wait_for_server = true;
+            let broker = RedisBroker::connect(config).await.map_err(refused)?;
+            Ok(Arc::new(broker))
+        }
+    }
+}
+
+/// Waits until the broker answers, and says so while it does not.
+pub async fn wait_for(broker: &dyn Broker, url: &BrokerUrl) -> Result<(), Failure> {
+    let mut pause = Duration::from_millis(250);
+    let mut said = false;
+    loop {
+        match broker.check().await {
+            Ok(()) => {
+                if said {
+                    tracing::info!(broker = url.shown(), "the broker answers");
+                }
+                return Ok(());
+            }
+            Err(error) if error.is_transient() => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(broker = url.shown(), %error, "waiting for the broker, for ever; start it or correct --broker");
+                }
+            }
+            Err(error) => return Err(refused(error)),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+fn refused(error: umbel_broker::Error) -> Failure {
+    Failure::from(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_name_their_broker_and_others_are_refused() {
+        assert_eq!(BrokerUrl::parse("sqlite:./x.db").unwrap(), BrokerUrl::Sqlite("./x.db".into()));
+        assert_eq!(BrokerUrl::parse("sqlite:///x.db").unwrap(), BrokerUrl::Sqlite("/x.db".into()));
+        assert!(matches!(BrokerUrl::parse("redis://h:1/2"), Ok(BrokerUrl::Redis(_))));
+        assert!(BrokerUrl::parse("postgres://h").is_err() && BrokerUrl::parse("sqlite:").is_err());
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url = BrokerUrl::parse("redis://user:secret@host:6379/0").unwrap();
+        assert_eq!(url.shown(), "redis://…@host:6379/0");
+    }
+}

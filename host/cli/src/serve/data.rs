@@ -1,0 +1,128 @@
+//! The data folder: modules, compiled code, the host's key, the SQLite file, and the lock of `umbel dev`.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
+use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
+use umbel_worker::{Runtime, RuntimeConfig};
+
+use crate::failure::Failure;
+
+/// Slots beyond the jobs that run at once: modules that describe themselves.
+const SPARE_SLOTS: u32 = 4;
+
+/// A data folder that exists.
+#[derive(Debug, Clone)]
+pub struct Data {
+    folder: PathBuf,
+}
+
+/// Held for life by the one process of a folder.
+#[derive(Debug)]
+pub struct DataLock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+impl Data {
+    /// Makes the folder, for its owner only, if it is missing.
+    pub fn open(folder: &Path) -> Result<Self, Failure> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|e| unusable(folder, &e))?;
+        let folder = folder.canonicalize().map_err(|e| unusable(folder, &e))?;
+        Ok(Self { folder })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The embedded broker's file.
+    pub fn database(&self) -> PathBuf {
+        self.folder.join("umbel.db")
+    }
+
+    /// Makes this process the only one of the folder.
+    pub fn lock(&self) -> Result<DataLock, Failure> {
+        let path = self.folder.join("lock");
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = file.map_err(|e| unusable(&self.folder, &e))?;
+        match file.try_lock() {
+            Ok(()) => {
+                // For the message of whoever comes second; nothing reads it otherwise.
+                let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+                Ok(DataLock(file))
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let _ = file.rewind();
+                let _ = (&mut file).take(16).read_to_string(&mut owner);
+                let owner: String = owner.chars().filter(char::is_ascii_digit).collect();
+                let owner = if owner.is_empty() { String::new() } else { format!(" (process {owner})") };
+                let message = format!("another umbel{owner} uses the data folder {}", self.folder.display());
+                Err(Failure::new("data_in_use", message).help("stop it, or give this one another folder with --data"))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(unusable(&self.folder, &error)),
+        }
+    }
+
+    /// Where uploaded modules are.
+    pub async fn modules(&self) -> Result<ModuleStore, Failure> {
+        ModuleStore::local(self.folder.join("modules")).await.map_err(|e| stored(&e))
+    }
+
+    /// The sandbox and everything that makes modules ready for it.
+    pub async fn runtime(&self, store: ModuleStore, concurrency: u32) -> Result<Runtime, Failure> {
+        let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
+        let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
+        Ok(Runtime::new(RuntimeConfig::default(), store, code, compiler(), sandbox(concurrency)?))
+    }
+}
+
+/// Compiles in a child that is this very binary, even if its file was replaced meanwhile.
+pub fn compiler() -> Compiler {
+    let command =
+        CompilerCommand { program: PathBuf::from("/proc/self/exe"), args: vec![crate::serve::COMPILE_VERB.to_owned()] };
+    Compiler::new(command, CompileLimits::default())
+}
+
+/// A sandbox for so many attempts at once.
+pub fn sandbox(concurrency: u32) -> Result<Sandbox, Failure> {
+    let config = SandboxConfig { slots: concurrency.saturating_add(SPARE_SLOTS), ..SandboxConfig::default() };
+    Sandbox::new(config).map_err(|e| {
+        Failure::new("sandbox", e.to_string()).help("lower --concurrency: each job reserves address space")
+    })
+}
+
+fn unusable(folder: &Path, error: &io::Error) -> Failure {
+    Failure::new("data_folder", format!("the data folder {} cannot be used: {error}", folder.display()))
+        .help("name a folder that this user may write with --data")
+}
+
+fn stored(error: &umbel_modules::Error) -> Failure {
+    Failure::new(error.code(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_of_a_data_folder_is_refused_with_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = Data::open(folder.path()).unwrap();
+        let _first = data.lock().unwrap();
+        let second = data.lock().unwrap_err();
+        assert_eq!(second.code, "data_in_use");
+        assert!(second.message.contains(&std::process::id().to_string()), "{}", second.message);
+    }
+
+    #[test]
+    fn a_folder_below_a_file_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let refused = Data::open(&file.path().join("data")).unwrap_err();
+        assert_eq!(refused.code, "data_folder");
+    }
+}

@@ -1,0 +1,65 @@
+//! The profile: where the server is and the token for it, so that the next command just works.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A server and a token for it. The file is for its owner only.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Profile {
+    pub url: String,
+    pub token: String,
+}
+
+const FILE: &str = "profile.json";
+
+impl Profile {
+    /// Reads the profile of a data folder; none if there is none that can be read.
+    pub fn read(folder: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(folder.join(FILE)).ok()?).ok()
+    }
+
+    /// Writes it into `folder`, readable by its owner only, never half.
+    pub fn write(&self, folder: &Path) -> io::Result<PathBuf> {
+        let path = folder.join(FILE);
+        let temporary = folder.join(format!("{FILE}.{}", std::process::id()));
+        // One left by a crash may have other permissions.
+        let _ = fs::remove_file(&temporary);
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&temporary)?;
+        io::Write::write_all(&mut file, serde_json::to_string_pretty(self)?.as_bytes())?;
+        fs::rename(&temporary, &path)?;
+        Ok(path)
+    }
+
+    /// The nearest one: `.umbel/` here or in a folder above, then `~/.config/umbel/`.
+    pub fn find() -> Option<Self> {
+        let here = std::env::current_dir().ok()?;
+        let near = here.ancestors().find_map(|folder| Self::read(&folder.join(".umbel")));
+        near.or_else(|| {
+            let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+            let config = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
+            Self::read(&config.join("umbel"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_profile_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile { url: "http://h".into(), token: "t".into() };
+        let path = profile.write(folder.path()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Profile::read(folder.path()).unwrap().url, "http://h");
+    }
+}

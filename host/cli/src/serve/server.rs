@@ -1,0 +1,52 @@
+//! `umbel server`: the API and the background services; with `--concurrency` a worker too.
+
+use umbel_control::{Control, ControlConfig};
+
+use crate::{
+    args::ServerOptions,
+    failure::Failure,
+    serve::{
+        broker::{self, BrokerUrl},
+        data::Data,
+        jobs,
+        signals::Signals,
+        web,
+    },
+};
+
+pub async fn run(options: ServerOptions) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let data = Data::open(&options.broker.data)?;
+    let url = BrokerUrl::from_flags(&options.broker, &data)?;
+    if let (BrokerUrl::Sqlite(_), 0) = (&url, options.concurrency) {
+        let message = "a SQLite broker belongs to one process, and this one would run no jobs";
+        let help = "add --concurrency 8 to run jobs here too, or use --broker redis://… and `umbel worker`";
+        return Err(Failure::new("sqlite_one_process", message).help(help));
+    }
+    let listener = web::listen(options.listen).await?;
+    let broker = broker::open(&url, &options.broker).await?;
+    let store = data.modules().await?;
+    let runtime = data.runtime(store.clone(), options.concurrency).await?;
+    // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
+    let web = web::start(listener, broker.clone(), store, runtime.clone())?;
+    tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
+    tokio::select! {
+        ready = broker::wait_for(&*broker, &url) => ready?,
+        () = signals.next() => return Ok(()),
+    }
+    let control = Control::start(broker.clone(), &ControlConfig::default());
+    let worker = match options.concurrency {
+        0 => None,
+        n => Some(jobs::start(broker.clone(), runtime, &options.run, n)?),
+    };
+    signals.next().await;
+    tracing::info!("shutting down; a second signal ends at once");
+    signals.next_is_cold();
+    if let Some(mut worker) = worker {
+        worker.drain();
+        worker.join().await;
+    }
+    web.stop().await;
+    control.stop().await;
+    Ok(())
+}

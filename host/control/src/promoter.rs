@@ -1,0 +1,59 @@
+//! Queues jobs whose time has come and ends those that expired.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use umbel_broker::Broker;
+use umbel_model::UnixMs;
+
+use crate::service::{Service, Step};
+
+pub(crate) struct Promoter {
+    pub(crate) every: Duration,
+    pub(crate) batch: u32,
+}
+
+/// The shortest pause: `next_due` is by the broker's clock, and where that one is behind ours it must not be a spin.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+/// By this machine's clock.
+fn now_ms() -> UnixMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as UnixMs)
+}
+
+impl Promoter {
+    /// Until the next one is due, but never longer than the period: a clock that differs costs at most that.
+    fn pause(&self, next_due: Option<UnixMs>, now: UnixMs) -> Duration {
+        let until = next_due.map_or(self.every, |due| Duration::from_millis(due.saturating_sub(now)));
+        until.clamp(SHORTEST.min(self.every), self.every)
+    }
+}
+
+impl Service for Promoter {
+    fn name(&self) -> &'static str {
+        "promoter"
+    }
+
+    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
+        Box::pin(async move {
+            let promoted = broker.promote(self.batch).await?;
+            let full = promoted.moved + promoted.expired >= self.batch;
+            Ok(if full { Duration::ZERO } else { self.pause(promoted.next_due, now_ms()) })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_lasts_until_the_next_is_due_within_the_period() {
+        let promoter = Promoter { every: Duration::from_millis(200), batch: 1 };
+        let pause = |due| promoter.pause(due, 1_000).as_millis();
+        assert_eq!(pause(None), 200);
+        assert_eq!(pause(Some(1_050)), 50);
+        assert_eq!(pause(Some(9_999)), 200);
+        // Overdue by this clock, not by the broker's.
+        assert_eq!(pause(Some(900)), 5);
+    }
+}

@@ -1,0 +1,28 @@
+//! Deletes jobs whose retention has passed.
+
+use std::time::Duration;
+
+use umbel_broker::Broker;
+
+use crate::service::{Service, Step};
+
+pub(crate) struct Pruner {
+    pub(crate) every: Duration,
+    pub(crate) batch: u32,
+}
+
+/// Between two full batches: a backlog of old jobs must not keep new ones waiting.
+const BREATH: Duration = Duration::from_millis(20);
+
+impl Service for Pruner {
+    fn name(&self) -> &'static str {
+        "pruner"
+    }
+
+    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
+        Box::pin(async move {
+            let pruned = broker.prune(self.batch).await?;
+            Ok(if pruned >= self.batch { BREATH } else { self.every })
+        })
+    }
+}

@@ -1,0 +1,185 @@
+//! Uploaded modules, each under the SHA-256 of its bytes.
+//!
+//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::{
+    MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Location,
+};
+use sha2::{Digest as _, Sha256};
+use umbel_model::Digest;
+
+use crate::Error;
+
+/// The largest module that is accepted unless the operator says otherwise, bytes. A Python component has 18 MiB.
+pub const DEFAULT_MAX_MODULE_BYTES: u64 = 64 << 20;
+/// An upload that wrote nothing for so long is dead.
+const STALE_UPLOAD: Duration = Duration::from_secs(3_600);
+/// Bytes that an upload holds in memory before they are written.
+const PART_BYTES: usize = 1 << 20;
+
+/// What was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    pub digest: Digest,
+    pub size_bytes: u64,
+}
+
+/// Content-addressed blobs in an object store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ModuleStore {
+    objects: Arc<dyn ObjectStore>,
+    /// For error messages.
+    shown: Arc<Path>,
+}
+
+impl ModuleStore {
+    /// Opens a local folder, which is made if it is missing, and throws away what crashed uploads left in it.
+    pub async fn local(folder: impl Into<PathBuf>) -> Result<Self, Error> {
+        let folder = folder.into();
+        let failed = |e: std::io::Error| Error::io(&folder, &e);
+        tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
+        let objects =
+            LocalFileSystem::new_with_prefix(&folder).map_err(|e| Error::store(&folder, &e))?.with_fsync(true);
+        sweep(&folder.join("uploads")).await;
+        Ok(Self { objects: Arc::new(objects), shown: folder.into() })
+    }
+
+    /// Stores what `upload` yields, up to `max_bytes`, and names it. Storing the same bytes twice stores them once, and
+    /// repairs a damaged blob.
+    pub async fn put<E: std::fmt::Display>(
+        &self,
+        upload: impl Stream<Item = Result<Bytes, E>>,
+        max_bytes: u64,
+    ) -> Result<Stored, Error> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|e| Error::Unavailable { path: self.path(), problem: e.to_string() })?;
+        let temporary = Location::from(format!("uploads/{}", hex::encode(random)));
+        let mut parts = self.objects.put_multipart(&temporary).await.map_err(|e| self.failed(&e))?;
+        let stored = match self.write(&mut *parts, upload, max_bytes).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                if let Err(left) = parts.abort().await {
+                    tracing::warn!(error = %left, "an upload that failed left a temporary file");
+                }
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.objects.rename(&temporary, &location(&stored.digest)).await {
+            let _ = self.objects.delete(&temporary).await;
+            return Err(self.failed(&error));
+        }
+        Ok(stored)
+    }
+
+    /// Writes and hashes the upload under its temporary name.
+    async fn write<E: std::fmt::Display>(
+        &self,
+        parts: &mut dyn MultipartUpload,
+        upload: impl Stream<Item = Result<Bytes, E>>,
+        max_bytes: u64,
+    ) -> Result<Stored, Error> {
+        let mut upload = std::pin::pin!(upload);
+        let (mut sha, mut size_bytes) = (Sha256::new(), 0_u64);
+        let mut buffer = Vec::with_capacity(PART_BYTES);
+        while let Some(piece) = upload.next().await {
+            let piece = piece.map_err(|e| Error::Upload(e.to_string()))?;
+            size_bytes += piece.len() as u64;
+            if size_bytes > max_bytes {
+                return Err(Error::TooLarge { max_bytes });
+            }
+            sha.update(&piece);
+            buffer.extend_from_slice(&piece);
+            if buffer.len() >= PART_BYTES {
+                let part = PutPayload::from(std::mem::replace(&mut buffer, Vec::with_capacity(PART_BYTES)));
+                parts.put_part(part).await.map_err(|e| self.failed(&e))?;
+            }
+        }
+        if !buffer.is_empty() {
+            parts.put_part(PutPayload::from(buffer)).await.map_err(|e| self.failed(&e))?;
+        }
+        parts.complete().await.map_err(|e| self.failed(&e))?;
+        Ok(Stored { digest: Digest::from_bytes(sha.finalize().into()), size_bytes })
+    }
+
+    /// Stores bytes that are in memory already.
+    pub async fn put_bytes(&self, bytes: Bytes, max_bytes: u64) -> Result<Stored, Error> {
+        let upload = futures::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
+        self.put(upload, max_bytes).await
+    }
+
+    /// The bytes of `digest`, checked. Damaged bytes are an error and never returned.
+    pub async fn get(&self, digest: &Digest) -> Result<Bytes, Error> {
+        let found = self.objects.get(&location(digest)).await.map_err(|e| self.missing(digest, &e))?;
+        let size = usize::try_from(found.meta.size).unwrap_or(0);
+        let mut sha = Sha256::new();
+        let mut bytes = Vec::with_capacity(size.min(DEFAULT_MAX_MODULE_BYTES as usize));
+        let mut pieces = found.into_stream();
+        while let Some(piece) = pieces.try_next().await.map_err(|e| self.failed(&e))? {
+            sha.update(&piece);
+            bytes.extend_from_slice(&piece);
+        }
+        if Digest::from_bytes(sha.finalize().into()) != *digest {
+            tracing::error!(%digest, folder = %self.shown.display(), "a stored module is damaged");
+            return Err(Error::Corrupted(*digest));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Whether a blob of that name is there; its bytes are not looked at.
+    pub async fn exists(&self, digest: &Digest) -> Result<bool, Error> {
+        match self.objects.head(&location(digest)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Deletes a blob; one that is not there is deleted already.
+    pub async fn delete(&self, digest: &Digest) -> Result<(), Error> {
+        match self.objects.delete(&location(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn path(&self) -> String {
+        self.shown.display().to_string()
+    }
+
+    fn failed(&self, error: &object_store::Error) -> Error {
+        Error::store(&self.shown, error)
+    }
+
+    fn missing(&self, digest: &Digest, error: &object_store::Error) -> Error {
+        match error {
+            object_store::Error::NotFound { .. } => Error::Missing(*digest),
+            other => self.failed(other),
+        }
+    }
+}
+
+/// Deletes uploads that nobody can still be writing. Others may: several processes may share a folder.
+async fn sweep(uploads: &Path) {
+    let Ok(mut entries) = tokio::fs::read_dir(uploads).await else { return };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let modified = entry.metadata().await.and_then(|meta| meta.modified());
+        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_UPLOAD))
+            && let Err(error) = tokio::fs::remove_file(entry.path()).await
+        {
+            tracing::warn!(%error, "what a crashed upload left cannot be deleted");
+        }
+    }
+}
+
+fn location(digest: &Digest) -> Location {
+    let hex = digest.hex();
+    Location::from(format!("sha256/{}/{hex}", &hex[..2]))
+}

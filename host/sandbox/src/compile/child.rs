@@ -1,0 +1,105 @@
+//! The compiler child: one module from standard input, its native code to standard output, then the end.
+//!
+//! Single-threaded, with an empty environment and no way to files or the network. Whatever happens to it, the parent
+//! names the error: a crash here is no crash of the service.
+
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+};
+
+use wasmtime::component::Component;
+
+use crate::{
+    attempt::linker,
+    compile::{
+        contract, gate, lockdown,
+        protocol::{Reply, Report, Request, read_header, write_message},
+    },
+    engine::{self, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES},
+    error::{CompileCode, CompileError},
+};
+
+const WASM_PAGE_BYTES: u64 = 65_536;
+
+/// What a program must call when it is started with the arguments of a [`crate::CompilerCommand`].
+pub fn compile_child_main() -> ExitCode {
+    lockdown::confine();
+    match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("compiler child: {error}");
+            ExitCode::from(74)
+        }
+    }
+}
+
+fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
+    let request: Request = read_header(input)?;
+    let mut module = Vec::new();
+    input.take(request.max_module_bytes.saturating_add(1)).read_to_end(&mut module)?;
+    let (reply, code): (Reply, Vec<u8>) = if module.len() as u64 > request.max_module_bytes {
+        let message = format!("the module is larger than {} bytes", request.max_module_bytes);
+        (Err(CompileError::new(CompileCode::ModuleTooLarge, message)), Vec::new())
+    } else {
+        match compile(&module, &request) {
+            Ok((report, code)) => (Ok(report), code),
+            Err(error) => (Err(error), Vec::new()),
+        }
+    };
+    write_message(output, &reply, &code)
+}
+
+/// Gate, contract, compiler.
+fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), CompileError> {
+    let limits = &request.gate;
+    let inspected = gate::inspect(module, limits)?;
+    let component = contract::component(module, &inspected)?;
+    let found = if inspected.core_module { gate::inspect(&component, limits)? } else { inspected.clone() };
+    contract::check(&found)?;
+    let failed = |e: &dyn std::fmt::Display| CompileError::new(CompileCode::CompileFailed, format!("no compiler: {e}"));
+    let engine = engine::compiler_engine().map_err(|e| failed(&e))?;
+    let linker = linker::build(&engine).map_err(|e| failed(&e))?;
+    let compiled = Component::from_binary(&engine, &component).map_err(|e| invalid(&e))?;
+    linker.instantiate_pre(&compiled).map_err(|e| mislinked(&e))?;
+    fits_a_slot(&compiled, request.max_memory_bytes)?;
+    let code = compiled.serialize().map_err(|e| failed(&e))?;
+    let fingerprint = engine::fingerprint(&engine);
+    Ok((Report { core_module: inspected.core_module, imports: found.imports, fingerprint }, code))
+}
+
+fn invalid(error: &wasmtime::Error) -> CompileError {
+    let text = format!("{error:#}");
+    if text.contains("Cannot allocate memory") || text.contains("out of memory") {
+        return CompileError::new(CompileCode::CompileMemory, "compiling the module takes too much memory");
+    }
+    CompileError::new(CompileCode::InvalidModule, format!("the module is not valid: {text}"))
+}
+
+fn mislinked(error: &wasmtime::Error) -> CompileError {
+    CompileError::new(CompileCode::UnknownImport, format!("an import does not fit what is provided: {error:#}"))
+}
+
+/// What the pool would refuse when the module is loaded is refused here, with words.
+fn fits_a_slot(component: &Component, max_memory_bytes: u64) -> Result<(), CompileError> {
+    let complex = |message: String| Err(CompileError::new(CompileCode::ModuleTooComplex, message));
+    let Some(needs) = component.resources_required() else {
+        return complex("the component imports core modules, which nobody provides".to_owned());
+    };
+    if needs.num_memories > MAX_MEMORIES {
+        return complex(format!("the module has {} memories, more than {MAX_MEMORIES}", needs.num_memories));
+    }
+    if needs.num_tables > MAX_TABLES {
+        return complex(format!("the module has {} tables, more than {MAX_TABLES}", needs.num_tables));
+    }
+    let first_bytes = needs.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE_BYTES);
+    if first_bytes > max_memory_bytes {
+        return complex(format!("the module starts with {first_bytes} bytes of memory, more than {max_memory_bytes}"));
+    }
+    match needs.max_initial_table_size {
+        Some(size) if size > MAX_TABLE_ELEMENTS as u64 => {
+            complex(format!("a table of the module has {size} elements, more than {MAX_TABLE_ELEMENTS}"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,247 @@
+//! Starts a compiler child per module, bounds it from outside, and names whatever became of it.
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    sync::Semaphore,
+};
+use wasmtime::Engine;
+
+use crate::{
+    GateLimits, VerifiedCode,
+    compile::{
+        lockdown,
+        protocol::{MAX_HEADER_BYTES, Reply, Report, Request, header},
+    },
+    error::{CompileCode, CompileError},
+};
+
+/// How to start a process that calls [`crate::compile_child_main`].
+#[derive(Debug, Clone)]
+pub struct CompilerCommand {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
+/// What one compilation may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct CompileLimits {
+    /// The upload, bytes.
+    pub max_module_bytes: u64,
+    /// Compiled code, bytes.
+    pub max_code_bytes: u64,
+    /// First size of a module's linear memory, bytes: what `SandboxConfig::max_memory_bytes` says.
+    pub max_memory_bytes: u64,
+    /// Address space of the child, bytes (RLIMIT_AS). A Python component takes 400 MiB.
+    pub memory_bytes: u64,
+    /// Processor time of the child, seconds (RLIMIT_CPU).
+    pub cpu_s: u64,
+    /// Wall-clock time, milliseconds. A JavaScript component takes 13 s alone.
+    pub time_ms: u64,
+    /// Compilations at once; more wait.
+    pub concurrency: usize,
+    pub gate: GateLimits,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        Self {
+            max_module_bytes: 64 << 20,
+            max_code_bytes: 512 << 20,
+            max_memory_bytes: crate::SandboxConfig::default().max_memory_bytes,
+            memory_bytes: 3 << 30,
+            cpu_s: 60,
+            time_ms: 120_000,
+            concurrency: 1,
+            gate: GateLimits::default(),
+        }
+    }
+}
+
+/// A compiled module, not yet loaded.
+#[derive(Clone)]
+pub struct Compiled {
+    /// Native code, to be stored with a MAC under the module's digest and `fingerprint`.
+    pub code: Vec<u8>,
+    /// The engine that it is for.
+    pub fingerprint: String,
+    /// The upload was a core module and was wrapped.
+    pub core_module: bool,
+    /// Interfaces that the component imports, such as `umbel:task/context@0.1.0`.
+    pub imports: Vec<String>,
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled")
+            .field("code_bytes", &self.code.len())
+            .field("core_module", &self.core_module)
+            .field("imports", &self.imports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Compiled> for VerifiedCode {
+    /// Code that came straight from the compiler needs no MAC to be trusted as much as the compiler is.
+    fn from(compiled: Compiled) -> Self {
+        Self::from_compiler(compiled.code)
+    }
+}
+
+/// Compiles modules, each in a child of its own. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Compiler {
+    command: Arc<CompilerCommand>,
+    limits: CompileLimits,
+    permits: Arc<Semaphore>,
+}
+
+impl Compiler {
+    pub fn new(command: CompilerCommand, limits: CompileLimits) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
+        Self { command: Arc::new(command), limits, permits }
+    }
+
+    pub fn limits(&self) -> &CompileLimits {
+        &self.limits
+    }
+
+    /// Checks and compiles `module`, a component or a core module with a component type.
+    pub async fn compile(&self, module: &[u8]) -> Result<Compiled, CompileError> {
+        self.precheck(module)?;
+        let unavailable = |e: &dyn std::fmt::Display| {
+            CompileError::new(CompileCode::CompileFailed, format!("the compiler cannot be started: {e}"))
+        };
+        let _permit = self.permits.acquire().await.map_err(|e| unavailable(&e))?;
+        let mut child = self.spawn().map_err(|e| unavailable(&e))?;
+        // The child leads its own process group, so that whatever it started dies with it.
+        let group = child.id();
+        let exchanged =
+            tokio::time::timeout(Duration::from_millis(self.limits.time_ms), self.exchange(&mut child, module)).await;
+        if let Some(group) = group {
+            lockdown::kill_group(group);
+        }
+        let Ok(exchanged) = exchanged else {
+            let message = format!("compiling the module took longer than {} ms", self.limits.time_ms);
+            return Err(CompileError::new(CompileCode::CompileTimeout, message));
+        };
+        exchanged.map_err(|e| unavailable(&e))?.into_compiled(&self.limits)
+    }
+
+    /// What needs no parsing.
+    fn precheck(&self, module: &[u8]) -> Result<(), CompileError> {
+        let max = self.limits.max_module_bytes;
+        if module.len() as u64 > max {
+            let message = format!("the module has {} bytes, more than {max}", module.len());
+            return Err(CompileError::new(CompileCode::ModuleTooLarge, message));
+        }
+        if Engine::detect_precompiled(module).is_some() {
+            let message = "these bytes are native code; upload the WebAssembly module that it was compiled from";
+            return Err(CompileError::new(CompileCode::NotWasm, message));
+        }
+        if !module.starts_with(b"\0asm") {
+            let message =
+                "these bytes are not WebAssembly: they do not start with \\0asm (text format is not accepted)";
+            return Err(CompileError::new(CompileCode::NotWasm, message));
+        }
+        Ok(())
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        let limits = self.limits;
+        let mut command = Command::new(&self.command.program);
+        command
+            .args(&self.command.args)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe and allocates nothing.
+        unsafe { command.pre_exec(move || lockdown::limit_resources(limits.memory_bytes, limits.cpu_s)) };
+        command.spawn()
+    }
+
+    /// Sends the module and takes everything that comes back, within bounds.
+    async fn exchange(&self, child: &mut Child, module: &[u8]) -> io::Result<Exchanged> {
+        let lost = || io::Error::other("a pipe is missing");
+        let mut stdin = child.stdin.take().ok_or_else(lost)?;
+        let stdout = child.stdout.take().ok_or_else(lost)?;
+        let stderr = child.stderr.take().ok_or_else(lost)?;
+        let CompileLimits { max_module_bytes, max_memory_bytes, gate, .. } = self.limits;
+        let request = header(&Request { max_module_bytes, max_memory_bytes, gate })?;
+        let send = async move {
+            // A child that died is seen by its status; that it stopped reading says nothing more.
+            let _ = stdin.write_all(&request).await;
+            let _ = stdin.write_all(module).await;
+            let _ = stdin.shutdown().await;
+        };
+        let max = self.limits.max_code_bytes.saturating_add(MAX_HEADER_BYTES as u64);
+        let ((), output, errors) = tokio::join!(send, read_bounded(stdout, max), read_bounded(stderr, 16 << 10));
+        let status = child.wait().await?;
+        Ok(Exchanged { status, output: output?, errors: String::from_utf8_lossy(&errors?).into_owned() })
+    }
+}
+
+/// Reads up to `max` bytes and drops the pipe, so that a child that writes more ends.
+async fn read_bounded(from: impl AsyncRead + Unpin, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(max).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// What a child left behind.
+struct Exchanged {
+    status: ExitStatus,
+    output: Vec<u8>,
+    errors: String,
+}
+
+impl Exchanged {
+    fn into_compiled(mut self, limits: &CompileLimits) -> Result<Compiled, CompileError> {
+        if !self.status.success() {
+            return Err(self.death());
+        }
+        let failed =
+            |what: &str| CompileError::new(CompileCode::CompileFailed, format!("the compiler's answer {what}"));
+        let length = self.output.first_chunk::<4>().map(|n| u32::from_le_bytes(*n) as usize);
+        let length = length.ok_or_else(|| failed("is empty"))?;
+        let json = self.output.get(4..4 + length).ok_or_else(|| failed("is cut off"))?;
+        let reply: Reply = serde_json::from_slice(json).map_err(|_| failed("cannot be read"))?;
+        let Report { core_module, imports, fingerprint } = reply?;
+        let code = self.output.split_off(4 + length);
+        if code.len() as u64 >= limits.max_code_bytes {
+            let message = format!("the compiled module is larger than {} bytes", limits.max_code_bytes);
+            return Err(CompileError::new(CompileCode::ModuleTooComplex, message));
+        }
+        Ok(Compiled { code, fingerprint, core_module, imports })
+    }
+
+    /// Names how a child died that did not answer.
+    fn death(&self) -> CompileError {
+        let memory = self.errors.contains("memory allocation of") || self.errors.contains("Cannot allocate memory");
+        let stack = self.errors.contains("overflowed its stack");
+        let (code, message) = match self.status.signal() {
+            _ if memory => (CompileCode::CompileMemory, "compiling the module takes too much memory".to_owned()),
+            _ if stack => (CompileCode::ModuleTooComplex, "the module is nested too deep to compile".to_owned()),
+            Some(libc::SIGXCPU) => (CompileCode::CompileTimeout, "compiling the module takes too long".to_owned()),
+            // Not ours, which comes after the exchange: the kernel's, when the machine is out of memory.
+            Some(libc::SIGKILL) => (CompileCode::CompileMemory, "the compiler was killed; memory ran out".to_owned()),
+            Some(signal) => (CompileCode::CompileFailed, format!("the compiler died of signal {signal}")),
+            None => (CompileCode::CompileFailed, format!("the compiler crashed on this module ({})", self.status)),
+        };
+        tracing::warn!(status = %self.status, errors = %crate::attempt::text::clean(&self.errors, 512), "compiler child died");
+        CompileError::new(code, message)
+    }
+}

@@ -1,0 +1,10 @@
+//! The sandbox against real modules, good and hostile: written in WAT, compiled by the real compiler child.
+
+#![allow(clippy::unwrap_used)]
+
+mod attempts;
+mod bombs;
+mod compiling;
+mod describing;
+mod support;
+mod worlds;

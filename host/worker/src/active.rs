@@ -1,0 +1,145 @@
+//! One delivery that this worker holds, and what its guest said while it ran.
+//!
+//! Invariant: a report is in exactly one place: here, or in the renewal or settle that carries it to the broker.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::Notify;
+use umbel_broker::{Delivery, LogLine};
+use umbel_model::{Progress, UnixMs};
+use umbel_sandbox::{Host, StopHandle};
+
+/// Wakes the conductor without waking it for every job.
+#[derive(Debug, Default)]
+pub(crate) struct Bells {
+    /// The work claimed ahead fell to the low-water mark.
+    pub(crate) refill: Notify,
+    /// Somebody reported something.
+    pub(crate) report: Notify,
+    /// Rung and not answered yet: no need to ring again.
+    reported: AtomicBool,
+}
+
+impl Bells {
+    fn report(&self) {
+        if !self.reported.swap(true, Ordering::AcqRel) {
+            self.report.notify_one();
+        }
+    }
+
+    /// From now on a report rings again. Call it before the reports are taken.
+    pub(crate) fn answer(&self) {
+        self.reported.store(false, Ordering::Release);
+    }
+}
+
+/// What a guest said and the broker was not told yet.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    pub(crate) progress: Option<Progress>,
+    pub(crate) logs: Vec<LogLine>,
+}
+
+impl Reports {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.progress.is_none() && self.logs.is_empty()
+    }
+}
+
+/// A delivery between its claim and its settle.
+#[derive(Debug)]
+pub(crate) struct Active {
+    /// Names the delivery inside this worker: the same job may be delivered again while its lost guest still ends.
+    pub(crate) seq: u64,
+    pub(crate) delivery: Delivery,
+    pub(crate) stop: StopHandle,
+    /// When it was handed out, by this machine's clock: log lines are dated from the start of their attempt.
+    started_at: Mutex<UnixMs>,
+    reports: Mutex<Reports>,
+    dirty: AtomicBool,
+    bells: Arc<Bells>,
+}
+
+impl Active {
+    pub(crate) fn new(seq: u64, delivery: Delivery, bells: Arc<Bells>) -> Self {
+        Self {
+            seq,
+            delivery,
+            stop: StopHandle::new(),
+            started_at: Mutex::new(0),
+            reports: Mutex::default(),
+            dirty: AtomicBool::new(false),
+            bells,
+        }
+    }
+
+    /// 1 for the first run.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.delivery.retries.saturating_add(1)
+    }
+
+    pub(crate) fn start(&self, now: UnixMs) {
+        *self.started_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    pub(crate) fn has_reports(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// What the broker was not told yet. It must be told, or given back with `untake`.
+    pub(crate) fn take(&self) -> Reports {
+        if !self.dirty.swap(false, Ordering::AcqRel) {
+            return Reports::default();
+        }
+        std::mem::take(&mut *self.reports())
+    }
+
+    /// Puts back what could not be told, in front of what was said since.
+    pub(crate) fn untake(&self, told: Reports) {
+        if told.is_empty() {
+            return;
+        }
+        let mut reports = self.reports();
+        if reports.progress.is_none() {
+            reports.progress = told.progress;
+        }
+        let since = std::mem::replace(&mut reports.logs, told.logs);
+        reports.logs.extend(since);
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Reports)) {
+        let mut reports = self.reports();
+        change(&mut reports);
+        // Under the lock: `take` either sees the flag or comes before the change.
+        self.dirty.store(true, Ordering::Release);
+        drop(reports);
+        self.bells.report();
+    }
+}
+
+impl Host for Active {
+    fn log(&self, line: umbel_sandbox::LogLine) {
+        let started_at = *self.started_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = u64::try_from(line.elapsed.as_millis()).unwrap_or(u64::MAX);
+        let line = LogLine {
+            at: started_at.saturating_add(elapsed),
+            attempt: self.attempt(),
+            level: line.level.as_str().to_owned(),
+            context: line.context,
+            message: line.message,
+        };
+        self.say(|reports| reports.logs.push(line));
+    }
+
+    fn progress(&self, progress: Progress) {
+        self.say(|reports| reports.progress = Some(progress));
+    }
+}

@@ -1,0 +1,117 @@
+//! Settles that wait for the broker.
+//!
+//! Invariants: a settle leaves only by an answer, or when its lease can no longer be ours; one that the broker cannot
+//! digest does not hold up the others for long.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use umbel_broker::Settle;
+
+use crate::{active::Active, attempt::Finished, held::Book};
+
+/// Settles of one round trip at most.
+const BATCH: usize = 500;
+/// Failures of a settle sent alone, for another reason than reach, before it is given up.
+const MAX_FAILURES: u32 = 8;
+
+/// One waiting settle.
+#[derive(Debug)]
+struct Waiting {
+    active: Arc<Active>,
+    settle: Settle,
+    failures: u32,
+}
+
+/// Settles under way, and whose they are: two lists of the same order.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) settles: Vec<Settle>,
+    whose: Vec<(Arc<Active>, u32)>,
+}
+
+impl Batch {
+    pub(crate) fn actives(&self) -> impl Iterator<Item = &Arc<Active>> {
+        self.whose.iter().map(|(active, _)| active)
+    }
+
+    fn into_waiting(self) -> impl DoubleEndedIterator<Item = Waiting> {
+        let pairs = self.settles.into_iter().zip(self.whose);
+        pairs.map(|(settle, (active, failures))| Waiting { active, settle, failures })
+    }
+}
+
+/// See the top of the file.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    ready: VecDeque<Waiting>,
+    /// Those that a renewal still speaks for.
+    held_up: Vec<Waiting>,
+    /// Shrinks to one after a failure that may be one settle's fault, and doubles with each success.
+    batch: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self { ready: VecDeque::new(), held_up: Vec::new(), batch: BATCH }
+    }
+
+    /// Settles that could be sent now.
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(crate) fn push(&mut self, finished: Finished, telling: bool) {
+        let waiting = Waiting { active: finished.active, settle: finished.settle, failures: 0 };
+        if telling { self.held_up.push(waiting) } else { self.ready.push_back(waiting) }
+    }
+
+    /// The renewal that some waited for has ended.
+    pub(crate) fn told(&mut self) {
+        self.ready.extend(self.held_up.drain(..));
+    }
+
+    /// The next settles to send, with the last reports of their guests.
+    pub(crate) fn batch(&mut self) -> Batch {
+        let count = self.ready.len().min(self.batch);
+        let mut batch = Batch { settles: Vec::with_capacity(count), whose: Vec::with_capacity(count) };
+        for Waiting { active, mut settle, failures } in self.ready.drain(..count) {
+            if active.has_reports() {
+                let reports = active.take();
+                settle.logs.extend(reports.logs);
+                settle.progress = reports.progress.or(settle.progress);
+            }
+            batch.settles.push(settle);
+            batch.whose.push((active, failures));
+        }
+        batch
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        self.batch = (self.batch * 2).min(BATCH);
+    }
+
+    /// The broker could not be reached: all of them go again.
+    pub(crate) fn unreached(&mut self, batch: Batch) {
+        for waiting in batch.into_waiting().rev() {
+            self.ready.push_front(waiting);
+        }
+    }
+
+    /// The broker failed on this batch: they go again one by one. One that failed alone too often is given up; its
+    /// lease will expire and the job is delivered again.
+    pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut Book) {
+        self.batch = 1;
+        if batch.whose.len() != 1 {
+            return self.unreached(batch);
+        }
+        batch.whose[0].1 += 1;
+        let (active, failures) = &batch.whose[0];
+        if *failures >= MAX_FAILURES {
+            let delivery = &active.delivery;
+            tracing::error!(tenant = %delivery.tenant, job = %delivery.id, "outcome dropped: the broker cannot take it");
+            book.forget(active.seq);
+            return;
+        }
+        self.ready.extend(batch.into_waiting());
+    }
+}

@@ -1,0 +1,118 @@
+//! How much to claim ahead and how long to gather settles: plain arithmetic, no clock, no IO.
+//!
+//! Invariant: work is claimed ahead only while attempts are short, so that a job never waits behind a long one on
+//! this worker while another worker is free.
+
+/// Work claimed ahead, microseconds of it per guest thread: covers a round trip to the broker and a gathering.
+const AHEAD_US: u64 = 20_000;
+/// Deliveries claimed ahead at most, however short they are.
+pub(crate) const MAX_AHEAD: u32 = 512;
+/// Weight of the newest attempt in the mean: 1/16.
+const WEIGHT: u64 = 16;
+/// What is assumed before anything ran, and after the buffer stood still: too long to claim ahead.
+const LONG_US: u64 = 1_000_000;
+
+/// Recent mean duration of attempts.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    mean_us: u64,
+    max_ahead: u32,
+    known: bool,
+}
+
+impl Pace {
+    /// `max_ahead` is cut to `MAX_AHEAD`.
+    pub(crate) fn new(max_ahead: u32) -> Self {
+        Self { mean_us: LONG_US, max_ahead: max_ahead.min(MAX_AHEAD), known: false }
+    }
+
+    /// Learns from an attempt that took so long on its slot, microseconds.
+    pub(crate) fn learn(&mut self, took_us: u64) {
+        let took_us = took_us.min(60_000_000);
+        if self.known {
+            self.mean_us = (self.mean_us * (WEIGHT - 1) + took_us) / WEIGHT;
+        } else {
+            (self.known, self.mean_us) = (true, took_us);
+        }
+    }
+
+    /// What was claimed ahead did not move: nothing more ahead until shorter attempts are seen again.
+    pub(crate) fn stalled(&mut self) {
+        self.mean_us = LONG_US;
+    }
+
+    /// Deliveries to hold beyond the free slots.
+    pub(crate) fn ahead(&self, guest_threads: u32) -> u32 {
+        if self.mean_us >= AHEAD_US {
+            return 0;
+        }
+        let jobs = AHEAD_US * u64::from(guest_threads) / self.mean_us.max(1);
+        u32::try_from(jobs).unwrap_or(u32::MAX).min(self.max_ahead)
+    }
+}
+
+/// Delays between tries while the broker cannot be reached, milliseconds: doubling, 100 ms to 2 s, a part at random.
+#[derive(Debug, Default)]
+pub(crate) struct Retries {
+    failures: u32,
+}
+
+impl Retries {
+    /// The next delay; `random` is uniform.
+    pub(crate) fn next_ms(&mut self, random: u64) -> u64 {
+        let full = 100_u64 << self.failures.min(5);
+        self.failures = self.failures.saturating_add(1);
+        let full = full.min(2_000);
+        full / 2 + random % (full / 2 + 1)
+    }
+
+    /// True when there were failures since the last success.
+    pub(crate) fn succeeded(&mut self) -> bool {
+        std::mem::take(&mut self.failures) > 0
+    }
+
+    /// True for the first failure in a row.
+    pub(crate) fn is_first(&self) -> bool {
+        self.failures == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_claimed_ahead_before_an_attempt_was_seen_and_for_long_ones() {
+        let mut pace = Pace::new(512);
+        assert_eq!(pace.ahead(2), 0);
+        (0..100).for_each(|_| pace.learn(30_000));
+        assert_eq!(pace.ahead(2), 0);
+    }
+
+    #[test]
+    fn short_attempts_fill_about_twenty_milliseconds_a_thread() {
+        let mut pace = Pace::new(512);
+        (0..200).for_each(|_| pace.learn(1_000));
+        assert_eq!(pace.ahead(2), 40);
+        (0..200).for_each(|_| pace.learn(0));
+        assert_eq!(pace.ahead(2), 512);
+        pace.stalled();
+        assert_eq!(pace.ahead(2), 0);
+    }
+
+    #[test]
+    fn one_long_attempt_among_short_ones_stops_claiming_ahead() {
+        let mut pace = Pace::new(512);
+        (0..200).for_each(|_| pace.learn(20));
+        pace.learn(10_000_000);
+        assert_eq!(pace.ahead(2), 0);
+    }
+
+    #[test]
+    fn retries_back_off_to_two_seconds_and_forget_on_success() {
+        let mut retries = Retries::default();
+        let delays: Vec<u64> = (0..8).map(|_| retries.next_ms(u64::MAX)).collect();
+        assert!(delays.iter().all(|ms| (50..=2_000).contains(ms)), "{delays:?}");
+        assert!(retries.succeeded() && retries.is_first() && !retries.succeeded());
+    }
+}

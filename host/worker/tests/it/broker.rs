@@ -1,0 +1,120 @@
+//! A broker that can be made to fail, in front of the model.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
+};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use umbel_broker::*;
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+
+/// Fails as many calls as it was told to, each after the real broker did nothing.
+#[derive(Debug)]
+pub struct Flaky {
+    inner: MemoryBroker,
+    pub failing_settles: AtomicU32,
+    pub failing_renewals: AtomicU32,
+    pub renewals: AtomicU32,
+    /// A settle that contains this job fails for another reason than reach.
+    pub poison: Mutex<Option<JobId>>,
+}
+
+impl Flaky {
+    pub fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryBroker::new(clock, Limits::default()),
+            failing_settles: AtomicU32::new(0),
+            failing_renewals: AtomicU32::new(0),
+            renewals: AtomicU32::new(0),
+            poison: Mutex::new(None),
+        })
+    }
+}
+
+fn fails(left: &AtomicU32) -> Result<()> {
+    match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
+        Ok(_) => Err(Error::Unavailable("as the test wants".into())),
+        Err(_) => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Broker for Flaky {
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+        self.inner.submit(jobs).await
+    }
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        self.inner.claim(claim).await
+    }
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        fails(&self.failing_renewals)?;
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        self.inner.renew(lease_ms, renewals).await
+    }
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        if !settles.is_empty() {
+            fails(&self.failing_settles)?;
+        }
+        let poison = *self.poison.lock().unwrap();
+        if settles.iter().any(|settle| Some(settle.id) == poison) {
+            return Err(Error::Failed("as the test wants".into()));
+        }
+        self.inner.settle(settles, then).await
+    }
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.inner.promote(max).await
+    }
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.inner.reap(max).await
+    }
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.inner.prune(max).await
+    }
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        self.inner.job(tenant, id).await
+    }
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        self.inner.jobs(query).await
+    }
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        self.inner.logs(tenant, id, from, max).await
+    }
+    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.inner.cancel(tenant, id).await
+    }
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.inner.run_now(tenant, id).await
+    }
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        self.inner.queues(tenant).await
+    }
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        self.inner.set_paused(tenant, queue, paused).await
+    }
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+        self.inner.heartbeat(worker).await
+    }
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
+        self.inner.forget_worker(worker).await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.inner.workers().await
+    }
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
+        self.inner.put_document(put).await
+    }
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
+        self.inner.document(tenant, kind, name).await
+    }
+    async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<Vec<Document>> {
+        self.inner.documents(t, k, after, max).await
+    }
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        self.inner.signals(topic).await
+    }
+    async fn check(&self) -> Result<()> {
+        self.inner.check().await
+    }
+}

@@ -1,0 +1,10 @@
+//! The worker against the broker's model and real modules, written in WAT and compiled by the real compiler child.
+
+#![allow(clippy::unwrap_used)]
+
+mod broker;
+mod guest;
+mod leases;
+mod outcomes;
+mod shutdown;
+mod support;

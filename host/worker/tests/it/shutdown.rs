@@ -1,0 +1,95 @@
+//! How a worker ends: warm, cold, and by a crash.
+
+use umbel_broker::Broker;
+use umbel_model::{JobState, PolicyPatch};
+
+use crate::support::{World, outcomes};
+
+fn spinning() -> PolicyPatch {
+    PolicyPatch { fuel: Some(100_000_000_000_000), ..PolicyPatch::default() }
+}
+
+#[tokio::test]
+async fn a_drain_lets_running_jobs_finish() {
+    let world = World::new().await;
+    let mut worker = world.start();
+    let short = PolicyPatch { time_limit_ms: Some(300), ..spinning() };
+    let job = world.submit_with('s', &short).await;
+    world.running(job).await;
+    worker.drain();
+    worker.join().await;
+    let job = world.job(job).await;
+    assert_eq!((outcomes(&job), job.failure.unwrap().kind.as_str()), (vec!["trap"], "deadline"));
+}
+
+#[tokio::test]
+async fn after_the_grace_time_a_drain_hands_jobs_back_at_no_cost() {
+    let mut world = World::new().await;
+    (world.config.grace_ms, world.config.concurrency) = (50, 1);
+    let mut worker = world.start();
+    let running = world.submit_with('s', &spinning()).await;
+    world.running(running).await;
+    let waiting = world.submit('e').await;
+    worker.drain();
+    worker.join().await;
+    for id in [running, waiting] {
+        let job = world.job(id).await;
+        assert_eq!((job.state, job.deliveries, job.retries, job.history.len()), (JobState::Queued, 0, 0, 0));
+    }
+    assert!(world.broker.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_drained_worker_claims_nothing_more() {
+    let world = World::new().await;
+    let mut worker = world.start();
+    let job = world.submit('e').await;
+    world.ended(job).await;
+    worker.drain();
+    worker.join().await;
+    let job = world.submit('e').await;
+    assert_eq!(world.job(job).await.state, JobState::Queued);
+}
+
+#[tokio::test]
+async fn a_crash_costs_a_delivery_and_no_retry() {
+    let world = World::frozen().await;
+    let mut worker = world.start();
+    let job = world.submit_with('s', &spinning()).await;
+    world.running(job).await;
+    worker.stop();
+    worker.join().await;
+    assert_eq!(world.job(job).await.state, JobState::Running);
+    world.advance(world.config.lease_ms + 1);
+    assert_eq!(world.broker.reap(10).await.unwrap().requeued, 1);
+    let job = world.job(job).await;
+    assert_eq!((job.state, job.deliveries, job.retries), (JobState::Queued, 1, 0));
+    assert_eq!(outcomes(&job), ["lost"]);
+}
+
+#[tokio::test]
+async fn a_job_that_kills_its_workers_ends_in_the_dead_set() {
+    let world = World::frozen().await;
+    let job = world.submit_with('s', &spinning()).await;
+    for _ in 0..5 {
+        let mut worker = world.start();
+        world.running(job).await;
+        worker.stop();
+        worker.join().await;
+        world.advance(world.config.lease_ms + 1);
+        world.broker.reap(10).await.unwrap();
+    }
+    let job = world.job(job).await;
+    assert_eq!((job.state, job.failure.unwrap().kind.as_str()), (JobState::Failed, "max_deliveries"));
+    assert_eq!(outcomes(&job), ["lost"; 5]);
+}
+
+#[tokio::test]
+async fn a_worker_that_lives_is_listed_and_says_what_it_did() {
+    let world = World::new().await;
+    let worker = world.start();
+    let job = world.submit('e').await;
+    world.ended(job).await;
+    let workers = world.broker.workers().await.unwrap();
+    assert_eq!((workers.len(), &workers[0].id, workers[0].slots), (1, worker.id(), 4));
+}

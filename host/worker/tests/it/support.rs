@@ -1,0 +1,164 @@
+//! A worker on a broker in memory, with one real module.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use umbel_broker::{Broker, Clock, NewJob, Start, Submitted};
+use umbel_model::{Digest, JobId, JobRecord, JobState, PolicyPatch, QueueName, TaskName, TenantId};
+use umbel_modules::{CodeCache, HostKey, ModuleStore};
+use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
+use umbel_worker::{Queues, Runtime, RuntimeConfig, Worker, WorkerConfig, WorkerHandle};
+
+use crate::{broker::Flaky, guest::MODULE};
+
+/// Patience of a wait for a condition: only a broken worker ever uses it up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub broker: Arc<Flaky>,
+    /// The broker's clock, when the test moves it.
+    pub clock: Option<Arc<AtomicU64>>,
+    pub runtime: Runtime,
+    pub config: WorkerConfig,
+    pub digest: Digest,
+    _folder: tempfile::TempDir,
+    _passing: Option<PassingTime>,
+}
+
+/// Promotes and reaps until it is dropped.
+struct PassingTime(tokio::task::JoinHandle<()>);
+
+impl Drop for PassingTime {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub fn tenant() -> TenantId {
+    TenantId::new("t1").unwrap()
+}
+
+impl World {
+    /// On the real clock, with the background services.
+    pub async fn new() -> Self {
+        let mut world = Self::build(Clock::Server, None).await;
+        let broker = world.broker.clone();
+        world._passing = Some(PassingTime(tokio::spawn(async move {
+            loop {
+                broker.promote(100).await.unwrap();
+                broker.reap(100).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })));
+        world
+    }
+
+    /// On a clock that the test moves; nothing happens by itself.
+    pub async fn frozen() -> Self {
+        let (clock, handle) = Clock::manual(1_000_000);
+        Self::build(clock, Some(handle)).await
+    }
+
+    async fn build(clock: Clock, handle: Option<Arc<AtomicU64>>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ModuleStore::local(folder.path().join("modules")).await.unwrap();
+        let digest = store.put_bytes(MODULE.clone().into(), 1 << 20).await.unwrap().digest;
+        let key = HostKey::load_or_create(folder.path().join("key")).unwrap();
+        let code = CodeCache::open(folder.path().join("code"), key, 1 << 30).unwrap();
+        let command = CompilerCommand { program: env!("CARGO_BIN_EXE_umbel-worker-compile").into(), args: vec![] };
+        let sandbox = Sandbox::new(SandboxConfig { slots: 16, ..SandboxConfig::default() }).unwrap();
+        let compiler = Compiler::new(command, CompileLimits::default());
+        let runtime = Runtime::new(RuntimeConfig::default(), store, code, compiler, sandbox);
+        runtime.prepared(digest).await.unwrap();
+        let mut config = WorkerConfig::new(Worker::unique_id(), tenant());
+        config.queues = Queues::Named(vec![QueueName::default()]);
+        config.concurrency = 4;
+        config.guest_threads = 2;
+        Self { broker: Flaky::new(clock), clock: handle, runtime, config, digest, _folder: folder, _passing: None }
+    }
+
+    pub fn start(&self) -> WorkerHandle {
+        let mut config = self.config.clone();
+        config.id = Worker::unique_id();
+        Worker::start(self.broker.clone(), self.runtime.clone(), config).unwrap()
+    }
+
+    pub fn advance(&self, ms: u64) {
+        self.clock.as_ref().unwrap().fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// A job that does what `letter` says in `guest.rs`.
+    pub async fn submit(&self, letter: char) -> JobId {
+        self.submit_with(letter, &PolicyPatch::default()).await
+    }
+
+    pub async fn submit_with(&self, letter: char, policy: &PolicyPatch) -> JobId {
+        let policy = serde_json::to_string(policy).unwrap();
+        let digest = self.digest;
+        let spec = format!(
+            r#"{{"v":1,"task":"task","digest":"{digest}","arguments":{{"d":"{letter}"}},"policy":{policy}}}"#
+        );
+        self.submit_spec(spec).await
+    }
+
+    pub async fn submit_spec(&self, spec: String) -> JobId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = JobId::from_parts(1_000_000, NEXT.fetch_add(1, Ordering::SeqCst).into());
+        let job = NewJob {
+            id,
+            tenant: tenant(),
+            task: TaskName::new("task").unwrap(),
+            queue: QueueName::default(),
+            priority: 5,
+            spec,
+            start: Start::Now,
+            expires_ms: 0,
+            max_deliveries: 5,
+            result_ttl_ms: 3_600_000,
+            dead_ttl_ms: 3_600_000,
+            idempotency: None,
+            redrive_of: None,
+        };
+        assert_eq!(self.broker.submit(&[job]).await.unwrap(), [Submitted::Created]);
+        id
+    }
+
+    pub async fn job(&self, id: JobId) -> JobRecord {
+        self.broker.job(&tenant(), id).await.unwrap().unwrap()
+    }
+
+    /// The job once `wanted` holds.
+    pub async fn until(&self, id: JobId, wanted: impl Fn(&JobRecord) -> bool) -> JobRecord {
+        let waiting = async {
+            loop {
+                let job = self.job(id).await;
+                if wanted(&job) {
+                    return job;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(job) => job,
+            Err(_) => panic!("{:?}", self.job(id).await),
+        }
+    }
+
+    pub async fn ended(&self, id: JobId) -> JobRecord {
+        self.until(id, |job| job.state.is_terminal()).await
+    }
+
+    pub async fn running(&self, id: JobId) -> JobRecord {
+        self.until(id, |job| job.state == JobState::Running).await
+    }
+}
+
+/// What each line of the history says.
+pub fn outcomes(job: &JobRecord) -> Vec<&str> {
+    job.history.iter().map(|line| line.outcome.as_str()).collect()
+}

@@ -1,0 +1,8 @@
+use umbel::prelude::*;
+
+#[task]
+fn wait(ctx: Context) {
+    ctx.info("waiting");
+}
+
+fn main() {}

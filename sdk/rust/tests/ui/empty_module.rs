@@ -1,0 +1,5 @@
+use umbel::prelude::*;
+
+umbel::module![];
+
+fn main() {}

@@ -1,0 +1,8 @@
+use umbel::prelude::*;
+
+#[task]
+fn echo<T: Serialize>(value: T) -> T {
+    value
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use umbel::prelude::*;
+
+#[task]
+fn echo<'a>(value: &'a str) -> &'a str {
+    value
+}
+
+fn main() {}

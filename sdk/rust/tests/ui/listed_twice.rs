@@ -1,0 +1,10 @@
+use umbel::prelude::*;
+
+#[task]
+fn add(x: i64, y: i64) -> i64 {
+    x + y
+}
+
+umbel::module![add, add];
+
+fn main() {}

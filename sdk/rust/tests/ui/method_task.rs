@@ -1,0 +1,10 @@
+use umbel::prelude::*;
+
+struct Shop;
+
+impl Shop {
+    #[task]
+    fn open(&self) {}
+}
+
+fn main() {}

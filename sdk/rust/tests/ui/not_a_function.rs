@@ -1,0 +1,8 @@
+use umbel::prelude::*;
+
+#[task]
+struct Order {
+    id: u32,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use umbel::prelude::*;
+
+#[task]
+unsafe fn poke(address: u32) -> u32 {
+    address
+}
+
+fn main() {}

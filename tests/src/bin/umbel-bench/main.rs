@@ -1,0 +1,77 @@
+//! The benchmark: measures the release binary from outside and prints one JSON line a repetition. `cargo xtask bench`
+//! builds what it needs, calls it, and makes the tables.
+//!
+//! What is timed, and from when to when, is in docs/BENCHMARKS.md.
+
+mod connection;
+mod measure;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory"];
+
+struct Options {
+    n: usize,
+    reps: usize,
+    only: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("umbel-bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let options = options()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for name in NAMES.iter().filter(|name| options.only.is_empty() || options.only.iter().any(|o| o == *name)) {
+        for rep in 1..=options.reps {
+            if *name == "sandbox" {
+                show(rep, measure::sandbox()?);
+                continue;
+            }
+            for broker in ["sqlite", "redis"] {
+                let row = runtime.block_on(async {
+                    match *name {
+                        "throughput" => measure::throughput(broker, options.n).await,
+                        "latency" => measure::latency(broker).await,
+                        _ => measure::memory(broker).await,
+                    }
+                });
+                show(rep, row.with_context(|| format!("{name} on {broker}"))?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// To stdout for programs, to stderr for people.
+fn show(rep: usize, row: Value) {
+    println!("{row}");
+    eprintln!("    {rep}: {row}");
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options { n: 20_000, reps: 3, only: Vec::new() };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--n" => options.n = value.parse()?,
+            "--reps" => options.reps = value.parse()?,
+            "--only" => options.only = value.split(',').map(str::to_owned).collect(),
+            _ => bail!("unknown argument {word:?}"),
+        }
+    }
+    let unknown = options.only.iter().find(|name| !NAMES.contains(&name.as_str()));
+    ensure!(unknown.is_none(), "--only takes some of {}", NAMES.join(", "));
+    Ok(options)
+}

@@ -1,0 +1,210 @@
+//! The measurements. Each starts its own service on fresh data, checks the results, and returns one row.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use umbel_tests::{Client, Dev, DevOptions, Process, RedisServer, Split, redis, umbel_binary, until};
+
+use crate::connection::Connection;
+
+/// Calls of one sandbox measurement.
+const SANDBOX_CALLS: u32 = 50_000;
+/// Jobs of one latency measurement, and those before it that are not counted.
+const ROUND_TRIPS: usize = 500;
+const WARM_UP: usize = 20;
+/// Lines of one batch request.
+const BATCH: usize = 10_000;
+/// How long the throughput of all jobs may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long a worker may settle down before its memory is read, as the peers' program does.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// A service of either kind, and the process that runs the guests.
+enum Service {
+    Sqlite(Box<Dev>),
+    Redis(Box<Split>, #[expect(dead_code, reason = "ends when dropped")] RedisServer),
+}
+
+impl Service {
+    async fn start(broker: &str, arguments: &[&str]) -> Result<Self> {
+        let service = if broker == "redis" {
+            let redis = redis();
+            Self::Redis(Box::new(Split::start(&redis.url(), 0, &[]).await?), redis)
+        } else {
+            let arguments = arguments.iter().map(|&a| a.to_owned()).collect();
+            Self::Sqlite(Box::new(Dev::with(DevOptions { arguments, ..DevOptions::default() }).await?))
+        };
+        service.client().push("numbers").await?;
+        if let Self::Sqlite(dev) = &service {
+            // A queue is known, and can be held, once it had a job. This one is not of the task that is measured.
+            dev.client.result("ident", json!([1])).await?;
+        }
+        Ok(service)
+    }
+
+    fn client(&self) -> &Client {
+        match self {
+            Self::Sqlite(dev) => &dev.client,
+            Self::Redis(split, _) => &split.client,
+        }
+    }
+
+    /// Lets no job be claimed.
+    async fn hold(&self) -> Result<()> {
+        if let Self::Sqlite(dev) = self {
+            dev.client.post("/v1/queues/default/pause", &json!({})).await?.good()?;
+        }
+        Ok(())
+    }
+
+    /// Lets jobs be claimed: Redis gets its worker, SQLite's own goes on.
+    async fn release(&mut self, arguments: &[&str]) -> Result<()> {
+        match self {
+            Self::Sqlite(dev) => dev.client.post("/v1/queues/default/resume", &json!({})).await?.good().map(drop),
+            Self::Redis(split, _) => split.add_worker(arguments),
+        }
+    }
+
+    /// The process that runs guests.
+    fn worker(&self) -> Result<&Process> {
+        match self {
+            Self::Sqlite(dev) => Ok(&dev.process),
+            Self::Redis(split, _) => split.workers.last().context("no worker"),
+        }
+    }
+
+    async fn all_done(&self) -> Result<()> {
+        until("all jobs are done", LIMIT, || async { Ok((self.client().unfinished().await? == 0).then_some(())) }).await
+    }
+}
+
+/// Instantiate, call and drop, many times in the sandbox alone.
+pub fn sandbox() -> Result<Value> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests/numbers.wasm");
+    let calls = SANDBOX_CALLS.to_string();
+    let output = Command::new(umbel_binary()?)
+        .arg("__bench-sandbox")
+        .arg(module)
+        .args(["noop", r#"{"order_id":1}"#, &calls])
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut row: Value = serde_json::from_slice(&output.stdout)?;
+    row["what"] = "sandbox".into();
+    Ok(row)
+}
+
+/// Preloads `n` no-op jobs, then lets them run: the rate from the first claim to the last result, both by the broker's
+/// clock, and the rate of the preload over HTTP.
+pub async fn throughput(broker: &str, n: usize) -> Result<Value> {
+    let mut service = Service::start(broker, &[]).await?;
+    service.hold().await?;
+    let bodies: Vec<String> = (0..n)
+        .collect::<Vec<_>>()
+        .chunks(BATCH)
+        .map(|ids| ids.iter().map(|i| format!("{{\"task\":\"noop\",\"kwargs\":{{\"order_id\":{i}}}}}\n")).collect())
+        .collect();
+    let client = service.client();
+    let start = Instant::now();
+    let mut ids = Vec::with_capacity(n);
+    for body in bodies {
+        let request = client.request(reqwest::Method::POST, "/v1/jobs/batch");
+        let answer = client.send(request.header("content-type", "application/x-ndjson").body(body)).await?;
+        answer.good()?;
+        ids.push(answer.text);
+    }
+    let submit_s = start.elapsed().as_secs_f64();
+    service.release(&[]).await?;
+    service.all_done().await?;
+    let (seconds, finished) = span(service.client()).await?;
+    ensure!(finished == n, "{finished} of {n} jobs are there");
+    check_results(service.client(), &ids).await?;
+    Ok(json!({
+        "what": "throughput", "broker": broker, "n": n, "seconds": seconds,
+        "jobs_per_s": n as f64 / seconds, "submit_per_s": n as f64 / submit_s,
+    }))
+}
+
+/// Seconds from the first claim to the last end, and how many jobs succeeded.
+async fn span(client: &Client) -> Result<(f64, usize)> {
+    let jobs = client.jobs("task=noop&state=succeeded").await?;
+    let time = |job: &Value, field: &str| day_ms(job[field].as_str().unwrap_or_default());
+    let (mut first, mut last) = (f64::MAX, 0.0_f64);
+    for job in &jobs {
+        first = first.min(time(job, "started_at")?);
+        last = last.max(time(job, "finished_at")?);
+    }
+    // A run over midnight.
+    let span = if last < first { last - first + 86_400_000.0 } else { last - first };
+    Ok((span / 1_000.0, jobs.len()))
+}
+
+/// Milliseconds since midnight of an RFC 3339 time in UTC.
+fn day_ms(text: &str) -> Result<f64> {
+    let time =
+        text.split_once('T').and_then(|(_, t)| t.strip_suffix('Z')).with_context(|| format!("{text:?} is no time"))?;
+    let mut parts = time.split(':').map(str::parse::<f64>);
+    let mut next = || parts.next().context("a part is missing")?.context("not a number");
+    let (hours, minutes, seconds) = (next()?, next()?, next()?);
+    Ok(((hours * 60.0 + minutes) * 60.0 + seconds) * 1_000.0)
+}
+
+/// Every hundredth job has the result that belongs to its arguments.
+async fn check_results(client: &Client, answers: &[String]) -> Result<()> {
+    for (order, line) in answers.iter().flat_map(|text| text.lines()).enumerate().step_by(100) {
+        let answer: Value = serde_json::from_str(line)?;
+        let job = client.job(answer["id"].as_str().with_context(|| format!("not accepted: {line}"))?).await?;
+        ensure!(job["result"] == json!({"order_id": order, "status": "success"}), "{job}");
+    }
+    Ok(())
+}
+
+/// Submits a job and waits for its result over HTTP, one after the other, an idle worker.
+pub async fn latency(broker: &str) -> Result<Value> {
+    let mut service = Service::start(broker, &[]).await?;
+    service.release(&[]).await?;
+    let mut connection = Connection::open(service.client().url(), &service.client().token())?;
+    let mut times = Vec::with_capacity(ROUND_TRIPS);
+    for i in 0..WARM_UP + ROUND_TRIPS {
+        let body = format!("{{\"task\":\"noop\",\"kwargs\":{{\"order_id\":{i}}}}}");
+        let start = Instant::now();
+        let answer = connection.post("/v1/jobs?wait=10s", &body)?;
+        let took = start.elapsed();
+        let job: Value = serde_json::from_slice(answer)?;
+        ensure!(job["result"] == json!({"order_id": i, "status": "success"}), "{job}");
+        if i >= WARM_UP {
+            times.push(took.as_secs_f64() * 1_000.0);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
+    Ok(json!({"what": "latency", "broker": broker, "p50_ms": at(0.5), "p95_ms": at(0.95), "p99_ms": at(0.99)}))
+}
+
+/// Resident memory of the process that runs guests: idle at default settings, and with 200 sleeping jobs.
+pub async fn memory(broker: &str) -> Result<Value> {
+    let mut service = Service::start(broker, &[]).await?;
+    service.release(&[]).await?;
+    tokio::time::sleep(IDLE).await;
+    let idle = service.worker()?.rss_mib()?;
+    drop(service);
+    let slots = ["--concurrency", "200"];
+    let mut service = Service::start(broker, &slots).await?;
+    service.release(&slots).await?;
+    let ids = service.client().batch((0..200).map(|_| json!({"task": "nap", "args": [10.0]}))).await?;
+    until("200 jobs run", LIMIT, || async {
+        let running = service.client().jobs("state=running").await?.len();
+        Ok((running == ids.len()).then_some(()))
+    })
+    .await?;
+    let mut busy = 0.0_f64;
+    while service.client().unfinished().await? > 0 {
+        busy = busy.max(service.worker()?.rss_mib()?);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(json!({"what": "memory", "broker": broker, "idle_rss_mib": idle, "busy_rss_mib": busy}))
+}

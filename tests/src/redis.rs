@@ -1,0 +1,19 @@
+//! Real Redis servers of a test's own: the guard that the Redis broker's tests use, with the settings of the scenarios.
+
+use umbel_broker_redis::testing::Options;
+pub use umbel_broker_redis::testing::RedisServer;
+
+/// Without persistence, as the peers' benchmarks run it.
+pub fn redis() -> RedisServer {
+    RedisServer::start(Options::default())
+}
+
+/// With an append-only file, flushed every second: the settings that docs/guides/operating.md recommends.
+pub fn durable_redis() -> RedisServer {
+    RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "everysec"] })
+}
+
+/// With these arguments.
+pub fn redis_with(arguments: &'static [&'static str]) -> RedisServer {
+    RedisServer::start(Options { arguments, ..Options::default() })
+}

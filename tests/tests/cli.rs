@@ -1,0 +1,131 @@
+//! The command line as a person or a script meets it: data on stdout, words on stderr, documented exit codes.
+
+use std::{fs, process::Output, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use umbel_tests::{Dev, guest};
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn ends_with(output: &Output, code: i32) -> Result<()> {
+    ensure!(
+        output.status.code() == Some(code),
+        "{} and not {code}\n{}\n{}",
+        output.status,
+        stdout(output),
+        stderr(output)
+    );
+    Ok(())
+}
+
+/// A running service, and the path of a guest as a file.
+async fn dev_with_numbers() -> Result<(Dev, String)> {
+    let dev = Dev::start().await?;
+    let path = dev.data.join("numbers-upload.wasm");
+    fs::write(&path, guest("numbers")?)?;
+    let path = path.to_string_lossy().into_owned();
+    Ok((dev, path))
+}
+
+#[tokio::test]
+async fn push_submit_and_wait_print_the_result_and_end_with_0() -> Result<()> {
+    let (dev, numbers) = dev_with_numbers().await?;
+    let pushed = dev.umbel(&["module", "push", &numbers])?;
+    ends_with(&pushed, 0)?;
+    ensure!(stdout(&pushed).contains("sha256:") && stdout(&pushed).contains("add"), "{}", stdout(&pushed));
+    let done = dev.umbel(&["job", "submit", "add", "2", "3", "--wait"])?;
+    ends_with(&done, 0)?;
+    ensure!(stdout(&done).contains('5'), "{}", stdout(&done));
+    let done = dev.umbel(&["job", "submit", "add", "2", "--kwarg", "y=3", "--wait", "-o", "json"])?;
+    ends_with(&done, 0)?;
+    let job: Value = serde_json::from_str(&stdout(&done)).context("-o json is JSON")?;
+    assert_eq!((&job["state"], &job["result"]), (&json!("succeeded"), &json!(5)));
+    let id = dev.umbel(&["job", "submit", "add", "1", "1", "-o", "id"])?;
+    ends_with(&id, 0)?;
+    let shown = dev.umbel(&["job", "show", &stdout(&id), "-o", "json"])?;
+    ends_with(&shown, 0)?;
+    for verb in [
+        &["job", "list"][..],
+        &["task", "list"],
+        &["task", "show", "add"],
+        &["module", "list"],
+        &["queue", "list"],
+        &["dead", "list"],
+        &["worker", "list"],
+    ] {
+        ends_with(&dev.umbel(verb)?, 0).with_context(|| verb.join(" "))?;
+        let json = dev.umbel(&[verb, &["-o", "json"]].concat())?;
+        ends_with(&json, 0)?;
+        let _: Value = serde_json::from_str(&stdout(&json)).with_context(|| format!("{} -o json", verb.join(" ")))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() -> Result<()> {
+    let (dev, numbers) = dev_with_numbers().await?;
+    ends_with(&dev.umbel(&["module", "push", &numbers])?, 0)?;
+    // 1: refused
+    let text = dev.data.join("not-a-module.wasm");
+    fs::write(&text, "hello")?;
+    let refused = dev.umbel(&["module", "push", &text.to_string_lossy()])?;
+    ends_with(&refused, 1)?;
+    ensure!(stderr(&refused).contains("error[not_wasm]"), "{}", stderr(&refused));
+    // 2: usage
+    ends_with(&dev.umbel(&["job", "submit"])?, 2)?;
+    ends_with(&dev.umbel(&["nonsense"])?, 2)?;
+    // 3: the job failed
+    let failed = dev.umbel(&["job", "submit", "fib", "94", "--wait"])?;
+    ends_with(&failed, 3)?;
+    ensure!(stderr(&failed).contains("Overflow"), "{}", stderr(&failed));
+    // 4: not found, with a near name
+    let unknown = dev.umbel(&["job", "submit", "ad", "1", "2"])?;
+    ends_with(&unknown, 4)?;
+    ensure!(stderr(&unknown).contains("add"), "{}", stderr(&unknown));
+    ends_with(&dev.umbel(&["job", "show", "01J00000000000000000000000"])?, 4)?;
+    // 5: auth
+    let mut command = dev.command(&["job", "list"])?;
+    let unauthorized = command.env("UMBEL_TOKEN", "umbel_wrong").output()?;
+    ends_with(&unauthorized, 5)?;
+    // 6: conflict
+    let done = dev.umbel(&["job", "submit", "add", "1", "1", "--wait", "-o", "json"])?;
+    let job: Value = serde_json::from_str(&stdout(&done))?;
+    ends_with(&dev.umbel(&["job", "cancel", job["id"].as_str().context("an id")?])?, 6)?;
+    // 7: unavailable
+    let mut command = dev.command(&["job", "list"])?;
+    let away = command.env("UMBEL_URL", format!("http://127.0.0.1:{}", umbel_tests::free_port()?)).output()?;
+    ends_with(&away, 7)?;
+    for output in [&refused, &unknown, &unauthorized, &away] {
+        ensure!(stderr(output).contains("error"), "{}", stderr(output));
+        ensure!(output.stdout.is_empty(), "errors go to stderr: {}", stdout(output));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_executes_a_module_in_the_sandbox_without_a_server() -> Result<()> {
+    let (mut dev, numbers) = dev_with_numbers().await?;
+    dev.process.terminate(Duration::from_secs(30)).await?;
+    let done = dev.umbel(&["run", &numbers, "add", "2", "3"])?;
+    ends_with(&done, 0)?;
+    assert_eq!(stdout(&done), "5");
+    let failed = dev.umbel(&["run", &numbers, "fib", "94"])?;
+    ends_with(&failed, 3)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_profile_that_dev_writes_is_private_and_is_found_from_folders_below() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dev = Dev::start().await?;
+    let mode = fs::metadata(dev.data.join("profile.json"))?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    Ok(())
+}

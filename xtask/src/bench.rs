@@ -1,0 +1,337 @@
+//! `cargo xtask bench`: builds in release, runs the benchmark of `tests/` and, on request, the peers' programs in the
+//! same run, prints one table and writes it to docs/BENCHMARKS.md.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    guests, setup,
+    steps::{Steps, cargo, read, show},
+};
+
+const HELP: &str = "\
+Usage: cargo xtask bench [--n 20000] [--reps 3] [--quick] [--only NAME,…] [--peers DIR] [--write]
+
+  --n N         jobs of one throughput run (20,000)
+  --reps N      repetitions of each measurement, the median is shown (3)
+  --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
+  --only NAMES  some of sandbox, throughput, latency, memory
+  --peers DIR   also run Celery and BullMQ from a copy of this folder (needs python3, node and npm)
+  --write       put the tables into docs/BENCHMARKS.md
+";
+const BEGIN: &str = "<!-- results: written by cargo xtask bench --write -->";
+const END: &str = "<!-- end of results -->";
+/// Peers that are compared; the folder holds more.
+const PEERS: &[&str] = &["celery", "bullmq"];
+const OTHER_PEERS: &[&str] = &["dramatiq", "taskiq", "rq", "arq", "apalis"];
+/// Peer, its worker configuration, workload.
+const PEER_RUNS: &[(&str, &str, &str)] = &[
+    ("celery", "solo-x2", "throughput"),
+    ("celery", "prefork", "throughput"),
+    ("bullmq", "c100", "throughput"),
+    ("celery", "solo-x2", "latency"),
+    ("bullmq", "default", "latency"),
+    ("bullmq", "c100", "latency"),
+    ("celery", "prefork", "memory"),
+    ("bullmq", "c200", "memory"),
+];
+
+struct Options {
+    n: u64,
+    reps: u64,
+    only: Option<String>,
+    peers: Option<PathBuf>,
+    write: bool,
+}
+
+impl Options {
+    /// None when help was asked for.
+    fn parse(words: &[String]) -> Result<Option<Self>> {
+        let mut options = Self { n: 20_000, reps: 3, only: None, peers: None, write: false };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--n" => options.n = value()?.replace('_', "").parse().context("--n takes a number")?,
+                "--reps" => options.reps = value()?.parse().context("--reps takes a number")?,
+                "--quick" => (options.n, options.reps) = (2_000, 1),
+                "--only" => options.only = Some(value()?.clone()),
+                "--peers" => options.peers = Some(PathBuf::from(value()?)),
+                "--write" => options.write = true,
+                "-h" | "--help" => return Ok(None),
+                other => bail!("unknown argument {other:?}\n{HELP}"),
+            }
+        }
+        ensure!((1..=1_000_000).contains(&options.n), "--n is 1 to 1,000,000");
+        ensure!((1..=100).contains(&options.reps), "--reps is 1 to 100");
+        Ok(Some(options))
+    }
+}
+
+/// Runs the benchmark.
+pub fn run(root: &Path, words: &[String]) -> Result<()> {
+    let Some(options) = Options::parse(words)? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    let mut steps = Steps::new(if options.peers.is_some() { 6 } else { 4 });
+    build(&mut steps, root)?;
+    let peers = match &options.peers {
+        Some(folder) => Some(steps.step("install the peers", || install_peers(root, folder))?),
+        None => None,
+    };
+    let ours = steps.step("measure Umbel", || {
+        let mut command = release_program(root, "umbel-bench");
+        command.args(["--n", &options.n.to_string(), "--reps", &options.reps.to_string()]);
+        if let Some(only) = &options.only {
+            command.args(["--only", only]);
+        }
+        rows(&read(&mut command)?)
+    })?;
+    let theirs = match peers {
+        Some(folder) => steps.step("measure the peers", || measure_peers(&folder, &options))?,
+        None => Vec::new(),
+    };
+    let report = report(&ours, &theirs, &options)?;
+    println!("\n{report}");
+    if options.write {
+        write(root, &report)?;
+    }
+    Ok(())
+}
+
+/// Runs the chaos scenarios on a release build, some times over.
+pub fn chaos(root: &Path, words: &[String]) -> Result<()> {
+    let rounds: u32 = match words {
+        [] => 1,
+        [flag, rounds] if flag == "--rounds" => rounds.parse().context("--rounds takes a number")?,
+        _ => bail!("cargo xtask chaos [--rounds N]"),
+    };
+    let mut steps = Steps::new(3 + rounds as usize);
+    build(&mut steps, root)?;
+    for _ in 0..rounds {
+        steps.step("chaos", || {
+            let test = [
+                "test",
+                "--locked",
+                "-p",
+                "umbel-tests",
+                "--test",
+                "chaos",
+                "--",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ];
+            show(cargo(&test).env("UMBEL_BIN", root.join("target/release/umbel")))
+        })?;
+    }
+    Ok(())
+}
+
+fn build(steps: &mut Steps, root: &Path) -> Result<()> {
+    steps.step("install what the benchmark needs", setup::redis_server)?;
+    steps.step("build in release", || {
+        // Apart, so that the binary has its own features and not those that the load generator turns on.
+        show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-cli"]))?;
+        show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-tests", "--bin", "umbel-bench"]))
+    })?;
+    steps.step("build the guests", || guests::build_guests(root))?;
+    Ok(())
+}
+
+fn release_program(root: &Path, name: &str) -> Command {
+    let release = root.join("target/release");
+    let mut command = Command::new(release.join(name));
+    command.env("UMBEL_BIN", release.join("umbel"));
+    command
+}
+
+fn rows(text: &str) -> Result<Vec<Value>> {
+    text.lines().filter(|line| line.starts_with('{')).map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// Copies the peers' folder, which may be read-only, and installs those that are compared.
+fn install_peers(root: &Path, folder: &Path) -> Result<PathBuf> {
+    ensure!(folder.join("bench.py").is_file(), "{} has no bench.py", folder.display());
+    setup::program("python3", &["python3", "python3-venv"])?;
+    setup::program("npm", &["nodejs", "npm"])?;
+    let copy = root.join("target/peers");
+    fs::create_dir_all(&copy)?;
+    show(Command::new("cp").arg("-rT").arg("--no-preserve=mode").arg(folder).arg(&copy))?;
+    let setup = fs::read_to_string(copy.join("setup.sh")).context("the peers have no setup.sh")?;
+    let wanted: String = setup
+        .lines()
+        .filter(|line| line.starts_with('#') || !OTHER_PEERS.iter().any(|peer| line.contains(peer)))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    fs::write(copy.join("setup-compared.sh"), wanted)?;
+    show(Command::new("bash").current_dir(&copy).arg("setup-compared.sh"))?;
+    Ok(copy)
+}
+
+fn measure_peers(folder: &Path, options: &Options) -> Result<Vec<Value>> {
+    let results = folder.join("results/run");
+    let _ = fs::remove_dir_all(&results);
+    fs::create_dir_all(&results)?;
+    fs::create_dir_all(folder.join("logs"))?;
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port().to_string();
+    let peer = |program: &str| {
+        let mut command = Command::new(program);
+        command.current_dir(folder).env("REDIS_PORT", &port).env("CPU_LOCK", "").env("RESULTS", &results);
+        command
+    };
+    show(peer("sh").args(["redis.sh", "start"]))?;
+    let measured = PEER_RUNS.iter().try_for_each(|(name, workers, workload)| {
+        let mut command = peer(".venv/bench/bin/python");
+        command.args(["bench.py", name, workload, "-w", workers, "-r", &options.reps.to_string()]);
+        if *workload == "throughput" {
+            command.args(["-n", &options.n.to_string()]);
+        }
+        show(&mut command)
+    });
+    show(peer("sh").args(["redis.sh", "stop"]))?;
+    measured?;
+    let mut all = Vec::new();
+    for name in PEERS {
+        all.extend(rows(&fs::read_to_string(results.join(format!("{name}.jsonl")))?)?);
+    }
+    Ok(all)
+}
+
+/// The median over the repetitions of what the rows with these marks say of `field`.
+fn median(rows: &[Value], marks: &Value, field: &str) -> Option<f64> {
+    let marks = marks.as_object()?;
+    let matching = rows.iter().filter(|row| marks.iter().all(|(key, value)| row.get(key) == Some(value)));
+    let mut values: Vec<f64> = matching.filter_map(|row| row[field].as_f64()).collect();
+    values.sort_by(f64::total_cmp);
+    (!values.is_empty()).then(|| values[values.len() / 2])
+}
+
+fn report(ours: &[Value], theirs: &[Value], options: &Options) -> Result<String> {
+    let mut text = format!("{}\n\n", machine()?);
+    text += &format!("Medians of {}. n = {} jobs, preloaded.\n\n", options.reps, options.n);
+    text += &own_tables(ours);
+    if !theirs.is_empty() {
+        text += &ratios(ours, theirs, options.n);
+    }
+    Ok(text)
+}
+
+fn own_tables(ours: &[Value]) -> String {
+    let cell = |marks: Value, field: &str| median(ours, &marks, field).map_or_else(|| "–".into(), short);
+    let mut text = String::from("| Umbel | SQLite, synchronous FULL | Redis |\n|---|---|---|\n");
+    let lines = [
+        ("throughput, jobs/s", "throughput", "jobs_per_s"),
+        ("submitted over HTTP in batches, jobs/s", "throughput", "submit_per_s"),
+        ("submit and wait over HTTP, p50 ms", "latency", "p50_ms"),
+        ("p95 ms", "latency", "p95_ms"),
+        ("p99 ms", "latency", "p99_ms"),
+        ("idle worker, RSS MiB", "memory", "idle_rss_mib"),
+        ("with 200 sleeping jobs, RSS MiB", "memory", "busy_rss_mib"),
+    ];
+    for (name, what, field) in lines {
+        let on = |broker: &str| cell(json!({"what": what, "broker": broker}), field);
+        text += &format!("| {name} | {} | {} |\n", on("sqlite"), on("redis"));
+    }
+    let sandbox = |field: &str| cell(json!({"what": "sandbox"}), field);
+    text += &format!(
+        "\nSandbox, instantiate + call + drop of `noop`, fuel and deadline on: {} µs mean, {} µs p50, {} µs p99.\n",
+        sandbox("mean_us"),
+        sandbox("p50_us"),
+        sandbox("p99_us"),
+    );
+    text
+}
+
+fn ratios(ours: &[Value], theirs: &[Value], n: u64) -> String {
+    let mut text = String::from("\n| in the same run, on Redis | peer | Umbel | Umbel is |\n|---|---|---|---|\n");
+    let fields: BTreeMap<&str, (&str, &str, &str, bool)> = [
+        ("throughput", ("tasks_per_s", "jobs_per_s", "jobs/s", true)),
+        ("latency", ("p50_ms", "p50_ms", "p50 ms", false)),
+        ("memory", ("idle_rss_mib", "idle_rss_mib", "idle MiB", false)),
+    ]
+    .into();
+    for (peer, workers, workload) in PEER_RUNS {
+        let Some((field, own_field, unit, more_is_better)) = fields.get(workload) else { continue };
+        let marks = json!({"peer": peer, "workload": workload, "workers": workers});
+        let other = median(theirs, &marks, field);
+        let own = median(ours, &json!({"what": workload, "broker": "redis"}), own_field);
+        let (Some(other), Some(own)) = (other, own) else { continue };
+        let factor = if *more_is_better { own / other } else { other / own };
+        let size = if *workload == "throughput" { format!(" of {n}") } else { String::new() };
+        text += &format!("| {peer} {workers}, {unit}{size} | {} | {} | {factor:.1}× |\n", short(other), short(own));
+    }
+    text
+}
+
+fn short(value: f64) -> String {
+    match value {
+        v if v >= 1_000.0 => {
+            let whole = (v.round() as u64).to_string();
+            let mut text = String::new();
+            for (i, digit) in whole.chars().enumerate() {
+                if i > 0 && (whole.len() - i).is_multiple_of(3) {
+                    text.push(',');
+                }
+                text.push(digit);
+            }
+            text
+        }
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// The machine in one line.
+fn machine() -> Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
+        .map_or("unknown CPU", |(_, m)| m.trim());
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let redis = read(Command::new("redis-server").arg("--version"))?;
+    let redis = redis.split_whitespace().find_map(|w| w.strip_prefix("v=")).unwrap_or("?").to_owned();
+    let rustc = read(Command::new("rustc").arg("--version"))?;
+    Ok(format!("{cores} × {model}, Linux {}, Redis {redis} (no persistence), {}.", kernel.trim(), rustc.trim()))
+}
+
+/// Replaces what stands between the marks of docs/BENCHMARKS.md.
+fn write(root: &Path, report: &str) -> Result<()> {
+    let path = root.join("docs/BENCHMARKS.md");
+    let text = fs::read_to_string(&path).context("docs/BENCHMARKS.md")?;
+    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("docs/BENCHMARKS.md has no line {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("docs/BENCHMARKS.md has no line {END}"))?;
+    fs::write(&path, format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", report.trim()))?;
+    eprintln!("    wrote docs/BENCHMARKS.md");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_taken_over_matching_rows() {
+        let rows = [json!({"a": 1, "x": 5}), json!({"a": 1, "x": 1}), json!({"a": 1, "x": 3}), json!({"a": 2, "x": 9})];
+        assert_eq!(median(&rows, &json!({"a": 1}), "x"), Some(3.0));
+        assert_eq!(median(&rows, &json!({"a": 3}), "x"), None);
+    }
+
+    #[test]
+    fn numbers_are_grouped_for_people() {
+        assert_eq!(short(26_300.4), "26,300");
+        assert_eq!(short(1_234_567.0), "1,234,567");
+        assert_eq!(short(0.85), "0.85");
+    }
+}

@@ -1,0 +1,300 @@
+//! Builds the guest examples for `wasm32-unknown-unknown` into `target/guests/<name>.wasm`, with the first toolchain
+//! that works, and installs what that one needs.
+//!
+//! Invariants: the results are core modules that carry their component type (the host wraps them on upload); nothing
+//! is written outside `target/` and `guest-examples/target/`; a toolchain that was forced is not replaced by another.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+/// Forces a way: `rustup` or `debian`.
+const FORCE: &str = "UMBEL_GUESTS_TOOLCHAIN";
+/// Debian's compiler and the source of its standard library.
+const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std";
+
+/// The guests that were built.
+#[derive(Debug)]
+pub struct Guests {
+    /// `target/guests`.
+    pub dir: PathBuf,
+    /// In order of name.
+    pub modules: Vec<Guest>,
+}
+
+/// One built module.
+#[derive(Debug)]
+pub struct Guest {
+    /// The name of its crate, such as `numbers`.
+    pub name: String,
+    pub path: PathBuf,
+    pub size_bytes: u64,
+}
+
+/// How guests are compiled here.
+#[derive(Debug, PartialEq, Eq)]
+enum Toolchain {
+    /// The ordinary cargo, whose compiler has the target's standard library.
+    Installed,
+    /// Debian's compiler, which builds the standard library from source.
+    Debian { linker: PathBuf },
+}
+
+/// Builds every guest example. `root` is the repository.
+///
+/// Says which toolchain it picked and why. Fails with the reasons of all of them if none works.
+pub fn build_guests(root: &Path) -> Result<Guests> {
+    let examples = root.join("guest-examples");
+    let toolchain = pick_toolchain(&examples)?;
+    let built_in = compile(&examples, &toolchain)?;
+    let dir = root.join("target").join("guests");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let mut modules = Vec::new();
+    for name in members(&examples)? {
+        let from = built_in.join(format!("{}.wasm", name.replace('-', "_")));
+        let path = dir.join(format!("{name}.wasm"));
+        copy_whole(&from, &path)?;
+        let size_bytes = fs::metadata(&path)?.len();
+        println!("  {name:<24} {:>8.1} KiB", size_bytes as f64 / 1024.0);
+        modules.push(Guest { name, path, size_bytes });
+    }
+    modules.sort_by(|a, b| a.name.cmp(&b.name));
+    println!("guests: {} modules in {}", modules.len(), dir.display());
+    Ok(Guests { dir, modules })
+}
+
+/// A reader never sees half a module: it appears under its name when it is complete.
+fn copy_whole(from: &Path, to: &Path) -> Result<()> {
+    let part = to.with_extension("wasm.part");
+    fs::copy(from, &part).with_context(|| format!("cannot copy {} to {}", from.display(), part.display()))?;
+    fs::rename(&part, to).with_context(|| format!("cannot move {} to {}", part.display(), to.display()))
+}
+
+fn members(examples: &Path) -> Result<Vec<String>> {
+    let path = examples.join("Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let manifest: toml::Table = toml::from_str(&text).with_context(|| format!("{} is not TOML", path.display()))?;
+    let members = manifest.get("workspace").and_then(|w| w.get("members")).and_then(toml::Value::as_array);
+    let members = members.with_context(|| format!("{} lists no workspace.members", path.display()))?;
+    Ok(members.iter().filter_map(|member| member.as_str().map(str::to_owned)).collect())
+}
+
+fn pick_toolchain(examples: &Path) -> Result<Toolchain> {
+    let forced = env::var(FORCE).ok().filter(|value| !value.is_empty());
+    match forced.as_deref() {
+        None => {}
+        Some("rustup") => {
+            println!("guests: {FORCE}=rustup");
+            return rustup(examples);
+        }
+        Some("debian") => {
+            println!("guests: {FORCE}=debian");
+            return debian(examples);
+        }
+        Some(other) => bail!("{FORCE} is {other:?}; it may be \"rustup\" or \"debian\""),
+    }
+    let first = match rustup(examples) {
+        Ok(toolchain) => return Ok(toolchain),
+        Err(error) => error,
+    };
+    println!("guests: the ordinary toolchain cannot build for {TARGET} ({first:#}); trying Debian's");
+    debian(examples).map_err(|second| {
+        anyhow::anyhow!(
+            "no toolchain can build for {TARGET}.\n  the installed one: {first:#}\n  Debian's: {second:#}\n\
+             Install the target by hand with `rustup target add {TARGET}` and try again."
+        )
+    })
+}
+
+/// The ordinary toolchain, after `rustup target add` if the target is missing.
+fn rustup(examples: &Path) -> Result<Toolchain> {
+    if has_target(examples)? {
+        println!("guests: building with the installed toolchain, which has {TARGET}");
+        return Ok(Toolchain::Installed);
+    }
+    println!("guests: adding {TARGET} with rustup");
+    let mut add = Command::new("rustup");
+    // In the examples' folder, so that rustup changes the toolchain that will compile them.
+    add.args(["target", "add", TARGET]).current_dir(examples);
+    run(&mut add)?;
+    ensure!(has_target(examples)?, "rustup added {TARGET} to a toolchain other than the one in use");
+    println!("guests: building with the installed toolchain, to which rustup added {TARGET}");
+    Ok(Toolchain::Installed)
+}
+
+fn has_target(examples: &Path) -> Result<bool> {
+    let mut rustc = clean("rustc");
+    rustc.args(["--print", "target-libdir", "--target", TARGET]).current_dir(examples);
+    let lib = PathBuf::from(output(&mut rustc)?);
+    // The folder alone may remain from a removed target.
+    let Ok(entries) = fs::read_dir(&lib) else { return Ok(false) };
+    Ok(entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
+}
+
+/// Debian's packages, installed if they are missing.
+fn debian(examples: &Path) -> Result<Toolchain> {
+    let complete = || [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_STD_SOURCE].iter().all(|path| Path::new(path).exists());
+    if !complete() {
+        install_debian_packages()?;
+        ensure!(complete(), "{} are installed, and still something of them is missing", DEBIAN_PACKAGES.join(", "));
+    }
+    let mut version = clean(DEBIAN_RUSTC);
+    let version = output(version.arg("--version"))?;
+    let linker = find_linker(examples)?;
+    println!("guests: building std and guests with Debian's {version}, linking with {}", linker.display());
+    Ok(Toolchain::Debian { linker })
+}
+
+fn install_debian_packages() -> Result<()> {
+    ensure!(Path::new("/usr/bin/apt-get").exists(), "this is no Debian: there is no apt-get");
+    println!("guests: installing {} (about 400 MB)", DEBIAN_PACKAGES.join(", "));
+    apt_get(&["update"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(DEBIAN_PACKAGES);
+    apt_get(&arguments)
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    let mut command = if is_root {
+        Command::new("apt-get")
+    } else {
+        let mut sudo = Command::new("sudo");
+        // Never a prompt: a build that waits for a password looks like one that hangs.
+        sudo.args(["--non-interactive", "apt-get"]);
+        sudo
+    };
+    command.args(["-qq", "-o=Dpkg::Use-Pty=0"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut command)
+}
+
+/// A linker for WebAssembly: that inside a rustup toolchain, or LLVM's.
+fn find_linker(examples: &Path) -> Result<PathBuf> {
+    let mut candidates = Vec::new();
+    let mut rustc = clean("rustc");
+    let sysroot = rustc.args(["--print", "sysroot"]).current_dir(examples);
+    let sysroots = [output(sysroot).ok().map(PathBuf::from), Some(PathBuf::from("/usr"))];
+    for sysroot in sysroots.into_iter().flatten() {
+        let hosts = fs::read_dir(sysroot.join("lib/rustlib")).into_iter().flatten().flatten();
+        candidates.extend(hosts.map(|host| host.path().join("bin/rust-lld")));
+    }
+    candidates.push("/usr/bin/wasm-ld".into());
+    let llvms = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let llvms = llvms.filter(|dir| dir.file_name().to_string_lossy().starts_with("llvm-"));
+    candidates.extend(llvms.map(|dir| dir.path().join("bin/wasm-ld")));
+    candidates
+        .into_iter()
+        .find(|path| path.exists())
+        .context("no linker for WebAssembly: neither a rust-lld in a Rust toolchain nor wasm-ld (Debian package lld)")
+}
+
+/// Compiles all examples; where the `.wasm` files are.
+fn compile(examples: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo;
+    let target_dir;
+    match toolchain {
+        Toolchain::Installed => {
+            target_dir = examples.join("target");
+            cargo = clean("cargo");
+            cargo.args(["build", "--release"]);
+        }
+        Toolchain::Debian { linker } => {
+            // Its own folder: two compilers in one would rebuild each other's work.
+            target_dir = examples.join("target").join("debian");
+            cargo = clean(DEBIAN_CARGO);
+            cargo
+                .args(["build", "--release", "-Zbuild-std=std,panic_abort"])
+                .env("RUSTC", DEBIAN_RUSTC)
+                // Allows -Zbuild-std in a stable compiler.
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+        }
+    }
+    cargo.args(["--locked", "--target", TARGET, "--target-dir"]).arg(&target_dir).current_dir(examples);
+    run(&mut cargo)?;
+    Ok(target_dir.join(TARGET).join("release"))
+}
+
+/// A command without what the cargo that runs us has set for itself, which would reach the compiler that we start.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let set_by_cargo = text.starts_with("CARGO") && text != "CARGO_HOME" && !text.starts_with("CARGO_HTTP_");
+        let set_by_cargo = set_by_cargo && !text.starts_with("CARGO_NET_") && !text.starts_with("CARGO_REGISTR");
+        if set_by_cargo
+            || text.starts_with("RUSTC")
+            || matches!(&*text, "RUSTFLAGS" | "RUSTDOCFLAGS" | "LD_LIBRARY_PATH")
+        {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    ensure!(status.success(), "{} ended with {status}", shown(command));
+    Ok(())
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {}", shown(command)))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} ended with {}: {}", shown(command), output.status, error.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn shown(command: &Command) -> String {
+    let arguments = command.get_args().map(|a| format!(" {}", a.to_string_lossy()));
+    format!("`{}{}`", command.get_program().to_string_lossy(), arguments.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples")
+    }
+
+    #[test]
+    fn every_member_of_the_examples_is_a_crate_of_the_same_name() {
+        let members = members(&examples()).unwrap();
+        assert!(members.contains(&"numbers".to_owned()) && members.contains(&"hostile".to_owned()));
+        for name in members {
+            let manifest = fs::read_to_string(examples().join(&name).join("Cargo.toml")).unwrap();
+            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_module_appears_under_its_name_only_when_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("a.wasm"));
+        fs::write(&from, b"new").unwrap();
+        fs::write(&to, b"old").unwrap();
+        copy_whole(&from, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+        assert!(!dir.path().join("a.wasm.part").exists());
+        assert!(copy_whole(&dir.path().join("missing"), &to).is_err());
+        assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
+
+    #[test]
+    fn the_compiler_that_is_started_sees_nothing_of_the_cargo_around_it() {
+        let command = clean("rustc");
+        let removed: Vec<_> = command.get_envs().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        assert!(removed.iter().any(|name| name == "CARGO_MANIFEST_DIR"), "{removed:?}");
+        assert!(!removed.iter().any(|name| name == "CARGO_HOME" || name == "PATH"));
+    }
+}
