@@ -119,7 +119,7 @@ async fn a_corrupted_blob_is_never_run_and_others_are() -> Result<()> {
     let id = dev.client.submit("return_order", json!([1, null])).await?;
     assert_eq!(dev.client.result("add", json!([20, 22])).await?, 42);
     until("the log names the damage", LIMIT, || async {
-        Ok(dev.process.output().to_lowercase().contains("corrupt").then_some(()))
+        Ok(dev.process.output().to_lowercase().contains("damaged").then_some(()))
     })
     .await?;
     let job = dev.client.job(&id).await?;

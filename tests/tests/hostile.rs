@@ -24,7 +24,7 @@ const FAILURES: &[(&str, &[&str])] = &[
     ("allocate", &["memory"]),
     ("recurse", &["stack"]),
     ("recurse_frames", &["stack", "trap:memory_out_of_bounds"]),
-    ("flood_log", &["deadline", "out_of_fuel"]),
+    ("flood_log", &["deadline", "out_of_fuel", "host_limit:call"]),
     ("flood_progress", &["deadline", "out_of_fuel"]),
     ("hoard_handles", &["host_limit:handles"]),
     ("sleep", &["deadline"]),

@@ -17,6 +17,8 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const FORCE: &str = "UMBEL_GUESTS_TOOLCHAIN";
 /// Debian's compiler and the source of its standard library.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+/// LLVM's linker, for where no Rust toolchain brings one.
+const DEBIAN_LINKER: &str = "lld";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std";
@@ -24,8 +26,6 @@ const DEBIAN_STD_SOURCE: &str = "/usr/lib/rustlib/src/rust/library/std";
 /// The guests that were built.
 #[derive(Debug)]
 pub struct Guests {
-    /// `target/guests`.
-    pub dir: PathBuf,
     /// In order of name.
     pub modules: Vec<Guest>,
 }
@@ -36,7 +36,6 @@ pub struct Guest {
     /// The name of its crate, such as `numbers`.
     pub name: String,
     pub path: PathBuf,
-    pub size_bytes: u64,
 }
 
 /// How guests are compiled here.
@@ -64,11 +63,11 @@ pub fn build_guests(root: &Path) -> Result<Guests> {
         copy_whole(&from, &path)?;
         let size_bytes = fs::metadata(&path)?.len();
         println!("  {name:<24} {:>8.1} KiB", size_bytes as f64 / 1024.0);
-        modules.push(Guest { name, path, size_bytes });
+        modules.push(Guest { name, path });
     }
     modules.sort_by(|a, b| a.name.cmp(&b.name));
     println!("guests: {} modules in {}", modules.len(), dir.display());
-    Ok(Guests { dir, modules })
+    Ok(Guests { modules })
 }
 
 /// A reader never sees half a module: it appears under its name when it is complete.
@@ -143,23 +142,28 @@ fn has_target(examples: &Path) -> Result<bool> {
 fn debian(examples: &Path) -> Result<Toolchain> {
     let complete = || [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_STD_SOURCE].iter().all(|path| Path::new(path).exists());
     if !complete() {
-        install_debian_packages()?;
+        install(&DEBIAN_PACKAGES)?;
         ensure!(complete(), "{} are installed, and still something of them is missing", DEBIAN_PACKAGES.join(", "));
     }
     let mut version = clean(DEBIAN_RUSTC);
     let version = output(version.arg("--version"))?;
-    let linker = find_linker(examples)?;
+    let linker = match find_linker(examples) {
+        Some(linker) => linker,
+        None => {
+            install(&[DEBIAN_LINKER])?;
+            find_linker(examples)
+                .context("no linker for WebAssembly, neither a toolchain's rust-lld nor LLVM's wasm-ld")?
+        }
+    };
     println!("guests: building std and guests with Debian's {version}, linking with {}", linker.display());
     Ok(Toolchain::Debian { linker })
 }
 
-fn install_debian_packages() -> Result<()> {
+fn install(packages: &[&str]) -> Result<()> {
     ensure!(Path::new("/usr/bin/apt-get").exists(), "this is no Debian: there is no apt-get");
-    println!("guests: installing {} (about 400 MB)", DEBIAN_PACKAGES.join(", "));
+    println!("guests: installing {} (up to 400 MB)", packages.join(", "));
     apt_get(&["update"])?;
-    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
-    arguments.extend(DEBIAN_PACKAGES);
-    apt_get(&arguments)
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
@@ -177,8 +181,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
-/// A linker for WebAssembly: that inside a rustup toolchain, or LLVM's.
-fn find_linker(examples: &Path) -> Result<PathBuf> {
+/// A linker for WebAssembly: that inside a Rust toolchain, or LLVM's.
+fn find_linker(examples: &Path) -> Option<PathBuf> {
     let mut candidates = Vec::new();
     let mut rustc = clean("rustc");
     let sysroot = rustc.args(["--print", "sysroot"]).current_dir(examples);
@@ -191,10 +195,7 @@ fn find_linker(examples: &Path) -> Result<PathBuf> {
     let llvms = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let llvms = llvms.filter(|dir| dir.file_name().to_string_lossy().starts_with("llvm-"));
     candidates.extend(llvms.map(|dir| dir.path().join("bin/wasm-ld")));
-    candidates
-        .into_iter()
-        .find(|path| path.exists())
-        .context("no linker for WebAssembly: neither a rust-lld in a Rust toolchain nor wasm-ld (Debian package lld)")
+    candidates.into_iter().find(|path| path.exists())
 }
 
 /// Compiles all examples; where the `.wasm` files are.

@@ -139,6 +139,7 @@ pub(crate) async fn deploy(
         // The server's policy may not fit what the new code sets: say so now, not at each submission.
         check_policy(api, &document)?;
         if let Some(version) = store(api, tenant, &document, expect).await? {
+            tracing::info!(task = %task.name, %digest, version, "task deployed");
             return Ok((document, version, true));
         }
     }

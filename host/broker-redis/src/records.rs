@@ -155,7 +155,7 @@ pub(crate) fn renewal(renewal: &Renewal) -> Result<Vec<u8>> {
     Ok(packed.logs(&renewal.logs)?.0)
 }
 
-/// An attempt as a JSON array: a third of the object's size, and there is one in every finished job. `reap.lua` writes
+/// An attempt as a JSON array: half of the object's size, and there is one in every finished job. `reap.lua` writes
 /// the same for a lost delivery.
 type Attempt = (u32, u32, WorkerId, UnixMs, String, u64, u64, u64, Option<Failure>);
 

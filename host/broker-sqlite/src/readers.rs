@@ -72,9 +72,10 @@ impl Readers {
 fn in_transaction<T>(conn: &Connection, work: impl Fn(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
     conn.prepare_cached("BEGIN")?.execute([])?;
     let answer = work(conn);
-    // Nothing was written: how it ends only matters for letting go of the view.
+    // Nothing was written: this only lets go of the view, and its failure must not hide the answer.
+    let _ = conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
     if !conn.is_autocommit() {
-        conn.prepare_cached("COMMIT")?.execute([])?;
+        let _ = conn.execute_batch("ROLLBACK");
     }
     answer
 }

@@ -204,3 +204,15 @@ pub(crate) fn miscounted(conn: &Connection) -> Result<u64, Fault> {
     let states = [JobState::Queued, JobState::Running, JobState::Scheduled, JobState::Retrying].map(rows::state_number);
     Ok(conn.query_row(sql, states, |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_read_costs_more_because_more_jobs_are_stored() {
+        for sql in [RECORD, PAGE, DEAD_PAGE] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
+    }
+}

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use serde::Deserialize;
@@ -58,22 +57,22 @@ impl Terminal {
         match self.format {
             Format::Json => {
                 let items: Vec<&str> = page.items.iter().map(|item| item.get()).collect();
-                self.line(&format!("[{}]", items.join(",")))
+                let cursor = Value::from(page.next_cursor.clone());
+                self.line(&format!(r#"{{"items":[{}],"next_cursor":{cursor}}}"#, items.join(",")))
             }
             Format::Jsonl => page.items.iter().try_for_each(|item| self.line(item.get())),
             Format::Id => page.items.iter().try_for_each(|item| self.line(&text_at(&parsed(item), id))),
             Format::Table => {
-                let mut table = table();
-                table.set_header(columns.iter().map(|(title, _)| title.bold().to_string()));
-                for item in &page.items {
-                    let value = parsed(item);
-                    table.add_row(columns.iter().map(|(_, pointer)| shown(pointer, &text_at(&value, pointer))));
-                }
                 if page.items.is_empty() {
                     self.note("nothing found");
                     return Ok(());
                 }
-                self.line(&trimmed(&table))
+                let header: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
+                let rows = page.items.iter().map(|item| {
+                    let value = parsed(item);
+                    columns.iter().map(|(_, pointer)| shown(pointer, text_at(&value, pointer))).collect()
+                });
+                self.line(&table_of(&header, rows))
             }
         }?;
         if let (Some(cursor), true) = (&page.next_cursor, self.format != Format::Json) {
@@ -89,14 +88,13 @@ impl Terminal {
             Format::Json | Format::Jsonl => self.line(body.trim_end()),
             Format::Id => self.line(&text_at(&value, id)),
             Format::Table => {
-                let mut table = table();
-                for (title, pointer) in rows {
-                    let text = text_at(&value, pointer);
-                    if !text.is_empty() {
-                        table.add_row([title.bold().to_string(), shown(pointer, &text)]);
-                    }
-                }
-                self.line(&trimmed(&table))
+                let cells = rows.iter().map(|(title, pointer)| (*title, shown(pointer, text_at(&value, pointer))));
+                let cells: Vec<(&str, String)> = cells.filter(|(_, text)| !text.is_empty()).collect();
+                let width = cells.iter().map(|(title, _)| title.len()).max().unwrap_or(0);
+                let lines = cells.iter().map(|(title, text)| {
+                    format!("{}{}{}", title.bold(), " ".repeat(width + 2 - title.len()), coloured(text))
+                });
+                self.line(&lines.collect::<Vec<_>>().join("\n"))
             }
         }
     }
@@ -175,16 +173,6 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     if text.contains(bad) { text.replace(bad, "\u{fffd}").into() } else { text.into() }
 }
 
-fn table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table
-}
-
-fn trimmed(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
-}
-
 fn parsed(item: &RawValue) -> Value {
     serde_json::from_str(item.get()).unwrap_or(Value::Null)
 }
@@ -202,34 +190,51 @@ pub fn text_at(value: &Value, pointer: &str) -> String {
     }
 }
 
-/// A cell: sizes in human units, states in colour.
-fn shown(pointer: &str, text: &str) -> String {
+/// A cell: sizes in human units, and one line.
+fn shown(pointer: &str, text: String) -> String {
     if pointer.ends_with("_bytes")
         && let Ok(bytes) = text.parse::<u64>()
     {
         return bytes_text(bytes);
     }
-    if !pointer.ends_with("/state") {
-        return text.to_owned();
-    }
+    if text.contains(['\n', '\t']) { text.replace(['\n', '\t'], " ") } else { text }
+}
+
+/// States in colour. A cell that is such a word and no state is coloured too, and nobody minds.
+fn coloured(text: &str) -> Cow<'_, str> {
     match text {
-        "succeeded" => text.green().to_string(),
-        "failed" => text.red().to_string(),
-        "running" => text.cyan().to_string(),
-        "retrying" | "draining" => text.yellow().to_string(),
-        "revoked" | "expired" => text.dimmed().to_string(),
-        _ => text.to_owned(),
+        "succeeded" => text.green().to_string().into(),
+        "failed" => text.red().to_string().into(),
+        "running" => text.cyan().to_string().into(),
+        "retrying" | "draining" => text.yellow().to_string().into(),
+        "revoked" | "expired" => text.dimmed().to_string().into(),
+        _ => text.into(),
     }
 }
 
-/// A plain table with a header.
+/// Cells of one column start below each other; the last one may be as long as it likes.
 pub fn table_of(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let mut table = table();
-    table.set_header(header.iter().map(|title| title.bold().to_string()));
-    rows.for_each(|row| {
-        table.add_row(row);
-    });
-    trimmed(&table)
+    let rows: Vec<Vec<String>> = rows.collect();
+    let width = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+        cells.max().unwrap_or(0).max(header[at].len())
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: &[(&str, Cow<'_, str>)]| {
+        let mut line = String::new();
+        for ((plain, shown), width) in cells.iter().zip(&widths) {
+            line.push_str(shown);
+            line.extend(std::iter::repeat_n(' ', width + 2 - plain.chars().count()));
+        }
+        line.trim_end().to_owned()
+    };
+    let titles: Vec<_> = header.iter().map(|title| (*title, title.bold().to_string().into())).collect();
+    let mut lines = vec![line(&titles)];
+    lines.extend(rows.iter().map(|row| {
+        let cells: Vec<_> = row.iter().map(|cell| (cell.as_str(), coloured(cell))).collect();
+        line(&cells)
+    }));
+    lines.join("\n")
 }
 
 /// Bytes in human units.
@@ -256,6 +261,13 @@ mod tests {
     fn cells_are_written_for_people() {
         let value = serde_json::json!({"a": [1, 2], "b": ["x", "y"], "c": null});
         assert_eq!([text_at(&value, "/a"), text_at(&value, "/b"), text_at(&value, "/c")], ["[1,2]", "x, y", ""]);
-        assert_eq!(shown("/size_bytes", "59392"), "58.0 KiB");
+        assert_eq!(shown("/size_bytes", "59392".into()), "58.0 KiB");
+    }
+
+    #[test]
+    fn columns_are_aligned_by_what_is_seen_and_not_by_colours() {
+        let rows = [vec!["running".into(), "a".into()], vec!["x".into(), "b".into()]];
+        let table = anstream::adapter::strip_str(&table_of(&["STATE", "NAME"], rows.into_iter())).to_string();
+        assert_eq!(table, "STATE    NAME\nrunning  a\nx        b");
     }
 }

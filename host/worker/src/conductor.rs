@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use umbel_broker::{Broker, Claim, Delivery, Error as BrokerError, LeaseState, Settled, Signal, Topic};
 use umbel_model::{QueueName, Token};
 
@@ -19,6 +19,7 @@ use crate::{
     attempt::{Finished, random_u64},
     heartbeat::Vitals,
     held::{Book, Renewing},
+    hints::Hints,
     outbox::{Batch, Outbox},
     pace::{Pace, Retries},
     queues::QueueSet,
@@ -51,6 +52,16 @@ struct RoundTripDone {
     claimed: u32,
     started: Instant,
     answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
+}
+
+/// What connects a conductor with the rest of its worker.
+pub(crate) struct Wires {
+    pub(crate) line: Arc<Line>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) finished: mpsc::UnboundedReceiver<Finished>,
+    pub(crate) wishes: watch::Receiver<Wish>,
+    pub(crate) found: watch::Receiver<Vec<QueueName>>,
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 pub(crate) struct Conductor {
@@ -89,16 +100,8 @@ struct Drain {
 }
 
 impl Conductor {
-    pub(crate) fn new(
-        broker: Arc<dyn Broker>,
-        config: WorkerConfig,
-        line: Arc<Line>,
-        bells: Arc<Bells>,
-        finished: mpsc::UnboundedReceiver<Finished>,
-        wishes: watch::Receiver<Wish>,
-        found: watch::Receiver<Vec<QueueName>>,
-        vitals: Arc<Vitals>,
-    ) -> Self {
+    pub(crate) fn new(broker: Arc<dyn Broker>, config: WorkerConfig, wires: Wires) -> Self {
+        let Wires { line, bells, finished, wishes, found, vitals } = wires;
         let now = Instant::now();
         let lease = Duration::from_millis(config.lease_ms);
         Self {
@@ -487,40 +490,4 @@ async fn poll_some<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>
 fn token_seed() -> Token {
     let seed = format!("{:016x}{:016x}", random_u64(), random_u64());
     Token::new(seed).expect("hex digits are a token")
-}
-
-/// Hints of one topic, for ever: subscribes again when the broker closes the channel or refuses at first.
-struct Hints {
-    broker: Arc<dyn Broker>,
-    topic: Topic,
-    receiver: Option<broadcast::Receiver<Signal>>,
-}
-
-impl Hints {
-    fn new(broker: Arc<dyn Broker>, topic: Topic) -> Self {
-        Self { broker, topic, receiver: None }
-    }
-
-    async fn connect(&mut self) {
-        self.receiver = self.broker.signals(self.topic).await.ok();
-    }
-
-    /// Safe to drop at any await: no hint is taken and lost.
-    async fn next(&mut self) -> Signal {
-        loop {
-            let Some(receiver) = &mut self.receiver else {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                self.connect().await;
-                if self.receiver.is_some() {
-                    return Signal::Resync;
-                }
-                continue;
-            };
-            match receiver.recv().await {
-                Ok(signal) => return signal,
-                Err(broadcast::error::RecvError::Lagged(_)) => return Signal::Resync,
-                Err(broadcast::error::RecvError::Closed) => self.receiver = None,
-            }
-        }
-    }
 }

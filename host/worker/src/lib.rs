@@ -17,6 +17,7 @@ mod config;
 mod error;
 mod heartbeat;
 mod held;
+mod hints;
 mod outbox;
 mod pace;
 mod queues;

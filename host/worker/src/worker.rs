@@ -13,7 +13,7 @@ use crate::{
     Error, Queues, Runtime, WorkerConfig,
     active::Bells,
     attempt::{Attempts, random_u64},
-    conductor::{Conductor, Wish},
+    conductor::{Conductor, Wires, Wish},
     heartbeat::{self, Vitals},
     queues,
     slots::{GuestThreads, Line, slot},
@@ -46,8 +46,8 @@ impl Worker {
         };
         let beat = tokio::spawn(heartbeat::beat(broker.clone(), config.clone(), vitals.clone()));
         let id = config.id.clone();
-        let conductor =
-            Conductor::new(broker.clone(), config, line, bells, finished, wishes, found_queues, vitals.clone());
+        let wires = Wires { line, bells, finished, wishes, found: found_queues, vitals: vitals.clone() };
+        let conductor = Conductor::new(broker.clone(), config, wires);
         let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), helpers: [Some(beat), look_out] };
         let task = tokio::spawn(async move {
             conductor.run().await;

@@ -115,6 +115,7 @@ pub(crate) async fn submit(
     let answers = api.broker.submit(std::slice::from_ref(&job)).await?;
     let stored = answers.first().ok_or_else(|| Problem::new(Code::Internal, "the broker did not answer"))?;
     let (id, replayed) = submitted(*stored, new)?;
+    tracing::debug!(job = %id, task = %job.task, replayed, "job submitted");
     respond(&api, &caller, id, wait, replayed).await
 }
 

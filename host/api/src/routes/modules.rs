@@ -156,6 +156,7 @@ pub(crate) async fn push(
     // Also when it is known: storing again repairs a damaged blob.
     api.store.put_bytes(bytes, api.config.max_module_bytes).await?;
     remember(&api, &caller, &info).await?;
+    tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
     let mut warnings = warnings_of(&info);
     if query.deploy.unwrap_or(true) {
         deploy_all(&api, &caller, &info, &mut warnings).await?;

@@ -80,6 +80,7 @@ async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) 
     if !api.broker.set_paused(&caller.tenant, name, paused).await? {
         return Err(unknown());
     }
+    tracing::info!(queue = %name, paused, "queue set");
     let queues = api.broker.queues(&caller.tenant).await?;
     let queue = queues.into_iter().find(|queue| queue.name == *name).ok_or_else(unknown)?;
     answer(StatusCode::OK, &Queue::from(queue))

@@ -15,9 +15,13 @@ pub(crate) async fn redrive(
     records: &[JobRecord],
     request_id: &str,
 ) -> Result<Vec<Result<JobId, Problem>>, Problem> {
+    if records.is_empty() {
+        return Ok(Vec::new());
+    }
     let jobs: Vec<NewJob> =
         records.iter().map(|record| repetition(api, record, request_id)).collect::<Result<_, _>>()?;
     let answers = api.broker.submit(&jobs).await?;
+    tracing::info!(jobs = jobs.len(), "dead jobs redriven");
     let outcome = |(answer, job): (&Submitted, &NewJob)| submitted(*answer, job.id).map(|(id, _)| id);
     Ok(answers.iter().zip(&jobs).map(outcome).collect())
 }

@@ -185,7 +185,10 @@ pub(crate) async fn rollback(
     task_document::check_policy(&api, &document)?;
     // Not tried again: whoever was faster may have rolled back as well, and twice is too far.
     match task_document::store(&api, tenant, &document, Expect::Version(version)).await? {
-        Some(version) => tagged(document, version),
+        Some(version) => {
+            tracing::info!(task = %name, digest = %previous, version, "task rolled back");
+            tagged(document, version)
+        }
         None => Err(task_document::busy(&name)),
     }
 }
@@ -229,6 +232,7 @@ pub(crate) async fn patch(
         task_document::check_policy(&api, &document)?;
         let stored = task_document::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
         if let Some(version) = stored {
+            tracing::info!(task = %name, version, "policy of the task set");
             return tagged(document, version);
         }
     }

@@ -23,6 +23,8 @@ const MAX_CHECK_DEPTH: usize = 500;
 #[derive(Debug)]
 pub(super) struct Cost {
     nodes: u64,
+    /// References unfolded.
+    pub(super) patterns: usize,
     recursive: bool,
 }
 
@@ -49,7 +51,7 @@ impl Cost {
     pub(super) fn of(root: &Value) -> Result<Self, String> {
         let mut survey = Survey { root, nodes: 0, patterns: 0, depth: 0, recursive: false, open: Vec::new() };
         survey.visit(root, true)?;
-        Ok(Self { nodes: survey.nodes as u64, recursive: survey.recursive })
+        Ok(Self { nodes: survey.nodes as u64, patterns: survey.patterns, recursive: survey.recursive })
     }
 
     /// Whether a check of `value`, `bytes` long as JSON, stays within its steps.

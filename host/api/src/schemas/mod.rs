@@ -20,8 +20,12 @@ use cost::Cost;
 
 /// Bytes of one compiled pattern.
 const MAX_PATTERN_BYTES: usize = 256 << 10;
-/// Bytes of schema text whose compiled forms are kept.
-const CACHED_SCHEMA_BYTES: u64 = 16 << 20;
+/// Patterns of one task: each costs milliseconds to compile.
+const MAX_TASK_PATTERNS: usize = 64;
+/// Bytes of compiled schemas that are kept, as `weight` guesses them.
+const CACHED_BYTES: u64 = 256 << 20;
+/// A compiled schema is about so many times as large as its text.
+const TEXT_FACTOR: usize = 16;
 /// Errors reported of one argument.
 const MAX_ERRORS: usize = 16;
 
@@ -29,7 +33,8 @@ const MAX_ERRORS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Schemas {
     parameters: Vec<Option<Compiled>>,
-    text_bytes: u32,
+    /// Guess of its bytes in memory, rather too high.
+    weight: u32,
 }
 
 #[derive(Debug)]
@@ -45,18 +50,23 @@ pub(crate) type Complaint = (String, String);
 impl Schemas {
     /// Compiles the schemas. The error names the parameter.
     pub(crate) fn compile(parameters: &[Parameter]) -> Result<Self, String> {
-        let mut text_bytes = 64;
+        let (mut weight, mut patterns) = (1_024, 0);
         let mut compiled = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             compiled.push(if accepts_all(&parameter.schema) {
                 None
             } else {
-                text_bytes += parameter.schema.to_string().len() as u32;
-                let one = Compiled::new(&parameter.schema);
-                Some(one.map_err(|problem| format!("the schema of parameter `{}`: {problem}", parameter.name))?)
+                let refused = |problem: String| format!("the schema of parameter `{}`: {problem}", parameter.name);
+                let cost = Cost::of(&parameter.schema).map_err(refused)?;
+                patterns += cost.patterns;
+                if patterns > MAX_TASK_PATTERNS {
+                    return Err(format!("its parameters have more than {MAX_TASK_PATTERNS} patterns together"));
+                }
+                weight += parameter.schema.to_string().len() * TEXT_FACTOR + cost.patterns * MAX_PATTERN_BYTES;
+                Some(Compiled::new(&parameter.schema, cost).map_err(refused)?)
             });
         }
-        Ok(Self { parameters: compiled, text_bytes })
+        Ok(Self { parameters: compiled, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
     }
 
     /// Whether the value may be given for parameter number `at`.
@@ -78,8 +88,7 @@ pub(crate) enum Complaints {
 }
 
 impl Compiled {
-    fn new(schema: &Value) -> Result<Self, String> {
-        let cost = Cost::of(schema)?;
+    fn new(schema: &Value, cost: Cost) -> Result<Self, String> {
         let options =
             jsonschema::options().offline().with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES));
         let validator = options.build(schema).map_err(|e| cut(&e.to_string()))?;
@@ -113,7 +122,7 @@ pub(crate) struct SchemaCache(Cache<(Digest, TaskName), Arc<Schemas>>);
 
 impl SchemaCache {
     pub(crate) fn new() -> Self {
-        let cache = Cache::builder().max_capacity(CACHED_SCHEMA_BYTES).weigher(|_, s: &Arc<Schemas>| s.text_bytes);
+        let cache = Cache::builder().max_capacity(CACHED_BYTES).weigher(|_, s: &Arc<Schemas>| s.weight);
         Self(cache.build())
     }
 

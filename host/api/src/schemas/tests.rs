@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 use super::*;
 
 fn compile(schema: Value) -> Result<Compiled, String> {
-    Compiled::new(&schema)
+    Compiled::new(&schema, Cost::of(&schema)?)
 }
 
 fn verdict(compiled: &Compiled, value: &Value) -> Result<(), Complaints> {

@@ -114,3 +114,17 @@ async fn an_empty_batch_is_answered_with_nothing() {
     assert!(lines(&app.batch("\n\n").await).is_empty());
     app.post("/v1/jobs/batch", "{}").await.problem(415, "unsupported_media_type");
 }
+
+/// Not a test: prints how fast lines are taken, with the in-memory broker's own time in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn the_rate_of_a_batch() {
+    let app = TestApp::with_tasks().await;
+    for line in [r#"{"task":"echo","args":[{"order_id":1}]}"#, r#"{"task":"add","kwargs":{"x":1}}"#] {
+        let text = format!("{line}\n").repeat(20_000);
+        let started = std::time::Instant::now();
+        let answer = app.batch(&text).await;
+        assert_eq!(answer.bytes.iter().filter(|b| **b == b'\n').count(), 20_000);
+        println!("{:.0} lines/s: {line}", 20_000.0 / started.elapsed().as_secs_f64());
+    }
+}

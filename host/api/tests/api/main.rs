@@ -10,6 +10,7 @@ mod dead;
 mod errors;
 mod faults;
 mod jobs;
+mod logging;
 mod modules;
 mod openapi;
 mod queues;

@@ -76,3 +76,42 @@ async fn a_client_that_is_still_sending_sees_why_it_was_refused() {
         assert!(answer.starts_with(status), "{answer}");
     }
 }
+
+/// Not a test: prints how long a submission that waits takes on a socket, with a worker that does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn the_latency_of_a_submission_that_waits() {
+    let app = std::sync::Arc::new(TestApp::with_tasks().await);
+    let (address, _stop, _server) = serve(&app).await;
+    let worker = app.clone();
+    tokio::spawn(async move {
+        let mut work = worker.broker.signals(umbel_broker::Topic::Work).await.unwrap();
+        loop {
+            match worker.try_claim().await {
+                Some(delivery) => worker.settle(&delivery, umbel_model::Resolution::Succeed { result: None }).await,
+                None => drop(work.recv().await),
+            }
+        }
+    });
+    let body = json!({"task": "add", "args": [1]}).to_string();
+    let request = format!(
+        "POST /v1/jobs?wait=30s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        app.token,
+        body.len()
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut times = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..500 {
+        let started = std::time::Instant::now();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut read = 0;
+        while !String::from_utf8_lossy(&buffer[..read]).ends_with('}') {
+            read += stream.read(&mut buffer[read..]).await.unwrap();
+        }
+        assert!(buffer.starts_with(b"HTTP/1.1 200"));
+        times.push(started.elapsed());
+    }
+    times.sort();
+    println!("p50 {:?}, p95 {:?}, p99 {:?}", times[250], times[475], times[495]);
+}

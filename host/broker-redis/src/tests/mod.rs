@@ -2,6 +2,7 @@
 
 mod cost;
 mod faults;
+mod large;
 
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,
@@ -66,4 +67,4 @@ async fn subject() -> Subject {
     Subject { broker: Arc::new(broker), now, keep: Box::new(database) }
 }
 
-umbel_broker::conformance_suite!(|| subject());
+umbel_broker::conformance_suite!(subject);

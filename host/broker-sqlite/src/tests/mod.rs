@@ -82,6 +82,24 @@ async fn work_off(broker: &SqliteBroker, seed: u64) -> usize {
     }
 }
 
+/// How SQLite would run a statement.
+pub(crate) fn plan(sql: &str) -> String {
+    let conn = schema::open_in_memory().unwrap();
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut rows = statement.raw_query();
+    let mut steps = String::new();
+    while let Some(row) = rows.next().unwrap() {
+        steps += &format!("{}\n", row.get::<_, String>(3).unwrap());
+    }
+    steps
+}
+
+/// Fails when a statement reads a whole table, or sorts what an index should have in order.
+pub(crate) fn assert_costs_what_it_finds(sql: &str) {
+    let plan = plan(sql);
+    assert!(!plan.is_empty() && !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}:\n{plan}");
+}
+
 /// Lines whose counts are not those of their jobs.
 fn miscounted(path: &Path) -> u64 {
     reads::miscounted(&schema::open_reader(path).unwrap()).unwrap()

@@ -297,3 +297,15 @@ impl Head {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_costs_more_because_more_jobs_are_stored() {
+        for sql in [BY_ID, NEXT_READY, BY_TIME] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
+    }
+}

@@ -12,6 +12,9 @@ use crate::{
 /// Idempotency keys that one prune deletes at most.
 const IDEMPOTENCY_SWEEP: u32 = 5_000;
 
+const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
+    (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
+
 impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
@@ -70,13 +73,21 @@ impl Step<'_> {
     }
 
     pub(crate) fn prune(&mut self, max: u32) -> Result<u32, Fault> {
-        let sql = "DELETE FROM idempotency WHERE (tenant, key) IN
-            (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
-        self.conn.prepare_cached(sql)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
+        self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
         let over = head::by_time(self.conn, self.lines, ENDED, self.now, max)?;
         for head in &over {
             head.delete(self.conn)?;
         }
         Ok(over.len() as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeping_keys_costs_what_it_deletes() {
+        crate::tests::assert_costs_what_it_finds(SWEEP_IDEMPOTENCY);
     }
 }

@@ -12,6 +12,8 @@ pub(crate) fn limit_resources(memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
     set(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1))?;
     set(libc::RLIMIT_NOFILE, 32, 32)?;
     set(libc::RLIMIT_FSIZE, 0, 0)?;
+    // No process and no thread besides it (root is exempt).
+    set(libc::RLIMIT_NPROC, 0, 0)?;
     set(libc::RLIMIT_CORE, 0, 0)
 }
 
@@ -21,7 +23,7 @@ fn set(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<
     if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Kills a process group that this process started and that has not been waited for by anybody else.
+/// Kills a process group that this process started and has not waited for.
 pub(crate) fn kill_group(leader: u32) {
     if let Ok(group) = libc::pid_t::try_from(leader) {
         // SAFETY: a plain system call; a group that is gone already is an error that does not matter.

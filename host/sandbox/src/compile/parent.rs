@@ -25,7 +25,8 @@ use crate::{
     error::{CompileCode, CompileError},
 };
 
-/// How to start a process that calls [`crate::compile_child_main`].
+/// How to start a process that calls [`crate::compile_child_main`]. `/proc/self/exe` as the program is this very binary,
+/// even when the file was replaced since.
 #[derive(Debug, Clone)]
 pub struct CompilerCommand {
     pub program: PathBuf,
@@ -123,14 +124,12 @@ impl Compiler {
         };
         let _permit = self.permits.acquire().await.map_err(|e| unavailable(&e))?;
         let mut child = self.spawn().map_err(|e| unavailable(&e))?;
-        // The child leads its own process group, so that whatever it started dies with it.
-        let group = child.id();
-        let exchanged =
-            tokio::time::timeout(Duration::from_millis(self.limits.time_ms), self.exchange(&mut child, module)).await;
-        if let Some(group) = group {
-            lockdown::kill_group(group);
-        }
-        let Ok(exchanged) = exchanged else {
+        let time = Duration::from_millis(self.limits.time_ms);
+        let Ok(exchanged) = tokio::time::timeout(time, self.exchange(&mut child, module)).await else {
+            // No id means that it was waited for, and its number may be somebody else's by now.
+            if let Some(group) = child.id() {
+                lockdown::kill_group(group);
+            }
             let message = format!("compiling the module took longer than {} ms", self.limits.time_ms);
             return Err(CompileError::new(CompileCode::CompileTimeout, message));
         };

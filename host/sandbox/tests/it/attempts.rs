@@ -86,12 +86,12 @@ async fn a_spinning_guest_runs_out_of_fuel() {
 
 #[tokio::test]
 async fn a_guest_that_never_calls_the_host_meets_its_deadline() {
-    let limits = Call { fuel: u64::MAX / 2, time_limit_ms: 100, ..call("{}") };
+    let limits = Call { fuel: u64::MAX / 2, time_limit_ms: 500, ..call("{}") };
     let started = Instant::now();
     let attempt = run(&Guest::running(SPIN).prepare().await, limits).await;
     assert_eq!(failure(&attempt).kind, "deadline");
     assert!(!failure(&attempt).frames.is_empty());
-    assert!(attempt.usage.duration_us >= 100_000 && started.elapsed() < Duration::from_secs(15));
+    assert!(attempt.usage.duration_us >= 500_000 && started.elapsed() < Duration::from_secs(30));
     // The counter of an interrupted guest lags, by a known amount.
     assert!(attempt.usage.fuel > 1_000_000, "{:?}", attempt.usage);
 }

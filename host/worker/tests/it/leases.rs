@@ -25,7 +25,7 @@ async fn leases_are_renewed_however_busy_the_guests_are() {
     for id in ids {
         let job = world.ended(id).await;
         assert_eq!((outcomes(&job), job.deliveries), (vec!["trap"], 1));
-        assert_eq!(job.failure.unwrap().kind, "deadline");
+        assert_eq!(job.failure.as_ref().unwrap().kind, "deadline");
     }
     assert!(world.broker.renewals.load(Ordering::SeqCst) >= 2);
 }

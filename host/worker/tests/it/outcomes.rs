@@ -46,7 +46,7 @@ async fn an_error_is_retried_until_no_retry_is_left() {
     assert_eq!(outcomes(&job), ["error", "error", "error"]);
     let attempts: Vec<u32> = job.history.iter().map(|line| line.attempt).collect();
     assert_eq!(attempts, [1, 2, 3]);
-    assert_eq!(job.failure.unwrap().kind, "kind");
+    assert_eq!(job.failure.as_ref().unwrap().kind, "kind");
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn what_is_final_is_not_retried() {
         let job = world.submit_with(letter, &policy).await;
         let job = world.ended(job).await;
         assert_eq!((job.state, outcomes(&job)), (JobState::Failed, vec![outcome]));
-        assert_eq!(job.failure.unwrap().kind, kind);
+        assert_eq!(job.failure.as_ref().unwrap().kind, kind);
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_job_that_this_worker_cannot_run_is_put_aside_and_not_lost() {
     }
     let unreadable = world.submit_spec(r#"{"v":1}"#.into()).await;
     let job = world.ended(unreadable).await;
-    assert_eq!((job.state, job.failure.unwrap().kind.as_str()), (JobState::Failed, "bad_spec"));
+    assert_eq!((job.state, job.failure.as_ref().unwrap().kind.as_str()), (JobState::Failed, "bad_spec"));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn a_drain_lets_running_jobs_finish() {
     worker.drain();
     worker.join().await;
     let job = world.job(job).await;
-    assert_eq!((outcomes(&job), job.failure.unwrap().kind.as_str()), (vec!["trap"], "deadline"));
+    assert_eq!((outcomes(&job), job.failure.as_ref().unwrap().kind.as_str()), (vec!["trap"], "deadline"));
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_job_that_kills_its_workers_ends_in_the_dead_set() {
         world.broker.reap(10).await.unwrap();
     }
     let job = world.job(job).await;
-    assert_eq!((job.state, job.failure.unwrap().kind.as_str()), (JobState::Failed, "max_deliveries"));
+    assert_eq!((job.state, job.failure.as_ref().unwrap().kind.as_str()), (JobState::Failed, "max_deliveries"));
     assert_eq!(outcomes(&job), ["lost"; 5]);
 }
 

@@ -100,9 +100,8 @@ impl World {
     pub async fn submit_with(&self, letter: char, policy: &PolicyPatch) -> JobId {
         let policy = serde_json::to_string(policy).unwrap();
         let digest = self.digest;
-        let spec = format!(
-            r#"{{"v":1,"task":"task","digest":"{digest}","arguments":{{"d":"{letter}"}},"policy":{policy}}}"#
-        );
+        let spec =
+            format!(r#"{{"v":1,"task":"task","digest":"{digest}","arguments":{{"d":"{letter}"}},"policy":{policy}}}"#);
         self.submit_spec(spec).await
     }
 

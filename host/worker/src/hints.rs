@@ -1,0 +1,45 @@
+//! Hints of a broker, for as long as the worker lives.
+//!
+//! Invariant: a hint is a reason to look; after any gap the one that says so is `Resync`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::broadcast;
+use umbel_broker::{Broker, Signal, Topic};
+
+/// Hints of one topic, for ever: subscribes again when the broker closes the channel or refuses at first.
+pub(crate) struct Hints {
+    broker: Arc<dyn Broker>,
+    topic: Topic,
+    receiver: Option<broadcast::Receiver<Signal>>,
+}
+
+impl Hints {
+    pub(crate) fn new(broker: Arc<dyn Broker>, topic: Topic) -> Self {
+        Self { broker, topic, receiver: None }
+    }
+
+    /// Subscribes; whoever sends from now on is heard.
+    pub(crate) async fn connect(&mut self) {
+        self.receiver = self.broker.signals(self.topic).await.ok();
+    }
+
+    /// Safe to drop at any await: no hint is taken and lost.
+    pub(crate) async fn next(&mut self) -> Signal {
+        loop {
+            let Some(receiver) = &mut self.receiver else {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.connect().await;
+                if self.receiver.is_some() {
+                    return Signal::Resync;
+                }
+                continue;
+            };
+            match receiver.recv().await {
+                Ok(signal) => return signal,
+                Err(broadcast::error::RecvError::Lagged(_)) => return Signal::Resync,
+                Err(broadcast::error::RecvError::Closed) => self.receiver = None,
+            }
+        }
+    }
+}
