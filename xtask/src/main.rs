@@ -29,6 +29,7 @@ Usage: cargo xtask <VERB>
   bench [options]       the benchmark; see `cargo xtask bench --help`
   chaos [--rounds N]    the chaos scenarios on a release build, N times (1), with their figures
   tidy                  the house rules that a machine can check
+  dependencies          the lock file, licences, and that nothing declared is unused
 ";
 
 fn main() -> ExitCode {
@@ -65,6 +66,10 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
         "tidy" => {
             flags(rest, &[])?;
             tidy::run(&root)?;
+        }
+        "dependencies" => {
+            flags(rest, &[])?;
+            dependencies::run(&root)?;
         }
         "bench" => bench::run(&root, rest)?,
         "chaos" => bench::chaos(&root, rest)?,

@@ -110,6 +110,8 @@ pub enum Command {
     /// Tokens of the API, made directly in the broker
     #[command(subcommand)]
     Token(TokenVerb),
+    #[command(name = "__bench-sandbox", hide = true)]
+    BenchSandbox(crate::bench::BenchOptions),
     /// Completions for a shell, to be sourced
     Completions { shell: clap_complete::Shell },
 }

@@ -51,7 +51,8 @@ pub async fn run(options: RunOptions, terminal: &Terminal) -> Result<(), Failure
     finish(attempt.outcome, terminal)
 }
 
-async fn prepare(
+/// Compiles and loads a module file, and asks it for its tasks.
+pub async fn prepare(
     sandbox: &Sandbox,
     file: &Path,
     terminal: &Terminal,
@@ -69,7 +70,8 @@ async fn prepare(
     Ok((prepared, tasks))
 }
 
-fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'a TaskDescription, Failure> {
+/// The task of that name; the only one if none is named.
+pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'a TaskDescription, Failure> {
     let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
     let Some(wanted) = wanted else {
         return match tasks {

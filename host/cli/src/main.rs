@@ -4,6 +4,7 @@
 //! This crate wires the others together and decides nothing about jobs.
 
 mod args;
+mod bench;
 mod client;
 mod failure;
 mod local;
@@ -61,6 +62,7 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
             logging.start()?;
             block_on(true, local::run(options, terminal))
         }
+        Command::BenchSandbox(options) => block_on(false, bench::run(options, terminal)),
         Command::Completions { shell } => output::completions(shell),
         Command::Module(verb) => {
             client(&cli.server, |client| async move { client::module::run(&client, verb, terminal).await })

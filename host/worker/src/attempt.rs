@@ -130,7 +130,7 @@ impl Attempts {
             max_retries: (!policy.retries_unlimited).then_some(policy.max_retries),
             delivery: delivery.delivery,
             fence: delivery.fence,
-            traceparent: asked.traceparent.map(Cow::into_owned),
+            traceparent: asked.traceparent.as_deref().map(str::to_owned),
         };
         let call = Call {
             task: asked.task.as_ref().into(),
@@ -144,7 +144,7 @@ impl Attempts {
         let attempt = self.runtime.sandbox().run(&prepared, call, active.clone(), &active.stop).await;
         tracing::debug!(
             tenant = %delivery.tenant, job = %delivery.id, attempt = active.attempt(), worker = %self.worker,
-            task = ?asked.task, request_id = ?asked.request_id, outcome = name(&attempt.outcome),
+            task = ?asked.task, request_id = ?asked.request_id, traceparent = ?asked.traceparent, outcome = name(&attempt.outcome),
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
         Ended { outcome: attempt.outcome, usage: attempt.usage, policy, ran: true }

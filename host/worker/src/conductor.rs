@@ -3,6 +3,9 @@
 //! Invariants: at most one claim-or-settle and at most one renewal are under way; renewals never wait for guests, nor
 //! for a settle; a hint is a reason to look and never the truth; when idle nothing waits for company.
 
+mod renewal;
+mod round_trip;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -10,28 +13,33 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
-use umbel_broker::{Broker, Claim, Delivery, Error as BrokerError, LeaseState, Settled, Signal, Topic};
-use umbel_model::{QueueName, Token};
+use umbel_broker::{Broker, Signal, Topic};
+use umbel_model::QueueName;
 
 use crate::{
     WorkerConfig,
-    active::{Active, Bells},
-    attempt::{Finished, random_u64},
+    active::Bells,
+    attempt::Finished,
     heartbeat::Vitals,
-    held::{Book, Renewing},
+    held::Book,
     hints::Hints,
-    outbox::{Batch, Outbox},
+    outbox::Outbox,
     pace::{Pace, Retries},
     queues::QueueSet,
     slots::Line,
 };
 
+use renewal::Renewal;
+use round_trip::RoundTrip;
+
 /// Deliveries of one claim at most.
 const MAX_CLAIM: u32 = 500;
 /// Reports wait at most this long before they are told.
 const FLUSH: Duration = Duration::from_millis(250);
-/// Claimed work that no slot took for so long is given back.
-const STALL: Duration = Duration::from_millis(250);
+/// Claimed work that no slot took for so long is given back: five times what is claimed ahead.
+const STALL: Duration = Duration::from_millis(100);
+/// Between two looks at leases that nobody renewed.
+const LEASE_LOOK: Duration = Duration::from_millis(250);
 /// After the grace time and the stop of all guests, a drain waits so long for the broker to take the last settles.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
 
@@ -41,17 +49,6 @@ pub(crate) enum Wish {
     Run,
     Drain,
     Stop,
-}
-
-type RoundTrip = Pin<Box<dyn Future<Output = RoundTripDone> + Send>>;
-type Renewal = Pin<Box<dyn Future<Output = (Renewing, Result<Vec<LeaseState>, BrokerError>)> + Send>>;
-
-struct RoundTripDone {
-    batch: Batch,
-    /// What was asked for.
-    claimed: u32,
-    started: Instant,
-    answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
 }
 
 /// What connects a conductor with the rest of its worker.
@@ -77,6 +74,8 @@ pub(crate) struct Conductor {
     book: Book,
     outbox: Outbox,
     pace: Pace,
+    /// Deliveries to hold beyond the free slots, as of the last round trip.
+    ahead: u32,
     retries: Retries,
     next_seq: u64,
     /// There may be work: a hint, or the last claim was full.
@@ -109,6 +108,7 @@ impl Conductor {
             book: Book::new(lease),
             outbox: Outbox::new(),
             pace: Pace::new(config.max_ahead),
+            ahead: 0,
             retries: Retries::default(),
             next_seq: 0,
             hinted: true,
@@ -195,7 +195,7 @@ impl Conductor {
         if stopped > 0 {
             tracing::warn!(worker = %self.config.id, stopped, "leases were not renewed in time, their guests are stopped");
         }
-        if self.line.stalled_for() >= STALL {
+        if self.line.still_since().is_some_and(|since| since + STALL <= now) {
             self.pace.stalled();
             self.give_back();
         }
@@ -226,7 +226,10 @@ impl Conductor {
             if !renewal {
                 sooner(self.next_renewal);
             }
-            sooner(now + STALL);
+            sooner(now + LEASE_LOOK);
+        }
+        if let Some(since) = self.line.still_since() {
+            sooner(since + STALL);
         }
         if let (Some(at), false) = (self.flush_at, renewal) {
             sooner(at);
@@ -235,202 +238,6 @@ impl Conductor {
             sooner(grace_until);
         }
         wake.max(now)
-    }
-
-    // ---- claim and settle
-
-    /// True while finished attempts should gather: there is plenty to do, and a bell rings when that ends.
-    fn is_gathering(&mut self, now: Instant) -> bool {
-        if self.gather_until.is_some_and(|until| until <= now) {
-            self.gather_until = None;
-        }
-        self.gather_until.is_some()
-    }
-
-    /// Takes what finished.
-    fn collect(&mut self, arrived: &mut Vec<Finished>) {
-        while arrived.len() < 2 * MAX_CLAIM as usize {
-            match self.finished.try_recv() {
-                Ok(finished) => arrived.push(finished),
-                Err(_) => break,
-            }
-        }
-        for finished in arrived.drain(..) {
-            if let Some(took_us) = finished.took_us {
-                self.pace.learn(took_us);
-            }
-            let seq = finished.active.seq;
-            if self.book.ended(seq) {
-                let telling = self.book.is_telling(seq);
-                self.outbox.push(finished, telling);
-            }
-        }
-    }
-
-    /// Deliveries to ask for now.
-    fn wanted(&mut self) -> u32 {
-        if self.drain.is_some() {
-            return 0;
-        }
-        let ahead = self.pace.ahead(self.config.guest_threads);
-        self.line.set_low_water(ahead as usize / 2);
-        (self.config.concurrency + ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
-    }
-
-    fn start_round_trip(&mut self, now: Instant) -> Option<RoundTrip> {
-        if self.blocked_until.is_some() {
-            return None;
-        }
-        let wanted = self.wanted();
-        let poll = self.next_poll <= now;
-        if poll {
-            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
-        }
-        if self.outbox.ready() == 0 && (wanted == 0 || !(self.hinted || poll)) {
-            return None;
-        }
-        let queues = self.queues.next();
-        let claim = (wanted > 0 && !queues.is_empty()).then(|| Claim {
-            worker: self.config.id.clone(),
-            queues,
-            max: wanted,
-            lease_ms: self.config.lease_ms,
-            token_seed: token_seed(),
-        });
-        if wanted > 0 {
-            self.hinted = false;
-            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
-        }
-        let batch = self.outbox.batch();
-        if batch.settles.is_empty() && claim.is_none() {
-            return None;
-        }
-        let broker = self.broker.clone();
-        // A broker that answers nothing at all is as good as gone.
-        let limit = Duration::from_millis(self.config.lease_ms.max(5_000));
-        Some(Box::pin(async move {
-            let work = async {
-                match &claim {
-                    Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
-                    then => broker.settle(&batch.settles, then.as_ref()).await,
-                }
-            };
-            let answer = tokio::time::timeout(limit, work).await;
-            let answer = answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into())));
-            RoundTripDone { batch, claimed: claim.map_or(0, |c| c.max), started: now, answer }
-        }))
-    }
-
-    fn round_trip_done(&mut self, done: RoundTripDone) {
-        let RoundTripDone { batch, claimed, started, answer } = done;
-        let (settled, deliveries) = match answer {
-            Ok(answer) => answer,
-            Err(error) => return self.round_trip_failed(batch, claimed, &error),
-        };
-        if self.retries.succeeded() {
-            tracing::info!(worker = %self.config.id, "the broker answers again");
-        }
-        self.outbox.succeeded();
-        for (active, answer) in batch.actives().zip(&settled) {
-            match answer {
-                Settled::Recorded | Settled::AlreadyDone => self.vitals.settled(),
-                Settled::Lost => {
-                    let delivery = &active.delivery;
-                    tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, "outcome refused: the lease was lost");
-                }
-            }
-            self.book.forget(active.seq);
-        }
-        // A full answer means that there may be more.
-        self.hinted |= claimed > 0 && deliveries.len() as u32 >= claimed;
-        if !deliveries.is_empty() {
-            self.hand_out(deliveries, started);
-        }
-        let ahead = self.pace.ahead(self.config.guest_threads) as usize;
-        // Below that there are too few to gather for.
-        let plenty = ahead >= 32 && self.line.len() > ahead / 2;
-        self.gather_until =
-            (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
-        self.vitals.set_running(self.book.open().saturating_sub(self.line.len() as u32));
-    }
-
-    fn round_trip_failed(&mut self, batch: Batch, claimed: u32, error: &BrokerError) {
-        if self.retries.is_first() {
-            tracing::warn!(worker = %self.config.id, %error, "the broker failed; trying again until it answers");
-        }
-        self.hinted |= claimed > 0;
-        if error.is_transient() || batch.settles.is_empty() {
-            self.outbox.unreached(batch);
-        } else {
-            self.outbox.failed(batch, &mut self.book);
-        }
-        self.blocked_until = Some(Instant::now() + Duration::from_millis(self.retries.next_ms(random_u64())));
-    }
-
-    fn hand_out(&mut self, deliveries: Vec<Delivery>, since: Instant) {
-        let actives: Vec<Arc<Active>> = deliveries
-            .into_iter()
-            .map(|delivery| {
-                self.next_seq += 1;
-                let active = Arc::new(Active::new(self.next_seq, delivery, self.bells.clone()));
-                self.book.add(active.clone(), since);
-                active
-            })
-            .collect();
-        self.line.push(actives);
-    }
-
-    /// Gives back what no slot has taken.
-    fn give_back(&mut self) {
-        for active in self.line.take_back() {
-            if self.book.ended(active.seq) {
-                let telling = self.book.is_telling(active.seq);
-                self.outbox.push(Finished::released(active), telling);
-            }
-        }
-        self.gather_until = None;
-    }
-
-    // ---- renew
-
-    fn start_renewal(&mut self, now: Instant) -> Option<Renewal> {
-        let due = self.next_renewal <= now;
-        let flush = self.flush_at.is_some_and(|at| at <= now);
-        if !(due || flush || self.renew_all_now) {
-            return None;
-        }
-        let lease = Duration::from_millis(self.config.lease_ms);
-        let all = std::mem::take(&mut self.renew_all_now);
-        if due {
-            self.next_renewal = now + lease / 3;
-        }
-        self.flush_at = None;
-        self.bells.answer();
-        // On a flush only those go along whose time has come anyway.
-        let renewing = self.book.renewing(now, lease / 6, all)?;
-        let (broker, lease_ms) = (self.broker.clone(), self.config.lease_ms);
-        Some(Box::pin(async move {
-            let answer = tokio::time::timeout(lease / 3, broker.renew(lease_ms, &renewing.renewals)).await;
-            (renewing, answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into()))))
-        }))
-    }
-
-    fn renewal_done(&mut self, renewing: Renewing, answer: Result<Vec<LeaseState>, BrokerError>) {
-        match answer {
-            Ok(states) => {
-                self.book.renewed(&renewing, &states);
-                self.renewals_fail = false;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.renewals_fail, true) {
-                    tracing::warn!(worker = %self.config.id, %error, "leases could not be renewed; trying again");
-                }
-                let pause = Duration::from_millis((self.config.lease_ms / 15).clamp(50, 1_000));
-                self.next_renewal = Instant::now() + pause;
-                self.book.not_renewed(renewing);
-            }
-        }
-        self.outbox.told();
     }
 
     // ---- hints and wishes
@@ -484,10 +291,4 @@ async fn poll_some<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// 128 random bits, so that no two deliveries ever share a token.
-fn token_seed() -> Token {
-    let seed = format!("{:016x}{:016x}", random_u64(), random_u64());
-    Token::new(seed).expect("hex digits are a token")
 }

@@ -7,6 +7,8 @@
 const AHEAD_US: u64 = 20_000;
 /// Deliveries claimed ahead at most, however short they are.
 pub(crate) const MAX_AHEAD: u32 = 512;
+/// Deliveries claimed ahead at most for each one that finished since the last claim.
+const GROWTH: u64 = 4;
 /// Weight of the newest attempt in the mean: 1/16.
 const WEIGHT: u64 = 16;
 /// What is assumed before anything ran, and after the buffer stood still: too long to claim ahead.
@@ -41,12 +43,14 @@ impl Pace {
         self.mean_us = LONG_US;
     }
 
-    /// Deliveries to hold beyond the free slots.
-    pub(crate) fn ahead(&self, guest_threads: u32) -> u32 {
+    /// Deliveries to hold beyond the free slots. `finished` since the last claim: a worker that was idle takes no more
+    /// than its slots and leaves the rest to others; a busy one reaches its fill in a few claims.
+    pub(crate) fn ahead(&self, guest_threads: u32, finished: usize) -> u32 {
         if self.mean_us >= AHEAD_US {
             return 0;
         }
         let jobs = AHEAD_US * u64::from(guest_threads) / self.mean_us.max(1);
+        let jobs = jobs.min(GROWTH.saturating_mul(finished as u64));
         u32::try_from(jobs).unwrap_or(u32::MAX).min(self.max_ahead)
     }
 }
@@ -84,20 +88,27 @@ mod tests {
     #[test]
     fn nothing_is_claimed_ahead_before_an_attempt_was_seen_and_for_long_ones() {
         let mut pace = Pace::new(512);
-        assert_eq!(pace.ahead(2), 0);
+        assert_eq!(pace.ahead(2, 1_000), 0);
         (0..100).for_each(|_| pace.learn(30_000));
-        assert_eq!(pace.ahead(2), 0);
+        assert_eq!(pace.ahead(2, 1_000), 0);
     }
 
     #[test]
     fn short_attempts_fill_about_twenty_milliseconds_a_thread() {
         let mut pace = Pace::new(512);
         (0..200).for_each(|_| pace.learn(1_000));
-        assert_eq!(pace.ahead(2), 40);
+        assert_eq!(pace.ahead(2, 1_000), 40);
         (0..200).for_each(|_| pace.learn(0));
-        assert_eq!(pace.ahead(2), 512);
+        assert_eq!(pace.ahead(2, 1_000), 512);
         pace.stalled();
-        assert_eq!(pace.ahead(2), 0);
+        assert_eq!(pace.ahead(2, 1_000), 0);
+    }
+
+    #[test]
+    fn an_idle_worker_claims_nothing_ahead_and_grows_with_what_it_finishes() {
+        let mut pace = Pace::new(512);
+        (0..200).for_each(|_| pace.learn(20));
+        assert_eq!([0, 4, 16, 64, 256].map(|finished| pace.ahead(2, finished)), [0, 16, 64, 256, 512]);
     }
 
     #[test]
@@ -105,7 +116,7 @@ mod tests {
         let mut pace = Pace::new(512);
         (0..200).for_each(|_| pace.learn(20));
         pace.learn(10_000_000);
-        assert_eq!(pace.ahead(2), 0);
+        assert_eq!(pace.ahead(2, 1_000), 0);
     }
 
     #[test]

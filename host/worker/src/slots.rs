@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -72,10 +72,10 @@ impl Line {
         self.waiting().deliveries.drain(..).collect()
     }
 
-    /// How long deliveries have waited here without one being taken.
-    pub(crate) fn stalled_for(&self) -> Duration {
+    /// Since when deliveries wait here without one being taken. None when none waits.
+    pub(crate) fn still_since(&self) -> Option<Instant> {
         let waiting = self.waiting();
-        if waiting.deliveries.is_empty() { Duration::ZERO } else { waiting.last_taken.elapsed() }
+        (!waiting.deliveries.is_empty()).then_some(waiting.last_taken)
     }
 
     fn pop(&self) -> Option<Arc<Active>> {

@@ -6,5 +6,6 @@ mod broker;
 mod guest;
 mod leases;
 mod outcomes;
+mod runtime;
 mod shutdown;
 mod support;

@@ -134,3 +134,23 @@ async fn what_a_guest_says_is_known_while_it_runs() {
     assert_eq!(world.ended(job).await.state, JobState::Revoked);
     assert_eq!(world.broker.logs(&tenant(), job, 0, 10).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn work_claimed_ahead_is_given_back_when_a_long_job_blocks_it() {
+    let mut world = World::new().await;
+    world.config.concurrency = 1;
+    let long = PolicyPatch { fuel: Some(100_000_000_000_000), ..PolicyPatch::default() };
+    // Enough small ones that the first worker claims ahead when it meets the long one.
+    let mut small = Vec::new();
+    for n in 0..400 {
+        if n == 300 {
+            world.submit_with('s', &long).await;
+        }
+        small.push(world.submit('e').await);
+    }
+    let (_first, _second) = (world.start(), world.start());
+    for id in small {
+        let job = world.ended(id).await;
+        assert_eq!((job.state, job.deliveries), (JobState::Succeeded, 1));
+    }
+}

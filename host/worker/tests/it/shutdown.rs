@@ -13,9 +13,10 @@ fn spinning() -> PolicyPatch {
 async fn a_drain_lets_running_jobs_finish() {
     let world = World::new().await;
     let mut worker = world.start();
-    let short = PolicyPatch { time_limit_ms: Some(300), ..spinning() };
-    let job = world.submit_with('s', &short).await;
-    world.running(job).await;
+    let short = PolicyPatch { time_limit_ms: Some(1_500), ..spinning() };
+    let job = world.submit_with('l', &short).await;
+    // It was claimed and it was started.
+    world.until(job, |job| job.progress.is_some()).await;
     worker.drain();
     worker.join().await;
     let job = world.job(job).await;

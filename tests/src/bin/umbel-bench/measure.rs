@@ -118,13 +118,15 @@ pub async fn throughput(broker: &str, n: usize) -> Result<Value> {
         ids.push(answer.text);
     }
     let submit_s = start.elapsed().as_secs_f64();
+    let released = Instant::now();
     service.release(&[]).await?;
     service.all_done().await?;
+    let wall_s = released.elapsed().as_secs_f64();
     let (seconds, finished) = span(service.client()).await?;
     ensure!(finished == n, "{finished} of {n} jobs are there");
     check_results(service.client(), &ids).await?;
     Ok(json!({
-        "what": "throughput", "broker": broker, "n": n, "seconds": seconds,
+        "what": "throughput", "broker": broker, "n": n, "seconds": seconds, "wall_s": wall_s,
         "jobs_per_s": n as f64 / seconds, "submit_per_s": n as f64 / submit_s,
     }))
 }

@@ -1,0 +1,68 @@
+//! `umbel __bench-sandbox MODULE TASK JSON CALLS`: how long instantiate + call + drop take, in the very binary that
+//! serves. Hidden: `cargo xtask bench` calls it.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+use umbel_model::{Outcome, Policy, TaskDescription};
+use umbel_sandbox::{AttemptInfo, Call, Discard, Prepared, Sandbox, StopHandle};
+
+use crate::{failure::Failure, local, output::Terminal, serve::data};
+
+/// What is called, and how often.
+#[derive(Debug, clap::Args)]
+pub struct BenchOptions {
+    pub module: PathBuf,
+    pub task: String,
+    /// The arguments by name, a JSON object
+    pub json: String,
+    pub calls: usize,
+}
+
+/// Prints one JSON object of microseconds: `mean_us`, `p50_us`, `p99_us`.
+pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let sandbox = data::sandbox(1)?;
+    let (prepared, tasks) = local::prepare(&sandbox, &options.module, terminal).await?;
+    let call = call(local::pick(&tasks, Some(&options.task))?, &options.json);
+    // So that caches and branch predictors are as they are in a worker.
+    repeat(&sandbox, &prepared, &call, options.calls / 10).await?;
+    let mut times = repeat(&sandbox, &prepared, &call, options.calls).await?;
+    times.sort_unstable();
+    let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+    let at = |share: f64| times.get((share * times.len() as f64) as usize).copied().map(us);
+    let mean = us(times.iter().sum()) / times.len().max(1) as f64;
+    let row = json!({"calls": times.len(), "mean_us": mean, "p50_us": at(0.5), "p99_us": at(0.99)});
+    terminal.line(&row.to_string())
+}
+
+/// At the limits that a job of the task has: fuel and deadline are on.
+fn call(task: &TaskDescription, arguments: &str) -> Call {
+    let policy = Policy::resolve(&task.policy);
+    Call {
+        task: task.name.as_str().into(),
+        arguments: arguments.into(),
+        fuel: policy.fuel,
+        memory_bytes: policy.memory_bytes,
+        time_limit_ms: policy.time_limit_ms,
+        soft_time_limit_ms: policy.soft_time_limit_ms,
+        info: AttemptInfo { job_id: "bench".into(), queue: "bench".into(), attempt: 1, ..AttemptInfo::default() },
+    }
+}
+
+async fn repeat(sandbox: &Sandbox, prepared: &Prepared, call: &Call, calls: usize) -> Result<Vec<Duration>, Failure> {
+    let mut times = Vec::with_capacity(calls);
+    for _ in 0..calls {
+        let call = call.clone();
+        let start = Instant::now();
+        let attempt = sandbox.run(prepared, call, Arc::new(Discard), &StopHandle::new()).await;
+        times.push(start.elapsed());
+        if !matches!(attempt.outcome, Outcome::Value(_)) {
+            return Err(Failure::new("bench", format!("the task ended {:?}", attempt.outcome)));
+        }
+    }
+    Ok(times)
+}

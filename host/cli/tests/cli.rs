@@ -1,0 +1,180 @@
+//! The binary by itself: what needs no guest, no Redis and no second machine. Whole flows are in `tests/`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+fn umbel(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_umbel"));
+    command.args(args).current_dir(folder).env_clear().env("HOME", folder).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = umbel(folder, args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// `umbel dev` on a free port, in a folder of its own.
+struct Dev {
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = umbel(folder.path(), &["dev", "--port", "0", "--concurrency", "2"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The banner is written when everything is up.
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("is up"), "{line}");
+        Self { folder, child }
+    }
+
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        run(self.folder.path(), args)
+    }
+
+    fn terminate(&mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: a signal to a child of ours that was not waited for yet.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("umbel dev did not end");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn dev_serves_client_verbs_from_folders_below_and_ends_in_order() {
+    let mut dev = Dev::start();
+    let below = dev.folder.path().join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    let (code, out, err) = run(&below, &["job", "list", "-o", "json"]);
+    assert_eq!((code, out.trim()), (0, r#"{"items":[],"next_cursor":null}"#), "{err}");
+    let (code, out, _) = dev.run(&["worker", "list", "-o", "id"]);
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let (code, _, err) = dev.run(&["dev", "--port", "0"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("error[data_in_use]") && err.contains("help:"), "{err}");
+    assert_eq!(dev.terminate(), Some(0));
+    let mut log = String::new();
+    dev.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("worker ended") && !log.contains("umbel_"), "{log}");
+}
+
+#[test]
+fn the_token_lives_as_long_as_the_data_folder() {
+    let mut dev = Dev::start();
+    let profile = || std::fs::read_to_string(dev.folder.path().join(".umbel/profile.json")).unwrap();
+    let token = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["token"].clone();
+    let first = token(&profile());
+    assert_eq!(dev.terminate(), Some(0));
+    let mut again = umbel(dev.folder.path(), &["dev", "--port", "0"]);
+    dev.child = again.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(dev.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let second = std::fs::read_to_string(dev.folder.path().join(".umbel/profile.json")).unwrap();
+    assert_eq!(first, token(&second));
+}
+
+#[test]
+fn failures_have_a_code_an_exit_code_and_the_next_step() {
+    let dev = Dev::start();
+    let file = dev.folder.path().join("text.wasm");
+    std::fs::write(&file, "not a module").unwrap();
+    let file = file.to_str().unwrap();
+    let id = "01J00000000000000000000000";
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["module", "push", file], 1, "error[not_wasm]"),
+        (&["module", "push", "missing.wasm"], 4, "error[file]"),
+        (&["run", file], 1, "error[not_wasm]"),
+        (&["job", "submit", "nothing"], 4, "error[task_not_found]"),
+        (&["job", "show", id], 4, "error[job_not_found]"),
+        (&["job", "show", "no-id"], 2, "26 capital letters"),
+        (&["job", "submit", "t", "--kwarg", "x"], 2, "NAME=VALUE"),
+        (&["queue", "pause", "nothing"], 4, "error[queue_not_found]"),
+        (&["dead", "redrive", "--all"], 2, "--yes"),
+        (&["--token", "wrong", "job", "list"], 5, "error[invalid_token]"),
+        (&["--url", "http://127.0.0.1:1", "--token", "t", "job", "list"], 7, "error[unreachable]"),
+        (&["worker"], 1, "error[sqlite_one_process]"),
+        (&["server"], 1, "error[sqlite_one_process]"),
+        (&["worker", "--broker", "ftp://x"], 2, "redis://"),
+        (&["--log-level", "=,=", "worker"], 2, "--log-level"),
+        (&["nonsense"], 2, "nonsense"),
+    ];
+    for (args, code, words) in cases {
+        let (found, out, err) = dev.run(args);
+        assert_eq!((found, out.as_str()), (*code, ""), "{args:?}\n{err}");
+        assert!(err.contains(words), "{args:?}\n{err}");
+    }
+}
+
+#[test]
+fn without_a_server_the_next_step_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, err) = run(folder.path(), &["job", "list"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("error[no_server]") && err.contains("umbel dev"), "{err}");
+}
+
+#[test]
+fn a_profiles_token_is_not_sent_to_another_server() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join(".umbel")).unwrap();
+    let profile = r#"{"url": "http://127.0.0.1:1", "token": "umbel_secret"}"#;
+    std::fs::write(folder.path().join(".umbel/profile.json"), profile).unwrap();
+    let (code, _, err) = run(folder.path(), &["--url", "http://127.0.0.1:2", "job", "list"]);
+    assert_eq!(code, 5, "{err}");
+    assert!(err.contains("error[no_token]"), "{err}");
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_verb_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = umbel(folder.path(), &["completions", "bash"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let status = child.wait().unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((status.code(), err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let (code, _, err) = run(folder.path(), &["dev", "--port", "0", "--data", "file/data"]);
+    assert_eq!(code, 1);
+    assert!(err.contains("error[data_folder]") && err.contains("file/data"), "{err}");
+}
+
+#[test]
+fn help_and_version_say_what_is_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, out, _) = run(folder.path(), &["--help"]);
+    assert!(code == 0 && out.contains("Exit codes") && !out.contains("__"), "{out}");
+    let (code, out, _) = run(folder.path(), &["--version"]);
+    assert_eq!((code, out.trim()), (0, concat!("umbel ", env!("CARGO_PKG_VERSION"))));
+}

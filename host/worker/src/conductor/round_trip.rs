@@ -1,0 +1,190 @@
+//! The round trip: settles what finished and claims more, in one request.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
+use umbel_model::Token;
+
+use super::{Conductor, MAX_CLAIM};
+use crate::{
+    active::Active,
+    attempt::{Finished, random_u64},
+    outbox::Batch,
+};
+
+pub(super) type RoundTrip = std::pin::Pin<Box<dyn Future<Output = RoundTripDone> + Send>>;
+
+pub(super) struct RoundTripDone {
+    batch: Batch,
+    /// What was asked for.
+    claimed: u32,
+    started: Instant,
+    answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
+}
+
+impl Conductor {
+    /// True while finished attempts should gather: there is plenty to do, and a bell rings when that ends.
+    pub(super) fn is_gathering(&mut self, now: Instant) -> bool {
+        if self.gather_until.is_some_and(|until| until <= now) {
+            self.gather_until = None;
+        }
+        self.gather_until.is_some()
+    }
+
+    /// Takes what finished.
+    pub(super) fn collect(&mut self, arrived: &mut Vec<Finished>) {
+        while arrived.len() < 2 * MAX_CLAIM as usize {
+            match self.finished.try_recv() {
+                Ok(finished) => arrived.push(finished),
+                Err(_) => break,
+            }
+        }
+        for finished in arrived.drain(..) {
+            if let Some(took_us) = finished.took_us {
+                self.pace.learn(took_us);
+            }
+            let seq = finished.active.seq;
+            if self.book.ended(seq) {
+                let telling = self.book.is_telling(seq);
+                self.outbox.push(finished, telling);
+            }
+        }
+    }
+
+    /// Deliveries to ask for now.
+    fn wanted(&mut self) -> u32 {
+        if self.drain.is_some() {
+            return 0;
+        }
+        self.ahead = self.pace.ahead(self.config.guest_threads, self.outbox.ready());
+        self.line.set_low_water(self.ahead as usize / 2);
+        (self.config.concurrency + self.ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
+    }
+
+    pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<RoundTrip> {
+        if self.blocked_until.is_some() {
+            return None;
+        }
+        let wanted = self.wanted();
+        let poll = self.next_poll <= now;
+        if poll {
+            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
+        }
+        if self.outbox.ready() == 0 && (wanted == 0 || !(self.hinted || poll)) {
+            return None;
+        }
+        let queues = self.queues.next();
+        let claim = (wanted > 0 && !queues.is_empty()).then(|| Claim {
+            worker: self.config.id.clone(),
+            queues,
+            max: wanted,
+            lease_ms: self.config.lease_ms,
+            token_seed: token_seed(),
+        });
+        if wanted > 0 {
+            self.hinted = false;
+            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
+        }
+        let batch = self.outbox.batch();
+        if batch.settles.is_empty() && claim.is_none() {
+            return None;
+        }
+        let broker = self.broker.clone();
+        // A broker that answers nothing at all is as good as gone.
+        let limit = Duration::from_millis(self.config.lease_ms.max(5_000));
+        Some(Box::pin(async move {
+            let work = async {
+                match &claim {
+                    Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
+                    then => broker.settle(&batch.settles, then.as_ref()).await,
+                }
+            };
+            let answer = tokio::time::timeout(limit, work).await;
+            let answer = answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into())));
+            RoundTripDone { batch, claimed: claim.map_or(0, |c| c.max), started: now, answer }
+        }))
+    }
+
+    pub(super) fn round_trip_done(&mut self, done: RoundTripDone) {
+        let RoundTripDone { batch, claimed, started, answer } = done;
+        let (settled, deliveries) = match answer {
+            Ok(answer) => answer,
+            Err(error) => return self.round_trip_failed(batch, claimed, &error),
+        };
+        if self.retries.succeeded() {
+            tracing::info!(worker = %self.config.id, "the broker answers again");
+        }
+        self.outbox.succeeded();
+        for (active, answer) in batch.actives().zip(&settled) {
+            match answer {
+                Settled::Recorded | Settled::AlreadyDone => self.vitals.settled(),
+                Settled::Lost => {
+                    let delivery = &active.delivery;
+                    tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, "outcome refused: the lease was lost");
+                }
+            }
+            self.book.forget(active.seq);
+        }
+        // A full answer means that there may be more.
+        self.hinted |= claimed > 0 && deliveries.len() as u32 >= claimed;
+        if !deliveries.is_empty() {
+            self.hand_out(deliveries, started);
+            // Claimed just before the drain began.
+            if self.drain.is_some() {
+                self.give_back();
+            }
+        }
+        let ahead = self.ahead as usize;
+        // Below that there are too few to gather for.
+        let plenty = ahead >= 32 && self.line.len() > ahead / 2;
+        self.gather_until =
+            (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
+        self.vitals.set_running(self.book.open().saturating_sub(self.line.len() as u32));
+    }
+
+    fn round_trip_failed(&mut self, batch: Batch, claimed: u32, error: &BrokerError) {
+        if self.retries.is_first() {
+            tracing::warn!(worker = %self.config.id, %error, "the broker failed; trying again until it answers");
+        }
+        self.hinted |= claimed > 0;
+        if error.is_transient() || batch.settles.is_empty() {
+            self.outbox.unreached(batch);
+        } else {
+            self.outbox.failed(batch, &mut self.book);
+        }
+        self.blocked_until = Some(Instant::now() + Duration::from_millis(self.retries.next_ms(random_u64())));
+    }
+
+    fn hand_out(&mut self, deliveries: Vec<Delivery>, since: Instant) {
+        let actives: Vec<Arc<Active>> = deliveries
+            .into_iter()
+            .map(|delivery| {
+                self.next_seq += 1;
+                let active = Arc::new(Active::new(self.next_seq, delivery, self.bells.clone()));
+                self.book.add(active.clone(), since);
+                active
+            })
+            .collect();
+        self.line.push(actives);
+    }
+
+    /// Gives back what no slot has taken.
+    pub(super) fn give_back(&mut self) {
+        for active in self.line.take_back() {
+            if self.book.ended(active.seq) {
+                let telling = self.book.is_telling(active.seq);
+                self.outbox.push(Finished::released(active), telling);
+            }
+        }
+        self.gather_until = None;
+    }
+}
+
+/// 128 random bits, so that no two deliveries ever share a token.
+fn token_seed() -> Token {
+    let seed = format!("{:016x}{:016x}", random_u64(), random_u64());
+    Token::new(seed).expect("hex digits are a token")
+}
