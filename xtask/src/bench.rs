@@ -2,7 +2,6 @@
 //! same run, prints one table and writes it to docs/BENCHMARKS.md.
 
 use std::{
-    collections::BTreeMap,
     fs,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
@@ -18,9 +17,9 @@ use crate::{
 };
 
 const HELP: &str = "\
-Usage: cargo xtask bench [--n 20000] [--reps 3] [--quick] [--only NAME,…] [--peers DIR] [--write]
+Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] [--peers DIR] [--write]
 
-  --n N         jobs of one throughput run (20,000)
+  --n N,…       jobs of one throughput run, or of several (20000)
   --reps N      repetitions of each measurement, the median is shown (3)
   --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
   --only NAMES  some of sandbox, throughput, latency, memory
@@ -40,12 +39,16 @@ const PEER_RUNS: &[(&str, &str, &str)] = &[
     ("celery", "solo-x2", "latency"),
     ("bullmq", "default", "latency"),
     ("bullmq", "c100", "latency"),
-    ("celery", "prefork", "memory"),
+    ("celery", "gevent-200", "memory"),
     ("bullmq", "c200", "memory"),
 ];
 
+/// Configurations of the peers that would take minutes for more than `SLOW_LIMIT` jobs.
+const SLOW_WORKERS: &[&str] = &["prefork"];
+const SLOW_LIMIT: u64 = 20_000;
+
 struct Options {
-    n: u64,
+    sizes: Vec<u64>,
     reps: u64,
     only: Option<String>,
     peers: Option<PathBuf>,
@@ -55,14 +58,17 @@ struct Options {
 impl Options {
     /// None when help was asked for.
     fn parse(words: &[String]) -> Result<Option<Self>> {
-        let mut options = Self { n: 20_000, reps: 3, only: None, peers: None, write: false };
+        let mut options = Self { sizes: vec![20_000], reps: 3, only: None, peers: None, write: false };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
             match word.as_str() {
-                "--n" => options.n = value()?.replace('_', "").parse().context("--n takes a number")?,
+                "--n" => {
+                    let sizes = value()?.split(',').map(|n| n.replace('_', "").parse());
+                    options.sizes = sizes.collect::<Result<_, _>>().context("--n takes numbers")?;
+                }
                 "--reps" => options.reps = value()?.parse().context("--reps takes a number")?,
-                "--quick" => (options.n, options.reps) = (2_000, 1),
+                "--quick" => (options.sizes, options.reps) = (vec![2_000], 1),
                 "--only" => options.only = Some(value()?.clone()),
                 "--peers" => options.peers = Some(PathBuf::from(value()?)),
                 "--write" => options.write = true,
@@ -70,7 +76,7 @@ impl Options {
                 other => bail!("unknown argument {other:?}\n{HELP}"),
             }
         }
-        ensure!((1..=1_000_000).contains(&options.n), "--n is 1 to 1,000,000");
+        ensure!(options.sizes.iter().all(|n| (1..=1_000_000).contains(n)), "--n is 1 to 1,000,000");
         ensure!((1..=100).contains(&options.reps), "--reps is 1 to 100");
         Ok(Some(options))
     }
@@ -90,7 +96,8 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
     };
     let ours = steps.step("measure Umbel", || {
         let mut command = release_program(root, "umbel-bench");
-        command.args(["--n", &options.n.to_string(), "--reps", &options.reps.to_string()]);
+        let sizes: Vec<String> = options.sizes.iter().map(u64::to_string).collect();
+        command.args(["--n", &sizes.join(","), "--reps", &options.reps.to_string()]);
         if let Some(only) = &options.only {
             command.args(["--only", only]);
         }
@@ -108,7 +115,7 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the chaos scenarios on a release build, some times over.
+/// Runs the scenarios that kill and the hostile guests on a release build, some times over, with what they measure.
 pub fn chaos(root: &Path, words: &[String]) -> Result<()> {
     let rounds: u32 = match words {
         [] => 1,
@@ -119,19 +126,9 @@ pub fn chaos(root: &Path, words: &[String]) -> Result<()> {
     build(&mut steps, root)?;
     for _ in 0..rounds {
         steps.step("chaos", || {
-            let test = [
-                "test",
-                "--locked",
-                "-p",
-                "umbel-tests",
-                "--test",
-                "chaos",
-                "--",
-                "--nocapture",
-                "--test-threads",
-                "1",
-            ];
-            show(cargo(&test).env("UMBEL_BIN", root.join("target/release/umbel")))
+            let tests = ["test", "--locked", "-p", "umbel-tests", "--test", "chaos", "--test", "hostile"];
+            let aloud = ["--", "--nocapture", "--test-threads", "1"];
+            show(cargo(&tests).args(aloud).env("UMBEL_BIN", root.join("target/release/umbel")))
         })?;
     }
     Ok(())
@@ -193,12 +190,16 @@ fn measure_peers(folder: &Path, options: &Options) -> Result<Vec<Value>> {
     };
     show(peer("sh").args(["redis.sh", "start"]))?;
     let measured = PEER_RUNS.iter().try_for_each(|(name, workers, workload)| {
-        let mut command = peer(".venv/bench/bin/python");
-        command.args(["bench.py", name, workload, "-w", workers, "-r", &options.reps.to_string()]);
-        if *workload == "throughput" {
-            command.args(["-n", &options.n.to_string()]);
-        }
-        show(&mut command)
+        // Only throughput depends on the number of jobs; 0 stands for the peers' own.
+        let sizes = if *workload == "throughput" { &options.sizes[..] } else { &[0] };
+        sizes.iter().filter(|n| **n <= SLOW_LIMIT || !SLOW_WORKERS.contains(workers)).try_for_each(|n| {
+            let mut command = peer(".venv/bench/bin/python");
+            command.args(["bench.py", name, workload, "-w", workers, "-r", &options.reps.to_string()]);
+            if *n > 0 {
+                command.args(["-n", &n.to_string()]);
+            }
+            show(&mut command)
+        })
     });
     show(peer("sh").args(["redis.sh", "stop"]))?;
     measured?;
@@ -220,31 +221,39 @@ fn median(rows: &[Value], marks: &Value, field: &str) -> Option<f64> {
 
 fn report(ours: &[Value], theirs: &[Value], options: &Options) -> Result<String> {
     let mut text = format!("{}\n\n", machine()?);
-    text += &format!("Medians of {}. n = {} jobs, preloaded.\n\n", options.reps, options.n);
-    text += &own_tables(ours);
+    text += &format!("Medians of {}.\n\n", options.reps);
+    text += &own_tables(ours, &options.sizes);
     if !theirs.is_empty() {
-        text += &ratios(ours, theirs, options.n);
+        text += &ratios(ours, theirs, &options.sizes);
     }
     Ok(text)
 }
 
-fn own_tables(ours: &[Value]) -> String {
-    let cell = |marks: Value, field: &str| median(ours, &marks, field).map_or_else(|| "–".into(), short);
+fn own_tables(ours: &[Value], sizes: &[u64]) -> String {
     let mut text = String::from("| Umbel | SQLite, synchronous FULL | Redis |\n|---|---|---|\n");
-    let lines = [
-        ("throughput, jobs/s", "throughput", "jobs_per_s"),
-        ("submitted over HTTP in batches, jobs/s", "throughput", "submit_per_s"),
+    let mut line = |name: &str, marks: Value, field: &str| {
+        let on = |broker: &str| {
+            let mut marks = marks.clone();
+            marks["broker"] = broker.into();
+            median(ours, &marks, field).map_or_else(|| "–".into(), short)
+        };
+        text += &format!("| {name} | {} | {} |\n", on("sqlite"), on("redis"));
+    };
+    for n in sizes {
+        let (marks, size) = (json!({"what": "throughput", "n": n}), short(*n as f64));
+        line(&format!("throughput, {size} jobs preloaded, jobs/s"), marks.clone(), "jobs_per_s");
+        line(&format!("{size} jobs submitted over HTTP in batches, jobs/s"), marks, "submit_per_s");
+    }
+    for (name, what, field) in [
         ("submit and wait over HTTP, p50 ms", "latency", "p50_ms"),
         ("p95 ms", "latency", "p95_ms"),
         ("p99 ms", "latency", "p99_ms"),
         ("idle worker, RSS MiB", "memory", "idle_rss_mib"),
         ("with 200 sleeping jobs, RSS MiB", "memory", "busy_rss_mib"),
-    ];
-    for (name, what, field) in lines {
-        let on = |broker: &str| cell(json!({"what": what, "broker": broker}), field);
-        text += &format!("| {name} | {} | {} |\n", on("sqlite"), on("redis"));
+    ] {
+        line(name, json!({"what": what}), field);
     }
-    let sandbox = |field: &str| cell(json!({"what": "sandbox"}), field);
+    let sandbox = |field: &str| median(ours, &json!({"what": "sandbox"}), field).map_or_else(|| "–".into(), short);
     text += &format!(
         "\nSandbox, instantiate + call + drop of `noop`, fuel and deadline on: {} µs mean, {} µs p50, {} µs p99.\n",
         sandbox("mean_us"),
@@ -254,23 +263,52 @@ fn own_tables(ours: &[Value]) -> String {
     text
 }
 
-fn ratios(ours: &[Value], theirs: &[Value], n: u64) -> String {
+/// One line of the table of ratios: what is compared, in which fields, and which way is better.
+struct Compared {
+    workload: &'static str,
+    theirs: &'static str,
+    ours: &'static str,
+    unit: &'static str,
+    more_is_better: bool,
+}
+
+const COMPARED: &[Compared] = &[
+    Compared {
+        workload: "throughput",
+        theirs: "tasks_per_s",
+        ours: "jobs_per_s",
+        unit: "jobs/s",
+        more_is_better: true,
+    },
+    Compared { workload: "latency", theirs: "p50_ms", ours: "p50_ms", unit: "p50 ms", more_is_better: false },
+    Compared {
+        workload: "memory",
+        theirs: "idle_rss_mib",
+        ours: "idle_rss_mib",
+        unit: "idle RSS MiB",
+        more_is_better: false,
+    },
+];
+
+fn ratios(ours: &[Value], theirs: &[Value], sizes: &[u64]) -> String {
     let mut text = String::from("\n| in the same run, on Redis | peer | Umbel | Umbel is |\n|---|---|---|---|\n");
-    let fields: BTreeMap<&str, (&str, &str, &str, bool)> = [
-        ("throughput", ("tasks_per_s", "jobs_per_s", "jobs/s", true)),
-        ("latency", ("p50_ms", "p50_ms", "p50 ms", false)),
-        ("memory", ("idle_rss_mib", "idle_rss_mib", "idle MiB", false)),
-    ]
-    .into();
     for (peer, workers, workload) in PEER_RUNS {
-        let Some((field, own_field, unit, more_is_better)) = fields.get(workload) else { continue };
-        let marks = json!({"peer": peer, "workload": workload, "workers": workers});
-        let other = median(theirs, &marks, field);
-        let own = median(ours, &json!({"what": workload, "broker": "redis"}), own_field);
-        let (Some(other), Some(own)) = (other, own) else { continue };
-        let factor = if *more_is_better { own / other } else { other / own };
-        let size = if *workload == "throughput" { format!(" of {n}") } else { String::new() };
-        text += &format!("| {peer} {workers}, {unit}{size} | {} | {} | {factor:.1}× |\n", short(other), short(own));
+        let Some(compared) = COMPARED.iter().find(|c| c.workload == *workload) else { continue };
+        for n in if *workload == "throughput" { sizes } else { &[0] } {
+            let mut their_marks = json!({"peer": peer, "workload": workload, "workers": workers});
+            let mut our_marks = json!({"what": workload, "broker": "redis"});
+            let mut size = String::new();
+            if *n > 0 {
+                (their_marks["n"], our_marks["n"]) = (json!(n), json!(n));
+                size = format!(" of {}", short(*n as f64));
+            }
+            let other = median(theirs, &their_marks, compared.theirs);
+            let own = median(ours, &our_marks, compared.ours);
+            let (Some(other), Some(own)) = (other, own) else { continue };
+            let factor = if compared.more_is_better { own / other } else { other / own };
+            let (unit, their, our) = (compared.unit, short(other), short(own));
+            text += &format!("| {peer} {workers}, {unit}{size} | {their} | {our} | {factor:.1}× |\n");
+        }
     }
     text
 }

@@ -12,6 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::{
+    setup,
+    steps::{read, show},
+};
+
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Forces a way: `rustup` or `debian`.
 const FORCE: &str = "UMBEL_GUESTS_TOOLCHAIN";
@@ -70,6 +75,15 @@ pub fn build_guests(root: &Path) -> Result<Guests> {
     Ok(Guests { modules })
 }
 
+/// Builds somebody's own guest crate with the toolchain that works here; the folder with its modules.
+pub fn build_guest(folder: &Path) -> Result<PathBuf> {
+    let folder = folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+    ensure!(folder.join("Cargo.toml").is_file(), "{} has no Cargo.toml", folder.display());
+    let built_in = compile(&folder, &pick_toolchain(&folder)?)?;
+    println!("guests: the modules are in {}", built_in.display());
+    Ok(built_in)
+}
+
 /// A reader never sees half a module: it appears under its name when it is complete.
 fn copy_whole(from: &Path, to: &Path) -> Result<()> {
     let part = to.with_extension("wasm.part");
@@ -123,7 +137,7 @@ fn rustup(examples: &Path) -> Result<Toolchain> {
     let mut add = Command::new("rustup");
     // In the examples' folder, so that rustup changes the toolchain that will compile them.
     add.args(["target", "add", TARGET]).current_dir(examples);
-    run(&mut add)?;
+    show(&mut add)?;
     ensure!(has_target(examples)?, "rustup added {TARGET} to a toolchain other than the one in use");
     println!("guests: building with the installed toolchain, to which rustup added {TARGET}");
     Ok(Toolchain::Installed)
@@ -132,7 +146,7 @@ fn rustup(examples: &Path) -> Result<Toolchain> {
 fn has_target(examples: &Path) -> Result<bool> {
     let mut rustc = clean("rustc");
     rustc.args(["--print", "target-libdir", "--target", TARGET]).current_dir(examples);
-    let lib = PathBuf::from(output(&mut rustc)?);
+    let lib = PathBuf::from(read(&mut rustc)?.trim());
     // The folder alone may remain from a removed target.
     let Ok(entries) = fs::read_dir(&lib) else { return Ok(false) };
     Ok(entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
@@ -142,43 +156,21 @@ fn has_target(examples: &Path) -> Result<bool> {
 fn debian(examples: &Path) -> Result<Toolchain> {
     let complete = || [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_STD_SOURCE].iter().all(|path| Path::new(path).exists());
     if !complete() {
-        install(&DEBIAN_PACKAGES)?;
+        setup::apt_get(&DEBIAN_PACKAGES)?;
         ensure!(complete(), "{} are installed, and still something of them is missing", DEBIAN_PACKAGES.join(", "));
     }
     let mut version = clean(DEBIAN_RUSTC);
-    let version = output(version.arg("--version"))?;
+    let version = read(version.arg("--version"))?;
     let linker = match find_linker(examples) {
         Some(linker) => linker,
         None => {
-            install(&[DEBIAN_LINKER])?;
+            setup::apt_get(&[DEBIAN_LINKER])?;
             find_linker(examples)
                 .context("no linker for WebAssembly, neither a toolchain's rust-lld nor LLVM's wasm-ld")?
         }
     };
-    println!("guests: building std and guests with Debian's {version}, linking with {}", linker.display());
+    println!("guests: building std and guests with Debian's {}, linking with {}", version.trim(), linker.display());
     Ok(Toolchain::Debian { linker })
-}
-
-fn install(packages: &[&str]) -> Result<()> {
-    ensure!(Path::new("/usr/bin/apt-get").exists(), "this is no Debian: there is no apt-get");
-    println!("guests: installing {} (up to 400 MB)", packages.join(", "));
-    apt_get(&["update"])?;
-    apt_get(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
-}
-
-fn apt_get(arguments: &[&str]) -> Result<()> {
-    // SAFETY: geteuid has no arguments and cannot fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    let mut command = if is_root {
-        Command::new("apt-get")
-    } else {
-        let mut sudo = Command::new("sudo");
-        // Never a prompt: a build that waits for a password looks like one that hangs.
-        sudo.args(["--non-interactive", "apt-get"]);
-        sudo
-    };
-    command.args(["-qq", "-o=Dpkg::Use-Pty=0"]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    run(&mut command)
 }
 
 /// A linker for WebAssembly: that inside a Rust toolchain, or LLVM's.
@@ -186,7 +178,7 @@ fn find_linker(examples: &Path) -> Option<PathBuf> {
     let mut candidates = Vec::new();
     let mut rustc = clean("rustc");
     let sysroot = rustc.args(["--print", "sysroot"]).current_dir(examples);
-    let sysroots = [output(sysroot).ok().map(PathBuf::from), Some(PathBuf::from("/usr"))];
+    let sysroots = [read(sysroot).ok().map(|path| PathBuf::from(path.trim())), Some(PathBuf::from("/usr"))];
     for sysroot in sysroots.into_iter().flatten() {
         let hosts = fs::read_dir(sysroot.join("lib/rustlib")).into_iter().flatten().flatten();
         candidates.extend(hosts.map(|host| host.path().join("bin/rust-lld")));
@@ -198,19 +190,19 @@ fn find_linker(examples: &Path) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.exists())
 }
 
-/// Compiles all examples; where the `.wasm` files are.
-fn compile(examples: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
+/// Compiles all crates of a folder; where the `.wasm` files are.
+fn compile(folder: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo;
     let target_dir;
     match toolchain {
         Toolchain::Installed => {
-            target_dir = examples.join("target");
+            target_dir = folder.join("target");
             cargo = clean("cargo");
             cargo.args(["build", "--release"]);
         }
         Toolchain::Debian { linker } => {
             // Its own folder: two compilers in one would rebuild each other's work.
-            target_dir = examples.join("target").join("debian");
+            target_dir = folder.join("target").join("debian");
             cargo = clean(DEBIAN_CARGO);
             cargo
                 .args(["build", "--release", "-Zbuild-std=std,panic_abort"])
@@ -220,8 +212,12 @@ fn compile(examples: &Path, toolchain: &Toolchain) -> Result<PathBuf> {
                 .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
         }
     }
-    cargo.args(["--locked", "--target", TARGET, "--target-dir"]).arg(&target_dir).current_dir(examples);
-    run(&mut cargo)?;
+    // An example never changes its lock file; somebody's new crate has none yet.
+    if folder.join("Cargo.lock").exists() {
+        cargo.arg("--locked");
+    }
+    cargo.args(["--target", TARGET, "--target-dir"]).arg(&target_dir).current_dir(folder);
+    show(&mut cargo)?;
     Ok(target_dir.join(TARGET).join("release"))
 }
 
@@ -240,24 +236,6 @@ fn clean(program: &str) -> Command {
         }
     }
     command
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
-    ensure!(status.success(), "{} ended with {status}", shown(command));
-    Ok(())
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {}", shown(command)))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} ended with {}: {}", shown(command), output.status, error.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn shown(command: &Command) -> String {
-    let arguments = command.get_args().map(|a| format!(" {}", a.to_string_lossy()));
-    format!("`{}{}`", command.get_program().to_string_lossy(), arguments.collect::<String>())
 }
 
 #[cfg(test)]

@@ -26,8 +26,9 @@ Usage: cargo xtask <VERB>
   test                  install what is missing, build the guests and run every test
   ci                    all that a change must pass: tidy, formats, dependencies, clippy, docs, tests
   guests                build the example and the hostile guests into target/guests
+  guest DIR             build a guest crate of your own with the toolchain that works here
   bench [options]       the benchmark; see `cargo xtask bench --help`
-  chaos [--rounds N]    the chaos scenarios on a release build, N times (1), with their figures
+  chaos [--rounds N]    killed processes and hostile guests on a release build, N times (1), with figures
   tidy                  the house rules that a machine can check
   dependencies          the lock file, licences, and that nothing declared is unused
 ";
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &str, rest: &[String]) -> Result<()> {
     let root = root()?;
+    let given_in = std::env::current_dir().context("the current folder is gone")?;
     std::env::set_current_dir(&root).context("cannot enter the workspace's folder")?;
     match verb {
         "" | "help" | "-h" | "--help" => print!("{HELP}"),
@@ -63,6 +65,10 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
             flags(rest, &[])?;
             guests::build_guests(&root)?;
         }
+        "guest" => match rest {
+            [folder] => drop(guests::build_guest(&given_in.join(folder))?),
+            _ => bail!("cargo xtask guest DIR"),
+        },
         "tidy" => {
             flags(rest, &[])?;
             tidy::run(&root)?;

@@ -76,8 +76,10 @@ impl Dev {
 
     fn wait_until_it_answers(&mut self, port: u16) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        // The profile is what the client verbs read, so both must be there.
-        while !(alive(port) && self.root.join(".umbel/profile.json").exists()) {
+        // The profile is what the client verbs read; one of an earlier run names another port.
+        let profile = self.root.join(".umbel/profile.json");
+        let named = || fs::read_to_string(&profile).is_ok_and(|text| text.contains(&format!(":{port}")));
+        while !(alive(port) && named()) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("`umbel dev` ended at once with {status}:\n{}", tail(&self.log));
             }

@@ -16,7 +16,7 @@ pub fn program(program: &str, packages: &[&str]) -> Result<()> {
     if answers(program) {
         return Ok(());
     }
-    eprintln!("    {program} is missing: installing {}", packages.join(" "));
+    eprintln!("    {program} is missing");
     apt_get(packages).with_context(|| {
         format!(
             "{program} is needed; install it (Debian and Ubuntu: `apt-get install {}`) and try again",
@@ -36,10 +36,11 @@ fn answers(program: &str) -> bool {
 }
 
 /// Installs Debian packages as root or by a sudo that asks for no password.
-fn apt_get(packages: &[&str]) -> Result<()> {
+pub fn apt_get(packages: &[&str]) -> Result<()> {
     if !answers("apt-get") {
         bail!("this machine has no apt-get");
     }
+    eprintln!("    installing {}", packages.join(" "));
     // SAFETY: geteuid has no preconditions and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !root && !answers("sudo") {

@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     extract::{FromRequestParts, Query, RawPathParams},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
+use tokio::time::Instant;
 use umbel_model::{Digest, JobId, QueueName, TaskName, human};
 
 use crate::{
@@ -39,7 +40,7 @@ pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Res
         drain(body).await;
         return Err(too_large(limit));
     }
-    read_all(body, limit, Duration::from_millis(api.config.body_idle_ms)).await
+    read_all(Chunks::new(api, body), limit).await
 }
 
 /// Whether `Content-Length` says more than `limit`.
@@ -52,12 +53,49 @@ pub(crate) fn too_large(limit: usize) -> Problem {
     Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes are taken here"))
 }
 
-async fn read_all(body: Body, limit: usize, idle: Duration) -> Result<Bytes, Problem> {
-    let mut chunks = body.into_data_stream();
+/// A body that comes in, neither silent nor slower than the limits say.
+pub(crate) struct Chunks {
+    stream: BodyDataStream,
+    idle: Duration,
+    grace: Duration,
+    bytes_per_second: u64,
+    /// Time spent in waiting for the client: what the server does between chunks is not the client's.
+    waited: Duration,
+    read: u64,
+}
+
+impl Chunks {
+    pub(crate) fn new(api: &Api, body: Body) -> Self {
+        Self {
+            stream: body.into_data_stream(),
+            idle: Duration::from_millis(api.config.body_idle_ms),
+            grace: Duration::from_millis(api.config.body_grace_ms),
+            bytes_per_second: api.config.min_body_bytes_per_second.max(1),
+            waited: Duration::ZERO,
+            read: 0,
+        }
+    }
+
+    /// The next part; none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        // When what has come so far will be too little.
+        let earned = Duration::from_millis(self.read.saturating_mul(1_000) / self.bytes_per_second);
+        let left = self.grace.max(earned).saturating_sub(self.waited);
+        let started = Instant::now();
+        let Ok(chunk) = tokio::time::timeout(left.min(self.idle), self.stream.next()).await else {
+            return Err(if self.idle <= left { silent(self.idle) } else { too_slow(self.bytes_per_second) });
+        };
+        self.waited += started.elapsed();
+        let chunk = chunk.transpose().map_err(|_| unreadable())?;
+        self.read += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Ok(chunk)
+    }
+}
+
+async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes, Problem> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
-        let chunk = chunk.map_err(|_| unreadable())?;
+    while let Some(chunk) = chunks.next().await? {
         if first.len() + rest.len() + chunk.len() > limit {
             return Err(too_large(limit));
         }
@@ -94,11 +132,15 @@ pub(crate) async fn drain(body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIME, forget).await;
 }
 
-pub(crate) fn silent(idle: Duration) -> Problem {
+fn silent(idle: Duration) -> Problem {
     Problem::new(Code::BodyUnreadable, format!("nothing came for {} s", idle.as_secs()))
 }
 
-pub(crate) fn unreadable() -> Problem {
+fn too_slow(bytes_per_second: u64) -> Problem {
+    Problem::new(Code::BodyTooSlow, format!("it came with less than {bytes_per_second} bytes a second"))
+}
+
+fn unreadable() -> Problem {
     Problem::new(Code::BodyUnreadable, "the connection broke within the body")
 }
 

@@ -17,10 +17,18 @@ pub struct ApiConfig {
     pub max_batch_lines: usize,
     /// Batches under way at once; further ones wait their turn.
     pub max_batches: usize,
+    /// Of these, one tenant's.
+    pub max_tenant_batches: usize,
     /// Uploads under way at once; further ones wait their turn. Compiling is the host's most expensive work.
     pub max_uploads: usize,
+    /// Of these, one tenant's.
+    pub max_tenant_uploads: usize,
+    /// Longest wait for the turn of an upload or batch, milliseconds; then it is answered `overloaded`.
+    pub turn_wait_ms: u64,
     /// Requests under way at once; further ones are answered `overloaded`.
     pub max_in_flight: usize,
+    /// Of these, one tenant's; further ones are answered `too_many_requests`. Long polls count.
+    pub max_tenant_in_flight: usize,
     /// Longest `?wait=`, milliseconds.
     pub max_wait_ms: u64,
     /// Longest request that is neither upload nor batch, milliseconds. Above `max_wait_ms`.
@@ -29,6 +37,10 @@ pub struct ApiConfig {
     pub upload_timeout_ms: u64,
     /// Longest silence within a body, milliseconds.
     pub body_idle_ms: u64,
+    /// Bytes a second that a body must come with, on average, once it has taken `body_grace_ms`.
+    pub min_body_bytes_per_second: u64,
+    /// How long a body may be slow, milliseconds.
+    pub body_grace_ms: u64,
     /// What a policy may ask for.
     pub bounds: PolicyBounds,
 }
@@ -42,12 +54,18 @@ impl Default for ApiConfig {
             max_batch_bytes: 64 << 20,
             max_batch_lines: 100_000,
             max_batches: 8,
+            max_tenant_batches: 4,
             max_uploads: 4,
+            max_tenant_uploads: 2,
+            turn_wait_ms: 10_000,
             max_in_flight: 1_024,
+            max_tenant_in_flight: 256,
             max_wait_ms: 60_000,
             request_timeout_ms: 90_000,
             upload_timeout_ms: 900_000,
             body_idle_ms: 30_000,
+            min_body_bytes_per_second: 16 << 10,
+            body_grace_ms: 10_000,
             bounds: PolicyBounds::default(),
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -92,20 +92,34 @@ async fn admit(api: &Api, mut request: Request, next: Next) -> Result<Response, 
     if uri.path() == LIVEZ {
         return Ok(next.run(request).await);
     }
-    let _place = api.in_flight.try_acquire().map_err(|_| Problem::new(Code::Overloaded, "try again in a second"))?;
+    let place = api.in_flight.try_acquire().map_err(|_| Problem::new(Code::Overloaded, "try again in a second"))?;
     let caller = match api.tokens.caller(&*api.broker, request.headers()).await {
         Ok(caller) => caller,
         Err(problem) => {
-            drain(request.into_body()).await;
-            return Err(problem);
+            // A stranger's slow body must not keep others out.
+            drop(place);
+            return Err(turned_away(api, request, problem).await);
         }
     };
+    let _own_place = api.tenants_in_flight.try_take(&caller.tenant).ok_or_else(|| {
+        let detail = format!("a tenant has at most {} requests under way", api.config.max_tenant_in_flight);
+        Problem::new(Code::TooManyRequests, detail)
+    })?;
     tracing::Span::current().record("tenant", caller.tenant.as_str());
     let limit = time_limit(api, &request);
     request.extensions_mut().insert(caller);
     tokio::time::timeout(limit, next.run(request))
         .await
         .map_err(|_| Problem::new(Code::RequestTimeout, format!("it was given up after {} s", limit.as_secs())))
+}
+
+/// Reads what a stranger still sends, so that it sees the answer; when many do, the connection closes instead.
+async fn turned_away(api: &Api, request: Request, problem: Problem) -> Problem {
+    let Ok(_turn) = api.drains.try_acquire() else {
+        return problem.header(header::CONNECTION, HeaderValue::from_static("close"));
+    };
+    drain(request.into_body()).await;
+    problem
 }
 
 fn time_limit(api: &Api, request: &Request) -> Duration {

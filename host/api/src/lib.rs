@@ -14,6 +14,7 @@ mod limits;
 mod mint;
 mod openapi;
 mod pages;
+mod places;
 mod problem;
 mod router;
 mod routes;

@@ -49,8 +49,10 @@ codes! {
     InvalidBody = "invalid_body", UNPROCESSABLE_ENTITY, false, "The body has the wrong shape";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, false, "The body is too large";
     BodyUnreadable = "body_unreadable", BAD_REQUEST, true, "The body did not arrive";
+    BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, true, "The body comes too slowly";
     TooManyLines = "too_many_lines", PAYLOAD_TOO_LARGE, false, "The batch has too many lines";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, true, "Too many requests are under way";
+    TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, true, "The tenant has too many requests under way";
     RequestTimeout = "request_timeout", SERVICE_UNAVAILABLE, true, "The request took too long";
     Internal = "internal", INTERNAL_SERVER_ERROR, false, "The server failed";
     BrokerUnavailable = "broker_unavailable", SERVICE_UNAVAILABLE, true, "The broker cannot be reached";

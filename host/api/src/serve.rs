@@ -19,7 +19,7 @@ use tokio::{
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4_096;
 /// Longest time for a request's head, and for an idle connection to say something.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head, and of a buffer.

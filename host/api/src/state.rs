@@ -8,11 +8,19 @@ use umbel_broker::{Broker, Watch};
 use umbel_model::{TaskName, TenantId};
 use umbel_modules::{Inspector, ModuleStore};
 
-use crate::{auth::Tokens, config::ApiConfig, deployed::Deployed, mint::Mint, schemas::SchemaCache};
+use crate::{
+    auth::Tokens,
+    config::ApiConfig,
+    deployed::Deployed,
+    mint::Mint,
+    places::{ByTenant, Turnstile},
+    schemas::{SchemaCache, Turns},
+};
 
 /// Another server's deploy is seen at most this late; one's own at once.
 const DEPLOYED_TTL: Duration = Duration::from_secs(1);
 const CACHED_TASKS: u64 = 10_000;
+const MAX_DRAINS: usize = 64;
 
 /// The state of the API: what it asks, its limits, and its short-lived caches.
 #[derive(Debug)]
@@ -27,13 +35,18 @@ pub struct Api {
     pub(crate) schemas: SchemaCache,
     pub(crate) mint: Mint,
     pub(crate) in_flight: Semaphore,
-    pub(crate) batches: Semaphore,
-    pub(crate) uploads: Semaphore,
+    pub(crate) tenants_in_flight: ByTenant,
+    pub(crate) batches: Turnstile,
+    pub(crate) uploads: Turnstile,
+    /// Refused bodies of strangers that are read and forgotten.
+    pub(crate) drains: Semaphore,
+    pub(crate) checks: Turns,
 }
 
 impl Api {
     /// Starts listening for the ends of jobs: call it within a tokio runtime.
     pub fn new(config: ApiConfig, broker: Arc<dyn Broker>, store: ModuleStore, inspector: Arc<dyn Inspector>) -> Self {
+        let turn_wait = Duration::from_millis(config.turn_wait_ms);
         Self {
             watch: Watch::start(broker.clone()),
             tokens: Tokens::new(),
@@ -41,8 +54,11 @@ impl Api {
             schemas: SchemaCache::new(),
             mint: Mint::default(),
             in_flight: Semaphore::new(config.max_in_flight),
-            batches: Semaphore::new(config.max_batches),
-            uploads: Semaphore::new(config.max_uploads),
+            tenants_in_flight: ByTenant::new(config.max_tenant_in_flight),
+            batches: Turnstile::new(config.max_batches, config.max_tenant_batches, turn_wait),
+            uploads: Turnstile::new(config.max_uploads, config.max_tenant_uploads, turn_wait),
+            drains: Semaphore::new(MAX_DRAINS),
+            checks: Turns::default(),
             config,
             broker,
             store,

@@ -199,13 +199,13 @@ impl Template {
     }
 
     /// The job of one signature.
-    pub(crate) fn job(
+    pub(crate) async fn job(
         &self,
         api: &Api,
         signature: &Signature<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<NewJob, Problem> {
-        let spec = self.spec(api, signature)?;
+        let spec = self.spec(api, signature).await?;
         Ok(NewJob {
             id: api.mint.job_id()?,
             tenant: self.tenant.clone(),
@@ -223,7 +223,7 @@ impl Template {
         })
     }
 
-    fn spec(&self, api: &Api, signature: &Signature<'_>) -> Result<String, Problem> {
+    async fn spec(&self, api: &Api, signature: &Signature<'_>) -> Result<String, Problem> {
         let deployed = &*self.deployed;
         let args = signature.args.as_deref().unwrap_or_default();
         let kwargs = signature.kwargs.as_ref().map_or(&[][..], |k| &k.0);
@@ -243,7 +243,7 @@ impl Template {
             spec.push(':');
             match value {
                 Some(value) => {
-                    check(deployed, at, value, args.len(), &mut errors)?;
+                    check(api, deployed, at, value, args.len(), &mut errors).await?;
                     spec.push_str(value.get());
                 }
                 // `bound` leaves out only what has a default.
@@ -312,14 +312,15 @@ fn unfit(errors: Vec<FieldError>) -> Problem {
     Problem::new(Code::InvalidArguments, cut(&first)).errors(errors)
 }
 
-fn check(
+async fn check(
+    api: &Api,
     deployed: &Deployed,
     at: usize,
     value: &RawValue,
     given_args: usize,
     errors: &mut Vec<FieldError>,
 ) -> Result<(), Problem> {
-    let Err(complaints) = deployed.schemas.check(at, value) else { return Ok(()) };
+    let Err(complaints) = deployed.schemas.check(at, value, &api.checks).await else { return Ok(()) };
     let pointer = pointer_of(&deployed.parameters, &deployed.parameters[at].name, given_args);
     match complaints {
         Complaints::TooComplex => {

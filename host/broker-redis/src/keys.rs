@@ -10,6 +10,7 @@
 //! | `jobs:<tenant>`, `dead:<tenant>` | sorted set | ids by name |
 //! | `ready:<tenant>,<queue>` | sorted set | ids by priority and arrival |
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
+//! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |

@@ -209,6 +209,10 @@ impl Broker for RedisBroker {
         self.list_queues(tenant).await
     }
 
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.list_ready_queues().await
+    }
+
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         self.pause(tenant, queue, paused).await
     }

@@ -1,6 +1,6 @@
 //! Reading jobs, their logs, and queues.
 
-use umbel_broker::{Error, JobPage, JobQuery, LogLine, PAGE_SCAN, QueueStats, Result};
+use umbel_broker::{Error, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, Result};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
 use crate::{
@@ -65,6 +65,16 @@ impl RedisBroker {
             queues.push(QueueStats { name, queued, running, delayed, paused });
         }
         queues.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(queues)
+    }
+
+    pub(crate) async fn list_ready_queues(&self) -> Result<Vec<QueueName>> {
+        let args = vec![MAX_READY_QUEUES.to_string().into_bytes()];
+        let mut answer = Answer::new(self.run(&self.scripts.ready_queues, args, Repeat::Safe).await?)?;
+        let mut queues = Vec::new();
+        while !answer.done() {
+            queues.push(answer.text()?.parse().map_err(corrupt)?);
+        }
         Ok(queues)
     }
 

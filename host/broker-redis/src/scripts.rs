@@ -46,6 +46,7 @@ scripts! {
     read: "read";
     list: "list";
     queues: "queues";
+    ready_queues: "ready_queues";
     pause: "pause";
     workers: "workers";
     put_document: "put_document";

@@ -50,6 +50,7 @@ impl SqliteBroker {
     pub fn open(config: SqliteConfig) -> Result<Self> {
         let lock = lock::acquire(&config.path)?;
         let (conn, max_pages) = schema::open_writer(&config)?;
+        schema::end_leases(&conn);
         let (timer, channels) = (Arc::new(Timer::new(config.clock)), Channels::new());
         let readers = Readers::start(&config.path)?;
         let (limits, lock) = (config.limits, Some(lock));
@@ -166,6 +167,10 @@ impl Broker for SqliteBroker {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         let tenant = tenant.clone();
         self.read(move |conn| reads::queues(conn, &tenant)).await
+    }
+
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.read(reads::ready_queues).await
     }
 
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {

@@ -4,9 +4,10 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Document, DocumentKind, JobPage, JobQuery, LogLine, PAGE_SCAN, QueueStats, WORKER_TTL_MS, WorkerInfo,
+    Document, DocumentKind, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, WORKER_TTL_MS,
+    WorkerInfo,
 };
-use umbel_model::{JobId, JobRecord, JobState, TenantId, UnixMs};
+use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
 
 use crate::{
     error::Fault,
@@ -150,6 +151,12 @@ pub(crate) fn queues(conn: &Connection, tenant: &TenantId) -> Result<Vec<QueueSt
             paused: row.get(4)?,
         })
     })
+}
+
+/// A line has a tag while it has something to hand out.
+pub(crate) fn ready_queues(conn: &Connection) -> Result<Vec<QueueName>, Fault> {
+    let sql = "SELECT DISTINCT queue FROM line WHERE tag IS NOT NULL ORDER BY queue LIMIT ?";
+    all(conn, sql, &[&MAX_READY_QUEUES], |row| name(row, 0))
 }
 
 pub(crate) fn workers(conn: &Connection, now: UnixMs) -> Result<Vec<WorkerInfo>, Fault> {

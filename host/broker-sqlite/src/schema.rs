@@ -3,9 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use tracing::warn;
 use umbel_broker::{Error, Result};
 
-use crate::{SqliteConfig, error::Fault};
+use crate::{SqliteConfig, error::Fault, rows::RUNS};
 
 /// Version of `schema.sql`. A file of a newer one is refused; an older one would be migrated here.
 const VERSION: i64 = 1;
@@ -45,6 +46,17 @@ pub(crate) fn open_writer(config: &SqliteConfig) -> Result<(Connection, Option<u
     }
     let max_pages = limit_size(&conn, config.max_size_bytes)?;
     Ok((conn, max_pages))
+}
+
+const END_LEASES: &str = "UPDATE job INDEXED BY job_at SET at = 0 WHERE phase = ? AND at > 0";
+
+/// Lets the reaper take back every job that runs: no other process has the file, so their workers died with the one
+/// that had it before. Also after the machine's clock was set back, when their leases would seem long.
+pub(crate) fn end_leases(conn: &Connection) {
+    if let Err(error) = conn.execute(END_LEASES, [RUNS]) {
+        // On a full disk, say. The leases end by themselves.
+        warn!(%error, "the jobs of the process before are taken back only when their leases end");
+    }
 }
 
 fn limit_size(conn: &Connection, max_size_bytes: u64) -> Result<Option<u64>> {

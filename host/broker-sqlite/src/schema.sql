@@ -38,7 +38,7 @@ CREATE TABLE job (
     -- 0 waits, 1 runs, 2 has ended; and when to look at it again: due or expiring, lease over, to be deleted.
     phase INTEGER NOT NULL,
     at INTEGER,
-    -- Place in the line: (9 - priority) << 48 | seq. Kept while running, so that a lost delivery does not lose it.
+    -- Place in the line: (9 - priority) << 48 | seq. Kept while running, so that the first lost delivery does not lose it.
     score INTEGER NOT NULL,
     retries INTEGER NOT NULL,
     deliveries INTEGER NOT NULL,

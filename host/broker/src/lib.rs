@@ -102,6 +102,8 @@ impl Default for Limits {
 
 /// Ready jobs that one claim looks at beyond those it returns: it buries the expired ones that it meets.
 pub const CLAIM_SCAN: u32 = 128;
+/// Queues that `ready_queues` names at most: as many as a tenant may have.
+pub const MAX_READY_QUEUES: u32 = 1_000;
 /// Index entries that one page of a listing looks at.
 pub const PAGE_SCAN: u32 = 1_000;
 
@@ -125,7 +127,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Queues what is due and ends what expired, at most `max`.
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
-    /// Takes back at most `max` expired leases: to their place in the queue, or to the dead set after too many.
+    /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
+    /// to the dead set after too many.
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
     /// Deletes at most `max` jobs whose retention has passed, with all that belongs to them.
@@ -148,6 +151,9 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
 
     /// The tenant's queues by name.
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>>;
+
+    /// Queues in which jobs of any tenant can be handed out now, by name; the first `MAX_READY_QUEUES`.
+    async fn ready_queues(&self) -> Result<Vec<QueueName>>;
 
     /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
     /// one that no job was ever sent to is not.

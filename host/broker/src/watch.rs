@@ -67,7 +67,14 @@ impl Watch {
             let notified = waiter.notify.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            let record = self.broker.job(tenant, id).await?;
+            let record = match self.broker.job(tenant, id).await {
+                // An outage in the middle of a wait is waited out too.
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    tokio::time::sleep(POLL.min(deadline.saturating_duration_since(Instant::now()))).await;
+                    continue;
+                }
+                answer => answer?,
+            };
             let ended = record.as_ref().is_none_or(|r| r.state.is_terminal());
             let left = deadline.saturating_duration_since(Instant::now());
             if ended || left.is_zero() {

@@ -155,7 +155,7 @@ fn finish(outcome: Outcome, terminal: &Terminal) -> Result<(), Failure> {
             drop(result);
             Ok(())
         }
-        Outcome::Value(result) => terminal.line(result.get()),
+        Outcome::Value(result) => terminal.json(result.get()),
         Outcome::Ignore => terminal.line("null"),
         Outcome::Error { failure, .. } => failed(failure, "the task failed, and would be retried"),
         Outcome::Fatal(failure) => failed(failure, "the task failed for good"),

@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     io::{self, IsTerminal as _, Write},
     time::Duration,
 };
@@ -47,6 +48,14 @@ impl Terminal {
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(closed)
     }
 
+    /// A value that a guest or a user wrote, to stdout: as it is for programs, and safe to look at for people.
+    pub fn json(&self, text: &str) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => self.line(&escaped(text)),
+            Format::Json | Format::Jsonl | Format::Id => self.line(text),
+        }
+    }
+
     /// A remark for people, to stderr.
     pub fn note(&self, text: &str) {
         let _ = writeln!(anstream::stderr().lock(), "{}", plain(text));
@@ -83,7 +92,7 @@ impl Terminal {
 
     /// One object. `rows` names what a table shows, in order; what is not there is left out.
     pub fn object(&self, body: &str, rows: &[Column], id: &str) -> Result<(), Failure> {
-        let value: Value = serde_json::from_str(body).map_err(|_| bad_answer())?;
+        let value = object(body)?;
         match self.format {
             Format::Json | Format::Jsonl => self.line(body.trim_end()),
             Format::Id => self.line(&text_at(&value, id)),
@@ -167,14 +176,56 @@ pub fn bad_answer() -> Failure {
         .exit(Exit::Failure)
 }
 
-/// Text without control characters but line feeds and tabs.
+/// Text without control characters but line feeds and tabs, and without invisible marks.
 pub fn plain(text: &str) -> Cow<'_, str> {
-    let bad = |c: char| (c.is_control() && c != '\n' && c != '\t') || ('\u{202a}'..='\u{202e}').contains(&c);
-    if text.contains(bad) { text.replace(bad, "\u{fffd}").into() } else { text.into() }
+    if text.contains(deceptive) { text.replace(deceptive, "\u{fffd}").into() } else { text.into() }
+}
+
+/// The same JSON with control characters and invisible marks as `\uXXXX`. Line feeds and tabs stay.
+pub fn escaped(json: &str) -> Cow<'_, str> {
+    if !json.contains(deceptive) {
+        return json.into();
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        match c {
+            // JSON has it between values only, where an escape would be none.
+            '\r' => out.push(' '),
+            c if deceptive(c) => {
+                let mut units = [0; 2];
+                out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+            c => out.push(c),
+        }
+    }
+    out.into()
+}
+
+fn deceptive(c: char) -> bool {
+    !matches!(c, '\n' | '\t') && umbel_sandbox::deceives(c)
 }
 
 fn parsed(item: &RawValue) -> Value {
-    serde_json::from_str(item.get()).unwrap_or(Value::Null)
+    object(item.get()).unwrap_or(Value::Null)
+}
+
+/// Fields that users and guests wrote: shown with all their digits, and whatever they are.
+const RAW_FIELDS: [&str; 2] = ["arguments", "result"];
+
+/// An object of the server's, field by field: one that cannot be read (nested too deep, a number that nothing holds)
+/// is its own text, so that a job with such a result can still be looked at. So are `RAW_FIELDS` always.
+pub fn object(body: &str) -> Result<Value, Failure> {
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(body).map_err(|_| bad_answer())?;
+    let value = |(name, raw): (String, Box<RawValue>)| {
+        let read = if RAW_FIELDS.contains(&name.as_str()) && raw.get() != "null" {
+            None
+        } else {
+            serde_json::from_str(raw.get()).ok()
+        };
+        let value = read.unwrap_or_else(|| Value::from(escaped(raw.get()).into_owned()));
+        (name, value)
+    };
+    Ok(Value::Object(fields.into_iter().map(value).collect()))
 }
 
 /// The value at a pointer as people read it; empty for null and for nothing.
@@ -186,7 +237,7 @@ pub fn text_at(value: &Value, pointer: &str) -> String {
             let texts: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
             plain(&texts.join(", ")).into_owned()
         }
-        Some(other) => plain(&other.to_string()).into_owned(),
+        Some(other) => escaped(&other.to_string()).into_owned(),
     }
 }
 
@@ -255,6 +306,32 @@ mod tests {
         assert_eq!(plain("a\u{1b}[31mb\u{7}\n"), "a\u{fffd}[31mb\u{fffd}\n");
         let value = serde_json::json!({"name": "\u{1b}]0;x\u{7}"});
         assert!(!text_at(&value, "/name").contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_value_is_the_same_json_without_anything_that_a_terminal_obeys() {
+        let raw = "{\"a\": \"x\u{7f}\u{9b}31m\u{202e}\u{200b}\u{feff}\u{61c}ä🙂\",\r\n\t\"b\": 1}";
+        let shown = escaped(raw);
+        let expected = "{\"a\": \"x\\u007f\\u009b31m\\u202e\\u200b\\ufeff\\u061cä🙂\", \n\t\"b\": 1}";
+        assert_eq!(shown, expected);
+        let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(read(&shown), read(raw));
+        assert!(matches!(escaped("[1, \"ä\"]"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn fields_that_cannot_be_read_are_shown_as_text() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let body = format!(
+            r#"{{"id": "j", "arguments": {{"a": 123456789012345678901234567890}}, "result": {deep},
+                "odd": [1e999, "\ud800"], "error": {{"kind": "k"}}, "none": null}}"#
+        );
+        let value = object(&body).unwrap();
+        let at = |pointer| text_at(&value, pointer);
+        assert_eq!(at("/arguments"), r#"{"a": 123456789012345678901234567890}"#);
+        assert_eq!((at("/result"), at("/odd")), (deep, r#"[1e999, "\ud800"]"#.to_owned()));
+        assert_eq!((at("/id"), at("/error/kind"), at("/none")), ("j".into(), "k".into(), String::new()));
+        assert!(object("<html>").is_err() && object("[]").is_err());
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn failures_have_a_code_an_exit_code_and_the_next_step() {
         (&["job", "submit", "t", "--kwarg", "x"], 2, "NAME=VALUE"),
         (&["queue", "pause", "nothing"], 4, "error[queue_not_found]"),
         (&["dead", "redrive", "--all"], 2, "--yes"),
-        (&["--token", "wrong", "job", "list"], 5, "error[invalid_token]"),
+        (&["--token", "wrong", "job", "list"], 2, "error[no_server]"),
         (&["--url", "http://127.0.0.1:1", "--token", "t", "job", "list"], 7, "error[unreachable]"),
         (&["worker"], 1, "error[sqlite_one_process]"),
         (&["server"], 1, "error[sqlite_one_process]"),

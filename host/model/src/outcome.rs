@@ -16,7 +16,7 @@ pub const MAX_DETAILS_BYTES: usize = 16 << 10;
 ///
 /// `kind` is `error`-like and chosen by the guest for its own errors (the type's name), or one of the host's:
 /// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
-/// `max_deliveries`, `module_missing`, `module_refused`, `revoked`, `expired`.
+/// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `revoked`, `expired`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: String,

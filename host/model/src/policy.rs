@@ -84,6 +84,7 @@ policy! {
 /// The widest values that an operator allows, and the widest that make sense.
 #[derive(Debug, Clone)]
 pub struct PolicyBounds {
+    /// An hour by default: an attempt holds a worker's slot all the while.
     pub max_time_limit_ms: u64,
     pub max_fuel: u64,
     pub max_memory_bytes: u64,
@@ -95,7 +96,7 @@ pub struct PolicyBounds {
 impl Default for PolicyBounds {
     fn default() -> Self {
         Self {
-            max_time_limit_ms: 24 * 3_600_000,
+            max_time_limit_ms: 3_600_000,
             max_fuel: 100_000_000_000_000,
             max_memory_bytes: 256 << 20,
             max_retries: 10_000,
@@ -182,6 +183,7 @@ mod tests {
         let check = |patch: PolicyPatch| bounds.check(&Policy::resolve(&patch)).unwrap_err().field;
         assert_eq!(check(PolicyPatch { priority: Some(10), ..Default::default() }), "priority");
         assert_eq!(check(PolicyPatch { memory_bytes: Some(u64::MAX), ..Default::default() }), "memory_bytes");
+        assert_eq!(check(PolicyPatch { time_limit_ms: Some(3_600_001), ..Default::default() }), "time_limit_ms");
         assert_eq!(check(PolicyPatch { fuel: Some(0), ..Default::default() }), "fuel");
         assert_eq!(
             check(PolicyPatch { soft_time_limit_ms: Some(u64::MAX), ..Default::default() }),

@@ -21,6 +21,7 @@ pub use attempt::{
     host::{Discard, Host, LogLevel, LogLine},
     run::{Attempt, AttemptInfo, Call},
     stop::{Stop, StopHandle},
+    text::deceives,
 };
 pub use compile::{
     child::compile_child_main,

@@ -1,13 +1,16 @@
 //! Runs one delivery: reads what was asked, gets the module ready, calls the guest, and decides what follows.
 //!
-//! The hot path of a worker: no log line above debug, no clone that a settle does not need.
+//! The hot path of a worker: no log line above debug unless a job failed, no clone that a settle does not need.
+//! Invariant: a delivery that was started is finished, whatever panics meanwhile.
 
 use std::{
     borrow::Cow,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::FutureExt as _;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::Settle;
@@ -89,14 +92,19 @@ impl Attempts {
         Self { runtime, worker, background }
     }
 
-    /// Runs a delivery to its end and says what the broker should do with the job.
-    pub(crate) async fn run(&self, active: Arc<Active>) -> Finished {
+    /// Runs a delivery to its end and says what the broker should do with the job. A panic fails the job: its delivery
+    /// would otherwise be held for ever, and a second attempt may panic again.
+    pub(crate) async fn run_caught(&self, active: Arc<Active>) -> Finished {
+        let run = self.run(active.clone());
+        caught(active, &self.worker, run).await
+    }
+
+    async fn run(&self, active: Arc<Active>) -> Finished {
         let begun = Instant::now();
         active.start(unix_ms());
         // Stopped while it waited: nothing needs to start.
         let ended = match active.stop.stopped() {
-            Some(Stop::Cancel) => Ended::unrun(Outcome::Revoked),
-            Some(Stop::Release) => Ended::unrun(Outcome::Released),
+            Some(stop) => Ended::unrun(stopped(stop)),
             None => self.attempt(&active).await,
         };
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -114,15 +122,15 @@ impl Attempts {
         if asked.v > SPEC_VERSION {
             return newer(active, asked.v.into());
         }
+        let policy = Policy::resolve(&asked.policy);
         let prepared = match self.runtime.cached(&asked.digest).await {
             Some(prepared) => Ok(prepared),
             None => self.prepare(active, asked.digest).await,
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(outcome) => return Ended::unrun(outcome),
+            Err(outcome) => return Ended { policy, ..Ended::unrun(outcome) },
         };
-        let policy = Policy::resolve(&asked.policy);
         let info = AttemptInfo {
             job_id: delivery.id.to_string(),
             queue: delivery.queue.as_str().to_owned(),
@@ -153,19 +161,34 @@ impl Attempts {
     async fn prepare(&self, active: &Arc<Active>, digest: Digest) -> Result<umbel_sandbox::Prepared, Outcome> {
         let runtime = self.runtime.clone();
         let preparing = self.background.spawn(async move { runtime.prepared(digest).await });
-        let error = match preparing.await {
-            Ok(Ok(prepared)) => return Ok(prepared),
-            Ok(Err(error)) => error,
-            Err(_) => PrepareError::Unavailable(digest, "the preparation was stopped".into()),
+        let error = tokio::select! {
+            biased;
+            prepared = preparing => match prepared {
+                Ok(Ok(prepared)) => return Ok(prepared),
+                Ok(Err(error)) => error,
+                Err(error) if error.is_panic() => return Err(Outcome::Fatal(host_panic())),
+                Err(_) => PrepareError::Unavailable(digest, "the preparation was stopped".into()),
+            },
+            // The preparation goes on: other jobs of the module wait for it.
+            stop = active.stop.wait() => return Err(stopped(stop)),
         };
-        let delivery = &active.delivery;
-        let (tenant, job) = (&delivery.tenant, &delivery.id);
-        if let PrepareError::Refused(..) = &error {
-            tracing::warn!(%tenant, %job, worker = %self.worker, %error, "job failed: its module is refused");
-            return Err(Outcome::Fatal(Failure::new("module_refused", error.to_string())));
-        }
-        tracing::error!(%tenant, %job, worker = %self.worker, %error, retry_in_ms = PARK_MS, "job put aside");
-        Err(Outcome::Snooze { delay_ms: PARK_MS })
+        Err(self.unprepared(active, &error))
+    }
+
+    fn unprepared(&self, active: &Active, error: &PrepareError) -> Outcome {
+        let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
+        let kind = match error {
+            PrepareError::Refused(..) => return Outcome::Fatal(Failure::new("module_refused", error.to_string())),
+            PrepareError::Unavailable(..) => {
+                tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = PARK_MS, "job put aside");
+                return Outcome::Snooze { delay_ms: PARK_MS };
+            }
+            PrepareError::Missing(_) => "module_missing",
+            PrepareError::Corrupted(_) => "corrupted_blob",
+        };
+        // It may be pushed again, but not for ever: under the job's policy it ends in the dead set, where it is seen.
+        tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be read");
+        Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(PARK_MS) }
     }
 
     fn settle(&self, active: &Active, ended: Ended) -> Settle {
@@ -188,7 +211,65 @@ impl Attempts {
             usage,
         };
         let random = if matches!(outcome, Outcome::Error { .. }) { random_u64() } else { 0 };
-        settle(active, decide(outcome, &policy, active.delivery.retries, random), Some(record))
+        let resolution = decide(outcome, &policy, active.delivery.retries, random);
+        if let Resolution::Fail { failure } = &resolution {
+            log_failed(active, &self.worker, failure);
+        }
+        settle(active, resolution, Some(record))
+    }
+}
+
+/// For operators: what failed and where, and nothing that a guest may have put a secret into.
+fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure) {
+    #[derive(Deserialize)]
+    struct Task<'a> {
+        #[serde(borrow)]
+        task: Cow<'a, str>,
+    }
+    let delivery = &active.delivery;
+    let task = serde_json::from_str::<Task<'_>>(&delivery.spec).ok().map(|spec| spec.task);
+    tracing::warn!(
+        tenant = %delivery.tenant, job = %delivery.id, queue = %delivery.queue, attempt = active.attempt(), %worker,
+        task = ?task.unwrap_or_default(), kind = ?failure.kind, "job failed"
+    );
+}
+
+async fn caught(active: Arc<Active>, worker: &WorkerId, run: impl Future<Output = Finished>) -> Finished {
+    // What a panic leaves half done is the job's own and is dropped with the future.
+    match AssertUnwindSafe(run).catch_unwind().await {
+        Ok(finished) => finished,
+        Err(_) => panicked(active, worker),
+    }
+}
+
+/// The end of a delivery whose attempt panicked.
+fn panicked(active: Arc<Active>, worker: &WorkerId) -> Finished {
+    let delivery = &active.delivery;
+    tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
+    let failure = host_panic();
+    log_failed(&active, worker, &failure);
+    let record = AttemptRecord {
+        attempt: active.attempt(),
+        delivery: delivery.delivery,
+        worker: worker.clone(),
+        ended_at: unix_ms(),
+        outcome: "fatal".to_owned(),
+        failure: Some(failure.clone()),
+        usage: Usage::default(),
+    };
+    let settle = settle(&active, Resolution::Fail { failure }, Some(record));
+    Finished { active, settle, took_us: None }
+}
+
+/// Without the panic's words, which are for the worker's log and not for a tenant.
+fn host_panic() -> Failure {
+    Failure::new("host_panic", "umbel panicked while it ran this attempt; the worker's log says where")
+}
+
+fn stopped(stop: Stop) -> Outcome {
+    match stop {
+        Stop::Cancel => Outcome::Revoked,
+        Stop::Release => Outcome::Released,
     }
 }
 
@@ -209,8 +290,6 @@ fn unreadable(active: &Active, error: &serde_json::Error) -> Ended {
     match serde_json::from_str::<Version>(&active.delivery.spec) {
         Ok(Version { v }) if v > u64::from(SPEC_VERSION) => newer(active, v),
         _ => {
-            let delivery = &active.delivery;
-            tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %error, "a job's record cannot be read");
             Ended::unrun(Outcome::Fatal(Failure::new("bad_spec", format!("the job's record cannot be read: {error}"))))
         }
     }
@@ -249,4 +328,34 @@ pub(crate) fn unix_ms() -> UnixMs {
 /// Uniform. Falls back to the clock when the system has no randomness, which only makes jitter worse.
 pub(crate) fn random_u64() -> u64 {
     getrandom::u64().unwrap_or_else(|_| unix_ms().wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+#[cfg(test)]
+mod tests {
+    use umbel_broker::Delivery;
+    use umbel_model::{JobId, QueueName, TenantId, Token};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_fails_its_job_and_leaves_the_slot() {
+        let delivery = Delivery {
+            tenant: TenantId::new("t1").unwrap(),
+            id: JobId::from_parts(1, 1),
+            queue: QueueName::default(),
+            token: Token::new("ab").unwrap(),
+            fence: 1,
+            spec: "not even a record".into(),
+            retries: 2,
+            delivery: 1,
+        };
+        let active = Arc::new(Active::new(1, delivery, Arc::default()));
+        let worker = WorkerId::new("w").unwrap();
+        let finished = caught(active, &worker, async { panic!("as the test wants") }).await;
+        let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
+        assert_eq!(failure.kind, "host_panic");
+        assert!(!failure.message.contains("as the test wants"));
+        let record = finished.settle.record.unwrap();
+        assert_eq!((record.attempt, record.outcome.as_str(), record.failure), (3, "fatal", Some(failure)));
+    }
 }

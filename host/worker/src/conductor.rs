@@ -176,7 +176,8 @@ impl Conductor {
                     if round_trip.is_none() && !gathering => if n == 0 { return },
                 () = self.bells.refill.notified(), if gathering => self.gather_until = None,
                 () = self.bells.report.notified() => self.flush_at = self.flush_at.or(Some(now + FLUSH)),
-                found = self.found.changed() => if found.is_ok() { self.learn_queues() },
+                // Nobody looks for queues when they were named: then this never happens.
+                Ok(()) = self.found.changed() => self.learn_queues(),
                 signal = work.next() => self.work_hint(&signal),
                 signal = cancels.next() => self.cancel_hint(&signal),
                 () = wake => {}

@@ -55,7 +55,7 @@ pub(crate) async fn beat(broker: Arc<dyn Broker>, config: WorkerConfig, vitals: 
 fn info(config: &WorkerConfig, vitals: &Vitals, host: &str, started_at: UnixMs) -> WorkerInfo {
     let queues: Vec<QueueName> = match &config.queues {
         Queues::Named(names) => names.clone(),
-        Queues::All(_) => Vec::new(),
+        Queues::All => Vec::new(),
     };
     WorkerInfo {
         id: config.id.clone(),

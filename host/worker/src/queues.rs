@@ -1,19 +1,21 @@
 //! Which queues the next claim names.
 //!
-//! Invariant: queues that were named are asked in their order; queues that were found are asked in turn, so that none
-//! starves another.
+//! Invariants: queues that were named are asked in their order; queues that were found are asked in turn, so that none
+//! starves another, and one that was heard of is in the next claims, however many others there are.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use umbel_broker::Broker;
-use umbel_model::{QueueName, TenantId};
+use umbel_model::QueueName;
 
 use crate::Queues;
 
 /// Queues of one claim at most: each costs the broker a look.
 const MAX_PER_CLAIM: usize = 64;
-/// Queues remembered at most.
+/// Of them, those that were just heard of, at most: the turn goes on in any case.
+const MAX_HOT_PER_CLAIM: usize = MAX_PER_CLAIM / 2;
+/// Queues remembered at most; beyond, a new one replaces the oldest, which a hint or a look brings back.
 const MAX_KNOWN: usize = 1_000;
 /// How often all queues are looked up; a hint names a new one sooner.
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,29 +26,58 @@ pub(crate) struct QueueSet {
     known: Vec<QueueName>,
     /// The queues were named: their order is kept and no other is served.
     named: bool,
-    turn: usize,
+    /// Heard of and in no claim since, the longest waiting first. Empty while all fit into one claim.
+    hot: VecDeque<QueueName>,
+    /// Where the round of claims through all queues began. Moves by one a round, so that each queue is once in front.
+    round: usize,
+    /// Queues asked in this round.
+    asked: usize,
+    /// The oldest of the known, once there are as many as may be.
+    oldest: usize,
 }
 
 impl QueueSet {
     pub(crate) fn new(queues: &Queues) -> Self {
-        match queues {
-            Queues::Named(names) => Self { known: names.clone(), named: true, turn: 0 },
-            Queues::All(_) => Self { known: Vec::new(), named: false, turn: 0 },
-        }
+        let (known, named) = match queues {
+            Queues::Named(names) => (names.clone(), true),
+            Queues::All => (Vec::new(), false),
+        };
+        Self { known, named, hot: VecDeque::new(), round: 0, asked: 0, oldest: 0 }
     }
 
     /// True if one of these queues is served here. New ones are remembered.
     pub(crate) fn heard(&mut self, queues: &[QueueName]) -> bool {
-        let mut served = false;
-        for queue in queues {
-            let known = self.known.contains(queue);
-            let learn = !known && !self.named && self.known.len() < MAX_KNOWN;
-            if learn {
-                self.known.push(queue.clone());
-            }
-            served |= known || learn;
+        if self.named {
+            return queues.iter().any(|queue| self.known.contains(queue));
         }
-        served
+        for queue in queues {
+            if !self.known.contains(queue) {
+                self.learn(queue);
+            }
+        }
+        if self.known.len() > MAX_PER_CLAIM {
+            for queue in queues {
+                // Known ones at most, so it is no longer than they are, but for those replaced meanwhile.
+                if self.hot.len() < MAX_KNOWN && !self.hot.contains(queue) {
+                    self.hot.push_back(queue.clone());
+                }
+            }
+        }
+        !queues.is_empty()
+    }
+
+    fn learn(&mut self, queue: &QueueName) {
+        if self.known.len() < MAX_KNOWN {
+            self.known.push(queue.clone());
+        } else {
+            self.known[self.oldest] = queue.clone();
+            self.oldest = (self.oldest + 1) % MAX_KNOWN;
+        }
+    }
+
+    /// True if a queue was heard of that was in no claim since.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.hot.is_empty()
     }
 
     /// The queues of the next claim; empty when none is known yet.
@@ -54,38 +85,58 @@ impl QueueSet {
         if self.named || self.known.len() < 2 {
             return self.known.clone();
         }
-        self.turn = (self.turn + 1) % self.known.len();
-        let turned = self.known[self.turn..].iter().chain(&self.known[..self.turn]);
-        turned.take(MAX_PER_CLAIM).cloned().collect()
+        let count = self.known.len();
+        let hot: Vec<_> = self.hot.drain(..self.hot.len().min(MAX_HOT_PER_CLAIM)).collect();
+        let window = (MAX_PER_CLAIM - hot.len()).min(count);
+        let start = (self.round + self.asked) % count;
+        let mut queues: Vec<_> = self.known.iter().cycle().skip(start).take(window).cloned().collect();
+        // Behind the others: one that always has work is always hot, and would always be the first to be served.
+        for queue in hot {
+            if !queues.contains(&queue) {
+                queues.push(queue);
+            }
+        }
+        self.asked += window;
+        if self.asked >= count {
+            self.asked = 0;
+            self.round = (self.round + 1) % count;
+        }
+        queues
     }
 }
 
-/// Looks up the queues of some tenants now and then, for ever.
-pub(crate) async fn look_out(broker: Arc<dyn Broker>, tenants: Vec<TenantId>, found: watch::Sender<Vec<QueueName>>) {
+/// Looks up the queues with work now and then, for ever.
+pub(crate) async fn look_out(broker: Arc<dyn Broker>, found: watch::Sender<Vec<QueueName>>) {
     loop {
-        let mut all = Vec::new();
-        for tenant in &tenants {
-            // Whoever claims will say that the broker cannot be reached.
-            let Ok(queues) = broker.queues(tenant).await else { continue };
-            all.extend(queues.into_iter().map(|queue| queue.name).take(MAX_KNOWN));
+        // Whoever claims will say that the broker cannot be reached.
+        if let Ok(mut queues) = broker.ready_queues().await
+            && !queues.is_empty()
+        {
+            queues.truncate(MAX_KNOWN);
+            // Told again and again: a queue whose hint was lost, or that was replaced, is heard of here.
+            found.send_replace(queues);
         }
-        found.send_if_modified(|known| {
-            let new = all.iter().any(|queue| !known.contains(queue));
-            if new {
-                *known = all;
-            }
-            new
-        });
         tokio::time::sleep(if found.borrow().is_empty() { LOOK / 5 } else { LOOK }).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn name(text: &str) -> QueueName {
         QueueName::new(text).unwrap()
+    }
+
+    /// One that knows so many queues, and was heard of none since.
+    fn knowing(count: usize) -> QueueSet {
+        let mut set = QueueSet::new(&Queues::All);
+        let names: Vec<_> = (0..count).map(|n| name(&format!("q{n}"))).collect();
+        assert!(set.heard(&names));
+        set.hot.clear();
+        set
     }
 
     #[test]
@@ -99,11 +150,49 @@ mod tests {
 
     #[test]
     fn found_queues_take_turns_at_the_front() {
-        let mut set = QueueSet::new(&Queues::All(vec![TenantId::new("default").unwrap()]));
+        let mut set = QueueSet::new(&Queues::All);
         assert!(set.next().is_empty());
         assert!(set.heard(&[name("a"), name("b")]));
         let (first, second) = (set.next(), set.next());
         assert_eq!((first.len(), second.len()), (2, 2));
         assert_ne!(first[0], second[0]);
+    }
+
+    #[test]
+    fn a_queue_that_was_heard_of_is_in_the_next_claim_among_a_thousand() {
+        let mut set = knowing(1_000);
+        for n in [999, 3, 500] {
+            let queue = name(&format!("q{n}"));
+            assert!(set.heard(std::slice::from_ref(&queue)) && set.has_more());
+            assert!(set.next().contains(&queue) && !set.has_more());
+        }
+        // One too many replaces the oldest and is served at once.
+        assert!(set.heard(&[name("new")]));
+        assert!(set.next().contains(&name("new")));
+        assert_eq!(set.known.len(), 1_000);
+        assert!(!set.known.contains(&name("q0")));
+    }
+
+    #[test]
+    fn a_round_asks_every_queue_once_and_every_queue_comes_to_the_front() {
+        let mut set = knowing(128);
+        let round: HashSet<_> = (0..2).flat_map(|_| set.next()).collect();
+        assert_eq!(round.len(), 128);
+        let front: HashSet<_> = (0..2 * 128).map(|_| set.next().swap_remove(0)).collect();
+        assert_eq!(front.len(), 128);
+    }
+
+    #[test]
+    fn queues_that_are_always_heard_of_do_not_stop_the_turn_of_the_others() {
+        let mut set = knowing(200);
+        let loud: Vec<_> = (0..100).map(|n| name(&format!("q{n}"))).collect();
+        let mut asked = HashSet::new();
+        for _ in 0..20 {
+            set.heard(&loud);
+            let queues = set.next();
+            assert!(queues.len() <= MAX_PER_CLAIM);
+            asked.extend(queues);
+        }
+        assert_eq!(asked.len(), 200);
     }
 }

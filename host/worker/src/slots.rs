@@ -1,7 +1,7 @@
 //! The slots: long-lived tasks on the guests' own threads that take claimed deliveries and run them one by one.
 //!
 //! Invariants: a delivery that was pushed is either run by exactly one slot or taken back by `take_back`; a slot
-//! takes the next delivery itself, so the conductor is not on the way between two jobs.
+//! takes the next delivery itself, so the conductor is not on the way between two jobs; no attempt ends its slot.
 
 use std::{
     collections::VecDeque,
@@ -119,7 +119,7 @@ impl Line {
 pub(crate) async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
     loop {
         let active = line.take().await;
-        let done = attempts.run(active).await;
+        let done = attempts.run_caught(active).await;
         // Unbounded in type only: never more than the deliveries held, which the conductor limits.
         if finished.send(done).is_err() {
             return;

@@ -6,6 +6,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
+use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::Broker;
 use umbel_model::WorkerId;
 
@@ -41,10 +42,11 @@ impl Worker {
         let (wish, wishes) = watch::channel(Wish::Run);
         let (found, found_queues) = watch::channel(Vec::new());
         let look_out = match &config.queues {
-            Queues::All(tenants) => Some(tokio::spawn(queues::look_out(broker.clone(), tenants.clone(), found))),
+            Queues::All => Some(AbortOnDropHandle::new(tokio::spawn(queues::look_out(broker.clone(), found)))),
             Queues::Named(_) => None,
         };
         let beat = tokio::spawn(heartbeat::beat(broker.clone(), config.clone(), vitals.clone()));
+        let beat = AbortOnDropHandle::new(beat);
         let id = config.id.clone();
         let wires = Wires { line, bells, finished, wishes, found: found_queues, vitals: vitals.clone() };
         let conductor = Conductor::new(broker.clone(), config, wires);
@@ -55,7 +57,7 @@ impl Worker {
             drop(threads);
             ending.end().await;
         });
-        Ok(WorkerHandle { id, wish, vitals, task })
+        Ok(WorkerHandle { id, wish, vitals, task: Some(task) })
     }
 
     /// A worker id that no other process has: host name, process id and a random part.
@@ -69,7 +71,8 @@ struct Ending {
     broker: Arc<dyn Broker>,
     id: WorkerId,
     vitals: Arc<Vitals>,
-    helpers: [Option<JoinHandle<()>>; 2],
+    /// They end with the conductor, even if it panics: a worker that is dead must not look alive.
+    helpers: [Option<AbortOnDropHandle<()>>; 2],
 }
 
 impl Ending {
@@ -91,7 +94,8 @@ pub struct WorkerHandle {
     id: WorkerId,
     wish: watch::Sender<Wish>,
     vitals: Arc<Vitals>,
-    task: JoinHandle<()>,
+    /// None once it was seen to end.
+    task: Option<JoinHandle<()>>,
 }
 
 impl WorkerHandle {
@@ -115,8 +119,11 @@ impl WorkerHandle {
         self.wish.send_replace(Wish::Stop);
     }
 
-    /// Waits until the worker has ended.
+    /// Waits until the worker has ended, also by a panic. Safe to drop at any await and to call again.
     pub async fn join(&mut self) {
-        let _ = (&mut self.task).await;
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+            self.task = None;
+        }
     }
 }

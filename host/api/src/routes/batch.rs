@@ -4,7 +4,7 @@
 //! so that a client that writes all before it reads cannot lock itself up; their size has a limit. A failure within
 //! the body cannot undo what was stored: it becomes the last line of the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension,
@@ -14,7 +14,6 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use bytes::{Buf as _, BytesMut};
-use futures::StreamExt as _;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use umbel_broker::{NewJob, Submitted};
@@ -22,7 +21,7 @@ use umbel_model::JobId;
 
 use crate::{
     auth::Caller,
-    body::{checked_text, drain, is_declared_longer, json_problem, silent, too_large, unreadable},
+    body::{Chunks, checked_text, drain, is_declared_longer, json_problem, too_large},
     deployed::deployed,
     gate::RequestId,
     problem::{Code, FieldError, Problem},
@@ -58,7 +57,13 @@ pub(crate) async fn submit_batch(
         drain(body).await;
         return Err(problem);
     }
-    let _turn = api.batches.acquire().await.map_err(|_| Problem::new(Code::Internal, "the server stops"))?;
+    let _turn = match api.batches.take(&caller.tenant).await {
+        Ok(turn) => turn,
+        Err(problem) => {
+            drain(body).await;
+            return Err(problem);
+        }
+    };
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
     if let Err(problem) = batch.read(body).await {
         if batch.lines == 0 {
@@ -136,12 +141,10 @@ impl<'a> Batch<'a> {
     }
 
     async fn read(&mut self, body: Body) -> Result<(), Problem> {
-        let idle = Duration::from_millis(self.api.config.body_idle_ms);
-        let mut chunks = body.into_data_stream();
+        let mut chunks = Chunks::new(self.api, body);
         let mut rest = BytesMut::new();
         let mut read = 0;
-        while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
-            let chunk = chunk.map_err(|_| unreadable())?;
+        while let Some(chunk) = chunks.next().await? {
             read += chunk.len();
             if read > self.api.config.max_batch_bytes {
                 return Err(too_large(self.api.config.max_batch_bytes));
@@ -199,7 +202,7 @@ impl<'a> Batch<'a> {
         };
         let prepared = &self.templates[at];
         let key = prepared.idempotency_key.as_ref().map(|key| idempotency(key, line));
-        prepared.template.job(self.api, &signature, key)
+        prepared.template.job(self.api, &signature, key).await
     }
 
     /// The place of a new template.

@@ -1,6 +1,6 @@
 //! The dead set: failed jobs kept for inspection, and redriving them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -57,7 +57,7 @@ pub(crate) async fn redrive_one(
     let record = redrive::find(&api, &caller.tenant, id).await?;
     let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &request_id.0).await?;
     let new = answers.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
-    answer(StatusCode::ACCEPTED, &Job::whole(redrive::find(&api, &caller.tenant, new).await?)?)
+    jobs::respond(&api, &caller, new, Duration::ZERO, false).await
 }
 
 /// Which dead jobs to repeat: `all` or `ids`.

@@ -110,7 +110,7 @@ pub(crate) async fn submit(
     let key = key_of(&headers, &options)?;
     let task = deployed(&api, &caller.tenant, &task_name(&signature.task)?).await?;
     let template = Template::new(&api, task, &options, &origin)?;
-    let job = template.job(&api, &signature, key.map(|key| idempotency(&key, &bytes)))?;
+    let job = template.job(&api, &signature, key.map(|key| idempotency(&key, &bytes))).await?;
     let new = job.id;
     let answers = api.broker.submit(std::slice::from_ref(&job)).await?;
     let stored = answers.first().ok_or_else(|| Problem::new(Code::Internal, "the broker did not answer"))?;
@@ -150,10 +150,27 @@ fn key_of(headers: &HeaderMap, options: &Options) -> Result<Option<String>, Prob
     }
 }
 
-async fn respond(api: &Api, caller: &Caller, id: JobId, wait: Duration, replayed: bool) -> Result<Response, Problem> {
-    let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| redrive::unknown(id))?;
-    let done = record.state.is_terminal() || replayed;
-    let mut response = answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &Job::whole(record)?)?;
+/// The answer to a submission that was stored: whatever happens now, it never reads as a failure to submit, which a
+/// client would answer with a second job.
+pub(crate) async fn respond(
+    api: &Api,
+    caller: &Caller,
+    id: JobId,
+    wait: Duration,
+    replayed: bool,
+) -> Result<Response, Problem> {
+    let mut response = match api.watch.job(&caller.tenant, id, wait).await {
+        Ok(Some(record)) => {
+            let done = record.state.is_terminal() || replayed;
+            answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &Job::whole(record)?)?
+        }
+        // It ended, and its retention is over.
+        Ok(None) => return Err(redrive::unknown(id)),
+        Err(error) => {
+            tracing::warn!(job = %id, %error, "a stored job cannot be read back; its id is answered");
+            answer(StatusCode::ACCEPTED, &Stored { id: id.to_string() })?
+        }
+    };
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
         headers.insert(header::LOCATION, location);
@@ -162,6 +179,12 @@ async fn respond(api: &Api, caller: &Caller, id: JobId, wait: Duration, replayed
         headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// What is known of a stored job while the broker cannot be read.
+#[derive(Debug, Serialize)]
+struct Stored {
+    id: String,
 }
 
 /// One job; with `wait`, once it has ended or the time is over.

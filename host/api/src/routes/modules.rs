@@ -1,9 +1,10 @@
 //! Modules: push, list, show.
 //!
 //! A module is looked into before it is stored, so a refused one is never there, and nothing has to be deleted that
-//! another tenant may be storing at the same moment.
+//! another tenant may be storing at the same moment. Its document comes before its bytes: a tenant that has as many
+//! modules as it may have cannot fill the disk with blobs that nobody uses.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension,
@@ -14,7 +15,6 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Of, answer, drain, is_declared_longer, query_of, silent, unreadable},
+    body::{Chunks, Of, answer, drain, is_declared_longer, query_of},
     pages,
     problem::{Code, Problem},
     state::Api,
@@ -140,7 +140,13 @@ pub(crate) async fn push(
         drain(body).await;
         return Err(problem);
     }
-    let _turn = api.uploads.acquire().await.map_err(|_| Problem::new(Code::Internal, "the server stops"))?;
+    let _turn = match api.uploads.take(&caller.tenant).await {
+        Ok(turn) => turn,
+        Err(problem) => {
+            drain(body).await;
+            return Err(problem);
+        }
+    };
     let bytes = read_module(&api, body).await?;
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
@@ -153,9 +159,14 @@ pub(crate) async fn push(
         Some(info) => info,
         None => inspected(&api, bytes.clone(), digest).await?,
     };
+    let version = remember(&api, &caller, &info).await?;
     // Also when it is known: storing again repairs a damaged blob.
-    api.store.put_bytes(bytes, api.config.max_module_bytes).await?;
-    remember(&api, &caller, &info).await?;
+    if let Err(error) = api.store.put_bytes(bytes, api.config.max_module_bytes).await {
+        if let Some(version) = version {
+            forget(&api, &caller, digest, version).await;
+        }
+        return Err(error.into());
+    }
     tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
     let mut warnings = warnings_of(&info);
     if query.deploy.unwrap_or(true) {
@@ -185,11 +196,9 @@ fn too_large(api: &Api) -> Problem {
 }
 
 async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
-    let idle = Duration::from_millis(api.config.body_idle_ms);
-    let mut chunks = body.into_data_stream();
+    let mut chunks = Chunks::new(api, body);
     let mut whole = BytesMut::new();
-    while let Some(chunk) = tokio::time::timeout(idle, chunks.next()).await.map_err(|_| silent(idle))? {
-        let chunk = chunk.map_err(|_| unreadable())?;
+    while let Some(chunk) = chunks.next().await? {
         if whole.len() as u64 + chunk.len() as u64 > api.config.max_module_bytes {
             return Err(too_large(api));
         }
@@ -235,7 +244,8 @@ fn refused(error: InspectError) -> Problem {
     Problem::with_code(code.into(), status, transient, "The module was refused", message)
 }
 
-async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<(), Problem> {
+/// The version of the document when this push made it.
+async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>, Problem> {
     let put = PutDocument {
         tenant: caller.tenant.clone(),
         kind: DocumentKind::Module,
@@ -244,9 +254,24 @@ async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<(), P
         body: Some(serde_json::to_string(info).expect("a module's record has text keys only")),
     };
     match api.broker.put_document(&put).await? {
+        DocumentPut::Stored(version) => Ok(Some(version)),
         // Stored by an earlier push: a digest never means anything else.
-        DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(()),
+        DocumentPut::Conflict(_) => Ok(None),
         DocumentPut::Full => Err(Problem::new(Code::TooManyDocuments, "the tenant has as many modules as it may have")),
+    }
+}
+
+/// Takes the document of a module back whose bytes could not be stored. Where that fails, too, pushing again repairs it.
+async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
+    let put = PutDocument {
+        tenant: caller.tenant.clone(),
+        kind: DocumentKind::Module,
+        name: digest.to_string(),
+        expect: Expect::Version(version),
+        body: None,
+    };
+    if let Err(error) = api.broker.put_document(&put).await {
+        tracing::warn!(%digest, %error, "a module whose bytes are not stored is still listed");
     }
 }
 

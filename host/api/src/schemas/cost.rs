@@ -5,8 +5,15 @@
 //! value's depth. So: the tree with its references unfolded is bounded when the schema is compiled; recursion that
 //! consumes nothing of the value is refused; and where the product could be large, the steps are counted on the value
 //! itself before the real check runs. References must point into the schema itself by JSON pointer.
+//!
+//! A pattern takes time for each byte of a text times the size of the compiled pattern; both are bounded and charged.
 
-use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+use jsonschema::PatternOptions;
+use serde_json::{Map, Value, json};
+
+use crate::body::cut;
 
 /// Nodes of a schema with its references unfolded, each cycle once.
 const MAX_NODES: usize = 20_000;
@@ -15,7 +22,18 @@ const MAX_PATTERNS: usize = 32;
 /// Schemas within schemas, references unfolded, each cycle once: the check recurses, and stacks end.
 const MAX_DEPTH: usize = 200;
 /// Steps of one check: about 0.1 s.
-const MAX_STEPS: u64 = 1_000_000;
+pub(super) const MAX_STEPS: u64 = 1_000_000;
+/// Steps of a check that may run on an async thread: about 1 ms.
+pub(super) const INLINE_STEPS: u64 = 10_000;
+/// Bytes of one compiled pattern.
+pub(super) const MAX_PATTERN_BYTES: usize = 64 << 10;
+/// Bytes of a text, or of a field's name, that a pattern looks at.
+const MAX_PATTERN_TEXT: usize = 8 << 10;
+/// Steps for a byte of text, by the bytes that the compiled pattern stays within: a step is worth about 256 of
+/// them, 20 to 100 ns where no automaton fits.
+const PATTERN_STEPS: [(usize, u64); 4] = [(1 << 10, 4), (4 << 10, 16), (16 << 10, 64), (MAX_PATTERN_BYTES, 256)];
+/// Bytes of a text that are counted or compared in a step.
+const TEXT_BYTES_A_STEP: u64 = 256;
 /// Schemas within schemas that one check may enter, cycles unfolded.
 const MAX_CHECK_DEPTH: usize = 500;
 
@@ -25,7 +43,12 @@ pub(super) struct Cost {
     nodes: u64,
     /// References unfolded.
     pub(super) patterns: usize,
-    recursive: bool,
+    /// The product of nodes and bytes says too little: the steps are counted on each value.
+    walked: bool,
+    /// `unevaluatedProperties` or `unevaluatedItems` is used: the schemas beside it are checked again for it.
+    unevaluated: bool,
+    /// Steps for a byte of text, by pattern.
+    weights: HashMap<String, u64>,
 }
 
 /// Keywords whose schemas see the same value.
@@ -49,16 +72,60 @@ const PART_NAMED: [&str; 2] = ["properties", "patternProperties"];
 impl Cost {
     /// Refuses a schema that cannot be bounded, and says why.
     pub(super) fn of(root: &Value) -> Result<Self, String> {
-        let mut survey = Survey { root, nodes: 0, patterns: 0, depth: 0, recursive: false, open: Vec::new() };
+        let mut survey = Survey {
+            root,
+            nodes: 0,
+            patterns: 0,
+            depth: 0,
+            recursive: false,
+            unevaluated: false,
+            weights: HashMap::new(),
+            open: Vec::new(),
+        };
         survey.visit(root, true)?;
-        Ok(Self { nodes: survey.nodes as u64, patterns: survey.patterns, recursive: survey.recursive })
+        let Survey { nodes, patterns, recursive, unevaluated, weights, .. } = survey;
+        let walked = recursive || unevaluated || patterns > 0;
+        Ok(Self { nodes: nodes as u64, patterns, walked, unevaluated, weights })
     }
 
-    /// Whether a check of `value`, `bytes` long as JSON, stays within its steps.
-    pub(super) fn allows(&self, root: &Value, value: &Value, bytes: usize) -> bool {
-        // A value has at most one node in two bytes, and one more.
-        let cheap = !self.recursive && self.nodes.saturating_mul(bytes as u64 / 2 + 1) <= MAX_STEPS;
-        cheap || Walk { root, steps: 0, depth: 0 }.visit(root, value).is_some()
+    /// Whether a check of `value`, `bytes` long as JSON, stays within so many steps.
+    pub(super) fn allows(&self, root: &Value, value: &Value, bytes: usize, max_steps: u64) -> bool {
+        // A value has at most one node in two bytes, and one more; and patterns cost more than that.
+        let cheap = !self.walked && self.nodes.saturating_mul(bytes as u64 / 2 + 1) <= max_steps;
+        cheap || Walk { root, cost: self, max_steps, steps: 0, depth: 0 }.visit(root, value).is_some()
+    }
+}
+
+/// Steps for a byte of text under `pattern`, by the smallest limit that it compiles within.
+fn weight(pattern: &str) -> Result<u64, String> {
+    let schema = json!({ "pattern": pattern });
+    let mut problem = String::new();
+    for (bytes, steps) in PATTERN_STEPS {
+        let options = jsonschema::options().offline().with_pattern_options(PatternOptions::regex().size_limit(bytes));
+        match options.build(&schema) {
+            Ok(_) => return Ok(steps),
+            Err(error) => problem = error.to_string(),
+        }
+    }
+    Err(cut(&format!("a pattern cannot be used (compiled it has at most {MAX_PATTERN_BYTES} bytes): {problem}")))
+}
+
+/// Entries of lists that a check goes through whatever the value.
+fn listed(schema: &Map<String, Value>) -> usize {
+    let lists = ["enum", "required"].iter().filter_map(|key| schema.get(*key)?.as_array()).map(Vec::len);
+    let named = |key: &str| schema.get(key).and_then(Value::as_object);
+    let dependent = ["dependentRequired", "dependencies"].iter().filter_map(|key| named(key)).flat_map(Map::values);
+    let dependent = dependent.map(|names| 1 + names.as_array().map_or(0, Vec::len));
+    lists.sum::<usize>() + dependent.sum::<usize>() + named("properties").map_or(0, Map::len)
+}
+
+/// Steps to compare or hash all of a value.
+fn steps_of(value: &Value) -> u64 {
+    1 + match value {
+        Value::String(text) => text.len() as u64 / TEXT_BYTES_A_STEP,
+        Value::Array(items) => items.iter().map(steps_of).sum(),
+        Value::Object(fields) => fields.iter().map(|(n, v)| n.len() as u64 / TEXT_BYTES_A_STEP + steps_of(v)).sum(),
+        _ => 0,
     }
 }
 
@@ -81,6 +148,8 @@ struct Survey<'a> {
     patterns: usize,
     depth: usize,
     recursive: bool,
+    unevaluated: bool,
+    weights: HashMap<String, u64>,
     /// References being unfolded, and whether a part of the value was entered since.
     open: Vec<(&'a str, bool)>,
 }
@@ -98,8 +167,8 @@ impl<'a> Survey<'a> {
 
     fn measure(&mut self, node: &'a Value, is_root: bool) -> Result<(), String> {
         let Some(schema) = node.as_object() else { return self.count(1) };
-        let listed = schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len);
-        self.count(1 + listed + schema.len())?;
+        self.count(1 + listed(schema) + schema.len())?;
+        self.unevaluated |= is_unevaluated(schema);
         for key in ["$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$recursiveAnchor"] {
             if schema.contains_key(key) {
                 return Err(format!("`{key}` is not taken; use `$ref` with a JSON pointer"));
@@ -112,6 +181,11 @@ impl<'a> Survey<'a> {
         self.patterns += named + usize::from(schema.contains_key("pattern"));
         if self.patterns > MAX_PATTERNS {
             return Err(format!("it has more than {MAX_PATTERNS} patterns"));
+        }
+        for pattern in patterns(schema) {
+            if !self.weights.contains_key(pattern) {
+                self.weights.insert(pattern.to_owned(), weight(pattern)?);
+            }
         }
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             self.follow(reference)?;
@@ -157,9 +231,25 @@ impl<'a> Survey<'a> {
     }
 }
 
+fn is_unevaluated(schema: &Map<String, Value>) -> bool {
+    schema.contains_key("unevaluatedProperties") || schema.contains_key("unevaluatedItems")
+}
+
+/// The patterns that a schema itself applies.
+fn patterns(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let own = schema.get("pattern").and_then(Value::as_str);
+    own.into_iter().chain(patterns_of_names(schema))
+}
+
+fn patterns_of_names(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    schema.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::keys).map(String::as_str)
+}
+
 /// Counts the steps of a check at their worst: every branch taken.
 struct Walk<'a> {
     root: &'a Value,
+    cost: &'a Cost,
+    max_steps: u64,
     steps: u64,
     depth: usize,
 }
@@ -177,24 +267,59 @@ impl Walk<'_> {
     }
 
     fn step(&mut self, node: &Value, value: &Value) -> Option<()> {
-        let schema = node.as_object();
-        let listed = schema.and_then(|s| s.get("enum")?.as_array()).map_or(0, Vec::len);
-        self.steps += 1 + schema.map_or(0, Map::len) as u64 + listed as u64;
-        if self.steps > MAX_STEPS {
-            return None;
-        }
-        let Some(schema) = schema else { return Some(()) };
-        if let Some(node) = schema.get("$ref").and_then(Value::as_str).and_then(|r| target(self.root, r)) {
-            self.visit(node, value)?;
-        }
-        for child in children(schema, &SAME_ONE, &SAME_MANY, &SAME_NAMED) {
-            self.visit(child, value)?;
+        let Some(schema) = node.as_object() else { return self.charge(1) };
+        self.charge(1 + (schema.len() + listed(schema)) as u64)?;
+        self.whole(schema, value)?;
+        // To learn what is not evaluated yet, the schemas beside are checked again, and those within them.
+        let rounds = if is_unevaluated(schema) { 3 } else { 1 };
+        for _ in 0..rounds {
+            if let Some(node) = schema.get("$ref").and_then(Value::as_str).and_then(|r| target(self.root, r)) {
+                self.visit(node, value)?;
+            }
+            for child in children(schema, &SAME_ONE, &SAME_MANY, &SAME_NAMED) {
+                self.visit(child, value)?;
+            }
         }
         match value {
+            Value::String(text) => {
+                schema.get("pattern").and_then(Value::as_str).map_or(Some(()), |p| self.text(p, text))
+            }
             Value::Array(items) => self.items(schema, items),
             Value::Object(fields) => self.fields(schema, fields),
             _ => Some(()),
         }
+    }
+
+    fn charge(&mut self, steps: u64) -> Option<()> {
+        // Below one `unevaluated…` a schema is checked again for each level above it.
+        let again = if self.cost.unevaluated { self.depth as u64 } else { 1 };
+        self.steps = self.steps.saturating_add(steps.saturating_mul(again));
+        (self.steps <= self.max_steps).then_some(())
+    }
+
+    /// What looks at a value as a whole: lengths, comparisons, uniqueness.
+    fn whole(&mut self, schema: &Map<String, Value>, value: &Value) -> Option<()> {
+        if let Value::String(text) = value {
+            self.charge(text.len() as u64 / TEXT_BYTES_A_STEP)?;
+        }
+        let compared = schema.get("enum").and_then(Value::as_array).map_or(0, Vec::len) as u64;
+        let compared = compared + u64::from(schema.contains_key("const"));
+        // Few items are compared in pairs, many are hashed.
+        let unique = if value.is_array() && schema.contains_key("uniqueItems") { 8 } else { 0 };
+        match compared + unique {
+            0 => Some(()),
+            times => self.charge(times.saturating_mul(steps_of(value))),
+        }
+    }
+
+    /// A pattern over a text.
+    fn text(&mut self, pattern: &str, text: &str) -> Option<()> {
+        if text.len() > MAX_PATTERN_TEXT {
+            return None;
+        }
+        // The survey has met every pattern; one that it did not meet would be the dearest.
+        let weight = self.cost.weights.get(pattern).copied().unwrap_or(PATTERN_STEPS[3].1);
+        self.charge((text.len() as u64 + 1) * weight)
     }
 
     fn items(&mut self, schema: &Map<String, Value>, items: &[Value]) -> Option<()> {
@@ -214,6 +339,15 @@ impl Walk<'_> {
     fn fields(&mut self, schema: &Map<String, Value>, fields: &Map<String, Value>) -> Option<()> {
         let properties = schema.get("properties").and_then(Value::as_object);
         for (name, field) in fields {
+            self.charge(name.len() as u64 / TEXT_BYTES_A_STEP)?;
+            for pattern in patterns_of_names(schema) {
+                // Once for its own schema, once to learn whether the field is additional.
+                self.text(pattern, name)?;
+                self.text(pattern, name)?;
+            }
+            for node in children(schema, &["propertyNames"], &[], &[]) {
+                self.visit(node, &Value::String(name.clone()))?;
+            }
             if let Some(node) = properties.and_then(|p| p.get(name)) {
                 self.visit(node, field)?;
             }

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use jsonschema::{PatternOptions, Validator};
 use moka::future::Cache;
 use serde_json::{Value, value::RawValue};
+use tokio::sync::Semaphore;
 use umbel_model::{Digest, Parameter, TaskDescription, TaskName};
 
 use crate::{
     body::cut,
     problem::{Code, Problem},
 };
-use cost::Cost;
+use cost::{Cost, INLINE_STEPS, MAX_PATTERN_BYTES, MAX_STEPS};
 
-/// Bytes of one compiled pattern.
-const MAX_PATTERN_BYTES: usize = 256 << 10;
+/// Long checks at once: they share the processors with everything else.
+const HEAVY_CHECKS: usize = 2;
+
 /// Patterns of one task: each costs milliseconds to compile.
 const MAX_TASK_PATTERNS: usize = 64;
 /// Bytes of compiled schemas that are kept, as `weight` guesses them.
@@ -70,12 +72,39 @@ impl Schemas {
     }
 
     /// Whether the value may be given for parameter number `at`.
-    pub(crate) fn check(&self, at: usize, json: &RawValue) -> Result<(), Complaints> {
+    /// A long check waits for its turn and runs off the async threads.
+    pub(crate) async fn check(self: &Arc<Self>, at: usize, json: &RawValue, turns: &Turns) -> Result<(), Complaints> {
         let Some(Some(compiled)) = self.parameters.get(at) else { return Ok(()) };
         let value: Value = serde_json::from_str(json.get()).map_err(|e| {
             Complaints::Wrong(vec![(String::new(), format!("cannot be read: {}", cut(&e.to_string())))])
         })?;
-        compiled.check(&value, json.get().len())
+        let bytes = json.get().len();
+        if compiled.cost.allows(&compiled.schema, &value, bytes, INLINE_STEPS) {
+            return compiled.verdict(&value);
+        }
+        // Closed never: refused is the safe answer.
+        let turn = turns.0.clone().acquire_owned().await.map_err(|_| Complaints::TooComplex)?;
+        let schemas = self.clone();
+        let long = tokio::task::spawn_blocking(move || {
+            // Held here: a caller that goes away does not end the work.
+            let _turn = turn;
+            match schemas.parameters.get(at) {
+                Some(Some(compiled)) => compiled.check(&value, bytes),
+                _ => Ok(()),
+            }
+        });
+        // A check that panics is refused, not passed.
+        long.await.unwrap_or(Err(Complaints::TooComplex))
+    }
+}
+
+/// Turns of long checks.
+#[derive(Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(HEAVY_CHECKS)))
     }
 }
 
@@ -96,9 +125,14 @@ impl Compiled {
     }
 
     fn check(&self, value: &Value, bytes: usize) -> Result<(), Complaints> {
-        if !self.cost.allows(&self.schema, value, bytes) {
+        if !self.cost.allows(&self.schema, value, bytes, MAX_STEPS) {
             return Err(Complaints::TooComplex);
         }
+        self.verdict(value)
+    }
+
+    /// The check itself, once its steps are known to be few.
+    fn verdict(&self, value: &Value) -> Result<(), Complaints> {
         if self.validator.is_valid(value) {
             return Ok(());
         }

@@ -98,3 +98,95 @@ fn a_schema_that_takes_everything_costs_nothing() {
     let schemas = Schemas::compile(&[parameter(json!(true)), parameter(json!({"title": "Any"}))]).unwrap();
     assert!(schemas.parameters.iter().all(Option::is_none));
 }
+
+#[test]
+fn a_large_pattern_is_refused_when_pushed() {
+    assert!(compile(json!({"pattern": "a[ab]{2000}c"})).unwrap_err().contains("pattern"));
+    assert!(compile(json!({"patternProperties": {"a[ab]{2000}c": true}})).is_err());
+    for usual in [
+        "^[a-z][a-z0-9_-]{0,62}$",
+        r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$",
+        "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
+        r"^[\w.+-]+@[\w-]+(\.[\w-]+)+$",
+        "^sha256:[0-9a-f]{64}$",
+        "^https?://[^\\s/?#]+[^\\s]*$",
+        r"^\S+$",
+        "^.{1,40}$",
+    ] {
+        let compiled = compile(json!({"type": "string", "pattern": usual}));
+        assert!(compiled.is_ok(), "{usual}: {compiled:?}");
+    }
+}
+
+#[test]
+fn a_long_text_under_a_pattern_is_refused_at_once() {
+    let long = "a".repeat(900_000);
+    for (schema, value) in [
+        (json!({"pattern": "b$"}), json!(long)),
+        (json!({"items": {"allOf": [{"pattern": "b$"}]}}), json!([long])),
+        (json!({"patternProperties": {"b$": true}}), json!({long.clone(): 1})),
+        (json!({"propertyNames": {"pattern": "b$"}}), json!({long.clone(): 1})),
+    ] {
+        assert!(matches!(verdict(&compile(schema).unwrap(), &value), Err(Complaints::TooComplex)));
+    }
+    assert!(verdict(&compile(json!({"type": "string", "maxLength": 1_000_000})).unwrap(), &json!(long)).is_ok());
+}
+
+#[test]
+fn patterns_are_charged_for_each_byte_and_a_usual_list_passes() {
+    // Irregular, so that no automaton is small.
+    let next = |seed: &u32| Some(seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let letters = std::iter::successors(Some(7), next).map(|n| if n >> 30 & 1 == 0 { 'a' } else { 'b' });
+    let text: String = letters.take(1_000).collect();
+    let texts = |count: usize| Value::from(vec![text.clone(); count]);
+    for pattern in ["a[ab]{100}[cd]", "a[ab]{600}[cd]"] {
+        let compiled = compile(json!({"items": {"pattern": pattern}})).unwrap();
+        assert!(matches!(verdict(&compiled, &texts(100)), Err(Complaints::TooComplex)));
+        let allowed = |n: &usize| compiled.cost.allows(&compiled.schema, &texts(*n), 1 << 20, MAX_STEPS);
+        let most = texts((1..100).take_while(allowed).last().unwrap());
+        let started = std::time::Instant::now();
+        assert!(matches!(verdict(&compiled, &most), Err(Complaints::Wrong(_))));
+        // Some 50 ms in fact; generous, because test machines are busy.
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+    let mails = compile(json!({"items": {"pattern": r"^[\w.+-]+@[\w-]+\.[a-z]+$"}})).unwrap();
+    assert!(verdict(&mails, &Value::from(vec!["someone@example.com"; 1_000])).is_ok());
+}
+
+#[test]
+fn lists_and_lengths_met_again_and_again_are_charged() {
+    let many = |node: Value| {
+        let again: Vec<Value> = (0..4_000).map(|_| json!({"$ref": "#/$defs/a"})).collect();
+        compile(json!({"allOf": again, "$defs": {"a": node}})).unwrap()
+    };
+    let numbers = Value::from((0..100_000).collect::<Vec<u32>>());
+    assert!(matches!(verdict(&many(json!({"uniqueItems": true})), &numbers), Err(Complaints::TooComplex)));
+    let text = json!("x".repeat(900_000));
+    assert!(matches!(verdict(&many(json!({"minLength": 1})), &text), Err(Complaints::TooComplex)));
+}
+
+#[test]
+fn unevaluated_within_unevaluated_is_charged() {
+    let nested = |levels: usize| {
+        let mut schema = json!({"properties": {"a": true}});
+        for _ in 0..levels {
+            schema = json!({"anyOf": [schema], "unevaluatedProperties": false});
+        }
+        compile(schema).unwrap()
+    };
+    assert!(verdict(&nested(2), &json!({"a": 1})).is_ok());
+    assert!(matches!(verdict(&nested(40), &json!({"a": 1})), Err(Complaints::TooComplex)));
+}
+
+#[tokio::test]
+async fn a_long_check_runs_elsewhere_and_answers_the_same() {
+    let schema = json!({"type": "array", "items": {"type": "integer"}});
+    let schemas = Arc::new(Schemas::compile(&[Parameter { name: "x".into(), schema, default: None }]).unwrap());
+    let turns = Turns::default();
+    let raw = |value: Value| RawValue::from_string(value.to_string()).unwrap();
+    let mut many = vec![json!(1); 50_000];
+    assert!(schemas.check(0, &raw(many.clone().into()), &turns).await.is_ok());
+    many.push(json!("x"));
+    assert!(matches!(schemas.check(0, &raw(many.into()), &turns).await, Err(Complaints::Wrong(_))));
+    assert_eq!(turns.0.available_permits(), HEAVY_CHECKS);
+}

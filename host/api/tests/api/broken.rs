@@ -12,6 +12,8 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
 pub struct Broken {
     inner: MemoryBroker,
     pub error: Mutex<Option<Error>>,
+    /// Fail as soon as a submission was stored.
+    pub fail_after_submit: Mutex<Option<Error>>,
 }
 
 impl Broken {
@@ -36,7 +38,11 @@ impl Broken {
 impl Broker for Broken {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         self.check()?;
-        self.inner.submit(jobs).await
+        let answers = self.inner.submit(jobs).await?;
+        if let Some(error) = self.fail_after_submit.lock().unwrap().take() {
+            self.fail(error);
+        }
+        Ok(answers)
     }
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
         self.check()?;
@@ -85,6 +91,10 @@ impl Broker for Broken {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         self.check()?;
         self.inner.queues(tenant).await
+    }
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.check()?;
+        self.inner.ready_queues().await
     }
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         self.check()?;

@@ -33,6 +33,20 @@ async fn a_broker_that_is_down_is_503_and_the_server_recovers() {
 }
 
 #[tokio::test]
+async fn a_stored_job_is_answered_by_its_id_when_it_cannot_be_read_back() {
+    let (app, broker) = with(Error::Unavailable("x".into())).await;
+    broker.heal();
+    *broker.fail_after_submit.lock().unwrap() = Some(Error::Unavailable("x".into()));
+    let answer = app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await;
+    let location = answer.header("location").to_owned();
+    let stored = answer.ok(202);
+    broker.heal();
+    let id = stored["id"].as_str().unwrap();
+    assert_eq!(location, format!("/v1/jobs/{id}"));
+    app.get(&location).await.ok(200);
+}
+
+#[tokio::test]
 async fn a_full_broker_is_507_and_a_damaged_record_500() {
     let (app, broker) = with(Error::Full("disk".into())).await;
     app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.problem(507, "broker_full");

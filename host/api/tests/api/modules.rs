@@ -157,3 +157,21 @@ async fn a_rate_limit_that_is_not_enforced_is_a_warning() {
     let warnings = app.push(&module).await.ok(201)["warnings"].clone();
     assert!(warnings[0].as_str().unwrap().contains("rate_limit"));
 }
+
+#[tokio::test]
+async fn a_tenant_without_room_for_a_module_leaves_no_bytes() {
+    let limits = umbel_broker::Limits { max_documents: 1, ..Default::default() };
+    let app = crate::app::Builder { limits, ..Default::default() }.build().await;
+    app.push_with("/v1/modules?deploy=false", &[], &crate::app::module_with("first")).await.ok(201);
+    let stored = files(app.folder.path());
+    for n in 0..3 {
+        let module = crate::app::module_with(&format!("further {n}"));
+        app.push_with("/v1/modules?deploy=false", &[], &module).await.problem(409, "too_many_documents");
+    }
+    assert_eq!(files(app.folder.path()), stored);
+}
+
+fn files(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+}

@@ -85,3 +85,49 @@ async fn body_that_is_not_utf8_is_refused() {
     let request = request.body(Body::from(&b"{\"task\":\"\xff\"}"[..])).unwrap();
     app.send(request).await.problem(400, "invalid_json");
 }
+
+#[tokio::test]
+async fn one_tenants_requests_leave_places_for_another() {
+    let config = ApiConfig { max_tenant_in_flight: 0, ..Default::default() };
+    let app = Builder { config, ..Default::default() }.build().await;
+    let answer = app.get("/v1/queues").await;
+    assert_eq!(answer.header("retry-after"), "1");
+    answer.problem(429, "too_many_requests");
+    app.get("/livez").await.ok(200);
+}
+
+#[tokio::test]
+async fn a_stranger_that_sends_slowly_takes_no_place() {
+    let config = ApiConfig { max_in_flight: 1, ..Default::default() };
+    let app = std::sync::Arc::new(Builder { config, ..Default::default() }.build().await);
+    let (polled, mut was_polled) = tokio::sync::mpsc::unbounded_channel();
+    let body = Body::from_stream(futures::stream::poll_fn(move |_| {
+        let _ = polled.send(());
+        std::task::Poll::<Option<Result<bytes::Bytes, std::io::Error>>>::Pending
+    }));
+    let request = axum::http::Request::builder().method("POST").uri("/v1/jobs").body(body).unwrap();
+    let stranger = app.clone();
+    let stranger = tokio::spawn(async move { stranger.send(request).await });
+    was_polled.recv().await.unwrap();
+    app.get("/v1/queues").await.ok(200);
+    stranger.await.unwrap().problem(401, "missing_token");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_given_up() {
+    let config = ApiConfig { body_grace_ms: 50, ..Default::default() };
+    let app = Builder { config, ..Default::default() }.build().await;
+    for (path, media_type) in [
+        ("/v1/jobs", "application/json"),
+        ("/v1/jobs/batch", "application/x-ndjson"),
+        ("/v1/modules", "application/wasm"),
+    ] {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_millis(5));
+        let trickle = futures::stream::poll_fn(move |context| {
+            ticks.poll_tick(context).map(|_| Some(Ok::<_, std::io::Error>(bytes::Bytes::from_static(b" "))))
+        });
+        let request = app.request("POST", path).header("content-type", media_type);
+        let answer = app.send(request.body(Body::from_stream(trickle)).unwrap()).await;
+        answer.problem(408, "body_too_slow");
+    }
+}

@@ -5,6 +5,8 @@
 
 local queues = P .. 'queues:' .. ARGV[3]
 if call('HEXISTS', queues, ARGV[4] .. ':p') == 0 then return 0 end
+-- Also when there is no room: that is when somebody wants to stop a queue.
+allowed_when_full()
 call('HSET', queues, ARGV[4] .. ':p', ARGV[5])
 local line = line_of(ARGV[3], ARGV[4])
 if ARGV[5] == '1' then

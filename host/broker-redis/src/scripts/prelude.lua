@@ -132,15 +132,20 @@ local function tell()
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
 end
 
--- A tenant that comes (back) to a queue starts level with the one that was served least. The line has ready jobs, or
--- will have them at the end of this script.
+-- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
+-- back after each of its jobs would always be first. The line has ready jobs, or will have them at the end of this script.
 local function activate(line)
   if line.active then return end
   line.active = true
   if call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':p') == '1' then return end
   if call('ZSCORE', line.fair, line.tenant) then return end
   local first = call('ZRANGE', line.fair, 0, 0, 'WITHSCORES')
-  call('ZADD', line.fair, first[2] or 0, line.tenant)
+  if first[2] then
+    call('ZADD', line.fair, tonumber(first[2]) + 1, line.tenant)
+  else
+    call('ZADD', P .. 'active_queues', 0, line.queue)
+    call('ZADD', line.fair, 0, line.tenant)
+  end
 end
 
 -- To the ready jobs, with the score in the record.

@@ -24,6 +24,8 @@ for _, member in ipairs(lost) do
       finish(member, r, FAILED)
       buried = buried + 1
     else
+      -- Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
+      if r[DELIVERIES] >= 2 then r[SCORE] = new_score(r[PRIORITY]) end
       enqueue(member, r, line)
       requeued = requeued + 1
     end

@@ -31,6 +31,8 @@ local function renew(blob)
   return has(flags, CANCEL) and 'C' or 'H'
 end
 
+-- Jobs that run must not be lost because new ones do not fit.
+allowed_when_full()
 for i = 5, #ARGV do codes[i - 4] = renew(ARGV[i]) end
 flush()
 return table.concat(codes)

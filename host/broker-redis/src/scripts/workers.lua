@@ -14,6 +14,7 @@ if ARGV[5] == '' then
   call('HDEL', infos, ARGV[4])
   call('ZREM', seen, ARGV[4])
 else
+  allowed_when_full()
   call('HSET', infos, ARGV[4], ARGV[5])
   call('ZADD', seen, now, ARGV[4])
 end

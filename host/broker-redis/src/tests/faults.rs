@@ -53,6 +53,22 @@ fn settle(delivery: &Delivery, resolution: Resolution) -> Settle {
     }
 }
 
+fn worker() -> WorkerInfo {
+    WorkerInfo {
+        id: WorkerId::new("w1").unwrap(),
+        host: "h".into(),
+        pid: 1,
+        version: "0".into(),
+        queues: vec![QueueName::default()],
+        slots: 1,
+        running: 1,
+        state: "running".into(),
+        started_at: conformance::START_MS,
+        settled: 0,
+        rss_bytes: 0,
+    }
+}
+
 fn succeed() -> Resolution {
     Resolution::Succeed { result: Some(serde_json::value::RawValue::from_string("1".into()).unwrap()) }
 }
@@ -219,7 +235,7 @@ async fn a_policy_that_becomes_unsafe_fails_the_check() {
 }
 
 #[tokio::test]
-async fn a_full_server_takes_no_more_jobs_and_lets_those_it_has_end() {
+async fn a_full_server_takes_no_more_jobs_and_lets_those_it_has_run_and_end() {
     let server = RedisServer::start(Options::default());
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
     broker.submit(&[job(1), job(2)]).await.unwrap();
@@ -229,6 +245,28 @@ async fn a_full_server_takes_no_more_jobs_and_lets_those_it_has_end() {
     };
     limit("1");
     assert!(matches!(broker.submit(&[job(3)]).await, Err(Error::Full(_))));
+    let plain =
+        Renewal { tenant: tenant(), id: held[0].id, token: held[0].token.clone(), progress: None, logs: Vec::new() };
+    let progress = umbel_model::Progress { done: 1, total: 2, message: "half".into() };
+    let line = LogLine {
+        at: conformance::START_MS,
+        attempt: 1,
+        level: "info".into(),
+        context: String::new(),
+        message: "m".into(),
+    };
+    let telling = Renewal { progress: Some(progress.clone()), logs: vec![line], ..plain.clone() };
+    for renewal in [plain, telling] {
+        assert_eq!(broker.renew(60_000, &[renewal]).await.unwrap(), [LeaseState::Held]);
+    }
+    assert_eq!(broker.job(&tenant(), held[0].id).await.unwrap().unwrap().progress, Some(progress));
+    assert_eq!(broker.reap(10).await.unwrap().requeued, 0);
+    broker.heartbeat(&worker()).await.unwrap();
+    assert_eq!(broker.workers().await.unwrap(), [worker()]);
+    for paused in [true, false] {
+        assert!(broker.set_paused(&tenant(), &QueueName::default(), paused).await.unwrap());
+    }
+    assert_eq!(broker.ready_queues().await.unwrap(), [QueueName::default()]);
     let (settled, more) = broker.settle(&[settle(&held[0], succeed())], Some(&claim(1))).await.unwrap();
     assert_eq!((settled.as_slice(), more.len()), ([Settled::Recorded].as_slice(), 1));
     limit("0");

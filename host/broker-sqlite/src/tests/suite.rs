@@ -30,6 +30,7 @@ mod file {
         a_submission_repeated_by_id_is_one_job,
         listing_is_newest_first_and_pages_without_gaps,
         tenants_take_turns_whatever_their_backlog,
+        ready_queues_are_those_with_a_job_to_hand_out_for_anybody,
         counts_follow_every_step,
         settle_and_claim_happen_in_one_step,
         a_result_comes_back_as_it_was_sent,

@@ -134,14 +134,15 @@ impl Lines {
         let serves = counts.ready > 0 && !counts.paused;
         counts.tag = match counts.tag {
             Some(tag) => serves.then_some(tag),
-            // A tenant that comes (back) to a queue starts level with the one that was served least.
-            None => serves.then(|| self.least_tag(id)),
+            // A tenant that comes (back) to a queue is served after the one that was served least: level with it, one
+            // that comes back after each of its jobs would always be first.
+            None => serves.then(|| self.next_tag(id)),
         };
         self.put(id, counts);
     }
 
-    fn least_tag(&self, id: LineId) -> u64 {
-        self.fair.get(&self.all[id].queue).and_then(|fair| fair.first()).map_or(0, |(tag, _, _)| *tag)
+    fn next_tag(&self, id: LineId) -> u64 {
+        self.fair.get(&self.all[id].queue).and_then(|fair| fair.first()).map_or(0, |(least, _, _)| least + 1)
     }
 
     fn put(&mut self, id: LineId, counts: Counts) {
@@ -238,8 +239,9 @@ mod tests {
         let second = lines.create(&conn, &b, &q).unwrap();
         lines.change(second, |c| c.ready = 1);
         lines.next_seq();
-        assert_eq!(lines.pick(&q), Some(first));
-        assert_eq!(lines.pick(&q), Some(second));
+        for next in [first, first, second] {
+            assert_eq!(lines.pick(&q), Some(next));
+        }
         lines.change(first, |c| c.ready = 0);
         lines.undo();
 
@@ -259,6 +261,7 @@ mod tests {
             lines.change(id, |c| c.ready = 9);
         }
         let first = lines.pick(&q);
+        assert_eq!(lines.pick(&q), first);
         lines.flush(&conn).unwrap();
         let mut again = Lines::load(&conn).unwrap();
         assert_ne!(again.pick(&q), first);

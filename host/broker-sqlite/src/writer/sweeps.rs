@@ -64,7 +64,12 @@ impl Step<'_> {
                 self.finish(&mut head, JobState::Failed);
                 reaped.buried += 1;
             } else {
-                self.enqueue_at_its_place(&mut head);
+                // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
+                if head.deliveries < 2 {
+                    self.enqueue_at_its_place(&mut head);
+                } else {
+                    self.enqueue(&mut head);
+                }
                 reaped.requeued += 1;
             }
             head.save(self.conn)?;

@@ -311,7 +311,8 @@ async fn dump(broker: &dyn Broker, tenant: &TenantId) -> (String, Vec<JobRecord>
         logs.push(broker.logs(tenant, job.id, 0, 100).await.unwrap().len());
     }
     let queues = broker.queues(tenant).await.unwrap();
-    (format!("{jobs:?} dead {dead:?} logs {logs:?} queues {queues:?}"), jobs)
+    let ready = broker.ready_queues().await.unwrap();
+    (format!("{jobs:?} dead {dead:?} logs {logs:?} queues {queues:?} ready {ready:?}"), jobs)
 }
 
 fn history_job(n: u8) -> JobId {
@@ -326,7 +327,7 @@ fn wished(wish: &Wish) -> NewJob {
         priority: wish.priority,
         start: wish.start,
         expires_ms: wish.expires_ms,
-        max_deliveries: 2,
+        max_deliveries: 2 + u32::from(wish.job % 3),
         idempotency: wish.key.map(|(key, body)| Idempotency {
             key: format!("k{key}"),
             body: format!("b{body}"),
@@ -414,7 +415,7 @@ async fn perform(
                 before: before.map(history_job),
                 max: *max,
             };
-            format!("{:?}", broker.jobs(&query).await)
+            format!("{:?} {:?}", broker.jobs(&query).await, broker.ready_queues().await)
         }
         Step::Pass { .. } => String::new(),
     };

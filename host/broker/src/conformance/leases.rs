@@ -89,6 +89,22 @@ pub async fn an_expired_lease_is_requeued_once_at_its_place(s: Subject) {
     assert_eq!(history.iter().map(|h| h.outcome.as_str()).collect::<Vec<_>>(), ["lost"]);
 }
 
+pub async fn a_job_lost_again_goes_to_the_end_of_its_line(s: Subject) {
+    for n in 1..=3 {
+        s.add(new_job(n)).await;
+    }
+    // One of a group kills its worker again and again, and each time the others lose a delivery with it.
+    for expected in [[1, 2], [1, 2], [3, 1]] {
+        let ids: Vec<JobId> = s.claim(2).await.into_iter().map(|d| d.id).collect();
+        assert_eq!(ids, expected.map(job_id));
+        s.pass(DEFAULT_LEASE_MS);
+        assert_eq!(s.broker.reap(10).await.unwrap().buried, u32::from(expected == [3, 1]));
+    }
+    // Job 3 was lost once and has its place still; job 2 twice.
+    let ids: Vec<JobId> = s.claim(10).await.into_iter().map(|d| d.id).collect();
+    assert_eq!(ids, [3, 2].map(job_id));
+}
+
 pub async fn a_renewed_lease_does_not_expire(s: Subject) {
     s.add(new_job(1)).await;
     let delivery = s.claim_one().await;

@@ -32,7 +32,7 @@ pub async fn tenants_take_turns_whatever_their_backlog(s: Subject) {
     }
     s.add(of("quiet", 100)).await;
     s.add(of("quiet", 101)).await;
-    assert_eq!(tenants(&s.claim(6).await), ["noisy", "quiet", "noisy", "quiet", "noisy", "noisy"]);
+    assert_eq!(tenants(&s.claim(6).await), ["noisy", "noisy", "quiet", "noisy", "quiet", "noisy"]);
 }
 
 pub async fn a_tenant_that_comes_late_does_not_catch_up_on_the_past(s: Subject) {
@@ -43,7 +43,51 @@ pub async fn a_tenant_that_comes_late_does_not_catch_up_on_the_past(s: Subject) 
     for n in 100..110 {
         s.add(of("quiet", n)).await;
     }
-    assert_eq!(tenants(&s.claim(4).await), ["noisy", "quiet", "noisy", "quiet"]);
+    assert_eq!(tenants(&s.claim(5).await), ["noisy", "noisy", "quiet", "noisy", "quiet"]);
+}
+
+pub async fn a_tenant_with_one_job_at_a_time_starves_nobody(s: Subject) {
+    const JOBS: u64 = 3;
+    for n in 0..JOBS {
+        s.add(of("default", n)).await;
+    }
+    // Its name is the first among equals, and it is back as soon as it was served.
+    s.add(of("acme", 100)).await;
+    let mut served = 0;
+    for n in 0..2 * JOBS {
+        if s.claim_one().await.tenant == tenant("acme") {
+            s.add(of("acme", 101 + n)).await;
+        } else {
+            served += 1;
+        }
+    }
+    assert_eq!(served, JOBS);
+}
+
+pub async fn ready_queues_are_those_with_a_job_to_hand_out_for_anybody(s: Subject) {
+    let ready = async || -> Vec<String> {
+        s.broker.ready_queues().await.unwrap().into_iter().map(|q| q.as_str().to_owned()).collect()
+    };
+    let place = |t: &str, q: &str, n: u64| NewJob { queue: queue_name(q), ..of(t, n) };
+    assert!(ready().await.is_empty());
+    for (n, (t, q)) in (0..).zip([("t2", "late"), ("t1", "default"), ("t2", "default"), ("t1", "early")]) {
+        s.add(place(t, q, n)).await;
+    }
+    s.add(NewJob { start: Start::After(1_000), ..place("t2", "delayed", 10) }).await;
+    assert_eq!(ready().await, ["default", "early", "late"]);
+    // One that is paused for one tenant is ready for the other.
+    for (t, q) in [("t1", "default"), ("t2", "late")] {
+        s.broker.set_paused(&tenant(t), &queue_name(q), true).await.unwrap();
+    }
+    assert_eq!(ready().await, ["default", "early"]);
+    s.broker.set_paused(&tenant("t2"), &queue_name("late"), false).await.unwrap();
+    let held = s.broker.claim(&claim_of("w1", &["early", "default"], 10)).await.unwrap();
+    assert_eq!(held.len(), 2);
+    assert_eq!(ready().await, ["late"]);
+    s.settle(&held[0], Resolution::Release).await;
+    s.pass(1_000);
+    s.broker.promote(10).await.unwrap();
+    assert_eq!(ready().await, ["delayed", "early", "late"]);
 }
 
 pub async fn a_paused_queue_hands_out_nothing_until_resumed(s: Subject) {

@@ -144,6 +144,10 @@ impl Broker for MemoryBroker {
         Ok(self.state().queues(tenant))
     }
 
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        Ok(self.state().ready_queues())
+    }
+
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         let mut state = self.state();
         let known = state.set_paused(tenant, queue, paused);

@@ -7,7 +7,7 @@ use umbel_model::{
     job::MAX_HISTORY,
 };
 
-use crate::{CLAIM_SCAN, Limits, PAGE_SCAN, types::*};
+use crate::{CLAIM_SCAN, Limits, MAX_READY_QUEUES, PAGE_SCAN, types::*};
 
 type Key = (TenantId, JobId);
 type Line = (TenantId, QueueName);
@@ -23,7 +23,7 @@ struct Job {
     max_deliveries: u32,
     result_ttl_ms: u64,
     dead_ttl_ms: u64,
-    /// Place in the line while queued, kept while running so that a lost delivery does not lose it.
+    /// Place in the line while queued, kept while running so that the first lost delivery does not lose it.
     score: u64,
     /// Of the current delivery; kept after its settle so that a repeated one is recognised, cleared by the reaper.
     token: Option<Token>,
@@ -161,13 +161,14 @@ impl State {
         self.queues.entry(line).or_default().delayed += 1;
     }
 
-    /// A tenant that comes (back) to a queue starts level with the one that was served least.
+    /// A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
+    /// back after each of its jobs would always be first.
     fn activate(&mut self, line: &Line) {
         let paused = self.queues.get(line).is_some_and(|c| c.paused);
         let ready = self.ready.get(line).is_some_and(|r| !r.is_empty());
         let fair = self.fair.entry(line.1.clone()).or_default();
         if ready && !paused && !fair.contains_key(&line.0) {
-            let tag = fair.values().min().copied().unwrap_or(0);
+            let tag = fair.values().min().map_or(0, |least| least + 1);
             fair.insert(line.0.clone(), tag);
         }
     }
@@ -410,8 +411,9 @@ impl State {
                 self.finish(now, &key, JobState::Failed);
                 reaped.buried += 1;
             } else {
-                let score = job.score;
-                self.enqueue(&key, Some(score));
+                // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
+                let score = (job.record.deliveries < 2).then_some(job.score);
+                self.enqueue(&key, score);
                 reaped.requeued += 1;
             }
         }
@@ -509,6 +511,11 @@ impl State {
             paused: counts.paused,
         })
         .collect()
+    }
+
+    pub(super) fn ready_queues(&self) -> Vec<QueueName> {
+        let ready = self.fair.iter().filter(|(_, tenants)| !tenants.is_empty());
+        ready.map(|(queue, _)| queue.clone()).take(MAX_READY_QUEUES as usize).collect()
     }
 
     pub(super) fn set_paused(&mut self, tenant: &TenantId, queue: &QueueName, paused: bool) -> bool {

@@ -11,7 +11,7 @@ use crate::{
     args::{Format, JobVerb, SubmitOptions},
     client::{Client, answer, arguments, task::suggested, wait_query},
     failure::{Exit, Failure},
-    output::{Column, Page, Terminal, table_of, text_at},
+    output::{Column, Page, Terminal, object, table_of, text_at},
 };
 
 const COLUMNS: &[Column] = &[
@@ -188,7 +188,7 @@ fn result(body: &str, took: Duration, terminal: &Terminal) -> Result<(), Failure
         terminal.object(body, ROWS, "/id")?;
     } else if job.state == JobState::Succeeded {
         terminal.note(&format!("job {} succeeded in {} ms", job.id, took.as_millis()));
-        terminal.line(job.result.as_ref().map_or("null", |result| result.get()))?;
+        terminal.json(job.result.as_ref().map_or("null", |result| result.get()))?;
     }
     failed(&job)
 }
@@ -223,12 +223,12 @@ fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
     }
     let job: Job = answer(body)?;
     if let Some(result) = &job.result {
-        terminal.line(&format!("\nresult\n{}", result.get()))?;
+        terminal.json(&format!("\nresult\n{}", result.get()))?;
     }
     if let Some(error) = job.error.filter(|error| !error.frames.is_empty()) {
         terminal.line(&format!("\nframes\n{}", crate::output::plain(&error.frames.join("\n"))))?;
     }
-    let value: Value = answer(body)?;
+    let value = object(body)?;
     let history = value.pointer("/history").and_then(Value::as_array).cloned().unwrap_or_default();
     if history.is_empty() {
         return Ok(());
@@ -274,7 +274,7 @@ fn print_lines(items: Vec<Box<RawValue>>, terminal: &Terminal) -> Result<(), Fai
         return jsonl.list(&Page { items, next_cursor: None }, &[], "/number");
     }
     for item in &items {
-        let line: Value = answer(item.get())?;
+        let line = object(item.get())?;
         let context = text_at(&line, "/context");
         let context = if context.is_empty() { context } else { format!(" {context}:") };
         let (at, level) = (text_at(&line, "/at"), text_at(&line, "/level"));

@@ -58,20 +58,7 @@ impl Client {
     /// Flags and environment first, then the nearest profile.
     pub fn from_flags(flags: &ServerFlags) -> Result<Self, Failure> {
         let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
-        let url = flags.url.clone().or_else(|| profile.as_ref().map(|p| p.url.clone()));
-        let Some(url) = url else {
-            return Err(Failure::new("no_server", "no server is known here")
-                .exit(Exit::Usage)
-                .help("start one with `umbel dev` in this folder, or give --url and --token"));
-        };
-        let url = url.trim_end_matches('/').to_owned();
-        // A profile's token is for its own server, and is not sent to another.
-        let profile = profile.filter(|p| flags.url.is_none() || p.url.trim_end_matches('/') == url);
-        let Some(token) = flags.token.clone().or_else(|| profile.map(|p| p.token)) else {
-            return Err(Failure::new("no_token", format!("no token for {url} is known here"))
-                .exit(Exit::Auth)
-                .help("give --token, or set UMBEL_TOKEN; `umbel token create` makes one"));
-        };
+        let (url, token) = destination(flags, profile)?;
         if !url.starts_with("http://") {
             return Err(Failure::usage("the server's address must start with http://")
                 .help("this build speaks no TLS: use a tunnel or a local proxy for https"));
@@ -140,6 +127,28 @@ impl Client {
     }
 }
 
+/// The server's address, and the token for it. A token goes only to the server that it was given with: a profile's to
+/// no other address, and a token of a flag or the environment to no address of a profile that does not know it (the
+/// profile may be anybody's who can write a folder above this one).
+fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String, String), Failure> {
+    let bare = |url: &str| url.trim_end_matches('/').to_owned();
+    match (&flags.url, &flags.token, profile) {
+        (Some(url), Some(token), _) => Ok((bare(url), token.clone())),
+        (None, Some(token), Some(profile)) if profile.token == *token => Ok((bare(&profile.url), profile.token)),
+        (None, Some(_), _) => Err(Failure::new("no_server", "a token is given, but not the server that it is for")
+            .exit(Exit::Usage)
+            .help("give --url too, or set UMBEL_URL")),
+        (None, None, Some(profile)) => Ok((bare(&profile.url), profile.token)),
+        (None, None, None) => Err(Failure::new("no_server", "no server is known here")
+            .exit(Exit::Usage)
+            .help("start one with `umbel dev` in this folder, or give --url and --token")),
+        (Some(url), None, Some(profile)) if bare(&profile.url) == bare(url) => Ok((bare(url), profile.token)),
+        (Some(url), None, _) => Err(Failure::new("no_token", format!("no token for {} is known here", bare(url)))
+            .exit(Exit::Auth)
+            .help("give --token, or set UMBEL_TOKEN; `umbel token create` makes one")),
+    }
+}
+
 /// A typed answer.
 pub fn answer<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body).map_err(|_| bad_answer())
@@ -183,6 +192,24 @@ pub fn wait_query(wait: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_goes_only_to_the_server_that_it_was_given_with() {
+        let chosen = |url: Option<&str>, token: Option<&str>, profile: bool| {
+            let flags = ServerFlags { url: url.map(Into::into), token: token.map(Into::into) };
+            let profile = profile.then(|| Profile { url: "http://near/".into(), token: "p".into() });
+            destination(&flags, profile).map_err(|failure| failure.code)
+        };
+        let ok = |url: &str, token: &str| Ok((url.to_owned(), token.to_owned()));
+        assert_eq!(chosen(Some("http://a/"), Some("t"), true), ok("http://a", "t"));
+        assert_eq!(chosen(None, None, true), ok("http://near", "p"));
+        assert_eq!(chosen(None, Some("p"), true), ok("http://near", "p"));
+        assert_eq!(chosen(None, Some("t"), true), Err("no_server".into()));
+        assert_eq!(chosen(None, Some("t"), false), Err("no_server".into()));
+        assert_eq!(chosen(None, None, false), Err("no_server".into()));
+        assert_eq!(chosen(Some("http://near"), None, true), ok("http://near", "p"));
+        assert_eq!(chosen(Some("http://far"), None, true), Err("no_token".into()));
+    }
 
     #[test]
     fn a_problem_becomes_a_failure_with_its_places_and_exit_code() {

@@ -7,7 +7,7 @@ use crate::{
     args::{PageFlags, TaskVerb},
     client::{Client, answer},
     failure::{Exit, Failure},
-    output::{Column, Terminal, table_of, text_at},
+    output::{Column, Terminal, escaped, table_of, text_at},
     suggest::nearest,
 };
 
@@ -100,7 +100,8 @@ fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
     let parameters = task.pointer("/parameters").and_then(Value::as_array).cloned().unwrap_or_default();
     if !parameters.is_empty() {
         let rows = parameters.iter().map(|p| {
-            let default = p.get("default").map_or_else(|| "required".to_owned(), |d| format!("= {d}"));
+            let default =
+                p.get("default").map_or_else(|| "required".to_owned(), |d| format!("= {}", escaped(&d.to_string())));
             vec![text_at(p, "/name"), text_at(p, "/schema/type"), default]
         });
         terminal.line(&format!("\n{}", table_of(&["PARAMETER", "TYPE", "DEFAULT"], rows)))?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,9 @@ use crate::failure::Failure;
 /// Slots beyond the jobs that run at once: modules that describe themselves.
 const SPARE_SLOTS: u32 = 4;
 
+/// The embedded broker's file, and what SQLite keeps beside it.
+const DATABASE_FILES: [&str; 3] = ["umbel.db", "umbel.db-wal", "umbel.db-shm"];
+
 /// A data folder that exists.
 #[derive(Debug, Clone)]
 pub struct Data {
@@ -27,12 +30,32 @@ pub struct Data {
 pub struct DataLock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
 
 impl Data {
-    /// Makes the folder, for its owner only, if it is missing.
+    /// Makes the folder, for its owner only, if it is missing. From here on, whatever this process writes is for its
+    /// owner only, wherever that is: arguments and results of jobs, and code that is loaded as it is.
     pub fn open(folder: &Path) -> Result<Self, Failure> {
+        // SAFETY: sets one number of the process, touches no memory and cannot fail.
+        unsafe { libc::umask(0o077) };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|e| unusable(folder, &e))?;
         let folder = folder.canonicalize().map_err(|e| unusable(folder, &e))?;
-        Ok(Self { folder })
+        let data = Self { folder };
+        data.close_database().map_err(|e| unusable(&data.folder, &e))?;
+        Ok(data)
+    }
+
+    /// Takes the database, which an earlier version may have made readable, from all but its owner. Only its owner can.
+    fn close_database(&self) -> io::Result<()> {
+        for name in DATABASE_FILES {
+            let closed = fs::set_permissions(self.folder.join(name), fs::Permissions::from_mode(0o600));
+            match closed.map_err(|error| (error.kind(), error)) {
+                Ok(()) | Err((io::ErrorKind::NotFound, _)) => {}
+                Err((io::ErrorKind::PermissionDenied, _)) => {
+                    tracing::warn!(file = name, "the database belongs to another user, who decides who may read it");
+                }
+                Err((_, error)) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     pub fn folder(&self) -> &Path {
@@ -41,7 +64,7 @@ impl Data {
 
     /// The embedded broker's file.
     pub fn database(&self) -> PathBuf {
-        self.folder.join("umbel.db")
+        self.folder.join(DATABASE_FILES[0])
     }
 
     /// Makes this process the only one of the folder.
@@ -117,6 +140,17 @@ mod tests {
         let second = data.lock().unwrap_err();
         assert_eq!(second.code, "data_in_use");
         assert!(second.message.contains(&std::process::id().to_string()), "{}", second.message);
+    }
+
+    #[test]
+    fn what_is_in_a_data_folder_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+        fs::write(folder.path().join("umbel.db"), "").unwrap();
+        fs::set_permissions(folder.path().join("umbel.db"), fs::Permissions::from_mode(0o644)).unwrap();
+        Data::open(folder.path()).unwrap();
+        fs::write(folder.path().join("new"), "").unwrap();
+        assert_eq!((mode("umbel.db"), mode("new")), (0o600, 0o600));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
         default_tenant, jobs,
         profile::Profile,
         signals::Signals,
-        web,
+        watch, web,
     },
 };
 
@@ -36,14 +36,14 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure
     let store = data.modules().await?;
     let runtime = data.runtime(store.clone(), concurrency).await?;
     let token = token(&*broker, &data).await?;
-    let web = web::start(listener, broker.clone(), store, runtime.clone())?;
+    let mut web = web::start(listener, broker.clone(), store, runtime.clone())?;
     let control = Control::start(broker.clone(), &ControlConfig::default());
     let mut worker = jobs::start(broker.clone(), runtime, &options.run, concurrency)?;
     let profile = Profile { url: web.url(), token };
     let path = profile.write(data.folder());
     let path = path.map_err(|e| Failure::new("data_folder", format!("the profile cannot be written: {e}")))?;
     terminal.line(&banner(&profile, &url, &data, &path.display().to_string()))?;
-    signals.next().await;
+    let told = watch::until_told(&mut signals, Some(&mut worker), Some(&mut web)).await;
     tracing::info!("shutting down; a second signal ends at once");
     signals.next_is_cold();
     worker.drain();
@@ -51,7 +51,7 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure
     web.stop().await;
     control.stop().await;
     close(broker);
-    Ok(())
+    told
 }
 
 /// The last owner closes the store, which may wait for the disk.

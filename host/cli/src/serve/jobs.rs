@@ -5,7 +5,7 @@ use std::sync::Arc;
 use umbel_broker::Broker;
 use umbel_worker::{Queues, Runtime, Worker, WorkerConfig, WorkerHandle};
 
-use crate::{args::RunFlags, failure::Failure, serve::default_tenant};
+use crate::{args::RunFlags, failure::Failure};
 
 /// Jobs at once if nobody says: more than cores, because many jobs wait more than they compute.
 pub fn default_concurrency() -> u32 {
@@ -19,7 +19,7 @@ pub fn start(
     flags: &RunFlags,
     concurrency: u32,
 ) -> Result<WorkerHandle, Failure> {
-    let mut config = WorkerConfig::new(Worker::unique_id(), default_tenant());
+    let mut config = WorkerConfig::new(Worker::unique_id());
     config.concurrency = concurrency;
     config.grace_ms = flags.grace;
     config.lease_ms = flags.lease;

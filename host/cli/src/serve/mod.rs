@@ -9,6 +9,7 @@ pub mod profile;
 pub mod server;
 pub mod signals;
 pub mod token;
+pub mod watch;
 pub mod web;
 pub mod worker;
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -16,11 +16,24 @@ pub struct Profile {
 }
 
 const FILE: &str = "profile.json";
+/// An address and a token are far shorter.
+const MAX_BYTES: u64 = 64 << 10;
 
 impl Profile {
-    /// Reads the profile of a data folder; none if there is none that can be read.
+    /// Reads the profile of a data folder; none if there is none that can be read, or if another user may have written
+    /// it: it would say where this user's tokens and arguments go.
     pub fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_str(&fs::read_to_string(folder.join(FILE)).ok()?).ok()
+        // Whatever lies there by that name must not keep a command waiting, as a pipe would.
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(folder.join(FILE)).ok()?;
+        let metadata = file.metadata().ok()?;
+        // SAFETY: takes nothing, touches no memory and cannot fail.
+        let me = unsafe { libc::geteuid() };
+        if !metadata.is_file() || metadata.uid() != me || metadata.mode() & 0o022 != 0 {
+            return None;
+        }
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text).ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     /// Writes it into `folder`, readable by its owner only, never half.
@@ -61,5 +74,20 @@ mod tests {
         let path = profile.write(folder.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Profile::read(folder.path()).unwrap().url, "http://h");
+    }
+
+    #[test]
+    fn a_profile_that_others_may_write_is_ignored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Profile { url: "http://h".into(), token: "t".into() }.write(folder.path()).unwrap();
+        for (mode, read) in [(0o644, true), (0o660, false), (0o602, false), (0o600, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Profile::read(folder.path()).is_some(), read, "{mode:o}");
+        }
+        // SAFETY: takes nothing, touches no memory and cannot fail.
+        if unsafe { libc::geteuid() } == 0 {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            assert!(Profile::read(folder.path()).is_none());
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         data::Data,
         jobs,
         signals::Signals,
-        web,
+        watch, web,
     },
 };
 
@@ -28,18 +28,18 @@ pub async fn run(options: ServerOptions) -> Result<(), Failure> {
     let store = data.modules().await?;
     let runtime = data.runtime(store.clone(), options.concurrency).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let web = web::start(listener, broker.clone(), store, runtime.clone())?;
+    let mut web = web::start(listener, broker.clone(), store, runtime.clone())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
-        () = signals.next() => return Ok(()),
+        told = watch::until_told(&mut signals, None, Some(&mut web)) => return told,
     }
     let control = Control::start(broker.clone(), &ControlConfig::default());
-    let worker = match options.concurrency {
+    let mut worker = match options.concurrency {
         0 => None,
         n => Some(jobs::start(broker.clone(), runtime, &options.run, n)?),
     };
-    signals.next().await;
+    let told = watch::until_told(&mut signals, worker.as_mut(), Some(&mut web)).await;
     tracing::info!("shutting down; a second signal ends at once");
     signals.next_is_cold();
     if let Some(mut worker) = worker {
@@ -48,5 +48,5 @@ pub async fn run(options: ServerOptions) -> Result<(), Failure> {
     }
     web.stop().await;
     control.stop().await;
-    Ok(())
+    told
 }

@@ -15,7 +15,8 @@ use crate::failure::{Exit, Failure};
 pub struct Web {
     pub address: SocketAddr,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    /// None once it was seen to end.
+    task: Option<JoinHandle<()>>,
 }
 
 /// Takes the address. Done first, so that a taken port is known before anything else starts.
@@ -48,7 +49,7 @@ pub fn start(
             tracing::error!(%error, "the API ended");
         }
     });
-    Ok(Web { address, stop, task })
+    Ok(Web { address, stop, task: Some(task) })
 }
 
 impl Web {
@@ -61,12 +62,36 @@ impl Web {
         format!("http://{address}")
     }
 
-    /// Stops listening, and lets the requests under way end for a moment.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(std::time::Duration::from_secs(5), self.task).await.is_err() {
-            abort.abort();
+    /// Waits until it has ended, also by a panic. Safe to drop at any await and to call again.
+    pub async fn ended(&mut self) {
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+            self.task = None;
         }
+    }
+
+    /// Stops listening, and lets the requests under way end for a moment.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(5), self.ended()).await;
+        if let (Err(_), Some(task)) = (in_time, self.task) {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{signals::Signals, watch};
+
+    #[tokio::test]
+    async fn a_service_whose_api_ended_by_itself_ends_with_an_error() {
+        let task = tokio::spawn(async { panic!("as the test wants") });
+        let mut web = Web { address: ([127, 0, 0, 1], 1).into(), stop: CancellationToken::new(), task: Some(task) };
+        let mut signals = Signals::listen().unwrap();
+        let told = watch::until_told(&mut signals, None, Some(&mut web)).await;
+        assert_eq!(told.unwrap_err().code, "api_ended");
+        web.stop().await;
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         data::Data,
         jobs,
         signals::Signals,
+        watch,
     },
 };
 
@@ -32,11 +33,11 @@ pub async fn run(options: WorkerOptions) -> Result<(), Failure> {
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
     let control = Control::start(broker.clone(), &ControlConfig::default());
     let mut worker = jobs::start(broker, runtime, &options.run, concurrency)?;
-    signals.next().await;
+    let told = watch::until_told(&mut signals, Some(&mut worker), None).await;
     tracing::info!("draining; a second signal ends at once");
     signals.next_is_cold();
     worker.drain();
     worker.join().await;
     control.stop().await;
-    Ok(())
+    told
 }

@@ -1,17 +1,69 @@
-//! Whether a guest's text is JSON that the rest of the system can read. Nothing here recurses over guest data.
+//! Whether a guest's text is JSON that every reader of the system can read. Nothing here recurses over guest data
+//! before its depth is known to be small.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Deepest nesting of a result: what a `serde_json` reader accepts by default.
-pub(crate) const MAX_DEPTH: usize = 128;
+/// Deepest nesting of a result. A `serde_json` reader accepts 128 by default; the rest is for what results are
+/// wrapped in, such as a job.
+pub(crate) const MAX_DEPTH: usize = 120;
 
-/// Checks that `text` is one JSON value within [`MAX_DEPTH`] and keeps it as it is.
+/// Checks that `text` is one JSON value within [`MAX_DEPTH`] and keeps it as it is. Refuses what is JSON by its grammar
+/// but cannot be read: halves of surrogate pairs, and numbers larger than any `f64`. Long integers pass untouched.
 pub(crate) fn checked(text: String) -> Result<Box<RawValue>, String> {
     let depth = depth(text.as_bytes());
     if depth > MAX_DEPTH {
         return Err(format!("the result is nested {depth} deep, more than {MAX_DEPTH}"));
     }
-    RawValue::from_string(text).map_err(|e| format!("the result is not JSON: {e}"))
+    // The raw value comes first: the depth means something only for valid JSON.
+    let raw = RawValue::from_string(text).map_err(|e| format!("the result is not JSON: {e}"))?;
+    serde_json::from_str::<Readable>(raw.get()).map_err(|e| format!("the result is JSON that few can read: {e}"))?;
+    Ok(raw)
+}
+
+/// Reads everything and keeps nothing.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        while fields.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 /// Deepest nesting of brackets outside of strings. Meaningful for valid JSON only.
@@ -54,6 +106,26 @@ mod tests {
         for bad in ["", "nul", "1 2", "{\"a\":}", "[1,]", "'x'", "NaN"] {
             assert!(checked(bad.into()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_readers_choke_on_is_refused_and_long_integers_are_kept() {
+        let digits = "123456789012345678901234567890";
+        let nested = format!("{{\"a\": [{digits}, -0, 1e-999, \"\\ud83d\\ude00\"]}}");
+        for good in [digits, "18446744073709551615", "-9223372036854775808", "1.7e308", &nested] {
+            assert_eq!(checked(good.into()).unwrap().get(), good);
+        }
+        let huge = "9".repeat(400);
+        for bad in ["1e999", "-1e400", &huge, r#""\ud800""#, r#"{"\udc00": 1}"#, r#"[["\ud800x"]]"#] {
+            assert!(checked(bad.into()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_result_of_the_greatest_depth_is_still_read_inside_of_a_job() {
+        let deepest = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        let job = format!("{{\"items\": [{{\"result\": {deepest}}}]}}");
+        assert!(checked(deepest).is_ok() && serde_json::from_str::<serde_json::Value>(&job).is_ok());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use umbel_model::{Outcome, Usage};
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::{
     Sandbox,
@@ -147,10 +147,13 @@ impl Sandbox {
         store.set_fuel(limits.fuel).expect(fuel_is_on);
         store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect(fuel_is_on);
         store.set_epoch_deadline(1);
-        // Looks at its own copies, never into the store, which is in the middle of a call.
-        store.epoch_deadline_callback(move |_| {
+        store.epoch_deadline_callback(move |context| {
             if stop.stopped().is_some() || Instant::now() >= clock.hard {
                 return Ok(UpdateDeadline::Interrupt);
+            }
+            // WASI calls cannot be charged when they are made: a flood of them ends here, at most a tick later.
+            if context.data().wasi_fuel() > context.get_fuel()? {
+                return Err(Trap::OutOfFuel.into());
             }
             Ok(UpdateDeadline::Yield(1))
         });
@@ -198,10 +201,9 @@ pub(crate) async fn bounded<T>(call: impl Future<Output = T>, until: Instant, st
 /// What the attempt cost, its WASI calls included.
 pub(crate) fn usage(store: &Store<State>, budget: u64, started: Instant) -> Usage {
     let state = store.data();
-    let wasi = state.wasi_calls.saturating_mul(state.charge.call);
     let left = store.get_fuel().unwrap_or(0);
     Usage {
-        fuel: budget.saturating_sub(left).saturating_add(wasi),
+        fuel: budget.saturating_sub(left).saturating_add(state.wasi_fuel()),
         memory_bytes: state.limiter.peak_bytes as u64,
         duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
     }

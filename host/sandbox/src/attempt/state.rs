@@ -53,8 +53,8 @@ pub(crate) struct State {
     pub(crate) progress: ProgressGate,
     pub(crate) charge: Charge,
     wasi: Option<Box<Wasi>>,
-    /// WASI calls cannot be charged when they are made; they are added to the usage at the end.
-    pub(crate) wasi_calls: u64,
+    /// WASI calls cannot be charged when they are made: each tick looks at their sum, and the usage has it at the end.
+    wasi_calls: u64,
 }
 
 /// Fuel that host calls cost.
@@ -80,6 +80,11 @@ impl State {
 
     pub(crate) fn should_stop(&self) -> bool {
         self.stop.is_asked() || self.clock.soft_passed() || self.log.host().should_stop()
+    }
+
+    /// What the WASI calls so far cost.
+    pub(crate) fn wasi_fuel(&self) -> u64 {
+        self.wasi_calls.saturating_mul(self.charge.call)
     }
 
     pub(crate) fn guest_attempt(&self) -> GuestAttempt {

@@ -75,8 +75,8 @@ impl StopHandle {
         }
     }
 
-    /// Waits for `stop`.
-    pub(crate) async fn wait(&self) -> Stop {
+    /// Waits for `stop`. Safe to drop at any await.
+    pub async fn wait(&self) -> Stop {
         loop {
             let notified = self.shared.notify.notified();
             tokio::pin!(notified);

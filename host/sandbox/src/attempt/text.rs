@@ -14,7 +14,7 @@ pub(crate) fn clean(text: &str, max: usize) -> String {
         match c {
             '\u{1b}' => skip_escape(&mut chars),
             '\n' | '\t' => out.push(c),
-            c if c.is_control() || is_invisible(c) => {}
+            c if deceives(c) => {}
             c => out.push(c),
         }
     }
@@ -43,9 +43,12 @@ fn skip_escape(chars: &mut std::str::Chars<'_>) {
     }
 }
 
-/// Marks that change the direction or the look of the text around them, so that it reads as something else.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+/// Whether a terminal or a page would show something else than what is there: control characters (C0, DEL, C1), line
+/// feeds and tabs among them, and the invisible marks that change the direction or the look of the text around them.
+pub fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub struct GateLimits {
     pub locals: u64,
     /// Locals × body bytes of one function: what register allocation costs grows with both.
     pub locals_times_bytes: u64,
+    /// The same product, summed over all functions: many that each just pass cost as much as one that does not.
+    /// CPython (Pyodide 0.27) has 0.04e9, SpiderMonkey (componentize-js 0.18) 0.11e9.
+    pub sum_locals_times_bytes: u64,
     /// Nested blocks of one function: a switch of n cases makes n.
     pub block_depth: u64,
     /// Modules and components inside of one another.
@@ -44,6 +47,7 @@ impl Default for GateLimits {
             body_bytes: 1 << 20,
             locals: 20_000,
             locals_times_bytes: 400_000_000,
+            sum_locals_times_bytes: 2_000_000_000,
             block_depth: 4_000,
             nesting: 8,
             modules: 64,
@@ -98,6 +102,7 @@ struct Counts {
     segments: u64,
     custom_sections: u64,
     component_items: u64,
+    locals_times_bytes: u64,
 }
 
 struct Walk<'l> {
@@ -108,8 +113,8 @@ struct Walk<'l> {
 }
 
 /// Adds to a count and refuses what goes over its limit.
-fn add(count: &mut u64, more: u32, limit: u64, what: &str) -> Result<(), CompileError> {
-    *count += u64::from(more);
+fn add(count: &mut u64, more: impl Into<u64>, limit: u64, what: &str) -> Result<(), CompileError> {
+    *count = count.saturating_add(more.into());
     within(*count, limit, what)
 }
 
@@ -138,7 +143,11 @@ impl Walk<'_> {
             Payload::ExportSection(s) => add(&mut counts.exports, s.count(), limits.exports, "exports")?,
             Payload::ElementSection(s) => add(&mut counts.segments, s.count(), limits.segments, "segments")?,
             Payload::DataSection(s) => add(&mut counts.segments, s.count(), limits.segments, "segments")?,
-            Payload::CodeSectionEntry(body) => function(&body, limits)?,
+            Payload::CodeSectionEntry(body) => {
+                let product = function(&body, limits)?;
+                let limit = limits.sum_locals_times_bytes;
+                add(&mut counts.locals_times_bytes, product, limit, "locals × bytes, summed over its functions")?;
+            }
             Payload::InstanceSection(s) => add(&mut counts.instances, s.count(), limits.instances, "instances")?,
             Payload::ComponentInstanceSection(s) => {
                 add(&mut counts.instances, s.count(), limits.instances, "instances")?;
@@ -152,7 +161,7 @@ impl Walk<'_> {
             Payload::ComponentImportSection(s) => self.component_imports(s)?,
             Payload::ComponentExportSection(s) => self.component_exports(s)?,
             Payload::CustomSection(s) => {
-                add(&mut counts.custom_sections, 1, limits.custom_sections, "custom sections")?;
+                add(&mut counts.custom_sections, 1_u32, limits.custom_sections, "custom sections")?;
                 if self.depth == 1 && s.name().starts_with("component-type") {
                     self.found.has_component_type = true;
                 }
@@ -169,13 +178,13 @@ impl Walk<'_> {
         if self.depth == 1 {
             self.found.core_module = encoding == Encoding::Module;
         }
-        add(&mut self.counts.modules, 1, self.limits.modules, "modules and components")
+        add(&mut self.counts.modules, 1_u32, self.limits.modules, "modules and components")
     }
 
     fn core_imports(&mut self, section: wasmparser::ImportSectionReader<'_>) -> Result<(), CompileError> {
         for import in section.into_imports() {
             let import = import.map_err(|e| malformed(&e))?;
-            add(&mut self.counts.imports, 1, self.limits.imports, "imports")?;
+            add(&mut self.counts.imports, 1_u32, self.limits.imports, "imports")?;
             let is_interface = import.module.contains(':') || import.module.starts_with(['[', '$']);
             if self.depth == 1 && self.found.core_module && !is_interface {
                 self.found.imports.push(format!("{}.{}", import.module, import.name));
@@ -208,7 +217,8 @@ impl Walk<'_> {
     }
 }
 
-fn function(body: &FunctionBody<'_>, limits: &GateLimits) -> Result<(), CompileError> {
+/// Its locals × bytes.
+fn function(body: &FunctionBody<'_>, limits: &GateLimits) -> Result<u64, CompileError> {
     let bytes = body.as_bytes().len() as u64;
     within(bytes, limits.body_bytes, "bytes in one function")?;
     let mut locals = 0_u64;
@@ -216,7 +226,8 @@ fn function(body: &FunctionBody<'_>, limits: &GateLimits) -> Result<(), CompileE
         locals += u64::from(group.map_err(|e| malformed(&e))?.0);
         within(locals, limits.locals, "locals in one function")?;
     }
-    within(locals * bytes, limits.locals_times_bytes, "locals × bytes in one function")?;
+    let product = locals.saturating_mul(bytes);
+    within(product, limits.locals_times_bytes, "locals × bytes in one function")?;
     let mut operators = body.get_operators_reader().map_err(|e| malformed(&e))?;
     let mut depth = 0_u64;
     while !operators.eof() {
@@ -229,7 +240,7 @@ fn function(body: &FunctionBody<'_>, limits: &GateLimits) -> Result<(), CompileE
             _ => {}
         }
     }
-    Ok(())
+    Ok(product)
 }
 
 #[cfg(test)]
@@ -251,6 +262,18 @@ mod tests {
             }
             let _ = inspect(&damaged, &GateLimits::default());
         }
+    }
+
+    #[test]
+    fn functions_that_each_pass_are_refused_by_their_sum() {
+        let one = format!("(func (local i64) (local i64) {})", "(drop (i64.const 1))".repeat(100));
+        let product = 2 * (100 * 3 + 1 + 2);
+        let module = wat::parse_str(format!("(module {})", one.repeat(10))).unwrap();
+        let with = |sum| GateLimits { sum_locals_times_bytes: sum, ..GateLimits::default() };
+        assert!(inspect(&module, &with(12 * product)).is_ok());
+        let refused = inspect(&module, &with(5 * product)).unwrap_err();
+        assert_eq!(refused.code, CompileCode::ModuleTooComplex);
+        assert!(refused.message.contains("summed over its functions"), "{}", refused.message);
     }
 
     #[test]

@@ -355,3 +355,14 @@ async fn what_a_panic_says_is_in_the_failure() {
     assert_eq!(failure(&attempt).kind, "trap:unreachable");
     assert_eq!(failure(&attempt).message, "the guest aborted: message");
 }
+
+#[tokio::test]
+async fn a_flood_of_wasi_calls_runs_out_of_fuel() {
+    // A round costs the guest about ten: without the charge of its calls, the budget lasts for a hundred times as many.
+    let imports = r#"(import "wasi:clocks/monotonic-clock@0.2.0" "now" (func $now (result i64)))"#;
+    let guest = with(imports, "(loop $l (drop (call $now)) (br $l))");
+    let budget = 200_000_000;
+    let attempt = run(&guest.prepare().await, Call { fuel: budget, ..call("{}") }).await;
+    assert_eq!(failure(&attempt).kind, "out_of_fuel");
+    assert!(attempt.usage.fuel > budget && attempt.usage.fuel < 10 * budget, "{:?}", attempt.usage);
+}

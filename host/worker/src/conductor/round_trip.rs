@@ -76,8 +76,9 @@ impl Conductor {
         if self.outbox.ready() == 0 && (wanted == 0 || !(self.hinted || poll)) {
             return None;
         }
-        let queues = self.queues.next();
-        let claim = (wanted > 0 && !queues.is_empty()).then(|| Claim {
+        // Asked only for a claim: a queue that was heard of leaves the list with it.
+        let queues = if wanted > 0 { self.queues.next() } else { Vec::new() };
+        let claim = (!queues.is_empty()).then(|| Claim {
             worker: self.config.id.clone(),
             queues,
             max: wanted,
@@ -85,7 +86,7 @@ impl Conductor {
             token_seed: token_seed(),
         });
         if wanted > 0 {
-            self.hinted = false;
+            self.hinted = self.queues.has_more();
             self.next_poll = now + Duration::from_millis(self.config.poll_ms);
         }
         let batch = self.outbox.batch();

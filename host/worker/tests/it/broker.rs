@@ -90,6 +90,9 @@ impl Broker for Flaky {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         self.inner.queues(tenant).await
     }
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.inner.ready_queues().await
+    }
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         self.inner.set_paused(tenant, queue, paused).await
     }

@@ -82,15 +82,32 @@ async fn a_job_that_this_worker_cannot_run_is_put_aside_and_not_lost() {
     let world = World::new().await;
     let _worker = world.start();
     let newer = world.submit_spec(r#"{"v":99,"something":"else"}"#.into()).await;
-    let missing = format!(r#"{{"v":1,"task":"task","digest":"sha256:{}","arguments":{{}}}}"#, "0".repeat(64));
-    let missing = world.submit_spec(missing).await;
-    for id in [newer, missing] {
-        let job = world.until(id, |job| job.state == JobState::Scheduled).await;
-        assert_eq!((job.retries, job.deliveries, outcomes(&job)), (0, 0, vec!["snoozed"]));
-    }
+    let job = world.until(newer, |job| job.state == JobState::Scheduled).await;
+    assert_eq!((job.retries, job.deliveries, outcomes(&job)), (0, 0, vec!["snoozed"]));
     let unreadable = world.submit_spec(r#"{"v":1}"#.into()).await;
     let job = world.ended(unreadable).await;
     assert_eq!((job.state, job.failure.as_ref().unwrap().kind.as_str()), (JobState::Failed, "bad_spec"));
+}
+
+#[tokio::test]
+async fn a_job_whose_module_is_missing_is_retried_later_and_ends_in_the_dead_set() {
+    let world = World::new().await;
+    let _worker = world.start();
+    let missing = "0".repeat(64);
+    let spec = |retries: u32| {
+        format!(
+            r#"{{"v":1,"task":"task","digest":"sha256:{missing}","arguments":{{}},"policy":{{"max_retries":{retries}}}}}"#
+        )
+    };
+    let (once, last) = (world.submit_spec(spec(1)).await, world.submit_spec(spec(0)).await);
+    let job = world.until(once, |job| job.state == JobState::Retrying).await;
+    assert_eq!((job.retries, outcomes(&job)), (1, vec!["error"]));
+    assert_eq!(job.history[0].failure.as_ref().unwrap().kind, "module_missing");
+    let job = world.ended(last).await;
+    assert_eq!((job.state, job.failure.as_ref().unwrap().kind.as_str()), (JobState::Failed, "module_missing"));
+    // The first one still waits half a minute, and then has no retry left.
+    world.broker.run_now(&tenant(), once).await.unwrap();
+    assert_eq!(world.ended(once).await.state, JobState::Failed);
 }
 
 #[tokio::test]

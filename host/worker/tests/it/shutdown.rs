@@ -2,8 +2,9 @@
 
 use umbel_broker::Broker;
 use umbel_model::{JobState, PolicyPatch};
+use umbel_worker::Queues;
 
-use crate::support::{World, outcomes};
+use crate::support::{World, outcomes, tenant};
 
 fn spinning() -> PolicyPatch {
     PolicyPatch { fuel: Some(100_000_000_000_000), ..PolicyPatch::default() }
@@ -38,6 +39,34 @@ async fn after_the_grace_time_a_drain_hands_jobs_back_at_no_cost() {
         assert_eq!((job.state, job.deliveries, job.retries, job.history.len()), (JobState::Queued, 0, 0, 0));
     }
     assert!(world.broker.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_its_module_can_be_cancelled_and_handed_back() {
+    let mut world = World::new().await;
+    world.hang_compiler().await;
+    world.config.grace_ms = 50;
+    let mut worker = world.start();
+    let (cancelled, released) = (world.submit('e').await, world.submit('e').await);
+    world.running(cancelled).await;
+    world.running(released).await;
+    world.broker.cancel(&tenant(), cancelled).await.unwrap();
+    assert_eq!(world.ended(cancelled).await.state, JobState::Revoked);
+    worker.drain();
+    worker.join().await;
+    // Again: an end that was seen is not waited for.
+    worker.join().await;
+    let job = world.job(released).await;
+    assert_eq!((job.state, job.deliveries, job.history.len()), (JobState::Queued, 0, 0));
+}
+
+#[tokio::test]
+async fn work_that_was_there_first_is_found_whatever_its_tenant() {
+    let mut world = World::new().await;
+    world.config.queues = Queues::All;
+    let job = world.submit('e').await;
+    let _worker = world.start();
+    assert_eq!(world.ended(job).await.state, JobState::Succeeded);
 }
 
 #[tokio::test]

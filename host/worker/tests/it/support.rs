@@ -75,11 +75,23 @@ impl World {
         let compiler = Compiler::new(command, CompileLimits::default());
         let runtime = Runtime::new(RuntimeConfig::default(), store, code, compiler, sandbox);
         runtime.prepared(digest).await.unwrap();
-        let mut config = WorkerConfig::new(Worker::unique_id(), tenant());
+        let mut config = WorkerConfig::new(Worker::unique_id());
         config.queues = Queues::Named(vec![QueueName::default()]);
         config.concurrency = 4;
         config.guest_threads = 2;
         Self { broker: Flaky::new(clock), clock: handle, runtime, config, digest, _folder: folder, _passing: None }
+    }
+
+    /// As after a start with no compiled code, and with a compiler that never ends.
+    pub async fn hang_compiler(&mut self) {
+        let folder = self._folder.path();
+        let store = ModuleStore::local(folder.join("modules")).await.unwrap();
+        let key = HostKey::load_or_create(folder.join("key")).unwrap();
+        let code = CodeCache::open(folder.join("empty"), key, 1 << 30).unwrap();
+        let command = CompilerCommand { program: "/bin/sleep".into(), args: vec!["600".into()] };
+        let sandbox = Sandbox::new(SandboxConfig { slots: 16, ..SandboxConfig::default() }).unwrap();
+        let compiler = Compiler::new(command, CompileLimits::default());
+        self.runtime = Runtime::new(RuntimeConfig::default(), store, code, compiler, sandbox);
     }
 
     pub fn start(&self) -> WorkerHandle {

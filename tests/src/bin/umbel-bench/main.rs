@@ -14,7 +14,7 @@ use serde_json::Value;
 const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory"];
 
 struct Options {
-    n: usize,
+    sizes: Vec<usize>,
     reps: usize,
     only: Vec<String>,
 }
@@ -39,14 +39,17 @@ fn run() -> Result<()> {
                 continue;
             }
             for broker in ["sqlite", "redis"] {
-                let row = runtime.block_on(async {
-                    match *name {
-                        "throughput" => measure::throughput(broker, options.n).await,
-                        "latency" => measure::latency(broker).await,
-                        _ => measure::memory(broker).await,
-                    }
-                });
-                show(rep, row.with_context(|| format!("{name} on {broker}"))?);
+                let sizes = if *name == "throughput" { &options.sizes[..] } else { &[0] };
+                for n in sizes {
+                    let row = runtime.block_on(async {
+                        match *name {
+                            "throughput" => measure::throughput(broker, *n).await,
+                            "latency" => measure::latency(broker).await,
+                            _ => measure::memory(broker).await,
+                        }
+                    });
+                    show(rep, row.with_context(|| format!("{name} on {broker}"))?);
+                }
             }
         }
     }
@@ -60,12 +63,12 @@ fn show(rep: usize, row: Value) {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { n: 20_000, reps: 3, only: Vec::new() };
+    let mut options = Options { sizes: vec![20_000], reps: 3, only: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
-            "--n" => options.n = value.parse()?,
+            "--n" => options.sizes = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--reps" => options.reps = value.parse()?,
             "--only" => options.only = value.split(',').map(str::to_owned).collect(),
             _ => bail!("unknown argument {word:?}"),
