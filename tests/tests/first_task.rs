@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use umbel_tests::{Client, Dev, Split, durable_redis, until};
+use umbel_tests::{Client, Dev, Split, durable_redis, guest, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -148,15 +148,31 @@ async fn a_paused_queue_keeps_its_jobs_until_it_is_resumed() -> Result<()> {
 async fn deploying_a_module_and_rolling_back_never_changes_a_job_in_flight() -> Result<()> {
     let dev = Dev::start().await?;
     let client = &dev.client;
-    let numbers = client.push("numbers").await?;
-    let first =
-        client.submit_body(&json!({"task": "add", "args": [1, 1], "options": {"countdown_ms": 3_600_000}})).await?;
-    let again = client.push("numbers").await?;
-    assert_eq!(again["digest"], numbers["digest"]);
-    assert_eq!(client.job(&first).await?["digest"], numbers["digest"]);
-    let task = client.get("/v1/tasks/add").await?.good()?;
-    assert_eq!(task["digest"], numbers["digest"]);
-    assert_eq!(client.get("/v1/modules").await?.good()?["items"].as_array().map(Vec::len), Some(1));
+    let later = json!({"task": "add", "args": [1, 1], "options": {"countdown_ms": 3_600_000}});
+    let digest_of = |task: Value| task["digest"].clone();
+    let current = || async { anyhow::Ok(digest_of(client.get("/v1/tasks/add").await?.good()?)) };
+
+    let old = digest_of(client.push("numbers").await?);
+    let first = client.submit_body(&later).await?;
+    // An empty custom section: the same tasks in other bytes.
+    let mut bytes = guest("numbers")?;
+    bytes.extend([0, 2, 1, b'x']);
+    let new = digest_of(client.upload(bytes).await?.good()?);
+    assert_ne!(new, old);
+    assert_eq!(current().await?, new);
+    let second = client.submit_body(&later).await?;
+
+    client.post("/v1/tasks/add/rollback", &json!({})).await?.good()?;
+    assert_eq!(current().await?, old);
+    client.post("/v1/tasks/add/deploy", &json!({ "digest": new })).await?.good()?;
+    assert_eq!(current().await?, new);
+
+    // Both run the code that they were submitted for.
+    for (job, digest) in [(first, old), (second, new)] {
+        client.post(&format!("/v1/jobs/{job}/retry"), &json!({})).await?.good()?;
+        let ended = client.ended(&job, LIMIT).await?;
+        assert_eq!((&ended["digest"], &ended["result"]), (&digest, &json!(2)), "{ended}");
+    }
     Ok(())
 }
 
