@@ -1,8 +1,8 @@
 //! Binds a signature's `args` and `kwargs` to a task's parameters, as a Python call would.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
-use crate::Parameter;
+use crate::{Parameter, job::ParameterText};
 
 /// A signature that does not fit the task. `pointer` is a JSON pointer into the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,60 @@ pub fn bind(
     if errors.is_empty() { Ok(bound) } else { Err(errors) }
 }
 
+/// The arguments by parameter name as JSON text, defaults filled in: `args` in their order, then `kwargs`. Values are
+/// copied as they were written, so that big integers stay whole. Agrees with `bind`.
+pub fn bind_text<'a>(
+    parameters: &[ParameterText],
+    args: impl IntoIterator<Item = &'a RawValue>,
+    kwargs: impl IntoIterator<Item = (&'a str, &'a RawValue)>,
+) -> Result<String, Vec<BindError>> {
+    let mut errors = Vec::new();
+    let mut bound: Vec<Option<&RawValue>> = vec![None; parameters.len()];
+    let mut given = 0;
+    for value in args {
+        if let Some(slot) = bound.get_mut(given) {
+            *slot = Some(value);
+        }
+        given += 1;
+    }
+    if given > parameters.len() {
+        let detail = format!("the task takes {} arguments and {given} were given", parameters.len());
+        errors.push(BindError { pointer: format!("/args/{}", parameters.len()), detail });
+    }
+    for (name, value) in kwargs {
+        let detail = match parameters.iter().position(|p| p.name == name) {
+            None => {
+                let known: Vec<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
+                format!("the task has no parameter of this name; it has: {}", known.join(", "))
+            }
+            Some(at) if bound[at].is_some() => "was given twice: by position and by name".to_owned(),
+            Some(at) => {
+                bound[at] = Some(value);
+                continue;
+            }
+        };
+        errors.push(BindError { pointer: format!("/kwargs/{}", escape(name)), detail });
+    }
+    let mut text = String::from("{");
+    for (parameter, value) in parameters.iter().zip(bound) {
+        let Some(value) = value.or(parameter.default.as_deref()) else {
+            errors.push(BindError {
+                pointer: format!("/kwargs/{}", escape(&parameter.name)),
+                detail: format!("the required parameter `{}` is missing", parameter.name),
+            });
+            continue;
+        };
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&Value::from(parameter.name.as_str()).to_string());
+        text.push(':');
+        text.push_str(value.get());
+    }
+    text.push('}');
+    if errors.is_empty() { Ok(text) } else { Err(errors) }
+}
+
 /// Where in the request the value of `parameter` came from, as a JSON pointer.
 pub fn pointer_of(parameters: &[Parameter], parameter: &str, given_args: usize) -> String {
     match parameters.iter().position(|p| p.name == parameter) {
@@ -96,6 +150,33 @@ mod tests {
     fn positions_names_and_defaults_fill_one_object() {
         assert_eq!(call(json!([1]), json!({"y": 2})), Ok(json!({"x": 1, "y": 2, "z": 3})));
         assert_eq!(call(json!([1, 2, null]), json!({})), Ok(json!({"x": 1, "y": 2, "z": null})));
+    }
+
+    #[test]
+    fn text_is_bound_as_values_are() {
+        let texts: Vec<ParameterText> = parameters()
+            .into_iter()
+            .map(|p| ParameterText {
+                name: p.name,
+                default: p.default.map(|d| RawValue::from_string(d.to_string()).unwrap()),
+            })
+            .collect();
+        let cases = [
+            (json!([1]), json!({"y": 2})),
+            (json!([1, 2, null]), json!({})),
+            (json!([]), json!({"a/b": 1})),
+            (json!([1, 2, 3, 4, 5]), json!({})),
+            (json!([1, 2]), json!({"x": 1})),
+        ];
+        for (args, kwargs) in cases {
+            let raw = |v: &Value| RawValue::from_string(v.to_string()).unwrap();
+            let list: Vec<_> = args.as_array().unwrap().iter().map(raw).collect();
+            let named: Vec<_> = kwargs.as_object().unwrap().iter().map(|(k, v)| (k.clone(), raw(v))).collect();
+            let text = bind_text(&texts, list.iter().map(|v| &**v), named.iter().map(|(k, v)| (k.as_str(), &**v)));
+            let text = text.map(|t| serde_json::from_str::<Value>(&t).unwrap());
+            let text = text.map_err(|e| e.into_iter().map(|e| e.pointer).collect::<Vec<_>>());
+            assert_eq!(text, call(args, kwargs));
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! A job: what was asked, and where it stands.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{AttemptRecord, Digest, Failure, JobId, PolicyPatch, QueueName, TaskName, TenantId, UnixMs, WorkerId};
+use crate::{
+    AttemptRecord, Digest, Failure, JobId, PolicyPatch, QueueName, TaskName, TenantId, UnixMs, WorkerId, WorkflowId,
+};
 
 /// Version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back.
 pub const SPEC_VERSION: u8 = 1;
@@ -26,10 +30,14 @@ pub enum JobState {
     Failed,
     Revoked,
     Expired,
+    /// A workflow's node whose inputs are missing, or a job that was replaced and waits for the result.
+    Waiting,
+    /// A workflow's node that had nothing to do: an error callback without an error, and what follows it.
+    Skipped,
 }
 
 impl JobState {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Scheduled,
         Self::Queued,
         Self::Running,
@@ -38,11 +46,13 @@ impl JobState {
         Self::Failed,
         Self::Revoked,
         Self::Expired,
+        Self::Waiting,
+        Self::Skipped,
     ];
 
     /// A terminal state never changes.
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Revoked | Self::Expired)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Revoked | Self::Expired | Self::Skipped)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +65,8 @@ impl JobState {
             Self::Failed => "failed",
             Self::Revoked => "revoked",
             Self::Expired => "expired",
+            Self::Waiting => "waiting",
+            Self::Skipped => "skipped",
         }
     }
 
@@ -86,6 +98,82 @@ pub struct JobSpec {
     /// The job that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<JobId>,
+}
+
+/// What the nodes of one template have in common. Immutable, stored as JSON text that brokers do not read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// `SPEC_VERSION` of whoever wrote it.
+    pub v: u8,
+    pub task: TaskName,
+    /// Pinned when the workflow was submitted.
+    pub digest: Digest,
+    /// Binds the arguments when the node runs: its input is known only then.
+    pub parameters: Vec<ParameterText>,
+    #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
+    pub policy: PolicyPatch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Of the workflow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Header stamps of the workflow.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A parameter without its schema.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ParameterText {
+    pub name: String,
+    /// A default of `null` is a default.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
+    pub default: Option<Box<RawValue>>,
+}
+
+/// A value that is there, `null` too.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What one node is called with, before its input is known.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NodeArguments {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Box<RawValue>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kwargs: BTreeMap<String, Box<RawValue>>,
+    /// The task is called once for each item, which is its last positional argument.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<Vec<Box<RawValue>>>,
+    /// The task is called once for each item, which is a list of positional arguments behind its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starmap: Option<Vec<Vec<Box<RawValue>>>>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+/// What was asked of a workflow as a whole.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct WorkflowSpec {
+    pub v: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Stamps that its jobs inherit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// The workflow whose failed nodes this one does again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume_of: Option<WorkflowId>,
 }
 
 /// How far a running job said it is.
@@ -128,11 +216,38 @@ pub struct JobRecord {
     /// Why a failed job failed, or a retrying one failed last.
     pub failure: Option<Failure>,
     pub history: Vec<AttemptRecord>,
+    /// Of a workflow's node: then `spec` is that of its template (a `NodeSpec`).
+    pub node: Option<NodeRef>,
+    /// The workflow that replaced it: its result is the job's.
+    pub child: Option<WorkflowId>,
+}
+
+/// A job's place in its workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRef {
+    pub workflow: WorkflowId,
+    pub number: u32,
+    /// JSON text of its `NodeArguments`.
+    pub arguments: String,
 }
 
 impl JobRecord {
     /// What was asked.
     pub fn parsed_spec(&self) -> Result<JobSpec, serde_json::Error> {
         serde_json::from_str(&self.spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_of_null_is_kept_apart_from_none() {
+        let read = |text: &str| serde_json::from_str::<ParameterText>(text).unwrap();
+        let null = read(r#"{"name":"x","default":null}"#);
+        assert_eq!(null.default.as_deref().map(RawValue::get), Some("null"));
+        assert_eq!(serde_json::to_string(&null).unwrap(), r#"{"name":"x","default":null}"#);
+        assert!(read(r#"{"name":"x"}"#).default.is_none());
     }
 }

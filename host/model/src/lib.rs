@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod bind;
+pub mod canvas;
 pub mod human;
 pub mod ids;
 pub mod job;
@@ -12,9 +13,10 @@ pub mod policy;
 pub mod task;
 
 pub use backoff::Backoff;
-pub use bind::{BindError, bind};
+pub use bind::{BindError, bind, bind_text};
+pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
-pub use job::{JobRecord, JobSpec, JobState, Progress};
+pub use job::{JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, WorkflowSpec};
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
 pub use policy::{Policy, PolicyBounds, PolicyError, PolicyPatch};
 pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Policy, UnixMs, WorkerId};
+use crate::{Policy, UnixMs, WorkerId, WorkflowId};
 
 /// Longest kind that is kept, bytes.
 pub const MAX_KIND_BYTES: usize = 128;
@@ -16,7 +16,8 @@ pub const MAX_DETAILS_BYTES: usize = 16 << 10;
 ///
 /// `kind` is `error`-like and chosen by the guest for its own errors (the type's name), or one of the host's:
 /// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
-/// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `revoked`, `expired`.
+/// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `invalid_arguments`,
+/// `upstream_failed`, `revoked`, `expired`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: String,
@@ -145,6 +146,8 @@ pub enum Resolution {
     Revoke,
     /// Back to `queued` at its place in the line; the delivery is not counted.
     Release,
+    /// `waiting` for the end of this workflow, whose result becomes the job's.
+    Replace { workflow: WorkflowId },
 }
 
 /// What follows an outcome under a policy. `retries` were used before this attempt; `random` is uniform.

@@ -1,0 +1,267 @@
+//! The JSON form of a canvas, the same over HTTP, in files, in the SDK and from a guest.
+//!
+//! ```json
+//! {"task": "add", "args": [1], "kwargs": {}, "options": {}, "immutable": false}
+//! {"task": "inc", "map": [1, 2, 3]}            {"task": "add", "starmap": [[1, 2], [3, 4]]}
+//! {"task": "add", "chunks": [[1, 2], [3, 4]], "size": 10}
+//! {"chain": [step, …]}      {"group": [step, …], "cancel_rest": true}      {"chord": [step, …], "body": step}
+//! ```
+//! Every step may have `link`, `link_error` (lists of steps), `on_failure` and `label`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::TaskName;
+
+/// What the failure of a step means to whatever waits for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// What waits for it fails too.
+    #[default]
+    Fail,
+    /// What waits for it goes on, and gets `{"error": {…}}` in the place of the result.
+    Continue,
+    /// What waits for it goes on, and gets `null` in the place of the result.
+    Ignore,
+}
+
+/// A call of a task, complete or partial.
+#[derive(Debug, Clone)]
+pub struct Signature {
+    pub task: TaskName,
+    pub args: Vec<Box<RawValue>>,
+    pub kwargs: BTreeMap<String, Box<RawValue>>,
+    /// A JSON object: the options of a submission.
+    pub options: Option<Box<RawValue>>,
+    /// Takes no result of what came before.
+    pub immutable: bool,
+    /// One job that calls the task once for each item, one after the other, and gives the list of the results.
+    pub each: Option<Each>,
+}
+
+/// The items of a `map` or `starmap`.
+#[derive(Debug, Clone)]
+pub enum Each {
+    /// Each item is the last positional argument.
+    Map(Vec<Box<RawValue>>),
+    /// Each item is a list of positional arguments.
+    Starmap(Vec<Vec<Box<RawValue>>>),
+}
+
+/// What a step is.
+#[derive(Debug, Clone)]
+pub enum Shape {
+    Task(Signature),
+    /// The items in starmaps of `size`, as a group.
+    Chunks {
+        signature: Signature,
+        items: Vec<Vec<Box<RawValue>>>,
+        size: u32,
+    },
+    Chain(Vec<Canvas>),
+    /// All at once. Its result is the list of its members' results, in their order.
+    Group {
+        members: Vec<Canvas>,
+        cancel_rest: bool,
+    },
+    /// A group whose results a body takes.
+    Chord {
+        header: Vec<Canvas>,
+        cancel_rest: bool,
+        body: Box<Canvas>,
+    },
+}
+
+/// One step and what follows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Form", into = "Form")]
+pub struct Canvas {
+    pub shape: Shape,
+    /// Start when the step succeeded, with its result.
+    pub link: Vec<Canvas>,
+    /// Start when the step failed, with the error.
+    pub link_error: Vec<Canvas>,
+    /// Of a group or a chord's header: of each member that says nothing itself.
+    pub on_failure: Option<OnFailure>,
+    /// A name for people.
+    pub label: Option<String>,
+}
+
+impl Signature {
+    pub fn new(task: TaskName) -> Self {
+        Self { task, args: Vec::new(), kwargs: BTreeMap::new(), options: None, immutable: false, each: None }
+    }
+
+    /// This signature with more arguments, as Celery merges them: `args` go in front of its own, `kwargs` win over its
+    /// own. An immutable signature stays as it is.
+    #[must_use]
+    pub fn partial(mut self, args: Vec<Box<RawValue>>, kwargs: BTreeMap<String, Box<RawValue>>) -> Self {
+        if !self.immutable {
+            self.args.splice(0..0, args);
+            self.kwargs.extend(kwargs);
+        }
+        self
+    }
+}
+
+impl From<Signature> for Canvas {
+    fn from(signature: Signature) -> Self {
+        Self::new(Shape::Task(signature))
+    }
+}
+
+impl Canvas {
+    pub fn new(shape: Shape) -> Self {
+        Self { shape, link: Vec::new(), link_error: Vec::new(), on_failure: None, label: None }
+    }
+
+    pub fn chain(steps: Vec<Self>) -> Self {
+        Self::new(Shape::Chain(steps))
+    }
+
+    pub fn group(members: Vec<Self>) -> Self {
+        Self::new(Shape::Group { members, cancel_rest: false })
+    }
+
+    pub fn chord(header: Vec<Self>, body: Self) -> Self {
+        Self::new(Shape::Chord { header, cancel_rest: false, body: Box::new(body) })
+    }
+}
+
+/// The JSON object of a step.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Form {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<TaskName>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    kwargs: BTreeMap<String, Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    options: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    immutable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<Vec<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    starmap: Option<Vec<Vec<Box<RawValue>>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunks: Option<Vec<Vec<Box<RawValue>>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<Vec<Canvas>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<Vec<Canvas>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chord: Option<Vec<Canvas>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Box<Canvas>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancel_rest: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    link: Vec<Canvas>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    link_error: Vec<Canvas>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_failure: Option<OnFailure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+}
+
+/// Longest label, bytes.
+const MAX_LABEL_BYTES: usize = 128;
+
+impl TryFrom<Form> for Canvas {
+    type Error = String;
+
+    fn try_from(mut form: Form) -> Result<Self, String> {
+        let kinds = [form.task.is_some(), form.chain.is_some(), form.group.is_some(), form.chord.is_some()];
+        if kinds.into_iter().filter(|is| *is).count() != 1 {
+            return Err("a step has exactly one of `task`, `chain`, `group` and `chord`".into());
+        }
+        let of_task = !form.args.is_empty() || !form.kwargs.is_empty() || form.options.is_some() || form.immutable;
+        let items = [form.map.is_some(), form.starmap.is_some(), form.chunks.is_some()];
+        let items = items.into_iter().filter(|is| *is).count();
+        if form.task.is_none() && (of_task || items > 0) {
+            return Err(
+                "`args`, `kwargs`, `options`, `immutable`, `map`, `starmap` and `chunks` belong to a `task`".into()
+            );
+        }
+        if items > 1 {
+            return Err("a task has at most one of `map`, `starmap` and `chunks`".into());
+        }
+        if form.size.is_some() != form.chunks.is_some() {
+            return Err("`chunks` needs a `size`, and only `chunks` has one".into());
+        }
+        if form.size == Some(0) {
+            return Err("`size` is at least 1".into());
+        }
+        if form.body.is_some() != form.chord.is_some() {
+            return Err("`chord` needs a `body`, and only `chord` has one".into());
+        }
+        if form.cancel_rest && form.group.is_none() && form.chord.is_none() {
+            return Err("`cancel_rest` belongs to a `group` or a `chord`".into());
+        }
+        if let Some(label) = &form.label
+            && (label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control))
+        {
+            return Err(format!("a label has 1 to {MAX_LABEL_BYTES} bytes and no control characters"));
+        }
+        let shape = if let Some(task) = form.task.take() {
+            let each = form.map.take().map(Each::Map).or(form.starmap.take().map(Each::Starmap));
+            let (args, kwargs) = (form.args, form.kwargs);
+            let signature = Signature { task, args, kwargs, options: form.options, immutable: form.immutable, each };
+            match (form.chunks, form.size) {
+                (Some(items), Some(size)) => Shape::Chunks { signature, items, size },
+                _ => Shape::Task(signature),
+            }
+        } else if let Some(steps) = form.chain {
+            Shape::Chain(steps)
+        } else if let Some(members) = form.group {
+            Shape::Group { members, cancel_rest: form.cancel_rest }
+        } else {
+            let (header, body) = (form.chord.unwrap_or_default(), form.body);
+            let body = body.ok_or("`chord` needs a `body`")?;
+            Shape::Chord { header, cancel_rest: form.cancel_rest, body }
+        };
+        let (link, link_error) = (form.link, form.link_error);
+        Ok(Self { shape, link, link_error, on_failure: form.on_failure, label: form.label })
+    }
+}
+
+impl From<Canvas> for Form {
+    fn from(canvas: Canvas) -> Self {
+        let Canvas { shape, link, link_error, on_failure, label } = canvas;
+        let mut form = Self { link, link_error, on_failure, label, ..Self::default() };
+        let sign = |form: &mut Self, signature: Signature| {
+            let Signature { task, args, kwargs, options, immutable, each } = signature;
+            (form.task, form.args, form.kwargs, form.options) = (Some(task), args, kwargs, options);
+            form.immutable = immutable;
+            match each {
+                Some(Each::Map(items)) => form.map = Some(items),
+                Some(Each::Starmap(items)) => form.starmap = Some(items),
+                None => {}
+            }
+        };
+        match shape {
+            Shape::Task(signature) => sign(&mut form, signature),
+            Shape::Chunks { signature, items, size } => {
+                sign(&mut form, signature);
+                (form.chunks, form.size) = (Some(items), Some(size));
+            }
+            Shape::Chain(steps) => form.chain = Some(steps),
+            Shape::Group { members, cancel_rest } => {
+                (form.group, form.cancel_rest) = (Some(members), cancel_rest);
+            }
+            Shape::Chord { header, cancel_rest, body } => {
+                (form.chord, form.cancel_rest, form.body) = (Some(header), cancel_rest, Some(body));
+            }
+        }
+        form
+    }
+}

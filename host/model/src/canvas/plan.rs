@@ -1,0 +1,406 @@
+//! From a canvas to its normal form: nodes and edges.
+//!
+//! Invariants of a plan: it has no cycle; every job node has one source at most, a gate has its members; the members of a
+//! group are numbered in one piece, so that a group of any size is a few ranges.
+
+use super::form::{Canvas, Each, OnFailure, Shape, Signature};
+
+/// Steps within steps. JSON itself is read to a depth of 128, and a step is two levels of it.
+pub const MAX_DEPTH: usize = 48;
+/// Nodes of one workflow.
+pub const MAX_NODES: u32 = 250_000;
+
+/// How large a canvas may be.
+#[derive(Debug, Clone, Copy)]
+pub struct CanvasLimits {
+    pub max_depth: usize,
+    pub max_nodes: u32,
+}
+
+impl Default for CanvasLimits {
+    fn default() -> Self {
+        Self { max_depth: MAX_DEPTH, max_nodes: MAX_NODES }
+    }
+}
+
+/// A canvas that cannot be planned. `pointer` is a JSON pointer into it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: {detail}")]
+pub struct CanvasError {
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// Consecutive nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    pub first: u32,
+    pub count: u32,
+}
+
+impl Range {
+    pub fn one(node: u32) -> Self {
+        Self { first: node, count: 1 }
+    }
+
+    pub fn contains(self, node: u32) -> bool {
+        node >= self.first && node - self.first < self.count
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = u32> {
+        self.first..self.first + self.count
+    }
+}
+
+/// What a node waits for of its source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum When {
+    #[default]
+    Success,
+    /// An error callback.
+    Failure,
+}
+
+/// What a node does when its turn comes.
+#[derive(Debug, Clone)]
+pub enum Work {
+    Job(Signature),
+    Gate(Gate),
+}
+
+/// The end of a group: it runs nothing, and ends when all its members ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// The last node of each member, in the order of the results.
+    pub members: Vec<Range>,
+    /// All nodes of the members, callbacks apart.
+    pub scope: Vec<Range>,
+    /// The first failure cancels what is left of the scope.
+    pub cancel_rest: bool,
+    /// Arrivals that it waits for.
+    pub pending: u32,
+}
+
+/// One node of the graph.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub work: Work,
+    pub when: When,
+    pub on_failure: OnFailure,
+    /// Its source: the node that must end before; of a gate, the one that its members wait for.
+    pub after: Option<u32>,
+    /// The result of `after` (or, of an error callback, its error) goes in front of the arguments.
+    pub takes: bool,
+    /// The gate of the innermost group that it is in.
+    pub group: Option<u32>,
+    /// What waits for it.
+    pub next: Vec<Range>,
+    pub label: Option<String>,
+    /// JSON pointer into the canvas: for error messages.
+    pub pointer: String,
+}
+
+/// The normal form of a canvas.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub nodes: Vec<Node>,
+    /// The nodes without a source.
+    pub starts: Vec<Range>,
+    /// The node whose end is the workflow's.
+    pub end: u32,
+}
+
+/// The graph of a canvas.
+pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
+    let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
+    let span = planner.step(canvas, &Place::default(), 0)?;
+    planner.callbacks()?;
+    Ok(Plan { nodes: planner.finished(), starts: span.starts, end: span.end })
+}
+
+/// More members for a group that runs: their graph, and the last node of each. Numbers start from 0; the members' ends
+/// have no edge to the group's gate yet, nor a `group`.
+pub fn plan_members(members: Vec<Canvas>, limits: CanvasLimits) -> Result<(Plan, Vec<Range>), CanvasError> {
+    let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
+    let place = Place::default();
+    let (ends, starts) = planner.members((members, ("/", 1)), &place, None, None, 0)?;
+    planner.callbacks()?;
+    Ok((Plan { nodes: planner.finished(), starts, end: 0 }, ends))
+}
+
+/// Where a group's members are written: the last part of their pointers, and how many items of it each stands for.
+type Written = (&'static str, usize);
+
+/// A group as it was written.
+struct Group {
+    members: Vec<Canvas>,
+    written: Written,
+    cancel_rest: bool,
+    /// Of each member that says nothing itself.
+    on_failure: Option<OnFailure>,
+    label: Option<String>,
+}
+
+/// Where a step is put.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    after: Option<u32>,
+    when: When,
+    group: Option<u32>,
+    /// What the group around it says of its members.
+    on_failure: Option<OnFailure>,
+    /// Numbers that were set aside for its last and its first node.
+    end: Option<u32>,
+    start: Option<u32>,
+    pointer: String,
+}
+
+struct Span {
+    starts: Vec<Range>,
+    end: u32,
+}
+
+struct Callback {
+    source: u32,
+    when: When,
+    canvas: Canvas,
+    pointer: String,
+    depth: usize,
+}
+
+struct Planner {
+    nodes: Vec<Option<Node>>,
+    limits: CanvasLimits,
+    /// Planned last: they are in no group's scope, so that cancelling the rest of a group leaves them alone.
+    callbacks: Vec<Callback>,
+}
+
+fn push(ranges: &mut Vec<Range>, range: Range) {
+    match ranges.last_mut() {
+        Some(last) if last.first + last.count == range.first => last.count += range.count,
+        _ => ranges.push(range),
+    }
+}
+
+impl Planner {
+    fn finished(self) -> Vec<Node> {
+        self.nodes.into_iter().map(|node| node.expect("every number that was set aside was used")).collect()
+    }
+
+    fn reserve(&mut self, count: usize, pointer: &str) -> Result<u32, CanvasError> {
+        let first = self.nodes.len();
+        if first + count > self.limits.max_nodes as usize {
+            let detail = format!("a workflow has at most {} nodes", self.limits.max_nodes);
+            return Err(CanvasError { pointer: pointer.to_owned(), detail });
+        }
+        self.nodes.resize_with(first + count, || None);
+        Ok(first as u32)
+    }
+
+    fn node(&mut self, number: u32) -> &mut Node {
+        self.nodes[number as usize].as_mut().expect("edges start at nodes that were made")
+    }
+
+    fn step(&mut self, canvas: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+        if depth >= self.limits.max_depth {
+            let detail = format!("steps are nested at most {} deep", self.limits.max_depth);
+            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+        }
+        let Canvas { shape, link, link_error, on_failure, label } = canvas;
+        let span = match shape {
+            Shape::Task(signature) => self.task(signature, on_failure.or(place.on_failure), label, place)?,
+            Shape::Chunks { signature, items, size } => {
+                let (members, written) = (chunks(&signature, items, size), ("/chunks/", size as usize));
+                self.group(Group { members, written, cancel_rest: false, on_failure, label }, place, depth)?
+            }
+            Shape::Chain(steps) => self.chain(steps, on_failure, place, depth)?,
+            Shape::Group { members, cancel_rest } => {
+                let written = ("/group/", 1);
+                self.group(Group { members, written, cancel_rest, on_failure, label }, place, depth)?
+            }
+            Shape::Chord { header, cancel_rest, body } => {
+                let group = Group { members: header, written: ("/chord/", 1), cancel_rest, on_failure, label };
+                self.chord(group, *body, place, depth)?
+            }
+        };
+        for (when, name, list) in [(When::Success, "link", link), (When::Failure, "link_error", link_error)] {
+            for (at, canvas) in list.into_iter().enumerate() {
+                let pointer = format!("{}/{name}/{at}", place.pointer);
+                self.callbacks.push(Callback { source: span.end, when, canvas, pointer, depth: depth + 1 });
+            }
+        }
+        Ok(span)
+    }
+
+    fn task(
+        &mut self,
+        signature: Signature,
+        on_failure: Option<OnFailure>,
+        label: Option<String>,
+        place: &Place,
+    ) -> Result<Span, CanvasError> {
+        let number = match place.end.or(place.start) {
+            Some(number) => number,
+            None => self.reserve(1, &place.pointer)?,
+        };
+        let takes = place.after.is_some() && !signature.immutable && signature.each.is_none();
+        self.nodes[number as usize] = Some(Node {
+            work: Work::Job(signature),
+            when: place.when,
+            on_failure: on_failure.unwrap_or_default(),
+            after: place.after,
+            takes,
+            group: place.group,
+            next: Vec::new(),
+            label,
+            pointer: place.pointer.clone(),
+        });
+        Ok(Span { starts: vec![Range::one(number)], end: number })
+    }
+
+    fn chain(
+        &mut self,
+        steps: Vec<Canvas>,
+        on_failure: Option<OnFailure>,
+        place: &Place,
+        depth: usize,
+    ) -> Result<Span, CanvasError> {
+        let count = steps.len();
+        if count == 0 {
+            let detail = "a chain has at least one step".to_owned();
+            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+        }
+        let mut starts = Vec::new();
+        let mut last = None;
+        for (at, step) in steps.into_iter().enumerate() {
+            let (is_first, is_last) = (at == 0, at + 1 == count);
+            let inner = Place {
+                after: last.or(place.after),
+                when: if is_first { place.when } else { When::Success },
+                group: place.group,
+                on_failure: on_failure.or(place.on_failure).filter(|_| is_last),
+                end: place.end.filter(|_| is_last),
+                start: place.start.filter(|_| is_first),
+                pointer: format!("{}/chain/{at}", place.pointer),
+            };
+            let span = self.step(step, &inner, depth + 1)?;
+            match last {
+                Some(source) => self.connect(source, &span.starts),
+                None => starts = span.starts,
+            }
+            last = Some(span.end);
+        }
+        Ok(Span { starts, end: last.expect("there is at least one step") })
+    }
+
+    fn chord(&mut self, header: Group, body: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+        let group = Place { on_failure: None, end: None, start: None, ..place.clone() };
+        let header = self.group(header, &group, depth)?;
+        let pointer = format!("{}/body", place.pointer);
+        let body_place = Place { after: Some(header.end), when: When::Success, start: None, pointer, ..place.clone() };
+        let body = self.step(body, &body_place, depth + 1)?;
+        self.connect(header.end, &body.starts);
+        Ok(Span { starts: header.starts, end: body.end })
+    }
+
+    fn group(&mut self, group: Group, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+        let Group { members, written, cancel_rest, on_failure, label } = group;
+        let gate = match place.end {
+            Some(number) => number,
+            None => self.reserve(1, &place.pointer)?,
+        };
+        let count = members.len() as u32;
+        let first = self.nodes.len() as u32;
+        let (ends, mut starts) = self.members((members, written), place, Some(gate), on_failure, depth)?;
+        let scope = Range { first, count: self.nodes.len() as u32 - first };
+        self.nodes[gate as usize] = Some(Node {
+            work: Work::Gate(Gate {
+                members: ends,
+                scope: if count == 0 { Vec::new() } else { vec![scope] },
+                cancel_rest,
+                // Without members it waits for what the group waits for.
+                pending: count.max(1),
+            }),
+            when: place.when,
+            on_failure: place.on_failure.unwrap_or_default(),
+            after: place.after,
+            takes: false,
+            group: place.group,
+            next: Vec::new(),
+            label,
+            pointer: place.pointer.clone(),
+        });
+        if count == 0 {
+            starts = vec![Range::one(gate)];
+        }
+        Ok(Span { starts, end: gate })
+    }
+
+    /// The ends and the starts of a group's members.
+    fn members(
+        &mut self,
+        (members, (key, each)): (Vec<Canvas>, Written),
+        place: &Place,
+        gate: Option<u32>,
+        on_failure: Option<OnFailure>,
+        depth: usize,
+    ) -> Result<(Vec<Range>, Vec<Range>), CanvasError> {
+        let count = members.len();
+        let first = self.reserve(count, &place.pointer)?;
+        // The first tasks of chains, in one piece too: what starts the group names a range and not each of them.
+        let begin =
+            |m: &Canvas| matches!(&m.shape, Shape::Chain(s) if s.len() > 1 && matches!(s[0].shape, Shape::Task(_)));
+        let mut chain_start = self.reserve(members.iter().filter(|m| begin(m)).count(), &place.pointer)?;
+        let mut starts = Vec::new();
+        for (at, member) in members.into_iter().enumerate() {
+            let end = first + at as u32;
+            let start = begin(&member).then(|| {
+                chain_start += 1;
+                chain_start - 1
+            });
+            let inner = Place {
+                after: place.after,
+                when: place.when,
+                group: gate,
+                on_failure,
+                end: Some(end),
+                start,
+                pointer: format!("{}{key}{}", place.pointer, at * each),
+            };
+            let span = self.step(member, &inner, depth + 1)?;
+            span.starts.into_iter().for_each(|range| push(&mut starts, range));
+            if let Some(gate) = gate {
+                push(&mut self.node(end).next, Range::one(gate));
+            }
+        }
+        let ends = if count == 0 { Vec::new() } else { vec![Range { first, count: count as u32 }] };
+        Ok((ends, starts))
+    }
+
+    fn connect(&mut self, source: u32, starts: &[Range]) {
+        let next = &mut self.node(source).next;
+        starts.iter().for_each(|range| push(next, *range));
+    }
+
+    fn callbacks(&mut self) -> Result<(), CanvasError> {
+        while let Some(Callback { source, when, canvas, pointer, depth }) = self.callbacks.pop() {
+            let place = Place { after: Some(source), when, pointer, ..Place::default() };
+            let span = self.step(canvas, &place, depth)?;
+            self.connect(source, &span.starts);
+        }
+        Ok(())
+    }
+}
+
+/// The members that chunks stand for.
+fn chunks(signature: &Signature, items: Vec<Vec<Box<serde_json::value::RawValue>>>, size: u32) -> Vec<Canvas> {
+    let mut members = Vec::new();
+    let mut items = items.into_iter();
+    loop {
+        let some: Vec<_> = items.by_ref().take(size as usize).collect();
+        if some.is_empty() {
+            return members;
+        }
+        members.push(Canvas::from(Signature { each: Some(Each::Starmap(some)), ..signature.clone() }));
+    }
+}

@@ -1,0 +1,169 @@
+//! Plans and what is resumed of them, case by case.
+
+use super::*;
+use crate::JobState;
+
+fn planned(json: &str) -> Plan {
+    plan(serde_json::from_str(json).unwrap(), CanvasLimits::default()).unwrap()
+}
+
+/// `number:task/after>next…`, a gate as `[members]`.
+fn shown(plan: &Plan) -> Vec<String> {
+    let ranges =
+        |list: &[Range]| list.iter().flat_map(|r| r.iter()).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let node = |(n, node): (usize, &Node)| {
+        let what = match &node.work {
+            Work::Job(signature) => signature.task.to_string(),
+            Work::Gate(gate) => format!("[{}]", ranges(&gate.members)),
+        };
+        let after = node.after.map_or(String::new(), |a| format!("/{a}"));
+        format!("{n}:{what}{after}>{}", ranges(&node.next))
+    };
+    plan.nodes.iter().enumerate().map(node).collect()
+}
+
+#[test]
+fn a_node_and_its_workflow_know_each_other() {
+    let workflow = workflow_id(JobId::from_parts(77, u128::MAX));
+    assert_eq!(node_of(node_job(workflow, 0)), (workflow, 0));
+    assert_eq!(node_of(node_job(workflow, 249_999)), (workflow, 249_999));
+    assert_eq!(workflow.timestamp_ms(), 77);
+}
+
+#[test]
+fn a_chain_is_a_line_of_nodes() {
+    let plan = planned(r#"{"chain":[{"task":"a"},{"task":"b"},{"task":"c"}]}"#);
+    assert_eq!(shown(&plan), ["0:a>1", "1:b/0>2", "2:c/1>"]);
+    assert_eq!((plan.starts, plan.end), (vec![Range::one(0)], 2));
+}
+
+#[test]
+fn a_group_followed_by_a_task_is_a_chord() {
+    let group = planned(r#"{"chain":[{"group":[{"task":"a"},{"task":"b"}]},{"task":"c"}]}"#);
+    let chord = planned(r#"{"chord":[{"task":"a"},{"task":"b"}],"body":{"task":"c"}}"#);
+    assert_eq!(shown(&group), ["0:[1,2]>3", "1:a>0", "2:b>0", "3:c/0>"]);
+    assert_eq!(shown(&group), shown(&chord));
+}
+
+#[test]
+fn members_that_are_chains_end_and_start_in_one_piece() {
+    let plan = planned(
+        r#"{"chain":[{"task":"x"},{"group":[{"chain":[{"task":"a"},{"task":"b"}]},{"chain":[{"task":"c"},{"task":"d"}]}]}]}"#,
+    );
+    assert_eq!(shown(&plan), ["0:x>4,5", "1:[2,3]/0>", "2:b/4>1", "3:d/5>1", "4:a/0>2", "5:c/0>3"]);
+    assert_eq!(plan.nodes[0].next, [Range { first: 4, count: 2 }]);
+}
+
+#[test]
+fn an_empty_group_is_a_gate_that_waits_for_what_is_before_it() {
+    let plan = planned(r#"{"chain":[{"task":"a"},{"group":[]},{"task":"b"}]}"#);
+    assert_eq!(shown(&plan), ["0:a>1", "1:[]/0>2", "2:b/1>"]);
+    let alone = planned(r#"{"group":[]}"#);
+    assert_eq!((alone.starts, alone.end), (vec![Range::one(0)], 0));
+}
+
+#[test]
+fn callbacks_are_outside_of_the_scope_of_groups() {
+    let plan = planned(r#"{"group":[{"task":"a","link_error":[{"task":"e"}]},{"task":"b"}],"cancel_rest":true}"#);
+    let Work::Gate(gate) = &plan.nodes[0].work else { panic!("a gate") };
+    assert_eq!(gate.scope, [Range { first: 1, count: 2 }]);
+    assert_eq!(shown(&plan), ["0:[1,2]>", "1:a>0,3", "2:b>0", "3:e/1>"]);
+    assert_eq!(plan.nodes[3].when, When::Failure);
+}
+
+#[test]
+fn what_a_group_says_of_failures_holds_for_its_members() {
+    let plan = planned(
+        r#"{"group":[{"task":"a"},{"task":"b","on_failure":"ignore"},{"chain":[{"task":"c"},{"task":"d"}]}],"on_failure":"continue"}"#,
+    );
+    let policies: Vec<OnFailure> = plan.nodes.iter().map(|n| n.on_failure).collect();
+    // gate, a, b, d (the end of the chain), c
+    assert_eq!(
+        policies,
+        [OnFailure::Fail, OnFailure::Continue, OnFailure::Ignore, OnFailure::Continue, OnFailure::Fail]
+    );
+}
+
+#[test]
+fn the_same_json_comes_out_that_went_in() {
+    for text in [
+        r#"{"task":"add","args":[1,{"x":2}],"kwargs":{"y":12345678901234567890},"options":{"queue":"q"},"immutable":true}"#,
+        r#"{"task":"inc","map":[1,2]}"#,
+        r#"{"task":"add","starmap":[[1,2]]}"#,
+        r#"{"task":"add","chunks":[[1,2],[3,4]],"size":1}"#,
+        r#"{"chord":[{"task":"a"}],"body":{"task":"b","link":[{"task":"c"}]},"cancel_rest":true,"on_failure":"ignore"}"#,
+    ] {
+        let canvas: Canvas = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&canvas).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_step_that_says_two_things_is_refused() {
+    for text in [
+        r"{}",
+        r#"{"task":"a","chain":[]}"#,
+        r#"{"chain":[],"args":[1]}"#,
+        r#"{"task":"a","map":[],"starmap":[]}"#,
+        r#"{"task":"a","chunks":[[1]]}"#,
+        r#"{"task":"a","size":3}"#,
+        r#"{"chord":[]}"#,
+        r#"{"group":[],"body":{"task":"a"}}"#,
+        r#"{"task":"a","cancel_rest":true}"#,
+        r#"{"task":"a","surprise":1}"#,
+        r#"{"task":"a","label":""}"#,
+    ] {
+        assert!(serde_json::from_str::<Canvas>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_limited() {
+    let limits = CanvasLimits { max_depth: 3, max_nodes: 3 };
+    let planned = |text: &str| plan(serde_json::from_str(text).unwrap(), limits).map(|_| ()).map_err(|e| e.pointer);
+    assert_eq!(planned(r#"{"group":[{"task":"a"},{"task":"a"}]}"#), Ok(()));
+    assert_eq!(planned(r#"{"group":[{"task":"a"},{"task":"a"},{"task":"a"}]}"#), Err(String::new()));
+    assert_eq!(planned(r#"{"chain":[{"chain":[{"chain":[{"task":"a"}]}]}]}"#), Err("/chain/0/chain/0/chain/0".into()));
+    assert_eq!(planned(r#"{"chain":[]}"#), Err(String::new()));
+}
+
+#[test]
+fn resuming_a_chain_starts_at_the_step_that_failed() {
+    let plan = planned(r#"{"chain":[{"task":"a"},{"task":"b"},{"task":"c"}]}"#);
+    let (ends, starts) = resume(&plan.nodes, &[JobState::Succeeded, JobState::Failed, JobState::Failed]);
+    assert_eq!(ends[0], NodeEnd::Kept(JobState::Succeeded));
+    assert!(matches!(ends[1..], [NodeEnd::Redo { .. }, NodeEnd::Redo { .. }]));
+    assert_eq!(starts, [Range::one(1)]);
+}
+
+#[test]
+fn resuming_a_chord_runs_only_the_members_that_failed() {
+    let plan = planned(r#"{"chord":[{"task":"a"},{"task":"b"},{"task":"c"}],"body":{"task":"d"}}"#);
+    let states = [JobState::Waiting, JobState::Succeeded, JobState::Failed, JobState::Succeeded, JobState::Failed];
+    let (ends, starts) = resume(&plan.nodes, &states);
+    assert_eq!(ends[0], NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 });
+    assert_eq!(starts, [Range::one(2)]);
+}
+
+#[test]
+fn a_failure_that_was_not_minded_is_kept_when_the_body_went_on() {
+    let plan = planned(
+        r#"{"chain":[{"chord":[{"task":"a","on_failure":"ignore"},{"task":"b"}],"body":{"task":"c"}},{"task":"d"}]}"#,
+    );
+    // gate, a, b, c, d
+    let states = [JobState::Waiting, JobState::Failed, JobState::Succeeded, JobState::Succeeded, JobState::Failed];
+    let (ends, starts) = resume(&plan.nodes, &states);
+    assert_eq!(ends[0], NodeEnd::KeptGate);
+    assert_eq!(ends[1], NodeEnd::Kept(JobState::Failed));
+    assert_eq!(starts, [Range::one(4)]);
+}
+
+#[test]
+fn the_callbacks_of_a_node_that_is_done_again_wait_again() {
+    let plan = planned(r#"{"task":"a","link":[{"task":"l"}],"link_error":[{"task":"e"}]}"#);
+    // Callbacks are planned from the last to the first.
+    assert_eq!(shown(&plan), ["0:a>1,2", "1:e/0>", "2:l/0>"]);
+    let (ends, starts) = resume(&plan.nodes, &[JobState::Failed, JobState::Succeeded, JobState::Failed]);
+    assert!(ends.iter().all(|end| matches!(end, NodeEnd::Redo { .. })));
+    assert_eq!(starts, [Range::one(0)]);
+}
