@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
 use tokio::time::Instant;
-use umbel_model::{Digest, JobId, QueueName, TaskName, human};
+use umbel_model::{Digest, JobId, QueueName, TaskName, WorkflowId, human};
 
 use crate::{
     limits::{MAX_DEPTH, is_too_deep},
@@ -28,6 +28,16 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// A JSON body, whole.
 pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    read_json_up_to(api, headers, body, api.config.max_body_bytes).await
+}
+
+/// As `read_json`, with a limit of its own.
+pub(crate) async fn read_json_up_to(
+    api: &Api,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<Bytes, Problem> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
@@ -35,7 +45,6 @@ pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Res
         drain(body).await;
         return Err(Problem::new(Code::UnsupportedMediaType, "send `Content-Type: application/json`"));
     }
-    let limit = api.config.max_body_bytes;
     if is_declared_longer(headers, limit as u64) {
         drain(body).await;
         return Err(too_large(limit));
@@ -206,6 +215,22 @@ impl Named for QueueName {
 }
 impl Named for Digest {
     const NOT_FOUND: Code = Code::ModuleNotFound;
+}
+
+/// The id of a workflow in a path.
+#[derive(Debug)]
+pub(crate) struct WorkflowOf(pub(crate) WorkflowId);
+
+impl FromStr for WorkflowOf {
+    type Err = umbel_model::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl Named for WorkflowOf {
+    const NOT_FOUND: Code = Code::WorkflowNotFound;
 }
 
 /// The one parameter of a path. What breaks the rule of its kind cannot exist: not found, with the rule.

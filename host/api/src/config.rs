@@ -19,11 +19,19 @@ pub struct ApiConfig {
     pub max_batches: usize,
     /// Of these, one tenant's.
     pub max_tenant_batches: usize,
+    /// Bytes of a workflow's submission.
+    pub max_workflow_bytes: usize,
+    /// Workflows being submitted or resumed at once; further ones wait their turn.
+    pub max_workflow_submissions: usize,
+    /// Of these, one tenant's.
+    pub max_tenant_workflow_submissions: usize,
+    /// Bytes of a workflow's result, and of a replaced job's, that an answer carries.
+    pub max_result_bytes: usize,
     /// Uploads under way at once; further ones wait their turn. Compiling is the host's most expensive work.
     pub max_uploads: usize,
     /// Of these, one tenant's.
     pub max_tenant_uploads: usize,
-    /// Longest wait for the turn of an upload or batch, milliseconds; then it is answered `overloaded`.
+    /// Longest wait for the turn of an upload, batch or workflow, milliseconds; then it is answered `overloaded`.
     pub turn_wait_ms: u64,
     /// Requests under way at once; further ones are answered `overloaded`.
     pub max_in_flight: usize,
@@ -31,9 +39,9 @@ pub struct ApiConfig {
     pub max_tenant_in_flight: usize,
     /// Longest `?wait=`, milliseconds.
     pub max_wait_ms: u64,
-    /// Longest request that is neither upload nor batch, milliseconds. Above `max_wait_ms`.
+    /// Longest request that is neither upload nor batch nor the submission of a workflow, milliseconds. Above `max_wait_ms`.
     pub request_timeout_ms: u64,
-    /// Longest upload or batch, milliseconds.
+    /// Longest upload, batch or submission of a workflow, milliseconds.
     pub upload_timeout_ms: u64,
     /// Longest silence within a body, milliseconds.
     pub body_idle_ms: u64,
@@ -55,6 +63,10 @@ impl Default for ApiConfig {
             max_batch_lines: 100_000,
             max_batches: 8,
             max_tenant_batches: 4,
+            max_workflow_bytes: 32 << 20,
+            max_workflow_submissions: 4,
+            max_tenant_workflow_submissions: 2,
+            max_result_bytes: 16 << 20,
             max_uploads: 4,
             max_tenant_uploads: 2,
             turn_wait_ms: 10_000,

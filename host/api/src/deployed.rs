@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use umbel_canvas::TaskDocument;
 use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
 
 use crate::{
     problem::{Code, Problem},
     schemas::Schemas,
     state::Api,
-    task_document::{self, TaskDocument},
+    task_document,
 };
 
 /// A snapshot of a task. May be a second old on other servers than the one that deployed.

@@ -123,8 +123,10 @@ async fn turned_away(api: &Api, request: Request, problem: Problem) -> Problem {
 }
 
 fn time_limit(api: &Api, request: &Request) -> Duration {
+    let path = request.uri().path();
     let is_upload = request.method() == axum::http::Method::POST
-        && matches!(request.uri().path(), "/v1/modules" | "/v1/jobs/batch");
+        && (matches!(path, "/v1/modules" | "/v1/jobs/batch" | "/v1/workflows")
+            || path.starts_with("/v1/workflows/") && path.ends_with("/resume"));
     Duration::from_millis(if is_upload { api.config.upload_timeout_ms } else { api.config.request_timeout_ms })
 }
 

@@ -1,4 +1,4 @@
-//! The HTTP API v1: modules, tasks, jobs, queues, the dead set, workers.
+//! The HTTP API v1: modules, tasks, jobs, workflows, queues, the dead set, workers.
 //!
 //! Invariants: every request but `GET /livez` is authenticated before anything else is read; every body, list, wait
 //! and the number of requests at once have limits; every failure is an RFC 9457 problem with a stable code that
@@ -7,14 +7,17 @@
 
 mod auth;
 mod body;
+mod canvas_schema;
 mod config;
 mod deployed;
+mod drawing;
 mod gate;
 mod limits;
 mod mint;
 mod openapi;
 mod pages;
 mod places;
+mod policy_views;
 mod problem;
 mod router;
 mod routes;
@@ -23,8 +26,12 @@ mod serve;
 mod state;
 mod submission;
 mod task_document;
+mod tasks_of;
 mod time;
+mod tree;
 mod views;
+mod whole;
+mod workflow_views;
 
 pub use auth::create_token;
 pub use config::ApiConfig;

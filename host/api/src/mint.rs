@@ -5,16 +5,19 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use umbel_model::{JobId, UnixMs};
+use umbel_model::{JobId, UnixMs, WorkflowId, canvas};
 
 use crate::problem::{Code, Problem};
 
 /// Random part of an id: 79 of its 80 bits, so that counting up from it cannot overflow.
 const RANDOM_MASK: u128 = (1 << 79) - 1;
 
-/// The last id made.
+/// Bits of an id that number a workflow's nodes.
+const NODE_BITS: u32 = 32;
+
+/// The last id made, and the last workflow's.
 #[derive(Debug, Default)]
-pub(crate) struct Mint(Mutex<(UnixMs, u128)>);
+pub(crate) struct Mint(Mutex<(UnixMs, u128)>, Mutex<(UnixMs, u128)>);
 
 impl Mint {
     /// A new id: random in each millisecond, counting up within it, never before the last one.
@@ -23,6 +26,15 @@ impl Mint {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + 1) };
         Ok(JobId::from_parts(last.0, last.1))
+    }
+
+    /// A new workflow's id, by the same rule in the bits that are a workflow's own: the low 32 count its nodes.
+    pub(crate) fn workflow_id(&self) -> Result<WorkflowId, Problem> {
+        let now = now_ms();
+        let mut last = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = 1 << NODE_BITS;
+        *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + one) };
+        Ok(canvas::workflow_id(JobId::from_parts(last.0, last.1)))
     }
 }
 
@@ -49,5 +61,7 @@ mod tests {
         let mint = Mint::default();
         let ids: Vec<JobId> = (0..10_000).map(|_| mint.job_id().unwrap()).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
+        let ids: Vec<JobId> = (0..10_000).map(|_| mint.workflow_id().unwrap()).collect();
+        assert!(ids.is_sorted_by(|a, b| a < b), "two workflows of one millisecond have two ids");
     }
 }

@@ -9,7 +9,11 @@ use utoipa::{
     },
 };
 
-use crate::problem::ProblemBody;
+use crate::{
+    canvas_schema::{ChainStep, ChordStep, GroupStep, Step, StepOptions, TaskStep},
+    policy_views::PolicyFields,
+    problem::ProblemBody,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,12 +26,13 @@ use crate::problem::ProblemBody;
         (name = "modules", description = "Uploaded components, immutable, named by their digest"),
         (name = "tasks", description = "Named functions of modules; a task's name points at one digest at a time"),
         (name = "jobs", description = "Calls of tasks"),
+        (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
         (name = "queues", description = "Where jobs wait"),
         (name = "dead", description = "Failed jobs kept for inspection and redrive"),
         (name = "workers", description = "Processes that run jobs"),
         (name = "health", description = "Whether the server lives and is ready"),
     ),
-    components(schemas(ProblemBody)),
+    components(schemas(ProblemBody, Step, TaskStep, ChainStep, GroupStep, ChordStep, StepOptions, PolicyFields)),
     modifiers(&Security),
 )]
 pub(crate) struct Base;

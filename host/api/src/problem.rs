@@ -11,6 +11,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::body::cut;
+
 macro_rules! codes {
     ($($variant:ident = $text:literal, $status:ident, $retryable:literal, $title:literal;)*) => {
         /// The stable codes of this API's own failures. Refused modules carry the inspector's codes besides.
@@ -87,6 +89,12 @@ codes! {
     JobNotWaiting = "job_not_waiting", CONFLICT, false, "The job does not wait";
     NotDead = "not_dead", CONFLICT, false, "The job is not in the dead set";
     QueueNotFound = "queue_not_found", NOT_FOUND, false, "There is no such queue";
+    InvalidCanvas = "invalid_canvas", UNPROCESSABLE_ENTITY, false, "The canvas cannot be used";
+    WorkflowNotFound = "workflow_not_found", NOT_FOUND, false, "There is no such workflow";
+    WorkflowEnded = "workflow_ended", CONFLICT, false, "The workflow is over";
+    WorkflowNode = "workflow_node", CONFLICT, false, "The job is a part of a workflow";
+    NotResumable = "not_resumable", CONFLICT, false, "The workflow cannot be resumed";
+    TooManyWorkflows = "too_many_workflows", TOO_MANY_REQUESTS, true, "The tenant has too many workflows";
 }
 
 /// One place in the request that is wrong.
@@ -256,6 +264,44 @@ impl From<umbel_broker::Error> for Problem {
         // The broker's own words may name hosts and files: they are for the operator.
         tracing::warn!(error = ?error.to_string(), "a broker operation failed");
         Self::new(code, detail)
+    }
+}
+
+impl From<umbel_canvas::Error> for Problem {
+    fn from(error: umbel_canvas::Error) -> Self {
+        use umbel_canvas::Error as E;
+        match error {
+            E::Broker(error) => error.into(),
+            E::NotResumable(why) => Self::new(Code::NotResumable, why),
+            E::Refused(faults) => {
+                let code = faults.first().map_or(Code::InvalidCanvas, |fault| code_of(fault.kind));
+                let detail = faults.first().map(|f| cut(&format!("{}: {}", f.pointer, f.detail))).unwrap_or_default();
+                let shown = |f: umbel_canvas::Fault| FieldError { pointer: cut(&f.pointer), detail: f.detail };
+                Self::new(code, detail).errors(faults.into_iter().map(shown).collect())
+            }
+            E::Corrupt(_) => {
+                tracing::error!(error = ?error.to_string(), "a stored workflow or task cannot be read");
+                Self::new(Code::RecordUnreadable, "the server's log says which")
+            }
+            _ => {
+                tracing::error!(error = ?error.to_string(), "a canvas could not be made a workflow");
+                Self::new(Code::Internal, "the server's log says more")
+            }
+        }
+    }
+}
+
+fn code_of(kind: umbel_canvas::FaultKind) -> Code {
+    use umbel_canvas::FaultKind as K;
+    match kind {
+        K::TaskNotFound => Code::TaskNotFound,
+        K::Arguments => Code::InvalidArguments,
+        K::ArgumentsTooLarge => Code::ArgumentsTooLarge,
+        K::ArgumentsTooComplex => Code::ArgumentsTooComplex,
+        K::Options => Code::InvalidBody,
+        K::Option => Code::InvalidOption,
+        K::Policy => Code::InvalidPolicy,
+        _ => Code::InvalidCanvas,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     gate::gate,
     openapi::{Base, complete},
     problem::{Code, Problem},
-    routes::{batch, dead, health, jobs, modules, queues, tasks, workers},
+    routes::{batch, dead, health, job_lists, jobs, modules, queues, tasks, workers, workflows},
     state::Api,
 };
 
@@ -29,12 +29,19 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tasks::show, tasks::patch))
         .routes(routes!(tasks::deploy))
         .routes(routes!(tasks::rollback))
-        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::submit, job_lists::list))
         .routes(routes!(batch::submit_batch))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
+        .routes(routes!(workflows::submit, workflows::list))
+        .routes(routes!(workflows::show))
+        .routes(routes!(workflows::nodes))
+        .routes(routes!(workflows::tree))
+        .routes(routes!(workflows::graph))
+        .routes(routes!(workflows::cancel))
+        .routes(routes!(workflows::resume))
         .routes(routes!(queues::list))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 use umbel_broker::{Broker, Watch};
+use umbel_canvas::{Limits, Rules};
 use umbel_model::{TaskName, TenantId};
 use umbel_modules::{Inspector, ModuleStore};
 
@@ -38,6 +39,8 @@ pub struct Api {
     pub(crate) tenants_in_flight: ByTenant,
     pub(crate) batches: Turnstile,
     pub(crate) uploads: Turnstile,
+    pub(crate) workflows: Turnstile,
+    pub(crate) rules: Rules,
     /// Refused bodies of strangers that are read and forgotten.
     pub(crate) drains: Semaphore,
     pub(crate) checks: Turns,
@@ -57,6 +60,15 @@ impl Api {
             tenants_in_flight: ByTenant::new(config.max_tenant_in_flight),
             batches: Turnstile::new(config.max_batches, config.max_tenant_batches, turn_wait),
             uploads: Turnstile::new(config.max_uploads, config.max_tenant_uploads, turn_wait),
+            workflows: Turnstile::new(
+                config.max_workflow_submissions,
+                config.max_tenant_workflow_submissions,
+                turn_wait,
+            ),
+            rules: Rules {
+                bounds: config.bounds.clone(),
+                limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },
+            },
             drains: Semaphore::new(MAX_DRAINS),
             checks: Turns::default(),
             config,

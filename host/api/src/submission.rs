@@ -12,11 +12,11 @@ use serde::{
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start};
+use umbel_canvas::{FaultKind, Options};
 use umbel_model::{
-    JobId, JobSpec, Policy, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
+    JobId, JobSpec, Policy, QueueName, TaskName, TenantId,
     bind::{self, pointer_of},
     job::SPEC_VERSION,
-    outcome::MAX_DELAY_MS,
 };
 
 use crate::{
@@ -25,11 +25,7 @@ use crate::{
     problem::{Code, FieldError, Problem},
     schemas::Complaints,
     state::Api,
-    time,
 };
-
-/// Bytes of an idempotency key.
-const MAX_KEY_BYTES: usize = 255;
 
 /// A signature, borrowed from the body.
 #[derive(Debug, Deserialize)]
@@ -75,66 +71,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What a caller may say of a job beyond its arguments.
-#[derive(Debug, Default)]
-pub(crate) struct Options {
-    pub(crate) policy: PolicyPatch,
-    pub(crate) start: Option<Start>,
-    pub(crate) idempotency_key: Option<String>,
-}
-
-impl Options {
-    /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `idempotency_key`.
-    pub(crate) fn parse(json: &str) -> Result<Self, Problem> {
-        let mut fields: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(json).map_err(|e| Problem::new(Code::InvalidBody, cut(&format!("options: {e}"))))?;
-        fields.retain(|_, value| !value.is_null());
-        let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
-        let eta = fields.remove("eta").map(|value| eta_of(&value)).transpose()?;
-        if countdown.is_some() && eta.is_some() {
-            return Err(wrong("/options/eta", "set countdown_ms or eta, not both"));
+/// Reads the options of a job.
+pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
+    Options::parse(json, crate::mint::now_ms()).map_err(|fault| match fault.kind {
+        FaultKind::Options => Problem::new(Code::InvalidBody, fault.detail),
+        _ => {
+            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
+            Problem::new(Code::InvalidOption, fault.detail).errors(errors)
         }
-        let idempotency_key = fields.remove("idempotency_key").map(|value| key_of(&value)).transpose()?;
-        let policy = serde_json::from_value(serde_json::Value::Object(fields)).map_err(|e| {
-            let detail = format!("options: {e} (besides: countdown_ms, eta, idempotency_key)");
-            Problem::new(Code::InvalidBody, umbel_model::outcome::truncated(detail, 1_024))
-        })?;
-        Ok(Self { policy, start: countdown.or(eta), idempotency_key })
-    }
-}
-
-fn wrong(pointer: &str, detail: impl Into<String>) -> Problem {
-    let detail = detail.into();
-    Problem::new(Code::InvalidOption, detail.clone()).errors(vec![FieldError { pointer: pointer.into(), detail }])
-}
-
-fn countdown_of(value: &serde_json::Value) -> Result<Start, Problem> {
-    match value.as_u64() {
-        Some(ms) if ms <= MAX_DELAY_MS => Ok(Start::After(ms)),
-        _ => Err(wrong("/options/countdown_ms", format!("write whole milliseconds from 0 to {MAX_DELAY_MS}, a year"))),
-    }
-}
-
-fn eta_of(value: &serde_json::Value) -> Result<Start, Problem> {
-    let at: Result<UnixMs, String> = value.as_str().map_or_else(|| time::parse(""), time::parse);
-    let at = at.map_err(|e| wrong("/options/eta", e))?;
-    if at > crate::mint::now_ms().saturating_add(MAX_DELAY_MS) {
-        return Err(wrong("/options/eta", "at most a year from now"));
-    }
-    Ok(Start::At(at))
-}
-
-fn key_of(value: &serde_json::Value) -> Result<String, Problem> {
-    let key = value.as_str().unwrap_or_default();
-    check_key(key).map_err(|detail| wrong("/options/idempotency_key", detail))?;
-    Ok(key.to_owned())
-}
-
-/// The rule of idempotency keys, wherever they come from.
-pub(crate) fn check_key(key: &str) -> Result<(), String> {
-    let fine = (1..=MAX_KEY_BYTES).contains(&key.len()) && !key.chars().any(char::is_control);
-    fine.then_some(())
-        .ok_or_else(|| format!("an idempotency key has 1 to {MAX_KEY_BYTES} bytes and no control characters"))
+    })
 }
 
 /// The key and body of an idempotent submission as they are stored: hashes only.

@@ -1,17 +1,15 @@
-//! What goes out: jobs, workers and policies as JSON.
+//! What goes out: jobs and workers as JSON.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 use umbel_broker::{LogLine, WorkerInfo};
-use umbel_model::{Failure, JobRecord, JobSpec, Policy, PolicyPatch, Usage};
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{Object, ObjectBuilder, RefOr, Schema, Type},
-};
+use umbel_model::{Failure, JobRecord, JobSpec, NodeArguments, NodeRef, NodeSpec, Policy, PolicyPatch, Usage};
+use utoipa::ToSchema;
 
 use crate::{
+    policy_views::PolicyFields,
     problem::{Code, Problem},
     time::Time,
 };
@@ -25,14 +23,28 @@ pub(crate) struct Job {
     queue: String,
     /// 0–9, 9 first.
     priority: u8,
-    /// `scheduled`, `queued`, `running`, `retrying`, `succeeded`, `failed`, `revoked`, `expired`.
+    /// `waiting`: of a workflow's node, for what comes before it; or replaced by a workflow, for its end. `skipped`: of a
+    /// workflow's node, which had nothing to do.
+    #[schema(value_type = JobState)]
     state: &'static str,
     /// The module that it runs, pinned at submission.
     digest: String,
-    /// By parameter name, with defaults. Not in lists.
+    /// By parameter name, with defaults. Not in lists, nor of a workflow's node: see `call`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     arguments: Option<Box<RawValue>>,
+    /// Of a workflow's node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<NodePlace>,
+    /// Of a workflow's node: what it is called with, before the result that it takes goes in front. Not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<Call>,
+    /// The workflow that it is a node of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workflow: Option<String>,
+    /// The workflow that replaced it: its result is the job's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<String>,
     /// Number of the current or last attempt, from 1.
     attempt: u32,
     /// Retries used.
@@ -58,6 +70,9 @@ pub(crate) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     result: Option<Box<RawValue>>,
+    /// Why a result that there is is not here: `too_large`, `gone`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_omitted: Option<&'static str>,
     /// Why it failed, or why its last attempt did.
     error: Option<JobError>,
     /// Its attempts and lost deliveries, oldest first. Not in lists.
@@ -85,7 +100,8 @@ pub(crate) struct Progress {
 #[schema(as = JobError)]
 pub(crate) struct JobError {
     /// The guest's own, or one of `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`,
-    /// `host_limit:<which>`, `rejected`, `max_deliveries`, `module_missing`, `module_refused`.
+    /// `host_limit:<which>`, `rejected`, `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`,
+    /// `bad_spec`, `host_panic`, `invalid_arguments`, `upstream_failed`. docs/errors.md explains them.
     kind: String,
     message: String,
     #[schema(value_type = Option<Value>)]
@@ -111,14 +127,96 @@ pub(crate) struct Attempt {
     duration_us: u64,
 }
 
+/// The states of a job.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a field, is never built")]
+pub(crate) enum JobState {
+    Scheduled,
+    Queued,
+    Running,
+    Retrying,
+    Succeeded,
+    Failed,
+    Revoked,
+    Expired,
+    Waiting,
+    Skipped,
+}
+
+/// A job's place in its workflow.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NodePlace {
+    number: u32,
+    label: Option<String>,
+    /// Of the workflow.
+    tags: Vec<String>,
+    /// Header stamps of the workflow.
+    headers: BTreeMap<String, String>,
+}
+
+/// What a workflow's node is called with.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Call {
+    #[schema(value_type = Vec<Value>)]
+    args: Vec<Box<RawValue>>,
+    #[schema(value_type = Object)]
+    kwargs: BTreeMap<String, Box<RawValue>>,
+    /// The task is called once for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Value>>)]
+    map: Option<Vec<Box<RawValue>>>,
+    /// The task is called once for each list of arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<Value>>>)]
+    starmap: Option<Vec<Vec<Box<RawValue>>>>,
+}
+
+/// What is stored of a job's request.
+enum Asked {
+    Job(JobSpec),
+    Node(NodeSpec, NodeArguments, NodeRef),
+}
+
+impl Asked {
+    fn of(record: &JobRecord) -> Result<Self, serde_json::Error> {
+        Ok(match &record.node {
+            None => Self::Job(record.parsed_spec()?),
+            Some(node) => {
+                Self::Node(serde_json::from_str(&record.spec)?, serde_json::from_str(&node.arguments)?, node.clone())
+            }
+        })
+    }
+
+    fn policy(&self) -> &PolicyPatch {
+        match self {
+            Self::Job(spec) => &spec.policy,
+            Self::Node(spec, ..) => &spec.policy,
+        }
+    }
+
+    fn digest(&self) -> umbel_model::Digest {
+        match self {
+            Self::Job(spec) => spec.digest,
+            Self::Node(spec, ..) => spec.digest,
+        }
+    }
+}
+
 impl Job {
-    /// Everything about a job.
-    pub(crate) fn whole(record: JobRecord) -> Result<Self, Problem> {
-        let history = record.history.clone().into_iter().map(Attempt::from).collect();
-        let result = record.result.clone();
-        let (mut job, spec) = Self::summary_and_spec(record)?;
-        job.arguments = Some(spec.arguments);
-        job.policy = Some(spec.policy);
+    /// Everything that the record of a job says.
+    pub(crate) fn whole(mut record: JobRecord) -> Result<Self, Problem> {
+        let history = std::mem::take(&mut record.history).into_iter().map(Attempt::from).collect();
+        let result = record.result.take();
+        let (mut job, asked) = Self::summary_and_request(record)?;
+        job.policy = Some(asked.policy().clone());
+        match asked {
+            Asked::Job(spec) => job.arguments = Some(spec.arguments),
+            Asked::Node(_, arguments, _) => {
+                let NodeArguments { args, kwargs, map, starmap, .. } = arguments;
+                job.call = Some(Call { args, kwargs, map, starmap });
+            }
+        }
         job.result = result;
         job.history = Some(history);
         Ok(job)
@@ -126,25 +224,35 @@ impl Job {
 
     /// A job as a line of a list.
     pub(crate) fn summary(record: JobRecord) -> Result<Self, Problem> {
-        Self::summary_and_spec(record).map(|(job, _)| job)
+        Self::summary_and_request(record).map(|(job, _)| job)
     }
 
-    fn summary_and_spec(record: JobRecord) -> Result<(Self, JobSpec), Problem> {
-        let spec = record.parsed_spec().map_err(|error| {
+    /// Says why the result is not here.
+    pub(crate) fn without_result(mut self, why: Option<&'static str>) -> Self {
+        self.result_omitted = why;
+        self
+    }
+
+    fn summary_and_request(record: JobRecord) -> Result<(Self, Asked), Problem> {
+        let asked = Asked::of(&record).map_err(|error| {
             tracing::error!(job = %record.id, %error, "a stored job cannot be read");
             Problem::new(Code::RecordUnreadable, format!("job {}", record.id))
         })?;
-        let job = Self {
+        let mut job = Self {
             id: record.id.to_string(),
             task: record.task.into(),
             queue: record.queue.into(),
             priority: record.priority,
             state: record.state.as_str(),
-            digest: spec.digest.to_string(),
+            digest: asked.digest().to_string(),
             arguments: None,
+            node: None,
+            call: None,
+            workflow: None,
+            replaced_by: record.child.map(|id| id.to_string()),
             attempt: record.retries + 1,
             retries: record.retries,
-            max_retries: Policy::resolve(&spec.policy).max_retries,
+            max_retries: Policy::resolve(asked.policy()).max_retries,
             deliveries: record.deliveries,
             created_at: Time(record.created_at),
             due_at: record.due_at.map(Time),
@@ -155,13 +263,26 @@ impl Job {
             cancel_requested: record.cancel_requested,
             progress: record.progress.map(|p| Progress { done: p.done, total: p.total, message: p.message }),
             result: None,
+            result_omitted: None,
             error: record.failure.map(JobError::from),
             history: None,
             policy: None,
-            redrive_of: spec.redrive_of.map(|id| id.to_string()),
-            traceparent: spec.traceparent.clone(),
+            redrive_of: None,
+            traceparent: None,
         };
-        Ok((job, spec))
+        match &asked {
+            Asked::Job(spec) => {
+                job.redrive_of = spec.redrive_of.map(|id| id.to_string());
+                job.traceparent.clone_from(&spec.traceparent);
+            }
+            Asked::Node(spec, arguments, node) => {
+                job.traceparent.clone_from(&spec.traceparent);
+                job.workflow = Some(node.workflow.to_string());
+                let (number, label) = (node.number, arguments.label.clone());
+                job.node = Some(NodePlace { number, label, tags: spec.tags.clone(), headers: spec.headers.clone() });
+            }
+        }
+        Ok((job, asked))
     }
 }
 
@@ -244,71 +365,5 @@ impl From<WorkerInfo> for Worker {
             settled: info.settled,
             rss_bytes: info.rss_bytes,
         }
-    }
-}
-
-/// One field of a policy and where it was decided.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
-pub(crate) struct PolicyValue {
-    #[schema(value_type = Value)]
-    pub(crate) value: serde_json::Value,
-    /// `default`, `code`, `server`.
-    pub(crate) from: &'static str,
-}
-
-/// Each field of the policy that `code` and `server` make, with its origin.
-pub(crate) fn policy_values(code: &PolicyPatch, server: &PolicyPatch) -> BTreeMap<String, PolicyValue> {
-    let fields = |value: serde_json::Result<serde_json::Value>| match value {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
-    };
-    let of_code = fields(serde_json::to_value(code));
-    let of_server = fields(serde_json::to_value(server));
-    let resolved = fields(serde_json::to_value(Policy::resolve(&code.overlaid(server))));
-    let origin = |name: &str| match () {
-        () if of_server.contains_key(name) => "server",
-        () if of_code.contains_key(name) => "code",
-        () => "default",
-    };
-    resolved.into_iter().map(|(name, value)| (name.clone(), PolicyValue { from: origin(&name), value })).collect()
-}
-
-/// The fields of a policy, all optional: the schema is made from the default policy, so it cannot fall behind.
-pub(crate) struct PolicyFields;
-
-impl ToSchema for PolicyFields {}
-
-impl PartialSchema for PolicyFields {
-    fn schema() -> RefOr<Schema> {
-        let defaults = serde_json::to_value(Policy::default()).unwrap_or_default();
-        let fields = defaults.as_object().into_iter().flatten();
-        let object = fields.fold(ObjectBuilder::new(), |object, (name, default)| object.property(name, field(default)));
-        object.description(Some("The fields of a policy, all optional")).build().into()
-    }
-}
-
-fn field(default: &serde_json::Value) -> Object {
-    let kind = match default {
-        serde_json::Value::Bool(_) => Type::Boolean,
-        serde_json::Value::Number(_) => Type::Integer,
-        serde_json::Value::String(_) => Type::String,
-        serde_json::Value::Array(_) => Type::Array,
-        _ => Type::Object,
-    };
-    ObjectBuilder::new().schema_type(kind).default(Some(default.clone())).build()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_field_of_a_policy_says_where_it_comes_from() {
-        let code = PolicyPatch { priority: Some(1), max_retries: Some(1), ..Default::default() };
-        let server = PolicyPatch { priority: Some(2), ..Default::default() };
-        let values = policy_values(&code, &server);
-        assert_eq!(values["priority"], PolicyValue { value: 2.into(), from: "server" });
-        assert_eq!(values["max_retries"], PolicyValue { value: 1.into(), from: "code" });
-        assert_eq!(values["fuel"].from, "default");
     }
 }

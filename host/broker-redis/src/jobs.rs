@@ -2,7 +2,7 @@
 
 use umbel_broker::{Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, Settle, Settled, Submitted};
 
-use crate::{RedisBroker, link::Repeat, records, records::Answer};
+use crate::{RedisBroker, answers::Answer, link::Repeat, records, stored::corrupt};
 
 /// Jobs of one script: a script stops everybody else while it runs, and 500 take about 3 ms.
 const BATCH: usize = 500;
@@ -20,8 +20,8 @@ impl RedisBroker {
             for code in answer.text()?.bytes() {
                 answers.push(match code {
                     b'C' => Submitted::Created,
-                    b'E' => Submitted::Existing(answer.text()?.parse().map_err(records::corrupt)?),
-                    b'X' => Submitted::Conflict(answer.text()?.parse().map_err(records::corrupt)?),
+                    b'E' => Submitted::Existing(answer.text()?.parse().map_err(corrupt)?),
+                    b'X' => Submitted::Conflict(answer.text()?.parse().map_err(corrupt)?),
                     b'F' => Submitted::QueueFull,
                     b'Q' => Submitted::TooManyQueues,
                     b'N' => Submitted::NotDead,
@@ -41,8 +41,8 @@ impl RedisBroker {
         let batches: Vec<&[Settle]> = settles.chunks(BATCH).collect();
         let (last, others) = match batches.split_last() {
             Some((last, others)) => (*last, others),
-            None if then.is_some() => (&[] as &[Settle], &[] as &[&[Settle]]),
-            None => return Ok((Vec::new(), Vec::new())),
+            // Also when nothing is wished for: it goes on with the work list.
+            None => (&[] as &[Settle], &[] as &[&[Settle]]),
         };
         let mut settled = Vec::with_capacity(settles.len());
         for batch in others {
@@ -68,7 +68,8 @@ impl RedisBroker {
         let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
         let wish = then.map(|claim| records::claim(claim, max)).transpose()?.unwrap_or_default();
         let repeat = if wish.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
-        let mut args = vec![self.limits.max_log_lines.to_string().into_bytes(), wish];
+        let mut args = self.workflow_limits();
+        args.extend([self.limits.max_log_lines.to_string().into_bytes(), wish]);
         for settle in settles {
             args.push(records::settle(settle)?);
         }
@@ -78,6 +79,7 @@ impl RedisBroker {
                 b'R' => Settled::Recorded,
                 b'A' => Settled::AlreadyDone,
                 b'L' => Settled::Lost,
+                b'N' => Settled::Refused,
                 _ => return Err(unknown_code()),
             });
         }

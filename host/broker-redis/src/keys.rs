@@ -7,7 +7,12 @@
 //! | `seq` | string | counts arrivals |
 //! | `job:<tenant>,<id>` | string | the record, see `records` |
 //! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
-//! | `jobs:<tenant>`, `dead:<tenant>` | sorted set | ids by name |
+//! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
+//! | `gate:<tenant>,<id>` | string | a node that is a gate; one that is a job has a record |
+//! | `wf:<tenant>,<id>` | string | a workflow: what changes, see `WORKFLOW` in `canvas.lua` |
+//! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
+//! | `todo` | list | work items, see `ITEM` in `canvas.lua` |
+//! | `deadlines` | sorted set | running workflows by deadline |
 //! | `ready:<tenant>,<queue>` | sorted set | ids by priority and arrival |
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
@@ -17,13 +22,16 @@
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `workers`, `workers_seen` | hash, sorted set | what workers say, and when they last did |
 //!
+//! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
+//! it.
 //! `work`, `done` and `cancel` after the prefix are channels.
 
 use umbel_broker::{DocumentKind, Topic};
 use umbel_model::{JobId, TenantId};
 
-/// Version of the keys and of what is in them. A store of a newer one is refused.
-pub(crate) const VERSION: u32 = 1;
+/// Version of the keys and of what is in them. A store of a newer one is refused, an older one becomes one of this: 2
+/// added workflows, and reads all that 1 wrote.
+pub(crate) const VERSION: u32 = 2;
 
 /// The keys of one shard.
 #[derive(Debug, Clone)]
@@ -52,6 +60,14 @@ impl Keys {
             Topic::Cancel => "cancel",
         };
         format!("{}{name}", self.prefix)
+    }
+
+    pub(crate) fn job(&self, tenant: &TenantId, id: JobId) -> String {
+        format!("{}job:{}", self.prefix, member(tenant, id))
+    }
+
+    pub(crate) fn gate(&self, tenant: &TenantId, id: JobId) -> String {
+        format!("{}gate:{}", self.prefix, member(tenant, id))
     }
 
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> String {

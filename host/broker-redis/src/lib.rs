@@ -4,20 +4,25 @@
 //! in-memory model, which the conformance suite compares with, answer by answer; what users sent is never parsed by a
 //! script; no password gets into an error or a log. This crate knows nothing of HTTP and wasm.
 
+mod answers;
+mod growth;
 mod jobs;
 mod keys;
 mod link;
+mod nodes;
 mod reading;
 mod records;
 mod registry;
 mod scripts;
 mod settings;
 mod signals;
+mod stored;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod workflows;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -25,7 +30,7 @@ use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::sync::broadcast;
 use umbel_broker::*;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 use keys::Keys;
 use link::{Failed, Link, Repeat};
@@ -199,6 +204,44 @@ impl Broker for RedisBroker {
 
     async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         self.cancel_one(tenant, id).await
+    }
+
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        self.stage(head).await
+    }
+
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted> {
+        self.stage_some(tenant, id, first, nodes).await
+    }
+
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        self.start(tenant, id).await
+    }
+
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        self.read_workflow(tenant, id).await
+    }
+
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        self.list_workflows(query).await
+    }
+
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        self.read_nodes(tenant, id, first, max).await
+    }
+
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        self.read_values(tenant, id, first, max).await
+    }
+
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        self.cancel_all(tenant, id).await
     }
 
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {

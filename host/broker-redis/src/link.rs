@@ -146,7 +146,13 @@ impl Link {
             }
         };
         match stored.map(|text| text.parse::<u32>()) {
-            Some(Ok(found)) if found <= version => Ok(()),
+            Some(Ok(found)) if found < version => {
+                // From now on, what is written is not for the older release. When it is full, the next one says so.
+                let set = redis::cmd("SET").arg(self.keys.meta()).arg(version).to_owned();
+                let _ = set.query_async::<Value>(connection).await;
+                Ok(())
+            }
+            Some(Ok(found)) if found == version => Ok(()),
             None => Ok(()),
             Some(found) => Err(Error::Refused(format!(
                 "it holds data of version {}, and this release of umbel knows versions up to {version}; \

@@ -3,12 +3,7 @@
 use umbel_broker::{Error, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, Result};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
-use crate::{
-    RedisBroker,
-    keys::member,
-    link::Repeat,
-    records::{Answer, corrupt},
-};
+use crate::{RedisBroker, answers::Answer, keys::member, link::Repeat, stored::corrupt};
 
 impl RedisBroker {
     pub(crate) async fn read_job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {

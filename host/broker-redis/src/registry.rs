@@ -5,12 +5,7 @@ use umbel_broker::{
 };
 use umbel_model::{TenantId, WorkerId};
 
-use crate::{
-    RedisBroker,
-    keys::shelf,
-    link::Repeat,
-    records::{Answer, corrupt},
-};
+use crate::{RedisBroker, answers::Answer, keys::shelf, link::Repeat, stored::corrupt};
 
 impl RedisBroker {
     /// Keeps (`info`), forgets (no `info`) or lists (no `id`).

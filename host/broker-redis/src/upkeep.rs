@@ -3,12 +3,7 @@
 use umbel_broker::{Cancelled, Error, Promoted, Reaped, Result, RunNow, memory::max_deliveries_message};
 use umbel_model::{Failure, JobId, JobState, TenantId};
 
-use crate::{
-    RedisBroker,
-    keys::member,
-    link::Repeat,
-    records::{Answer, corrupt},
-};
+use crate::{RedisBroker, answers::Answer, keys::member, link::Repeat, stored::corrupt};
 
 /// Jobs of one script; a script stops everybody else while it runs.
 const BATCH: u32 = 1_000;

@@ -137,5 +137,6 @@ fn settle(delivery: Delivery) -> anyhow::Result<Settle> {
         record: Some(record),
         progress: None,
         logs: Vec::new(),
+        growth: None,
     })
 }

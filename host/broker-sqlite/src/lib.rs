@@ -13,6 +13,7 @@ mod reads;
 mod rows;
 mod schema;
 mod timer;
+mod workflows;
 mod writer;
 
 #[cfg(test)]
@@ -23,7 +24,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 pub use config::{SqliteConfig, Synchronous};
 use error::Fault;
@@ -119,12 +120,7 @@ impl Broker for SqliteBroker {
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let (settles, then) = (settles.to_vec(), then.cloned());
         let jobs = settles.len() + then.as_ref().map_or(0, |claim| claim.max as usize);
-        self.write(jobs, move |step| {
-            let settled = settles.iter().map(|settle| step.settle(settle)).collect::<Result<_, _>>()?;
-            let deliveries = then.as_ref().map(|claim| step.claim(claim)).transpose()?;
-            Ok((settled, deliveries.unwrap_or_default()))
-        })
-        .await
+        self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
     }
 
     async fn promote(&self, max: u32) -> Result<Promoted> {
@@ -157,6 +153,52 @@ impl Broker for SqliteBroker {
     async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         let tenant = tenant.clone();
         self.write(1, move |step| step.cancel(&tenant, id)).await
+    }
+
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        let head = head.clone();
+        self.write(head.templates.len(), move |step| step.stage_workflow(&head)).await
+    }
+
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted> {
+        let (tenant, nodes) = (tenant.clone(), nodes.to_vec());
+        self.write(nodes.len(), move |step| step.stage_nodes(&tenant, id, first, &nodes)).await
+    }
+
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        let tenant = tenant.clone();
+        self.write(ADVANCE as usize, move |step| step.start_workflow(&tenant, id)).await
+    }
+
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| workflows::workflow(conn, &tenant, id)).await
+    }
+
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        let query = query.clone();
+        self.read(move |conn| workflows::page(conn, &query)).await
+    }
+
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| workflows::nodes(conn, &tenant, id, first, max)).await
+    }
+
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| workflows::values(conn, &tenant, id, first, max)).await
+    }
+
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        let tenant = tenant.clone();
+        self.write(ADVANCE as usize, move |step| step.cancel_workflow(&tenant, id)).await
     }
 
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {

@@ -58,7 +58,13 @@ impl Readers {
         T: Send + 'static,
         F: Fn(&Connection) -> Result<T, Fault> + Send + 'static,
     {
-        let Some(inbox) = &self.inbox else { return writer.write(1, move |step| work(step.conn)).await };
+        let Some(inbox) = &self.inbox else {
+            let read = move |step: &mut writer::Step<'_>| {
+                step.write_flows()?;
+                work(step.conn)
+            };
+            return writer.write(1, read).await;
+        };
         let stopped = || Error::Unavailable("the readers of the database have stopped".into());
         let (reply, answer) = oneshot::channel();
         let read: Read = Box::new(move |conn| {

@@ -7,19 +7,23 @@ use umbel_broker::{
     Document, DocumentKind, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, WORKER_TTL_MS,
     WorkerInfo,
 };
-use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
+use umbel_model::{
+    JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
+    canvas::{node_job, node_of},
+};
 
 use crate::{
     error::Fault,
     rows::{self, int, name, number, small, state, time},
+    workflows,
 };
 
-fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
+pub(crate) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::stored(what, error))
 }
 
 /// All rows of a statement, decoded.
-fn all<T>(
+pub(crate) fn all<T>(
     conn: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -47,12 +51,12 @@ pub(crate) fn job(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Opt
 const RECORD: &str =
     "SELECT job.id, job.tenant, task, line.queue, priority, state, spec.text, retries, deliveries, fence,
     cancel_requested, created_at, due_at, expires_at, started_at, finished_at, worker, progress.progress,
-    outcome.result, outcome.failure, records
+    outcome.result, outcome.failure, records, job.workflow, child
     FROM job CROSS JOIN line ON line.id = job.line CROSS JOIN spec ON spec.rid = job.rid
     LEFT JOIN progress ON progress.rid = job.rid LEFT JOIN outcome ON outcome.rid = job.rid
     WHERE job.rid = ?";
 
-fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
+pub(crate) fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
     let mut statement = conn.prepare_cached(RECORD)?;
     let mut rows = statement.query([rid])?;
     let row = rows.next()?.ok_or_else(|| Fault::stored("job", "its spec is missing"))?;
@@ -79,7 +83,15 @@ fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
         result: text(18)?.map(|r| RawValue::from_string(r).map_err(|e| Fault::stored("result", e))).transpose()?,
         failure: text(19)?.map(|f| json("failure", &f)).transpose()?,
         history: Vec::new(),
+        node: None,
+        child: rows::id_or_none(row, 22)?,
     };
+    if let Some(rid) = row.get::<_, Option<i64>>(21)? {
+        let (workflow, number) = node_of(record.id);
+        let spec = workflows::template_spec(conn, rid, number)?;
+        let arguments = std::mem::replace(&mut record.spec, spec);
+        record.node = Some(NodeRef { workflow, number, arguments });
+    }
     if number(row, 20)? > 0 {
         record.history = all(conn, "SELECT record FROM history WHERE rid = ? ORDER BY n", &[&rid], |row| {
             json("history", row.get_ref(0)?.as_str().map_err(|e| Fault::stored("history", e))?)
@@ -94,36 +106,64 @@ struct Entry {
     id: JobId,
     state: JobState,
     fits: bool,
+    is_node: bool,
 }
 
-const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5),
+    job.workflow IS NOT NULL
     FROM job INDEXED BY job_id CROSS JOIN line ON line.id = job.line
     WHERE job.tenant = ?1 AND job.id < ?2 ORDER BY job.id DESC LIMIT ?3";
-const DEAD_PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+const DEAD_PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5),
+    job.workflow IS NOT NULL
     FROM job INDEXED BY job_dead CROSS JOIN line ON line.id = job.line
     WHERE job.tenant = ?1 AND job.id < ?2 AND dead = 1 ORDER BY job.id DESC LIMIT ?3";
 
 pub(crate) fn page(conn: &Connection, query: &JobQuery) -> Result<JobPage, Fault> {
-    let sql = if query.dead { DEAD_PAGE } else { PAGE };
+    let mut page = JobPage { jobs: Vec::new(), next: None };
     // Seventeen bytes: above every id.
-    let before = query.before.map_or(vec![0xff; 17], |id| id.to_bytes().to_vec());
+    let mut before = query.before.map_or(vec![0xff; 17], |id| id.to_bytes().to_vec());
+    let (mut scanned, mut skipped) = (0, 0);
+    // Nodes are listed by their workflow: the rest of its nodes is jumped over, however many there are.
+    while let Some(workflow) = part_of_page(conn, query, &before, &mut page, &mut scanned)? {
+        skipped += 1;
+        let first = node_job(workflow, 0);
+        if skipped == PAGE_SCAN {
+            page.next = Some(first);
+            break;
+        }
+        before = first.to_bytes().to_vec();
+    }
+    Ok(page)
+}
+
+/// Adds to a page until it is complete or meets a node; then the workflow that is in the way.
+fn part_of_page(
+    conn: &Connection,
+    query: &JobQuery,
+    before: &[u8],
+    page: &mut JobPage,
+    scanned: &mut u32,
+) -> Result<Option<WorkflowId>, Fault> {
+    let sql = if query.dead { DEAD_PAGE } else { PAGE };
     let (task, queue) = (query.task.as_ref().map(|t| t.as_str()), query.queue.as_ref().map(|q| q.as_str()));
     let mut statement = conn.prepare_cached(sql)?;
     let mut rows = statement.query(params![query.tenant.as_str(), before, PAGE_SCAN, task, queue])?;
-    let mut page = JobPage { jobs: Vec::new(), next: None };
-    let mut scanned = 0;
     while let Some(row) = rows.next()? {
-        let entry = Entry { rid: row.get(0)?, id: rows::id(row, 1)?, state: state(row, 2)?, fits: row.get(3)? };
-        scanned += 1;
+        let (id, state) = (rows::id(row, 1)?, state(row, 2)?);
+        let entry = Entry { rid: row.get(0)?, id, state, fits: row.get(3)?, is_node: row.get(4)? };
+        if entry.is_node && !query.dead {
+            return Ok(Some(node_of(entry.id).0));
+        }
+        *scanned += 1;
         if entry.fits && query.state.is_none_or(|wanted| wanted == entry.state) {
             page.jobs.push(record(conn, entry.rid)?);
         }
-        if page.jobs.len() as u64 == u64::from(query.max) || scanned == PAGE_SCAN {
+        if page.jobs.len() as u64 == u64::from(query.max) || *scanned == PAGE_SCAN {
             page.next = Some(entry.id);
             break;
         }
     }
-    Ok(page)
+    Ok(None)
 }
 
 pub(crate) fn logs(

@@ -8,14 +8,16 @@ use umbel_broker::{Error, Result};
 
 use crate::{SqliteConfig, error::Fault, rows::RUNS};
 
-/// Version of `schema.sql`. A file of a newer one is refused; an older one would be migrated here.
-const VERSION: i64 = 1;
+/// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
+/// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("canvas.sql")];
+const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".
 const APPLICATION_ID: i64 = 0x554d_424c;
 /// How long SQLite waits for a lock that a checkpoint or a foreign reader holds.
 const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept by a connection: all that this crate has.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 160;
 const WRITER_CACHE_KIB: u32 = 16 << 10;
 const READER_CACHE_KIB: u32 = 2 << 10;
 
@@ -25,8 +27,8 @@ const RESERVE_PAGES: u64 = 256;
 /// The connection that writes, and the pages it may fill with submissions (none: any number).
 pub(crate) fn open_writer(config: &SqliteConfig) -> Result<(Connection, Option<u64>)> {
     let conn = open(&config.path, OpenFlags::SQLITE_OPEN_CREATE)?;
-    let new = is_new(&conn)?;
-    if new {
+    let found = version(&conn)?;
+    if found == 0 {
         pragma(&conn, "auto_vacuum", "INCREMENTAL")?;
     }
     let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map_err(Fault::from)?;
@@ -41,9 +43,7 @@ pub(crate) fn open_writer(config: &SqliteConfig) -> Result<(Connection, Option<u
     settle_in(&conn, WRITER_CACHE_KIB)?;
     // The writer checkpoints when it has answered, not in the middle of a commit.
     pragma(&conn, "wal_autocheckpoint", "0")?;
-    if new {
-        create(&conn)?;
-    }
+    migrate(&conn, found)?;
     let max_pages = limit_size(&conn, config.max_size_bytes)?;
     Ok((conn, max_pages))
 }
@@ -82,7 +82,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
 pub(crate) fn open_in_memory() -> Result<Connection> {
     let conn = Connection::open_in_memory().map_err(Fault::from)?;
     settle_in(&conn, WRITER_CACHE_KIB)?;
-    create(&conn)?;
+    migrate(&conn, 0)?;
     Ok(conn)
 }
 
@@ -107,17 +107,17 @@ fn pragma(conn: &Connection, name: &str, value: &str) -> Result<()> {
     Ok(conn.pragma_update(None, name, value).map_err(Fault::from)?)
 }
 
-/// Whether the file is empty; refuses one that this version cannot serve.
-fn is_new(conn: &Connection) -> Result<bool> {
+/// The schema of the file, 0 of an empty one; refuses one that this version cannot serve.
+fn version(conn: &Connection) -> Result<usize> {
     let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(Fault::from);
     let version = number("PRAGMA user_version")?;
     let (application, tables) = (number("PRAGMA application_id")?, number("SELECT count(*) FROM sqlite_schema")?);
     match version {
-        0 if tables == 0 => Ok(true),
+        0 if tables == 0 => Ok(0),
         _ if application != APPLICATION_ID => {
             Err(Error::Refused("the file is a SQLite database of another program: choose another path".into()))
         }
-        VERSION => Ok(false),
+        1..=VERSION => Ok(version.unsigned_abs() as usize),
         newer if newer > VERSION => Err(Error::Refused(format!(
             "the data folder was written by a newer Umbel (schema {newer}; this one knows {VERSION}): \
              use that version, or another folder"
@@ -126,10 +126,30 @@ fn is_new(conn: &Connection) -> Result<bool> {
     }
 }
 
-fn create(conn: &Connection) -> Result<()> {
+/// Brings a file of this version up to date, all or nothing.
+fn migrate(conn: &Connection, found: usize) -> Result<()> {
+    let missing = STEPS.get(found..).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
+    }
     let sql = format!(
         "BEGIN IMMEDIATE; {} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;",
-        include_str!("schema.sql")
+        missing.concat()
     );
-    Ok(conn.execute_batch(&sql).map_err(Fault::from)?)
+    conn.execute_batch(&sql).map_err(|error| {
+        if !conn.is_autocommit() {
+            // Nothing of it stays; the first error is the one to tell.
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+        Fault::from(error).into()
+    })
+}
+
+/// For tests: a file as version `version` left it.
+#[cfg(test)]
+pub(crate) fn create_old(path: &Path, version: usize, rows: &str) {
+    let steps = STEPS[..version].concat();
+    let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};");
+    let conn = Connection::open(path).unwrap();
+    conn.execute_batch(&format!("PRAGMA journal_mode = WAL; BEGIN; {steps} {rows} {marks} COMMIT;")).unwrap();
 }

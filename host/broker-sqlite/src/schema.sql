@@ -1,4 +1,5 @@
--- Schema 1. Times are milliseconds since the epoch. Numbers of states are in `rows.rs`.
+-- Schema 1, and what every later one builds on: never changed, see `schema.rs`.
+-- Times are milliseconds since the epoch. Numbers of states are in `rows.rs`.
 -- `job` is what changes: narrow, rewritten at each step. What is written once lies in tables of its own.
 
 CREATE TABLE meta (

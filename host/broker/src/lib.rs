@@ -4,8 +4,10 @@
 //! `memory`, and the property test in `conformance` compares each implementation with it, answer by answer.
 //! This crate must not know Redis, SQL, HTTP or wasm.
 
+mod canvas;
 pub mod conformance;
 pub mod memory;
+mod results;
 mod types;
 mod watch;
 
@@ -19,9 +21,11 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId};
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, WorkflowId};
 
+pub use canvas::*;
 pub use memory::MemoryBroker;
+pub use results::*;
 pub use types::*;
 pub use watch::Watch;
 
@@ -92,11 +96,19 @@ pub struct Limits {
     pub max_documents: u64,
     /// Log lines kept for one job.
     pub max_log_lines: u64,
+    /// Workflows of one tenant, running and kept, those that replace a job apart.
+    pub max_workflows: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_backlog: 1_000_000, max_queues: 1_000, max_documents: 10_000, max_log_lines: 2_000 }
+        Self {
+            max_backlog: 1_000_000,
+            max_queues: 1_000,
+            max_documents: 10_000,
+            max_log_lines: 2_000,
+            max_workflows: 100_000,
+        }
     }
 }
 
@@ -124,14 +136,15 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Ends deliveries, and claims more in the same step. One answer per settle, in order.
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)>;
 
-    /// Queues what is due and ends what expired, at most `max`.
+    /// Queues what is due and ends what expired, at most `max`; cancels workflows at their deadline, at most `max`.
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
     /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
     /// to the dead set after too many.
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
-    /// Deletes at most `max` jobs whose retention has passed, with all that belongs to them.
+    /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them. A
+    /// workflow cannot be found any more from its first deleted node on.
     async fn prune(&self, max: u32) -> Result<u32>;
 
     /// One job; none when the tenant has no such job.
@@ -143,8 +156,39 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Log lines of a job from number `from` on, at most `max`.
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>>;
 
-    /// Revokes a job that waits; asks the worker of a running one to stop it.
+    /// Revokes a job that waits; asks the worker of a running one to stop it. Cancels the workflow that replaced it.
     async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled>;
+
+    /// Stores a workflow without its nodes. It is nobody's and does nothing until it is started; one that never is, is
+    /// deleted after `STAGED_TTL_MS`. May be repeated.
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted>;
+
+    /// Stores the nodes `first…` of a staged workflow, at most `MAX_NODES_A_CALL`. May be repeated.
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted>;
+
+    /// Starts a workflow whose nodes are all stored.
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted>;
+
+    /// One workflow; none when the tenant has started no such workflow.
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>>;
+
+    /// Workflows, newest first.
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage>;
+
+    /// The nodes `first…` of a workflow, in order; those that are gone are left out. At most `MAX_NODES_A_CALL`.
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>>;
+
+    /// What the nodes `first…` give, one answer per node. At most `MAX_NODES_A_CALL`.
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>>;
+
+    /// Cancels a workflow: revokes what waits, asks the workers of what runs to stop.
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled>;
 
     /// Queues a scheduled or retrying job now.
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow>;

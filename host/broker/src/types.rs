@@ -8,6 +8,8 @@ use umbel_model::{
     WorkerId,
 };
 
+use crate::{DeliveredNode, Growth};
+
 /// Lease of a delivery, milliseconds. Renewed at a third of it.
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
 /// A worker that has not said for this long that it is alive is forgotten, milliseconds.
@@ -99,6 +101,8 @@ pub struct Delivery {
     pub retries: u32,
     /// 1 unless deliveries of this attempt were lost.
     pub delivery: u32,
+    /// Of a workflow's node: then `spec` is that of its template.
+    pub node: Option<Box<DeliveredNode>>,
 }
 
 /// What a worker says of a delivery that it holds.
@@ -134,6 +138,8 @@ pub struct Settle {
     pub record: Option<AttemptRecord>,
     pub progress: Option<Progress>,
     pub logs: Vec<LogLine>,
+    /// Stored with `Succeed` and `Replace`, dropped with any other resolution.
+    pub growth: Option<Box<Growth>>,
 }
 
 /// The answer to one settle.
@@ -144,6 +150,8 @@ pub enum Settled {
     AlreadyDone,
     /// The token is not the current one; nothing was changed.
     Lost,
+    /// There is no room for its growth, or no group to add members to; nothing was changed, and the lease is still held.
+    Refused,
 }
 
 /// What a promotion did.
@@ -151,7 +159,7 @@ pub enum Settled {
 pub struct Promoted {
     pub moved: u32,
     pub expired: u32,
-    /// When the next one is due.
+    /// When the next one is due; now, when work items of workflows are left.
     pub next_due: Option<UnixMs>,
 }
 

@@ -1,4 +1,4 @@
-//! Waiting for jobs to end: one receiver of hints for many waiters, each of whom still polls now and then.
+//! Waiting for jobs and workflows to end: one receiver of hints for many waiters, each of whom still polls now and then.
 
 use std::{
     collections::HashMap,
@@ -10,14 +10,14 @@ use tokio::{
     sync::{Notify, broadcast::error::RecvError},
     time::Instant,
 };
-use umbel_model::{JobId, JobRecord, TenantId};
+use umbel_model::{JobId, JobRecord, TenantId, WorkflowId};
 
-use crate::{Broker, Result, Signal, Topic};
+use crate::{Broker, Result, Signal, Topic, WorkflowRecord};
 
 /// A lost hint costs a waiter at most this long.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Lets any number of callers wait for jobs.
+/// Lets any number of callers wait for jobs and workflows.
 #[derive(Debug, Clone)]
 pub struct Watch {
     broker: Arc<dyn Broker>,
@@ -60,6 +60,21 @@ impl Watch {
 
     /// The job once it has ended, or as it stands when `wait` is over. None when there is no such job.
     pub async fn job(&self, tenant: &TenantId, id: JobId, wait: Duration) -> Result<Option<JobRecord>> {
+        self.until(id, wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
+    }
+
+    /// The workflow once it is over, or as it stands when `wait` is over. None when there is no such workflow.
+    pub async fn workflow(&self, tenant: &TenantId, id: WorkflowId, wait: Duration) -> Result<Option<WorkflowRecord>> {
+        self.until(id, wait, || self.broker.workflow(tenant, id), |record| record.state.is_terminal()).await
+    }
+
+    async fn until<R, F: Future<Output = Result<Option<R>>>>(
+        &self,
+        id: JobId,
+        wait: Duration,
+        look: impl Fn() -> F,
+        is_over: impl Fn(&R) -> bool,
+    ) -> Result<Option<R>> {
         let deadline = Instant::now() + wait;
         let waiter = Waiter::new(self, id);
         loop {
@@ -67,7 +82,7 @@ impl Watch {
             let notified = waiter.notify.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            let record = match self.broker.job(tenant, id).await {
+            let record = match look().await {
                 // An outage in the middle of a wait is waited out too.
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
                     tokio::time::sleep(POLL.min(deadline.saturating_duration_since(Instant::now()))).await;
@@ -75,7 +90,7 @@ impl Watch {
                 }
                 answer => answer?,
             };
-            let ended = record.as_ref().is_none_or(|r| r.state.is_terminal());
+            let ended = record.as_ref().is_none_or(&is_over);
             let left = deadline.saturating_duration_since(Instant::now());
             if ended || left.is_zero() {
                 return Ok(record);

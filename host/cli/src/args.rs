@@ -1,9 +1,13 @@
 //! The command line: verbs, flags, and the environment variables behind them. No logic but parsing.
 
+mod workflow;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use umbel_model::{Digest, JobId, JobState, PolicyPatch, QueueName, TaskName, human};
+use umbel_model::{Digest, JobId, JobState, PolicyPatch, QueueName, TaskName, WorkflowId, human};
+
+pub use self::workflow::{MapOptions, ShowOptions, Stamps, WorkflowSubmitOptions, WorkflowVerb};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -101,6 +105,9 @@ pub enum Command {
     /// Submit jobs and follow them
     #[command(subcommand)]
     Job(JobVerb),
+    /// Workflows: chains, groups and chords of tasks
+    #[command(subcommand)]
+    Workflow(WorkflowVerb),
     /// Queues: depths, pause, resume
     #[command(subcommand)]
     Queue(QueueVerb),
@@ -293,6 +300,9 @@ pub enum JobVerb {
         task: Option<TaskName>,
         #[arg(long)]
         queue: Option<QueueName>,
+        /// Only jobs of this workflow
+        #[arg(long, value_name = "ID")]
+        workflow: Option<WorkflowId>,
         #[command(flatten)]
         page: PageFlags,
     },

@@ -73,7 +73,8 @@ impl Failure {
             return;
         }
         let mut stderr = anstream::stderr().lock();
-        let label = format!("error[{}]", self.code);
+        // A code may be the kind that a guest gave its error.
+        let label = format!("error[{}]", crate::output::plain(&self.code));
         let _ = writeln!(stderr, "{}: {}", label.red().bold(), crate::output::plain(&self.message));
         for detail in &self.details {
             let _ = writeln!(stderr, "  {}", crate::output::plain(detail));

@@ -73,6 +73,9 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Job(verb) => {
             client(&cli.server, |client| async move { client::job::run(&client, verb, terminal).await })
         }
+        Command::Workflow(verb) => {
+            client(&cli.server, |client| async move { client::workflow::run(&client, verb, terminal).await })
+        }
         Command::Queue(verb) => {
             client(&cli.server, |client| async move { client::queue::run(&client, verb, terminal).await })
         }
@@ -83,11 +86,11 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
 }
 
 /// Runs a client verb against the server that flags, environment or profile name.
-fn client<F>(server: &args::ServerFlags, verb: impl FnOnce(client::Client) -> F) -> Result<(), Failure>
+fn client<F>(server: &args::ServerFlags, verb: impl FnOnce(umbel_client::Client) -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
 {
-    let client = client::Client::from_flags(server)?;
+    let client = client::from_flags(server)?;
     block_on(false, verb(client))
 }
 

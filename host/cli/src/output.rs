@@ -162,7 +162,7 @@ pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 }
 
 /// Nobody reads any more: that is how `head` says that it has enough.
-fn closed(error: io::Error) -> Failure {
+pub fn closed(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         // Success for whoever closed the pipe; nothing is left to do for this verb.
         std::process::exit(0);
@@ -210,7 +210,7 @@ fn parsed(item: &RawValue) -> Value {
 }
 
 /// Fields that users and guests wrote: shown with all their digits, and whatever they are.
-const RAW_FIELDS: [&str; 2] = ["arguments", "result"];
+const RAW_FIELDS: [&str; 3] = ["arguments", "call", "result"];
 
 /// An object of the server's, field by field: one that cannot be read (nested too deep, a number that nothing holds)
 /// is its own text, so that a job with such a result can still be looked at. So are `RAW_FIELDS` always.
@@ -228,10 +228,11 @@ pub fn object(body: &str) -> Result<Value, Failure> {
     Ok(Value::Object(fields.into_iter().map(value).collect()))
 }
 
-/// The value at a pointer as people read it; empty for null and for nothing.
+/// The value at a pointer as people read it; empty for null, for nothing and for an object of nothing.
 pub fn text_at(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
+        Some(Value::Object(fields)) if fields.is_empty() => String::new(),
         Some(Value::String(text)) => plain(text).into_owned(),
         Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
             let texts: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
@@ -252,13 +253,13 @@ fn shown(pointer: &str, text: String) -> String {
 }
 
 /// States in colour. A cell that is such a word and no state is coloured too, and nobody minds.
-fn coloured(text: &str) -> Cow<'_, str> {
+pub fn coloured(text: &str) -> Cow<'_, str> {
     match text {
         "succeeded" => text.green().to_string().into(),
         "failed" => text.red().to_string().into(),
         "running" => text.cyan().to_string().into(),
         "retrying" | "draining" => text.yellow().to_string().into(),
-        "revoked" | "expired" => text.dimmed().to_string().into(),
+        "revoked" | "expired" | "skipped" => text.dimmed().to_string().into(),
         _ => text.into(),
     }
 }

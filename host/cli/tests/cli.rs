@@ -113,6 +113,18 @@ fn failures_have_a_code_an_exit_code_and_the_next_step() {
         (&["job", "show", id], 4, "error[job_not_found]"),
         (&["job", "show", "no-id"], 2, "26 capital letters"),
         (&["job", "submit", "t", "--kwarg", "x"], 2, "NAME=VALUE"),
+        (&["workflow", "submit", "missing.json"], 4, "error[file]"),
+        (&["workflow", "submit", file], 1, "error[not_json]"),
+        (&["workflow", "submit", "--chain", "nothing 1"], 4, "/canvas/chain/0/task"),
+        (&["workflow", "submit", "--chain", "add [1"], 2, "not closed"),
+        (&["workflow", "submit"], 2, "--chain"),
+        (&["workflow", "map", "--task", "count", "--each-file", "*.md"], 4, "error[no_files]"),
+        (&["workflow", "show", id], 4, "error[workflow_not_found]"),
+        (&["workflow", "result", id, "--wait"], 4, "error[workflow_not_found]"),
+        (&["workflow", "cancel", id], 4, "error[workflow_not_found]"),
+        (&["workflow", "resume", id], 4, "error[workflow_not_found]"),
+        (&["workflow", "graph", id], 4, "error[workflow_not_found]"),
+        (&["job", "list", "--workflow", id], 4, "error[workflow_not_found]"),
         (&["queue", "pause", "nothing"], 4, "error[queue_not_found]"),
         (&["dead", "redrive", "--all"], 2, "--yes"),
         (&["--token", "wrong", "job", "list"], 2, "error[no_server]"),
@@ -128,6 +140,53 @@ fn failures_have_a_code_an_exit_code_and_the_next_step() {
         assert_eq!((found, out.as_str()), (*code, ""), "{args:?}\n{err}");
         assert!(err.contains(words), "{args:?}\n{err}");
     }
+}
+
+/// An empty group needs no guest: it is over at once, and its result is the empty list.
+#[test]
+fn a_workflow_is_submitted_listed_shown_watched_and_drawn() {
+    let dev = Dev::start();
+    std::fs::write(dev.folder.path().join("canvas.json"), r#"{"group": []}"#).unwrap();
+    let stamps = ["--name", "none", "--tag", "a", "--tag", "b", "--header", "k=v", "--deadline", "10m"];
+    let (code, out, err) = dev.run(&[&["workflow", "submit", "canvas.json", "--wait"], &stamps[..]].concat());
+    assert_eq!((code, out.trim()), (0, "[]"), "{err}");
+    let (_, id, _) = dev.run(&["workflow", "list", "--state", "succeeded", "-o", "id"]);
+    let id = id.trim();
+    assert_eq!(id.len(), 26, "{id}");
+    let (code, out, err) = dev.run(&["workflow", "show", id]);
+    let all = ["name      none", "a, b", r#"{"k":"v"}"#, "0 of 0 jobs done", "group of 0", "succeeded", "result\n[]"];
+    for words in all {
+        assert!(out.contains(words), "{words}\n{out}{err}");
+    }
+    assert_eq!(code, 0);
+    // Not a terminal: lines, and no movement of a cursor.
+    let (code, out, _) = dev.run(&["workflow", "show", id, "-w"]);
+    assert!(code == 0 && out.starts_with("succeeded 0 of 0") && !out.contains('\u{1b}'), "{out}");
+    let (code, out, _) = dev.run(&["workflow", "result", id]);
+    assert_eq!((code, out.trim()), (0, "[]"));
+    let (code, out, _) = dev.run(&["workflow", "graph", id]);
+    assert!(code == 0 && out.starts_with("<svg"), "{out}");
+    let (code, out, _) = dev.run(&["job", "list", "--workflow", id, "-o", "json"]);
+    assert_eq!((code, out.trim()), (0, r#"{"items":[],"next_cursor":null}"#));
+    let (code, _, err) = dev.run(&["workflow", "cancel", id]);
+    assert!(code == 6 && err.contains("error[workflow_ended]"), "{err}");
+    let (code, _, err) = dev.run(&["workflow", "resume", id, "--digest", "current"]);
+    assert!(code == 6 && err.contains("error[not_resumable]"), "{err}");
+}
+
+#[test]
+fn the_same_key_is_the_same_workflow() {
+    let dev = Dev::start();
+    std::fs::write(dev.folder.path().join("body.json"), r#"{"canvas": {"group": []}, "idempotency_key": "k"}"#)
+        .unwrap();
+    let submit = |more: &[&str]| {
+        let (code, out, err) = dev.run(&[&["workflow", "submit", "body.json", "-o", "id"], more].concat());
+        assert_eq!(code, 0, "{err}");
+        out
+    };
+    let first = submit(&[]);
+    assert_eq!(first, submit(&[]));
+    assert_ne!(first, submit(&["--idempotency-key", "other"]));
 }
 
 #[test]

@@ -108,6 +108,7 @@ async fn a_job_is_deleted_after_its_retention() {
         record: None,
         progress: None,
         logs: Vec::new(),
+        growth: None,
     };
     broker.settle(&[settle], None).await.unwrap();
     now.fetch_add(1_000, Ordering::SeqCst);

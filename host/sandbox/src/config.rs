@@ -33,6 +33,7 @@ pub struct SandboxConfig {
     /// Least time between two progress reports that are passed on, milliseconds; the last one always is.
     pub progress_interval_ms: u64,
     pub log: LogLimits,
+    pub growth: GrowthLimits,
     pub describe: DescribeLimits,
 }
 
@@ -53,6 +54,7 @@ impl Default for SandboxConfig {
             host_byte_fuel: 1,
             progress_interval_ms: 100,
             log: LogLimits::default(),
+            growth: GrowthLimits::default(),
             describe: DescribeLimits::default(),
         }
     }
@@ -71,6 +73,26 @@ pub struct LogLimits {
 impl Default for LogLimits {
     fn default() -> Self {
         Self { lines: 1_000, bytes: 256 << 10, line_bytes: 8 << 10 }
+    }
+}
+
+/// What one attempt may ask for to grow workflows. More is refused, and the guest goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct GrowthLimits {
+    /// Calls, those that were refused among them: more is `host_limit:canvas_calls`.
+    pub calls: u32,
+    /// One text, bytes: more is `host_limit:canvas_bytes`. One of more than four times as many ends the attempt as
+    /// `host_limit:call`.
+    pub bytes: usize,
+    /// Sum over the texts that were not refused for their size, bytes: more is `host_limit:canvas_bytes`.
+    pub total_bytes: usize,
+    /// Fuel of one byte, about the time that the host takes to read it.
+    pub byte_fuel: u64,
+}
+
+impl Default for GrowthLimits {
+    fn default() -> Self {
+        Self { calls: 1_000, bytes: 1 << 20, total_bytes: 4 << 20, byte_fuel: 20 }
     }
 }
 

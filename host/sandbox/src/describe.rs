@@ -54,8 +54,8 @@ impl Sandbox {
         let stop = StopHandle::new();
         let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
-        let who = ("".into(), AttemptInfo::default());
-        let mut store = self.store(&store_limits, clock, stop.clone(), log, who);
+        let whole = self.whole("".into(), AttemptInfo::default());
+        let mut store = self.store(&store_limits, clock, stop.clone(), log, whole);
         let until = clock.hard + Duration::from_millis(50);
         let ended = bounded(call_describe(&mut store, prepared), until, &stop).await;
         let (error, phase) = match ended {

@@ -18,8 +18,8 @@ mod error;
 mod prepared;
 
 pub use attempt::{
-    host::{Discard, Host, LogLevel, LogLine},
-    run::{Attempt, AttemptInfo, Call},
+    host::{Discard, Host, LogLevel, LogLine, Refused},
+    run::{Attempt, AttemptInfo, Call, Place},
     stop::{Stop, StopHandle},
     text::deceives,
 };
@@ -28,7 +28,7 @@ pub use compile::{
     gate::GateLimits,
     parent::{CompileLimits, Compiled, Compiler, CompilerCommand},
 };
-pub use config::{DescribeLimits, LogLimits, SandboxConfig};
+pub use config::{DescribeLimits, GrowthLimits, LogLimits, SandboxConfig};
 pub use engine::Sandbox;
 pub use error::{CompileCode, CompileError, DescribeError, Error};
 pub use prepared::{Prepared, VerifiedCode};

@@ -10,7 +10,9 @@ use std::sync::{
 use tokio::sync::Notify;
 use umbel_broker::{Delivery, LogLine};
 use umbel_model::{Progress, UnixMs};
-use umbel_sandbox::{Host, StopHandle};
+use umbel_sandbox::{Host, Refused, StopHandle};
+
+use crate::wishes::{Gate, Rates, Wishes};
 
 /// Wakes the conductor without waking it for every job.
 #[derive(Debug, Default)]
@@ -61,10 +63,12 @@ pub(crate) struct Active {
     reports: Mutex<Reports>,
     dirty: AtomicBool,
     bells: Arc<Bells>,
+    rates: Arc<Rates>,
+    wishes: Mutex<Wishes>,
 }
 
 impl Active {
-    pub(crate) fn new(seq: u64, delivery: Delivery, bells: Arc<Bells>) -> Self {
+    pub(crate) fn new(seq: u64, delivery: Delivery, bells: Arc<Bells>, rates: Arc<Rates>) -> Self {
         Self {
             seq,
             delivery,
@@ -73,6 +77,8 @@ impl Active {
             reports: Mutex::default(),
             dirty: AtomicBool::new(false),
             bells,
+            rates,
+            wishes: Mutex::default(),
         }
     }
 
@@ -95,6 +101,16 @@ impl Active {
             return Reports::default();
         }
         std::mem::take(&mut *self.reports())
+    }
+
+    /// What its guest asked of canvas.
+    pub(crate) fn take_wishes(&self) -> Wishes {
+        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&mut Wishes, &Gate<'_>) -> Result<T, Refused>) -> Result<T, Refused> {
+        let gate = Gate { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates };
+        ask(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner), &gate)
     }
 
     /// Puts back what could not be told, in front of what was said since.
@@ -141,5 +157,17 @@ impl Host for Active {
 
     fn progress(&self, progress: Progress) {
         self.say(|reports| reports.progress = Some(progress));
+    }
+
+    fn submit(&self, canvas: &str) -> Result<String, Refused> {
+        self.ask(|wishes, gate| wishes.submit(gate, canvas)).map(|id| id.to_string())
+    }
+
+    fn replace(&self, canvas: &str) -> Result<(), Refused> {
+        self.ask(|wishes, gate| wishes.replace(gate, canvas))
+    }
+
+    fn add_to_group(&self, members: &str) -> Result<(), Refused> {
+        self.ask(|wishes, gate| wishes.add_to_group(gate, members))
     }
 }

@@ -12,15 +12,21 @@ use std::{
 
 use futures::FutureExt as _;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use umbel_broker::Settle;
+use tokio_util::task::AbortOnDropHandle;
+use umbel_broker::{Broker, DeliveredNode, Growth, Input, Settle};
 use umbel_model::{
-    AttemptRecord, Digest, Failure, Outcome, Policy, PolicyPatch, Resolution, UnixMs, Usage, WorkerId, decide,
-    job::SPEC_VERSION,
+    AttemptRecord, Digest, Failure, Outcome, Policy, PolicyPatch, Resolution, UnixMs, Usage, WorkerId, WorkflowId,
+    decide,
 };
-use umbel_sandbox::{AttemptInfo, Call, Stop};
+use umbel_sandbox::{AttemptInfo, Call, Place, Stop};
 
-use crate::{Runtime, active::Active, error::PrepareError};
+use crate::{
+    Runtime,
+    active::Active,
+    asked::{self, Asked, Calls, Templates, Unasked},
+    error::PrepareError,
+    growth::Grower,
+};
 
 /// How long a job is put aside when this worker cannot run it now but a later or another one may, milliseconds.
 pub(crate) const PARK_MS: u64 = 30_000;
@@ -35,6 +41,30 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
+    pub(crate) fn refused(active: Arc<Active>, refused: &Settle) -> Self {
+        #[derive(Deserialize)]
+        struct Policed {
+            #[serde(default)]
+            policy: PolicyPatch,
+        }
+        let patch = serde_json::from_str::<Policed>(&active.delivery.spec).map(|spec| spec.policy).unwrap_or_default();
+        let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
+                       full, or its group is over";
+        let failure = Failure::new("host_limit:canvas_room", message);
+        let outcome = Outcome::Error { failure: failure.clone(), retry_after_ms: None };
+        let record = refused.record.clone().map(|record| AttemptRecord {
+            outcome: "error".into(),
+            failure: Some(failure),
+            ..record
+        });
+        let resolution = decide(outcome, &Policy::resolve(&patch), active.delivery.retries, random_u64());
+        // What the guest said was not taken either.
+        let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
+        let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
+        Self { active, settle, took_us: None }
+    }
+
     /// Gives a delivery back that nobody started.
     pub(crate) fn released(active: Arc<Active>) -> Self {
         let settle = settle(&active, Resolution::Release, None);
@@ -42,31 +72,11 @@ impl Finished {
     }
 }
 
-/// What was asked, borrowed from the record.
-#[derive(Debug, Deserialize)]
-struct Asked<'a> {
-    v: u8,
-    #[serde(borrow)]
-    task: Cow<'a, str>,
-    digest: Digest,
-    #[serde(borrow)]
-    arguments: &'a RawValue,
-    #[serde(default)]
-    policy: PolicyPatch,
-    #[serde(borrow, default)]
-    traceparent: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    request_id: Option<Cow<'a, str>>,
-}
-
-/// The part of a record that every version has.
-#[derive(Debug, Deserialize)]
-struct Version {
-    v: u64,
-}
-
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
+    broker: Arc<dyn Broker>,
+    grower: Arc<Grower>,
+    templates: Templates,
     runtime: Runtime,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
@@ -79,17 +89,33 @@ struct Ended {
     usage: Usage,
     policy: Policy,
     ran: bool,
+    /// What its guest asked of canvas, ready to be stored with its outcome.
+    growth: Option<Box<Growth>>,
+    replaced_by: Option<WorkflowId>,
 }
 
 impl Ended {
     fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), policy: Policy::default(), ran: false }
+        Self {
+            outcome,
+            usage: Usage::default(),
+            policy: Policy::default(),
+            ran: false,
+            growth: None,
+            replaced_by: None,
+        }
     }
 }
 
 impl Attempts {
-    pub(crate) fn new(runtime: Runtime, worker: WorkerId, background: tokio::runtime::Handle) -> Self {
-        Self { runtime, worker, background }
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        runtime: Runtime,
+        worker: WorkerId,
+        background: tokio::runtime::Handle,
+    ) -> Self {
+        let grower = Arc::new(Grower::new(broker.clone(), runtime.bounds().clone()));
+        Self { broker, grower, templates: Templates::default(), runtime, worker, background }
     }
 
     /// Runs a delivery to its end and says what the broker should do with the job. A panic fails the job: its delivery
@@ -115,13 +141,59 @@ impl Attempts {
 
     async fn attempt(&self, active: &Arc<Active>) -> Ended {
         let delivery = &active.delivery;
-        let asked: Asked<'_> = match serde_json::from_str(&delivery.spec) {
-            Ok(asked) => asked,
-            Err(error) => return unreadable(active, &error),
+        let template;
+        let asked = match &delivery.node {
+            None => asked::read_job(delivery),
+            Some(node) => match (self.templates.parsed(&delivery.spec), self.input(active, node).await) {
+                (Ok(parsed), Ok(input)) => {
+                    template = parsed;
+                    asked::read_node(&template, node, input.as_deref())
+                }
+                (Err(unasked), _) | (_, Err(unasked)) => Err(unasked),
+            },
         };
-        if asked.v > SPEC_VERSION {
-            return newer(active, asked.v.into());
+        match asked {
+            Ok(asked) => self.call(active, asked).await,
+            Err(Unasked::Newer(version)) => newer(active, version),
+            Err(Unasked::Ended(outcome)) => Ended::unrun(outcome),
         }
+    }
+
+    /// What goes in front of a node's arguments.
+    async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, Unasked> {
+        match &node.input {
+            Input::Nothing => return Ok(None),
+            Input::Value(value) => return Ok(Some(value.clone())),
+            Input::Result(_) | Input::Error(_) => {}
+        }
+        let (broker, reader) = (self.broker.clone(), active.clone());
+        let read = async move { asked::read_input(&*broker, &reader.delivery).await };
+        match self.in_background(active, read).await {
+            Ok(read) => read,
+            Err(outcome) => Err(Unasked::Ended(outcome)),
+        }
+    }
+
+    /// Runs what waits for other machines where it does not hold up guests, until the attempt is stopped.
+    async fn in_background<T: Send + 'static>(
+        &self,
+        active: &Active,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Outcome> {
+        let task = AbortOnDropHandle::new(self.background.spawn(work));
+        tokio::select! {
+            biased;
+            done = task => match done {
+                Ok(done) => Ok(done),
+                Err(error) if error.is_panic() => Err(Outcome::Fatal(host_panic())),
+                Err(_) => Err(Outcome::Released),
+            },
+            stop = active.stop.wait() => Err(stopped(stop)),
+        }
+    }
+
+    async fn call(&self, active: &Arc<Active>, asked: Asked<'_>) -> Ended {
+        let delivery = &active.delivery;
         let policy = Policy::resolve(&asked.policy);
         let prepared = match self.runtime.cached(&asked.digest).await {
             Some(prepared) => Ok(prepared),
@@ -139,23 +211,50 @@ impl Attempts {
             delivery: delivery.delivery,
             fence: delivery.fence,
             traceparent: asked.traceparent.as_deref().map(str::to_owned),
+            place: delivery.node.as_ref().map(|node| Place {
+                workflow_id: node.workflow.to_string(),
+                node: node.node,
+                in_group: node.group.is_some(),
+            }),
         };
-        let call = Call {
+        let call = |arguments: Box<str>| Call {
             task: asked.task.as_ref().into(),
-            arguments: asked.arguments.get().into(),
+            arguments,
             fuel: policy.fuel,
             memory_bytes: policy.memory_bytes,
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
         };
-        let attempt = self.runtime.sandbox().run(&prepared, call, active.clone(), &active.stop).await;
+        let sandbox = self.runtime.sandbox();
+        let attempt = match asked.calls {
+            Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
+            Calls::Each(items) => {
+                sandbox.run_each(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
+            }
+        };
         tracing::debug!(
             tenant = %delivery.tenant, job = %delivery.id, attempt = active.attempt(), worker = %self.worker,
             task = ?asked.task, request_id = ?asked.request_id, traceparent = ?asked.traceparent, outcome = name(&attempt.outcome),
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
-        Ended { outcome: attempt.outcome, usage: attempt.usage, policy, ran: true }
+        let ended = Ended { usage: attempt.usage, policy, ran: true, ..Ended::unrun(attempt.outcome) };
+        self.grown(active, ended).await
+    }
+
+    /// Adds what the guest asked of canvas, if it ended well.
+    async fn grown(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+        let wishes = active.take_wishes();
+        if wishes.is_empty() || !matches!(ended.outcome, Outcome::Value(_) | Outcome::Ignore) {
+            return ended;
+        }
+        let (grower, asker) = (self.grower.clone(), active.clone());
+        let template = active.delivery.node.as_ref().and_then(|_| self.templates.parsed(&active.delivery.spec).ok());
+        let grow = async move { grower.grow(&asker.delivery, template.as_deref(), wishes).await };
+        match self.in_background(active, grow).await {
+            Ok(Ok((growth, replaced_by))) => Ended { growth: Some(Box::new(growth)), replaced_by, ..ended },
+            Ok(Err(outcome)) | Err(outcome) => Ended { outcome, ..ended },
+        }
     }
 
     async fn prepare(&self, active: &Arc<Active>, digest: Digest) -> Result<umbel_sandbox::Prepared, Outcome> {
@@ -192,7 +291,7 @@ impl Attempts {
     }
 
     fn settle(&self, active: &Active, ended: Ended) -> Settle {
-        let Ended { outcome, usage, policy, .. } = ended;
+        let Ended { outcome, usage, policy, growth, replaced_by, .. } = ended;
         if let Outcome::Released = outcome {
             return settle(active, Resolution::Release, None);
         }
@@ -206,16 +305,19 @@ impl Attempts {
             delivery: active.delivery.delivery,
             worker: self.worker.clone(),
             ended_at: unix_ms(),
-            outcome: name(&outcome).to_owned(),
+            outcome: replaced_by.map_or(name(&outcome), |_| "replaced").to_owned(),
             failure,
             usage,
         };
         let random = if matches!(outcome, Outcome::Error { .. }) { random_u64() } else { 0 };
-        let resolution = decide(outcome, &policy, active.delivery.retries, random);
+        let resolution = match replaced_by {
+            Some(workflow) => Resolution::Replace { workflow },
+            None => decide(outcome, &policy, active.delivery.retries, random),
+        };
         if let Resolution::Fail { failure } = &resolution {
             log_failed(active, &self.worker, failure);
         }
-        settle(active, resolution, Some(record))
+        Settle { growth, ..settle(active, resolution, Some(record)) }
     }
 }
 
@@ -282,16 +384,7 @@ fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>
         record,
         progress: None,
         logs: Vec::new(),
-    }
-}
-
-/// A record that a newer Umbel wrote is for a newer worker; any other that cannot be read fails its job.
-fn unreadable(active: &Active, error: &serde_json::Error) -> Ended {
-    match serde_json::from_str::<Version>(&active.delivery.spec) {
-        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => newer(active, v),
-        _ => {
-            Ended::unrun(Outcome::Fatal(Failure::new("bad_spec", format!("the job's record cannot be read: {error}"))))
-        }
+        growth: None,
     }
 }
 
@@ -348,8 +441,9 @@ mod tests {
             spec: "not even a record".into(),
             retries: 2,
             delivery: 1,
+            node: None,
         };
-        let active = Arc::new(Active::new(1, delivery, Arc::default()));
+        let active = Arc::new(Active::new(1, delivery, Arc::default(), Arc::default()));
         let worker = WorkerId::new("w").unwrap();
         let finished = caught(active, &worker, async { panic!("as the test wants") }).await;
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };

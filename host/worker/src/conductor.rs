@@ -27,6 +27,7 @@ use crate::{
     pace::{Pace, Retries},
     queues::QueueSet,
     slots::Line,
+    wishes::Rates,
 };
 
 use renewal::Renewal;
@@ -66,6 +67,8 @@ pub(crate) struct Conductor {
     config: WorkerConfig,
     line: Arc<Line>,
     bells: Arc<Bells>,
+    /// How fast guests add jobs.
+    rates: Arc<Rates>,
     finished: mpsc::UnboundedReceiver<Finished>,
     wishes: watch::Receiver<Wish>,
     vitals: Arc<Vitals>,
@@ -124,6 +127,7 @@ impl Conductor {
             config,
             line,
             bells,
+            rates: Arc::default(),
             finished,
             wishes,
             found,

@@ -11,10 +11,12 @@
 //! This crate must not know HTTP, Redis, SQL or wasmtime.
 
 mod active;
+mod asked;
 mod attempt;
 mod conductor;
 mod config;
 mod error;
+mod growth;
 mod heartbeat;
 mod held;
 mod hints;
@@ -23,6 +25,7 @@ mod pace;
 mod queues;
 mod runtime;
 mod slots;
+mod wishes;
 mod worker;
 
 pub use config::{Queues, WorkerConfig};

@@ -73,6 +73,11 @@ impl Runtime {
         &self.inner.sandbox
     }
 
+    /// The widest policies that a module may ask for.
+    pub fn bounds(&self) -> &PolicyBounds {
+        &self.inner.bounds
+    }
+
     /// The module if it is in memory.
     pub async fn cached(&self, digest: &Digest) -> Option<Prepared> {
         self.inner.prepared.get(digest).await

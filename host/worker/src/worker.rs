@@ -34,7 +34,7 @@ impl Worker {
         let line = Arc::new(Line::new(bells.clone()));
         let vitals = Arc::new(Vitals::default());
         let background = tokio::runtime::Handle::current();
-        let attempts = Arc::new(Attempts::new(runtime, config.id.clone(), background));
+        let attempts = Arc::new(Attempts::new(broker.clone(), runtime, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
         for _ in 0..config.concurrency {
             threads.spawn(slot(line.clone(), attempts.clone(), done.clone()));

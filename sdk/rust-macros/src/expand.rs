@@ -68,6 +68,7 @@ fn implementation(function: &ItemFn, options: &Options, signature: &Signature) -
     let defaults = signature.parameters.iter().filter_map(default_function);
     let describe = describe(options, signature);
     let run = run(function, signature);
+    let signatures = crate::canvas::signatures(name, vis, &signature.parameters);
     let about = format!("The task `{public_name}`: list it in `umbel::module![…]`.");
     quote! {
         #[doc = #about]
@@ -83,6 +84,8 @@ fn implementation(function: &ItemFn, options: &Options, signature: &Signature) -
                 #describe
                 #run
             }
+
+            #signatures
         };
     }
 }

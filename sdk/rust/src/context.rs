@@ -18,7 +18,11 @@ use fake::Fake as Backend;
 #[cfg(target_arch = "wasm32")]
 use host::Host as Backend;
 
-use crate::raw::{Attempt, Level};
+use crate::{
+    Ignore, Refused, TaskResult,
+    canvas::{Canvas, Place, members_json},
+    raw::{Attempt, Level},
+};
 
 /// The attempt that is running. Take it as the first parameter: `fn task(ctx: &Context, …)`.
 ///
@@ -102,6 +106,29 @@ impl Context {
     /// the wait at the hard time limit or when the job is cancelled.
     pub fn sleep(&self, duration: Duration) {
         self.backend.sleep(duration);
+    }
+
+    /// Where this job is in its workflow; none if it was submitted on its own.
+    pub fn place(&self) -> Option<Place> {
+        self.backend.place()
+    }
+
+    /// Submits a workflow when this attempt has ended well, and not otherwise. Answers its id.
+    pub fn submit(&self, canvas: impl Into<Canvas>) -> Result<String, Refused> {
+        Ok(self.backend.submit(&canvas.into().json()?)?)
+    }
+
+    /// Ends the task, which is replaced by `canvas`: `return ctx.replace(…)`. The job waits for it, and what it gives is
+    /// the job's result, in the job's place in its workflow. At most once; never `Ok`.
+    pub fn replace<T>(&self, canvas: impl Into<Canvas>) -> TaskResult<T> {
+        self.backend.replace(&canvas.into().json()?).map_err(Refused::from)?;
+        Err(Ignore.into())
+    }
+
+    /// Adds members to the group that this job is in, behind those that it has, when this attempt has ended well.
+    pub fn add_to_group<S: Into<Canvas>>(&self, members: impl IntoIterator<Item = S>) -> Result<(), Refused> {
+        let members: Vec<Canvas> = members.into_iter().map(Into::into).collect();
+        Ok(self.backend.add_to_group(&members_json(&members)?)?)
     }
 
     /// Writes to the job's log.

@@ -199,6 +199,41 @@ impl Reject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ignore;
 
+/// Why the host, or this crate, did not take a canvas. By `?` it is a final failure of that kind, because the same would
+/// be refused again; only [`Refused::is_temporary`] ones may be retried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// A short stable name, such as `host_limit:canvas_bytes` or `not_in_group`.
+    pub kind: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Refused {
+    pub(crate) fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into() }
+    }
+}
+
+impl Refused {
+    /// Too many at this time, and not too many for ever.
+    pub fn is_temporary(&self) -> bool {
+        self.kind == "host_limit:canvas_rate"
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { kind: failure.kind, message: failure.message }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.message)
+    }
+}
+
 macro_rules! converts {
     ($($from:ident: $outcome:expr;)*) => {$(
         impl From<$from> for TaskError {
@@ -217,6 +252,10 @@ converts! {
     Snooze: |snooze| Outcome::Snooze(millis(snooze.delay));
     Reject: |reject| Outcome::Reject(reject.reason);
     Ignore: |_| Outcome::Ignore;
+    Refused: |refused| match (refused.is_temporary(), failure(&refused.kind, refused.message)) {
+        (true, failure) => Outcome::Error(Retryable { failure, retry_after_ms: None }),
+        (false, failure) => Outcome::Fatal(failure),
+    };
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -28,6 +28,7 @@
 // Compiled for tests too: there it is called by hand.
 #[cfg(any(test, all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator")))]
 mod arena;
+pub mod canvas;
 mod context;
 mod errors;
 pub mod raw;
@@ -43,7 +44,7 @@ static ALLOCATOR: arena::GuestAllocator = arena::GuestAllocator;
 pub use context::Context;
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::{LogLine, ProgressReport};
-pub use errors::{Fatal, Ignore, Reject, Retry, RetryAfter, Snooze, TaskError, TaskErrorText, TaskResult};
+pub use errors::{Fatal, Ignore, Refused, Reject, Retry, RetryAfter, Snooze, TaskError, TaskErrorText, TaskResult};
 pub use log;
 pub use raw::Level;
 pub use schemars;
@@ -52,7 +53,7 @@ pub use serde_json;
 
 /// Makes a function a task, under the function's name.
 ///
-/// The function stays as it was. Its parameters are published by name with a JSON Schema each (types implement
+/// The function stays as it was, and is composed by `add::s(2, 3)` and its neighbours: see [`canvas`]. Its parameters are published by name with a JSON Schema each (types implement
 /// `Deserialize` and `JsonSchema`), its doc comment is the task's description. The first parameter may be
 /// `ctx: &Context`. `#[default(expression)]` before a parameter makes it optional, as does the type `Option`; a doc
 /// comment before it describes it.
@@ -88,6 +89,7 @@ pub use umbel_macros::module;
 
 /// What a task usually needs.
 pub mod prelude {
+    pub use crate::canvas::{Canvas, OnFailure, Settled, Signature, StepError, canvas, chain, chord, group};
     pub use crate::{
         Context, Fatal, Ignore, Reject, Retry, RetryAfter, Snooze, TaskError, TaskResult, schemars::JsonSchema, task,
     };
@@ -97,6 +99,7 @@ pub mod prelude {
 /// For the macros' code only.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::canvas::{Argument, Each, Json, Signature, TakesArguments, partial, step};
     #[cfg(target_arch = "wasm32")]
     pub use crate::run::enter;
     pub use crate::{

@@ -17,6 +17,7 @@ use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use umbel_broker::{NewJob, Submitted};
+use umbel_canvas::Options;
 use umbel_model::JobId;
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     gate::RequestId,
     problem::{Code, FieldError, Problem},
     state::Api,
-    submission::{Options, Origin, Signature, Template, idempotency, submitted, task_name},
+    submission::{Origin, Signature, Template, idempotency, options_of, submitted, task_name},
 };
 
 /// Jobs stored in one step.
@@ -207,7 +208,7 @@ impl<'a> Batch<'a> {
 
     /// The place of a new template.
     async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
-        let parsed = if options.is_empty() { Options::default() } else { Options::parse(options)? };
+        let parsed = if options.is_empty() { Options::default() } else { options_of(options)? };
         let snapshot = deployed(self.api, &self.origin.tenant, &task_name(task)?).await?;
         let template = Template::new(self.api, snapshot, &parsed, &self.origin)?;
         if self.templates.len() == TEMPLATES {

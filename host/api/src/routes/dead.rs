@@ -15,8 +15,8 @@ use umbel_model::{JobId, JobRecord, JobState};
 use utoipa::ToSchema;
 
 use super::{
-    jobs::{self, Jobs, ListQuery},
-    redrive,
+    job_lists::{self, Jobs, ListQuery},
+    jobs, redrive,
 };
 use crate::{
     auth::Caller,
@@ -40,7 +40,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    jobs::page(&api, &caller, &uri, true).await
+    job_lists::page(&api, &caller, &uri, true).await
 }
 
 /// Repeats one dead job as a new one, which names it.

@@ -1,4 +1,4 @@
-//! Jobs: submit one, look, list, wait, read its log, cancel, retry.
+//! Jobs: submit one, look, wait, read its log, cancel, retry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +10,9 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Cancelled, JobQuery, RunNow};
-use umbel_model::{JobId, JobState, QueueName, TaskName};
+use umbel_broker::{Cancelled, RunNow};
+use umbel_canvas::check_key;
+use umbel_model::{JobId, JobState};
 use utoipa::{IntoParams, ToSchema};
 
 use super::redrive;
@@ -21,10 +22,12 @@ use crate::{
     deployed::deployed,
     gate::RequestId,
     pages,
+    policy_views::PolicyFields,
     problem::{Code, Problem},
     state::Api,
-    submission::{Options, Origin, Signature, Template, check_key, idempotency, submitted, task_name},
-    views::{Job, Line, PolicyFields},
+    submission::{Origin, Signature, Template, idempotency, options_of, submitted, task_name},
+    views::{Job, Line},
+    whole::whole,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -35,8 +38,14 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct WaitQuery {
-    /// Answer when the job has ended, or after this long: `10s`. At most 60 s.
+    /// Answer when it has ended, or after this long: `10s`. At most 60 s.
     wait: Option<String>,
+}
+
+impl WaitQuery {
+    pub(crate) fn wait(&self) -> Option<&str> {
+        self.wait.as_deref()
+    }
 }
 
 /// One call of a task.
@@ -106,8 +115,8 @@ pub(crate) async fn submit(
     let origin = Origin::of(&caller, &request_id, &headers);
     let bytes = read_json(&api, &headers, body).await?;
     let signature: Signature<'_> = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
-    let options = signature.options.map(|json| Options::parse(json.get())).transpose()?.unwrap_or_default();
-    let key = key_of(&headers, &options)?;
+    let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
+    let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
     let task = deployed(&api, &caller.tenant, &task_name(&signature.task)?).await?;
     let template = Template::new(&api, task, &options, &origin)?;
     let job = template.job(&api, &signature, key.map(|key| idempotency(&key, &bytes))).await?;
@@ -139,13 +148,14 @@ fn is_traceparent(text: &str) -> bool {
     version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && !zero(trace) && !zero(parent)
 }
 
-fn key_of(headers: &HeaderMap, options: &Options) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(options.idempotency_key.clone()) };
+/// The idempotency key of a submission: of the header, or of the body, which calls it `place`.
+pub(crate) fn key_of(headers: &HeaderMap, in_body: Option<&str>, place: &str) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(in_body.map(str::to_owned)) };
     let refused = |detail: String| Problem::new(Code::InvalidHeader, format!("Idempotency-Key: {detail}"));
     let key = value.to_str().map_err(|_| refused("use visible ASCII characters".into()))?;
     check_key(key).map_err(refused)?;
-    match &options.idempotency_key {
-        Some(other) if other != key => Err(refused("options.idempotency_key says something else".into())),
+    match in_body {
+        Some(other) if other != key => Err(refused(format!("{place} says something else"))),
         _ => Ok(Some(key.to_owned())),
     }
 }
@@ -162,7 +172,7 @@ pub(crate) async fn respond(
     let mut response = match api.watch.job(&caller.tenant, id, wait).await {
         Ok(Some(record)) => {
             let done = record.state.is_terminal() || replayed;
-            answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &Job::whole(record)?)?
+            answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &whole(api, record).await?)?
         }
         // It ended, and its retention is over.
         Ok(None) => return Err(redrive::unknown(id)),
@@ -201,66 +211,7 @@ pub(crate) async fn show(
     let query: WaitQuery = query_of(&uri)?;
     let wait = wait_of(&api, query.wait.as_deref())?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| redrive::unknown(id))?;
-    answer(StatusCode::OK, &Job::whole(record)?)
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ListQuery {
-    /// Only jobs in this state.
-    state: Option<String>,
-    task: Option<String>,
-    queue: Option<String>,
-    /// From 1 to 200; 50 when not given.
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
-/// A page of jobs, newest first. A page may be short, even empty, and have more behind it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Jobs {
-    items: Vec<Job>,
-    /// Where to go on; none at the end.
-    next_cursor: Option<String>,
-}
-
-impl ListQuery {
-    fn to_query(&self, caller: &Caller, dead: bool) -> Result<JobQuery, Problem> {
-        let bad = |e: String| Problem::new(Code::InvalidQuery, e);
-        let state = self.state.as_deref().map(|name| {
-            let known = || JobState::ALL.map(JobState::as_str).join(", ");
-            JobState::from_name(name).ok_or_else(|| bad(format!("state: one of {}", known())))
-        });
-        Ok(JobQuery {
-            tenant: caller.tenant.clone(),
-            dead,
-            state: state.transpose()?,
-            task: self.task.as_deref().map(TaskName::new).transpose().map_err(|e| bad(e.to_string()))?,
-            queue: self.queue.as_deref().map(QueueName::new).transpose().map_err(|e| bad(e.to_string()))?,
-            before: pages::place_of(self.cursor.as_deref(), |text| text.parse().ok())?,
-            max: pages::limit_of(self.limit)?,
-        })
-    }
-}
-
-/// A page of jobs, of all or of the dead.
-pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> Result<Response, Problem> {
-    let query: ListQuery = query_of(uri)?;
-    let page = api.broker.jobs(&query.to_query(caller, dead)?).await?;
-    let items = page.jobs.into_iter().map(Job::summary).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Jobs { items, next_cursor: page.next.map(|id| pages::cursor(&id.to_string())) })
-}
-
-/// Jobs, newest first.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
-) -> Result<Response, Problem> {
-    page(&api, &caller, &uri, false).await
+    answer(StatusCode::OK, &whole(&api, record).await?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -325,7 +276,7 @@ pub(crate) async fn cancel(
         }
         Cancelled::NotFound => return Err(redrive::unknown(id)),
     };
-    answer(status, &Job::whole(redrive::find(&api, &caller.tenant, id).await?)?)
+    answer(status, &whole(&api, redrive::find(&api, &caller.tenant, id).await?).await?)
 }
 
 /// Runs a scheduled or retrying job now; repeats a failed one as a new job.
@@ -345,7 +296,7 @@ pub(crate) async fn retry(
     let record = match api.broker.run_now(&caller.tenant, id).await? {
         RunNow::Queued => {
             let record = redrive::find(&api, &caller.tenant, id).await?;
-            return answer(StatusCode::OK, &Job::whole(record)?);
+            return answer(StatusCode::OK, &whole(&api, record).await?);
         }
         RunNow::NotFound => return Err(redrive::unknown(id)),
         RunNow::NotWaiting(JobState::Failed) => redrive::find(&api, &caller.tenant, id).await?,

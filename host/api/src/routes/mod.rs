@@ -3,9 +3,11 @@
 pub(crate) mod batch;
 pub(crate) mod dead;
 pub(crate) mod health;
+pub(crate) mod job_lists;
 pub(crate) mod jobs;
 pub(crate) mod modules;
 pub(crate) mod queues;
 pub(crate) mod redrive;
 pub(crate) mod tasks;
 pub(crate) mod workers;
+pub(crate) mod workflows;

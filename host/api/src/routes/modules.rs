@@ -25,10 +25,10 @@ use crate::{
     auth::Caller,
     body::{Chunks, Of, answer, drain, is_declared_longer, query_of},
     pages,
+    policy_views::PolicyFields,
     problem::{Code, Problem},
     state::Api,
     task_document,
-    views::PolicyFields,
 };
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");

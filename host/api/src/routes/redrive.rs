@@ -1,7 +1,7 @@
 //! Making a new job of a dead one.
 
-use umbel_broker::{NewJob, Start, Submitted};
-use umbel_model::{JobId, JobRecord, Policy, TenantId};
+use umbel_broker::{NewJob, Start};
+use umbel_model::{JobId, JobRecord, Policy, TenantId, WorkflowId};
 
 use crate::{
     problem::{Code, Problem},
@@ -18,12 +18,24 @@ pub(crate) async fn redrive(
     if records.is_empty() {
         return Ok(Vec::new());
     }
-    let jobs: Vec<NewJob> =
-        records.iter().map(|record| repetition(api, record, request_id)).collect::<Result<_, _>>()?;
-    let answers = api.broker.submit(&jobs).await?;
+    let alone = records.iter().filter(|record| record.node.is_none());
+    let jobs: Vec<NewJob> = alone.map(|record| repetition(api, record, request_id)).collect::<Result<_, _>>()?;
+    let answers = if jobs.is_empty() { Vec::new() } else { api.broker.submit(&jobs).await? };
     tracing::info!(jobs = jobs.len(), "dead jobs redriven");
-    let outcome = |(answer, job): (&Submitted, &NewJob)| submitted(*answer, job.id).map(|(id, _)| id);
-    Ok(answers.iter().zip(&jobs).map(outcome).collect())
+    let mut answered = answers.iter().zip(&jobs).map(|(answer, job)| submitted(*answer, job.id).map(|(id, _)| id));
+    let missing = || Err(Problem::new(Code::Internal, "the broker did not answer"));
+    Ok(records
+        .iter()
+        .map(|record| match &record.node {
+            Some(node) => Err(part_of(node.workflow)),
+            None => answered.next().unwrap_or_else(missing),
+        })
+        .collect())
+}
+
+fn part_of(workflow: WorkflowId) -> Problem {
+    let detail = format!("it is a node of workflow {workflow}; POST /v1/workflows/{workflow}/resume does it again");
+    Problem::new(Code::WorkflowNode, detail)
 }
 
 fn repetition(api: &Api, record: &JobRecord, request_id: &str) -> Result<NewJob, Problem> {

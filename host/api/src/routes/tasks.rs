@@ -11,6 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{DocumentKind, Expect};
+use umbel_canvas::TaskDocument;
 use umbel_model::{Digest, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
@@ -19,11 +20,11 @@ use crate::{
     auth::Caller,
     body::{Of, answer, cut, json_of, query_of},
     pages,
+    policy_views::{PolicyFields, PolicyValue, policy_values},
     problem::{Code, Problem},
     state::Api,
-    task_document::{self, TaskDocument},
+    task_document,
     time::Time,
-    views::{PolicyFields, PolicyValue, policy_values},
 };
 
 /// A task of the tenant.

@@ -1,7 +1,7 @@
 //! The borrowed binding agrees with the model's, and the text of a spec is a spec.
 
 use serde_json::{Value, json};
-use umbel_model::Parameter;
+use umbel_model::{Parameter, PolicyPatch};
 
 use super::*;
 
@@ -72,8 +72,7 @@ fn a_name_given_twice_is_refused() {
 
 #[test]
 fn options_take_policy_fields_and_name_what_they_do_not_know() {
-    let options =
-        Options::parse(r#"{"priority": 9, "countdown_ms": 5, "idempotency_key": "k", "queue": null}"#).unwrap();
+    let options = options_of(r#"{"priority": 9, "countdown_ms": 5, "idempotency_key": "k", "queue": null}"#).unwrap();
     assert_eq!((options.policy.priority, options.start), (Some(9), Some(Start::After(5))));
     for (json, code) in [
         (r#"{"prioritty": 9}"#, "invalid_body"),
@@ -87,6 +86,6 @@ fn options_take_policy_fields_and_name_what_they_do_not_know() {
         (r#"{"queue": "a/b"}"#, "invalid_body"),
         (r#"[]"#, "invalid_body"),
     ] {
-        assert_eq!(Options::parse(json).unwrap_err().code(), code, "{json}");
+        assert_eq!(options_of(json).unwrap_err().code(), code, "{json}");
     }
 }

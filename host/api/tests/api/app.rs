@@ -213,8 +213,23 @@ impl TestApp {
             record: None,
             progress: None,
             logs: Vec::new(),
+            growth: None,
         };
         assert_eq!(self.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
+    }
+
+    /// Runs what is ready until nothing is: a task's result is what `run` makes of its node, and `None` fails it.
+    pub async fn run(&self, run: impl Fn(&Delivery) -> Option<Value>) -> usize {
+        let mut count = 0;
+        while let Some(delivery) = self.try_claim().await {
+            count += 1;
+            let resolution = match run(&delivery) {
+                Some(value) => Resolution::Succeed { result: Some(raw(&value.to_string())) },
+                None => Resolution::Fail { failure: umbel_model::Failure::new("Void", "void order") },
+            };
+            self.settle(&delivery, resolution).await;
+        }
+        count
     }
 
     /// Submits, claims and fails a job: answers the id of a dead one.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 /// An in-memory broker that answers `error` instead, while there is one.
 #[derive(Debug, Default)]
@@ -83,6 +83,48 @@ impl Broker for Broken {
     async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         self.check()?;
         self.inner.cancel(tenant, id).await
+    }
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        self.check()?;
+        self.inner.stage_workflow(head).await
+    }
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted> {
+        self.check()?;
+        self.inner.stage_nodes(tenant, id, first, nodes).await
+    }
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        self.check()?;
+        let answer = self.inner.start_workflow(tenant, id).await?;
+        if let Some(error) = self.fail_after_submit.lock().unwrap().take() {
+            self.fail(error);
+        }
+        Ok(answer)
+    }
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        self.check()?;
+        self.inner.workflow(tenant, id).await
+    }
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        self.check()?;
+        self.inner.workflows(query).await
+    }
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        self.check()?;
+        self.inner.nodes(tenant, id, first, max).await
+    }
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        self.check()?;
+        self.inner.values(tenant, id, first, max).await
+    }
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        self.check()?;
+        self.inner.cancel_workflow(tenant, id).await
     }
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
         self.check()?;

@@ -254,6 +254,7 @@ async fn progress_logs_history_and_errors_are_shown() {
         record: Some(record),
         progress: None,
         logs: Vec::new(),
+        growth: None,
     };
     app.broker.settle(&[settle], None).await.unwrap();
     let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);

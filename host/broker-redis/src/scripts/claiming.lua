@@ -1,6 +1,7 @@
--- Put between the prelude and a script that hands out jobs.
--- claim(wish) takes a packed wish (see WISH and records.rs) and appends to a list, per delivery: member, record, and the
--- spec when it is kept apart. Call flush() before it.
+-- Put behind canvas.lua in a script that hands out jobs.
+-- claim(wish) takes a packed wish (see WISH and records.rs) and appends to a list, per delivery: member, record, the spec
+-- (of a node: its arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes()
+-- before it.
 -- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served.
 
 local WISH = '<Bc0Bc0I6I4I2'
@@ -110,7 +111,7 @@ local function claim(wish, out)
     local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
       dead_ttl, _, _, rest = unpack_struct(HEAD, text)
     if expires > 0 and expires <= now then
-      local r = { unpack_struct(FULL, text) }
+      local r = opened(text)
       finish(member, r, EXPIRED)
       save(member, r)
       return
@@ -120,6 +121,7 @@ local function claim(wish, out)
       looks[looks.n] = member
     end
     local token = seed .. '-' .. count
+    local stored = text
     text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0,
       score, math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
     call('SET', key, text)
@@ -131,6 +133,10 @@ local function claim(wish, out)
     if has(flags, SPEC_APART) then
       n = n + 1
       out[n] = call('GET', P .. 'spec:' .. member) or ''
+    end
+    if has(flags, NODE) then
+      out[n + 1], out[n + 2] = canvas().delivered(member, stored, rest + 4)
+      n = n + 2
     end
   end
 

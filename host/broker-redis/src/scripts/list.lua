@@ -1,7 +1,7 @@
--- Lists jobs, newest first, and reads those that fit.
+-- Lists jobs, newest first, and reads those that fit. Needs canvas.lua and parts.lua.
 -- ARGV[3] tenant   ARGV[4] 'jobs' or 'dead'   ARGV[5] only ids before this one, or ''   ARGV[6] max   ARGV[7] entries to
 --   look at   ARGV[8] state or ''   ARGV[9] task or ''   ARGV[10] queue or ''
--- Returns { next or '', member, record, [spec], [list of attempts], … }.
+-- Returns { next or '', and per job what append_job appends }.
 -- Complexity: O(log N + entries looked at).
 
 local tenant, max, scan = ARGV[3], tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -20,9 +20,7 @@ for _, id in ipairs(ids) do
     local v = { unpack_struct(NAMES, text) }
     if (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue) then
       found = found + 1
-      out[#out + 1], out[#out + 2] = member, text
-      if has(v[FLAGS], SPEC_APART) then out[#out + 1] = call('GET', P .. 'spec:' .. member) or '' end
-      if has(v[FLAGS], HISTORY_APART) then out[#out + 1] = call('LRANGE', P .. 'history:' .. member, 0, -1) end
+      append_job(out, member, text)
     end
   end
   looked = looked + 1

@@ -1,4 +1,4 @@
--- Put in front of every script: the clock, the record, and where a job waits.
+-- Put behind names.lua in front of every script: the clock, the record, and where a job waits.
 --
 -- KEYS[1]  any key of the shard (it routes the script); all other keys are built here and have the same hash tag
 -- ARGV[1]  prefix of every key, ends in ':'
@@ -18,32 +18,27 @@ if not now then
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- The stored record; records.rs reads the same. HEAD changes with every step, the rest seldom.
--- Redis' Lua hashes every byte of every string that it makes, 0.6 us for a record: few and short strings are fast ones.
-local HEAD = '<BBBBI4I4I4I6I6I6I6I6I7I7I6I6Bc0Bc0'
-local FULL = HEAD .. 'I4c0I4c0I4c0I4c0BI4c0'
-local STATE, FLAGS, PRIORITY, RETRIES, DELIVERIES, MAX_DELIVERIES = 2, 3, 4, 5, 6, 7
-local EXPIRES, DUE, FINISHED, SCORE, RESULT_TTL, DEAD_TTL = 9, 10, 12, 13, 15, 16
-local TOKEN, WORKER, FIXED, RESULT, FAILURE, PROGRESS, HISTORY_LEN, HISTORY = 17, 18, 19, 20, 21, 22, 23, 24
--- Flags, as numbers that are added.
-local CANCEL, SPEC_APART, HISTORY_APART = 1, 2, 4
-local SCHEDULED, QUEUED, RUNNING, RETRYING, SUCCEEDED, FAILED, REVOKED, EXPIRED = 0, 1, 2, 3, 4, 5, 6, 7
--- The largest time or duration that a record holds, milliseconds: 8,900 years.
-local MAX_MS = 281474976710655
--- Bytes of history kept in the record itself; more goes into a list of its own.
-local HISTORY_INLINE = 2048
-local MAX_HISTORY = 50
-
 local function has(flags, flag)
   return flags % (flag * 2) >= flag
 end
 
+-- canvas(), set by canvas.lua, gives what a script does with workflows; `open_canvas` is that once it was asked for.
+local canvas, open_canvas
+
+-- A record as a table. That of a node remembers the state that its workflow knows.
+local function opened(text)
+  local r = { unpack_struct(FULL, text) }
+  if r[3] >= NODE then r.was = r[2] end
+  return r
+end
+
 local function load(member)
   local text = call('GET', P .. 'job:' .. member)
-  return text and { unpack_struct(FULL, text) }
+  return text and opened(text)
 end
 
 local function save(member, r)
+  if r.was and r.was ~= r[2] then canvas().node_changed(member, r) end
   local token, worker, fixed, result, failure, progress, history =
     r[17], r[18], r[19], r[20], r[21], r[22], r[24]
   call('SET', P .. 'job:' .. member, pack(FULL, 1, r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
@@ -54,6 +49,10 @@ end
 -- The immutable part: length and text of the queue, of the task, then the spec.
 local function queue_in(fixed)
   return sub(fixed, 2, 1 + byte(fixed))
+end
+
+local function is_over(state)
+  return state >= SUCCEEDED and state ~= WAITING
 end
 
 local function tenant_of(member)
@@ -109,13 +108,19 @@ local function line_of(tenant, queue)
   return line
 end
 
-local ready_in, ended, ended_n = {}, {}, 0
+local ready_in, ended, ended_n, to_stop = {}, {}, 0, {}
 
--- Sends what was collected. Called once, at the end, and before a claim.
-local function flush()
+-- Sends the index writes: before a claim, and before a second write for the same job.
+local function flush_indexes()
   for key, list in pairs(removed) do in_pieces('ZREM', key, list) end
   for key, list in pairs(added) do in_pieces('ZADD', key, list) end
   added, removed = {}, {}
+end
+
+-- Sends what was collected. Called once, at the end.
+local function flush()
+  if open_canvas then open_canvas.flush() end
+  flush_indexes()
   for _, line in pairs(lines) do
     local queues = P .. 'queues:' .. line.tenant
     if line.running ~= 0 then call('HINCRBY', queues, line.queue .. ':r', line.running) end
@@ -130,6 +135,7 @@ local function tell()
   for queue in pairs(ready_in) do queues[#queues + 1] = queue end
   if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
+  if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
 end
 
 -- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
@@ -158,9 +164,16 @@ local function enqueue(member, r, line)
   ready_in[line.queue] = true
 end
 
--- The score of a job that joins the line now.
+-- The score of a job that joins the line now. Numbers are taken from the store in growing blocks.
+local seq, seq_end, seq_block = 0, 0, 1
 local function new_score(priority)
-  return (9 - priority) * 281474976710656 + call('INCR', P .. 'seq')
+  if seq == seq_end then
+    seq_end = call('INCRBY', P .. 'seq', seq_block)
+    seq = seq_end - seq_block
+    seq_block = math.min(4 * seq_block, 256)
+  end
+  seq = seq + 1
+  return (9 - priority) * 281474976710656 + seq
 end
 
 local function delay(member, r, line, state, due)
@@ -189,23 +202,28 @@ local function leave(member, r, line)
   end
 end
 
-local function keep_until(member, id, keep_ms)
-  zadd(P .. 'retain', now + keep_ms, member)
+local function tell_ended(id)
   ended_n = ended_n + 1
   ended[ended_n] = id
 end
 
--- Ends a job; it has left what it waited in.
-local function finish(member, r, state)
+-- Ends a job; it has left what it waited in. `quietly`: not into the dead set.
+local function finish(member, r, state, quietly)
   local old = r[STATE]
   if old == SCHEDULED or old == RETRYING or (old == QUEUED and r[EXPIRES] > 0) then zrem(P .. 'look', member) end
   r[STATE], r[FINISHED], r[DUE] = state, now, 0
   local id, keep = id_of(member), r[RESULT_TTL]
-  if state == FAILED then
+  if state == FAILED and not quietly then
     keep = math.max(keep, r[DEAD_TTL])
     zadd(P .. 'dead:' .. tenant_of(member), '0', id)
   end
-  keep_until(member, id, keep)
+  tell_ended(id)
+  if has(r[FLAGS], NODE) then
+    canvas().node_ended(member, r)
+  else
+    -- One that was replaced owns a workflow: prune.lua looks.
+    zadd(P .. 'retain', now + keep, r[FLAGS] >= REPLACED and member .. 'c' or member)
+  end
 end
 
 -- Appends to the history. The first entry and the newest ones are kept, MAX_HISTORY together.

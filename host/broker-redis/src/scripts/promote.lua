@@ -1,17 +1,31 @@
--- Queues what is due and ends what expired.
+-- Queues what is due and ends what expired; cancels workflows at their deadline; goes on with the work list. Needs
+-- canvas.lua.
 -- ARGV[3] max
 -- Returns { moved, expired, next_due }; next_due is -1 when nothing waits.
--- Complexity: O(m log N) for m jobs looked at.
+-- Complexity: O(m log N) for m jobs and workflows looked at, and that of advance().
 
 local max = tonumber(ARGV[3])
 local waiting = call('ZRANGE', P .. 'look', 0, max, 'WITHSCORES')
+local late = call('ZRANGE', P .. 'deadlines', 0, max, 'WITHSCORES')
 local moved, expired, next_due = 0, 0, -1
 
+local function due_at(at)
+  if next_due < 0 or at < next_due then next_due = at end
+end
+
 allowed_when_full()
+for i = 1, #late, 2 do
+  local at = tonumber(late[i + 1])
+  if at > now or i > 2 * max then
+    due_at(at)
+    break
+  end
+  canvas().give_up(sub(late[i], 1, -7), EXPIRED)
+end
 for i = 1, #waiting, 2 do
   local member, at = waiting[i], tonumber(waiting[i + 1])
   if at > now or moved + expired == max then
-    next_due = at
+    due_at(at)
     break
   end
   local r = load(member)
@@ -31,6 +45,8 @@ for i = 1, #waiting, 2 do
     zrem(P .. 'look', member)
   end
 end
+advance()
 flush()
+if call('EXISTS', P .. 'todo') == 1 then due_at(now) end
 tell()
 return { moved, expired, next_due }

@@ -1,7 +1,9 @@
--- Deletes jobs whose retention has passed, with all that belongs to them, and idempotency keys that are over.
--- ARGV[3] max jobs   ARGV[4] max idempotency keys
--- Returns the number of jobs deleted.
--- Complexity: O(m log N) for m jobs deleted.
+-- Deletes jobs and workflows whose retention has passed, with all that belongs to them, and idempotency keys that are
+-- over. Needs canvas.lua.
+-- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
+-- ARGV[3] max jobs, nodes and workflows   ARGV[4] max idempotency keys
+-- Returns the number of them deleted.
+-- Complexity: O(m log N) for m deleted.
 
 local keys = call('ZRANGEBYSCORE', P .. 'idem_due', '-inf', now, 'LIMIT', 0, tonumber(ARGV[4]))
 for _, name in ipairs(keys) do
@@ -9,13 +11,74 @@ for _, name in ipairs(keys) do
   zrem(P .. 'idem_due', name)
 end
 
-local due = call('ZRANGEBYSCORE', P .. 'retain', '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))
-for _, member in ipairs(due) do
+-- The child of a deleted job is deleted next, or when it is over: callbacks may outlive its end.
+local function orphan(member)
+  local r = load(member)
+  local wf = r and canvas().workflow_at(canvas().child_of(member, r))
+  if not wf then return end
+  wf.orphaned, wf.dirty = 1, true
+  -- At once: it may be deleted by this very script.
+  if wf.finished > 0 then call('ZADD', P .. 'retain', now, wf.prefix .. '000000w') end
+end
+
+local function prune_job(name, member)
+  if name ~= member then orphan(member) end
   local tenant, id = tenant_of(member), id_of(member)
   call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member)
-  zrem(P .. 'retain', member)
+  zrem(P .. 'retain', name)
   zrem(P .. 'jobs:' .. tenant, id)
   zrem(P .. 'dead:' .. tenant, id)
 end
+
+local function prune_node(wf, number)
+  local member = canvas().node_of(wf, number)
+  local head = call('GETRANGE', P .. 'job:' .. member, 0, 2)
+  if #head == 0 then
+    call('UNLINK', P .. 'gate:' .. member)
+    return
+  end
+  local state, flags = byte(head, STATE), byte(head, FLAGS)
+  if flags >= REPLACED then orphan(member) end
+  if not is_over(state) then
+    -- An error callback of a staged node that was cancelled may be queued.
+    local r = load(member)
+    if state == QUEUED or state == SCHEDULED or state == RETRYING then zrem(P .. 'look', member) end
+    leave(member, r, line_of(wf.tenant, queue_in(r[FIXED])))
+  end
+  if state == FAILED then zrem(P .. 'dead:' .. wf.tenant, id_of(member)) end
+  call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member)
+end
+
+-- Deletes at most `most` of a workflow's nodes and then itself; how many.
+local function prune_workflow(name, most)
+  local member = sub(name, 1, -2)
+  local wf = canvas().workflow_of(member)
+  if not wf then
+    zrem(P .. 'retain', name)
+    return 1
+  end
+  if wf.pruned == 0 then zrem(P .. 'workflows:' .. wf.tenant, wf.id) end
+  local count = math.min(most, wf.nodes - wf.pruned)
+  for number = wf.pruned, wf.pruned + count - 1 do prune_node(wf, number) end
+  wf.pruned, wf.dirty = wf.pruned + count, true
+  if count == most then return count end
+  call('UNLINK', P .. 'wf:' .. member, P .. 'wft:' .. member)
+  zrem(P .. 'retain', name)
+  zrem(P .. 'deadlines', member)
+  canvas().workflows[wf.prefix] = false
+  return count + 1
+end
+
+local max, count = tonumber(ARGV[3]), 0
+for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'retain', '-inf', now, 'LIMIT', 0, max)) do
+  if count == max then break end
+  local last = sub(name, -1)
+  if last == 'w' then
+    count = count + prune_workflow(name, max - count)
+  else
+    prune_job(name, last == 'c' and sub(name, 1, -2) or name)
+    count = count + 1
+  end
+end
 flush()
-return #due
+return count

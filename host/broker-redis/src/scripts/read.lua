@@ -1,17 +1,12 @@
--- Reads jobs with what is kept apart from their records.
+-- Reads jobs with what is kept apart from their records. Needs canvas.lua and parts.lua.
 -- ARGV[3…] members
--- Returns, per job that exists: member, record, [spec], [list of attempts].
+-- Returns, per job that exists, what append_job appends.
 -- Complexity: O(n).
 
 local out = {}
 for i = 3, #ARGV do
   local member = ARGV[i]
   local text = call('GET', P .. 'job:' .. member)
-  if text then
-    out[#out + 1], out[#out + 2] = member, text
-    local flags = byte(text, FLAGS)
-    if has(flags, SPEC_APART) then out[#out + 1] = call('GET', P .. 'spec:' .. member) or '' end
-    if has(flags, HISTORY_APART) then out[#out + 1] = call('LRANGE', P .. 'history:' .. member, 0, -1) end
-  end
+  if text then append_job(out, member, text) end
 end
 return out

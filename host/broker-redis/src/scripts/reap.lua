@@ -1,4 +1,4 @@
--- Takes back expired leases.
+-- Takes back expired leases. Needs canvas.lua.
 -- ARGV[3] max   ARGV[4] failure of a job that has no delivery left, JSON text   ARGV[5] what stands in it for their number
 -- Returns { requeued, buried, revoked }.
 -- Complexity: O(m log N) for m leases taken back.
@@ -34,6 +34,7 @@ for _, member in ipairs(lost) do
     zrem(P .. 'leases', member)
   end
 end
+advance()
 flush()
 tell()
 return { requeued, buried, revoked }

@@ -1,4 +1,4 @@
--- Queues a scheduled or retrying job now.
+-- Queues a scheduled or retrying job now. Needs canvas.lua.
 -- ARGV[3] member
 -- Returns its state before, or -1 when there is no such job.
 -- Complexity: O(log N).

@@ -1,17 +1,18 @@
--- Ends deliveries, and claims more in the same step. Needs claiming.lua.
--- ARGV[3] max_log_lines   ARGV[4] a packed claim, or ''   ARGV[5…] one packed settle each, see FORMAT and records.rs
--- Returns { codes, member, record, [spec], … }: one letter per settle (R recorded, A already done, L lost), then the
---   deliveries.
--- Complexity: O(n log N): one GET and one SET per job; the indexes are written in one call each.
+-- Ends deliveries, does what follows from that, and claims more in the same step. Needs limits.lua, canvas.lua,
+-- claiming.lua, growing.lua and joining.lua.
+-- ARGV[3…5] limits   ARGV[6] max_log_lines   ARGV[7] a packed claim, or ''   ARGV[8…] one packed settle each, see FORMAT
+--   and records.rs
+-- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N refused), then the deliveries as
+--   claiming.lua appends them.
+-- Complexity: O(n log N): one GET and one SET per job; the indexes are written in one call each; and that of advance().
 
--- The logs follow.
-local FORMAT = '<Bc0Bc0BI6I4c0I4c0I4c0I2'
-local SUCCEED, FAIL, RETRY, SNOOZE, REVOKE, RELEASE = 0, 1, 2, 3, 4, 5
+-- The growth is '' or as joining.lua reads it, or REFUSED when there can be no room for it. The logs follow.
+local FORMAT = '<Bc0Bc0BI6I4c0I4c0I4c0I4c0I2'
+local REFUSED = 'refused'
+local SUCCEED, FAIL, RETRY, SNOOZE, REVOKE, RELEASE, REPLACE = 0, 1, 2, 3, 4, 5, 6
 local ENDS = { [SUCCEED] = SUCCEEDED, [FAIL] = FAILED, [REVOKE] = REVOKED }
-local max_log_lines = tonumber(ARGV[3])
+local max_log_lines = tonumber(ARGV[6])
 local codes = {}
--- How FULL writes the four of them when they are empty.
-local NOTHING_YET = string.rep('\0', 17)
 local FINISHED_NOW = pack('<I6', now)
 
 local function append_logs(member, blob, at, count)
@@ -40,6 +41,8 @@ local function resolve(member, r, line, how, delay_ms, payload)
   elseif how == SNOOZE then
     r[DELIVERIES] = 0
     delay(member, r, line, SCHEDULED, now + delay_ms)
+  elseif how == REPLACE then
+    r[STATE], r[FLAGS], r[RESULT] = WAITING, r[FLAGS] + REPLACED, payload
   else
     r[DELIVERIES] = r[DELIVERIES] - 1
     enqueue(member, r, line)
@@ -51,7 +54,7 @@ end
 local function succeed_at_once(member, text, token, result, entry)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
   if byte(text, STATE) ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return false end
-  local ttl, _, current, _, _, queue = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
+  local ttl, _, current, _, _, queue, task = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
   if current ~= token or #entry + 4 > HISTORY_INLINE then return false end
   local history = '\0\0\0\0\0'
   if #entry > 0 then history = pack('<BI4I4c0', 1, #entry + 4, #entry, entry) end
@@ -60,28 +63,37 @@ local function succeed_at_once(member, text, token, result, entry)
   zrem(P .. 'leases', member)
   local line = line_of(tenant_of(member), queue)
   line.running = line.running - 1
-  keep_until(member, id_of(member), ttl)
+  tell_ended(id_of(member))
+  if byte(text, FLAGS) < NODE then
+    zadd(P .. 'retain', now + ttl, member)
+  else
+    canvas().succeeded(member, text, task - 1 - #queue)
+  end
   return true
 end
 
+-- Whether a settle that comes again with its token could have led to what the job is now.
+local function could_have_followed(how, payload, r)
+  local state = r[STATE]
+  if ENDS[how] then return state == ENDS[how] end
+  if how == REPLACE then return state == REVOKED or (r[FLAGS] >= REPLACED and r[RESULT] == payload) end
+  return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
+end
+
 local function settle(blob)
-  local member, token, how, delay_ms, payload, entry, progress, logs, at = unpack_struct(FORMAT, blob)
+  local member, token, how, delay_ms, payload, entry, progress, growth, logs, at = unpack_struct(FORMAT, blob)
   local text = call('GET', P .. 'job:' .. member)
   if not text then return 'L' end
-  if how == SUCCEED and logs == 0 and progress == '' and succeed_at_once(member, text, token, payload, entry) then
+  if how == SUCCEED and logs == 0 and progress == '' and growth == ''
+    and succeed_at_once(member, text, token, payload, entry) then
     return 'R'
   end
-  local r = { unpack_struct(FULL, text) }
+  local r = opened(text)
   if r[TOKEN] ~= token then return 'L' end
-  local state = r[STATE]
-  if state ~= RUNNING then
-    local follows
-    if ENDS[how] then
-      follows = state == ENDS[how]
-    else
-      follows = state ~= SUCCEEDED and state ~= FAILED
-    end
-    return follows and 'A' or 'L'
+  if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
+  -- What was cancelled adds nothing as it goes.
+  if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
+    if growth == REFUSED or not canvas().grow(member, r, growth) then return 'N' end
   end
   if #progress > 0 then r[PROGRESS] = progress end
   append_logs(member, blob, at, logs)
@@ -93,13 +105,14 @@ local function settle(blob)
   return 'R'
 end
 
-if #ARGV > 4 then allowed_when_full() end
-for i = 5, #ARGV do codes[i - 4] = settle(ARGV[i]) end
-flush()
+if #ARGV > 7 then allowed_when_full() end
+for i = 8, #ARGV do codes[i - 7] = settle(ARGV[i]) end
+advance()
 local out = { table.concat(codes) }
-if #ARGV[4] > 0 then
-  claim(ARGV[4], out)
-  flush()
+if #ARGV[7] > 0 then
+  flush_indexes()
+  claim(ARGV[7], out)
 end
+flush()
 tell()
 return out

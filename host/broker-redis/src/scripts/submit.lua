@@ -1,4 +1,4 @@
--- Stores jobs, each on its own.
+-- Stores jobs, each on its own. Needs idempotency.lua.
 -- ARGV[3] max_backlog   ARGV[4] max_queues   ARGV[5…] one packed job each, see FORMAT and records.rs
 -- Returns { codes, id… }: one letter per job (C created, E existing, X conflict, F queue full, Q too many queues,
 --   N not dead); E and X take the next id.
@@ -30,26 +30,16 @@ local function answer(code, id)
   if id then ids[#ids + 1] = id end
 end
 
--- The answer to a submission whose idempotency key is known.
-local function known(key, body)
-  local entry = call('GET', key)
-  if not entry then return end
-  local expires, id, first = string.match(entry, '^(%d+) (%S+) (.*)$')
-  if tonumber(expires) <= now then return end
-  return first == body and 'E' or 'X', id
-end
-
 local function submit(blob)
   local priority, flags, max_deliveries, start, start_ms, expires_ms, result_ttl, dead_ttl, member, queue, fixed, apart,
     idem_key, idem_body, idem_ttl, redrive = unpack_struct(FORMAT, blob)
   local tenant, id = tenant_of(member), id_of(member)
   local key = P .. 'job:' .. member
   local line = line_of(tenant, queue)
-  local idem = P .. 'idem:' .. tenant .. ',' .. idem_key
   if #idem_key > 0 or #redrive > 0 then
     if call('EXISTS', key) == 1 then return answer('E', id) end
     if #idem_key > 0 then
-      local code, first = known(idem, idem_body)
+      local code, first = known(tenant, idem_key, idem_body)
       if code then return answer(code, first) end
     end
     if #redrive > 0 and not call('ZSCORE', P .. 'dead:' .. tenant, redrive) then return answer('N') end
@@ -72,11 +62,7 @@ local function submit(blob)
   if not call('SET', key, text, 'NX') then return answer('E', id) end
 
   if #redrive > 0 then call('ZREM', P .. 'dead:' .. tenant, redrive) end
-  if #idem_key > 0 then
-    local until_ms = math.min(now + idem_ttl, MAX_MS)
-    call('SET', idem, string.format('%.0f %s %s', until_ms, id, idem_body))
-    call('ZADD', P .. 'idem_due', until_ms, tenant .. ',' .. idem_key)
-  end
+  if #idem_key > 0 then keep_key(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
   if not line.known then
     call('HSET', P .. 'queues:' .. tenant, queue .. ':r', 0, queue .. ':d', 0, queue .. ':p', 0)

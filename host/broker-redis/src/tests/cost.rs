@@ -52,6 +52,7 @@ fn settle(delivery: &Delivery, n: u64) -> Settle {
         }),
         progress: None,
         logs: Vec::new(),
+        growth: None,
     }
 }
 

@@ -62,6 +62,7 @@ async fn attempts(broker: &dyn Broker, attempts: u32, message_bytes: impl Fn(u32
             record: Some(entry(attempt, message_bytes(attempt))),
             progress: None,
             logs: Vec::new(),
+            growth: None,
         };
         assert_eq!(broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
         assert_eq!(broker.promote(10).await.unwrap().moved, 1);

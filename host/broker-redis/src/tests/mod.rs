@@ -1,8 +1,11 @@
 //! The conformance suite on a real server, and what only Redis can do: vanish, restart, be full, be set up wrongly.
 
+mod chords;
+mod contract;
 mod cost;
 mod faults;
 mod large;
+mod workflows;
 
 use std::sync::{
     Arc, Mutex, OnceLock, PoisonError,

@@ -1,9 +1,13 @@
 //! The conformance suite, in memory and on a file, and what only this broker can do wrong.
 
+mod agreement;
+mod chord_crash;
 mod crash;
 mod durability;
 mod faults;
+mod flows;
 mod suite;
+mod upgrade;
 
 use std::path::Path;
 
@@ -17,6 +21,11 @@ fn config(folder: &Path) -> SqliteConfig {
 
 fn tenant() -> TenantId {
     TenantId::new("t1").unwrap()
+}
+
+fn tenant_ref() -> &'static TenantId {
+    static TENANT: std::sync::OnceLock<TenantId> = std::sync::OnceLock::new();
+    TENANT.get_or_init(tenant)
 }
 
 fn job_id(n: u64) -> JobId {
@@ -64,6 +73,7 @@ fn succeed(delivery: &Delivery) -> Settle {
         record: None,
         progress: None,
         logs: Vec::new(),
+        growth: None,
     }
 }
 

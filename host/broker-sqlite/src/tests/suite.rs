@@ -41,6 +41,18 @@ mod file {
         documents_are_listed_by_name_within_their_tenant,
         workers_are_forgotten_when_they_fall_silent,
         hints_come_for_work_ends_and_cancels,
+        a_chords_body_runs_once_after_all_members,
+        a_small_result_comes_with_the_delivery_and_a_large_one_by_reference,
+        a_workflow_is_read_as_it_was_sent,
+        workflows_are_listed_newest_first_and_paged_without_gaps,
+        nodes_and_replacements_are_in_no_listing,
+        nodes_are_stored_in_pieces_and_in_any_order,
+        a_member_adds_members_to_its_group,
+        growth_without_room_is_refused_and_changes_nothing,
+        replacements_of_nodes_are_deleted_with_their_workflow,
+        a_resumed_workflow_does_again_only_what_failed,
+        a_large_fan_out_is_readied_in_steps_that_claims_and_promotions_take,
+        a_large_workflow_is_cancelled_in_steps,
     );
 
     #[tokio::test]

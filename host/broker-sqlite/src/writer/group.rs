@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use tracing::{debug, warn};
 use umbel_broker::{Error, Result};
 
-use super::{Lines, Operation, Step, Writer};
+use super::{Flows, Lines, Operation, Step, Writer};
 use crate::{error::Fault, news::News};
 
 /// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
@@ -23,14 +23,15 @@ pub(super) struct Group<'a> {
     conn: &'a Connection,
     writer: &'a Writer,
     lines: Lines,
+    flows: Flows,
     news: News,
     groups: u32,
     failing: bool,
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(writer: &'a Writer, lines: Lines) -> Self {
-        Self { conn: &writer.conn, writer, lines, news: News::default(), groups: 0, failing: false }
+    pub(super) fn new(writer: &'a Writer, lines: Lines, flows: Flows) -> Self {
+        Self { conn: &writer.conn, writer, lines, flows, news: News::default(), groups: 0, failing: false }
     }
 
     /// Runs, commits and answers what waits.
@@ -58,6 +59,7 @@ impl<'a> Group<'a> {
         match self.attempt(operations) {
             Ok(()) => {
                 self.lines.keep();
+                self.flows.keep();
                 self.writer.channels.tell(&mut self.news);
                 if self.failing && self.conn.total_changes() != changes {
                     self.failing = false;
@@ -73,6 +75,7 @@ impl<'a> Group<'a> {
                     warn!(%error, "a transaction could not be rolled back");
                 }
                 self.lines.undo();
+                self.flows.undo();
                 self.news.forget();
                 Err(fault.into())
             }
@@ -85,6 +88,7 @@ impl<'a> Group<'a> {
             let mut step = Step {
                 conn: self.conn,
                 lines: &mut self.lines,
+                flows: &mut self.flows,
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,
                 news: &mut self.news,
@@ -92,6 +96,7 @@ impl<'a> Group<'a> {
             };
             operation.run(&mut step)?;
         }
+        self.flows.flush(self.conn)?;
         self.lines.flush(self.conn)?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(())

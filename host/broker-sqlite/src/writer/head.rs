@@ -1,8 +1,11 @@
 //! The part of a job that changes, and the statements that read and write it.
 
 use rusqlite::{CachedStatement, Connection, Params, Row, params};
-use umbel_broker::{LogLine, NewJob};
-use umbel_model::{AttemptRecord, Failure, JobId, JobState, Progress, TenantId, Token, UnixMs, job::MAX_HISTORY};
+use umbel_broker::{NewJob, NodeTemplate};
+use umbel_model::{
+    JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
+    canvas::{Range, When},
+};
 
 use super::lines::{LineId, Lines};
 use crate::{
@@ -37,6 +40,22 @@ pub(super) struct Head {
     pub(super) token: Option<String>,
     pub(super) records: u64,
     pub(super) log_lines: u64,
+    /// The row of the workflow whose node it is.
+    pub(super) workflow: Option<i64>,
+    /// The workflow that replaced it.
+    pub(super) child: Option<WorkflowId>,
+    /// Its state as it is stored.
+    pub(super) was: JobState,
+}
+
+/// A node on which something is to be done.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) number: u32,
+    pub(super) when: When,
+    pub(super) template: u32,
+    /// None: it is a gate.
+    pub(super) head: Option<Head>,
 }
 
 /// The columns of a head, in the order of `decode`.
@@ -45,7 +64,7 @@ macro_rules! select_head {
         concat!(
             "SELECT job.rid, job.id, line, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
              job.at, score, retries, deliveries, fence, cancel_requested, dead, due_at, started_at, finished_at, \
-             worker, token, records, log_lines",
+             worker, token, records, log_lines, job.workflow, job.child",
             $rest
         )
     };
@@ -58,10 +77,15 @@ const NEXT_READY: &str = select_head!(
 );
 const BY_TIME: &str =
     select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
-/// The column after those of a head.
-const SPEC: usize = 23;
+const TARGETS: &str = select_head!(
+    ", node.number, node.error_callback, node.template FROM node LEFT JOIN job ON job.rid = node.rid
+     WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number"
+);
+/// The first column after those of a head.
+const REST: usize = 25;
 
 fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
+    let state = state(row, 8)?;
     Ok(Head {
         rid: row.get(0)?,
         id: rows::id(row, 1)?,
@@ -71,7 +95,7 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         result_ttl_ms: number(row, 5)?,
         dead_ttl_ms: number(row, 6)?,
         expires_at: time(row, 7)?,
-        state: state(row, 8)?,
+        state,
         at: time(row, 9)?,
         score: number(row, 10)?,
         retries: small(row, 11)?,
@@ -86,6 +110,9 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         token: row.get(20)?,
         records: number(row, 21)?,
         log_lines: number(row, 22)?,
+        workflow: row.get(23)?,
+        child: rows::id_or_none(row, 24)?,
+        was: state,
     })
 }
 
@@ -104,7 +131,7 @@ pub(super) fn by_id(conn: &Connection, lines: &Lines, tenant: &TenantId, id: Job
 
 /// The job that is first in a line, and the text of its spec.
 pub(super) fn next_ready(conn: &Connection, lines: &Lines, line: LineId) -> Result<Option<(Head, String)>, Fault> {
-    one(conn.prepare_cached(NEXT_READY)?, [int(line as u64 + 1)], |row| Ok((decode(lines, row)?, row.get(SPEC)?)))
+    one(conn.prepare_cached(NEXT_READY)?, [int(line as u64 + 1)], |row| Ok((decode(lines, row)?, row.get(REST)?)))
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
@@ -124,19 +151,60 @@ pub(super) fn by_time(
     Ok(heads)
 }
 
+/// The nodes of a range that are there, in order.
+pub(super) fn targets(conn: &Connection, lines: &Lines, workflow: i64, nodes: Range) -> Result<Vec<Target>, Fault> {
+    let mut statement = conn.prepare_cached(TARGETS)?;
+    let end = i64::from(nodes.first) + i64::from(nodes.count.max(1));
+    let mut rows = statement.query(params![workflow, nodes.first, end])?;
+    let mut targets = Vec::new();
+    while let Some(row) = rows.next()? {
+        let is_job = row.get::<_, Option<i64>>(0)?.is_some();
+        targets.push(Target {
+            number: small(row, REST)?,
+            when: rows::when(row, REST + 1)?,
+            template: row.get::<_, Option<u32>>(REST + 2)?.unwrap_or(0),
+            head: is_job.then(|| decode(lines, row)).transpose()?,
+        });
+    }
+    Ok(targets)
+}
+
+/// What of a new job's row is never read with its head.
+pub(super) struct Fixed<'a> {
+    pub(super) tenant: &'a TenantId,
+    pub(super) task: &'a TaskName,
+    /// Its spec, or a node's arguments.
+    pub(super) text: &'a str,
+}
+
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
     pub(super) fn new(now: UnixMs, line: LineId, new: &NewJob) -> Self {
         Self {
-            rid: 0,
-            id: new.id,
-            line,
-            priority: new.priority,
-            max_deliveries: new.max_deliveries,
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,
             expires_at: (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms)),
-            state: JobState::Queued,
+            ..Self::blank(new.id, line, new.priority, new.max_deliveries, JobState::Queued)
+        }
+    }
+
+    /// The job of a workflow's node, waiting. It is deleted with its workflow.
+    pub(super) fn of_node(id: JobId, line: LineId, template: &NodeTemplate, workflow: i64) -> Self {
+        let head = Self::blank(id, line, template.priority, template.max_deliveries, JobState::Waiting);
+        Self { workflow: Some(workflow), ..head }
+    }
+
+    fn blank(id: JobId, line: LineId, priority: u8, max_deliveries: u32, state: JobState) -> Self {
+        Self {
+            rid: 0,
+            id,
+            line,
+            priority,
+            max_deliveries,
+            result_ttl_ms: 0,
+            dead_ttl_ms: 0,
+            expires_at: None,
+            state,
             at: None,
             score: 0,
             retries: 0,
@@ -151,19 +219,22 @@ impl Head {
             token: None,
             records: 0,
             log_lines: 0,
+            workflow: None,
+            child: None,
+            was: state,
         }
     }
 
-    pub(super) fn insert(&mut self, conn: &Connection, now: UnixMs, new: &NewJob) -> Result<(), Fault> {
+    pub(super) fn insert(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<(), Fault> {
         let sql = "INSERT INTO job (tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms,
-            created_at, expires_at, state, phase, at, score, due_at,
+            created_at, expires_at, state, phase, at, score, due_at, finished_at, workflow,
             retries, deliveries, fence, cancel_requested, dead, records, log_lines)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
         conn.prepare_cached(sql)?.execute(params![
-            new.tenant.as_str(),
-            new.id.to_bytes(),
+            fixed.tenant.as_str(),
+            self.id.to_bytes(),
             int(self.line as u64 + 1),
-            new.task.as_str(),
+            fixed.task.as_str(),
             self.priority,
             self.max_deliveries,
             int(self.result_ttl_ms),
@@ -175,18 +246,21 @@ impl Head {
             self.at.map(int),
             int(self.score),
             self.due_at.map(int),
+            self.finished_at.map(int),
+            self.workflow,
         ])?;
         self.rid = conn.last_insert_rowid();
+        self.was = self.state;
         let sql = "INSERT INTO spec (rid, text) VALUES (?, ?)";
-        conn.prepare_cached(sql)?.execute(params![self.rid, new.spec])?;
+        conn.prepare_cached(sql)?.execute(params![self.rid, fixed.text])?;
         Ok(())
     }
 
-    /// Writes all that may have changed.
+    /// Writes all that may have changed. `Step::save` counts it, too.
     pub(super) fn save(&self, conn: &Connection) -> Result<(), Fault> {
         let sql = "UPDATE job SET state = ?, phase = ?, at = ?, score = ?, retries = ?, deliveries = ?, fence = ?,
             cancel_requested = ?, dead = ?, due_at = ?, started_at = ?, finished_at = ?, worker = ?, token = ?,
-            records = ?, log_lines = ? WHERE rid = ?";
+            records = ?, log_lines = ?, expires_at = ?, child = ? WHERE rid = ?";
         conn.prepare_cached(sql)?.execute(params![
             state_number(self.state),
             phase(self.state),
@@ -204,6 +278,8 @@ impl Head {
             self.token,
             int(self.records),
             int(self.log_lines),
+            self.expires_at.map(int),
+            self.child.map(|child| child.to_bytes()),
             self.rid,
         ])?;
         Ok(())
@@ -219,60 +295,6 @@ impl Head {
 
     pub(super) fn expired(&self, now: UnixMs) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
-    }
-
-    pub(super) fn put_progress(&self, conn: &Connection, progress: Option<&Progress>) -> Result<(), Fault> {
-        let Some(progress) = progress else { return Ok(()) };
-        let sql = "INSERT OR REPLACE INTO progress (rid, progress) VALUES (?, ?)";
-        conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(progress)?])?;
-        Ok(())
-    }
-
-    /// Keeps what there is still room for. `save` must follow.
-    pub(super) fn append_logs(&mut self, conn: &Connection, max: u64, lines: &[LogLine]) -> Result<(), Fault> {
-        let room = usize::try_from(max.saturating_sub(self.log_lines)).unwrap_or(usize::MAX);
-        for line in lines.iter().take(room) {
-            let sql = "INSERT INTO log (rid, n, line) VALUES (?, ?, ?)";
-            conn.prepare_cached(sql)?.execute(params![self.rid, int(self.log_lines), serde_json::to_string(line)?])?;
-            self.log_lines += 1;
-        }
-        Ok(())
-    }
-
-    /// Keeps the first attempt and the newest ones. `save` must follow.
-    pub(super) fn remember(&mut self, conn: &Connection, record: &AttemptRecord) -> Result<(), Fault> {
-        if self.records >= MAX_HISTORY as u64 {
-            let oldest_but_one = self.records - (MAX_HISTORY as u64 - 1);
-            let sql = "DELETE FROM history WHERE rid = ? AND n = ?";
-            conn.prepare_cached(sql)?.execute(params![self.rid, int(oldest_but_one)])?;
-        }
-        let sql = "INSERT INTO history (rid, n, record) VALUES (?, ?, ?)";
-        conn.prepare_cached(sql)?.execute(params![self.rid, int(self.records), serde_json::to_string(record)?])?;
-        self.records += 1;
-        Ok(())
-    }
-
-    pub(super) fn put_result(&self, conn: &Connection, result: Option<&str>) -> Result<(), Fault> {
-        match result {
-            Some(result) => self.put_outcome(conn, Some(result), None),
-            // Only a retry leaves a failure behind.
-            None if self.retries > 0 => self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?"),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
-        self.put_outcome(conn, None, Some(serde_json::to_string(failure)?))
-    }
-
-    fn put_outcome(&self, conn: &Connection, result: Option<&str>, failure: Option<String>) -> Result<(), Fault> {
-        // A plain insert is cheaper, and there can be nothing to replace before the first retry.
-        let sql = match self.retries {
-            0 => "INSERT INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
-            _ => "INSERT OR REPLACE INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
-        };
-        conn.prepare_cached(sql)?.execute(params![self.rid, result, failure])?;
-        Ok(())
     }
 
     /// Deletes the job and all that belongs to it.
@@ -292,7 +314,7 @@ impl Head {
         Ok(())
     }
 
-    fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
+    pub(super) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
         conn.prepare_cached(sql)?.execute([self.rid])?;
         Ok(())
     }
@@ -304,7 +326,7 @@ mod tests {
 
     #[test]
     fn no_step_costs_more_because_more_jobs_are_stored() {
-        for sql in [BY_ID, NEXT_READY, BY_TIME] {
+        for sql in [BY_ID, NEXT_READY, BY_TIME, TARGETS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -5,13 +5,20 @@
 //! operation of a group fails, the group is rolled back and each of its operations runs again in a transaction of its
 //! own, so that it spoils no other. That is cheaper than a savepoint for each, because failures are rare.
 
+mod advance;
 mod deliveries;
+mod flows;
 mod group;
+mod growth;
 mod head;
 mod lines;
+mod records;
+mod removal;
+mod stage;
 mod step;
 mod submit;
 mod sweeps;
+mod todo;
 mod wishes;
 
 use std::{fs::File, sync::Arc, thread::JoinHandle};
@@ -21,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use umbel_broker::{Error, Limits, Result};
 
 use crate::{error::Fault, news::Channels, timer::Timer};
+use flows::Flows;
 use group::Group;
 use lines::Lines;
 pub(crate) use step::Step;
@@ -92,11 +100,11 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn start(writer: Writer) -> Result<Self> {
-        let lines = Lines::load(&writer.conn)?;
+        let (lines, flows) = (Lines::load(&writer.conn)?, Flows::load(&writer.conn)?);
         let (inbox, operations) = mpsc::channel(INBOX);
         let thread = std::thread::Builder::new()
             .name("umbel-sqlite-writer".into())
-            .spawn(move || serve(writer, lines, operations))
+            .spawn(move || serve(writer, lines, flows, operations))
             .map_err(|error| Error::Failed(format!("no thread for the writer: {error}")))?;
         Ok(Self { inbox: Some(inbox), thread: Some(thread) })
     }
@@ -126,8 +134,8 @@ impl Drop for Handle {
     }
 }
 
-fn serve(writer: Writer, lines: Lines, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
-    let mut group = Group::new(&writer, lines);
+fn serve(writer: Writer, lines: Lines, flows: Flows, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
+    let mut group = Group::new(&writer, lines, flows);
     let mut waiting: Vec<Box<dyn Operation>> = Vec::with_capacity(GROUP_OPS);
     while let Some(first) = operations.blocking_recv() {
         let mut jobs = first.jobs();

@@ -6,13 +6,14 @@ use rusqlite::Connection;
 use umbel_broker::Limits;
 use umbel_model::{JobState, UnixMs};
 
-use super::{head::Head, lines::Lines};
-use crate::news::News;
+use super::{flows::Flows, head::Head, lines::Lines};
+use crate::{error::Fault, news::News};
 
 /// One operation under way, inside the transaction of its group.
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
     pub(super) lines: &'a mut Lines,
+    pub(super) flows: &'a mut Flows,
     pub(super) limits: &'a Limits,
     pub(super) max_pages: Option<u64>,
     pub(super) news: &'a mut News,
@@ -62,14 +63,40 @@ impl Step<'_> {
         });
     }
 
-    pub(super) fn finish(&mut self, head: &mut Head, state: JobState) {
-        let dead = state == JobState::Failed;
+    pub(super) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
+        self.end(head, state, state == JobState::Failed)
+    }
+
+    /// Ends a job; `dead`: into the dead set. What waits for it is told; `save` must follow.
+    pub(super) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
         let keep_ms = if dead { head.result_ttl_ms.max(head.dead_ttl_ms) } else { head.result_ttl_ms };
         head.state = state;
         head.finished_at = Some(self.now);
         head.due_at = None;
-        head.at = Some(self.now.saturating_add(keep_ms));
+        // A node is deleted with its workflow.
+        head.at = head.workflow.is_none().then(|| self.now.saturating_add(keep_ms));
         head.dead = dead;
         self.news.ended(head.id);
+        match head.workflow {
+            Some(workflow) => self.ended_node(workflow, head),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a job, and counts its state in its workflow.
+    pub(super) fn save(&mut self, head: &mut Head) -> Result<(), Fault> {
+        head.save(self.conn)?;
+        if let Some(workflow) = head.workflow
+            && head.state != head.was
+        {
+            self.flows.count(self.conn, workflow, Some(head.was), Some(head.state))?;
+        }
+        head.was = head.state;
+        Ok(())
+    }
+
+    /// For reads in the middle of a group: what memory knows is written.
+    pub(crate) fn write_flows(&mut self) -> Result<(), Fault> {
+        self.flows.write(self.conn)
     }
 }

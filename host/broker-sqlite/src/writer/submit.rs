@@ -1,10 +1,13 @@
 //! Submissions.
 
 use rusqlite::{OptionalExtension, params};
-use umbel_broker::{NewJob, Start, Submitted};
-use umbel_model::{JobId, JobState};
+use umbel_broker::{Idempotency, NewJob, Start, Submitted};
+use umbel_model::{JobId, JobState, TenantId};
 
-use super::{head::Head, step::Step};
+use super::{
+    head::{Fixed, Head},
+    step::Step,
+};
 use crate::{error::Fault, rows::int};
 
 impl Step<'_> {
@@ -32,24 +35,31 @@ impl Step<'_> {
             let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ?";
             self.conn.prepare_cached(sql)?.execute(params![new.tenant.as_str(), old.to_bytes()])?;
         }
-        self.keep_idempotency(new)?;
+        if let Some(idempotency) = &new.idempotency {
+            self.keep_idempotency(&new.tenant, new.id, idempotency)?;
+        }
         let line = match self.lines.find(&new.tenant, &new.queue) {
             Some(line) => line,
             None => self.lines.create(self.conn, &new.tenant, &new.queue)?,
         };
         let mut head = Head::new(self.now, line, new);
-        let due = match new.start {
+        self.begin_waiting(&mut head, new.start);
+        head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
+        Ok(Submitted::Created)
+    }
+
+    /// Queues a job now or when its time comes.
+    pub(super) fn begin_waiting(&mut self, head: &mut Head, start: Start) {
+        let due = match start {
             Start::Now => self.now,
             Start::After(ms) => self.now.saturating_add(ms),
             Start::At(at) => at,
         };
         if due > self.now {
-            self.delay(&mut head, JobState::Scheduled, due);
+            self.delay(head, JobState::Scheduled, due);
         } else {
-            self.enqueue(&mut head);
+            self.enqueue(head);
         }
-        head.insert(self.conn, self.now, new)?;
-        Ok(Submitted::Created)
     }
 
     fn known_submission(&self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
@@ -58,14 +68,21 @@ impl Step<'_> {
             return Ok(Some(Submitted::Existing(new.id)));
         }
         let Some(idempotency) = &new.idempotency else { return Ok(None) };
+        let known = self.known_key(&new.tenant, idempotency)?;
+        Ok(known.map(|(id, same)| if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }))
+    }
+
+    /// What was submitted with this key, and whether it was the same.
+    pub(super) fn known_key(
+        &self,
+        tenant: &TenantId,
+        idempotency: &Idempotency,
+    ) -> Result<Option<(JobId, bool)>, Fault> {
         let sql = "SELECT id, body = ? FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?";
-        let params = params![idempotency.body, new.tenant.as_str(), idempotency.key, int(self.now)];
+        let params = params![idempotency.body, tenant.as_str(), idempotency.key, int(self.now)];
         let found: Option<([u8; 16], bool)> =
             self.conn.prepare_cached(sql)?.query_row(params, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        Ok(found.map(|(id, same)| {
-            let id = JobId::from_bytes(id);
-            if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }
-        }))
+        Ok(found.map(|(id, same)| (JobId::from_bytes(id), same)))
     }
 
     fn is_dead(&self, new: &NewJob, old: JobId) -> Result<bool, Fault> {
@@ -83,12 +100,15 @@ impl Step<'_> {
         }
     }
 
-    fn keep_idempotency(&self, new: &NewJob) -> Result<(), Fault> {
-        let Some(idempotency) = &new.idempotency else { return Ok(()) };
+    pub(super) fn keep_idempotency(
+        &self,
+        tenant: &TenantId,
+        id: JobId,
+        idempotency: &Idempotency,
+    ) -> Result<(), Fault> {
         let sql = "INSERT OR REPLACE INTO idempotency (tenant, key, id, body, expires_at) VALUES (?, ?, ?, ?, ?)";
         let expires_at = int(self.now.saturating_add(idempotency.ttl_ms));
-        let id = new.id.to_bytes();
-        let row = params![new.tenant.as_str(), idempotency.key, id, idempotency.body, expires_at];
+        let row = params![tenant.as_str(), idempotency.key, id.to_bytes(), idempotency.body, expires_at];
         self.conn.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use umbel_broker::{Promoted, Reaped, memory::max_deliveries_message};
 use umbel_model::{AttemptRecord, Failure, JobState, UnixMs, Usage, WorkerId};
 
-use super::{head, step::Step};
+use super::{head, removal::Over, step::Step};
 use crate::{
     error::Fault,
     rows::{ENDED, RUNS, WAITS, int},
@@ -19,6 +19,7 @@ impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
         let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let deadline = self.pass_deadlines(max)?;
         let mut promoted = Promoted { moved: 0, expired: 0, next_due: None };
         for mut head in waiting {
             if head.at.is_none_or(|at| at > self.now) || promoted.moved + promoted.expired == max {
@@ -27,14 +28,17 @@ impl Step<'_> {
             }
             self.leave(&head);
             if head.expired(self.now) {
-                self.finish(&mut head, JobState::Expired);
+                self.finish(&mut head, JobState::Expired)?;
                 promoted.expired += 1;
             } else {
                 self.enqueue(&mut head);
                 promoted.moved += 1;
             }
-            head.save(self.conn)?;
+            self.save(&mut head)?;
         }
+        self.advance()?;
+        let left = (!self.flows.todo.is_empty()).then_some(self.now);
+        promoted.next_due = [promoted.next_due, deadline, left].into_iter().flatten().min();
         Ok(promoted)
     }
 
@@ -56,12 +60,12 @@ impl Step<'_> {
             };
             head.remember(self.conn, &record)?;
             if head.cancel_requested {
-                self.finish(&mut head, JobState::Revoked);
+                self.finish(&mut head, JobState::Revoked)?;
                 reaped.revoked += 1;
             } else if head.deliveries >= head.max_deliveries {
                 let message = max_deliveries_message(head.deliveries);
                 head.put_failure(self.conn, &Failure::new("max_deliveries", message))?;
-                self.finish(&mut head, JobState::Failed);
+                self.finish(&mut head, JobState::Failed)?;
                 reaped.buried += 1;
             } else {
                 // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
@@ -72,18 +76,39 @@ impl Step<'_> {
                 }
                 reaped.requeued += 1;
             }
-            head.save(self.conn)?;
+            self.save(&mut head)?;
         }
+        self.advance()?;
         Ok(reaped)
     }
 
     pub(crate) fn prune(&mut self, max: u32) -> Result<u32, Fault> {
         self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
-        let over = head::by_time(self.conn, self.lines, ENDED, self.now, max)?;
-        for head in &over {
-            head.delete(self.conn)?;
+        let mut jobs = head::by_time(self.conn, self.lines, ENDED, self.now, max)?.into_iter().peekable();
+        let mut workflows = self.workflows_over(max)?.into_iter().peekable();
+        let mut count = 0;
+        while count < max {
+            let workflow = workflows.peek().map(|over| (Some(over.at), over.tenant.clone(), over.id));
+            let job = jobs.peek().map(|head| (head.at, self.lines.tenant(head.line).clone(), head.id));
+            match (job, workflow) {
+                (None, None) => break,
+                (Some(job), Some(workflow)) if job > workflow => {
+                    count += self.prune_next(&mut workflows, max - count)?
+                }
+                (None, Some(_)) => count += self.prune_next(&mut workflows, max - count)?,
+                (Some(_), _) => {
+                    if let Some(head) = jobs.next() {
+                        self.delete_job(&head)?;
+                    }
+                    count += 1;
+                }
+            }
         }
-        Ok(over.len() as u32)
+        Ok(count)
+    }
+
+    fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {
+        over.next().map_or(Ok(0), |over| self.prune_workflow(&over, max))
     }
 }
 

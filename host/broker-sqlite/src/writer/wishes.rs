@@ -17,12 +17,15 @@ impl Step<'_> {
         head.cancel_requested = true;
         if state != JobState::Running {
             self.leave(&head);
-            self.finish(&mut head, JobState::Revoked);
-        } else {
-            self.news.cancel_asked(id);
+            self.finish(&mut head, JobState::Revoked)?;
+            self.save(&mut head)?;
+            self.give_up_child(&head, JobState::Revoked)?;
+            self.advance()?;
+            return Ok(Cancelled::Revoked);
         }
-        head.save(self.conn)?;
-        Ok(if state == JobState::Running { Cancelled::Requested } else { Cancelled::Revoked })
+        self.news.cancel_asked(id);
+        self.save(&mut head)?;
+        Ok(Cancelled::Requested)
     }
 
     pub(crate) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> Result<RunNow, Fault> {
@@ -34,7 +37,7 @@ impl Step<'_> {
         if !head.expired(self.now) {
             self.leave(&head);
             self.enqueue(&mut head);
-            head.save(self.conn)?;
+            self.save(&mut head)?;
         }
         Ok(RunNow::Queued)
     }

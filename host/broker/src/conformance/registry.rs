@@ -89,3 +89,30 @@ pub async fn hints_come_for_work_ends_and_cancels(s: Subject) {
     s.settle(&delivery, Resolution::Revoke).await;
     assert_eq!(hint(&mut done).await, Signal::Done([id].into()));
 }
+
+/// All ids of `wanted` come, in any number of hints.
+async fn told(signals: &mut tokio::sync::broadcast::Receiver<Signal>, wanted: &[JobId]) {
+    let mut open: Vec<JobId> = wanted.to_vec();
+    while !open.is_empty() {
+        match hint(signals).await {
+            Signal::Done(ids) | Signal::Cancel(ids) => open.retain(|id| !ids.contains(id)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub async fn hints_come_for_nodes_and_for_workflows_that_are_over(s: Subject) {
+    let mut work = s.broker.signals(Topic::Work).await.unwrap();
+    let mut done = s.broker.signals(Topic::Done).await.unwrap();
+    let mut cancel = s.broker.signals(Topic::Cancel).await.unwrap();
+    let f = s.begin_json(r#"{"chain":[{"task":"a"},{"task":"b","options":{"queue":"other"}}]}"#).await;
+    assert_eq!(hint(&mut work).await, Signal::Work([queue_name("default")].into()));
+    s.run_all(&["a"]).await;
+    told(&mut done, &[f.id_of(0)]).await;
+    assert_eq!(hint(&mut work).await, Signal::Work([queue_name("other")].into()));
+    let b = s.broker.claim(&claim_of("w1", &["other"], 1)).await.unwrap();
+    f.cancel().await;
+    told(&mut cancel, &[f.id_of(1)]).await;
+    s.settle(&b[0], Resolution::Revoke).await;
+    told(&mut done, &[f.id_of(1), f.id]).await;
+}

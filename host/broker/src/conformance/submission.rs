@@ -66,7 +66,7 @@ pub async fn a_full_queue_refuses_and_says_so(s: Subject) {
     assert_eq!(answers.last(), Some(&Submitted::QueueFull));
     // What runs makes room.
     assert_eq!(s.claim(1).await.len(), 1);
-    s.add(new_job(1_000)).await;
+    s.add(new_job(limit + 1)).await;
 }
 
 pub async fn too_many_queues_are_refused(s: Subject) {

@@ -1,6 +1,10 @@
 //! The rules of a broker as an in-memory model: what the real ones are compared with, and what other crates' tests
 //! run on. Nothing survives the process. Clarity before speed.
 
+mod arrivals;
+mod canvas;
+mod growth;
+mod lookup;
 mod registry;
 mod state;
 #[cfg(test)]
@@ -10,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId};
+use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, WorkflowId};
 
 use crate::{types::*, *};
 use state::State;
@@ -50,7 +54,11 @@ impl MemoryBroker {
     /// Sends what the step wants told. No receiver is not an error: hints are for whoever listens.
     fn tell(&self, mut state: MutexGuard<'_, State>) {
         let (ready, ended) = (std::mem::take(&mut state.ready_in), std::mem::take(&mut state.ended));
+        let to_stop = std::mem::take(&mut state.to_stop);
         drop(state);
+        if !to_stop.is_empty() {
+            let _ = self.cancel.send(Signal::Cancel(to_stop.into()));
+        }
         if !ready.is_empty() {
             let queues: Vec<QueueName> = ready.into_iter().collect();
             let _ = self.work.send(Signal::Work(queues.into()));
@@ -87,10 +95,9 @@ impl Broker for MemoryBroker {
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let now = self.now();
         let mut state = self.state();
-        let settled = settles.iter().map(|settle| state.settle(now, settle)).collect();
-        let deliveries = then.map(|claim| state.claim(now, claim)).unwrap_or_default();
+        let answers = state.settle_all(now, settles, then);
         self.tell(state);
-        Ok((settled, deliveries))
+        Ok(answers)
     }
 
     async fn promote(&self, max: u32) -> Result<Promoted> {
@@ -130,6 +137,50 @@ impl Broker for MemoryBroker {
         if answer == Cancelled::Requested {
             let _ = self.cancel.send(Signal::Cancel([id].into()));
         }
+        Ok(answer)
+    }
+
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        Ok(self.state().stage_workflow(self.now(), head))
+    }
+
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted> {
+        Ok(self.state().stage_nodes(self.now(), &(tenant.clone(), id), first, nodes))
+    }
+
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        let mut state = self.state();
+        let answer = state.start_workflow(self.now(), &(tenant.clone(), id));
+        self.tell(state);
+        Ok(answer)
+    }
+
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        Ok(self.state().workflow(&(tenant.clone(), id)))
+    }
+
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        Ok(self.state().workflow_page(query))
+    }
+
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        Ok(self.state().nodes(tenant, id, first, max))
+    }
+
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        Ok(self.state().values(tenant, id, first, max))
+    }
+
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        let mut state = self.state();
+        let answer = state.cancel_workflow(self.now(), &(tenant.clone(), id));
+        self.tell(state);
         Ok(answer)
     }
 

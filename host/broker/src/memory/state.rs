@@ -1,16 +1,17 @@
 //! The state and its transitions. Each method is one atomic step; this file is what "correct" means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use umbel_model::{
     AttemptRecord, Failure, JobId, JobRecord, JobState, QueueName, Resolution, TenantId, Token, UnixMs, WorkerId,
     job::MAX_HISTORY,
 };
 
+use super::canvas::{Gate, Place, Todo, Workflow};
 use crate::{CLAIM_SCAN, Limits, MAX_READY_QUEUES, PAGE_SCAN, types::*};
 
-type Key = (TenantId, JobId);
-type Line = (TenantId, QueueName);
+pub(super) type Key = (TenantId, JobId);
+pub(super) type Line = (TenantId, QueueName);
 
 /// Orders ready jobs: priority 9 first, then the order of arrival.
 fn ready_score(priority: u8, seq: u64) -> u64 {
@@ -18,8 +19,10 @@ fn ready_score(priority: u8, seq: u64) -> u64 {
 }
 
 #[derive(Debug)]
-struct Job {
-    record: JobRecord,
+pub(super) struct Job {
+    pub(super) record: JobRecord,
+    /// Of a workflow's node.
+    pub(super) place: Option<Place>,
     max_deliveries: u32,
     result_ttl_ms: u64,
     dead_ttl_ms: u64,
@@ -35,28 +38,33 @@ struct Job {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+pub(super) struct Counts {
     running: u64,
-    delayed: u64,
+    pub(super) delayed: u64,
     paused: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) limits: Limits,
-    jobs: BTreeMap<Key, Job>,
-    ready: BTreeMap<Line, BTreeSet<(u64, JobId)>>,
+    pub(super) jobs: BTreeMap<Key, Job>,
+    pub(super) gates: BTreeMap<Key, Gate>,
+    pub(super) workflows: BTreeMap<Key, Workflow>,
+    pub(super) todo: VecDeque<Todo>,
+    pub(super) ready: BTreeMap<Line, BTreeSet<(u64, JobId)>>,
     /// Tenants with ready jobs in unpaused queues, by virtual start time.
     fair: BTreeMap<QueueName, BTreeMap<TenantId, u64>>,
-    queues: BTreeMap<Line, Counts>,
-    dead: BTreeSet<Key>,
-    idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
+    pub(super) queues: BTreeMap<Line, Counts>,
+    pub(super) dead: BTreeSet<Key>,
+    pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo)>,
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
     seq: u64,
     /// Queues that got ready jobs, and jobs that ended, in the step under way.
     pub(super) ready_in: BTreeSet<QueueName>,
     pub(super) ended: Vec<JobId>,
+    /// Running jobs to stop.
+    pub(super) to_stop: Vec<JobId>,
 }
 
 impl State {
@@ -64,6 +72,9 @@ impl State {
         Self {
             limits,
             jobs: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            workflows: BTreeMap::new(),
+            todo: VecDeque::new(),
             ready: BTreeMap::new(),
             fair: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -74,6 +85,7 @@ impl State {
             seq: 0,
             ready_in: BTreeSet::new(),
             ended: Vec::new(),
+            to_stop: Vec::new(),
         }
     }
 
@@ -104,17 +116,21 @@ impl State {
         }
         self.queues.entry(line).or_default();
         self.jobs.insert(key.clone(), Job::new(now, new));
-        let due = match new.start {
+        self.start(now, &key, new.start);
+        Submitted::Created
+    }
+
+    pub(super) fn start(&mut self, now: UnixMs, key: &Key, start: Start) {
+        let due = match start {
             Start::Now => now,
             Start::After(ms) => now + ms,
             Start::At(at) => at,
         };
         if due > now {
-            self.delay(&key, JobState::Scheduled, due);
+            self.delay(key, JobState::Scheduled, due);
         } else {
-            self.enqueue(&key, None);
+            self.enqueue(key, None);
         }
-        Submitted::Created
     }
 
     fn known_submission(&self, now: UnixMs, new: &NewJob) -> Option<Submitted> {
@@ -195,7 +211,7 @@ impl State {
     }
 
     /// Takes a job out of whatever it waits in.
-    fn leave(&mut self, key: &Key) {
+    pub(super) fn leave(&mut self, key: &Key) {
         match self.jobs[key].record.state {
             JobState::Queued => self.leave_ready(key),
             JobState::Scheduled | JobState::Retrying => self.leave_delayed(key),
@@ -209,28 +225,51 @@ impl State {
         }
     }
 
-    fn finish(&mut self, now: UnixMs, key: &Key, state: JobState) {
-        let dead = state == JobState::Failed;
+    pub(super) fn finish(&mut self, now: UnixMs, key: &Key, state: JobState) {
+        self.end(now, key, state, state == JobState::Failed);
+    }
+
+    /// Ends a job; `dead`: into the dead set.
+    pub(super) fn end(&mut self, now: UnixMs, key: &Key, state: JobState, dead: bool) {
         let job = self.job_mut(key);
         job.record.state = state;
         job.record.finished_at = Some(now);
         job.record.due_at = None;
         job.look_at = None;
         let keep_ms = if dead { job.result_ttl_ms.max(job.dead_ttl_ms) } else { job.result_ttl_ms };
-        job.delete_at = Some(now + keep_ms);
+        // A node is deleted with its workflow.
+        job.delete_at = job.place.is_none().then_some(now + keep_ms);
         if dead {
             self.dead.insert(key.clone());
         }
         self.ended.push(key.1);
+        self.ended_node(key);
     }
 
-    fn job_mut(&mut self, key: &Key) -> &mut Job {
+    pub(super) fn job_mut(&mut self, key: &Key) -> &mut Job {
         self.jobs.get_mut(key).expect("keys in the indexes name stored jobs")
     }
 
     // ---- claim, renew, settle
 
     pub(super) fn claim(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
+        self.advance(now);
+        self.hand_out(now, claim)
+    }
+
+    /// Ends deliveries, does what follows from that, and hands out more.
+    pub(super) fn settle_all(
+        &mut self,
+        now: UnixMs,
+        settles: &[Settle],
+        then: Option<&Claim>,
+    ) -> (Vec<Settled>, Vec<Delivery>) {
+        let settled = settles.iter().map(|settle| self.settle(now, settle)).collect();
+        self.advance(now);
+        (settled, then.map(|claim| self.hand_out(now, claim)).unwrap_or_default())
+    }
+
+    fn hand_out(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
         let mut deliveries = Vec::new();
         let mut budget = claim.max + CLAIM_SCAN;
         for queue in &claim.queues {
@@ -245,6 +284,8 @@ impl State {
                 }
             }
         }
+        // One that expired may have been the last of its workflow.
+        self.finish_workflows(now);
         deliveries
     }
 
@@ -283,7 +324,9 @@ impl State {
             spec: record.spec.clone(),
             retries: record.retries,
             delivery: record.deliveries,
+            node: None,
         };
+        let delivery = Delivery { node: self.delivered(key), ..delivery };
         self.queues.entry((key.0.clone(), delivery.queue.clone())).or_default().running += 1;
         delivery
     }
@@ -303,15 +346,30 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&mut self, now: UnixMs, settle: &Settle) -> Settled {
+    fn settle(&mut self, now: UnixMs, settle: &Settle) -> Settled {
         let key = (settle.tenant.clone(), settle.id);
         let max_lines = self.limits.max_log_lines;
-        let Some(job) = self.jobs.get_mut(&key) else { return Settled::Lost };
+        let Some(job) = self.jobs.get(&key) else { return Settled::Lost };
         if !job.held_by(&settle.token) {
             let repeated =
-                job.token.as_ref() == Some(&settle.token) && could_have_followed(&settle.resolution, job.record.state);
+                job.token.as_ref() == Some(&settle.token) && could_have_followed(&settle.resolution, &job.record);
             return if repeated { Settled::AlreadyDone } else { Settled::Lost };
         }
+        // What was cancelled does not come back, and adds nothing as it goes.
+        let grows = match settle.resolution {
+            Resolution::Succeed { .. } => true,
+            Resolution::Replace { .. } => !job.record.cancel_requested,
+            _ => false,
+        };
+        if grows {
+            if !self.has_room(&key, settle) {
+                return Settled::Refused;
+            }
+            if let Some(growth) = &settle.growth {
+                self.grow(now, &key, growth);
+            }
+        }
+        let job = self.job_mut(&key);
         if settle.progress.is_some() {
             job.record.progress.clone_from(&settle.progress);
         }
@@ -355,6 +413,10 @@ impl State {
                 let score = job.score;
                 self.enqueue(key, Some(score));
             }
+            Resolution::Replace { workflow } => {
+                job.record.state = JobState::Waiting;
+                job.record.child = Some(*workflow);
+            }
         }
     }
 
@@ -364,6 +426,7 @@ impl State {
         let mut waiting: Vec<(UnixMs, Key)> =
             self.jobs.iter().filter_map(|(key, job)| Some((job.look_at?, key.clone()))).collect();
         waiting.sort();
+        let deadline = self.pass_deadlines(now, max);
         let mut promoted = Promoted { moved: 0, expired: 0, next_due: None };
         for (at, key) in waiting {
             if at > now || promoted.moved + promoted.expired == max {
@@ -379,6 +442,9 @@ impl State {
                 promoted.moved += 1;
             }
         }
+        self.advance(now);
+        let left = (!self.todo.is_empty()).then_some(now);
+        promoted.next_due = [promoted.next_due, deadline, left].into_iter().flatten().min();
         promoted
     }
 
@@ -417,21 +483,33 @@ impl State {
                 reaped.requeued += 1;
             }
         }
+        self.advance(now);
         reaped
     }
 
     pub(super) fn prune(&mut self, now: UnixMs, max: u32) -> u32 {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
-        let mut due: Vec<(UnixMs, Key)> =
-            self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone()))).collect();
+        let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
+        let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
+        let mut due: Vec<(UnixMs, Key)> = jobs.chain(workflows).collect();
         due.retain(|(at, _)| *at <= now);
         due.sort();
-        due.truncate(max as usize);
+        let mut count = 0;
         for (_, key) in &due {
-            self.jobs.remove(key);
+            if count == max {
+                break;
+            }
+            if self.workflows.contains_key(key) {
+                count += self.prune_workflow(now, key, max - count);
+                continue;
+            }
             self.dead.remove(key);
+            if let Some(child) = self.jobs.remove(key).and_then(|job| job.record.child) {
+                self.orphan(now, &key.0, child);
+            }
+            count += 1;
         }
-        due.len() as u32
+        count
     }
 
     // ---- readers and wishes
@@ -445,6 +523,8 @@ impl State {
         let mine = self.jobs.iter().rev().filter(|((tenant, id), _)| {
             *tenant == query.tenant && (!query.dead || self.dead.contains(&(tenant.clone(), *id)))
         });
+        // Nodes are listed by their workflow.
+        let mine = mine.filter(|(_, job)| query.dead || job.place.is_none());
         let rest = mine.filter(|((_, id), _)| query.before.is_none_or(|before| *id < before));
         for (scanned, ((_, id), job)) in (1..).zip(rest) {
             let record = &job.record;
@@ -478,8 +558,13 @@ impl State {
             }
             _ => {
                 job.record.cancel_requested = true;
+                let child = job.record.child;
                 self.leave(&key);
                 self.finish(now, &key, JobState::Revoked);
+                if let Some(child) = child {
+                    self.give_up(&(tenant.clone(), child), JobState::Revoked);
+                }
+                self.advance(now);
                 Cancelled::Revoked
             }
         }
@@ -542,19 +627,21 @@ pub fn max_deliveries_message(deliveries: u32) -> String {
 }
 
 /// Whether a job that is in `state` now can be there because of this resolution.
-fn could_have_followed(resolution: &Resolution, state: JobState) -> bool {
+fn could_have_followed(resolution: &Resolution, record: &JobRecord) -> bool {
+    let state = record.state;
     match resolution {
+        Resolution::Replace { workflow } => record.child == Some(*workflow) || state == JobState::Revoked,
         Resolution::Succeed { .. } => state == JobState::Succeeded,
         Resolution::Fail { .. } => state == JobState::Failed,
         Resolution::Revoke => state == JobState::Revoked,
         Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => {
-            !matches!(state, JobState::Running | JobState::Succeeded | JobState::Failed)
+            !matches!(state, JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Waiting)
         }
     }
 }
 
 impl Job {
-    fn new(now: UnixMs, new: &NewJob) -> Self {
+    pub(super) fn new(now: UnixMs, new: &NewJob) -> Self {
         Self {
             record: JobRecord {
                 id: new.id,
@@ -578,7 +665,10 @@ impl Job {
                 result: None,
                 failure: None,
                 history: Vec::new(),
+                node: None,
+                child: None,
             },
+            place: None,
             max_deliveries: new.max_deliveries,
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,

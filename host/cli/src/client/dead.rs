@@ -2,13 +2,13 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use umbel_client::Client;
 
 use crate::{
     args::{DeadVerb, Format},
-    client::{Client, answer},
+    client::{answer, pages},
     failure::{Exit, Failure},
     output::{Column, Page, Terminal},
 };
@@ -37,7 +37,7 @@ struct Refused {
 
 pub async fn run(client: &Client, verb: DeadVerb, terminal: &Terminal) -> Result<(), Failure> {
     match verb {
-        DeadVerb::List(page) => terminal.list(&client.pages("/v1/dead", &[], &page).await?, COLUMNS, "/id"),
+        DeadVerb::List(page) => terminal.list(&pages(client, "/v1/dead", &[], &page).await?, COLUMNS, "/id"),
         DeadVerb::Redrive { all: true, yes, .. } => {
             confirm(yes)?;
             redrive(client, json!({ "all": true, "max": 10_000 }), terminal).await
@@ -50,7 +50,7 @@ pub async fn run(client: &Client, verb: DeadVerb, terminal: &Terminal) -> Result
 }
 
 async fn redrive(client: &Client, body: serde_json::Value, terminal: &Terminal) -> Result<(), Failure> {
-    let body = client.send(client.request(Method::POST, "/v1/dead/redrive").json(&body)).await?;
+    let body = client.post("/v1/dead/redrive").json(&body).text().await?;
     if terminal.format == Format::Json {
         terminal.line(body.trim_end())?;
     }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
+use umbel_client::{Client, Job, MAX_WAIT};
 use umbel_model::{JobId, JobState};
 
 use crate::{
     args::{Format, JobVerb, SubmitOptions},
-    client::{Client, answer, arguments, task::suggested, wait_query},
+    client::{answer, arguments, causes, omitted, pages, task::suggested},
     failure::{Exit, Failure},
     output::{Column, Page, Terminal, object, table_of, text_at},
 };
@@ -45,30 +45,19 @@ const ROWS: &[Column] = &[
     ("error", "/error/kind"),
     ("message", "/error/message"),
     ("redrive of", "/redrive_of"),
+    ("workflow", "/workflow"),
+    ("node", "/node/number"),
+    ("label", "/node/label"),
+    ("tags", "/node/tags"),
+    ("headers", "/node/headers"),
+    ("call", "/call"),
+    ("replaced by", "/replaced_by"),
+    ("result is", "/result_omitted"),
     ("traceparent", "/traceparent"),
 ];
 
 /// How often a followed log is looked at.
 const FOLLOW: Duration = Duration::from_millis(500);
-
-/// What the verbs need of a job; its result with all digits.
-#[derive(Debug, Deserialize)]
-struct Job {
-    id: String,
-    state: JobState,
-    #[serde(default)]
-    result: Option<Box<RawValue>>,
-    #[serde(default)]
-    error: Option<JobError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct JobError {
-    kind: String,
-    message: String,
-    #[serde(default)]
-    frames: Vec<String>,
-}
 
 #[derive(Debug, Serialize)]
 struct Submission<'a> {
@@ -81,23 +70,24 @@ struct Submission<'a> {
 pub async fn run(client: &Client, verb: JobVerb, terminal: &Terminal) -> Result<(), Failure> {
     match verb {
         JobVerb::Submit(options) => submit(client, &options, terminal).await,
-        JobVerb::List { state, task, queue, page } => {
+        JobVerb::List { state, task, queue, workflow, page } => {
             let mut query = Vec::new();
             query.extend(state.map(|state| ("state", state.as_str().to_owned())));
             query.extend(task.map(|task| ("task", task.to_string())));
             query.extend(queue.map(|queue| ("queue", queue.to_string())));
-            terminal.list(&client.pages("/v1/jobs", &query, &page).await?, COLUMNS, "/id")
+            query.extend(workflow.map(|workflow| ("workflow", workflow.to_string())));
+            terminal.list(&pages(client, "/v1/jobs", &query, &page).await?, COLUMNS, "/id")
         }
         JobVerb::Show { id, wait } => {
             let body = match wait {
-                None => client.get(&format!("/v1/jobs/{id}")).await?,
-                Some(ms) => ended(client, &id.to_string(), Duration::from_millis(ms), None, terminal).await?,
+                None => client.get(format!("/v1/jobs/{id}")).text().await?,
+                Some(ms) => ended(client, id, Duration::from_millis(ms), None, terminal).await?,
             };
             show(&body, terminal)
         }
         JobVerb::Logs { id, follow } => logs(client, id, follow, terminal).await,
         JobVerb::Cancel { id } => {
-            let body = client.post(&format!("/v1/jobs/{id}/cancel")).await?;
+            let body = client.post(format!("/v1/jobs/{id}/cancel")).text().await?;
             let job: Job = answer(&body)?;
             terminal.note(match job.state {
                 JobState::Revoked => "the job is revoked",
@@ -106,9 +96,9 @@ pub async fn run(client: &Client, verb: JobVerb, terminal: &Terminal) -> Result<
             brief(&body, &job, terminal)
         }
         JobVerb::Retry { id } => {
-            let body = client.post(&format!("/v1/jobs/{id}/retry")).await?;
+            let body = client.post(format!("/v1/jobs/{id}/retry")).text().await?;
             let job: Job = answer(&body)?;
-            let new = job.id != id.to_string();
+            let new = job.id != id;
             terminal.note(if new { "a new job repeats it" } else { "it runs now" });
             brief(&body, &job, terminal)
         }
@@ -131,17 +121,17 @@ async fn submit(client: &Client, options: &SubmitOptions, terminal: &Terminal) -
         kwargs: arguments::named(&options.kwarg)?,
         options: fields,
     };
-    let mut request = client.request(Method::POST, "/v1/jobs").json(&submission);
+    let mut request = client.post("/v1/jobs").json(&submission);
     if let Some(key) = &options.idempotency_key {
-        request = request.header("idempotency-key", key);
+        request = request.idempotency_key(key);
     }
     let wait = options.wait.map(Duration::from_millis);
     if let Some(wait) = wait {
-        request = request.query(&[("wait", wait_query(wait))]);
+        request = request.wait(wait);
     }
     let begun = Instant::now();
     let spinner = wait.map(|_| terminal.spinner(format!("waiting for {}", options.task)));
-    let sent = client.send(request).await;
+    let sent = request.text().await;
     let body = suggested(client, options.task.as_str(), sent).await?;
     let job: Job = answer(&body)?;
     let Some(wait) = wait else {
@@ -149,7 +139,7 @@ async fn submit(client: &Client, options: &SubmitOptions, terminal: &Terminal) -
         return brief(&body, &job, terminal);
     };
     let left = wait.saturating_sub(begun.elapsed());
-    let body = if job.state.is_terminal() { body } else { ended(client, &job.id, left, Some(begun), terminal).await? };
+    let body = if job.state.is_terminal() { body } else { ended(client, job.id, left, Some(begun), terminal).await? };
     drop(spinner);
     result(&body, begun.elapsed(), terminal)
 }
@@ -157,7 +147,7 @@ async fn submit(client: &Client, options: &SubmitOptions, terminal: &Terminal) -
 /// The job once it has ended.
 async fn ended(
     client: &Client,
-    id: &str,
+    id: JobId,
     wait: Duration,
     begun: Option<Instant>,
     terminal: &Terminal,
@@ -166,7 +156,7 @@ async fn ended(
     let spinner = begun.is_none().then(|| terminal.spinner(format!("waiting for job {id}")));
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let body = client.get(&format!("/v1/jobs/{id}?wait={}", wait_query(left))).await?;
+        let body = client.get(format!("/v1/jobs/{id}")).wait(left.min(MAX_WAIT)).text().await?;
         let job: Job = answer(&body)?;
         if job.state.is_terminal() {
             return Ok(body);
@@ -187,6 +177,9 @@ fn result(body: &str, took: Duration, terminal: &Terminal) -> Result<(), Failure
     if terminal.format != Format::Table {
         terminal.object(body, ROWS, "/id")?;
     } else if job.state == JobState::Succeeded {
+        if let Some(why) = &job.result_omitted {
+            return Err(omitted("job", job.id, why, job.replaced_by.unwrap_or(job.id)));
+        }
         terminal.note(&format!("job {} succeeded in {} ms", job.id, took.as_millis()));
         terminal.json(job.result.as_ref().map_or("null", |result| result.get()))?;
     }
@@ -201,17 +194,22 @@ fn failed(job: &Job) -> Result<(), Failure> {
     let state = job.state.as_str();
     let failure = match &job.error {
         Some(error) => {
-            let details = error.frames.iter().map(|frame| format!("at {frame}")).collect();
+            let details = causes(error);
             Failure::new(error.kind.clone(), format!("job {} {state}: {}", job.id, error.message)).details(details)
         }
         None => Failure::new(state, format!("job {} is {state}", job.id)),
     };
-    Err(failure.exit(Exit::JobFailed).help(format!("umbel job logs {0}; umbel job retry {0}", job.id)))
+    let again = match job.workflow {
+        // A part of a workflow is done again with what comes after it.
+        Some(workflow) => format!("umbel workflow resume {workflow}"),
+        None => format!("umbel job retry {}", job.id),
+    };
+    Err(failure.exit(Exit::JobFailed).help(format!("umbel job logs {}; {again}", job.id)))
 }
 
 fn brief(body: &str, job: &Job, terminal: &Terminal) -> Result<(), Failure> {
     match terminal.format {
-        Format::Table | Format::Id => terminal.line(&job.id),
+        Format::Table | Format::Id => terminal.line(&job.id.to_string()),
         Format::Json | Format::Jsonl => terminal.line(body.trim_end()),
     }
 }
@@ -250,8 +248,8 @@ async fn logs(client: &Client, id: JobId, follow: bool, terminal: &Terminal) -> 
     let mut from = 0;
     let mut over = !follow;
     loop {
-        let path = format!("/v1/jobs/{id}/logs?from={from}&limit=200");
-        let lines: Lines = answer(&client.get(&path).await?)?;
+        let request = client.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string());
+        let lines: Lines = request.query("limit", "200").answer().await?;
         let none = lines.items.is_empty();
         from = lines.next_from;
         print_lines(lines.items, terminal)?;
@@ -261,8 +259,7 @@ async fn logs(client: &Client, id: JobId, follow: bool, terminal: &Terminal) -> 
         if over {
             return Ok(());
         }
-        let wait = wait_query(FOLLOW);
-        let job: Job = answer(&client.get(&format!("/v1/jobs/{id}?wait={wait}")).await?)?;
+        let job: Job = client.get(format!("/v1/jobs/{id}")).wait(FOLLOW).answer().await?;
         // What it wrote last may have come after the look above: one more look.
         over = job.state.is_terminal();
     }

@@ -7,11 +7,12 @@ pub mod module;
 pub mod queue;
 pub mod task;
 pub mod worker;
+pub mod workflow;
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, StatusCode};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use umbel_client::{Client, Error, FailedJob, JobError, JobId, Retry, WorkflowId};
 
 use crate::{
     args::{PageFlags, ServerFlags},
@@ -22,108 +23,41 @@ use crate::{
 
 /// Items of one request, the server's limit.
 const PAGE: u32 = 200;
-/// Longest `?wait=` of the server.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+/// People wait for a failure: fewer repetitions than a program's client makes.
+const RETRY: Retry = Retry { times: 2, first: Duration::from_millis(100), longest: Duration::from_millis(500) };
 
-/// A server and a token for it.
-#[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    url: String,
-    token: String,
+/// Flags and environment first, then the nearest profile.
+pub fn from_flags(flags: &ServerFlags) -> Result<Client, Failure> {
+    let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
+    let (url, token) = destination(flags, profile)?;
+    Ok(Client::with_retry(&url, &token, RETRY)?)
 }
 
-/// A failure as the server tells it (RFC 9457).
-#[derive(Debug, Deserialize)]
-struct Problem {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    title: String,
-    #[serde(default)]
-    detail: String,
-    #[serde(default)]
-    errors: Vec<FieldError>,
-    #[serde(default)]
-    request_id: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct FieldError {
-    pointer: String,
-    detail: String,
-}
-
-impl Client {
-    /// Flags and environment first, then the nearest profile.
-    pub fn from_flags(flags: &ServerFlags) -> Result<Self, Failure> {
-        let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
-        let (url, token) = destination(flags, profile)?;
-        if !url.starts_with("http://") {
-            return Err(Failure::usage("the server's address must start with http://")
-                .help("this build speaks no TLS: use a tunnel or a local proxy for https"));
+/// Up to `flags.limit` items of a list, in as many requests as that takes.
+pub async fn pages(
+    client: &Client,
+    path: &str,
+    query: &[(&'static str, String)],
+    flags: &PageFlags,
+) -> Result<Page, Failure> {
+    let mut all = Page { items: Vec::new(), next_cursor: flags.cursor.clone() };
+    loop {
+        let left = flags.limit as usize - all.items.len();
+        let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
+        let mut request = client.get(path);
+        for (name, value) in query {
+            request = request.query(name, value);
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .user_agent(concat!("umbel/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .build()
-            .map_err(|e| Failure::new("client", e.to_string()))?;
-        Ok(Self { http, url, token })
-    }
-
-    /// A request of this path, which starts with `/`.
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
-    }
-
-    /// Sends it and answers the body of a success.
-    pub async fn send(&self, request: RequestBuilder) -> Result<String, Failure> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let body = response.text().await.map_err(|error| self.unreachable(&error))?;
-        if status.is_success() { Ok(body) } else { Err(problem(status, &body)) }
-    }
-
-    pub async fn get(&self, path: &str) -> Result<String, Failure> {
-        self.send(self.request(Method::GET, path)).await
-    }
-
-    pub async fn post(&self, path: &str) -> Result<String, Failure> {
-        self.send(self.request(Method::POST, path)).await
-    }
-
-    /// Up to `flags.limit` items of a list, in as many requests as that takes.
-    pub async fn pages(&self, path: &str, query: &[(&str, String)], flags: &PageFlags) -> Result<Page, Failure> {
-        let mut all = Page { items: Vec::new(), next_cursor: flags.cursor.clone() };
-        loop {
-            let left = flags.limit as usize - all.items.len();
-            let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
-            let mut request = self.request(Method::GET, path).query(query).query(&[("limit", limit.to_string())]);
-            if let Some(cursor) = &all.next_cursor {
-                request = request.query(&[("cursor", cursor)]);
-            }
-            let page: Page = answer(&self.send(request).await?)?;
-            all.items.extend(page.items);
-            all.next_cursor = page.next_cursor;
-            if all.next_cursor.is_none() || all.items.len() >= flags.limit as usize {
-                return Ok(all);
-            }
+        request = request.query("limit", limit.to_string());
+        if let Some(cursor) = &all.next_cursor {
+            request = request.query("cursor", cursor);
         }
-    }
-
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut causes = Vec::new();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
+        let page: Page = request.answer().await?;
+        all.items.extend(page.items);
+        all.next_cursor = page.next_cursor;
+        if all.next_cursor.is_none() || all.items.len() >= flags.limit as usize {
+            return Ok(all);
         }
-        causes.drain(..causes.len().saturating_sub(1));
-        Failure::new("unreachable", format!("{} does not answer", self.url))
-            .details(causes)
-            .exit(Exit::Unavailable)
-            .help("is it running? `umbel dev` starts one")
     }
 }
 
@@ -154,17 +88,35 @@ pub fn answer<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body).map_err(|_| bad_answer())
 }
 
-fn problem(status: StatusCode, body: &str) -> Failure {
-    let Ok(problem) = serde_json::from_str::<Problem>(body) else {
-        return Failure::new("http", format!("the server answered {status}")).exit(exit_of(status, ""));
-    };
-    let message =
-        if problem.detail.is_empty() { problem.title } else { format!("{}: {}", problem.title, problem.detail) };
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Problem(problem) => refused(*problem),
+            Error::Status { status } => {
+                // The name of the status too: it is all that is known.
+                let shown = format!("the server answered {status}{}", reason(status));
+                Self::new("http", shown).exit(exit_of(status, ""))
+            }
+            Error::Unreachable { url, cause } => Self::new("unreachable", format!("{url} does not answer"))
+                .details(Some(cause).filter(|cause| !cause.is_empty()).into_iter().collect())
+                .exit(Exit::Unavailable)
+                .help("is it running? `umbel dev` starts one"),
+            Error::Address(_) => Self::usage("the server's address must start with http://")
+                .help("this build speaks no TLS: use a tunnel or a local proxy for https"),
+            Error::BadAnswer => bad_answer(),
+            Error::Request(_) | Error::Canvas(_) => Self::usage(error.to_string()),
+            other => Self::new("client", other.to_string()),
+        }
+    }
+}
+
+fn refused(problem: umbel_client::Problem) -> Failure {
+    let message = problem.message();
     let mut details: Vec<String> = problem.errors.iter().map(|e| format!("{}: {}", e.pointer, e.detail)).collect();
-    if status.is_server_error() && !problem.request_id.is_empty() {
+    if problem.status >= 500 && !problem.request_id.is_empty() {
         details.push(format!("request {}", problem.request_id));
     }
-    let exit = exit_of(status, &problem.code);
+    let exit = exit_of(problem.status, &problem.code);
     let failure = Failure::new(problem.code, message).details(details).exit(exit);
     match exit {
         Exit::Auth => failure.help("give another token with --token; `umbel token create` makes one"),
@@ -173,8 +125,36 @@ fn problem(status: StatusCode, body: &str) -> Failure {
     }
 }
 
-fn exit_of(status: StatusCode, code: &str) -> Exit {
-    match status.as_u16() {
+/// What is known of a failure beside its message: where a guest trapped, which jobs of a workflow failed.
+pub fn causes(error: &JobError) -> Vec<String> {
+    let frames = error.frames.iter().map(|frame| format!("at {frame}"));
+    let one = |job: FailedJob| format!("{} {}: {}: {}", job.job_id, job.task, job.kind, job.message);
+    frames.chain(error.failed_jobs().into_iter().map(one)).collect()
+}
+
+/// A result that there is, but not in the server's answer: `too_large`, or `gone` with the workflow that gave it.
+pub fn omitted(what: &str, id: JobId, why: &str, workflow: WorkflowId) -> Failure {
+    Failure::new("result_omitted", format!("{what} {id} succeeded, but its result is not in the answer: {why}"))
+        .help(format!("umbel job list --workflow {workflow}; umbel job show ID"))
+}
+
+/// Of those that proxies answer with.
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => " Bad Request",
+        401 => " Unauthorized",
+        403 => " Forbidden",
+        404 => " Not Found",
+        500 => " Internal Server Error",
+        502 => " Bad Gateway",
+        503 => " Service Unavailable",
+        504 => " Gateway Timeout",
+        _ => "",
+    }
+}
+
+fn exit_of(status: u16, code: &str) -> Exit {
+    match status {
         _ if code == "idempotency_conflict" => Exit::Conflict,
         401 | 403 => Exit::Auth,
         404 => Exit::NotFound,
@@ -182,11 +162,6 @@ fn exit_of(status: StatusCode, code: &str) -> Exit {
         429 | 502 | 503 | 504 | 507 => Exit::Unavailable,
         _ => Exit::Failure,
     }
-}
-
-/// `wait` cut to what one request may wait, as the server reads it.
-pub fn wait_query(wait: Duration) -> String {
-    format!("{}ms", wait.min(MAX_WAIT).as_millis())
 }
 
 #[cfg(test)]
@@ -213,13 +188,21 @@ mod tests {
 
     #[test]
     fn a_problem_becomes_a_failure_with_its_places_and_exit_code() {
-        let body = r#"{"type":"urn:x","title":"The arguments do not fit the task","status":422,"detail":"/args/0: x",
-            "code":"invalid_arguments","retryable":false,"errors":[{"pointer":"/args/0","detail":"not a number"}]}"#;
-        let failure = problem(StatusCode::UNPROCESSABLE_ENTITY, body);
+        let problem = umbel_client::Problem {
+            status: 422,
+            code: "invalid_arguments".into(),
+            title: "The arguments do not fit the task".into(),
+            detail: "/args/0: x".into(),
+            errors: vec![umbel_client::FieldError { pointer: "/args/0".into(), detail: "not a number".into() }],
+            ..Default::default()
+        };
+        let failure = Failure::from(Error::Problem(Box::new(problem)));
         assert_eq!((failure.code.as_str(), failure.exit), ("invalid_arguments", Exit::Failure));
+        assert_eq!(failure.message, "The arguments do not fit the task: /args/0: x");
         assert_eq!(failure.details, ["/args/0: not a number"]);
-        assert_eq!(problem(StatusCode::NOT_FOUND, "<html>").exit, Exit::NotFound);
-        assert_eq!(exit_of(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict"), Exit::Conflict);
-        assert_eq!(exit_of(StatusCode::SERVICE_UNAVAILABLE, ""), Exit::Unavailable);
+        let status = Failure::from(Error::Status { status: 404 });
+        assert_eq!((status.exit, status.message.as_str()), (Exit::NotFound, "the server answered 404 Not Found"));
+        assert_eq!(exit_of(422, "idempotency_conflict"), Exit::Conflict);
+        assert_eq!(exit_of(503, ""), Exit::Unavailable);
     }
 }

@@ -3,29 +3,27 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use reqwest::{Body, Method, header};
+use umbel_client::Client;
 
 use crate::{
     args::ModuleVerb,
-    client::Client,
+    client::pages,
     failure::{Exit, Failure},
     output::{Column, Terminal, bytes_text},
 };
 
 const COLUMNS: &[Column] =
     &[("DIGEST", "/digest"), ("SIZE", "/size_bytes"), ("TASKS", "/tasks"), ("IMPORTS", "/imports")];
-/// Bytes between two steps of the progress bar.
-const PIECE: usize = 64 << 10;
 
 pub async fn run(client: &Client, verb: ModuleVerb, terminal: &Terminal) -> Result<(), Failure> {
     match verb {
         ModuleVerb::Push { file, no_deploy } => push(client, &file, !no_deploy, terminal).await,
         ModuleVerb::List(page) => {
-            let modules = client.pages("/v1/modules", &[], &page).await?;
+            let modules = pages(client, "/v1/modules", &[], &page).await?;
             terminal.list(&simple(modules), COLUMNS, "/digest")
         }
         ModuleVerb::Show { digest } => {
-            let body = client.get(&format!("/v1/modules/{digest}")).await?;
+            let body = client.get(format!("/v1/modules/{digest}")).text().await?;
             show(&body, terminal)
         }
     }
@@ -36,21 +34,9 @@ async fn push(client: &Client, file: &Path, deploy: bool, terminal: &Terminal) -
         let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
         Failure::new("file", format!("{} cannot be read: {error}", file.display())).exit(exit)
     })?;
-    let (size, bytes) = (bytes.len() as u64, Bytes::from(bytes));
+    let size = bytes.len() as u64;
     let bar = terminal.bytes_bar(size, "uploading");
-    let pieces = size.div_ceil(PIECE as u64);
-    let upload = futures::stream::iter((0..pieces as usize).map(move |n| {
-        let piece = bytes.slice(n * PIECE..bytes.len().min((n + 1) * PIECE));
-        bar.advance(piece.len() as u64);
-        Ok::<_, std::io::Error>(piece)
-    }));
-    let request = client
-        .request(Method::POST, "/v1/modules")
-        .query(&[("deploy", deploy)])
-        .header(header::CONTENT_TYPE, "application/wasm")
-        .header(header::CONTENT_LENGTH, size)
-        .body(Body::wrap_stream(upload));
-    let body = client.send(request).await?;
+    let body = client.push(Bytes::from(bytes), deploy, move |sent| bar.advance(sent)).await?;
     terminal.note(&format!("pushed {} ({})", file.display(), bytes_text(size)));
     show(&body, terminal)
 }

@@ -1,8 +1,9 @@
 //! `umbel queue`.
 
+use umbel_client::Client;
+
 use crate::{
     args::QueueVerb,
-    client::Client,
     failure::Failure,
     output::{Column, Page, Terminal},
 };
@@ -18,13 +19,13 @@ const COLUMNS: &[Column] = &[
 pub async fn run(client: &Client, verb: QueueVerb, terminal: &Terminal) -> Result<(), Failure> {
     let body = match verb {
         QueueVerb::List => return list(client, terminal).await,
-        QueueVerb::Pause { name } => client.post(&format!("/v1/queues/{name}/pause")).await?,
-        QueueVerb::Resume { name } => client.post(&format!("/v1/queues/{name}/resume")).await?,
+        QueueVerb::Pause { name } => client.post(format!("/v1/queues/{name}/pause")).text().await?,
+        QueueVerb::Resume { name } => client.post(format!("/v1/queues/{name}/resume")).text().await?,
     };
     terminal.object(&body, COLUMNS, "/name")
 }
 
 async fn list(client: &Client, terminal: &Terminal) -> Result<(), Failure> {
-    let page: Page = crate::client::answer(&client.get("/v1/queues").await?)?;
+    let page: Page = client.get("/v1/queues").answer().await?;
     terminal.list(&page, COLUMNS, "/name")
 }

@@ -1,11 +1,11 @@
 //! `umbel task`.
 
-use reqwest::{Method, header};
 use serde_json::{Map, Value, json};
+use umbel_client::{Client, Error};
 
 use crate::{
     args::{PageFlags, TaskVerb},
-    client::{Client, answer},
+    client::{answer, pages},
     failure::{Exit, Failure},
     output::{Column, Terminal, escaped, table_of, text_at},
     suggest::nearest,
@@ -17,43 +17,43 @@ const COLUMNS: &[Column] =
 pub async fn run(client: &Client, verb: TaskVerb, terminal: &Terminal) -> Result<(), Failure> {
     let changed = match verb {
         TaskVerb::List(page) => {
-            return terminal.list(&client.pages("/v1/tasks", &[], &page).await?, COLUMNS, "/name");
+            return terminal.list(&pages(client, "/v1/tasks", &[], &page).await?, COLUMNS, "/name");
         }
         TaskVerb::Show { name } => {
-            let body = client.get(&format!("/v1/tasks/{name}")).await;
+            let body = client.get(format!("/v1/tasks/{name}")).text().await;
             return show(&suggested(client, name.as_str(), body).await?, terminal);
         }
         TaskVerb::Deploy { name, digest } => {
-            let request = client.request(Method::POST, &format!("/v1/tasks/{name}/deploy"));
-            let sent = client.send(request.json(&json!({ "digest": digest.to_string() }))).await;
+            let request = client.post(format!("/v1/tasks/{name}/deploy"));
+            let sent = request.json(&json!({ "digest": digest.to_string() })).text().await;
             suggested(client, name.as_str(), sent).await?
         }
         TaskVerb::Rollback { name } => {
-            let sent = client.post(&format!("/v1/tasks/{name}/rollback")).await;
+            let sent = client.post(format!("/v1/tasks/{name}/rollback")).text().await;
             suggested(client, name.as_str(), sent).await?
         }
         TaskVerb::Set { name, fields } => {
             let patch = patch(&fields)?;
-            let found = client.get(&format!("/v1/tasks/{name}")).await;
+            let found = client.get(format!("/v1/tasks/{name}")).text().await;
             let task: Value = answer(&suggested(client, name.as_str(), found).await?)?;
             let request = client
-                .request(Method::PATCH, &format!("/v1/tasks/{name}"))
-                .header(header::IF_MATCH, format!("\"{}\"", text_at(&task, "/version")))
+                .patch(format!("/v1/tasks/{name}"))
+                .header("if-match", format!("\"{}\"", text_at(&task, "/version")))
                 .json(&json!({ "policy": patch }));
-            client.send(request).await?
+            request.text().await?
         }
     };
     show(&changed, terminal)
 }
 
 /// Adds the name that was probably meant to a failure about an unknown task.
-pub async fn suggested(client: &Client, name: &str, result: Result<String, Failure>) -> Result<String, Failure> {
-    let failure = match result {
+pub async fn suggested(client: &Client, name: &str, sent: Result<String, Error>) -> Result<String, Failure> {
+    let failure = match sent.map_err(Failure::from) {
         Err(failure) if failure.code == "task_not_found" => failure,
         other => return other,
     };
     let flags = PageFlags { limit: 1_000, cursor: None };
-    let names: Vec<String> = match client.pages("/v1/tasks", &[], &flags).await {
+    let names: Vec<String> = match pages(client, "/v1/tasks", &[], &flags).await {
         Ok(page) => page
             .items
             .iter()

@@ -1,7 +1,8 @@
 //! `umbel worker list`.
 
+use umbel_client::Client;
+
 use crate::{
-    client::{Client, answer},
     failure::Failure,
     output::{Column, Page, Terminal},
 };
@@ -19,6 +20,6 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub async fn list(client: &Client, terminal: &Terminal) -> Result<(), Failure> {
-    let page: Page = answer(&client.get("/v1/workers").await?)?;
+    let page: Page = client.get("/v1/workers").answer().await?;
     terminal.list(&page, COLUMNS, "/id")
 }

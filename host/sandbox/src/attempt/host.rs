@@ -41,7 +41,26 @@ pub struct LogLine {
     pub elapsed: Duration,
 }
 
-/// Hears of log lines and progress, on the guest's thread: must be quick and must not block.
+/// Why the host did not do what a guest asked for. The guest gets it as a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// A short stable name of the limit or the mistake.
+    pub kind: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Refused {
+    pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: kind.into(), message: message.into() }
+    }
+
+    fn unavailable() -> Self {
+        Self::new("canvas_unavailable", "this job runs where there are no workflows")
+    }
+}
+
+/// Hears of what an attempt says and asks for, on the guest's thread: must be quick and must not block.
 pub trait Host: Send + Sync {
     /// Within the limits of [`crate::LogLimits`].
     fn log(&self, line: LogLine);
@@ -50,6 +69,23 @@ pub trait Host: Send + Sync {
     /// True asks the guest to clean up and return, as [`crate::StopHandle::ask`] does.
     fn should_stop(&self) -> bool {
         false
+    }
+
+    /// Submit this workflow, a canvas in its JSON form, when the attempt has ended well; answers its id. Texts of
+    /// guests: of bounded length, and anything may be in them.
+    fn submit(&self, _canvas: &str) -> Result<String, Refused> {
+        Err(Refused::unavailable())
+    }
+
+    /// Replace the job by this canvas when the attempt has ended well. Not called again once it was `Ok`.
+    fn replace(&self, _canvas: &str) -> Result<(), Refused> {
+        Err(Refused::unavailable())
+    }
+
+    /// Add these members, a JSON list of steps, to the job's group when the attempt has ended well. Called only for a
+    /// job that is in one.
+    fn add_to_group(&self, _members: &str) -> Result<(), Refused> {
+        Err(Refused::unavailable())
     }
 }
 

@@ -9,8 +9,12 @@ use wasmtime::{
 };
 
 use crate::{
-    attempt::{host::LogLevel, state::State, text::clean},
-    bindings::{GuestAttempt, GuestLevel, names},
+    attempt::{
+        host::{Host, LogLevel, Refused},
+        state::State,
+        text::clean,
+    },
+    bindings::{GuestAttempt, GuestLevel, GuestPlace, names, types},
 };
 
 /// The longest progress message that is kept, bytes.
@@ -21,6 +25,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     add_context(&mut linker)?;
+    add_canvas(&mut linker)?;
     add_logging(&mut linker)?;
     Ok(linker)
 }
@@ -45,11 +50,44 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
         charge(&mut caller, message.len())?;
         let message = clean(&message, MAX_PROGRESS_BYTES);
         let state = caller.data_mut();
-        if let Some(progress) = state.progress.report(Progress { done, total, message }) {
+        if let Some(progress) = state.whole.progress.report(Progress { done, total, message }) {
             state.log.host().progress(progress);
         }
         Ok(())
     })
+}
+
+fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
+    let mut canvas = linker.instance(names::CANVAS)?;
+    canvas.func_wrap("place", |mut caller: Caller<'_>, (): ()| -> Result<(Option<GuestPlace>,)> {
+        charge(&mut caller, 0)?;
+        Ok((caller.data().guest_place(),))
+    })?;
+    canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
+        grow(caller, &canvas, |state, host| state.whole.growth.submit(host, &canvas))
+    })?;
+    canvas.func_wrap("replace", |caller: Caller<'_>, (canvas,): (String,)| {
+        grow(caller, &canvas, |state, host| state.whole.growth.replace(host, &canvas))
+    })?;
+    canvas.func_wrap("add-to-group", |caller: Caller<'_>, (members,): (String,)| {
+        grow(caller, &members, |state, host| {
+            let in_group = state.whole.info.place.as_ref().is_some_and(|place| place.in_group);
+            state.whole.growth.add_to_group(host, in_group, &members)
+        })
+    })
+}
+
+/// Takes the fuel of reading `text`, then asks.
+fn grow<T>(
+    mut caller: Caller<'_>,
+    text: &str,
+    ask: impl FnOnce(&mut State, &dyn Host) -> Result<T, Refused>,
+) -> Result<(Result<T, types::Failure>,)> {
+    let per_byte = caller.data().charge.canvas_byte;
+    charge_at(&mut caller, text.len(), per_byte)?;
+    let log = caller.data().log.clone();
+    let answer = ask(caller.data_mut(), log.host());
+    Ok((answer.map_err(|Refused { kind, message }| types::Failure { kind, message, details: None }),))
 }
 
 fn add_logging(linker: &mut Linker<State>) -> Result<()> {
@@ -79,8 +117,12 @@ fn log_level(level: GuestLevel) -> LogLevel {
 
 /// Takes the fuel of one host call, so that a flood of calls ends like a loop without any.
 fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
-    let charge = caller.data().charge;
-    let cost = charge.call.saturating_add(charge.byte.saturating_mul(bytes as u64));
+    let per_byte = caller.data().charge.byte;
+    charge_at(caller, bytes, per_byte)
+}
+
+fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()> {
+    let cost = caller.data().charge.call.saturating_add(per_byte.saturating_mul(bytes as u64));
     match caller.get_fuel()?.checked_sub(cost) {
         Some(left) => caller.set_fuel(left),
         None => {
@@ -92,7 +134,7 @@ fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
 
 /// Packages and interfaces that are provided, with what their version starts with.
 const PROVIDED: [(&str, &str, &[&str]); 7] = [
-    ("umbel:task", "0.1.", &["context", "types"]),
+    ("umbel:task", "0.1.", &["context", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", "0.2.", &["random", "insecure", "insecure-seed"]),
@@ -173,9 +215,10 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Of ours, `context` is below and `types` defines nothing.
-        assert_eq!(listed - 2, ITEMS.len());
-        for (interface, item) in ITEMS.into_iter().chain([(names::CONTEXT, "current"), (names::LOGGING, "log")]) {
+        // Of ours, `context` and `canvas` are below and `types` defines nothing.
+        assert_eq!(listed - 3, ITEMS.len());
+        let ours = [(names::CONTEXT, "current"), (names::CANVAS, "submit"), (names::LOGGING, "log")];
+        for (interface, item) in ITEMS.into_iter().chain(ours) {
             assert!(is_provided(interface), "{interface}");
             // What is linked already cannot be linked again.
             let again = linker.instance(interface).unwrap().func_wrap(item, |_, (): ()| Ok(()));

@@ -1,5 +1,7 @@
 //! One attempt: its store, its limits, what it may ask of the host, and how it ends.
 
+pub(crate) mod each;
+pub(crate) mod growth;
 pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod limiter;

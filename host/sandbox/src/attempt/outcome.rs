@@ -32,7 +32,7 @@ pub(crate) fn returned(result: Result<String, GuestOutcome>, max_result_bytes: u
     }
 }
 
-fn result_too_large(max: usize) -> Failure {
+pub(crate) fn result_too_large(max: usize) -> Failure {
     let advice = "return a reference to it, or split the work";
     Failure::new("host_limit:result", format!("the result is larger than {max} bytes: {advice}"))
 }

@@ -17,11 +17,12 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use crate::{
     Sandbox,
     attempt::{
+        growth::Growth,
         host::Host,
         limiter::Limiter,
         log::AttemptLog,
         outcome::{self, Phase},
-        state::{Charge, Clock, State},
+        state::{Charge, Clock, ProgressGate, State, Whole},
         stop::{Stop, StopHandle},
     },
     bindings::GuestOutcome,
@@ -67,6 +68,18 @@ pub struct AttemptInfo {
     pub delivery: u32,
     pub fence: u64,
     pub traceparent: Option<String>,
+    /// None: the job was submitted on its own.
+    pub place: Option<Place>,
+}
+
+/// Where a job is in its workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub workflow_id: String,
+    /// The number of its node.
+    pub node: u32,
+    /// Members can be added to the group that it is in.
+    pub in_group: bool,
 }
 
 /// How an attempt ended.
@@ -76,6 +89,29 @@ pub struct Attempt {
     pub usage: Usage,
     /// Log lines beyond the limits.
     pub log_dropped: u64,
+}
+
+/// An attempt that has begun.
+pub(crate) struct Begun {
+    pub(crate) clock: Clock,
+    pub(crate) log: Arc<AttemptLog>,
+    pub(crate) stop: StopHandle,
+}
+
+impl Begun {
+    pub(crate) fn end(&self, outcome: Outcome, usage: Usage, mut whole: Whole) -> Attempt {
+        if let Some(progress) = whole.progress.finish() {
+            self.log.host().progress(progress);
+        }
+        Attempt { outcome, usage, log_dropped: self.log.dropped() }
+    }
+}
+
+impl Attempt {
+    /// One that ended before any guest ran.
+    pub(crate) fn unrun(outcome: Outcome) -> Self {
+        Self { outcome, usage: Usage::default(), log_dropped: 0 }
+    }
 }
 
 /// The limits of one store.
@@ -91,23 +127,52 @@ impl Sandbox {
     /// yields every tick. Waits first when all slots are taken; that wait does not count as time of the attempt.
     pub async fn run(&self, prepared: &Prepared, call: Call, host: Arc<dyn Host>, stop: &StopHandle) -> Attempt {
         let Ok(_slot) = self.inner.slots.acquire().await else {
-            return Attempt { outcome: Outcome::Released, usage: Usage::default(), log_dropped: 0 };
+            return Attempt::unrun(Outcome::Released);
         };
         if let Some(stop) = stop.stopped() {
-            return Attempt { outcome: stop.outcome(), usage: Usage::default(), log_dropped: 0 };
+            return Attempt::unrun(stop.outcome());
         }
-        let config = &self.inner.config;
-        let max_result = config.max_result_bytes;
+        let begun = self.begin(&call, host, stop);
+        let whole = self.whole(call.task, call.info);
+        let limits = self.limits(call.fuel, call.memory_bytes);
+        let (outcome, usage, whole) = self.call_once(prepared, &limits, &begun, whole, &call.arguments).await;
+        begun.end(outcome, usage, whole)
+    }
+
+    /// Starts the clock and the log of an attempt that has a slot.
+    pub(crate) fn begin(&self, call: &Call, host: Arc<dyn Host>, stop: &StopHandle) -> Begun {
         let clock = Clock::start(call.time_limit_ms, call.soft_time_limit_ms);
-        let log = AttemptLog::new(host, config.log, clock.started);
-        let limits = Limits {
-            fuel: call.fuel,
-            memory_bytes: call.memory_bytes,
-            call_bytes: config.max_call_bytes.max(max_result) + RESULT_SLACK_BYTES,
-        };
-        let mut store = self.store(&limits, clock, stop.clone(), log.clone(), (call.task, call.info));
+        let log = AttemptLog::new(host, self.inner.config.log, clock.started);
+        Begun { clock, log, stop: stop.clone() }
+    }
+
+    pub(crate) fn whole(&self, task: Box<str>, info: AttemptInfo) -> Whole {
+        let config = &self.inner.config;
+        let progress = ProgressGate::new(Duration::from_millis(config.progress_interval_ms));
+        Whole { task, info, progress, growth: Growth::new(config.growth) }
+    }
+
+    pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {
+        let config = &self.inner.config;
+        let largest = config.max_call_bytes.max(config.max_result_bytes).max(config.growth.bytes.saturating_mul(4));
+        Limits { fuel, memory_bytes, call_bytes: largest.saturating_add(RESULT_SLACK_BYTES) }
+    }
+
+    /// Calls the task in a store of its own and names the end of it.
+    pub(crate) async fn call_once(
+        &self,
+        prepared: &Prepared,
+        limits: &Limits,
+        begun: &Begun,
+        whole: Whole,
+        arguments: &str,
+    ) -> (Outcome, Usage, Whole) {
+        let Begun { clock, log, stop } = begun;
+        let max_result = self.inner.config.max_result_bytes;
+        let started = Instant::now();
+        let mut store = self.store(limits, *clock, stop.clone(), log.clone(), whole);
         let ended = {
-            let calling = call_run(&mut store, prepared, &call.arguments);
+            let calling = call_run(&mut store, prepared, arguments);
             bounded(calling, clock.hard + TIMER_GRACE, stop).await
         };
         let outcome = match (ended, stop.stopped()) {
@@ -116,13 +181,9 @@ impl Sandbox {
             (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
             (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };
-        if let Some(progress) = store.data_mut().progress.finish() {
-            log.host().progress(progress);
-        }
-        let usage = usage(&store, limits.fuel, clock.started);
-        // Dropped here, so that the slot is free before the permit is.
-        drop(store);
-        Attempt { outcome, usage, log_dropped: log.dropped() }
+        let usage = usage(&store, limits.fuel, started);
+        // Drops the instance, so that its slot is free before the permit is.
+        (outcome, usage, store.into_data().whole)
     }
 
     /// A fresh store with every limit set.
@@ -132,13 +193,13 @@ impl Sandbox {
         clock: Clock,
         stop: StopHandle,
         log: Arc<AttemptLog>,
-        who: (Box<str>, AttemptInfo),
+        whole: Whole,
     ) -> Store<State> {
         let config = &self.inner.config;
-        let charge = Charge { call: config.host_call_fuel, byte: config.host_byte_fuel };
-        let interval = Duration::from_millis(config.progress_interval_ms);
+        let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.growth.byte_fuel);
+        let charge = Charge { call, byte, canvas_byte };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
-        let state = State::new(limiter, clock, stop.clone(), log, who, interval, charge);
+        let state = State::new(limiter, clock, stop.clone(), log, whole, charge);
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.call_bytes);
@@ -171,7 +232,7 @@ async fn call_run(
     let run = instance
         .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &prepared.inner.run)
         .map_err(at(Phase::Instantiate))?;
-    let task = store.data().task.clone();
+    let task = store.data().whole.task.clone();
     let (result,) = run.call_async(&mut *store, (&task, arguments)).await.map_err(at(Phase::Call))?;
     Ok(result)
 }

@@ -9,8 +9,8 @@ use umbel_model::Progress;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use crate::{
-    attempt::{limiter::Limiter, log::AttemptLog, run::AttemptInfo, stop::StopHandle, wasi::Wasi},
-    bindings::GuestAttempt,
+    attempt::{growth::Growth, limiter::Limiter, log::AttemptLog, run::AttemptInfo, stop::StopHandle, wasi::Wasi},
+    bindings::{GuestAttempt, GuestPlace},
 };
 
 /// When an attempt started and must end.
@@ -42,15 +42,21 @@ impl Clock {
     }
 }
 
-/// The data of one attempt's store.
+/// What an attempt has in all of its stores: it may call its task many times, each time in a new one.
+pub(crate) struct Whole {
+    pub(crate) task: Box<str>,
+    pub(crate) info: AttemptInfo,
+    pub(crate) progress: ProgressGate,
+    pub(crate) growth: Growth,
+}
+
+/// The data of one store.
 pub(crate) struct State {
     pub(crate) limiter: Limiter,
     pub(crate) clock: Clock,
     pub(crate) stop: StopHandle,
     pub(crate) log: Arc<AttemptLog>,
-    pub(crate) task: Box<str>,
-    pub(crate) info: AttemptInfo,
-    pub(crate) progress: ProgressGate,
+    pub(crate) whole: Whole,
     pub(crate) charge: Charge,
     wasi: Option<Box<Wasi>>,
     /// WASI calls cannot be charged when they are made: each tick looks at their sum, and the usage has it at the end.
@@ -62,6 +68,8 @@ pub(crate) struct State {
 pub(crate) struct Charge {
     pub(crate) call: u64,
     pub(crate) byte: u64,
+    /// Of a canvas.
+    pub(crate) canvas_byte: u64,
 }
 
 impl State {
@@ -70,12 +78,10 @@ impl State {
         clock: Clock,
         stop: StopHandle,
         log: Arc<AttemptLog>,
-        (task, info): (Box<str>, AttemptInfo),
-        progress_interval: Duration,
+        whole: Whole,
         charge: Charge,
     ) -> Self {
-        let progress = ProgressGate { interval: progress_interval, last: None, held: None };
-        Self { limiter, clock, stop, log, task, info, progress, charge, wasi: None, wasi_calls: 0 }
+        Self { limiter, clock, stop, log, whole, charge, wasi: None, wasi_calls: 0 }
     }
 
     pub(crate) fn should_stop(&self) -> bool {
@@ -88,10 +94,10 @@ impl State {
     }
 
     pub(crate) fn guest_attempt(&self) -> GuestAttempt {
-        let info = &self.info;
+        let Whole { info, task, .. } = &self.whole;
         GuestAttempt {
             job_id: info.job_id.clone(),
-            task: self.task.to_string(),
+            task: task.to_string(),
             queue: info.queue.clone(),
             attempt: info.attempt,
             max_retries: info.max_retries,
@@ -99,6 +105,11 @@ impl State {
             fence: info.fence,
             traceparent: info.traceparent.clone(),
         }
+    }
+
+    pub(crate) fn guest_place(&self) -> Option<GuestPlace> {
+        let place = self.whole.info.place.as_ref()?;
+        Some(GuestPlace { workflow_id: place.workflow_id.clone(), node: place.node, in_group: place.in_group })
     }
 }
 
@@ -120,6 +131,10 @@ pub(crate) struct ProgressGate {
 }
 
 impl ProgressGate {
+    pub(crate) fn new(interval: Duration) -> Self {
+        Self { interval, last: None, held: None }
+    }
+
     /// The progress to pass on now, if it is time.
     pub(crate) fn report(&mut self, progress: Progress) -> Option<Progress> {
         let now = Instant::now();

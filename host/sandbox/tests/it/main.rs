@@ -6,5 +6,7 @@ mod attempts;
 mod bombs;
 mod compiling;
 mod describing;
+mod each;
+mod growth;
 mod support;
 mod worlds;

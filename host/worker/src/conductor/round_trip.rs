@@ -119,8 +119,15 @@ impl Conductor {
             tracing::info!(worker = %self.config.id, "the broker answers again");
         }
         self.outbox.succeeded();
-        for (active, answer) in batch.actives().zip(&settled) {
+        for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(&settled) {
             match answer {
+                // Its lease is still held: it ends with an error instead.
+                Settled::Refused => {
+                    let refused = Finished::refused(active.clone(), settle);
+                    let telling = self.book.is_telling(active.seq);
+                    self.outbox.push(refused, telling);
+                    continue;
+                }
                 Settled::Recorded | Settled::AlreadyDone => self.vitals.settled(),
                 Settled::Lost => {
                     let delivery = &active.delivery;
@@ -164,7 +171,7 @@ impl Conductor {
             .into_iter()
             .map(|delivery| {
                 self.next_seq += 1;
-                let active = Arc::new(Active::new(self.next_seq, delivery, self.bells.clone()));
+                let active = Arc::new(Active::new(self.next_seq, delivery, self.bells.clone(), self.rates.clone()));
                 self.book.add(active.clone(), since);
                 active
             })

@@ -84,6 +84,30 @@ impl Broker for Flaky {
     async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         self.inner.cancel(tenant, id).await
     }
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        self.inner.stage_workflow(head).await
+    }
+    async fn stage_nodes(&self, t: &TenantId, id: JobId, first: u32, nodes: &[NewNode]) -> Result<WorkflowSubmitted> {
+        self.inner.stage_nodes(t, id, first, nodes).await
+    }
+    async fn start_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowSubmitted> {
+        self.inner.start_workflow(tenant, id).await
+    }
+    async fn workflow(&self, tenant: &TenantId, id: JobId) -> Result<Option<WorkflowRecord>> {
+        self.inner.workflow(tenant, id).await
+    }
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        self.inner.workflows(query).await
+    }
+    async fn nodes(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        self.inner.nodes(tenant, id, first, max).await
+    }
+    async fn values(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        self.inner.values(tenant, id, first, max).await
+    }
+    async fn cancel_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowCancelled> {
+        self.inner.cancel_workflow(tenant, id).await
+    }
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
         self.inner.run_now(tenant, id).await
     }

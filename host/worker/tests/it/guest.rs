@@ -10,6 +10,9 @@ const BODY: &str = r#"
     (local.set $i (i32.load8_u offset=6 (local.get $args)))
     ;; e: echo
     (if (i32.eq (local.get $i) (i32.const 101)) (then (return (call $ok (local.get $args) (local.get $args_len)))))
+    ;; what another task gave, alone or in a list: echo
+    (if (i32.eq (local.get $i) (i32.const 34)) (then (return (call $ok (local.get $args) (local.get $args_len)))))
+    (if (i32.eq (local.get $i) (i32.const 123)) (then (return (call $ok (local.get $args) (local.get $args_len)))))
     ;; s: spin
     (if (i32.eq (local.get $i) (i32.const 115)) (then (loop $again (br $again))))
     ;; l: log, then spin

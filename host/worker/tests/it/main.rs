@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broker;
+mod canvas;
 mod guest;
 mod leases;
 mod outcomes;

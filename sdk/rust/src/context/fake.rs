@@ -5,8 +5,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::Context;
-use crate::raw::{Attempt, Level};
+use crate::{
+    canvas::Place,
+    raw::{Attempt, Failure, Level},
+};
 
 /// One line that a task logged.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +33,9 @@ pub(crate) struct Fake {
     remaining: Duration,
     stop: bool,
     unix_time: Duration,
+    place: Option<Place>,
+    /// The kind and the message with which every canvas is refused.
+    refusal: Option<(String, String)>,
     recorded: Mutex<Recorded>,
 }
 
@@ -36,6 +44,9 @@ struct Recorded {
     logs: Vec<LogLine>,
     progress: Vec<ProgressReport>,
     slept: Duration,
+    submitted: Vec<Value>,
+    replacement: Option<Value>,
+    added: Vec<Value>,
 }
 
 impl Fake {
@@ -70,9 +81,52 @@ impl Fake {
         recorded.slept = recorded.slept.saturating_add(duration);
     }
 
+    pub(super) fn place(&self) -> Option<Place> {
+        self.place.clone()
+    }
+
+    pub(super) fn submit(&self, canvas: &str) -> Result<String, Failure> {
+        let canvas = self.taken(canvas)?;
+        let submitted = &mut self.recorded().submitted;
+        submitted.push(canvas);
+        Ok(format!("workflow-{}", submitted.len()))
+    }
+
+    pub(super) fn replace(&self, canvas: &str) -> Result<(), Failure> {
+        let canvas = self.taken(canvas)?;
+        let replacement = &mut self.recorded().replacement;
+        if replacement.is_some() {
+            return Err(refused("already_replaced", "a job can be replaced only once"));
+        }
+        *replacement = Some(canvas);
+        Ok(())
+    }
+
+    pub(super) fn add_to_group(&self, members: &str) -> Result<(), Failure> {
+        let members = self.taken(members)?;
+        if !self.place.as_ref().is_some_and(|place| place.in_group) {
+            return Err(refused("not_in_group", "this job is not in a group to which members could be added"));
+        }
+        if let Value::Array(members) = members {
+            self.recorded().added.extend(members);
+        }
+        Ok(())
+    }
+
+    fn taken(&self, canvas: &str) -> Result<Value, Failure> {
+        match &self.refusal {
+            Some((kind, message)) => Err(refused(kind, message)),
+            None => serde_json::from_str(canvas).map_err(|error| refused("invalid_canvas", &error.to_string())),
+        }
+    }
+
     pub(super) fn log(&self, level: Level, message: &str) {
         self.recorded().logs.push(LogLine { level, message: message.to_owned() });
     }
+}
+
+fn refused(kind: &str, message: &str) -> Failure {
+    Failure { kind: kind.to_owned(), message: message.to_owned(), details: None }
 }
 
 /// For native tests only; these do not exist in a guest.
@@ -95,6 +149,8 @@ impl Context {
             stop: false,
             // 2026-01-01T00:00:00Z
             unix_time: Duration::from_secs(1_767_225_600),
+            place: None,
+            refusal: None,
             recorded: Mutex::default(),
         };
         Self { backend }
@@ -131,6 +187,35 @@ impl Context {
     pub fn with_stop(mut self) -> Self {
         self.backend.stop = true;
         self
+    }
+
+    /// Puts the job into a workflow.
+    #[must_use]
+    pub fn with_place(mut self, workflow_id: impl Into<String>, node: u32, in_group: bool) -> Self {
+        self.backend.place = Some(Place { workflow_id: workflow_id.into(), node, in_group });
+        self
+    }
+
+    /// Refuses every canvas, as a host does when a limit is reached.
+    #[must_use]
+    pub fn with_refusal(mut self, kind: impl Into<String>, message: impl Into<String>) -> Self {
+        self.backend.refusal = Some((kind.into(), message.into()));
+        self
+    }
+
+    /// The workflows that the task submitted so far, in their JSON form.
+    pub fn submitted(&self) -> Vec<Value> {
+        self.backend.recorded().submitted.clone()
+    }
+
+    /// What the task asked to be replaced by, in its JSON form.
+    pub fn replacement(&self) -> Option<Value> {
+        self.backend.recorded().replacement.clone()
+    }
+
+    /// The members that the task added to its group so far, in their JSON form.
+    pub fn added_to_group(&self) -> Vec<Value> {
+        self.backend.recorded().added.clone()
     }
 
     /// What the task logged through its context so far.

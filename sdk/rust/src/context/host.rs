@@ -3,8 +3,11 @@
 use std::{cell::OnceCell, time::Duration};
 
 use crate::raw::{
-    Attempt, Level,
-    umbel::task::context,
+    Attempt, Failure, Level,
+    umbel::task::{
+        canvas::{self, WorkflowPlace},
+        context,
+    },
     wasi::{
         clocks::{monotonic_clock, wall_clock},
         logging::logging,
@@ -41,6 +44,22 @@ impl Host {
     pub(super) fn sleep(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         monotonic_clock::subscribe_duration(nanos).block();
+    }
+
+    pub(super) fn place(&self) -> Option<WorkflowPlace> {
+        canvas::place()
+    }
+
+    pub(super) fn submit(&self, canvas: &str) -> Result<String, Failure> {
+        canvas::submit(canvas)
+    }
+
+    pub(super) fn replace(&self, canvas: &str) -> Result<(), Failure> {
+        canvas::replace(canvas)
+    }
+
+    pub(super) fn add_to_group(&self, members: &str) -> Result<(), Failure> {
+        canvas::add_to_group(members)
     }
 
     pub(super) fn log(&self, level: Level, message: &str) {

@@ -1,0 +1,98 @@
+//! What a workflow is made of: its nodes, its tree, its picture.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse as _, Response},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::find;
+use crate::{
+    auth::Caller,
+    body::{Of, WorkflowOf, answer, query_of},
+    drawing,
+    problem::{Code, Problem},
+    state::Api,
+    tree::{self, Caps, Tree},
+    workflow_views::{Node, NodePage},
+};
+
+/// Nodes of a page when the caller does not say, and at most.
+const DEFAULT_NODES: u32 = 200;
+const MAX_NODES: u32 = umbel_broker::MAX_NODES_A_CALL;
+/// The picture runs nothing and fetches nothing, wherever it is opened.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct NodesQuery {
+    /// Number of the first node; 0 when not given.
+    from: Option<u32>,
+    /// From 1 to 1,000; 200 when not given.
+    max: Option<u32>,
+}
+
+/// The nodes of a workflow with their edges, in order.
+#[utoipa::path(
+    get, path = "/v1/workflows/{id}/nodes", tag = "workflows", params(("id" = String, Path), NodesQuery),
+    responses((status = 200, body = NodePage))
+)]
+pub(crate) async fn nodes(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(WorkflowOf(id)): Of<WorkflowOf>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let query: NodesQuery = query_of(&uri)?;
+    let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
+    if !(1..=MAX_NODES).contains(&max) {
+        return Err(Problem::new(Code::InvalidQuery, format!("max: from 1 to {MAX_NODES}")));
+    }
+    let record = find(&api, &caller, id).await?;
+    let nodes = api.broker.nodes(&caller.tenant, id, from, max).await?;
+    let items = nodes.into_iter().map(|node| Node::new(id, node)).collect();
+    let next = from.saturating_add(max);
+    answer(StatusCode::OK, &NodePage { items, next_from: (next < record.nodes).then_some(next) })
+}
+
+/// The steps of a workflow, nested as they were written, with states and timings.
+///
+/// At most 2,000 nodes are shown; groups say how many members are left out.
+#[utoipa::path(
+    get, path = "/v1/workflows/{id}/tree", tag = "workflows", params(("id" = String, Path)),
+    responses((status = 200, body = Tree))
+)]
+pub(crate) async fn tree(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(WorkflowOf(id)): Of<WorkflowOf>,
+) -> Result<Response, Problem> {
+    let record = find(&api, &caller, id).await?;
+    answer(StatusCode::OK, &tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
+}
+
+/// The workflow as a picture, without scripts. Large groups are shown by their first members and a count.
+#[utoipa::path(
+    get, path = "/v1/workflows/{id}/graph.svg", tag = "workflows", params(("id" = String, Path)),
+    responses((status = 200, content_type = "image/svg+xml", body = String))
+)]
+pub(crate) async fn graph(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(WorkflowOf(id)): Of<WorkflowOf>,
+) -> Result<Response, Problem> {
+    let record = find(&api, &caller, id).await?;
+    let tree = tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "image/svg+xml; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((StatusCode::OK, headers, drawing::svg(&tree)).into_response())
+}

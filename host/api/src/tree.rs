@@ -1,0 +1,198 @@
+//! A workflow's graph, nested again as it was written: chains, groups, chords and callbacks.
+//!
+//! Large workflows are not read whole. The tree is built from the nodes that are at hand; what it missed is read, and it
+//! is built again, until nothing is missing that the caps let it show.
+
+mod build;
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::Serialize;
+use umbel_broker::{Broker, NodeRecord, NodeWork, WorkflowRecord};
+use umbel_model::canvas::{Range, When, node_job};
+use utoipa::ToSchema;
+
+use crate::{
+    problem::Problem,
+    time::Time,
+    views,
+    workflow_views::{label_of, state_of},
+};
+use build::Builder;
+
+/// Nodes read at once: their results come with them.
+const PAGE: u32 = 200;
+/// Pages read for one tree. A tree that needs more leaves the rest out.
+const MAX_PAGES: usize = 128;
+
+/// How much of a workflow is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caps {
+    pub(crate) nodes: u32,
+    /// Members of one group.
+    pub(crate) members: u32,
+}
+
+impl Caps {
+    pub(crate) const OF_TREE: Self = Self { nodes: 2_000, members: 2_000 };
+    pub(crate) const OF_PICTURE: Self = Self { nodes: 400, members: 12 };
+}
+
+/// The steps of a workflow, from the outermost one.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Tree {
+    pub(crate) workflow: String,
+    /// Nodes of the workflow, those of them that are shown, and the rest.
+    pub(crate) nodes: u32,
+    pub(crate) nodes_shown: u32,
+    pub(crate) nodes_left_out: u32,
+    #[serde(flatten)]
+    pub(crate) root: TreeStep,
+}
+
+/// A step and what is in it. `kind` says which of the fields it has.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub(crate) struct TreeStep {
+    /// `task`, `chain`, `group`, `chord`.
+    pub(crate) kind: &'static str,
+    /// Of a task; of a group and a chord, the gate at the group's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<views::JobState>)]
+    pub(crate) state: Option<&'static str>,
+    /// Id of the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) job: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) started_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(crate) finished_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retries: Option<u32>,
+    /// Kind of the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    /// The workflow that replaced the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) replaced_by: Option<String>,
+    /// Of a chain, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub(crate) steps: Vec<TreeStep>,
+    /// Of a group or a chord, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub(crate) members: Vec<TreeStep>,
+    /// Members of the group, shown or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) count: Option<u32>,
+    /// Members that the group still waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pending: Option<u32>,
+    /// Members that failed, where that is minded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<u32>,
+    /// Members, the last ones; or steps of a chain, the first ones (0: so many that they were not counted), that are not
+    /// shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<u32>,
+    /// Of a chord.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub(crate) body: Option<Box<TreeStep>>,
+    /// What starts when it succeeded, besides what is next in its chain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub(crate) link: Vec<TreeStep>,
+    /// What starts when it failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub(crate) link_error: Vec<TreeStep>,
+}
+
+/// A node that is at hand: its edges, and the step that shows it alone.
+#[derive(Debug)]
+struct Known {
+    when: When,
+    after: Option<u32>,
+    group: Option<u32>,
+    next: Vec<Range>,
+    /// Of a gate: its members' ends, and all nodes of theirs.
+    gate: Option<(Vec<Range>, Vec<Range>)>,
+    step: TreeStep,
+}
+
+/// The nodes at hand, by number. One that is deleted is none.
+type Nodes = HashMap<u32, Option<Known>>;
+
+/// The tree of a workflow.
+pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
+    let mut nodes = Nodes::new();
+    let mut pages = 0;
+    loop {
+        let mut builder = Builder::new(&nodes, caps);
+        let root = builder.root(record.end);
+        let Builder { missing, shown, .. } = builder;
+        if missing.is_empty() || pages >= MAX_PAGES {
+            return Ok(Tree {
+                workflow: record.id.to_string(),
+                nodes: record.nodes,
+                nodes_shown: shown,
+                nodes_left_out: record.nodes.saturating_sub(shown),
+                root,
+            });
+        }
+        let wanted: BTreeSet<u32> = missing.iter().map(|node| node / PAGE * PAGE).collect();
+        for first in wanted {
+            pages += 1;
+            (first..first + PAGE).for_each(|number| {
+                nodes.insert(number, None);
+            });
+            for node in broker.nodes(&record.tenant, record.id, first, PAGE).await? {
+                nodes.insert(node.number, Some(Known::new(record, node)));
+            }
+        }
+    }
+}
+
+impl Known {
+    fn new(workflow: &WorkflowRecord, node: NodeRecord) -> Self {
+        let state = Some(state_of(&node));
+        let NodeRecord { number, when, after, group, next, work, .. } = node;
+        let plain = TreeStep { node: Some(number), state, ..TreeStep::default() };
+        let (gate, step) = match work {
+            NodeWork::Gate { members, scope, pending, failed, .. } => {
+                let count = members.iter().map(|range| range.count).sum();
+                let pending = if count == 0 { 0 } else { pending };
+                let (count, pending, failed) = (Some(count), Some(pending), Some(failed));
+                (Some((members, scope)), TreeStep { kind: "group", count, pending, failed, ..plain })
+            }
+            NodeWork::Job { record, .. } => {
+                let step = TreeStep {
+                    kind: "task",
+                    label: label_of(&record),
+                    task: Some(record.task.into()),
+                    job: Some(node_job(workflow.id, number).to_string()),
+                    started_at: record.started_at.map(Time),
+                    finished_at: record.finished_at.map(Time),
+                    retries: Some(record.retries),
+                    error: record.failure.map(|failure| failure.kind),
+                    replaced_by: record.child.map(|id| id.to_string()),
+                    ..plain
+                };
+                (None, step)
+            }
+        };
+        Self { when, after, group, next, gate, step }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Trees of planned canvases: what was written comes back.
+
+use serde_json::{Value, json};
+use umbel_model::{
+    Canvas,
+    canvas::{CanvasLimits, Work, plan},
+};
+
+use super::*;
+
+/// The nodes of a canvas as if they were read, and the number of the last.
+fn nodes(canvas: Value) -> (Nodes, u32, u32) {
+    let canvas: Canvas = serde_json::from_value(canvas).unwrap();
+    let plan = plan(canvas, CanvasLimits::default()).unwrap();
+    let count = plan.nodes.len() as u32;
+    let known = |(number, node): (usize, umbel_model::canvas::Node)| {
+        let plain = TreeStep { node: Some(number as u32), ..TreeStep::default() };
+        let (gate, step) = match node.work {
+            Work::Job(signature) => (None, TreeStep { kind: "task", task: Some(signature.task.to_string()), ..plain }),
+            Work::Gate(gate) => {
+                let count = Some(gate.members.iter().map(|r| r.count).sum());
+                (Some((gate.members, gate.scope)), TreeStep { kind: "group", count, ..plain })
+            }
+        };
+        let Node { when, after, group, next, .. } = node_edges(node.when, node.after, node.group, node.next);
+        (number as u32, Some(Known { when, after, group, next, gate, step }))
+    };
+    (plan.nodes.into_iter().enumerate().map(known).collect(), plan.end, count)
+}
+
+struct Node {
+    when: When,
+    after: Option<u32>,
+    group: Option<u32>,
+    next: Vec<Range>,
+}
+
+fn node_edges(when: When, after: Option<u32>, group: Option<u32>, next: Vec<Range>) -> Node {
+    Node { when, after, group, next }
+}
+
+/// A step in few characters: `a`, `a>b`, `[a,b]`, `[a,b]=>c`, callbacks as `{link|link_error}`.
+fn shown(step: &TreeStep) -> String {
+    let list = |steps: &[TreeStep], between: &str| steps.iter().map(shown).collect::<Vec<_>>().join(between);
+    let more = step.left_out.map_or(String::new(), |n| format!("+{n}"));
+    let mut text = match step.kind {
+        "task" => step.task.clone().unwrap_or_default(),
+        "chain" => format!("({})", list(&step.steps, ">")),
+        _ => format!("[{}{more}]", list(&step.members, ",")),
+    };
+    if let Some(body) = &step.body {
+        text = format!("{text}=>{}", shown(body));
+    }
+    if !step.link.is_empty() || !step.link_error.is_empty() {
+        text = format!("{text}{{{}|{}}}", list(&step.link, ","), list(&step.link_error, ","));
+    }
+    text
+}
+
+fn tree_of(canvas: Value, caps: Caps) -> String {
+    let (nodes, end, count) = nodes(canvas);
+    let mut builder = Builder::new(&nodes, caps);
+    let root = builder.root(end);
+    assert!(builder.missing.is_empty());
+    assert!(builder.shown <= count.min(caps.nodes.max(1)), "{} of {count}", builder.shown);
+    shown(&root)
+}
+
+fn task(name: &str) -> Value {
+    json!({ "task": name })
+}
+
+#[test]
+fn what_was_written_comes_back() {
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(task);
+    for (canvas, expected) in [
+        (a.clone(), "a"),
+        (json!({"chain": [a, b, c]}), "(a>b>c)"),
+        (json!({"group": [a, b]}), "[a,b]"),
+        (json!({"group": []}), "[]"),
+        (json!({"chord": [a, b], "body": c}), "[a,b]=>c"),
+        (json!({"chain": [a, {"group": [b, c]}, d]}), "(a>[b,c]=>d)"),
+        (json!({"chain": [{"group": [a, b]}, {"group": [c, d]}]}), "([a,b]>[c,d])"),
+        (json!({"chain": [a, {"group": [{"chain": [b, c]}, d]}]}), "(a>[(b>c),d])"),
+        (json!({"group": [{"group": [a, {"chord": [b, c], "body": d}]}]}), "[[a,[b,c]=>d]]"),
+        (json!({"task": "a", "link": [b, c], "link_error": [d]}), "a{b,c|d}"),
+        (json!({"chain": [{"task": "a", "link": [b], "link_error": [c]}, d]}), "(a{b|c}>d)"),
+        (json!({"chain": [{"task": "a", "link": [{"group": [b, c]}]}, {"group": [d]}]}), "(a{[b,c]|}>[d])"),
+        (json!({"group": [{"task": "a", "link_error": [{"chain": [b, c]}]}, d]}), "[a{|(b>c)},d]"),
+        (json!({"chord": [a], "body": b, "link": [{"chord": [c], "body": d}]}), "[a]=>b{[c]=>d|}"),
+        (json!({"group": [a, b], "link": [c], "link_error": [d]}), "[a,b]{c|d}"),
+    ] {
+        assert_eq!(tree_of(canvas.clone(), Caps::OF_TREE), expected, "{canvas}");
+    }
+}
+
+#[test]
+fn large_groups_are_cut_and_counted() {
+    let canvas = json!({"chord": vec![task("a"); 1_000], "body": task("z")});
+    let expected = format!("[{}+997]=>z", ["a"; 3].join(","));
+    assert_eq!(tree_of(canvas.clone(), Caps { nodes: 2_000, members: 3 }), expected);
+    assert_eq!(tree_of(canvas, Caps { nodes: 5, members: 100 }), expected);
+}
+
+#[test]
+fn long_chains_are_cut_at_their_beginning() {
+    let canvas = json!({"chain": (0..100).map(|n| task(&format!("t{n}"))).collect::<Vec<_>>()});
+    assert_eq!(tree_of(canvas, Caps { nodes: 2, members: 10 }), "(t98>t99)");
+}
+
+#[test]
+fn what_is_not_at_hand_is_asked_for() {
+    let (mut nodes, end, _) = nodes(json!({"chain": [task("a"), task("b")]}));
+    nodes.remove(&0);
+    let mut builder = Builder::new(&nodes, Caps::OF_TREE);
+    builder.root(end);
+    assert_eq!(builder.missing.into_iter().collect::<Vec<_>>(), [0]);
+}

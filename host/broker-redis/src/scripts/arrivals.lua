@@ -1,0 +1,272 @@
+-- Put behind canvas.lua: what happens when something arrives at a node or cancels it, and the work list that leads there.
+
+-- ---- gates
+
+local gates = {}
+
+-- The gate, or false.
+local function gate_at(member)
+  local gate = gates[member]
+  if gate == nil then
+    local text = call('GET', P .. 'gate:' .. member)
+    gate = false
+    if text then
+      local v = { unpack_struct(GATE, text) }
+      local at = v[12]
+      local members = at + 8 * v[9]
+      local scope = members + 8 * v[10]
+      gate = { bits = v[2], status = v[3], pending = v[4], failed = v[5], skipped = v[6], after = v[7], group = v[8],
+        next = sub(text, at, members - 1), members = sub(text, members, scope - 1), scope = sub(text, scope) }
+    end
+    gates[member] = gate
+  end
+  return gate
+end
+
+local function write_gate(member, g)
+  call('SET', P .. 'gate:' .. member, pack(GATE, 1, g.bits, g.status, g.pending, g.failed, g.skipped, g.after, g.group,
+    #g.next / 8, #g.members / 8, #g.scope / 8) .. g.next .. g.members .. g.scope)
+  g.dirty = false
+end
+
+local function arrive_at_gate(wf, number, gate, raw, adjusted)
+  if gate.pending == 0 or gate.status > 0 then return end
+  local seen = adjusted
+  if #gate.members == 0 and gate.bits % 2 == 1 then
+    -- Without members it waits for what its group waits for, as a job would.
+    seen = raw == FAILURE_STATUS and OK or SKIP
+  end
+  gate.pending, gate.dirty = gate.pending - 1, true
+  if seen == SKIP then
+    gate.skipped = gate.skipped + 1
+  elseif seen == FAILURE_STATUS then
+    gate.failed = gate.failed + 1
+    if gate.failed == 1 and has(gate.bits, THIRD_BIT) then
+      add_item(CANCEL_NODES, wf.prefix, REVOKED, 0, gate.scope, 1, #gate.scope / 8)
+    end
+  end
+  if gate.pending > 0 then return end
+  local status = OK
+  if gate.failed > 0 then status = FAILURE_STATUS elseif gate.skipped > 0 then status = SKIP end
+  gate.status = status + 1
+  emit(wf, number, status, on_failure_in(gate.bits), gate.next, 1, #gate.next / 8)
+end
+
+-- ---- what happens to one node
+
+-- Queues a waiting node, or schedules it. Only the part of the record that changes is written.
+local function make_ready(wf, member, text)
+  local t = template_of(wf, (unpack_struct('<I3', text, links_at(text, FIXED_AT))))
+  local line, expires, due = t.line, 0, 0
+  if t.expires_ms > 0 then expires = math.min(now + t.expires_ms, MAX_MS) end
+  if t.start == 1 then due = math.min(now + t.start_ms, MAX_MS) elseif t.start == 2 then due = t.start_ms end
+  local state, score, look = QUEUED, 0, expires
+  if due > now then
+    state, look = SCHEDULED, due
+    if expires > 0 and expires < due then look = expires end
+    line.delayed = line.delayed + 1
+  else
+    due, score = 0, new_score(t.priority)
+    zadd(line.ready, score, id_of(member))
+    activate(line)
+    ready_in[line.queue] = true
+  end
+  if look > 0 then zadd(P .. 'look', look, member) end
+  call('SETRANGE', P .. 'job:' .. member, 1,
+    pack('B', state) .. sub(text, 3, 22) .. pack('<I6I6I6I6I7', expires, due, 0, 0, score))
+  recount(wf, WAITING, state)
+end
+
+local function end_waiting(member, text, state, failure)
+  local r = opened(text)
+  if failure then r[FAILURE] = failure end
+  finish(member, r, state, failure)
+  save(member, r)
+end
+
+local function arrive(wf, number, raw, adjusted)
+  local member = node_of(wf, number)
+  local gate = gates[member]
+  if gate then return arrive_at_gate(wf, number, gate, raw, adjusted) end
+  local text = call('GET', P .. 'job:' .. member)
+  if not text then
+    gate = gate_at(member)
+    if gate then arrive_at_gate(wf, number, gate, raw, adjusted) end
+    return
+  end
+  local flags = byte(text, FLAGS)
+  if byte(text, STATE) ~= WAITING or flags >= REPLACED or flags < NODE then return end
+  local bits = byte(text, links_at(text, FIXED_AT) + 3)
+  local seen = adjusted
+  if bits % 2 == 1 then seen = raw == FAILURE_STATUS and OK or SKIP end
+  if seen == SKIP then
+    end_waiting(member, text, SKIPPED)
+  elseif wf.cancelled > 0 then
+    end_waiting(member, text, wf.cancelled)
+  elseif seen == OK then
+    make_ready(wf, member, text)
+  else
+    end_waiting(member, text, FAILED, UPSTREAM_FAILED)
+  end
+end
+
+-- The workflow that replaced a job ended.
+local function adopt(member, status)
+  local r = load(member)
+  if not r or r[STATE] ~= WAITING or r[FLAGS] < REPLACED then return end
+  if status == OK then
+    finish(member, r, SUCCEEDED)
+  else
+    -- A job on its own goes to the dead set: nobody else tells of it.
+    r[FAILURE] = UPSTREAM_FAILED
+    finish(member, r, FAILED, has(r[FLAGS], NODE))
+  end
+  save(member, r)
+end
+
+-- Marks a running workflow as cancelled, and lists its nodes to be cancelled.
+local function give_up(prefix, how)
+  local wf = workflow_at(prefix)
+  if not wf or not is_running(wf) or wf.cancelled > 0 then return end
+  wf.cancelled, wf.dirty = how, true
+  if wf.deadline > 0 then zrem(P .. 'deadlines', wf.prefix .. '000000') end
+  add_item(CANCEL_NODES, wf.prefix, how, 0, pack('<I4I4', 0, wf.nodes), 1, 1)
+end
+
+-- The prefix of the workflow that replaced a job.
+local function child_of(member, r)
+  return tenant_of(member) .. ',' .. sub(r[RESULT], 1, 20)
+end
+
+-- Ends a job that waits for something, and cancels the workflow that replaced it.
+local function revoke(member, r, how)
+  leave(member, r, line_of(tenant_of(member), queue_in(r[FIXED])))
+  finish(member, r, how)
+  save(member, r)
+  if r[FLAGS] >= REPLACED then give_up(child_of(member, r), how) end
+end
+
+local function cancel_node(wf, number, how)
+  local member = node_of(wf, number)
+  local text = call('GET', P .. 'job:' .. member)
+  if not text or is_over(byte(text, STATE)) then return end
+  local r = opened(text)
+  if not has(r[FLAGS], CANCEL) then r[FLAGS] = r[FLAGS] + CANCEL end
+  if r[STATE] == RUNNING then
+    to_stop[#to_stop + 1] = id_of(member)
+    save(member, r)
+  else
+    revoke(member, r, how)
+  end
+end
+
+-- ---- the passage of work
+
+-- Does at most `budget` nodes of an item; what is left of the budget, and the item if it is not done.
+local function work_on(item, budget)
+  local kind, prefix, raw, adjusted, text, at, count = unpack(item)
+  if kind == ADOPT then
+    adopt(prefix, raw)
+    return budget - 1
+  end
+  -- A node that was readied may be cancelled in the same step.
+  if kind == CANCEL_NODES then flush_indexes() end
+  local wf = workflow_at(prefix)
+  while count > 0 do
+    local number, size = unpack_struct('<I4I4', text, at)
+    local n = math.min(math.max(size, 1), budget)
+    if wf then
+      for i = number, number + n - 1 do
+        if kind == ARRIVE then arrive(wf, i, raw, adjusted) else cancel_node(wf, i, raw) end
+      end
+    end
+    budget = budget - n
+    if n < size then
+      local left = pack('<I4I4', number + n, size - n) .. sub(text, at + 8, at + 8 * count - 1)
+      return 0, { kind, prefix, raw, adjusted, left, 1, count }
+    end
+    at, count = at + 8, count - 1
+    if budget == 0 and count > 0 then return 0, { kind, prefix, raw, adjusted, text, at, count } end
+  end
+  return budget
+end
+
+-- Does at most ADVANCE nodes of the list. Called once by a script, after all that may add items.
+-- Complexity: O(nodes log N): one GET and one write per node, one GET and one SET per gate and workflow.
+local function advance()
+  local stored, budget = call('LLEN', P .. 'todo'), ADVANCE
+  while budget > 0 do
+    local item, left
+    if stored > 0 then
+      item = opened_item(call('LPOP', P .. 'todo'))
+      stored = stored - 1
+      budget, left = work_on(item, budget)
+      if left then call('LPUSH', P .. 'todo', packed_item(left)) end
+    else
+      item = items[first_item]
+      if not item then return end
+      items[first_item] = nil
+      first_item = first_item + 1
+      budget, left = work_on(item, budget)
+      if left then
+        first_item = first_item - 1
+        items[first_item] = left
+      end
+    end
+  end
+end
+
+local function unfinished(wf)
+  local c = wf.counts
+  return c[1] + c[2] + c[3] + c[4] + c[9]
+end
+
+-- Ends a workflow whose end was reached and that has nothing left to do.
+local function look_whether_over(wf)
+  if wf.ending == 0 or not is_running(wf) or unfinished(wf) > 0 then return end
+  local member = wf.prefix .. '000000'
+  if wf.deadline > 0 then zrem(P .. 'deadlines', member) end
+  if wf.ending == OK + 1 then
+    wf.state = DONE
+  elseif wf.cancelled == EXPIRED then
+    wf.state = LATE
+  elseif wf.cancelled > 0 then
+    wf.state = STOPPED
+  else
+    wf.state = FLOPPED
+  end
+  wf.finished = now
+  if #wf.parent == 0 then
+    zadd(P .. 'retain', now + wf.keep, member .. 'w')
+  elseif wf.orphaned == 1 then
+    zadd(P .. 'retain', now, member .. 'w')
+  end
+  tell_ended(wf.id)
+end
+
+local function flush_work()
+  local left = { n = 0 }
+  for i = first_item, last_item do
+    left.n = left.n + 1
+    left[left.n] = packed_item(items[i])
+  end
+  in_pieces('RPUSH', P .. 'todo', left)
+  items, first_item, last_item = {}, 1, 0
+  for member, gate in pairs(gates) do
+    if gate and gate.dirty then write_gate(member, gate) end
+  end
+  for _, wf in pairs(workflows) do
+    if wf and wf.dirty then
+      look_whether_over(wf)
+      write_workflow(wf)
+    end
+  end
+end
+
+-- What scripts use. growing.lua adds `growing`.
+local c = {
+  STAGED = STAGED, STARTED = STARTED, WORKFLOW = WORKFLOW, advance = advance, child_of = child_of, delivered = delivered,
+  flush = flush_work, give_up = give_up, links_at = links_at, node_changed = node_changed, node_ended = node_ended,
+  node_of = node_of, revoke = revoke, succeeded = succeeded, template_text = template_text, workflow_at = workflow_at,
+  workflow_of = workflow_of, workflows = workflows,
+}

@@ -1,0 +1,166 @@
+-- Put behind arrivals.lua in a script that stores workflows: canvas().growing() gives what is in here. Before the canvas is
+-- limits.lua.
+-- Complexity: O(n log N) for n nodes: one SET per node; indexes and counters once per workflow.
+
+local function make_growing()
+
+-- A workflow as nodes.rs packs it: member, nodes, end, depth, deadline, kept, parent, idempotency key, body and time,
+-- spec; the starts follow.
+local NEW_WORKFLOW = '<Bc0I4I4I4I6I6Bc0I2c0I2c0I6I4c0'
+local IDEMPOTENCY = '<I2c0I2c0I6'
+-- Kinds of a packed node, added up: a gate (then it follows as it is stored); arguments apart; how it ended.
+local IS_GATE, ARGUMENTS_APART, IS_KEPT = 1, 2, 4
+
+local function queue_of_template(text)
+  local _, _, _, _, _, nodes, queue = unpack_struct(TEMPLATE, text)
+  return queue, nodes
+end
+
+-- Why so many workflows with these templates cannot be added: W, Q, F; or nothing.
+local function no_room_for(tenant, new, templates)
+  if new > 0 and call('ZCARD', P .. 'workflows:' .. tenant) + new > max_workflows then return 'W' end
+  local order, wanted = {}, {}
+  for _, text in ipairs(templates) do
+    local queue, nodes = queue_of_template(text)
+    if not wanted[queue] then order[#order + 1] = queue end
+    wanted[queue] = (wanted[queue] or 0) + nodes
+  end
+  local key, count = P .. 'queues:' .. tenant, nil
+  for _, queue in ipairs(order) do
+    local line, backlog = line_of(tenant, queue), 0
+    local delayed = call('HGET', key, queue .. ':d')
+    if delayed then
+      backlog = call('ZCARD', line.ready) + delayed + line.delayed
+    else
+      -- Every queue has three fields.
+      count = (count or call('HLEN', key) / 3) + 1
+      if count > max_queues then return 'Q' end
+    end
+    if backlog + wanted[queue] > max_backlog then return 'F' end
+  end
+end
+
+local function store_templates(wf, texts)
+  local fields = {}
+  for i, text in ipairs(texts) do
+    fields[2 * i - 1], fields[2 * i] = wf.templates + i - 1, text
+    local queue = queue_of_template(text)
+    local line = line_of(wf.tenant, queue)
+    if not line.stored then
+      local key = P .. 'queues:' .. wf.tenant
+      if call('HEXISTS', key, queue .. ':p') == 0 then
+        call('HSET', key, queue .. ':r', 0, queue .. ':d', 0, queue .. ':p', 0)
+      end
+      line.stored = true
+    end
+  end
+  in_pieces('HSET', P .. 'wft:' .. wf.prefix .. '000000', fields)
+  wf.templates, wf.dirty = wf.templates + #texts, true
+end
+
+-- Stores a workflow that does not run yet. Answers it and its starts.
+local function store_workflow(head, templates)
+  local member, nodes, last, depth, deadline, keep, parent, idem_key, idem_body, idem_ttl, spec, at =
+    unpack_struct(NEW_WORKFLOW, head)
+  local prefix, starts = sub(member, 1, -7), sub(head, at)
+  local wf = { prefix = prefix, id = sub(prefix, -20) .. '000000', tenant = sub(prefix, 1, -22), state = STAGED,
+    cancelled = 0, ending = 0, orphaned = 0, nodes = nodes, last = last, depth = depth, templates = 0, pruned = 0, created = now,
+    deadline = deadline, finished = 0, keep = keep, counts = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, parent = parent, of = {},
+    dirty = true }
+  workflows[prefix] = wf
+  call('HSET', P .. 'wft:' .. member, 's', spec, 'r', starts, 'i',
+    pack(IDEMPOTENCY, #idem_key, idem_key, #idem_body, idem_body, idem_ttl))
+  store_templates(wf, templates)
+  if #parent == 0 then call('ZADD', P .. 'workflows:' .. wf.tenant, 0, wf.id) end
+  return wf, starts
+end
+
+local function waiting_head(t, flags)
+  return pack(HEAD, 1, WAITING, flags, t.priority, 0, 0, t.max_deliveries, now, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', 0, '')
+end
+
+local function kept_record(t, flags, state, fixed, result, failure)
+  return pack(FULL, 1, state, flags, t.priority, 0, 0, t.max_deliveries, now, 0, 0, 0, now, 0, 0, 0, 0, 0, '', 0, '',
+    #fixed, fixed, #result, result, #failure, failure, 0, '', 0, 0, '')
+end
+
+local function store_job(wf, number, member, kind, blob)
+  local at, flags, state, text = 2, NODE, WAITING, nil
+  if has(kind, ARGUMENTS_APART) then
+    local arguments
+    arguments, at = unpack_struct('<I4c0', blob, at)
+    flags = flags + SPEC_APART
+    call('SET', P .. 'spec:' .. member, arguments)
+  end
+  if kind < IS_KEPT then
+    local links = sub(blob, at)
+    local t = template_of(wf, (unpack_struct('<I3', links)))
+    if not t.waiting then t.waiting = waiting_head(t, NODE) end
+    text = (flags == NODE and t.waiting or waiting_head(t, flags)) .. pack('<I4', #t.names + #links) .. t.names .. links
+      .. NOTHING_YET
+  else
+    local result, failure
+    state, result, failure, at = unpack_struct('<BI4c0I4c0', blob, at)
+    local template, bits = unpack_struct(LINKS, blob, at)
+    local t = template_of(wf, template)
+    text = kept_record(t, flags, state, t.names .. sub(blob, at), result, failure)
+    if wf.last == number then
+      local status = status_of(state)
+      if status == FAILURE_STATUS and on_failure_in(bits) > 0 then status = OK end
+      wf.ending = status + 1
+    end
+  end
+  if call('SET', P .. 'job:' .. member, text, 'NX') then
+    wf.counts[state + 1] = wf.counts[state + 1] + 1
+  else
+    call('SET', P .. 'job:' .. member, text)
+  end
+end
+
+-- The template of a packed node, none of a gate.
+local function template_in(blob)
+  local kind, at = byte(blob), 2
+  if kind == IS_GATE then return end
+  if has(kind, ARGUMENTS_APART) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if kind >= IS_KEPT then
+    at = at + 1
+    at = at + 4 + unpack_struct('<I4', blob, at)
+    at = at + 4 + unpack_struct('<I4', blob, at)
+  end
+  return (unpack_struct('<I3', blob, at)), at
+end
+
+local function store_node(wf, number, blob)
+  local member, kind = node_of(wf, number), byte(blob)
+  wf.dirty = true
+  if kind == IS_GATE then
+    call('SET', P .. 'gate:' .. member, sub(blob, 2))
+    gates[member] = nil
+    if wf.last == number then wf.ending = byte(blob, 4) end
+  else
+    store_job(wf, number, member, kind, blob)
+  end
+end
+
+local function begin(wf, starts)
+  wf.state, wf.created, wf.dirty = STARTED, now, true
+  -- At once: the workflow may be over before the indexes are written.
+  if wf.deadline > 0 then
+    call('ZADD', P .. 'deadlines', math.min(now + wf.deadline, MAX_MS), wf.prefix .. '000000')
+  end
+  -- Whatever a node waits for, this readies it.
+  add_item(ARRIVE, wf.prefix, FAILURE_STATUS, OK, starts, 1, #starts / 8)
+end
+
+return {
+  IDEMPOTENCY = IDEMPOTENCY, NEW_WORKFLOW = NEW_WORKFLOW, IS_GATE = IS_GATE, begin = begin, no_room_for = no_room_for, store_node = store_node,
+  store_templates = store_templates, store_workflow = store_workflow,
+  template_in = template_in,
+}
+end
+
+local growing
+c.growing = function()
+  if not growing then growing = make_growing() end
+  return growing
+end

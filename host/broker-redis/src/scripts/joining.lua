@@ -1,0 +1,146 @@
+-- Put behind growing.lua in settle.lua: what a guest adds with its outcome. canvas().grow() stores it.
+-- A growth is: number of workflows, each packed as its head, templates and nodes; then 1 and templates, nodes, ends and
+-- starts of new members, or 0.
+
+local function make_joining()
+
+local g = c.growing()
+local IS_GATE = g.IS_GATE
+-- As in the broker's contract and in the model.
+local MAX_NODES, MAX_TEMPLATES = 250000, 4096
+
+local function read_list(blob, at, count)
+  local list = {}
+  for i = 1, count do list[i], at = unpack_struct('<I4c0', blob, at) end
+  return list, at
+end
+
+local function read_nodes(blob, at)
+  local part, count = {}, nil
+  count, at = unpack_struct('<I2', blob, at)
+  part.templates, at = read_list(blob, at, count)
+  count, at = unpack_struct('<I4', blob, at)
+  part.nodes, at = read_list(blob, at, count)
+  return part, at
+end
+
+local function read_growth(blob)
+  local growth = { workflows = {}, templates = {}, alone = 0 }
+  local function part_at(at)
+    local part
+    part, at = read_nodes(blob, at)
+    for _, text in ipairs(part.templates) do growth.templates[#growth.templates + 1] = text end
+    return part, at
+  end
+  local count, at = unpack_struct('<I2', blob)
+  for i = 1, count do
+    local head, part
+    head, at = unpack_struct('<I4c0', blob, at)
+    part, at = part_at(at)
+    part.head = head
+    part.prefix = sub((unpack_struct('<Bc0', head)), 1, -7)
+    local _, _, _, _, _, _, parent = unpack_struct(g.NEW_WORKFLOW, head)
+    if #parent == 0 then growth.alone = growth.alone + 1 end
+    growth.workflows[i] = part
+  end
+  local has_members
+  has_members, at = unpack_struct('B', blob, at)
+  if has_members == 1 then
+    growth.members, at = part_at(at)
+    growth.members.ends, growth.members.starts = unpack_struct('<I4c0I4c0', blob, at)
+  end
+  return growth
+end
+
+-- The workflow of a node, the number and the gate of its group, if that can have these members too.
+local function group_for(member, r, members)
+  if not has(r[FLAGS], NODE) then return end
+  local _, _, _, number = unpack_struct(LINKS, r[FIXED], links_at(r[FIXED], 1))
+  local wf = workflow_of(member)
+  if not wf or number == NOBODY then return end
+  local gate = gate_at(node_of(wf, number))
+  if not gate or gate.status > 0 or wf.nodes + #members.nodes > MAX_NODES
+    or wf.templates + #members.templates > MAX_TEMPLATES then return end
+  return wf, number, gate
+end
+
+local function moved(ranges, base)
+  local out = {}
+  for at = 1, #ranges, 8 do
+    local first, count = unpack_struct('<I4I4', ranges, at)
+    out[#out + 1] = pack('<I4I4', first + base, count)
+  end
+  return table.concat(out)
+end
+
+-- A packed node with its numbers moved behind those of the workflow.
+local function moved_node(blob, base, template_base, group, edge)
+  local function place(number, otherwise)
+    return number == NOBODY and otherwise or number + base
+  end
+  local kind, at = byte(blob), 2
+  if kind == IS_GATE then
+    local v = { unpack_struct(GATE, blob, at) }
+    local next_at = v[12]
+    local members = next_at + 8 * v[9]
+    local scope = members + 8 * v[10]
+    return sub(blob, 1, 1) .. pack(GATE, 1, v[2], v[3], v[4], v[5], v[6], place(v[7], NOBODY), place(v[8], group),
+      v[9] + #edge / 8, v[10], v[11]) .. moved(sub(blob, next_at, members - 1), base) .. edge
+      .. moved(sub(blob, members), base)
+  end
+  local _, links = g.template_in(blob)
+  local template, bits, after, inner, count, edges = unpack_struct(LINKS, blob, links)
+  local rest = edges + 8 * count
+  return sub(blob, 1, links - 1) .. pack(LINKS, template + template_base, bits, place(after, NOBODY), place(inner, group),
+    count + #edge / 8) .. moved(sub(blob, edges, rest - 1), base) .. edge .. sub(blob, rest)
+end
+
+local function join(wf, group, gate, members)
+  local base, template_base = wf.nodes, wf.templates
+  local is_end, added_ends = {}, 0
+  for at = 1, #members.ends, 8 do
+    local first, count = unpack_struct('<I4I4', members.ends, at)
+    for number = first, first + count - 1 do is_end[number] = true end
+    added_ends = added_ends + count
+  end
+  g.store_templates(wf, members.templates)
+  wf.nodes = base + #members.nodes
+  local edge = pack('<I4I4', group, 1)
+  for i, blob in ipairs(members.nodes) do
+    g.store_node(wf, base + i - 1, moved_node(blob, base, template_base, group, is_end[i - 1] and edge or ''))
+  end
+  gate.pending, gate.dirty = gate.pending + added_ends, true
+  gate.members = gate.members .. moved(members.ends, base)
+  if #members.nodes > 0 then gate.scope = gate.scope .. pack('<I4I4', base, #members.nodes) end
+  local starts = moved(members.starts, base)
+  add_item(ARRIVE, wf.prefix, FAILURE_STATUS, OK, starts, 1, #starts / 8)
+end
+
+-- Stores what a running job asked for, or changes nothing and answers false.
+local function grow(member, r, blob)
+  local growth = read_growth(blob)
+  local members, wf, group, gate = growth.members, nil, nil, nil
+  if members then
+    wf, group, gate = group_for(member, r, members)
+    if not wf then return false end
+  end
+  if g.no_room_for(tenant_of(member), growth.alone, growth.templates) then return false end
+  for _, new in ipairs(growth.workflows) do
+    -- Its id is random: one that is taken is a mistake of the submitter.
+    if workflow_at(new.prefix) then return false end
+  end
+  for _, new in ipairs(growth.workflows) do
+    local stored, starts = g.store_workflow(new.head, new.templates)
+    for i, node in ipairs(new.nodes) do g.store_node(stored, i - 1, node) end
+    g.begin(stored, starts)
+  end
+  if members then join(wf, group, gate, members) end
+  return true
+end
+
+return grow
+end
+
+c.grow = function(member, r, blob)
+  return make_joining()(member, r, blob)
+end

@@ -1,0 +1,3 @@
+-- See main_open.lua.
+
+end)()

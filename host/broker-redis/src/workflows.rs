@@ -1,0 +1,176 @@
+//! Workflows: submission in steps, cancelling, reading.
+
+use redis::Value;
+use umbel_broker::{
+    Error, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodeRecord, NodeValue, NodeWork, PAGE_SCAN, Result, STAGED_TTL_MS,
+    WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState, WorkflowSubmitted,
+};
+use umbel_model::{TenantId, WorkflowId, canvas::node_job};
+
+use crate::{
+    RedisBroker,
+    answers::Answer,
+    keys::member,
+    link::Repeat,
+    nodes::{self, new_node, new_template, new_workflow, workflow_code, workflow_state},
+    scripts::Script,
+    stored::{corrupt, job_value},
+};
+
+impl RedisBroker {
+    /// What `limits.lua` reads.
+    pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
+        let limits = [self.limits.max_backlog, self.limits.max_queues, self.limits.max_workflows];
+        limits.iter().map(|limit| limit.to_string().into_bytes()).collect()
+    }
+
+    async fn submission(&self, script: &Script, more: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
+        let mut args = self.workflow_limits();
+        args.extend(more);
+        let answer: String = self.typed(script, args, Repeat::Safe).await?;
+        let id = answer.get(1..).unwrap_or_default();
+        Ok(match answer.bytes().next() {
+            Some(b'C') => WorkflowSubmitted::Created,
+            Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
+            Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
+            Some(b'F') => WorkflowSubmitted::QueueFull,
+            Some(b'Q') => WorkflowSubmitted::TooManyQueues,
+            Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
+            Some(b'U') => WorkflowSubmitted::Unknown,
+            _ => return Err(Error::Failed("a script answered with a code that is not known".into())),
+        })
+    }
+
+    pub(crate) async fn stage(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        if head.templates.len() > MAX_TEMPLATES {
+            return Err(Error::Failed(format!("a workflow has at most {MAX_TEMPLATES} templates")));
+        }
+        let mut args = vec![STAGED_TTL_MS.to_string().into_bytes(), new_workflow(head)?];
+        args.extend(head.templates.iter().map(new_template));
+        self.submission(&self.scripts.stage_workflow, args).await
+    }
+
+    pub(crate) async fn stage_some(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted> {
+        if nodes.len() > MAX_NODES_A_CALL as usize {
+            return Err(Error::Failed(format!("at most {MAX_NODES_A_CALL} nodes are stored in one call")));
+        }
+        let mut args = vec![member(tenant, id).into_bytes(), first.to_string().into_bytes()];
+        for node in nodes {
+            args.push(new_node(node)?);
+        }
+        self.submission(&self.scripts.stage_nodes, args).await
+    }
+
+    pub(crate) async fn start(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        self.submission(&self.scripts.start_workflow, vec![member(tenant, id).into_bytes()]).await
+    }
+
+    pub(crate) async fn cancel_all(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        let args = vec![member(tenant, id).into_bytes()];
+        let code: i64 = self.typed(&self.scripts.cancel_workflow, args, Repeat::Safe).await?;
+        let Ok(code) = u8::try_from(code) else { return Ok(WorkflowCancelled::NotFound) };
+        Ok(match workflow_state(code)? {
+            WorkflowState::Running => WorkflowCancelled::Requested,
+            state => WorkflowCancelled::AlreadyEnded(state),
+        })
+    }
+
+    pub(crate) async fn read_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        let args = vec![member(tenant, id).into_bytes()];
+        let mut answer = Answer::new(self.run(&self.scripts.workflow, args, Repeat::Safe).await?)?;
+        if answer.done() {
+            return Ok(None);
+        }
+        let (bytes, spec) = (answer.bytes()?, answer.text()?);
+        let mut record = nodes::workflow(tenant, id, &bytes, spec)?;
+        while !answer.done() {
+            record.templates.push(nodes::template(&answer.bytes()?)?);
+        }
+        Ok(Some(record))
+    }
+
+    pub(crate) async fn list_workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        let args = [
+            query.tenant.to_string(),
+            query.before.map(|id| id.to_string()).unwrap_or_default(),
+            query.max.to_string(),
+            PAGE_SCAN.to_string(),
+            query.state.map(|state| workflow_code(state).to_string()).unwrap_or_default(),
+        ];
+        let args = args.map(String::into_bytes).to_vec();
+        let mut answer = Answer::new(self.run(&self.scripts.workflows, args, Repeat::Safe).await?)?;
+        let next = answer.text()?;
+        let next = if next.is_empty() { None } else { Some(next.parse().map_err(corrupt)?) };
+        let mut workflows = Vec::new();
+        while !answer.done() {
+            let id = answer.text()?.parse().map_err(corrupt)?;
+            let (bytes, spec) = (answer.bytes()?, answer.text()?);
+            workflows.push(nodes::workflow(&query.tenant, id, &bytes, spec)?);
+        }
+        Ok(WorkflowPage { workflows, next })
+    }
+
+    pub(crate) async fn read_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+    ) -> Result<Vec<NodeRecord>> {
+        let max = max.min(MAX_NODES_A_CALL);
+        let args = vec![member(tenant, id).into_bytes(), first.to_string().into_bytes(), max.to_string().into_bytes()];
+        let mut answer = Answer::new(self.run(&self.scripts.nodes, args, Repeat::Safe).await?)?;
+        let mut records = Vec::new();
+        while !answer.done() {
+            records.push(answer.node()?);
+        }
+        Ok(records)
+    }
+
+    /// Without a script: what is read is much, and does not change once it has ended.
+    pub(crate) async fn read_values(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+    ) -> Result<Vec<NodeValue>> {
+        let numbers: Vec<u32> = (first..first.saturating_add(max.min(MAX_NODES_A_CALL))).collect();
+        let mut values = Vec::with_capacity(numbers.len());
+        for bytes in self.texts(numbers.iter().map(|n| self.link.keys.job(tenant, node_job(id, *n)))).await? {
+            values.push(bytes.map(|bytes| job_value(&bytes)).transpose()?);
+        }
+        // What is no job is a gate; whichever it is, it stays.
+        let others: Vec<usize> = (0..values.len()).filter(|at| values[*at].is_none()).collect();
+        let gates = others.iter().map(|at| self.link.keys.gate(tenant, node_job(id, numbers[*at])));
+        for (at, bytes) in others.iter().zip(self.texts(gates).await?) {
+            let Some(bytes) = bytes else { continue };
+            let gate = nodes::gate(numbers[*at], &bytes)?;
+            if let NodeWork::Gate { members, status, .. } = gate.work {
+                let (on_failure, after) = (gate.on_failure, gate.after);
+                values[*at] = Some(NodeValue::Gate { on_failure, after, members, status });
+            }
+        }
+        Ok(values.into_iter().map(|value| value.unwrap_or(NodeValue::Missing)).collect())
+    }
+
+    async fn texts(&self, keys: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>> {
+        let keys: Vec<String> = keys.collect();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let value: Value = self.command(&redis::cmd("MGET").arg(keys).to_owned()).await?;
+        let mut answer = Answer::new(value)?;
+        let mut texts = Vec::new();
+        while !answer.done() {
+            texts.push(answer.maybe_bytes()?);
+        }
+        Ok(texts)
+    }
+}

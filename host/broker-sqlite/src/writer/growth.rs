@@ -1,0 +1,165 @@
+//! What a guest added while it ran: workflows, and members of its own group. Stored with its outcome or not at all.
+
+use rusqlite::params;
+use umbel_broker::{Growth, MAX_GROWTH, MAX_TEMPLATES, NewMembers, NewNode, NewWork, NewWorkflow, Settle};
+use umbel_model::{
+    Resolution, TenantId,
+    canvas::{MAX_NODES, Range, node_of},
+};
+
+use super::{flows, head::Head, step::Step};
+use crate::{error::Fault, rows::ranges_blob};
+
+const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
+
+/// A range behind the nodes that a workflow had.
+fn moved(range: &Range, base: u32) -> Range {
+    Range { first: range.first + base, count: range.count }
+}
+
+impl Step<'_> {
+    /// Whether what a guest asked for can be stored.
+    pub(super) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
+        let replaced_by = match settle.resolution {
+            Resolution::Replace { workflow } => Some(workflow),
+            _ => None,
+        };
+        let Some(growth) = &settle.growth else { return Ok(replaced_by.is_none()) };
+        let replaces = |new: &NewWorkflow, by| new.head.id == by && new.head.parent == Some(head.id);
+        if replaced_by.is_some_and(|by| !growth.workflows.iter().any(|new| replaces(new, by))) {
+            return Ok(false);
+        }
+        let members = growth.members.as_ref();
+        let nodes = growth.workflows.iter().map(|new| new.nodes.len()).sum::<usize>()
+            + members.map_or(0, |members| members.nodes.len());
+        if nodes > MAX_GROWTH as usize {
+            return Ok(false);
+        }
+        if let Some(members) = members
+            && !self.may_join(head, members)?
+        {
+            return Ok(false);
+        }
+        if !self.is_new(&settle.tenant, &growth.workflows)? {
+            return Ok(false);
+        }
+        match self.check_room() {
+            Ok(()) => {}
+            Err(Fault::NoRoom) => return Ok(false),
+            Err(fault) => return Err(fault),
+        }
+        let workflows = growth.workflows.iter().filter(|new| new.head.parent.is_none()).count() as u64;
+        let templates = growth.workflows.iter().flat_map(|new| &new.head.templates);
+        let templates = templates.chain(members.iter().flat_map(|members| &members.templates));
+        Ok(self.no_room_for(&settle.tenant, workflows, templates)?.is_none())
+    }
+
+    /// Whether none of them is stored, and none comes twice.
+    fn is_new(&self, tenant: &TenantId, workflows: &[NewWorkflow]) -> Result<bool, Fault> {
+        for (at, new) in workflows.iter().enumerate() {
+            let twice = workflows[..at].iter().any(|other| other.head.id == new.head.id);
+            if twice || flows::find(self.conn, tenant, new.head.id)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn may_join(&mut self, head: &Head, members: &NewMembers) -> Result<bool, Fault> {
+        let Some((rid, group)) = self.group_of(head)? else { return Ok(false) };
+        if self.flows.gate(self.conn, rid, group)?.is_none_or(|gate| gate.status.is_some()) {
+            return Ok(false);
+        }
+        let nodes = self.flows.flow(self.conn, rid)?.nodes as usize;
+        Ok(nodes + members.nodes.len() <= MAX_NODES as usize
+            && self.templates_of(rid)? as usize + members.templates.len() <= MAX_TEMPLATES)
+    }
+
+    /// The workflow of a job and the gate of its group.
+    fn group_of(&self, head: &Head) -> Result<Option<(i64, u32)>, Fault> {
+        let Some(rid) = head.workflow else { return Ok(None) };
+        let number = node_of(head.id).1;
+        let group: Option<u32> = self.conn.prepare_cached(GROUP)?.query_row(params![rid, number], |row| row.get(0))?;
+        Ok(group.map(|group| (rid, group)))
+    }
+
+    fn templates_of(&self, rid: i64) -> Result<u32, Fault> {
+        let sql = "SELECT count(*) FROM template WHERE workflow = ?";
+        Ok(self.conn.prepare_cached(sql)?.query_row([rid], |row| row.get(0))?)
+    }
+
+    /// Stores and starts what `has_room` agreed to.
+    pub(super) fn grow(&mut self, head: &Head, growth: &Growth) -> Result<(), Fault> {
+        for new in &growth.workflows {
+            let rid = self.store_head(&new.head)?;
+            for (number, node) in (0..).zip(&new.nodes) {
+                self.store_node(rid, number, node)?;
+            }
+            self.begin(rid, &new.head.starts)?;
+        }
+        match &growth.members {
+            Some(members) => self.join(head, members),
+            None => Ok(()),
+        }
+    }
+
+    fn join(&mut self, head: &Head, members: &NewMembers) -> Result<(), Fault> {
+        let Some((rid, group)) = self.group_of(head)? else { return Ok(()) };
+        let tenant = self.lines.tenant(head.line).clone();
+        let template_base = self.templates_of(rid)?;
+        self.store_templates(&tenant, rid, template_base, &members.templates)?;
+        let flow = self.flows.flow_mut(self.conn, rid)?;
+        let base = flow.nodes;
+        flow.nodes += members.nodes.len() as u32;
+        for (number, node) in (0..).zip(&members.nodes) {
+            let mut node = placed(node, base, template_base, group);
+            if members.ends.iter().any(|ends| ends.contains(number)) {
+                node.next.push(Range::one(group));
+            }
+            self.store_node(rid, base + number, &node)?;
+        }
+        self.widen(rid, group, base, members)?;
+        let starts: Vec<Range> = members.starts.iter().map(|range| moved(range, base)).collect();
+        self.ready(rid, &starts);
+        Ok(())
+    }
+
+    /// Lets a gate wait for new members.
+    fn widen(&mut self, rid: i64, group: u32, base: u32, members: &NewMembers) -> Result<(), Fault> {
+        let Some(gate) = self.flows.gate(self.conn, rid, group)? else { return Ok(()) };
+        gate.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
+        gate.members.extend(members.ends.iter().map(|range| moved(range, base)));
+        if !members.nodes.is_empty() {
+            gate.scope.push(Range { first: base, count: members.nodes.len() as u32 });
+        }
+        let sql = "UPDATE node SET members = ?, scope = ? WHERE workflow = ? AND number = ?";
+        let row = params![ranges_blob(&gate.members), ranges_blob(&gate.scope), rid, group];
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+}
+
+/// A new member's node with the numbers that it has in the workflow.
+fn placed(node: &NewNode, base: u32, template_base: u32, group: u32) -> NewNode {
+    let mut node = node.clone();
+    node.after = node.after.map(|after| after + base);
+    node.group = Some(node.group.map_or(group, |inner| inner + base));
+    let shift = |ranges: &mut Vec<Range>| ranges.iter_mut().for_each(|range| *range = moved(range, base));
+    shift(&mut node.next);
+    match &mut node.work {
+        NewWork::Job { template, .. } => *template += template_base,
+        NewWork::Gate { members, scope, .. } => {
+            shift(members);
+            shift(scope);
+        }
+    }
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn finding_the_group_of_a_job_costs_what_it_finds() {
+        crate::tests::assert_costs_what_it_finds(super::GROUP);
+    }
+}

@@ -1,0 +1,365 @@
+//! Workflows as brokers know them: a graph whose nodes end exactly once.
+//!
+//! # The rules
+//!
+//! A node is a job or a gate (the end of a group; it runs nothing). A job node is `waiting` until its source ends. What
+//! ends emits one arrival to each node in its `next`, with two statuses: *raw* (how it ended) and *adjusted* (what that
+//! means to what waits for it, by its `on_failure`: a failure that is `continue` or `ignore` is adjusted to `Ok`).
+//!
+//! - A job that waits for success takes the adjusted status: `Ok` readies it; `Failed` ends it as `failed` with
+//!   `UPSTREAM_FAILED`, not in the dead set; `Skipped` ends it as `skipped`.
+//! - A job that waits for failure takes the raw status: `Failed` readies it; anything else ends it as `skipped`.
+//! - A gate counts adjusted statuses. When none is pending it ends: `Failed` if one failed, else `Skipped` if one was
+//!   skipped, else `Ok`; with `cancel_rest`, its first failed arrival cancels its scope.
+//! - In a workflow that was cancelled, a job that would be readied or failed by an arrival ends as `revoked` (at the
+//!   deadline: `expired`) instead.
+//! - `succeeded` emits `Ok`; `failed`, `revoked` and `expired` emit `Failed`; `skipped` emits `Skipped`.
+//! - An arrival at a node that is not waiting, or is gone, does nothing.
+//!
+//! Readying a node queues it (or, with a delay of its own, schedules it), and its expiry counts from then.
+//!
+//! Arrivals and cancellations are work items in a first-in-first-out list of the whole store. Settling a job puts its
+//! items there in the same step; every step that may add items then does at most `ADVANCE` nodes of the list, and so does
+//! every `claim` before it picks, and every `promote`. An item that is not done stays in front. So one outcome that
+//! readies 100,000 jobs is recorded at once, and readies them in many short steps, whatever dies in between.
+//!
+//! A workflow is over when its end node has ended and no job of it is unfinished. It is `succeeded` if the end's adjusted
+//! status is `Ok`; else `revoked` or `expired` if it was cancelled; else `failed`.
+//!
+//! A job that is replaced (`Resolution::Replace`) goes back to `waiting`, with the new workflow as its child; when the
+//! child's end node ends, the job ends `succeeded`, with the child's result as its own by reference, or `failed` with
+//! `UPSTREAM_FAILED`. Cancelling such a job cancels its child. A child is deleted with the job that owns it, but
+//! not before it is over: its callbacks may outlive its end.
+//!
+//! Nodes are not in job listings, but in the dead set when they failed by themselves. They are deleted with their
+//! workflow.
+
+use serde_json::value::RawValue;
+use umbel_model::{
+    Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
+    canvas::{Range, When},
+};
+
+use crate::{Idempotency, Start};
+
+/// Nodes that one step of a broker readies or cancels at most: some milliseconds of Redis' time.
+pub const ADVANCE: u32 = 1_000;
+/// Nodes that one call stores or reads at most.
+pub const MAX_NODES_A_CALL: u32 = 1_000;
+/// A workflow that was not started so long after it was staged is deleted, milliseconds.
+pub const STAGED_TTL_MS: u64 = 600_000;
+/// A source's result of at most so many bytes comes with the delivery.
+pub const INLINE_INPUT_BYTES: usize = 4_096;
+/// Nodes that one settle may add at most, over all its workflows and members.
+pub const MAX_GROWTH: u32 = 2_000;
+/// Templates of one workflow.
+pub const MAX_TEMPLATES: usize = 4_096;
+/// The failure's kind of a job that did not run because what it waits for failed.
+pub const UPSTREAM_FAILED: &str = "upstream_failed";
+/// Its message. What failed is found by following `after`.
+pub const UPSTREAM_FAILED_MESSAGE: &str = "what it waits for failed";
+
+/// How a node ended, as what waits for it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    Ok,
+    Failed,
+    Skipped,
+}
+
+/// What many nodes of a workflow have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTemplate {
+    pub task: TaskName,
+    pub queue: QueueName,
+    /// 0–9, 9 first.
+    pub priority: u8,
+    /// From the moment that the node is ready.
+    pub start: Start,
+    /// Ends `expired` if not started this long after it was ready, milliseconds. 0: never.
+    pub expires_ms: u64,
+    pub max_deliveries: u32,
+    /// JSON text of a `NodeSpec`. Brokers do not read it.
+    pub spec: String,
+    /// How many nodes use it: they count against the queue's backlog when the workflow is staged.
+    pub nodes: u32,
+}
+
+/// A workflow without its nodes.
+#[derive(Debug, Clone)]
+pub struct WorkflowHead {
+    /// Low 32 bits zero; chosen by the submitter, so that a submission can be repeated.
+    pub id: WorkflowId,
+    pub tenant: TenantId,
+    /// JSON text of a `WorkflowSpec`. Brokers do not read it.
+    pub spec: String,
+    pub templates: Vec<NodeTemplate>,
+    /// How many there are: gates and jobs.
+    pub nodes: u32,
+    /// Nodes that start when the workflow does, whatever they wait for otherwise.
+    pub starts: Vec<Range>,
+    pub end: u32,
+    /// Cancelled (as `expired`) if not over this long after its start, milliseconds. 0: never.
+    pub deadline_ms: u64,
+    /// Kept this long after it is over, milliseconds.
+    pub keep_ms: u64,
+    pub idempotency: Option<Idempotency>,
+    /// The job that this workflow replaces.
+    pub parent: Option<JobId>,
+    /// How many guests submitted each other up to here: 0 from outside.
+    pub depth: u32,
+}
+
+/// A node to store.
+#[derive(Debug, Clone)]
+pub struct NewNode {
+    pub when: When,
+    pub on_failure: OnFailure,
+    /// Its source.
+    pub after: Option<u32>,
+    /// The gate of the innermost group that it is in.
+    pub group: Option<u32>,
+    pub next: Vec<Range>,
+    pub work: NewWork,
+}
+
+#[derive(Debug, Clone)]
+pub enum NewWork {
+    Job {
+        /// Index into the workflow's templates.
+        template: u32,
+        /// JSON text of `NodeArguments`. Brokers do not read it.
+        arguments: String,
+        /// Its source's result or error goes in front of its arguments.
+        takes: bool,
+        /// How it ended in the workflow that this one resumes. Terminal; emits nothing.
+        kept: Option<Kept>,
+    },
+    Gate {
+        members: Vec<Range>,
+        scope: Vec<Range>,
+        cancel_rest: bool,
+        pending: u32,
+        /// Of arrivals that came in the workflow that this one resumes.
+        failed: u32,
+        skipped: u32,
+        /// It ended `Ok` in the workflow that this one resumes.
+        kept: bool,
+    },
+}
+
+/// How a kept node ended.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub state: JobState,
+    pub result: Option<Box<RawValue>>,
+    pub failure: Option<Failure>,
+}
+
+/// A workflow that a guest adds with its outcome: stored and started in one step.
+#[derive(Debug, Clone)]
+pub struct NewWorkflow {
+    pub head: WorkflowHead,
+    pub nodes: Vec<NewNode>,
+}
+
+/// What a guest asked for while it ran. Stored in the same step as its outcome, or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Growth {
+    pub workflows: Vec<NewWorkflow>,
+    pub members: Option<NewMembers>,
+}
+
+/// More members for the group that the settled job is in. All numbers count from 0; the broker adds them behind the
+/// workflow's nodes and templates.
+#[derive(Debug, Clone)]
+pub struct NewMembers {
+    pub templates: Vec<NodeTemplate>,
+    pub nodes: Vec<NewNode>,
+    /// The last node of each member. The broker adds their edge to the gate; each is one more pending arrival of it.
+    pub ends: Vec<Range>,
+    pub starts: Vec<Range>,
+}
+
+/// The answer to a step of a workflow's submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkflowSubmitted {
+    /// Done; also when it had been done before and the workflow was not started yet.
+    Created,
+    /// The same submission was started before: this is its workflow.
+    Existing(WorkflowId),
+    /// The idempotency key belongs to a submission with another body.
+    Conflict(JobId),
+    /// A queue would hold more than `max_backlog` jobs.
+    QueueFull,
+    /// The tenant has `max_queues` queues.
+    TooManyQueues,
+    /// The tenant has `max_workflows` workflows.
+    TooManyWorkflows,
+    /// No such workflow is staged: its time was over.
+    Unknown,
+}
+
+/// Where a workflow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkflowState {
+    Running,
+    Succeeded,
+    Failed,
+    Revoked,
+    Expired,
+}
+
+impl WorkflowState {
+    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Revoked, Self::Expired];
+
+    pub fn is_terminal(self) -> bool {
+        self != Self::Running
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// A workflow as a reader sees it.
+#[derive(Debug, Clone)]
+pub struct WorkflowRecord {
+    pub id: WorkflowId,
+    pub tenant: TenantId,
+    pub spec: String,
+    /// Empty in listings.
+    pub templates: Vec<NodeTemplate>,
+    pub state: WorkflowState,
+    pub cancel_requested: bool,
+    /// Gates and jobs.
+    pub nodes: u32,
+    pub end: u32,
+    /// Its jobs by state, in the order of `JobState::ALL`.
+    pub jobs: [u32; JobState::ALL.len()],
+    /// When it was started.
+    pub created_at: UnixMs,
+    pub deadline_at: Option<UnixMs>,
+    pub finished_at: Option<UnixMs>,
+    pub keep_ms: u64,
+    pub parent: Option<JobId>,
+    pub depth: u32,
+}
+
+/// Which workflows to list: those that replace no job.
+#[derive(Debug, Clone)]
+pub struct WorkflowQuery {
+    pub tenant: TenantId,
+    pub state: Option<WorkflowState>,
+    /// Only workflows older than this one: the `next` of the page before.
+    pub before: Option<WorkflowId>,
+    pub max: u32,
+}
+
+/// A page of workflows, newest first. It looks at `PAGE_SCAN` workflows at most, as a page of jobs does.
+#[derive(Debug, Clone)]
+pub struct WorkflowPage {
+    pub workflows: Vec<WorkflowRecord>,
+    pub next: Option<WorkflowId>,
+}
+
+/// A stored node as a reader sees it.
+#[derive(Debug, Clone)]
+pub struct NodeRecord {
+    pub number: u32,
+    pub when: When,
+    pub on_failure: OnFailure,
+    pub after: Option<u32>,
+    pub group: Option<u32>,
+    pub next: Vec<Range>,
+    pub work: NodeWork,
+}
+
+#[derive(Debug, Clone)]
+pub enum NodeWork {
+    Job {
+        record: Box<JobRecord>,
+        template: u32,
+        takes: bool,
+    },
+    Gate {
+        members: Vec<Range>,
+        scope: Vec<Range>,
+        cancel_rest: bool,
+        pending: u32,
+        failed: u32,
+        skipped: u32,
+        status: Option<Status>,
+    },
+}
+
+/// What a node gives to those that read it.
+#[derive(Debug, Clone)]
+pub enum NodeValue {
+    Job {
+        task: TaskName,
+        state: JobState,
+        on_failure: OnFailure,
+        after: Option<u32>,
+        result: Option<Box<RawValue>>,
+        failure: Option<Failure>,
+        /// Its result is that of this workflow.
+        child: Option<WorkflowId>,
+    },
+    Gate {
+        after: Option<u32>,
+        members: Vec<Range>,
+        on_failure: OnFailure,
+        /// None until it ends.
+        status: Option<Status>,
+    },
+    /// No such node (any more).
+    Missing,
+}
+
+/// The part of a delivery that only a workflow's node has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveredNode {
+    pub workflow: WorkflowId,
+    pub node: u32,
+    /// The gate of the innermost group that it is in.
+    pub group: Option<u32>,
+    pub depth: u32,
+    /// JSON text of `NodeArguments`.
+    pub arguments: String,
+    pub input: Input,
+}
+
+/// What goes in front of a node's arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    Nothing,
+    /// JSON text: the result of its source, which is a job that succeeded with at most `INLINE_INPUT_BYTES` of it (or
+    /// kept none: `null`) and was not replaced.
+    Value(String),
+    /// The result of this node, to be read.
+    Result(u32),
+    /// The error of this node, to be read.
+    Error(u32),
+}
+
+/// The answer to the cancel of a workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkflowCancelled {
+    /// What waited is revoked (in many steps, if there is much); what runs is asked to stop.
+    Requested,
+    /// It was over; nothing was changed.
+    AlreadyEnded(WorkflowState),
+    NotFound,
+}

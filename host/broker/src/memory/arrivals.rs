@@ -1,0 +1,247 @@
+//! What follows from an end: arrivals, gates, the end of a workflow, and cancellation.
+
+use umbel_model::{
+    Failure, JobState, OnFailure, UnixMs,
+    canvas::{Range, When, node_job, node_of},
+};
+
+use super::{
+    canvas::{Todo, Workflow, adjusted, status_of},
+    state::{Key, State},
+};
+use crate::canvas::*;
+
+impl State {
+    // ---- the work list
+
+    /// Does at most `ADVANCE` nodes of the list, then looks which workflows are over.
+    pub(super) fn advance(&mut self, now: UnixMs) {
+        let mut budget = ADVANCE;
+        while budget > 0 {
+            let Some(item) = self.todo.pop_front() else { break };
+            budget -= 1;
+            match item {
+                Todo::Adopt { job, status } => self.adopt(now, &job, status),
+                Todo::Arrive { workflow, targets, raw, adjusted } => {
+                    let node = targets.first;
+                    if let Some(left) = rest(targets) {
+                        self.todo.push_front(Todo::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
+                    }
+                    self.arrive(now, &workflow, node, raw, adjusted);
+                }
+                Todo::Cancel { workflow, nodes, how } => {
+                    if let Some(left) = rest(nodes) {
+                        self.todo.push_front(Todo::Cancel { workflow: workflow.clone(), nodes: left, how });
+                    }
+                    self.cancel_node(now, &(workflow.0.clone(), node_job(workflow.1, nodes.first)), how);
+                }
+            }
+        }
+        self.finish_workflows(now);
+    }
+
+    fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
+        let key = (workflow.0.clone(), node_job(workflow.1, node));
+        if self.gates.contains_key(&key) {
+            return self.arrive_at_gate(workflow, &key, raw, adjusted);
+        }
+        let Some(job) = self.jobs.get(&key) else { return };
+        let Some(place) = &job.place else { return };
+        if job.record.state != JobState::Waiting || job.record.child.is_some() {
+            return;
+        }
+        let cancelled = self.workflows.get(workflow).and_then(|w| w.cancelled);
+        let seen = match (place.when, adjusted, raw) {
+            (When::Success, adjusted, _) => adjusted,
+            (When::Failure, _, Status::Failed) => Status::Ok,
+            (When::Failure, ..) => Status::Skipped,
+        };
+        match (seen, cancelled) {
+            (Status::Skipped, _) => self.finish(now, &key, JobState::Skipped),
+            (_, Some(how)) => self.finish(now, &key, how),
+            (Status::Ok, None) => self.make_ready(now, workflow, &key),
+            (Status::Failed, None) => self.fail_upstream(now, &key),
+        }
+    }
+
+    fn fail_upstream(&mut self, now: UnixMs, key: &Key) {
+        self.job_mut(key).record.failure = Some(Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE));
+        self.end(now, key, JobState::Failed, false);
+    }
+
+    fn make_ready(&mut self, now: UnixMs, workflow: &Key, key: &Key) {
+        let place = self.jobs[key].place.as_ref().expect("only nodes are made ready");
+        let template = self.workflows[workflow].head.templates[place.template as usize].clone();
+        self.job_mut(key).record.expires_at = (template.expires_ms > 0).then_some(now + template.expires_ms);
+        self.start(now, key, template.start);
+    }
+
+    fn arrive_at_gate(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
+        let gate = self.gates.get_mut(key).expect("looked up before");
+        if gate.pending == 0 || gate.status.is_some() {
+            return;
+        }
+        // Without members it waits for what its group waits for, as a job would.
+        let seen = match (gate.members.is_empty(), gate.when, raw) {
+            (true, When::Failure, Status::Failed) => Status::Ok,
+            (true, When::Failure, _) => Status::Skipped,
+            _ => adjusted,
+        };
+        gate.pending -= 1;
+        match seen {
+            Status::Ok => {}
+            Status::Skipped => gate.skipped += 1,
+            Status::Failed => {
+                gate.failed += 1;
+                if gate.failed == 1 && gate.cancel_rest {
+                    let how = JobState::Revoked;
+                    let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
+                    self.todo.extend(gate.scope.iter().map(cancel));
+                }
+            }
+        }
+        if gate.pending == 0 {
+            let status = match (gate.failed, gate.skipped) {
+                (0, 0) => Status::Ok,
+                (0, _) => Status::Skipped,
+                _ => Status::Failed,
+            };
+            gate.status = Some(status);
+            let (next, on_failure) = (gate.next.clone(), gate.on_failure);
+            self.emit(key, &next, status, on_failure);
+        }
+    }
+
+    /// Tells what waits for a node that it ended.
+    fn emit(&mut self, key: &Key, next: &[Range], raw: Status, on_failure: OnFailure) {
+        let (id, number) = node_of(key.1);
+        let workflow = (key.0.clone(), id);
+        let adjusted = adjusted(raw, on_failure);
+        for targets in next {
+            self.todo.push_back(Todo::Arrive { workflow: workflow.clone(), targets: *targets, raw, adjusted });
+        }
+        let Some(stored) = self.workflows.get_mut(&workflow) else { return };
+        if stored.head.end == number {
+            stored.end = Some(adjusted);
+            if let Some(parent) = stored.head.parent {
+                self.todo.push_back(Todo::Adopt { job: (key.0.clone(), parent), status: adjusted });
+            }
+        }
+    }
+
+    /// Called for every job that ended.
+    pub(super) fn ended_node(&mut self, key: &Key) {
+        let job = &self.jobs[key];
+        let Some(place) = &job.place else { return };
+        let (next, raw, on_failure) = (place.next.clone(), status_of(job.record.state), place.on_failure);
+        self.emit(key, &next, raw, on_failure);
+    }
+
+    fn adopt(&mut self, now: UnixMs, key: &Key, status: Status) {
+        let Some(job) = self.jobs.get(key) else { return };
+        if job.record.state != JobState::Waiting || job.record.child.is_none() {
+            return;
+        }
+        match status {
+            Status::Ok => self.finish(now, key, JobState::Succeeded),
+            // A job on its own goes to the dead set: nobody else tells of it.
+            _ => {
+                let alone = job.place.is_none();
+                self.job_mut(key).record.failure = Some(Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE));
+                self.end(now, key, JobState::Failed, alone);
+            }
+        }
+    }
+
+    pub(super) fn finish_workflows(&mut self, now: UnixMs) {
+        let jobs = &self.jobs;
+        let open = |key: &Key, nodes: u32| {
+            let own = jobs.range((key.0.clone(), key.1)..=(key.0.clone(), node_job(key.1, nodes)));
+            own.into_iter().any(|(_, job)| job.place.is_some() && !job.record.state.is_terminal())
+        };
+        for (key, workflow) in &mut self.workflows {
+            let Some(end) = workflow.end else { continue };
+            if !workflow.is_running() || open(key, workflow.head.nodes) {
+                continue;
+            }
+            let state = match (end, workflow.cancelled) {
+                (Status::Ok, _) => WorkflowState::Succeeded,
+                (_, Some(JobState::Expired)) => WorkflowState::Expired,
+                (_, Some(_)) => WorkflowState::Revoked,
+                (_, None) => WorkflowState::Failed,
+            };
+            workflow.finished = Some((state, now));
+            workflow.deadline_at = None;
+            if workflow.head.parent.is_none() {
+                workflow.delete_at = Some(now + workflow.head.keep_ms);
+            } else if workflow.orphaned {
+                workflow.delete_at = Some(now);
+            }
+            self.ended.push(key.1);
+        }
+    }
+
+    // ---- cancellation
+
+    pub(super) fn cancel_workflow(&mut self, now: UnixMs, key: &Key) -> WorkflowCancelled {
+        let answer = match self.workflows.get(key) {
+            Some(found) if !found.staged && found.pruned.is_none() => match found.finished {
+                Some((state, _)) => WorkflowCancelled::AlreadyEnded(state),
+                None => WorkflowCancelled::Requested,
+            },
+            _ => WorkflowCancelled::NotFound,
+        };
+        if answer == WorkflowCancelled::Requested {
+            self.give_up(key, JobState::Revoked);
+            self.advance(now);
+        }
+        answer
+    }
+
+    /// Marks a running workflow as cancelled, and lists its nodes to be cancelled.
+    pub(super) fn give_up(&mut self, key: &Key, how: JobState) {
+        let Some(workflow) = self.workflows.get_mut(key) else { return };
+        if !workflow.is_running() || workflow.cancelled.is_some() {
+            return;
+        }
+        workflow.cancelled = Some(how);
+        workflow.deadline_at = None;
+        let nodes = Range { first: 0, count: workflow.head.nodes };
+        self.todo.push_back(Todo::Cancel { workflow: key.clone(), nodes, how });
+    }
+
+    fn cancel_node(&mut self, now: UnixMs, key: &Key, how: JobState) {
+        let Some(job) = self.jobs.get_mut(key) else { return };
+        if job.record.state.is_terminal() {
+            return;
+        }
+        job.record.cancel_requested = true;
+        if job.record.state == JobState::Running {
+            self.to_stop.push(key.1);
+            return;
+        }
+        let child = job.record.child;
+        self.leave(key);
+        self.finish(now, key, how);
+        if let Some(child) = child {
+            self.give_up(&(key.0.clone(), child), how);
+        }
+    }
+
+    /// Cancels at most `max` workflows whose deadline has come; when the next one is.
+    pub(super) fn pass_deadlines(&mut self, now: UnixMs, max: u32) -> Option<UnixMs> {
+        let with = |w: (&Key, &Workflow)| Some((w.1.deadline_at?, w.0.clone()));
+        let mut due: Vec<(UnixMs, Key)> = self.workflows.iter().filter_map(with).collect();
+        due.sort();
+        let passed = due.iter().take(max as usize).take_while(|(at, _)| *at <= now).count();
+        for (_, key) in &due[..passed] {
+            self.give_up(key, JobState::Expired);
+        }
+        due.get(passed).map(|(at, _)| *at)
+    }
+}
+
+/// What is left of a range behind its first.
+fn rest(range: Range) -> Option<Range> {
+    (range.count > 1).then(|| Range { first: range.first + 1, count: range.count - 1 })
+}

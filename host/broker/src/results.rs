@@ -1,0 +1,344 @@
+//! What follows from the stored form of a workflow: its submission in steps, the value of a node, and why one failed.
+//!
+//! A node that ended never changes, so a value may be read in many calls.
+
+use std::{collections::BTreeSet, future::Future, pin::Pin};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde_json::{Value, json};
+use umbel_model::{
+    Failure, JobState, OnFailure, TaskName, TenantId, WorkflowId,
+    canvas::{Range, node_job},
+};
+
+use crate::{
+    Broker, Error, MAX_NODES_A_CALL, NewNode, NodeValue, Status, UPSTREAM_FAILED, WorkflowHead, WorkflowSubmitted,
+};
+
+/// Failed members that an error names; it says how many more there are.
+pub const MAX_NAMED: usize = 100;
+/// Nodes within nodes that a reading follows: nested groups and replacements together.
+const MAX_DEPTH: u32 = 400;
+/// Chunks of nodes on their way to the store at once: one is packed while the other is stored.
+const CHUNKS_IN_FLIGHT: usize = 2;
+
+/// Stores a workflow and starts it: all of it or nothing. May be repeated with the same id.
+pub async fn submit_workflow(
+    broker: &dyn Broker,
+    head: &WorkflowHead,
+    nodes: &[NewNode],
+) -> Result<WorkflowSubmitted, Error> {
+    match broker.stage_workflow(head).await? {
+        WorkflowSubmitted::Created => {}
+        other => return Ok(other),
+    }
+    // Not a lazy iterator: its closure would make this future no longer `Send` for callers. Nothing is asked before it is
+    // polled.
+    let mut chunks = Vec::new();
+    for (at, chunk) in nodes.chunks(MAX_NODES_A_CALL as usize).enumerate() {
+        let first = at as u32 * MAX_NODES_A_CALL;
+        chunks.push(broker.stage_nodes(&head.tenant, head.id, first, chunk));
+    }
+    let answers: Vec<WorkflowSubmitted> = stream::iter(chunks).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;
+    match answers.into_iter().find(|answer| *answer != WorkflowSubmitted::Created) {
+        Some(other) => Ok(other),
+        None => broker.start_workflow(&head.tenant, head.id).await,
+    }
+}
+
+/// Why the value of a node cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ValueError {
+    #[error(transparent)]
+    Broker(#[from] Error),
+    /// The results together are larger than what is allowed.
+    #[error("the results that it takes are larger than {0} bytes together")]
+    TooLarge(usize),
+    /// A node has no value: it has not ended, it failed, or it was deleted.
+    #[error("node {0} has no value")]
+    None(u32),
+    #[error("results are nested more than {MAX_DEPTH} deep")]
+    TooDeep,
+}
+
+/// A node of a tenant's workflow, and the broker that has it.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeAt<'a> {
+    pub broker: &'a dyn Broker,
+    pub tenant: &'a TenantId,
+    pub workflow: WorkflowId,
+    pub node: u32,
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ValueError>> + Send + 'a>>;
+
+/// The value of a node as JSON text, at most `max_bytes`: a job's result; of a gate the list of its members' values. In
+/// the place of a failure that is not minded stands `{"error": {…}}` or `null`, as the node's `on_failure` says.
+pub async fn value_of(at: NodeAt<'_>, max_bytes: usize) -> Result<String, ValueError> {
+    let mut out = String::new();
+    append(at, &[Range::one(at.node)], false, max_bytes, &mut out, 0).await?;
+    Ok(out)
+}
+
+/// The value of the node at which a workflow ends.
+pub async fn workflow_value(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    workflow: WorkflowId,
+    max_bytes: usize,
+) -> Result<String, ValueError> {
+    let record = broker.workflow(tenant, workflow).await?.ok_or(ValueError::None(0))?;
+    value_of(NodeAt { broker, tenant, workflow, node: record.end }, max_bytes).await
+}
+
+/// Appends the values of the nodes, as a list or (of a single one) as they are.
+fn append<'a>(
+    at: NodeAt<'a>,
+    nodes: &'a [Range],
+    list: bool,
+    max_bytes: usize,
+    out: &'a mut String,
+    depth: u32,
+) -> Boxed<'a, ()> {
+    Box::pin(async move {
+        if depth > MAX_DEPTH {
+            return Err(ValueError::TooDeep);
+        }
+        if list {
+            out.push('[');
+        }
+        let mut is_first = true;
+        for (first, count) in nodes.iter().flat_map(|range| pages(*range)) {
+            let values = at.broker.values(at.tenant, at.workflow, first, count).await?;
+            for (node, value) in (first..).zip(values) {
+                if !std::mem::take(&mut is_first) {
+                    out.push(',');
+                }
+                append_one(NodeAt { node, ..at }, value, max_bytes, out, depth).await?;
+                if out.len() > max_bytes {
+                    return Err(ValueError::TooLarge(max_bytes));
+                }
+            }
+        }
+        if list {
+            out.push(']');
+        }
+        Ok(())
+    })
+}
+
+fn pages(range: Range) -> impl Iterator<Item = (u32, u32)> {
+    let end = range.first + range.count;
+    (range.first..end).step_by(MAX_NODES_A_CALL as usize).map(move |first| (first, MAX_NODES_A_CALL.min(end - first)))
+}
+
+async fn append_one(
+    at: NodeAt<'_>,
+    value: NodeValue,
+    max_bytes: usize,
+    out: &mut String,
+    depth: u32,
+) -> Result<(), ValueError> {
+    match value {
+        NodeValue::Missing => Err(ValueError::None(at.node)),
+        NodeValue::Gate { members, status: Some(Status::Ok), .. } => {
+            append(at, &members, true, max_bytes, out, depth + 1).await
+        }
+        NodeValue::Gate { status: Some(Status::Failed), on_failure: OnFailure::Continue, .. } => {
+            append_error(at, out).await
+        }
+        NodeValue::Gate { status: Some(Status::Failed), on_failure: OnFailure::Ignore, .. }
+        | NodeValue::Gate { status: Some(Status::Skipped), .. } => {
+            out.push_str("null");
+            Ok(())
+        }
+        NodeValue::Gate { .. } => Err(ValueError::None(at.node)),
+        NodeValue::Job { state: JobState::Succeeded, child: Some(child), .. } => {
+            let record = at.broker.workflow(at.tenant, child).await?.ok_or(ValueError::None(at.node))?;
+            let end = NodeAt { workflow: child, node: record.end, ..at };
+            append(end, &[Range::one(record.end)], false, max_bytes, out, depth + 1).await
+        }
+        NodeValue::Job { state: JobState::Succeeded, result, .. } => {
+            out.push_str(result.as_ref().map_or("null", |result| result.get()));
+            Ok(())
+        }
+        NodeValue::Job { state, on_failure, .. } => match (state, on_failure) {
+            (JobState::Failed | JobState::Revoked | JobState::Expired, OnFailure::Continue) => {
+                append_error(at, out).await
+            }
+            (JobState::Failed | JobState::Revoked | JobState::Expired, OnFailure::Ignore) | (JobState::Skipped, _) => {
+                out.push_str("null");
+                Ok(())
+            }
+            _ => Err(ValueError::None(at.node)),
+        },
+    }
+}
+
+async fn append_error(at: NodeAt<'_>, out: &mut String) -> Result<(), ValueError> {
+    let error = error_of(at).await?;
+    out.push_str(r#"{"error":"#);
+    out.push_str(&error);
+    out.push('}');
+    Ok(())
+}
+
+/// A job that failed by itself, was cancelled or expired.
+#[derive(Debug, Clone)]
+pub struct FailedNode {
+    pub workflow: WorkflowId,
+    pub node: u32,
+    pub task: TaskName,
+    pub failure: Failure,
+}
+
+/// Why a node failed: the jobs at the bottom of it.
+#[derive(Debug, Clone, Default)]
+pub struct Explanation {
+    /// The first `MAX_NAMED`, in the order of the members.
+    pub failed: Vec<FailedNode>,
+    /// How many there are.
+    pub count: u64,
+    /// Sources that were followed: the members of a group have the same one.
+    followed: BTreeSet<(WorkflowId, u32)>,
+}
+
+impl Explanation {
+    fn add(&mut self, node: FailedNode) {
+        if self.failed.len() < MAX_NAMED {
+            self.failed.push(node);
+        }
+        self.count += 1;
+    }
+
+    /// One sentence that names what failed.
+    pub fn message(&self) -> String {
+        let names: Vec<String> =
+            self.failed.iter().map(|f| format!("{}[{}] ({})", f.task, f.node, f.failure.kind)).collect();
+        let more = self.count - self.failed.len() as u64;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} failed: {}{more}", self.count, names.join(", "))
+    }
+
+    /// The failure of a node that did not run because of these.
+    pub fn failure(&self) -> Failure {
+        Failure::new(UPSTREAM_FAILED, self.message()).with_details(Some(json!({ "failed": self.list() }).to_string()))
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let shown = |f: &FailedNode| {
+            json!({
+                "job_id": node_job(f.workflow, f.node).to_string(), "node": f.node, "task": f.task.as_str(),
+                "kind": f.failure.kind, "message": umbel_model::outcome::truncated(f.failure.message.clone(), 256),
+            })
+        };
+        self.failed.iter().map(shown).collect()
+    }
+}
+
+/// The error of a node as an error callback gets it, JSON text: `kind`, `message` and `details` of a job that failed by
+/// itself, with its `job_id`, `node` and `task`; of anything else, what failed below it.
+pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
+    let why = explain(at).await?;
+    let own = match &why.failed[..] {
+        [one] if one.workflow == at.workflow && one.node == at.node => Some(one),
+        _ => None,
+    };
+    let error = match own {
+        Some(one) => json!({
+            "job_id": node_job(one.workflow, one.node).to_string(), "node": one.node, "task": one.task.as_str(),
+            "kind": one.failure.kind, "message": one.failure.message, "details": one.failure.details,
+        }),
+        None => json!({
+            "node": at.node, "kind": UPSTREAM_FAILED, "message": why.message(), "failed": why.list(), "count": why.count,
+        }),
+    };
+    Ok(error.to_string())
+}
+
+/// Which jobs made a node fail.
+pub async fn explain(at: NodeAt<'_>) -> Result<Explanation, ValueError> {
+    let mut why = Explanation::default();
+    follow(at, &[Range::one(at.node)], &mut why, 0).await?;
+    Ok(why)
+}
+
+fn follow<'a>(at: NodeAt<'a>, nodes: &'a [Range], why: &'a mut Explanation, depth: u32) -> Boxed<'a, ()> {
+    Box::pin(async move {
+        if depth > MAX_DEPTH {
+            return Err(ValueError::TooDeep);
+        }
+        for (first, count) in nodes.iter().flat_map(|range| pages(*range)) {
+            let values = at.broker.values(at.tenant, at.workflow, first, count).await?;
+            for (node, value) in (first..).zip(values) {
+                follow_one(NodeAt { node, ..at }, value, depth, why).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Explanation) -> Result<(), ValueError> {
+    let (mut at, mut value, mut is_member) = (at, value, depth > 0);
+    let mut page = Page::default();
+    loop {
+        let source = match value {
+            NodeValue::Missing => return Ok(()),
+            NodeValue::Gate { after, members, on_failure, status } => {
+                let minded = !is_member || on_failure == OnFailure::Fail;
+                if status != Some(Status::Failed) || !minded {
+                    return Ok(());
+                }
+                let before = why.count;
+                follow(at, &members, why, depth + 1).await?;
+                // A group whose members never ran.
+                after.filter(|_| why.count == before)
+            }
+            NodeValue::Job { state, on_failure, after, failure, child, task, .. } => {
+                // A member whose failure is not minded is nobody's reason.
+                let minded = !is_member || on_failure == OnFailure::Fail;
+                if !matches!(state, JobState::Failed | JobState::Revoked | JobState::Expired) || !minded {
+                    return Ok(());
+                }
+                let upstream = failure.as_ref().is_some_and(|f| f.kind == UPSTREAM_FAILED);
+                if let (true, Some(child)) = (upstream, child) {
+                    let Some(record) = at.broker.workflow(at.tenant, child).await? else { return Ok(()) };
+                    let end = NodeAt { workflow: child, node: record.end, ..at };
+                    return follow(end, &[Range::one(record.end)], why, depth + 1).await;
+                }
+                let source = after.filter(|_| upstream);
+                if source.is_none() {
+                    let said = || format!("it was {}", state.as_str());
+                    // What one that was cancelled failed with before it was retried is not why it ended.
+                    let own = failure.filter(|_| state == JobState::Failed);
+                    let failure = own.unwrap_or_else(|| Failure::new(state.as_str(), said()));
+                    why.add(FailedNode { workflow: at.workflow, node: at.node, task, failure });
+                }
+                source
+            }
+        };
+        let Some(source) = source.filter(|source| why.followed.insert((at.workflow, *source))) else { return Ok(()) };
+        value = page.value(at, source).await?;
+        (at.node, is_member) = (source, false);
+    }
+}
+
+/// Values around the one that was asked for last: the steps of a chain follow each other.
+#[derive(Default)]
+struct Page {
+    first: u32,
+    values: Vec<NodeValue>,
+}
+
+impl Page {
+    async fn value(&mut self, at: NodeAt<'_>, node: u32) -> Result<NodeValue, ValueError> {
+        let held = |page: &Self| node.checked_sub(page.first).and_then(|at| page.values.get(at as usize).cloned());
+        if let Some(value) = held(self) {
+            return Ok(value);
+        }
+        self.first = node.saturating_sub(MAX_NODES_A_CALL / 10);
+        self.values = at.broker.values(at.tenant, at.workflow, self.first, node - self.first + 1).await?;
+        Ok(held(self).unwrap_or(NodeValue::Missing))
+    }
+}

@@ -1,0 +1,133 @@
+//! What can be wrong with a canvas, each with its place.
+
+/// Places that are named at most.
+const MAX_FAULTS: usize = 64;
+/// Longest detail, bytes: it may quote what was sent.
+const MAX_DETAIL_BYTES: usize = 1_024;
+
+/// The kind of a fault: what a caller can rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The canvas has a wrong shape, or is too large or too deep.
+    Canvas,
+    /// The tenant has no such task.
+    TaskNotFound,
+    /// A call does not fit its task.
+    Arguments,
+    ArgumentsTooLarge,
+    /// Checking a value against its schema would take too many steps.
+    ArgumentsTooComplex,
+    /// `options` is no object, or has an unknown field or one of a wrong type.
+    Options,
+    /// An option, tag, header or time that cannot be used.
+    Option,
+    /// A policy that breaks a bound of the operator.
+    Policy,
+}
+
+impl FaultKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Canvas => "invalid_canvas",
+            Self::TaskNotFound => "task_not_found",
+            Self::Arguments => "invalid_arguments",
+            Self::ArgumentsTooLarge => "arguments_too_large",
+            Self::ArgumentsTooComplex => "arguments_too_complex",
+            Self::Options => "invalid_body",
+            Self::Option => "invalid_option",
+            Self::Policy => "invalid_policy",
+        }
+    }
+}
+
+/// One place that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// JSON pointer into the request.
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// Why a canvas did not become a workflow.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The places that are wrong: one at least, 64 at most.
+    #[error("{}", first(.0))]
+    Refused(Vec<Fault>),
+    #[error(transparent)]
+    Broker(#[from] umbel_broker::Error),
+    /// What is stored of a task or a workflow cannot be read.
+    #[error("a stored record cannot be read: {0}")]
+    Corrupt(String),
+    /// Whoever knows the tasks could not answer; says why.
+    #[error("{0}")]
+    Source(String),
+    /// A workflow that cannot be resumed; says why.
+    #[error("{0}")]
+    NotResumable(&'static str),
+}
+
+fn first(faults: &[Fault]) -> String {
+    faults.first().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).unwrap_or_default()
+}
+
+impl Error {
+    /// True when the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Broker(error) if error.is_transient())
+    }
+
+    /// A name for it that does not change: that of the first fault, or of the error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Refused(faults) => faults.first().map_or("invalid_canvas", |fault| fault.kind.as_str()),
+            Self::Broker(_) | Self::Source(_) => "unavailable",
+            Self::Corrupt(_) => "record_unreadable",
+            Self::NotResumable(_) => "not_resumable",
+        }
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Faults as they are found.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub(crate) fn add(&mut self, kind: FaultKind, pointer: String, detail: impl Into<String>) {
+        if !self.is_full() {
+            let pointer = umbel_model::outcome::truncated(pointer, MAX_DETAIL_BYTES);
+            let detail = umbel_model::outcome::truncated(detail.into(), MAX_DETAIL_BYTES);
+            self.0.push(Fault { kind, pointer, detail });
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.len() >= MAX_FAULTS
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An error if there are any.
+    pub(crate) fn done(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Refused(self.0)) }
+    }
+}
+
+/// One fault as an error.
+pub(crate) fn refused(kind: FaultKind, pointer: String, detail: impl Into<String>) -> Error {
+    let mut faults = Faults::default();
+    faults.add(kind, pointer, detail);
+    Error::Refused(faults.0)
+}
+
+/// A JSON pointer's reference token (RFC 6901).
+pub(crate) fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}

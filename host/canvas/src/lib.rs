@@ -1,0 +1,27 @@
+//! From a canvas to a workflow to store: planned, its tasks looked up, its calls checked, its policies decided.
+//!
+//! Used wherever canvases come in: by the API, and by workers for what guests submit. A `Composer` answers the head and
+//! the nodes that `umbel_broker` stores, or every place of the canvas that is wrong. This crate must not know HTTP.
+
+mod call;
+mod compose;
+mod document;
+mod error;
+mod options;
+mod resumed;
+mod rules;
+mod stored;
+mod task;
+mod templates;
+
+pub use compose::{Composed, Composer, Composing, Head};
+pub use document::{Deploy, TaskDocument};
+pub use error::{Error, Fault, FaultKind, Result};
+pub use options::{Options, check_key, parse_time};
+pub use resumed::{Digests, Stored};
+pub use rules::{Limits, Rules, Stamps};
+pub use stored::BrokerTasks;
+pub use task::{Complaints, TaskFacts, TaskSource};
+
+#[cfg(test)]
+mod tests;

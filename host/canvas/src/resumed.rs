@@ -1,0 +1,229 @@
+//! A new workflow of one that failed: what succeeded is kept, the rest is done again.
+
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+use umbel_broker::{
+    Broker, Kept, MAX_NODES_A_CALL, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError,
+    WorkflowRecord, WorkflowState, value_of,
+};
+use umbel_model::{
+    JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
+    canvas::{Each, Gate, Node, NodeEnd, Signature, Work, resume},
+};
+
+use crate::{
+    Composed, Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
+    call::Call,
+    error::{Faults, refused},
+};
+
+/// Which module the nodes that are done again run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Digests {
+    /// The one that was pinned when the workflow was submitted first.
+    #[default]
+    Pinned,
+    /// The one that the task points at now. The policy stays as it was.
+    Current,
+}
+
+/// A workflow as it was read to be resumed.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub record: WorkflowRecord,
+    pub nodes: Vec<NodeRecord>,
+}
+
+impl Stored {
+    /// Reads a workflow that is over and did not succeed, with its kept results; none when the tenant has no such
+    /// workflow. Results of replaced jobs are read from what replaced them. `max_bytes` bounds the results together.
+    pub async fn read(
+        broker: &dyn Broker,
+        tenant: &TenantId,
+        id: WorkflowId,
+        max_bytes: usize,
+    ) -> Result<Option<Self>> {
+        let Some(record) = broker.workflow(tenant, id).await? else { return Ok(None) };
+        match record.state {
+            WorkflowState::Running => return Err(Error::NotResumable("it is not over")),
+            WorkflowState::Succeeded => return Err(Error::NotResumable("it succeeded: there is nothing to do again")),
+            _ => {}
+        }
+        if record.parent.is_some() {
+            return Err(Error::NotResumable("it replaces a job: resume that job's workflow, or repeat the job"));
+        }
+        let mut nodes = Vec::with_capacity(record.nodes as usize);
+        let mut left = max_bytes;
+        for first in (0..record.nodes).step_by(MAX_NODES_A_CALL as usize) {
+            for mut node in broker.nodes(tenant, id, first, MAX_NODES_A_CALL).await? {
+                let at = NodeAt { broker, tenant, workflow: id, node: node.number };
+                let size = settle_result(at, &mut node, left).await?;
+                left = left.checked_sub(size).ok_or_else(|| too_large(max_bytes))?;
+                nodes.push(node);
+            }
+        }
+        let whole = nodes.iter().zip(0..).all(|(node, number): (_, u32)| node.number == number);
+        if nodes.len() != record.nodes as usize || !whole {
+            return Err(Error::NotResumable("its retention is over: nodes of it are deleted already"));
+        }
+        Ok(Some(Self { record, nodes }))
+    }
+}
+
+/// Puts the result of a replaced job in its record. Answers the size of the node's result, bytes.
+async fn settle_result(at: NodeAt<'_>, node: &mut NodeRecord, left: usize) -> Result<usize> {
+    let NodeWork::Job { record, .. } = &mut node.work else { return Ok(0) };
+    if record.state == JobState::Succeeded && record.child.is_some() {
+        let text = value_of(at, left).await.map_err(|error| match error {
+            ValueError::Broker(error) => Error::Broker(error),
+            ValueError::TooLarge(_) => too_large(left),
+            _ => Error::NotResumable("the result of a node that was replaced is gone"),
+        })?;
+        let result = RawValue::from_string(text).map_err(|e| Error::Corrupt(format!("node {}: {e}", at.node)))?;
+        record.result = Some(result);
+    }
+    Ok(record.result.as_ref().map_or(0, |result| result.get().len()))
+}
+
+fn too_large(max: usize) -> Error {
+    let detail = format!("the results that would be kept have more than {max} bytes together");
+    refused(FaultKind::ArgumentsTooLarge, String::new(), detail)
+}
+
+impl<'c> Composer<'c> {
+    /// The workflow that does again what failed of `stored`. The composer's stamps are those of the new workflow.
+    pub fn resumed(self, stored: Stored, digests: Digests, head: Head) -> Composing<'c, Composed> {
+        Box::pin(async move { self.resume(stored, digests, head).await })
+    }
+
+    async fn resume(&self, stored: Stored, digests: Digests, head: Head) -> Result<Composed> {
+        let Stored { record, nodes } = stored;
+        let states: Vec<JobState> = nodes.iter().map(state).collect();
+        let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Vec<_>>(), &states);
+        let mut templates = record.templates;
+        templates.iter_mut().for_each(|template| template.nodes = 0);
+        for (node, end) in nodes.iter().zip(&ends) {
+            if let (NodeWork::Job { template, .. }, NodeEnd::Redo { .. }) = (&node.work, end) {
+                let known = templates.get_mut(*template as usize);
+                known.ok_or_else(|| Error::Corrupt(format!("node {} has no template", node.number)))?.nodes += 1;
+            }
+        }
+        let current = self.restamped(&mut templates, digests).await?;
+        if digests == Digests::Current {
+            self.check_again(&nodes, &ends, &current)?;
+        }
+        let nodes: Vec<NewNode> = nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end)).collect();
+        let mut head = self.head(head, Some(record.id))?;
+        (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
+        Ok(Composed { head, nodes })
+    }
+
+    /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the
+    /// parameters of each template that is used.
+    async fn restamped(&self, templates: &mut [NodeTemplate], digests: Digests) -> Result<Vec<Vec<Parameter>>> {
+        let mut parameters = vec![Vec::new(); templates.len()];
+        let mut tasks: HashMap<umbel_model::TaskName, std::sync::Arc<TaskFacts>> = HashMap::new();
+        for (at, template) in templates.iter_mut().enumerate() {
+            let mut spec: NodeSpec = serde_json::from_str(&template.spec)
+                .map_err(|e| Error::Corrupt(format!("template {at} of the workflow: {e}")))?;
+            if digests == Digests::Current && template.nodes > 0 {
+                let facts = match tasks.get(&spec.task) {
+                    Some(facts) => facts.clone(),
+                    None => {
+                        let found = self.tasks.task(self.tenant, &spec.task).await?;
+                        let detail = || format!("the task `{}` is gone", spec.task);
+                        let found =
+                            found.ok_or_else(|| refused(FaultKind::TaskNotFound, "/digest".into(), detail()))?;
+                        tasks.insert(spec.task.clone(), found.clone());
+                        found
+                    }
+                };
+                spec.digest = facts.digest;
+                spec.parameters = facts.texts();
+                parameters[at] = facts.parameters.clone();
+            }
+            spec.traceparent = self.stamps.traceparent.clone();
+            spec.request_id = self.stamps.request_id.clone();
+            spec.tags = self.stamps.tags.clone();
+            spec.headers = self.stamps.headers.clone();
+            template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
+        }
+        Ok(parameters)
+    }
+
+    /// Whether what is done again still fits its tasks.
+    fn check_again(&self, nodes: &[NodeRecord], ends: &[NodeEnd], parameters: &[Vec<Parameter>]) -> Result<()> {
+        let mut faults = Faults::default();
+        for (node, end) in nodes.iter().zip(ends) {
+            let (NodeWork::Job { record, template, takes }, NodeEnd::Redo { .. }) = (&node.work, end) else { continue };
+            let text = record.node.as_ref().map_or("{}", |node| &node.arguments);
+            let arguments: NodeArguments = serde_json::from_str(text)
+                .map_err(|e| Error::Corrupt(format!("arguments of node {}: {e}", node.number)))?;
+            let each = arguments.map.map(Each::Map).or(arguments.starmap.map(Each::Starmap));
+            let (args, kwargs) = (arguments.args, arguments.kwargs);
+            let signature = Signature { args, kwargs, each, ..Signature::new(record.task.clone()) };
+            let pointer = format!("/nodes/{}", node.number);
+            let call = Call { signature: &signature, takes: *takes, pointer: &pointer };
+            let parameters = parameters.get(*template as usize).map_or(&[][..], Vec::as_slice);
+            if !call.fits(parameters) {
+                call.explain(parameters, &mut faults);
+            }
+            if faults.is_full() {
+                break;
+            }
+        }
+        faults.done()
+    }
+}
+
+/// The node as `resume` looks at it: what it is called with makes no difference there.
+fn planned(node: &NodeRecord) -> Node {
+    let (work, takes) = match &node.work {
+        NodeWork::Job { record, takes, .. } => (Work::Job(Signature::new(record.task.clone())), *takes),
+        NodeWork::Gate { members, scope, cancel_rest, pending, .. } => {
+            let (members, scope) = (members.clone(), scope.clone());
+            (Work::Gate(Gate { members, scope, cancel_rest: *cancel_rest, pending: *pending }), false)
+        }
+    };
+    Node {
+        work,
+        when: node.when,
+        on_failure: node.on_failure,
+        after: node.after,
+        takes,
+        group: node.group,
+        next: node.next.clone(),
+        label: None,
+        pointer: String::new(),
+    }
+}
+
+fn state(node: &NodeRecord) -> JobState {
+    match &node.work {
+        NodeWork::Job { record, .. } => record.state,
+        // Not looked at.
+        NodeWork::Gate { .. } => JobState::Waiting,
+    }
+}
+
+fn renewed(node: NodeRecord, end: NodeEnd) -> NewNode {
+    let NodeRecord { when, on_failure, after, group, next, work, .. } = node;
+    let work = match (work, end) {
+        (NodeWork::Job { record, template, takes }, end) => {
+            let arguments = record.node.map_or_else(|| "{}".to_owned(), |node| node.arguments);
+            let kept = match end {
+                NodeEnd::Kept(state) => Some(Kept { state, result: record.result, failure: record.failure }),
+                NodeEnd::KeptGate | NodeEnd::Redo { .. } => None,
+            };
+            NewWork::Job { template, arguments, takes, kept }
+        }
+        (NodeWork::Gate { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
+            NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept: false }
+        }
+        (NodeWork::Gate { members, scope, cancel_rest, .. }, NodeEnd::Kept(_) | NodeEnd::KeptGate) => {
+            NewWork::Gate { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true }
+        }
+    };
+    NewNode { when, on_failure, after, group, next, work }
+}

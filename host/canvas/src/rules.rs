@@ -1,0 +1,94 @@
+//! What a canvas may be, and what its jobs inherit.
+
+use std::collections::BTreeMap;
+
+use umbel_model::{NodeSpec, PolicyBounds, WorkflowSpec, canvas::CanvasLimits};
+
+use crate::error::{FaultKind, Faults, Result, escape};
+
+/// Longest name and tag, bytes.
+const MAX_NAME_BYTES: usize = 128;
+const MAX_TAGS: usize = 32;
+const MAX_HEADERS: usize = 32;
+/// Longest value of a header stamp, bytes.
+const MAX_HEADER_BYTES: usize = 1_024;
+
+/// How large a workflow may be.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Nodes and depth.
+    pub canvas: CanvasLimits,
+    /// Different pairs of a task and options.
+    pub max_templates: usize,
+    /// Bytes of one node's arguments as JSON.
+    pub max_arguments_bytes: usize,
+    /// Bytes of all arguments, and of a resumed workflow's kept results, together.
+    pub max_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            canvas: CanvasLimits::default(),
+            max_templates: umbel_broker::MAX_TEMPLATES,
+            max_arguments_bytes: 1 << 20,
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What an operator allows.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub bounds: PolicyBounds,
+    pub limits: Limits,
+}
+
+/// What every job of a workflow inherits from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamps {
+    pub tags: Vec<String>,
+    pub headers: BTreeMap<String, String>,
+    pub traceparent: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl From<NodeSpec> for Stamps {
+    fn from(spec: NodeSpec) -> Self {
+        Self { tags: spec.tags, headers: spec.headers, traceparent: spec.traceparent, request_id: spec.request_id }
+    }
+}
+
+impl From<WorkflowSpec> for Stamps {
+    fn from(spec: WorkflowSpec) -> Self {
+        Self { tags: spec.tags, headers: spec.headers, traceparent: spec.traceparent, request_id: spec.request_id }
+    }
+}
+
+/// Checks what people write on a workflow. Pointers are those of a request's body.
+pub(crate) fn check_labels(name: Option<&str>, stamps: &Stamps) -> Result<()> {
+    let mut faults = Faults::default();
+    let fine = |text: &str, max| (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);
+    let rule = |max| format!("write 1 to {max} bytes without control characters");
+    if name.is_some_and(|name| !fine(name, MAX_NAME_BYTES)) {
+        faults.add(FaultKind::Option, "/name".into(), rule(MAX_NAME_BYTES));
+    }
+    if stamps.tags.len() > MAX_TAGS {
+        faults.add(FaultKind::Option, "/tags".into(), format!("a workflow has at most {MAX_TAGS} tags"));
+    }
+    for (at, _) in stamps.tags.iter().enumerate().filter(|(_, tag)| !fine(tag, MAX_NAME_BYTES)) {
+        faults.add(FaultKind::Option, format!("/tags/{at}"), rule(MAX_NAME_BYTES));
+    }
+    if stamps.headers.len() > MAX_HEADERS {
+        faults.add(FaultKind::Option, "/headers".into(), format!("a workflow has at most {MAX_HEADERS} headers"));
+    }
+    for (key, value) in &stamps.headers {
+        if !fine(key, MAX_NAME_BYTES) {
+            faults.add(FaultKind::Option, "/headers".into(), format!("a header's name: {}", rule(MAX_NAME_BYTES)));
+        } else if value.len() > MAX_HEADER_BYTES || value.chars().any(char::is_control) {
+            let detail = format!("write at most {MAX_HEADER_BYTES} bytes without control characters");
+            faults.add(FaultKind::Option, format!("/headers/{}", escape(key)), detail);
+        }
+    }
+    faults.done()
+}

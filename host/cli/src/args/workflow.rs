@@ -1,0 +1,217 @@
+//! `umbel workflow`: its verbs and flags.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use umbel_client::{Digests, OnFailure, WorkflowState};
+use umbel_model::WorkflowId;
+
+use super::{PageFlags, duration};
+
+#[derive(Debug, Subcommand)]
+pub enum WorkflowVerb {
+    /// Submit a canvas and print the workflow's id; with --wait its result
+    Submit(Box<WorkflowSubmitOptions>),
+    /// One job for each of many files, and a body that takes all their results
+    Map(Box<MapOptions>),
+    /// Workflows, newest first
+    #[command(visible_alias = "ls")]
+    List {
+        #[arg(long, value_parser = state)]
+        state: Option<WorkflowState>,
+        #[command(flatten)]
+        page: PageFlags,
+    },
+    /// One workflow and its steps as a tree
+    Show(ShowOptions),
+    /// The result of a workflow, as JSON
+    Result {
+        id: WorkflowId,
+        /// Wait for its end, at most so long
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
+        wait: Option<u64>,
+    },
+    /// Stop a workflow: what waits is revoked, what runs is asked to stop
+    Cancel { id: WorkflowId },
+    /// Do the failed steps of a workflow again, as a new workflow that keeps what succeeded
+    Resume {
+        id: WorkflowId,
+        /// Which modules it runs
+        #[arg(long, value_enum, default_value = "pinned")]
+        digest: DigestChoice,
+        /// Wait for its end, at most so long, and print the result
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
+        wait: Option<u64>,
+    },
+    /// A workflow as a picture, SVG on stdout
+    Graph { id: WorkflowId },
+}
+
+#[derive(Debug, Args)]
+pub struct ShowOptions {
+    pub id: WorkflowId,
+    /// Go on showing it until it is over
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Lines of the tree at most
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
+    pub lines: u32,
+}
+
+/// Which modules a resumed workflow runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DigestChoice {
+    /// Those that it was submitted with
+    Pinned,
+    /// Those that its tasks point at now
+    Current,
+}
+
+impl From<DigestChoice> for Digests {
+    fn from(choice: DigestChoice) -> Self {
+        match choice {
+            DigestChoice::Pinned => Self::Pinned,
+            DigestChoice::Current => Self::Current,
+        }
+    }
+}
+
+const STEPS: &str = "\
+A STEP is a task and its arguments, `add 2 3` or `resize max_side=64`, or a canvas as JSON. Each argument is JSON, or
+else text; quote a text with spaces as JSON, \"so\". The step takes the result of what is before it in front of them.";
+
+#[derive(Debug, Args)]
+#[command(after_help = STEPS)]
+pub struct WorkflowSubmitOptions {
+    #[command(flatten)]
+    pub composition: Composition,
+    /// What takes the result: the body of a group
+    #[arg(long, value_name = "STEP")]
+    pub then: Option<String>,
+    #[command(flatten)]
+    pub stamps: Stamps,
+}
+
+/// What is submitted: exactly one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Composition {
+    /// A canvas as JSON, or the whole body of a submission with its `canvas`; `-` reads stdin
+    pub file: Option<PathBuf>,
+    /// Steps one after the other
+    #[arg(long, num_args = 1.., value_name = "STEP")]
+    pub chain: Vec<String>,
+    /// Steps all at once
+    #[arg(long, num_args = 1.., value_name = "STEP")]
+    pub group: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STEPS)]
+pub struct MapOptions {
+    /// Called once for each file, with the file's text in front of its other arguments
+    #[arg(long, value_name = "STEP")]
+    pub task: String,
+    /// Files, or patterns with * ? [a-z] and ** for folders; they are taken in the order of their names
+    #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
+    pub each_file: Vec<String>,
+    /// Takes the list of all results, in the order of the files
+    #[arg(long, value_name = "STEP")]
+    pub then: Option<String>,
+    /// Give the file's bytes as base64: for what is not text
+    #[arg(long)]
+    pub base64: bool,
+    /// Give the file as the argument of this name, not as the first one
+    #[arg(long, value_name = "NAME")]
+    pub content_as: Option<String>,
+    /// Give the file's path too, as the argument of this name
+    #[arg(long, value_name = "NAME")]
+    pub path_as: Option<String>,
+    /// What a file's failure means to the rest
+    #[arg(long, value_enum, default_value = "fail", value_name = "POLICY")]
+    pub on_failure: FailureChoice,
+    /// Cancel the others when one fails
+    #[arg(long)]
+    pub cancel_rest: bool,
+    #[command(flatten)]
+    pub stamps: Stamps,
+}
+
+/// What the failure of a step means to what waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailureChoice {
+    /// What waits for it fails too
+    Fail,
+    /// What waits for it gets {"error": …} in the place of the result
+    Continue,
+    /// What waits for it gets null in the place of the result
+    Ignore,
+}
+
+impl From<FailureChoice> for OnFailure {
+    fn from(choice: FailureChoice) -> Self {
+        match choice {
+            FailureChoice::Fail => Self::Fail,
+            FailureChoice::Continue => Self::Continue,
+            FailureChoice::Ignore => Self::Ignore,
+        }
+    }
+}
+
+/// What a workflow gets besides its canvas.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Stamps {
+    /// A name for people
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// A tag of the workflow and its jobs; may be repeated
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<String>,
+    /// A stamp that its jobs inherit; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub header: Vec<String>,
+    /// Cancel it, as expired, if it is not over so long after its start
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub deadline: Option<u64>,
+    /// Keep it so long after it is over
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub keep: Option<u64>,
+    /// The same key twice is the same workflow
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Wait for the end, at most so long, and print the result
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
+    pub wait: Option<u64>,
+}
+
+fn state(text: &str) -> Result<WorkflowState, String> {
+    WorkflowState::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = WorkflowState::ALL.iter().map(|state| state.as_str()).collect();
+        format!("use one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn submit(args: &[&str]) -> Result<WorkflowSubmitOptions, clap::Error> {
+        let cli = Cli::try_parse_from([&["umbel", "workflow", "submit"], args].concat())?;
+        let Command::Workflow(WorkflowVerb::Submit(options)) = cli.command else { panic!() };
+        Ok(*options)
+    }
+
+    #[test]
+    fn a_submission_is_a_file_or_a_chain_or_a_group() {
+        assert_eq!(submit(&["-"]).unwrap().composition.file.unwrap().to_str(), Some("-"));
+        let chain = submit(&["--chain", "add 2 -3", "mul 4", "--tag", "a", "--tag", "b", "--wait=5s"]).unwrap();
+        assert_eq!(chain.composition.chain, ["add 2 -3", "mul 4"]);
+        assert_eq!((chain.stamps.tag.len(), chain.stamps.wait), (2, Some(5_000)));
+        let chord = submit(&["--group", "a", "b", "--then", "c"]).unwrap();
+        assert_eq!((chord.composition.group.len(), chord.then.as_deref()), (2, Some("c")));
+        assert!(submit(&[]).is_err() && submit(&["f", "--chain", "a"]).is_err());
+    }
+}

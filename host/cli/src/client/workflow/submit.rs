@@ -1,0 +1,266 @@
+//! What is submitted: a canvas of a file, of steps that were typed, or of many files.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read as _},
+    path::Path,
+    time::Instant,
+};
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use umbel_client::{
+    Client, Step, Workflow,
+    canvas::{chain, chord, group},
+    fresh_key,
+};
+
+use super::{
+    files::{self, Content},
+    steps, told,
+};
+use crate::{
+    args::{MapOptions, Stamps, WorkflowSubmitOptions},
+    client::answer,
+    failure::{Exit, Failure},
+    output::{Terminal, bytes_text},
+};
+
+/// Bytes of a submission, the server's limit.
+const MAX_BODY_BYTES: usize = 32 << 20;
+/// Bytes of a label.
+const MAX_LABEL_BYTES: usize = 128;
+
+/// The fields of a submission, as they were written.
+type Body = BTreeMap<String, Box<RawValue>>;
+
+pub async fn submit(client: &Client, options: &WorkflowSubmitOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let composition = &options.composition;
+    let body = match &composition.file {
+        Some(_) if options.then.is_some() => {
+            return Err(Failure::usage("--then belongs to --chain or --group; a file has its own body"));
+        }
+        Some(file) => body_of(&read(file)?)?,
+        None => of_canvas(composed(&composition.chain, &composition.group, options.then.as_deref())?)?,
+    };
+    send(client, body, &options.stamps, terminal).await
+}
+
+pub async fn map(client: &Client, options: &MapOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let paths = files::find(&options.each_file)?;
+    let contents = files::read(&paths, options.base64)?;
+    terminal.note(&format!("{} files", contents.len()));
+    let body = of_canvas(mapped(options, contents)?)?;
+    send(client, body, &options.stamps, terminal).await
+}
+
+fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<Step, Failure> {
+    let read = |texts: &[String]| texts.iter().map(|text| steps::step(text)).collect::<Result<Vec<_>, _>>();
+    let then = then.map(steps::step).transpose()?;
+    Ok(match (members.is_empty(), then) {
+        (true, then) => chain(read(steps)?.into_iter().chain(then)),
+        (false, Some(body)) => chord(read(members)?, body),
+        (false, None) => group(read(members)?),
+    })
+}
+
+/// One call for each file, and the body.
+fn mapped(options: &MapOptions, contents: Vec<Content>) -> Result<Step, Failure> {
+    let call = steps::signature(&options.task)?;
+    let members: Vec<Step> = contents
+        .into_iter()
+        .map(|Content { path, text }| {
+            let mut call = match &options.content_as {
+                Some(name) => call.clone().kwarg(name, text),
+                None => call.clone().args_first([text]),
+            };
+            if let Some(name) = &options.path_as {
+                call = call.kwarg(name, &path);
+            }
+            Step::from(call).label(&label(&path))
+        })
+        .collect();
+    let together = match &options.then {
+        Some(body) => chord(members, steps::step(body)?),
+        None => group(members),
+    };
+    let together = if options.cancel_rest { together.cancel_rest() } else { together };
+    Ok(match options.on_failure.into() {
+        umbel_client::OnFailure::Fail => together,
+        policy => together.on_failure(policy),
+    })
+}
+
+/// The end of a path, as far as a label goes.
+fn label(path: &str) -> String {
+    let clean: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut from = clean.len().saturating_sub(MAX_LABEL_BYTES);
+    while !clean.is_char_boundary(from) {
+        from += 1;
+    }
+    clean[from..].to_owned()
+}
+
+fn raw(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+    to_raw_value(value).map_err(|error| Failure::usage(format!("this cannot be written as JSON: {error}")))
+}
+
+fn of_canvas(step: Step) -> Result<Body, Failure> {
+    let canvas = step.build().map_err(umbel_client::Error::from)?;
+    Ok([("canvas".to_owned(), raw(&canvas)?)].into())
+}
+
+/// The file's text, or stdin's for `-`.
+fn read(file: &Path) -> Result<String, Failure> {
+    let shown = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
+    let failed = |error: io::Error| {
+        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
+        Failure::new("file", format!("{shown} cannot be read: {error}")).exit(exit)
+    };
+    let mut bytes = Vec::new();
+    let limit = MAX_BODY_BYTES as u64 + 1;
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        fs::File::open(file).map_err(failed)?.take(limit).read_to_end(&mut bytes)
+    };
+    read.map_err(failed)?;
+    if bytes.len() > MAX_BODY_BYTES {
+        let limit = bytes_text(MAX_BODY_BYTES as u64);
+        return Err(Failure::new("file_too_large", format!("{shown} has more than {limit}, the most of a submission")));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::new("not_json", format!("{shown} is not UTF-8 text")))
+}
+
+/// A canvas by itself, or a whole body.
+fn body_of(text: &str) -> Result<Body, Failure> {
+    let fields: Body = serde_json::from_str(text).map_err(|error| {
+        Failure::new("not_json", format!("the canvas is not a JSON object: {error}"))
+            .help(r#"write {"chain": [{"task": "add", "args": [2, 3]}, …]}"#)
+    })?;
+    if fields.contains_key("canvas") {
+        return Ok(fields);
+    }
+    Ok([("canvas".to_owned(), raw(&fields)?)].into())
+}
+
+/// Lays what flags say over what the body says: tags and headers are added, the rest is replaced.
+fn stamped(mut body: Body, stamps: &Stamps) -> Result<Body, Failure> {
+    let wrong = |field: &str| Failure::usage(format!("`{field}` of the body is not what it should be"));
+    if !stamps.tag.is_empty() {
+        let before = body.get("tags").map(|raw| serde_json::from_str(raw.get())).transpose();
+        let mut tags: Vec<String> = before.map_err(|_| wrong("tags"))?.unwrap_or_default();
+        tags.extend(stamps.tag.iter().cloned());
+        body.insert("tags".into(), raw(&tags)?);
+    }
+    if !stamps.header.is_empty() {
+        let before = body.get("headers").map(|raw| serde_json::from_str(raw.get())).transpose();
+        let mut headers: BTreeMap<String, String> = before.map_err(|_| wrong("headers"))?.unwrap_or_default();
+        for pair in &stamps.header {
+            let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+                return Err(Failure::usage(format!("{pair:?} is not NAME=VALUE")).help("write --header order=7"));
+            };
+            headers.insert(name.to_owned(), value.to_owned());
+        }
+        body.insert("headers".into(), raw(&headers)?);
+    }
+    if let Some(name) = &stamps.name {
+        body.insert("name".into(), raw(name)?);
+    }
+    for (field, ms) in [("deadline_ms", stamps.deadline), ("keep_ms", stamps.keep)] {
+        if let Some(ms) = ms {
+            body.insert(field.into(), raw(&ms)?);
+        }
+    }
+    Ok(body)
+}
+
+async fn send(client: &Client, body: Body, stamps: &Stamps, terminal: &Terminal) -> Result<(), Failure> {
+    let mut body = stamped(body, stamps)?;
+    let of_body = body.remove("idempotency_key").map(|raw| serde_json::from_str(raw.get())).transpose();
+    let of_body: Option<String> = of_body.map_err(|_| Failure::usage("`idempotency_key` of the body is not a text"))?;
+    // One of its own when there is none: a connection that breaks must not start it twice.
+    let key = stamps.idempotency_key.clone().or(of_body).map_or_else(fresh_key, Ok)?;
+    let begun = Instant::now();
+    let answered = client.post("/v1/workflows").json(&body).idempotency_key(key).text().await?;
+    let workflow: Workflow = answer(&answered)?;
+    told(client, &answered, &workflow, stamps.wait, begun, terminal).await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command, WorkflowVerb};
+
+    fn text(body: &Body) -> String {
+        serde_json::to_string(body).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_a_canvas_or_a_whole_body_and_keeps_its_digits() {
+        let canvas = r#"{"task": "a", "args": [123456789012345678901234567890]}"#;
+        assert_eq!(body_of(canvas).unwrap()["canvas"].get(), r#"{"args":[123456789012345678901234567890],"task":"a"}"#);
+        let whole = body_of(&format!(r#"{{"canvas": {canvas}, "name": "n", "tags": ["x"]}}"#)).unwrap();
+        assert_eq!(whole["canvas"].get(), canvas);
+        let stamps = Stamps {
+            name: Some("m".into()),
+            tag: vec!["y".into()],
+            header: vec!["k=v=w".into()],
+            deadline: Some(5),
+            ..Default::default()
+        };
+        let stamped = stamped(whole, &stamps).unwrap();
+        let rest = r#""deadline_ms":5,"headers":{"k":"v=w"},"name":"m","tags":["x","y"]"#;
+        assert_eq!(text(&stamped), format!(r#"{{"canvas":{canvas},{rest}}}"#));
+        for bad in ["", "[]", "not json"] {
+            assert_eq!(body_of(bad).unwrap_err().code, "not_json");
+        }
+    }
+
+    #[test]
+    fn stamps_that_make_no_sense_are_refused() {
+        let header = Stamps { header: vec!["x".into()], ..Default::default() };
+        assert!(stamped(Body::new(), &header).is_err());
+        let tags = Stamps { tag: vec!["x".into()], ..Default::default() };
+        assert!(stamped(body_of(r#"{"canvas": {}, "tags": 1}"#).unwrap(), &tags).is_err());
+    }
+
+    #[test]
+    fn steps_become_a_chain_a_group_or_a_chord() {
+        let of = |chain: &[&str], group: &[&str], then: Option<&str>| {
+            let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+            let step = composed(&owned(chain), &owned(group), then).unwrap();
+            serde_json::to_string(&step.build().unwrap()).unwrap()
+        };
+        assert_eq!(of(&["a 1", "b"], &[], None), r#"{"chain":[{"task":"a","args":[1]},{"task":"b"}]}"#);
+        assert_eq!(of(&["a"], &[], Some("c")), r#"{"chain":[{"task":"a"},{"task":"c"}]}"#);
+        assert_eq!(of(&[], &["a", "b"], None), r#"{"group":[{"task":"a"},{"task":"b"}]}"#);
+        assert_eq!(of(&[], &["a"], Some("c")), r#"{"chord":[{"task":"a"}],"body":{"task":"c"}}"#);
+    }
+
+    #[test]
+    fn each_file_is_a_member_with_its_name() {
+        let options = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["umbel", "workflow", "map", "--each-file", "x", "--task"], args].concat());
+            let Command::Workflow(WorkflowVerb::Map(options)) = cli.unwrap().command else { panic!("a map") };
+            options
+        };
+        let files = || vec![Content { path: "d/a\u{7}.md".into(), text: "x \"y\"".into() }];
+        let form = |args: &[&str]| {
+            let step = mapped(&options(args), files()).unwrap();
+            serde_json::to_value(step.build().unwrap()).unwrap()
+        };
+        let expected = serde_json::json!({
+            "chord": [{"task": "count", "args": ["x \"y\"", 9], "kwargs": {"name": "d/a\u{7}.md", "top": 2},
+                "label": "d/a\u{fffd}.md"}],
+            "body": {"task": "merge"}, "cancel_rest": true, "on_failure": "continue",
+        });
+        let all = ["--then", "merge", "--path-as", "name", "--on-failure", "continue", "--cancel-rest"];
+        assert_eq!(form(&[&["count 9 top=2"], &all[..]].concat()), expected);
+        assert_eq!(form(&["count", "--content-as", "text"])["group"][0]["kwargs"]["text"], "x \"y\"");
+        assert_eq!(label(&"ä".repeat(100)).len(), 128);
+    }
+}

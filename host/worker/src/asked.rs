@@ -1,0 +1,250 @@
+//! What a delivery asks for: read from a job's record, or put together for a workflow's node from its template, its
+//! own arguments and what its source gave.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use umbel_broker::{Broker, DeliveredNode, Delivery, Input, NodeAt, ValueError, error_of, value_of};
+use umbel_model::{
+    BindError, Digest, Failure, NodeArguments, NodeSpec, Outcome, PolicyPatch, bind_text, job::SPEC_VERSION,
+};
+
+/// The results that a node takes, bytes together. They are copied into the guest's memory, which is limited too.
+pub(crate) const MAX_INPUT_BYTES: usize = 16 << 20;
+/// Problems that one failure lists.
+const MAX_PROBLEMS: usize = 8;
+
+/// A call, or several of them one after the other.
+#[derive(Debug)]
+pub(crate) enum Calls {
+    /// A JSON object by parameter name.
+    One(Box<str>),
+    Each(Vec<Box<str>>),
+}
+
+/// What was asked, ready to be called.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) task: Cow<'a, str>,
+    pub(crate) digest: Digest,
+    pub(crate) policy: Cow<'a, PolicyPatch>,
+    pub(crate) traceparent: Option<Cow<'a, str>>,
+    pub(crate) request_id: Option<Cow<'a, str>>,
+    pub(crate) calls: Calls,
+}
+
+/// A job's record, borrowed.
+#[derive(Debug, Deserialize)]
+struct Spec<'a> {
+    v: u8,
+    #[serde(borrow)]
+    task: Cow<'a, str>,
+    digest: Digest,
+    #[serde(borrow)]
+    arguments: &'a RawValue,
+    #[serde(default)]
+    policy: PolicyPatch,
+    #[serde(borrow, default)]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    request_id: Option<Cow<'a, str>>,
+}
+
+/// The part of a record that every version has.
+#[derive(Debug, Deserialize)]
+struct Version {
+    v: u64,
+}
+
+/// Why nothing can be called.
+#[derive(Debug)]
+pub(crate) enum Unasked {
+    /// A newer Umbel wrote the record.
+    Newer(u64),
+    Ended(Outcome),
+}
+
+impl Unasked {
+    fn fatal(kind: &str, message: impl Into<String>) -> Self {
+        Self::Ended(Outcome::Fatal(Failure::new(kind, message)))
+    }
+}
+
+/// A record that a newer Umbel wrote is for a newer worker; any other that cannot be read fails its job.
+fn unreadable(text: &str, error: &serde_json::Error) -> Unasked {
+    match serde_json::from_str::<Version>(text) {
+        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => Unasked::Newer(v),
+        _ => Unasked::fatal("bad_spec", format!("the job's record cannot be read: {error}")),
+    }
+}
+
+/// Reads a job that is nobody's node.
+pub(crate) fn read_job(delivery: &Delivery) -> Result<Asked<'_>, Unasked> {
+    let spec: Spec<'_> = serde_json::from_str(&delivery.spec).map_err(|e| unreadable(&delivery.spec, &e))?;
+    if spec.v > SPEC_VERSION {
+        return Err(Unasked::Newer(spec.v.into()));
+    }
+    Ok(Asked {
+        task: spec.task,
+        digest: spec.digest,
+        policy: Cow::Owned(spec.policy),
+        traceparent: spec.traceparent,
+        request_id: spec.request_id,
+        calls: Calls::One(spec.arguments.get().into()),
+    })
+}
+
+/// Parsed templates: the members of a group share one.
+#[derive(Debug, Default)]
+pub(crate) struct Templates(Mutex<Option<(String, Arc<NodeSpec>)>>);
+
+impl Templates {
+    /// The template of a node.
+    pub(crate) fn parsed(&self, text: &str) -> Result<Arc<NodeSpec>, Unasked> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, spec)) = &*last
+            && known == text
+        {
+            return Ok(spec.clone());
+        }
+        let spec: NodeSpec = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
+        if spec.v > SPEC_VERSION {
+            return Err(Unasked::Newer(spec.v.into()));
+        }
+        let spec = Arc::new(spec);
+        *last = Some((text.to_owned(), spec.clone()));
+        Ok(spec)
+    }
+}
+
+/// Reads a workflow's node; `input` is what goes in front of its arguments.
+pub(crate) fn read_node<'a>(
+    spec: &'a NodeSpec,
+    node: &DeliveredNode,
+    input: Option<&str>,
+) -> Result<Asked<'a>, Unasked> {
+    let own: NodeArguments = serde_json::from_str(&node.arguments)
+        .map_err(|e| Unasked::fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
+    let input: Option<&RawValue> = input
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(|e| Unasked::fatal("bad_spec", format!("the result that it takes cannot be read: {e}")))?;
+    let bind = |more: &[Box<RawValue>]| -> Result<Box<str>, Unasked> {
+        let args = input.into_iter().chain(own.args.iter().map(|arg| &**arg)).chain(more.iter().map(|arg| &**arg));
+        let kwargs = own.kwargs.iter().map(|(name, value)| (name.as_str(), &**value));
+        bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
+    };
+    let calls = match (&own.map, &own.starmap) {
+        (Some(items), _) => {
+            Calls::Each(items.iter().map(|item| bind(std::slice::from_ref(item))).collect::<Result<_, _>>()?)
+        }
+        (_, Some(items)) => Calls::Each(items.iter().map(|item| bind(item)).collect::<Result<_, _>>()?),
+        _ => Calls::One(bind(&[])?),
+    };
+    Ok(Asked {
+        task: Cow::Borrowed(spec.task.as_str()),
+        digest: spec.digest,
+        policy: Cow::Borrowed(&spec.policy),
+        traceparent: spec.traceparent.as_deref().map(Cow::Borrowed),
+        request_id: spec.request_id.as_deref().map(Cow::Borrowed),
+        calls,
+    })
+}
+
+fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> Unasked {
+    let problems: Vec<String> = errors.iter().take(MAX_PROBLEMS).map(ToString::to_string).collect();
+    Unasked::fatal("invalid_arguments", format!("`{task}` cannot be called with these: {}", problems.join("; ")))
+}
+
+/// Reads what a node takes of its source.
+pub(crate) async fn read_input(broker: &dyn Broker, delivery: &Delivery) -> Result<Option<String>, Unasked> {
+    let Some(node) = &delivery.node else { return Ok(None) };
+    let at = |number| NodeAt { broker, tenant: &delivery.tenant, workflow: node.workflow, node: number };
+    let read = match &node.input {
+        Input::Nothing => return Ok(None),
+        Input::Value(text) => return Ok(Some(text.clone())),
+        Input::Result(number) => value_of(at(*number), MAX_INPUT_BYTES).await,
+        Input::Error(number) => error_of(at(*number)).await,
+    };
+    read.map(Some).map_err(|error| match error {
+        // Back to the queue, at no cost: the broker is gone for the settle too, or another worker has better luck.
+        ValueError::Broker(error) if error.is_transient() => {
+            tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, %error, "input not read; job given back");
+            Unasked::Ended(Outcome::Released)
+        }
+        ValueError::TooLarge(_) => Unasked::fatal("host_limit:input", error.to_string()),
+        other => Unasked::fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use umbel_model::{JobId, ParameterText, TaskName};
+
+    use super::*;
+
+    fn spec(parameters: &[&str]) -> NodeSpec {
+        let parameter = |name: &&str| ParameterText { name: (*name).to_owned(), default: None };
+        NodeSpec {
+            v: SPEC_VERSION,
+            task: TaskName::new("add").unwrap(),
+            digest: Digest::of(b"x"),
+            parameters: parameters.iter().map(parameter).collect(),
+            policy: PolicyPatch::default(),
+            traceparent: None,
+            request_id: None,
+            tags: Vec::new(),
+            headers: Default::default(),
+        }
+    }
+
+    fn node(arguments: &str) -> DeliveredNode {
+        DeliveredNode {
+            workflow: JobId::from_parts(1, 0),
+            node: 0,
+            group: None,
+            depth: 0,
+            arguments: arguments.into(),
+            input: Input::Nothing,
+        }
+    }
+
+    fn calls(parameters: &[&str], arguments: &str, input: Option<&str>) -> Result<Vec<String>, String> {
+        let spec = spec(parameters);
+        match read_node(&spec, &node(arguments), input) {
+            Ok(Asked { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
+            Ok(Asked { calls: Calls::Each(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
+            Err(Unasked::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_input_goes_in_front_of_the_arguments() {
+        assert_eq!(
+            calls(&["x", "y"], r#"{"args":[2]}"#, Some("12345678901234567890")),
+            Ok(vec![r#"{"x":12345678901234567890,"y":2}"#.into()])
+        );
+        assert_eq!(calls(&["x", "y"], r#"{"kwargs":{"y":2}}"#, Some("[1]")), Ok(vec![r#"{"x":[1],"y":2}"#.into()]));
+    }
+
+    #[test]
+    fn a_map_calls_once_for_each_item_and_a_starmap_with_each_list() {
+        assert_eq!(calls(&["x"], r#"{"map":[1,2]}"#, None), Ok(vec![r#"{"x":1}"#.into(), r#"{"x":2}"#.into()]));
+        assert_eq!(
+            calls(&["x", "y"], r#"{"starmap":[[1,2],[3,4]]}"#, None),
+            Ok(vec![r#"{"x":1,"y":2}"#.into(), r#"{"x":3,"y":4}"#.into()])
+        );
+        assert_eq!(calls(&["x"], r#"{"map":[]}"#, None), Ok(vec![]));
+    }
+
+    #[test]
+    fn arguments_that_do_not_fit_are_named() {
+        assert_eq!(calls(&["x"], r#"{"args":[2]}"#, Some("1")), Err("invalid_arguments".into()));
+        assert_eq!(calls(&["x"], "not json", None), Err("bad_spec".into()));
+    }
+}

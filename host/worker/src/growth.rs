@@ -1,0 +1,70 @@
+//! Makes of what a guest asked for what the broker stores with its outcome.
+
+use std::sync::Arc;
+
+use umbel_broker::{Broker, Delivery, Growth, NewWorkflow};
+use umbel_canvas::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
+use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
+
+use crate::{attempt::unix_ms, wishes::Wishes};
+
+/// Composes what guests ask for. Tasks are those of the tenant, as they are deployed now.
+#[derive(Debug)]
+pub(crate) struct Grower {
+    tasks: BrokerTasks,
+    rules: Rules,
+}
+
+impl Grower {
+    pub(crate) fn new(broker: Arc<dyn Broker>, bounds: PolicyBounds) -> Self {
+        Self { tasks: BrokerTasks::new(broker), rules: Rules { bounds, ..Rules::default() } }
+    }
+
+    /// The growth, and the workflow that replaces the job; or the outcome that the attempt has instead.
+    pub(crate) async fn grow(
+        &self,
+        delivery: &Delivery,
+        template: Option<&NodeSpec>,
+        wishes: Wishes,
+    ) -> Result<(Growth, Option<WorkflowId>), Outcome> {
+        let stamps = template.cloned().map(Stamps::from).unwrap_or_default();
+        let composer = Composer {
+            tasks: &self.tasks,
+            rules: &self.rules,
+            tenant: &delivery.tenant,
+            stamps: &stamps,
+            now_ms: unix_ms(),
+            pointer: "",
+        };
+        let Wishes { submitted, replacement, members, .. } = wishes;
+        let replaced_by = replacement.as_ref().map(|(id, _)| *id);
+        let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
+        let mut growth = Growth::default();
+        for (id, canvas) in submitted {
+            let head = Head { depth, ..Head::new(id) };
+            growth.workflows.push(composed(&composer, canvas, head).await?);
+        }
+        if let Some((id, canvas)) = replacement {
+            let head = Head { depth, parent: Some(delivery.id), ..Head::new(id) };
+            growth.workflows.push(composed(&composer, canvas, head).await?);
+        }
+        if !members.is_empty() {
+            growth.members = Some(composer.members(members).await.map_err(refused)?);
+        }
+        Ok((growth, replaced_by))
+    }
+}
+
+async fn composed(composer: &Composer<'_>, canvas: Canvas, head: Head) -> Result<NewWorkflow, Outcome> {
+    let composed = composer.workflow(canvas, head).await.map_err(refused)?;
+    Ok(NewWorkflow { head: composed.head, nodes: composed.nodes })
+}
+
+/// A canvas that cannot be composed fails its attempt: for good when it is the guest's fault.
+fn refused(error: Error) -> Outcome {
+    let failure = Failure::new(error.kind(), format!("what the task asked of canvas: {error}"));
+    match error {
+        Error::Refused(_) => Outcome::Fatal(failure),
+        _ => Outcome::Error { failure, retry_after_ms: None },
+    }
+}

@@ -1,0 +1,186 @@
+//! What a guest asks of canvas while it runs: checked and counted at once, stored with its outcome or not at all.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use umbel_broker::{DeliveredNode, MAX_GROWTH};
+use umbel_model::{
+    Canvas, JobId, TenantId, WorkflowId,
+    canvas::{CanvasError, CanvasLimits, plan, plan_members, workflow_id},
+};
+use umbel_sandbox::Refused;
+
+use crate::attempt::{random_u64, unix_ms};
+
+/// Guests that submit each other, one after the other: a loop that replaces itself for ever ends here.
+pub(crate) const MAX_GENERATIONS: u32 = 100;
+/// Nodes that the guests of one tenant may add on one worker: so many a second, and so many at once.
+const NODES_PER_SECOND: f64 = 10_000.0;
+const NODES_AT_ONCE: f64 = 50_000.0;
+/// Tenants whose rate is remembered; a tenant is forgotten when it could add all at once again.
+const MAX_TENANTS: usize = 10_000;
+
+/// What was asked so far.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) submitted: Vec<(WorkflowId, Canvas)>,
+    pub(crate) replacement: Option<(WorkflowId, Canvas)>,
+    pub(crate) members: Vec<Canvas>,
+    nodes: u32,
+}
+
+impl Wishes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.submitted.is_empty() && self.replacement.is_none() && self.members.is_empty()
+    }
+
+    pub(crate) fn submit(&mut self, gate: &Gate<'_>, canvas: &str) -> Result<WorkflowId, Refused> {
+        let canvas = self.checked(gate, canvas)?;
+        let id = fresh();
+        self.submitted.push((id, canvas));
+        Ok(id)
+    }
+
+    pub(crate) fn replace(&mut self, gate: &Gate<'_>, canvas: &str) -> Result<(), Refused> {
+        let canvas = self.checked(gate, canvas)?;
+        self.replacement = Some((fresh(), canvas));
+        Ok(())
+    }
+
+    pub(crate) fn add_to_group(&mut self, gate: &Gate<'_>, members: &str) -> Result<(), Refused> {
+        if gate.node.and_then(|node| node.group).is_none() {
+            return Err(Refused::new("not_in_group", "this job is in no group"));
+        }
+        let members: Vec<Canvas> = serde_json::from_str(members).map_err(|e| invalid(&e))?;
+        let (planned, _) = plan_members(members.clone(), self.limits(gate)?).map_err(|e| unplanned(&e))?;
+        self.count(gate, planned.nodes.len() as u32)?;
+        self.members.extend(members);
+        Ok(())
+    }
+
+    fn checked(&mut self, gate: &Gate<'_>, text: &str) -> Result<Canvas, Refused> {
+        let canvas: Canvas = serde_json::from_str(text).map_err(|e| invalid(&e))?;
+        let planned = plan(canvas.clone(), self.limits(gate)?).map_err(|e| unplanned(&e))?;
+        self.count(gate, planned.nodes.len() as u32)?;
+        Ok(canvas)
+    }
+
+    fn limits(&self, gate: &Gate<'_>) -> Result<CanvasLimits, Refused> {
+        let depth = gate.node.map_or(0, |node| node.depth);
+        if depth >= MAX_GENERATIONS {
+            let message = format!("guests may submit each other {MAX_GENERATIONS} times in a row");
+            return Err(Refused::new("host_limit:canvas_depth", message));
+        }
+        Ok(CanvasLimits { max_nodes: MAX_GROWTH - self.nodes, ..CanvasLimits::default() })
+    }
+
+    fn count(&mut self, gate: &Gate<'_>, nodes: u32) -> Result<(), Refused> {
+        gate.rates.take(gate.tenant, nodes)?;
+        self.nodes += nodes;
+        Ok(())
+    }
+}
+
+fn fresh() -> WorkflowId {
+    workflow_id(JobId::from_parts(unix_ms(), u128::from(random_u64()) << 64 | u128::from(random_u64())))
+}
+
+fn invalid(error: &serde_json::Error) -> Refused {
+    Refused::new("invalid_canvas", format!("the canvas cannot be read: {error}"))
+}
+
+fn unplanned(error: &CanvasError) -> Refused {
+    let kind = if error.detail.contains("at most") { "host_limit:canvas" } else { "invalid_canvas" };
+    Refused::new(kind, error.to_string())
+}
+
+/// Who asks.
+pub(crate) struct Gate<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) node: Option<&'a DeliveredNode>,
+    pub(crate) rates: &'a Rates,
+}
+
+/// How fast the guests of each tenant add nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Rates(Mutex<HashMap<TenantId, (f64, Instant)>>);
+
+impl Rates {
+    fn take(&self, tenant: &TenantId, nodes: u32) -> Result<(), Refused> {
+        let now = Instant::now();
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() >= MAX_TENANTS {
+            left.retain(|_, (tokens, at)| refilled(*tokens, *at, now) < NODES_AT_ONCE);
+        }
+        let entry = left.entry(tenant.clone()).or_insert((NODES_AT_ONCE, now));
+        *entry = (refilled(entry.0, entry.1, now), now);
+        if entry.0 < f64::from(nodes) {
+            let message = format!("the tasks of a tenant may add {NODES_PER_SECOND} nodes a second; try again later");
+            return Err(Refused::new("host_limit:canvas_rate", message));
+        }
+        entry.0 -= f64::from(nodes);
+        Ok(())
+    }
+}
+
+fn refilled(tokens: f64, at: Instant, now: Instant) -> f64 {
+    (tokens + now.duration_since(at).as_secs_f64() * NODES_PER_SECOND).min(NODES_AT_ONCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use umbel_broker::Input;
+
+    use super::*;
+
+    fn node(group: Option<u32>, depth: u32) -> DeliveredNode {
+        DeliveredNode {
+            workflow: JobId::from_parts(1, 0),
+            node: 0,
+            group,
+            depth,
+            arguments: "{}".into(),
+            input: Input::Nothing,
+        }
+    }
+
+    fn with<T>(
+        node: Option<&DeliveredNode>,
+        ask: impl FnOnce(&mut Wishes, &Gate<'_>) -> Result<T, Refused>,
+    ) -> Option<String> {
+        let (tenant, rates) = (TenantId::new("t").unwrap(), Rates::default());
+        let gate = Gate { tenant: &tenant, node, rates: &rates };
+        ask(&mut Wishes::default(), &gate).err().map(|refused| refused.kind)
+    }
+
+    #[test]
+    fn members_need_a_group() {
+        let members = r#"[{"task":"a"}]"#;
+        assert_eq!(with(None, |w, g| w.add_to_group(g, members)), Some("not_in_group".into()));
+        assert_eq!(with(Some(&node(None, 0)), |w, g| w.add_to_group(g, members)), Some("not_in_group".into()));
+        assert_eq!(with(Some(&node(Some(3), 0)), |w, g| w.add_to_group(g, members)), None);
+    }
+
+    #[test]
+    fn depth_size_and_shape_are_checked_when_it_is_asked() {
+        let task = r#"{"task":"a"}"#;
+        assert_eq!(with(Some(&node(None, 99)), |w, g| w.replace(g, task)), None);
+        assert_eq!(with(Some(&node(None, 100)), |w, g| w.replace(g, task)), Some("host_limit:canvas_depth".into()));
+        assert_eq!(with(None, |w, g| w.submit(g, "{")), Some("invalid_canvas".into()));
+        assert_eq!(with(None, |w, g| w.submit(g, r#"{"chain":[]}"#)), Some("invalid_canvas".into()));
+        let many = format!(r#"{{"group":[{}]}}"#, vec![task; MAX_GROWTH as usize].join(","));
+        assert_eq!(with(None, |w, g| w.submit(g, &many)), Some("host_limit:canvas".into()));
+    }
+
+    #[test]
+    fn a_flood_of_small_workflows_meets_the_rate() {
+        let (tenant, rates) = (TenantId::new("t").unwrap(), Rates::default());
+        let refused = (0..100).find_map(|_| rates.take(&tenant, 1_000).err());
+        assert_eq!(refused.map(|refused| refused.kind), Some("host_limit:canvas_rate".into()));
+        let other = TenantId::new("other").unwrap();
+        assert!(rates.take(&other, 1_000).is_ok());
+    }
+}

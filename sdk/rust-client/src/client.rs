@@ -1,0 +1,331 @@
+//! The connection: requests with the token, their limits, and what is sent again when a connection fails.
+//!
+//! A request is sent again only when that cannot do anything twice: when it reads only, when it carries an idempotency
+//! key, or when no connection came about, so that nothing was sent.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, stream};
+use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::Error;
+
+/// Longest answer that is read, bytes.
+pub const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Longest `?wait=` of the server; longer waits are several requests.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long a request may take beyond its wait and its body.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A slower upload than that many bytes a second is given up.
+const LEAST_SPEED: u64 = 16 << 10;
+/// Bytes of an upload between two calls of its progress.
+const PIECE: usize = 64 << 10;
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// How often and how soon a request that is safe to repeat is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Besides the first time. 0: never.
+    pub times: u32,
+    /// Before the first repetition; doubled for each one after it.
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { times: 4, first: Duration::from_millis(100), longest: Duration::from_secs(2) }
+    }
+}
+
+impl Retry {
+    /// The pause before repetition `n`, from 0.
+    fn pause(self, n: u32) -> Duration {
+        self.first.saturating_mul(2_u32.saturating_pow(n)).min(self.longest)
+    }
+}
+
+/// A server and a token for it. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+    retry: Retry,
+}
+
+impl std::fmt::Debug for Client {
+    // The token is nobody's business.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("url", &self.0.url).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the server at `url`, such as `http://127.0.0.1:7717`, with a bearer token of a tenant. Nothing is
+    /// sent yet. This build speaks no TLS: use a tunnel or a local proxy for https.
+    pub fn new(url: &str, token: &str) -> Result<Self, Error> {
+        Self::with_retry(url, token, Retry::default())
+    }
+
+    /// The same with other rules of repetition.
+    pub fn with_retry(url: &str, token: &str, retry: Retry) -> Result<Self, Error> {
+        if !url.starts_with("http://") {
+            return Err(Error::Address(url.to_owned()));
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .user_agent(concat!("umbel/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .build()
+            .map_err(|error| Error::Request(error.to_string()))?;
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self(Arc::new(Inner { http, url, token: token.to_owned(), retry })))
+    }
+
+    /// The server's address, with no slash at its end.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// A request that reads; `path` starts with `/`.
+    pub fn get(&self, path: impl Into<String>) -> Request {
+        self.request(Method::GET, path)
+    }
+
+    /// A request that changes something.
+    pub fn post(&self, path: impl Into<String>) -> Request {
+        self.request(Method::POST, path)
+    }
+
+    /// A request that changes fields of something.
+    pub fn patch(&self, path: impl Into<String>) -> Request {
+        self.request(Method::PATCH, path)
+    }
+
+    fn request(&self, method: Method, path: impl Into<String>) -> Request {
+        Request {
+            client: self.clone(),
+            safe: method == Method::GET,
+            method,
+            path: path.into(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            wait: Duration::ZERO,
+            error: None,
+        }
+    }
+
+    /// Uploads a module and, with `deploy`, points its tasks at it; answers what the server says of it, as JSON text.
+    /// `progress` is told of the bytes as they are sent.
+    pub async fn push(
+        &self,
+        module: Bytes,
+        deploy: bool,
+        progress: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<String, Error> {
+        let size = module.len() as u64;
+        let request = self.0.http.post(format!("{}/v1/modules", self.0.url)).bearer_auth(&self.0.token);
+        let request = request
+            .query(&[("deploy", deploy)])
+            .header("content-type", "application/wasm")
+            .header("content-length", size)
+            .timeout(time_for(size, Duration::ZERO))
+            .body(Body::wrap_stream(pieces(module, progress)));
+        self.answer(request).await.map_err(|sent| sent.error)
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<String, Sent> {
+        let unreachable = |error: reqwest::Error| Sent {
+            // No connection came about: nothing of the request can have arrived.
+            arrived: !error.is_connect(),
+            error: Error::of_transport(&self.0.url, &error),
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = match read(response).await {
+            Ok(Some(body)) => body,
+            Ok(None) => return Err(Sent { arrived: true, error: Error::AnswerTooLarge(MAX_ANSWER_BYTES) }),
+            Err(error) => return Err(Sent { arrived: true, ..unreachable(error) }),
+        };
+        let text = String::from_utf8(body.into()).map_err(|_| Sent { arrived: true, error: Error::BadAnswer });
+        if status.is_success() {
+            return text;
+        }
+        let text = text.unwrap_or_default();
+        Err(Sent { arrived: true, error: Error::of_answer(status.as_u16(), &text) })
+    }
+}
+
+/// A failure, and whether the server may have seen the request.
+struct Sent {
+    arrived: bool,
+    error: Error,
+}
+
+/// The body, or nothing when it is too long.
+async fn read(mut response: Response) -> Result<Option<BytesMut>, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
+}
+
+fn pieces(
+    module: Bytes,
+    progress: impl Fn(u64) + Send + Sync + 'static,
+) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
+    stream::iter((0..module.len().div_ceil(PIECE)).map(move |n| {
+        let piece = module.slice(n * PIECE..module.len().min((n + 1) * PIECE));
+        progress(piece.len() as u64);
+        Ok(piece)
+    }))
+}
+
+fn time_for(body_bytes: u64, wait: Duration) -> Duration {
+    PATIENCE + wait + Duration::from_secs(body_bytes / LEAST_SPEED)
+}
+
+/// One request, to be sent with `text` or `answer`.
+#[must_use = "a request does nothing until it is sent"]
+pub struct Request {
+    client: Client,
+    method: Method,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+    wait: Duration,
+    /// May be sent twice.
+    safe: bool,
+    error: Option<Error>,
+}
+
+impl Request {
+    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Asks the server to answer at the end or after so long, at most `MAX_WAIT`.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait.min(MAX_WAIT);
+        let ms = self.wait.as_millis();
+        self.query("wait", format!("{ms}ms"))
+    }
+
+    /// The same key and body are done once, however often they are sent: a request with a key is sent again when its
+    /// connection breaks.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.safe = true;
+        self.header(IDEMPOTENCY_KEY, key)
+    }
+
+    /// Says that doing it twice is the same as doing it once.
+    pub(crate) fn repeatable(mut self) -> Self {
+        self.safe = true;
+        self
+    }
+
+    pub fn json(mut self, value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(json) => self.body("application/json", json),
+            Err(error) => {
+                self.error = Some(Error::Request(error.to_string()));
+                self
+            }
+        }
+    }
+
+    pub fn body(mut self, media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        self.body = bytes.into();
+        self.header("content-type", media_type)
+    }
+
+    /// The body of a success as the server wrote it: numbers keep all their digits.
+    pub async fn text(self) -> Result<String, Error> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let retry = self.client.0.retry;
+        let mut repetition = 0;
+        loop {
+            let Sent { arrived, error } = match self.client.answer(self.build()).await {
+                Ok(body) => return Ok(body),
+                Err(sent) => sent,
+            };
+            let again = error.is_transient() && (self.safe || !arrived);
+            if !again || repetition >= retry.times {
+                return Err(error);
+            }
+            tokio::time::sleep(retry.pause(repetition)).await;
+            repetition += 1;
+        }
+    }
+
+    /// The answer, typed.
+    pub async fn answer<T: DeserializeOwned>(self) -> Result<T, Error> {
+        typed(&self.text().await?)
+    }
+
+    fn build(&self) -> RequestBuilder {
+        let Inner { http, url, token, .. } = &*self.client.0;
+        let mut request = http.request(self.method.clone(), format!("{url}{}", self.path)).bearer_auth(token);
+        if !self.query.is_empty() {
+            request = request.query(&self.query);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        if !self.body.is_empty() {
+            request = request.body(self.body.clone());
+        }
+        request.timeout(time_for(self.body.len() as u64, self.wait))
+    }
+}
+
+/// An answer as its type.
+pub fn typed<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|_| Error::BadAnswer)
+}
+
+/// An idempotency key that nobody else has: 32 hexadecimal digits.
+pub fn fresh_key() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Request(format!("no random numbers: {error}")))?;
+    Ok(hex::encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_never_overflow() {
+        let retry = Retry::default();
+        let ms = |n| retry.pause(n).as_millis();
+        assert_eq!([ms(0), ms(1), ms(2), ms(9), ms(u32::MAX)], [100, 200, 400, 2_000, 2_000]);
+    }
+
+    #[test]
+    fn only_plain_http_is_taken_and_the_token_is_never_shown() {
+        assert!(matches!(Client::new("https://h", "t"), Err(Error::Address(_))));
+        let client = Client::new("http://h:1/", "secret").unwrap();
+        assert_eq!(client.url(), "http://h:1");
+        assert!(!format!("{client:?}").contains("secret"));
+    }
+}

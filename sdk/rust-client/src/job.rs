@@ -1,0 +1,283 @@
+//! Jobs and modules: submit, look, wait, read logs, cancel.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use umbel_model::{JobId, JobState, WorkflowId};
+
+use crate::{
+    canvas::{self, Signature},
+    client::{Client, MAX_WAIT, fresh_key, typed},
+    error::{Error, FieldError},
+};
+
+/// A job as the server shows it. Fields that this version does not know are left out.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct Job {
+    pub id: JobId,
+    #[serde(default)]
+    pub task: String,
+    /// A submission that was stored while it could not be read back answers with its id alone: then `queued`.
+    #[serde(default = "queued")]
+    pub state: JobState,
+    #[serde(default)]
+    pub queue: String,
+    /// Number of the current or last attempt, from 1.
+    #[serde(default)]
+    pub attempt: u32,
+    /// RFC 3339, as all times here.
+    #[serde(default)]
+    pub created_at: String,
+    #[serde(default)]
+    pub started_at: Option<String>,
+    #[serde(default)]
+    pub finished_at: Option<String>,
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// JSON as the task wrote it.
+    #[serde(default)]
+    pub result: Option<Box<RawValue>>,
+    /// Why a result that there is is not in the answer: `too_large`, `gone`.
+    #[serde(default)]
+    pub result_omitted: Option<String>,
+    #[serde(default)]
+    pub error: Option<JobError>,
+    /// The workflow that it is a node of.
+    #[serde(default)]
+    pub workflow: Option<WorkflowId>,
+    /// Its place there.
+    #[serde(default)]
+    pub node: Option<NodePlace>,
+    /// The workflow that replaced it: its result is the job's.
+    #[serde(default)]
+    pub replaced_by: Option<WorkflowId>,
+}
+
+/// A job's place in its workflow, and what it inherits of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct NodePlace {
+    pub number: u32,
+    #[serde(default)]
+    pub label: Option<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn queued() -> JobState {
+    JobState::Queued
+}
+
+/// How far a running job said it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Progress {
+    pub done: u64,
+    /// 0: unknown.
+    pub total: u64,
+    pub message: String,
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct JobError {
+    pub kind: String,
+    pub message: String,
+    #[serde(default)]
+    pub details: Option<Box<RawValue>>,
+    /// The guest's functions when it trapped, innermost first.
+    #[serde(default)]
+    pub frames: Vec<String>,
+}
+
+/// A job that made what waited for it fail.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FailedJob {
+    pub job_id: JobId,
+    pub task: String,
+    pub kind: String,
+    pub message: String,
+}
+
+impl JobError {
+    /// Of `upstream_failed`: the jobs that failed, as many of them as the server names.
+    pub fn failed_jobs(&self) -> Vec<FailedJob> {
+        #[derive(Deserialize)]
+        struct Details {
+            failed: Vec<FailedJob>,
+        }
+        let details = self.details.as_ref().filter(|_| self.kind == "upstream_failed");
+        let read = details.and_then(|details| serde_json::from_str(details.get()).ok());
+        read.map(|details: Details| details.failed).unwrap_or_default()
+    }
+}
+
+impl Job {
+    /// The result of a job that succeeded, or why there is none.
+    pub fn output<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        if self.state == JobState::Succeeded {
+            return output(self.id, self.result.as_deref(), self.result_omitted.as_deref());
+        }
+        Err(not_succeeded(self.id, self.state.as_str(), self.error.as_ref()))
+    }
+}
+
+pub(crate) fn output<T: DeserializeOwned>(
+    id: JobId,
+    result: Option<&RawValue>,
+    omitted: Option<&str>,
+) -> Result<T, Error> {
+    match omitted {
+        Some(why) => Err(Error::ResultOmitted { id, why: why.to_owned() }),
+        None => typed(result.map_or("null", RawValue::get)),
+    }
+}
+
+pub(crate) fn not_succeeded(id: JobId, state: &'static str, error: Option<&JobError>) -> Error {
+    let (kind, message) = error.map_or((state, "it has no result"), |error| (&error.kind, &error.message));
+    Error::NotSucceeded { id, state, kind: kind.to_owned(), message: message.to_owned() }
+}
+
+/// The answer to one line of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Accepted {
+    /// The job, when the line was taken.
+    #[serde(default)]
+    pub id: Option<JobId>,
+    /// Its idempotency key was known.
+    #[serde(default)]
+    pub replayed: bool,
+    #[serde(default)]
+    pub error: Option<Refusal>,
+}
+
+/// Why a line of a batch was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Refusal {
+    pub code: String,
+    #[serde(default)]
+    pub detail: String,
+    #[serde(default)]
+    pub errors: Vec<FieldError>,
+}
+
+/// Lines of a job's log.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Lines {
+    pub items: Vec<Line>,
+    /// The `from` to go on with, now or when the job has written more.
+    pub next_from: u64,
+}
+
+/// One line of a job's log, as the guest wrote it: escape it before a terminal sees it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Line {
+    pub number: u64,
+    pub at: String,
+    pub attempt: u32,
+    pub level: String,
+    pub context: String,
+    pub message: String,
+}
+
+/// A module that was pushed.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct Module {
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    pub size_bytes: u64,
+    #[serde(default)]
+    pub imports: Vec<String>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+impl Client {
+    /// Uploads a module and points its tasks at it.
+    pub async fn push_module(&self, module: impl Into<Bytes>) -> Result<Module, Error> {
+        typed(&self.push(module.into(), true, |_| {}).await?)
+    }
+
+    /// Submits a job. It gets an idempotency key if it has none, so that it is submitted once when connections break;
+    /// the server keeps a key for a day. Where that is too much for very many jobs, use `batch`.
+    pub async fn submit(&self, call: Signature) -> Result<Job, Error> {
+        let canvas::Single { call, key } = canvas::single(call)?;
+        let key = key.map_or_else(fresh_key, Ok)?;
+        self.post("/v1/jobs").json(&call).idempotency_key(key).answer().await
+    }
+
+    /// Submits many jobs in one request; the answers are in their order. A connection that breaks within is an error, and
+    /// some may have been submitted: give each call a key to repeat them safely. With a key each, they are repeated here.
+    pub async fn batch(&self, calls: impl IntoIterator<Item = Signature>) -> Result<Vec<Accepted>, Error> {
+        let (mut body, mut keyed, mut lines) = (Vec::new(), true, 0_usize);
+        for call in calls {
+            let canvas::Single { mut call, key } = canvas::single(call)?;
+            keyed &= key.is_some();
+            call.options.extend(key.map(|key| ("idempotency_key".to_owned(), key.into())));
+            serde_json::to_writer(&mut body, &call).map_err(|error| Error::Request(error.to_string()))?;
+            body.push(b'\n');
+            lines += 1;
+        }
+        if lines == 0 {
+            return Ok(Vec::new());
+        }
+        let request = self.post("/v1/jobs/batch").body("application/x-ndjson", body);
+        let text = if keyed { request.repeatable() } else { request }.text().await?;
+        let answers: Vec<Accepted> = text.lines().map(typed).collect::<Result<_, _>>()?;
+        // A body that passes a limit is answered up to there, with the reason in the last line.
+        let refused = answers.last().and_then(|last| last.error.clone()).filter(|_| answers.len() != lines);
+        match refused {
+            Some(Refusal { code, detail, errors }) if answers.len() < lines => {
+                let title = format!("{} of {lines} jobs were taken", answers.len().saturating_sub(1));
+                Err(Error::Problem(Box::new(crate::Problem {
+                    status: 413,
+                    code,
+                    title,
+                    detail,
+                    errors,
+                    ..Default::default()
+                })))
+            }
+            _ if answers.len() == lines => Ok(answers),
+            _ => Err(Error::BadAnswer),
+        }
+    }
+
+    /// A job as it is now.
+    pub async fn job(&self, id: JobId) -> Result<Job, Error> {
+        self.get(format!("/v1/jobs/{id}")).answer().await
+    }
+
+    /// The job once it has ended, however it ended; after `timeout` it is an `Error::WaitTimeout`.
+    pub async fn wait(&self, id: JobId, timeout: Duration) -> Result<Job, Error> {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let job: Job = self.get(format!("/v1/jobs/{id}")).wait(left.min(MAX_WAIT)).answer().await?;
+            if job.state.is_terminal() {
+                return Ok(job);
+            }
+            if left.is_zero() {
+                return Err(Error::WaitTimeout { id, state: job.state.as_str() });
+            }
+        }
+    }
+
+    /// Up to 200 lines of a job's log, from line `from`.
+    pub async fn logs(&self, id: JobId, from: u64) -> Result<Lines, Error> {
+        self.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string()).query("limit", "200").answer().await
+    }
+
+    /// Revokes a job that waits; asks the worker of a running one to stop it. One that has ended is a problem with the
+    /// code `job_ended`.
+    pub async fn cancel(&self, id: JobId) -> Result<Job, Error> {
+        self.post(format!("/v1/jobs/{id}/cancel")).answer().await
+    }
+}

@@ -1,0 +1,97 @@
+//! Changes of a job or a workflow as a stream, by long polls: each ends at once when it is over.
+
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use umbel_model::{JobId, JobState, WorkflowId};
+
+use crate::{
+    client::Client,
+    error::Error,
+    job::{Job, Progress},
+    workflow::{Workflow, WorkflowProgress, WorkflowState},
+};
+
+/// Least time between two looks.
+const LEAST: Duration = Duration::from_millis(50);
+
+/// What a watcher wants to know.
+trait Watched: serde::de::DeserializeOwned {
+    /// What counts as a change.
+    type Seen: PartialEq;
+    fn seen(&self) -> Self::Seen;
+    fn is_over(&self) -> bool;
+}
+
+impl Watched for Job {
+    type Seen = (JobState, u32, Option<Progress>);
+
+    fn seen(&self) -> Self::Seen {
+        (self.state, self.attempt, self.progress.clone())
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.is_terminal()
+    }
+}
+
+impl Watched for Workflow {
+    type Seen = (WorkflowState, WorkflowProgress);
+
+    fn seen(&self) -> Self::Seen {
+        (self.state, self.progress.clone())
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.is_over()
+    }
+}
+
+impl Client {
+    /// The job now, and again whenever its state, attempt or progress differs from the last time, looked at once in
+    /// `every`; its end is told at once, and is the last item. An error is the last item too.
+    pub fn watch(&self, id: JobId, every: Duration) -> impl Stream<Item = Result<Job, Error>> + Send + 'static {
+        watch(self.clone(), format!("/v1/jobs/{id}"), every)
+    }
+
+    /// The workflow now, and again whenever its state or progress differs, as `watch` does for a job.
+    pub fn watch_workflow(
+        &self,
+        id: WorkflowId,
+        every: Duration,
+    ) -> impl Stream<Item = Result<Workflow, Error>> + Send + 'static {
+        watch(self.clone(), format!("/v1/workflows/{id}"), every)
+    }
+}
+
+/// The last thing that was seen, or nothing when the stream has ended.
+type Last<T> = Option<Option<<T as Watched>::Seen>>;
+
+fn watch<T>(client: Client, path: String, every: Duration) -> impl Stream<Item = Result<T, Error>> + Send + 'static
+where
+    T: Watched + Send + 'static,
+    T::Seen: Send,
+{
+    let every = every.max(LEAST);
+    let first: Last<T> = Some(None);
+    stream::unfold((client, path, first), move |(client, path, last)| async move {
+        let mut last = last?;
+        loop {
+            let request = client.get(path.clone());
+            // The first look answers at once.
+            let request = if last.is_some() { request.wait(every) } else { request };
+            let found: T = match request.answer().await {
+                Ok(found) => found,
+                Err(error) => return Some((Err(error), (client, path, None))),
+            };
+            if found.is_over() {
+                return Some((Ok(found), (client, path, None)));
+            }
+            let seen = Some(found.seen());
+            if seen != last {
+                return Some((Ok(found), (client, path, Some(seen))));
+            }
+            last = seen;
+        }
+    })
+}

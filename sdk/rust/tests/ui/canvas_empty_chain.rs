@@ -1,0 +1,5 @@
+use umbel::prelude::*;
+
+fn main() {
+    let _ = chain![];
+}
