@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use umbel::raw::{
     Failure, Guest, Level, Outcome, Parameter, Retryable, TaskDescription,
-    umbel::task::context,
+    umbel::task::{canvas, context},
     wasi::{clocks::monotonic_clock, logging::logging},
 };
 
@@ -33,6 +33,21 @@ const TASKS: &[(&str, &str, &str, Run)] = &[
     ("retry_forever", "Fails every time, and may always be retried.", FOREVER, retry_forever),
     ("lie", "Says that it returns an integer, and returns a text.", SHORT, || Ok("\"not an integer\"".to_owned())),
     ("deep_json", "Returns JSON that is nested a hundred thousand times.", SHORT, deep_json),
+    ("flood_submit", "Submits workflows for ever.", SHORT, flood_submit),
+    ("flood_members", "Adds members to its group for ever.", SHORT, flood_members),
+    ("replace_forever", "Is replaced by itself, for ever.", SHORT, || replaced(SELF)),
+    ("replace_twice", "Is replaced twice, which it may not.", SHORT, replace_twice),
+    ("replace_and_fail", "Is replaced, and fails all the same.", SHORT, replace_and_fail),
+    ("fork_bomb", "Submits two workflows of itself.", SHORT, fork_bomb),
+    ("fan_out", "Submits a group of fifty thousand members.", LARGE, || submitted(&fan_out(50_000))),
+    ("fan_out_of_itself", "Is replaced by a thousand of itself.", SHORT, || {
+        replaced(&many("fan_out_of_itself", 1_000))
+    }),
+    ("canvas_2mb", "Submits a canvas of two megabytes.", LARGE, || submitted(&fan_out_text(2 << 20))),
+    ("canvas_20mb", "Submits a canvas of twenty megabytes.", LARGE, || submitted(&fan_out_text(20 << 20))),
+    ("canvas_deep", "Submits a canvas of eighty thousand steps within steps.", SHORT, || submitted(&deep_canvas())),
+    ("canvas_bad", "Submits what is no canvas.", SHORT, || submitted("{\"half\":")),
+    ("canvas_of_strangers", "Submits a task that does not exist.", SHORT, || submitted(r#"{"task":"no.such.task"}"#)),
     ("snooze_forever", "Asks to be run again later than the world ends.", SHORT, || Err(Outcome::Snooze(u64::MAX))),
 ];
 
@@ -133,6 +148,63 @@ fn retry_forever() -> Result<String, Outcome> {
 fn deep_json() -> Result<String, Outcome> {
     const DEPTH: usize = 100_000;
     Ok(["[".repeat(DEPTH), "]".repeat(DEPTH)].concat())
+}
+
+const SELF: &str = r#"{"task":"replace_forever"}"#;
+const BOMB: &str = r#"{"task":"fork_bomb"}"#;
+
+/// Says how the host took it.
+fn submitted(canvas: &str) -> Result<String, Outcome> {
+    canvas::submit(canvas).map(|id| format!("\"{id}\"")).map_err(Outcome::Fatal)
+}
+
+fn replaced(canvas: &str) -> Result<String, Outcome> {
+    canvas::replace(canvas).map(|()| "null".to_owned()).map_err(Outcome::Fatal)
+}
+
+fn flood_submit() -> Result<String, Outcome> {
+    loop {
+        let _ = black_box(canvas::submit(BOMB));
+    }
+}
+
+fn flood_members() -> Result<String, Outcome> {
+    loop {
+        let _ = black_box(canvas::add_to_group(r#"[{"task":"flood_members"},{"task":"flood_members"}]"#));
+    }
+}
+
+fn replace_twice() -> Result<String, Outcome> {
+    let _ = canvas::replace(r#"{"task":"sleep"}"#);
+    replaced(SELF)
+}
+
+fn replace_and_fail() -> Result<String, Outcome> {
+    replaced(SELF)?;
+    Err(Outcome::Fatal(Failure { kind: "Failed".to_owned(), message: "all the same".to_owned(), details: None }))
+}
+
+fn fork_bomb() -> Result<String, Outcome> {
+    submitted(BOMB)?;
+    submitted(BOMB)
+}
+
+fn many(task: &str, members: usize) -> String {
+    let one = format!("{{\"task\":\"{task}\"}}");
+    format!("{{\"group\":[{}]}}", vec![one; members].join(","))
+}
+
+fn fan_out(members: usize) -> String {
+    many("x", members)
+}
+
+fn fan_out_text(bytes: usize) -> String {
+    format!("{{\"task\":\"x\",\"args\":[\"{}\"]}}", "x".repeat(bytes))
+}
+
+fn deep_canvas() -> String {
+    const DEPTH: usize = 80_000;
+    [r#"{"chain":["#.repeat(DEPTH), BOMB.to_owned(), "]}".repeat(DEPTH)].concat()
 }
 
 struct Hostile;

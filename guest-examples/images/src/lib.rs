@@ -1,9 +1,12 @@
-//! Decodes a real PNG or JPEG, makes a thumbnail, and encodes it. Images travel as base64 in JSON.
+//! Decodes a real PNG or JPEG, makes a thumbnail, and encodes it; puts many thumbnails onto one sheet. Images travel as
+//! base64 in JSON.
 
 use std::io::Cursor;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, codecs::jpeg::JpegEncoder};
+use image::{
+    DynamicImage, GenericImage as _, ImageFormat, ImageReader, Limits, Rgb, RgbImage, codecs::jpeg::JpegEncoder,
+};
 use umbel::prelude::*;
 
 /// Pixels along either side: larger ones would not fit the memory of the policy.
@@ -32,7 +35,7 @@ pub struct Info {
 }
 
 /// An encoded image.
-#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Encoded {
     pub format: Format,
     pub width: u32,
@@ -91,6 +94,96 @@ pub fn thumbnail(
     Ok(Encoded { format, width: small.width(), height: small.height(), image: BASE64_STANDARD.encode(bytes) })
 }
 
+/// Images on one sheet: it stays below the largest result.
+const MAX_CELLS: usize = 1_000;
+/// Pixels along either side of one image on a sheet.
+const MAX_CELL: u32 = 512;
+/// Pixels between two images, and around them.
+const GAP: u32 = 4;
+
+/// A sheet of thumbnails.
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Sheet {
+    pub sheet: Encoded,
+    /// Images on it.
+    pub images: u32,
+    /// What stands for an image that could not be made: its place, and why.
+    pub missing: Vec<Missing>,
+}
+
+/// An image that is not on the sheet.
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Missing {
+    /// Counted from 0, in the order of the images.
+    pub place: u32,
+    pub why: String,
+}
+
+/// Puts thumbnails onto one JPEG, in their order: the body of a chord whose members are `thumbnail`, with `on_failure`
+/// `continue`, so that one bad file leaves one cell empty.
+#[task(memory = "192MiB", fuel = "50G", time_limit = "1m")]
+pub fn contact_sheet(
+    ctx: &Context,
+    thumbnails: Vec<Settled<Option<Encoded>>>,
+    #[default(8)] columns: u32,
+    /// Pixels along either side of a cell; larger images are made smaller.
+    #[default(128)]
+    cell: u32,
+) -> TaskResult<Sheet> {
+    if columns == 0 || cell == 0 || cell > MAX_CELL || thumbnails.len() > MAX_CELLS {
+        let problem = format!("at least 1 column, a cell of 1 to {MAX_CELL} pixels, and at most {MAX_CELLS} images");
+        return Err(Fatal::new(problem).kind("BadArgument").into());
+    }
+    let count = u32::try_from(thumbnails.len())?;
+    let (wide, high) = (columns.min(count.max(1)), count.div_ceil(columns).max(1));
+    let side = |cells: u32| cells.saturating_mul(cell + GAP).saturating_add(GAP);
+    if side(wide).max(side(high)) > MAX_SIDE {
+        return Err(Fatal::new(format!("the sheet would be larger than {MAX_SIDE} pixels")).kind("BadArgument").into());
+    }
+    let mut sheet = RgbImage::from_pixel(side(wide), side(high), Rgb([255; 3]));
+    let mut missing = Vec::new();
+    for (place, thumbnail) in (0..count).zip(thumbnails) {
+        ctx.progress(place.into(), count.into(), "placing");
+        match cell_of(thumbnail, cell) {
+            Ok(image) => {
+                let at = |index: u32, size: u32| GAP + index * (cell + GAP) + (cell - size) / 2;
+                let (x, y) = (at(place % columns, image.width()), at(place / columns, image.height()));
+                sheet.copy_from(&image, x, y)?;
+            }
+            Err(why) => missing.push(Missing { place, why }),
+        }
+    }
+    let (width, height) = sheet.dimensions();
+    let bytes = encode(&sheet.into(), Format::Jpeg, 80)?;
+    let sheet = Encoded { format: Format::Jpeg, width, height, image: BASE64_STANDARD.encode(bytes) };
+    Ok(Sheet { sheet, images: count - missing.len() as u32, missing })
+}
+
+/// A thumbnail that fits into a cell, or why there is none.
+fn cell_of(thumbnail: Settled<Option<Encoded>>, cell: u32) -> Result<RgbImage, String> {
+    let encoded = thumbnail.into_result().map_err(|error| format!("{}: {}", error.kind, error.message))?;
+    let encoded = encoded.ok_or("it was left out")?;
+    let decoded = from_base64(&encoded.image).and_then(|bytes| decode(&bytes));
+    let (_, image) = decoded.map_err(|error| error.message().to_owned())?;
+    let fits = image.width() <= cell && image.height() <= cell;
+    Ok(if fits { image.to_rgb8() } else { image.thumbnail(cell, cell).to_rgb8() })
+}
+
+/// Makes thumbnails of many images side by side, and a sheet of them. Takes a canvas as large as the images: for more than
+/// a megabyte submit a chord of `thumbnail` and `contact_sheet` yourself.
+#[task(memory = "64MiB")]
+pub fn gallery(
+    ctx: &Context,
+    /// PNG or JPEG files as base64.
+    images: Vec<String>,
+    #[default(8)] columns: u32,
+    #[default(128)] cell: u32,
+) -> TaskResult<Sheet> {
+    let thumbnails = images.into_iter().map(|image| thumbnail::s(image, cell, Format::Jpeg, 85));
+    let thumbnails = group(thumbnails).on_failure(OnFailure::Continue).label("thumbnails");
+    ctx.replace(chord![thumbnails, contact_sheet::p(columns, cell)])
+}
+
 /// The same file fails the same way every time.
 fn bad_image(problem: impl std::fmt::Display) -> TaskError {
     Fatal::new(problem.to_string()).kind("BadImage").into()
@@ -126,7 +219,7 @@ fn encode(image: &DynamicImage, format: Format, quality: u8) -> TaskResult<Vec<u
     Ok(bytes.into_inner())
 }
 
-umbel::module![info, thumbnail];
+umbel::module![info, thumbnail, contact_sheet, gallery];
 
 #[cfg(test)]
 mod tests {
@@ -171,6 +264,40 @@ mod tests {
         let same = thumbnail(&Context::fake(), gradient(20, 10, Format::Png), 256, Some(Format::Jpeg), 85).unwrap();
         assert_eq!((same.format, same.width, same.height), (Format::Jpeg, 20, 10));
         assert_eq!(info(same.image).unwrap().format, Format::Jpeg);
+    }
+
+    #[test]
+    fn a_sheet_has_the_thumbnails_in_their_order_and_says_which_are_missing() {
+        let red = BASE64_STANDARD
+            .encode(encode(&RgbImage::from_pixel(40, 20, Rgb([255, 0, 0])).into(), Format::Png, 90).unwrap());
+        let made = |image: &str| thumbnail(&Context::fake(), image.to_owned(), 20, None, 85).map(Some).unwrap();
+        let failed = r#"{"error": {"kind": "BadImage", "message": "no PNG", "node": 3}}"#;
+        let failed: Settled<Option<Encoded>> = umbel::serde_json::from_str(failed).unwrap();
+        let thumbnails =
+            vec![Settled::Value(made(ONE_PIXEL)), failed, Settled::Value(made(&red)), Settled::Value(None)];
+        let sheet = contact_sheet(&Context::fake(), thumbnails, 2, 20).unwrap();
+        assert_eq!((sheet.images, sheet.sheet.width, sheet.sheet.height), (2, 52, 52));
+        let missing: Vec<_> = sheet.missing.iter().map(|m| (m.place, m.why.as_str())).collect();
+        assert_eq!(missing, [(1, "BadImage: no PNG"), (3, "it was left out")]);
+        let (_, pixels) = decode(&from_base64(&sheet.sheet.image).unwrap()).unwrap();
+        // The third image is the first of the second row, in the middle of its cell.
+        let pixel = pixels.to_rgb8().get_pixel(14, 38).0;
+        assert!(pixel[0] > 200 && pixel[1] < 60, "{pixel:?}");
+        let empty = contact_sheet(&Context::fake(), vec![], 8, 128).unwrap();
+        assert_eq!((empty.images, empty.missing.len()), (0, 0));
+        assert!(contact_sheet(&Context::fake(), vec![], 0, 128).unwrap_err().is_fatal());
+    }
+
+    #[test]
+    fn a_gallery_is_a_chord_of_thumbnails() {
+        let ctx = Context::fake();
+        gallery(&ctx, vec![ONE_PIXEL.to_owned(), "%%%".to_owned()], 4, 64).unwrap_err();
+        let chord = ctx.replacement().unwrap();
+        assert_eq!(chord["chord"][1]["args"], umbel::serde_json::json!(["%%%", 64, "jpeg", 85]));
+        assert_eq!(
+            (chord["on_failure"].as_str(), chord["body"]["task"].as_str()),
+            (Some("continue"), Some("contact_sheet"))
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use umbel::prelude::*;
+use umbel::{prelude::*, serde_json::Value};
 
 /// The most primes that one job lists: its result stays small.
 const MAX_PRIMES: u32 = 1_000_000;
@@ -91,8 +91,28 @@ pub fn nap(ctx: &Context, seconds: f64) -> TaskResult<f64> {
 
 /// Returns its argument.
 #[task]
-pub fn ident(n: i64) -> i64 {
+pub fn ident(n: Value) -> Value {
     n
+}
+
+/// Fails for good, whatever it is called with.
+#[task]
+pub fn fail(
+    #[default(Value::from("this task always fails"))] message: Value,
+    #[default] more: Value,
+) -> TaskResult<()> {
+    let text = message.as_str().map_or_else(|| message.to_string(), str::to_owned);
+    Err(Fatal::new(text).kind("Failed").details([message, more]).into())
+}
+
+/// Fails its first `failures` attempts (`n` of them when left out), and then returns `n`.
+#[task(max_retries = 100, retry_backoff = "10ms", retry_jitter = false)]
+pub fn flaky(ctx: &Context, n: u32, failures: Option<u32>) -> TaskResult<u32> {
+    let failures = failures.unwrap_or(n);
+    if ctx.attempt() <= failures {
+        return Err(Retry::new(format!("attempt {} of {failures} that fail", ctx.attempt())).kind("Flaky").into());
+    }
+    Ok(n)
 }
 
 /// Adds one.
@@ -101,16 +121,40 @@ pub fn inc(n: i64) -> TaskResult<i64> {
     n.checked_add(1).ok_or_else(|| overflow("the number"))
 }
 
+/// Both arguments, as a list: what a callback gets, and what it was called with.
+#[task]
+pub fn pair(first: Value, #[default] second: Value) -> Vec<Value> {
+    vec![first, second]
+}
+
+/// The sum of all integers in lists within lists; anything else is nothing.
+#[task]
+pub fn sum_all(items: Value) -> TaskResult<i64> {
+    match items {
+        Value::Array(items) => items
+            .into_iter()
+            .try_fold(0_i64, |sum, item| sum.checked_add(sum_all(item)?).ok_or_else(|| overflow("the sum"))),
+        other => Ok(other.as_i64().unwrap_or(0)),
+    }
+}
+
+/// Adds a number to all of a list.
+#[task]
+pub fn add_to_all(numbers: Vec<i64>, n: i64) -> TaskResult<Vec<i64>> {
+    numbers.into_iter().map(|number| add(number, n)).collect()
+}
+
 /// The same numbers overflow every time, so it is never worth a retry.
 fn overflow(what: &str) -> TaskError {
     Fatal::new(format!("{what} does not fit into 64 bits")).kind("Overflow").into()
 }
 
-umbel::module![add, mul, total, fib, primes, noop, nap, ident, inc];
+umbel::module![add, mul, total, fib, primes, noop, nap, ident, inc, fail, flaky, pair, sum_all, add_to_all,];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use umbel::serde_json::json;
 
     #[test]
     fn sums_and_products_that_do_not_fit_fail_for_good() {
@@ -139,6 +183,27 @@ mod tests {
         assert_eq!(nap(&ctx, 1.5).unwrap(), 1.5);
         assert_eq!(ctx.slept(), Duration::from_millis(1_500));
         assert_eq!(nap(&ctx, -1.0).unwrap_err().kind(), Some("BadDuration"));
+    }
+
+    #[test]
+    fn failures_are_final_and_flaky_tasks_succeed_in_the_end() {
+        let error = fail(Value::from("boom"), Value::Null).unwrap_err();
+        assert!(error.is_fatal());
+        assert_eq!((error.kind(), error.message()), (Some("Failed"), "boom"));
+        assert_eq!(fail(Value::from(7), Value::Null).unwrap_err().message(), "7");
+        let attempt = |n, failures| flaky(&Context::fake().with_attempt(n), 2, failures);
+        assert!(attempt(2, None).unwrap_err().is_retryable());
+        assert_eq!(attempt(3, None).unwrap(), 2);
+        assert_eq!(attempt(1, Some(0)).unwrap(), 2);
+        assert_eq!(ident(Value::from(vec![1, 2])), Value::from(vec![1, 2]));
+    }
+
+    #[test]
+    fn lists_are_flattened_paired_and_added_to() {
+        assert_eq!(sum_all(json!([1, [2, [3, null]], "x", {"error": {}}])).unwrap(), 6);
+        assert!(sum_all(json!([i64::MAX, 1])).unwrap_err().is_fatal());
+        assert_eq!(pair(json!(1), Value::Null), [json!(1), Value::Null]);
+        assert_eq!(add_to_all(vec![1, 2], 10).unwrap(), [11, 12]);
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! Takes an order through validation, payment and shipping: every way in which a task succeeds or fails.
+//! Takes an order through validation, payment and shipping: every way in which a task succeeds or fails, in one job and
+//! (`pipeline`) as a workflow of jobs with an error callback and compensations.
 
 mod gateway;
+mod pipeline;
 
 use std::time::Duration;
 
 use umbel::prelude::*;
 
-use gateway::{Charge, Gateway, GatewayError};
+use gateway::{Charge, Gateway, GatewayError, TOKEN_OK};
+pub use pipeline::*;
 
 /// Items of one order.
 const MAX_ITEMS: usize = 100;
@@ -15,7 +18,7 @@ const MAX_QUANTITY: u32 = 1_000;
 const EXPRESS_CENTS: u64 = 990;
 
 /// One line of an order.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Item {
     pub sku: String,
     #[serde(default = "one")]
@@ -70,20 +73,27 @@ fn charge_order(
     if ctx.should_stop() {
         return Err(Retry::new("no time left to charge safely").kind("OutOfTime").into());
     }
-    let charge = Charge {
-        idempotency_key: &receipt_id,
-        fence: ctx.fence(),
-        attempt: ctx.attempt(),
-        token: payment_token,
-        amount_cents: total_cents,
-    };
-    match gateway.charge(charge) {
-        Ok(true) => ctx.info(format!("charged {total_cents} cents for order {order_id}")),
-        Ok(false) => log::info!("order {order_id} was charged before; nothing to do"),
-        Err(error) => return Err(as_outcome(ctx, error)),
-    }
+    take_payment(ctx, gateway, &receipt_id, payment_token, total_cents).map_err(|error| as_outcome(ctx, error))?;
     ctx.progress(3, 3, "done");
     Ok(Receipt { receipt_id, order_id, total_cents, status: "success" })
+}
+
+/// Charges once per receipt.
+fn take_payment(
+    ctx: &Context,
+    gateway: &mut Gateway,
+    receipt_id: &str,
+    payment_token: &str,
+    amount_cents: u64,
+) -> Result<(), GatewayError> {
+    let (fence, attempt) = (ctx.fence(), ctx.attempt());
+    let charge = Charge { idempotency_key: receipt_id, fence, attempt, token: payment_token, amount_cents };
+    if gateway.charge(charge)? {
+        ctx.info(format!("charged {amount_cents} cents for {receipt_id}"));
+    } else {
+        log::info!("{receipt_id} was charged before; nothing to do");
+    }
+    Ok(())
 }
 
 /// Which failures are worth another try.
@@ -146,7 +156,18 @@ pub fn return_order(order_id: u32, reason: Option<String>) -> TaskResult<()> {
     Err(Reject::new(format!("order {order_id} needs a person: {reason}")).into())
 }
 
-umbel::module![process_order, await_pickup, return_order];
+umbel::module![
+    process_order,
+    await_pickup,
+    return_order,
+    pipeline::fulfil,
+    pipeline::reserve,
+    pipeline::charge,
+    pipeline::ship,
+    pipeline::release,
+    pipeline::refund,
+    pipeline::notify_failure,
+];
 
 #[cfg(test)]
 mod tests {
@@ -161,7 +182,7 @@ mod tests {
         ]
     }
 
-    fn charge(ctx: &Context, gateway: &mut Gateway, token: &str) -> TaskResult<Receipt> {
+    fn charge_once(ctx: &Context, gateway: &mut Gateway, token: &str) -> TaskResult<Receipt> {
         charge_order(ctx, gateway, 7, &items(), token, false)
     }
 
@@ -178,8 +199,9 @@ mod tests {
     #[test]
     fn a_second_delivery_does_not_charge_again() {
         let mut gateway = Gateway::default();
-        let first = charge(&Context::fake().with(|a| a.fence = 1), &mut gateway, "tok_ok").unwrap();
-        let second = charge(&Context::fake().with(|a| (a.fence, a.delivery) = (2, 2)), &mut gateway, "tok_ok").unwrap();
+        let first = charge_once(&Context::fake().with(|a| a.fence = 1), &mut gateway, "tok_ok").unwrap();
+        let second =
+            charge_once(&Context::fake().with(|a| (a.fence, a.delivery) = (2, 2)), &mut gateway, "tok_ok").unwrap();
         assert_eq!(first, second);
         assert_eq!(gateway.charged("receipt-7"), Some(2_100));
     }
@@ -187,29 +209,30 @@ mod tests {
     #[test]
     fn a_stale_delivery_leaves_the_charge_to_the_newer_one() {
         let mut gateway = Gateway::default();
-        let busy = charge(&Context::fake().with(|a| a.fence = 5), &mut gateway, "tok_busy_twice").unwrap_err();
+        let busy = charge_once(&Context::fake().with(|a| a.fence = 5), &mut gateway, "tok_busy_twice").unwrap_err();
         assert!(busy.is_retryable());
-        let stale = charge(&Context::fake().with(|a| a.fence = 4), &mut gateway, "tok_ok").unwrap_err();
+        let stale = charge_once(&Context::fake().with(|a| a.fence = 4), &mut gateway, "tok_ok").unwrap_err();
         assert_eq!(stale.into_outcome(), Outcome::Ignore);
         assert_eq!(gateway.charged("receipt-7"), None);
     }
 
     #[test]
     fn temporary_trouble_is_retried_until_it_is_over() {
-        let run = |attempt| charge(&Context::fake().with_attempt(attempt), &mut Gateway::default(), "tok_busy_twice");
+        let run =
+            |attempt| charge_once(&Context::fake().with_attempt(attempt), &mut Gateway::default(), "tok_busy_twice");
         assert!(run(1).unwrap_err().is_retryable());
         assert_eq!(run(2).unwrap_err().kind(), Some("GatewayError"));
         assert!(run(3).is_ok());
-        let slow = charge(&Context::fake(), &mut Gateway::default(), "tok_slow_down").unwrap_err();
+        let slow = charge_once(&Context::fake(), &mut Gateway::default(), "tok_slow_down").unwrap_err();
         assert!(matches!(slow.outcome(), Outcome::Error(error) if error.retry_after_ms == Some(1_000)));
     }
 
     #[test]
     fn a_declined_card_is_final() {
-        let error = charge(&Context::fake(), &mut Gateway::default(), "tok_declined").unwrap_err();
+        let error = charge_once(&Context::fake(), &mut Gateway::default(), "tok_declined").unwrap_err();
         assert!(error.is_fatal());
         assert_eq!((error.kind(), error.message()), (Some("Declined"), "the card was declined"));
-        let error = charge(&Context::fake(), &mut Gateway::default(), "tok_stolen").unwrap_err();
+        let error = charge_once(&Context::fake(), &mut Gateway::default(), "tok_stolen").unwrap_err();
         assert_eq!(error.kind(), Some("UnknownToken"));
     }
 
@@ -231,7 +254,7 @@ mod tests {
     #[test]
     fn no_charge_is_started_after_the_soft_limit() {
         let mut gateway = Gateway::default();
-        let error = charge(&Context::fake().with_stop(), &mut gateway, "tok_ok").unwrap_err();
+        let error = charge_once(&Context::fake().with_stop(), &mut gateway, "tok_ok").unwrap_err();
         assert_eq!((error.kind(), gateway.charged("receipt-7")), (Some("OutOfTime"), None));
     }
 

@@ -1,4 +1,5 @@
-//! Counts the words of real text: split it, count the parts side by side, merge the counts.
+//! Counts the words of real text: split it, count the parts side by side, merge the counts. `wordcount` does that to many
+//! texts at once, as map and reduce.
 //!
 //! A word is a run of letters and digits of any script, with apostrophes inside, in lower case.
 
@@ -8,6 +9,8 @@ use umbel::prelude::*;
 
 /// Parts that one text is split into.
 const MAX_PARTS: u32 = 1_000;
+/// The least that is worth a job of its own, bytes.
+const MIN_PART_BYTES: u32 = 256;
 
 /// How often each word occurs.
 pub type Counts = BTreeMap<String, u64>;
@@ -109,11 +112,32 @@ pub fn summary(ctx: &Context, text: String, #[default(10)] top: u32) -> Summary 
     merge(vec![count(ctx, text)], top)
 }
 
-umbel::module![split, count, merge, summary];
+/// Counts the words of many texts side by side: one job for each of them (a long one is split), and one that merges. Takes
+/// a canvas as large as the texts: for more than a megabyte submit a chord of `count` and `merge` yourself.
+#[task]
+pub fn wordcount(
+    ctx: &Context,
+    texts: Vec<String>,
+    #[default(10)] top: u32,
+    /// A longer text is split into parts of about so many bytes.
+    #[default(65_536)]
+    part_bytes: u32,
+) -> TaskResult<Summary> {
+    let parts = texts.into_iter().map(|text| {
+        let parts = text.len().div_ceil(part_bytes.max(MIN_PART_BYTES) as usize);
+        split(text, u32::try_from(parts).map_or(MAX_PARTS, |parts| parts.clamp(1, MAX_PARTS)))
+    });
+    let parts: Vec<Vec<String>> = parts.collect::<Result<_, _>>()?;
+    let counts = parts.into_iter().flatten().map(count::s);
+    ctx.replace(chord![group(counts).label("texts"), merge::p(top)])
+}
+
+umbel::module![split, count, merge, summary, wordcount];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use umbel::serde_json;
 
     /// A real document of this repository.
     const CONTRACT: &str = include_str!("../../../wit/task.wit");
@@ -149,6 +173,33 @@ mod tests {
         assert_eq!(whole.words, words(CONTRACT).count() as u64);
         assert_eq!(whole.top.len(), 5);
         assert!(whole.top.windows(2).all(|pair| pair[0].count >= pair[1].count));
+    }
+
+    #[test]
+    fn many_texts_are_counted_by_one_job_each_and_merged() {
+        let ctx = Context::fake();
+        let texts = vec!["one two".to_owned(), CONTRACT.to_owned(), String::new()];
+        wordcount(&ctx, texts.clone(), 5, 1_024).unwrap_err();
+        let chord = ctx.replacement().unwrap();
+        // What the host does: run the members, and the body with their results.
+        let members = chord["chord"].as_array().unwrap();
+        let run = |task: &serde_json::Value, first| {
+            let (names, more) = match task["task"].as_str().unwrap() {
+                "count" => (["text", ""], None),
+                _ => (["counts", "top"], Some(task["args"][0].clone())),
+            };
+            let mut arguments = serde_json::json!({ names[0]: first });
+            if let Some(more) = more {
+                arguments[names[1]] = more;
+            }
+            let text = umbel_module::run(task["task"].as_str().unwrap(), &arguments.to_string()).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let counts: Vec<_> = members.iter().map(|member| run(member, member["args"][0].clone())).collect();
+        assert!(counts.len() > 3, "the long text is split: {}", counts.len());
+        let merged = run(&chord["body"], counts.into());
+        let whole = summary(&Context::fake(), texts.join("\n"), 5);
+        assert_eq!(merged, serde_json::to_value(whole).unwrap());
     }
 
     #[test]
