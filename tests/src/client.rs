@@ -155,18 +155,23 @@ impl Client {
 
     /// Every job that a query finds, all pages.
     pub async fn jobs(&self, query: &str) -> Result<Vec<Value>> {
+        self.listed(&format!("/v1/jobs?limit=200&{query}")).await
+    }
+
+    /// The items of all pages of a list.
+    pub(crate) async fn listed(&self, path: &str) -> Result<Vec<Value>> {
         let mut all = Vec::new();
         let mut cursor = String::new();
         // More pages than any scenario has: an endless list is an error and no hang.
         for _ in 0..10_000 {
-            let page = self.get(&format!("/v1/jobs?limit=200&{query}{cursor}")).await?.good()?;
+            let page = self.get(&format!("{path}{cursor}")).await?.good()?;
             all.extend(page["items"].as_array().context("a page without items")?.iter().cloned());
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return Ok(all),
             }
         }
-        bail!("the list of jobs does not end")
+        bail!("{path} does not end")
     }
 
     /// Jobs of all queues that have not ended.

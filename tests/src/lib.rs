@@ -2,12 +2,14 @@
 //!
 //! Nothing here knows a crate of `host/`: Umbel is only met as its users meet it, as a binary and over HTTP.
 
+pub mod case;
 mod client;
 mod guests;
 mod process;
 mod redis;
 mod service;
 pub mod wasm;
+pub mod workflow;
 
 use std::{
     fmt::Display,

@@ -22,7 +22,7 @@ Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] 
   --n N,…       jobs of one throughput run, or of several (20000)
   --reps N      repetitions of each measurement, the median is shown (3)
   --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
-  --only NAMES  some of sandbox, throughput, latency, memory
+  --only NAMES  some of sandbox, throughput, latency, memory, chord, chain
   --peers DIR   also run Celery and BullMQ from a copy of this folder (needs python3, node and npm)
   --write       put the tables into docs/BENCHMARKS.md
 ";
@@ -31,6 +31,8 @@ const END: &str = "<!-- end of results -->";
 /// Peers that are compared; the folder holds more.
 const PEERS: &[&str] = &["celery", "bullmq"];
 const OTHER_PEERS: &[&str] = &["dramatiq", "taskiq", "rq", "arq", "apalis"];
+/// Members of our chords. Celery's own takes minutes for more than the first.
+const CHORDS: &[u64] = &[1_000, 10_000, 100_000];
 /// Peer, its worker configuration, workload.
 const PEER_RUNS: &[(&str, &str, &str)] = &[
     ("celery", "solo-x2", "throughput"),
@@ -41,7 +43,24 @@ const PEER_RUNS: &[(&str, &str, &str)] = &[
     ("bullmq", "c100", "latency"),
     ("celery", "gevent-200", "memory"),
     ("bullmq", "c200", "memory"),
+    ("celery", "solo-x2", "chord"),
+    ("bullmq", "c100", "chord"),
+    ("celery", "solo-x2", "chain"),
+    ("bullmq", "c100", "chain"),
 ];
+
+/// How many jobs a run of a peer has; 0 stands for the peers' own number.
+fn sizes_of<'a>((peer, workers, workload): (&str, &str, &str), sizes: &'a [u64]) -> Vec<&'a u64> {
+    match workload {
+        "throughput" => sizes.iter().filter(|n| **n <= SLOW_LIMIT || !SLOW_WORKERS.contains(&workers)).collect(),
+        "chord" => CHORDS[..if peer == "celery" { 1 } else { 2 }].iter().collect(),
+        "chain" => vec![&CHAIN],
+        _ => vec![&0],
+    }
+}
+
+/// Steps of a chain, the peers' and ours.
+const CHAIN: u64 = 200;
 
 /// Configurations of the peers that would take minutes for more than `SLOW_LIMIT` jobs.
 const SLOW_WORKERS: &[&str] = &["prefork"];
@@ -98,6 +117,8 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
         let mut command = release_program(root, "umbel-bench");
         let sizes: Vec<String> = options.sizes.iter().map(u64::to_string).collect();
         command.args(["--n", &sizes.join(","), "--reps", &options.reps.to_string()]);
+        let chords: Vec<String> = CHORDS.iter().map(u64::to_string).collect();
+        command.args(["--chords", &chords.join(",")]);
         if let Some(only) = &options.only {
             command.args(["--only", only]);
         }
@@ -126,7 +147,18 @@ pub fn chaos(root: &Path, words: &[String]) -> Result<()> {
     build(&mut steps, root)?;
     for _ in 0..rounds {
         steps.step("chaos", || {
-            let tests = ["test", "--locked", "-p", "umbel-tests", "--test", "chaos", "--test", "hostile"];
+            let tests = [
+                "test",
+                "--locked",
+                "-p",
+                "umbel-tests",
+                "--test",
+                "chaos",
+                "--test",
+                "hostile",
+                "--test",
+                "canvas_chaos",
+            ];
             let aloud = ["--", "--nocapture", "--test-threads", "1"];
             show(cargo(&tests).args(aloud).env("UMBEL_BIN", root.join("target/release/umbel")))
         })?;
@@ -189,23 +221,24 @@ fn measure_peers(folder: &Path, options: &Options) -> Result<Vec<Value>> {
         command
     };
     show(peer("sh").args(["redis.sh", "start"]))?;
-    let measured = PEER_RUNS.iter().try_for_each(|(name, workers, workload)| {
-        // Only throughput depends on the number of jobs; 0 stands for the peers' own.
-        let sizes = if *workload == "throughput" { &options.sizes[..] } else { &[0] };
-        sizes.iter().filter(|n| **n <= SLOW_LIMIT || !SLOW_WORKERS.contains(workers)).try_for_each(|n| {
-            let mut command = peer(".venv/bench/bin/python");
-            command.args(["bench.py", name, workload, "-w", workers, "-r", &options.reps.to_string()]);
-            if *n > 0 {
-                command.args(["-n", &n.to_string()]);
-            }
-            show(&mut command)
-        })
-    });
+    let wanted = |workload: &str| options.only.as_ref().is_none_or(|only| only.split(',').any(|name| name == workload));
+    let measured =
+        PEER_RUNS.iter().filter(|(.., workload)| wanted(workload)).try_for_each(|(name, workers, workload)| {
+            sizes_of((name, workers, workload), &options.sizes).into_iter().try_for_each(|n| {
+                let mut command = peer(".venv/bench/bin/python");
+                command.args(["bench.py", name, workload, "-w", workers, "-r", &options.reps.to_string()]);
+                if *n > 0 {
+                    command.args(["-n", &n.to_string()]);
+                }
+                show(&mut command)
+            })
+        });
     show(peer("sh").args(["redis.sh", "stop"]))?;
     measured?;
     let mut all = Vec::new();
     for name in PEERS {
-        all.extend(rows(&fs::read_to_string(results.join(format!("{name}.jsonl")))?)?);
+        // A peer has no file when none of its workloads was wanted.
+        all.extend(rows(&fs::read_to_string(results.join(format!("{name}.jsonl"))).unwrap_or_default())?);
     }
     Ok(all)
 }
@@ -253,6 +286,15 @@ fn own_tables(ours: &[Value], sizes: &[u64]) -> String {
     ] {
         line(name, json!({"what": what}), field);
     }
+    for n in CHORDS {
+        line(&format!("chord of {}, s", short(*n as f64)), json!({"what": "chord", "n": n}), "seconds");
+    }
+    line("chain of 200 steps, s", json!({"what": "chain", "n": CHAIN}), "seconds");
+    for n in &CHORDS[1..] {
+        let (marks, size) = (json!({"what": "chord", "n": n}), short(*n as f64));
+        line(&format!("chord of {size}, bytes of memory a member"), marks.clone(), "bytes_per_member");
+        line(&format!("chord of {size}, script calls a member"), marks, "scripts_per_member");
+    }
     let sandbox = |field: &str| median(ours, &json!({"what": "sandbox"}), field).map_or_else(|| "–".into(), short);
     text += &format!(
         "\nSandbox, instantiate + call + drop of `noop`, fuel and deadline on: {} µs mean, {} µs p50, {} µs p99.\n",
@@ -280,6 +322,8 @@ const COMPARED: &[Compared] = &[
         unit: "jobs/s",
         more_is_better: true,
     },
+    Compared { workload: "chord", theirs: "seconds", ours: "seconds", unit: "chord, s", more_is_better: false },
+    Compared { workload: "chain", theirs: "seconds", ours: "seconds", unit: "chain, s", more_is_better: false },
     Compared { workload: "latency", theirs: "p50_ms", ours: "p50_ms", unit: "p50 ms", more_is_better: false },
     Compared {
         workload: "memory",
@@ -294,7 +338,7 @@ fn ratios(ours: &[Value], theirs: &[Value], sizes: &[u64]) -> String {
     let mut text = String::from("\n| in the same run, on Redis | peer | Umbel | Umbel is |\n|---|---|---|---|\n");
     for (peer, workers, workload) in PEER_RUNS {
         let Some(compared) = COMPARED.iter().find(|c| c.workload == *workload) else { continue };
-        for n in if *workload == "throughput" { sizes } else { &[0] } {
+        for n in sizes_of((peer, workers, workload), sizes) {
             let mut their_marks = json!({"peer": peer, "workload": workload, "workers": workers});
             let mut our_marks = json!({"what": workload, "broker": "redis"});
             let mut size = String::new();

@@ -26,10 +26,19 @@ impl Connection {
         Ok(Self { reader: BufReader::new(stream), host, token: token.to_owned(), body: Vec::new() })
     }
 
+    /// Gets; the body of an answer of success.
+    pub fn get(&mut self, path: &str) -> Result<&[u8]> {
+        self.send("GET", path, "")
+    }
+
     /// Posts JSON; the body of an answer of success.
     pub fn post(&mut self, path: &str, json: &str) -> Result<&[u8]> {
+        self.send("POST", path, json)
+    }
+
+    fn send(&mut self, method: &str, path: &str, json: &str) -> Result<&[u8]> {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{json}",
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{json}",
             self.host,
             self.token,
             json.len()

@@ -3,6 +3,7 @@
 //!
 //! What is timed, and from when to when, is in docs/BENCHMARKS.md.
 
+mod canvas;
 mod connection;
 mod measure;
 
@@ -11,10 +12,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory"];
+const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory", "chord", "chain"];
+/// Steps of the chain, as the peers have it.
+const STEPS: usize = 200;
 
 struct Options {
     sizes: Vec<usize>,
+    chords: Vec<usize>,
     reps: usize,
     only: Vec<String>,
 }
@@ -39,12 +43,19 @@ fn run() -> Result<()> {
                 continue;
             }
             for broker in ["sqlite", "redis"] {
-                let sizes = if *name == "throughput" { &options.sizes[..] } else { &[0] };
+                let sizes = match *name {
+                    "throughput" => &options.sizes[..],
+                    "chord" => &options.chords,
+                    "chain" => &[STEPS],
+                    _ => &[0],
+                };
                 for n in sizes {
                     let row = runtime.block_on(async {
                         match *name {
                             "throughput" => measure::throughput(broker, *n).await,
                             "latency" => measure::latency(broker).await,
+                            "chord" => canvas::chord(broker, *n).await,
+                            "chain" => canvas::chain(broker, *n).await,
                             _ => measure::memory(broker).await,
                         }
                     });
@@ -63,12 +74,13 @@ fn show(rep: usize, row: Value) {
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { sizes: vec![20_000], reps: 3, only: Vec::new() };
+    let mut options = Options { sizes: vec![20_000], chords: vec![1_000, 10_000, 100_000], reps: 3, only: Vec::new() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
             "--n" => options.sizes = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--chords" => options.chords = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--reps" => options.reps = value.parse()?,
             "--only" => options.only = value.split(',').map(str::to_owned).collect(),
             _ => bail!("unknown argument {word:?}"),

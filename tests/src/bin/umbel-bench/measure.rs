@@ -25,13 +25,13 @@ const LIMIT: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(4);
 
 /// A service of either kind, and the process that runs the guests.
-enum Service {
+pub enum Service {
     Sqlite(Box<Dev>),
-    Redis(Box<Split>, #[expect(dead_code, reason = "ends when dropped")] RedisServer),
+    Redis(Box<Split>, RedisServer),
 }
 
 impl Service {
-    async fn start(broker: &str, arguments: &[&str]) -> Result<Self> {
+    pub async fn start(broker: &str, arguments: &[&str]) -> Result<Self> {
         let service = if broker == "redis" {
             let redis = redis();
             Self::Redis(Box::new(Split::start(&redis.url(), 0, &[]).await?), redis)
@@ -47,7 +47,7 @@ impl Service {
         Ok(service)
     }
 
-    fn client(&self) -> &Client {
+    pub fn client(&self) -> &Client {
         match self {
             Self::Sqlite(dev) => &dev.client,
             Self::Redis(split, _) => &split.client,
@@ -63,7 +63,7 @@ impl Service {
     }
 
     /// Lets jobs be claimed: Redis gets its worker, SQLite's own goes on.
-    async fn release(&mut self, arguments: &[&str]) -> Result<()> {
+    pub async fn release(&mut self, arguments: &[&str]) -> Result<()> {
         match self {
             Self::Sqlite(dev) => dev.client.post("/v1/queues/default/resume", &json!({})).await?.good().map(drop),
             Self::Redis(split, _) => split.add_worker(arguments),

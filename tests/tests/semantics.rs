@@ -1,0 +1,103 @@
+//! The table of docs/CANVAS-SEMANTICS.md is whole, and every test that it names exists; what differs from Celery is in
+//! the guide.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use umbel_tests::case::Case;
+
+const SITUATIONS: [&str; 7] = ["success", "failure", "retry", "cancel", "expiry", "worker loss", "nested"];
+const PRIMITIVES: [&str; 13] = [
+    "task",
+    "chain",
+    "group",
+    "chord",
+    "map",
+    "starmap",
+    "chunks",
+    "link",
+    "link_error",
+    "replace",
+    "add_to_group",
+    "submit",
+    "resume",
+];
+/// Where tests are.
+const SOURCES: [&str; 3] = ["host", "sdk", "tests"];
+
+fn top() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The names of all functions in the sources.
+fn functions() -> Result<BTreeSet<String>> {
+    let (mut names, mut open) = (BTreeSet::new(), SOURCES.map(|folder| top().join(folder)).to_vec());
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let after_fn = text.split("fn ").skip(1);
+            names.extend(after_fn.filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+        }
+    }
+    Ok(names)
+}
+
+/// What stands between two of these marks.
+fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
+    text.split(mark).skip(1).step_by(2)
+}
+
+#[test]
+fn every_cell_of_the_semantics_names_tests_that_exist() -> Result<()> {
+    let table = fs::read_to_string(top().join("docs/CANVAS-SEMANTICS.md"))?;
+    let cases = Case::read("semantics.json")?;
+    let names: BTreeSet<&str> = cases.iter().map(Case::name).collect();
+    ensure!(names.len() == cases.len(), "a case is there twice");
+    let functions = functions()?;
+    let (mut problems, mut found) = (Vec::new(), BTreeSet::new());
+    for row in table.lines().filter(|line| line.starts_with("| ") && line.contains(" × ")) {
+        let tests = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+        let case = quoted(tests, '*').next().with_context(|| format!("a cell without a case: {row}"))?;
+        ensure!(row.starts_with(&format!("| {} |", case.split(" × ").nth(1).unwrap_or_default())), "{row}");
+        found.insert(case);
+        if !names.contains(case) {
+            problems.push(format!("{case} is no case"));
+        }
+        for test in quoted(tests, '`').filter(|test| !functions.contains(*test)) {
+            problems.push(format!("{case}: there is no test {test}"));
+        }
+    }
+    for primitive in PRIMITIVES {
+        for situation in SITUATIONS {
+            let cell = format!("{primitive} × {situation}");
+            if !found.contains(cell.as_str()) {
+                problems.push(format!("{cell} has no cell"));
+            }
+        }
+    }
+    ensure!(found.len() == names.len(), "{} cells, {} cases", found.len(), names.len());
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn what_differs_from_celery_is_in_the_guide_with_its_reason() -> Result<()> {
+    let cases = Case::read("celery.json")?;
+    let names: BTreeSet<&str> = cases.iter().map(Case::name).collect();
+    ensure!(names.len() == cases.len(), "a name is there twice");
+    let guide = fs::read_to_string(top().join("docs/guides/canvas.md"))?;
+    let (_, section) = guide.split_once("## What differs from Celery").context("the guide has no such section")?;
+    for case in cases.iter().filter(|case| case.0.get("differs").is_some()) {
+        let plain = case.name().split('[').next().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+        ensure!(section.contains(&format!("`{plain}`")), "the guide does not say why {plain} differs");
+        let reason = case.0["differs"]["reason"].as_str().context("a difference without a reason")?;
+        ensure!(section.to_lowercase().contains(reason), "the guide does not give the reason {reason:?}");
+    }
+    Ok(())
+}
