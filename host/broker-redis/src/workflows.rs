@@ -2,8 +2,9 @@
 
 use redis::Value;
 use umbel_broker::{
-    Error, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodeRecord, NodeValue, NodeWork, PAGE_SCAN, Result, STAGED_TTL_MS,
-    WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState, WorkflowSubmitted,
+    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodeRecord, NodeValue, NodeWork, PAGE_SCAN, Result,
+    STAGED_TTL_MS, WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState,
+    WorkflowSubmitted,
 };
 use umbel_model::{TenantId, WorkflowId, canvas::node_job};
 
@@ -20,8 +21,9 @@ use crate::{
 impl RedisBroker {
     /// What `limits.lua` reads.
     pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
-        let limits = [self.limits.max_backlog, self.limits.max_queues, self.limits.max_workflows];
-        limits.iter().map(|limit| limit.to_string().into_bytes()).collect()
+        let Limits { max_backlog, max_queues, max_workflows, max_nodes, .. } = self.limits;
+        let limits = [max_backlog.to_string(), max_queues.to_string(), format!("{max_workflows},{max_nodes}")];
+        limits.map(String::into_bytes).into()
     }
 
     async fn submission(&self, script: &Script, more: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {

@@ -52,8 +52,12 @@ CREATE TABLE workflow_spec (
     ttl_ms INTEGER
 ) STRICT;
 
--- How many workflows a tenant has that replace no job and are not being deleted.
-CREATE TABLE workflow_count (tenant TEXT PRIMARY KEY, held INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- How many workflows a tenant has that replace no job and are not being deleted, and how many nodes all of them have.
+CREATE TABLE workflow_count (
+    tenant TEXT PRIMARY KEY,
+    held INTEGER NOT NULL,
+    nodes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE template (
     workflow INTEGER NOT NULL,

@@ -35,7 +35,12 @@ pub(crate) fn decode_template(row: &Row<'_>) -> Result<NodeTemplate, Fault> {
 
 const TEMPLATES: &str =
     "SELECT task, queue, priority, start_after_ms, start_at, expires_ms, max_deliveries, nodes, spec
-    FROM template WHERE workflow = ? ORDER BY n";
+    FROM template WHERE workflow = ? AND n >= ? ORDER BY n";
+/// The templates of a workflow from number `first` on.
+pub(crate) fn templates_from(conn: &Connection, workflow: i64, first: u32) -> Result<Vec<NodeTemplate>, Fault> {
+    all(conn, TEMPLATES, &[&workflow, &first], decode_template)
+}
+
 const TEMPLATE_SPEC: &str = "SELECT spec FROM node CROSS JOIN template
     ON template.workflow = node.workflow AND template.n = node.template WHERE node.workflow = ? AND node.number = ?";
 
@@ -92,7 +97,7 @@ fn decode(row: &Row<'_>) -> Result<(i64, WorkflowRecord, bool), Fault> {
 pub(crate) fn workflow(conn: &Connection, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>, Fault> {
     let found = all(conn, WORKFLOW, &[&tenant.as_str(), &id.to_bytes()], decode)?.pop();
     let Some((rid, mut record, false)) = found else { return Ok(None) };
-    record.templates = all(conn, TEMPLATES, &[&rid], decode_template)?;
+    record.templates = templates_from(conn, rid, 0)?;
     Ok(Some(record))
 }
 

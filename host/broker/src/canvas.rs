@@ -52,6 +52,9 @@ pub const STAGED_TTL_MS: u64 = 600_000;
 pub const INLINE_INPUT_BYTES: usize = 4_096;
 /// Nodes that one settle may add at most, over all its workflows and members.
 pub const MAX_GROWTH: u32 = 2_000;
+/// A template of new members that equals one of so many that the workflow got last, but for its `nodes`, is that one: a
+/// group may grow any number of times.
+pub const TEMPLATES_COMPARED: usize = 16;
 /// Templates of one workflow.
 pub const MAX_TEMPLATES: usize = 4_096;
 /// The failure's kind of a job that did not run because what it waits for failed.
@@ -83,6 +86,13 @@ pub struct NodeTemplate {
     pub spec: String,
     /// How many nodes use it: they count against the queue's backlog when the workflow is staged.
     pub nodes: u32,
+}
+
+impl NodeTemplate {
+    /// Whether nodes of the other one could as well be nodes of this one.
+    pub fn serves(&self, other: &Self) -> bool {
+        *self == Self { nodes: self.nodes, ..other.clone() }
+    }
 }
 
 /// A workflow without its nodes.
@@ -194,7 +204,7 @@ pub enum WorkflowSubmitted {
     QueueFull,
     /// The tenant has `max_queues` queues.
     TooManyQueues,
-    /// The tenant has `max_workflows` workflows.
+    /// The tenant has `max_workflows` workflows, or they would have more than `max_nodes` nodes.
     TooManyWorkflows,
     /// No such workflow is staged: its time was over.
     Unknown,

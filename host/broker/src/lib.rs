@@ -98,6 +98,8 @@ pub struct Limits {
     pub max_log_lines: u64,
     /// Workflows of one tenant, running and kept, those that replace a job apart.
     pub max_workflows: u64,
+    /// Nodes of all workflows of one tenant: what waits in them is in no backlog.
+    pub max_nodes: u64,
 }
 
 impl Default for Limits {
@@ -108,6 +110,7 @@ impl Default for Limits {
             max_documents: 10_000,
             max_log_lines: 2_000,
             max_workflows: 100_000,
+            max_nodes: 5_000_000,
         }
     }
 }

@@ -17,8 +17,9 @@ local function queue_of_template(text)
 end
 
 -- Why so many workflows with these templates cannot be added: W, Q, F; or nothing.
-local function no_room_for(tenant, new, templates)
+local function no_room_for(tenant, new, nodes, templates)
   if new > 0 and call('ZCARD', P .. 'workflows:' .. tenant) + new > max_workflows then return 'W' end
+  if (call('HGET', P .. 'wf_nodes', tenant) or 0) + nodes > max_nodes then return 'W' end
   local order, wanted = {}, {}
   for _, text in ipairs(templates) do
     local queue, nodes = queue_of_template(text)
@@ -64,13 +65,15 @@ local function store_workflow(head, templates)
     unpack_struct(NEW_WORKFLOW, head)
   local prefix, starts = sub(member, 1, -7), sub(head, at)
   local wf = { prefix = prefix, id = sub(prefix, -20) .. '000000', tenant = sub(prefix, 1, -22), state = STAGED,
-    cancelled = 0, ending = 0, orphaned = 0, nodes = nodes, last = last, depth = depth, templates = 0, pruned = 0, created = now,
+    cancelled = 0, ending = 0, orphaned = 0, nodes = nodes, last = last, depth = depth, templates = 0, pruned = 0,
+    created = now,
     deadline = deadline, finished = 0, keep = keep, counts = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, parent = parent, of = {},
     dirty = true }
   workflows[prefix] = wf
   call('HSET', P .. 'wft:' .. member, 's', spec, 'r', starts, 'i',
     pack(IDEMPOTENCY, #idem_key, idem_key, #idem_body, idem_body, idem_ttl))
   store_templates(wf, templates)
+  call('HINCRBY', P .. 'wf_nodes', wf.tenant, nodes)
   if #parent == 0 then call('ZADD', P .. 'workflows:' .. wf.tenant, 0, wf.id) end
   return wf, starts
 end
@@ -153,7 +156,8 @@ local function begin(wf, starts)
 end
 
 return {
-  IDEMPOTENCY = IDEMPOTENCY, NEW_WORKFLOW = NEW_WORKFLOW, IS_GATE = IS_GATE, begin = begin, no_room_for = no_room_for, store_node = store_node,
+  IDEMPOTENCY = IDEMPOTENCY, NEW_WORKFLOW = NEW_WORKFLOW, IS_GATE = IS_GATE, begin = begin, no_room_for = no_room_for,
+  store_node = store_node,
   store_templates = store_templates, store_workflow = store_workflow,
   template_in = template_in,
 }

@@ -7,7 +7,7 @@ local function make_joining()
 local g = c.growing()
 local IS_GATE = g.IS_GATE
 -- As in the broker's contract and in the model.
-local MAX_NODES, MAX_TEMPLATES = 250000, 4096
+local MAX_NODES, MAX_TEMPLATES, TEMPLATES_COMPARED = 250000, 4096, 16
 
 local function read_list(blob, at, count)
   local list = {}
@@ -25,11 +25,12 @@ local function read_nodes(blob, at)
 end
 
 local function read_growth(blob)
-  local growth = { workflows = {}, templates = {}, alone = 0 }
+  local growth = { workflows = {}, templates = {}, alone = 0, nodes = 0 }
   local function part_at(at)
     local part
     part, at = read_nodes(blob, at)
     for _, text in ipairs(part.templates) do growth.templates[#growth.templates + 1] = text end
+    growth.nodes = growth.nodes + #part.nodes
     return part, at
   end
   local count, at = unpack_struct('<I2', blob)
@@ -73,8 +74,52 @@ local function moved(ranges, base)
   return table.concat(out)
 end
 
+-- Adds ranges to a list of them. One that goes on where the last one ends makes it longer.
+local function push_ranges(list, more)
+  for at = 1, #more, 8 do
+    local first, count = unpack_struct('<I4I4', more, at)
+    local last, length = NOBODY, 0
+    if #list > 0 then last, length = unpack_struct('<I4I4', list, #list - 7) end
+    if last + length == first then
+      list = sub(list, 1, -9) .. pack('<I4I4', last, length + count)
+    else
+      list = list .. pack('<I4I4', first, count)
+    end
+  end
+  return list
+end
+
+-- A template but for the number of its nodes.
+local function likeness(text)
+  return sub(text, 1, 18) .. sub(text, 23)
+end
+
+-- The numbers of templates that serve the new ones. Those that are stored are not stored again.
+local function place_templates(wf, texts)
+  local first, old = math.max(0, wf.templates - TEMPLATES_COMPARED), {}
+  for number = first, wf.templates - 1 do
+    old[#old + 1] = { number, likeness(call('HGET', P .. 'wft:' .. wf.prefix .. '000000', number)) }
+  end
+  local numbers = {}
+  for i, text in ipairs(texts) do
+    local like = likeness(text)
+    for at = math.max(1, #old - TEMPLATES_COMPARED + 1), #old do
+      if old[at][2] == like then
+        numbers[i] = old[at][1]
+        break
+      end
+    end
+    if not numbers[i] then
+      numbers[i] = wf.templates
+      old[#old + 1] = { wf.templates, like }
+      g.store_templates(wf, { text })
+    end
+  end
+  return numbers
+end
+
 -- A packed node with its numbers moved behind those of the workflow.
-local function moved_node(blob, base, template_base, group, edge)
+local function moved_node(blob, base, templates, group, edge)
   local function place(number, otherwise)
     return number == NOBODY and otherwise or number + base
   end
@@ -91,27 +136,28 @@ local function moved_node(blob, base, template_base, group, edge)
   local _, links = g.template_in(blob)
   local template, bits, after, inner, count, edges = unpack_struct(LINKS, blob, links)
   local rest = edges + 8 * count
-  return sub(blob, 1, links - 1) .. pack(LINKS, template + template_base, bits, place(after, NOBODY), place(inner, group),
+  return sub(blob, 1, links - 1) .. pack(LINKS, templates[template + 1], bits, place(after, NOBODY), place(inner, group),
     count + #edge / 8) .. moved(sub(blob, edges, rest - 1), base) .. edge .. sub(blob, rest)
 end
 
 local function join(wf, group, gate, members)
-  local base, template_base = wf.nodes, wf.templates
+  local base = wf.nodes
   local is_end, added_ends = {}, 0
   for at = 1, #members.ends, 8 do
     local first, count = unpack_struct('<I4I4', members.ends, at)
     for number = first, first + count - 1 do is_end[number] = true end
     added_ends = added_ends + count
   end
-  g.store_templates(wf, members.templates)
+  local templates = place_templates(wf, members.templates)
+  call('HINCRBY', P .. 'wf_nodes', wf.tenant, #members.nodes)
   wf.nodes = base + #members.nodes
   local edge = pack('<I4I4', group, 1)
   for i, blob in ipairs(members.nodes) do
-    g.store_node(wf, base + i - 1, moved_node(blob, base, template_base, group, is_end[i - 1] and edge or ''))
+    g.store_node(wf, base + i - 1, moved_node(blob, base, templates, group, is_end[i - 1] and edge or ''))
   end
   gate.pending, gate.dirty = gate.pending + added_ends, true
-  gate.members = gate.members .. moved(members.ends, base)
-  if #members.nodes > 0 then gate.scope = gate.scope .. pack('<I4I4', base, #members.nodes) end
+  gate.members = push_ranges(gate.members, moved(members.ends, base))
+  if #members.nodes > 0 then gate.scope = push_ranges(gate.scope, pack('<I4I4', base, #members.nodes)) end
   local starts = moved(members.starts, base)
   add_item(ARRIVE, wf.prefix, FAILURE_STATUS, OK, starts, 1, #starts / 8)
 end
@@ -124,7 +170,7 @@ local function grow(member, r, blob)
     wf, group, gate = group_for(member, r, members)
     if not wf then return false end
   end
-  if g.no_room_for(tenant_of(member), growth.alone, growth.templates) then return false end
+  if g.no_room_for(tenant_of(member), growth.alone, growth.nodes, growth.templates) then return false end
   for _, new in ipairs(growth.workflows) do
     -- Its id is random: one that is taken is a mistake of the submitter.
     if workflow_at(new.prefix) then return false end

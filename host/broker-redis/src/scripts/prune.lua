@@ -62,6 +62,7 @@ local function prune_workflow(name, most)
   for number = wf.pruned, wf.pruned + count - 1 do prune_node(wf, number) end
   wf.pruned, wf.dirty = wf.pruned + count, true
   if count == most then return count end
+  if call('HINCRBY', P .. 'wf_nodes', wf.tenant, -wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
   call('UNLINK', P .. 'wf:' .. member, P .. 'wft:' .. member)
   zrem(P .. 'retain', name)
   zrem(P .. 'deadlines', member)

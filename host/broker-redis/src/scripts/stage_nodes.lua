@@ -13,7 +13,9 @@ local first = tonumber(ARGV[7])
 if first + #ARGV - 7 > wf.nodes then return redis.error_reply('ERR a node is beyond those of its workflow') end
 for i = 8, #ARGV do
   local template = g.template_in(ARGV[i])
-  if template and template >= wf.templates then return redis.error_reply('ERR a node has a template that does not exist') end
+  if template and template >= wf.templates then
+    return redis.error_reply('ERR a node has a template that does not exist')
+  end
 end
 for i = 8, #ARGV do g.store_node(wf, first + i - 8, ARGV[i]) end
 flush()

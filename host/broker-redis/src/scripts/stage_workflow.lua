@@ -6,7 +6,7 @@
 -- Complexity: O(templates).
 
 local c, g = canvas(), canvas().growing()
-local member, _, _, _, _, _, parent, idem_key, idem_body = unpack_struct(g.NEW_WORKFLOW, ARGV[7])
+local member, nodes, _, _, _, _, parent, idem_key, idem_body = unpack_struct(g.NEW_WORKFLOW, ARGV[7])
 local wf = c.workflow_at(sub(member, 1, -7))
 if wf and wf.pruned > 0 then return 'U' end
 if wf and wf.state ~= c.STAGED then return 'E' .. wf.id end
@@ -18,7 +18,7 @@ end
 if wf then return 'C' end
 local templates = {}
 for i = 8, #ARGV do templates[i - 7] = ARGV[i] end
-local refusal = g.no_room_for(tenant, #parent == 0 and 1 or 0, templates)
+local refusal = g.no_room_for(tenant, #parent == 0 and 1 or 0, nodes, templates)
 if refusal then return refusal end
 g.store_workflow(ARGV[7], templates)
 zadd(P .. 'retain', now + tonumber(ARGV[6]), member .. 'w')

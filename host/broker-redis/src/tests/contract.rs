@@ -1,6 +1,9 @@
 //! What scripts repeat of the broker's contract.
 
-use umbel_broker::{ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_TEMPLATES, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE};
+use umbel_broker::{
+    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
+    UPSTREAM_FAILED_MESSAGE,
+};
 use umbel_model::{Failure, JobState, canvas::MAX_NODES};
 
 const NAMES: &str = include_str!("../scripts/names.lua");
@@ -12,7 +15,8 @@ const CLAIMING: &str = include_str!("../scripts/claiming.lua");
 fn the_numbers_of_the_contract_are_those_of_the_scripts() {
     let says = |script: &str, line: String| assert!(script.contains(&line), "{line}");
     says(CANVAS, format!("local ADVANCE, INLINE_INPUT_BYTES = {ADVANCE}, {INLINE_INPUT_BYTES}\n"));
-    says(JOINING, format!("local MAX_NODES, MAX_TEMPLATES = {MAX_NODES}, {MAX_TEMPLATES}\n"));
+    let limits = format!("{MAX_NODES}, {MAX_TEMPLATES}, {TEMPLATES_COMPARED}");
+    says(JOINING, format!("local MAX_NODES, MAX_TEMPLATES, TEMPLATES_COMPARED = {limits}\n"));
     says(CLAIMING, format!("local CLAIM_SCAN = {CLAIM_SCAN}\n"));
 }
 

@@ -1,14 +1,17 @@
 //! What a guest added while it ran: workflows, and members of its own group. Stored with its outcome or not at all.
 
 use rusqlite::params;
-use umbel_broker::{Growth, MAX_GROWTH, MAX_TEMPLATES, NewMembers, NewNode, NewWork, NewWorkflow, Settle};
+use umbel_broker::{
+    Growth, MAX_GROWTH, MAX_TEMPLATES, NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, Settle,
+    TEMPLATES_COMPARED,
+};
 use umbel_model::{
     Resolution, TenantId,
-    canvas::{MAX_NODES, Range, node_of},
+    canvas::{MAX_NODES, Range, node_of, push_range},
 };
 
 use super::{flows, head::Head, step::Step};
-use crate::{error::Fault, rows::ranges_blob};
+use crate::{error::Fault, rows::ranges_blob, workflows::templates_from};
 
 const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
 
@@ -51,7 +54,7 @@ impl Step<'_> {
         let workflows = growth.workflows.iter().filter(|new| new.head.parent.is_none()).count() as u64;
         let templates = growth.workflows.iter().flat_map(|new| &new.head.templates);
         let templates = templates.chain(members.iter().flat_map(|members| &members.templates));
-        Ok(self.no_room_for(&settle.tenant, workflows, templates)?.is_none())
+        Ok(self.no_room_for(&settle.tenant, workflows, nodes as u64, templates)?.is_none())
     }
 
     /// Whether none of them is stored, and none comes twice.
@@ -106,13 +109,13 @@ impl Step<'_> {
     fn join(&mut self, head: &Head, members: &NewMembers) -> Result<(), Fault> {
         let Some((rid, group)) = self.group_of(head)? else { return Ok(()) };
         let tenant = self.lines.tenant(head.line).clone();
-        let template_base = self.templates_of(rid)?;
-        self.store_templates(&tenant, rid, template_base, &members.templates)?;
+        let numbers = self.place_templates(&tenant, rid, &members.templates)?;
+        self.count_workflows(&tenant, 0, members.nodes.len() as i64)?;
         let flow = self.flows.flow_mut(self.conn, rid)?;
         let base = flow.nodes;
         flow.nodes += members.nodes.len() as u32;
         for (number, node) in (0..).zip(&members.nodes) {
-            let mut node = placed(node, base, template_base, group);
+            let mut node = placed(node, base, &numbers, group);
             if members.ends.iter().any(|ends| ends.contains(number)) {
                 node.next.push(Range::one(group));
             }
@@ -124,13 +127,35 @@ impl Step<'_> {
         Ok(())
     }
 
+    /// The numbers of templates that serve the new ones. Those that are stored are not stored again.
+    fn place_templates(&mut self, tenant: &TenantId, rid: i64, new: &[NodeTemplate]) -> Result<Vec<u32>, Fault> {
+        let mut count = self.templates_of(rid)?;
+        let first = count.saturating_sub(TEMPLATES_COMPARED as u32);
+        let mut last: Vec<(u32, NodeTemplate)> = (first..).zip(templates_from(self.conn, rid, first)?).collect();
+        let mut numbers = Vec::with_capacity(new.len());
+        for template in new {
+            let compared = &last[last.len().saturating_sub(TEMPLATES_COMPARED)..];
+            let number = match compared.iter().find(|(_, old)| old.serves(template)) {
+                Some((number, _)) => *number,
+                None => {
+                    self.store_templates(tenant, rid, count, std::slice::from_ref(template))?;
+                    last.push((count, template.clone()));
+                    count += 1;
+                    count - 1
+                }
+            };
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
     /// Lets a gate wait for new members.
     fn widen(&mut self, rid: i64, group: u32, base: u32, members: &NewMembers) -> Result<(), Fault> {
         let Some(gate) = self.flows.gate(self.conn, rid, group)? else { return Ok(()) };
         gate.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        gate.members.extend(members.ends.iter().map(|range| moved(range, base)));
+        members.ends.iter().for_each(|range| push_range(&mut gate.members, moved(range, base)));
         if !members.nodes.is_empty() {
-            gate.scope.push(Range { first: base, count: members.nodes.len() as u32 });
+            push_range(&mut gate.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
         let sql = "UPDATE node SET members = ?, scope = ? WHERE workflow = ? AND number = ?";
         let row = params![ranges_blob(&gate.members), ranges_blob(&gate.scope), rid, group];
@@ -140,14 +165,14 @@ impl Step<'_> {
 }
 
 /// A new member's node with the numbers that it has in the workflow.
-fn placed(node: &NewNode, base: u32, template_base: u32, group: u32) -> NewNode {
+fn placed(node: &NewNode, base: u32, templates: &[u32], group: u32) -> NewNode {
     let mut node = node.clone();
     node.after = node.after.map(|after| after + base);
     node.group = Some(node.group.map_or(group, |inner| inner + base));
     let shift = |ranges: &mut Vec<Range>| ranges.iter_mut().for_each(|range| *range = moved(range, base));
     shift(&mut node.next);
     match &mut node.work {
-        NewWork::Job { template, .. } => *template += template_base,
+        NewWork::Job { template, .. } => *template = templates[*template as usize],
         NewWork::Gate { members, scope, .. } => {
             shift(members);
             shift(scope);

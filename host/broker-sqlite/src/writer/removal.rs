@@ -58,8 +58,7 @@ impl Step<'_> {
         let flow = self.flows.flow(self.conn, rid)?;
         let (first, nodes) = (flow.pruned.unwrap_or(0), flow.nodes);
         if flow.pruned.is_none() && flow.parent.is_none() {
-            let sql = "UPDATE workflow_count SET held = held - 1 WHERE tenant = ?";
-            self.conn.prepare_cached(sql)?.execute([over.tenant.as_str()])?;
+            self.count_workflows(&over.tenant, -1, 0)?;
         }
         let count = nodes.saturating_sub(first).min(max);
         if count > 0 {
@@ -76,6 +75,7 @@ impl Step<'_> {
         if count == max {
             return Ok(count);
         }
+        self.count_workflows(&over.tenant, 0, -i64::from(nodes))?;
         self.flows.drop_flow(rid);
         for sql in [
             "DELETE FROM workflow WHERE rid = ?",

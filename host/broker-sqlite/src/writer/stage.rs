@@ -51,7 +51,9 @@ impl Step<'_> {
             return Ok(WorkflowSubmitted::Created);
         }
         self.check_room()?;
-        if let Some(refusal) = self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), &head.templates)? {
+        if let Some(refusal) =
+            self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), head.nodes.into(), &head.templates)?
+        {
             return Ok(refusal);
         }
         self.store_head(head)?;
@@ -73,9 +75,12 @@ impl Step<'_> {
         &self,
         tenant: &TenantId,
         workflows: u64,
+        nodes: u64,
         templates: impl IntoIterator<Item = &'a NodeTemplate>,
     ) -> Result<Option<WorkflowSubmitted>, Fault> {
-        if workflows > 0 && self.workflows_held(tenant)? + workflows > self.limits.max_workflows {
+        let (held, stored) = self.workflows_held(tenant)?;
+        let too_many = workflows > 0 && held + workflows > self.limits.max_workflows;
+        if too_many || stored + nodes > self.limits.max_nodes {
             return Ok(Some(WorkflowSubmitted::TooManyWorkflows));
         }
         let mut wanted: Vec<(&QueueName, u64)> = Vec::new();
@@ -107,10 +112,19 @@ impl Step<'_> {
         Ok(None)
     }
 
-    fn workflows_held(&self, tenant: &TenantId) -> Result<u64, Fault> {
-        let mut statement = self.conn.prepare_cached("SELECT held FROM workflow_count WHERE tenant = ?")?;
-        let held: Option<i64> = statement.query_row([tenant.as_str()], |row| row.get(0)).optional()?;
-        Ok(held.unwrap_or(0).unsigned_abs())
+    /// Workflows that replace no job, and the nodes of all.
+    fn workflows_held(&self, tenant: &TenantId) -> Result<(u64, u64), Fault> {
+        let mut statement = self.conn.prepare_cached("SELECT held, nodes FROM workflow_count WHERE tenant = ?")?;
+        let held = statement.query_row([tenant.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+        Ok(held.optional()?.map_or((0, 0), |(held, nodes)| (held.unsigned_abs(), nodes.unsigned_abs())))
+    }
+
+    /// Counts workflows (that replace no job) and nodes.
+    pub(super) fn count_workflows(&self, tenant: &TenantId, held: i64, nodes: i64) -> Result<(), Fault> {
+        let sql = "INSERT INTO workflow_count (tenant, held, nodes) VALUES (?, ?, ?)
+            ON CONFLICT (tenant) DO UPDATE SET held = held + excluded.held, nodes = nodes + excluded.nodes";
+        self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), held, nodes])?;
+        Ok(())
     }
 
     /// Stores a workflow without its nodes, staged; its row.
@@ -143,11 +157,7 @@ impl Step<'_> {
             key.map(|key| int(key.ttl_ms)),
         ])?;
         self.store_templates(&head.tenant, rid, 0, &head.templates)?;
-        if head.parent.is_none() {
-            let sql = "INSERT INTO workflow_count (tenant, held) VALUES (?, 1)
-                ON CONFLICT (tenant) DO UPDATE SET held = held + 1";
-            self.conn.prepare_cached(sql)?.execute([head.tenant.as_str()])?;
-        }
+        self.count_workflows(&head.tenant, head.parent.is_none().into(), head.nodes.into())?;
         Ok(rid)
     }
 

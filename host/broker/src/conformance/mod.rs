@@ -46,7 +46,14 @@ pub const START_MS: UnixMs = 1_800_000_000_000;
 /// The limits that every subject is made with: small, so that they are reached. The backlog has room for a group that is
 /// readied in more than two steps.
 pub fn limits() -> Limits {
-    Limits { max_backlog: 3_000, max_queues: 4, max_documents: 5, max_log_lines: 10, max_workflows: 8 }
+    Limits {
+        max_backlog: 3_000,
+        max_queues: 4,
+        max_documents: 5,
+        max_log_lines: 10,
+        max_workflows: 8,
+        max_nodes: 20_000,
+    }
 }
 
 /// An empty broker under test.
@@ -312,6 +319,7 @@ macro_rules! conformance_suite {
             nodes_are_stored_in_pieces_and_in_any_order,
             a_workflow_that_is_not_started_does_nothing_and_is_swept,
             a_workflow_that_was_started_is_not_swept_as_staged,
+            the_nodes_of_all_workflows_of_a_tenant_are_limited,
             an_unknown_workflow_is_not_found,
             an_idempotency_key_answers_with_the_first_workflow,
             of_two_submissions_with_one_key_only_one_is_started,

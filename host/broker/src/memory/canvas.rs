@@ -110,7 +110,9 @@ impl State {
         if self.workflows.contains_key(&key) {
             return WorkflowSubmitted::Created;
         }
-        if let Some(refusal) = self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), &head.templates) {
+        if let Some(refusal) =
+            self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), head.nodes.into(), &head.templates)
+        {
             return refusal;
         }
         self.store_head(now, head);
@@ -132,11 +134,16 @@ impl State {
         &self,
         tenant: &TenantId,
         workflows: u64,
+        nodes: u64,
         templates: impl IntoIterator<Item = &'a NodeTemplate>,
     ) -> Option<WorkflowSubmitted> {
         let mine = |(_, w): &(&Key, &Workflow)| w.head.parent.is_none() && w.pruned.is_none();
         let held = self.workflows.iter().filter(|(key, _)| key.0 == *tenant).filter(mine).count() as u64;
         if workflows > 0 && held + workflows > self.limits.max_workflows {
+            return Some(WorkflowSubmitted::TooManyWorkflows);
+        }
+        let stored = self.workflows.iter().filter(|(key, _)| key.0 == *tenant);
+        if stored.map(|(_, w)| u64::from(w.head.nodes)).sum::<u64>() + nodes > self.limits.max_nodes {
             return Some(WorkflowSubmitted::TooManyWorkflows);
         }
         let mut wanted: Vec<(&QueueName, u64)> = Vec::new();

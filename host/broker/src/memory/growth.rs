@@ -2,7 +2,7 @@
 
 use umbel_model::{
     Resolution, UnixMs,
-    canvas::{MAX_NODES, Range, node_job, node_of},
+    canvas::{MAX_NODES, Range, node_job, node_of, push_range},
 };
 
 use super::{
@@ -32,7 +32,7 @@ impl State {
         let workflows = growth.workflows.iter().filter(mine).count() as u64;
         let templates = growth.workflows.iter().flat_map(|new| &new.head.templates);
         let templates = templates.chain(members.iter().flat_map(|members| &members.templates));
-        self.no_room_for(&job.0, workflows, templates).is_none()
+        self.no_room_for(&job.0, workflows, nodes as u64, templates).is_none()
     }
 
     fn may_join(&self, job: &Key, members: &NewMembers) -> bool {
@@ -65,9 +65,10 @@ impl State {
         let group = group.expect("checked by `may_join`");
         let key = (job.0.clone(), node_of(job.1).0);
         let workflow = self.workflows.get_mut(&key).expect("checked by `may_join`");
-        let (base, template_base) = (workflow.head.nodes, workflow.head.templates.len() as u32);
+        let base = workflow.head.nodes;
         workflow.head.nodes += members.nodes.len() as u32;
-        workflow.head.templates.extend(members.templates.iter().cloned());
+        let numbers: Vec<u32> =
+            members.templates.iter().map(|new| place_of(&mut workflow.head.templates, new)).collect();
         for template in &members.templates {
             self.queues.entry((key.0.clone(), template.queue.clone())).or_default();
         }
@@ -78,7 +79,7 @@ impl State {
             node.group = Some(node.group.map_or(group, |inner| inner + base));
             node.next = node.next.iter().map(moved).collect();
             match &mut node.work {
-                NewWork::Job { template, .. } => *template += template_base,
+                NewWork::Job { template, .. } => *template = numbers[*template as usize],
                 NewWork::Gate { members, scope, .. } => {
                     *members = members.iter().map(moved).collect();
                     *scope = scope.iter().map(moved).collect();
@@ -91,9 +92,9 @@ impl State {
         }
         let gate = self.gates.get_mut(&(key.0.clone(), node_job(key.1, group))).expect("checked by `may_join`");
         gate.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        gate.members.extend(members.ends.iter().map(moved));
+        members.ends.iter().for_each(|ends| push_range(&mut gate.members, moved(ends)));
         if !members.nodes.is_empty() {
-            gate.scope.push(Range { first: base, count: members.nodes.len() as u32 });
+            push_range(&mut gate.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
         let arrive = |targets: &Range| Todo::Arrive {
             workflow: key.clone(),
@@ -104,4 +105,17 @@ impl State {
         let items: Vec<Todo> = members.starts.iter().map(arrive).collect();
         self.todo.extend(items);
     }
+}
+
+/// The number of a template that serves the new one.
+fn place_of(templates: &mut Vec<NodeTemplate>, new: &NodeTemplate) -> u32 {
+    let first = templates.len().saturating_sub(TEMPLATES_COMPARED);
+    let found = templates[first..].iter().position(|old| old.serves(new));
+    found.map_or_else(
+        || {
+            templates.push(new.clone());
+            templates.len() - 1
+        },
+        |at| first + at,
+    ) as u32
 }

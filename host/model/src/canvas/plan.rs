@@ -175,7 +175,8 @@ struct Planner {
     callbacks: Vec<Callback>,
 }
 
-fn push(ranges: &mut Vec<Range>, range: Range) {
+/// Adds a range to a list of them. One that goes on where the last one ends makes it longer.
+pub fn push(ranges: &mut Vec<Range>, range: Range) {
     match ranges.last_mut() {
         Some(last) if last.first + last.count == range.first => last.count += range.count,
         _ => ranges.push(range),

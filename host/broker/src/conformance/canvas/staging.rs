@@ -56,6 +56,22 @@ pub async fn a_workflow_that_is_not_started_does_nothing_and_is_swept(s: Subject
     s.run_all(&["a", "b"]).await;
 }
 
+pub async fn the_nodes_of_all_workflows_of_a_tenant_are_limited(s: Subject) {
+    let sized = |n: u64, nodes: u32| {
+        let mut f = flow(n, CHAIN);
+        f.head.nodes = nodes;
+        f
+    };
+    s.broker.stage_workflow(&sized(1, 15_000).head).await.unwrap();
+    let more = sized(2, 5_001);
+    assert_eq!(s.broker.stage_workflow(&more.head).await.unwrap(), WorkflowSubmitted::TooManyWorkflows);
+    s.broker.stage_workflow(&sized(3, 5_000).head).await.unwrap();
+    assert_eq!(s.broker.stage_workflow(&sized(4, 1).head).await.unwrap(), WorkflowSubmitted::TooManyWorkflows);
+    s.pass(STAGED_TTL_MS);
+    while s.prune_all().await > 0 {}
+    assert_eq!(s.broker.stage_workflow(&more.head).await.unwrap(), WorkflowSubmitted::Created);
+}
+
 pub async fn a_workflow_that_was_started_is_not_swept_as_staged(s: Subject) {
     let f = s.begin_json(CHAIN).await;
     s.pass(STAGED_TTL_MS + KEEP_MS);
