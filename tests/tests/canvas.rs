@@ -116,7 +116,7 @@ async fn a_picture_has_no_script_and_escapes_what_people_wrote() -> Result<()> {
     for forbidden in ["<script", "<img", "<foreignobject", "<!entity", "javascript:", "<a ", "<image", "<use"] {
         ensure!(!text.contains(forbidden), "the picture has {forbidden}");
     }
-    ensure!(!text.contains(" on") || !text.contains(" onerror=alert"), "the picture has an event handler");
+    ensure!(!text.contains("onerror=") || text.contains("&lt;img"), "the name is there and not escaped");
     ensure!(text.contains("&lt;script"), "the label is not there, escaped");
     ensure!(text.len() < 200_000, "500 members were drawn one by one: {} bytes", text.len());
     Ok(())
@@ -154,7 +154,7 @@ async fn canvases_that_cannot_be_are_refused_with_their_place_and_leave_nothing(
         let answer = dev.client.post("/v1/workflows", &json!({"canvas": canvas})).await?;
         let shown = canvas.to_string().chars().take(120).collect::<String>();
         let at = answer.json()["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned();
-        ensure!(answer.status == status || answer.status == 422, "{shown}: {} {}", answer.status, answer.text);
+        ensure!(answer.status == status, "{shown}: {} {}", answer.status, answer.text);
         ensure!(at.starts_with(pointer), "{shown}: the place is {at:?}, not {pointer}: {}", answer.text);
     }
     let all = dev.client.workflows("").await?;
