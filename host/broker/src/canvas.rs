@@ -18,9 +18,12 @@
 //!
 //! Readying a node queues it (or, with a delay of its own, schedules it), and its expiry counts from then.
 //!
-//! Arrivals and cancellations are work items in a first-in-first-out list of the whole store. Settling a job puts its
-//! items there in the same step; every step that may add items then does at most `ADVANCE` nodes of the list, and so does
-//! every `claim` before it picks, and every `promote`. An item that is not done stays in front. So one outcome that
+//! Arrivals and cancellations are work items in a list of the whole store. Settling a job puts its items there in the same
+//! step; every step that may add items then does at most `ADVANCE` nodes, and so does every `claim` before it picks, and
+//! every `promote`. Before each node the step looks for items of its own, which are done first, first in, first out: what
+//! it began with and what the nodes since have added. Only then comes a node of the front item of the stored list. In the end what is left of
+//! the step's own items goes to the back of the stored list, as do those that a `claim` adds by what it picks. So one
+//! tenant's hundred thousand nodes that are to be readied do not hold up another's chain. And so one outcome that
 //! readies 100,000 jobs is recorded at once, and readies them in many short steps, whatever dies in between.
 //!
 //! A workflow is over when its end node has ended and no job of it is unfinished. It is `succeeded` if the end's adjusted

@@ -109,8 +109,8 @@ fn append<'a>(
             out.push('[');
         }
         let mut is_first = true;
-        for (first, count) in nodes.iter().flat_map(|range| pages(*range)) {
-            let values = at.broker.values(at.tenant, at.workflow, first, count).await?;
+        let mut pages = Pages::new(nodes);
+        while let Some((first, values)) = pages.next(at).await? {
             for (node, value) in (first..).zip(values) {
                 if !std::mem::take(&mut is_first) {
                     out.push(',');
@@ -128,9 +128,42 @@ fn append<'a>(
     })
 }
 
-fn pages(range: Range) -> impl Iterator<Item = (u32, u32)> {
-    let end = range.first + range.count;
-    (range.first..end).step_by(MAX_NODES_A_CALL as usize).map(move |first| (first, MAX_NODES_A_CALL.min(end - first)))
+/// Reads the values of nodes in order, in pages that grow or shrink with what the last one held: results may be large.
+struct Pages<'a> {
+    ranges: std::slice::Iter<'a, Range>,
+    left: Range,
+    size: u32,
+}
+
+/// Nodes of the first page.
+const FIRST_PAGE: u32 = 64;
+/// What a page should hold of results, bytes.
+const PAGE_BYTES: usize = 4 << 20;
+
+impl<'a> Pages<'a> {
+    fn new(ranges: &'a [Range]) -> Self {
+        Self { ranges: ranges.iter(), left: Range { first: 0, count: 0 }, size: FIRST_PAGE }
+    }
+
+    /// The next values and the number of the first.
+    async fn next(&mut self, at: NodeAt<'_>) -> Result<Option<(u32, Vec<NodeValue>)>, ValueError> {
+        while self.left.count == 0 {
+            match self.ranges.next() {
+                Some(range) => self.left = *range,
+                None => return Ok(None),
+            }
+        }
+        let (first, count) = (self.left.first, self.left.count.min(self.size));
+        self.left = Range { first: first + count, count: self.left.count - count };
+        let values = at.broker.values(at.tenant, at.workflow, first, count).await?;
+        let size = |value: &NodeValue| match value {
+            NodeValue::Job { result: Some(result), .. } => result.get().len(),
+            _ => 0,
+        };
+        let mean = values.iter().map(size).sum::<usize>() / values.len().max(1);
+        self.size = u32::try_from(PAGE_BYTES / mean.max(1)).unwrap_or(u32::MAX).clamp(1, MAX_NODES_A_CALL);
+        Ok(Some((first, values)))
+    }
 }
 
 async fn append_one(
@@ -198,8 +231,10 @@ pub struct FailedNode {
 pub struct Explanation {
     /// The first `MAX_NAMED`, in the order of the members.
     pub failed: Vec<FailedNode>,
-    /// How many there are.
+    /// How many were found.
     pub count: u64,
+    /// There may be more: the search ends with the last that is named.
+    pub more: bool,
     /// Sources that were followed: the members of a group have the same one.
     followed: BTreeSet<(WorkflowId, u32)>,
 }
@@ -216,9 +251,8 @@ impl Explanation {
     pub fn message(&self) -> String {
         let names: Vec<String> =
             self.failed.iter().map(|f| format!("{}[{}] ({})", f.task, f.node, f.failure.kind)).collect();
-        let more = self.count - self.failed.len() as u64;
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{} failed: {}{more}", self.count, names.join(", "))
+        let (least, more) = if self.more { ("at least ", " and more") } else { ("", "") };
+        format!("{least}{} failed: {}{more}", self.count, names.join(", "))
     }
 
     /// The failure of a node that did not run because of these.
@@ -227,11 +261,17 @@ impl Explanation {
     }
 
     fn list(&self) -> Vec<Value> {
+        // All of them fit into the details of a failure.
+        let room = if self.failed.len() > 20 { 0 } else { 256 };
         let shown = |f: &FailedNode| {
-            json!({
+            let mut shown = json!({
                 "job_id": node_job(f.workflow, f.node).to_string(), "node": f.node, "task": f.task.as_str(),
-                "kind": f.failure.kind, "message": umbel_model::outcome::truncated(f.failure.message.clone(), 256),
-            })
+                "kind": f.failure.kind,
+            });
+            if room > 0 {
+                shown["message"] = umbel_model::outcome::truncated(f.failure.message.clone(), room).into();
+            }
+            shown
         };
         self.failed.iter().map(shown).collect()
     }
@@ -252,6 +292,7 @@ pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
         }),
         None => json!({
             "node": at.node, "kind": UPSTREAM_FAILED, "message": why.message(), "failed": why.list(), "count": why.count,
+            "more": why.more,
         }),
     };
     Ok(error.to_string())
@@ -261,6 +302,13 @@ pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
 pub async fn explain(at: NodeAt<'_>) -> Result<Explanation, ValueError> {
     let mut why = Explanation::default();
     follow(at, &[Range::one(at.node)], &mut why, 0).await?;
+    if why.count == 0 {
+        // A guest may call its own failure so, and what it waited for succeeded: then it is itself what failed.
+        let value = at.broker.values(at.tenant, at.workflow, at.node, 1).await?.pop();
+        if let Some(NodeValue::Job { state: JobState::Failed, task, failure: Some(failure), .. }) = value {
+            why.add(FailedNode { workflow: at.workflow, node: at.node, task, failure });
+        }
+    }
     Ok(why)
 }
 
@@ -269,9 +317,13 @@ fn follow<'a>(at: NodeAt<'a>, nodes: &'a [Range], why: &'a mut Explanation, dept
         if depth > MAX_DEPTH {
             return Err(ValueError::TooDeep);
         }
-        for (first, count) in nodes.iter().flat_map(|range| pages(*range)) {
-            let values = at.broker.values(at.tenant, at.workflow, first, count).await?;
+        let mut pages = Pages::new(nodes);
+        while let Some((first, values)) = pages.next(at).await? {
             for (node, value) in (first..).zip(values) {
+                if why.failed.len() == MAX_NAMED {
+                    why.more = true;
+                    return Ok(());
+                }
                 follow_one(NodeAt { node, ..at }, value, depth, why).await?;
             }
         }
@@ -318,7 +370,10 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
                 source
             }
         };
-        let Some(source) = source.filter(|source| why.followed.insert((at.workflow, *source))) else { return Ok(()) };
+        let Some(source) = source else { return Ok(()) };
+        if !why.followed.insert((at.workflow, source)) {
+            return Ok(());
+        }
         value = page.value(at, source).await?;
         (at.node, is_member) = (source, false);
     }
@@ -329,6 +384,8 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
 struct Page {
     first: u32,
     values: Vec<NodeValue>,
+    /// Nodes read before this one. The steps of a chain that did not run have no results.
+    reads: u32,
 }
 
 impl Page {
@@ -337,7 +394,8 @@ impl Page {
         if let Some(value) = held(self) {
             return Ok(value);
         }
-        self.first = node.saturating_sub(MAX_NODES_A_CALL / 10);
+        self.reads = (self.reads * 4).clamp(15, MAX_NODES_A_CALL - 1);
+        self.first = node.saturating_sub(self.reads);
         self.values = at.broker.values(at.tenant, at.workflow, self.first, node - self.first + 1).await?;
         Ok(held(self).unwrap_or(NodeValue::Missing))
     }

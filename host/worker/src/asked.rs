@@ -139,10 +139,8 @@ pub(crate) fn read_node<'a>(
         bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
     };
     let calls = match (&own.map, &own.starmap) {
-        (Some(items), _) => {
-            Calls::Each(items.iter().map(|item| bind(std::slice::from_ref(item))).collect::<Result<_, _>>()?)
-        }
-        (_, Some(items)) => Calls::Each(items.iter().map(|item| bind(item)).collect::<Result<_, _>>()?),
+        (Some(items), _) => Calls::Each(each(items.iter().map(|item| bind(std::slice::from_ref(item))))?),
+        (_, Some(items)) => Calls::Each(each(items.iter().map(|item| bind(item)))?),
         _ => Calls::One(bind(&[])?),
     };
     Ok(Asked {
@@ -153,6 +151,21 @@ pub(crate) fn read_node<'a>(
         request_id: spec.request_id.as_deref().map(Cow::Borrowed),
         calls,
     })
+}
+
+/// The calls of a map. Each has what they have in common, which together may be far more than what was submitted.
+fn each(calls: impl Iterator<Item = Result<Box<str>, Unasked>>) -> Result<Vec<Box<str>>, Unasked> {
+    let (mut made, mut bytes) = (Vec::new(), 0);
+    for call in calls {
+        let call = call?;
+        bytes += call.len();
+        if bytes > MAX_INPUT_BYTES {
+            let message = format!("the arguments of its calls are larger than {MAX_INPUT_BYTES} bytes together");
+            return Err(Unasked::fatal("host_limit:input", message));
+        }
+        made.push(call);
+    }
+    Ok(made)
 }
 
 fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> Unasked {
@@ -240,6 +253,12 @@ mod tests {
             Ok(vec![r#"{"x":1,"y":2}"#.into(), r#"{"x":3,"y":4}"#.into()])
         );
         assert_eq!(calls(&["x"], r#"{"map":[]}"#, None), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_the_calls_of_a_map_have_in_common_is_limited_in_all() {
+        let large = format!(r#"{{"args":["{}"],"map":[{}]}}"#, "x".repeat(100_000), vec!["1"; 1_000].join(","));
+        assert_eq!(calls(&["x", "y"], &large, None), Err("host_limit:input".into()));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use umbel_broker::{Broker, Delivery, Growth, NewWorkflow};
 use umbel_canvas::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
 use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
-use crate::{attempt::unix_ms, wishes::Wishes};
+use crate::{
+    attempt::unix_ms,
+    wishes::{Wishes, parsed},
+};
 
 /// Composes what guests ask for. Tasks are those of the tenant, as they are deployed now.
 #[derive(Debug)]
@@ -40,15 +43,22 @@ impl Grower {
         let replaced_by = replacement.as_ref().map(|(id, _)| *id);
         let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
         let mut growth = Growth::default();
-        for (id, canvas) in submitted {
+        for (id, text) in submitted {
+            let canvas = read(&text)?;
             let head = Head { depth, ..Head::new(id) };
             growth.workflows.push(composed(&composer, canvas, head).await?);
         }
-        if let Some((id, canvas)) = replacement {
+        if let Some((id, text)) = replacement {
+            let canvas = read(&text)?;
             let head = Head { depth, parent: Some(delivery.id), ..Head::new(id) };
             growth.workflows.push(composed(&composer, canvas, head).await?);
         }
         if !members.is_empty() {
+            let mut all: Vec<Canvas> = Vec::new();
+            for list in &members {
+                all.extend(read::<Vec<Canvas>>(list)?);
+            }
+            let members = all;
             growth.members = Some(composer.members(members).await.map_err(refused)?);
         }
         Ok((growth, replaced_by))
@@ -60,11 +70,18 @@ async fn composed(composer: &Composer<'_>, canvas: Canvas, head: Head) -> Result
     Ok(NewWorkflow { head: composed.head, nodes: composed.nodes })
 }
 
+/// Reads what was read before, when it was asked.
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Outcome> {
+    parsed(text).map_err(|refused| Outcome::Fatal(Failure::new(refused.kind, refused.message)))
+}
+
 /// A canvas that cannot be composed fails its attempt: for good when it is the guest's fault.
 fn refused(error: Error) -> Outcome {
     let failure = Failure::new(error.kind(), format!("what the task asked of canvas: {error}"));
     match error {
         Error::Refused(_) => Outcome::Fatal(failure),
+        // The tasks cannot be looked up now: that is not the guest's fault, and costs the job nothing.
+        error if error.is_transient() => Outcome::Released,
         _ => Outcome::Error { failure, retry_after_ms: None },
     }
 }

@@ -5,7 +5,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use umbel_broker::Settle;
+use umbel_broker::{NewNode, NewWork, NewWorkflow, NodeTemplate, Settle};
+use umbel_model::Resolution;
 
 use crate::{active::Active, attempt::Finished, held::Book};
 
@@ -13,6 +14,34 @@ use crate::{active::Active, attempt::Finished, held::Book};
 const BATCH: usize = 500;
 /// Failures of a settle sent alone, for another reason than reach, before it is given up.
 const MAX_FAILURES: u32 = 8;
+
+/// What one round trip carries at most, bytes; one settle more may go beyond it.
+const MAX_WEIGHT: usize = 8 << 20;
+/// What a node that a guest adds counts for besides its arguments, bytes.
+const NODE_WEIGHT: usize = 512;
+
+/// About how large a settle is, bytes.
+fn weight_of(settle: &Settle) -> usize {
+    let result = match &settle.resolution {
+        Resolution::Succeed { result: Some(result) } => result.get().len(),
+        _ => 0,
+    };
+    let node = |node: &NewNode| match &node.work {
+        NewWork::Job { arguments, .. } => NODE_WEIGHT + arguments.len(),
+        NewWork::Gate { .. } => NODE_WEIGHT,
+    };
+    let template = |template: &NodeTemplate| NODE_WEIGHT + template.spec.len();
+    let grown = settle.growth.as_ref().map_or(0, |growth| {
+        let of_workflow = |new: &NewWorkflow| {
+            new.nodes.iter().map(node).sum::<usize>() + new.head.templates.iter().map(template).sum::<usize>()
+        };
+        let members = growth.members.as_ref().map_or(0, |members| {
+            members.nodes.iter().map(node).sum::<usize>() + members.templates.iter().map(template).sum::<usize>()
+        });
+        growth.workflows.iter().map(of_workflow).sum::<usize>() + members
+    });
+    result + grown
+}
 
 /// One waiting settle.
 #[derive(Debug)]
@@ -72,7 +101,13 @@ impl Outbox {
 
     /// The next settles to send, with the last reports of their guests.
     pub(crate) fn batch(&mut self) -> Batch {
-        let count = self.ready.len().min(self.batch);
+        let mut weight = 0;
+        let light = |waiting: &&Waiting| {
+            let before = weight;
+            weight += weight_of(&waiting.settle);
+            before < MAX_WEIGHT
+        };
+        let count = self.ready.iter().take(self.batch).take_while(light).count();
         let mut batch = Batch { settles: Vec::with_capacity(count), whose: Vec::with_capacity(count) };
         for Waiting { active, mut settle, failures } in self.ready.drain(..count) {
             if active.has_reports() {
@@ -90,8 +125,9 @@ impl Outbox {
         self.batch = (self.batch * 2).min(BATCH);
     }
 
-    /// The broker could not be reached: all of them go again.
+    /// The broker could not be reached: all of them go again, fewer at a time, in case they were too much for one answer.
     pub(crate) fn unreached(&mut self, batch: Batch) {
+        self.batch = (self.batch / 2).max(1);
         for waiting in batch.into_waiting().rev() {
             self.ready.push_front(waiting);
         }

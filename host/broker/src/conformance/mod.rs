@@ -343,6 +343,7 @@ macro_rules! conformance_suite {
             a_large_fan_out_is_readied_in_steps_that_claims_and_promotions_take,
             a_large_workflow_is_cancelled_in_steps,
             a_workflow_cancelled_in_the_middle_of_a_fan_out_readies_no_more,
+            a_fan_out_does_not_hold_up_another_workflow,
             a_large_failure_is_passed_on_in_steps,
             a_group_that_has_ended_takes_no_more_members,
             a_job_that_was_cancelled_is_not_replaced,

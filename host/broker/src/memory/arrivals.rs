@@ -18,26 +18,34 @@ impl State {
     pub(super) fn advance(&mut self, now: UnixMs) {
         let mut budget = ADVANCE;
         while budget > 0 {
-            let Some(item) = self.todo.pop_front() else { break };
+            let own = !self.fresh.is_empty();
+            let Some(item) = self.fresh.pop_front().or_else(|| self.todo.pop_front()) else { break };
+            let mut put_back = |item| if own { self.fresh.push_front(item) } else { self.todo.push_front(item) };
             budget -= 1;
             match item {
                 Todo::Adopt { job, status } => self.adopt(now, &job, status),
                 Todo::Arrive { workflow, targets, raw, adjusted } => {
                     let node = targets.first;
                     if let Some(left) = rest(targets) {
-                        self.todo.push_front(Todo::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
+                        put_back(Todo::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
                     }
                     self.arrive(now, &workflow, node, raw, adjusted);
                 }
                 Todo::Cancel { workflow, nodes, how } => {
                     if let Some(left) = rest(nodes) {
-                        self.todo.push_front(Todo::Cancel { workflow: workflow.clone(), nodes: left, how });
+                        put_back(Todo::Cancel { workflow: workflow.clone(), nodes: left, how });
                     }
                     self.cancel_node(now, &(workflow.0.clone(), node_job(workflow.1, nodes.first)), how);
                 }
             }
         }
+        self.put_off();
         self.finish_workflows(now);
+    }
+
+    /// Leaves the step's own items that are left to later steps.
+    pub(super) fn put_off(&mut self) {
+        self.todo.append(&mut self.fresh);
     }
 
     fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
@@ -96,7 +104,7 @@ impl State {
                 if gate.failed == 1 && gate.cancel_rest {
                     let how = JobState::Revoked;
                     let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
-                    self.todo.extend(gate.scope.iter().map(cancel));
+                    self.fresh.extend(gate.scope.iter().map(cancel));
                 }
             }
         }
@@ -118,13 +126,13 @@ impl State {
         let workflow = (key.0.clone(), id);
         let adjusted = adjusted(raw, on_failure);
         for targets in next {
-            self.todo.push_back(Todo::Arrive { workflow: workflow.clone(), targets: *targets, raw, adjusted });
+            self.fresh.push_back(Todo::Arrive { workflow: workflow.clone(), targets: *targets, raw, adjusted });
         }
         let Some(stored) = self.workflows.get_mut(&workflow) else { return };
         if stored.head.end == number {
             stored.end = Some(adjusted);
             if let Some(parent) = stored.head.parent {
-                self.todo.push_back(Todo::Adopt { job: (key.0.clone(), parent), status: adjusted });
+                self.fresh.push_back(Todo::Adopt { job: (key.0.clone(), parent), status: adjusted });
             }
         }
     }
@@ -143,7 +151,10 @@ impl State {
             return;
         }
         match status {
-            Status::Ok => self.finish(now, key, JobState::Succeeded),
+            Status::Ok => {
+                self.job_mut(key).record.failure = None;
+                self.finish(now, key, JobState::Succeeded);
+            }
             // A job on its own goes to the dead set: nobody else tells of it.
             _ => {
                 let alone = job.place.is_none();
@@ -207,7 +218,7 @@ impl State {
         workflow.cancelled = Some(how);
         workflow.deadline_at = None;
         let nodes = Range { first: 0, count: workflow.head.nodes };
-        self.todo.push_back(Todo::Cancel { workflow: key.clone(), nodes, how });
+        self.fresh.push_back(Todo::Cancel { workflow: key.clone(), nodes, how });
     }
 
     fn cancel_node(&mut self, now: UnixMs, key: &Key, how: JobState) {

@@ -56,6 +56,11 @@ pub(super) struct Workflow {
 }
 
 impl Workflow {
+    /// Not started yet, or half deleted.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.staged || self.pruned.is_some()
+    }
+
     pub(super) fn is_running(&self) -> bool {
         !self.staged && self.finished.is_none() && self.pruned.is_none()
     }
@@ -289,7 +294,7 @@ impl State {
             adjusted: Status::Ok,
         };
         let items: Vec<Todo> = workflow.head.starts.iter().map(arrive).collect();
-        self.todo.extend(items);
+        self.fresh.extend(items);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What guests add to workflows with their outcome.
 
 use umbel_model::{
-    Resolution, UnixMs,
+    JobId, Resolution, UnixMs,
     canvas::{MAX_NODES, Range, node_job, node_of, push_range},
 };
 
@@ -28,6 +28,12 @@ impl State {
         if nodes > MAX_GROWTH as usize || members.is_some_and(|members| !self.may_join(job, members)) {
             return false;
         }
+        let mut ids: Vec<JobId> = growth.workflows.iter().map(|new| new.head.id).collect();
+        ids.sort_unstable();
+        let twice = ids.windows(2).any(|pair| pair[0] == pair[1]);
+        if twice || ids.iter().any(|id| self.workflows.contains_key(&(job.0.clone(), *id))) {
+            return false;
+        }
         let mine = |new: &&NewWorkflow| new.head.parent.is_none();
         let workflows = growth.workflows.iter().filter(mine).count() as u64;
         let templates = growth.workflows.iter().flat_map(|new| &new.head.templates);
@@ -41,7 +47,8 @@ impl State {
         let workflow = (job.0.clone(), node_of(job.1).0);
         let gate = self.gates.get(&(job.0.clone(), node_job(workflow.1, group)));
         let Some(stored) = self.workflows.get(&workflow) else { return false };
-        gate.is_some_and(|gate| gate.status.is_none())
+        // A group whose rest was cancelled gets no more.
+        gate.is_some_and(|gate| gate.status.is_none() && !(gate.cancel_rest && gate.failed > 0))
             && stored.head.nodes as usize + members.nodes.len() <= MAX_NODES as usize
             && stored.head.templates.len() + members.templates.len() <= MAX_TEMPLATES
     }
@@ -103,7 +110,7 @@ impl State {
             adjusted: Status::Ok,
         };
         let items: Vec<Todo> = members.starts.iter().map(arrive).collect();
-        self.todo.extend(items);
+        self.fresh.extend(items);
     }
 }
 

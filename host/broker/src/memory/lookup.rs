@@ -5,7 +5,10 @@ use umbel_model::{
     canvas::{When, node_job},
 };
 
-use super::state::{Key, State};
+use super::{
+    canvas::Workflow,
+    state::{Key, State},
+};
 use crate::canvas::*;
 
 impl State {
@@ -46,6 +49,13 @@ impl State {
     }
 
     // ---- readers
+
+    /// Whether a job is the node of a workflow that is staged or half deleted.
+    pub(super) fn is_hidden(&self, key: &Key) -> bool {
+        let place = self.jobs.get(key).and_then(|job| job.record.node.as_ref());
+        let workflow = place.and_then(|node| self.workflows.get(&(key.0.clone(), node.workflow)));
+        workflow.is_some_and(Workflow::is_hidden)
+    }
 
     pub(super) fn delivered(&self, key: &Key) -> Option<Box<DeliveredNode>> {
         let job = &self.jobs[key];

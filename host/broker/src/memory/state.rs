@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) gates: BTreeMap<Key, Gate>,
     pub(super) workflows: BTreeMap<Key, Workflow>,
     pub(super) todo: VecDeque<Todo>,
+    /// Work items that the step under way added.
+    pub(super) fresh: VecDeque<Todo>,
     pub(super) ready: BTreeMap<Line, BTreeSet<(u64, JobId)>>,
     /// Tenants with ready jobs in unpaused queues, by virtual start time.
     fair: BTreeMap<QueueName, BTreeMap<TenantId, u64>>,
@@ -75,6 +77,7 @@ impl State {
             gates: BTreeMap::new(),
             workflows: BTreeMap::new(),
             todo: VecDeque::new(),
+            fresh: VecDeque::new(),
             ready: BTreeMap::new(),
             fair: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -284,6 +287,7 @@ impl State {
                 }
             }
         }
+        self.put_off();
         // One that expired may have been the last of its workflow.
         self.finish_workflows(now);
         deliveries
@@ -549,6 +553,9 @@ impl State {
 
     pub(super) fn cancel(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Cancelled {
         let key = (tenant.clone(), id);
+        if self.is_hidden(&key) {
+            return Cancelled::NotFound;
+        }
         let Some(job) = self.jobs.get_mut(&key) else { return Cancelled::NotFound };
         match job.record.state {
             state if state.is_terminal() => Cancelled::AlreadyEnded(state),

@@ -3,12 +3,17 @@
 //! Invariants of a plan: it has no cycle; every job node has one source at most, a gate has its members; the members of a
 //! group are numbered in one piece, so that a group of any size is a few ranges.
 
+use serde_json::value::RawValue;
+
 use super::form::{Canvas, Each, OnFailure, Shape, Signature};
 
 /// Steps within steps. JSON itself is read to a depth of 128, and a step is two levels of it.
 pub const MAX_DEPTH: usize = 48;
 /// Nodes of one workflow.
 pub const MAX_NODES: u32 = 250_000;
+
+/// Bytes that the chunks of one step may have in common, copied to each of them.
+const MAX_COPIED_BYTES: usize = 32 << 20;
 
 /// How large a canvas may be.
 #[derive(Debug, Clone, Copy)]
@@ -211,7 +216,8 @@ impl Planner {
         let span = match shape {
             Shape::Task(signature) => self.task(signature, on_failure.or(place.on_failure), label, place)?,
             Shape::Chunks { signature, items, size } => {
-                let (members, written) = (chunks(&signature, items, size), ("/chunks/", size as usize));
+                let members = self.chunks(&signature, items, size, &place.pointer)?;
+                let written = ("/chunks/", size as usize);
                 self.group(Group { members, written, cancel_rest: false, on_failure, label }, place, depth)?
             }
             Shape::Chain(steps) => self.chain(steps, on_failure, place, depth)?,
@@ -391,17 +397,35 @@ impl Planner {
         }
         Ok(())
     }
-}
 
-/// The members that chunks stand for.
-fn chunks(signature: &Signature, items: Vec<Vec<Box<serde_json::value::RawValue>>>, size: u32) -> Vec<Canvas> {
-    let mut members = Vec::new();
-    let mut items = items.into_iter();
-    loop {
-        let some: Vec<_> = items.by_ref().take(size as usize).collect();
-        if some.is_empty() {
-            return members;
+    /// The members that chunks stand for. Each has a copy of what they have in common: how much that is together is known
+    /// before the first copy is made.
+    fn chunks(
+        &self,
+        signature: &Signature,
+        items: Vec<Vec<Box<RawValue>>>,
+        size: u32,
+        pointer: &str,
+    ) -> Result<Vec<Canvas>, CanvasError> {
+        let refused = |detail: String| Err(CanvasError { pointer: pointer.to_owned(), detail });
+        let count = items.len().div_ceil(size as usize);
+        if count > (self.limits.max_nodes as usize).saturating_sub(self.nodes.len()) {
+            return refused(format!("a workflow has at most {} nodes", self.limits.max_nodes));
         }
-        members.push(Canvas::from(Signature { each: Some(Each::Starmap(some)), ..signature.clone() }));
+        let args: usize = signature.args.iter().map(|value| value.get().len()).sum();
+        let kwargs: usize = signature.kwargs.iter().map(|(name, value)| name.len() + value.get().len()).sum();
+        let options = signature.options.as_ref().map_or(0, |options| options.get().len());
+        if (args + kwargs + options).saturating_mul(count) > MAX_COPIED_BYTES {
+            return refused(format!(
+                "the arguments that its {count} chunks have in common are at most {MAX_COPIED_BYTES} bytes together"
+            ));
+        }
+        let mut members = Vec::with_capacity(count);
+        let mut items = items.into_iter();
+        for _ in 0..count {
+            let some: Vec<_> = items.by_ref().take(size as usize).collect();
+            members.push(Canvas::from(Signature { each: Some(Each::Starmap(some)), ..signature.clone() }));
+        }
+        Ok(members)
     }
 }

@@ -25,11 +25,11 @@ pub enum NodeEnd {
 /// of each job; of a gate it is not looked at.
 pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>) {
     let mut redo = vec![false; nodes.len()];
-    let mut unneeded = vec![None; nodes.len()];
+    let mut known = vec![None; nodes.len()];
     for number in 0..nodes.len() {
         if let Work::Job(_) = nodes[number].work {
             let good = matches!(states[number], JobState::Succeeded | JobState::Skipped);
-            redo[number] = !good && !went_on(nodes, states, number, &mut unneeded);
+            redo[number] = !good && !went_on(nodes, states, number, &mut known);
         }
     }
     let mut open: Vec<usize> = (0..nodes.len()).filter(|n| redo[*n]).collect();
@@ -62,37 +62,34 @@ pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>)
 
 /// Whether all that waited for the success of a node is done and need not be done again.
 fn went_on(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Option<bool>]) -> bool {
+    if nodes[number].on_failure == OnFailure::Fail {
+        return false;
+    }
+    let mut waiting = nodes[number]
+        .next
+        .iter()
+        .flat_map(|range| range.iter())
+        .filter(|n| nodes[*n as usize].when == When::Success || matches!(nodes[*n as usize].work, Work::Gate(_)))
+        .peekable();
+    waiting.peek().is_some() && waiting.all(|target| is_done(nodes, states, target as usize, known))
+}
+
+/// Whether a job succeeded; of a gate, whether all that waits for it did. Groups nest at most `MAX_DEPTH` deep, and each
+/// gate is looked at once.
+fn is_done(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Option<bool>]) -> bool {
+    if let Work::Job(_) = nodes[number].work {
+        return states[number] == JobState::Succeeded;
+    }
     if let Some(known) = known[number] {
         return known;
     }
-    let waiting = |n: u32| nodes[n as usize].when == When::Success || matches!(nodes[n as usize].work, Work::Gate(_));
-    let mut targets = nodes[number].next.iter().flat_map(|range| range.iter()).filter(|n| waiting(*n)).peekable();
-    let answer = nodes[number].on_failure != OnFailure::Fail
-        && targets.peek().is_some()
-        && targets.all(|target| match &nodes[target as usize].work {
-            Work::Job(_) => states[target as usize] == JobState::Succeeded,
-            Work::Gate(_) => {
-                let next = &nodes[target as usize].next;
-                let jobs = next.iter().flat_map(|range| range.iter());
-                // What a gate waits for is known by what waits for it: that succeeded, or there is nothing.
-                jobs.into_iter().all(|n| match nodes[n as usize].work {
-                    Work::Job(_) => {
-                        nodes[n as usize].when == When::Failure || states[n as usize] == JobState::Succeeded
-                    }
-                    Work::Gate(_) => went_on_gate(nodes, states, n),
-                })
-            }
-        });
-    known[number] = Some(answer);
-    answer
-}
-
-/// Whether all that waits for a gate succeeded. Groups nest at most `MAX_DEPTH` deep.
-fn went_on_gate(nodes: &[Node], states: &[JobState], gate: u32) -> bool {
-    nodes[gate as usize].next.iter().flat_map(|range| range.iter()).all(|n| match nodes[n as usize].work {
-        Work::Job(_) => nodes[n as usize].when == When::Failure || states[n as usize] == JobState::Succeeded,
-        Work::Gate(_) => went_on_gate(nodes, states, n),
-    })
+    let mut targets = nodes[number].next.iter().flat_map(|range| range.iter());
+    let done = targets.all(|n| {
+        let minds = nodes[n as usize].when == When::Success || matches!(nodes[n as usize].work, Work::Gate(_));
+        !minds || is_done(nodes, states, n as usize, known)
+    });
+    known[number] = Some(done);
+    done
 }
 
 fn begin(nodes: &[Node], states: &[JobState], redo: &[bool], number: usize) -> NodeEnd {

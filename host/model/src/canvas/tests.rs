@@ -167,3 +167,32 @@ fn the_callbacks_of_a_node_that_is_done_again_wait_again() {
     assert!(ends.iter().all(|end| matches!(end, NodeEnd::Redo { .. })));
     assert_eq!(starts, [Range::one(0)]);
 }
+
+#[test]
+fn what_chunks_have_in_common_is_measured_before_it_is_copied() {
+    let canvas = |common: usize, items: usize| {
+        let (common, items) = ("x".repeat(common), vec!["[]"; items].join(","));
+        let text = format!(r#"{{"task":"a","args":["{common}"],"chunks":[{items}],"size":1}}"#);
+        plan(serde_json::from_str(&text).unwrap(), CanvasLimits::default()).map(|plan| plan.nodes.len())
+    };
+    assert_eq!(canvas(10, 1_000).unwrap(), 1_001);
+    assert!(canvas(1_000_000, 100).unwrap_err().detail.contains("in common"));
+    assert!(canvas(1, 250_001).unwrap_err().detail.contains("at most 250000 nodes"));
+}
+
+#[test]
+fn resuming_a_group_after_a_group_looks_at_each_edge_once() {
+    let members = |task: &str, count| vec![format!(r#"{{"task":"{task}"}}"#); count].join(",");
+    let text = format!(
+        r#"{{"chain":[{{"group":[{}],"on_failure":"continue"}},{{"group":[{}]}}]}}"#,
+        members("a", 20_000),
+        members("b", 20_000)
+    );
+    let plan = planned(&text);
+    let states: Vec<JobState> = (0..plan.nodes.len())
+        .map(|n| if n <= 20_000 || n + 1 == plan.nodes.len() { JobState::Failed } else { JobState::Succeeded })
+        .collect();
+    // Four hundred million steps would take minutes here.
+    let (ends, _) = resume(&plan.nodes, &states);
+    assert!(ends.iter().all(|end| matches!(end, NodeEnd::Redo { .. })));
+}
