@@ -31,6 +31,21 @@ pub(crate) fn is_too_deep(json: &[u8]) -> bool {
     false
 }
 
+/// Commas, brackets and braces outside of texts: what a parser has to make something for.
+pub(crate) fn marks(json: &[u8]) -> usize {
+    let (mut count, mut in_text, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b']' | b'{' | b'}' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// `json` without the white space between its tokens: one spelling for a body that was sent twice.
 pub(crate) fn compact(json: &[u8]) -> Vec<u8> {
     let (mut in_text, mut escaped) = (false, false);
@@ -64,6 +79,11 @@ mod tests {
         assert!(is_too_deep(nested(MAX_DEPTH + 1).as_bytes()));
         assert!(!is_too_deep(format!(r#"["\"{}"]"#, "[".repeat(1_000)).as_bytes()));
         assert!(serde_json::from_str::<serde_json::Value>(&nested(MAX_DEPTH)).is_ok());
+    }
+
+    #[test]
+    fn marks_count_outside_of_texts() {
+        assert_eq!(marks(br#"{"a,[\",": [1, 2, {}], "b\\": ""}"#), 9);
     }
 
     #[test]

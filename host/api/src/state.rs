@@ -22,6 +22,8 @@ use crate::{
 const DEPLOYED_TTL: Duration = Duration::from_secs(1);
 const CACHED_TASKS: u64 = 10_000;
 const MAX_DRAINS: usize = 64;
+/// Trees of workflows being read at once; of these, one for each tenant.
+const MAX_TREES: usize = 4;
 
 /// The state of the API: what it asks, its limits, and its short-lived caches.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct Api {
     pub(crate) batches: Turnstile,
     pub(crate) uploads: Turnstile,
     pub(crate) workflows: Turnstile,
+    /// Trees and pictures of workflows.
+    pub(crate) trees: Turnstile,
     pub(crate) rules: Rules,
     /// Refused bodies of strangers that are read and forgotten.
     pub(crate) drains: Semaphore,
@@ -65,6 +69,7 @@ impl Api {
                 config.max_tenant_workflow_submissions,
                 turn_wait,
             ),
+            trees: Turnstile::new(MAX_TREES, 1, turn_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },

@@ -5,25 +5,26 @@
 
 mod build;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use serde::Serialize;
 use umbel_broker::{Broker, NodeRecord, NodeWork, WorkflowRecord};
+use umbel_canvas::PageSize;
 use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
 
 use crate::{
-    problem::Problem,
+    problem::{Code, Problem},
     time::Time,
     views,
     workflow_views::{label_of, state_of},
 };
 use build::Builder;
 
-/// Nodes read at once: their results come with them.
-const PAGE: u32 = 200;
 /// Pages read for one tree. A tree that needs more leaves the rest out.
-const MAX_PAGES: usize = 128;
+const MAX_PAGES: u32 = 64;
+/// Bytes of nodes, with their arguments and results, read for one tree.
+const MAX_READ_BYTES: usize = 64 << 20;
 
 /// How much of a workflow is shown.
 #[derive(Debug, Clone, Copy)]
@@ -135,12 +136,21 @@ type Nodes = HashMap<u32, Option<Known>>;
 /// The tree of a workflow.
 pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
     let mut nodes = Nodes::new();
-    let mut pages = 0;
+    let (mut pages, mut size) = (0, PageSize::default());
     loop {
-        let mut builder = Builder::new(&nodes, caps);
-        let root = builder.root(record.end);
-        let Builder { missing, shown, .. } = builder;
-        if missing.is_empty() || pages >= MAX_PAGES {
+        let end = record.end;
+        // Off the async threads: it has thousands of steps.
+        let building = tokio::task::spawn_blocking(move || {
+            let mut builder = Builder::new(&nodes, caps);
+            let root = builder.root(end);
+            let Builder { missing, shown, .. } = builder;
+            (root, missing, shown, nodes)
+        });
+        let (root, missing, shown, at_hand) =
+            building.await.map_err(|_| Problem::new(Code::Internal, "the server's log says more"))?;
+        nodes = at_hand;
+        let is_spent = |pages: u32, size: PageSize| pages >= MAX_PAGES || size.bytes() >= MAX_READ_BYTES;
+        if missing.is_empty() || is_spent(pages, size) {
             return Ok(Tree {
                 workflow: record.id.to_string(),
                 nodes: record.nodes,
@@ -149,15 +159,19 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
                 root,
             });
         }
-        let wanted: BTreeSet<u32> = missing.iter().map(|node| node / PAGE * PAGE).collect();
-        for first in wanted {
-            pages += 1;
-            (first..first + PAGE).for_each(|number| {
-                nodes.insert(number, None);
-            });
-            for node in broker.nodes(&record.tenant, record.id, first, PAGE).await? {
-                nodes.insert(node.number, Some(Known::new(record, node)));
+        for number in missing {
+            if nodes.contains_key(&number) || is_spent(pages, size) {
+                continue;
             }
+            pages += 1;
+            // What comes before it is likely to be asked for as well as what comes behind it.
+            let (count, first) = (size.nodes(), number / size.nodes() * size.nodes());
+            let page = broker.nodes(&record.tenant, record.id, first, count).await?;
+            size.read(&page);
+            (first..first.saturating_add(count)).for_each(|number| {
+                nodes.entry(number).or_insert(None);
+            });
+            nodes.extend(page.into_iter().map(|node| (node.number, Some(Known::new(record, node)))));
         }
     }
 }

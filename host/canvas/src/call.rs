@@ -62,38 +62,45 @@ impl<'a> Call<'a> {
             })
     }
 
-    /// Why the call does not fit: what `fits` refuses, in words.
+    /// Why the call does not fit: what `fits` refuses, in words, until `faults` are full.
     pub(crate) fn explain(&self, parameters: &[Parameter], faults: &mut Faults) {
-        let mut fault = |pointer: String, detail: String| faults.add(FaultKind::Arguments, pointer, detail);
+        let fault =
+            |faults: &mut Faults, pointer: String, detail: String| faults.add(FaultKind::Arguments, pointer, detail);
         let own = self.first() + self.signature.args.len();
         let filled = self.filled();
         let most = filled.as_ref().map_or(own, |f| f.most);
         if most > parameters.len() {
             let with = if self.takes { ", with the result of what comes before it" } else { "" };
             let detail = format!("the task takes {} arguments and {most} were given{with}", parameters.len());
-            fault(self.first_too_many(parameters.len()), detail);
+            fault(faults, self.first_too_many(parameters.len()), detail);
         }
         for name in self.signature.kwargs.keys() {
+            if faults.is_full() {
+                return;
+            }
             let pointer = || format!("{}/kwargs/{}", self.pointer, escape(name));
             match parameters.iter().position(|p| p.name == *name) {
                 None => {
                     let known: Vec<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
                     let known = known.join(", ");
-                    fault(pointer(), format!("the task has no parameter of this name; it has: {known}"));
+                    fault(faults, pointer(), format!("the task has no parameter of this name; it has: {known}"));
                 }
                 Some(0) if self.takes => {
                     let detail = "was given twice: by name, and by the result of what comes before it";
-                    fault(pointer(), detail.into());
+                    fault(faults, pointer(), detail.into());
                 }
-                Some(at) if at < most => fault(pointer(), "was given twice: by position and by name".into()),
+                Some(at) if at < most => fault(faults, pointer(), "was given twice: by position and by name".into()),
                 Some(_) => {}
             }
         }
         let Some(Filled { least, .. }) = filled else { return };
         for parameter in parameters.get(least..).unwrap_or_default() {
+            if faults.is_full() {
+                return;
+            }
             if parameter.default.is_none() && !self.signature.kwargs.contains_key(&parameter.name) {
                 let pointer = format!("{}/kwargs/{}", self.pointer, escape(&parameter.name));
-                fault(pointer, format!("the required parameter `{}` is missing", parameter.name));
+                fault(faults, pointer, format!("the required parameter `{}` is missing", parameter.name));
             }
         }
     }

@@ -85,10 +85,11 @@ impl<'c> Composer<'c> {
     }
 
     async fn compose(&self, canvas: Canvas, head: Head) -> Result<Composed> {
+        // First: tags and headers are in every template.
+        let mut head = self.head(head, None)?;
         let plan = plan(canvas, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
         let Plan { nodes, starts, end } = plan;
         let (templates, nodes) = self.nodes(nodes).await?;
-        let mut head = self.head(head, None)?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, end);
         Ok(Composed { head, nodes })
     }
@@ -141,6 +142,7 @@ impl<'c> Composer<'c> {
         let tasks = self.tasks(&nodes).await?;
         let mut templates = Templates::new(self.rules, self.stamps, self.now_ms);
         let mut faults = Faults::default();
+        // Of arguments; specs have as much for themselves.
         let mut left = self.rules.limits.max_bytes;
         let mut made = Vec::with_capacity(nodes.len());
         for node in nodes {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Broker, Kept, MAX_NODES_A_CALL, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError,
-    WorkflowRecord, WorkflowState, value_of,
+    Broker, Kept, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError, WorkflowRecord,
+    WorkflowState, value_of,
 };
 use umbel_model::{
     JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
@@ -13,9 +13,10 @@ use umbel_model::{
 };
 
 use crate::{
-    Composed, Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
+    Composed, Composer, Composing, Error, FaultKind, Head, PageSize, Result, TaskFacts,
     call::Call,
     error::{Faults, refused},
+    templates::rest_after_spec,
 };
 
 /// Which module the nodes that are done again run.
@@ -55,8 +56,12 @@ impl Stored {
         }
         let mut nodes = Vec::with_capacity(record.nodes as usize);
         let mut left = max_bytes;
-        for first in (0..record.nodes).step_by(MAX_NODES_A_CALL as usize) {
-            for mut node in broker.nodes(tenant, id, first, MAX_NODES_A_CALL).await? {
+        let (mut first, mut size) = (0, PageSize::default());
+        while first < record.nodes {
+            let page = broker.nodes(tenant, id, first, size.nodes()).await?;
+            first = first.saturating_add(size.nodes());
+            size.read(&page);
+            for mut node in page {
                 let at = NodeAt { broker, tenant, workflow: id, node: node.number };
                 let size = settle_result(at, &mut node, left).await?;
                 left = left.checked_sub(size).ok_or_else(|| too_large(max_bytes))?;
@@ -124,6 +129,7 @@ impl<'c> Composer<'c> {
     async fn restamped(&self, templates: &mut [NodeTemplate], digests: Digests) -> Result<Vec<Vec<Parameter>>> {
         let mut parameters = vec![Vec::new(); templates.len()];
         let mut tasks: HashMap<umbel_model::TaskName, std::sync::Arc<TaskFacts>> = HashMap::new();
+        let mut left = self.rules.limits.max_bytes;
         for (at, template) in templates.iter_mut().enumerate() {
             let mut spec: NodeSpec = serde_json::from_str(&template.spec)
                 .map_err(|e| Error::Corrupt(format!("template {at} of the workflow: {e}")))?;
@@ -148,6 +154,7 @@ impl<'c> Composer<'c> {
             spec.tags = self.stamps.tags.clone();
             spec.headers = self.stamps.headers.clone();
             template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
+            left = rest_after_spec(left, &template.spec, self.rules)?;
         }
         Ok(parameters)
     }

@@ -12,6 +12,8 @@ const MAX_TAGS: usize = 32;
 const MAX_HEADERS: usize = 32;
 /// Longest value of a header stamp, bytes.
 const MAX_HEADER_BYTES: usize = 1_024;
+/// Bytes of all header stamps together, names and values.
+const MAX_HEADERS_BYTES: usize = 8 << 10;
 
 /// How large a workflow may be.
 #[derive(Debug, Clone)]
@@ -22,7 +24,7 @@ pub struct Limits {
     pub max_templates: usize,
     /// Bytes of one node's arguments as JSON.
     pub max_arguments_bytes: usize,
-    /// Bytes of all arguments, and of a resumed workflow's kept results, together.
+    /// Bytes of all arguments together; as many of all templates' specs, and of a resumed workflow's kept results.
     pub max_bytes: usize,
 }
 
@@ -81,6 +83,10 @@ pub(crate) fn check_labels(name: Option<&str>, stamps: &Stamps) -> Result<()> {
     }
     if stamps.headers.len() > MAX_HEADERS {
         faults.add(FaultKind::Option, "/headers".into(), format!("a workflow has at most {MAX_HEADERS} headers"));
+    }
+    if stamps.headers.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_HEADERS_BYTES {
+        let detail = format!("its headers have at most {MAX_HEADERS_BYTES} bytes together");
+        faults.add(FaultKind::Option, "/headers".into(), detail);
     }
     for (key, value) in &stamps.headers {
         if !fine(key, MAX_NAME_BYTES) {

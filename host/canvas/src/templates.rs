@@ -18,11 +18,14 @@ pub(crate) struct Templates<'a> {
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
     list: Vec<NodeTemplate>,
+    /// Bytes that further specs may have.
+    left: usize,
 }
 
 impl<'a> Templates<'a> {
     pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs) -> Self {
-        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new() }
+        let left = rules.limits.max_bytes;
+        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), left }
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
@@ -37,6 +40,7 @@ impl<'a> Templates<'a> {
             return Err(refused(FaultKind::Canvas, "/options".into(), detail));
         }
         let template = self.template(task, options)?;
+        self.left = rest_after_spec(self.left, &template.spec, self.rules)?;
         let at = self.list.len() as u32;
         self.list.push(template);
         self.known.entry(task.name.clone()).or_default().insert(options.to_owned(), at);
@@ -82,4 +86,16 @@ impl<'a> Templates<'a> {
     pub(crate) fn into_list(self) -> Vec<NodeTemplate> {
         self.list
     }
+}
+
+/// What is left of the bytes that a workflow's specs may have.
+pub(crate) fn rest_after_spec(left: usize, spec: &str, rules: &Rules) -> Result<usize> {
+    let detail = || {
+        let max = rules.limits.max_bytes;
+        format!(
+            "tags, headers and parameter defaults are stored once for each pair of task and options: at most {max} bytes \
+             together"
+        )
+    };
+    left.checked_sub(spec.len()).ok_or_else(|| refused(FaultKind::ArgumentsTooLarge, "/options".into(), detail()))
 }

@@ -175,15 +175,15 @@ async fn sixty_four_faults_are_enough() {
 async fn sizes_have_limits() {
     let mut rules = Rules::default();
     rules.limits.max_arguments_bytes = 40;
-    rules.limits.max_bytes = 100;
+    rules.limits.max_bytes = 1_000;
     rules.limits.max_templates = 1;
     let refused = async |canvas: Value| match composed_with(&rules, canvas, &Stamps::default()).await {
         Err(Error::Refused(faults)) => faults[0].detail.clone(),
         other => panic!("{other:?}"),
     };
     assert!(refused(json!({"task": "sum", "args": ["x".repeat(50)]})).await.contains("at most 40"));
-    let members = vec![json!({"task": "sum", "args": ["x".repeat(20)]}); 10];
-    assert!(refused(json!({"group": members})).await.contains("at most 100 bytes"));
+    let members = vec![json!({"task": "sum", "args": ["x".repeat(20)]}); 100];
+    assert!(refused(json!({"group": members})).await.contains("at most 1000 bytes"));
     assert!(refused(json!({"group": [{"task": "now"}, {"task": "sum", "args": [1]}]})).await.contains("at most 1 "));
 }
 
@@ -255,4 +255,24 @@ async fn a_hundred_thousand_signatures_take_milliseconds() {
     let started = std::time::Instant::now();
     let made = composer.workflow(canvas, Head::new(workflow_id(JobId::from_parts(5, 0)))).await.unwrap();
     println!("composed {} nodes in {:?}", made.nodes.len(), started.elapsed());
+}
+
+#[tokio::test]
+async fn what_templates_repeat_is_measured() {
+    let calls: Vec<Value> = (0..200).map(|n| json!({"task": "now", "options": {"countdown_ms": n}})).collect();
+    let canvas = json!({ "group": calls });
+    let header = |n: usize| BTreeMap::from_iter((0..n).map(|n| (format!("h{n}"), "x".repeat(1_000))));
+    let stamps = |n| Stamps { headers: header(n), ..Stamps::default() };
+    let mut rules = Rules::default();
+    composed_with(&rules, canvas.clone(), &stamps(8)).await.unwrap();
+    rules.limits.max_bytes = 1 << 20;
+    let kind = |answer: Result<Composed>| answer.map(|_| "").unwrap_or_else(|error| error.kind());
+    assert_eq!(kind(composed_with(&rules, canvas.clone(), &stamps(8)).await), "arguments_too_large");
+    assert_eq!(kind(composed_with(&rules, canvas, &stamps(9)).await), "invalid_option");
+}
+
+#[tokio::test]
+async fn a_call_with_many_faults_is_explained_in_few_words() {
+    let kwargs: serde_json::Map<String, Value> = (0..20_000).map(|n| (format!("k{n}"), json!(1))).collect();
+    assert_eq!(faults(json!({"task": "add", "kwargs": kwargs})).await.len(), 64);
 }

@@ -9,7 +9,8 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{JobQuery, MAX_NODES_A_CALL, NodeWork, PAGE_SCAN};
+use umbel_broker::{JobQuery, NodeWork, PAGE_SCAN};
+use umbel_canvas::PageSize;
 use umbel_model::{JobState, QueueName, TaskName, WorkflowId};
 use utoipa::{IntoParams, ToSchema};
 
@@ -86,31 +87,36 @@ pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> R
     answer(StatusCode::OK, &Jobs { items, next_cursor: page.next.map(|id| pages::cursor(&id.to_string())) })
 }
 
-/// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does.
+/// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
+/// they are large.
 async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
     let id: WorkflowId = workflow.parse().map_err(|e| Problem::new(Code::WorkflowNotFound, format!("{e}")))?;
     let from = pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
     let wanted = query.to_filter(caller)?;
     let record = api.broker.workflow(&caller.tenant, id).await?.ok_or_else(|| workflows::unknown(id))?;
-    let mut items = Vec::new();
-    let mut next = None;
-    let nodes = api.broker.nodes(&caller.tenant, id, from, PAGE_SCAN.min(MAX_NODES_A_CALL)).await?;
-    let seen = from.saturating_add(PAGE_SCAN.min(MAX_NODES_A_CALL));
-    for node in nodes {
-        let NodeWork::Job { record, .. } = node.work else { continue };
-        let fits = wanted.state.is_none_or(|state| record.state == state)
-            && wanted.task.as_ref().is_none_or(|task| record.task == *task)
-            && wanted.queue.as_ref().is_none_or(|queue| record.queue == *queue);
-        if !fits {
-            continue;
+    let end = PAGE_SCAN.saturating_add(from).min(record.nodes);
+    let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
+    'pages: while next < end && size.bytes() < workflows::MAX_READ_BYTES {
+        let count = size.nodes().min(end - next);
+        let page = api.broker.nodes(&caller.tenant, id, next, count).await?;
+        size.read(&page);
+        for node in page {
+            let NodeWork::Job { record, .. } = node.work else { continue };
+            let fits = wanted.state.is_none_or(|state| record.state == state)
+                && wanted.task.as_ref().is_none_or(|task| record.task == *task)
+                && wanted.queue.as_ref().is_none_or(|queue| record.queue == *queue);
+            if !fits {
+                continue;
+            }
+            if items.len() as u32 == wanted.max {
+                next = node.number;
+                break 'pages;
+            }
+            items.push(Job::summary(*record)?);
         }
-        if items.len() as u32 == wanted.max {
-            next = Some(node.number);
-            break;
-        }
-        items.push(Job::summary(*record)?);
+        next += count;
     }
-    let next = next.or((seen < record.nodes).then_some(seen));
+    let next = (next < record.nodes).then_some(next);
     answer(StatusCode::OK, &Jobs { items, next_cursor: next.map(|number| pages::cursor(&number.to_string())) })
 }
 

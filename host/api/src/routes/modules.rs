@@ -23,7 +23,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Chunks, Of, answer, drain, is_declared_longer, query_of},
+    body::{Chunks, Of, answer, cut, drain, is_declared_longer, query_of},
     pages,
     policy_views::PolicyFields,
     problem::{Code, Problem},
@@ -220,6 +220,9 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
     }
 }
 
+/// Bytes of a parameter's default as JSON: calls of workflows carry it.
+const MAX_DEFAULT_BYTES: usize = 64 << 10;
+
 /// What the inspector says, with the schemas compiled once so that no submission meets a bad one.
 async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo, Problem> {
     let info = api.inspector.inspect(bytes).await.map_err(refused)?;
@@ -228,6 +231,13 @@ async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo
         return Err(Problem::new(Code::Internal, "the module could not be inspected"));
     }
     for task in &info.tasks {
+        let large =
+            |p: &&Parameter| p.default.as_ref().is_some_and(|value| value.to_string().len() > MAX_DEFAULT_BYTES);
+        if let Some(parameter) = task.parameters.iter().find(large) {
+            let (task, name) = (&task.name, cut(&parameter.name));
+            let detail = format!("task `{task}`: the default of `{name}` is larger than {MAX_DEFAULT_BYTES} bytes");
+            return Err(Problem::new(Code::SchemaInvalid, detail));
+        }
         api.schemas.get(digest, task).await?;
     }
     Ok(info)

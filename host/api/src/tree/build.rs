@@ -3,7 +3,7 @@
 //! A chain is found from its end: `after` leads back from step to step, as long as both are in the same group. What a
 //! step's `next` names besides the chain and the group's gate are its callbacks, which are in no group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use umbel_model::canvas::{Range, When};
 
@@ -41,7 +41,11 @@ impl<'a> Builder<'a> {
     }
 
     fn has_room(&self) -> bool {
-        self.shown < self.caps.nodes
+        self.room() > 0
+    }
+
+    fn room(&self) -> usize {
+        self.caps.nodes.saturating_sub(self.shown) as usize
     }
 
     /// The chain that ends at a node; a chain of one is its step.
@@ -94,18 +98,25 @@ impl<'a> Builder<'a> {
         let mut step = node.step.clone();
         if let Some((members, _)) = &node.gate {
             let mut shown = 0;
-            for member in members.iter().flat_map(|range| range.iter()) {
-                if shown == self.caps.members || !self.has_room() || depth >= MAX_DEPTH {
+            for member in members.iter().flat_map(|range| range.iter()).take(self.caps.members as usize) {
+                if !self.has_room() || depth >= MAX_DEPTH {
                     break;
+                }
+                // Not at hand, and perhaps never: then it is left out.
+                if self.node(member).is_none() {
+                    continue;
                 }
                 step.members.push(self.chain_to(member, depth + 1));
                 shown += 1;
             }
             step.left_out = Some(step.count.unwrap_or(0).saturating_sub(shown)).filter(|count| *count > 0);
         }
+        if depth >= MAX_DEPTH {
+            return step;
+        }
         // The last one that was written is planned, and numbered, first.
         for (callback, when) in self.callbacks(node, next).into_iter().rev() {
-            if !self.has_room() || depth >= MAX_DEPTH {
+            if !self.has_room() {
                 break;
             }
             let callback = self.chain_from(callback, depth + 1);
@@ -122,59 +133,95 @@ impl<'a> Builder<'a> {
         let mut numbers = vec![first];
         self.shown += 1;
         while let Some(node) = numbers.last().and_then(|last| self.node(*last)) {
-            let follows: Vec<u32> = self
-                .callbacks(node, None)
-                .into_iter()
-                .filter(|(_, when)| *when == When::Success)
-                .map(|(n, _)| n)
-                .collect();
-            // More than one: no edge says which is the next step and which is a callback. All are shown as callbacks.
-            let [next] = follows[..] else { break };
-            if !self.has_room() {
+            let room = self.room();
+            let callbacks = self.callbacks(node, None);
+            // As many as there is room for: there may be more.
+            if callbacks.len() >= room {
                 break;
             }
+            let follows: Vec<u32> =
+                callbacks.into_iter().filter(|(_, when)| *when == When::Success).map(|(n, _)| n).collect();
+            // More than one: no edge says which is the next step and which is a callback. All are shown as callbacks.
+            let [next] = follows[..] else { break };
             self.shown += 1;
             numbers.push(next);
         }
         self.chain(&numbers, None, depth)
     }
 
-    /// What starts after a node and is neither `next` nor in it, nor the gate of the node's group.
+    /// What starts after a node and is neither `next` nor in it, nor the gate of the node's group. At most as many as
+    /// there is room for.
     fn callbacks(&mut self, node: &Known, next: Option<u32>) -> Vec<(u32, When)> {
         let mut found: Vec<(u32, When)> = Vec::new();
-        let mut skip: Vec<Range> = node.group.into_iter().chain(next).map(Range::one).collect();
-        if let Some((_, scope)) = next.and_then(|next| self.node(next)).and_then(|next| next.gate.as_ref()) {
-            skip.extend(scope);
+        let mut skip = Ranges::default();
+        node.group.into_iter().chain(next).for_each(|number| skip.add(Range::one(number)));
+        if let Some(next) = next {
+            // Without it all of it would look like callbacks.
+            let Some(known) = self.node(next) else { return found };
+            known.gate.iter().flat_map(|(_, scope)| scope).for_each(|range| skip.add(*range));
         }
+        // Those that are not at hand are asked for together, and need room as well.
+        let mut room = self.room();
         for range in &node.next {
-            let (mut target, end) = (range.first, range.first + range.count);
-            while target < end {
-                if let Some(skipped) = skip.iter().find(|skipped| skipped.contains(target)) {
-                    target = skipped.first + skipped.count;
+            let (mut target, end) = (range.first, range.first.saturating_add(range.count));
+            while target < end && room > 0 {
+                if let Some(end) = skip.end_at(target) {
+                    target = end;
                     continue;
                 }
-                let Some((root, when, scope)) = self.outermost(target) else { break };
-                found.push((root, when));
-                skip.push(Range::one(target));
-                skip.push(Range::one(root));
-                skip.extend(scope);
+                room -= 1;
+                match self.outermost(target) {
+                    Some((root, when, scope)) => {
+                        found.push((root, when));
+                        skip.add(Range::one(target));
+                        skip.add(Range::one(root));
+                        scope.iter().for_each(|range| skip.add(*range));
+                    }
+                    None => target += 1,
+                }
             }
         }
         found
     }
 
     /// The step in no group that a node is in, when it starts, and the nodes in it.
-    fn outermost(&mut self, number: u32) -> Option<(u32, When, Vec<Range>)> {
+    fn outermost(&mut self, number: u32) -> Option<(u32, When, &'a [Range])> {
         let mut number = number;
         loop {
             let node = self.node(number)?;
             match node.group {
                 Some(group) => number = group,
                 None => {
-                    let scope = node.gate.as_ref().map(|(_, scope)| scope.clone()).unwrap_or_default();
+                    let scope = node.gate.as_ref().map_or(&[][..], |(_, scope)| scope);
                     return Some((number, node.when, scope));
                 }
             }
         }
+    }
+}
+
+/// Numbers in ranges that neither overlap nor touch: from the first to behind the last.
+#[derive(Default)]
+struct Ranges(BTreeMap<u32, u32>);
+
+impl Ranges {
+    fn add(&mut self, range: Range) {
+        let (mut first, mut end) = (range.first, range.first.saturating_add(range.count));
+        if first == end {
+            return;
+        }
+        while let Some((at, until)) = self.0.range(..=end).next_back().map(|(at, until)| (*at, *until)) {
+            if until < first {
+                break;
+            }
+            self.0.remove(&at);
+            (first, end) = (first.min(at), end.max(until));
+        }
+        self.0.insert(first, end);
+    }
+
+    /// Behind the range that a number is in.
+    fn end_at(&self, number: u32) -> Option<u32> {
+        self.0.range(..=number).next_back().map(|(_, end)| *end).filter(|end| *end > number)
     }
 }

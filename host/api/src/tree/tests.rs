@@ -116,3 +116,21 @@ fn what_is_not_at_hand_is_asked_for() {
     builder.root(end);
     assert_eq!(builder.missing.into_iter().collect::<Vec<_>>(), [0]);
 }
+
+#[test]
+fn many_callbacks_cost_no_more_than_what_is_shown() {
+    let canvas = json!({"task": "a", "link": vec![task("b"); 24_000], "link_error": vec![task("c"); 24_000]});
+    let (nodes, end, _) = nodes(canvas);
+    let started = std::time::Instant::now();
+    for caps in [Caps::OF_TREE, Caps::OF_PICTURE] {
+        let mut builder = Builder::new(&nodes, caps);
+        builder.root(end);
+        assert_eq!(builder.shown, caps.nodes);
+    }
+    assert!(started.elapsed() < std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+    // What is not at hand is asked for at once.
+    let one: Nodes = nodes.into_iter().filter(|(number, _)| *number == end).collect();
+    let mut builder = Builder::new(&one, Caps::OF_TREE);
+    builder.root(end);
+    assert_eq!(builder.missing.len(), 1_999);
+}

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use umbel_broker::{Delivery, Growth, NewWorkflow, Settle, Settled};
 use umbel_canvas::{BrokerTasks, Composed, Composer, Head, Rules, Stamps};
-use umbel_model::Resolution;
+use umbel_model::{JobId, Resolution};
 
 use crate::app::{TestApp, id_of};
 
@@ -137,7 +137,11 @@ async fn replace(app: &TestApp, job: &Delivery) {
     let (tasks, rules, stamps) = (BrokerTasks::new(broker), Rules::default(), Stamps::default());
     let (tenant, now_ms, pointer) = (&job.tenant, 0, "");
     let composer = Composer { tasks: &tasks, rules: &rules, tenant, stamps: &stamps, now_ms, pointer };
-    let workflow = umbel_model::canvas::workflow_id(job.id);
+    // Not made of the job's id: two jobs of one millisecond differ in the bits only that number a workflow's nodes.
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).unwrap();
+    let random = u128::from(u64::from_le_bytes(random)) << 8;
+    let workflow = umbel_model::canvas::workflow_id(JobId::from_parts(5, random));
     let head = Head { parent: Some(job.id), depth: 1, ..Head::new(workflow) };
     let canvas = serde_json::from_value(json!({"task": "add", "args": [1]})).unwrap();
     let Composed { head, nodes } = composer.workflow(canvas, head).await.unwrap();

@@ -175,3 +175,15 @@ fn files(folder: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
+
+#[tokio::test]
+async fn a_default_that_every_call_would_carry_is_bounded() {
+    let app = TestApp::new().await;
+    let module = |size: usize| {
+        let parameter = json!({"name": "x", "schema": true, "default": "x".repeat(size)});
+        json!({"tasks": [{"name": "t", "parameters": [parameter]}]}).to_string()
+    };
+    app.push(&module(65_000)).await.ok(201);
+    let problem = app.push(&module(66_000)).await.problem(422, "schema_invalid");
+    assert!(problem["detail"].as_str().unwrap().contains("default of `x`"));
+}

@@ -302,3 +302,70 @@ async fn a_result_that_is_too_large_for_an_answer_is_said_to_be() {
     let done = workflow(&app, &id).await;
     assert_eq!((&done["state"], &done["result_omitted"]), (&json!("succeeded"), &json!("too_large")));
 }
+
+#[tokio::test]
+async fn a_step_with_many_callbacks_is_shown_at_once() {
+    let app = TestApp::with_tasks().await;
+    let links = vec![json!({"task": "echo"}); 24_000];
+    let id = submit(&app, json!({"task": "add", "args": [1], "link": links})).await;
+    let started = std::time::Instant::now();
+    let tree = app.get(&format!("/v1/workflows/{id}/tree")).await.ok(200);
+    assert_eq!((&tree["nodes_shown"], &tree["nodes_left_out"]), (&json!(2_000), &json!(22_001)));
+    assert_eq!(tree["link"][1_998]["task"], "echo");
+    assert_eq!(app.get(&format!("/v1/workflows/{id}/graph.svg")).await.status, 200);
+    assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn pages_of_large_nodes_are_shorter() {
+    let app = TestApp::with_tasks().await;
+    let members: Vec<Value> = (0..100).map(|n| json!({"task": "add", "args": [n]})).collect();
+    let id = submit(&app, json!({ "group": members })).await;
+    app.run(|_| Some(json!("x".repeat(500_000)))).await;
+    for path in [format!("/v1/workflows/{id}/nodes?max=1000"), format!("/v1/jobs?workflow={id}&limit=200")] {
+        assert_eq!(app.get(&path).await.ok(200)["items"].as_array().unwrap().len() / 10, 6, "{path}");
+    }
+    let page = app.get(&format!("/v1/workflows/{id}/nodes?max=1000")).await.ok(200);
+    let next = &page["next_from"];
+    let rest = app.get(&format!("/v1/workflows/{id}/nodes?max=1000&from={next}")).await.ok(200);
+    assert_eq!((&rest["items"][0]["number"], &rest["next_from"]), (next, &Value::Null));
+    assert_eq!(app.get(&format!("/v1/workflows/{id}/tree")).await.ok(200)["nodes_shown"], 101);
+}
+
+#[tokio::test]
+async fn a_resumption_that_is_repeated_is_one() {
+    let app = TestApp::with_tasks().await;
+    let id = submit(&app, chord()).await;
+    app.run(|_| None).await;
+    let resume = format!("/v1/workflows/{id}/resume");
+    let again = async |body: Value| app.with_headers("POST", &resume, &[("idempotency-key", "k")], body).await;
+    let first = again(json!({})).await;
+    assert_eq!(first.header("idempotent-replayed"), "");
+    let second = again(json!({"digest": "pinned"})).await;
+    assert_eq!(second.header("idempotent-replayed"), "true");
+    assert_eq!(id_of(&first.ok(202)), id_of(&second.ok(200)));
+    again(json!({"digest": "current"})).await.problem(422, "idempotency_conflict");
+}
+
+#[tokio::test]
+async fn a_key_answers_the_id_of_a_workflow_that_is_forgotten() {
+    let app = TestApp::with_tasks().await;
+    let body = json!({"canvas": {"task": "add", "args": [1]}, "keep_ms": 0, "idempotency_key": "k"});
+    let id = id_of(&app.post("/v1/workflows", &body).await.ok(202));
+    app.run(|_| Some(json!(1))).await;
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    app.broker.prune(1_000).await.unwrap();
+    app.get(&format!("/v1/workflows/{id}")).await.problem(404, "workflow_not_found");
+    let replayed = app.post("/v1/workflows", &body).await;
+    assert_eq!(replayed.header("idempotent-replayed"), "true");
+    assert_eq!(id_of(&replayed.ok(200)), id);
+}
+
+#[tokio::test]
+async fn bodies_of_too_many_values_are_refused_before_they_are_parsed() {
+    let app = TestApp::with_tasks().await;
+    let items = vec!["1"; 2_000_000].join(",");
+    let body = format!(r#"{{"canvas":{{"task":"add","map":[{items}]}}}}"#);
+    let problem = app.post("/v1/workflows", body).await.problem(422, "invalid_canvas");
+    assert!(problem["detail"].as_str().unwrap().contains("commas"));
+}

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use umbel_broker::{
     WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, WorkflowSubmitted, submit_workflow, workflow_value,
 };
-use umbel_canvas::{Composed, Composer, Digests, Head, Stamps, Stored, check_key};
+use umbel_canvas::{Composed, Composer, Composing, Digests, Head, Stamps, Stored, check_key};
 use umbel_model::{Canvas, WorkflowId, WorkflowSpec};
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,7 +28,9 @@ use crate::{
     },
     canvas_schema::{Step, step_fault},
     gate::RequestId,
+    limits::marks,
     mint, pages,
+    places::Turn,
     problem::{Code, FieldError, Problem},
     state::Api,
     submission::{Origin, idempotency},
@@ -40,6 +42,8 @@ use crate::{
 
 pub(crate) use reading::*;
 
+/// Commas and brackets of a body: each may be a value of its own, many times as large as its text.
+const MAX_MARKS: usize = 2_000_000;
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// A canvas, and what is said of the workflow as a whole.
@@ -121,27 +125,47 @@ pub(crate) async fn submit(
         traceparent: origin.traceparent,
         request_id: Some(origin.request_id),
     };
-    let tasks = ApiTasks::new(&api);
-    let composed = composer(&api, &tasks, &caller, &stamps, "/canvas").workflow(body.canvas, head).await;
-    let composed = composed.map_err(|error| tasks.problem(error))?;
+    let canvas = body.canvas;
+    let work = Work { api: api.clone(), caller: caller.clone(), stamps, turn };
+    let (composed, turn) = composed(work, "/canvas", |composer| composer.workflow(canvas, head)).await?;
     let (id, replayed) = stored(&api, composed).await?;
     drop(turn);
     respond(&api, &caller, id, wait, replayed).await
 }
 
-fn composer<'a>(
-    api: &'a Api,
-    tasks: &'a ApiTasks<'a>,
-    caller: &'a Caller,
-    stamps: &'a Stamps,
-    pointer: &'a str,
-) -> Composer<'a> {
-    Composer { tasks, rules: &api.rules, tenant: &caller.tenant, stamps, now_ms: mint::now_ms(), pointer }
+/// What composing needs, of its own.
+struct Work {
+    api: Arc<Api>,
+    caller: Caller,
+    stamps: Stamps,
+    turn: Turn,
+}
+
+/// Composes off the async threads: a large canvas takes a while. Keeps its turn even if the client goes away.
+async fn composed<F>(work: Work, pointer: &'static str, compose: F) -> Result<(Composed, Turn), Problem>
+where
+    F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, Composed> + Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    let composing = tokio::task::spawn_blocking(move || {
+        let Work { api, caller, stamps, turn } = work;
+        let tasks = ApiTasks::new(&api);
+        let (rules, tenant, now_ms) = (&api.rules, &caller.tenant, mint::now_ms());
+        let composer = Composer { tasks: &tasks, rules, tenant, stamps: &stamps, now_ms, pointer };
+        let composed = runtime.block_on(compose(composer)).map_err(|error| tasks.problem(error))?;
+        Ok((composed, turn))
+    });
+    composing.await.map_err(|_| Problem::new(Code::Internal, "the server's log says more"))?
 }
 
 async fn parsed(bytes: Bytes) -> Result<WorkflowBody, Problem> {
     let parse = move || {
         let text = checked_text(&bytes)?;
+        let marks = marks(&bytes);
+        if marks > MAX_MARKS {
+            let detail = format!("it has {marks} commas and brackets; at most {MAX_MARKS}: send several workflows");
+            return Err(Problem::new(Code::InvalidCanvas, detail));
+        }
         serde_json::from_str(text).map_err(|error| match step_fault(text) {
             Some((pointer, detail)) => {
                 let detail = cut(&detail);
@@ -171,7 +195,8 @@ async fn stored(api: &Api, composed: Composed) -> Result<(WorkflowId, bool), Pro
     tracing::debug!(workflow = %head.id, nodes = head.nodes, templates = head.templates.len(), ?answer, "workflow submitted");
     match answer {
         S::Created => Ok((head.id, false)),
-        S::Existing(id) => Ok((id, true)),
+        // The answer to its start was lost, and it was started again: it is this one.
+        S::Existing(id) => Ok((id, id != head.id)),
         S::Conflict(id) => Err(Problem::new(
             Code::IdempotencyConflict,
             format!("the key was used for {id} with another body; use a new key for a new request"),
@@ -197,8 +222,8 @@ async fn respond(
             let status = if done { StatusCode::OK } else { StatusCode::ACCEPTED };
             answer(status, &whole(api, &record).await?)?
         }
-        // It is over, and its retention is, too.
-        Ok(None) => return Err(unknown(id)),
+        // It is over, and its retention is, too: the id is all that there is to say.
+        Ok(None) => answer(StatusCode::OK, &StoredId { id: id.to_string() })?,
         Err(error) => {
             tracing::warn!(workflow = %id, %error, "a stored workflow cannot be read back; its id is answered");
             answer(StatusCode::ACCEPTED, &StoredId { id: id.to_string() })?
@@ -214,7 +239,7 @@ async fn respond(
     Ok(response)
 }
 
-/// What is known of a stored workflow while the broker cannot be read.
+/// What is known of a stored workflow that cannot be read, or not any more.
 #[derive(Debug, Serialize)]
 struct StoredId {
     id: String,
@@ -337,9 +362,16 @@ pub(crate) enum ResumeDigest {
 
 /// Does again what failed of a workflow, and what comes after it, as a new workflow that keeps what succeeded.
 #[utoipa::path(
-    post, path = "/v1/workflows/{id}/resume", tag = "workflows", params(("id" = String, Path)),
+    post, path = "/v1/workflows/{id}/resume", tag = "workflows",
+    params(
+        ("id" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and digest answer with the first workflow"),
+    ),
     request_body = Option<ResumeBody>,
-    responses((status = 202, body = Workflow, description = "The new workflow runs"))
+    responses(
+        (status = 202, body = Workflow, description = "The new workflow runs"),
+        (status = 200, body = Workflow, description = "It is over, or the idempotency key was known"),
+    )
 )]
 pub(crate) async fn resume(
     State(api): State<Arc<Api>>,
@@ -353,7 +385,8 @@ pub(crate) async fn resume(
         && !headers.contains_key(header::TRANSFER_ENCODING)
         && !headers.contains_key(header::CONTENT_TYPE);
     let body: ResumeBody = if is_empty { ResumeBody::default() } else { json_of(&api, &headers, body).await? };
-    let _turn = api.workflows.take(&caller.tenant).await?;
+    let key = key_of(&headers, None, "")?;
+    let turn = api.workflows.take(&caller.tenant).await?;
     let old = Stored::read(&*api.broker, &caller.tenant, id, api.rules.limits.max_bytes).await?;
     let old = old.ok_or_else(|| unknown(id))?;
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec).map_err(|error| {
@@ -361,8 +394,13 @@ pub(crate) async fn resume(
         Problem::new(Code::RecordUnreadable, format!("workflow {id}"))
     })?;
     let origin = Origin::of(&caller, &request_id, &headers);
+    let (digests, request) = match body.digest {
+        ResumeDigest::Pinned => (Digests::Pinned, format!("resume {id} pinned")),
+        ResumeDigest::Current => (Digests::Current, format!("resume {id} current")),
+    };
     let head = Head {
         name: spec.name.clone(),
+        idempotency: key.map(|key| idempotency(&key, request.as_bytes())),
         deadline_ms: old.record.deadline_at.map_or(0, |at| at.saturating_sub(old.record.created_at)),
         keep_ms: old.record.keep_ms,
         depth: old.record.depth,
@@ -373,16 +411,12 @@ pub(crate) async fn resume(
         request_id: Some(origin.request_id),
         ..Stamps::from(spec)
     };
-    let digests = match body.digest {
-        ResumeDigest::Pinned => Digests::Pinned,
-        ResumeDigest::Current => Digests::Current,
-    };
-    let tasks = ApiTasks::new(&api);
-    let composed = composer(&api, &tasks, &caller, &stamps, "").resumed(old, digests, head).await;
-    let composed = composed.map_err(|error| tasks.problem(error))?;
-    let (new, _) = stored(&api, composed).await?;
+    let work = Work { api: api.clone(), caller: caller.clone(), stamps, turn };
+    let (composed, turn) = composed(work, "", move |composer| composer.resumed(old, digests, head)).await?;
+    let (new, replayed) = stored(&api, composed).await?;
+    drop(turn);
     tracing::info!(workflow = %new, resume_of = %id, "workflow resumed");
-    respond(&api, &caller, new, Duration::ZERO, false).await
+    respond(&api, &caller, new, Duration::ZERO, replayed).await
 }
 
 /// One workflow of the tenant.

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
+use umbel_canvas::PageSize;
 use utoipa::IntoParams;
 
 use super::find;
@@ -25,6 +26,8 @@ use crate::{
 /// Nodes of a page when the caller does not say, and at most.
 const DEFAULT_NODES: u32 = 200;
 const MAX_NODES: u32 = umbel_broker::MAX_NODES_A_CALL;
+/// Bytes of nodes, with their arguments and results, that are read for one page. It ends there.
+pub(crate) const MAX_READ_BYTES: usize = 16 << 20;
 /// The picture runs nothing and fetches nothing, wherever it is opened.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
@@ -39,6 +42,8 @@ pub(crate) struct NodesQuery {
 }
 
 /// The nodes of a workflow with their edges, in order.
+///
+/// A page may be shorter than asked for: go on at `next_from` while there is one.
 #[utoipa::path(
     get, path = "/v1/workflows/{id}/nodes", tag = "workflows", params(("id" = String, Path), NodesQuery),
     responses((status = 200, body = NodePage))
@@ -55,9 +60,15 @@ pub(crate) async fn nodes(
         return Err(Problem::new(Code::InvalidQuery, format!("max: from 1 to {MAX_NODES}")));
     }
     let record = find(&api, &caller, id).await?;
-    let nodes = api.broker.nodes(&caller.tenant, id, from, max).await?;
-    let items = nodes.into_iter().map(|node| Node::new(id, node)).collect();
-    let next = from.saturating_add(max);
+    let end = from.saturating_add(max).min(record.nodes);
+    let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
+    while next < end && size.bytes() < MAX_READ_BYTES {
+        let count = size.nodes().min(end - next);
+        let page = api.broker.nodes(&caller.tenant, id, next, count).await?;
+        next += count;
+        size.read(&page);
+        items.extend(page.into_iter().map(|node| Node::new(id, node)));
+    }
     answer(StatusCode::OK, &NodePage { items, next_from: (next < record.nodes).then_some(next) })
 }
 
@@ -73,6 +84,7 @@ pub(crate) async fn tree(
     Extension(caller): Extension<Caller>,
     Of(WorkflowOf(id)): Of<WorkflowOf>,
 ) -> Result<Response, Problem> {
+    let _turn = api.trees.take(&caller.tenant).await?;
     let record = find(&api, &caller, id).await?;
     answer(StatusCode::OK, &tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
 }
@@ -87,6 +99,7 @@ pub(crate) async fn graph(
     Extension(caller): Extension<Caller>,
     Of(WorkflowOf(id)): Of<WorkflowOf>,
 ) -> Result<Response, Problem> {
+    let _turn = api.trees.take(&caller.tenant).await?;
     let record = find(&api, &caller, id).await?;
     let tree = tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
     let headers = [

@@ -87,7 +87,7 @@ async fn finish(
         terminal.line(&lines.join("\n"))?;
     }
     match &workflow.result {
-        Some(result) => terminal.json(&format!("\nresult\n{}", result.get())),
+        Some(result) => terminal.json(&super::shown_result(workflow.id, result.get())),
         None => Ok(()),
     }
 }

@@ -122,9 +122,20 @@ async fn show(client: &Client, options: &ShowOptions, terminal: &Terminal) -> Re
     let size = screen::Size { columns: usize::MAX, rows: options.lines as usize };
     terminal.line(&format!("\n{}\n{}", tree::bar(&workflow.progress), steps.lines(size, now_ms()).join("\n")))?;
     if let Some(result) = &workflow.result {
-        terminal.json(&format!("\nresult\n{}", result.get()))?;
+        terminal.json(&shown_result(workflow.id, result.get()))?;
     }
     Ok(())
+}
+
+/// Of a result, so many bytes are shown below a workflow's tree: a picture would bury it.
+const SHOWN_RESULT_BYTES: usize = 4_096;
+
+/// The result under a workflow's tree; of a large one its size, and how to get it.
+fn shown_result(id: WorkflowId, result: &str) -> String {
+    match result.len() {
+        0..=SHOWN_RESULT_BYTES => format!("\nresult\n{result}"),
+        bytes => format!("\nresult\n{bytes} bytes: umbel workflow result {id}"),
+    }
 }
 
 /// What a submission or a resume prints: the id, or, after the wait, the result.
