@@ -69,7 +69,12 @@ impl RedisBroker {
         let wish = then.map(|claim| records::claim(claim, max)).transpose()?.unwrap_or_default();
         let repeat = if wish.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
         let mut args = self.workflow_limits();
-        args.extend([self.limits.max_log_lines.to_string().into_bytes(), wish]);
+        let grows = settles.iter().any(|settle| settle.growth.is_some());
+        args.extend([
+            self.limits.max_log_lines.to_string().into_bytes(),
+            wish,
+            u8::from(grows).to_string().into_bytes(),
+        ]);
         for settle in settles {
             args.push(records::settle(settle)?);
         }

@@ -18,6 +18,9 @@ use crate::{
     stored::{corrupt, job_value},
 };
 
+/// Records that one command reads: each may hold a result of a megabyte, and Redis puts the whole reply together.
+const TEXTS_A_REPLY: usize = 64;
+
 impl RedisBroker {
     /// What `limits.lua` reads.
     pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
@@ -164,14 +167,13 @@ impl RedisBroker {
 
     async fn texts(&self, keys: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>> {
         let keys: Vec<String> = keys.collect();
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let value: Value = self.command(&redis::cmd("MGET").arg(keys).to_owned()).await?;
-        let mut answer = Answer::new(value)?;
-        let mut texts = Vec::new();
-        while !answer.done() {
-            texts.push(answer.maybe_bytes()?);
+        let mut texts = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(TEXTS_A_REPLY) {
+            let value: Value = self.command(&redis::cmd("MGET").arg(keys).to_owned()).await?;
+            let mut answer = Answer::new(value)?;
+            while !answer.done() {
+                texts.push(answer.maybe_bytes()?);
+            }
         }
         Ok(texts)
     }

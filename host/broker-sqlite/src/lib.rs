@@ -119,7 +119,8 @@ impl Broker for SqliteBroker {
 
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let (settles, then) = (settles.to_vec(), then.cloned());
-        let jobs = settles.len() + then.as_ref().map_or(0, |claim| claim.max as usize);
+        let grown: usize = settles.iter().filter_map(|s| s.growth.as_deref()).map(writer::nodes_of).sum();
+        let jobs = settles.len() + grown + then.as_ref().map_or(0, |claim| claim.max as usize);
         self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
     }
 

@@ -4,11 +4,11 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Document, DocumentKind, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, WORKER_TTL_MS,
-    WorkerInfo,
+    Document, DocumentKind, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, UPSTREAM_FAILED,
+    UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
 };
 use umbel_model::{
-    JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
+    Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
     canvas::{node_job, node_of},
 };
 
@@ -38,6 +38,14 @@ pub(crate) fn all<T>(
     Ok(found)
 }
 
+/// A job that failed without an outcome of its own failed with what it waited for: many may, and in a full file.
+pub(crate) fn failure(state: JobState, text: Option<String>, no_outcome: bool) -> Result<Option<Failure>, Fault> {
+    if state == JobState::Failed && no_outcome {
+        return Ok(Some(Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE)));
+    }
+    text.map(|text| json("failure", &text)).transpose()
+}
+
 fn rid(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<i64>, Fault> {
     let sql = "SELECT rid FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?";
     let params = params![tenant.as_str(), id.to_bytes()];
@@ -51,7 +59,7 @@ pub(crate) fn job(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Opt
 const RECORD: &str =
     "SELECT job.id, job.tenant, task, line.queue, priority, state, spec.text, retries, deliveries, fence,
     cancel_requested, created_at, due_at, expires_at, started_at, finished_at, worker, progress.progress,
-    outcome.result, outcome.failure, records, job.workflow, child
+    outcome.result, outcome.failure, records, job.workflow, child, outcome.rid IS NULL
     FROM job CROSS JOIN line ON line.id = job.line CROSS JOIN spec ON spec.rid = job.rid
     LEFT JOIN progress ON progress.rid = job.rid LEFT JOIN outcome ON outcome.rid = job.rid
     WHERE job.rid = ?";
@@ -81,7 +89,7 @@ pub(crate) fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
         worker: text(16)?.map(|w| w.parse().map_err(|error| Fault::stored("worker", error))).transpose()?,
         progress: text(17)?.map(|p| json("progress", &p)).transpose()?,
         result: text(18)?.map(|r| RawValue::from_string(r).map_err(|e| Fault::stored("result", e))).transpose()?,
-        failure: text(19)?.map(|f| json("failure", &f)).transpose()?,
+        failure: failure(state(row, 5)?, text(19)?, row.get(23)?)?,
         history: Vec::new(),
         node: None,
         child: rows::id_or_none(row, 22)?,

@@ -59,13 +59,18 @@ pub(crate) fn end_leases(conn: &Connection) {
     }
 }
 
+/// Pages beyond a limit of so many.
+pub(crate) fn reserve(pages: u64) -> u64 {
+    (pages / 8).max(RESERVE_PAGES)
+}
+
 fn limit_size(conn: &Connection, max_size_bytes: u64) -> Result<Option<u64>> {
     if max_size_bytes == 0 {
         return Ok(None);
     }
     let page_bytes: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(Fault::from)?;
     let pages = max_size_bytes / u64::from(page_bytes.max(1));
-    let hard = pages.saturating_add((pages / 8).max(RESERVE_PAGES)).min(u32::MAX.into());
+    let hard = pages.saturating_add(reserve(pages)).min(u32::MAX.into());
     pragma(conn, "max_page_count", &hard.to_string())?;
     Ok(Some(pages))
 }

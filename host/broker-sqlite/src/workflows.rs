@@ -10,7 +10,7 @@ use umbel_model::{TenantId, WorkflowId};
 
 use crate::{
     error::Fault,
-    reads::{all, json, record},
+    reads::{all, failure, record},
     rows::{self, id_or_none, name, number, ranges, small, time},
 };
 
@@ -181,7 +181,7 @@ fn decode_node(conn: &Connection, row: &Row<'_>) -> Result<NodeRecord, Fault> {
 
 const VALUES: &str =
     "SELECT node.number, node.rid IS NULL, source, members, on_failure, task, job.state, outcome.result,
-    outcome.failure, child, gate.status
+    outcome.failure, child, gate.status, outcome.rid IS NULL
     FROM node LEFT JOIN job ON job.rid = node.rid LEFT JOIN outcome ON outcome.rid = node.rid
     LEFT JOIN gate ON gate.workflow = node.workflow AND gate.number = node.number
     WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number";
@@ -218,7 +218,7 @@ fn decode_value(row: &Row<'_>) -> Result<NodeValue, Fault> {
         on_failure,
         after,
         result: text(7)?.map(|r| RawValue::from_string(r).map_err(|e| Fault::stored("result", e))).transpose()?,
-        failure: text(8)?.map(|f| json("failure", &f)).transpose()?,
+        failure: failure(rows::state(row, 6)?, text(8)?, row.get(11)?)?,
         child: id_or_none(row, 9)?,
     })
 }

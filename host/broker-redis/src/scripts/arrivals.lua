@@ -115,6 +115,7 @@ local function adopt(member, status)
   local r = load(member)
   if not r or r[STATE] ~= WAITING or r[FLAGS] < REPLACED then return end
   if status == OK then
+    r[FAILURE] = ''
     finish(member, r, SUCCEEDED)
   else
     -- A job on its own goes to the dead set: nobody else tells of it.
@@ -162,9 +163,10 @@ end
 
 -- ---- the passage of work
 
--- Does at most `budget` nodes of an item; what is left of the budget, and the item if it is not done.
-local function work_on(item, budget)
-  local kind, prefix, raw, adjusted, text, at, count = unpack(item)
+-- Does nodes of an item while there is budget and, for one that was stored, nothing of the step's own; what is left of
+-- the budget. The item is done when it has no ranges left.
+local function work_on(item, budget, is_own)
+  local kind, prefix, raw, adjusted, text = item[1], item[2], item[3], item[4], item[5]
   if kind == ADOPT then
     adopt(prefix, raw)
     return budget - 1
@@ -172,48 +174,54 @@ local function work_on(item, budget)
   -- A node that was readied may be cancelled in the same step.
   if kind == CANCEL_NODES then flush_indexes() end
   local wf = workflow_at(prefix)
-  while count > 0 do
-    local number, size = unpack_struct('<I4I4', text, at)
-    local n = math.min(math.max(size, 1), budget)
-    if wf then
-      for i = number, number + n - 1 do
-        if kind == ARRIVE then arrive(wf, i, raw, adjusted) else cancel_node(wf, i, raw) end
+  while item[7] > 0 and budget > 0 and (is_own or first_item > last_item) do
+    local number, size = unpack_struct('<I4I4', text, item[6])
+    size = math.max(size, 1)
+    local from = item[8]
+    local done, stop = from, math.min(size, from + budget)
+    if not wf then done = stop end
+    while done < stop and (is_own or first_item > last_item) do
+      if kind == ARRIVE then
+        arrive(wf, number + done, raw, adjusted)
+      else
+        cancel_node(wf, number + done, raw)
       end
+      done = done + 1
     end
-    budget = budget - n
-    if n < size then
-      local left = pack('<I4I4', number + n, size - n) .. sub(text, at + 8, at + 8 * count - 1)
-      return 0, { kind, prefix, raw, adjusted, left, 1, count }
+    budget = budget - (done - from)
+    if done < size then
+      item[8] = done
+    else
+      item[6], item[7], item[8] = item[6] + 8, item[7] - 1, 0
     end
-    at, count = at + 8, count - 1
-    if budget == 0 and count > 0 then return 0, { kind, prefix, raw, adjusted, text, at, count } end
   end
   return budget
 end
 
--- Does at most ADVANCE nodes of the list. Called once by a script, after all that may add items.
+-- Does at most ADVANCE nodes: the step's own items first, also those that come up meanwhile; then the stored list, from
+-- its front. flush() stores what is left of its own. Called once by a script, after all that may add items.
 -- Complexity: O(nodes log N): one GET and one write per node, one GET and one SET per gate and workflow.
 local function advance()
-  local stored, budget = call('LLEN', P .. 'todo'), ADVANCE
+  local stored, budget = nil, ADVANCE
   while budget > 0 do
-    local item, left
-    if stored > 0 then
-      item = opened_item(call('LPOP', P .. 'todo'))
-      stored = stored - 1
-      budget, left = work_on(item, budget)
-      if left then call('LPUSH', P .. 'todo', packed_item(left)) end
-    else
-      item = items[first_item]
-      if not item then return end
-      items[first_item] = nil
-      first_item = first_item + 1
-      budget, left = work_on(item, budget)
-      if left then
-        first_item = first_item - 1
-        items[first_item] = left
+    local item = items[first_item]
+    if item then
+      budget = work_on(item, budget, true)
+      if item[7] == 0 then
+        items[first_item] = nil
+        first_item = first_item + 1
       end
+    else
+      if not stored then
+        local text = call('LPOP', P .. 'todo')
+        if not text then return end
+        stored = opened_item(text)
+      end
+      budget = work_on(stored, budget, false)
+      if stored[7] == 0 then stored = nil end
     end
   end
+  if stored then call('LPUSH', P .. 'todo', packed_item(stored)) end
 end
 
 local function unfinished(wf)

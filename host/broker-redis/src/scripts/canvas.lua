@@ -152,23 +152,26 @@ end
 
 -- ---- the work list
 
+-- What this step added: kind, prefix, raw status, adjusted status, a text, where its ranges are in it and how many, and
+-- how many nodes of the first one are done.
 local items, first_item, last_item = {}, 1, 0
 
 local function add_item(kind, prefix, raw, adjusted, text, at, count)
   if count == 0 and kind ~= ADOPT then return end
   last_item = last_item + 1
-  items[last_item] = { kind, prefix, raw, adjusted, text, at, count }
+  items[last_item] = { kind, prefix, raw, adjusted, text, at, count, 0 }
 end
 
 local function packed_item(item)
   local text = pack(ITEM, item[1], item[3], item[4], #item[2], item[2])
   if item[7] == 0 then return text end
-  return text .. sub(item[5], item[6], item[6] + 8 * item[7] - 1)
+  local number, size = unpack_struct('<I4I4', item[5], item[6])
+  return text .. pack('<I4I4', number + item[8], size - item[8]) .. sub(item[5], item[6] + 8, item[6] + 8 * item[7] - 1)
 end
 
 local function opened_item(text)
   local kind, raw, adjusted, prefix, at = unpack_struct(ITEM, text)
-  return { kind, prefix, raw, adjusted, text, at, (#text - at + 1) / 8 }
+  return { kind, prefix, raw, adjusted, text, at, (#text - at + 1) / 8, 0 }
 end
 
 -- Tells what waits for a node that it ended. Its edges are at `at` in `text`.

@@ -60,7 +60,8 @@ local function group_for(member, r, members)
   local wf = workflow_of(member)
   if not wf or number == NOBODY then return end
   local gate = gate_at(node_of(wf, number))
-  if not gate or gate.status > 0 or wf.nodes + #members.nodes > MAX_NODES
+  -- A group whose rest was cancelled gets no more.
+  if not gate or gate.status > 0 or (gate.failed > 0 and has(gate.bits, THIRD_BIT)) or wf.nodes + #members.nodes > MAX_NODES
     or wf.templates + #members.templates > MAX_TEMPLATES then return end
   return wf, number, gate
 end
@@ -171,9 +172,11 @@ local function grow(member, r, blob)
     if not wf then return false end
   end
   if g.no_room_for(tenant_of(member), growth.alone, growth.nodes, growth.templates) then return false end
+  local given = {}
   for _, new in ipairs(growth.workflows) do
-    -- Its id is random: one that is taken is a mistake of the submitter.
-    if workflow_at(new.prefix) then return false end
+    -- Its id is random: one that is taken, or given twice, is a mistake of the submitter.
+    if given[new.prefix] or workflow_at(new.prefix) then return false end
+    given[new.prefix] = true
   end
   for _, new in ipairs(growth.workflows) do
     local stored, starts = g.store_workflow(new.head, new.templates)

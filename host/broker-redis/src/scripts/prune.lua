@@ -5,6 +5,8 @@
 -- Returns the number of them deleted.
 -- Complexity: O(m log N) for m deleted.
 
+-- What is deleted makes room.
+allowed_when_full()
 local keys = call('ZRANGEBYSCORE', P .. 'idem_due', '-inf', now, 'LIMIT', 0, tonumber(ARGV[4]))
 for _, name in ipairs(keys) do
   call('DEL', P .. 'idem:' .. name)
@@ -62,7 +64,7 @@ local function prune_workflow(name, most)
   for number = wf.pruned, wf.pruned + count - 1 do prune_node(wf, number) end
   wf.pruned, wf.dirty = wf.pruned + count, true
   if count == most then return count end
-  if call('HINCRBY', P .. 'wf_nodes', wf.tenant, -wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
+  if call('HINCRBY', P .. 'wf_nodes', wf.tenant, 0 - wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
   call('UNLINK', P .. 'wf:' .. member, P .. 'wft:' .. member)
   zrem(P .. 'retain', name)
   zrem(P .. 'deadlines', member)

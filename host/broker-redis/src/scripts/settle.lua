@@ -1,7 +1,7 @@
 -- Ends deliveries, does what follows from that, and claims more in the same step. Needs limits.lua, canvas.lua,
 -- claiming.lua, growing.lua and joining.lua.
--- ARGV[3…5] limits   ARGV[6] max_log_lines   ARGV[7] a packed claim, or ''   ARGV[8…] one packed settle each, see FORMAT
---   and records.rs
+-- ARGV[3…5] limits   ARGV[6] max_log_lines   ARGV[7] a packed claim, or ''   ARGV[8] 1 if a settle has a growth, or 0
+--   ARGV[9…] one packed settle each, see FORMAT and records.rs
 -- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N refused), then the deliveries as
 --   claiming.lua appends them.
 -- Complexity: O(n log N): one GET and one SET per job; the indexes are written in one call each; and that of advance().
@@ -13,6 +13,8 @@ local SUCCEED, FAIL, RETRY, SNOOZE, REVOKE, RELEASE, REPLACE = 0, 1, 2, 3, 4, 5,
 local ENDS = { [SUCCEED] = SUCCEEDED, [FAIL] = FAILED, [REVOKE] = REVOKED }
 local max_log_lines = tonumber(ARGV[6])
 local codes = {}
+-- A full Redis lets jobs end, but takes no more of them. Looked at when a settle has a growth.
+local is_full = false
 local FINISHED_NOW = pack('<I6', now)
 
 local function append_logs(member, blob, at, count)
@@ -93,7 +95,7 @@ local function settle(blob)
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
   -- What was cancelled adds nothing as it goes.
   if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
-    if growth == REFUSED or not canvas().grow(member, r, growth) then return 'N' end
+    if is_full or growth == REFUSED or not canvas().grow(member, r, growth) then return 'N' end
   end
   if #progress > 0 then r[PROGRESS] = progress end
   append_logs(member, blob, at, logs)
@@ -105,8 +107,10 @@ local function settle(blob)
   return 'R'
 end
 
-if #ARGV > 7 then allowed_when_full() end
-for i = 8, #ARGV do codes[i - 7] = settle(ARGV[i]) end
+-- Must come first. It changes nothing.
+if ARGV[8] == '1' then is_full = type(redis.pcall('INCRBY', P .. 'seq', 0)) == 'table' end
+if #ARGV > 8 then allowed_when_full() end
+for i = 9, #ARGV do codes[i - 8] = settle(ARGV[i]) end
 advance()
 local out = { table.concat(codes) }
 if #ARGV[7] > 0 then

@@ -4,6 +4,8 @@ mod chords;
 mod contract;
 mod cost;
 mod faults;
+mod full;
+mod growth;
 mod large;
 mod workflows;
 

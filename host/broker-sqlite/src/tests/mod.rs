@@ -6,6 +6,7 @@ mod crash;
 mod durability;
 mod faults;
 mod flows;
+mod full;
 mod suite;
 mod upgrade;
 

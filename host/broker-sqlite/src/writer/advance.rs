@@ -1,8 +1,8 @@
 //! The work list: what follows when a node ends or is cancelled, a bounded part of it in each step.
 
-use umbel_broker::{ADVANCE, Status, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WorkflowCancelled, WorkflowState};
+use umbel_broker::{ADVANCE, Status, WorkflowCancelled, WorkflowState};
 use umbel_model::{
-    Failure, JobId, JobState, OnFailure, TenantId, UnixMs, WorkflowId,
+    JobId, JobState, OnFailure, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When, node_of},
 };
 
@@ -11,8 +11,8 @@ use rusqlite::params;
 use super::{
     flows,
     head::{self, Head, Target},
-    step::Step,
-    todo::Item,
+    step::{FollowUp, Step},
+    todo::{Item, Origin},
 };
 use crate::{
     error::Fault,
@@ -40,44 +40,87 @@ pub(super) fn adjusted_end(state: JobState, on_failure: OnFailure) -> Status {
     adjusted(status_of(state), on_failure)
 }
 
-/// What of a range is done with this budget, and what is left.
-fn cut(range: Range, budget: u32) -> (Range, Option<Range>) {
-    let count = range.count.min(budget);
-    let left = Range { first: range.first.saturating_add(count), count: range.count - count };
-    (Range { first: range.first, count }, (left.count > 0).then_some(left))
+/// What is left of a range when so many of its nodes are done.
+fn rest(range: Range, done: u32) -> Option<Range> {
+    let left = range.count.saturating_sub(done);
+    (left > 0).then(|| Range { first: range.first.saturating_add(done), count: left })
 }
 
 impl Step<'_> {
-    /// Does at most `ADVANCE` nodes of the list, then looks which workflows are over.
+    /// Does at most `ADVANCE` nodes: those of the items that this step added, then those of the list. Then looks which
+    /// workflows are over.
     pub(crate) fn advance(&mut self) -> Result<(), Fault> {
         let mut budget = ADVANCE;
-        while budget > 0 && !self.flows.todo.is_empty() {
-            let Some((origin, item)) = self.flows.todo.take(self.conn)? else { break };
-            let (done, rest) = match item {
-                Item::Adopt { tenant, job, status } => {
-                    self.adopt(&tenant, job, status)?;
-                    (1, None)
-                }
-                Item::Arrive { workflow, targets, raw, adjusted } => {
-                    let (now, left) = cut(targets, budget);
-                    self.arrive(workflow, now, raw, adjusted)?;
-                    (now.count, left.map(|targets| Item::Arrive { workflow, targets, raw, adjusted }))
-                }
-                Item::Cancel { workflow, nodes, how } => {
-                    let (now, left) = cut(nodes, budget);
-                    self.cancel_nodes(workflow, now, how)?;
-                    (now.count, left.map(|nodes| Item::Cancel { workflow, nodes, how }))
-                }
-            };
-            budget -= done.max(1);
-            self.flows.todo.put_back(self.conn, origin, rest)?;
+        let mut listed = None;
+        // Nodes of a listed item that are read at once: few where each adds items, which have to be done before the next.
+        let mut pace = ADVANCE;
+        while budget > 0 && self.follow_up != FollowUp::Nothing {
+            if let Some(item) = self.flows.todo.take_own() {
+                let (done, rest) = self.perform(item, budget, false)?;
+                self.flows.todo.put_back(self.conn, Origin::Own, rest)?;
+                budget -= done;
+                continue;
+            }
+            if listed.is_none() && self.follow_up == FollowUp::All {
+                listed = self.flows.todo.take(self.conn)?;
+            }
+            let Some((origin, item)) = listed.take() else { break };
+            if self.needs_room(&item)? {
+                listed = Some((origin, item));
+                break;
+            }
+            let (done, rest) = self.perform(item, budget.min(pace), true)?;
+            pace = if self.flows.todo.has_own() { 1 } else { pace.saturating_mul(2) };
+            budget -= done;
+            match rest {
+                Some(rest) => listed = Some((origin, rest)),
+                None => self.flows.todo.put_back(self.conn, origin, None)?,
+            }
         }
+        if let Some((origin, item)) = listed {
+            self.flows.todo.put_back(self.conn, origin, Some(item))?;
+        }
+        self.flows.todo.put_off();
         self.finish_workflows()
     }
 
-    fn arrive(&mut self, workflow: i64, targets: Range, raw: Status, adjusted: Status) -> Result<(), Fault> {
+    /// Whether an item would fill the part of the file that is for finishing what runs.
+    fn needs_room(&mut self, item: &Item) -> Result<bool, Fault> {
+        let Item::Arrive { workflow, adjusted: Status::Ok, .. } = *item else { return Ok(false) };
+        Ok(self.is_nearly_full()? && self.flows.flow(self.conn, workflow)?.cancelled.is_none())
+    }
+
+    /// Does at most `max` nodes of an item; how many, and what is left. `one`: none behind one that added items.
+    fn perform(&mut self, item: Item, max: u32, one: bool) -> Result<(u32, Option<Item>), Fault> {
+        let now = |range: Range| Range { first: range.first, count: range.count.min(max) };
+        Ok(match item {
+            Item::Adopt { tenant, job, status } => {
+                self.adopt(&tenant, job, status)?;
+                (1, None)
+            }
+            Item::Arrive { workflow, targets, raw, adjusted } => {
+                let done = self.arrive(workflow, now(targets), raw, adjusted, one)?.max(1);
+                (done, rest(targets, done).map(|targets| Item::Arrive { workflow, targets, raw, adjusted }))
+            }
+            Item::Cancel { workflow, nodes, how } => {
+                let done = self.cancel_nodes(workflow, now(nodes), how, one)?.max(1);
+                (done, rest(nodes, done).map(|nodes| Item::Cancel { workflow, nodes, how }))
+            }
+        })
+    }
+
+    /// How many nodes were done.
+    fn arrive(
+        &mut self,
+        workflow: i64,
+        targets: Range,
+        raw: Status,
+        adjusted: Status,
+        one: bool,
+    ) -> Result<u32, Fault> {
         if targets.count == 1 && self.flows.knows_gate(workflow, targets.first) {
-            return self.arrive_at_gate(workflow, targets.first, raw, adjusted);
+            self.arrive_at_gate(workflow, targets.first, raw, adjusted)?;
+            return Ok(1);
         }
         for Target { number, when, template, head } in head::targets(self.conn, self.lines, workflow, targets)? {
             match head {
@@ -91,8 +134,11 @@ impl Step<'_> {
                     self.arrive_at_job(workflow, template, &mut head, seen)?;
                 }
             }
+            if one && self.flows.todo.has_own() {
+                return Ok(number - targets.first + 1);
+            }
         }
-        Ok(())
+        Ok(targets.count)
     }
 
     fn arrive_at_job(&mut self, workflow: i64, template: u32, head: &mut Head, seen: Status) -> Result<(), Fault> {
@@ -110,7 +156,7 @@ impl Step<'_> {
                 self.begin_waiting(head, template.of.start);
             }
             (Status::Failed, None) => {
-                head.put_failure(self.conn, &upstream_failed())?;
+                head.clear_outcome(self.conn)?;
                 self.end(head, JobState::Failed, false)?;
             }
         }
@@ -202,10 +248,11 @@ impl Step<'_> {
         if head.state != JobState::Waiting || head.child.is_none() {
             return Ok(());
         }
+        // What an earlier attempt failed with is over. A failure without an outcome is `upstream_failed`.
+        head.clear_outcome(self.conn)?;
         if status == Status::Ok {
             self.finish(&mut head, JobState::Succeeded)?;
         } else {
-            head.put_failure(self.conn, &upstream_failed())?;
             // A job on its own goes to the dead set: nobody else tells of it.
             let alone = head.workflow.is_none();
             self.end(&mut head, JobState::Failed, alone)?;
@@ -279,12 +326,10 @@ impl Step<'_> {
         }
     }
 
-    fn cancel_nodes(&mut self, workflow: i64, nodes: Range, how: JobState) -> Result<(), Fault> {
-        let targets = head::targets(self.conn, self.lines, workflow, nodes)?;
-        for mut head in targets.into_iter().filter_map(|target| target.head) {
-            if head.state.is_terminal() {
-                continue;
-            }
+    /// How many nodes were done.
+    fn cancel_nodes(&mut self, workflow: i64, nodes: Range, how: JobState, one: bool) -> Result<u32, Fault> {
+        for Target { number, head, .. } in head::targets(self.conn, self.lines, workflow, nodes)? {
+            let Some(mut head) = head.filter(|head| !head.state.is_terminal()) else { continue };
             head.cancel_requested = true;
             if head.state == JobState::Running {
                 self.news.cancel_asked(head.id);
@@ -295,8 +340,11 @@ impl Step<'_> {
             self.finish(&mut head, how)?;
             self.save(&mut head)?;
             self.give_up_child(&head, how)?;
+            if one && self.flows.todo.has_own() {
+                return Ok(number - nodes.first + 1);
+            }
         }
-        Ok(())
+        Ok(nodes.count)
     }
 
     /// Cancels at most `max` workflows whose deadline has come; when the next one is.
@@ -323,10 +371,6 @@ impl Step<'_> {
     }
 }
 
-fn upstream_failed() -> Failure {
-    Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,9 +378,9 @@ mod tests {
     #[test]
     fn a_range_is_cut_where_the_budget_ends() {
         let range = |first, count| Range { first, count };
-        assert_eq!(cut(range(5, 3), 10), (range(5, 3), None));
-        assert_eq!(cut(range(5, 3), 3), (range(5, 3), None));
-        assert_eq!(cut(range(5, 3), 1), (range(5, 1), Some(range(6, 2))));
+        assert_eq!(rest(range(5, 3), 10), None);
+        assert_eq!(rest(range(5, 3), 3), None);
+        assert_eq!(rest(range(5, 3), 1), Some(range(6, 2)));
     }
 
     #[test]

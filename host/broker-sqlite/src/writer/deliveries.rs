@@ -59,6 +59,7 @@ impl Step<'_> {
                 self.save(&mut head)?;
             }
         }
+        self.flows.todo.put_off();
         // One that expired may have been the last of its workflow.
         self.finish_workflows()?;
         Ok(deliveries)

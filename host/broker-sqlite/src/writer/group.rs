@@ -1,10 +1,10 @@
 //! Group commit, and the care for the file between groups: the write-ahead log stays short, free pages go back.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi::ErrorCode};
 use tracing::{debug, warn};
 use umbel_broker::{Error, Result};
 
-use super::{Flows, Lines, Operation, Step, Writer};
+use super::{Flows, Lines, Operation, Step, Writer, step::FollowUp};
 use crate::{error::Fault, news::News};
 
 /// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
@@ -36,11 +36,11 @@ impl<'a> Group<'a> {
 
     /// Runs, commits and answers what waits.
     pub(super) fn serve(&mut self, waiting: &mut Vec<Box<dyn Operation>>) {
-        match self.commit(waiting) {
+        match self.commit_in_part(waiting) {
             Ok(()) => waiting.drain(..).for_each(|operation| operation.answer(Ok(()))),
             Err(_) if waiting.len() > 1 => {
                 for mut operation in waiting.drain(..) {
-                    let committed = self.commit(std::slice::from_mut(&mut operation));
+                    let committed = self.commit_in_part(std::slice::from_mut(&mut operation));
                     self.report(committed.as_ref().err());
                     operation.answer(committed);
                 }
@@ -54,9 +54,24 @@ impl<'a> Group<'a> {
         self.care();
     }
 
-    fn commit(&mut self, operations: &mut [Box<dyn Operation>]) -> Result<()> {
+    /// Where there is no room for what follows, that is left on the work list: one workflow that cannot go on must not
+    /// stop what needs less.
+    fn commit_in_part(&mut self, operations: &mut [Box<dyn Operation>]) -> Result<()> {
+        let mut committed = self.commit(operations, FollowUp::All);
+        for follow_up in [FollowUp::Own, FollowUp::Nothing] {
+            match committed {
+                Err(Fault::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                    committed = self.commit(operations, follow_up);
+                }
+                _ => break,
+            }
+        }
+        Ok(committed?)
+    }
+
+    fn commit(&mut self, operations: &mut [Box<dyn Operation>], follow_up: FollowUp) -> Result<(), Fault> {
         let changes = self.conn.total_changes();
-        match self.attempt(operations) {
+        match self.attempt(operations, follow_up) {
             Ok(()) => {
                 self.lines.keep();
                 self.flows.keep();
@@ -77,12 +92,12 @@ impl<'a> Group<'a> {
                 self.lines.undo();
                 self.flows.undo();
                 self.news.forget();
-                Err(fault.into())
+                Err(fault)
             }
         }
     }
 
-    fn attempt(&mut self, operations: &mut [Box<dyn Operation>]) -> Result<(), Fault> {
+    fn attempt(&mut self, operations: &mut [Box<dyn Operation>], follow_up: FollowUp) -> Result<(), Fault> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for operation in operations {
             let mut step = Step {
@@ -92,6 +107,7 @@ impl<'a> Group<'a> {
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,
                 news: &mut self.news,
+                follow_up,
                 now: self.writer.timer.now(),
             };
             operation.run(&mut step)?;

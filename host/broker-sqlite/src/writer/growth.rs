@@ -10,10 +10,20 @@ use umbel_model::{
     canvas::{MAX_NODES, Range, node_of, push_range},
 };
 
-use super::{flows, head::Head, step::Step};
+use super::{
+    flows::{self, Gate},
+    head::Head,
+    step::Step,
+};
 use crate::{error::Fault, rows::ranges_blob, workflows::templates_from};
 
 const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
+
+/// How many nodes are to be added.
+pub(crate) fn nodes_of(growth: &Growth) -> usize {
+    let members = growth.members.as_ref().map_or(0, |members| members.nodes.len());
+    growth.workflows.iter().map(|new| new.nodes.len()).sum::<usize>() + members
+}
 
 /// A range behind the nodes that a workflow had.
 fn moved(range: &Range, base: u32) -> Range {
@@ -33,8 +43,7 @@ impl Step<'_> {
             return Ok(false);
         }
         let members = growth.members.as_ref();
-        let nodes = growth.workflows.iter().map(|new| new.nodes.len()).sum::<usize>()
-            + members.map_or(0, |members| members.nodes.len());
+        let nodes = nodes_of(growth);
         if nodes > MAX_GROWTH as usize {
             return Ok(false);
         }
@@ -70,7 +79,9 @@ impl Step<'_> {
 
     fn may_join(&mut self, head: &Head, members: &NewMembers) -> Result<bool, Fault> {
         let Some((rid, group)) = self.group_of(head)? else { return Ok(false) };
-        if self.flows.gate(self.conn, rid, group)?.is_none_or(|gate| gate.status.is_some()) {
+        // A group whose rest was cancelled gets no more.
+        let refuses = |gate: &mut Gate| gate.status.is_some() || (gate.cancel_rest && gate.failed > 0);
+        if self.flows.gate(self.conn, rid, group)?.is_none_or(refuses) {
             return Ok(false);
         }
         let nodes = self.flows.flow(self.conn, rid)?.nodes as usize;

@@ -7,7 +7,10 @@ use umbel_model::{
     canvas::{Range, When},
 };
 
-use super::lines::{LineId, Lines};
+use super::{
+    lines::{LineId, Lines},
+    step::ready_score,
+};
 use crate::{
     error::Fault,
     rows::{self, int, number, phase, small, state, state_number, time},
@@ -191,7 +194,8 @@ impl Head {
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
     pub(super) fn of_node(id: JobId, line: LineId, template: &NodeTemplate, workflow: i64) -> Self {
         let head = Self::blank(id, line, template.priority, template.max_deliveries, JobState::Waiting);
-        Self { workflow: Some(workflow), ..head }
+        // Its end must find room in a full file: the score keeps it until then.
+        Self { workflow: Some(workflow), score: ready_score(0, 0), ..head }
     }
 
     fn blank(id: JobId, line: LineId, priority: u8, max_deliveries: u32, state: JobState) -> Self {

@@ -30,6 +30,7 @@ use umbel_broker::{Error, Limits, Result};
 use crate::{error::Fault, news::Channels, timer::Timer};
 use flows::Flows;
 use group::Group;
+pub(crate) use growth::nodes_of;
 use lines::Lines;
 pub(crate) use step::Step;
 

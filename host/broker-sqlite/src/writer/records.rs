@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use serde_json::value::RawValue;
 use umbel_broker::LogLine;
-use umbel_model::{AttemptRecord, Failure, Progress, job::MAX_HISTORY};
+use umbel_model::{AttemptRecord, Failure, JobState, Progress, job::MAX_HISTORY};
 
 use super::head::Head;
 use crate::{error::Fault, rows::int};
@@ -43,10 +43,13 @@ impl Head {
     pub(super) fn put_result(&self, conn: &Connection, result: Option<&str>) -> Result<(), Fault> {
         match result {
             Some(result) => self.put_outcome(conn, Some(result), None),
-            // Only a retry leaves a failure behind.
-            None if self.retries > 0 => self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?"),
-            None => Ok(()),
+            None => self.clear_outcome(conn),
         }
+    }
+
+    /// Takes away the failure of an earlier attempt. Only a retry leaves one behind.
+    pub(super) fn clear_outcome(&self, conn: &Connection) -> Result<(), Fault> {
+        if self.retries > 0 { self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?") } else { Ok(()) }
     }
 
     pub(super) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
@@ -70,7 +73,8 @@ impl Head {
         result: Option<&RawValue>,
         failure: Option<&Failure>,
     ) -> Result<(), Fault> {
-        if result.is_none() && failure.is_none() {
+        // Readers take a failed job without an outcome for one of `upstream_failed`.
+        if result.is_none() && failure.is_none() && self.state != JobState::Failed {
             return Ok(());
         }
         let failure = failure.map(serde_json::to_string).transpose()?;

@@ -9,6 +9,15 @@ use umbel_model::{JobState, UnixMs};
 use super::{flows::Flows, head::Head, lines::Lines};
 use crate::{error::Fault, news::News};
 
+/// How much of the work list an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FollowUp {
+    All,
+    /// What it added itself: the rest found no room.
+    Own,
+    Nothing,
+}
+
 /// One operation under way, inside the transaction of its group.
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
@@ -17,12 +26,13 @@ pub(crate) struct Step<'a> {
     pub(super) limits: &'a Limits,
     pub(super) max_pages: Option<u64>,
     pub(super) news: &'a mut News,
+    pub(super) follow_up: FollowUp,
     /// The same for all that the operation does.
     pub(super) now: UnixMs,
 }
 
 /// Orders ready jobs: priority 9 first, then the order of arrival.
-fn ready_score(priority: u8, seq: u64) -> u64 {
+pub(super) fn ready_score(priority: u8, seq: u64) -> u64 {
     (u64::from(9 - priority.min(9)) << 48) | seq
 }
 
@@ -73,6 +83,8 @@ impl Step<'_> {
         head.state = state;
         head.finished_at = Some(self.now);
         head.due_at = None;
+        // It makes way for the time of the end: the row of a node that waited grows no longer.
+        head.score = 0;
         // A node is deleted with its workflow.
         head.at = head.workflow.is_none().then(|| self.now.saturating_add(keep_ms));
         head.dead = dead;

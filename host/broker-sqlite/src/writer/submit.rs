@@ -8,15 +8,25 @@ use super::{
     head::{Fixed, Head},
     step::Step,
 };
-use crate::{error::Fault, rows::int};
+use crate::{error::Fault, rows::int, schema};
 
 impl Step<'_> {
     /// Refuses what would fill the file: the rest of it is for finishing what was accepted.
     pub(crate) fn check_room(&self) -> Result<(), Fault> {
-        let Some(max) = self.max_pages else { return Ok(()) };
+        if self.fills(0)? { Err(Fault::NoRoom) } else { Ok(()) }
+    }
+
+    /// Whether half of the file's reserve is used.
+    pub(super) fn is_nearly_full(&self) -> Result<bool, Fault> {
+        self.fills(self.max_pages.map_or(0, schema::reserve) / 2)
+    }
+
+    /// Whether the file has reached its limit and so many pages more.
+    fn fills(&self, more: u64) -> Result<bool, Fault> {
+        let Some(max) = self.max_pages else { return Ok(false) };
         let number = |sql| self.conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0));
         let (all, free) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?);
-        if u64::from(all.saturating_sub(free)) < max { Ok(()) } else { Err(Fault::NoRoom) }
+        Ok(u64::from(all.saturating_sub(free)) >= max.saturating_add(more))
     }
 
     pub(crate) fn submit(&mut self, new: &NewJob) -> Result<Submitted, Fault> {

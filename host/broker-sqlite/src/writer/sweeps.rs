@@ -3,7 +3,11 @@
 use umbel_broker::{Promoted, Reaped, memory::max_deliveries_message};
 use umbel_model::{AttemptRecord, Failure, JobState, UnixMs, Usage, WorkerId};
 
-use super::{head, removal::Over, step::Step};
+use super::{
+    head,
+    removal::Over,
+    step::{FollowUp, Step},
+};
 use crate::{
     error::Fault,
     rows::{ENDED, RUNS, WAITS, int},
@@ -37,7 +41,9 @@ impl Step<'_> {
             self.save(&mut head)?;
         }
         self.advance()?;
-        let left = (!self.flows.todo.is_empty()).then_some(self.now);
+        // In a file without room it is looked at as often as time passes, not at once.
+        let goes_on = self.follow_up == FollowUp::All && !self.flows.todo.is_empty() && !self.is_nearly_full()?;
+        let left = goes_on.then_some(self.now);
         promoted.next_due = [promoted.next_due, deadline, left].into_iter().flatten().min();
         Ok(promoted)
     }

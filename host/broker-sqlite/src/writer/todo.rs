@@ -1,8 +1,9 @@
-//! The work items of workflows, first in first out.
+//! The work items of workflows.
 //!
-//! The front of the list lies in the table `todo`. What a group adds waits behind it in memory and is stored when the
-//! group is committed: most items are done before that, and cost no statement. Where there is nothing to do, looking is
-//! free.
+//! What the operation under way adds is done first, and waits in memory. Then comes the list of all, first in first out:
+//! its front lies in the table `todo`, what the operations of a group left waits behind it in memory and is stored when
+//! the group is committed. Most items are done before that, and cost no statement. Where there is nothing to do, looking
+//! is free.
 
 use std::collections::VecDeque;
 
@@ -33,8 +34,11 @@ const ADOPT: i64 = 2;
 /// Where an item was taken from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin {
+    /// The operation under way added it.
+    Own,
     Stored(i64),
-    Fresh,
+    /// The list, where nothing is stored.
+    Late,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +47,10 @@ pub(super) struct Todo {
     stored: u64,
     /// The same before the group under way.
     stored_before: u64,
-    fresh: VecDeque<Item>,
+    /// Behind those in the table.
+    late: VecDeque<Item>,
+    /// Of the operation under way.
+    own: VecDeque<Item>,
 }
 
 pub(super) const FRONT: &str =
@@ -53,21 +60,31 @@ impl Todo {
     pub(super) fn load(conn: &Connection) -> Result<Self, Fault> {
         let stored: i64 = conn.query_row("SELECT count(*) FROM todo", [], |row| row.get(0))?;
         let stored = stored.unsigned_abs();
-        Ok(Self { stored, stored_before: stored, fresh: VecDeque::new() })
+        Ok(Self { stored, stored_before: stored, ..Self::default() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.stored == 0 && self.fresh.is_empty()
+        self.stored == 0 && self.late.is_empty() && self.own.is_empty()
     }
 
     pub(super) fn push(&mut self, item: Item) {
-        self.fresh.push_back(item);
+        self.own.push_back(item);
     }
 
-    /// The item in front. What is left of it must be `put_back`.
+    /// Whether the operation under way has added what is not done.
+    pub(super) fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// The first item that the operation under way added. What is left of it must be `put_back`.
+    pub(super) fn take_own(&mut self) -> Option<Item> {
+        self.own.pop_front()
+    }
+
+    /// The item in front of the list. What is left of it must be `put_back`.
     pub(super) fn take(&mut self, conn: &Connection) -> Result<Option<(Origin, Item)>, Fault> {
         if self.stored == 0 {
-            return Ok(self.fresh.pop_front().map(|item| (Origin::Fresh, item)));
+            return Ok(self.late.pop_front().map(|item| (Origin::Late, item)));
         }
         let mut statement = conn.prepare_cached(FRONT)?;
         let mut rows = statement.query([])?;
@@ -78,8 +95,9 @@ impl Todo {
     /// Keeps the rest of an item in front, or strikes it off when it is done.
     pub(super) fn put_back(&mut self, conn: &Connection, origin: Origin, rest: Option<Item>) -> Result<(), Fault> {
         match (origin, rest) {
-            (Origin::Fresh, None) => {}
-            (Origin::Fresh, Some(rest)) => self.fresh.push_front(rest),
+            (Origin::Own | Origin::Late, None) => {}
+            (Origin::Own, Some(rest)) => self.own.push_front(rest),
+            (Origin::Late, Some(rest)) => self.late.push_front(rest),
             (Origin::Stored(seq), None) => {
                 conn.prepare_cached("DELETE FROM todo WHERE seq = ?")?.execute([seq])?;
                 self.stored -= 1;
@@ -94,15 +112,21 @@ impl Todo {
         Ok(())
     }
 
+    /// Leaves to others what the operation under way has added and not done: at the end of the list.
+    pub(super) fn put_off(&mut self) {
+        self.late.append(&mut self.own);
+    }
+
     /// Stores what was added and not done.
     pub(super) fn flush(&mut self, conn: &Connection) -> Result<(), Fault> {
-        if self.fresh.is_empty() {
+        self.put_off();
+        if self.late.is_empty() {
             return Ok(());
         }
         // Behind all that is there.
         let last = "SELECT seq FROM todo ORDER BY seq DESC LIMIT 1";
         let mut seq = conn.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0);
-        while let Some(item) = self.fresh.pop_front() {
+        while let Some(item) = self.late.pop_front() {
             seq += 1;
             insert(conn, seq, &item)?;
             self.stored += 1;
@@ -117,7 +141,8 @@ impl Todo {
 
     /// The group was rolled back.
     pub(super) fn undo(&mut self) {
-        self.fresh.clear();
+        self.late.clear();
+        self.own.clear();
         self.stored = self.stored_before;
     }
 }

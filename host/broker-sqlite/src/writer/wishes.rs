@@ -10,6 +10,12 @@ use crate::{error::Fault, rows::int};
 impl Step<'_> {
     pub(crate) fn cancel(&mut self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.lines, tenant, id)? else { return Ok(Cancelled::NotFound) };
+        if let Some(workflow) = head.workflow {
+            let flow = self.flows.flow(self.conn, workflow)?;
+            if flow.staged || flow.pruned.is_some() {
+                return Ok(Cancelled::NotFound);
+            }
+        }
         let state = head.state;
         if state.is_terminal() {
             return Ok(Cancelled::AlreadyEnded(state));
