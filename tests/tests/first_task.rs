@@ -54,7 +54,7 @@ async fn orders(client: &Client) -> Result<()> {
     let ids: Vec<&Value> = dead["items"].as_array().expect("a list").iter().map(|job| &job["id"]).collect();
     assert!(ids.contains(&&rejected["id"]) && ids.contains(&&declined["id"]), "{dead}");
     let logs = client.get(&format!("/v1/jobs/{}/logs", retried["id"].as_str().expect("an id"))).await?.good()?;
-    assert!(logs.to_string().contains("charged 900 cents for order 7"), "{logs}");
+    assert!(logs.to_string().contains("charged 900 cents for receipt-7"), "{logs}");
     Ok(())
 }
 
