@@ -43,7 +43,7 @@ use umbel_model::{
     canvas::{Range, When},
 };
 
-use crate::{Idempotency, Start};
+use crate::{Idempotency, Knobs, Start};
 
 /// Nodes that one step of a broker readies or cancels at most: some milliseconds of Redis' time.
 pub const ADVANCE: u32 = 1_000;
@@ -147,6 +147,8 @@ pub enum NewWork {
         takes: bool,
         /// How it ended in the workflow that this one resumes. Terminal; emits nothing.
         kept: Option<Kept>,
+        /// Never with `unique`.
+        knobs: Option<Box<Knobs>>,
     },
     Gate {
         members: Vec<Range>,

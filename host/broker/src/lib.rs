@@ -6,6 +6,8 @@
 
 mod canvas;
 pub mod conformance;
+mod events;
+mod limits;
 pub mod memory;
 mod results;
 mod types;
@@ -24,6 +26,8 @@ use tokio::sync::broadcast;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, WorkflowId};
 
 pub use canvas::*;
+pub use events::*;
+pub use limits::*;
 pub use memory::MemoryBroker;
 pub use results::*;
 pub use types::*;
@@ -100,6 +104,8 @@ pub struct Limits {
     pub max_workflows: u64,
     /// Nodes of all workflows of one tenant: what waits in them is in no backlog.
     pub max_nodes: u64,
+    /// Jobs in the dead set of one tenant: one more, and the oldest leaves it and is kept only as long as its result.
+    pub max_dead: u64,
 }
 
 impl Default for Limits {
@@ -111,6 +117,7 @@ impl Default for Limits {
             max_log_lines: 2_000,
             max_workflows: 100_000,
             max_nodes: 5_000_000,
+            max_dead: 100_000,
         }
     }
 }
@@ -130,7 +137,8 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>>;
 
     /// Hands out at most `claim.max` ready jobs: the queues in the order given, fairly between tenants, by priority
-    /// (9 first) and then age inside a tenant. Expired jobs met on the way end `expired`.
+    /// (9 first) and then age inside a tenant, within limits that hold across all workers (see the rules of lanes in
+    /// `limits`). Expired jobs met on the way end `expired`.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>>;
 
     /// Prolongs leases to `lease_ms` from now, keeps progress and log lines. One answer per renewal, in order.
@@ -139,11 +147,11 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Ends deliveries, and claims more in the same step. One answer per settle, in order.
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)>;
 
-    /// Queues what is due and ends what expired, at most `max`; cancels workflows at their deadline, at most `max`.
+    /// Opens what a rate had parked, queues what is due and ends what expired, at most `max` each; cancels workflows at their deadline, at most `max`.
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
     /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
-    /// to the dead set after too many.
+    /// to the dead set after too many; or as `Knobs::on_lost` says.
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
     /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them. A
@@ -159,8 +167,15 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Log lines of a job from number `from` on, at most `max`.
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>>;
 
-    /// Revokes a job that waits; asks the worker of a running one to stop it. Cancels the workflow that replaced it.
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled>;
+    /// Revokes a job that waits, and the workflow that replaced it; asks the worker of a running one to stop it or, with
+    /// `terminate` false, lets it end: then it is only not retried.
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled>;
+
+    /// As `cancel`, but leaves a job alone that runs: the answer is then `Runs`.
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled>;
+
+    /// Deletes a job that has ended, with all that belongs to it.
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot>;
 
     /// Stores a workflow without its nodes. It is nobody's and does nothing until it is started; one that never is, is
     /// deleted after `STAGED_TTL_MS`. May be repeated.
@@ -202,12 +217,26 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Queues in which jobs of any tenant can be handed out now, by name; the first `MAX_READY_QUEUES`.
     async fn ready_queues(&self) -> Result<Vec<QueueName>>;
 
+    /// Changes what holds for a tenant, one of its queues or tasks from now on.
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet>;
+
+    /// What was set, in the order of `Scope`; none that is as if it never was.
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>>;
+
     /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
     /// one that no job was ever sent to is not.
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool>;
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
+        Ok(self.set_control(tenant, &Scope::Queue(queue.clone()), &patch).await? != ControlSet::Unknown)
+    }
 
-    /// Says that a worker is alive. It is forgotten `WORKER_TTL_MS` after the last time.
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()>;
+    /// Says that a worker is alive, and asks for the last order to it. It is forgotten, and its order with it,
+    /// `WORKER_TTL_MS` after the last time.
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>>;
+
+    /// Orders something of a worker: what is set replaces what was ordered before, the rest of that stays. Its number is
+    /// chosen here.
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered>;
 
     /// Forgets a worker that ended in order.
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()>;
@@ -230,10 +259,22 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
         max: u32,
     ) -> Result<Vec<Document>>;
 
+    /// Says that somebody follows the tenant's jobs, for `FOLLOW_MS` from now. Answers the number of the last event, or one
+    /// less than that of the first.
+    async fn follow(&self, tenant: &TenantId) -> Result<u64>;
+
+    /// The events after number `after`, at most `max`.
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage>;
+
     /// Hints of a topic from now on. A hint may be missing or late: poll as well. Never blocks the sender: a slow
     /// receiver sees `Lagged` and should look at the store.
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>>;
 
     /// Checks that the store answers and that its settings are safe.
     async fn check(&self) -> Result<()>;
+
+    /// Looks through everything that is stored for what should not be: records without an owner, sets that disagree with
+    /// them, keys that nothing will delete, unsafe settings. With `fix` it mends what it can. Slow; may run at any time, and
+    /// then does not take what is under way for an error.
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>>;
 }

@@ -2,12 +2,13 @@
 //!
 //! A node that ended never changes, so a value may be read in many calls.
 
-use std::{collections::BTreeSet, future::Future, pin::Pin};
+use std::{collections::BTreeSet, fmt, future::Future, pin::Pin};
 
+use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use umbel_model::{
-    Failure, JobState, OnFailure, TaskName, TenantId, WorkflowId,
+    Failure, JobState, OnFailure, Stored, TaskName, TenantId, WorkflowId,
     canvas::{Range, node_job},
 };
 
@@ -60,12 +61,37 @@ pub enum ValueError {
     None(u32),
     #[error("results are nested more than {MAX_DEPTH} deep")]
     TooDeep,
+    /// A large value cannot be read now.
+    #[error("a large value cannot be read: {0}")]
+    Unavailable(String),
+    /// A large value is gone or is not what was stored.
+    #[error("a large value is lost: {0}")]
+    Lost(String),
+}
+
+/// Where large values lie.
+#[async_trait]
+pub trait LargeValues: fmt::Debug + Send + Sync {
+    /// The text of a value of a tenant's job, checked. Fails with `Unavailable` or `Lost`.
+    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError>;
+}
+
+/// Nowhere: for brokers without large values, such as those of tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLargeValues;
+
+#[async_trait]
+impl LargeValues for NoLargeValues {
+    async fn read(&self, _: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+        Err(ValueError::Lost(format!("{} bytes of job {}", stored.bytes, stored.of)))
+    }
 }
 
 /// A node of a tenant's workflow, and the broker that has it.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeAt<'a> {
     pub broker: &'a dyn Broker,
+    pub large: &'a dyn LargeValues,
     pub tenant: &'a TenantId,
     pub workflow: WorkflowId,
     pub node: u32,
@@ -84,12 +110,13 @@ pub async fn value_of(at: NodeAt<'_>, max_bytes: usize) -> Result<String, ValueE
 /// The value of the node at which a workflow ends.
 pub async fn workflow_value(
     broker: &dyn Broker,
+    large: &dyn LargeValues,
     tenant: &TenantId,
     workflow: WorkflowId,
     max_bytes: usize,
 ) -> Result<String, ValueError> {
     let record = broker.workflow(tenant, workflow).await?.ok_or(ValueError::None(0))?;
-    value_of(NodeAt { broker, tenant, workflow, node: record.end }, max_bytes).await
+    value_of(NodeAt { broker, large, tenant, workflow, node: record.end }, max_bytes).await
 }
 
 /// Appends the values of the nodes, as a list or (of a single one) as they are.
@@ -193,7 +220,14 @@ async fn append_one(
             append(end, &[Range::one(record.end)], false, max_bytes, out, depth + 1).await
         }
         NodeValue::Job { state: JobState::Succeeded, result, .. } => {
-            out.push_str(result.as_ref().map_or("null", |result| result.get()));
+            let text = result.as_ref().map_or("null", |result| result.get());
+            match Stored::referred(text) {
+                None => out.push_str(text),
+                Some(stored) if out.len() as u64 + stored.bytes > max_bytes as u64 => {
+                    return Err(ValueError::TooLarge(max_bytes));
+                }
+                Some(stored) => out.push_str(&at.large.read(at.tenant, &stored).await?),
+            }
             Ok(())
         }
         NodeValue::Job { state, on_failure, .. } => match (state, on_failure) {

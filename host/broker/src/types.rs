@@ -8,7 +8,7 @@ use umbel_model::{
     WorkerId,
 };
 
-use crate::{DeliveredNode, Growth};
+use crate::{DeliveredNode, Growth, Knobs};
 
 /// Lease of a delivery, milliseconds. Renewed at a third of it.
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
@@ -51,9 +51,13 @@ pub struct NewJob {
     pub start: Start,
     /// Ends `expired` if not started this long after submission, milliseconds. 0: never.
     pub expires_ms: u64,
+    /// Ends `expired` if not started by then; the earlier of both counts.
+    pub expires_at: Option<UnixMs>,
     pub max_deliveries: u32,
     pub result_ttl_ms: u64,
+    /// 0: it never gets into the dead set.
     pub dead_ttl_ms: u64,
+    pub knobs: Option<Box<Knobs>>,
     pub idempotency: Option<Idempotency>,
     /// The dead job that this one repeats; taken out of the dead set in the same step.
     pub redrive_of: Option<JobId>,
@@ -67,6 +71,8 @@ pub enum Submitted {
     Existing(JobId),
     /// The idempotency key belongs to a submission with another body.
     Conflict(JobId),
+    /// A job like it holds their unique key: this one. Nothing was stored.
+    Duplicate(JobId),
     /// The tenant's queue holds `max_backlog` jobs.
     QueueFull,
     /// The tenant has `max_queues` queues.
@@ -167,8 +173,10 @@ pub struct Promoted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
     pub requeued: u32,
-    /// To the dead set after `max_deliveries`.
+    /// To the dead set: after `max_deliveries`, or because their policy says so.
     pub buried: u32,
+    /// Failed without the dead set, because their policy says so.
+    pub failed: u32,
     /// Had been cancelled.
     pub revoked: u32,
 }
@@ -182,6 +190,8 @@ pub struct JobQuery {
     pub state: Option<JobState>,
     pub task: Option<TaskName>,
     pub queue: Option<QueueName>,
+    /// Only those whose last delivery went to this worker.
+    pub worker: Option<WorkerId>,
     /// Only jobs older than this one: the `next` of the page before.
     pub before: Option<JobId>,
     pub max: u32,
@@ -215,8 +225,10 @@ pub struct LogLine {
 pub enum Cancelled {
     /// It waited; now it is `revoked`.
     Revoked,
-    /// It runs; its worker was asked to stop it.
+    /// It runs; its worker was asked to stop it, or it is left to end and will not be retried.
     Requested,
+    /// It runs and was left alone.
+    Runs,
     /// It had ended in this state; nothing was changed.
     AlreadyEnded(JobState),
     NotFound,
@@ -239,6 +251,9 @@ pub struct QueueStats {
     pub running: u64,
     /// Scheduled or retrying.
     pub delayed: u64,
+    /// In the dead set.
+    #[serde(default)]
+    pub dead: u64,
     pub paused: bool,
 }
 
@@ -259,6 +274,20 @@ pub struct WorkerInfo {
     pub settled: u64,
     /// Resident memory, bytes.
     pub rss_bytes: u64,
+    /// Deliveries that it holds a lease on: those that run and those claimed ahead.
+    #[serde(default)]
+    pub leases: u32,
+    /// Between which numbers of slots it scales by itself; the same when it does not.
+    #[serde(default)]
+    pub min_slots: u32,
+    #[serde(default)]
+    pub max_slots: u32,
+    /// Queues that it does not serve.
+    #[serde(default)]
+    pub exclude: Vec<QueueName>,
+    /// The number of the last order that it followed.
+    #[serde(default)]
+    pub order: u64,
 }
 
 /// What a document is.
@@ -267,6 +296,10 @@ pub enum DocumentKind {
     Module,
     Task,
     ApiToken,
+    /// Which queue a task's jobs go to.
+    Routes,
+    /// An action on many jobs.
+    Bulk,
 }
 
 impl DocumentKind {
@@ -275,6 +308,8 @@ impl DocumentKind {
             Self::Module => "module",
             Self::Task => "task",
             Self::ApiToken => "api_token",
+            Self::Routes => "routes",
+            Self::Bulk => "bulk",
         }
     }
 }

@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    AttemptRecord, Digest, Failure, JobId, PolicyPatch, QueueName, TaskName, TenantId, UnixMs, WorkerId, WorkflowId,
+    AttemptRecord, Digest, Failure, JobId, PolicyPatch, QueueName, Stored, TaskName, TenantId, UnixMs, WorkerId,
+    WorkflowId,
 };
 
-/// Version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back.
-pub const SPEC_VERSION: u8 = 1;
+/// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
+/// the oldest version that has all its fields (`PolicyPatch::spec_version`).
+pub const SPEC_VERSION: u8 = 2;
 /// Attempts kept in a job's history; older ones are dropped, the first stays.
 pub const MAX_HISTORY: usize = 50;
 
@@ -98,6 +100,15 @@ pub struct JobSpec {
     /// The job that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<JobId>,
+    /// Words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Header stamps: they are for people and for filters, and no task sees them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Its arguments lie beside the modules because they are large: `arguments` is then `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_arguments: Option<Stored>,
 }
 
 /// What the nodes of one template have in common. Immutable, stored as JSON text that brokers do not read.
@@ -177,12 +188,18 @@ pub struct WorkflowSpec {
 }
 
 /// How far a running job said it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub done: u64,
     /// 0: unknown.
     pub total: u64,
     pub message: String,
+    /// A state of the task's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// What the task says of that state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<serde_json::Value>,
 }
 
 /// A job as a reader sees it.
@@ -202,6 +219,8 @@ pub struct JobRecord {
     pub deliveries: u32,
     pub fence: u64,
     pub cancel_requested: bool,
+    /// It was cancelled while it ran and is left to end.
+    pub let_end: bool,
     pub created_at: UnixMs,
     /// When a scheduled or retrying job is due.
     pub due_at: Option<UnixMs>,

@@ -5,20 +5,26 @@
 pub mod backoff;
 pub mod bind;
 pub mod canvas;
+pub mod expression;
 pub mod human;
 pub mod ids;
 pub mod job;
 pub mod outcome;
 pub mod policy;
+pub mod rate;
+pub mod stored;
 pub mod task;
 
 pub use backoff::Backoff;
 pub use bind::{BindError, bind, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
+pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
 pub use job::{JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, WorkflowSpec};
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
-pub use policy::{Policy, PolicyBounds, PolicyError, PolicyPatch};
+pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};
+pub use rate::Rate;
+pub use stored::Stored;
 pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};
 
 /// Milliseconds since the Unix epoch, by the broker's clock.

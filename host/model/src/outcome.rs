@@ -17,7 +17,8 @@ pub const MAX_DETAILS_BYTES: usize = 16 << 10;
 /// `kind` is `error`-like and chosen by the guest for its own errors (the type's name), or one of the host's:
 /// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
 /// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `invalid_arguments`,
-/// `upstream_failed`, `revoked`, `expired`.
+/// `upstream_failed`, `worker_lost`, `superseded`, `value_lost`,
+/// `value_unavailable`, `revoked`, `expired`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: String,
@@ -152,19 +153,23 @@ pub enum Resolution {
 
 /// What follows an outcome under a policy. `retries` were used before this attempt; `random` is uniform.
 pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> Resolution {
+    let error = |failure: Failure, retry_after_ms: Option<u64>, is_trap| {
+        let used_up = !policy.retries_unlimited && retries >= policy.max_retries;
+        if used_up || !policy.retries(&failure.kind, is_trap) {
+            return Resolution::Fail { failure };
+        }
+        // A year: no delay that anybody means is longer, and no sum with a clock overflows.
+        let delay_ms = retry_after_ms.unwrap_or_else(|| policy.retry_backoff.delay_ms(retries, random));
+        Resolution::Retry { delay_ms: delay_ms.min(MAX_DELAY_MS), failure }
+    };
     match outcome {
+        Outcome::Value(_) if policy.ignore_result => Resolution::Succeed { result: None },
         Outcome::Value(result) => Resolution::Succeed { result: Some(result) },
         Outcome::Ignore => Resolution::Succeed { result: None },
-        Outcome::Error { failure, retry_after_ms } => {
-            if !policy.retries_unlimited && retries >= policy.max_retries {
-                return Resolution::Fail { failure };
-            }
-            // A year: no delay that anybody means is longer, and no sum with a clock overflows.
-            let delay_ms = retry_after_ms.unwrap_or_else(|| policy.retry_backoff.delay_ms(retries, random));
-            Resolution::Retry { delay_ms: delay_ms.min(MAX_DELAY_MS), failure }
-        }
-        // A trap in the same code with the same arguments would recur.
-        Outcome::Fatal(failure) | Outcome::Trap(failure) => Resolution::Fail { failure },
+        Outcome::Error { failure, retry_after_ms } => error(failure, retry_after_ms, false),
+        // A trap in the same code with the same arguments mostly recurs: `retry_on` must name it.
+        Outcome::Trap(failure) => error(failure, None, true),
+        Outcome::Fatal(failure) => Resolution::Fail { failure },
         Outcome::Snooze { delay_ms } => Resolution::Snooze { delay_ms: delay_ms.min(MAX_DELAY_MS) },
         Outcome::Reject { reason } => Resolution::Fail { failure: Failure::new("rejected", reason) },
         Outcome::Revoked => Resolution::Revoke,
@@ -212,6 +217,21 @@ mod tests {
         for outcome in [Outcome::Fatal(Failure::new("Void", "")), Outcome::Trap(Failure::new("out_of_fuel", ""))] {
             assert!(matches!(decide(outcome, &Policy::default(), 0, 0), Resolution::Fail { .. }));
         }
+    }
+
+    #[test]
+    fn a_trap_that_the_policy_names_is_retried() {
+        let policy = Policy { retry_on: vec!["deadline".into()], ..Policy::default() };
+        let trap = |kind: &str| decide(Outcome::Trap(Failure::new(kind, "")), &policy, 0, 0);
+        assert!(matches!(trap("deadline"), Resolution::Retry { .. }));
+        assert!(matches!(trap("memory"), Resolution::Fail { .. }));
+    }
+
+    #[test]
+    fn a_result_that_nobody_wants_is_not_stored() {
+        let policy = Policy { ignore_result: true, ..Policy::default() };
+        let value = Outcome::Value(RawValue::from_string("7".into()).unwrap());
+        assert!(matches!(decide(value, &policy, 0, 0), Resolution::Succeed { result: None }));
     }
 
     #[test]

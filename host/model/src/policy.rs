@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backoff, QueueName};
+use crate::{Backoff, Expression, QueueName, Rate};
 
 /// Result retention, 1 day: Celery's `result_expires`.
 pub const DEFAULT_RESULT_TTL_MS: u64 = 86_400_000;
@@ -59,6 +59,16 @@ policy! {
     retries_unlimited: bool = false;
     /// How long to wait before a retry.
     retry_backoff: Backoff = Backoff::default();
+    /// Kinds of failure that are retried, as names or with a `*` at the end. Empty: every error of the guest's own. A trap
+    /// is retried only when a pattern other than `*` names it (`deadline`, `trap:*`), `out_of_fuel` only when
+    /// `retry_fuel_factor` gives it more; `bad_output` and fatal errors never.
+    retry_on: Vec<String> = Vec::new();
+    /// Kinds that are not retried, whatever `retry_on` says.
+    dont_retry_on: Vec<String> = Vec::new();
+    /// Each retry gets so many times the fuel of the attempt before it, up to the operator's bound.
+    retry_fuel_factor: u32 = 1;
+    /// Kinds of failure that are expected: logged by the worker as information, without frames.
+    throws: Vec<String> = Vec::new();
     /// Hard wall-clock limit of one attempt, milliseconds: the guest is stopped.
     time_limit_ms: u64 = 300_000;
     /// Soft limit, milliseconds: `should_stop` turns true so that the guest can clean up. 0: none.
@@ -67,19 +77,114 @@ policy! {
     fuel: u64 = 10_000_000_000;
     /// Linear memory of one attempt, summed over all its memories, bytes.
     memory_bytes: u64 = 64 << 20;
+    /// When a delivery is over: `late`, when its outcome is settled, or `early`, when it is handed out. Early is *at most
+    /// once*: a job whose worker was lost fails.
+    acks: Acks = Acks::Late;
     /// Deliveries of one attempt before the job goes to the dead set as a worker killer.
     max_deliveries: u32 = 5;
+    /// What becomes of a job whose worker was lost.
+    on_worker_lost: OnWorkerLost = OnWorkerLost::Requeue;
     /// A job that has not started this long after its submission expires, milliseconds. 0: never.
     expires_ms: u64 = 0;
     /// How long a finished job and its result are kept, milliseconds.
     result_ttl_ms: u64 = DEFAULT_RESULT_TTL_MS;
-    /// How long a failed job is kept in the dead set, milliseconds.
+    /// How long a failed job is kept in the dead set, milliseconds. 0: it never gets there.
     dead_ttl_ms: u64 = DEFAULT_DEAD_TTL_MS;
-    /// Jobs of this task started in a period across all workers, such as `100/m`. Recorded, not yet enforced; empty: none.
+    /// The result is not kept.
+    ignore_result: bool = false;
+    /// With `ignore_result`: false keeps no message of a failure either, and leaves the job out of the dead set.
+    store_errors_even_if_ignored: bool = true;
+    /// Jobs of this task started in a period across all workers, such as `100/m`. Empty: any number.
     rate_limit: String = String::new();
+    /// So many of them may start at once before the rate holds. 1 spreads them evenly.
+    rate_burst: u32 = 1;
+    /// Jobs of this task that run at once across all workers. 0: any number.
+    concurrency: u32 = 0;
+    /// What the two limits below count by: an expression over the arguments, such as `kwargs.customer_id`. Its values also
+    /// take turns. Empty: nothing.
+    limit_key: String = String::new();
+    /// As `rate_limit`, for each value of `limit_key`.
+    key_rate_limit: String = String::new();
+    key_rate_burst: u32 = 1;
+    /// As `concurrency`, for each value of `limit_key`.
+    key_concurrency: u32 = 0;
+    /// Whether a job may stand beside one like it.
+    unique: Uniqueness = Uniqueness::Off;
+    /// What makes two jobs alike: expressions over the arguments. Empty: all arguments. The task always counts.
+    unique_by: Vec<String> = Vec::new();
+    /// A job keeps others like it away for so long, milliseconds. 0: until it has ended.
+    unique_for_ms: u64 = 0;
+    /// Starts so long after the last of the submissions like it, milliseconds; with it `unique` is `latest`. 0: at once.
+    debounce_ms: u64 = 0;
+    /// But never longer than this after the first of them, milliseconds. 0: however long.
+    debounce_max_wait_ms: u64 = 0;
     /// What a guest may do beyond logging, progress and sleeping. None is known yet.
     capabilities: Vec<String> = Vec::new();
 }
+
+/// When the broker takes a delivery for done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acks {
+    #[default]
+    Late,
+    Early,
+}
+
+/// What becomes of a job whose worker was lost while it ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnWorkerLost {
+    /// It is handed out again, `max_deliveries` times at most.
+    #[default]
+    Requeue,
+    /// It fails, and goes to the dead set.
+    Dead,
+    /// It fails, and does not go to the dead set.
+    Fail,
+}
+
+/// Whether a job may stand beside one like it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Uniqueness {
+    #[default]
+    Off,
+    /// The first wins: a later submission answers with it.
+    First,
+    /// The latest wins: it takes the place of one that still waits.
+    Latest,
+}
+
+impl PolicyPatch {
+    /// The version of a job's spec that has a policy with these fields: older workers do not know the newer ones.
+    pub fn spec_version(&self) -> u8 {
+        let old = Self {
+            queue: self.queue.clone(),
+            priority: self.priority,
+            max_retries: self.max_retries,
+            retries_unlimited: self.retries_unlimited,
+            retry_backoff: self.retry_backoff.filter(Backoff::doubles),
+            time_limit_ms: self.time_limit_ms,
+            soft_time_limit_ms: self.soft_time_limit_ms,
+            fuel: self.fuel,
+            memory_bytes: self.memory_bytes,
+            max_deliveries: self.max_deliveries,
+            expires_ms: self.expires_ms,
+            result_ttl_ms: self.result_ttl_ms,
+            dead_ttl_ms: self.dead_ttl_ms,
+            rate_limit: self.rate_limit.clone(),
+            capabilities: self.capabilities.clone(),
+            ..Self::default()
+        };
+        if *self == old { 1 } else { 2 }
+    }
+}
+
+/// Longest list of patterns or expressions in a policy.
+pub const MAX_PATTERNS: usize = 32;
+/// Longest pattern or expression, bytes.
+pub const MAX_PATTERN_BYTES: usize = 128;
 
 /// The widest values that an operator allows, and the widest that make sense.
 #[derive(Debug, Clone)]
@@ -132,9 +237,20 @@ impl PolicyBounds {
             let problem = format!("{} must be below time_limit_ms, {}", p.soft_time_limit_ms, p.time_limit_ms);
             return Err(PolicyError { field: "soft_time_limit_ms", problem });
         }
-        if !p.rate_limit.is_empty() {
-            check_rate(&p.rate_limit).map_err(|problem| PolicyError { field: "rate_limit", problem })?;
+        range("retry_backoff.multiplier", p.retry_backoff.multiplier.into(), 1, 100)?;
+        range("retry_fuel_factor", p.retry_fuel_factor.into(), 1, 1_000)?;
+        range("rate_burst", p.rate_burst.into(), 1, 1_000_000)?;
+        range("key_rate_burst", p.key_rate_burst.into(), 1, 1_000_000)?;
+        for (field, rate) in [("rate_limit", &p.rate_limit), ("key_rate_limit", &p.key_rate_limit)] {
+            Rate::parse(rate, 1).map_err(|problem| PolicyError { field, problem })?;
         }
+        check_patterns("retry_on", &p.retry_on)?;
+        check_patterns("dont_retry_on", &p.dont_retry_on)?;
+        check_patterns("throws", &p.throws)?;
+        p.check_keys()?;
+        range("unique_for_ms", p.unique_for_ms, 0, self.max_retention_ms)?;
+        range("debounce_ms", p.debounce_ms, 0, self.max_retention_ms)?;
+        range("debounce_max_wait_ms", p.debounce_max_wait_ms, 0, self.max_retention_ms)?;
         if let Some(name) = p.capabilities.first() {
             let problem = format!("{name:?} is not a capability of this server, which knows none yet");
             return Err(PolicyError { field: "capabilities", problem });
@@ -150,12 +266,81 @@ fn range(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), Poli
     Err(PolicyError { field, problem: format!("{value} is outside {min} to {max}") })
 }
 
-fn check_rate(text: &str) -> Result<(), String> {
-    let hint =
-        || format!("{:?} is not a rate: write a number and /s, /m or /h", text.chars().take(32).collect::<String>());
-    let (number, unit) = text.split_once('/').ok_or_else(hint)?;
-    let number: u32 = number.trim().parse().map_err(|_| hint())?;
-    if number == 0 || !matches!(unit.trim(), "s" | "m" | "h") { Err(hint()) } else { Ok(()) }
+fn refused(field: &'static str, problem: impl Into<String>) -> PolicyError {
+    PolicyError { field, problem: problem.into() }
+}
+
+fn check_patterns(field: &'static str, patterns: &[String]) -> Result<(), PolicyError> {
+    let fits = |p: &String| (1..=MAX_PATTERN_BYTES).contains(&p.len()) && !p[..p.len() - 1].contains('*');
+    if patterns.len() <= MAX_PATTERNS && patterns.iter().all(|p| p.is_ascii() && fits(p)) {
+        return Ok(());
+    }
+    Err(refused(field, format!("write at most {MAX_PATTERNS} kinds of failure, such as `Timeout` or `trap:*`")))
+}
+
+impl Policy {
+    /// The fields that depend on each other: keys and what is counted by them.
+    fn check_keys(&self) -> Result<(), PolicyError> {
+        let expression = |field, text: &String| Expression::parse(text).map(drop).map_err(|e| refused(field, e));
+        if !self.limit_key.is_empty() {
+            expression("limit_key", &self.limit_key)?;
+        } else if !self.key_rate_limit.is_empty() || self.key_concurrency > 0 {
+            return Err(refused("limit_key", "set it as well: the limits for each key need to know the key"));
+        }
+        if self.unique_by.len() > MAX_PATTERNS {
+            return Err(refused("unique_by", format!("at most {MAX_PATTERNS} expressions")));
+        }
+        self.unique_by.iter().try_for_each(|text| expression("unique_by", text))?;
+        if self.unique_for_ms > 0 && self.unique != Uniqueness::First {
+            return Err(refused(
+                "unique_for_ms",
+                "it needs `unique` to be `first`: only the first job keeps others away",
+            ));
+        }
+        if self.debounce_ms > 0 && self.unique == Uniqueness::First {
+            return Err(refused(
+                "debounce_ms",
+                "it needs `unique` to be `latest`: the last submission is the one that runs",
+            ));
+        }
+        if self.debounce_max_wait_ms > 0 && self.debounce_ms == 0 {
+            return Err(refused("debounce_max_wait_ms", "set debounce_ms as well"));
+        }
+        Ok(())
+    }
+
+    /// Whether a failure of this kind is one that a trap or an error of the guest may be retried for.
+    pub fn retries(&self, kind: &str, is_trap: bool) -> bool {
+        let named = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, kind));
+        if kind == "bad_output" || named(&self.dont_retry_on) {
+            return false;
+        }
+        match is_trap {
+            false => self.retry_on.is_empty() || named(&self.retry_on),
+            true if kind == "out_of_fuel" && self.retry_fuel_factor < 2 => false,
+            true => self.retry_on.iter().any(|pattern| pattern != "*" && matches(pattern, kind)),
+        }
+    }
+
+    /// Whether a failure of this kind is an expected one.
+    pub fn expects(&self, kind: &str) -> bool {
+        self.throws.iter().any(|pattern| matches(pattern, kind))
+    }
+
+    /// The fuel of an attempt after so many retries, within `max`.
+    pub fn fuel_after(&self, retries: u32, max: u64) -> u64 {
+        let factor = u64::from(self.retry_fuel_factor).saturating_pow(retries);
+        // What was set above the bound before the operator lowered it stays what it is.
+        self.fuel.saturating_mul(factor).min(max.max(self.fuel))
+    }
+}
+
+/// `pattern` is a name, or the beginning of one and a `*`.
+fn matches(pattern: &str, kind: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => kind.starts_with(beginning),
+        None => pattern == kind,
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +375,51 @@ mod tests {
             "soft_time_limit_ms"
         );
         assert_eq!(check(PolicyPatch { rate_limit: Some("1/y".into()), ..Default::default() }), "rate_limit");
+    }
+
+    #[test]
+    fn traps_are_retried_only_when_they_are_named() {
+        let policy = |on: &[&str], not: &[&str], factor| Policy {
+            retry_on: on.iter().map(ToString::to_string).collect(),
+            dont_retry_on: not.iter().map(ToString::to_string).collect(),
+            retry_fuel_factor: factor,
+            ..Policy::default()
+        };
+        let all = policy(&[], &["Void"], 1);
+        assert!(all.retries("Timeout", false) && !all.retries("Void", false) && !all.retries("deadline", true));
+        let star = policy(&["*", "trap:*"], &[], 1);
+        assert!(star.retries("x", false) && star.retries("trap:unreachable", true) && !star.retries("memory", true));
+        assert!(!policy(&["out_of_fuel"], &[], 1).retries("out_of_fuel", true));
+        assert!(policy(&["out_of_fuel"], &[], 2).retries("out_of_fuel", true));
+        assert!(!policy(&["bad_*", "bad_output"], &[], 2).retries("bad_output", true));
+        assert!(!policy(&["Timeout"], &[], 1).retries("Other", false));
+    }
+
+    #[test]
+    fn each_retry_gets_more_fuel_within_the_bound() {
+        let policy = Policy { fuel: 10, retry_fuel_factor: 3, ..Policy::default() };
+        assert_eq!([0, 1, 2, 9].map(|n| policy.fuel_after(n, 100)), [10, 30, 90, 100]);
+        assert_eq!(policy.fuel_after(u32::MAX, 5), 10);
+    }
+
+    #[test]
+    fn fields_that_need_each_other_are_checked_together() {
+        let bounds = PolicyBounds::default();
+        let check =
+            |patch: &str| bounds.check(&Policy::resolve(&serde_json::from_str(patch).unwrap())).map_err(|e| e.field);
+        assert_eq!(check(r#"{"key_concurrency":1}"#), Err("limit_key"));
+        assert_eq!(check(r#"{"limit_key":"customer"}"#), Err("limit_key"));
+        assert_eq!(check(r#"{"limit_key":"kwargs.customer","key_concurrency":1}"#), Ok(()));
+        assert_eq!(check(r#"{"debounce_ms":5,"unique":"first"}"#), Err("debounce_ms"));
+        assert_eq!(check(r#"{"retry_on":["a*b"]}"#), Err("retry_on"));
+    }
+
+    #[test]
+    fn a_spec_without_newer_fields_can_be_read_by_older_workers() {
+        let version = |patch: &str| serde_json::from_str::<PolicyPatch>(patch).unwrap().spec_version();
+        assert_eq!(version(r#"{"max_retries":3,"retry_backoff":{"initial_ms":5}}"#), 1);
+        assert_eq!(version(r#"{"concurrency":3}"#), 2);
+        assert_eq!(version(r#"{"retry_backoff":{"multiplier":3}}"#), 2);
     }
 
     #[test]

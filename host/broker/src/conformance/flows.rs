@@ -16,11 +16,12 @@ struct Options {
     delay_ms: u64,
     expires_ms: u64,
     max_deliveries: u32,
+    knobs: Option<Box<Knobs>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue: "default".into(), priority: 5, delay_ms: 0, expires_ms: 0, max_deliveries: 3 }
+        Self { queue: "default".into(), priority: 5, delay_ms: 0, expires_ms: 0, max_deliveries: 3, knobs: None }
     }
 }
 
@@ -147,23 +148,24 @@ fn stored_node(node: &canvas::Node, templates: &mut Vec<NodeTemplate>, known: &m
         Work::Job(signature) => {
             let options = signature.options.as_ref().map_or("{}", |o| o.get());
             let key = format!("{} {options}", signature.task);
+            let options: Options = serde_json::from_str(options).unwrap();
+            let knobs = options.knobs.clone();
             let template = *known.entry(key).or_insert_with(|| {
-                templates.push(template(signature.task.as_str(), options));
+                templates.push(template(signature.task.as_str(), &options));
                 templates.len() as u32 - 1
             });
             templates[template as usize].nodes += 1;
             let arguments =
                 NodeArguments { args: signature.args.clone(), label: node.label.clone(), ..NodeArguments::default() };
             let arguments = serde_json::to_string(&arguments).unwrap();
-            NewWork::Job { template, arguments, takes: node.takes, kept: None }
+            NewWork::Job { template, arguments, takes: node.takes, kept: None, knobs }
         }
     };
     let (when, on_failure) = (node.when, node.on_failure);
     NewNode { when, on_failure, after: node.after, group: node.group, next: node.next.clone(), work }
 }
 
-fn template(task: &str, options: &str) -> NodeTemplate {
-    let options: Options = serde_json::from_str(options).unwrap();
+fn template(task: &str, options: &Options) -> NodeTemplate {
     NodeTemplate {
         task: TaskName::new(task).unwrap(),
         queue: queue_name(&options.queue),
@@ -258,13 +260,11 @@ impl Subject {
     }
 
     pub(super) async fn cancel(&self, id: JobId) -> Cancelled {
-        self.broker.cancel(&tenant("t1"), id).await.unwrap()
+        self.broker.cancel(&tenant("t1"), id, true).await.unwrap()
     }
 
     pub(super) async fn dead(&self) -> Vec<JobId> {
-        let query =
-            JobQuery { tenant: tenant("t1"), dead: true, state: None, task: None, queue: None, before: None, max: 100 };
-        self.broker.jobs(&query).await.unwrap().jobs.into_iter().map(|j| j.id).collect()
+        self.broker.jobs(&all_jobs(&tenant("t1"), true)).await.unwrap().jobs.into_iter().map(|j| j.id).collect()
     }
 
     /// Lets the lease of what runs pass, and takes it back.
@@ -296,7 +296,7 @@ impl<'a> Flow<'a> {
     /// Where the value of a node is read.
     pub(super) fn at(&self, node: u32) -> NodeAt<'a> {
         static T1: LazyLock<TenantId> = LazyLock::new(|| tenant("t1"));
-        NodeAt { broker: &*self.s.broker, tenant: &T1, workflow: self.id, node }
+        NodeAt { broker: &*self.s.broker, large: &crate::NoLargeValues, tenant: &T1, workflow: self.id, node }
     }
 
     pub(super) async fn record(&self) -> WorkflowRecord {

@@ -78,10 +78,10 @@ pub async fn an_expired_lease_is_requeued_once_at_its_place(s: Subject) {
     s.add(new_job(2)).await;
     let lost = s.claim_one().await;
     s.pass(DEFAULT_LEASE_MS - 1);
-    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 0, buried: 0, revoked: 0 });
+    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 });
     s.pass(1);
-    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 1, buried: 0, revoked: 0 });
-    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 0, buried: 0, revoked: 0 });
+    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 1, buried: 0, failed: 0, revoked: 0 });
+    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 });
     let again = s.claim_one().await;
     assert_eq!((again.id, again.delivery, again.retries), (first, 2, 0));
     assert!(again.fence > lost.fence);
@@ -133,7 +133,7 @@ pub async fn a_job_that_kills_its_workers_is_buried(s: Subject) {
     assert_eq!(failure.kind, "max_deliveries");
     assert_eq!(failure.message, crate::memory::max_deliveries_message(3));
     assert_eq!(record.history.len(), 3);
-    assert_eq!(dead(&s).await, [id]);
+    assert_eq!(s.dead().await, [id]);
 }
 
 pub async fn a_retry_costs_a_retry_and_resets_the_deliveries(s: Subject) {
@@ -195,9 +195,9 @@ pub async fn cancelling_a_waiting_job_revokes_it(s: Subject) {
     let scheduled = s.add(NewJob { start: Start::After(1_000), ..new_job(2) }).await;
     let t = tenant("t1");
     for id in [queued, scheduled] {
-        assert_eq!(s.broker.cancel(&t, id).await.unwrap(), Cancelled::Revoked);
+        assert_eq!(s.broker.cancel(&t, id, true).await.unwrap(), Cancelled::Revoked);
         assert_eq!(s.state(id).await, JobState::Revoked);
-        assert_eq!(s.broker.cancel(&t, id).await.unwrap(), Cancelled::AlreadyEnded(JobState::Revoked));
+        assert_eq!(s.broker.cancel(&t, id, true).await.unwrap(), Cancelled::AlreadyEnded(JobState::Revoked));
     }
     s.pass(2_000);
     assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
@@ -207,7 +207,7 @@ pub async fn cancelling_a_waiting_job_revokes_it(s: Subject) {
 pub async fn cancelling_a_running_job_asks_its_worker(s: Subject) {
     let id = s.add(new_job(1)).await;
     let delivery = s.claim_one().await;
-    assert_eq!(s.broker.cancel(&tenant("t1"), id).await.unwrap(), Cancelled::Requested);
+    assert_eq!(s.broker.cancel(&tenant("t1"), id, true).await.unwrap(), Cancelled::Requested);
     assert!(s.read(id).await.cancel_requested);
     assert_eq!(s.renew(&delivery).await, LeaseState::Cancel);
     assert_eq!(s.settle(&delivery, Resolution::Revoke).await, Settled::Recorded);
@@ -219,13 +219,13 @@ pub async fn a_cancelled_job_does_not_come_back_by_retry_or_crash(s: Subject) {
     for (n, resolution) in [(1, retry(0)), (2, Resolution::Snooze { delay_ms: 0 }), (3, Resolution::Release)] {
         let id = s.add(new_job(n)).await;
         let delivery = s.claim_one().await;
-        s.broker.cancel(&t, id).await.unwrap();
+        s.broker.cancel(&t, id, true).await.unwrap();
         s.settle(&delivery, resolution).await;
         assert_eq!(s.state(id).await, JobState::Revoked);
     }
     let id = s.add(new_job(4)).await;
     s.claim_one().await;
-    s.broker.cancel(&t, id).await.unwrap();
+    s.broker.cancel(&t, id, true).await.unwrap();
     s.pass(DEFAULT_LEASE_MS);
     assert_eq!(s.broker.reap(10).await.unwrap().revoked, 1);
     assert_eq!(s.state(id).await, JobState::Revoked);
@@ -234,7 +234,7 @@ pub async fn a_cancelled_job_does_not_come_back_by_retry_or_crash(s: Subject) {
 pub async fn progress_and_logs_come_with_the_lease(s: Subject) {
     let id = s.add(new_job(1)).await;
     let delivery = s.claim_one().await;
-    let progress = Progress { done: 1, total: 3, message: "a \"b\"".into() };
+    let progress = Progress { done: 1, total: 3, message: "a \"b\"".into(), ..Progress::default() };
     let renewal = Renewal { progress: Some(progress.clone()), logs: vec![line(1), line(2)], ..renewal_of(&delivery) };
     s.broker.renew(DEFAULT_LEASE_MS, &[renewal]).await.unwrap();
     s.renew(&delivery).await;
@@ -284,20 +284,14 @@ pub async fn history_keeps_every_attempt_up_to_its_limit(s: Subject) {
     assert_eq!((seen[0], seen[1], seen[MAX_HISTORY - 1]), (1, 7, attempts));
 }
 
-async fn dead(s: &Subject) -> Vec<JobId> {
-    let query =
-        JobQuery { tenant: tenant("t1"), dead: true, state: None, task: None, queue: None, before: None, max: 10 };
-    s.broker.jobs(&query).await.unwrap().jobs.into_iter().map(|j| j.id).collect()
-}
-
 pub async fn a_failed_job_is_in_the_dead_set_until_redriven_once(s: Subject) {
     let id = s.add(new_job(1)).await;
     let delivery = s.claim_one().await;
     s.settle(&delivery, fail()).await;
-    assert_eq!(dead(&s).await, [id]);
+    assert_eq!(s.dead().await, [id]);
     let redrive = |n| NewJob { redrive_of: Some(id), ..new_job(n) };
     s.add(redrive(2)).await;
-    assert!(dead(&s).await.is_empty());
+    assert!(s.dead().await.is_empty());
     assert_eq!(s.state(id).await, JobState::Failed);
     assert_eq!(s.broker.submit(&[redrive(3)]).await.unwrap(), [Submitted::NotDead]);
     // The reply to the first one was lost: asking again answers with it.
@@ -316,13 +310,11 @@ pub async fn retention_deletes_a_job_and_all_that_is_its_own(s: Subject) {
     assert_eq!(s.broker.prune(10).await.unwrap(), 1);
     assert!(s.broker.job(&tenant("t1"), good).await.unwrap().is_none());
     assert!(s.broker.logs(&tenant("t1"), good, 0, 10).await.unwrap().is_empty());
-    assert_eq!(dead(&s).await, [bad]);
+    assert_eq!(s.dead().await, [bad]);
     s.pass(60_000);
     assert_eq!(s.broker.prune(10).await.unwrap(), 1);
-    assert!(dead(&s).await.is_empty());
-    let query =
-        JobQuery { tenant: tenant("t1"), dead: false, state: None, task: None, queue: None, before: None, max: 10 };
-    assert!(s.broker.jobs(&query).await.unwrap().jobs.is_empty());
+    assert!(s.dead().await.is_empty());
+    assert!(s.broker.jobs(&all_jobs(&tenant("t1"), false)).await.unwrap().jobs.is_empty());
 }
 
 pub async fn a_retrying_job_can_be_run_now(s: Subject) {

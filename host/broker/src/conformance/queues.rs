@@ -128,6 +128,6 @@ pub async fn counts_follow_every_step(s: Subject) {
     s.settle(&claimed[1], fail()).await;
     s.settle(&claimed[2], Resolution::Release).await;
     assert_eq!(counts(s.queue().await), (1, 0, 0));
-    s.broker.cancel(&tenant("t1"), claimed[2].id).await.unwrap();
+    s.broker.cancel(&tenant("t1"), claimed[2].id, true).await.unwrap();
     assert_eq!(counts(s.queue().await), (0, 0, 0));
 }

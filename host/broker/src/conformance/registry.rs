@@ -37,7 +37,7 @@ pub async fn documents_are_listed_by_name_within_their_tenant(s: Subject) {
     assert!(b.documents(&t, DocumentKind::Module, None, 10).await.unwrap().is_empty());
 }
 
-fn worker(id: &str) -> WorkerInfo {
+pub(super) fn worker(id: &str) -> WorkerInfo {
     WorkerInfo {
         id: WorkerId::new(id).unwrap(),
         host: "h".into(),
@@ -50,6 +50,11 @@ fn worker(id: &str) -> WorkerInfo {
         started_at: START_MS,
         settled: 0,
         rss_bytes: 0,
+        leases: 0,
+        min_slots: 4,
+        max_slots: 4,
+        exclude: Vec::new(),
+        order: 0,
     }
 }
 
@@ -64,8 +69,62 @@ pub async fn workers_are_forgotten_when_they_fall_silent(s: Subject) {
     assert!(s.broker.workers().await.unwrap().is_empty());
 }
 
+pub async fn a_worker_hears_its_orders_with_its_heartbeat(s: Subject) {
+    let w1 = worker("w1");
+    assert_eq!(s.broker.order_worker(&w1.id, &WorkerOrder::default()).await.unwrap(), Ordered::Unknown);
+    assert_eq!(s.broker.heartbeat(&w1).await.unwrap(), None);
+    let drain = WorkerOrder { drain: Some(true), ..WorkerOrder::default() };
+    assert_eq!(s.broker.order_worker(&w1.id, &drain).await.unwrap(), Ordered::Told(1));
+    let heard = s.broker.heartbeat(&w1).await.unwrap();
+    assert_eq!(heard, Some(WorkerOrder { number: 1, ..drain.clone() }));
+    // It is told the same until there is another; what it follows is its own matter.
+    let following = WorkerInfo { order: 1, state: "draining".into(), ..w1.clone() };
+    assert_eq!(s.broker.heartbeat(&following).await.unwrap(), heard);
+    assert_eq!(s.broker.workers().await.unwrap(), [following]);
+}
+
+pub async fn orders_to_a_worker_add_up(s: Subject) {
+    let w1 = worker("w1");
+    s.broker.heartbeat(&w1).await.unwrap();
+    let orders = [
+        WorkerOrder { drain: Some(true), slots: Some((1, 4)), ..WorkerOrder::default() },
+        // Its number is chosen by the broker.
+        WorkerOrder { number: 77, queues: Some(vec![queue_name("a")]), ..WorkerOrder::default() },
+        WorkerOrder { drain: Some(false), shutdown: Some(Shutdown::Warm), ..WorkerOrder::default() },
+    ];
+    for (n, order) in (1..).zip(&orders) {
+        assert_eq!(s.broker.order_worker(&w1.id, order).await.unwrap(), Ordered::Told(n));
+    }
+    let all = WorkerOrder {
+        number: 3,
+        drain: Some(false),
+        shutdown: Some(Shutdown::Warm),
+        slots: Some((1, 4)),
+        queues: Some(vec![queue_name("a")]),
+    };
+    assert_eq!(s.broker.heartbeat(&w1).await.unwrap(), Some(all));
+    assert_eq!(s.broker.heartbeat(&worker("w2")).await.unwrap(), None);
+}
+
+pub async fn orders_are_forgotten_with_their_worker(s: Subject) {
+    let (w1, w2) = (worker("w1"), worker("w2"));
+    let drain = WorkerOrder { drain: Some(true), ..WorkerOrder::default() };
+    for w in [&w1, &w2] {
+        s.broker.heartbeat(w).await.unwrap();
+        assert_eq!(s.broker.order_worker(&w.id, &drain).await.unwrap(), Ordered::Told(1));
+    }
+    s.broker.forget_worker(&w1.id).await.unwrap();
+    assert_eq!(s.broker.order_worker(&w1.id, &drain).await.unwrap(), Ordered::Unknown);
+    assert_eq!(s.broker.heartbeat(&w1).await.unwrap(), None);
+    s.pass(WORKER_TTL_MS);
+    // Nobody saw it go: it is forgotten all the same.
+    assert_eq!(s.broker.heartbeat(&w2).await.unwrap(), None);
+    assert_eq!(s.broker.order_worker(&w1.id, &drain).await.unwrap(), Ordered::Unknown);
+    assert_eq!(s.broker.order_worker(&w2.id, &drain).await.unwrap(), Ordered::Told(1));
+}
+
 /// The next hint that is not a mere `Resync`.
-async fn hint(signals: &mut tokio::sync::broadcast::Receiver<Signal>) -> Signal {
+pub(super) async fn hint(signals: &mut tokio::sync::broadcast::Receiver<Signal>) -> Signal {
     let next = async {
         loop {
             match signals.recv().await.unwrap() {
@@ -84,7 +143,7 @@ pub async fn hints_come_for_work_ends_and_cancels(s: Subject) {
     let id = s.add(new_job(1)).await;
     assert_eq!(hint(&mut work).await, Signal::Work([queue_name("default")].into()));
     let delivery = s.claim_one().await;
-    s.broker.cancel(&tenant("t1"), id).await.unwrap();
+    s.broker.cancel(&tenant("t1"), id, true).await.unwrap();
     assert_eq!(hint(&mut cancel).await, Signal::Cancel([id].into()));
     s.settle(&delivery, Resolution::Revoke).await;
     assert_eq!(hint(&mut done).await, Signal::Done([id].into()));

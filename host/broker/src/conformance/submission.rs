@@ -40,7 +40,7 @@ pub async fn an_idempotency_key_is_free_again_after_its_time(s: Subject) {
 
 pub async fn an_unknown_job_is_not_found(s: Subject) {
     assert!(s.broker.job(&tenant("t1"), job_id(9)).await.unwrap().is_none());
-    assert_eq!(s.broker.cancel(&tenant("t1"), job_id(9)).await.unwrap(), Cancelled::NotFound);
+    assert_eq!(s.broker.cancel(&tenant("t1"), job_id(9), true).await.unwrap(), Cancelled::NotFound);
     assert_eq!(s.broker.run_now(&tenant("t1"), job_id(9)).await.unwrap(), RunNow::NotFound);
     assert!(s.broker.logs(&tenant("t1"), job_id(9), 0, 10).await.unwrap().is_empty());
 }
@@ -49,9 +49,18 @@ pub async fn a_tenant_does_not_see_anothers_job(s: Subject) {
     let id = s.add(new_job(1)).await;
     let other = tenant("t2");
     assert!(s.broker.job(&other, id).await.unwrap().is_none());
-    assert_eq!(s.broker.cancel(&other, id).await.unwrap(), Cancelled::NotFound);
+    assert_eq!(s.broker.cancel(&other, id, true).await.unwrap(), Cancelled::NotFound);
     assert!(s.broker.queues(&other).await.unwrap().is_empty());
-    let query = JobQuery { tenant: other, dead: false, state: None, task: None, queue: None, before: None, max: 10 };
+    let query = JobQuery {
+        tenant: other,
+        dead: false,
+        state: None,
+        task: None,
+        queue: None,
+        worker: None,
+        before: None,
+        max: 10,
+    };
     assert!(s.broker.jobs(&query).await.unwrap().jobs.is_empty());
 }
 
@@ -132,7 +141,7 @@ pub async fn a_claim_buries_the_expired_and_hands_out_the_rest(s: Subject) {
 }
 
 fn query(before: Option<JobId>, max: u32) -> JobQuery {
-    JobQuery { tenant: tenant("t1"), dead: false, state: None, task: None, queue: None, before, max }
+    JobQuery { tenant: tenant("t1"), dead: false, state: None, task: None, queue: None, worker: None, before, max }
 }
 
 pub async fn listing_is_newest_first_and_pages_without_gaps(s: Subject) {

@@ -228,6 +228,8 @@ impl State {
         }
         job.record.cancel_requested = true;
         if job.record.state == JobState::Running {
+            // Once it is to be stopped, it is.
+            job.record.let_end = false;
             self.to_stop.push(key.1);
             return;
         }

@@ -6,7 +6,10 @@ use umbel_model::{
     canvas::{Range, When, node_job},
 };
 
-use super::state::{Job, Key, Line, State};
+use super::{
+    lines::Line,
+    state::{Job, Key, State},
+};
 use crate::{canvas::*, types::*};
 
 /// What a job's record does not say of its node.
@@ -158,11 +161,11 @@ impl State {
                 None => wanted.push((&template.queue, template.nodes.into())),
             }
         }
-        let mut queues = self.queues.keys().filter(|(t, _)| t == tenant).count() as u64;
+        let mut queues = self.lines.keys().filter(|(t, _)| t == tenant).count() as u64;
         for (queue, nodes) in wanted {
             let line: Line = (tenant.clone(), queue.clone());
-            let backlog = match self.queues.get(&line) {
-                Some(counts) => self.ready.get(&line).map_or(0, |r| r.len() as u64) + counts.delayed,
+            let backlog = match self.lines.get(&line) {
+                Some(waiting) => waiting.queued() + waiting.delayed,
                 None => {
                     queues += 1;
                     if queues > self.limits.max_queues {
@@ -180,7 +183,7 @@ impl State {
 
     pub(super) fn store_head(&mut self, now: UnixMs, head: &WorkflowHead) {
         for template in &head.templates {
-            self.queues.entry((head.tenant.clone(), template.queue.clone())).or_default();
+            self.lines.entry((head.tenant.clone(), template.queue.clone())).or_default();
         }
         let workflow = Workflow {
             head: head.clone(),
@@ -217,9 +220,10 @@ impl State {
         let is_end = workflow.head.end == number;
         let next = new.next.clone();
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept } => {
+            NewWork::Job { template, arguments, takes, kept, knobs } => {
                 let of = &workflow.head.templates[*template as usize];
                 let mut job = Job::new(now, &plain(&key.0, id, of));
+                job.knobs.clone_from(knobs);
                 job.record.state = JobState::Waiting;
                 job.record.expires_at = None;
                 job.record.node = Some(NodeRef { workflow: key.1, number, arguments: arguments.clone() });
@@ -309,10 +313,12 @@ fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate) -> NewJob {
         spec: template.spec.clone(),
         start: template.start,
         expires_ms: template.expires_ms,
+        expires_at: None,
         max_deliveries: template.max_deliveries,
         // Nodes are deleted with their workflow.
         result_ttl_ms: 0,
         dead_ttl_ms: 0,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     }

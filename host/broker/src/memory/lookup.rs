@@ -36,7 +36,7 @@ impl State {
             workflow.pruned = Some(number + 1);
             let node = (key.0.clone(), node_job(key.1, number));
             self.gates.remove(&node);
-            self.dead.remove(&node);
+            self.leave_dead(&node);
             // An error callback of a staged node that was cancelled may be queued.
             if self.jobs.contains_key(&node) {
                 self.leave(&node);

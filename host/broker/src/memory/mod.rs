@@ -3,12 +3,20 @@
 
 mod arrivals;
 mod canvas;
+mod deliveries;
+mod events;
 mod growth;
+mod inspect;
+mod keeping;
+mod limits;
+mod lines;
 mod lookup;
+mod passage;
 mod registry;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +27,8 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, Workf
 use crate::{types::*, *};
 use state::State;
 
-pub use state::max_deliveries_message;
+pub(crate) use inspect::Limited;
+pub use passage::max_deliveries_message;
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.
 const SIGNALS: usize = 1_024;
@@ -48,7 +57,9 @@ impl MemoryBroker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.now = self.now();
+        state
     }
 
     /// Sends what the step wants told. No receiver is not an error: hints are for whoever listens.
@@ -130,14 +141,23 @@ impl Broker for MemoryBroker {
         Ok(self.state().logs(tenant, id, from, max))
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
         let mut state = self.state();
-        let answer = state.cancel(self.now(), tenant, id);
+        let answer = state.cancel(self.now(), tenant, id, terminate);
         self.tell(state);
-        if answer == Cancelled::Requested {
-            let _ = self.cancel.send(Signal::Cancel([id].into()));
-        }
         Ok(answer)
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        let mut state = self.state();
+        let answer = state.cancel_waiting(self.now(), tenant, id);
+        self.tell(state);
+        Ok(answer)
+    }
+
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        let now = self.now();
+        Ok(self.state().forget(now, tenant, id))
     }
 
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
@@ -199,17 +219,25 @@ impl Broker for MemoryBroker {
         Ok(self.state().ready_queues())
     }
 
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
         let mut state = self.state();
-        let known = state.set_paused(tenant, queue, paused);
+        let answer = state.set_control(tenant, scope, patch);
         self.tell(state);
-        Ok(known)
+        Ok(answer)
     }
 
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        Ok(self.state().controls(tenant))
+    }
+
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         let now = self.now();
-        self.state().heartbeat(now, worker);
-        Ok(())
+        Ok(self.state().heartbeat(now, worker))
+    }
+
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        let now = self.now();
+        Ok(self.state().order_worker(now, worker, order))
     }
 
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
@@ -240,6 +268,16 @@ impl Broker for MemoryBroker {
         Ok(self.state().documents(tenant, kind, after, max))
     }
 
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        let now = self.now();
+        Ok(self.state().follow(now, tenant))
+    }
+
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        let now = self.now();
+        Ok(self.state().events(now, tenant, after, max))
+    }
+
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         Ok(match topic {
             Topic::Work => self.work.subscribe(),
@@ -250,6 +288,10 @@ impl Broker for MemoryBroker {
 
     async fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn audit(&self, _: bool) -> Result<Vec<Finding>> {
+        Ok(self.state().audit())
     }
 }
 

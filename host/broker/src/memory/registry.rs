@@ -3,11 +3,27 @@
 use umbel_model::{TenantId, UnixMs, WorkerId};
 
 use super::state::State;
-use crate::types::*;
+use crate::{limits::*, types::*};
 
 impl State {
-    pub(super) fn heartbeat(&mut self, now: UnixMs, worker: &WorkerInfo) {
-        self.workers.insert(worker.id.clone(), (now, worker.clone()));
+    pub(super) fn heartbeat(&mut self, now: UnixMs, worker: &WorkerInfo) -> Option<WorkerOrder> {
+        self.forget_silent(now);
+        let order = self.workers.get(&worker.id).and_then(|(_, _, order)| order.clone());
+        self.workers.insert(worker.id.clone(), (now, worker.clone(), order.clone()));
+        order
+    }
+
+    pub(super) fn order_worker(&mut self, now: UnixMs, worker: &WorkerId, order: &WorkerOrder) -> Ordered {
+        self.forget_silent(now);
+        let Some((_, info, given)) = self.workers.get_mut(worker) else { return Ordered::Unknown };
+        let merged = given.take().unwrap_or_else(|| WorkerOrder::after(info)).followed_by(order);
+        let number = merged.number;
+        *given = Some(merged);
+        Ordered::Told(number)
+    }
+
+    fn forget_silent(&mut self, now: UnixMs) {
+        self.workers.retain(|_, (seen, ..)| *seen + WORKER_TTL_MS > now);
     }
 
     pub(super) fn forget_worker(&mut self, worker: &WorkerId) {
@@ -15,8 +31,8 @@ impl State {
     }
 
     pub(super) fn workers(&mut self, now: UnixMs) -> Vec<WorkerInfo> {
-        self.workers.retain(|_, (seen, _)| *seen + WORKER_TTL_MS > now);
-        self.workers.values().map(|(_, info)| info.clone()).collect()
+        self.forget_silent(now);
+        self.workers.values().map(|(_, info, _)| info.clone()).collect()
     }
 
     pub(super) fn put_document(&mut self, put: &PutDocument) -> DocumentPut {

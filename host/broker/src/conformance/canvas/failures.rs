@@ -279,11 +279,11 @@ pub async fn a_node_whose_workers_are_lost_is_buried_and_fails_the_body(s: Subje
     let json = r#"{"chord":[{"task":"a","options":{"max_deliveries":2},"link_error":[{"task":"e"}]}],"body":{"task":"z","link_error":[{"task":"g"}]}}"#;
     let f = s.begin_json(json).await;
     let first = s.next("a").await;
-    assert_eq!(s.lose().await, Reaped { requeued: 1, buried: 0, revoked: 0 });
+    assert_eq!(s.lose().await, Reaped { requeued: 1, buried: 0, failed: 0, revoked: 0 });
     assert_eq!(f.job("z").await.state, JobState::Waiting);
     let second = s.next("a").await;
     assert_eq!((second.delivery, second.id), (2, first.id));
-    assert_eq!(s.lose().await, Reaped { requeued: 0, buried: 1, revoked: 0 });
+    assert_eq!(s.lose().await, Reaped { requeued: 0, buried: 1, failed: 0, revoked: 0 });
     assert_eq!(s.dead().await, [first.id]);
     assert_eq!(f.job("a").await.failure.unwrap().kind, "max_deliveries");
     is_upstream(&f, "z").await;

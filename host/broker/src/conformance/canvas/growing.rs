@@ -145,7 +145,7 @@ pub async fn a_replacement_is_settled_once(s: Subject) {
         assert_eq!(s.settle_grown(&job, replaced.clone(), grow(vec![child.clone()])).await, expected);
     }
     assert_eq!(s.claim(10).await.len(), 1);
-    assert_eq!(s.lose().await, Reaped { requeued: 1, buried: 0, revoked: 0 });
+    assert_eq!(s.lose().await, Reaped { requeued: 1, buried: 0, failed: 0, revoked: 0 });
 }
 
 pub async fn a_guest_submits_workflows_with_its_outcome(s: Subject) {

@@ -207,8 +207,16 @@ pub async fn nodes_and_replacements_are_in_no_listing(s: Subject) {
     let a = s.next("a").await;
     s.replace(&a, 2, r#"{"task":"b"}"#).await;
     assert_eq!(listed(&s, None, None, 10).await.0, [f.id]);
-    let query =
-        JobQuery { tenant: tenant("t1"), dead: false, state: None, task: None, queue: None, before: None, max: 10 };
+    let query = JobQuery {
+        tenant: tenant("t1"),
+        dead: false,
+        state: None,
+        task: None,
+        queue: None,
+        worker: None,
+        before: None,
+        max: 10,
+    };
     assert!(s.broker.jobs(&query).await.unwrap().jobs.is_empty());
 }
 
@@ -263,7 +271,7 @@ pub async fn a_tenant_does_not_see_anothers_workflow(s: Subject) {
     assert!(matches!(s.broker.values(&t2, f.id, 0, 1).await.unwrap()[..], [NodeValue::Missing]));
     assert_eq!(s.broker.cancel_workflow(&t2, f.id).await.unwrap(), WorkflowCancelled::NotFound);
     assert_eq!(s.broker.start_workflow(&t2, f.id).await.unwrap(), WorkflowSubmitted::Unknown);
-    assert_eq!(s.broker.cancel(&t2, f.id_of(0)).await.unwrap(), Cancelled::NotFound);
+    assert_eq!(s.broker.cancel(&t2, f.id_of(0), true).await.unwrap(), Cancelled::NotFound);
     let query = WorkflowQuery { tenant: t2.clone(), state: None, before: None, max: 10 };
     assert!(s.broker.workflows(&query).await.unwrap().workflows.is_empty());
     // Another tenant may use the same id, and neither disturbs the other.

@@ -66,7 +66,9 @@ async fn compare(
     let all = collect_states(s, flow, &mut states).await;
     differ("states", &expected.states, &states)?;
     differ("the workflow's state", &expected.state, &Some(flow.state().await))?;
-    let value = worker::read(workflow_value(&*s.broker, &tenant("t1"), flow.id, worker::MAX_VALUE_BYTES).await);
+    let value = worker::read(
+        workflow_value(&*s.broker, &crate::NoLargeValues, &tenant("t1"), flow.id, worker::MAX_VALUE_BYTES).await,
+    );
     differ("the result", &expected.value, &value)?;
     let mut dead = Vec::new();
     for id in s.dead().await {
@@ -100,7 +102,11 @@ async fn nothing_is_left(s: &Subject, workflows: &[WorkflowId]) -> Result<(), St
     s.pass(10 * KEEP_MS);
     let promoted = s.broker.promote(1_000).await.unwrap();
     differ("promoted afterwards", &Promoted { moved: 0, expired: 0, next_due: None }, &promoted)?;
-    differ("reaped afterwards", &Reaped { requeued: 0, buried: 0, revoked: 0 }, &s.broker.reap(1_000).await.unwrap())?;
+    differ(
+        "reaped afterwards",
+        &Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 },
+        &s.broker.reap(1_000).await.unwrap(),
+    )?;
     differ("ready afterwards", &0, &s.claim(10).await.len())?;
     while s.broker.prune(1_000).await.unwrap() > 0 {}
     differ("the dead set afterwards", &Vec::new(), &s.dead().await)?;

@@ -126,6 +126,7 @@ impl<'a> Worker<'a> {
         let node = delivery.node.as_ref().expect("only nodes are here");
         let arguments: NodeArguments = serde_json::from_str(&node.arguments).unwrap();
         let at = |number| NodeAt {
+            large: &crate::NoLargeValues,
             broker: &*self.s.broker,
             tenant: &delivery.tenant,
             workflow: node.workflow,

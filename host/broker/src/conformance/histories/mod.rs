@@ -3,17 +3,21 @@
 //! Crashes are deliveries that nobody settles, lost replies are operations done again, and stale workers settle and
 //! renew with any token that was ever given out. The clock jumps, also backwards.
 
+mod doing;
 mod perform;
+mod properties;
 mod steps;
+mod wishes;
 
 use std::{collections::BTreeMap, future::Future};
 
-use proptest::prelude::*;
 use umbel_model::{AttemptRecord, canvas::Plan};
 
-use super::{flows::*, *};
-use perform::{Doing, perform};
-use steps::{How, Parts, Step, Wish, step};
+use super::{flows::*, knobs::*, registry::worker as worker_info, *};
+use perform::{Doing, Done, perform};
+use properties::Properties;
+use steps::{Again, How, Parts, Profile, Step, Wanted, steps};
+use wishes::TASKS;
 
 /// How many histories, of how many steps.
 #[derive(Debug, Clone)]
@@ -33,6 +37,7 @@ impl Histories {
 
 const TENANTS: [&str; 3] = ["a", "b", "c"];
 const QUEUES: [&str; 2] = ["q1", "q2"];
+const WORKERS: [&str; 2] = ["w1", "w2"];
 /// Few ids, so that they meet again.
 const JOBS: u8 = 24;
 /// Rounds in which all that is left comes to its end.
@@ -44,7 +49,7 @@ where
     M: Fn() -> F,
     F: Future<Output = Subject>,
 {
-    let strategy = prop::collection::vec(step(), 1..histories.max_steps);
+    let strategy = steps(histories.max_steps);
     let make = &make;
     let attempt = |steps: Vec<Step>| async move { History::new(make().await).run(steps).await };
     random::search("history", strategy, histories.count, histories.seed, attempt).await;
@@ -60,6 +65,7 @@ struct History {
     submitted: Vec<(Plan, NewWorkflow)>,
     /// How each job was when it was first seen in a terminal state.
     ended: BTreeMap<(TenantId, JobId), String>,
+    properties: Properties,
 }
 
 impl History {
@@ -72,48 +78,72 @@ impl History {
             flows: Vec::new(),
             submitted: Vec::new(),
             ended: BTreeMap::new(),
+            properties: Properties::default(),
         }
     }
 
     async fn run(mut self, steps: Vec<Step>) -> Result<(), String> {
         for (at, step) in steps.iter().enumerate() {
-            let when = || format!("step {at}, {step:?}");
-            if let Step::Pass { ms } = step {
-                let now = self.subject.now.load(Ordering::SeqCst);
-                self.subject.now.store(now.saturating_add_signed(*ms), Ordering::SeqCst);
+            match step {
+                Step::Pass { ms } => {
+                    let now = self.subject.now.load(Ordering::SeqCst);
+                    self.subject.now.store(now.saturating_add_signed(*ms), Ordering::SeqCst);
+                    self.properties.passed(*ms);
+                }
+                Step::Reopen => self.reopen().await,
+                _ => {}
             }
             let doing = self.doing(step).await;
-            self.both(&doing, when).await?;
+            self.both(&doing, || format!("step {at}, {step:?}")).await?;
         }
         self.compare_all("at the end").await?;
+        self.audit("at the end").await?;
         self.finish().await?;
         self.compare_all("long after").await?;
-        self.nothing_is_left().await
+        self.nothing_is_left().await?;
+        self.audit("long after").await
     }
 
-    /// The answers of the model and of the broker are the same.
-    async fn both(&mut self, doing: &Doing, when: impl Fn() -> String) -> Result<(String, usize), String> {
-        let (expected, claimed) = perform(&self.model, doing).await;
-        let (got, _) = perform(&*self.subject.broker, doing).await;
-        if expected != got {
-            return Err(format!("{}: expected {expected}, got {got}", when()));
+    async fn reopen(&mut self) {
+        if self.subject.reopen().await {
+            self.model.end_leases();
         }
-        let count = claimed.len();
-        self.deliveries.extend(claimed);
-        Ok((expected, count))
+    }
+
+    /// The answers of the model and of the broker are the same, and what they say may be.
+    async fn both(&mut self, doing: &Doing, when: impl Fn() -> String) -> Result<Done, String> {
+        self.properties.before(&self.model, doing);
+        let done = perform(&self.model, doing).await;
+        let got = perform(&*self.subject.broker, doing).await.text;
+        if done.text != got {
+            return Err(format!("{}: expected {}, got {got}", when(), done.text));
+        }
+        let now = self.subject.now.load(Ordering::SeqCst);
+        self.properties.after(&self.model, now, doing, &done).map_err(|why| format!("{}: {why}", when()))?;
+        self.deliveries.extend(done.claimed.iter().cloned());
+        Ok(done)
+    }
+
+    /// Takes away all that operators set.
+    async fn clear_controls(&mut self) -> Result<(), String> {
+        let nothing =
+            ControlPatch { paused: Some(false), rate: Some(None), concurrency: Some(0), exclusive: Some(false) };
+        for name in TENANTS {
+            for (scope, _) in self.model.controls(&tenant(name)).await.unwrap() {
+                let clear = Doing::Control(tenant(name), scope, nothing.clone());
+                self.both(&clear, || "afterwards".into()).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets all that is left come to its end, and its time pass.
     async fn finish(&mut self) -> Result<(), String> {
-        for name in TENANTS {
-            for queue in QUEUES {
-                self.both(&Doing::Pause(tenant(name), queue_name(queue), false), || "afterwards".into()).await?;
-            }
-        }
+        self.clear_controls().await?;
         let nothing = format!(
             "{:?}{:?}",
             Ok::<_, Error>(Promoted { moved: 0, expired: 0, next_due: None }),
-            Ok::<_, Error>(Reaped { requeued: 0, buried: 0, revoked: 0 })
+            Ok::<_, Error>(Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 })
         );
         let mut quiet = 0;
         for round in 0..MAX_ROUNDS {
@@ -121,29 +151,58 @@ impl History {
             self.subject.pass(1_000_000);
             let mut happened = String::new();
             for doing in [Doing::Promote(1_000), Doing::Reap(1_000)] {
-                happened += &self.both(&doing, || format!("afterwards, {doing:?}")).await?.0;
+                happened += &self.both(&doing, || format!("afterwards, {doing:?}")).await?.text;
             }
-            let claim = Doing::Claim(claim_of("w3", &QUEUES, 100));
-            let claimed = self.both(&claim, || "afterwards, a claim".into()).await?.1;
-            let held = self.deliveries[self.deliveries.len() - claimed..].to_vec();
             // At first workers are lost still.
-            for delivery in held.iter().filter(|_| round >= 3) {
-                let how = if delivery.fence.is_multiple_of(3) { How::Fail } else { How::Succeed };
-                let settle = Doing::Settle(Box::new(self.settle(delivery, &how)), None);
-                self.both(&settle, || format!("afterwards, {settle:?}")).await?;
-            }
-            let prune = Doing::Prune(50);
+            let claimed = self.work(round >= 3).await?;
+            // In every other history nothing is deleted before all has ended, so that each job can be looked at.
+            let late = self.ended.len().is_multiple_of(2);
             let mut pruned = false;
-            while self.both(&prune, || "afterwards, a prune".into()).await?.0 != "Ok(0)" {
+            while !(late && quiet == 0)
+                && self.both(&Doing::Prune(50), || "afterwards, a prune".into()).await?.text != "Ok(0)"
+            {
                 pruned = true;
             }
             // A deadline or an expired job that a claim meets is seen a round later.
             quiet = if claimed == 0 && !pruned && happened == nothing { quiet + 1 } else { 0 };
-            if quiet == 3 {
+            if quiet == 1 {
+                self.properties.all_ended(&self.model, &*self.subject.broker).await?;
+            }
+            if quiet == 4 {
                 return Ok(());
             }
         }
         Err("it does not come to its end".into())
+    }
+
+    /// Claims all that there is and lets it end, or not; how much there was.
+    async fn work(&mut self, ends: bool) -> Result<usize, String> {
+        let mut all = 0;
+        loop {
+            let claim = Doing::Claim(claim_of("w3", &QUEUES, 100), false);
+            let held = self.both(&claim, || "afterwards, a claim".into()).await?.claimed;
+            all += held.len();
+            if held.is_empty() || !ends {
+                return Ok(all);
+            }
+            for delivery in &held {
+                let how = if delivery.fence.is_multiple_of(3) { How::Fail } else { How::Succeed };
+                let settle = self.settle(delivery, &how);
+                let settle = Doing::Settle(vec![settle.clone(), settle], None, None);
+                self.both(&settle, || format!("afterwards, {settle:?}")).await?;
+            }
+        }
+    }
+
+    /// The audits of the model and of the broker find nothing.
+    async fn audit(&self, when: &str) -> Result<(), String> {
+        for (of, broker) in [("the model", &self.model as &dyn Broker), ("the broker", &*self.subject.broker)] {
+            let found = broker.audit(false).await.unwrap();
+            if !found.is_empty() {
+                return Err(format!("{when}, the audit of {of} finds {found:?}"));
+            }
+        }
+        Ok(())
     }
 
     async fn compare_all(&mut self, when: &str) -> Result<(), String> {
@@ -169,6 +228,10 @@ impl History {
 
     /// Jobs end and are deleted, workflows too.
     async fn nothing_is_left(&self) -> Result<(), String> {
+        let left = self.model.leftovers();
+        if !left.is_empty() {
+            return Err(format!("left in the model: {left:?}"));
+        }
         for name in TENANTS {
             let t = tenant(name);
             let query = WorkflowQuery { tenant: t.clone(), state: None, before: None, max: 100 };
@@ -189,19 +252,18 @@ impl History {
     }
 }
 
-fn all_jobs(tenant: &TenantId, dead: bool) -> JobQuery {
-    JobQuery { tenant: tenant.clone(), dead, state: None, task: None, queue: None, before: None, max: 1_000 }
-}
-
 /// Everything a tenant can see, as text, and its jobs.
 async fn dump(broker: &dyn Broker, tenant: &TenantId, flows: &[WorkflowId]) -> (String, Vec<JobRecord>) {
     let mut jobs = broker.jobs(&all_jobs(tenant, false)).await.unwrap().jobs;
     let dead: Vec<JobId> = broker.jobs(&all_jobs(tenant, true)).await.unwrap().jobs.iter().map(|j| j.id).collect();
     let queues = broker.queues(tenant).await.unwrap();
     let ready = broker.ready_queues().await.unwrap();
+    let controls = broker.controls(tenant).await.unwrap();
     let query = WorkflowQuery { tenant: tenant.clone(), state: None, before: None, max: 100 };
     let workflows = broker.workflows(&query).await.unwrap();
-    let mut text = format!("{jobs:?} dead {dead:?} queues {queues:?} ready {ready:?} workflows {workflows:?}");
+    let mut text = format!(
+        "{jobs:?} dead {dead:?} queues {queues:?} ready {ready:?} controls {controls:?} workflows {workflows:?}"
+    );
     for id in flows {
         let Some(record) = broker.workflow(tenant, *id).await.unwrap() else { continue };
         text.push_str(&format!("\n{record:?}"));

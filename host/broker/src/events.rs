@@ -1,0 +1,37 @@
+//! What happens to the jobs of a tenant, for those who follow it live.
+//!
+//! Nothing is recorded while nobody follows: `follow` says that somebody does, for `FOLLOW_MS`. From then on each change of
+//! a job's state (of nodes, too; not of nodes that become `waiting`) appends one event. They are numbered without gaps;
+//! the first number of a following is the broker's time in microseconds, or one more than the last number if that is
+//! larger, so numbers rise across followings. At most `MAX_EVENTS` of a tenant are kept, the newest, and none once the
+//! following has ended. A job that is handed back or requeued in the step in which it was taken has one event for each
+//! state that it was in.
+
+use umbel_model::{JobId, JobState, TaskName, UnixMs};
+
+/// How long one `follow` lasts, milliseconds: two reconnections of a browser.
+pub const FOLLOW_MS: u64 = 120_000;
+/// Events of one tenant that are kept.
+pub const MAX_EVENTS: u64 = 10_000;
+
+/// One change of a job's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub number: u64,
+    /// By the broker's clock.
+    pub at: UnixMs,
+    pub job: JobId,
+    pub task: TaskName,
+    /// What it is now.
+    pub state: JobState,
+}
+
+/// Some events of a tenant, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventPage {
+    pub events: Vec<Event>,
+    /// Events after the one that was asked for were not kept, or it is of no following.
+    pub missed: bool,
+    /// The number of the last event; before the first one, one less than its number will be. 0: nobody follows.
+    pub last: u64,
+}

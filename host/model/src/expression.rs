@@ -1,0 +1,142 @@
+//! Expressions over a job's arguments, such as `kwargs.customer_id` or `args[0].region`: what limits and uniqueness count
+//! by.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::policy::MAX_PATTERN_BYTES;
+
+/// A path into the arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression {
+    root: Root,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Root {
+    /// The parameter at a position.
+    Position(usize),
+    /// The parameter of a name.
+    Name(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Field(String),
+    Item(usize),
+}
+
+impl Expression {
+    /// Reads `kwargs.name` or `args[0]`, and behind either fields (`.city`) and items (`[0]`). Arguments are looked at
+    /// after they were bound: `kwargs.x` finds `x` however it was given.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let shown = || text.chars().take(32).collect::<String>();
+        let hint = || {
+            format!("{:?} is not an expression: write kwargs.name or args[0], and fields and items behind it", shown())
+        };
+        if text.len() > MAX_PATTERN_BYTES {
+            return Err(format!("an expression has at most {MAX_PATTERN_BYTES} bytes"));
+        }
+        let (root, rest) = match (text.strip_prefix("kwargs"), text.strip_prefix("args")) {
+            (Some(rest), _) | (None, Some(rest)) => (&text[..text.len() - rest.len()], rest),
+            _ => return Err(hint()),
+        };
+        let mut steps = steps_of(rest).ok_or_else(hint)?.into_iter();
+        let root = match (root, steps.next()) {
+            ("kwargs", Some(Step::Field(name))) => Root::Name(name),
+            ("args", Some(Step::Item(at))) => Root::Position(at),
+            // As people also write it.
+            ("args", Some(Step::Field(at))) => Root::Position(at.parse().map_err(|_| hint())?),
+            _ => return Err(hint()),
+        };
+        Ok(Self { root, steps: steps.collect() })
+    }
+
+    /// The name of the parameter that it begins with, of those in their order; none if there is no such parameter.
+    pub fn parameter<'a>(&'a self, mut parameters: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+        match &self.root {
+            Root::Name(name) => parameters.find(|parameter| parameter == name),
+            Root::Position(at) => parameters.nth(*at),
+        }
+    }
+
+    /// What it finds in the value of that parameter; `null` where there is nothing.
+    pub fn within<'a>(&self, value: &'a Value) -> &'a Value {
+        const NOTHING: &Value = &Value::Null;
+        self.steps.iter().fold(value, |value, step| match step {
+            Step::Field(name) => value.get(name).unwrap_or(NOTHING),
+            Step::Item(at) => value.get(at).unwrap_or(NOTHING),
+        })
+    }
+}
+
+impl fmt::Display for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.root {
+            Root::Name(name) => write!(f, "kwargs.{name}")?,
+            Root::Position(at) => write!(f, "args[{at}]")?,
+        }
+        self.steps.iter().try_for_each(|step| match step {
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Item(at) => write!(f, "[{at}]"),
+        })
+    }
+}
+
+/// `.field` and `[0]`, any number of them.
+fn steps_of(mut text: &str) -> Option<Vec<Step>> {
+    let mut steps = Vec::new();
+    while !text.is_empty() {
+        if let Some(rest) = text.strip_prefix('.') {
+            let end = rest.find(['.', '[']).unwrap_or(rest.len());
+            let name = &rest[..end];
+            if name.is_empty() || name.contains(|c: char| c.is_control() || c == ']') {
+                return None;
+            }
+            steps.push(Step::Field(name.to_owned()));
+            text = &rest[end..];
+        } else {
+            let (at, rest) = text.strip_prefix('[')?.split_once(']')?;
+            steps.push(Step::Item(at.parse().ok()?));
+            text = rest;
+        }
+    }
+    Some(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_finds_what_is_there_and_null_where_nothing_is() {
+        let value = serde_json::json!({"city": {"zip": [7, 8]}});
+        let find = |text: &str| Expression::parse(text).unwrap().within(&value).clone();
+        assert_eq!(find("kwargs.order.city.zip[1]"), 8);
+        assert_eq!(find("args[0].city.zip[9]"), Value::Null);
+        assert_eq!(find("args.0.nothing.at[3].all"), Value::Null);
+    }
+
+    #[test]
+    fn a_parameter_is_found_by_name_or_position() {
+        let names = ["order", "express"];
+        let of = |text: &str| Expression::parse(text).unwrap().parameter(names.into_iter()).map(str::to_owned);
+        assert_eq!(of("kwargs.express").as_deref(), Some("express"));
+        assert_eq!(of("args[0].id").as_deref(), Some("order"));
+        assert_eq!((of("kwargs.other"), of("args[2]")), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for bad in
+            ["", "customer", "kwargs", "kwargs.", "args[x]", "args.x", "kwargs[0]", "kwargs.a..b", "args[0]]", "args[0"]
+        {
+            assert!(Expression::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["kwargs.a", "args[0].b[2].c"] {
+            assert_eq!(Expression::parse(good).unwrap().to_string(), good);
+        }
+    }
+}

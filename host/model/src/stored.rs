@@ -1,0 +1,63 @@
+//! Large values, which lie beside the modules and not in the broker: the reference that stands in their place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, JobId};
+
+/// Arguments and results up to this size are kept in the broker's records, bytes.
+pub const INLINE_BYTES: usize = 64 << 10;
+/// How the text of a reference begins. A result of a guest that begins so is stored apart whatever its size: what is found in
+/// the place of a result and begins so was written by a host.
+pub const REFERENCE: &str = r#"{"$umbel"#;
+
+/// A large value, stored under its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// SHA-256 of its text: what is read is checked.
+    pub sha256: Digest,
+    pub bytes: u64,
+    /// The job that it belongs to and is deleted with.
+    pub of: JobId,
+}
+
+/// `{"$umbel:stored": {…}}`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reference {
+    #[serde(rename = "$umbel:stored")]
+    stored: Stored,
+}
+
+impl Stored {
+    /// The text that stands in the place of the value, JSON.
+    pub fn reference(&self) -> String {
+        serde_json::to_string(&Reference { stored: self.clone() }).expect("a reference has text keys only")
+    }
+
+    /// The value that a result's text stands for; none when it is the result itself.
+    pub fn referred(text: &str) -> Option<Self> {
+        if !text.starts_with(REFERENCE) {
+            return None;
+        }
+        serde_json::from_str::<Reference>(text).ok().map(|reference| reference.stored)
+    }
+
+    /// Whether a result has to be stored apart.
+    pub fn is_needed(text: &str) -> bool {
+        text.len() > INLINE_BYTES || text.starts_with(REFERENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_read_back_and_anything_that_looks_like_one_is_stored_apart() {
+        let stored = Stored { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 2) };
+        let text = stored.reference();
+        assert_eq!(Stored::referred(&text), Some(stored));
+        assert!(Stored::is_needed(&text) && Stored::is_needed(r#"{"$umbel":1}"#));
+        assert!(!Stored::is_needed(r#"{"a":"$umbel"}"#) && Stored::referred("7").is_none());
+    }
+}
