@@ -31,7 +31,7 @@ impl Answer {
         self.parts.len() == 0
     }
 
-    fn next(&mut self) -> Result<Value> {
+    pub(crate) fn next(&mut self) -> Result<Value> {
         self.parts.next().ok_or_else(|| Error::Failed("a script's answer is too short".into()))
     }
 

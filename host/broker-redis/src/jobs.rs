@@ -1,6 +1,10 @@
 //! Submit, claim, renew, settle: the operations in batches.
 
-use umbel_broker::{Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, Settle, Settled, Submitted};
+use umbel_broker::{
+    Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, SUPERSEDED, Settle, Settled, Submitted,
+    superseded_message,
+};
+use umbel_model::{Failure, JobId};
 
 use crate::{RedisBroker, answers::Answer, link::Repeat, records, stored::corrupt};
 
@@ -11,17 +15,27 @@ impl RedisBroker {
     pub(crate) async fn submit_batches(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(BATCH) {
-            let mut args =
-                vec![self.limits.max_backlog.to_string().into_bytes(), self.limits.max_queues.to_string().into_bytes()];
+            // The model has the words; the script puts the id in.
+            let by = JobId::from_parts(0, 0);
+            let superseded = records::json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
+            let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
+            let mut args: Vec<Vec<u8>> =
+                limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
             for job in batch {
                 args.push(records::new_job(job)?);
             }
-            let mut answer = Answer::new(self.run(&self.scripts.submit, args, Repeat::Safe).await?)?;
-            for code in answer.text()?.bytes() {
+            let mut answer = Answer::new(self.run(&self.scripts.submit, args.clone(), Repeat::Safe).await?)?;
+            let mut codes = answer.text()?;
+            if codes == "W" {
+                answer = Answer::new(self.run(&self.scripts.submit_working, args, Repeat::Safe).await?)?;
+                codes = answer.text()?;
+            }
+            for code in codes.bytes() {
                 answers.push(match code {
                     b'C' => Submitted::Created,
                     b'E' => Submitted::Existing(answer.text()?.parse().map_err(corrupt)?),
                     b'X' => Submitted::Conflict(answer.text()?.parse().map_err(corrupt)?),
+                    b'D' => Submitted::Duplicate(answer.text()?.parse().map_err(corrupt)?),
                     b'F' => Submitted::QueueFull,
                     b'Q' => Submitted::TooManyQueues,
                     b'N' => Submitted::NotDead,

@@ -13,14 +13,30 @@
 //! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
 //! | `todo` | list | work items, see `ITEM` in `canvas.lua` |
 //! | `deadlines` | sorted set | running workflows by deadline |
-//! | `ready:<tenant>,<queue>` | sorted set | ids by priority and arrival |
+//! | `more:<tenant>,<id>` | string | what a job has of knobs, see `KNOBS` in `names.lua` |
+//! | `deads:<tenant>` | hash | jobs in `dead:<tenant>` by queue |
+//! | `upgrading` | string | the version from which the store is brought to this one, see `upgrade.rs` |
+//! | `ready:<tenant>,<queue>` | sorted set | plain ids by priority and arrival |
+//! | `lane:<tenant>,<queue>,<task>,<key>` | sorted set | the same of a key lane |
+//! | `keys:<tenant>,<queue>,<task>` | sorted set | open key lanes by priority and turns taken |
+//! | `lanes:<tenant>,<queue>` | sorted set | open lanes (tasks) by priority and turns taken |
+//! | `line:<tenant>,<queue>` | hash | what else is known of a line with lanes or a park, see `lanes.lua` |
+//! | `special` | hash | tenants with a control, lines with a `line:…`, and `,` while there is a `followed` |
+//! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
+//! | `parked` | sorted set | lines, lanes, key lanes by the time at which a rate opens them |
+//! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is parked by that cap |
+//! | `used`, `rates` | hash, sorted set | running jobs of lanes by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
+//! | `holders` | hash | the worker of the last delivery by `<tenant>,<queue>` |
+//! | `uniq:<tenant>,<key>`, `uniq_due` | string, sorted set | unique keys; when those are over that are held for some time |
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
-//! | `workers`, `workers_seen` | hash, sorted set | what workers say, and when they last did |
+//! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
+//! | `last_event` | string | the highest number that an event had |
+//! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
 //! it.
@@ -30,8 +46,8 @@ use umbel_broker::{DocumentKind, Topic};
 use umbel_model::{JobId, TenantId};
 
 /// Version of the keys and of what is in them. A store of a newer one is refused, an older one becomes one of this: 2
-/// added workflows, and reads all that 1 wrote.
-pub(crate) const VERSION: u32 = 2;
+/// added workflows, 3 knobs and limits; each reads all that the ones before wrote.
+pub(crate) const VERSION: u32 = 3;
 
 /// The keys of one shard.
 #[derive(Debug, Clone)]
@@ -48,9 +64,19 @@ impl Keys {
         &self.prefix
     }
 
+    /// A pattern of all keys. A prefix is letters and digits, and the tag has none that a pattern reads.
+    pub(crate) fn all(&self) -> String {
+        format!("{}*", self.prefix)
+    }
+
     /// Routes a script to the shard, and says what is stored there.
     pub(crate) fn meta(&self) -> String {
         format!("{}meta", self.prefix)
+    }
+
+    /// The version from which the store is being brought to this one, while that is not done.
+    pub(crate) fn upgrading(&self) -> String {
+        format!("{}upgrading", self.prefix)
     }
 
     pub(crate) fn channel(&self, topic: Topic) -> String {
@@ -68,6 +94,11 @@ impl Keys {
 
     pub(crate) fn gate(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}gate:{}", self.prefix, member(tenant, id))
+    }
+
+    /// Also with a pattern for the tenant.
+    pub(crate) fn dead(&self, tenant: &str) -> String {
+        format!("{}dead:{tenant}", self.prefix)
     }
 
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> String {

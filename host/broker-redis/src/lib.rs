@@ -5,9 +5,13 @@
 //! script; no password gets into an error or a log. This crate knows nothing of HTTP and wasm.
 
 mod answers;
+mod audit;
+mod controls;
+mod events;
 mod growth;
 mod jobs;
 mod keys;
+mod knobs;
 mod link;
 mod nodes;
 mod reading;
@@ -21,6 +25,7 @@ mod stored;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod upkeep;
 mod workflows;
 
@@ -118,14 +123,20 @@ impl RedisBroker {
         }
         let link = Link::start(&config, Keys::new(&config.prefix, SHARD)).await?;
         let RedisConfig { clock, limits, .. } = config;
-        Ok(Self { link, scripts: Scripts::new(), signals: Signals::new(), clock, limits })
+        let broker = Self { link, scripts: Scripts::new(), signals: Signals::new(), clock, limits };
+        // Without a server, the next one who connects does it.
+        if broker.link.is_up() {
+            broker.finish_upgrade().await?;
+        }
+        Ok(broker)
     }
 
     /// Runs a script. A server that does not have it (yet, or after a restart) is given it first.
     pub(crate) async fn run(&self, script: &Script, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&script.hash).arg(1).arg(self.link.keys.meta()).arg(self.link.keys.prefix());
-        command.arg(self.clock.fixed_now().map(|now| now.to_string()).unwrap_or_default()).arg(args);
+        let now = self.clock.fixed_now().map(|now| now.to_string()).unwrap_or_default();
+        command.arg(format!("{now};{}", self.limits.max_dead)).arg(args);
         // It may be lost once more between the loading and the call.
         for _ in 0..3 {
             match self.link.query(&command, repeat).await {
@@ -202,8 +213,16 @@ impl Broker for RedisBroker {
         self.read_logs(tenant, id, from, max).await
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.cancel_one(tenant, id).await
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        self.cancel_one(tenant, id, u8::from(terminate)).await
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.cancel_one(tenant, id, 2).await
+    }
+
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        self.forget_one(tenant, id).await
     }
 
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
@@ -256,12 +275,28 @@ impl Broker for RedisBroker {
         self.list_ready_queues().await
     }
 
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
-        self.pause(tenant, queue, paused).await
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        self.patch_control(tenant, scope, patch).await
     }
 
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        self.list_controls(tenant).await
+    }
+
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        self.follow_tenant(tenant).await
+    }
+
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        self.read_events(tenant, after, max).await
+    }
+
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         self.keep_worker(worker).await
+    }
+
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        self.give_order(worker, order).await
     }
 
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
@@ -296,5 +331,9 @@ impl Broker for RedisBroker {
 
     async fn check(&self) -> Result<()> {
         self.link.check().await
+    }
+
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.look_through(fix).await
     }
 }

@@ -100,6 +100,10 @@ impl Link {
         Ok(link)
     }
 
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Up(_))
+    }
+
     /// Host and port, never the password.
     pub(crate) fn address(&self) -> &ConnectionAddr {
         self.client.get_connection_info().addr()
@@ -147,9 +151,13 @@ impl Link {
         };
         match stored.map(|text| text.parse::<u32>()) {
             Some(Ok(found)) if found < version => {
-                // From now on, what is written is not for the older release. When it is full, the next one says so.
-                let set = redis::cmd("SET").arg(self.keys.meta()).arg(version).to_owned();
-                let _ = set.query_async::<Value>(connection).await;
+                // From now on, what is written is not for the older release, and `upgrade.rs` has something to do. When
+                // it is full, the next one says so.
+                let mark = redis::cmd("SET").arg(self.keys.upgrading()).arg(found).to_owned();
+                if mark.query_async::<Value>(connection).await.is_ok() {
+                    let set = redis::cmd("SET").arg(self.keys.meta()).arg(version).to_owned();
+                    let _ = set.query_async::<Value>(connection).await;
+                }
                 Ok(())
             }
             Some(Ok(found)) if found == version => Ok(()),

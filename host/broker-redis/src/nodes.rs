@@ -11,6 +11,7 @@ use umbel_model::{
 
 use crate::{
     keys::member,
+    knobs::knobs,
     records::{Packed, SPEC_INLINE_BYTES, json, start_of},
     stored::{Reader, corrupt, some},
 };
@@ -24,6 +25,7 @@ const THIRD_BIT: u8 = 8;
 const IS_GATE: u8 = 1;
 const ARGUMENTS_APART: u8 = 2;
 const IS_KEPT: u8 = 4;
+const HAS_KNOBS: u8 = 8;
 
 /// Where a node stands in its workflow, as its record says it.
 #[derive(Debug)]
@@ -85,12 +87,17 @@ fn code_of(state: JobState) -> u8 {
 pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     let (after, group) = (node.after.unwrap_or(NOBODY), node.group.unwrap_or(NOBODY));
     match &node.work {
-        NewWork::Job { template, arguments, takes, kept } => {
+        NewWork::Job { template, arguments, takes, kept, knobs: more } => {
             let apart = arguments.len() > SPEC_INLINE_BYTES;
-            let kind = if apart { ARGUMENTS_APART } else { 0 } | if kept.is_some() { IS_KEPT } else { 0 };
+            let kind = if apart { ARGUMENTS_APART } else { 0 }
+                | if kept.is_some() { IS_KEPT } else { 0 }
+                | if more.is_some() { HAS_KNOBS } else { 0 };
             let mut packed = Packed::default().u8(kind);
             if apart {
                 packed = packed.text(arguments);
+            }
+            if let Some(more) = more {
+                packed = packed.long(&knobs(more)?);
             }
             if let Some(Kept { state, result, failure }) = kept {
                 let failure = failure.as_ref().map(json).transpose()?.unwrap_or_default();

@@ -23,6 +23,7 @@ impl RedisBroker {
             state.map(|s| s.to_string()).unwrap_or_default(),
             query.task.as_ref().map(ToString::to_string).unwrap_or_default(),
             query.queue.as_ref().map(ToString::to_string).unwrap_or_default(),
+            query.worker.as_ref().map(ToString::to_string).unwrap_or_default(),
         ];
         let args = args.map(String::into_bytes).to_vec();
         let mut answer = Answer::new(self.run(&self.scripts.list, args, Repeat::Safe).await?)?;
@@ -56,8 +57,8 @@ impl RedisBroker {
             let name = answer.text()?.parse().map_err(corrupt)?;
             let mut count =
                 || u64::try_from(answer.number()?).map_err(|_| Error::Corrupt("a count is negative".into()));
-            let (queued, running, delayed, paused) = (count()?, count()?, count()?, count()? > 0);
-            queues.push(QueueStats { name, queued, running, delayed, paused });
+            let (queued, running, delayed, dead, paused) = (count()?, count()?, count()?, count()?, count()? > 0);
+            queues.push(QueueStats { name, queued, running, delayed, dead, paused });
         }
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(queues)
@@ -71,12 +72,5 @@ impl RedisBroker {
             queues.push(answer.text()?.parse().map_err(corrupt)?);
         }
         Ok(queues)
-    }
-
-    pub(crate) async fn pause(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
-        let paused = if paused { "1" } else { "0" };
-        let args = vec![tenant.to_string().into_bytes(), queue.to_string().into_bytes(), paused.into()];
-        let known: i64 = self.typed(&self.scripts.pause, args, Repeat::Safe).await?;
-        Ok(known == 1)
     }
 }

@@ -7,7 +7,8 @@ use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
 use crate::{
     growth::growth,
     keys::member,
-    stored::{FLAG_SPEC_APART, written_attempt},
+    knobs::knobs,
+    stored::{FLAG_MORE, FLAG_SPEC_APART, written_attempt},
 };
 
 /// The largest time or duration that a record holds, milliseconds: 8,900 years. Six bytes.
@@ -120,11 +121,12 @@ pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
     let (start, start_ms) = start_of(job.start);
     let mut packed = Packed::default()
         .u8(job.priority.min(9))
-        .u8(if apart { FLAG_SPEC_APART } else { 0 })
+        .u8(if apart { FLAG_SPEC_APART } else { 0 } | if job.knobs.is_some() { FLAG_MORE } else { 0 })
         .u32(job.max_deliveries)
         .u8(start)
         .ms(start_ms)
         .ms(job.expires_ms)
+        .ms(job.expires_at.map_or(0, |at| at.max(1)))
         .ms(job.result_ttl_ms)
         .ms(job.dead_ttl_ms)
         .name(&member(&job.tenant, job.id))
@@ -141,7 +143,9 @@ pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
         }
         None => packed.short("").short("").ms(0),
     };
-    Ok(packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default()).0)
+    let packed = packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default());
+    let more = job.knobs.as_ref().map(|more| knobs(more)).transpose()?.unwrap_or_default();
+    Ok(packed.u16(more.len() as u16).raw(&more).0)
 }
 
 /// For `claiming.lua`.

@@ -1,11 +1,22 @@
-//! Workers and documents.
+//! Workers, the orders to them, and documents.
 
 use umbel_broker::{
-    Document, DocumentKind, DocumentPut, Error, Expect, PutDocument, Result, WORKER_TTL_MS, WorkerInfo,
+    Document, DocumentKind, DocumentPut, Error, Expect, Ordered, PutDocument, Result, WORKER_TTL_MS, WorkerInfo,
+    WorkerOrder,
 };
 use umbel_model::{TenantId, WorkerId};
 
-use crate::{RedisBroker, answers::Answer, keys::shelf, link::Repeat, stored::corrupt};
+use crate::{
+    RedisBroker,
+    answers::Answer,
+    keys::shelf,
+    link::Repeat,
+    records::json,
+    stored::{corrupt, some},
+};
+
+/// How often an order is put together with the one that stands when others come in between.
+const ORDER_ATTEMPTS: u32 = 20;
 
 impl RedisBroker {
     /// Keeps (`info`), forgets (no `info`) or lists (no `id`).
@@ -14,9 +25,30 @@ impl RedisBroker {
         Answer::new(self.run(&self.scripts.workers, args, Repeat::Safe).await?)
     }
 
-    pub(crate) async fn keep_worker(&self, worker: &WorkerInfo) -> Result<()> {
+    pub(crate) async fn keep_worker(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         let info = serde_json::to_vec(worker).map_err(corrupt)?;
-        self.ask_workers(worker.id.as_str(), info).await.map(drop)
+        let order = self.ask_workers(worker.id.as_str(), info).await?.text()?;
+        some(&order).map(serde_json::from_str).transpose().map_err(corrupt)
+    }
+
+    /// Reads the order that stands and puts both together, until nobody comes in between.
+    pub(crate) async fn give_order(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        let (mut standing, mut next) = (String::new(), None::<WorkerOrder>);
+        for _ in 0..ORDER_ATTEMPTS {
+            let replacement = next.as_ref().map(json).transpose()?.unwrap_or_default();
+            let args = [WORKER_TTL_MS.to_string(), worker.to_string(), standing, replacement];
+            let args = args.map(String::into_bytes).to_vec();
+            let mut answer = Answer::new(self.run(&self.scripts.order, args, Repeat::OnlyUnsent).await?)?;
+            match (answer.bytes()?.as_slice(), &next) {
+                (b"U", _) => return Ok(Ordered::Unknown),
+                (b"S", Some(given)) => return Ok(Ordered::Told(given.number)),
+                _ => standing = answer.text()?,
+            }
+            let info: WorkerInfo = serde_json::from_str(&answer.text()?).map_err(corrupt)?;
+            let old = some(&standing).map(serde_json::from_str).transpose().map_err(corrupt)?;
+            next = Some(old.unwrap_or_else(|| WorkerOrder::after(&info)).followed_by(order));
+        }
+        Err(Error::Unavailable("others give orders to the same worker all the time".into()))
     }
 
     pub(crate) async fn drop_worker(&self, worker: &WorkerId) -> Result<()> {

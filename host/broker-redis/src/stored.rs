@@ -15,6 +15,8 @@ pub(crate) const FLAG_SPEC_APART: u8 = 2;
 const FLAG_HISTORY_APART: u8 = 4;
 const FLAG_NODE: u8 = 8;
 const FLAG_REPLACED: u8 = 16;
+pub(crate) const FLAG_MORE: u8 = 32;
+const FLAG_LET_END: u8 = 64;
 
 pub(crate) fn corrupt(why: impl std::fmt::Display) -> Error {
     Error::Corrupt(why.to_string())
@@ -188,6 +190,7 @@ pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
         deliveries: raw.deliveries,
         fence: raw.fence,
         cancel_requested: raw.has(FLAG_CANCEL),
+        let_end: raw.has(FLAG_LET_END),
         created_at: created_at.unwrap_or_default(),
         due_at,
         expires_at,

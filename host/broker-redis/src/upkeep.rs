@@ -1,6 +1,9 @@
 //! The passage of time, and wishes about single jobs: promote, reap, prune, cancel, run now.
 
-use umbel_broker::{Cancelled, Error, Promoted, Reaped, Result, RunNow, memory::max_deliveries_message};
+use umbel_broker::{
+    Cancelled, Error, Forgot, Promoted, Reaped, Result, RunNow, WORKER_LOST, WORKER_LOST_MESSAGE,
+    memory::max_deliveries_message,
+};
 use umbel_model::{Failure, JobId, JobState, TenantId};
 
 use crate::{RedisBroker, answers::Answer, keys::member, link::Repeat, stored::corrupt};
@@ -26,12 +29,14 @@ impl RedisBroker {
         let number = u32::MAX;
         let failure = Failure::new("max_deliveries", max_deliveries_message(number));
         let failure = serde_json::to_vec(&failure).map_err(corrupt)?;
-        let args = vec![max.min(BATCH).to_string().into_bytes(), failure, number.to_string().into_bytes()];
+        let lost = serde_json::to_vec(&Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE)).map_err(corrupt)?;
+        let args = vec![max.min(BATCH).to_string().into_bytes(), failure, number.to_string().into_bytes(), lost];
         let mut answer = Answer::new(self.run(&self.scripts.reap, args, Repeat::Safe).await?)?;
         Ok(Reaped {
             requeued: answer.number()? as u32,
             buried: answer.number()? as u32,
             revoked: answer.number()? as u32,
+            failed: answer.number()? as u32,
         })
     }
 
@@ -42,14 +47,29 @@ impl RedisBroker {
         Ok(deleted as u32)
     }
 
-    pub(crate) async fn cancel_one(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        let args = vec![member(tenant, id).into_bytes()];
+    /// `how`: see the script.
+    pub(crate) async fn cancel_one(&self, tenant: &TenantId, id: JobId, how: u8) -> Result<Cancelled> {
+        let args = vec![member(tenant, id).into_bytes(), how.to_string().into_bytes()];
         let code: i64 = self.typed(&self.scripts.cancel, args, Repeat::Safe).await?;
         Ok(match state(code)? {
             None => Cancelled::NotFound,
+            Some(JobState::Running) if how == 2 => Cancelled::Runs,
             Some(JobState::Running) => Cancelled::Requested,
             Some(state) if state.is_terminal() => Cancelled::AlreadyEnded(state),
             Some(_) => Cancelled::Revoked,
+        })
+    }
+
+    pub(crate) async fn forget_one(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        let args = vec![member(tenant, id).into_bytes()];
+        let code: i64 = self.typed(&self.scripts.forget, args, Repeat::OnlyUnsent).await?;
+        Ok(match code {
+            -2 => Forgot::Node,
+            _ => match state(code)? {
+                None => Forgot::NotFound,
+                Some(state) if state.is_terminal() => Forgot::Forgotten,
+                Some(state) => Forgot::NotEnded(state),
+            },
         })
     }
 

@@ -69,7 +69,7 @@ fn chord(members: u32) -> anyhow::Result<(WorkflowHead, Vec<NewNode>)> {
         after,
         group,
         next,
-        work: NewWork::Job { template: 0, arguments: r#"{"args":[12345]}"#.into(), takes, kept: None },
+        work: NewWork::Job { template: 0, arguments: r#"{"args":[12345]}"#.into(), takes, kept: None, knobs: None },
     };
     let gate = NewWork::Gate {
         members: vec![all],

@@ -103,6 +103,8 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         max_deliveries: 5,
         result_ttl_ms: 86_400_000,
         dead_ttl_ms: 86_400_000,
+        expires_at: None,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     })

@@ -4,6 +4,7 @@
 //! same file is refused; readers see what is committed and hold up nobody. The rules are those of
 //! `umbel_broker::memory`, answer by answer; the conformance suite compares them. This crate must not know HTTP or wasm.
 
+mod audit;
 mod config;
 mod error;
 mod lock;
@@ -151,9 +152,19 @@ impl Broker for SqliteBroker {
         self.read(move |conn| reads::logs(conn, &tenant, id, from, max)).await
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
         let tenant = tenant.clone();
-        self.write(1, move |step| step.cancel(&tenant, id)).await
+        self.write(1, move |step| step.cancel(&tenant, id, terminate, false)).await
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.cancel(&tenant, id, true, true)).await
+    }
+
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.forget(&tenant, id)).await
     }
 
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
@@ -216,14 +227,24 @@ impl Broker for SqliteBroker {
         self.read(reads::ready_queues).await
     }
 
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
-        let (tenant, queue) = (tenant.clone(), queue.clone());
-        self.write(1, move |step| Ok(step.set_paused(&tenant, &queue, paused))).await
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        let (tenant, scope, patch) = (tenant.clone(), scope.clone(), patch.clone());
+        self.write(1, move |step| step.set_control(&tenant, &scope, &patch)).await
     }
 
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        let tenant = tenant.clone();
+        self.read(move |conn| reads::controls(conn, &tenant)).await
+    }
+
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         let worker = worker.clone();
         self.write(1, move |step| step.heartbeat(&worker)).await
+    }
+
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        let (worker, order) = (worker.clone(), order.clone());
+        self.write(1, move |step| step.order_worker(&worker, &order)).await
     }
 
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
@@ -257,11 +278,30 @@ impl Broker for SqliteBroker {
         self.read(move |conn| reads::documents(conn, &tenant, kind, after.as_deref(), max)).await
     }
 
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.follow(&tenant)).await
+    }
+
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        let (tenant, now) = (tenant.clone(), self.timer.now());
+        self.read(move |conn| reads::events(conn, now, &tenant, after, max)).await
+    }
+
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         Ok(self.channels.subscribe(topic))
     }
 
     async fn check(&self) -> Result<()> {
         self.read(reads::check).await
+    }
+
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        let found = self.read(audit::findings).await?;
+        if !fix || found.is_empty() {
+            return Ok(found);
+        }
+        // As much as there is in a group: nothing else is to wait behind it in the same one.
+        self.write(usize::MAX / 2, |step| step.mend()).await
     }
 }

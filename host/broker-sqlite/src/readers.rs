@@ -60,7 +60,7 @@ impl Readers {
     {
         let Some(inbox) = &self.inbox else {
             let read = move |step: &mut writer::Step<'_>| {
-                step.write_flows()?;
+                step.write_all()?;
                 work(step.conn)
             };
             return writer.write(1, read).await;

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Document, DocumentKind, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, UPSTREAM_FAILED,
-    UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
+    Control, Document, DocumentKind, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN,
+    QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -81,6 +81,7 @@ pub(crate) fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
         deliveries: small(row, 8)?,
         fence: number(row, 9)?,
         cancel_requested: row.get(10)?,
+        let_end: row.get::<_, i64>(10)? == 2,
         created_at: number(row, 11)?,
         due_at: time(row, 12)?,
         expires_at: time(row, 13)?,
@@ -117,14 +118,16 @@ struct Entry {
     is_node: bool,
 }
 
-const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5),
+const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+    AND (?6 IS NULL OR worker IS ?6),
     job.workflow IS NOT NULL
     FROM job INDEXED BY job_id CROSS JOIN line ON line.id = job.line
     WHERE job.tenant = ?1 AND job.id < ?2 ORDER BY job.id DESC LIMIT ?3";
-const DEAD_PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5),
+const DEAD_PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+    AND (?6 IS NULL OR worker IS ?6),
     job.workflow IS NOT NULL
     FROM job INDEXED BY job_dead CROSS JOIN line ON line.id = job.line
-    WHERE job.tenant = ?1 AND job.id < ?2 AND dead = 1 ORDER BY job.id DESC LIMIT ?3";
+    WHERE job.tenant = ?1 AND job.id < ?2 AND job.dead = 1 ORDER BY job.id DESC LIMIT ?3";
 
 pub(crate) fn page(conn: &Connection, query: &JobQuery) -> Result<JobPage, Fault> {
     let mut page = JobPage { jobs: Vec::new(), next: None };
@@ -154,8 +157,9 @@ fn part_of_page(
 ) -> Result<Option<WorkflowId>, Fault> {
     let sql = if query.dead { DEAD_PAGE } else { PAGE };
     let (task, queue) = (query.task.as_ref().map(|t| t.as_str()), query.queue.as_ref().map(|q| q.as_str()));
+    let worker = query.worker.as_ref().map(|worker| worker.as_str());
     let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params![query.tenant.as_str(), before, PAGE_SCAN, task, queue])?;
+    let mut rows = statement.query(params![query.tenant.as_str(), before, PAGE_SCAN, task, queue, worker])?;
     while let Some(row) = rows.next()? {
         let (id, state) = (rows::id(row, 1)?, state(row, 2)?);
         let entry = Entry { rid: row.get(0)?, id, state, fits: row.get(3)?, is_node: row.get(4)? };
@@ -189,7 +193,7 @@ pub(crate) fn logs(
 }
 
 pub(crate) fn queues(conn: &Connection, tenant: &TenantId) -> Result<Vec<QueueStats>, Fault> {
-    let sql = "SELECT queue, ready, running, delayed, paused FROM line WHERE tenant = ? ORDER BY queue";
+    let sql = "SELECT queue, ready, running, delayed, paused, dead FROM line WHERE tenant = ? ORDER BY queue";
     all(conn, sql, &[&tenant.as_str()], |row| {
         Ok(QueueStats {
             name: name(row, 0)?,
@@ -197,7 +201,16 @@ pub(crate) fn queues(conn: &Connection, tenant: &TenantId) -> Result<Vec<QueueSt
             running: number(row, 2)?,
             delayed: number(row, 3)?,
             paused: row.get(4)?,
+            dead: number(row, 5)?,
         })
+    })
+}
+
+pub(crate) fn controls(conn: &Connection, tenant: &TenantId) -> Result<Vec<(Scope, Control)>, Fault> {
+    let sql = "SELECT kind, name, text FROM control WHERE tenant = ? ORDER BY kind, name";
+    all(conn, sql, &[&tenant.as_str()], |row| {
+        let text = row.get_ref(2)?.as_str().map_err(|error| Fault::stored("control", error))?;
+        Ok((rows::scope(row, 0)?, json("control", text)?))
     })
 }
 
@@ -243,21 +256,33 @@ pub(crate) fn documents(
     }
 }
 
+const FIRST_EVENT: &str = "SELECT number FROM event WHERE tenant = ? ORDER BY number LIMIT 1";
+const EVENTS: &str =
+    "SELECT number, at, job, task, state FROM event WHERE tenant = ? AND number > ? ORDER BY number LIMIT ?";
+
+pub(crate) fn events(
+    conn: &Connection,
+    now: UnixMs,
+    tenant: &TenantId,
+    after: u64,
+    max: u32,
+) -> Result<EventPage, Fault> {
+    let sql = "SELECT last FROM followed WHERE tenant = ? AND until > ?";
+    let Some(last) = all(conn, sql, &[&tenant.as_str(), &int(now)], |row| number(row, 0))?.pop() else {
+        return Ok(EventPage { missed: after > 0, ..EventPage::default() });
+    };
+    let first = all(conn, FIRST_EVENT, &[&tenant.as_str()], |row| number(row, 0))?.pop().unwrap_or(last + 1);
+    let events = all(conn, EVENTS, &[&tenant.as_str(), &int(after), &max], |row| {
+        let (job, task, state) = (rows::id(row, 2)?, name(row, 3)?, state(row, 4)?);
+        Ok(Event { number: number(row, 0)?, at: number(row, 1)?, job, task, state })
+    })?;
+    Ok(EventPage { events, missed: after.saturating_add(1) < first || after > last, last })
+}
+
 /// Reads something that every database has.
 pub(crate) fn check(conn: &Connection) -> Result<(), Fault> {
     conn.prepare_cached("SELECT seq FROM meta")?.query_row([], |row| row.get::<_, i64>(0))?;
     Ok(())
-}
-
-/// For tests: whether the counts of every line are those of its jobs.
-#[cfg(test)]
-pub(crate) fn miscounted(conn: &Connection) -> Result<u64, Fault> {
-    let sql = "SELECT count(*) FROM line WHERE
-        ready <> (SELECT count(*) FROM job WHERE line = line.id AND state = ?1) OR
-        running <> (SELECT count(*) FROM job WHERE line = line.id AND state = ?2) OR
-        delayed <> (SELECT count(*) FROM job WHERE line = line.id AND state IN (?3, ?4))";
-    let states = [JobState::Queued, JobState::Running, JobState::Scheduled, JobState::Retrying].map(rows::state_number);
-    Ok(conn.query_row(sql, states, |row| row.get::<_, i64>(0))?.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -266,7 +291,7 @@ mod tests {
 
     #[test]
     fn no_read_costs_more_because_more_jobs_are_stored() {
-        for sql in [RECORD, PAGE, DEAD_PAGE] {
+        for sql in [RECORD, PAGE, DEAD_PAGE, FIRST_EVENT, EVENTS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -1,7 +1,7 @@
 //! How values of the model are spelled in columns. Knows no statement and no rule.
 
 use rusqlite::Row;
-use umbel_broker::{Status, WorkflowState};
+use umbel_broker::{Scope, Status, WorkflowState};
 use umbel_model::{
     InvalidName, JobId, JobState, OnFailure, UnixMs,
     canvas::{Range, When},
@@ -145,6 +145,16 @@ fn numbers(row: &Row<'_>, column: usize) -> Result<Vec<u32>, Fault> {
         return Err(Fault::stored("numbers", "part of a number"));
     }
     Ok(numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+}
+
+/// What a control or rate is about: its kind and name.
+pub(crate) fn scope(row: &Row<'_>, column: usize) -> Result<Scope, Fault> {
+    Ok(match row.get::<_, i64>(column)? {
+        0 => Scope::Tenant,
+        1 => Scope::Queue(name(row, column + 1)?),
+        2 => Scope::Task(name(row, column + 1)?),
+        other => return Err(Fault::stored("kind of a control", other)),
+    })
 }
 
 pub(crate) fn id(row: &Row<'_>, column: usize) -> Result<JobId, Fault> {

@@ -10,14 +10,14 @@ use crate::{SqliteConfig, error::Fault, rows::RUNS};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("canvas.sql")];
+const STEPS: [&str; 3] = [include_str!("schema.sql"), include_str!("canvas.sql"), include_str!("limits.sql")];
 const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".
 const APPLICATION_ID: i64 = 0x554d_424c;
 /// How long SQLite waits for a lock that a checkpoint or a foreign reader holds.
 const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept by a connection: all that this crate has.
-const STATEMENTS: usize = 160;
+const STATEMENTS: usize = 256;
 const WRITER_CACHE_KIB: u32 = 16 << 10;
 const READER_CACHE_KIB: u32 = 2 << 10;
 
@@ -150,11 +150,12 @@ fn migrate(conn: &Connection, found: usize) -> Result<()> {
     })
 }
 
-/// For tests: a file as version `version` left it.
+/// For tests: a file as an older version left it, with these rows put in after each version's step.
 #[cfg(test)]
-pub(crate) fn create_old(path: &Path, version: usize, rows: &str) {
-    let steps = STEPS[..version].concat();
+pub(crate) fn create_old(path: &Path, rows: &[&str]) {
+    let version = rows.len();
+    let steps: String = STEPS.iter().zip(rows).flat_map(|(step, rows)| [*step, *rows]).collect();
     let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};");
     let conn = Connection::open(path).unwrap();
-    conn.execute_batch(&format!("PRAGMA journal_mode = WAL; BEGIN; {steps} {rows} {marks} COMMIT;")).unwrap();
+    conn.execute_batch(&format!("PRAGMA journal_mode = WAL; BEGIN; {steps} {marks} COMMIT;")).unwrap();
 }

@@ -60,6 +60,17 @@ local function make_ready(wf, member, text)
   local line, expires, due = t.line, 0, 0
   if t.expires_ms > 0 then expires = math.min(now + t.expires_ms, MAX_MS) end
   if t.start == 1 then due = math.min(now + t.start_ms, MAX_MS) elseif t.start == 2 then due = t.start_ms end
+  if byte(text, FLAGS) >= MORE then
+    local r = opened(text)
+    r[EXPIRES] = expires
+    if due > now then
+      delay(member, r, line, SCHEDULED, due)
+    else
+      r[SCORE] = new_score(t.priority)
+      enqueue(member, r, line)
+    end
+    return save(member, r)
+  end
   local state, score, look = QUEUED, 0, expires
   if due > now then
     state, look = SCHEDULED, due
@@ -67,20 +78,20 @@ local function make_ready(wf, member, text)
     line.delayed = line.delayed + 1
   else
     due, score = 0, new_score(t.priority)
-    zadd(line.ready, score, id_of(member))
-    activate(line)
-    ready_in[line.queue] = true
+    put_ready(line, score, id_of(member))
   end
   if look > 0 then zadd(P .. 'look', look, member) end
   call('SETRANGE', P .. 'job:' .. member, 1,
     pack('B', state) .. sub(text, 3, 22) .. pack('<I6I6I6I6I7', expires, due, 0, 0, score))
   recount(wf, WAITING, state)
+  tell_state(member, state, t.names, 1)
 end
 
 local function end_waiting(member, text, state, failure)
   local r = opened(text)
-  if failure then r[FAILURE] = failure end
-  finish(member, r, state, failure)
+  local dead
+  if failure then r[FAILURE], dead = failure, false end
+  finish(member, r, state, dead)
   save(member, r)
 end
 
@@ -95,7 +106,7 @@ local function arrive(wf, number, raw, adjusted)
     return
   end
   local flags = byte(text, FLAGS)
-  if byte(text, STATE) ~= WAITING or flags >= REPLACED or flags < NODE then return end
+  if byte(text, STATE) ~= WAITING or has(flags, REPLACED) or not has(flags, NODE) then return end
   local bits = byte(text, links_at(text, FIXED_AT) + 3)
   local seen = adjusted
   if bits % 2 == 1 then seen = raw == FAILURE_STATUS and OK or SKIP end
@@ -113,14 +124,14 @@ end
 -- The workflow that replaced a job ended.
 local function adopt(member, status)
   local r = load(member)
-  if not r or r[STATE] ~= WAITING or r[FLAGS] < REPLACED then return end
+  if not r or r[STATE] ~= WAITING or not has(r[FLAGS], REPLACED) then return end
   if status == OK then
     r[FAILURE] = ''
     finish(member, r, SUCCEEDED)
   else
     -- A job on its own goes to the dead set: nobody else tells of it.
     r[FAILURE] = UPSTREAM_FAILED
-    finish(member, r, FAILED, has(r[FLAGS], NODE))
+    finish(member, r, FAILED, not has(r[FLAGS], NODE))
   end
   save(member, r)
 end
@@ -144,7 +155,7 @@ local function revoke(member, r, how)
   leave(member, r, line_of(tenant_of(member), queue_in(r[FIXED])))
   finish(member, r, how)
   save(member, r)
-  if r[FLAGS] >= REPLACED then give_up(child_of(member, r), how) end
+  if has(r[FLAGS], REPLACED) then give_up(child_of(member, r), how) end
 end
 
 local function cancel_node(wf, number, how)
@@ -153,6 +164,7 @@ local function cancel_node(wf, number, how)
   if not text or is_over(byte(text, STATE)) then return end
   local r = opened(text)
   if not has(r[FLAGS], CANCEL) then r[FLAGS] = r[FLAGS] + CANCEL end
+  if has(r[FLAGS], LET_END) then r[FLAGS] = r[FLAGS] - LET_END end
   if r[STATE] == RUNNING then
     to_stop[#to_stop + 1] = id_of(member)
     save(member, r)

@@ -219,7 +219,7 @@ end
 local function small_result(member)
   local key = P .. 'job:' .. member
   local text = call('GETRANGE', key, 0, 1023)
-  if #text == 0 or byte(text, STATE) ~= SUCCEEDED or byte(text, FLAGS) >= REPLACED then return end
+  if #text == 0 or byte(text, STATE) ~= SUCCEEDED or has(byte(text, FLAGS), REPLACED) then return end
   local function piece(from, to)
     return to <= #text and sub(text, from, to) or call('GETRANGE', key, from - 1, to - 1)
   end

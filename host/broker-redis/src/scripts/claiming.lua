@@ -1,8 +1,9 @@
--- Put behind canvas.lua in a script that hands out jobs.
+-- Put behind rules and canvas.lua in a script that hands out jobs.
 -- claim(wish) takes a packed wish (see WISH and records.rs) and appends to a list, per delivery: member, record, the spec
 -- (of a node: its arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes()
 -- before it.
--- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served.
+-- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served; some 25 calls
+--   per job, park or move while one of the tenants has lanes or controls, see serving.lua.
 
 local WISH = '<Bc0Bc0I6I4I2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
@@ -88,9 +89,15 @@ local function pick_of_many(queue, tenants, want)
   return picked
 end
 
+-- At most `want` jobs, or nothing if they must be picked one by one.
 local function pick(queue, want)
   local tenants = call('ZRANGE', P .. 'fair:' .. queue, 0, want - 1, 'WITHSCORES')
   if #tenants == 0 then return tenants end
+  for i = 1, #tenants, 2 do
+    if is_special(line_of(tenants[i], queue)) then return end
+    -- None is.
+    if not anything_special then break end
+  end
   if #tenants == 2 then
     return pick_of_one(queue, tenants[1], tonumber(tenants[2]), want)
   end
@@ -101,12 +108,12 @@ local function claim(wish, out)
   local worker, seed, lease_ms, max, queues, at = unpack_struct(WISH, wish)
   local lease = string.format('%.0f', now + lease_ms)
   local count, n, budget = 0, #out, max + CLAIM_SCAN
-  local leases, looks = { n = 0 }, { n = 0 }
+  local leases, looks, served = { n = 0 }, { n = 0 }, { n = 0 }
 
-  local function deliver(line, id)
+  local function deliver(line, id, text)
     local member = line.tenant .. ',' .. id
     local key = P .. 'job:' .. member
-    local text = call('GET', key)
+    text = text or call('GET', key)
     if not text then return end
     local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
       dead_ttl, _, _, rest = unpack_struct(HEAD, text)
@@ -125,8 +132,13 @@ local function claim(wish, out)
     text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0,
       score, math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
     call('SET', key, text)
+    tell_state(member, RUNNING, stored, rest + 4)
     count = count + 1
     line.running = line.running + 1
+    if flags >= LANED then rules().count_started(member, text) end
+    if not line.holder then
+      line.holder, served[served.n + 1], served[served.n + 2], served.n = worker, line.name, worker, served.n + 2
+    end
     local l = leases.n
     leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
     out[n + 1], out[n + 2], n = member, text, n + 2
@@ -145,11 +157,20 @@ local function claim(wish, out)
     queue, at = unpack_struct('<Bc0', wish, at)
     while count < max and budget > 0 do
       local picked = pick(queue, math.min(max - count, budget))
+      if not picked then
+        budget = serving().serve(queue, worker, budget, function(line, id, text)
+          deliver(line, id, text)
+          return count < max
+        end)
+        break
+      end
       if #picked == 0 then break end
       budget = budget - #picked
       for i = 1, #picked do deliver(picked[i][1], picked[i][2]) end
     end
+    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then ready_in[queue] = true end
   end
+  in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)
 end

@@ -8,8 +8,8 @@ local function make_growing()
 -- spec; the starts follow.
 local NEW_WORKFLOW = '<Bc0I4I4I4I6I6Bc0I2c0I2c0I6I4c0'
 local IDEMPOTENCY = '<I2c0I2c0I6'
--- Kinds of a packed node, added up: a gate (then it follows as it is stored); arguments apart; how it ended.
-local IS_GATE, ARGUMENTS_APART, IS_KEPT = 1, 2, 4
+-- Kinds of a packed node, added up: a gate (then it follows as it is stored); arguments apart; how it ended; knobs.
+local IS_GATE, ARGUMENTS_APART, IS_KEPT, HAS_KNOBS = 1, 2, 4, 8
 
 local function queue_of_template(text)
   local _, _, _, _, _, nodes, queue = unpack_struct(TEMPLATE, text)
@@ -31,7 +31,7 @@ local function no_room_for(tenant, new, nodes, templates)
     local line, backlog = line_of(tenant, queue), 0
     local delayed = call('HGET', key, queue .. ':d')
     if delayed then
-      backlog = call('ZCARD', line.ready) + delayed + line.delayed
+      backlog = call('ZCARD', line.ready) + (call('HGET', P .. 'line:' .. line.name, 'q') or 0) + delayed + line.delayed
     else
       -- Every queue has three fields.
       count = (count or call('HLEN', key) / 3) + 1
@@ -95,7 +95,13 @@ local function store_job(wf, number, member, kind, blob)
     flags = flags + SPEC_APART
     call('SET', P .. 'spec:' .. member, arguments)
   end
-  if kind < IS_KEPT then
+  if has(kind, HAS_KNOBS) then
+    local knobs
+    knobs, at = unpack_struct('<I4c0', blob, at)
+    flags = flags + MORE
+    call('SET', P .. 'more:' .. member, knobs)
+  end
+  if not has(kind, IS_KEPT) then
     local links = sub(blob, at)
     local t = template_of(wf, (unpack_struct('<I3', links)))
     if not t.waiting then t.waiting = waiting_head(t, NODE) end
@@ -125,7 +131,8 @@ local function template_in(blob)
   local kind, at = byte(blob), 2
   if kind == IS_GATE then return end
   if has(kind, ARGUMENTS_APART) then at = at + 4 + unpack_struct('<I4', blob, at) end
-  if kind >= IS_KEPT then
+  if has(kind, HAS_KNOBS) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if has(kind, IS_KEPT) then
     at = at + 1
     at = at + 4 + unpack_struct('<I4', blob, at)
     at = at + 4 + unpack_struct('<I4', blob, at)

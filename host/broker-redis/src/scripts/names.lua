@@ -9,8 +9,12 @@ local STATE, FLAGS, PRIORITY, RETRIES, DELIVERIES, MAX_DELIVERIES = 2, 3, 4, 5, 
 local EXPIRES, DUE, FINISHED, SCORE, RESULT_TTL, DEAD_TTL = 9, 10, 12, 13, 15, 16
 local TOKEN, WORKER, FIXED, RESULT, FAILURE, PROGRESS, HISTORY_LEN, HISTORY = 17, 18, 19, 20, 21, 22, 23, 24
 -- Flags, as numbers that are added.
--- NODE: of a workflow. REPLACED: the id of the workflow that replaced it stands for its result.
-local CANCEL, SPEC_APART, HISTORY_APART, NODE, REPLACED = 1, 2, 4, 8, 16
+-- NODE: of a workflow. REPLACED: the id of the workflow that replaced it stands for its result. MORE: it has knobs.
+-- LET_END: cancelled, and left to end. LANED: queued in a lane, or running and counted there.
+local CANCEL, SPEC_APART, HISTORY_APART, NODE, REPLACED, MORE, LET_END, LANED = 1, 2, 4, 8, 16, 32, 64, 128
+-- The knobs under `more:`: version, what a lost worker means, whether it has limits; rate (count or 0, period, burst) and
+-- concurrency of its task, the same of its key, the key; who wins (0: not unique), for how long, longest wait, unique key.
+local KNOBS = '<BBBI4I6I4I4I4I6I4I4Bc0BI6I6Bc0'
 local SCHEDULED, QUEUED, RUNNING, RETRYING, SUCCEEDED, FAILED, REVOKED, EXPIRED, WAITING, SKIPPED =
   0, 1, 2, 3, 4, 5, 6, 7, 8, 9
 -- How FULL writes result, failure, progress and history when they are empty.

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  any key of the shard (it routes the script); all other keys are built here and have the same hash tag
 -- ARGV[1]  prefix of every key, ends in ':'
--- ARGV[2]  the time, milliseconds, or '' for the server's own clock
+-- ARGV[2]  the time, milliseconds, or nothing for the server's own clock; then ';' and how many dead jobs a tenant has
 -- ARGV[3…] the script's own
 --
 -- A job is named by its member, '<tenant>,<id>': ',' sorts before all that may be in a tenant's name, so members sort as
@@ -12,7 +12,8 @@
 
 local P = ARGV[1]
 local call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
-local now = tonumber(ARGV[2])
+local now, max_dead = string.match(ARGV[2], '^(%d*);(%d+)$')
+now = tonumber(now)
 if not now then
   local t = call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -22,13 +23,14 @@ local function has(flags, flag)
   return flags % (flag * 2) >= flag
 end
 
--- canvas(), set by canvas.lua, gives what a script does with workflows; `open_canvas` is that once it was asked for.
-local canvas, open_canvas
+-- canvas(), set by canvas_close.lua, gives what a script does with workflows; `open_canvas` is that once it was asked for.
+-- rules(), set by rules_close.lua, gives what concerns few jobs: lanes and limits, unique keys, the dead set.
+local canvas, open_canvas, rules
 
 -- A record as a table. That of a node remembers the state that its workflow knows.
 local function opened(text)
   local r = { unpack_struct(FULL, text) }
-  if r[3] >= NODE then r.was = r[2] end
+  if has(r[3], NODE) then r.was = r[2] end
   return r
 end
 
@@ -101,7 +103,7 @@ local function line_of(tenant, queue)
   local name = tenant .. ',' .. queue
   local line = lines[name]
   if not line then
-    line = { tenant = tenant, queue = queue, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
+    line = { tenant = tenant, queue = queue, name = name, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
       running = 0, delayed = 0 }
     lines[name] = line
   end
@@ -117,18 +119,6 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
--- Sends what was collected. Called once, at the end.
-local function flush()
-  if open_canvas then open_canvas.flush() end
-  flush_indexes()
-  for _, line in pairs(lines) do
-    local queues = P .. 'queues:' .. line.tenant
-    if line.running ~= 0 then call('HINCRBY', queues, line.queue .. ':r', line.running) end
-    if line.delayed ~= 0 then call('HINCRBY', queues, line.queue .. ':d', line.delayed) end
-    line.running, line.delayed = 0, 0
-  end
-end
-
 -- Tells who listens. One message per topic.
 local function tell()
   local queues = {}
@@ -138,13 +128,100 @@ local function tell()
   if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
 end
 
+-- Whether a line has lanes or is parked, or its tenant has a control: `special` names those lines and tenants.
+local anything_special
+local function is_anything_special()
+  if anything_special == nil then anything_special = call('EXISTS', P .. 'special') == 1 end
+  return anything_special
+end
+
+local function is_special(line)
+  if line.special == nil then
+    line.special = false
+    if is_anything_special() then
+      local found = call('HMGET', P .. 'special', line.tenant, line.name)
+      line.special = (found[1] or found[2]) and true
+    end
+  end
+  return line.special
+end
+
+-- Who is followed, see the broker's events.rs: `followed` has '<until> <last number>' by tenant, and `special` has ',' while
+-- there is anybody, so that it costs nothing to find out that there is nobody.
+local MAX_EVENTS = 10000
+local anybody_followed
+local followings = {}
+
+local function end_following(tenant)
+  call('HDEL', P .. 'followed', tenant)
+  call('UNLINK', P .. 'events:' .. tenant)
+  if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
+end
+
+-- What is known of the followers of a tenant, or false.
+local function following_of(tenant)
+  local following = followings[tenant]
+  if following == nil then
+    following = false
+    local text = call('HGET', P .. 'followed', tenant)
+    if text then
+      local until_ms, last = string.match(text, '^(%d+) (%d+)$')
+      if tonumber(until_ms) > now then
+        following = { until_ms = until_ms, last = tonumber(last), n = 0 }
+      else
+        end_following(tenant)
+      end
+    end
+    followings[tenant] = following
+  end
+  return following
+end
+
+-- A job's state was changed. Its immutable part begins at `at` in `text`.
+local function tell_state(member, state, text, at)
+  if anybody_followed == nil then
+    anybody_followed = is_anything_special() and call('HEXISTS', P .. 'special', ',') == 1
+  end
+  local following = anybody_followed and following_of(tenant_of(member))
+  if not following then return end
+  at = at + 1 + byte(text, at)
+  local n = following.n + 1
+  following[n], following.n = pack('<I6B', now, state) .. id_of(member) .. sub(text, at + 1, at + byte(text, at)), n
+end
+
+local function flush_events()
+  local highest
+  for tenant, following in pairs(followings) do
+    if following and following.n > 0 then
+      local key = P .. 'events:' .. tenant
+      in_pieces('RPUSH', key, following)
+      call('LTRIM', key, 0 - MAX_EVENTS, -1)
+      following.last = following.last + following.n
+      call('HSET', P .. 'followed', tenant, string.format('%s %.0f', following.until_ms, following.last))
+      highest = math.max(highest or 0, following.last)
+    end
+  end
+  followings = {}
+  -- Numbers rise also when the clock goes back between two followings.
+  if highest and highest > tonumber(call('GET', P .. 'last_event') or 0) then call('SET', P .. 'last_event', highest) end
+end
+
+-- Sends what was collected. Called once, at the end.
+local function flush()
+  if open_canvas then open_canvas.flush() end
+  flush_indexes()
+  flush_events()
+  for _, line in pairs(lines) do
+    local queues = P .. 'queues:' .. line.tenant
+    if line.running ~= 0 then call('HINCRBY', queues, line.queue .. ':r', line.running) end
+    if line.delayed ~= 0 then call('HINCRBY', queues, line.queue .. ':d', line.delayed) end
+    line.running, line.delayed = 0, 0
+  end
+end
+
 -- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
--- back after each of its jobs would always be first. The line has ready jobs, or will have them at the end of this script.
-local function activate(line)
-  if line.active then return end
-  line.active = true
-  if call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':p') == '1' then return end
-  if call('ZSCORE', line.fair, line.tenant) then return end
+-- back after each of its jobs would always be first.
+local function take_turn(line)
   local first = call('ZRANGE', line.fair, 0, 0, 'WITHSCORES')
   if first[2] then
     call('ZADD', line.fair, tonumber(first[2]) + 1, line.tenant)
@@ -154,14 +231,36 @@ local function activate(line)
   end
 end
 
+-- The line has ready jobs, or will have them at the end of this script.
+local function activate(line)
+  if line.active then return end
+  line.active = true
+  if call('ZSCORE', line.fair, line.tenant) then return end
+  if call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':p') ~= '1' then take_turn(line) end
+end
+
+-- A plain job becomes ready. Of a line with lanes nothing is written later than it is read.
+local function put_ready(line, score, id)
+  if is_special(line) then
+    call('ZADD', line.ready, score, id)
+    rules().settle_line(line)
+  else
+    zadd(line.ready, score, id)
+    activate(line)
+  end
+  ready_in[line.queue] = true
+end
+
 -- To the ready jobs, with the score in the record.
 local function enqueue(member, r, line)
   if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
   r[STATE], r[DUE] = QUEUED, 0
   if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
-  call('ZADD', line.ready, r[SCORE], id_of(member))
-  activate(line)
   ready_in[line.queue] = true
+  tell_state(member, QUEUED, r[FIXED], 1)
+  if r[FLAGS] >= MORE and rules().into_lane(member, r, line) then return end
+  call('ZADD', line.ready, r[SCORE], id_of(member))
+  if is_special(line) then rules().settle_line(line) else activate(line) end
 end
 
 -- The score of a job that joins the line now. Numbers are taken from the store in growing blocks.
@@ -179,6 +278,7 @@ end
 local function delay(member, r, line, state, due)
   due = math.min(due, MAX_MS)
   r[STATE], r[DUE] = state, due
+  tell_state(member, state, r[FIXED], 1)
   local look = due
   if r[EXPIRES] > 0 and r[EXPIRES] < due then look = r[EXPIRES] end
   zadd(P .. 'look', look, member)
@@ -189,41 +289,51 @@ end
 local function leave(member, r, line)
   local state = r[STATE]
   if state == QUEUED then
+    if r[FLAGS] >= LANED then return rules().leave_lane(member, r, line) end
     call('ZREM', line.ready, id_of(member))
-    if call('EXISTS', line.ready) == 0 then
+    if is_special(line) then
+      rules().settle_line(line)
+    elseif call('EXISTS', line.ready) == 0 then
       call('ZREM', line.fair, line.tenant)
       line.active = false
     end
   elseif state == RUNNING then
     zrem(P .. 'leases', member)
     line.running = line.running - 1
+    if r[FLAGS] >= LANED or is_special(line) then rules().make_place(line, member, r) end
   elseif state == SCHEDULED or state == RETRYING then
     line.delayed = line.delayed - 1
   end
 end
 
-local function tell_ended(id)
-  ended_n = ended_n + 1
-  ended[ended_n] = id
+-- Its name in `retain`. One that was replaced owns a workflow: prune.lua looks.
+local function retained(member, flags)
+  return has(flags, REPLACED) and member .. 'c' or member
 end
 
--- Ends a job; it has left what it waited in. `quietly`: not into the dead set.
-local function finish(member, r, state, quietly)
+local function tell_ended(member)
+  ended_n = ended_n + 1
+  ended[ended_n] = id_of(member)
+end
+
+-- Ends a job; it has left what it waited in. A failed one gets into the dead set if it has retention there, unless `dead`
+-- is false.
+local function finish(member, r, state, dead)
   local old = r[STATE]
   if old == SCHEDULED or old == RETRYING or (old == QUEUED and r[EXPIRES] > 0) then zrem(P .. 'look', member) end
   r[STATE], r[FINISHED], r[DUE] = state, now, 0
-  local id, keep = id_of(member), r[RESULT_TTL]
-  if state == FAILED and not quietly then
-    keep = math.max(keep, r[DEAD_TTL])
-    zadd(P .. 'dead:' .. tenant_of(member), '0', id)
-  end
-  tell_ended(id)
-  if has(r[FLAGS], NODE) then
+  tell_state(member, state, r[FIXED], 1)
+  local is_node, keep = has(r[FLAGS], NODE), r[RESULT_TTL]
+  dead = state == FAILED and dead ~= false and (is_node or r[DEAD_TTL] > 0)
+  local until_ms = now + (dead and math.max(keep, r[DEAD_TTL]) or keep)
+  if r[FLAGS] >= MORE then until_ms = math.max(until_ms, rules().release(member, r)) end
+  tell_ended(member)
+  if is_node then
     canvas().node_ended(member, r)
   else
-    -- One that was replaced owns a workflow: prune.lua looks.
-    zadd(P .. 'retain', now + keep, r[FLAGS] >= REPLACED and member .. 'c' or member)
+    zadd(P .. 'retain', math.min(until_ms, MAX_MS), retained(member, r[FLAGS]))
   end
+  if dead then rules().bury(member, r) end
 end
 
 -- Appends to the history. The first entry and the newest ones are kept, MAX_HISTORY together.

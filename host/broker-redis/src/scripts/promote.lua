@@ -1,5 +1,5 @@
--- Queues what is due and ends what expired; cancels workflows at their deadline; goes on with the work list. Needs
--- canvas.lua.
+-- Opens what a rate had parked, queues what is due and ends what expired; cancels workflows at their deadline; goes on with the work list. Needs
+-- rules and canvas.lua.
 -- ARGV[3] max
 -- Returns { moved, expired, next_due }; next_due is -1 when nothing waits.
 -- Complexity: O(m log N) for m jobs and workflows looked at, and that of advance().
@@ -14,6 +14,10 @@ local function due_at(at)
 end
 
 allowed_when_full()
+if call('EXISTS', P .. 'parked') == 1 then
+  local opens = rules().open_rates(max)
+  if opens then due_at(opens) end
+end
 for i = 1, #late, 2 do
   local at = tonumber(late[i + 1])
   if at > now or i > 2 * max then

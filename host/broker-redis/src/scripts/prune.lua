@@ -1,7 +1,7 @@
 -- Deletes jobs and workflows whose retention has passed, with all that belongs to them, and idempotency keys that are
--- over. Needs canvas.lua.
+-- over, what no rate needs any more, and events that nobody follows any more. Needs rules and canvas.lua.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
--- ARGV[3] max jobs, nodes and workflows   ARGV[4] max idempotency keys
+-- ARGV[3] max jobs, nodes and workflows   ARGV[4] max idempotency keys and unique keys
 -- Returns the number of them deleted.
 -- Complexity: O(m log N) for m deleted.
 
@@ -13,24 +13,16 @@ for _, name in ipairs(keys) do
   zrem(P .. 'idem_due', name)
 end
 
--- The child of a deleted job is deleted next, or when it is over: callbacks may outlive its end.
-local function orphan(member)
-  local r = load(member)
-  local wf = r and canvas().workflow_at(canvas().child_of(member, r))
-  if not wf then return end
-  wf.orphaned, wf.dirty = 1, true
-  -- At once: it may be deleted by this very script.
-  if wf.finished > 0 then call('ZADD', P .. 'retain', now, wf.prefix .. '000000w') end
+for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'uniq_due', '-inf', now, 'LIMIT', 0, tonumber(ARGV[4]))) do
+  call('DEL', P .. 'uniq:' .. name)
+  zrem(P .. 'uniq_due', name)
+end
+for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'rates', '-inf', now * 1000, 'LIMIT', 0, tonumber(ARGV[4]))) do
+  zrem(P .. 'rates', name)
 end
 
-local function prune_job(name, member)
-  if name ~= member then orphan(member) end
-  local tenant, id = tenant_of(member), id_of(member)
-  call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member)
-  zrem(P .. 'retain', name)
-  zrem(P .. 'jobs:' .. tenant, id)
-  zrem(P .. 'dead:' .. tenant, id)
-end
+-- This ends those that are over.
+for _, tenant in ipairs(call('HKEYS', P .. 'followed')) do following_of(tenant) end
 
 local function prune_node(wf, number)
   local member = canvas().node_of(wf, number)
@@ -40,15 +32,15 @@ local function prune_node(wf, number)
     return
   end
   local state, flags = byte(head, STATE), byte(head, FLAGS)
-  if flags >= REPLACED then orphan(member) end
+  if has(flags, REPLACED) then orphan(member) end
   if not is_over(state) then
     -- An error callback of a staged node that was cancelled may be queued.
     local r = load(member)
     if state == QUEUED or state == SCHEDULED or state == RETRYING then zrem(P .. 'look', member) end
     leave(member, r, line_of(wf.tenant, queue_in(r[FIXED])))
   end
-  if state == FAILED then zrem(P .. 'dead:' .. wf.tenant, id_of(member)) end
-  call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member)
+  if state == FAILED then rules().leave_dead(wf.tenant, id_of(member)) end
+  unlink(member)
 end
 
 -- Deletes at most `most` of a workflow's nodes and then itself; how many.

@@ -1,6 +1,6 @@
 -- The queues of a tenant.
 -- ARGV[3] tenant
--- Returns, per queue, in no order: name, queued, running, delayed, paused (0 or 1).
+-- Returns, per queue, in no order: name, queued, running, delayed, dead, paused (0 or 1).
 -- Complexity: O(number of queues).
 
 local fields = call('HGETALL', P .. 'queues:' .. ARGV[3])
@@ -16,7 +16,9 @@ for i = 1, #fields, 2 do
 end
 for queue, entry in pairs(seen) do
   local n = #out
-  out[n + 1], out[n + 2] = queue, call('ZCARD', P .. 'ready:' .. ARGV[3] .. ',' .. queue)
-  out[n + 3], out[n + 4], out[n + 5] = entry.r, entry.d, entry.p
+  local line = line_of(ARGV[3], queue)
+  out[n + 1], out[n + 2] = queue, call('ZCARD', line.ready) + (call('HGET', P .. 'line:' .. line.name, 'q') or 0)
+  out[n + 3], out[n + 4], out[n + 5] = entry.r, entry.d, tonumber(call('HGET', P .. 'deads:' .. ARGV[3], queue) or 0)
+  out[n + 6] = entry.p
 end
 return out

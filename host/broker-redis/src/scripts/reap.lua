@@ -1,16 +1,20 @@
--- Takes back expired leases. Needs canvas.lua.
+-- Takes back expired leases. Needs rules and canvas.lua.
 -- ARGV[3] max   ARGV[4] failure of a job that has no delivery left, JSON text   ARGV[5] what stands in it for their number
--- Returns { requeued, buried, revoked }.
+-- ARGV[6] failure of a job that may run only once, JSON text
+-- Returns { requeued, buried, revoked, failed }.
 -- Complexity: O(m log N) for m leases taken back.
 
 local lost = call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, tonumber(ARGV[3]))
-local requeued, buried, revoked = 0, 0, 0
+local requeued, buried, revoked, failed = 0, 0, 0, 0
+local DEAD, FAIL = 1, 2
 
 allowed_when_full()
 for _, member in ipairs(lost) do
   local r = load(member)
   if r then
     local line = line_of(tenant_of(member), queue_in(r[FIXED]))
+    local knobs = r[FLAGS] >= MORE and rules().knobs_of(member, r[FLAGS])
+    local on_lost = knobs and knobs.on_lost
     leave(member, r, line)
     r[TOKEN] = ''
     -- As records.rs writes an attempt; a worker's name needs no escapes.
@@ -19,6 +23,10 @@ for _, member in ipairs(lost) do
     if has(r[FLAGS], CANCEL) then
       finish(member, r, REVOKED)
       revoked = revoked + 1
+    elseif on_lost == DEAD or on_lost == FAIL then
+      r[FAILURE] = ARGV[6]
+      finish(member, r, FAILED, on_lost == DEAD)
+      if on_lost == DEAD then buried = buried + 1 else failed = failed + 1 end
     elseif r[DELIVERIES] >= r[MAX_DELIVERIES] then
       r[FAILURE] = string.gsub(ARGV[4], ARGV[5], string.format('%.0f', r[DELIVERIES]))
       finish(member, r, FAILED)
@@ -37,4 +45,4 @@ end
 advance()
 flush()
 tell()
-return { requeued, buried, revoked }
+return { requeued, buried, revoked, failed }

@@ -28,7 +28,7 @@ local function renew(blob)
     end
     in_pieces('RPUSH', key, list)
   end
-  return has(flags, CANCEL) and 'C' or 'H'
+  return has(flags, CANCEL) and not has(flags, LET_END) and 'C' or 'H'
 end
 
 -- Jobs that run must not be lost because new ones do not fit.

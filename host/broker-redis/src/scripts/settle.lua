@@ -45,6 +45,7 @@ local function resolve(member, r, line, how, delay_ms, payload)
     delay(member, r, line, SCHEDULED, now + delay_ms)
   elseif how == REPLACE then
     r[STATE], r[FLAGS], r[RESULT] = WAITING, r[FLAGS] + REPLACED, payload
+    tell_state(member, WAITING, r[FIXED], 1)
   else
     r[DELIVERIES] = r[DELIVERIES] - 1
     enqueue(member, r, line)
@@ -55,7 +56,8 @@ end
 -- unpacked and packed: half the time. True when it was done.
 local function succeed_at_once(member, text, token, result, entry)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
-  if byte(text, STATE) ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return false end
+  local flags = byte(text, FLAGS)
+  if byte(text, STATE) ~= RUNNING or flags >= MORE or sub(text, -17) ~= NOTHING_YET then return false end
   local ttl, _, current, _, _, queue, task = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
   if current ~= token or #entry + 4 > HISTORY_INLINE then return false end
   local history = '\0\0\0\0\0'
@@ -65,8 +67,10 @@ local function succeed_at_once(member, text, token, result, entry)
   zrem(P .. 'leases', member)
   local line = line_of(tenant_of(member), queue)
   line.running = line.running - 1
-  tell_ended(id_of(member))
-  if byte(text, FLAGS) < NODE then
+  if is_special(line) then rules().make_place(line) end
+  tell_ended(member)
+  tell_state(member, SUCCEEDED, text, task - 1 - #queue)
+  if flags < NODE then
     zadd(P .. 'retain', now + ttl, member)
   else
     canvas().succeeded(member, text, task - 1 - #queue)
@@ -78,7 +82,7 @@ end
 local function could_have_followed(how, payload, r)
   local state = r[STATE]
   if ENDS[how] then return state == ENDS[how] end
-  if how == REPLACE then return state == REVOKED or (r[FLAGS] >= REPLACED and r[RESULT] == payload) end
+  if how == REPLACE then return state == REVOKED or (has(r[FLAGS], REPLACED) and r[RESULT] == payload) end
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
 

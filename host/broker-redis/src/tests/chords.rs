@@ -39,7 +39,7 @@ pub(super) fn job(
     next: Vec<Range>,
     arguments: String,
 ) -> NewNode {
-    let work = NewWork::Job { template, arguments, takes: after.is_some(), kept: None };
+    let work = NewWork::Job { template, arguments, takes: after.is_some(), kept: None, knobs: None };
     NewNode { when: When::Success, on_failure: OnFailure::Fail, after, group, next, work }
 }
 

@@ -1,11 +1,12 @@
 //! What scripts repeat of the broker's contract.
 
 use umbel_broker::{
-    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
+    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
     UPSTREAM_FAILED_MESSAGE,
 };
 use umbel_model::{Failure, JobState, canvas::MAX_NODES};
 
+const PRELUDE: &str = include_str!("../scripts/prelude.lua");
 const NAMES: &str = include_str!("../scripts/names.lua");
 const CANVAS: &str = include_str!("../scripts/canvas.lua");
 const JOINING: &str = include_str!("../scripts/joining.lua");
@@ -17,7 +18,10 @@ fn the_numbers_of_the_contract_are_those_of_the_scripts() {
     says(CANVAS, format!("local ADVANCE, INLINE_INPUT_BYTES = {ADVANCE}, {INLINE_INPUT_BYTES}\n"));
     let limits = format!("{MAX_NODES}, {MAX_TEMPLATES}, {TEMPLATES_COMPARED}");
     says(JOINING, format!("local MAX_NODES, MAX_TEMPLATES, TEMPLATES_COMPARED = {limits}\n"));
+    says(PRELUDE, format!("local MAX_EVENTS = {MAX_EVENTS}\n"));
     says(CLAIMING, format!("local CLAIM_SCAN = {CLAIM_SCAN}\n"));
+    let flags = format!("{}, {}, {}, {}", crate::stored::FLAG_SPEC_APART, 4, 8, 16);
+    says(NAMES, format!("MORE, LET_END, LANED = 1, {flags}, {}, 64, 128\n", crate::stored::FLAG_MORE));
 }
 
 #[test]

@@ -28,6 +28,8 @@ fn jobs(tenants: u64) -> Vec<NewJob> {
             max_deliveries: 5,
             result_ttl_ms: 86_400_000,
             dead_ttl_ms: 604_800_000,
+            expires_at: None,
+            knobs: None,
             idempotency: None,
             redrive_of: None,
         })

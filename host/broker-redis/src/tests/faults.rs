@@ -25,6 +25,8 @@ fn job(n: u64) -> NewJob {
         max_deliveries: 100,
         result_ttl_ms: 60_000,
         dead_ttl_ms: 60_000,
+        expires_at: None,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     }
@@ -67,6 +69,11 @@ fn worker() -> WorkerInfo {
         started_at: conformance::START_MS,
         settled: 0,
         rss_bytes: 0,
+        leases: 0,
+        min_slots: 0,
+        max_slots: 0,
+        exclude: Vec::new(),
+        order: 0,
     }
 }
 
@@ -248,7 +255,7 @@ async fn a_full_server_takes_no_more_jobs_and_lets_those_it_has_run_and_end() {
     assert!(matches!(broker.submit(&[job(3)]).await, Err(Error::Full(_))));
     let plain =
         Renewal { tenant: tenant(), id: held[0].id, token: held[0].token.clone(), progress: None, logs: Vec::new() };
-    let progress = umbel_model::Progress { done: 1, total: 2, message: "half".into() };
+    let progress = umbel_model::Progress { done: 1, total: 2, message: "half".into(), ..Default::default() };
     let line = LogLine {
         at: conformance::START_MS,
         attempt: 1,

@@ -26,6 +26,8 @@ pub(super) fn single(n: u64) -> NewJob {
         max_deliveries: 5,
         result_ttl_ms: 1_000,
         dead_ttl_ms: 1_000,
+        expires_at: None,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     }
@@ -74,7 +76,7 @@ async fn a_full_server_deletes_what_is_over() {
     broker.ready_queues().await.unwrap();
     let mut left: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     left.sort();
-    assert_eq!(left, ["meta", "queues:tenant0", "seq"].map(|key| format!("umbel:{{s0}}:{key}")));
+    assert_eq!(left, ["holders", "meta", "queues:tenant0", "seq"].map(|key| format!("umbel:{{s0}}:{key}")));
 }
 
 #[tokio::test]

@@ -32,9 +32,9 @@ async fn a_node_of_a_staged_workflow_is_not_cancelled() {
     assert_eq!(broker.stage_workflow(&head).await.unwrap(), WorkflowSubmitted::Created);
     assert_eq!(broker.stage_nodes(&head.tenant, head.id, 0, &nodes).await.unwrap(), WorkflowSubmitted::Created);
     let node = node_job(head.id, 0);
-    assert_eq!(broker.cancel(&head.tenant, node).await.unwrap(), Cancelled::NotFound);
+    assert_eq!(broker.cancel(&head.tenant, node, true).await.unwrap(), Cancelled::NotFound);
     assert_eq!(broker.start_workflow(&head.tenant, head.id).await.unwrap(), WorkflowSubmitted::Created);
-    assert_eq!(broker.cancel(&head.tenant, node).await.unwrap(), Cancelled::Revoked);
+    assert_eq!(broker.cancel(&head.tenant, node, true).await.unwrap(), Cancelled::Revoked);
 }
 
 #[tokio::test]

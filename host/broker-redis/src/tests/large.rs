@@ -21,6 +21,8 @@ fn job(n: u64, spec: String) -> NewJob {
         max_deliveries: 100,
         result_ttl_ms: 60_000,
         dead_ttl_ms: 60_000,
+        expires_at: None,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     }
@@ -101,13 +103,21 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
         subject.now.fetch_add(DEFAULT_LEASE_MS, Ordering::SeqCst);
         assert_eq!(broker.reap(10).await.unwrap().requeued, 5);
     }
-    let query =
-        JobQuery { tenant: tenant.clone(), dead: false, state: None, task: None, queue: None, before: None, max: 10 };
+    let query = JobQuery {
+        tenant: tenant.clone(),
+        dead: false,
+        state: None,
+        task: None,
+        queue: None,
+        worker: None,
+        before: None,
+        max: 10,
+    };
     let listed = broker.jobs(&query).await.unwrap().jobs;
     assert_eq!(listed.iter().rev().map(|j| &j.spec).collect::<Vec<_>>(), specs.iter().collect::<Vec<_>>());
     for n in 0..5 {
         assert_eq!(broker.job(&tenant, id(n)).await.unwrap().unwrap().spec, specs[n as usize]);
-        broker.cancel(&tenant, id(n)).await.unwrap();
+        broker.cancel(&tenant, id(n), true).await.unwrap();
     }
     subject.now.fetch_add(60_000, Ordering::SeqCst);
     assert_eq!(broker.prune(10).await.unwrap(), 5);
@@ -118,7 +128,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     left.sort();
     // What belongs to the tenant stays: it has queues.
     let names: Vec<&str> = left.iter().map(|k| k.rsplit_once("}:").unwrap().1).collect();
-    assert_eq!(names, ["queues:t1", "seq"]);
+    assert_eq!(names, ["holders", "queues:t1", "seq"]);
 }
 
 #[tokio::test]

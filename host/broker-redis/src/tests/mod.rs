@@ -1,8 +1,10 @@
 //! The conformance suite on a real server, and what only Redis can do: vanish, restart, be full, be set up wrongly.
 
+mod audit;
 mod chords;
 mod contract;
 mod cost;
+mod events;
 mod faults;
 mod full;
 mod growth;

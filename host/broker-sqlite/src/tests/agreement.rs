@@ -236,7 +236,7 @@ impl Pair {
             }
             20 => {
                 let id = self.any_job();
-                both!(self, ("cancel", id), |broker| broker.cancel(tenant_ref(), id));
+                both!(self, ("cancel", id), |broker| broker.cancel(tenant_ref(), id, true));
             }
             21 => {
                 let id = flows::flow_id(self.dice.below(self.flows.max(1)));
@@ -246,15 +246,25 @@ impl Pair {
                 let id = self.any_job();
                 both!(self, ("run now", id), |broker| broker.run_now(tenant_ref(), id));
             }
-            _ => {}
+            _ => drop(both!(self, "follow", |broker| broker.follow(tenant_ref()))),
         }
     }
 
     async fn look(&mut self) {
         both!(self, "queues", |broker| broker.queues(tenant_ref()));
+        let last = both!(self, "events", |broker| broker.events(tenant_ref(), 1, 0)).last;
+        both!(self, "events", |broker| broker.events(tenant_ref(), last.saturating_sub(40), 99));
         for dead in [false, true] {
-            let query =
-                JobQuery { tenant: tenant(), dead, state: None, task: None, queue: None, before: None, max: 99 };
+            let query = JobQuery {
+                tenant: tenant(),
+                dead,
+                state: None,
+                task: None,
+                queue: None,
+                worker: None,
+                before: None,
+                max: 99,
+            };
             both!(self, ("jobs", dead), |broker| broker.jobs(&query));
         }
         let state = [None, Some(WorkflowState::Running), Some(WorkflowState::Failed)][self.dice.below(3) as usize];

@@ -40,7 +40,7 @@ async fn a_restart_takes_back_at_once_what_ran_whatever_the_clock_says() {
     now.fetch_sub(3_600_000, Ordering::SeqCst);
 
     let broker = open();
-    assert_eq!(broker.reap(10).await.unwrap(), Reaped { requeued: 2, buried: 0, revoked: 0 });
+    assert_eq!(broker.reap(10).await.unwrap(), Reaped { requeued: 2, buried: 0, failed: 0, revoked: 0 });
     let ids: Vec<JobId> = broker.claim(&claim(2, 10)).await.unwrap().into_iter().map(|d| d.id).collect();
     assert_eq!(ids, [0, 1, 2].map(job_id));
     assert_eq!(broker.reap(10).await.unwrap().requeued, 0);

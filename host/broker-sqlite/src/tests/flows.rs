@@ -8,7 +8,7 @@ use umbel_model::{
 };
 
 use super::*;
-use crate::rows::{JobCounts, counts, state_number};
+use crate::audit;
 
 pub(super) const KEEP_MS: u64 = 60_000;
 
@@ -75,7 +75,7 @@ fn stored_node(node: &Node, templates: &mut Vec<NodeTemplate>, known: &mut HashM
                 templates.len() as u32 - 1
             });
             templates[template as usize].nodes += 1;
-            NewWork::Job { template, arguments: r#"{"args":[1]}"#.into(), takes: node.takes, kept: None }
+            NewWork::Job { template, arguments: r#"{"args":[1]}"#.into(), takes: node.takes, kept: None, knobs: None }
         }
     };
     let (when, on_failure): (_, OnFailure) = (node.when, node.on_failure);
@@ -99,63 +99,30 @@ fn template(task: TaskName, options: &str) -> NodeTemplate {
 
 /// What in a file contradicts itself: counts that are wrong, rows that belong to nobody.
 pub(super) fn contradictions(path: &Path) -> Vec<String> {
-    let conn = schema::open_reader(path).unwrap();
-    let mut found = Vec::new();
-    for (what, sql) in [
-        ("nodes without a workflow", "SELECT count(*) FROM node WHERE workflow NOT IN (SELECT rid FROM workflow)"),
-        (
-            "templates without a workflow",
-            "SELECT count(*) FROM template WHERE workflow NOT IN (SELECT rid FROM workflow)",
-        ),
-        ("specs without a workflow", "SELECT count(*) FROM workflow_spec WHERE rid NOT IN (SELECT rid FROM workflow)"),
-        ("workflows without a spec", "SELECT count(*) FROM workflow WHERE rid NOT IN (SELECT rid FROM workflow_spec)"),
-        ("nodes without a job", "SELECT count(*) FROM node WHERE rid NOT NULL AND rid NOT IN (SELECT rid FROM job)"),
-        (
-            "jobs without a node",
-            "SELECT count(*) FROM job WHERE workflow NOT NULL AND rid NOT IN
-            (SELECT rid FROM node WHERE node.workflow = job.workflow)",
-        ),
-        (
-            "gates and their nodes",
-            "SELECT (SELECT count(*) FROM gate) <> (SELECT count(*) FROM node WHERE rid IS NULL)",
-        ),
-        ("specs without a job", "SELECT count(*) FROM spec WHERE rid NOT IN (SELECT rid FROM job)"),
-        ("outcomes without a job", "SELECT count(*) FROM outcome WHERE rid NOT IN (SELECT rid FROM job)"),
-        ("histories without a job", "SELECT count(*) FROM history WHERE rid NOT IN (SELECT rid FROM job)"),
-        (
-            "workflows of a tenant",
-            "SELECT count(*) FROM workflow_count AS c WHERE held <> (SELECT count(*) FROM workflow
-            WHERE workflow.tenant = c.tenant AND parent IS NULL AND pruned IS NULL)",
-        ),
-    ] {
-        let count: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
-        if count > 0 {
-            found.push(format!("{count} {what}"));
-        }
-    }
-    let miscounted = reads::miscounted(&conn).unwrap();
-    if miscounted > 0 {
-        found.push(format!("{miscounted} lines miscounted"));
-    }
-    let mut statement = conn.prepare("SELECT rid, jobs FROM workflow WHERE pruned IS NULL").unwrap();
-    let mut rows = statement.query([]).unwrap();
-    while let Some(row) = rows.next().unwrap() {
-        let (rid, counted): (i64, JobCounts) = (row.get(0).unwrap(), counts(row, 1).unwrap());
-        let real = umbel_model::JobState::ALL.map(|state| {
-            let sql = "SELECT count(*) FROM job WHERE workflow = ? AND state = ?";
-            conn.query_row(sql, [rid, state_number(state)], |row| row.get::<_, u32>(0)).unwrap()
-        });
-        if counted != real {
-            found.push(format!("workflow {rid} counts {counted:?} and has {real:?}"));
-        }
-    }
-    found
+    let found = audit::findings(&schema::open_reader(path).unwrap()).unwrap();
+    found.into_iter().map(|finding| format!("{} {}: {}", finding.count, finding.check, finding.example)).collect()
 }
 
 /// Rows of every table in which workflows leave something.
 pub(super) fn left_over(path: &Path) -> i64 {
     let conn = schema::open_reader(path).unwrap();
-    let tables = ["job", "spec", "outcome", "history", "workflow", "workflow_spec", "template", "node", "gate", "todo"];
+    let tables = [
+        "job",
+        "spec",
+        "outcome",
+        "history",
+        "knobs",
+        "workflow",
+        "workflow_spec",
+        "template",
+        "node",
+        "gate",
+        "todo",
+        "bucket",
+        "lane",
+        "key_lane",
+        "parked",
+    ];
     let count =
         |table| conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
     tables.into_iter().map(count).sum()
@@ -262,7 +229,16 @@ async fn a_page_of_jobs_jumps_over_workflows_however_large_they_are() {
     for n in 0..2 {
         begin(&broker, &chord(n, 1_500)).await;
     }
-    let query = JobQuery { tenant: tenant(), dead: false, state: None, task: None, queue: None, before: None, max: 2 };
+    let query = JobQuery {
+        tenant: tenant(),
+        dead: false,
+        state: None,
+        task: None,
+        queue: None,
+        worker: None,
+        before: None,
+        max: 2,
+    };
     let page = broker.jobs(&query).await.unwrap();
     assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [jobs[2].id, jobs[1].id]);
     let page = broker.jobs(&JobQuery { before: page.next, ..query }).await.unwrap();

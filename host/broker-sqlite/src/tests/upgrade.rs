@@ -2,7 +2,11 @@
 
 use umbel_model::JobState;
 
-use super::*;
+use super::{
+    limits::{keyed, unique},
+    *,
+};
+use crate::rows::{JobCounts, counts_blob};
 
 /// What version 1 wrote: a job that is queued, one that ran, a dead one with its failure, and a log line.
 fn rows_of_version_1() -> String {
@@ -27,6 +31,82 @@ fn rows_of_version_1() -> String {
     .concat()
 }
 
+/// What version 2 adds: a paused queue with a job in it, and a workflow whose second step waits for its first.
+fn rows_of_version_2() -> String {
+    let flow = flows::flow_id(1);
+    let job = |rid: u32, id: &JobId, line: u32, state: u32, score: u64, workflow: &str| {
+        format!(
+            "INSERT INTO job VALUES ({rid}, 't1', x'{}', {line}, 'add', 5, 3, 0, 0, 1800000000000, NULL, {state}, 0,
+                NULL, {score}, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, 0, 0, {workflow}, NULL);
+             INSERT INTO spec VALUES ({rid}, '{{}}');",
+            hex(id),
+        )
+    };
+    let node = |number: u32, rid: u32, source: &str, next: &str| {
+        format!(
+            "INSERT INTO node VALUES (1, {number}, {rid}, 0, 0, 0, 0, {source}, NULL, x'{next}', NULL, NULL, NULL);"
+        )
+    };
+    // One queued, one waiting.
+    let mut counts = JobCounts::default();
+    (counts[1], counts[8]) = (1, 1);
+    let blob: String = counts_blob(&counts).iter().map(|byte| format!("{byte:02x}")).collect();
+    [
+        "UPDATE line SET ready = 2; UPDATE meta SET seq = 9;".to_owned(),
+        "INSERT INTO line VALUES (2, 't1', 'paused', 1, 0, 0, 1, NULL);".to_owned(),
+        job(4, &job_id(4), 2, 1, (4 << 48) + 4, "NULL"),
+        job(5, &umbel_model::canvas::node_job(flow, 0), 1, 1, (4 << 48) + 5, "1"),
+        job(6, &umbel_model::canvas::node_job(flow, 1), 1, 8, 9 << 48, "1"),
+        node(0, 5, "NULL", "0100000001000000"),
+        node(1, 6, "0", ""),
+        format!(
+            "INSERT INTO workflow VALUES (1, 't1', x'{}', 2, 1, NULL, 0, 0, 60000, 0, 1800000000000, NULL, NULL, NULL, 0,
+                NULL, NULL, 0, NULL, x'{blob}');",
+            hex(&flow)
+        ),
+        "INSERT INTO workflow_spec VALUES (1, '{}', x'0000000001000000', NULL, NULL, NULL);".to_owned(),
+        "INSERT INTO workflow_count VALUES ('t1', 1, 2);".to_owned(),
+        "INSERT INTO template VALUES (1, 0, 'add', 'default', 5, NULL, NULL, 0, 3, 2, '{}');".to_owned(),
+        r#"INSERT INTO worker VALUES ('w1', 1800000000000, '{"id":"w1","host":"h","pid":1,"version":"1","queues":[],"slots":4,"running":1,"state":"running","started_at":1,"settled":0,"rss_bytes":1}');"#.to_owned(),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("umbel.db");
+    // The rows of version 1 are written without the columns that version 2 added.
+    schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2()]);
+    let clock = Clock::manual(1_800_000_000_000).0;
+    let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
+    let broker = open();
+    assert_eq!(number(&path, "PRAGMA user_version"), 3);
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+
+    let stats = broker.queues(&tenant()).await.unwrap();
+    let counts: Vec<_> = stats.iter().map(|q| (q.queued, q.running, q.dead, q.paused)).collect();
+    assert_eq!(counts, [(2, 1, 1, false), (1, 0, 0, true)]);
+    let controls = broker.controls(&tenant()).await.unwrap();
+    let paused = QueueName::new("paused").unwrap();
+    assert_eq!(controls, [(Scope::Queue(paused.clone()), Control { paused: true, ..Control::default() })]);
+    let workers = broker.workers().await.unwrap();
+    assert_eq!((workers[0].leases, workers[0].order), (0, 0));
+    assert_eq!(broker.order_worker(&workers[0].id, &WorkerOrder::default()).await.unwrap(), Ordered::Told(1));
+
+    broker.submit(&[keyed(40, "a", 1), keyed(41, "a", 1), unique(42, "u", Wins::First, 0)]).await.unwrap();
+    assert_eq!(broker.submit(&[unique(43, "u", Wins::First, 0)]).await.unwrap(), [Submitted::Duplicate(job_id(42))]);
+    broker.submit(&[NewJob { redrive_of: Some(job_id(3)), ..new_job(44) }]).await.unwrap();
+    assert_eq!(broker.reap(10).await.unwrap().requeued, 1);
+    assert_eq!(work_off(&broker, 1).await, 2 + 2 + 3 + 1);
+    let flow = broker.workflow(&tenant(), flows::flow_id(1)).await.unwrap().unwrap();
+    assert_eq!(flow.state, WorkflowState::Succeeded);
+    broker.set_paused(&tenant(), &paused, false).await.unwrap();
+    assert_eq!(broker.claim(&Claim { queues: vec![paused], ..claim(99, 1) }).await.unwrap().len(), 1);
+    drop(broker);
+    assert_eq!(open().audit(false).await.unwrap(), []);
+}
+
 fn hex(id: &JobId) -> String {
     id.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -39,11 +119,11 @@ fn number(path: &Path, sql: &str) -> i64 {
 async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("umbel.db");
-    schema::create_old(&path, 1, &rows_of_version_1());
+    schema::create_old(&path, &[&rows_of_version_1()]);
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 2);
+    assert_eq!(number(&path, "PRAGMA user_version"), 3);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -51,7 +131,16 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     assert!(queued.node.is_none() && queued.child.is_none());
     assert_eq!(read(3).await.unwrap().unwrap().failure.unwrap().kind, "Void");
     assert_eq!(broker.logs(&tenant(), job_id(1), 0, 9).await.unwrap()[0].message, "hello");
-    let query = JobQuery { tenant: tenant(), dead: true, state: None, task: None, queue: None, before: None, max: 10 };
+    let query = JobQuery {
+        tenant: tenant(),
+        dead: true,
+        state: None,
+        task: None,
+        queue: None,
+        worker: None,
+        before: None,
+        max: 10,
+    };
     assert_eq!(broker.jobs(&query).await.unwrap().jobs.len(), 1);
     let listed = broker.jobs(&JobQuery { dead: false, ..query }).await.unwrap().jobs;
     assert_eq!(listed.iter().map(|job| job.id).collect::<Vec<_>>(), [3, 2, 1].map(job_id));
@@ -76,11 +165,14 @@ fn an_upgraded_file_has_the_schema_of_a_new_one() {
         rows.collect::<Result<Vec<(String, String, Option<String>)>, _>>().unwrap()
     };
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    schema::create_old(&old.path().join("umbel.db"), 1, "");
-    for folder in [&old, &new] {
-        drop(SqliteBroker::open(config(folder.path())).unwrap());
+    drop(SqliteBroker::open(config(new.path())).unwrap());
+    for rows in [&[""][..], &["", ""]] {
+        let path = old.path().join(format!("{}", rows.len())).join("umbel.db");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        schema::create_old(&path, rows);
+        drop(SqliteBroker::open(SqliteConfig::new(&path)).unwrap());
+        assert_eq!(schema_of(&path), schema_of(&new.path().join("umbel.db")));
     }
-    assert_eq!(schema_of(&old.path().join("umbel.db")), schema_of(&new.path().join("umbel.db")));
 }
 
 #[test]
@@ -88,11 +180,11 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("umbel.db");
     // Something is in the way of the last table of the next version.
-    schema::create_old(&path, 1, "CREATE TABLE todo (x);");
+    schema::create_old(&path, &["CREATE TABLE todo (x);"]);
     assert!(SqliteBroker::open(config(folder.path())).is_err());
     assert_eq!(number(&path, "PRAGMA user_version"), 1);
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 2);
+    assert_eq!(number(&path, "PRAGMA user_version"), 3);
 }

@@ -153,7 +153,7 @@ impl Step<'_> {
                 let template = self.flows.template(self.conn, self.lines, workflow, template)?;
                 let expires_ms = template.of.expires_ms;
                 head.expires_at = (expires_ms > 0).then(|| self.now.saturating_add(expires_ms));
-                self.begin_waiting(head, template.of.start);
+                self.begin_waiting(head, template.of.start)?;
             }
             (Status::Failed, None) => {
                 head.clear_outcome(self.conn)?;
@@ -332,11 +332,12 @@ impl Step<'_> {
             let Some(mut head) = head.filter(|head| !head.state.is_terminal()) else { continue };
             head.cancel_requested = true;
             if head.state == JobState::Running {
+                head.let_end = false;
                 self.news.cancel_asked(head.id);
                 self.save(&mut head)?;
                 continue;
             }
-            self.leave(&head);
+            self.leave(&mut head)?;
             self.finish(&mut head, how)?;
             self.save(&mut head)?;
             self.give_up_child(&head, how)?;

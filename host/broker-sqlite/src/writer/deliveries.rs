@@ -1,8 +1,11 @@
 //! Claim, renew, settle.
 
+use std::{collections::HashMap, sync::Arc};
+
 use rusqlite::params;
 use umbel_broker::{
-    CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LeaseState, Renewal, Settle, Settled,
+    CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LOOKS_A_LINE, LeaseState, Renewal, Settle,
+    Settled,
 };
 use umbel_model::{
     JobState, Resolution, Token,
@@ -11,6 +14,8 @@ use umbel_model::{
 
 use super::{
     head::{self, Head},
+    limits::Picked,
+    lines::LineId,
     step::Step,
 };
 use crate::{
@@ -44,19 +49,43 @@ impl Step<'_> {
         let mut deliveries = Vec::new();
         let mut budget = claim.max.saturating_add(CLAIM_SCAN);
         for queue in &claim.queues {
+            // `tired` are lines that are passed over while another one is open: they are in `passed`, too.
+            let (mut passed, mut tired, mut looks) = (Vec::new(), Vec::new(), HashMap::<LineId, u32>::new());
             while (deliveries.len() as u64) < u64::from(claim.max) && budget > 0 {
-                let Some(line) = self.lines.pick(queue) else { break };
-                let Some((mut head, text)) = head::next_ready(self.conn, self.lines, line)? else {
-                    return Err(Fault::stored("line", "it counts ready jobs and has none"));
+                let Some(line) = self.lines.next(queue, &passed) else {
+                    if tired.is_empty() {
+                        break;
+                    }
+                    passed.retain(|line| !tired.contains(line));
+                    tired.clear();
+                    looks.clear();
+                    continue;
                 };
                 budget -= 1;
-                self.leave(&head);
+                if self.is_held_by_another(line, claim) {
+                    passed.push(line);
+                    continue;
+                }
+                let Some(Picked { mut head, text }) = self.pick(line)? else {
+                    let looked = looks.entry(line).or_default();
+                    *looked += 1;
+                    if *looked >= LOOKS_A_LINE {
+                        passed.push(line);
+                        tired.push(line);
+                    }
+                    continue;
+                };
+                looks.remove(&line);
                 if head.expired(self.now) {
                     self.finish(&mut head, JobState::Expired)?;
                 } else {
                     deliveries.push(self.deliver(&mut head, text, claim, deliveries.len())?);
                 }
                 self.save(&mut head)?;
+            }
+            let wants_more = (deliveries.len() as u64) < u64::from(claim.max);
+            if budget == 0 && wants_more && self.lines.next(queue, &[]).is_some() {
+                self.news.ready_in(queue);
             }
         }
         self.flows.todo.put_off();
@@ -76,11 +105,17 @@ impl Step<'_> {
         head.worker = Some(claim.worker.as_str().to_owned());
         head.at = Some(self.now.saturating_add(claim.lease_ms));
         head.token = Some(token.as_str().to_owned());
-        self.lines.change(head.line, |counts| counts.running += 1);
+        self.lines.change(head.line, |counts| {
+            counts.running += 1;
+            if counts.holder.as_deref() != Some(claim.worker.as_str()) {
+                counts.holder = Some(Arc::from(claim.worker.as_str()));
+            }
+        });
         let (spec, node) = match head.workflow {
             None => (text, None),
             Some(workflow) => self.delivered(workflow, head, text)?,
         };
+        self.tell_state(head)?;
         Ok(Delivery {
             tenant: self.lines.tenant(head.line).clone(),
             id: head.id,
@@ -146,7 +181,7 @@ impl Step<'_> {
         let sql = "UPDATE job SET at = ?, log_lines = ? WHERE rid = ?";
         let lease_until = int(self.now.saturating_add(lease_ms));
         self.conn.prepare_cached(sql)?.execute(params![lease_until, int(head.log_lines), head.rid])?;
-        Ok(if head.cancel_requested { LeaseState::Cancel } else { LeaseState::Held })
+        Ok(if head.cancel_requested && !head.let_end { LeaseState::Cancel } else { LeaseState::Held })
     }
 
     pub(crate) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
@@ -176,7 +211,7 @@ impl Step<'_> {
         if let Some(record) = &settle.record {
             head.remember(self.conn, record)?;
         }
-        self.leave(&head);
+        self.leave(&mut head)?;
         self.resolve(&mut head, &settle.resolution)?;
         self.save(&mut head)?;
         Ok(Settled::Recorded)
@@ -200,21 +235,22 @@ impl Step<'_> {
                 head.put_failure(self.conn, failure)?;
                 head.retries += 1;
                 head.deliveries = 0;
-                self.delay(head, JobState::Retrying, self.now.saturating_add(*delay_ms));
+                self.delay(head, JobState::Retrying, self.now.saturating_add(*delay_ms))?;
             }
             Resolution::Snooze { delay_ms } => {
                 head.deliveries = 0;
-                self.delay(head, JobState::Scheduled, self.now.saturating_add(*delay_ms));
+                self.delay(head, JobState::Scheduled, self.now.saturating_add(*delay_ms))?;
             }
             Resolution::Release => {
                 head.deliveries = head.deliveries.saturating_sub(1);
-                self.enqueue_at_its_place(head);
+                self.enqueue_at_its_place(head)?;
             }
             Resolution::Replace { workflow } => {
                 head.state = JobState::Waiting;
                 // Nothing is to be done with it until its child ends.
                 head.at = None;
                 head.child = Some(*workflow);
+                self.tell_state(head)?;
             }
         }
         Ok(())

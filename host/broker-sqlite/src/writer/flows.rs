@@ -60,6 +60,11 @@ impl Flow {
         !self.staged && self.state == WorkflowState::Running && self.pruned.is_none()
     }
 
+    /// Whether nobody is to find it: not started yet, or half deleted.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.staged || self.pruned.is_some()
+    }
+
     /// Whether a job of it has not ended.
     pub(super) fn is_open(&self) -> bool {
         JobState::ALL.iter().zip(self.jobs).any(|(state, count)| count > 0 && !state.is_terminal())
@@ -254,10 +259,15 @@ impl Flows {
         self.forget();
     }
 
-    fn forget(&mut self) {
+    /// Forgets what was read of workflows, all of it written: their rows were changed by statements.
+    pub(super) fn forget_known(&mut self) {
         self.flows.clear();
         self.gates.clear();
         self.templates.clear();
+    }
+
+    fn forget(&mut self) {
+        self.forget_known();
         self.touched.clear();
     }
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, ffi::ErrorCode};
 use tracing::{debug, warn};
 use umbel_broker::{Error, Result};
 
-use super::{Flows, Lines, Operation, Step, Writer, step::FollowUp};
+use super::{Known, Operation, Step, Writer, step::FollowUp};
 use crate::{error::Fault, news::News};
 
 /// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
@@ -22,16 +22,15 @@ const VACUUM_EVERY: u32 = 64;
 pub(super) struct Group<'a> {
     conn: &'a Connection,
     writer: &'a Writer,
-    lines: Lines,
-    flows: Flows,
+    known: Known,
     news: News,
     groups: u32,
     failing: bool,
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(writer: &'a Writer, lines: Lines, flows: Flows) -> Self {
-        Self { conn: &writer.conn, writer, lines, flows, news: News::default(), groups: 0, failing: false }
+    pub(super) fn new(writer: &'a Writer, known: Known) -> Self {
+        Self { conn: &writer.conn, writer, known, news: News::default(), groups: 0, failing: false }
     }
 
     /// Runs, commits and answers what waits.
@@ -73,8 +72,7 @@ impl<'a> Group<'a> {
         let changes = self.conn.total_changes();
         match self.attempt(operations, follow_up) {
             Ok(()) => {
-                self.lines.keep();
-                self.flows.keep();
+                self.known.keep();
                 self.writer.channels.tell(&mut self.news);
                 if self.failing && self.conn.total_changes() != changes {
                     self.failing = false;
@@ -89,8 +87,7 @@ impl<'a> Group<'a> {
                 {
                     warn!(%error, "a transaction could not be rolled back");
                 }
-                self.lines.undo();
-                self.flows.undo();
+                self.known.undo();
                 self.news.forget();
                 Err(fault)
             }
@@ -102,8 +99,10 @@ impl<'a> Group<'a> {
         for operation in operations {
             let mut step = Step {
                 conn: self.conn,
-                lines: &mut self.lines,
-                flows: &mut self.flows,
+                lines: &mut self.known.lines,
+                controls: &mut self.known.controls,
+                flows: &mut self.known.flows,
+                followed: &mut self.known.followed,
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,
                 news: &mut self.news,
@@ -112,8 +111,7 @@ impl<'a> Group<'a> {
             };
             operation.run(&mut step)?;
         }
-        self.flows.flush(self.conn)?;
-        self.lines.flush(self.conn)?;
+        self.known.flush(self.conn, self.writer.max_pages, follow_up)?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }

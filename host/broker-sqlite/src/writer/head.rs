@@ -1,14 +1,14 @@
 //! The part of a job that changes, and the statements that read and write it.
 
 use rusqlite::{CachedStatement, Connection, Params, Row, params};
-use umbel_broker::{NewJob, NodeTemplate};
+use umbel_broker::{Knobs, NewJob, NodeTemplate};
 use umbel_model::{
     JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
 use super::{
-    lines::{LineId, Lines},
+    lines::{LineId, Lines, row_id},
     step::ready_score,
 };
 use crate::{
@@ -35,6 +35,8 @@ pub(super) struct Head {
     pub(super) deliveries: u32,
     pub(super) fence: u64,
     pub(super) cancel_requested: bool,
+    /// It was cancelled while it ran and is left to end.
+    pub(super) let_end: bool,
     pub(super) dead: bool,
     pub(super) due_at: Option<UnixMs>,
     pub(super) started_at: Option<UnixMs>,
@@ -47,6 +49,14 @@ pub(super) struct Head {
     pub(super) workflow: Option<i64>,
     /// The workflow that replaced it.
     pub(super) child: Option<WorkflowId>,
+    /// The bucket of the lane in which it is queued, or counts as running.
+    pub(super) lane: Option<i64>,
+    /// Which knobs it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
+    pub(super) has: u8,
+    /// Its knobs, once they were looked at.
+    pub(super) knobs: Option<Box<Knobs>>,
+    /// Its task, once that was looked at.
+    pub(super) task: Option<TaskName>,
     /// Its state as it is stored.
     pub(super) was: JobState,
 }
@@ -67,16 +77,20 @@ macro_rules! select_head {
         concat!(
             "SELECT job.rid, job.id, line, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
              job.at, score, retries, deliveries, fence, cancel_requested, dead, due_at, started_at, finished_at, \
-             worker, token, records, log_lines, job.workflow, job.child",
+             worker, token, records, log_lines, job.workflow, job.child, job.lane, job.knobs",
             $rest
         )
     };
 }
 
 const BY_ID: &str = select_head!(" FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?");
-const NEXT_READY: &str = select_head!(
+const NEXT_PLAIN: &str = select_head!(
     ", spec.text FROM job INDEXED BY job_ready CROSS JOIN spec ON spec.rid = job.rid
-     WHERE state = 1 AND line = ? ORDER BY score LIMIT 1"
+     WHERE state = 1 AND line = ? AND lane IS NULL ORDER BY score LIMIT 1"
+);
+const NEXT_LANED: &str = select_head!(
+    ", spec.text FROM job INDEXED BY job_ready CROSS JOIN spec ON spec.rid = job.rid
+     WHERE state = 1 AND line = ? AND lane = ? ORDER BY score LIMIT 1"
 );
 const BY_TIME: &str =
     select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
@@ -85,7 +99,7 @@ const TARGETS: &str = select_head!(
      WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number"
 );
 /// The first column after those of a head.
-const REST: usize = 25;
+const REST: usize = 27;
 
 fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
     let state = state(row, 8)?;
@@ -105,6 +119,7 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         deliveries: small(row, 12)?,
         fence: number(row, 13)?,
         cancel_requested: row.get(14)?,
+        let_end: row.get::<_, i64>(14)? == 2,
         dead: row.get(15)?,
         due_at: time(row, 16)?,
         started_at: time(row, 17)?,
@@ -115,11 +130,15 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         log_lines: number(row, 22)?,
         workflow: row.get(23)?,
         child: rows::id_or_none(row, 24)?,
+        lane: row.get(25)?,
+        has: row.get(26)?,
+        knobs: None,
+        task: None,
         was: state,
     })
 }
 
-fn one<T>(
+pub(super) fn one<T>(
     mut statement: CachedStatement<'_>,
     params: impl Params,
     decode: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
@@ -132,9 +151,18 @@ pub(super) fn by_id(conn: &Connection, lines: &Lines, tenant: &TenantId, id: Job
     one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(lines, row))
 }
 
-/// The job that is first in a line, and the text of its spec.
-pub(super) fn next_ready(conn: &Connection, lines: &Lines, line: LineId) -> Result<Option<(Head, String)>, Fault> {
-    one(conn.prepare_cached(NEXT_READY)?, [int(line as u64 + 1)], |row| Ok((decode(lines, row)?, row.get(REST)?)))
+/// The job that is first in a lane of a line or among its plain jobs, and the text of its spec.
+pub(super) fn next_ready(
+    conn: &Connection,
+    lines: &Lines,
+    line: LineId,
+    lane: Option<i64>,
+) -> Result<Option<(Head, String)>, Fault> {
+    let decode = |row: &Row<'_>| Ok((decode(lines, row)?, row.get(REST)?));
+    match lane {
+        None => one(conn.prepare_cached(NEXT_PLAIN)?, [row_id(line)], decode),
+        Some(lane) => one(conn.prepare_cached(NEXT_LANED)?, [row_id(line), lane], decode),
+    }
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
@@ -183,12 +211,15 @@ pub(super) struct Fixed<'a> {
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
     pub(super) fn new(now: UnixMs, line: LineId, new: &NewJob) -> Self {
+        let within = (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms));
         Self {
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,
-            expires_at: (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms)),
+            expires_at: within.into_iter().chain(new.expires_at).min(),
+            task: new.knobs.is_some().then(|| new.task.clone()),
             ..Self::blank(new.id, line, new.priority, new.max_deliveries, JobState::Queued)
         }
+        .with_knobs(new.knobs.as_deref())
     }
 
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
@@ -215,6 +246,7 @@ impl Head {
             deliveries: 0,
             fence: 0,
             cancel_requested: false,
+            let_end: false,
             dead: false,
             due_at: None,
             started_at: None,
@@ -225,6 +257,10 @@ impl Head {
             log_lines: 0,
             workflow: None,
             child: None,
+            lane: None,
+            has: 0,
+            knobs: None,
+            task: None,
             was: state,
         }
     }
@@ -232,12 +268,12 @@ impl Head {
     pub(super) fn insert(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<(), Fault> {
         let sql = "INSERT INTO job (tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms,
             created_at, expires_at, state, phase, at, score, due_at, finished_at, workflow,
-            retries, deliveries, fence, cancel_requested, dead, records, log_lines)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
+            lane, knobs, retries, deliveries, fence, cancel_requested, dead, records, log_lines)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
         conn.prepare_cached(sql)?.execute(params![
             fixed.tenant.as_str(),
             self.id.to_bytes(),
-            int(self.line as u64 + 1),
+            row_id(self.line),
             fixed.task.as_str(),
             self.priority,
             self.max_deliveries,
@@ -252,11 +288,17 @@ impl Head {
             self.due_at.map(int),
             self.finished_at.map(int),
             self.workflow,
+            self.lane,
+            self.has,
         ])?;
         self.rid = conn.last_insert_rowid();
         self.was = self.state;
         let sql = "INSERT INTO spec (rid, text) VALUES (?, ?)";
         conn.prepare_cached(sql)?.execute(params![self.rid, fixed.text])?;
+        if let Some(knobs) = &self.knobs {
+            let sql = "INSERT INTO knobs (rid, text) VALUES (?, ?)";
+            conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(knobs)?])?;
+        }
         Ok(())
     }
 
@@ -264,7 +306,7 @@ impl Head {
     pub(super) fn save(&self, conn: &Connection) -> Result<(), Fault> {
         let sql = "UPDATE job SET state = ?, phase = ?, at = ?, score = ?, retries = ?, deliveries = ?, fence = ?,
             cancel_requested = ?, dead = ?, due_at = ?, started_at = ?, finished_at = ?, worker = ?, token = ?,
-            records = ?, log_lines = ?, expires_at = ?, child = ? WHERE rid = ?";
+            records = ?, log_lines = ?, expires_at = ?, child = ?, lane = ? WHERE rid = ?";
         conn.prepare_cached(sql)?.execute(params![
             state_number(self.state),
             phase(self.state),
@@ -273,7 +315,7 @@ impl Head {
             self.retries,
             self.deliveries,
             int(self.fence),
-            self.cancel_requested,
+            i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end),
             self.dead,
             self.due_at.map(int),
             self.started_at.map(int),
@@ -284,6 +326,7 @@ impl Head {
             int(self.log_lines),
             self.expires_at.map(int),
             self.child.map(|child| child.to_bytes()),
+            self.lane,
             self.rid,
         ])?;
         Ok(())
@@ -315,6 +358,9 @@ impl Head {
         if self.log_lines > 0 {
             self.delete_from(conn, "DELETE FROM log WHERE rid = ?")?;
         }
+        if self.has > 0 {
+            self.delete_from(conn, "DELETE FROM knobs WHERE rid = ?")?;
+        }
         Ok(())
     }
 
@@ -330,7 +376,7 @@ mod tests {
 
     #[test]
     fn no_step_costs_more_because_more_jobs_are_stored() {
-        for sql in [BY_ID, NEXT_READY, BY_TIME, TARGETS] {
+        for sql in [BY_ID, NEXT_PLAIN, NEXT_LANED, BY_TIME, TARGETS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

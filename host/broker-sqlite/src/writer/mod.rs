@@ -6,12 +6,22 @@
 //! own, so that it spoils no other. That is cheaper than a savepoint for each, because failures are rare.
 
 mod advance;
+mod buckets;
+mod controls;
+mod counts;
 mod deliveries;
 mod flows;
+mod followed;
 mod group;
 mod growth;
 mod head;
+mod keeping;
+mod knobs;
+mod lanes;
+mod limits;
 mod lines;
+mod mending;
+mod parked;
 mod records;
 mod removal;
 mod stage;
@@ -28,10 +38,13 @@ use tokio::sync::{mpsc, oneshot};
 use umbel_broker::{Error, Limits, Result};
 
 use crate::{error::Fault, news::Channels, timer::Timer};
+use controls::Controls;
 use flows::Flows;
+use followed::{Followed, keeps_events};
 use group::Group;
 pub(crate) use growth::nodes_of;
 use lines::Lines;
+use step::FollowUp;
 pub(crate) use step::Step;
 
 /// Operations that may wait for the writer; a caller beyond them waits for room.
@@ -92,6 +105,44 @@ pub(crate) struct Writer {
     pub(crate) lock: Option<File>,
 }
 
+/// What the writer keeps in memory of the database, and what a group that fails undoes.
+#[derive(Debug)]
+struct Known {
+    lines: Lines,
+    controls: Controls,
+    flows: Flows,
+    followed: Followed,
+}
+
+impl Known {
+    fn load(conn: &Connection) -> Result<Self, Fault> {
+        let (mut lines, controls) = (Lines::load(conn)?, Controls::load(conn)?);
+        controls.paused().for_each(|tenant| lines.know_paused(tenant));
+        Ok(Self { lines, controls, flows: Flows::load(conn)?, followed: Followed::load(conn)? })
+    }
+
+    fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, follow_up: FollowUp) -> Result<(), Fault> {
+        self.flows.flush(conn)?;
+        self.lines.flush(conn)?;
+        let keep = keeps_events(conn, &self.followed, max_pages, follow_up)?;
+        self.followed.write(conn, keep)
+    }
+
+    fn keep(&mut self) {
+        self.lines.keep();
+        self.controls.keep();
+        self.flows.keep();
+        self.followed.keep();
+    }
+
+    fn undo(&mut self) {
+        self.lines.undo();
+        self.controls.undo();
+        self.flows.undo();
+        self.followed.undo();
+    }
+}
+
 /// The way to the writer thread. Dropping it ends the thread when it has done what waits, and waits for that.
 #[derive(Debug)]
 pub(crate) struct Handle {
@@ -101,11 +152,11 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) fn start(writer: Writer) -> Result<Self> {
-        let (lines, flows) = (Lines::load(&writer.conn)?, Flows::load(&writer.conn)?);
+        let known = Known::load(&writer.conn)?;
         let (inbox, operations) = mpsc::channel(INBOX);
         let thread = std::thread::Builder::new()
             .name("umbel-sqlite-writer".into())
-            .spawn(move || serve(writer, lines, flows, operations))
+            .spawn(move || serve(writer, known, operations))
             .map_err(|error| Error::Failed(format!("no thread for the writer: {error}")))?;
         Ok(Self { inbox: Some(inbox), thread: Some(thread) })
     }
@@ -135,15 +186,15 @@ impl Drop for Handle {
     }
 }
 
-fn serve(writer: Writer, lines: Lines, flows: Flows, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
-    let mut group = Group::new(&writer, lines, flows);
+fn serve(writer: Writer, known: Known, mut operations: mpsc::Receiver<Box<dyn Operation>>) {
+    let mut group = Group::new(&writer, known);
     let mut waiting: Vec<Box<dyn Operation>> = Vec::with_capacity(GROUP_OPS);
     while let Some(first) = operations.blocking_recv() {
         let mut jobs = first.jobs();
         waiting.push(first);
         while waiting.len() < GROUP_OPS && jobs < GROUP_JOBS {
             let Ok(next) = operations.try_recv() else { break };
-            jobs += next.jobs();
+            jobs = jobs.saturating_add(next.jobs());
             waiting.push(next);
         }
         group.serve(&mut waiting);

@@ -40,7 +40,8 @@ impl Step<'_> {
 
     /// Deletes a job that has ended, or a node. The workflow that replaced it is deleted next, or when it is over:
     /// callbacks may outlive its end.
-    pub(super) fn delete_job(&mut self, head: &Head) -> Result<(), Fault> {
+    pub(super) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
+        self.leave_dead(head);
         head.delete(self.conn)?;
         let Some(child) = head.child else { return Ok(()) };
         if let Some(rid) = flows::find(self.conn, self.lines.tenant(head.line), child)? {
@@ -65,10 +66,10 @@ impl Step<'_> {
             self.flows.flow_mut(self.conn, rid)?.pruned = Some(first + count);
             let range = Range { first, count };
             self.flows.drop_gates(rid);
-            for head in head::targets(self.conn, self.lines, rid, range)?.into_iter().filter_map(|t| t.head) {
+            for mut head in head::targets(self.conn, self.lines, rid, range)?.into_iter().filter_map(|t| t.head) {
                 // An error callback of a staged node that was cancelled may be queued.
-                self.leave(&head);
-                self.delete_job(&head)?;
+                self.leave(&mut head)?;
+                self.delete_job(&mut head)?;
             }
             self.delete_graph(rid, range)?;
         }

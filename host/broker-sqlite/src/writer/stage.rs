@@ -2,8 +2,8 @@
 
 use rusqlite::{OptionalExtension, params};
 use umbel_broker::{
-    Idempotency, Kept, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead, WorkflowState,
-    WorkflowSubmitted,
+    Idempotency, Kept, Knobs, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
+    WorkflowState, WorkflowSubmitted,
 };
 use umbel_model::{
     QueueName, TenantId, WorkflowId,
@@ -172,9 +172,7 @@ impl Step<'_> {
         let sql = "INSERT INTO template (workflow, n, task, queue, priority, start_after_ms, start_at, expires_ms,
             max_deliveries, nodes, spec) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         for (n, template) in (first..).zip(templates) {
-            if self.lines.find(tenant, &template.queue).is_none() {
-                self.lines.create(self.conn, tenant, &template.queue)?;
-            }
+            self.line_of(tenant, &template.queue)?;
             let (after, at) = match template.start {
                 Start::Now => (None, None),
                 Start::After(ms) => (Some(int(ms)), None),
@@ -237,8 +235,8 @@ impl Step<'_> {
             return Ok(());
         }
         self.flows.drop_gates(rid);
-        for head in stored.iter().filter_map(|target| target.head.as_ref()) {
-            self.leave(head);
+        for mut head in stored.into_iter().filter_map(|target| target.head) {
+            self.leave(&mut head)?;
             self.flows.count(self.conn, rid, Some(head.state), None)?;
             head.delete(self.conn)?;
         }
@@ -248,8 +246,8 @@ impl Step<'_> {
     /// Stores a node of a workflow whose head is stored, in a place that is free.
     pub(super) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept } => {
-                let job = self.store_job(rid, number, *template, arguments, kept.as_ref())?;
+            NewWork::Job { template, arguments, takes, kept, knobs } => {
+                let job = self.store_job(rid, number, *template, arguments, (kept.as_ref(), knobs.as_deref()))?;
                 if let Some(kept) = kept {
                     let status = adjusted_end(kept.state, new.on_failure);
                     self.keep_end(rid, number, Some(status))?;
@@ -295,11 +293,11 @@ impl Step<'_> {
         number: u32,
         template: u32,
         arguments: &str,
-        kept: Option<&Kept>,
+        (kept, knobs): (Option<&Kept>, Option<&Knobs>),
     ) -> Result<i64, Fault> {
         let template = self.flows.template(self.conn, self.lines, rid, template)?;
         let id = node_job(self.flows.flow(self.conn, rid)?.id, number);
-        let mut head = Head::of_node(id, template.line, &template.of, rid);
+        let mut head = Head::of_node(id, template.line, &template.of, rid).with_knobs(knobs);
         if let Some(kept) = kept {
             head.state = kept.state;
             head.finished_at = Some(self.now);

@@ -4,9 +4,17 @@
 
 use rusqlite::Connection;
 use umbel_broker::Limits;
-use umbel_model::{JobState, UnixMs};
+use umbel_model::{JobState, QueueName, TenantId, UnixMs};
 
-use super::{flows::Flows, head::Head, lines::Lines};
+use super::{
+    controls::Controls,
+    flows::Flows,
+    followed::Followed,
+    head::Head,
+    knobs::LIMITS,
+    lanes::Change,
+    lines::{LineId, Lines},
+};
 use crate::{error::Fault, news::News};
 
 /// How much of the work list an operation does.
@@ -22,7 +30,9 @@ pub(super) enum FollowUp {
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
     pub(super) lines: &'a mut Lines,
+    pub(super) controls: &'a mut Controls,
     pub(super) flows: &'a mut Flows,
+    pub(super) followed: &'a mut Followed,
     pub(super) limits: &'a Limits,
     pub(super) max_pages: Option<u64>,
     pub(super) news: &'a mut News,
@@ -37,58 +47,100 @@ pub(super) fn ready_score(priority: u8, seq: u64) -> u64 {
 }
 
 impl Step<'_> {
+    /// The line of a tenant's queue, made if there is none.
+    pub(super) fn line_of(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<LineId, Fault> {
+        if let Some(line) = self.lines.find(tenant, queue) {
+            return Ok(line);
+        }
+        let paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
+        self.lines.create(self.conn, tenant, queue, paused)
+    }
+
     /// To the end of its line.
-    pub(super) fn enqueue(&mut self, head: &mut Head) {
+    pub(super) fn enqueue(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.score = ready_score(head.priority, self.lines.next_seq());
-        self.enqueue_at_its_place(head);
+        self.enqueue_at_its_place(head)
     }
 
     /// To where it was in its line.
-    pub(super) fn enqueue_at_its_place(&mut self, head: &mut Head) {
+    pub(super) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.state = JobState::Queued;
         head.due_at = None;
         head.at = head.expires_at;
-        self.lines.change(head.line, |counts| counts.ready += 1);
+        let laned = if head.has & LIMITS > 0 { Some(self.enter_lane(head)?) } else { None };
+        self.lines.change(head.line, |counts| {
+            counts.ready += 1;
+            if let Some(change) = laned {
+                counts.laned += 1;
+                change.apply(counts);
+            }
+        });
         self.news.ready_in(self.lines.queue(head.line));
+        self.tell_state(head)
     }
 
-    pub(super) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) {
+    pub(super) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
         head.state = state;
         head.due_at = Some(due);
         head.at = Some(head.expires_at.map_or(due, |expires| expires.min(due)));
         self.lines.change(head.line, |counts| counts.delayed += 1);
+        self.tell_state(head)
     }
 
     /// Out of whatever it waits in.
-    pub(super) fn leave(&mut self, head: &Head) {
-        let state = head.state;
-        self.lines.change(head.line, |counts| {
-            let count = match state {
-                JobState::Queued => &mut counts.ready,
-                JobState::Scheduled | JobState::Retrying => &mut counts.delayed,
-                JobState::Running => &mut counts.running,
-                _ => return,
-            };
-            *count = count.saturating_sub(1);
-        });
+    pub(super) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
+        let (line, lane) = (head.line, head.lane.take());
+        match head.state {
+            JobState::Queued => {
+                let change = lane.map(|lane| self.leave_lane(head, lane)).transpose()?;
+                self.lines.change(line, |counts| {
+                    counts.ready = counts.ready.saturating_sub(1);
+                    if let Some(change) = change {
+                        counts.laned = counts.laned.saturating_sub(1);
+                        change.apply(counts);
+                    }
+                });
+            }
+            JobState::Scheduled | JobState::Retrying => {
+                self.lines.change(line, |counts| counts.delayed = counts.delayed.saturating_sub(1));
+            }
+            JobState::Running => {
+                self.lines.change(line, |counts| counts.running = counts.running.saturating_sub(1));
+                self.make_place(line, lane)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn leave_lane(&mut self, head: &Head, lane: i64) -> Result<Change, Fault> {
+        let bucket = self.bucket(lane)?;
+        let change = self.take_from_lane(head.line, &bucket, head.rid)?;
+        self.leave_bucket(&bucket)?;
+        Ok(change)
     }
 
     pub(super) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
         self.end(head, state, state == JobState::Failed)
     }
 
-    /// Ends a job; `dead`: into the dead set. What waits for it is told; `save` must follow.
+    /// Ends a job; `dead`: into the dead set, if it may get there. What waits for it is told; `save` must follow.
     pub(super) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
+        let dead = dead && (head.dead_ttl_ms > 0 || head.workflow.is_some());
         let keep_ms = if dead { head.result_ttl_ms.max(head.dead_ttl_ms) } else { head.result_ttl_ms };
+        let until = self.release_key(head)?;
         head.state = state;
         head.finished_at = Some(self.now);
         head.due_at = None;
         // It makes way for the time of the end: the row of a node that waited grows no longer.
         head.score = 0;
         // A node is deleted with its workflow.
-        head.at = head.workflow.is_none().then(|| self.now.saturating_add(keep_ms));
-        head.dead = dead;
+        head.at = head.workflow.is_none().then(|| self.now.saturating_add(keep_ms).max(until));
+        if dead {
+            self.bury(head)?;
+        }
         self.news.ended(head.id);
+        self.tell_state(head)?;
         match head.workflow {
             Some(workflow) => self.ended_node(workflow, head),
             None => Ok(()),
@@ -108,7 +160,9 @@ impl Step<'_> {
     }
 
     /// For reads in the middle of a group: what memory knows is written.
-    pub(crate) fn write_flows(&mut self) -> Result<(), Fault> {
-        self.flows.write(self.conn)
+    pub(crate) fn write_all(&mut self) -> Result<(), Fault> {
+        self.lines.write(self.conn)?;
+        self.flows.write(self.conn)?;
+        self.write_followed()
     }
 }

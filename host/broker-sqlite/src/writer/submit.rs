@@ -1,14 +1,22 @@
 //! Submissions.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use umbel_broker::{Idempotency, NewJob, Start, Submitted};
-use umbel_model::{JobId, JobState, TenantId};
+use umbel_model::{JobId, JobState, TenantId, UnixMs};
 
 use super::{
     head::{Fixed, Head},
     step::Step,
 };
 use crate::{error::Fault, rows::int, schema};
+
+/// Whether a file has reached its limit and so many pages more.
+pub(super) fn fills(conn: &Connection, max_pages: Option<u64>, more: u64) -> Result<bool, Fault> {
+    let Some(max) = max_pages else { return Ok(false) };
+    let number = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0));
+    let (all, free) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?);
+    Ok(u64::from(all.saturating_sub(free)) >= max.saturating_add(more))
+}
 
 impl Step<'_> {
     /// Refuses what would fill the file: the rest of it is for finishing what was accepted.
@@ -23,15 +31,18 @@ impl Step<'_> {
 
     /// Whether the file has reached its limit and so many pages more.
     fn fills(&self, more: u64) -> Result<bool, Fault> {
-        let Some(max) = self.max_pages else { return Ok(false) };
-        let number = |sql| self.conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0));
-        let (all, free) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?);
-        Ok(u64::from(all.saturating_sub(free)) >= max.saturating_add(more))
+        fills(self.conn, self.max_pages, more)
     }
 
     pub(crate) fn submit(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
         if let Some(answer) = self.known_submission(new)? {
             return Ok(answer);
+        }
+        if let Some(holder) = self.first_of_its_like(new)? {
+            if let Some(idempotency) = &new.idempotency {
+                self.keep_idempotency(&new.tenant, holder, idempotency)?;
+            }
+            return Ok(Submitted::Duplicate(holder));
         }
         if let Some(old) = new.redrive_of
             && !self.is_dead(new, old)?
@@ -42,33 +53,40 @@ impl Step<'_> {
             return Ok(refusal);
         }
         if let Some(old) = new.redrive_of {
-            let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ?";
-            self.conn.prepare_cached(sql)?.execute(params![new.tenant.as_str(), old.to_bytes()])?;
+            self.redrive(new, old)?;
         }
         if let Some(idempotency) = &new.idempotency {
             self.keep_idempotency(&new.tenant, new.id, idempotency)?;
         }
-        let line = match self.lines.find(&new.tenant, &new.queue) {
-            Some(line) => line,
-            None => self.lines.create(self.conn, &new.tenant, &new.queue)?,
-        };
+        let line = self.line_of(&new.tenant, &new.queue)?;
+        let (start, place) = self.take_place(new)?;
         let mut head = Head::new(self.now, line, new);
-        self.begin_waiting(&mut head, new.start);
+        if self.is_followed(&new.tenant) {
+            head.task.get_or_insert_with(|| new.task.clone());
+        }
+        match place {
+            Some(score) if self.due(start) <= self.now => {
+                head.score = score;
+                self.enqueue_at_its_place(&mut head)?;
+            }
+            _ => self.begin_waiting(&mut head, start)?,
+        }
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
+        self.advance()?;
         Ok(Submitted::Created)
     }
 
     /// Queues a job now or when its time comes.
-    pub(super) fn begin_waiting(&mut self, head: &mut Head, start: Start) {
-        let due = match start {
+    pub(super) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
+        let due = self.due(start);
+        if due > self.now { self.delay(head, JobState::Scheduled, due) } else { self.enqueue(head) }
+    }
+
+    fn due(&self, start: Start) -> UnixMs {
+        match start {
             Start::Now => self.now,
             Start::After(ms) => self.now.saturating_add(ms),
             Start::At(at) => at,
-        };
-        if due > self.now {
-            self.delay(head, JobState::Scheduled, due);
-        } else {
-            self.enqueue(head);
         }
     }
 
@@ -98,6 +116,16 @@ impl Step<'_> {
     fn is_dead(&self, new: &NewJob, old: JobId) -> Result<bool, Fault> {
         let sql = "SELECT 1 FROM job INDEXED BY job_id WHERE tenant = ? AND id = ? AND dead = 1";
         Ok(self.conn.prepare_cached(sql)?.exists(params![new.tenant.as_str(), old.to_bytes()])?)
+    }
+
+    /// Takes the job that is repeated out of the dead set.
+    fn redrive(&mut self, new: &NewJob, old: JobId) -> Result<(), Fault> {
+        let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ? RETURNING line";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let row = params![new.tenant.as_str(), old.to_bytes()];
+        let line = self.lines.known(statement.query_row(row, |row| row.get::<_, i64>(0))?.unsigned_abs())?;
+        self.lines.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
+        Ok(())
     }
 
     fn no_room(&self, new: &NewJob) -> Option<Submitted> {

@@ -1,7 +1,7 @@
 //! The passage of time: promote, reap, prune.
 
-use umbel_broker::{Promoted, Reaped, memory::max_deliveries_message};
-use umbel_model::{AttemptRecord, Failure, JobState, UnixMs, Usage, WorkerId};
+use umbel_broker::{Knobs, Promoted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message};
+use umbel_model::{AttemptRecord, Failure, JobState, OnWorkerLost, UnixMs, Usage, WorkerId};
 
 use super::{
     head,
@@ -16,6 +16,9 @@ use crate::{
 /// Idempotency keys that one prune deletes at most.
 const IDEMPOTENCY_SWEEP: u32 = 5_000;
 
+/// Rates that one prune forgets at most.
+const RATE_SWEEP: u32 = 5_000;
+
 const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
     (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
 
@@ -23,6 +26,7 @@ impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
         let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let opens = self.open_rates(max)?;
         let deadline = self.pass_deadlines(max)?;
         let mut promoted = Promoted { moved: 0, expired: 0, next_due: None };
         for mut head in waiting {
@@ -30,12 +34,12 @@ impl Step<'_> {
                 promoted.next_due = head.at;
                 break;
             }
-            self.leave(&head);
+            self.leave(&mut head)?;
             if head.expired(self.now) {
                 self.finish(&mut head, JobState::Expired)?;
                 promoted.expired += 1;
             } else {
-                self.enqueue(&mut head);
+                self.enqueue(&mut head)?;
                 promoted.moved += 1;
             }
             self.save(&mut head)?;
@@ -44,14 +48,14 @@ impl Step<'_> {
         // In a file without room it is looked at as often as time passes, not at once.
         let goes_on = self.follow_up == FollowUp::All && !self.flows.todo.is_empty() && !self.is_nearly_full()?;
         let left = goes_on.then_some(self.now);
-        promoted.next_due = [promoted.next_due, deadline, left].into_iter().flatten().min();
+        promoted.next_due = [promoted.next_due, opens, deadline, left].into_iter().flatten().min();
         Ok(promoted)
     }
 
     pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
-        let mut reaped = Reaped { requeued: 0, buried: 0, revoked: 0 };
+        let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
         for mut head in head::by_time(self.conn, self.lines, RUNS, self.now, max)? {
-            self.leave(&head);
+            self.leave(&mut head)?;
             head.token = None;
             let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
                 .map_err(|error| Fault::stored("worker of a running job", error))?;
@@ -68,6 +72,10 @@ impl Step<'_> {
             if head.cancel_requested {
                 self.finish(&mut head, JobState::Revoked)?;
                 reaped.revoked += 1;
+            } else if let Some(dead) = lost_for_good(head.knobs(self.conn)?) {
+                head.put_failure(self.conn, &Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
+                self.end(&mut head, JobState::Failed, dead)?;
+                *(if dead { &mut reaped.buried } else { &mut reaped.failed }) += 1;
             } else if head.deliveries >= head.max_deliveries {
                 let message = max_deliveries_message(head.deliveries);
                 head.put_failure(self.conn, &Failure::new("max_deliveries", message))?;
@@ -76,9 +84,9 @@ impl Step<'_> {
             } else {
                 // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
                 if head.deliveries < 2 {
-                    self.enqueue_at_its_place(&mut head);
+                    self.enqueue_at_its_place(&mut head)?;
                 } else {
-                    self.enqueue(&mut head);
+                    self.enqueue(&mut head)?;
                 }
                 reaped.requeued += 1;
             }
@@ -90,6 +98,9 @@ impl Step<'_> {
 
     pub(crate) fn prune(&mut self, max: u32) -> Result<u32, Fault> {
         self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
+        self.sweep_unique()?;
+        self.sweep_rates(RATE_SWEEP)?;
+        self.sweep_events()?;
         let mut jobs = head::by_time(self.conn, self.lines, ENDED, self.now, max)?.into_iter().peekable();
         let mut workflows = self.workflows_over(max)?.into_iter().peekable();
         let mut count = 0;
@@ -103,8 +114,8 @@ impl Step<'_> {
                 }
                 (None, Some(_)) => count += self.prune_next(&mut workflows, max - count)?,
                 (Some(_), _) => {
-                    if let Some(head) = jobs.next() {
-                        self.delete_job(&head)?;
+                    if let Some(mut head) = jobs.next() {
+                        self.delete_job(&mut head)?;
                     }
                     count += 1;
                 }
@@ -115,6 +126,15 @@ impl Step<'_> {
 
     fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {
         over.next().map_or(Ok(0), |over| self.prune_workflow(&over, max))
+    }
+}
+
+/// Whether a job whose worker was lost may not be handed out again, and then whether it goes to the dead set.
+fn lost_for_good(knobs: Option<&Knobs>) -> Option<bool> {
+    match knobs?.on_lost {
+        OnWorkerLost::Requeue => None,
+        OnWorkerLost::Dead => Some(true),
+        OnWorkerLost::Fail => Some(false),
     }
 }
 

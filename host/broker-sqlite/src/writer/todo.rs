@@ -112,6 +112,14 @@ impl Todo {
         Ok(())
     }
 
+    /// Strikes off what is stored of workflows that are gone.
+    pub(super) fn strike_gone(&mut self, conn: &Connection) -> Result<(), Fault> {
+        let sql = "DELETE FROM todo WHERE kind IN (0, 1)
+            AND NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = todo.workflow)";
+        self.stored = self.stored.saturating_sub(conn.execute(sql, [])? as u64);
+        Ok(())
+    }
+
     /// Leaves to others what the operation under way has added and not done: at the end of the list.
     pub(super) fn put_off(&mut self) {
         self.late.append(&mut self.own);

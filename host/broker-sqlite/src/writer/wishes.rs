@@ -1,35 +1,51 @@
-//! What people ask for: cancel, run now, pause. And what is told of workers and documents.
+//! What people ask for: cancel, run now. And what is told of workers and documents.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use umbel_broker::{Cancelled, DocumentPut, Expect, PutDocument, RunNow, WORKER_TTL_MS, WorkerInfo};
-use umbel_model::{JobId, JobState, QueueName, TenantId, WorkerId};
+use umbel_broker::{
+    Cancelled, DocumentPut, Expect, Ordered, PutDocument, RunNow, WORKER_TTL_MS, WorkerInfo, WorkerOrder,
+};
+use umbel_model::{JobId, JobState, TenantId, WorkerId};
 
 use super::{head, step::Step};
-use crate::{error::Fault, rows::int};
+use crate::{error::Fault, reads::json, rows::int};
 
 impl Step<'_> {
-    pub(crate) fn cancel(&mut self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Fault> {
+    /// `waiting`: only if it does not run.
+    pub(crate) fn cancel(
+        &mut self,
+        tenant: &TenantId,
+        id: JobId,
+        terminate: bool,
+        waiting: bool,
+    ) -> Result<Cancelled, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.lines, tenant, id)? else { return Ok(Cancelled::NotFound) };
-        if let Some(workflow) = head.workflow {
-            let flow = self.flows.flow(self.conn, workflow)?;
-            if flow.staged || flow.pruned.is_some() {
-                return Ok(Cancelled::NotFound);
-            }
+        if let Some(workflow) = head.workflow
+            && self.flows.flow(self.conn, workflow)?.is_hidden()
+        {
+            return Ok(Cancelled::NotFound);
         }
         let state = head.state;
         if state.is_terminal() {
             return Ok(Cancelled::AlreadyEnded(state));
         }
+        if waiting && state == JobState::Running {
+            return Ok(Cancelled::Runs);
+        }
+        // Once it is to be stopped, it is.
+        let let_end = !terminate && (head.let_end || !head.cancel_requested);
         head.cancel_requested = true;
         if state != JobState::Running {
-            self.leave(&head);
+            self.leave(&mut head)?;
             self.finish(&mut head, JobState::Revoked)?;
             self.save(&mut head)?;
             self.give_up_child(&head, JobState::Revoked)?;
             self.advance()?;
             return Ok(Cancelled::Revoked);
         }
-        self.news.cancel_asked(id);
+        head.let_end = let_end;
+        if terminate {
+            self.news.cancel_asked(id);
+        }
         self.save(&mut head)?;
         Ok(Cancelled::Requested)
     }
@@ -41,28 +57,42 @@ impl Step<'_> {
         }
         // One that has expired is left to the promoter.
         if !head.expired(self.now) {
-            self.leave(&head);
-            self.enqueue(&mut head);
+            self.leave(&mut head)?;
+            self.enqueue(&mut head)?;
             self.save(&mut head)?;
         }
         Ok(RunNow::Queued)
     }
 
-    pub(crate) fn set_paused(&mut self, tenant: &TenantId, queue: &QueueName, paused: bool) -> bool {
-        let Some(line) = self.lines.find(tenant, queue) else { return false };
-        self.lines.change(line, |counts| counts.paused = paused);
-        if !paused && self.lines.counts(line).ready > 0 {
-            self.news.ready_in(queue);
-        }
-        true
+    /// Its last order.
+    pub(crate) fn heartbeat(&mut self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>, Fault> {
+        self.forget_silent()?;
+        let sql = "INSERT INTO worker (id, seen_at, info) VALUES (?, ?, ?)
+            ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, info = excluded.info RETURNING orders";
+        let row = params![worker.id.as_str(), int(self.now), serde_json::to_string(worker)?];
+        let order: Option<String> = self.conn.prepare_cached(sql)?.query_row(row, |row| row.get(0))?;
+        order.map(|text| json("order to a worker", &text)).transpose()
     }
 
-    pub(crate) fn heartbeat(&mut self, worker: &WorkerInfo) -> Result<(), Fault> {
+    pub(crate) fn order_worker(&mut self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered, Fault> {
+        self.forget_silent()?;
+        let sql = "SELECT orders, info FROM worker WHERE id = ?";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, String>(1)?));
+        let found = self.conn.prepare_cached(sql)?.query_row([worker.as_str()], read).optional()?;
+        let Some((given, info)) = found else { return Ok(Ordered::Unknown) };
+        let given = match given {
+            Some(text) => json("order to a worker", &text)?,
+            None => WorkerOrder::after(&json("worker", &info)?),
+        };
+        let merged = given.followed_by(order);
+        let sql = "UPDATE worker SET orders = ? WHERE id = ?";
+        self.conn.prepare_cached(sql)?.execute([&serde_json::to_string(&merged)?, worker.as_str()])?;
+        Ok(Ordered::Told(merged.number))
+    }
+
+    fn forget_silent(&self) -> Result<(), Fault> {
         let sql = "DELETE FROM worker WHERE seen_at <= ?";
         self.conn.prepare_cached(sql)?.execute([int(self.now.saturating_sub(WORKER_TTL_MS))])?;
-        let sql = "INSERT OR REPLACE INTO worker (id, seen_at, info) VALUES (?, ?, ?)";
-        let row = params![worker.id.as_str(), int(self.now), serde_json::to_string(worker)?];
-        self.conn.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
 

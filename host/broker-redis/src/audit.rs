@@ -1,0 +1,181 @@
+//! Looks through the store for what should not be, in small steps: each is one script, so that work that goes on meanwhile
+//! is neither stopped nor taken for an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redis::{FromRedisValue, Value};
+use umbel_broker::{Error, Finding, Result};
+
+use crate::{RedisBroker, answers::Answer, link::Repeat, settings};
+
+/// Keys or entries that one script looks at: about 2 ms.
+const PIECE: usize = 300;
+/// Leases and delays that are counted at once, about 100 ms; with more of them, those counts are left out.
+const MOST_COUNTED: usize = 20_000;
+/// Key lanes of a line, dead jobs of a tenant: the same.
+const MOST_LANES: usize = 7_000;
+
+/// Kinds of keys that are looked at by name, with all that is in them.
+const KINDS: [&str; 15] = [
+    "job", "spec", "history", "log", "more", "wf", "wft", "gate", "uniq", "idem", "control", "line", "queues",
+    "blocked", "events",
+];
+/// Kinds of sets that are looked at piece by piece, and sets of which there is one.
+const SETS: [&str; 6] = ["ready", "lane", "dead", "jobs", "workflows", "fair"];
+const SINGLE_SETS: [&str; 8] =
+    ["leases", "look", "retain", "deadlines", "parked", "idem_due", "uniq_due", "workers_seen"];
+/// What else there is: hashes that are looked at as a whole, counters, and what can be only where something else is.
+const OTHERS: [&str; 18] = [
+    "meta",
+    "upgrading",
+    "seq",
+    "todo",
+    "active_queues",
+    "wf_nodes",
+    "holders",
+    "special",
+    "used",
+    "rates",
+    "workers",
+    "orders",
+    "doc",
+    "docs",
+    "keys",
+    "lanes",
+    "followed",
+    "last_event",
+];
+
+/// What was found so far, by check.
+#[derive(Debug, Default)]
+struct Findings(BTreeMap<String, Finding>);
+
+impl Findings {
+    fn add(&mut self, check: String, example: String, fixed: bool) {
+        let new = || Finding { check: check.clone(), count: 0, example, fixed: 0 };
+        let finding = self.0.entry(check.clone()).or_insert_with(new);
+        finding.count += 1;
+        finding.fixed += u64::from(fixed);
+    }
+}
+
+impl RedisBroker {
+    /// See `audit.lua` for the checks.
+    pub(crate) async fn look_through(&self, fix: bool) -> Result<Vec<Finding>> {
+        let mut found = Findings::default();
+        self.look_at_settings(&mut found).await?;
+        let keys = self.names_by_kind(&mut found).await?;
+        let of = |kind: &str| keys.get(kind).into_iter().flatten();
+        for kind in KINDS {
+            let names: Vec<&String> = of(kind).collect();
+            for piece in names.chunks(PIECE) {
+                self.look_at(fix, kind, piece.iter().map(|name| name.to_string()).collect(), &mut found).await?;
+            }
+        }
+        for kind in SETS {
+            for name in of(kind) {
+                self.look_at_set(fix, kind, name, &mut found).await?;
+            }
+        }
+        for kind in SINGLE_SETS {
+            self.look_at_set(fix, kind, "", &mut found).await?;
+        }
+        self.look_at(fix, "hashes", Vec::new(), &mut found).await?;
+        self.look_at_counts(fix, &keys, &mut found).await?;
+        Ok(found.0.into_values().collect())
+    }
+
+    async fn look_at_settings(&self, found: &mut Findings) -> Result<()> {
+        let info = self.command(&redis::cmd("INFO")).await?;
+        let info = String::from_redis_value(info).map_err(|e| Error::Failed(format!("INFO cannot be read: {e}")))?;
+        if let Err(error) = settings::check(&info, false, true) {
+            found.add("unsafe setting".into(), error.to_string(), false);
+        }
+        Ok(())
+    }
+
+    async fn look_at_counts(
+        &self,
+        fix: bool,
+        keys: &BTreeMap<String, BTreeSet<String>>,
+        found: &mut Findings,
+    ) -> Result<()> {
+        let of = |kind: &str| keys.get(kind).into_iter().flatten();
+        let tenants: Vec<String> = of("queues").cloned().collect();
+        if tenants.len() <= MOST_LANES {
+            let args = [vec![MOST_COUNTED.to_string()], tenants].concat();
+            self.look_at(fix, "counts", args, found).await?;
+        }
+        let with_dead: BTreeSet<&String> = of("dead").chain(of("deads")).collect();
+        for tenant in with_dead {
+            self.look_at(fix, "dead", vec![tenant.clone()], found).await?;
+        }
+        let mut lanes: BTreeMap<String, Vec<String>> = of("line").map(|line| (line.clone(), Vec::new())).collect();
+        for name in of("lane") {
+            // Tenant and queue, then task and key.
+            let Some((at, _)) = name.match_indices(',').nth(1) else { continue };
+            lanes.entry(name[..at].into()).or_default().push(name[at + 1..].into());
+        }
+        for (line, of_line) in lanes {
+            if of_line.len() <= MOST_LANES {
+                self.look_at(fix, "lanes", [vec![line], of_line].concat(), found).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every key below the prefix, behind its kind.
+    async fn names_by_kind(&self, found: &mut Findings) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let prefix = self.link.keys.prefix();
+        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let scan = redis::cmd("SCAN")
+                .arg(&cursor)
+                .arg("MATCH")
+                .arg(self.link.keys.all())
+                .arg("COUNT")
+                .arg(PIECE)
+                .to_owned();
+            let mut answer = Answer::new(self.command(&scan).await?)?;
+            cursor = answer.text()?;
+            let mut names = Answer::new(answer.next()?)?;
+            while !names.done() {
+                let key = names.text()?;
+                let name = key.strip_prefix(prefix).unwrap_or(&key);
+                let (kind, name) = name.split_once(':').unwrap_or((name, ""));
+                let known = [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().contains(&kind);
+                if !known {
+                    found.add("key that nothing owns".into(), key.clone(), false);
+                }
+                keys.entry(kind.into()).or_default().insert(name.into());
+            }
+            if cursor == "0" {
+                return Ok(keys);
+            }
+        }
+    }
+
+    async fn look_at_set(&self, fix: bool, kind: &str, name: &str, found: &mut Findings) -> Result<()> {
+        let mut from = 0;
+        while from >= 0 {
+            let args = vec![kind.to_owned(), name.to_owned(), from.to_string(), PIECE.to_string()];
+            from = self.look_at(fix, "set", args, found).await?;
+        }
+        Ok(())
+    }
+
+    /// One script; where to go on.
+    async fn look_at(&self, fix: bool, what: &str, args: Vec<String>, found: &mut Findings) -> Result<i64> {
+        let first = [u8::from(fix).to_string(), what.to_owned()];
+        let args = first.into_iter().chain(args).map(String::into_bytes).collect();
+        let value: Value = self.run(&self.scripts.audit, args, Repeat::Safe).await?;
+        let mut answer = Answer::new(value)?;
+        let next = answer.number()?;
+        while !answer.done() {
+            let (check, example, fixed) = (answer.text()?, answer.text()?, answer.bytes()?);
+            found.add(check, example, fixed == b"1");
+        }
+        Ok(next)
+    }
+}

@@ -1,0 +1,218 @@
+-- Put behind main_open.lua in settle.lua: serving() picks jobs one by one, for a queue in which a tenant has lanes or controls.
+-- Complexity: bounded by the budget: at most some 25 calls for each job, park and move.
+
+local function make_serving()
+
+local m = rules()
+local TAGS, named, control_of = m.TAGS, m.named, m.control_of
+-- Steps without a job after which a claim looks at other lines first; LOOKS_A_LINE in the broker's contract.
+local LOOKS_A_LINE = 8
+-- What the rates will be used up to if the job under way starts.
+local taking, taking_n = {}, 0
+
+-- Whether a rate lets one more start; if not, when it does.
+local function rate_lets(name, rate)
+  if not rate then return true end
+  local count, period, burst = rate[1], rate[2], rate[3]
+  local interval = math.max(math.floor(period * 1000 / math.max(count, 1)), 1)
+  local ahead = interval * math.max(burst, 1)
+  -- More than its burst a rate cannot have used: what is stored is of another rate, or of a clock that was set back.
+  local used = tonumber(call('ZSCORE', P .. 'rates', name) or 0)
+  if used > now * 1000 + ahead then used = now * 1000 + ahead - interval end
+  local next = math.max(used, now * 1000) + interval
+  if next > now * 1000 + ahead then return false, math.ceil((next - ahead) / 1000) end
+  taking[taking_n + 1], taking[taking_n + 2], taking_n = next, name, taking_n + 2
+  return true
+end
+
+-- How many jobs of a line, or of all of a tenant, run; those of this script are not written yet.
+local function running_in(line)
+  return (call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':r') or 0) + line.running
+end
+
+local of_tenants = {}
+local function running_of(tenant)
+  if not of_tenants[tenant] then
+    local fields, sum = call('HGETALL', P .. 'queues:' .. tenant), 0
+    for i = 1, #fields, 2 do
+      if sub(fields[i], -2) == ':r' then sum = sum + fields[i + 1] end
+    end
+    of_tenants[tenant] = sum
+  end
+  local sum = of_tenants[tenant]
+  for _, line in pairs(lines) do
+    if line.tenant == tenant then sum = sum + line.running end
+  end
+  return sum
+end
+
+-- Parks a line of which nothing may start now.
+local function is_full(line)
+  local tenant, queue = control_of(line.tenant, 't'), control_of(line.tenant, 'q:' .. line.queue)
+  if tenant and tenant.concurrency > 0 and running_of(line.tenant) >= tenant.concurrency then
+    m.park(line, m.BY_TENANT)
+    return true
+  end
+  if queue and queue.concurrency > 0 and running_in(line) >= queue.concurrency then
+    m.park(line, m.BY_QUEUE)
+    return true
+  end
+  local lets, at = rate_lets('t:' .. line.tenant, tenant and tenant.rate)
+  if lets then lets, at = rate_lets('q:' .. line.name, queue and queue.rate) end
+  if not lets then m.park(line, m.UNTIL, at) end
+  return not lets
+end
+
+-- What is next in an open line: its id and score, and of a laned job task, key and the tags of both.
+local function next_of(line)
+  local plain = call('ZRANGE', line.ready, 0, 0, 'WITHSCORES')
+  local v = call('HMGET', m.hash_of(line), 'n', 'c', 'p')
+  local lane = v[1] and call('ZRANGE', P .. 'lanes:' .. line.name, 0, 0, 'WITHSCORES') or {}
+  if plain[2] then
+    local tag = math.max(tonumber(v[2] or 0), tonumber(v[3] or 0))
+    local mine = plain[2] - plain[2] % TAGS + tag
+    if not lane[2] or mine <= tonumber(lane[2]) then return { id = plain[1], score = plain[2], lanes = v[1], tag = tag } end
+  end
+  local task = lane[1]
+  if not task then return end
+  local key = call('ZRANGE', P .. 'keys:' .. named(line.name, task), 0, 0, 'WITHSCORES')
+  local first = key[1] and call('ZRANGE', P .. 'lane:' .. named(line.name, task, key[1]), 0, 0, 'WITHSCORES') or {}
+  if not first[1] then return end
+  return { id = first[1], score = first[2], lanes = true, task = task, key = key[1], tag = lane[2] % TAGS,
+    key_tag = key[2] % TAGS, clock = tonumber(v[2] or 0) }
+end
+
+-- Takes what is next out of its line, and counts its turn.
+local function take_next(line, next)
+  local hash = m.hash_of(line)
+  call('ZINCRBY', line.fair, 1, line.tenant)
+  if not next.task then
+    if next.lanes then call('HSET', hash, 'c', next.tag, 'p', next.tag + 1) end
+    call('ZREM', line.ready, next.id)
+    return m.settle_line(line)
+  end
+  local field = 'c:' .. next.task
+  local lane_clock = math.max(tonumber(call('HGET', hash, field) or 0), next.key_tag)
+  local clock = math.max(next.clock, next.tag)
+  call('HSET', hash, field, lane_clock, 'c', clock)
+  m.take_out(line, next.task, next.key, next.id, lane_clock + 1, clock + 1)
+end
+
+-- Whether the limits of its task and key let a laned job start; parks its lane or key lane if not.
+local function lane_has_room(line, next, knobs, control)
+  local limits, tenant, task, key = knobs and knobs.has_limits and knobs or {}, line.tenant, next.task, next.key
+  local function used_up(name, cap, rate, why, of_key)
+    if cap and cap > 0 and tonumber(call('HGET', P .. 'used', name) or 0) >= cap then
+      m.park(line, why, nil, task, of_key)
+      return true
+    end
+    local lets, at = rate_lets('k:' .. name, rate)
+    if not lets then m.park(line, m.UNTIL, at, task, of_key) end
+    return not lets
+  end
+  local cap, rate = limits.concurrency, limits.rate
+  if control then
+    if control.concurrency > 0 then cap = control.concurrency end
+    rate = control.rate or rate
+  end
+  if used_up(named(tenant, task), cap, rate, m.BY_TASK) then return false end
+  return key == ''
+    or not used_up(named(tenant, task, key), limits.key_concurrency, limits.key_rate, m.BY_KEY, key)
+end
+
+-- Where the name of the queue begins in a record.
+local function fixed_at(text)
+  local at = 74 + byte(text, 73)
+  return at + 1 + byte(text, at) + 4
+end
+
+-- Takes the next job out of an open line, and answers its id and record; nothing when something was parked or moved instead.
+local function pick_next(line)
+  taking_n = 0
+  if is_full(line) then return end
+  local next = next_of(line)
+  -- It is not open, whatever stands in `fair`.
+  if not next then
+    call('ZREM', line.fair, line.tenant)
+    return
+  end
+  local member = line.tenant .. ',' .. next.id
+  local text = call('GET', P .. 'job:' .. member)
+  if not text then return take_next(line, next) end
+  local flags, task = byte(text, FLAGS), next.task
+  if not task then
+    local at = fixed_at(text)
+    at = at + 1 + byte(text, at)
+    task = sub(text, at + 1, at + byte(text, at))
+  end
+  local control = control_of(line.tenant, 'k:' .. task)
+  if control and not next.task then
+    call('SETRANGE', P .. 'job:' .. member, FLAGS - 1, string.char(flags + LANED))
+    m.insert(line, task, '', next.score, next.id)
+    call('ZREM', line.ready, next.id)
+    return m.settle_line(line)
+  end
+  if control and control.paused then return m.park(line, m.PAUSED, nil, next.task) end
+  local expires = unpack_struct('<I6', text, 23)
+  if expires == 0 or expires > now then
+    local knobs = next.task and m.knobs_of(member, flags)
+    if next.task and not lane_has_room(line, next, knobs, control) then return end
+    for i = 1, taking_n, 2 do call('ZADD', P .. 'rates', taking[i], taking[i + 1]) end
+  end
+  take_next(line, next)
+  return next.id, text
+end
+
+-- The next line of a queue, of those that were not passed over.
+local function next_line(queue, passed, count)
+  for _, tenant in ipairs(call('ZRANGE', P .. 'fair:' .. queue, 0, count)) do
+    if not passed[tenant] then return line_of(tenant, queue) end
+  end
+end
+
+local function is_held_by_another(line, worker)
+  local control = control_of(line.tenant, 'q:' .. line.queue)
+  if not control or not control.exclusive or running_in(line) == 0 then return false end
+  return (line.holder or call('HGET', P .. 'holders', line.name)) ~= worker
+end
+
+-- Delivers jobs of a queue until `deliver` answers false; what is left of the budget.
+local function serve(queue, worker, budget, deliver)
+  -- `tired` are lines that are passed over while another one is open.
+  local passed, count, looks, tired = {}, 0, {}, {}
+  while budget > 0 do
+    local line = next_line(queue, passed, count)
+    if line then
+      budget = budget - 1
+      local tenant = line.tenant
+      if is_held_by_another(line, worker) then
+        passed[tenant], count = true, count + 1
+      else
+        local id, text = pick_next(line)
+        if id then
+          looks[tenant] = nil
+          if not deliver(line, id, text) then break end
+        else
+          looks[tenant] = (looks[tenant] or 0) + 1
+          if looks[tenant] >= LOOKS_A_LINE then
+            passed[tenant], count, tired[#tired + 1] = true, count + 1, tenant
+          end
+        end
+      end
+    else
+      if #tired == 0 then break end
+      for _, tenant in ipairs(tired) do passed[tenant], count = nil, count - 1 end
+      looks, tired = {}, {}
+    end
+  end
+  return budget
+end
+
+return { serve = serve }
+end
+
+local open_serving
+local function serving()
+  if not open_serving then open_serving = make_serving() end
+  return open_serving
+end

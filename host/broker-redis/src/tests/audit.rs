@@ -1,0 +1,286 @@
+//! Damage that is planted, found and mended; a store of the release before; limits that many keys have.
+
+use std::collections::BTreeMap;
+
+use umbel_model::{Failure, Rate, Resolution, TaskName};
+
+use super::{
+    chords::{claim, settle, tenant},
+    full::single,
+    *,
+};
+
+async fn broker(server: &RedisServer) -> RedisBroker {
+    RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap()
+}
+
+fn key(name: &str) -> String {
+    format!("umbel:{{s0}}:{name}")
+}
+
+fn run(server: &RedisServer, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(*word);
+    }
+    let () = command.query(&mut server.connection()).unwrap();
+}
+
+fn limited(n: u64, limits: JobLimits) -> NewJob {
+    let knobs = Knobs { limits: Some(limits), ..Knobs::default() };
+    NewJob { knobs: Some(Box::new(knobs)), ..single(n) }
+}
+
+fn of_key(n: u64, cap: u32) -> NewJob {
+    limited(n, JobLimits { key: Some(format!("k{n}")), key_concurrency: cap, ..JobLimits::default() })
+}
+
+fn failed(delivery: &Delivery) -> Settle {
+    Settle { resolution: Resolution::Fail { failure: Failure::new("E", "m") }, ..settle(delivery) }
+}
+
+/// Jobs queued, in a lane, delayed, running, dead and ended, a control and a unique key.
+async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
+    let broker = broker(server).await;
+    broker.submit(&[single(1), single(2), single(3), of_key(4, 1)]).await.unwrap();
+    let held = broker.claim(&claim(4)).await.unwrap();
+    assert_eq!(held.len(), 4);
+    broker.settle(&[failed(&held[0]), settle(&held[1])], None).await.unwrap();
+    let unique = Unique { key: "u".into(), wins: Wins::First, for_ms: 0, max_wait_ms: 0 };
+    let knobs = Some(Box::new(Knobs { unique: Some(unique), ..Knobs::default() }));
+    let waiting = [
+        single(11),
+        of_key(12, 1),
+        NewJob { start: Start::After(60_000), ..single(13) },
+        NewJob { knobs, ..single(14) },
+        NewJob { expires_ms: 600_000, ..single(15) },
+    ];
+    broker.submit(&waiting).await.unwrap();
+    let task: TaskName = "other".parse().unwrap();
+    let patch = ControlPatch { concurrency: Some(3), ..ControlPatch::default() };
+    broker.set_control(&tenant(), &Scope::Task(task), &patch).await.unwrap();
+    assert_eq!(broker.audit(true).await.unwrap(), []);
+    (broker, held)
+}
+
+#[tokio::test]
+async fn an_audit_finds_and_mends_each_damage() {
+    let server = RedisServer::start(Options::default());
+    let (broker, held) = populated(&server).await;
+    let name = |n: u64| format!("{},{}", tenant(), single(n).id);
+    let [running, ended] = [&held[2], &held[1]].map(|delivery| format!("{},{}", tenant(), delivery.id));
+    let queues = key("queues:tenant0");
+    let ready = key("ready:tenant0,default");
+    let damages: Vec<(Vec<String>, &str)> = vec![
+        (vec!["ZADD".into(), key("leases"), "1".into(), name(99)], "lease of a job that does not run"),
+        (vec!["ZREM".into(), key("leases"), running.clone()], "running job without a lease"),
+        (vec!["ZREM".into(), ready.clone(), single(11).id.to_string()], "queued job that is in no queue"),
+        (vec!["ZADD".into(), ready, "1".into(), single(99).id.to_string()], "ready entry of a job that is not queued"),
+        (
+            vec!["ZREM".into(), key("lane:tenant0,default,echo,k12"), single(12).id.to_string()],
+            "queued job that is in no queue",
+        ),
+        (vec!["HINCRBY".into(), queues.clone(), "default:r".into(), "5".into()], "running jobs of a line"),
+        (vec!["HINCRBY".into(), queues, "default:d".into(), "5".into()], "delayed jobs of a line"),
+        (
+            vec!["HSET".into(), key("used"), "tenant0,echo,k4".into(), "7".into()],
+            "jobs that count as running for a limit",
+        ),
+        (vec!["HSET".into(), key("deads:tenant0"), "default".into(), "9".into()], "dead jobs of a line"),
+        (vec!["HSET".into(), key("line:tenant0,default"), "q".into(), "9".into()], "queued jobs of a line"),
+        (vec!["ZREM".into(), key("retain"), ended], "ended job that is kept for ever"),
+        (vec!["ZREM".into(), key("look"), name(13)], "waiting job that nobody looks at"),
+        (vec!["ZADD".into(), key("look"), "1".into(), name(99)], "time of a job that does not wait"),
+        (vec!["ZREM".into(), key("jobs:tenant0"), single(1).id.to_string()], "job that no list has"),
+        (
+            vec!["ZADD".into(), key("jobs:tenant0"), "0".into(), single(99).id.to_string()],
+            "entry of a job that is gone",
+        ),
+        (vec!["SET".into(), key(&format!("more:{}", name(99))), "x".into()], "more: without a job"),
+        (vec!["RPUSH".into(), key(&format!("log:{}", name(99))), "x".into()], "log: without a job"),
+        (vec!["ZREM".into(), key("fair:default"), "tenant0".into()], "ready jobs that nobody is given"),
+        (vec!["DEL".into(), key("special")], "limits that are not looked at"),
+        (vec!["SET".into(), key("uniq:tenant0,v"), format!("0 {} 1", single(99).id)], "unique key of a job that ended"),
+        (vec!["SET".into(), key("idem:tenant0,v"), "1 a b".into()], "idempotency key that nothing will delete"),
+        (vec!["HSET".into(), key("workers"), "w".into(), "{}".into()], "worker that is never forgotten"),
+        (vec!["SADD".into(), key("blocked:tenant0"), "default".into()], "limit of nothing that is parked"),
+        (vec!["ZADD".into(), key("parked"), "1".into(), "tenant0,default".into()], "limit of nothing that is parked"),
+        (vec!["RPUSH".into(), key("events:tenant0"), "x".into()], "events that nobody follows"),
+        (
+            vec!["HSET".into(), key("followed"), "tenant9".into(), "99999999999999 1".into()],
+            "followers that nobody looks for",
+        ),
+    ];
+    for (damage, check) in damages {
+        run(&server, &damage.iter().map(String::as_str).collect::<Vec<_>>());
+        let seen = broker.audit(false).await.unwrap();
+        assert!(seen.iter().any(|finding| finding.check == check && finding.fixed == 0), "{damage:?}: {seen:?}");
+        let mended = broker.audit(true).await.unwrap();
+        assert!(mended.iter().all(|finding| finding.fixed == finding.count), "{damage:?}: {mended:?}");
+        assert_eq!(broker.audit(true).await.unwrap(), [], "{damage:?}");
+    }
+    // All that was there still runs.
+    let mut ran = 0;
+    loop {
+        let held = broker.claim(&claim(50)).await.unwrap();
+        if held.is_empty() {
+            break;
+        }
+        ran += held.len();
+        broker.settle(&held.iter().map(settle).collect::<Vec<_>>(), None).await.unwrap();
+    }
+    assert_eq!(ran, 4);
+}
+
+#[tokio::test]
+async fn a_key_that_nothing_owns_and_unsafe_settings_are_found_and_left() {
+    let server = RedisServer::start(Options::default());
+    let (broker, _held) = populated(&server).await;
+    run(&server, &["SET", &key("unheard:of"), "x"]);
+    run(&server, &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let found = broker.audit(true).await.unwrap();
+    let checks: Vec<(&str, u64, u64)> = found.iter().map(|f| (f.check.as_str(), f.count, f.fixed)).collect();
+    assert_eq!(checks, [("key that nothing owns", 1, 0), ("unsafe setting", 1, 0)]);
+}
+
+#[tokio::test]
+async fn an_audit_finds_nothing_while_work_goes_on() {
+    let server = RedisServer::start(Options::default());
+    let broker = Arc::new(broker(&server).await);
+    let working = tokio::spawn({
+        let broker = broker.clone();
+        async move {
+            for round in 0..40_u64 {
+                let jobs: Vec<NewJob> = (0..50)
+                    .map(|n| round * 100 + n)
+                    .map(|n| if n % 3 == 0 { of_key(n % 7 + round * 1_000_000, 1) } else { single(n) })
+                    .collect();
+                broker.submit(&jobs).await.unwrap();
+                let held = broker.claim(&claim(40)).await.unwrap();
+                let settles: Vec<Settle> =
+                    held.iter().enumerate().map(|(n, d)| if n % 5 == 0 { failed(d) } else { settle(d) }).collect();
+                broker.settle(&settles, None).await.unwrap();
+            }
+        }
+    });
+    let mut audits = 0;
+    while !working.is_finished() || audits == 0 {
+        assert_eq!(broker.audit(false).await.unwrap(), []);
+        audits += 1;
+    }
+    working.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_of_version_2_is_taken_over_with_all_that_is_in_it() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    broker.submit(&[single(1), single(2), single(3)]).await.unwrap();
+    let paused: QueueName = "paused".parse().unwrap();
+    broker.submit(&[NewJob { queue: paused.clone(), ..single(4) }]).await.unwrap();
+    broker.set_paused(&tenant(), &paused, true).await.unwrap();
+    let held = broker.claim(&claim(2)).await.unwrap();
+    broker.settle(&[failed(&held[0])], None).await.unwrap();
+    // What version 2 did not write. The rest of what jobs without knobs need is as it was.
+    for name in ["deads:tenant0", "holders"] {
+        run(&server, &["DEL", &key(name)]);
+    }
+    run(&server, &["SET", &key("meta"), "2"]);
+    drop(broker);
+    let broker = self::broker(&server).await;
+    let version: u32 = redis::cmd("GET").arg(key("meta")).query(&mut server.connection()).unwrap();
+    assert_eq!(version, keys::VERSION);
+    let queues = broker.queues(&tenant()).await.unwrap();
+    let counts: Vec<_> = queues.iter().map(|q| (q.name.as_str(), q.queued, q.running, q.dead, q.paused)).collect();
+    assert_eq!(counts, [("default", 1, 1, 1, false), ("paused", 1, 0, 0, true)]);
+    assert_eq!(broker.controls(&tenant()).await.unwrap().len(), 1);
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+    let exclusive = ControlPatch { exclusive: Some(true), ..ControlPatch::default() };
+    broker.set_control(&tenant(), &Scope::Queue(QueueName::default()), &exclusive).await.unwrap();
+    assert_eq!(broker.settle(&[settle(&held[1])], Some(&claim(5))).await.unwrap().1.len(), 1);
+}
+
+/// Calls of commands so far, by name; scripts' calls are counted too.
+async fn calls(broker: &RedisBroker) -> BTreeMap<String, u64> {
+    let Value::BulkString(text) = broker.command(&redis::cmd("INFO").arg("commandstats").to_owned()).await.unwrap()
+    else {
+        panic!("INFO answers with a text")
+    };
+    let text = String::from_utf8(text).unwrap();
+    let fields = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
+    fields.map(|(name, rest)| (name.into(), rest.split(',').next().unwrap().parse().unwrap())).collect()
+}
+
+fn sum(calls: &BTreeMap<String, u64>) -> u64 {
+    calls.iter().filter(|(name, _)| *name != "info").map(|(_, count)| count).sum()
+}
+
+#[tokio::test]
+async fn plain_jobs_cost_two_commands_more_in_a_batch_and_none_more_for_each() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    for size in [50, 200] {
+        let jobs: Vec<NewJob> = (0..3 * size).map(|n| single(size * 1_000 + n)).collect();
+        broker.submit(&jobs).await.unwrap();
+        let held = broker.claim(&claim(size as u32)).await.unwrap();
+        let settles: Vec<Settle> = held.iter().map(settle).collect();
+        let before = sum(&calls(&broker).await);
+        broker.settle(&settles, Some(&claim(size as u32))).await.unwrap();
+        let after = sum(&calls(&broker).await);
+        // GET and SET to settle and to claim each. Besides: the script, its clock, the first ZREM, leases, retention, the work
+        // list, the tenants, the jobs, whether more are left, the turn, new leases, the hint; and two for what few jobs use:
+        // whether anything is special, and who holds the line.
+        assert_eq!(after - before, 4 * size + 12 + 2, "{size}");
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_keys_with_a_cap_do_not_make_a_claim_slow() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    // Two jobs of each key: the first ones run, and the second ones are found out to have to wait.
+    for round in 0..2_u64 {
+        let jobs: Vec<NewJob> =
+            (0..10_000).map(|n| NewJob { id: single(n + round * 100_000).id, ..of_key(n, 1) }).collect();
+        broker.submit(&jobs).await.unwrap();
+    }
+    let (mut most, mut started, mut empty) = (0, 0, 0);
+    // Then all second ones are parked: each claim parks as many as it has a budget for.
+    while empty < 60 {
+        let before = sum(&calls(&broker).await);
+        let held = broker.claim(&claim(100)).await.unwrap();
+        most = most.max(sum(&calls(&broker).await) - before);
+        started += held.len();
+        empty += u32::from(held.is_empty());
+    }
+    assert_eq!(started, 10_000);
+    // Each job, move or park takes some 25 calls.
+    assert!(most <= u64::from(100 + CLAIM_SCAN) * 40, "{most}");
+    // Another key's job is found at once.
+    broker.submit(&[of_key(50_000, 1)]).await.unwrap();
+    let before = sum(&calls(&broker).await);
+    assert_eq!(broker.claim(&claim(1)).await.unwrap().len(), 1);
+    assert!(sum(&calls(&broker).await) - before < 60);
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn limits_and_parks_are_still_there_after_a_kill() {
+    let mut server = RedisServer::start(Options { appendonly: true, ..Options::default() });
+    let broker = broker(&server).await;
+    let hourly = JobLimits { rate: Some(Rate { count: 1, period_ms: 3_600_000, burst: 1 }), ..JobLimits::default() };
+    broker.submit(&[limited(1, hourly.clone()), limited(2, hourly)]).await.unwrap();
+    let pause = ControlPatch { paused: Some(true), ..ControlPatch::default() };
+    broker.set_control(&tenant(), &Scope::Task("other".parse().unwrap()), &pause).await.unwrap();
+    assert_eq!(broker.claim(&claim(5)).await.unwrap().len(), 1);
+    drop(broker);
+    server.kill();
+    server.restart();
+    let broker = self::broker(&server).await;
+    assert!(broker.claim(&claim(5)).await.unwrap().is_empty());
+    assert_eq!(broker.controls(&tenant()).await.unwrap().len(), 1);
+    let queue = broker.queues(&tenant()).await.unwrap().remove(0);
+    assert_eq!((queue.queued, queue.running), (1, 1));
+    assert!(broker.promote(10).await.unwrap().next_due.is_some());
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+}

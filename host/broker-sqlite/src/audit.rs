@@ -1,0 +1,384 @@
+//! What should not be in a database, and how it is found. `writer::mending` puts it right.
+//!
+//! Reads one view of what is committed: what is under way is not taken for an error, and nobody waits for it.
+
+use rusqlite::Connection;
+use umbel_broker::Finding;
+use umbel_model::{JobState, UnixMs};
+
+use crate::{
+    error::Fault,
+    reads::all,
+    rows::{counts, state_number},
+};
+
+/// How something that was found is mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mend {
+    /// By these statements. `:now` in them is the time.
+    Sql(&'static [&'static str]),
+    /// By counting again what the writer knows of lines.
+    Lines,
+    /// By taking them off the work list.
+    Todo,
+    /// By making all lanes and buckets anew from the jobs in them.
+    Lanes,
+    /// By a restored backup only.
+    Nothing,
+}
+
+/// Something to look for.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    /// Finds a text that says where, for each.
+    sql: &'static str,
+    pub(crate) mend: Mend,
+}
+
+/// Parts of a job whose row is gone.
+macro_rules! orphans {
+    ($table:literal) => {
+        Check {
+            name: concat!($table, " of a job that is gone"),
+            sql: concat!(
+                "SELECT 'row ' || rid FROM ",
+                $table,
+                " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
+            ),
+            mend: Mend::Sql(&[concat!(
+                "DELETE FROM ",
+                $table,
+                " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
+            )]),
+        }
+    };
+}
+
+/// Parts of a workflow whose row is gone.
+macro_rules! parts {
+    ($table:literal, $column:literal) => {
+        Check {
+            name: concat!($table, " of a workflow that is gone"),
+            sql: concat!(
+                "SELECT 'row ' || part.",
+                $column,
+                " FROM ",
+                $table,
+                " AS part WHERE NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.",
+                $column,
+                ")"
+            ),
+            mend: Mend::Sql(&[concat!(
+                "DELETE FROM ",
+                $table,
+                " AS part WHERE NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.",
+                $column,
+                ")"
+            )]),
+        }
+    };
+}
+
+/// Lines that count otherwise than their jobs do.
+macro_rules! line_counts {
+    ($name:literal, $column:literal, $which:literal) => {
+        Check {
+            name: $name,
+            sql: concat!(
+                "SELECT queue || ' of ' || tenant FROM line LEFT JOIN (SELECT line AS of, count(*) AS n FROM job WHERE ",
+                $which,
+                " GROUP BY line) AS counted ON counted.of = line.id WHERE ",
+                $column,
+                " <> coalesce(n, 0)"
+            ),
+            mend: Mend::Lines,
+        }
+    };
+}
+
+// In this order they are mended: first what owns, then what is owned, then what is counted. The numbers of states are in
+// `rows.rs`: 0 scheduled, 1 queued, 2 running, 3 retrying, 4 to 7 and 9 ended, 8 waiting.
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        name: "job of a workflow that is gone",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE workflow IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)",
+        mend: Mend::Sql(&["DELETE FROM job WHERE workflow IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)"]),
+    },
+    parts!("node", "workflow"),
+    parts!("gate", "workflow"),
+    parts!("template", "workflow"),
+    parts!("workflow_spec", "rid"),
+    Check {
+        name: "workflow without its spec",
+        sql: "SELECT tenant || ' ' || hex(id) FROM workflow
+            WHERE NOT EXISTS (SELECT 1 FROM workflow_spec WHERE workflow_spec.rid = workflow.rid)",
+        mend: Mend::Nothing,
+    },
+    Check {
+        name: "node without its job",
+        sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM job WHERE job.rid = node.rid)",
+        mend: Mend::Nothing,
+    },
+    Check {
+        name: "gate without its node",
+        sql: "SELECT 'row ' || workflow || ', node ' || number FROM gate WHERE NOT EXISTS
+            (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)",
+        mend: Mend::Sql(&["DELETE FROM gate WHERE NOT EXISTS
+            (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)"]),
+    },
+    Check {
+        name: "node without its gate",
+        sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NULL
+            AND NOT EXISTS (SELECT 1 FROM gate WHERE gate.workflow = node.workflow AND gate.number = node.number)",
+        mend: Mend::Nothing,
+    },
+    Check {
+        name: "work item of a workflow that is gone",
+        sql: "SELECT 'item ' || seq FROM todo WHERE kind IN (0, 1)
+            AND NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = todo.workflow)",
+        mend: Mend::Todo,
+    },
+    Check {
+        name: "job without its spec",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE NOT EXISTS (SELECT 1 FROM spec WHERE spec.rid = job.rid)",
+        mend: Mend::Nothing,
+    },
+    Check {
+        name: "job without its knobs",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE knobs > 0
+            AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
+        mend: Mend::Sql(&["UPDATE job SET knobs = 0 WHERE knobs > 0
+            AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)"]),
+    },
+    orphans!("spec"),
+    orphans!("outcome"),
+    orphans!("progress"),
+    orphans!("history"),
+    orphans!("log"),
+    orphans!("knobs"),
+    Check {
+        name: "job whose phase is not that of its state",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job
+            WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END",
+        mend: Mend::Sql(&["UPDATE job
+            SET phase = CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END
+            WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END"]),
+    },
+    Check {
+        name: "job that nothing will look at again",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE at IS NULL
+            AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))",
+        mend: Mend::Sql(&["UPDATE job SET at = :now WHERE at IS NULL
+            AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))"]),
+    },
+    Check {
+        name: "job in the dead set that did not fail",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job INDEXED BY job_dead WHERE dead = 1 AND state <> 5",
+        mend: Mend::Sql(&["UPDATE job SET dead = 0 WHERE dead = 1 AND state <> 5"]),
+    },
+    Check {
+        name: "workflow that nothing will delete",
+        sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE delete_at IS NULL
+            AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))",
+        mend: Mend::Sql(&["UPDATE workflow SET delete_at = :now WHERE delete_at IS NULL
+            AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))"]),
+    },
+    Check {
+        name: "workflow that replaced a job that is gone",
+        sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
+            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
+                WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)",
+        mend: Mend::Sql(&["UPDATE workflow SET orphaned = 1, delete_at = iif(finished_at IS NULL, NULL, :now)
+            WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
+            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
+                WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)"]),
+    },
+    Check {
+        name: "unique key of a job that ended",
+        sql: "SELECT tenant || ' ' || key FROM unique_key AS held WHERE until = 0
+            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
+                WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)",
+        mend: Mend::Sql(&["DELETE FROM unique_key AS held WHERE until = 0
+            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
+                WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)"]),
+    },
+    Check {
+        name: "job in a lane in which it does not wait or run",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE lane IS NOT NULL AND (state NOT IN (1, 2)
+            OR NOT EXISTS (SELECT 1 FROM bucket WHERE bucket.rid = job.lane))",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "job with limits that waits in no lane",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NULL AND knobs & 2",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "queued jobs of a key lane",
+        sql: "SELECT 'line ' || line || ', key ' || key FROM key_lane WHERE jobs = 0 OR jobs <> (SELECT count(*)
+            FROM job INDEXED BY job_ready WHERE state = 1 AND job.line = key_lane.line AND job.lane = key_lane.bucket)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "queued job without its key lane",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NOT NULL AND NOT EXISTS
+            (SELECT 1 FROM key_lane WHERE key_lane.line = job.line AND key_lane.bucket = job.lane)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "keys of a lane",
+        sql: "SELECT 'line ' || line || ', task ' || task FROM lane WHERE keys = 0
+            OR keys <> (SELECT count(*) FROM key_lane AS k WHERE k.line = lane.line AND k.of = lane.bucket)
+            OR open_keys <> (SELECT count(*) FROM key_lane AS k WHERE k.line = lane.line AND k.of = lane.bucket AND open = 1)
+            OR open <> (park IS NULL AND open_keys > 0)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "key lane without its lane",
+        sql: "SELECT 'line ' || line || ', key ' || key FROM key_lane WHERE open <> (park IS NULL) OR NOT EXISTS
+            (SELECT 1 FROM lane WHERE lane.line = key_lane.line AND lane.bucket = key_lane.of)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "lane that is parked for ever",
+        sql: "SELECT 'line ' || line FROM (SELECT line, bucket, park_until FROM lane WHERE park = 2
+            UNION ALL SELECT line, bucket, park_until FROM key_lane WHERE park = 2) AS late
+            WHERE NOT EXISTS (SELECT 1 FROM parked
+                WHERE at = late.park_until AND parked.line = late.line AND parked.bucket = late.bucket)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "time at which nothing is opened",
+        sql: "SELECT queue || ' of ' || tenant FROM parked WHERE
+            NOT EXISTS (SELECT 1 FROM lane WHERE key = '' AND lane.line = parked.line AND lane.bucket = parked.bucket
+                AND park = 2 AND park_until = at)
+            AND NOT EXISTS (SELECT 1 FROM key_lane AS k WHERE parked.key <> '' AND k.line = parked.line
+                AND k.bucket = parked.bucket AND park = 2 AND park_until = at)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "jobs that count as running for a limit",
+        sql: "SELECT task || ' of ' || tenant FROM bucket LEFT JOIN
+            (SELECT rid AS of_rid, sum(n) AS n FROM
+                (SELECT lane AS rid, count(*) AS n FROM job WHERE state = 2 AND lane IS NOT NULL GROUP BY lane
+                UNION ALL SELECT b.of, count(*) FROM job JOIN bucket AS b ON b.rid = job.lane
+                    WHERE state = 2 AND b.of IS NOT NULL GROUP BY b.of)
+                GROUP BY rid) AS counted ON counted.of_rid = bucket.rid
+            WHERE running <> coalesce(n, 0)",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "bucket that is used by others than it counts",
+        sql: "SELECT task || ' of ' || tenant FROM bucket LEFT JOIN
+            (SELECT rid AS of_rid, sum(n) AS n FROM
+                (SELECT lane AS rid, count(*) AS n FROM job WHERE lane IS NOT NULL GROUP BY lane
+                UNION ALL SELECT b.of, count(*) FROM bucket AS b WHERE b.of IS NOT NULL GROUP BY b.of)
+                GROUP BY rid) AS counted ON counted.of_rid = bucket.rid
+            WHERE used <> coalesce(n, 0) OR used = 0",
+        mend: Mend::Lanes,
+    },
+    Check {
+        name: "events that are not those of a following",
+        sql: "SELECT event.tenant FROM event LEFT JOIN followed ON followed.tenant = event.tenant GROUP BY event.tenant
+            HAVING max(number) IS NOT last OR count(*) <> max(number) - min(number) + 1",
+        mend: Mend::Sql(&["DELETE FROM event WHERE tenant IN
+            (SELECT event.tenant FROM event LEFT JOIN followed ON followed.tenant = event.tenant GROUP BY event.tenant
+            HAVING max(number) IS NOT last OR count(*) <> max(number) - min(number) + 1)"]),
+    },
+    line_counts!("queued jobs of a line", "ready", "state = 1"),
+    line_counts!("running jobs of a line", "running", "state = 2"),
+    line_counts!("delayed jobs of a line", "delayed", "state IN (0, 3)"),
+    line_counts!("dead jobs of a line", "dead", "dead = 1"),
+    line_counts!("jobs in lanes of a line", "laned", "state = 1 AND lane IS NOT NULL"),
+    Check {
+        name: "lanes of a line",
+        sql: "SELECT queue || ' of ' || tenant FROM line
+            WHERE lanes <> (SELECT count(*) FROM lane WHERE lane.line = line.id)
+            OR open_lanes <> (SELECT count(*) FROM lane WHERE lane.line = line.id AND open = 1)",
+        mend: Mend::Lines,
+    },
+    Check {
+        name: "workflows of a tenant",
+        sql: "SELECT tenant FROM workflow_count AS c WHERE
+            held <> (SELECT count(*) FROM workflow WHERE workflow.tenant = c.tenant AND parent IS NULL AND pruned IS NULL)
+            OR nodes <> (SELECT coalesce(sum(nodes), 0) FROM workflow WHERE workflow.tenant = c.tenant)
+            UNION SELECT tenant FROM workflow WHERE tenant NOT IN (SELECT tenant FROM workflow_count)",
+        mend: Mend::Sql(&[
+            "DELETE FROM workflow_count",
+            "INSERT INTO workflow_count (tenant, held, nodes) SELECT tenant,
+                count(*) FILTER (WHERE parent IS NULL AND pruned IS NULL), sum(nodes) FROM workflow GROUP BY tenant",
+        ]),
+    },
+];
+
+/// The count of jobs by state of a workflow disagrees with its jobs. Its check is not a statement.
+pub(crate) const MISCOUNTED_WORKFLOW: &str = "jobs of a workflow";
+
+/// Runs all checks.
+pub(crate) fn findings(conn: &Connection) -> Result<Vec<Finding>, Fault> {
+    let mut found = Vec::new();
+    for check in CHECKS {
+        if let Some(finding) = finding(conn, check)? {
+            found.push(finding);
+        }
+    }
+    let miscounted = miscounted_workflows(conn)?;
+    if let Some(first) = miscounted.first() {
+        found.push(of(MISCOUNTED_WORKFLOW, miscounted.len() as u64, format!("row {first}")));
+    }
+    let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    if mode != "wal" && mode != "memory" {
+        found.push(of("journal mode of the file", 1, mode));
+    }
+    let sound: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if sound != "ok" {
+        found.push(of("damage of the file", 1, sound));
+    }
+    Ok(found)
+}
+
+fn of(check: &str, count: u64, example: String) -> Finding {
+    Finding { check: check.to_owned(), count, example, fixed: 0 }
+}
+
+/// What one check finds.
+pub(crate) fn finding(conn: &Connection, check: &Check) -> Result<Option<Finding>, Fault> {
+    let sql =
+        format!("SELECT count(*), min(found.what) FROM (SELECT NULL AS what WHERE 0 UNION ALL {}) AS found", check.sql);
+    let (count, example) =
+        conn.query_row(&sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?)))?;
+    Ok((count > 0).then(|| of(check.name, count.unsigned_abs(), example.unwrap_or_default())))
+}
+
+/// Rows of workflows that count their jobs wrongly. One that is being deleted counts what it had.
+pub(crate) fn miscounted_workflows(conn: &Connection) -> Result<Vec<i64>, Fault> {
+    let mut real = std::collections::HashMap::<i64, [u32; JobState::ALL.len()]>::new();
+    let sql = "SELECT workflow, state, count(*) FROM job WHERE workflow IS NOT NULL GROUP BY workflow, state";
+    for (rid, state, n) in all(conn, sql, &[], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?)))? {
+        let at = JobState::ALL.iter().position(|known| state_number(*known) == state);
+        if let Some(at) = at {
+            real.entry(rid).or_default()[at] = n;
+        }
+    }
+    let sql = "SELECT rid, jobs FROM workflow WHERE pruned IS NULL";
+    let counted = all(conn, sql, &[], |row| Ok((row.get::<_, i64>(0)?, counts(row, 1)?)))?;
+    let wrong = counted.into_iter().filter(|(rid, jobs)| *jobs != real.get(rid).copied().unwrap_or_default());
+    Ok(wrong.map(|(rid, _)| rid).collect())
+}
+
+/// Runs the statements that mend what a check found.
+pub(crate) fn mend_by_sql(conn: &Connection, now: UnixMs, statements: &[&str]) -> Result<(), Fault> {
+    let now = crate::rows::int(now);
+    for sql in statements {
+        let mut statement = conn.prepare(sql)?;
+        match statement.parameter_count() {
+            0 => statement.execute([])?,
+            _ => statement.execute([now])?,
+        };
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! What the writer knows of one line, and its columns in the table `line`.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row, params};
+use umbel_model::UnixMs;
+
+use super::lines::{LineId, row_id};
+use crate::{
+    error::Fault,
+    rows::{int, number, time},
+};
+
+/// Why a line is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Park {
+    QueueFull,
+    TenantFull,
+    Until(UnixMs),
+}
+
+/// How many jobs of a line are where, and what opens and closes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Queued: plain and in lanes.
+    pub(super) ready: u64,
+    /// Queued in lanes.
+    pub(super) laned: u64,
+    pub(super) running: u64,
+    /// Scheduled or retrying.
+    pub(super) delayed: u64,
+    /// In the dead set.
+    pub(super) dead: u64,
+    pub(super) lanes: u64,
+    pub(super) open_lanes: u64,
+    /// Of its lanes and its plain jobs. Both are 0 while it has no lanes.
+    pub(super) clock: u64,
+    pub(super) plain_tag: u64,
+    /// The queue is.
+    pub(super) paused: bool,
+    /// Not stored: the tenant's control is.
+    pub(super) tenant_paused: bool,
+    pub(super) parked: Option<Park>,
+    /// The worker of the last delivery.
+    pub(super) holder: Option<Arc<str>>,
+    /// Virtual start time; none while nothing can be handed out.
+    pub(super) tag: Option<u64>,
+}
+
+impl Counts {
+    pub(super) fn plain(&self) -> u64 {
+        self.ready.saturating_sub(self.laned)
+    }
+
+    /// Forgets what ends with the last lane and the last job.
+    pub(super) fn settle(&mut self) {
+        if self.lanes == 0 {
+            (self.clock, self.plain_tag) = (0, 0);
+            if self.ready == 0 {
+                self.parked = None;
+            }
+        }
+    }
+
+    pub(super) fn serves(&self) -> bool {
+        let has = self.ready > self.laned || self.open_lanes > 0;
+        has && !self.paused && !self.tenant_paused && self.parked.is_none()
+    }
+}
+
+/// Id, tenant and queue, and what `decode` reads.
+pub(super) const LOAD: &str =
+    "SELECT id, tenant, queue, ready, running, delayed, paused, tag, dead, laned, lanes, open_lanes, clock,
+    plain_tag, park, park_until, holder FROM line ORDER BY id";
+
+pub(super) fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
+    let parked = match (row.get::<_, Option<i64>>(14)?, time(row, 15)?) {
+        (None, _) => None,
+        (Some(1), _) => Some(Park::QueueFull),
+        (Some(2), _) => Some(Park::TenantFull),
+        (Some(3), Some(at)) => Some(Park::Until(at)),
+        (Some(other), _) => return Err(Fault::stored("park of a line", other)),
+    };
+    Ok(Counts {
+        ready: number(row, 3)?,
+        running: number(row, 4)?,
+        delayed: number(row, 5)?,
+        paused: row.get(6)?,
+        tag: time(row, 7)?,
+        dead: number(row, 8)?,
+        laned: number(row, 9)?,
+        lanes: number(row, 10)?,
+        open_lanes: number(row, 11)?,
+        clock: number(row, 12)?,
+        plain_tag: number(row, 13)?,
+        tenant_paused: false,
+        parked,
+        holder: row.get::<_, Option<String>>(16)?.map(Arc::from),
+    })
+}
+
+/// Writes what changed; `all`: or may have.
+pub(super) fn save(conn: &Connection, id: LineId, now: &Counts, before: &Counts, all: bool) -> Result<(), Fault> {
+    let sql =
+        "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ? WHERE id = ?";
+    let (ready, running, delayed) = (int(now.ready), int(now.running), int(now.delayed));
+    let (tag, dead, holder) = (now.tag.map(int), int(now.dead), now.holder.as_deref());
+    let row = params![ready, running, delayed, now.paused, tag, dead, holder, row_id(id)];
+    conn.prepare_cached(sql)?.execute(row)?;
+    let of_lanes = |c: &Counts| (c.laned, c.lanes, c.open_lanes, c.clock, c.plain_tag, c.parked);
+    if !all && of_lanes(now) == of_lanes(before) {
+        return Ok(());
+    }
+    let (park, until) = match now.parked {
+        None => (None, None),
+        Some(Park::QueueFull) => (Some(1), None),
+        Some(Park::TenantFull) => (Some(2), None),
+        Some(Park::Until(at)) => (Some(3), Some(int(at))),
+    };
+    let sql = "UPDATE line SET laned = ?, lanes = ?, open_lanes = ?, clock = ?, plain_tag = ?, park = ?, park_until = ?
+        WHERE id = ?";
+    let (lanes, open_lanes) = (int(now.lanes), int(now.open_lanes));
+    let row = params![int(now.laned), lanes, open_lanes, int(now.clock), int(now.plain_tag), park, until, row_id(id)];
+    conn.prepare_cached(sql)?.execute(row)?;
+    Ok(())
+}
