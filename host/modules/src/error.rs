@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io, path::Path};
 
-use umbel_model::Digest;
+use umbel_model::{Digest, JobId};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +16,10 @@ pub enum Error {
     /// The stored bytes are no longer those of the digest. Storing the module again repairs it.
     #[error("the stored bytes of module {0} are damaged; push the module again to repair it")]
     Corrupted(Digest),
+    #[error("a large value of job {job} is not stored any more")]
+    ValueMissing { job: JobId },
+    #[error("a large value of job {job} is damaged in the store")]
+    ValueCorrupted { job: JobId },
     #[error("{path} cannot be written: permission denied; make it writable for this user")]
     PermissionDenied { path: String },
     #[error("{path} is on a read-only file system")]
@@ -37,6 +41,8 @@ impl Error {
             Self::Upload(_) => "upload_incomplete",
             Self::Missing(_) => "module_missing",
             Self::Corrupted(_) => "corrupted_blob",
+            Self::ValueMissing { .. } => "value_missing",
+            Self::ValueCorrupted { .. } => "value_corrupted",
             Self::PermissionDenied { .. } | Self::ReadOnly { .. } => "storage_read_only",
             Self::DiskFull { .. } => "storage_full",
             Self::HostKey { .. } => "host_key",

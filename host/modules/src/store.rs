@@ -1,6 +1,7 @@
 //! Uploaded modules, each under the SHA-256 of its bytes.
 //!
-//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written.
+//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written. The large values of
+//! jobs lie beside them (`values`).
 
 use std::{
     path::{Path, PathBuf},
@@ -35,7 +36,7 @@ pub struct Stored {
 /// Content-addressed blobs in an object store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ModuleStore {
-    objects: Arc<dyn ObjectStore>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
     /// For error messages.
     shown: Arc<Path>,
 }
@@ -48,6 +49,8 @@ impl ModuleStore {
         tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
         let objects =
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| Error::store(&folder, &e))?.with_fsync(true);
+        // The folders of jobs whose values were deleted go, too.
+        let objects = objects.with_automatic_cleanup(true);
         sweep(&folder.join("uploads")).await;
         Ok(Self { objects: Arc::new(objects), shown: folder.into() })
     }
@@ -58,6 +61,16 @@ impl ModuleStore {
         &self,
         upload: impl Stream<Item = Result<Bytes, E>>,
         max_bytes: u64,
+    ) -> Result<Stored, Error> {
+        self.put_under(upload, max_bytes, location).await
+    }
+
+    /// Stores an upload at the place that its digest gives it, whole or not at all.
+    pub(crate) async fn put_under<E: std::fmt::Display>(
+        &self,
+        upload: impl Stream<Item = Result<Bytes, E>>,
+        max_bytes: u64,
+        place: impl FnOnce(&Digest) -> Location,
     ) -> Result<Stored, Error> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| Error::Unavailable { path: self.path(), problem: e.to_string() })?;
@@ -72,7 +85,7 @@ impl ModuleStore {
                 return Err(error);
             }
         };
-        if let Err(error) = self.objects.rename(&temporary, &location(&stored.digest)).await {
+        if let Err(error) = self.objects.rename(&temporary, &place(&stored.digest)).await {
             let _ = self.objects.delete(&temporary).await;
             return Err(self.failed(&error));
         }
@@ -154,7 +167,7 @@ impl ModuleStore {
         self.shown.display().to_string()
     }
 
-    fn failed(&self, error: &object_store::Error) -> Error {
+    pub(crate) fn failed(&self, error: &object_store::Error) -> Error {
         Error::store(&self.shown, error)
     }
 

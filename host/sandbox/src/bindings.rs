@@ -6,6 +6,7 @@ wasmtime::component::bindgen!({
         package umbel:host;
         world host {
             import umbel:task/context@0.1.0;
+            import umbel:task/custom-state@0.1.0;
             import umbel:task/canvas@0.1.0;
             import wasi:logging/logging@0.1.0-draft;
             export umbel:task/guest@0.1.0;
@@ -24,6 +25,7 @@ pub(crate) mod names {
     /// What an exported guest interface of any 0.1.x starts with.
     pub(crate) const GUEST_PREFIX: &str = "umbel:task/guest@0.1.";
     pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
+    pub(crate) const CUSTOM_STATE: &str = "umbel:task/custom-state@0.1.0";
     pub(crate) const CANVAS: &str = "umbel:task/canvas@0.1.0";
     pub(crate) const LOGGING: &str = "wasi:logging/logging@0.1.0-draft";
 }

@@ -171,3 +171,24 @@ impl Host for Active {
         self.ask(|wishes, gate| wishes.add_to_group(gate, members))
     }
 }
+
+#[cfg(test)]
+impl Active {
+    /// A delivery of a job that had two retries, and whose record nobody can read.
+    pub(crate) fn for_test() -> Arc<Self> {
+        use umbel_model::{JobId, QueueName, TenantId, Token};
+
+        let delivery = Delivery {
+            tenant: TenantId::new("t1").expect("a name"),
+            id: JobId::from_parts(1, 1),
+            queue: QueueName::default(),
+            token: Token::new("ab").expect("a token"),
+            fence: 1,
+            spec: "not even a record".into(),
+            retries: 2,
+            delivery: 1,
+            node: None,
+        };
+        Arc::new(Self::new(1, delivery, Arc::default(), Arc::default()))
+    }
+}

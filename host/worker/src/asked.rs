@@ -8,10 +8,12 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use umbel_broker::{Broker, DeliveredNode, Delivery, Input, NodeAt, ValueError, error_of, value_of};
+use umbel_broker::{Broker, DeliveredNode, Delivery, Input, LargeValues, NodeAt, ValueError, error_of, value_of};
 use umbel_model::{
-    BindError, Digest, Failure, NodeArguments, NodeSpec, Outcome, PolicyPatch, bind_text, job::SPEC_VERSION,
+    BindError, Digest, Failure, NodeArguments, NodeSpec, Outcome, PolicyPatch, Stored, bind_text, job::SPEC_VERSION,
 };
+
+use crate::attempt::PARK_MS;
 
 /// The results that a node takes, bytes together. They are copied into the guest's memory, which is limited too.
 pub(crate) const MAX_INPUT_BYTES: usize = 16 << 20;
@@ -35,6 +37,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) traceparent: Option<Cow<'a, str>>,
     pub(crate) request_id: Option<Cow<'a, str>>,
     pub(crate) calls: Calls,
+    /// The arguments lie there, and `calls` has none.
+    pub(crate) stored: Option<Stored>,
 }
 
 /// A job's record, borrowed.
@@ -52,6 +56,8 @@ struct Spec<'a> {
     traceparent: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     request_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    stored_arguments: Option<Stored>,
 }
 
 /// The part of a record that every version has.
@@ -95,6 +101,7 @@ pub(crate) fn read_job(delivery: &Delivery) -> Result<Asked<'_>, Unasked> {
         traceparent: spec.traceparent,
         request_id: spec.request_id,
         calls: Calls::One(spec.arguments.get().into()),
+        stored: spec.stored_arguments,
     })
 }
 
@@ -150,6 +157,7 @@ pub(crate) fn read_node<'a>(
         traceparent: spec.traceparent.as_deref().map(Cow::Borrowed),
         request_id: spec.request_id.as_deref().map(Cow::Borrowed),
         calls,
+        stored: None,
     })
 }
 
@@ -174,24 +182,46 @@ fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> Unasked {
 }
 
 /// Reads what a node takes of its source.
-pub(crate) async fn read_input(broker: &dyn Broker, delivery: &Delivery) -> Result<Option<String>, Unasked> {
+pub(crate) async fn read_input(
+    broker: &dyn Broker,
+    large: &dyn LargeValues,
+    delivery: &Delivery,
+) -> Result<Option<String>, Unasked> {
     let Some(node) = &delivery.node else { return Ok(None) };
-    let at = |number| NodeAt { broker, tenant: &delivery.tenant, workflow: node.workflow, node: number };
+    let at = |number| NodeAt { broker, large, tenant: &delivery.tenant, workflow: node.workflow, node: number };
     let read = match &node.input {
         Input::Nothing => return Ok(None),
-        Input::Value(text) => return Ok(Some(text.clone())),
+        Input::Value(text) => match Stored::referred(text) {
+            None => return Ok(Some(text.clone())),
+            Some(stored) if stored.bytes > MAX_INPUT_BYTES as u64 => Err(ValueError::TooLarge(MAX_INPUT_BYTES)),
+            Some(stored) => large.read(&delivery.tenant, &stored).await,
+        },
         Input::Result(number) => value_of(at(*number), MAX_INPUT_BYTES).await,
         Input::Error(number) => error_of(at(*number)).await,
     };
-    read.map(Some).map_err(|error| match error {
+    read.map(Some).map_err(|error| unread(delivery, error))
+}
+
+/// What a value that cannot be read makes of the job that needs it.
+pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> Unasked {
+    let (tenant, job) = (&delivery.tenant, &delivery.id);
+    match error {
         // Back to the queue, at no cost: the broker is gone for the settle too, or another worker has better luck.
         ValueError::Broker(error) if error.is_transient() => {
-            tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, %error, "input not read; job given back");
+            tracing::warn!(%tenant, %job, %error, "input not read; job given back");
             Unasked::Ended(Outcome::Released)
+        }
+        ValueError::Unavailable(_) => {
+            tracing::error!(%tenant, %job, %error, retry_in_ms = PARK_MS, "job put aside");
+            Unasked::Ended(Outcome::Snooze { delay_ms: PARK_MS })
+        }
+        ValueError::Lost(_) => {
+            tracing::error!(%tenant, %job, %error, "a value that a job needs is lost");
+            Unasked::fatal("value_lost", error.to_string())
         }
         ValueError::TooLarge(_) => Unasked::fatal("host_limit:input", error.to_string()),
         other => Unasked::fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -4,20 +4,16 @@
 //! Invariant: a delivery that was started is finished, whatever panics meanwhile.
 
 use std::{
-    borrow::Cow,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use futures::FutureExt as _;
-use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
-use umbel_broker::{Broker, DeliveredNode, Growth, Input, Settle};
-use umbel_model::{
-    AttemptRecord, Digest, Failure, Outcome, Policy, PolicyPatch, Resolution, UnixMs, Usage, WorkerId, WorkflowId,
-    decide,
-};
+use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
+use umbel_model::{Acks, Digest, Failure, Outcome, Policy, Stored, UnixMs, WorkerId, stored::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, Place, Stop};
 
 use crate::{
@@ -26,51 +22,11 @@ use crate::{
     asked::{self, Asked, Calls, Templates, Unasked},
     error::PrepareError,
     growth::Grower,
+    settling::{Ended, Finished, host_panic, name},
 };
 
 /// How long a job is put aside when this worker cannot run it now but a later or another one may, milliseconds.
 pub(crate) const PARK_MS: u64 = 30_000;
-
-/// The end of one delivery on this worker.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) active: Arc<Active>,
-    pub(crate) settle: Settle,
-    /// On its slot, microseconds. None if no guest ran.
-    pub(crate) took_us: Option<u64>,
-}
-
-impl Finished {
-    /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
-    pub(crate) fn refused(active: Arc<Active>, refused: &Settle) -> Self {
-        #[derive(Deserialize)]
-        struct Policed {
-            #[serde(default)]
-            policy: PolicyPatch,
-        }
-        let patch = serde_json::from_str::<Policed>(&active.delivery.spec).map(|spec| spec.policy).unwrap_or_default();
-        let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
-                       full, or its group is over";
-        let failure = Failure::new("host_limit:canvas_room", message);
-        let outcome = Outcome::Error { failure: failure.clone(), retry_after_ms: None };
-        let record = refused.record.clone().map(|record| AttemptRecord {
-            outcome: "error".into(),
-            failure: Some(failure),
-            ..record
-        });
-        let resolution = decide(outcome, &Policy::resolve(&patch), active.delivery.retries, random_u64());
-        // What the guest said was not taken either.
-        let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
-        let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
-        Self { active, settle, took_us: None }
-    }
-
-    /// Gives a delivery back that nobody started.
-    pub(crate) fn released(active: Arc<Active>) -> Self {
-        let settle = settle(&active, Resolution::Release, None);
-        Self { active, settle, took_us: None }
-    }
-}
 
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
@@ -81,30 +37,6 @@ pub(crate) struct Attempts {
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
     background: tokio::runtime::Handle,
-}
-
-/// What became of an attempt, before the policy says what follows.
-struct Ended {
-    outcome: Outcome,
-    usage: Usage,
-    policy: Policy,
-    ran: bool,
-    /// What its guest asked of canvas, ready to be stored with its outcome.
-    growth: Option<Box<Growth>>,
-    replaced_by: Option<WorkflowId>,
-}
-
-impl Ended {
-    fn unrun(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            usage: Usage::default(),
-            policy: Policy::default(),
-            ran: false,
-            growth: None,
-            replaced_by: None,
-        }
-    }
 }
 
 impl Attempts {
@@ -135,7 +67,7 @@ impl Attempts {
         };
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let ran = ended.ran;
-        let settle = self.settle(&active, ended);
+        let settle = ended.settle(&active, &self.worker);
         Finished { active, settle, took_us: ran.then_some(took_us) }
     }
 
@@ -152,6 +84,10 @@ impl Attempts {
                 (Err(unasked), _) | (_, Err(unasked)) => Err(unasked),
             },
         };
+        let asked = match asked {
+            Ok(asked) if asked.stored.is_some() => self.with_stored(active, asked).await,
+            asked => asked,
+        };
         match asked {
             Ok(asked) => self.call(active, asked).await,
             Err(Unasked::Newer(version)) => newer(active, version),
@@ -163,13 +99,22 @@ impl Attempts {
     async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, Unasked> {
         match &node.input {
             Input::Nothing => return Ok(None),
-            Input::Value(value) => return Ok(Some(value.clone())),
-            Input::Result(_) | Input::Error(_) => {}
+            Input::Value(value) if !value.starts_with(REFERENCE) => return Ok(Some(value.clone())),
+            Input::Value(_) | Input::Result(_) | Input::Error(_) => {}
         }
-        let (broker, reader) = (self.broker.clone(), active.clone());
-        let read = async move { asked::read_input(&*broker, &reader.delivery).await };
+        let (broker, large, reader) = (self.broker.clone(), self.runtime.clone(), active.clone());
+        let read = async move { asked::read_input(&*broker, &large, &reader.delivery).await };
+        self.in_background(active, read).await.unwrap_or_else(|outcome| Err(Unasked::Ended(outcome)))
+    }
+
+    /// The same with the arguments that lie beside the modules.
+    async fn with_stored<'a>(&self, active: &Arc<Active>, asked: Asked<'a>) -> Result<Asked<'a>, Unasked> {
+        let Some(stored) = asked.stored.clone() else { return Ok(asked) };
+        let (large, reader) = (self.runtime.clone(), active.clone());
+        let read = async move { large.read(&reader.delivery.tenant, &stored).await };
         match self.in_background(active, read).await {
-            Ok(read) => read,
+            Ok(Ok(text)) => Ok(Asked { calls: Calls::One(text.into()), ..asked }),
+            Ok(Err(error)) => Err(asked::unread(&active.delivery, error)),
             Err(outcome) => Err(Unasked::Ended(outcome)),
         }
     }
@@ -220,7 +165,7 @@ impl Attempts {
         let call = |arguments: Box<str>| Call {
             task: asked.task.as_ref().into(),
             arguments,
-            fuel: policy.fuel,
+            fuel: policy.fuel_after(delivery.retries, self.runtime.bounds().max_fuel),
             memory_bytes: policy.memory_bytes,
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
@@ -238,8 +183,43 @@ impl Attempts {
             task = ?asked.task, request_id = ?asked.request_id, traceparent = ?asked.traceparent, outcome = name(&attempt.outcome),
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
-        let ended = Ended { usage: attempt.usage, policy, ran: true, ..Ended::unrun(attempt.outcome) };
-        self.grown(active, ended).await
+        let ended = Ended { usage: attempt.usage, policy, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
+        let ended = self.grown(active, ended).await;
+        match &ended.outcome {
+            Outcome::Value(value) if Stored::is_needed(value.get()) => self.put_aside(active, ended).await,
+            _ => ended,
+        }
+    }
+
+    /// Stores a large result beside the modules, and leaves a reference in its place.
+    async fn put_aside(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+        let Outcome::Value(value) = &ended.outcome else { return ended };
+        if ended.policy.ignore_result || ended.replaced_by.is_some() {
+            return ended;
+        }
+        let (large, keeper, text) = (self.runtime.clone(), active.clone(), value.get().to_owned());
+        let put = async move { large.put_value(&keeper.delivery.tenant, keeper.delivery.id, &text).await };
+        let outcome = match self.in_background(active, put).await {
+            Ok(Ok(stored)) => match RawValue::from_string(stored.reference()) {
+                Ok(reference) => Outcome::Value(reference),
+                Err(_) => Outcome::Fatal(host_panic()),
+            },
+            Ok(Err(error)) => self.not_put(active, &ended.policy, &error),
+            Err(outcome) => outcome,
+        };
+        // What it asked of canvas is stored with its result or not at all.
+        Ended { outcome, ..ended }
+    }
+
+    /// A result that has nowhere to go now. The job runs again later at no cost, unless it may run only once.
+    fn not_put(&self, active: &Active, policy: &Policy, error: &umbel_modules::Error) -> Outcome {
+        let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
+        tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = PARK_MS, "a large result cannot be stored");
+        if policy.acks == Acks::Early {
+            let message = "its result is large, and could not be stored; see the worker's log";
+            return Outcome::Fatal(Failure::new("value_unavailable", message));
+        }
+        Outcome::Snooze { delay_ms: PARK_MS }
     }
 
     /// Adds what the guest asked of canvas, if it ended well.
@@ -289,102 +269,20 @@ impl Attempts {
         tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be read");
         Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(PARK_MS) }
     }
-
-    fn settle(&self, active: &Active, ended: Ended) -> Settle {
-        let Ended { outcome, usage, policy, growth, replaced_by, .. } = ended;
-        if let Outcome::Released = outcome {
-            return settle(active, Resolution::Release, None);
-        }
-        let failure = match &outcome {
-            Outcome::Error { failure, .. } | Outcome::Fatal(failure) | Outcome::Trap(failure) => Some(failure.clone()),
-            Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
-            _ => None,
-        };
-        let record = AttemptRecord {
-            attempt: active.attempt(),
-            delivery: active.delivery.delivery,
-            worker: self.worker.clone(),
-            ended_at: unix_ms(),
-            outcome: replaced_by.map_or(name(&outcome), |_| "replaced").to_owned(),
-            failure,
-            usage,
-        };
-        let random = if matches!(outcome, Outcome::Error { .. }) { random_u64() } else { 0 };
-        let resolution = match replaced_by {
-            Some(workflow) => Resolution::Replace { workflow },
-            None => decide(outcome, &policy, active.delivery.retries, random),
-        };
-        if let Resolution::Fail { failure } = &resolution {
-            log_failed(active, &self.worker, failure);
-        }
-        Settle { growth, ..settle(active, resolution, Some(record)) }
-    }
-}
-
-/// For operators: what failed and where, and nothing that a guest may have put a secret into.
-fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure) {
-    #[derive(Deserialize)]
-    struct Task<'a> {
-        #[serde(borrow)]
-        task: Cow<'a, str>,
-    }
-    let delivery = &active.delivery;
-    let task = serde_json::from_str::<Task<'_>>(&delivery.spec).ok().map(|spec| spec.task);
-    tracing::warn!(
-        tenant = %delivery.tenant, job = %delivery.id, queue = %delivery.queue, attempt = active.attempt(), %worker,
-        task = ?task.unwrap_or_default(), kind = ?failure.kind, "job failed"
-    );
 }
 
 async fn caught(active: Arc<Active>, worker: &WorkerId, run: impl Future<Output = Finished>) -> Finished {
     // What a panic leaves half done is the job's own and is dropped with the future.
     match AssertUnwindSafe(run).catch_unwind().await {
         Ok(finished) => finished,
-        Err(_) => panicked(active, worker),
+        Err(_) => Finished::panicked(active, worker),
     }
-}
-
-/// The end of a delivery whose attempt panicked.
-fn panicked(active: Arc<Active>, worker: &WorkerId) -> Finished {
-    let delivery = &active.delivery;
-    tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
-    let failure = host_panic();
-    log_failed(&active, worker, &failure);
-    let record = AttemptRecord {
-        attempt: active.attempt(),
-        delivery: delivery.delivery,
-        worker: worker.clone(),
-        ended_at: unix_ms(),
-        outcome: "fatal".to_owned(),
-        failure: Some(failure.clone()),
-        usage: Usage::default(),
-    };
-    let settle = settle(&active, Resolution::Fail { failure }, Some(record));
-    Finished { active, settle, took_us: None }
-}
-
-/// Without the panic's words, which are for the worker's log and not for a tenant.
-fn host_panic() -> Failure {
-    Failure::new("host_panic", "umbel panicked while it ran this attempt; the worker's log says where")
 }
 
 fn stopped(stop: Stop) -> Outcome {
     match stop {
         Stop::Cancel => Outcome::Revoked,
         Stop::Release => Outcome::Released,
-    }
-}
-
-fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
-    Settle {
-        tenant: active.delivery.tenant.clone(),
-        id: active.delivery.id,
-        token: active.delivery.token.clone(),
-        resolution,
-        record,
-        progress: None,
-        logs: Vec::new(),
-        growth: None,
     }
 }
 
@@ -395,21 +293,6 @@ fn newer(active: &Active, version: u64) -> Ended {
         "job put aside: a newer version of umbel submitted it; update this worker"
     );
     Ended::unrun(Outcome::Snooze { delay_ms: PARK_MS })
-}
-
-/// The outcome's name in a job's history.
-fn name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Value(_) => "succeeded",
-        Outcome::Error { .. } => "error",
-        Outcome::Fatal(_) => "fatal",
-        Outcome::Snooze { .. } => "snoozed",
-        Outcome::Reject { .. } => "rejected",
-        Outcome::Ignore => "ignored",
-        Outcome::Trap(_) => "trap",
-        Outcome::Revoked => "revoked",
-        Outcome::Released => "released",
-    }
 }
 
 /// This machine's clock: for people only, it decides nothing.
@@ -425,31 +308,16 @@ pub(crate) fn random_u64() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use umbel_broker::Delivery;
-    use umbel_model::{JobId, QueueName, TenantId, Token};
+    use umbel_model::Resolution;
 
     use super::*;
 
     #[tokio::test]
     async fn a_panic_fails_its_job_and_leaves_the_slot() {
-        let delivery = Delivery {
-            tenant: TenantId::new("t1").unwrap(),
-            id: JobId::from_parts(1, 1),
-            queue: QueueName::default(),
-            token: Token::new("ab").unwrap(),
-            fence: 1,
-            spec: "not even a record".into(),
-            retries: 2,
-            delivery: 1,
-            node: None,
-        };
-        let active = Arc::new(Active::new(1, delivery, Arc::default(), Arc::default()));
         let worker = WorkerId::new("w").unwrap();
-        let finished = caught(active, &worker, async { panic!("as the test wants") }).await;
+        let finished = caught(Active::for_test(), &worker, async { panic!("as the test wants") }).await;
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         assert!(!failure.message.contains("as the test wants"));
-        let record = finished.settle.record.unwrap();
-        assert_eq!((record.attempt, record.outcome.as_str(), record.failure), (3, "fatal", Some(failure)));
     }
 }

@@ -3,6 +3,7 @@
 //! Invariants: at most one claim-or-settle and at most one renewal are under way; renewals never wait for guests, nor
 //! for a settle; a hint is a reason to look and never the truth; when idle nothing waits for company.
 
+mod orders;
 mod renewal;
 mod round_trip;
 
@@ -13,22 +14,28 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
-use umbel_broker::{Broker, Signal, Topic};
+use tokio_util::task::AbortOnDropHandle;
+use umbel_broker::{Broker, Signal, Topic, WorkerOrder};
 use umbel_model::QueueName;
 
 use crate::{
     WorkerConfig,
     active::Bells,
-    attempt::Finished,
     heartbeat::Vitals,
     held::Book,
     hints::Hints,
     outbox::Outbox,
     pace::{Pace, Retries},
     queues::QueueSet,
-    slots::Line,
+    scale::Scale,
+    settling::Finished,
+    slots::{Crew, Line},
     wishes::Rates,
 };
+
+use orders::Drain;
+pub use orders::End;
+pub(crate) use orders::Wish;
 
 use renewal::Renewal;
 use round_trip::RoundTrip;
@@ -41,24 +48,13 @@ const FLUSH: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_millis(100);
 /// Between two looks at leases that nobody renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
-/// After the grace time and the stop of all guests, a drain waits so long for the broker to take the last settles.
-const LAST_SETTLES: Duration = Duration::from_secs(10);
-
-/// What the owner of a worker wants of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wish {
-    Run,
-    Drain,
-    Stop,
-}
-
 /// What connects a conductor with the rest of its worker.
 pub(crate) struct Wires {
-    pub(crate) line: Arc<Line>,
+    pub(crate) crew: Crew,
     pub(crate) bells: Arc<Bells>,
     pub(crate) finished: mpsc::UnboundedReceiver<Finished>,
     pub(crate) wishes: watch::Receiver<Wish>,
-    pub(crate) found: watch::Receiver<Vec<QueueName>>,
+    pub(crate) orders: watch::Receiver<WorkerOrder>,
     pub(crate) vitals: Arc<Vitals>,
 }
 
@@ -70,10 +66,21 @@ pub(crate) struct Conductor {
     /// How fast guests add jobs.
     rates: Arc<Rates>,
     finished: mpsc::UnboundedReceiver<Finished>,
+    /// What the owner wants, and what of it was followed.
     wishes: watch::Receiver<Wish>,
+    wished: Wish,
+    orders: watch::Receiver<WorkerOrder>,
     vitals: Arc<Vitals>,
+    crew: Crew,
+    /// Attempts at once.
+    slots: u32,
+    scale: Scale,
+    /// When the number of slots and the memory are looked at next.
+    next_tick: Instant,
     queues: QueueSet,
-    found: watch::Receiver<Vec<QueueName>>,
+    found: (watch::Sender<Vec<QueueName>>, watch::Receiver<Vec<QueueName>>),
+    /// Looks for queues while they are not named.
+    look_out: Option<AbortOnDropHandle<()>>,
     book: Book,
     outbox: Outbox,
     pace: Pace,
@@ -92,22 +99,24 @@ pub(crate) struct Conductor {
     renew_all_now: bool,
     renewals_fail: bool,
     flush_at: Option<Instant>,
+    /// Nothing is claimed until that is taken back.
+    paused: bool,
+    /// A shutdown under way.
     drain: Option<Drain>,
-}
-
-/// A warm shutdown under way.
-struct Drain {
-    grace_until: Instant,
-    stopped: bool,
 }
 
 impl Conductor {
     pub(crate) fn new(broker: Arc<dyn Broker>, config: WorkerConfig, wires: Wires) -> Self {
-        let Wires { line, bells, finished, wishes, found, vitals } = wires;
+        let Wires { crew, bells, finished, wishes, orders, vitals } = wires;
         let now = Instant::now();
         let lease = Duration::from_millis(config.lease_ms);
-        Self {
-            queues: QueueSet::new(&config.queues),
+        let (least, most, slots) = config.slots();
+        if most > crew.most {
+            tracing::warn!(worker = %config.id, most, slots = crew.most, "it will not have more slots than its sandbox");
+        }
+        let scale = Scale::new(least.min(crew.most), most.min(crew.most));
+        let mut this = Self {
+            queues: QueueSet::new(&config.queues, &config.exclude),
             book: Book::new(lease),
             outbox: Outbox::new(),
             pace: Pace::new(config.max_ahead),
@@ -118,25 +127,36 @@ impl Conductor {
             next_poll: now,
             blocked_until: None,
             gather_until: None,
-            next_renewal: now + lease / 3,
+            next_renewal: now,
             renew_all_now: false,
             renewals_fail: false,
             flush_at: None,
+            paused: false,
             drain: None,
             broker,
             config,
-            line,
+            line: crew.line.clone(),
             bells,
             rates: Arc::default(),
             finished,
             wishes,
-            found,
+            wished: Wish::default(),
+            orders,
             vitals,
-        }
+            crew,
+            slots: 0,
+            scale,
+            next_tick: now,
+            found: watch::channel(Vec::new()),
+            look_out: None,
+        };
+        this.set_slots(slots);
+        this.serve_queues();
+        this
     }
 
     /// Conducts until drained or stopped.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self) -> End {
         // Listening starts before the first claim: what comes between the two is not missed.
         let mut work = Hints::new(self.broker.clone(), Topic::Work);
         let mut cancels = Hints::new(self.broker.clone(), Topic::Cancel);
@@ -146,8 +166,11 @@ impl Conductor {
         let mut renewal: Option<Renewal> = None;
         let mut arrived: Vec<Finished> = Vec::new();
         loop {
-            if *self.wishes.borrow() == Wish::Stop || self.is_drained(round_trip.is_some()) {
-                return;
+            if self.wishes.borrow().stop {
+                return End::Asked;
+            }
+            if let Some(end) = self.drained(round_trip.is_some()) {
+                return end;
             }
             let now = Instant::now();
             self.keep_time(now);
@@ -165,8 +188,9 @@ impl Conductor {
                 wish = self.wishes.changed() => match wish {
                     Ok(()) => self.follow_wish(),
                     // Nobody could ever wait for this worker or end it.
-                    Err(_) => return,
+                    Err(_) => return End::Asked,
                 },
+                Ok(()) = self.orders.changed() => self.follow_order(),
                 done = poll_some(&mut round_trip) => {
                     round_trip = None;
                     self.round_trip_done(done);
@@ -177,11 +201,11 @@ impl Conductor {
                 }
                 // Not while a round trip is under way: then what finishes makes the next batch, and wakes nobody.
                 n = self.finished.recv_many(&mut arrived, MAX_CLAIM as usize),
-                    if round_trip.is_none() && !gathering => if n == 0 { return },
+                    if round_trip.is_none() && !gathering => if n == 0 { return End::Died },
                 () = self.bells.refill.notified(), if gathering => self.gather_until = None,
                 () = self.bells.report.notified() => self.flush_at = self.flush_at.or(Some(now + FLUSH)),
                 // Nobody looks for queues when they were named: then this never happens.
-                Ok(()) = self.found.changed() => self.learn_queues(),
+                Ok(()) = self.found.1.changed() => self.learn_queues(),
                 signal = work.next() => self.work_hint(&signal),
                 signal = cancels.next() => self.cancel_hint(&signal),
                 () = wake => {}
@@ -204,15 +228,10 @@ impl Conductor {
             self.pace.stalled();
             self.give_back();
         }
-        if let Some(drain) = &mut self.drain
-            && !drain.stopped
-            && drain.grace_until <= now
-        {
-            drain.stopped = true;
-            let stopped = self.book.release_all();
-            if stopped > 0 {
-                tracing::info!(worker = %self.config.id, stopped, "grace time is over, running jobs are handed back");
-            }
+        self.keep_drain(now);
+        self.note_held();
+        if self.next_tick <= now {
+            self.tick(now);
         }
     }
 
@@ -223,7 +242,8 @@ impl Conductor {
 
     /// When to look again if nothing happens. Idle, that is the poll and nothing else.
     fn next_wake(&self, now: Instant, round_trip: bool, renewal: bool) -> Instant {
-        let poll = if round_trip || self.drain.is_some() { now + Duration::from_secs(1) } else { self.next_poll };
+        let claims = !(round_trip || self.paused || self.drain.is_some());
+        let poll = if claims { self.next_poll } else { now + Duration::from_secs(1) };
         // Blocked or gathering, a poll that is due does not happen before that ends.
         let mut wake = self.blocked_until.or(self.gather_until).unwrap_or(poll);
         let mut sooner = |at: Instant| wake = wake.min(at);
@@ -239,13 +259,16 @@ impl Conductor {
         if let (Some(at), false) = (self.flush_at, renewal) {
             sooner(at);
         }
-        if let Some(Drain { grace_until, stopped: false }) = self.drain {
-            sooner(grace_until);
+        if let Some(Drain { grace_until: Some(until), stopped: false, .. }) = self.drain {
+            sooner(until);
+        }
+        if self.ticks() {
+            sooner(self.next_tick);
         }
         wake.max(now)
     }
 
-    // ---- hints and wishes
+    // ---- hints
 
     fn work_hint(&mut self, signal: &Signal) {
         match signal {
@@ -255,7 +278,7 @@ impl Conductor {
     }
 
     fn learn_queues(&mut self) {
-        let found = self.found.borrow_and_update().clone();
+        let found = self.found.1.borrow_and_update().clone();
         self.hinted |= self.queues.heard(&found);
     }
 
@@ -264,29 +287,6 @@ impl Conductor {
             Signal::Cancel(ids) => self.book.has_any(ids),
             _ => !self.book.is_empty(),
         };
-    }
-
-    fn follow_wish(&mut self) {
-        if *self.wishes.borrow_and_update() == Wish::Drain && self.drain.is_none() {
-            let grace = Duration::from_millis(self.config.grace_ms);
-            let running = self.book.open();
-            tracing::info!(worker = %self.config.id, running, grace_ms = self.config.grace_ms, "draining");
-            self.vitals.set_draining();
-            self.drain = Some(Drain { grace_until: Instant::now() + grace, stopped: false });
-            self.give_back();
-        }
-    }
-
-    fn is_drained(&self, under_way: bool) -> bool {
-        let Some(drain) = &self.drain else { return false };
-        if self.book.is_empty() && !under_way {
-            return true;
-        }
-        let given_up = drain.grace_until + LAST_SETTLES <= Instant::now();
-        if given_up {
-            tracing::warn!(worker = %self.config.id, "the broker did not take the last outcomes; leases will expire");
-        }
-        given_up
     }
 }
 

@@ -5,12 +5,19 @@ use umbel_model::{QueueName, WorkerId};
 
 /// A day: no shutdown waits longer, and no sum with a clock overflows.
 const MAX_GRACE_MS: u64 = 86_400_000;
+/// Attempts of one worker at once.
+const MAX_SLOTS: u32 = 10_000;
+/// Queues that a worker may be told by name: each costs every claim a look.
+const MAX_NAMED: usize = 1_000;
 
 /// Which queues a worker serves.
 #[derive(Debug, Clone)]
 pub enum Queues {
     /// These, the first one first: a job of a later queue is taken only when the earlier ones are empty.
     Named(Vec<QueueName>),
+    /// These, in turns: of claims, each is the first to be asked as often as its weight says, 1–1,000. Those behind it
+    /// are asked too, so that no slot waits while any has work.
+    Weighted(Vec<(QueueName, u32)>),
     /// Every queue of every tenant, in turn. New ones are found by hints, or by looking every few seconds.
     All,
 }
@@ -20,11 +27,21 @@ pub enum Queues {
 pub struct WorkerConfig {
     pub id: WorkerId,
     pub queues: Queues,
+    /// Queues that are never served, whatever `queues` and orders say.
+    pub exclude: Vec<QueueName>,
     /// Attempts at once, 1–10,000. The sandbox should have at least as many slots.
     pub concurrency: u32,
+    /// The least and the most attempts at once: more when all slots are busy and work waits, fewer when some were idle
+    /// for half a minute. None: always `concurrency`; otherwise that is where it begins.
+    pub autoscale: Option<(u32, u32)>,
+    /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never.
+    pub max_jobs: u64,
+    /// Resident memory of the process, bytes, above which it does. 0: never. Above four fifths of it no slot is added.
+    pub max_memory_bytes: u64,
     /// Threads that run guests. More than the cores gain nothing: guests share a thread by yielding.
     pub guest_threads: u32,
-    /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it.
+    /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
+    /// cancelled jobs.
     pub lease_ms: u64,
     /// How long a drain lets running attempts go on, milliseconds, at most a day.
     pub grace_ms: u64,
@@ -44,7 +61,11 @@ impl WorkerConfig {
         Self {
             id,
             queues: Queues::All,
+            exclude: Vec::new(),
             concurrency: (4 * cores).max(8),
+            autoscale: None,
+            max_jobs: 0,
+            max_memory_bytes: 0,
             guest_threads: cores,
             lease_ms: DEFAULT_LEASE_MS,
             grace_ms: 30_000,
@@ -54,14 +75,40 @@ impl WorkerConfig {
         }
     }
 
+    /// The least and the most slots, and how many there are at first.
+    pub(crate) fn slots(&self) -> (u32, u32, u32) {
+        let (least, most) = self.autoscale.unwrap_or((self.concurrency, self.concurrency));
+        (least, most, self.concurrency.clamp(least, most))
+    }
+
+    /// The queues that were named; none when all are served.
+    fn named(&self) -> Option<Vec<&QueueName>> {
+        match &self.queues {
+            Queues::Named(names) => Some(names.iter().collect()),
+            Queues::Weighted(queues) => Some(queues.iter().map(|(name, _)| name).collect()),
+            Queues::All => None,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), crate::Error> {
         let bad = |what: &str| Err(crate::Error::Config(what.to_owned()));
         match () {
-            () if !(1..=10_000).contains(&self.concurrency) => bad("concurrency must be 1 to 10000"),
+            () if !(1..=MAX_SLOTS).contains(&self.concurrency) => bad("concurrency must be 1 to 10000"),
             () if !(1..=1_024).contains(&self.guest_threads) => bad("guest threads must be 1 to 1024"),
             () if !(1_000..=3_600_000).contains(&self.lease_ms) => bad("the lease must be 1 s to 1 h"),
             () if self.grace_ms > MAX_GRACE_MS => bad("the grace time must be at most 24 h"),
-            () if matches!(&self.queues, Queues::Named(names) if names.is_empty()) => bad("name at least one queue"),
+            () if self.autoscale.is_some_and(|(least, most)| !(1..=most.min(MAX_SLOTS)).contains(&least)) => {
+                bad("autoscale must be from 1 to 10000 slots, the least first")
+            }
+            () if matches!(&self.queues, Queues::Weighted(queues) if queues.iter().any(|(_, w)| !(1..=1_000).contains(w))) => {
+                bad("weights of queues must be 1 to 1000")
+            }
+            () if self.named().is_some_and(|named| named.len() > MAX_NAMED) || self.exclude.len() > MAX_NAMED => {
+                bad("name at most 1000 queues")
+            }
+            () if self.named().is_some_and(|named| named.iter().all(|name| self.exclude.contains(name))) => {
+                bad("name at least one queue that is not excluded")
+            }
             () if self.poll_ms == 0 => bad("the poll interval must be at least 1 ms"),
             () => Ok(()),
         }
@@ -79,5 +126,21 @@ mod tests {
         config.check().unwrap();
         config.grace_ms = u64::MAX;
         assert!(config.check().unwrap_err().to_string().contains("24 h"));
+    }
+
+    #[test]
+    fn ranges_weights_and_exclusions_that_make_no_sense_are_refused() {
+        let name = |text: &str| QueueName::new(text).unwrap();
+        let refused = |change: &dyn Fn(&mut WorkerConfig)| {
+            let mut config = WorkerConfig::new(WorkerId::new("w").unwrap());
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(refused(&|config| config.autoscale = Some((4, 2))).contains("autoscale"));
+        assert!(refused(&|config| config.autoscale = Some((0, 2))).contains("autoscale"));
+        assert!(refused(&|config| config.queues = Queues::Weighted(vec![(name("a"), 0)])).contains("weights"));
+        let excluded =
+            refused(&|config| (config.queues, config.exclude) = (Queues::Named(vec![name("a")]), vec![name("a")]));
+        assert!(excluded.contains("excluded"));
     }
 }

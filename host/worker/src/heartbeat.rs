@@ -1,27 +1,39 @@
-//! Says now and then that this worker is alive, and how it is. Its failures are left to the conductor to report.
+//! Says now and then that this worker is alive, and how it is, and hears what it should do. Its failures are left to the
+//! conductor to report.
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use umbel_broker::{Broker, WORKER_TTL_MS, WorkerInfo};
+use tokio::sync::{Notify, watch};
+use umbel_broker::{Broker, WorkerInfo, WorkerOrder};
 use umbel_model::{QueueName, UnixMs};
 
-use crate::{Queues, WorkerConfig, attempt::unix_ms};
+use crate::{WorkerConfig, attempt::unix_ms};
 
-/// Several times within the time after which a silent worker is forgotten.
-const INTERVAL: Duration = Duration::from_millis(WORKER_TTL_MS / 6);
+/// So late an order is heard. It costs one small round trip, and an embedded store that is idle one commit: seldom enough
+/// for a disk, and often enough for whoever waits for a worker to drain.
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is known of a worker's state by everybody in it.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
     running: AtomicU32,
+    leases: AtomicU32,
+    slots: AtomicU32,
+    min_slots: AtomicU32,
+    max_slots: AtomicU32,
     settled: AtomicU64,
+    /// The last order that was followed.
+    order: AtomicU64,
     draining: AtomicBool,
+    queues: Mutex<Vec<QueueName>>,
+    /// Something changed that an operator waits for.
+    changed: Notify,
 }
 
 impl Vitals {
@@ -29,46 +41,93 @@ impl Vitals {
         self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_running(&self, running: u32) {
+    /// Jobs that run, and deliveries that are held.
+    pub(crate) fn set_held(&self, running: u32, leases: u32) {
         self.running.store(running, Ordering::Relaxed);
+        self.leases.store(leases, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn set_slots(&self, slots: u32, min: u32, max: u32) {
+        self.slots.store(slots, Ordering::Relaxed);
+        self.min_slots.store(min, Ordering::Relaxed);
+        self.max_slots.store(max, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_queues(&self, queues: Vec<QueueName>) {
+        *self.queues.lock().unwrap_or_else(PoisonError::into_inner) = queues;
+    }
+
+    pub(crate) fn followed(&self, order: u64) {
+        self.order.store(order, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     pub(crate) fn total_settled(&self) -> u64 {
         self.settled.load(Ordering::Relaxed)
     }
-}
 
-/// Beats until it is dropped.
-pub(crate) async fn beat(broker: Arc<dyn Broker>, config: WorkerConfig, vitals: Arc<Vitals>) {
-    let host = host_name();
-    let started_at = unix_ms();
-    loop {
-        let _ = broker.heartbeat(&info(&config, &vitals, &host, started_at)).await;
-        tokio::time::sleep(INTERVAL).await;
+    fn info(&self, config: &WorkerConfig, host: &str, started_at: UnixMs) -> WorkerInfo {
+        let number = |number: &AtomicU32| number.load(Ordering::Relaxed);
+        WorkerInfo {
+            id: config.id.clone(),
+            host: host.to_owned(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            slots: number(&self.slots),
+            running: number(&self.running),
+            state: if self.draining.load(Ordering::Relaxed) { "draining" } else { "running" }.to_owned(),
+            started_at,
+            settled: self.total_settled(),
+            rss_bytes: rss_bytes(),
+            leases: number(&self.leases),
+            min_slots: number(&self.min_slots),
+            max_slots: number(&self.max_slots),
+            exclude: config.exclude.clone(),
+            order: self.order.load(Ordering::Relaxed),
+        }
     }
 }
 
-fn info(config: &WorkerConfig, vitals: &Vitals, host: &str, started_at: UnixMs) -> WorkerInfo {
-    let queues: Vec<QueueName> = match &config.queues {
-        Queues::Named(names) => names.clone(),
-        Queues::All => Vec::new(),
-    };
-    WorkerInfo {
-        id: config.id.clone(),
-        host: host.to_owned(),
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        queues,
-        slots: config.concurrency,
-        running: vitals.running.load(Ordering::Relaxed),
-        state: if vitals.draining.load(Ordering::Relaxed) { "draining" } else { "running" }.to_owned(),
-        started_at,
-        settled: vitals.total_settled(),
-        rss_bytes: rss_bytes(),
+/// Beats until it is dropped, and passes on what was ordered.
+pub(crate) async fn beat(
+    broker: Arc<dyn Broker>,
+    config: WorkerConfig,
+    vitals: Arc<Vitals>,
+    orders: watch::Sender<WorkerOrder>,
+) {
+    let host = host_name();
+    let started_at = unix_ms();
+    loop {
+        match broker.heartbeat(&vitals.info(&config, &host, started_at)).await {
+            Ok(Some(order)) => {
+                orders.send_if_modified(|last| {
+                    let is_new = order.number > last.number;
+                    if is_new {
+                        *last = order;
+                    }
+                    is_new
+                });
+            }
+            // This worker was silent for so long that it was forgotten with its orders: the next one is number 1 again.
+            Ok(None) if orders.borrow().number > 0 => {
+                orders.send_if_modified(|last| {
+                    *last = WorkerOrder::default();
+                    false
+                });
+                vitals.order.store(0, Ordering::Relaxed);
+            }
+            Ok(None) | Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = vitals.changed.notified() => {}
+        }
     }
 }
 
@@ -81,7 +140,7 @@ pub fn host_name() -> String {
 }
 
 /// Resident memory of this process, bytes; 0 where the system does not say.
-fn rss_bytes() -> u64 {
+pub(crate) fn rss_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0);
     // SAFETY: sysconf reads a constant of the system and touches no memory of ours.

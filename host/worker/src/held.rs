@@ -68,6 +68,11 @@ impl Book {
         self.held.is_empty()
     }
 
+    /// Deliveries whose leases are held, those among them whose outcome is on its way.
+    pub(crate) fn len(&self) -> u32 {
+        self.held.len() as u32
+    }
+
     /// Deliveries in the line or on a slot, lost ones included: their slots are not free yet.
     pub(crate) fn open(&self) -> u32 {
         self.open

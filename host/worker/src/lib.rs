@@ -24,10 +24,13 @@ mod outbox;
 mod pace;
 mod queues;
 mod runtime;
+mod scale;
+mod settling;
 mod slots;
 mod wishes;
 mod worker;
 
+pub use conductor::End;
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};
 pub use heartbeat::host_name;

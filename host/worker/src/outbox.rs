@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use umbel_broker::{NewNode, NewWork, NewWorkflow, NodeTemplate, Settle};
 use umbel_model::Resolution;
 
-use crate::{active::Active, attempt::Finished, held::Book};
+use crate::{active::Active, held::Book, settling::Finished};
 
 /// Settles of one round trip at most.
 const BATCH: usize = 500;

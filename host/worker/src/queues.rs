@@ -1,6 +1,6 @@
 //! Which queues the next claim names.
 //!
-//! Invariants: queues that were named are asked in their order; queues that were found are asked in turn, so that none
+//! Invariants: queues that were named are asked in their order, or in turns by their weights; queues that were found are asked in turn, so that none
 //! starves another, and one that was heard of is in the next claims, however many others there are.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -20,12 +20,24 @@ const MAX_KNOWN: usize = 1_000;
 /// How often all queues are looked up; a hint names a new one sooner.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How it is decided which queue is asked first.
+#[derive(Debug)]
+enum Order {
+    /// Named: always in this order, and no other queue is served.
+    Strict,
+    /// Named: by their weights, and no other queue is served.
+    Turns(Turns),
+    /// Found by hints and looks: all in turn.
+    Found,
+}
+
 /// See the top of the file.
 #[derive(Debug)]
 pub(crate) struct QueueSet {
     known: Vec<QueueName>,
-    /// The queues were named: their order is kept and no other is served.
-    named: bool,
+    order: Order,
+    /// Never asked.
+    exclude: Vec<QueueName>,
     /// Heard of and in no claim since, the longest waiting first. Empty while all fit into one claim.
     hot: VecDeque<QueueName>,
     /// Where the round of claims through all queues began. Moves by one a round, so that each queue is once in front.
@@ -37,20 +49,57 @@ pub(crate) struct QueueSet {
 }
 
 impl QueueSet {
-    pub(crate) fn new(queues: &Queues) -> Self {
-        let (known, named) = match queues {
-            Queues::Named(names) => (names.clone(), true),
-            Queues::All => (Vec::new(), false),
+    pub(crate) fn new(queues: &Queues, exclude: &[QueueName]) -> Self {
+        let served = |queue: &&QueueName| !exclude.contains(queue);
+        let (known, order) = match queues {
+            Queues::Named(names) => (names.iter().filter(served).cloned().collect(), Order::Strict),
+            Queues::Weighted(weighted) => {
+                let (names, weights): (Vec<_>, Vec<_>) =
+                    weighted.iter().filter(|(name, _)| served(&name)).cloned().unzip();
+                (names, Order::Turns(Turns::new(weights)))
+            }
+            Queues::All => (Vec::new(), Order::Found),
         };
-        Self { known, named, hot: VecDeque::new(), round: 0, asked: 0, oldest: 0 }
+        let exclude = exclude.to_vec();
+        Self { known, order, exclude, hot: VecDeque::new(), round: 0, asked: 0, oldest: 0 }
+    }
+
+    /// From now on these queues are served: in this order if the order was strict, otherwise in turns, in which those that
+    /// were served keep their weights. None at all: every queue.
+    pub(crate) fn replace(&mut self, names: &[QueueName]) {
+        let queues = match &self.order {
+            _ if names.is_empty() => Queues::All,
+            Order::Strict => Queues::Named(names.to_vec()),
+            Order::Turns(turns) => {
+                let weight = |name| self.known.iter().position(|known| known == name).map_or(1, |at| turns.weights[at]);
+                Queues::Weighted(names.iter().map(|name| (name.clone(), weight(name))).collect())
+            }
+            Order::Found => Queues::Weighted(names.iter().map(|name| (name.clone(), 1)).collect()),
+        };
+        *self = Self::new(&queues, &self.exclude);
+    }
+
+    /// True if queues are found and not named.
+    pub(crate) fn is_found(&self) -> bool {
+        matches!(self.order, Order::Found)
+    }
+
+    /// The queues that were named; empty when all are served.
+    pub(crate) fn named(&self) -> Vec<QueueName> {
+        if self.is_found() { Vec::new() } else { self.known.clone() }
     }
 
     /// True if one of these queues is served here. New ones are remembered.
     pub(crate) fn heard(&mut self, queues: &[QueueName]) -> bool {
-        if self.named {
+        if !self.is_found() {
             return queues.iter().any(|queue| self.known.contains(queue));
         }
+        let mut served = false;
         for queue in queues {
+            if self.exclude.contains(queue) {
+                continue;
+            }
+            served = true;
             if !self.known.contains(queue) {
                 self.learn(queue);
             }
@@ -58,12 +107,12 @@ impl QueueSet {
         if self.known.len() > MAX_PER_CLAIM {
             for queue in queues {
                 // Known ones at most, so it is no longer than they are, but for those replaced meanwhile.
-                if self.hot.len() < MAX_KNOWN && !self.hot.contains(queue) {
+                if self.hot.len() < MAX_KNOWN && !self.hot.contains(queue) && !self.exclude.contains(queue) {
                     self.hot.push_back(queue.clone());
                 }
             }
         }
-        !queues.is_empty()
+        served
     }
 
     fn learn(&mut self, queue: &QueueName) {
@@ -82,8 +131,10 @@ impl QueueSet {
 
     /// The queues of the next claim; empty when none is known yet.
     pub(crate) fn next(&mut self) -> Vec<QueueName> {
-        if self.named || self.known.len() < 2 {
-            return self.known.clone();
+        match &mut self.order {
+            Order::Turns(turns) => return turns.next().into_iter().map(|at| self.known[at].clone()).collect(),
+            Order::Found if self.known.len() > 1 => {}
+            _ => return self.known.clone(),
         }
         let count = self.known.len();
         let hot: Vec<_> = self.hot.drain(..self.hot.len().min(MAX_HOT_PER_CLAIM)).collect();
@@ -102,6 +153,33 @@ impl QueueSet {
             self.round = (self.round + 1) % count;
         }
         queues
+    }
+}
+
+/// Smooth weighted round robin: each is first as often as its weight says, and those with large weights are not first many
+/// times in a row.
+#[derive(Debug)]
+struct Turns {
+    weights: Vec<u32>,
+    credits: Vec<i64>,
+}
+
+impl Turns {
+    fn new(weights: Vec<u32>) -> Self {
+        Self { credits: vec![0; weights.len()], weights }
+    }
+
+    /// The order of the next turn, by number.
+    fn next(&mut self) -> Vec<usize> {
+        for (credit, weight) in self.credits.iter_mut().zip(&self.weights) {
+            *credit += i64::from(*weight);
+        }
+        let mut order: Vec<usize> = (0..self.credits.len()).collect();
+        order.sort_by_key(|at| std::cmp::Reverse(self.credits[*at]));
+        if let Some(first) = order.first() {
+            self.credits[*first] -= self.weights.iter().map(|weight| i64::from(*weight)).sum::<i64>();
+        }
+        order
     }
 }
 
@@ -132,7 +210,7 @@ mod tests {
 
     /// One that knows so many queues, and was heard of none since.
     fn knowing(count: usize) -> QueueSet {
-        let mut set = QueueSet::new(&Queues::All);
+        let mut set = QueueSet::new(&Queues::All, &[]);
         let names: Vec<_> = (0..count).map(|n| name(&format!("q{n}"))).collect();
         assert!(set.heard(&names));
         set.hot.clear();
@@ -141,16 +219,59 @@ mod tests {
 
     #[test]
     fn named_queues_keep_their_order_and_others_are_not_served() {
-        let mut set = QueueSet::new(&Queues::Named(vec![name("b"), name("a")]));
+        let mut set = QueueSet::new(&Queues::Named(vec![name("b"), name("a")]), &[]);
         for _ in 0..3 {
             assert_eq!(set.next(), [name("b"), name("a")]);
         }
         assert!(!set.heard(&[name("c")]) && set.heard(&[name("c"), name("a")]));
     }
 
+    fn weighted(queues: &[(&str, u32)]) -> Queues {
+        Queues::Weighted(queues.iter().map(|(queue, weight)| (name(queue), *weight)).collect())
+    }
+
+    fn firsts(set: &mut QueueSet, count: usize) -> String {
+        (0..count).map(|_| set.next()[0].to_string()).collect()
+    }
+
+    #[test]
+    fn weighted_queues_are_first_as_often_as_their_weights_say() {
+        let mut set = QueueSet::new(&weighted(&[("a", 5), ("b", 1), ("c", 1)]), &[]);
+        assert_eq!(firsts(&mut set, 14), "aabacaaaabacaa");
+        let mut all = set.next();
+        all.sort();
+        assert_eq!(all, [name("a"), name("b"), name("c")]);
+        assert!(set.heard(&[name("c")]) && !set.heard(&[name("d")]));
+    }
+
+    #[test]
+    fn excluded_queues_are_never_asked_and_their_hints_mean_nothing() {
+        let mut set = QueueSet::new(&Queues::All, &[name("x")]);
+        assert!(!set.heard(&[name("x")]) && set.heard(&[name("x"), name("a")]));
+        assert_eq!(set.next(), [name("a")]);
+        let mut set = QueueSet::new(&weighted(&[("a", 1), ("x", 9)]), &[name("x")]);
+        assert_eq!(firsts(&mut set, 2), "aa");
+        set.replace(&[name("x"), name("b")]);
+        assert_eq!(set.next(), [name("b")]);
+    }
+
+    #[test]
+    fn replaced_queues_keep_their_kind_of_order_and_their_weights() {
+        let mut strict = QueueSet::new(&Queues::Named(vec![name("a")]), &[]);
+        strict.replace(&[name("c"), name("b")]);
+        assert_eq!(firsts(&mut strict, 3), "ccc");
+        let mut turns = QueueSet::new(&weighted(&[("a", 3)]), &[]);
+        turns.replace(&[name("b"), name("a")]);
+        assert_eq!(firsts(&mut turns, 8).matches('a').count(), 6);
+        turns.replace(&[]);
+        assert!(turns.is_found() && turns.named().is_empty() && turns.heard(&[name("z")]));
+        turns.replace(&[name("a"), name("b")]);
+        assert_eq!(firsts(&mut turns, 4).matches('a').count(), 2);
+    }
+
     #[test]
     fn found_queues_take_turns_at_the_front() {
-        let mut set = QueueSet::new(&Queues::All);
+        let mut set = QueueSet::new(&Queues::All, &[]);
         assert!(set.next().is_empty());
         assert!(set.heard(&[name("a"), name("b")]));
         let (first, second) = (set.next(), set.next());

@@ -8,7 +8,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use moka::future::Cache;
-use umbel_model::{Digest, ModuleInfo, PolicyBounds, TaskDescription};
+use umbel_broker::{LargeValues, ValueError};
+use umbel_model::{Digest, JobId, ModuleInfo, PolicyBounds, Stored, TaskDescription, TenantId};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore};
 use umbel_sandbox::{CompileError, Compiled, Compiler, Prepared, Sandbox, VerifiedCode};
 
@@ -76,6 +77,16 @@ impl Runtime {
     /// The widest policies that a module may ask for.
     pub fn bounds(&self) -> &PolicyBounds {
         &self.inner.bounds
+    }
+
+    /// Stores a large value of a job beside the modules.
+    pub(crate) async fn put_value(
+        &self,
+        tenant: &TenantId,
+        job: JobId,
+        text: &str,
+    ) -> Result<Stored, umbel_modules::Error> {
+        self.inner.store.put_value(tenant, job, text).await
     }
 
     /// The module if it is in memory.
@@ -185,5 +196,17 @@ impl Inspector for Runtime {
         let tasks = self.describe(&prepared).await?;
         self.inner.prepared.insert(digest, prepared).await;
         Ok(ModuleInfo { digest, size_bytes: module.len() as u64, core_module, imports, tasks })
+    }
+}
+
+#[async_trait]
+impl LargeValues for Runtime {
+    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+        self.inner.store.value(tenant, stored).await.map_err(|error| match error {
+            umbel_modules::Error::ValueMissing { .. } | umbel_modules::Error::ValueCorrupted { .. } => {
+                ValueError::Lost(error.to_string())
+            }
+            other => ValueError::Unavailable(other.to_string()),
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! The slots: long-lived tasks on the guests' own threads that take claimed deliveries and run them one by one.
 //!
 //! Invariants: a delivery that was pushed is either run by exactly one slot or taken back by `take_back`; a slot
-//! takes the next delivery itself, so the conductor is not on the way between two jobs; no attempt ends its slot.
+//! takes the next delivery itself, so the conductor is not on the way between two jobs; no attempt ends its slot; there
+//! are as many slots as were asked for, those apart that still run what they took before there were to be fewer.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +17,8 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     active::{Active, Bells},
-    attempt::{Attempts, Finished},
+    attempt::Attempts,
+    settling::Finished,
 };
 
 /// Claimed deliveries that no slot has taken.
@@ -33,11 +35,23 @@ struct Waiting {
     /// The conductor is called when so many are left.
     low_water: usize,
     last_taken: Instant,
+    /// Slots that there should be, and that there are.
+    wanted: u32,
+    alive: u32,
+}
+
+/// What a slot does next.
+enum Next {
+    Run(Arc<Active>),
+    Wait,
+    /// There are more slots than there should be.
+    End,
 }
 
 impl Line {
     pub(crate) fn new(bells: Arc<Bells>) -> Self {
-        let waiting = Waiting { deliveries: VecDeque::new(), low_water: 0, last_taken: Instant::now() };
+        let waiting =
+            Waiting { deliveries: VecDeque::new(), low_water: 0, last_taken: Instant::now(), wanted: 0, alive: 0 };
         Self { waiting: Mutex::new(waiting), idle: AtomicU32::new(0), arrived: Notify::new(), bells }
     }
 
@@ -78,21 +92,45 @@ impl Line {
         (!waiting.deliveries.is_empty()).then_some(waiting.last_taken)
     }
 
-    fn pop(&self) -> Option<Arc<Active>> {
+    /// From now on there should be so many slots. Answers how many must be started; those that are too many end by
+    /// themselves.
+    fn resize(&self, slots: u32) -> u32 {
         let mut waiting = self.waiting();
-        let active = waiting.deliveries.pop_front()?;
+        waiting.wanted = slots;
+        let missing = slots.saturating_sub(waiting.alive);
+        waiting.alive += missing;
+        drop(waiting);
+        // Those that wait look again.
+        self.arrived.notify_waiters();
+        missing
+    }
+
+    fn next(&self) -> Next {
+        let mut waiting = self.waiting();
+        if waiting.alive > waiting.wanted {
+            waiting.alive -= 1;
+            if !waiting.deliveries.is_empty() {
+                // It may have been woken for one of them.
+                self.arrived.notify_one();
+            }
+            return Next::End;
+        }
+        let Some(active) = waiting.deliveries.pop_front() else { return Next::Wait };
         waiting.last_taken = Instant::now();
         let low = waiting.deliveries.len() == waiting.low_water;
         drop(waiting);
         if low {
             self.bells.refill.notify_one();
         }
-        Some(active)
+        Next::Run(active)
     }
 
-    async fn take(&self) -> Arc<Active> {
-        if let Some(active) = self.pop() {
-            return active;
+    /// The next delivery; none when this slot should end.
+    async fn take(&self) -> Option<Arc<Active>> {
+        match self.next() {
+            Next::Run(active) => return Some(active),
+            Next::End => return None,
+            Next::Wait => {}
         }
         loop {
             let arrived = self.arrived.notified();
@@ -100,25 +138,26 @@ impl Line {
             // Registered and counted before the second look: a push between the look and the wait wakes this slot.
             arrived.as_mut().enable();
             self.idle.fetch_add(1, Ordering::SeqCst);
-            let active = self.pop();
-            if active.is_none() {
+            let mut next = self.next();
+            if let Next::Wait = next {
                 arrived.await;
+                self.idle.fetch_sub(1, Ordering::SeqCst);
+                next = self.next();
+            } else {
+                self.idle.fetch_sub(1, Ordering::SeqCst);
             }
-            self.idle.fetch_sub(1, Ordering::SeqCst);
-            if let Some(active) = active {
-                return active;
-            }
-            if let Some(active) = self.pop() {
-                return active;
+            match next {
+                Next::Run(active) => return Some(active),
+                Next::End => return None,
+                Next::Wait => {}
             }
         }
     }
 }
 
-/// One slot: runs deliveries until the conductor is gone.
-pub(crate) async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
-    loop {
-        let active = line.take().await;
+/// One slot: runs deliveries until the conductor is gone, or there should be fewer slots.
+async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
+    while let Some(active) = line.take().await {
         let done = attempts.run_caught(active).await;
         // Unbounded in type only: never more than the deliveries held, which the conductor limits.
         if finished.send(done).is_err() {
@@ -126,6 +165,28 @@ pub(crate) async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mps
         }
         // Nothing above may have waited: leave the thread to other guests now and then.
         tokio::task::consume_budget().await;
+    }
+}
+
+/// Starts and ends slots.
+pub(crate) struct Crew {
+    pub(crate) line: Arc<Line>,
+    pub(crate) attempts: Arc<Attempts>,
+    pub(crate) finished: mpsc::UnboundedSender<Finished>,
+    /// Where guests run.
+    pub(crate) threads: tokio::runtime::Handle,
+    /// Slots that the sandbox has.
+    pub(crate) most: u32,
+}
+
+impl Crew {
+    /// From now on there are so many slots, or as many as the sandbox has; answers how many.
+    pub(crate) fn resize(&self, slots: u32) -> u32 {
+        let slots = slots.min(self.most);
+        for _ in 0..self.line.resize(slots) {
+            self.threads.spawn(slot(self.line.clone(), self.attempts.clone(), self.finished.clone()));
+        }
+        slots
     }
 }
 
@@ -144,10 +205,8 @@ impl GuestThreads {
         Ok(Self(Some(runtime)))
     }
 
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            runtime.spawn(task);
-        }
+    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
+        self.0.as_ref().expect("the runtime is there until it is dropped").handle().clone()
     }
 }
 
@@ -156,5 +215,38 @@ impl Drop for GuestThreads {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of the slots that take from `line` have ended.
+    async fn ended(line: &Arc<Line>, slots: u32, wanted: u32) -> usize {
+        let taking: Vec<_> = (0..slots)
+            .map(|_| {
+                let line = line.clone();
+                tokio::spawn(async move { line.take().await.is_none() })
+            })
+            .collect();
+        while line.idle.load(Ordering::SeqCst) < slots {
+            tokio::task::yield_now().await;
+        }
+        line.resize(wanted);
+        while line.waiting().alive > wanted {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        taking.iter().filter(|task| task.is_finished()).count()
+    }
+
+    #[tokio::test]
+    async fn idle_slots_that_are_too_many_end_and_new_ones_are_asked_for() {
+        let line = Arc::new(Line::new(Arc::default()));
+        assert_eq!(line.resize(5), 5);
+        assert_eq!(ended(&line, 5, 2).await, 3);
+        assert_eq!(line.resize(4), 2);
+        assert_eq!((line.resize(4), line.resize(1)), (0, 0));
     }
 }

@@ -7,17 +7,16 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::task::AbortOnDropHandle;
-use umbel_broker::Broker;
+use umbel_broker::{Broker, Shutdown, WorkerOrder};
 use umbel_model::WorkerId;
 
 use crate::{
-    Error, Queues, Runtime, WorkerConfig,
+    Error, Runtime, WorkerConfig,
     active::Bells,
     attempt::{Attempts, random_u64},
-    conductor::{Conductor, Wires, Wish},
+    conductor::{Conductor, End, Wires, Wish},
     heartbeat::{self, Vitals},
-    queues,
-    slots::{GuestThreads, Line, slot},
+    slots::{Crew, GuestThreads, Line},
 };
 
 /// Runs jobs. See [`Worker::start`].
@@ -34,30 +33,26 @@ impl Worker {
         let line = Arc::new(Line::new(bells.clone()));
         let vitals = Arc::new(Vitals::default());
         let background = tokio::runtime::Handle::current();
+        // What the sandbox has beyond the jobs that run at once is not for this worker to count.
+        let most = runtime.sandbox().config().slots.max(config.concurrency);
         let attempts = Arc::new(Attempts::new(broker.clone(), runtime, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
-        for _ in 0..config.concurrency {
-            threads.spawn(slot(line.clone(), attempts.clone(), done.clone()));
-        }
-        let (wish, wishes) = watch::channel(Wish::Run);
-        let (found, found_queues) = watch::channel(Vec::new());
-        let look_out = match &config.queues {
-            Queues::All => Some(AbortOnDropHandle::new(tokio::spawn(queues::look_out(broker.clone(), found)))),
-            Queues::Named(_) => None,
-        };
-        let beat = tokio::spawn(heartbeat::beat(broker.clone(), config.clone(), vitals.clone()));
-        let beat = AbortOnDropHandle::new(beat);
+        let crew = Crew { line, attempts, finished: done, threads: threads.handle(), most };
+        let (wish, wishes) = watch::channel(Wish::default());
+        let (order, orders) = watch::channel(WorkerOrder::default());
         let id = config.id.clone();
-        let wires = Wires { line, bells, finished, wishes, found: found_queues, vitals: vitals.clone() };
-        let conductor = Conductor::new(broker.clone(), config, wires);
-        let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), helpers: [Some(beat), look_out] };
+        let wires = Wires { crew, bells, finished, wishes, orders, vitals: vitals.clone() };
+        let conductor = Conductor::new(broker.clone(), config.clone(), wires);
+        let beat = tokio::spawn(heartbeat::beat(broker.clone(), config, vitals.clone(), order));
+        let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), beat: AbortOnDropHandle::new(beat) };
         let task = tokio::spawn(async move {
-            conductor.run().await;
+            let end = conductor.run().await;
             // Only now: the slots need their threads until the last settle.
             drop(threads);
-            ending.end().await;
+            ending.end(end).await;
+            end
         });
-        Ok(WorkerHandle { id, wish, vitals, task: Some(task) })
+        Ok(WorkerHandle { id, wish, vitals, task: Some(task), end: End::Died })
     }
 
     /// A worker id that no other process has: host name, process id and a random part.
@@ -71,20 +66,18 @@ struct Ending {
     broker: Arc<dyn Broker>,
     id: WorkerId,
     vitals: Arc<Vitals>,
-    /// They end with the conductor, even if it panics: a worker that is dead must not look alive.
-    helpers: [Option<AbortOnDropHandle<()>>; 2],
+    /// It ends with the conductor, even if that panics: a worker that is dead must not look alive.
+    beat: AbortOnDropHandle<()>,
 }
 
 impl Ending {
-    async fn end(self) {
-        for helper in self.helpers.into_iter().flatten() {
-            helper.abort();
-            // A beat under way must not come after the farewell.
-            let _ = helper.await;
-        }
+    async fn end(self, why: End) {
+        self.beat.abort();
+        // A beat under way must not come after the farewell.
+        let _ = self.beat.await;
         let farewell = self.broker.forget_worker(&self.id);
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), farewell).await;
-        tracing::info!(worker = %self.id, settled = self.vitals.total_settled(), "worker ended");
+        tracing::info!(worker = %self.id, settled = self.vitals.total_settled(), ?why, "worker ended");
     }
 }
 
@@ -95,7 +88,8 @@ pub struct WorkerHandle {
     wish: watch::Sender<Wish>,
     vitals: Arc<Vitals>,
     /// None once it was seen to end.
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<End>>,
+    end: End,
 }
 
 impl WorkerHandle {
@@ -108,22 +102,39 @@ impl WorkerHandle {
         self.vitals.total_settled()
     }
 
-    /// Warm shutdown: claims nothing more, gives back what did not start, lets running attempts finish for the grace
+    /// Claims nothing more and gives back what did not start. What runs goes on, and the worker stays.
+    pub fn pause(&self) {
+        self.wish.send_modify(|wish| wish.paused = true);
+    }
+
+    /// Claims again.
+    pub fn resume(&self) {
+        self.wish.send_modify(|wish| wish.paused = false);
+    }
+
+    /// Soft shutdown: claims nothing more, gives back what did not start, lets running attempts finish for the grace
     /// time, then hands them back at no cost to their jobs. Then the worker ends.
     pub fn drain(&self) {
-        self.wish.send_if_modified(|wish| *wish == Wish::Run && std::mem::replace(wish, Wish::Drain) == Wish::Run);
+        self.shutdown(Shutdown::Soft);
     }
 
-    /// Cold shutdown: ends at once. Leases expire, which costs each held job a delivery.
+    /// Ends the worker: warm when what runs has ended, soft after the grace time at the latest, cold now; what is stopped
+    /// is handed back at no cost to its job, unless it may run only once. May be called again to end it sooner.
+    pub fn shutdown(&self, how: Shutdown) {
+        self.wish.send_modify(|wish| wish.shutdown = Some(how));
+    }
+
+    /// Ends at once, as a crash would. Leases expire, which costs each held job a delivery.
     pub fn stop(&self) {
-        self.wish.send_replace(Wish::Stop);
+        self.wish.send_modify(|wish| wish.stop = true);
     }
 
-    /// Waits until the worker has ended, also by a panic. Safe to drop at any await and to call again.
-    pub async fn join(&mut self) {
+    /// Waits until the worker has ended, also by a panic, and says why. Safe to drop at any await and to call again.
+    pub async fn join(&mut self) -> End {
         if let Some(task) = &mut self.task {
-            let _ = task.await;
+            self.end = task.await.unwrap_or(End::Died);
             self.task = None;
         }
+        self.end
     }
 }

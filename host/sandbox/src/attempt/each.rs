@@ -35,6 +35,9 @@ impl Sandbox {
         stop: &StopHandle,
     ) -> Attempt {
         let Ok(_slot) = self.inner.slots.acquire().await else { return Attempt::unrun(Outcome::Released) };
+        if let Some(stop) = stop.stopped() {
+            return Attempt::unrun(stop.outcome());
+        }
         let begun = self.begin(&call, host, stop);
         let mut whole = self.whole(call.task, call.info);
         whole.growth.each = true;

@@ -2,6 +2,7 @@
 //!
 //! Host functions of `umbel:task` never block and are charged fuel; those of WASI that wait are async.
 
+use serde_json::Value;
 use umbel_model::Progress;
 use wasmtime::{
     Engine, Result, StoreContextMut, Trap,
@@ -11,6 +12,7 @@ use wasmtime::{
 use crate::{
     attempt::{
         host::{Host, LogLevel, Refused},
+        json,
         state::State,
         text::clean,
     },
@@ -20,11 +22,17 @@ use crate::{
 /// The longest progress message that is kept, bytes.
 const MAX_PROGRESS_BYTES: usize = 1_024;
 
+/// The longest name of a state of the guest's own, bytes.
+const MAX_STATE_BYTES: usize = 64;
+/// The largest JSON that is kept with it, bytes.
+const MAX_META_BYTES: usize = 16 << 10;
+
 /// A linker with all that is provided.
 pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     add_context(&mut linker)?;
+    add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;
     add_logging(&mut linker)?;
     Ok(linker)
@@ -49,12 +57,45 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, String)| -> Result<()> {
         charge(&mut caller, message.len())?;
         let message = clean(&message, MAX_PROGRESS_BYTES);
-        let state = caller.data_mut();
-        if let Some(progress) = state.whole.progress.report(Progress { done, total, message }) {
-            state.log.host().progress(progress);
-        }
+        report(&mut caller, |now| (now.done, now.total, now.message) = (done, total, message));
         Ok(())
     })
+}
+
+fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
+    let state = caller.data_mut();
+    if let Some(progress) = state.whole.progress.report(change) {
+        state.log.host().progress(progress);
+    }
+}
+
+fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
+    let mut custom = linker.instance(names::CUSTOM_STATE)?;
+    custom.func_wrap("update", |mut caller: Caller<'_>, (name, meta): (String, Option<String>)| -> Result<()> {
+        // Reading JSON costs the host as much as reading a canvas.
+        let per_byte = caller.data().charge.canvas_byte;
+        charge_at(&mut caller, name.len() + meta.as_ref().map_or(0, String::len), per_byte)?;
+        let name = clean(&name, MAX_STATE_BYTES);
+        let meta = meta.map(meta_value).transpose().unwrap_or_else(|problem| {
+            let text = format!("the meta of state {name:?} is dropped: {problem}");
+            caller.data().log.push(LogLevel::Warn, "umbel", &text);
+            None
+        });
+        report(&mut caller, |now| {
+            now.state = (!name.is_empty()).then_some(name);
+            now.meta = meta;
+        });
+        Ok(())
+    })
+}
+
+/// What a guest says of its state, read; or why it is not kept.
+fn meta_value(text: String) -> Result<Value, String> {
+    if text.len() > MAX_META_BYTES {
+        return Err(format!("it has {} bytes, more than {MAX_META_BYTES}", text.len()));
+    }
+    let checked = json::checked(text).map_err(|_| "it is not JSON, or nested too deep".to_owned())?;
+    serde_json::from_str(checked.get()).map_err(|_| "it is not JSON".to_owned())
 }
 
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
@@ -134,7 +175,7 @@ fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()>
 
 /// Packages and interfaces that are provided, with what their version starts with.
 const PROVIDED: [(&str, &str, &[&str]); 7] = [
-    ("umbel:task", "0.1.", &["context", "canvas", "types"]),
+    ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", "0.2.", &["random", "insecure", "insecure-seed"]),
@@ -215,9 +256,14 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Of ours, `context` and `canvas` are below and `types` defines nothing.
-        assert_eq!(listed - 3, ITEMS.len());
-        let ours = [(names::CONTEXT, "current"), (names::CANVAS, "submit"), (names::LOGGING, "log")];
+        // Of ours, three are below and `types` defines nothing.
+        assert_eq!(listed - 4, ITEMS.len());
+        let ours = [
+            (names::CONTEXT, "current"),
+            (names::CUSTOM_STATE, "update"),
+            (names::CANVAS, "submit"),
+            (names::LOGGING, "log"),
+        ];
         for (interface, item) in ITEMS.into_iter().chain(ours) {
             assert!(is_provided(interface), "{interface}");
             // What is linked already cannot be linked again.

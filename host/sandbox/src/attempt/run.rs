@@ -87,6 +87,8 @@ pub struct Place {
 pub struct Attempt {
     pub outcome: Outcome,
     pub usage: Usage,
+    /// The guest was called: whatever it does may have happened.
+    pub began: bool,
     /// Log lines beyond the limits.
     pub log_dropped: u64,
 }
@@ -103,14 +105,14 @@ impl Begun {
         if let Some(progress) = whole.progress.finish() {
             self.log.host().progress(progress);
         }
-        Attempt { outcome, usage, log_dropped: self.log.dropped() }
+        Attempt { outcome, usage, began: true, log_dropped: self.log.dropped() }
     }
 }
 
 impl Attempt {
     /// One that ended before any guest ran.
     pub(crate) fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), log_dropped: 0 }
+        Self { outcome, usage: Usage::default(), began: false, log_dropped: 0 }
     }
 }
 

@@ -127,29 +127,31 @@ impl WasiView for State {
 pub(crate) struct ProgressGate {
     interval: Duration,
     last: Option<Instant>,
-    held: Option<Progress>,
+    /// What the guest said so far: a step and a state of its own are said apart and shown together.
+    now: Progress,
+    held: bool,
 }
 
 impl ProgressGate {
     pub(crate) fn new(interval: Duration) -> Self {
-        Self { interval, last: None, held: None }
+        Self { interval, last: None, now: Progress::default(), held: false }
     }
 
     /// The progress to pass on now, if it is time.
-    pub(crate) fn report(&mut self, progress: Progress) -> Option<Progress> {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now.duration_since(last) < self.interval) {
-            self.held = Some(progress);
+    pub(crate) fn report(&mut self, change: impl FnOnce(&mut Progress)) -> Option<Progress> {
+        change(&mut self.now);
+        let at = Instant::now();
+        self.held = self.last.is_some_and(|last| at.duration_since(last) < self.interval);
+        if self.held {
             return None;
         }
-        self.last = Some(now);
-        self.held = None;
-        Some(progress)
+        self.last = Some(at);
+        Some(self.now.clone())
     }
 
     /// What is still held back at the end.
     pub(crate) fn finish(&mut self) -> Option<Progress> {
-        self.held.take()
+        std::mem::take(&mut self.held).then(|| self.now.clone())
     }
 }
 
@@ -159,11 +161,11 @@ mod tests {
 
     #[test]
     fn a_flood_of_progress_becomes_the_first_and_the_last() {
-        let mut gate = ProgressGate { interval: Duration::from_secs(3_600), last: None, held: None };
-        let at = |done| Progress { done, total: 10, message: String::new() };
-        assert_eq!(gate.report(at(1)), Some(at(1)));
-        assert_eq!(gate.report(at(2)), None);
-        assert_eq!(gate.report(at(3)), None);
+        let mut gate = ProgressGate::new(Duration::from_secs(3_600));
+        let at = |done| Progress { done, total: 10, ..Progress::default() };
+        assert_eq!(gate.report(|now| *now = at(1)), Some(at(1)));
+        assert_eq!(gate.report(|now| *now = at(2)), None);
+        assert_eq!(gate.report(|now| *now = at(3)), None);
         assert_eq!(gate.finish(), Some(at(3)));
         assert_eq!(gate.finish(), None);
     }

@@ -5,6 +5,7 @@
 mod attempts;
 mod bombs;
 mod compiling;
+mod custom_state;
 mod describing;
 mod each;
 mod growth;

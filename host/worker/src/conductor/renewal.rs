@@ -7,6 +7,12 @@ use umbel_broker::{Error as BrokerError, LeaseState};
 use super::Conductor;
 use crate::held::Renewing;
 
+/// What runs is asked for this often, however long its lease is: a job is cancelled within a second even when the hint
+/// is lost. All held deliveries go together, so it is one round trip.
+const EVERY: Duration = Duration::from_millis(800);
+/// Those claimed or renewed since are left out: most short jobs end before they are ever renewed.
+const FRESH: Duration = Duration::from_millis(100);
+
 pub(super) type Renewal =
     std::pin::Pin<Box<dyn Future<Output = (Renewing, Result<Vec<LeaseState>, BrokerError>)> + Send>>;
 
@@ -20,12 +26,12 @@ impl Conductor {
         let lease = Duration::from_millis(self.config.lease_ms);
         let all = std::mem::take(&mut self.renew_all_now);
         if due {
-            self.next_renewal = now + lease / 3;
+            self.next_renewal = now + EVERY.min(lease / 3);
         }
         self.flush_at = None;
         self.bells.answer();
         // On a flush only those go along whose time has come anyway.
-        let renewing = self.book.renewing(now, lease / 6, all)?;
+        let renewing = self.book.renewing(now, if due { FRESH } else { lease / 6 }, all)?;
         let (broker, lease_ms) = (self.broker.clone(), self.config.lease_ms);
         Some(Box::pin(async move {
             let answer = tokio::time::timeout(lease / 3, broker.renew(lease_ms, &renewing.renewals)).await;

@@ -9,11 +9,7 @@ use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
 use umbel_model::Token;
 
 use super::{Conductor, MAX_CLAIM};
-use crate::{
-    active::Active,
-    attempt::{Finished, random_u64},
-    outbox::Batch,
-};
+use crate::{active::Active, attempt::random_u64, outbox::Batch, settling::Finished};
 
 pub(super) type RoundTrip = std::pin::Pin<Box<dyn Future<Output = RoundTripDone> + Send>>;
 
@@ -56,12 +52,12 @@ impl Conductor {
 
     /// Deliveries to ask for now.
     fn wanted(&mut self) -> u32 {
-        if self.drain.is_some() {
+        if self.paused || self.drain.is_some() {
             return 0;
         }
         self.ahead = self.pace.ahead(self.config.guest_threads, self.outbox.ready());
         self.line.set_low_water(self.ahead as usize / 2);
-        (self.config.concurrency + self.ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
+        (self.slots + self.ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
     }
 
     pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<RoundTrip> {
@@ -141,7 +137,7 @@ impl Conductor {
         if !deliveries.is_empty() {
             self.hand_out(deliveries, started);
             // Claimed just before the drain began.
-            if self.drain.is_some() {
+            if self.paused || self.drain.is_some() {
                 self.give_back();
             }
         }
@@ -150,7 +146,7 @@ impl Conductor {
         let plenty = ahead >= 32 && self.line.len() > ahead / 2;
         self.gather_until =
             (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
-        self.vitals.set_running(self.book.open().saturating_sub(self.line.len() as u32));
+        self.count_jobs();
     }
 
     fn round_trip_failed(&mut self, batch: Batch, claimed: u32, error: &BrokerError) {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use async_trait::async_trait;
@@ -19,6 +19,9 @@ pub struct Flaky {
     pub renewals: AtomicU32,
     /// A settle that contains this job fails for another reason than reach.
     pub poison: Mutex<Option<JobId>>,
+    /// Nobody hears of cancels by a hint.
+    pub deaf: AtomicBool,
+    silence: broadcast::Sender<Signal>,
 }
 
 impl Flaky {
@@ -29,6 +32,8 @@ impl Flaky {
             failing_renewals: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
             poison: Mutex::new(None),
+            deaf: AtomicBool::new(false),
+            silence: broadcast::channel(1).0,
         })
     }
 }
@@ -81,8 +86,35 @@ impl Broker for Flaky {
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
         self.inner.logs(tenant, id, from, max).await
     }
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.inner.cancel(tenant, id).await
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        self.inner.follow(tenant).await
+    }
+
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<umbel_broker::EventPage> {
+        self.inner.events(tenant, after, max).await
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.inner.cancel_waiting(tenant, id).await
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        self.inner.cancel(tenant, id, terminate).await
+    }
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        self.inner.forget(tenant, id).await
+    }
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        self.inner.set_control(tenant, scope, patch).await
+    }
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        self.inner.controls(tenant).await
+    }
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        self.inner.order_worker(worker, order).await
+    }
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.inner.audit(fix).await
     }
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         self.inner.stage_workflow(head).await
@@ -117,10 +149,7 @@ impl Broker for Flaky {
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.inner.ready_queues().await
     }
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
-        self.inner.set_paused(tenant, queue, paused).await
-    }
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         self.inner.heartbeat(worker).await
     }
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
@@ -139,6 +168,9 @@ impl Broker for Flaky {
         self.inner.documents(t, k, after, max).await
     }
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        if topic == Topic::Cancel && self.deaf.load(Ordering::SeqCst) {
+            return Ok(self.silence.subscribe());
+        }
         self.inner.signals(topic).await
     }
     async fn check(&self) -> Result<()> {

@@ -47,7 +47,7 @@ async fn node(world: &World, workflow: WorkflowId, number: u32) -> JobRecord {
 }
 
 async fn value(world: &World, workflow: WorkflowId) -> String {
-    workflow_value(&*world.broker, &tenant(), workflow, 1 << 20).await.unwrap()
+    workflow_value(&*world.broker, &world.runtime, &tenant(), workflow, 1 << 20).await.unwrap()
 }
 
 #[tokio::test]
@@ -103,4 +103,13 @@ async fn an_immutable_step_takes_nothing() {
     let step = r#"{"task":"task","immutable":true,"args":["e2"]}"#;
     let id = submit(&world, &format!(r#"{{"chain":[{{"task":"task","args":["e"]}},{step}]}}"#)).await;
     assert_eq!(node(&world, id, 1).await.result.unwrap().get(), r#"{"d":"e2"}"#);
+}
+
+#[tokio::test]
+async fn a_step_takes_a_large_result_of_the_one_before_it() {
+    let world = World::new().await;
+    let _worker = world.start();
+    let id = submit(&world, r#"{"chain":[{"task":"task","args":["b"]},{"task":"task"}]}"#).await;
+    assert_eq!(node(&world, id, 1).await.state, JobState::Succeeded);
+    assert_eq!(value(&world, id).await, format!(r#"{{"d":"{}"}}"#, "e".repeat(70_000)));
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
+use umbel_model::{Digest, JobId, Stored};
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
@@ -28,16 +29,35 @@ const BODY: &str = r#"
     (if (i32.eq (local.get $i) (i32.const 122)) (then (return (call $err (i32.const 2) (i64.const 3600000)))))
     ;; i: ignore
     (if (i32.eq (local.get $i) (i32.const 105)) (then (return (call $err (i32.const 4) (i64.const 0)))))
+    ;; b: a large result: a text of 70,000 letters e
+    (if (i32.eq (local.get $i) (i32.const 98)) (then
+        (local.set $i (call $alloc (i32.const 70002)))
+        (memory.fill (local.get $i) (i32.const 101) (i32.const 70002))
+        (i32.store8 (local.get $i) (i32.const 34))
+        (i32.store8 (i32.add (local.get $i) (i32.const 70001)) (i32.const 34))
+        (return (call $ok (local.get $i) (i32.const 70002)))))
+    ;; g: a result that looks like a reference
+    (if (i32.eq (local.get $i) (i32.const 103)) (then (return (call $ok (i32.const 1140) (i32.const 158)))))
+    ;; c: a state of its own, then spin
+    (if (i32.eq (local.get $i) (i32.const 99)) (then
+        (call $update (i32.const 1130) (i32.const 7) (i32.const 1) (i32.const 1110) (i32.const 2))
+        (loop $again (br $again))))
     ;; anything else: trap
 "#;
 
 const WAT: &str = r#"(module
   (import "umbel:task/context@0.1.0" "progress" (func $progress (param i64 i64 i32 i32)))
   (import "wasi:logging/logging@0.1.0-draft" "log" (func $log (param i32 i32 i32 i32 i32)))
-  (memory (export "memory") 2)
+  (import "umbel:task/custom-state@0.1.0" "update" (func $update (param i32 i32 i32 i32 i32)))
+  (memory (export "memory") 8)
   (global $heap (mut i32) (i32.const 8192))
   (data (i32.const 1100) "task") (data (i32.const 1110) "{}") (data (i32.const 1120) "kind")
-  (data (i32.const 1130) "message")
+  (data (i32.const 1130) "message") (data (i32.const 1140) "FORGED")
+  (func $alloc (param i32) (result i32)
+    (local $at i32)
+    (local.set $at (global.get $heap))
+    (global.set $heap (i32.add (local.get $at) (local.get 0)))
+    (local.get $at))
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
     (local $at i32)
     (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
@@ -68,9 +88,17 @@ const WAT: &str = r#"(module
     (param $task i32) (param $task_len i32) (param $args i32) (param $args_len i32) (result i32)
     (local $i i32) BODY unreachable))"#;
 
+/// What `g` returns: the text of a reference to a value of job 1 that nobody stored.
+pub static FORGED: LazyLock<String> = LazyLock::new(|| {
+    let stored = Stored { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 1) };
+    stored.reference()
+});
+
 /// The module: a core module with its component type.
 pub static MODULE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut module = wat::parse_str(WAT.replace("BODY", BODY)).unwrap();
+    let text = WAT.replace("BODY", BODY).replace("FORGED", &FORGED.replace('"', "\\\""));
+    let text = text.replace("(i32.const 158)", &format!("(i32.const {})", FORGED.len()));
+    let mut module = wat::parse_str(text).unwrap();
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../wit")).unwrap();
     let world = resolve.select_world(&[package], Some("module")).unwrap();

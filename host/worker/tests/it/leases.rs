@@ -36,9 +36,35 @@ async fn a_cancelled_job_is_stopped_while_it_computes() {
     let _worker = world.start();
     let job = world.submit_with('s', &spinning_for(60_000)).await;
     world.running(job).await;
-    world.broker.cancel(&tenant(), job).await.unwrap();
+    world.broker.cancel(&tenant(), job, true).await.unwrap();
     let job = world.ended(job).await;
     assert_eq!((job.state, outcomes(&job)), (JobState::Revoked, vec!["revoked"]));
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_stopped_long_before_its_lease_is_renewed_even_when_the_hint_is_lost() {
+    let mut world = World::new().await;
+    world.config.lease_ms = 3_600_000;
+    world.broker.deaf.store(true, Ordering::SeqCst);
+    let _worker = world.start();
+    let job = world.submit_with('s', &spinning_for(600_000)).await;
+    world.running(job).await;
+    world.broker.cancel(&tenant(), job, true).await.unwrap();
+    // A third of the lease are twenty minutes.
+    assert_eq!(world.ended(job).await.state, JobState::Revoked);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_that_is_let_end_ends_by_itself_and_is_not_retried() {
+    let world = World::new().await;
+    let _worker = world.start();
+    let retrying = PolicyPatch { retry_on: Some(vec!["deadline".into()]), ..spinning_for(1_500) };
+    let job = world.submit_with('s', &retrying).await;
+    world.running(job).await;
+    world.broker.cancel(&tenant(), job, false).await.unwrap();
+    let job = world.ended(job).await;
+    assert_eq!(outcomes(&job), ["trap"]);
+    assert_ne!(job.state, JobState::Retrying);
 }
 
 #[tokio::test]
@@ -53,7 +79,7 @@ async fn a_lease_that_cannot_be_renewed_stops_the_guest_and_costs_a_delivery() {
     let record = world.until(job, |job| job.deliveries == 2).await;
     assert_eq!((outcomes(&record), record.retries), (vec!["lost"], 0));
     world.broker.failing_renewals.store(0, Ordering::SeqCst);
-    world.broker.cancel(&tenant(), job).await.unwrap();
+    world.broker.cancel(&tenant(), job, true).await.unwrap();
     world.ended(job).await;
 }
 

@@ -5,8 +5,11 @@
 mod broker;
 mod canvas;
 mod guest;
+mod large;
 mod leases;
+mod orders;
 mod outcomes;
+mod policies;
 mod runtime;
 mod shutdown;
 mod support;

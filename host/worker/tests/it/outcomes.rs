@@ -147,7 +147,7 @@ async fn what_a_guest_says_is_known_while_it_runs() {
     assert_eq!(record.progress.unwrap().message, "message");
     let logs = world.broker.logs(&tenant(), job, 0, 10).await.unwrap();
     assert_eq!((logs.len(), logs[0].message.as_str(), logs[0].level.as_str()), (1, "message", "info"));
-    world.broker.cancel(&tenant(), job).await.unwrap();
+    world.broker.cancel(&tenant(), job, true).await.unwrap();
     assert_eq!(world.ended(job).await.state, JobState::Revoked);
     assert_eq!(world.broker.logs(&tenant(), job, 0, 10).await.unwrap().len(), 1);
 }

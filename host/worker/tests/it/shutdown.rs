@@ -4,11 +4,7 @@ use umbel_broker::Broker;
 use umbel_model::{JobState, PolicyPatch};
 use umbel_worker::Queues;
 
-use crate::support::{World, outcomes, tenant};
-
-fn spinning() -> PolicyPatch {
-    PolicyPatch { fuel: Some(100_000_000_000_000), ..PolicyPatch::default() }
-}
+use crate::support::{World, outcomes, spinning, tenant};
 
 #[tokio::test]
 async fn a_drain_lets_running_jobs_finish() {
@@ -50,7 +46,7 @@ async fn a_job_that_waits_for_its_module_can_be_cancelled_and_handed_back() {
     let (cancelled, released) = (world.submit('e').await, world.submit('e').await);
     world.running(cancelled).await;
     world.running(released).await;
-    world.broker.cancel(&tenant(), cancelled).await.unwrap();
+    world.broker.cancel(&tenant(), cancelled, true).await.unwrap();
     assert_eq!(world.ended(cancelled).await.state, JobState::Revoked);
     worker.drain();
     worker.join().await;

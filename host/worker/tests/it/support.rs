@@ -17,13 +17,14 @@ use umbel_worker::{Queues, Runtime, RuntimeConfig, Worker, WorkerConfig, WorkerH
 use crate::{broker::Flaky, guest::MODULE};
 
 /// Patience of a wait for a condition: only a broken worker ever uses it up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub broker: Arc<Flaky>,
     /// The broker's clock, when the test moves it.
     pub clock: Option<Arc<AtomicU64>>,
     pub runtime: Runtime,
+    pub store: ModuleStore,
     pub config: WorkerConfig,
     pub digest: Digest,
     _folder: tempfile::TempDir,
@@ -37,6 +38,20 @@ impl Drop for PassingTime {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+pub fn next_id() -> JobId {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    JobId::from_parts(1_000_000, NEXT.fetch_add(1, Ordering::SeqCst).into())
+}
+
+pub fn queue(name: &str) -> QueueName {
+    QueueName::new(name).unwrap()
+}
+
+/// Of a guest that computes until it is stopped.
+pub fn spinning() -> PolicyPatch {
+    PolicyPatch { fuel: Some(100_000_000_000_000), ..PolicyPatch::default() }
 }
 
 pub fn tenant() -> TenantId {
@@ -73,13 +88,22 @@ impl World {
         let command = CompilerCommand { program: env!("CARGO_BIN_EXE_umbel-worker-compile").into(), args: vec![] };
         let sandbox = Sandbox::new(SandboxConfig { slots: 16, ..SandboxConfig::default() }).unwrap();
         let compiler = Compiler::new(command, CompileLimits::default());
-        let runtime = Runtime::new(RuntimeConfig::default(), store, code, compiler, sandbox);
+        let runtime = Runtime::new(RuntimeConfig::default(), store.clone(), code, compiler, sandbox);
         runtime.prepared(digest).await.unwrap();
         let mut config = WorkerConfig::new(Worker::unique_id());
         config.queues = Queues::Named(vec![QueueName::default()]);
         config.concurrency = 4;
         config.guest_threads = 2;
-        Self { broker: Flaky::new(clock), clock: handle, runtime, config, digest, _folder: folder, _passing: None }
+        Self {
+            broker: Flaky::new(clock),
+            clock: handle,
+            runtime,
+            store,
+            config,
+            digest,
+            _folder: folder,
+            _passing: None,
+        }
     }
 
     /// As after a start with no compiled code, and with a compiler that never ends.
@@ -100,6 +124,11 @@ impl World {
         Worker::start(self.broker.clone(), self.runtime.clone(), config).unwrap()
     }
 
+    /// Where its modules and large values are.
+    pub fn modules(&self) -> std::path::PathBuf {
+        self._folder.path().join("modules")
+    }
+
     pub fn advance(&self, ms: u64) {
         self.clock.as_ref().unwrap().fetch_add(ms, Ordering::SeqCst);
     }
@@ -110,21 +139,25 @@ impl World {
     }
 
     pub async fn submit_with(&self, letter: char, policy: &PolicyPatch) -> JobId {
-        let policy = serde_json::to_string(policy).unwrap();
-        let digest = self.digest;
-        let spec =
-            format!(r#"{{"v":1,"task":"task","digest":"{digest}","arguments":{{"d":"{letter}"}},"policy":{policy}}}"#);
-        self.submit_spec(spec).await
+        self.submit_spec(self.spec(&format!(r#"{{"d":"{letter}"}}"#), policy, "")).await
     }
 
     pub async fn submit_spec(&self, spec: String) -> JobId {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = JobId::from_parts(1_000_000, NEXT.fetch_add(1, Ordering::SeqCst).into());
+        self.submit_as(next_id(), QueueName::default(), spec).await
+    }
+
+    /// The arguments and the policy of a job of the module's task, as its record has them.
+    pub fn spec(&self, arguments: &str, policy: &PolicyPatch, more: &str) -> String {
+        let (digest, policy) = (self.digest, serde_json::to_string(policy).unwrap());
+        format!(r#"{{"v":2,"task":"task","digest":"{digest}","arguments":{arguments},"policy":{policy}{more}}}"#)
+    }
+
+    pub async fn submit_as(&self, id: JobId, queue: QueueName, spec: String) -> JobId {
         let job = NewJob {
             id,
             tenant: tenant(),
             task: TaskName::new("task").unwrap(),
-            queue: QueueName::default(),
+            queue,
             priority: 5,
             spec,
             start: Start::Now,
@@ -132,6 +165,8 @@ impl World {
             max_deliveries: 5,
             result_ttl_ms: 3_600_000,
             dead_ttl_ms: 3_600_000,
+            expires_at: None,
+            knobs: None,
             idempotency: None,
             redrive_of: None,
         };

@@ -1,0 +1,100 @@
+//! Large arguments and results of jobs: what a broker's record only refers to.
+//!
+//! `values/<tenant>/<job>/<sha256>` holds one. The path is made from the tenant of whoever reads, so a reference, whoever
+//! wrote it, never reaches another tenant's value; what is read is checked against the reference.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path as Location};
+use umbel_model::{Digest, JobId, Stored, TenantId};
+
+use crate::{Error, ModuleStore};
+
+/// Where all values are.
+const ROOT: &str = "values";
+
+/// A value that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredValue {
+    pub tenant: TenantId,
+    pub job: JobId,
+    /// Since it was written, by the store's clock and this machine's.
+    pub age: Duration,
+    pub bytes: u64,
+}
+
+impl ModuleStore {
+    /// Stores a large value of a job. The same text twice is stored once. Its size is limited by who calls.
+    pub async fn put_value(&self, tenant: &TenantId, job: JobId, text: &str) -> Result<Stored, Error> {
+        let bytes = text.len() as u64;
+        let upload =
+            futures::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(text.as_bytes()))]);
+        let put = self.put_under(upload, bytes, |digest| location(tenant, job, digest)).await?;
+        Ok(Stored { sha256: put.digest, bytes, of: job })
+    }
+
+    /// The text of a value of this tenant. One that is gone or is not what was stored is an error that stays.
+    pub async fn value(&self, tenant: &TenantId, stored: &Stored) -> Result<String, Error> {
+        let found = match self.objects.get(&location(tenant, stored.of, &stored.sha256)).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Err(Error::ValueMissing { job: stored.of }),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let corrupted = || {
+            tracing::error!(%tenant, job = %stored.of, "a stored value is damaged");
+            Error::ValueCorrupted { job: stored.of }
+        };
+        // Before it is read: a reference that says less than there is must not fill the memory.
+        if found.meta.size != stored.bytes {
+            return Err(corrupted());
+        }
+        let bytes = found.bytes().await.map_err(|e| self.failed(&e))?;
+        if Digest::of(&bytes) != stored.sha256 {
+            return Err(corrupted());
+        }
+        String::from_utf8(bytes.into()).map_err(|_| corrupted())
+    }
+
+    /// Stores a value again for another job of the tenant: values are deleted with the job that they belong to.
+    pub async fn copy_value(&self, tenant: &TenantId, stored: &Stored, to: JobId) -> Result<Stored, Error> {
+        let text = self.value(tenant, stored).await?;
+        self.put_value(tenant, to, &text).await
+    }
+
+    /// Deletes all values of a job, and says how many there were.
+    pub async fn delete_values(&self, tenant: &TenantId, job: JobId) -> Result<u32, Error> {
+        let folder = Location::from(format!("{ROOT}/{tenant}/{job}"));
+        let found: Vec<ObjectMeta> =
+            self.objects.list(Some(&folder)).try_collect().await.map_err(|e| self.failed(&e))?;
+        let mut deleted = 0;
+        for value in found {
+            match self.objects.delete(&value.location).await {
+                Ok(()) => deleted += 1,
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Every value of every tenant, in no order. What is no value is left out.
+    pub fn values(&self) -> BoxStream<'static, Result<StoredValue, Error>> {
+        let store = self.clone();
+        let found = self.objects.list(Some(&Location::from(ROOT)));
+        found.map_err(move |e| store.failed(&e)).try_filter_map(|meta| async move { Ok(read(&meta)) }).boxed()
+    }
+}
+
+fn location(tenant: &TenantId, job: JobId, digest: &Digest) -> Location {
+    Location::from(format!("{ROOT}/{tenant}/{job}/{}", digest.hex()))
+}
+
+/// What a path says of the value there.
+fn read(meta: &ObjectMeta) -> Option<StoredValue> {
+    let mut parts = meta.location.as_ref().split('/').skip(1);
+    let (tenant, job) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let age = SystemTime::now().duration_since(meta.last_modified.into()).unwrap_or_default();
+    Some(StoredValue { tenant, job, age, bytes: meta.size })
+}

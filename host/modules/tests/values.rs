@@ -1,0 +1,69 @@
+//! Large values of jobs on a real folder.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use futures::TryStreamExt as _;
+use umbel_model::{JobId, Stored, TenantId};
+use umbel_modules::{Error, ModuleStore, StoredValue};
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::new(name).unwrap()
+}
+
+fn job(n: u128) -> JobId {
+    JobId::from_parts(1_000, n)
+}
+
+async fn all(store: &ModuleStore) -> Vec<StoredValue> {
+    let mut values: Vec<StoredValue> = store.values().try_collect().await.unwrap();
+    values.sort_by_key(|value| (value.tenant.clone(), value.job, value.bytes));
+    values
+}
+
+#[tokio::test]
+async fn a_value_comes_back_to_its_own_tenant_and_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let text = format!("\"{}\"", "ä".repeat(100_000));
+    let stored = store.put_value(&tenant("a"), job(1), &text).await.unwrap();
+    assert_eq!((stored.bytes, stored.of), (200_002, job(1)));
+    assert_eq!(store.value(&tenant("a"), &stored).await.unwrap(), text);
+    assert!(matches!(store.value(&tenant("b"), &stored).await, Err(Error::ValueMissing { .. })));
+    let of_another_job = Stored { of: job(2), ..stored };
+    assert!(matches!(store.value(&tenant("a"), &of_another_job).await, Err(Error::ValueMissing { .. })));
+}
+
+#[tokio::test]
+async fn a_value_that_was_changed_or_is_of_another_size_is_not_given_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let stored = store.put_value(&tenant("a"), job(1), "[1,2]").await.unwrap();
+    let lying = Stored { bytes: 3, ..stored.clone() };
+    assert!(matches!(store.value(&tenant("a"), &lying).await, Err(Error::ValueCorrupted { .. })));
+    let path = folder.path().join(format!("values/a/{}/{}", job(1), stored.sha256.hex()));
+    fs::write(&path, "[1,3]").unwrap();
+    assert!(matches!(store.value(&tenant("a"), &stored).await, Err(Error::ValueCorrupted { .. })));
+    store.put_value(&tenant("a"), job(1), "[1,2]").await.unwrap();
+    assert_eq!(store.value(&tenant("a"), &stored).await.unwrap(), "[1,2]");
+}
+
+#[tokio::test]
+async fn values_are_listed_with_their_jobs_and_deleted_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    assert!(all(&store).await.is_empty());
+    store.put_bytes("a module".into(), 100).await.unwrap();
+    let first = store.put_value(&tenant("a"), job(1), "1").await.unwrap();
+    store.put_value(&tenant("a"), job(1), "22").await.unwrap();
+    store.put_value(&tenant("b"), job(1), "333").await.unwrap();
+    let copy = store.copy_value(&tenant("a"), &first, job(2)).await.unwrap();
+    let found: Vec<_> = all(&store).await.iter().map(|v| (v.tenant.to_string(), v.job, v.bytes)).collect();
+    let value = |tenant: &str, n, bytes| (tenant.to_owned(), job(n), bytes);
+    assert_eq!(found, [value("a", 1, 1), value("a", 1, 2), value("a", 2, 1), value("b", 1, 3)]);
+    assert_eq!(store.delete_values(&tenant("a"), job(1)).await.unwrap(), 2);
+    assert_eq!(store.delete_values(&tenant("a"), job(1)).await.unwrap(), 0);
+    assert_eq!(store.value(&tenant("a"), &copy).await.unwrap(), "1");
+    assert!(!folder.path().join(format!("values/a/{}", job(1))).exists());
+    assert_eq!(all(&store).await.len(), 2);
+}

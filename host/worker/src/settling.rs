@@ -1,0 +1,264 @@
+//! What the broker is told of a delivery that ended: what follows under its policy, and the line of its history.
+//!
+//! Invariants: a delivery that was handed back costs its job nothing, unless it may run only once and was started; what a
+//! policy says must not be kept is in no record and no log line.
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde::Deserialize;
+use umbel_broker::{Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
+use umbel_model::{
+    Acks, AttemptRecord, Failure, Outcome, Policy, PolicyPatch, Resolution, Usage, WorkerId, WorkflowId, decide,
+};
+
+use crate::{
+    active::Active,
+    attempt::{random_u64, unix_ms},
+};
+
+/// The end of one delivery on this worker.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) active: Arc<Active>,
+    pub(crate) settle: Settle,
+    /// On its slot, microseconds. None if no guest ran.
+    pub(crate) took_us: Option<u64>,
+}
+
+impl Finished {
+    /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
+    pub(crate) fn refused(active: Arc<Active>, refused: &Settle) -> Self {
+        #[derive(Deserialize)]
+        struct Policed {
+            #[serde(default)]
+            policy: PolicyPatch,
+        }
+        let patch = serde_json::from_str::<Policed>(&active.delivery.spec).map(|spec| spec.policy).unwrap_or_default();
+        let policy = Policy::resolve(&patch);
+        let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
+                       full, or its group is over";
+        let failure = kept(Failure::new("host_limit:canvas_room", message), &policy);
+        let outcome = Outcome::Error { failure: failure.clone(), retry_after_ms: None };
+        let record = refused.record.clone().map(|record| AttemptRecord {
+            outcome: "error".into(),
+            failure: Some(failure),
+            ..record
+        });
+        let resolution = decide(outcome, &policy, active.delivery.retries, random_u64());
+        // What the guest said was not taken either.
+        let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
+        let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
+        Self { active, settle, took_us: None }
+    }
+
+    /// Gives a delivery back that nobody started.
+    pub(crate) fn released(active: Arc<Active>) -> Self {
+        let settle = settle(&active, Resolution::Release, None);
+        Self { active, settle, took_us: None }
+    }
+
+    /// The end of a delivery whose attempt panicked.
+    pub(crate) fn panicked(active: Arc<Active>, worker: &WorkerId) -> Self {
+        let delivery = &active.delivery;
+        tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
+        let failure = host_panic();
+        log_failed(&active, worker, &failure, &Policy::default());
+        let record = record(&active, worker, "fatal", Some(failure.clone()), Usage::default());
+        let settle = settle(&active, Resolution::Fail { failure }, Some(record));
+        Self { active, settle, took_us: None }
+    }
+}
+
+/// What became of an attempt, before the policy says what follows.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) usage: Usage,
+    pub(crate) policy: Policy,
+    /// The guest was called.
+    pub(crate) ran: bool,
+    /// What its guest asked of canvas, ready to be stored with its outcome.
+    pub(crate) growth: Option<Box<Growth>>,
+    pub(crate) replaced_by: Option<WorkflowId>,
+}
+
+impl Ended {
+    pub(crate) fn unrun(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            usage: Usage::default(),
+            policy: Policy::default(),
+            ran: false,
+            growth: None,
+            replaced_by: None,
+        }
+    }
+
+    /// What the broker should do with the job.
+    pub(crate) fn settle(self, active: &Active, worker: &WorkerId) -> Settle {
+        let Self { outcome, usage, policy, ran, growth, replaced_by } = self;
+        let outcome = match outcome {
+            // It may run only once, and it did.
+            Outcome::Released if ran && policy.acks == Acks::Early => {
+                Outcome::Fatal(kept(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE), &policy))
+            }
+            Outcome::Released => return settle(active, Resolution::Release, None),
+            Outcome::Error { failure, retry_after_ms } => {
+                Outcome::Error { failure: kept(failure, &policy), retry_after_ms }
+            }
+            Outcome::Fatal(failure) => Outcome::Fatal(kept(failure, &policy)),
+            Outcome::Trap(failure) => Outcome::Trap(kept(failure, &policy)),
+            Outcome::Reject { .. } if keeps_no_message(&policy) => Outcome::Reject { reason: String::new() },
+            other => other,
+        };
+        let failure = match &outcome {
+            Outcome::Error { failure, .. } | Outcome::Fatal(failure) | Outcome::Trap(failure) => Some(failure.clone()),
+            Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
+            _ => None,
+        };
+        let said = replaced_by.map_or(name(&outcome), |_| "replaced");
+        let record = record(active, worker, said, failure, usage);
+        let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
+        let resolution = match replaced_by {
+            Some(workflow) => Resolution::Replace { workflow },
+            None => decide(outcome, &policy, active.delivery.retries, random),
+        };
+        if let Resolution::Fail { failure } = &resolution {
+            log_failed(active, worker, failure, &policy);
+        }
+        Settle { growth, ..settle(active, resolution, Some(record)) }
+    }
+}
+
+fn keeps_no_message(policy: &Policy) -> bool {
+    policy.ignore_result && !policy.store_errors_even_if_ignored
+}
+
+/// What of a failure is kept under its policy.
+fn kept(failure: Failure, policy: &Policy) -> Failure {
+    if keeps_no_message(policy) {
+        return Failure::new(failure.kind, "");
+    }
+    // Where an expected failure came from is nobody's concern.
+    let frames = if policy.expects(&failure.kind) { Vec::new() } else { failure.frames };
+    Failure { frames, ..failure }
+}
+
+fn record(active: &Active, worker: &WorkerId, outcome: &str, failure: Option<Failure>, usage: Usage) -> AttemptRecord {
+    AttemptRecord {
+        attempt: active.attempt(),
+        delivery: active.delivery.delivery,
+        worker: worker.clone(),
+        ended_at: unix_ms(),
+        outcome: outcome.to_owned(),
+        failure,
+        usage,
+    }
+}
+
+fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
+    Settle {
+        tenant: active.delivery.tenant.clone(),
+        id: active.delivery.id,
+        token: active.delivery.token.clone(),
+        resolution,
+        record,
+        progress: None,
+        logs: Vec::new(),
+        growth: None,
+    }
+}
+
+/// For operators: what failed and where, and nothing that a guest may have put a secret into.
+fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure, policy: &Policy) {
+    #[derive(Deserialize)]
+    struct Task<'a> {
+        #[serde(borrow)]
+        task: Cow<'a, str>,
+    }
+    let delivery = &active.delivery;
+    let task = serde_json::from_str::<Task<'_>>(&delivery.spec).ok().map(|spec| spec.task).unwrap_or_default();
+    let (tenant, job, queue, kind) = (&delivery.tenant, &delivery.id, &delivery.queue, &failure.kind);
+    let attempt = active.attempt();
+    if policy.expects(kind) {
+        tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
+    } else {
+        tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
+    }
+}
+
+/// Without the panic's words, which are for the worker's log and not for a tenant.
+pub(crate) fn host_panic() -> Failure {
+    Failure::new("host_panic", "umbel panicked while it ran this attempt; the worker's log says where")
+}
+
+/// The outcome's name in a job's history.
+pub(crate) fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Value(_) => "succeeded",
+        Outcome::Error { .. } => "error",
+        Outcome::Fatal(_) => "fatal",
+        Outcome::Snooze { .. } => "snoozed",
+        Outcome::Reject { .. } => "rejected",
+        Outcome::Ignore => "ignored",
+        Outcome::Trap(_) => "trap",
+        Outcome::Revoked => "revoked",
+        Outcome::Released => "released",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use umbel_model::Frame;
+
+    use super::*;
+
+    fn settled(outcome: Outcome, ran: bool, policy: &str) -> (Resolution, Option<Failure>) {
+        let policy = Policy::resolve(&serde_json::from_str(policy).unwrap());
+        let ended = Ended { policy, ran, ..Ended::unrun(outcome) };
+        let settle = ended.settle(&Active::for_test(), &WorkerId::new("w").unwrap());
+        (settle.resolution, settle.record.and_then(|record| record.failure))
+    }
+
+    fn trap() -> Outcome {
+        let frames = vec![Frame { function: "f".into() }];
+        Outcome::Trap(Failure { frames, ..Failure::new("memory", "a secret").with_details(Some("1".into())) })
+    }
+
+    #[test]
+    fn a_panic_fails_its_job_and_keeps_its_words_to_itself() {
+        let finished = Finished::panicked(Active::for_test(), &WorkerId::new("w").unwrap());
+        let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
+        assert_eq!(failure.kind, "host_panic");
+        let record = finished.settle.record.unwrap();
+        assert_eq!((record.attempt, record.outcome.as_str(), record.failure), (3, "fatal", Some(failure)));
+    }
+
+    #[test]
+    fn what_may_run_only_once_is_handed_back_only_before_it_ran() {
+        let early = r#"{"acks":"early"}"#;
+        assert!(matches!(settled(Outcome::Released, false, early).0, Resolution::Release));
+        assert!(matches!(settled(Outcome::Released, true, "{}").0, Resolution::Release));
+        let Resolution::Fail { failure } = settled(Outcome::Released, true, early).0 else { panic!() };
+        assert_eq!(failure.kind, WORKER_LOST);
+    }
+
+    #[test]
+    fn a_policy_that_keeps_no_errors_keeps_their_kinds_only() {
+        let policy = r#"{"ignore_result":true,"store_errors_even_if_ignored":false,"max_retries":9}"#;
+        let bare = |kind: &str| Some(Failure::new(kind, ""));
+        assert_eq!(settled(trap(), true, policy).1, bare("memory"));
+        let error = Outcome::Error { failure: Failure::new("Timeout", "a secret"), retry_after_ms: None };
+        let (resolution, said) = settled(error, true, policy);
+        let Resolution::Retry { failure, .. } = resolution else { panic!("{resolution:?}") };
+        assert_eq!((Some(failure), said), (bare("Timeout"), bare("Timeout")));
+        let reject = Outcome::Reject { reason: "a secret".into() };
+        assert_eq!(settled(reject, true, policy).1, bare("rejected"));
+        assert_ne!(settled(trap(), true, r#"{"ignore_result":true}"#).1, bare("memory"));
+    }
+
+    #[test]
+    fn an_expected_failure_has_no_frames() {
+        assert!(settled(trap(), true, r#"{"throws":["mem*"]}"#).1.unwrap().frames.is_empty());
+        assert_eq!(settled(trap(), true, "{}").1.unwrap().frames.len(), 1);
+    }
+}

@@ -1,0 +1,221 @@
+//! What an operator orders of a worker while it runs, and what it decides itself.
+
+use std::time::Duration;
+
+use umbel_broker::{Broker, Ordered, Shutdown, WorkerInfo, WorkerOrder};
+use umbel_model::{JobId, JobState, PolicyPatch};
+use umbel_worker::{End, Queues, WorkerHandle};
+
+use crate::support::{PATIENCE, World, next_id, outcomes, queue, spinning, tenant};
+
+/// What a worker says of itself once `wanted` holds.
+async fn info(world: &World, worker: &WorkerHandle, wanted: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
+    let looking = async {
+        loop {
+            let found = world.broker.workers().await.unwrap().into_iter().find(|info| info.id == *worker.id());
+            if let Some(info) = found.filter(&wanted) {
+                return info;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap()
+}
+
+/// Gives an order, and waits until it was followed.
+async fn order(world: &World, worker: &WorkerHandle, order: WorkerOrder) -> WorkerInfo {
+    info(world, worker, |_| true).await;
+    let Ordered::Told(number) = world.broker.order_worker(worker.id(), &order).await.unwrap() else { panic!() };
+    info(world, worker, |info| info.order == number).await
+}
+
+fn slots(least: u32, most: u32) -> WorkerOrder {
+    WorkerOrder { slots: Some((least, most)), ..WorkerOrder::default() }
+}
+
+async fn in_queue(world: &World, name: &str) -> JobId {
+    let spec = world.spec(r#"{"d":"e"}"#, &PolicyPatch::default(), "");
+    world.submit_as(next_id(), queue(name), spec).await
+}
+
+/// So many jobs that spin, seen to run.
+async fn run_spinning(world: &World, count: usize) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(world.submit_with('l', &spinning()).await);
+    }
+    for id in &ids {
+        world.until(*id, |job| job.progress.is_some()).await;
+    }
+    ids
+}
+
+async fn running(world: &World, ids: &[JobId]) -> usize {
+    let mut running = 0;
+    for id in ids {
+        running += usize::from(world.job(*id).await.state == JobState::Running);
+    }
+    running
+}
+
+#[tokio::test]
+async fn a_drained_worker_stays_and_claims_nothing_until_it_is_resumed() {
+    let world = World::new().await;
+    let worker = world.start();
+    let drain = |drain| WorkerOrder { drain: Some(drain), ..WorkerOrder::default() };
+    assert_eq!(order(&world, &worker, drain(true)).await.state, "draining");
+    let job = world.submit('e').await;
+    // Another order later, and some looks for work that did not happen.
+    order(&world, &worker, slots(2, 2)).await;
+    assert_eq!(world.job(job).await.state, JobState::Queued);
+    assert_eq!(order(&world, &worker, drain(false)).await.state, "running");
+    assert_eq!(world.ended(job).await.state, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn slots_are_added_and_taken_while_jobs_run_up_to_those_of_the_sandbox() {
+    let mut world = World::new().await;
+    world.config.concurrency = 2;
+    let worker = world.start();
+    let mut ids = run_spinning(&world, 2).await;
+    ids.push(world.submit_with('l', &spinning()).await);
+    assert_eq!(running(&world, &ids).await, 2);
+    let said = order(&world, &worker, slots(3, 3)).await;
+    assert_eq!((said.slots, said.min_slots, said.max_slots), (3, 3, 3));
+    world.until(ids[2], |job| job.progress.is_some()).await;
+    assert_eq!(info(&world, &worker, |info| info.running == 3).await.leases, 3);
+    // What runs goes on; then there is one slot.
+    assert_eq!(order(&world, &worker, slots(1, 1)).await.slots, 1);
+    assert_eq!(running(&world, &ids).await, 3);
+    for id in ids {
+        world.broker.cancel(&tenant(), id, true).await.unwrap();
+        world.ended(id).await;
+    }
+    let ids = run_spinning(&world, 1).await;
+    let waiting = world.submit('e').await;
+    assert_eq!(order(&world, &worker, slots(1, 1)).await.running, 1);
+    assert_eq!(world.job(waiting).await.state, JobState::Queued);
+    assert_eq!(order(&world, &worker, slots(50, 60)).await.slots, 16);
+    world.ended(waiting).await;
+    world.broker.cancel(&tenant(), ids[0], true).await.unwrap();
+}
+
+#[tokio::test]
+async fn queues_are_replaced_while_it_runs() {
+    let world = World::new().await;
+    let worker = world.start();
+    let (first, other) = (in_queue(&world, "default").await, in_queue(&world, "other").await);
+    world.ended(first).await;
+    assert_eq!(world.job(other).await.state, JobState::Queued);
+    let queues = |names: &[&str]| WorkerOrder {
+        queues: Some(names.iter().map(|name| queue(name)).collect()),
+        ..WorkerOrder::default()
+    };
+    assert_eq!(order(&world, &worker, queues(&["other"])).await.queues, [queue("other")]);
+    world.ended(other).await;
+    // None at all are all of them.
+    let third = in_queue(&world, "third").await;
+    assert!(order(&world, &worker, queues(&[])).await.queues.is_empty());
+    world.ended(third).await;
+}
+
+#[tokio::test]
+async fn an_excluded_queue_is_left_to_others() {
+    let mut world = World::new().await;
+    (world.config.queues, world.config.exclude) = (Queues::All, vec![queue("other")]);
+    let other = in_queue(&world, "other").await;
+    let worker = world.start();
+    for _ in 0..20 {
+        let job = world.submit('e').await;
+        world.ended(job).await;
+    }
+    assert_eq!(world.job(other).await.state, JobState::Queued);
+    assert_eq!(info(&world, &worker, |_| true).await.exclude, [queue("other")]);
+}
+
+#[tokio::test]
+async fn a_cold_shutdown_that_was_ordered_hands_back_what_runs_at_once() {
+    let mut world = World::new().await;
+    world.config.grace_ms = 3_600_000;
+    let mut worker = world.start();
+    let ids = run_spinning(&world, 1).await;
+    info(&world, &worker, |_| true).await;
+    let cold = WorkerOrder { shutdown: Some(Shutdown::Cold), ..WorkerOrder::default() };
+    assert!(matches!(world.broker.order_worker(worker.id(), &cold).await.unwrap(), Ordered::Told(_)));
+    assert_eq!(worker.join().await, End::Ordered);
+    let job = world.job(ids[0]).await;
+    assert_eq!((job.state, job.deliveries, job.history.len()), (JobState::Queued, 0, 0));
+    assert!(world.broker.workers().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_warm_shutdown_waits_for_what_runs_and_a_colder_one_ends_it_sooner() {
+    let mut world = World::new().await;
+    world.config.grace_ms = 0;
+    let mut worker = world.start();
+    let short = PolicyPatch { time_limit_ms: Some(1_500), ..spinning() };
+    let job = world.submit_with('l', &short).await;
+    world.until(job, |job| job.progress.is_some()).await;
+    worker.shutdown(Shutdown::Warm);
+    assert_eq!(worker.join().await, End::Asked);
+    assert_eq!(outcomes(&world.job(job).await), ["trap"]);
+    let mut worker = world.start();
+    let ids = run_spinning(&world, 1).await;
+    worker.shutdown(Shutdown::Warm);
+    worker.shutdown(Shutdown::Cold);
+    assert_eq!(worker.join().await, End::Asked);
+    assert_eq!(world.job(ids[0]).await.state, JobState::Queued);
+}
+
+#[tokio::test]
+async fn after_as_many_jobs_as_it_may_do_it_ends_and_loses_none() {
+    let mut world = World::new().await;
+    world.config.max_jobs = 10;
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(world.submit('e').await);
+    }
+    let mut worker = world.start();
+    assert_eq!(worker.join().await, End::MaxJobs);
+    assert!((10..=40).contains(&worker.settled()), "{}", worker.settled());
+    let mut ended = 0;
+    for id in ids {
+        let job = world.job(id).await;
+        assert!(matches!(job.state, JobState::Succeeded | JobState::Queued), "{job:?}");
+        ended += u64::from(job.state == JobState::Succeeded);
+    }
+    assert!(ended >= 10);
+}
+
+#[tokio::test]
+async fn a_process_with_more_memory_than_it_may_have_ends_its_worker() {
+    let mut world = World::new().await;
+    world.config.max_memory_bytes = 1;
+    assert_eq!(world.start().join().await, End::MaxMemory);
+}
+
+#[tokio::test]
+async fn a_worker_that_scales_gets_more_slots_while_work_waits() {
+    let mut world = World::new().await;
+    (world.config.concurrency, world.config.autoscale) = (1, Some((1, 4)));
+    let worker = world.start();
+    let ids = run_spinning(&world, 4).await;
+    let said = info(&world, &worker, |info| info.slots == 4).await;
+    assert_eq!((said.min_slots, said.max_slots), (1, 4));
+    for id in ids {
+        world.broker.cancel(&tenant(), id, true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_forgotten_for_a_while_follows_the_next_order_all_the_same() {
+    let world = World::frozen().await;
+    let worker = world.start();
+    order(&world, &worker, slots(2, 2)).await;
+    assert_eq!(order(&world, &worker, slots(3, 3)).await.order, 2);
+    world.advance(umbel_broker::WORKER_TTL_MS + 1);
+    assert!(world.broker.workers().await.unwrap().is_empty());
+    info(&world, &worker, |info| info.order == 0).await;
+    let said = order(&world, &worker, slots(1, 1)).await;
+    assert_eq!((said.order, said.slots), (1, 1));
+}
