@@ -33,6 +33,16 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
+    /// May look at and order workers, which all tenants share.
+    pub(crate) operator: bool,
+}
+
+impl Caller {
+    /// Refuses callers who are no operators.
+    pub(crate) fn must_operate(&self) -> Result<(), Problem> {
+        let detail = "workers serve all tenants; `umbel token create --operator` makes a token that may order them";
+        if self.operator { Ok(()) } else { Err(Problem::new(Code::OperatorNeeded, detail)) }
+    }
 }
 
 /// What is stored of a token, under its hash.
@@ -40,6 +50,8 @@ pub(crate) struct Caller {
 struct TokenDocument {
     tenant: TenantId,
     name: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    operator: bool,
     /// For people: by the clock of whoever made it.
     created_at: String,
 }
@@ -47,7 +59,7 @@ struct TokenDocument {
 /// Checks tokens, and remembers the good ones for a moment.
 #[derive(Debug)]
 pub(crate) struct Tokens {
-    known: Cache<[u8; 32], TenantId>,
+    known: Cache<[u8; 32], Caller>,
 }
 
 impl Tokens {
@@ -62,8 +74,8 @@ impl Tokens {
             return Err(invalid());
         }
         let hash: [u8; 32] = Sha256::digest(token).into();
-        if let Some(tenant) = self.known.get(&hash).await {
-            return Ok(Caller { tenant });
+        if let Some(caller) = self.known.get(&hash).await {
+            return Ok(caller);
         }
         let document = broker.document(&home(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
         let document = document.ok_or_else(invalid)?;
@@ -71,20 +83,22 @@ impl Tokens {
             tracing::error!(%error, "a token's document cannot be read");
             Problem::new(Code::RecordUnreadable, "the token's record is damaged; make another token")
         })?;
-        self.known.insert(hash, stored.tenant.clone()).await;
-        Ok(Caller { tenant: stored.tenant })
+        let caller = Caller { tenant: stored.tenant, operator: stored.operator };
+        self.known.insert(hash, caller.clone()).await;
+        Ok(caller)
     }
 }
 
-/// Makes a token for `tenant` and stores its hash. The answer is the only copy of the token.
-pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str) -> Result<String, Error> {
+/// Makes a token for `tenant` and stores its hash. The answer is the only copy of the token. That of an `operator` may
+/// order workers, too.
+pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, operator: bool) -> Result<String, Error> {
     if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
         return Err(Error::TokenName);
     }
     let token = random_token()?;
     let created_at = serde_json::to_value(Time(crate::mint::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
-    let document = TokenDocument { tenant: tenant.clone(), name: name.into(), created_at };
+    let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
     let put = PutDocument {
         tenant: home(),
         kind: DocumentKind::ApiToken,
@@ -179,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_hash_of_a_token_is_stored() {
         let broker = umbel_broker::memory::shared();
-        let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "laptop").await.unwrap();
+        let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "laptop", false).await.unwrap();
         let stored = broker.documents(&home(), DocumentKind::ApiToken, None, 10).await.unwrap();
         assert_eq!(stored.len(), 1);
         assert!(!stored[0].body.contains(&token) && !stored[0].name.contains(&token[6..]));

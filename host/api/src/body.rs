@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
 use tokio::time::Instant;
-use umbel_model::{Digest, JobId, QueueName, TaskName, WorkflowId, human};
+use umbel_model::{Digest, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
 
 use crate::{
     limits::{MAX_DEPTH, is_too_deep},
@@ -188,6 +188,29 @@ pub(crate) fn query_of<T: DeserializeOwned>(parts: &axum::http::Uri) -> Result<T
         .map_err(|e| Problem::new(Code::InvalidQuery, cut(&e.body_text())))
 }
 
+/// Whether a request has no body.
+pub(crate) fn is_empty(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains_key(header::CONTENT_TYPE)
+}
+
+/// A JSON body as a value of its own; what it is by default when there is none.
+pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
+    api: &Api,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    if is_empty(headers) {
+        return Ok(T::default());
+    }
+    let bytes = read_json(api, headers, body).await?;
+    if bytes.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))
+}
+
 /// How long to wait, from a `?wait=` such as `10s`.
 pub(crate) fn wait_of(api: &Api, wait: Option<&str>) -> Result<Duration, Problem> {
     let Some(text) = wait else { return Ok(Duration::ZERO) };
@@ -215,6 +238,26 @@ impl Named for QueueName {
 }
 impl Named for Digest {
     const NOT_FOUND: Code = Code::ModuleNotFound;
+}
+
+impl Named for WorkerId {
+    const NOT_FOUND: Code = Code::WorkerNotFound;
+}
+
+/// The id of a bulk action in a path.
+#[derive(Debug)]
+pub(crate) struct BulkOf(pub(crate) JobId);
+
+impl FromStr for BulkOf {
+    type Err = umbel_model::InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+impl Named for BulkOf {
+    const NOT_FOUND: Code = Code::BulkNotFound;
 }
 
 /// The id of a workflow in a path.

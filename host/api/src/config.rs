@@ -37,6 +37,10 @@ pub struct ApiConfig {
     pub max_in_flight: usize,
     /// Of these, one tenant's; further ones are answered `too_many_requests`. Long polls count.
     pub max_tenant_in_flight: usize,
+    /// Streams of events at once; further ones are answered `overloaded`.
+    pub max_streams: usize,
+    /// Of these, one tenant's; further ones are answered `too_many_requests`.
+    pub max_tenant_streams: usize,
     /// Longest `?wait=`, milliseconds.
     pub max_wait_ms: u64,
     /// Longest request that is neither upload nor batch nor the submission of a workflow, milliseconds. Above `max_wait_ms`.
@@ -72,6 +76,8 @@ impl Default for ApiConfig {
             turn_wait_ms: 10_000,
             max_in_flight: 1_024,
             max_tenant_in_flight: 256,
+            max_streams: 1_024,
+            max_tenant_streams: 128,
             max_wait_ms: 60_000,
             request_timeout_ms: 90_000,
             upload_timeout_ms: 900_000,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use umbel_canvas::TaskDocument;
+use umbel_canvas::{RouteTable, Routes, TaskDocument};
 use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
 
 use crate::{
@@ -21,7 +21,7 @@ pub(crate) struct Deployed {
     /// Each parameter's name and default as JSON text.
     pub(crate) slots: Vec<Slot>,
     pub(crate) schemas: Arc<Schemas>,
-    /// Code with the server's policy over it.
+    /// Code, over it the routes, over them the server's policy.
     pub(crate) policy: PolicyPatch,
 }
 
@@ -39,15 +39,31 @@ pub(crate) async fn deployed(api: &Api, tenant: &TenantId, name: &TaskName) -> R
         return Ok(found);
     }
     let (document, _) = task_document::get(api, tenant, name).await?;
-    let loaded = Arc::new(loaded(api, document).await?);
+    let routes = routes(api, tenant).await?;
+    let loaded = Arc::new(loaded(api, document, &routes).await?);
     api.deployed.insert(key, loaded.clone()).await;
     Ok(loaded)
 }
 
-async fn loaded(api: &Api, document: TaskDocument) -> Result<Deployed, Problem> {
+/// The tenant's routes. May be a second old on other servers than the one that set them.
+pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTable>, Problem> {
+    if let Some(found) = api.routes.get(tenant).await {
+        return Ok(found);
+    }
+    let (routes, _) = Routes::read(&*api.broker, tenant).await?;
+    let table = routes.compile().map_err(|(at, why)| {
+        tracing::error!(at, why, "a stored route cannot be used");
+        Problem::new(Code::RecordUnreadable, "a stored route cannot be used; set the routes again")
+    })?;
+    let table = Arc::new(table);
+    api.routes.insert(tenant.clone(), table.clone()).await;
+    Ok(table)
+}
+
+async fn loaded(api: &Api, document: TaskDocument, routes: &RouteTable) -> Result<Deployed, Problem> {
     let digest = document.digest().ok_or_else(|| Problem::new(Code::RecordUnreadable, "the task points at nothing"))?;
     let schemas = api.schemas.get(digest, &document.task).await?;
-    let policy = document.task.policy.overlaid(&document.policy);
+    let policy = document.layered(Some(routes));
     let parameters = document.task.parameters;
     let slots = parameters.iter().map(|parameter| Slot {
         name_json: serde_json::Value::from(parameter.name.as_str()).to_string(),

@@ -1,4 +1,4 @@
-//! The HTTP API v1: modules, tasks, jobs, workflows, queues, the dead set, workers.
+//! The HTTP API v1: modules, tasks, jobs, workflows, bulk actions, queues, routes, the dead set, workers.
 //!
 //! Invariants: every request but `GET /livez` is authenticated before anything else is read; every body, list, wait
 //! and the number of requests at once have limits; every failure is an RFC 9457 problem with a stable code that
@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod canvas_schema;
 mod config;
+mod controls;
 mod deployed;
 mod drawing;
 mod gate;
@@ -31,6 +32,7 @@ mod time;
 mod tree;
 mod views;
 mod whole;
+mod worker_views;
 mod workflow_views;
 
 pub use auth::create_token;

@@ -14,21 +14,27 @@ use utoipa::{
 pub(crate) struct PolicyValue {
     #[schema(value_type = Value)]
     pub(crate) value: serde_json::Value,
-    /// `default`, `code`, `server`.
+    /// `default`, `code`, `routes`, `server`.
     pub(crate) from: &'static str,
 }
 
-/// Each field of the policy that `code` and `server` make, with its origin.
-pub(crate) fn policy_values(code: &PolicyPatch, server: &PolicyPatch) -> BTreeMap<String, PolicyValue> {
+/// Each field of the policy that `code`, `routes` and `server` make, with its origin.
+pub(crate) fn policy_values(
+    code: &PolicyPatch,
+    routes: &PolicyPatch,
+    server: &PolicyPatch,
+) -> BTreeMap<String, PolicyValue> {
     let fields = |value: serde_json::Result<serde_json::Value>| match value {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),
     };
     let of_code = fields(serde_json::to_value(code));
+    let of_routes = fields(serde_json::to_value(routes));
     let of_server = fields(serde_json::to_value(server));
-    let resolved = fields(serde_json::to_value(Policy::resolve(&code.overlaid(server))));
+    let resolved = fields(serde_json::to_value(Policy::resolve(&code.overlaid(routes).overlaid(server))));
     let origin = |name: &str| match () {
         () if of_server.contains_key(name) => "server",
+        () if of_routes.contains_key(name) => "routes",
         () if of_code.contains_key(name) => "code",
         () => "default",
     };
@@ -68,7 +74,9 @@ mod tests {
     fn each_field_of_a_policy_says_where_it_comes_from() {
         let code = PolicyPatch { priority: Some(1), max_retries: Some(1), ..Default::default() };
         let server = PolicyPatch { priority: Some(2), ..Default::default() };
-        let values = policy_values(&code, &server);
+        let routes = PolicyPatch { queue: Some(umbel_model::QueueName::new("q").unwrap()), ..Default::default() };
+        let values = policy_values(&code, &routes, &server);
+        assert_eq!(values["queue"], PolicyValue { value: "q".into(), from: "routes" });
         assert_eq!(values["priority"], PolicyValue { value: 2.into(), from: "server" });
         assert_eq!(values["max_retries"], PolicyValue { value: 1.into(), from: "code" });
         assert_eq!(values["fuel"].from, "default");

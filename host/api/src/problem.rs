@@ -39,6 +39,7 @@ macro_rules! codes {
 codes! {
     MissingToken = "missing_token", UNAUTHORIZED, false, "A token is needed";
     InvalidToken = "invalid_token", UNAUTHORIZED, false, "The token is not valid";
+    OperatorNeeded = "operator_needed", FORBIDDEN, false, "The token is not an operator's";
     RouteNotFound = "route_not_found", NOT_FOUND, false, "There is nothing at this path";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, false, "The path does not know this method";
     UriTooLong = "uri_too_long", URI_TOO_LONG, false, "The address is too long";
@@ -65,6 +66,7 @@ codes! {
     StorageReadOnly = "storage_read_only", INSUFFICIENT_STORAGE, true, "The module store cannot be written";
     StorageUnavailable = "storage_unavailable", SERVICE_UNAVAILABLE, true, "The module store cannot be reached";
     CorruptedBlob = "corrupted_blob", INTERNAL_SERVER_ERROR, false, "A stored module is damaged";
+    ValueLost = "value_lost", GONE, false, "A large value is lost";
     ModuleNotFound = "module_not_found", NOT_FOUND, false, "There is no such module";
     ModuleTooLarge = "module_too_large", PAYLOAD_TOO_LARGE, false, "The module is too large";
     ModuleExists = "module_exists", PRECONDITION_FAILED, false, "The module is known already";
@@ -87,8 +89,16 @@ codes! {
     JobNotFound = "job_not_found", NOT_FOUND, false, "There is no such job";
     JobEnded = "job_ended", CONFLICT, false, "The job has ended";
     JobNotWaiting = "job_not_waiting", CONFLICT, false, "The job does not wait";
+    JobNotEnded = "job_not_ended", CONFLICT, false, "The job has not ended";
+    NoResult = "no_result", NOT_FOUND, false, "The job has no result";
     NotDead = "not_dead", CONFLICT, false, "The job is not in the dead set";
     QueueNotFound = "queue_not_found", NOT_FOUND, false, "There is no such queue";
+    InvalidControl = "invalid_control", UNPROCESSABLE_ENTITY, false, "The control cannot be used";
+    InvalidRoute = "invalid_route", UNPROCESSABLE_ENTITY, false, "A route cannot be used";
+    BulkNotFound = "bulk_not_found", NOT_FOUND, false, "There is no such bulk action";
+    BulkEnded = "bulk_ended", CONFLICT, false, "The bulk action is over";
+    TooManyBulks = "too_many_bulks", TOO_MANY_REQUESTS, true, "The tenant has too many bulk actions";
+    WorkerNotFound = "worker_not_found", NOT_FOUND, false, "There is no such worker";
     InvalidCanvas = "invalid_canvas", UNPROCESSABLE_ENTITY, false, "The canvas cannot be used";
     WorkflowNotFound = "workflow_not_found", NOT_FOUND, false, "There is no such workflow";
     WorkflowEnded = "workflow_ended", CONFLICT, false, "The workflow is over";
@@ -161,6 +171,13 @@ impl Problem {
             headers.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
         }
         Self(Box::new(Parts { code, status, retryable, title, detail: detail.into(), errors: Vec::new(), headers }))
+    }
+
+    /// A problem with one field of the body: `filter/tag` is at the pointer `/filter/tag`.
+    pub(crate) fn of_field(code: Code, field: &str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let problem = Self::new(code, format!("{field}: {detail}"));
+        problem.errors(vec![FieldError { pointer: format!("/{field}"), detail }])
     }
 
     #[must_use]
@@ -238,6 +255,7 @@ impl From<umbel_modules::Error> for Problem {
             E::TooLarge { .. } => return Self::new(Code::ModuleTooLarge, error.to_string()),
             E::Corrupted(_) => return Self::new(Code::CorruptedBlob, error.to_string()),
             E::Missing(_) => return Self::new(Code::ModuleNotFound, error.to_string()),
+            E::ValueMissing { .. } | E::ValueCorrupted { .. } => return Self::new(Code::ValueLost, error.to_string()),
             E::Upload(_) => (Code::BodyUnreadable, "the connection broke within the body"),
             E::DiskFull { .. } => (Code::StorageFull, "an operator must free space in the data folder"),
             E::PermissionDenied { .. } | E::ReadOnly { .. } => {
@@ -264,6 +282,27 @@ impl From<umbel_broker::Error> for Problem {
         // The broker's own words may name hosts and files: they are for the operator.
         tracing::warn!(error = ?error.to_string(), "a broker operation failed");
         Self::new(code, detail)
+    }
+}
+
+/// Why a job is not done again.
+impl From<umbel_bulk::Refusal> for Problem {
+    fn from(refusal: umbel_bulk::Refusal) -> Self {
+        use umbel_bulk::Refusal as R;
+        let code = match &refusal {
+            R::Node(_) => Code::WorkflowNode,
+            R::Unreadable(_) => Code::RecordUnreadable,
+            R::TaskGone(_) => Code::TaskNotFound,
+            R::Arguments(_) => Code::InvalidArguments,
+            R::Policy(error) => return crate::task_document::invalid_policy(error),
+            R::Lost(_) => Code::ValueLost,
+            _ => {
+                // The store's own words name folders: they are for the operator.
+                tracing::warn!(error = ?refusal.to_string(), "a job cannot be repeated now");
+                return Self::new(Code::StorageUnavailable, "try again; the server's log says more");
+            }
+        };
+        Self::new(code, refusal.to_string())
     }
 }
 

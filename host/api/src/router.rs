@@ -17,7 +17,10 @@ use crate::{
     gate::gate,
     openapi::{Base, complete},
     problem::{Code, Problem},
-    routes::{batch, dead, health, job_lists, jobs, modules, queues, tasks, workers, workflows},
+    routes::{
+        batch, bulk, dead, events, health, job_lists, jobs, modules, outputs, queues, tasks, tenant, tenant_events,
+        workers, workflows,
+    },
     state::Api,
 };
 
@@ -31,8 +34,12 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tasks::rollback))
         .routes(routes!(jobs::submit, job_lists::list))
         .routes(routes!(batch::submit_batch))
-        .routes(routes!(jobs::show))
-        .routes(routes!(jobs::logs))
+        .routes(routes!(tasks::control))
+        .routes(routes!(jobs::show, jobs::forget))
+        .routes(routes!(outputs::result))
+        .routes(routes!(events::follow))
+        .routes(routes!(tenant_events::follow_all))
+        .routes(routes!(outputs::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(workflows::submit, workflows::list))
@@ -43,12 +50,24 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(workflows::cancel))
         .routes(routes!(workflows::resume))
         .routes(routes!(queues::list))
+        .routes(routes!(queues::patch))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(queues::purge))
+        .routes(routes!(tenant::show, tenant::patch))
+        .routes(routes!(tenant::routes, tenant::put_routes))
+        .routes(routes!(bulk::submit, bulk::list))
+        .routes(routes!(bulk::show))
+        .routes(routes!(bulk::abort))
         .routes(routes!(dead::list))
         .routes(routes!(dead::redrive_many))
         .routes(routes!(dead::redrive_one))
         .routes(routes!(workers::list))
+        .routes(routes!(workers::show, workers::patch))
+        .routes(routes!(workers::jobs))
+        .routes(routes!(workers::drain))
+        .routes(routes!(workers::resume))
+        .routes(routes!(workers::shutdown))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::version))

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 use umbel_broker::{Broker, Watch};
-use umbel_canvas::{Limits, Rules};
+use umbel_bulk::{Carrier, LargeStore};
+use umbel_canvas::{Limits, RouteTable, Rules};
 use umbel_model::{TaskName, TenantId};
 use umbel_modules::{Inspector, ModuleStore};
 
@@ -21,6 +22,8 @@ use crate::{
 /// Another server's deploy is seen at most this late; one's own at once.
 const DEPLOYED_TTL: Duration = Duration::from_secs(1);
 const CACHED_TASKS: u64 = 10_000;
+/// Tables of routes: each may have some megabytes of compiled expressions.
+const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
 /// Trees of workflows being read at once; of these, one for each tenant.
 const MAX_TREES: usize = 4;
@@ -31,10 +34,13 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) store: ModuleStore,
+    /// Large arguments and results, which lie there, too.
+    pub(crate) large: LargeStore,
     pub(crate) inspector: Arc<dyn Inspector>,
     pub(crate) watch: Watch,
     pub(crate) tokens: Tokens,
     pub(crate) deployed: Cache<(TenantId, TaskName), Arc<Deployed>>,
+    pub(crate) routes: Cache<TenantId, Arc<RouteTable>>,
     pub(crate) schemas: SchemaCache,
     pub(crate) mint: Mint,
     pub(crate) in_flight: Semaphore,
@@ -42,6 +48,9 @@ pub struct Api {
     pub(crate) batches: Turnstile,
     pub(crate) uploads: Turnstile,
     pub(crate) workflows: Turnstile,
+    /// Streams of events.
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) tenants_streams: ByTenant,
     /// Trees and pictures of workflows.
     pub(crate) trees: Turnstile,
     pub(crate) rules: Rules,
@@ -58,6 +67,7 @@ impl Api {
             watch: Watch::start(broker.clone()),
             tokens: Tokens::new(),
             deployed: Cache::builder().max_capacity(CACHED_TASKS).time_to_live(DEPLOYED_TTL).build(),
+            routes: Cache::builder().max_capacity(CACHED_ROUTES).time_to_live(DEPLOYED_TTL).build(),
             schemas: SchemaCache::new(),
             mint: Mint::default(),
             in_flight: Semaphore::new(config.max_in_flight),
@@ -69,6 +79,8 @@ impl Api {
                 config.max_tenant_workflow_submissions,
                 turn_wait,
             ),
+            streams: Arc::new(Semaphore::new(config.max_streams)),
+            tenants_streams: ByTenant::new(config.max_tenant_streams),
             trees: Turnstile::new(MAX_TREES, 1, turn_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
@@ -78,8 +90,14 @@ impl Api {
             checks: Turns::default(),
             config,
             broker,
+            large: LargeStore(store.clone()),
             store,
             inspector,
         }
+    }
+
+    /// What doing again, and actions on many jobs, need.
+    pub(crate) fn carrier(&self) -> Carrier<'_> {
+        Carrier { broker: &*self.broker, store: Some(&self.store), bounds: &self.config.bounds }
     }
 }

@@ -11,12 +11,13 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
-use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start};
-use umbel_canvas::{FaultKind, Options};
+use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, Knobs, NewJob, Start};
+use umbel_canvas::{FaultKind, KnobRule, Options};
 use umbel_model::{
-    JobId, JobSpec, Policy, QueueName, TaskName, TenantId,
+    JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
     bind::{self, pointer_of},
     job::SPEC_VERSION,
+    stored::INLINE_BYTES,
 };
 
 use crate::{
@@ -75,6 +76,10 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
     Options::parse(json, crate::mint::now_ms()).map_err(|fault| match fault.kind {
         FaultKind::Options => Problem::new(Code::InvalidBody, fault.detail),
+        FaultKind::Canvas => {
+            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
+            Problem::new(Code::InvalidCanvas, fault.detail).errors(errors)
+        }
         _ => {
             let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
             Problem::new(Code::InvalidOption, fault.detail).errors(errors)
@@ -107,10 +112,15 @@ pub(crate) struct Template {
     queue: QueueName,
     policy: Policy,
     start: Start,
+    expires_at: Option<UnixMs>,
+    knobs: KnobRule,
 }
 
+/// The value of each parameter as text; none where its default stands.
+type Bound<'a> = Vec<Option<&'a RawValue>>;
+
 impl Template {
-    /// Decides the policy: code, server, call.
+    /// Decides the policy: code, routes, server, call.
     pub(crate) fn new(api: &Api, deployed: Arc<Deployed>, options: &Options, origin: &Origin) -> Result<Self, Problem> {
         let patch = deployed.policy.overlaid(&options.policy);
         let policy = Policy::resolve(&patch);
@@ -120,61 +130,99 @@ impl Template {
             Problem::new(Code::InvalidPolicy, e.to_string()).errors(errors)
         })?;
         let spec = JobSpec {
-            v: SPEC_VERSION,
+            v: patch.spec_version(),
             task: deployed.name.clone(),
             digest: deployed.digest,
-            arguments: RawValue::from_string("{}".into()).expect("an empty object is JSON"),
+            arguments: no_arguments(),
             policy: patch,
             traceparent: origin.traceparent.clone(),
             request_id: Some(origin.request_id.clone()),
             redrive_of: None,
+            tags: options.tags.clone(),
+            headers: options.headers.clone(),
+            stored_arguments: None,
         };
         let text = serde_json::to_string(&spec).expect("a spec has text keys only");
-        let (before, after) =
-            text.split_once(r#""arguments":{}"#).expect("no field before the arguments has quotes in it");
+        let (before, after) = text.split_once(NO_ARGUMENTS).expect("no field before the arguments has quotes in it");
+        // The last of a burst starts it; a delay of the call's own wins.
+        let debounced = if policy.debounce_ms > 0 { Start::After(policy.debounce_ms) } else { Start::Now };
         Ok(Self {
             tenant: origin.tenant.clone(),
             before: format!(r#"{before}"arguments":"#),
             after: after.to_owned(),
             queue: policy.queue.clone(),
-            start: options.start.unwrap_or(Start::Now),
+            start: options.start.unwrap_or(debounced),
+            expires_at: options.expires_at,
+            knobs: KnobRule::new(&policy, &deployed.name),
             policy,
             deployed,
         })
     }
 
-    /// The job of one signature.
+    /// The job of one signature. Large arguments are stored now; what is not submitted then is swept away.
     pub(crate) async fn job(
         &self,
         api: &Api,
         signature: &Signature<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<NewJob, Problem> {
-        let spec = self.spec(api, signature).await?;
+        let id = api.mint.job_id()?;
+        let args = signature.args.as_deref().unwrap_or_default();
+        let kwargs = signature.kwargs.as_ref().map_or(&[][..], |k| &k.0);
+        let Some(bound) = bound(&self.deployed, args, kwargs) else {
+            return Err(misfit(&self.deployed, args, kwargs));
+        };
+        let spec = self.spec(api, &bound, args.len()).await?;
+        let large = spec.len() - self.before.len() - self.after.len() > INLINE_BYTES;
+        let policy = &self.policy;
+        let forgotten = policy.ignore_result && !policy.store_errors_even_if_ignored;
         Ok(NewJob {
-            id: api.mint.job_id()?,
+            id,
             tenant: self.tenant.clone(),
             task: self.deployed.name.clone(),
             queue: self.queue.clone(),
-            priority: self.policy.priority,
-            spec,
+            priority: policy.priority,
+            spec: if large { self.stored_apart(api, id, &spec).await? } else { spec },
             start: self.start,
-            expires_ms: self.policy.expires_ms,
-            max_deliveries: self.policy.max_deliveries,
-            result_ttl_ms: self.policy.result_ttl_ms,
-            dead_ttl_ms: self.policy.dead_ttl_ms,
+            expires_ms: policy.expires_ms,
+            max_deliveries: policy.max_deliveries,
+            result_ttl_ms: policy.result_ttl_ms,
+            dead_ttl_ms: if forgotten { 0 } else { policy.dead_ttl_ms },
+            expires_at: self.expires_at,
+            knobs: self.knobs_of(&bound),
             idempotency,
             redrive_of: None,
         })
     }
 
-    async fn spec(&self, api: &Api, signature: &Signature<'_>) -> Result<String, Problem> {
+    /// What the broker must know of the policy. Values are read only if it counts by them.
+    fn knobs_of(&self, bound: &Bound<'_>) -> Option<Box<Knobs>> {
+        if let KnobRule::Same(knobs) = &self.knobs {
+            return knobs.clone();
+        }
+        let parameters = &self.deployed.parameters;
+        let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        self.knobs.knobs(&self.deployed.name, &names, |name| {
+            let at = names.iter().position(|known| *known == name)?;
+            match bound[at] {
+                Some(value) => serde_json::from_str(value.get()).ok(),
+                None => parameters[at].default.clone(),
+            }
+        })
+    }
+
+    /// The text of a spec whose arguments lie beside the modules.
+    async fn stored_apart(&self, api: &Api, id: JobId, spec: &str) -> Result<String, Problem> {
+        let arguments = &spec[self.before.len()..spec.len() - self.after.len()];
+        let stored = api.store.put_value(&self.tenant, id, arguments).await?;
+        let small = format!("{}{{}}{}", self.before, self.after);
+        let mut spec: JobSpec = serde_json::from_str(&small).expect("the text of a spec");
+        (spec.v, spec.stored_arguments) = (SPEC_VERSION, Some(stored));
+        Ok(serde_json::to_string(&spec).expect("a spec has text keys only"))
+    }
+
+    async fn spec(&self, api: &Api, bound: &Bound<'_>, given_args: usize) -> Result<String, Problem> {
         let deployed = &*self.deployed;
-        let args = signature.args.as_deref().unwrap_or_default();
-        let kwargs = signature.kwargs.as_ref().map_or(&[][..], |k| &k.0);
-        let Some(bound) = bound(deployed, args, kwargs) else {
-            return Err(misfit(deployed, args, kwargs));
-        };
         let given: usize = bound.iter().flatten().map(|value| value.get().len()).sum();
         let mut spec = String::with_capacity(self.before.len() + self.after.len() + given + 32 * bound.len() + 2);
         spec.push_str(&self.before);
@@ -188,7 +236,7 @@ impl Template {
             spec.push(':');
             match value {
                 Some(value) => {
-                    check(api, deployed, at, value, args.len(), &mut errors).await?;
+                    check(api, deployed, at, value, given_args, &mut errors).await?;
                     spec.push_str(value.get());
                 }
                 // `bound` leaves out only what has a default.
@@ -209,12 +257,15 @@ impl Template {
     }
 }
 
+/// How a spec without arguments says so.
+const NO_ARGUMENTS: &str = r#""arguments":{}"#;
+
+fn no_arguments() -> Box<RawValue> {
+    RawValue::from_string("{}".into()).expect("an empty object is JSON")
+}
+
 /// The value of each parameter; none for the whole when the signature does not fit. Agrees with `umbel_model::bind`.
-fn bound<'a>(
-    deployed: &Deployed,
-    args: &[&'a RawValue],
-    kwargs: &[(Cow<'_, str>, &'a RawValue)],
-) -> Option<Vec<Option<&'a RawValue>>> {
+fn bound<'a>(deployed: &Deployed, args: &[&'a RawValue], kwargs: &[(Cow<'_, str>, &'a RawValue)]) -> Option<Bound<'a>> {
     let parameters = &deployed.parameters;
     if args.len() > parameters.len() {
         return None;
@@ -289,12 +340,31 @@ pub(crate) fn task_name(text: &str) -> Result<TaskName, Problem> {
     TaskName::new(text).map_err(|e| Problem::new(Code::TaskNotFound, e.to_string()))
 }
 
+/// Which job answers a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    New(JobId),
+    /// That of an earlier submission with the same idempotency key.
+    Replayed(JobId),
+    /// One like it, which holds their unique key.
+    Duplicate(JobId),
+}
+
+impl Outcome {
+    pub(crate) fn id(self) -> JobId {
+        match self {
+            Self::New(id) | Self::Replayed(id) | Self::Duplicate(id) => id,
+        }
+    }
+}
+
 /// What the broker's answer means to the submitter: a new job, or an earlier one.
-pub(crate) fn submitted(answer: umbel_broker::Submitted, new: JobId) -> Result<(JobId, bool), Problem> {
+pub(crate) fn submitted(answer: umbel_broker::Submitted, new: JobId) -> Result<Outcome, Problem> {
     use umbel_broker::Submitted as S;
     match answer {
-        S::Created => Ok((new, false)),
-        S::Existing(id) => Ok((id, true)),
+        S::Created => Ok(Outcome::New(new)),
+        S::Existing(id) => Ok(Outcome::Replayed(id)),
+        S::Duplicate(id) => Ok(Outcome::Duplicate(id)),
         S::Conflict(id) => Err(Problem::new(
             Code::IdempotencyConflict,
             format!("the key was used for job {id} with another body; use a new key for a new request"),

@@ -1,11 +1,14 @@
-//! What goes out: jobs and workers as JSON.
+//! What goes out: jobs as JSON.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use umbel_broker::{LogLine, WorkerInfo};
-use umbel_model::{Failure, JobRecord, JobSpec, NodeArguments, NodeRef, NodeSpec, Policy, PolicyPatch, Usage};
+use umbel_broker::LogLine;
+use umbel_model::{
+    Failure, JobRecord, JobSpec, JobState as State, NodeArguments, NodeRef, NodeSpec, Policy, PolicyPatch, Stored,
+    Usage,
+};
 use utoipa::ToSchema;
 
 use crate::{
@@ -33,6 +36,11 @@ pub(crate) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     arguments: Option<Box<RawValue>>,
+    /// Why arguments that there are are not here: `too_large`, `gone`, `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments_omitted: Option<&'static str>,
+    #[serde(skip)]
+    stored_arguments: Option<Stored>,
     /// Of a workflow's node.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<NodePlace>,
@@ -57,6 +65,10 @@ pub(crate) struct Job {
     /// When a scheduled or retrying job is due.
     #[schema(value_type = Option<String>, format = DateTime)]
     due_at: Option<Time>,
+    /// When it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    retry_at: Option<Time>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Time>,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -65,12 +77,18 @@ pub(crate) struct Job {
     finished_at: Option<Time>,
     worker: Option<String>,
     cancel_requested: bool,
+    /// It was cancelled while it ran and is left to end.
+    let_end: bool,
+    /// Words to find it by; of a node, its workflow's.
+    tags: Vec<String>,
+    /// Header stamps; of a node, its workflow's.
+    headers: BTreeMap<String, String>,
     progress: Option<Progress>,
     /// What the task returned, as it was written. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     result: Option<Box<RawValue>>,
-    /// Why a result that there is is not here: `too_large`, `gone`.
+    /// Why a result that there is is not here: `too_large` (`GET /v1/jobs/{id}/result` has it), `gone`, `unavailable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     result_omitted: Option<&'static str>,
     /// Why it failed, or why its last attempt did.
@@ -93,6 +111,19 @@ pub(crate) struct Progress {
     /// 0: unknown.
     total: u64,
     message: String,
+    /// A state of the task's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    /// What the task says of that state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<serde_json::Value>,
+}
+
+impl From<umbel_model::Progress> for Progress {
+    fn from(progress: umbel_model::Progress) -> Self {
+        let umbel_model::Progress { done, total, message, state, meta } = progress;
+        Self { done, total, message, state, meta }
+    }
 }
 
 /// Why a job or an attempt failed.
@@ -211,6 +242,7 @@ impl Job {
         let (mut job, asked) = Self::summary_and_request(record)?;
         job.policy = Some(asked.policy().clone());
         match asked {
+            Asked::Job(spec) if spec.stored_arguments.is_some() => job.stored_arguments = spec.stored_arguments,
             Asked::Job(spec) => job.arguments = Some(spec.arguments),
             Asked::Node(_, arguments, _) => {
                 let NodeArguments { args, kwargs, map, starmap, .. } = arguments;
@@ -233,6 +265,19 @@ impl Job {
         self
     }
 
+    /// Where its arguments lie, if not here.
+    pub(crate) fn stored_arguments(&self) -> Option<&Stored> {
+        self.stored_arguments.as_ref()
+    }
+
+    /// Its arguments, or why they are not here.
+    pub(crate) fn set_arguments(&mut self, arguments: Result<Box<RawValue>, &'static str>) {
+        match arguments {
+            Ok(arguments) => self.arguments = Some(arguments),
+            Err(why) => self.arguments_omitted = Some(why),
+        }
+    }
+
     fn summary_and_request(record: JobRecord) -> Result<(Self, Asked), Problem> {
         let asked = Asked::of(&record).map_err(|error| {
             tracing::error!(job = %record.id, %error, "a stored job cannot be read");
@@ -246,6 +291,8 @@ impl Job {
             state: record.state.as_str(),
             digest: asked.digest().to_string(),
             arguments: None,
+            arguments_omitted: None,
+            stored_arguments: None,
             node: None,
             call: None,
             workflow: None,
@@ -256,12 +303,16 @@ impl Job {
             deliveries: record.deliveries,
             created_at: Time(record.created_at),
             due_at: record.due_at.map(Time),
+            retry_at: record.due_at.filter(|_| record.state == State::Retrying).map(Time),
             expires_at: record.expires_at.map(Time),
             started_at: record.started_at.map(Time),
             finished_at: record.finished_at.map(Time),
             worker: record.worker.map(Into::into),
             cancel_requested: record.cancel_requested,
-            progress: record.progress.map(|p| Progress { done: p.done, total: p.total, message: p.message }),
+            let_end: record.let_end,
+            tags: Vec::new(),
+            headers: BTreeMap::new(),
+            progress: record.progress.map(Progress::from),
             result: None,
             result_omitted: None,
             error: record.failure.map(JobError::from),
@@ -274,9 +325,13 @@ impl Job {
             Asked::Job(spec) => {
                 job.redrive_of = spec.redrive_of.map(|id| id.to_string());
                 job.traceparent.clone_from(&spec.traceparent);
+                job.tags.clone_from(&spec.tags);
+                job.headers.clone_from(&spec.headers);
             }
             Asked::Node(spec, arguments, node) => {
                 job.traceparent.clone_from(&spec.traceparent);
+                job.tags.clone_from(&spec.tags);
+                job.headers.clone_from(&spec.headers);
                 job.workflow = Some(node.workflow.to_string());
                 let (number, label) = (node.number, arguments.label.clone());
                 job.node = Some(NodePlace { number, label, tags: spec.tags.clone(), headers: spec.headers.clone() });
@@ -327,43 +382,5 @@ impl Line {
     pub(crate) fn new(number: u64, line: LogLine) -> Self {
         let LogLine { at, attempt, level, context, message } = line;
         Self { number, at: Time(at), attempt, level, context, message }
-    }
-}
-
-/// A worker that is alive.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Worker {
-    id: String,
-    host: String,
-    pid: u32,
-    version: String,
-    queues: Vec<String>,
-    slots: u32,
-    running: u32,
-    /// `running`, `draining`.
-    state: String,
-    #[schema(value_type = String, format = DateTime)]
-    started_at: Time,
-    /// Jobs settled since it started.
-    settled: u64,
-    /// Resident memory, bytes.
-    rss_bytes: u64,
-}
-
-impl From<WorkerInfo> for Worker {
-    fn from(info: WorkerInfo) -> Self {
-        Self {
-            id: info.id.into(),
-            host: info.host,
-            pid: info.pid,
-            version: info.version,
-            queues: info.queues.into_iter().map(Into::into).collect(),
-            slots: info.slots,
-            running: info.running,
-            state: info.state,
-            started_at: Time(info.started_at),
-            settled: info.settled,
-            rss_bytes: info.rss_bytes,
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! A job as a whole: with the result of what replaced it, and with what failed before it.
 
 use serde_json::value::RawValue;
-use umbel_broker::{Broker, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
-use umbel_model::{Failure, JobRecord, JobState, TenantId, WorkflowId};
+use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
+use umbel_model::{Failure, JobRecord, JobState, Stored, TenantId, WorkflowId};
 
 use crate::{
     problem::{Code, Problem},
@@ -10,16 +10,18 @@ use crate::{
     views::Job,
 };
 
+/// Bytes of a result that is asked for by itself: as much as the workers of a workflow hand on.
+const MAX_WHOLE_RESULT_BYTES: usize = 64 << 20;
+
 /// Everything about a job.
 pub(crate) async fn whole(api: &Api, mut record: JobRecord) -> Result<Job, Problem> {
-    let broker = &*api.broker;
     let mut omitted = None;
-    if record.state == JobState::Succeeded
-        && let Some(child) = record.child
-    {
-        match workflow_value(broker, &record.tenant, child, api.config.max_result_bytes).await {
-            Ok(text) => record.result = Some(stored_json(text)?),
-            Err(error) => omitted = Some(why_omitted(error)?),
+    match elsewhere(api, &record, api.config.max_result_bytes).await {
+        Ok(None) => {}
+        Ok(Some(text)) => record.result = Some(stored_json(text)?),
+        Err(error) => {
+            record.result = None;
+            omitted = Some(why_omitted(error)?);
         }
     }
     if record.state == JobState::Failed && record.failure.as_ref().is_some_and(|f| f.kind == UPSTREAM_FAILED) {
@@ -28,29 +30,78 @@ pub(crate) async fn whole(api: &Api, mut record: JobRecord) -> Result<Job, Probl
             (None, child) => child.map(|child| (child, None)),
         };
         if let Some((workflow, node)) = at
-            && let Some(failure) = upstream(broker, &record.tenant, workflow, node).await?
+            && let Some(failure) = upstream(api, &record.tenant, workflow, node).await?
         {
             record.failure = Some(failure);
         }
     }
-    Ok(Job::whole(record)?.without_result(omitted))
+    let tenant = record.tenant.clone();
+    let mut job = Job::whole(record)?.without_result(omitted);
+    if let Some(stored) = job.stored_arguments().cloned() {
+        match read(api, &tenant, &stored, api.config.max_result_bytes).await {
+            Ok(text) => job.set_arguments(Ok(stored_json(text)?)),
+            Err(error) => job.set_arguments(Err(why_omitted(error)?)),
+        }
+    }
+    Ok(job)
+}
+
+/// The result of a job that ended, whatever its size; none when there is none.
+pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>, Problem> {
+    match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
+        Ok(Some(text)) => Ok(Some(text)),
+        Ok(None) => Ok(record.result.map(|result| result.get().to_owned())),
+        Err(ValueError::Broker(error)) => Err(error.into()),
+        Err(ValueError::Lost(why)) => Err(Problem::new(Code::ValueLost, why)),
+        Err(ValueError::Unavailable(_)) => {
+            Err(Problem::new(Code::StorageUnavailable, "try again; the server's log says more"))
+        }
+        Err(ValueError::TooLarge(max)) => {
+            let detail = format!("it has more than {max} bytes; read the results of its workflow's nodes one by one");
+            Err(Problem::new(Code::NoResult, detail))
+        }
+        Err(error) => Err(Problem::new(Code::NoResult, error.to_string())),
+    }
+}
+
+/// The result of a job that lies elsewhere: in the workflow that replaced it, or beside the modules.
+async fn elsewhere(api: &Api, record: &JobRecord, max_bytes: usize) -> Result<Option<String>, ValueError> {
+    if record.state != JobState::Succeeded {
+        return Ok(None);
+    }
+    if let Some(child) = record.child {
+        return workflow_value(&*api.broker, &api.large, &record.tenant, child, max_bytes).await.map(Some);
+    }
+    match record.result.as_ref().and_then(|result| Stored::referred(result.get())) {
+        Some(stored) => read(api, &record.tenant, &stored, max_bytes).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn read(api: &Api, tenant: &TenantId, stored: &Stored, max_bytes: usize) -> Result<String, ValueError> {
+    if stored.bytes > max_bytes as u64 {
+        return Err(ValueError::TooLarge(max_bytes));
+    }
+    api.large.read(tenant, stored).await.inspect_err(|error| {
+        tracing::warn!(job = %stored.of, error = ?error.to_string(), "a large value cannot be read");
+    })
 }
 
 /// What made a node (or the end of a workflow) fail; none when that is gone.
 pub(crate) async fn upstream(
-    broker: &dyn Broker,
+    api: &Api,
     tenant: &TenantId,
     workflow: WorkflowId,
     node: Option<u32>,
 ) -> Result<Option<Failure>, Problem> {
     let node = match node {
         Some(node) => node,
-        None => match broker.workflow(tenant, workflow).await? {
+        None => match api.broker.workflow(tenant, workflow).await? {
             Some(record) => record.end,
             None => return Ok(None),
         },
     };
-    match explain(NodeAt { broker, tenant, workflow, node }).await {
+    match explain(NodeAt { broker: &*api.broker, large: &api.large, tenant, workflow, node }).await {
         Ok(why) if why.count == 0 => Ok(None),
         Ok(why) => Ok(Some(why.failure())),
         Err(ValueError::Broker(error)) => Err(error.into()),
@@ -63,6 +114,7 @@ pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str, Problem> {
     match error {
         ValueError::Broker(error) => Err(error.into()),
         ValueError::TooLarge(_) => Ok("too_large"),
+        ValueError::Unavailable(_) => Ok("unavailable"),
         _ => Ok("gone"),
     }
 }

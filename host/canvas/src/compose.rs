@@ -6,7 +6,6 @@ use umbel_broker::{Idempotency, NewMembers, NewNode, NewWork, NodeTemplate, Work
 use umbel_model::{
     Canvas, JobId, NodeArguments, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
     canvas::{CanvasError, Each, Node, Plan, Signature, Work, plan, plan_members},
-    job::SPEC_VERSION,
     outcome::MAX_DELAY_MS,
     policy::DEFAULT_RESULT_TTL_MS,
 };
@@ -114,7 +113,8 @@ impl<'c> Composer<'c> {
         bounded("/deadline_ms", head.deadline_ms, MAX_DELAY_MS)?;
         bounded("/keep_ms", head.keep_ms, self.rules.bounds.max_retention_ms)?;
         let spec = WorkflowSpec {
-            v: SPEC_VERSION,
+            // Workflows are as the last release knows them.
+            v: 1,
             name: head.name,
             tags: self.stamps.tags.clone(),
             headers: self.stamps.headers.clone(),
@@ -172,9 +172,11 @@ impl<'c> Composer<'c> {
                         self.collect(error, &pointer, &mut faults);
                         0
                     });
-                    let arguments = arguments(signature, label);
+                    let call = arguments(signature, label);
+                    let knobs = templates.knobs(template, &call, takes);
+                    let arguments = serde_json::to_string(&call).expect("arguments have text keys only");
                     self.measure(&arguments, &mut left, &pointer, &mut faults);
-                    NewWork::Job { template, arguments, takes, kept: None }
+                    NewWork::Job { template, arguments, takes, kept: None, knobs }
                 }
             };
             if faults.is_full() {
@@ -261,13 +263,12 @@ impl<'c> Composer<'c> {
     }
 }
 
-fn arguments(signature: Signature, label: Option<String>) -> String {
+fn arguments(signature: Signature, label: Option<String>) -> NodeArguments {
     let Signature { args, kwargs, each, .. } = signature;
     let (map, starmap) = match each {
         None => (None, None),
         Some(Each::Map(items)) => (Some(items), None),
         Some(Each::Starmap(items)) => (None, Some(items)),
     };
-    let arguments = NodeArguments { args, kwargs, map, starmap, label };
-    serde_json::to_string(&arguments).expect("arguments have text keys only")
+    NodeArguments { args, kwargs, map, starmap, label }
 }

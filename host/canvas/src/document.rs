@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use umbel_model::{Digest, PolicyPatch, TaskDescription, UnixMs};
 
-use crate::TaskFacts;
+use crate::{RouteTable, TaskFacts};
 
 /// Deploys kept; older ones are forgotten and cannot be rolled back to.
 const MAX_DEPLOYS: usize = 50;
@@ -66,10 +66,19 @@ impl TaskDocument {
         }
     }
 
+    /// Its policy before a call: the code's, over it the routes', over them the server's.
+    pub fn layered(&self, routes: Option<&RouteTable>) -> PolicyPatch {
+        let code = &self.task.policy;
+        match routes.map(|routes| routes.patch(&self.task.name)) {
+            Some(routed) => code.overlaid(&routed).overlaid(&self.policy),
+            None => code.overlaid(&self.policy),
+        }
+    }
+
     /// What submissions need of it; none when it points at nothing.
-    pub fn facts(self) -> Option<TaskFacts> {
+    pub fn facts(self, routes: Option<&RouteTable>) -> Option<TaskFacts> {
         let digest = self.digest()?;
-        let policy = self.task.policy.overlaid(&self.policy);
+        let policy = self.layered(routes);
         Some(TaskFacts { name: self.task.name, digest, policy, parameters: self.task.parameters })
     }
 }

@@ -1,26 +1,58 @@
 //! The options of a call: the fields of a policy, and when it starts.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use umbel_broker::Start;
-use umbel_model::{PolicyPatch, UnixMs, outcome::MAX_DELAY_MS, outcome::truncated};
+use umbel_model::{Canvas, PolicyPatch, UnixMs, outcome::MAX_DELAY_MS, outcome::truncated};
 
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, error::escape};
+
+/// Options that are no field of a policy.
+const OTHERS: &str = "countdown_ms, eta, expires_at, idempotency_key, tags, headers, on_success, on_failure";
 
 /// Bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 255;
+const MAX_TAGS: usize = 16;
+const MAX_HEADERS: usize = 16;
+/// Characters of a tag and of a header's name.
+const MAX_NAME_CHARS: usize = 64;
+/// Characters of a header's value.
+const MAX_VALUE_CHARS: usize = 256;
+/// Steps that follow one end of a job.
+pub const MAX_CALLBACKS: usize = 16;
 
 /// What a caller may say of a job beyond its arguments.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     pub policy: PolicyPatch,
     pub start: Option<Start>,
     pub idempotency_key: Option<String>,
+    /// It expires if it has not started by then.
+    pub expires_at: Option<UnixMs>,
+    pub tags: Vec<String>,
+    pub headers: BTreeMap<String, String>,
+    /// Steps that run with its result.
+    pub on_success: Vec<Canvas>,
+    /// Steps that run with its error.
+    pub on_failure: Vec<Canvas>,
+}
+
+/// The options whose values are kept as they were written.
+#[derive(Deserialize)]
+struct Callbacks<'a> {
+    #[serde(borrow, default)]
+    on_success: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    on_failure: Option<&'a RawValue>,
 }
 
 impl Options {
-    /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `idempotency_key`. Pointers begin with
-    /// `/options`.
+    /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `expires_at`, `idempotency_key`, `tags`,
+    /// `headers`, `on_success`, `on_failure`. Pointers begin with `/options`.
     pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
         let shape = |detail: String| Fault {
             kind: FaultKind::Options,
@@ -30,14 +62,25 @@ impl Options {
         let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(|e| shape(e.to_string()))?;
         fields.retain(|_, value| !value.is_null());
         let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
-        let eta = fields.remove("eta").map(|value| eta_of(&value, now_ms)).transpose()?;
+        let eta = fields.remove("eta").map(|value| time_of("eta", &value, now_ms).map(Start::At)).transpose()?;
         if countdown.is_some() && eta.is_some() {
             return Err(wrong("/options/eta", "set countdown_ms or eta, not both"));
         }
         let idempotency_key = fields.remove("idempotency_key").map(|value| key_of(&value)).transpose()?;
-        let policy = serde_json::from_value(Value::Object(fields))
-            .map_err(|e| shape(format!("{e} (besides: countdown_ms, eta, idempotency_key)")))?;
-        Ok(Self { policy, start: countdown.or(eta), idempotency_key })
+        let expires_at = fields.remove("expires_at").map(|value| time_of("expires_at", &value, now_ms)).transpose()?;
+        let tags = fields.remove("tags").map(|value| tags_of(&value)).transpose()?.unwrap_or_default();
+        let headers = fields.remove("headers").map(|value| headers_of(&value)).transpose()?.unwrap_or_default();
+        let has = [fields.remove("on_success").is_some(), fields.remove("on_failure").is_some()];
+        let (mut on_success, mut on_failure) = (Vec::new(), Vec::new());
+        if has.contains(&true) {
+            let texts: Callbacks<'_> = serde_json::from_str(json).map_err(|e| shape(e.to_string()))?;
+            on_success = steps_of("on_success", texts.on_success)?;
+            on_failure = steps_of("on_failure", texts.on_failure)?;
+        }
+        let policy =
+            serde_json::from_value(Value::Object(fields)).map_err(|e| shape(format!("{e} (besides: {OTHERS})")))?;
+        let start = countdown.or(eta);
+        Ok(Self { policy, start, idempotency_key, expires_at, tags, headers, on_success, on_failure })
     }
 }
 
@@ -52,12 +95,66 @@ fn countdown_of(value: &Value) -> Result<Start, Fault> {
     }
 }
 
-fn eta_of(value: &Value, now_ms: UnixMs) -> Result<Start, Fault> {
-    let at = parse_time(value.as_str().unwrap_or_default()).map_err(|e| wrong("/options/eta", e))?;
+fn time_of(field: &str, value: &Value, now_ms: UnixMs) -> Result<UnixMs, Fault> {
+    let pointer = format!("/options/{field}");
+    let at = parse_time(value.as_str().unwrap_or_default()).map_err(|e| wrong(&pointer, e))?;
     if at > now_ms.saturating_add(MAX_DELAY_MS) {
-        return Err(wrong("/options/eta", "at most a year from now"));
+        return Err(wrong(&pointer, "at most a year from now"));
     }
-    Ok(Start::At(at))
+    Ok(at)
+}
+
+/// A text of 1 to `max` characters, none of which could break a line.
+fn label(value: &Value, max: usize) -> Option<String> {
+    let text = value.as_str()?;
+    let fine = (1..=max).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    fine.then(|| text.to_owned())
+}
+
+fn tags_of(value: &Value) -> Result<Vec<String>, Fault> {
+    let rule =
+        || format!("write at most {MAX_TAGS} texts of 1 to {MAX_NAME_CHARS} characters without control characters");
+    let tags = value.as_array().filter(|tags| tags.len() <= MAX_TAGS).ok_or_else(|| wrong("/options/tags", rule()))?;
+    let tag = |(at, tag)| label(tag, MAX_NAME_CHARS).ok_or_else(|| wrong(&format!("/options/tags/{at}"), rule()));
+    tags.iter().enumerate().map(tag).collect()
+}
+
+fn headers_of(value: &Value) -> Result<BTreeMap<String, String>, Fault> {
+    let rule = || {
+        format!(
+            "write an object of at most {MAX_HEADERS} texts of at most {MAX_VALUE_CHARS} characters, by names of 1 to \
+             {MAX_NAME_CHARS} without `:`"
+        )
+    };
+    let headers = value.as_object().filter(|headers| headers.len() <= MAX_HEADERS);
+    let headers = headers.ok_or_else(|| wrong("/options/headers", rule()))?;
+    let header = |(name, value): (&String, &Value)| {
+        let known = label(&Value::from(name.as_str()), MAX_NAME_CHARS).filter(|name| !name.contains(':'));
+        let text = value.as_str().filter(|text| text.is_empty()).map(str::to_owned);
+        let text = text.or_else(|| label(value, MAX_VALUE_CHARS));
+        known.zip(text).ok_or_else(|| {
+            wrong(&format!("/options/headers/{}", escape(&truncated(name.clone(), MAX_NAME_CHARS))), rule())
+        })
+    };
+    headers.iter().map(header).collect()
+}
+
+/// One step, or a list of them.
+fn steps_of(field: &str, text: Option<&RawValue>) -> Result<Vec<Canvas>, Fault> {
+    let Some(text) = text.map(RawValue::get) else { return Ok(Vec::new()) };
+    let shape = |e: serde_json::Error| Fault {
+        kind: FaultKind::Canvas,
+        pointer: format!("/options/{field}"),
+        detail: truncated(format!("write one step or a list of steps: {e}"), 1_024),
+    };
+    let steps = match text.trim_start().starts_with('[') {
+        true => serde_json::from_str(text).map_err(shape)?,
+        false => vec![serde_json::from_str::<Canvas>(text).map_err(shape)?],
+    };
+    if steps.len() > MAX_CALLBACKS {
+        return Err(wrong(&format!("/options/{field}"), format!("at most {MAX_CALLBACKS} steps")));
+    }
+    Ok(steps)
 }
 
 fn key_of(value: &Value) -> Result<String, Fault> {

@@ -2,25 +2,29 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Broker, Kept, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError, WorkflowRecord,
-    WorkflowState, value_of,
+    Broker, Kept, LargeValues, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError,
+    WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
     JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
     canvas::{Each, Gate, Node, NodeEnd, Signature, Work, resume},
+    stored::REFERENCE,
 };
 
 use crate::{
     Composed, Composer, Composing, Error, FaultKind, Head, PageSize, Result, TaskFacts,
     call::Call,
     error::{Faults, refused},
+    knobs::NodeKnobs,
     templates::rest_after_spec,
 };
 
 /// Which module the nodes that are done again run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Digests {
     /// The one that was pinned when the workflow was submitted first.
     #[default]
@@ -41,6 +45,7 @@ impl Stored {
     /// workflow. Results of replaced jobs are read from what replaced them. `max_bytes` bounds the results together.
     pub async fn read(
         broker: &dyn Broker,
+        large: &dyn LargeValues,
         tenant: &TenantId,
         id: WorkflowId,
         max_bytes: usize,
@@ -62,7 +67,7 @@ impl Stored {
             first = first.saturating_add(size.nodes());
             size.read(&page);
             for mut node in page {
-                let at = NodeAt { broker, tenant, workflow: id, node: node.number };
+                let at = NodeAt { broker, large, tenant, workflow: id, node: node.number };
                 let size = settle_result(at, &mut node, left).await?;
                 left = left.checked_sub(size).ok_or_else(|| too_large(max_bytes))?;
                 nodes.push(node);
@@ -76,15 +81,23 @@ impl Stored {
     }
 }
 
-/// Puts the result of a replaced job in its record. Answers the size of the node's result, bytes.
+/// Puts the result of a replaced job, or a large one, in its record: it will be another job's. Answers the size of the node's result, bytes.
 async fn settle_result(at: NodeAt<'_>, node: &mut NodeRecord, left: usize) -> Result<usize> {
     let NodeWork::Job { record, .. } = &mut node.work else { return Ok(0) };
-    if record.state == JobState::Succeeded && record.child.is_some() {
+    let is_reference =
+        record.result.as_ref().is_some_and(|result| umbel_model::Stored::referred(result.get()).is_some());
+    if record.state == JobState::Succeeded && (record.child.is_some() || is_reference) {
         let text = value_of(at, left).await.map_err(|error| match error {
             ValueError::Broker(error) => Error::Broker(error),
             ValueError::TooLarge(_) => too_large(left),
-            _ => Error::NotResumable("the result of a node that was replaced is gone"),
+            ValueError::Unavailable(why) => Error::Broker(umbel_broker::Error::Unavailable(why)),
+            _ => Error::NotResumable("the result of a node that was replaced or is large is gone"),
         })?;
+        if text.starts_with(REFERENCE) {
+            return Err(Error::NotResumable(
+                "a result that looks like a reference of the service's own cannot be kept",
+            ));
+        }
         let result = RawValue::from_string(text).map_err(|e| Error::Corrupt(format!("node {}: {e}", at.node)))?;
         record.result = Some(result);
     }
@@ -114,19 +127,25 @@ impl<'c> Composer<'c> {
                 known.ok_or_else(|| Error::Corrupt(format!("node {} has no template", node.number)))?.nodes += 1;
             }
         }
-        let current = self.restamped(&mut templates, digests).await?;
+        let (current, knobs) = self.restamped(&mut templates, digests).await?;
         if digests == Digests::Current {
             self.check_again(&nodes, &ends, &current)?;
         }
-        let nodes: Vec<NewNode> = nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end)).collect();
+        let nodes: Vec<NewNode> =
+            nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end, &knobs)).collect::<Result<_>>()?;
         let mut head = self.head(head, Some(record.id))?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
         Ok(Composed { head, nodes })
     }
 
     /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the
-    /// parameters of each template that is used.
-    async fn restamped(&self, templates: &mut [NodeTemplate], digests: Digests) -> Result<Vec<Vec<Parameter>>> {
+    /// parameters of each template that is used, and how the knobs of each are made.
+    async fn restamped(
+        &self,
+        templates: &mut [NodeTemplate],
+        digests: Digests,
+    ) -> Result<(Vec<Vec<Parameter>>, Vec<NodeKnobs>)> {
+        let mut knobs = Vec::with_capacity(templates.len());
         let mut parameters = vec![Vec::new(); templates.len()];
         let mut tasks: HashMap<umbel_model::TaskName, std::sync::Arc<TaskFacts>> = HashMap::new();
         let mut left = self.rules.limits.max_bytes;
@@ -153,10 +172,11 @@ impl<'c> Composer<'c> {
             spec.request_id = self.stamps.request_id.clone();
             spec.tags = self.stamps.tags.clone();
             spec.headers = self.stamps.headers.clone();
+            knobs.push(NodeKnobs::new(&spec));
             template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
             left = rest_after_spec(left, &template.spec, self.rules)?;
         }
-        Ok(parameters)
+        Ok((parameters, knobs))
     }
 
     /// Whether what is done again still fits its tasks.
@@ -214,7 +234,7 @@ fn state(node: &NodeRecord) -> JobState {
     }
 }
 
-fn renewed(node: NodeRecord, end: NodeEnd) -> NewNode {
+fn renewed(node: NodeRecord, end: NodeEnd, knobs: &[NodeKnobs]) -> Result<NewNode> {
     let NodeRecord { when, on_failure, after, group, next, work, .. } = node;
     let work = match (work, end) {
         (NodeWork::Job { record, template, takes }, end) => {
@@ -223,7 +243,11 @@ fn renewed(node: NodeRecord, end: NodeEnd) -> NewNode {
                 NodeEnd::Kept(state) => Some(Kept { state, result: record.result, failure: record.failure }),
                 NodeEnd::KeptGate | NodeEnd::Redo { .. } => None,
             };
-            NewWork::Job { template, arguments, takes, kept }
+            let knobs = match (knobs.get(template as usize), &kept) {
+                (Some(knobs), None) => knobs.of_text(&arguments, takes).map_err(|e| Error::Corrupt(e.to_string()))?,
+                _ => None,
+            };
+            NewWork::Job { template, arguments, takes, kept, knobs }
         }
         (NodeWork::Gate { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
             NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept: false }
@@ -232,5 +256,5 @@ fn renewed(node: NodeRecord, end: NodeEnd) -> NewNode {
             NewWork::Gate { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true }
         }
     };
-    NewNode { when, on_failure, after, group, next, work }
+    Ok(NewNode { when, on_failure, after, group, next, work })
 }

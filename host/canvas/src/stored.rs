@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use umbel_broker::{Broker, DocumentKind};
 use umbel_model::{TaskName, TenantId};
 
-use crate::{Error, Result, TaskDocument, TaskFacts, TaskSource};
+use crate::{Error, Result, RouteTable, Routes, TaskDocument, TaskFacts, TaskSource};
 
 /// A deploy is seen at most this late.
 const TTL: Duration = Duration::from_secs(1);
@@ -24,11 +24,33 @@ type Known = (Instant, Option<Arc<TaskFacts>>);
 pub struct BrokerTasks {
     broker: Arc<dyn Broker>,
     known: Mutex<HashMap<(TenantId, TaskName), Known>>,
+    routes: Mutex<HashMap<TenantId, (Instant, Arc<RouteTable>)>>,
 }
 
 impl BrokerTasks {
     pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, known: Mutex::default() }
+        Self { broker, known: Mutex::default(), routes: Mutex::default() }
+    }
+
+    /// The tenant's routes, at most a second old.
+    async fn routes(&self, tenant: &TenantId) -> Result<Arc<RouteTable>> {
+        {
+            let known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, table)) = known.get(tenant)
+                && at.elapsed() < TTL
+            {
+                return Ok(table.clone());
+            }
+        }
+        let (routes, _) = Routes::read(&*self.broker, tenant).await?;
+        let table = routes.compile().map_err(|(at, why)| Error::Corrupt(format!("route {at}: {why}")))?;
+        let (table, now) = (Arc::new(table), Instant::now());
+        let mut known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_CACHED {
+            known.retain(|_, (at, _)| now.duration_since(*at) < TTL);
+        }
+        known.insert(tenant.clone(), (now, table.clone()));
+        Ok(table)
     }
 
     fn remember(&self, key: (TenantId, TaskName), facts: Option<Arc<TaskFacts>>) {
@@ -62,7 +84,10 @@ impl TaskSource for BrokerTasks {
             Some(document) => {
                 let parsed: TaskDocument = serde_json::from_str(&document.body)
                     .map_err(|error| Error::Corrupt(format!("task `{name}`: {error}")))?;
-                let facts = parsed.facts().ok_or_else(|| Error::Corrupt(format!("task `{name}` points at nothing")))?;
+                let routes = self.routes(tenant).await?;
+                let facts = parsed
+                    .facts(Some(&routes))
+                    .ok_or_else(|| Error::Corrupt(format!("task `{name}` points at nothing")))?;
                 Some(Arc::new(facts))
             }
         };

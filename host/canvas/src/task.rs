@@ -13,7 +13,7 @@ use crate::Result;
 pub struct TaskFacts {
     pub name: TaskName,
     pub digest: Digest,
-    /// Code with the server's policy over it.
+    /// Code, over it the routes, over them the server's policy.
     pub policy: PolicyPatch,
     pub parameters: Vec<Parameter>,
 }

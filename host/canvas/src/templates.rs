@@ -2,12 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use umbel_broker::{NodeTemplate, Start};
-use umbel_model::{NodeSpec, Policy, TaskName, UnixMs, job::SPEC_VERSION};
+use umbel_broker::{Knobs, NodeTemplate, Start};
+use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
 
 use crate::{
     Error, Fault, FaultKind, Options, Result, Rules, Stamps, TaskFacts,
     error::{escape, refused},
+    knobs::NodeKnobs,
 };
 
 /// The templates of one workflow.
@@ -18,6 +19,7 @@ pub(crate) struct Templates<'a> {
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
     list: Vec<NodeTemplate>,
+    knobs: Vec<NodeKnobs>,
     /// Bytes that further specs may have.
     left: usize,
 }
@@ -25,7 +27,7 @@ pub(crate) struct Templates<'a> {
 impl<'a> Templates<'a> {
     pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs) -> Self {
         let left = rules.limits.max_bytes;
-        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), left }
+        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), knobs: Vec::new(), left }
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
@@ -39,21 +41,28 @@ impl<'a> Templates<'a> {
             let detail = format!("a workflow has at most {max} different pairs of task and options");
             return Err(refused(FaultKind::Canvas, "/options".into(), detail));
         }
-        let template = self.template(task, options)?;
+        let (template, knobs) = self.template(task, options)?;
         self.left = rest_after_spec(self.left, &template.spec, self.rules)?;
         let at = self.list.len() as u32;
         self.list.push(template);
+        self.knobs.push(knobs);
         self.known.entry(task.name.clone()).or_default().insert(options.to_owned(), at);
         Ok(at)
     }
 
-    fn template(&self, task: &Arc<TaskFacts>, options: &str) -> Result<NodeTemplate> {
+    /// What a broker must know of a node's policy.
+    pub(crate) fn knobs(&self, template: u32, call: &NodeArguments, takes: bool) -> Option<Box<Knobs>> {
+        // Without its template a node is a fault already.
+        self.knobs.get(template as usize).and_then(|knobs| knobs.of(call, takes))
+    }
+
+    fn template(&self, task: &Arc<TaskFacts>, options: &str) -> Result<(NodeTemplate, NodeKnobs)> {
         let parsed = if options.is_empty() { Ok(Options::default()) } else { Options::parse(options, self.now_ms) };
-        let Options { policy, start, idempotency_key } = parsed.map_err(|fault: Fault| Error::Refused(vec![fault]))?;
-        if idempotency_key.is_some() {
-            let detail = "a node has no idempotency key; the workflow as a whole has one";
-            return Err(refused(FaultKind::Option, "/options/idempotency_key".into(), detail));
+        let parsed = parsed.map_err(|fault: Fault| Error::Refused(vec![fault]))?;
+        if let Some((field, detail)) = not_of_a_node(&parsed) {
+            return Err(refused(FaultKind::Option, format!("/options/{field}"), detail));
         }
+        let Options { policy, start, .. } = parsed;
         let patch = task.policy.overlaid(&policy);
         let policy = Policy::resolve(&patch);
         self.rules.bounds.check(&policy).map_err(|e| {
@@ -61,7 +70,7 @@ impl<'a> Templates<'a> {
             refused(FaultKind::Policy, format!("/options/{}", fields.join("/")), e.to_string())
         })?;
         let spec = NodeSpec {
-            v: SPEC_VERSION,
+            v: patch.spec_version(),
             task: task.name.clone(),
             digest: task.digest,
             parameters: task.texts(),
@@ -71,7 +80,8 @@ impl<'a> Templates<'a> {
             tags: self.stamps.tags.clone(),
             headers: self.stamps.headers.clone(),
         };
-        Ok(NodeTemplate {
+        let knobs = NodeKnobs::new(&spec);
+        let template = NodeTemplate {
             task: task.name.clone(),
             queue: policy.queue,
             priority: policy.priority,
@@ -80,12 +90,36 @@ impl<'a> Templates<'a> {
             max_deliveries: policy.max_deliveries,
             spec: serde_json::to_string(&spec).expect("a spec has text keys only"),
             nodes: 1,
-        })
+        };
+        Ok((template, knobs))
     }
 
     pub(crate) fn into_list(self) -> Vec<NodeTemplate> {
         self.list
     }
+}
+
+/// An option that only a job of its own has, and why.
+fn not_of_a_node(options: &Options) -> Option<(&'static str, &'static str)> {
+    let policy = &options.policy;
+    let is_unique = policy.unique.is_some_and(|unique| unique != Uniqueness::Off);
+    let unique =
+        "a node of a workflow is no rival of jobs like it; submit a job of its own, or the workflow with a key";
+    Some(match () {
+        () if options.idempotency_key.is_some() => {
+            ("idempotency_key", "a node has no idempotency key; the workflow as a whole has one")
+        }
+        () if is_unique => ("unique", unique),
+        () if policy.debounce_ms.is_some_and(|ms| ms > 0) => ("debounce_ms", unique),
+        () if !options.tags.is_empty() => ("tags", "a node has the tags of its workflow"),
+        () if !options.headers.is_empty() => ("headers", "a node has the headers of its workflow"),
+        () if options.expires_at.is_some() => {
+            ("expires_at", "set expires_ms, which counts from when the node is ready, or the workflow's deadline_ms")
+        }
+        () if !options.on_success.is_empty() => ("on_success", "give the step a `link`"),
+        () if !options.on_failure.is_empty() => ("on_failure", "give the step a `link_error`"),
+        () => return None,
+    })
 }
 
 /// What is left of the bytes that a workflow's specs may have.

@@ -276,3 +276,75 @@ async fn a_call_with_many_faults_is_explained_in_few_words() {
     let kwargs: serde_json::Map<String, Value> = (0..20_000).map(|n| (format!("k{n}"), json!(1))).collect();
     assert_eq!(faults(json!({"task": "add", "kwargs": kwargs})).await.len(), 64);
 }
+
+/// What a broker is told of each node's policy.
+async fn knobs(canvas: Value) -> Vec<Option<umbel_broker::Knobs>> {
+    let nodes = composed(canvas).await.nodes;
+    let knobs = nodes.into_iter().filter_map(|node| match node.work {
+        NewWork::Job { knobs, .. } => Some(knobs.map(|knobs| *knobs)),
+        NewWork::Gate { .. } => None,
+    });
+    knobs.collect()
+}
+
+#[tokio::test]
+async fn a_nodes_limits_count_by_what_is_known_of_its_arguments() {
+    let options = json!({"limit_key": "kwargs.by", "key_concurrency": 1});
+    let key = |knobs: &Option<umbel_broker::Knobs>| knobs.as_ref().unwrap().limits.clone().unwrap().key.unwrap();
+    let inc = |args: Value, kwargs: Value| json!({"task": "inc", "args": args, "kwargs": kwargs, "options": options});
+    let group = json!({"group": [
+        inc(json!([7]), json!({})), inc(json!([8]), json!({"by": 1})), inc(json!([9, 1]), json!({})), inc(json!([9, 2]), json!({})),
+    ]});
+    let group = knobs(group).await;
+    assert_eq!((key(&group[0]), key(&group[0])), (key(&group[1]), key(&group[2])), "by name, by position, by default");
+    assert_ne!(key(&group[0]), key(&group[3]));
+    // The result that a step takes is not known yet: it counts as nothing.
+    let taken = json!({"limit_key": "kwargs.x", "key_concurrency": 1});
+    let step = json!({"task": "inc", "options": taken});
+    let chain = knobs(json!({"chain": [{"task": "now"}, step, step]})).await;
+    assert_eq!(chain[0], None);
+    assert_eq!(key(&chain[1]), key(&chain[2]));
+}
+
+#[tokio::test]
+async fn what_only_a_job_of_its_own_has_is_refused_in_a_step() {
+    for (options, pointer) in [
+        (json!({"unique": "first"}), "unique"),
+        (json!({"debounce_ms": 5}), "debounce_ms"),
+        (json!({"tags": ["a"]}), "tags"),
+        (json!({"headers": {"a": "b"}}), "headers"),
+        (json!({"expires_at": "2026-01-01T00:00:00Z"}), "expires_at"),
+        (json!({"on_success": {"task": "now"}}), "on_success"),
+        (json!({"idempotency_key": "k"}), "idempotency_key"),
+    ] {
+        let faults = faults(json!({"task": "now", "options": options})).await;
+        assert_eq!(faults, [format!("invalid_option /canvas/options/{pointer}")], "{options}");
+    }
+    assert_eq!(knobs(json!({"task": "now", "options": {"unique": "off"}})).await, [None]);
+}
+
+#[tokio::test]
+async fn nodes_go_where_the_routes_say() {
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::default());
+    let tenant = TenantId::new("t").unwrap();
+    let put = async |kind, name: &str, body: String| {
+        let (tenant, name, body) = (tenant.clone(), name.to_owned(), Some(body));
+        broker.put_document(&PutDocument { tenant, kind, name, expect: Expect::Any, body }).await.unwrap();
+    };
+    let task: TaskDescription =
+        serde_json::from_value(json!({"name": "mail.send", "parameters": [], "policy": {"queue": "code"}})).unwrap();
+    let document = TaskDocument::first(task, Digest::of(b"1"), 1);
+    put(DocumentKind::Task, "mail.send", serde_json::to_string(&document).unwrap()).await;
+    let routes = json!({"routes": [{"match": "mail.*", "kind": "glob", "queue": "mail"}]});
+    put(DocumentKind::Routes, crate::ROUTES_NAME, routes.to_string()).await;
+    let name = TaskName::new("mail.send").unwrap();
+    let queue = async || {
+        let facts = BrokerTasks::new(broker.clone()).task(&tenant, &name).await.unwrap().unwrap();
+        facts.policy.queue.clone().unwrap().to_string()
+    };
+    assert_eq!(queue().await, "mail", "a route wins over the code");
+    let mut document = document;
+    document.policy.queue = Some(umbel_model::QueueName::new("server").unwrap());
+    put(DocumentKind::Task, "mail.send", serde_json::to_string(&document).unwrap()).await;
+    assert_eq!(queue().await, "server");
+}

@@ -1,17 +1,22 @@
 //! Background services that move jobs as time passes.
 //!
 //! Any number of replicas may run: every step is one atomic operation of the broker, and doing it twice does nothing.
-//! A service holds no state, so stopping one in any moment loses nothing. They must not know Redis, SQL or HTTP.
+//! A service holds no state, so stopping one in any moment loses nothing; one that panics goes on with its next step. They
+//! must not know Redis, SQL or HTTP.
 
+mod bulks;
 mod promoter;
 mod pruner;
 mod reaper;
 mod service;
+mod sweeper;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
+use umbel_model::PolicyBounds;
+use umbel_modules::ModuleStore;
 
 use service::Service;
 
@@ -24,8 +29,16 @@ pub struct ControlConfig {
     pub reap_every: Duration,
     /// Between two looks for jobs to delete.
     pub prune_every: Duration,
+    /// Between two looks for actions on many jobs, when there was nothing to do.
+    pub bulk_every: Duration,
+    /// Between two looks for large values whose job is gone. Each lists all of them.
+    pub sweep_every: Duration,
+    /// A value is left alone until it is so old: it is stored before its job.
+    pub sweep_grace: Duration,
     /// Jobs moved in one step: keeps each step, and with it everybody's wait for the broker, short.
     pub batch: u32,
+    /// Jobs of one action done in one step: many actions take turns.
+    pub bulk_batch: u32,
 }
 
 impl Default for ControlConfig {
@@ -34,8 +47,28 @@ impl Default for ControlConfig {
             promote_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
             prune_every: Duration::from_secs(5),
+            bulk_every: Duration::from_secs(1),
+            sweep_every: Duration::from_secs(3_600),
+            sweep_grace: Duration::from_secs(3_600),
             batch: 500,
+            bulk_batch: 100,
         }
+    }
+}
+
+/// What the services work on.
+#[derive(Debug, Clone)]
+pub struct Means {
+    pub broker: Arc<dyn Broker>,
+    /// Where large values lie. Without it none is swept, and jobs with large arguments are not repeated.
+    pub store: Option<ModuleStore>,
+    /// What the policy of a job that is repeated may ask for.
+    pub bounds: PolicyBounds,
+}
+
+impl From<Arc<dyn Broker>> for Means {
+    fn from(broker: Arc<dyn Broker>) -> Self {
+        Self { broker, store: None, bounds: PolicyBounds::default() }
     }
 }
 
@@ -48,21 +81,28 @@ pub struct Control {
 
 impl Control {
     /// Starts all services on the current runtime.
-    pub fn start(broker: Arc<dyn Broker>, config: &ControlConfig) -> Self {
+    pub fn start(means: impl Into<Means>, config: &ControlConfig) -> Self {
+        let means = means.into();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let services: [Box<dyn Service>; 3] = [
+        let mut services: Vec<Box<dyn Service>> = vec![
             Box::new(promoter::Promoter { every: config.promote_every, batch: config.batch }),
             Box::new(reaper::Reaper { every: config.reap_every, batch: config.batch }),
             Box::new(pruner::Pruner { every: config.prune_every, batch: config.batch }),
         ];
+        if let Some(store) = means.store.clone() {
+            let (every, grace) = (config.sweep_every, config.sweep_grace);
+            services.push(Box::new(sweeper::Sweeper { every, grace, store }));
+        }
+        let (every, batch) = (config.bulk_every, config.bulk_batch);
+        services.push(Box::new(bulks::Bulks { every, batch, store: means.store, bounds: means.bounds }));
         for service in services {
-            tasks.spawn(service::run(service, broker.clone(), stop.clone()));
+            tasks.spawn(service::run(service, means.broker.clone(), stop.clone()));
         }
         tasks.close();
         Self { stop, tasks }
     }
 
-    /// Ends all services after the step that each is in.
+    /// Ends all services after the step that each is in; a sweep is broken off.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.wait().await;

@@ -16,7 +16,7 @@ pub(crate) struct Promoter {
 const SHORTEST: Duration = Duration::from_millis(5);
 
 /// By this machine's clock.
-fn now_ms() -> UnixMs {
+pub(crate) fn now_ms() -> UnixMs {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as UnixMs)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use umbel_broker::Broker;
+use umbel_broker::{Broker, Reaped};
 
 use crate::service::{Service, Step};
 
@@ -18,11 +18,10 @@ impl Service for Reaper {
 
     fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
         Box::pin(async move {
-            let reaped = broker.reap(self.batch).await?;
-            let total = reaped.requeued + reaped.buried + reaped.revoked;
+            let Reaped { requeued, buried, failed, revoked } = broker.reap(self.batch).await?;
+            let total = requeued + buried + failed + revoked;
             if total > 0 {
-                let (requeued, buried, revoked) = (reaped.requeued, reaped.buried, reaped.revoked);
-                tracing::warn!(requeued, buried, revoked, "leases expired: their workers fell silent");
+                tracing::warn!(requeued, buried, failed, revoked, "leases expired: their workers fell silent");
             }
             Ok(if total >= self.batch { Duration::ZERO } else { self.every })
         })

@@ -1,12 +1,25 @@
-//! How every service runs: step, pause, step; a broker that fails is said once and tried again.
+//! How every service runs: step, pause, step; what fails, or panics, is said once and tried again.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::{Broker, Result};
+use umbel_broker::Broker;
 
 /// A step under way: how long to pause after it.
-pub(crate) type Step<'a> = Pin<Box<dyn Future<Output = Result<Duration>> + Send + 'a>>;
+pub(crate) type Step<'a> = Pin<Box<dyn Future<Output = Result<Duration, StepError>> + Send + 'a>>;
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Broker(#[from] umbel_broker::Error),
+    #[error(transparent)]
+    Store(#[from] umbel_modules::Error),
+    /// A bug. The other services, and this one's next step, do not suffer from it.
+    #[error("the service panicked: {0}")]
+    Panicked(String),
+}
 
 /// The longest pause after a failure.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -17,13 +30,27 @@ pub(crate) trait Service: Send + Sync {
 
     /// Does one bounded piece of work.
     fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a>;
+
+    /// Whether a step is long, and may be dropped in its middle when the service is to end.
+    fn may_be_broken_off(&self) -> bool {
+        false
+    }
 }
 
 /// Steps until told to stop.
 pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop: CancellationToken) {
     let mut failures = 0_u32;
     loop {
-        let pause = match service.step(&*broker).await {
+        let step = guarded(&*service, &*broker);
+        let done = if service.may_be_broken_off() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                done = step => done,
+            }
+        } else {
+            step.await
+        };
+        let pause = match done {
             Ok(pause) => {
                 if failures > 0 {
                     tracing::info!(service = service.name(), failures, "the service works again");
@@ -32,9 +59,7 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
                 pause
             }
             Err(error) => {
-                if failures == 0 {
-                    tracing::warn!(service = service.name(), %error, "the service cannot work and tries again");
-                }
+                said(service.name(), &error, failures);
                 failures += 1;
                 Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF)
             }
@@ -43,6 +68,27 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+}
+
+/// A step whose panic is an error: a service that dies unseen would leave jobs where they are.
+async fn guarded(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
+    // A step changes nothing but the broker, in atomic operations: there is no half-changed state to be seen after it.
+    let step = AssertUnwindSafe(async { service.step(broker).await });
+    step.catch_unwind().await.unwrap_or_else(|panic| Err(StepError::Panicked(message(&*panic))))
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}
+
+fn said(service: &str, error: &StepError, failures: u32) {
+    match error {
+        // Each of them: it is a bug, and the pause between two grows.
+        StepError::Panicked(_) => tracing::error!(service, %error, "the service is started again"),
+        _ if failures == 0 => tracing::warn!(service, %error, "the service cannot work and tries again"),
+        _ => {}
     }
 }
 
@@ -68,7 +114,7 @@ mod tests {
         fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
             Box::pin(async move {
                 match self.steps.fetch_add(1, Ordering::SeqCst) < self.failures {
-                    true => Err(Error::Unavailable("gone".into())),
+                    true => Err(Error::Unavailable("gone".into()).into()),
                     false => Ok(Duration::from_secs(1)),
                 }
             })
@@ -97,6 +143,63 @@ mod tests {
         let (steps, stop, task) = start(u32::MAX);
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert!(steps.load(Ordering::SeqCst) < 30);
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    /// Panics in its first step, before and in its future.
+    struct Panicking {
+        steps: Arc<AtomicU32>,
+    }
+
+    impl Service for Panicking {
+        fn name(&self) -> &'static str {
+            "panicking"
+        }
+
+        fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
+            let step = self.steps.fetch_add(1, Ordering::SeqCst);
+            assert!(step != 0, "before the future");
+            Box::pin(async move {
+                assert!(step != 1, "in the future");
+                Ok(Duration::from_secs(1))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_panics_goes_on() {
+        let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
+        let service = Box::new(Panicking { steps: steps.clone() });
+        let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), stop.clone()));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(steps.load(Ordering::SeqCst) > 50);
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    /// Never ends a step.
+    struct Endless;
+
+    impl Service for Endless {
+        fn name(&self) -> &'static str {
+            "endless"
+        }
+
+        fn may_be_broken_off(&self) -> bool {
+            true
+        }
+
+        fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_step_is_broken_off_when_the_service_ends() {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(Box::new(Endless), Arc::new(MemoryBroker::default()), stop.clone()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
         stop.cancel();
         task.await.unwrap();
     }

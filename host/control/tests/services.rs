@@ -31,6 +31,8 @@ fn job(n: u128, start: Start) -> NewJob {
         max_deliveries: 2,
         result_ttl_ms: 1_000,
         dead_ttl_ms: 1_000,
+        expires_at: None,
+        knobs: None,
         idempotency: None,
         redrive_of: None,
     }

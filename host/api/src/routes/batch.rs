@@ -27,7 +27,7 @@ use crate::{
     gate::RequestId,
     problem::{Code, FieldError, Problem},
     state::Api,
-    submission::{Origin, Signature, Template, idempotency, options_of, submitted, task_name},
+    submission::{Origin, Outcome, Signature, Template, idempotency, options_of, submitted, task_name},
 };
 
 /// Jobs stored in one step.
@@ -40,7 +40,8 @@ const MAX_DETAILED_BYTES: usize = 16 << 20;
 /// Submits many jobs: one submission a line, one answer a line.
 ///
 /// A line is what `POST /v1/jobs` takes; blank lines are skipped. The answer to it is `{"id":…}`, with
-/// `"replayed":true` when its idempotency key was known, or `{"error":{"code":…,"detail":…}}`. When the body is cut
+/// `"replayed":true` when its idempotency key was known, `"duplicate":true` when it is a unique job that is there
+/// already, or `{"error":{"code":…,"detail":…}}`. When the body is cut
 /// short or passes a limit, the last line says so; what was stored before stays.
 #[utoipa::path(
     post, path = "/v1/jobs/batch", tag = "jobs",
@@ -209,6 +210,10 @@ impl<'a> Batch<'a> {
     /// The place of a new template.
     async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
         let parsed = if options.is_empty() { Options::default() } else { options_of(options)? };
+        if !parsed.on_success.is_empty() || !parsed.on_failure.is_empty() {
+            let detail = "on_success, on_failure: a line of a batch has none; use POST /v1/jobs or POST /v1/workflows";
+            return Err(Problem::new(Code::InvalidOption, detail));
+        }
         let snapshot = deployed(self.api, &self.origin.tenant, &task_name(task)?).await?;
         let template = Template::new(self.api, snapshot, &parsed, &self.origin)?;
         if self.templates.len() == TEMPLATES {
@@ -228,7 +233,7 @@ impl<'a> Batch<'a> {
         let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK));
         if let Some(problem) = &self.failed {
             let refused: Vec<Entry> = entries.into_iter().map(|entry| entry.and(Err(problem.clone()))).collect();
-            refused.into_iter().for_each(|entry| self.answer(entry.map(|id| (id, false))));
+            refused.into_iter().for_each(|entry| self.answer(entry.map(Outcome::New)));
             return;
         }
         let broker = self.api.broker.clone();
@@ -258,14 +263,15 @@ impl<'a> Batch<'a> {
         self.failed = stored.err();
     }
 
-    fn answer(&mut self, outcome: Result<(JobId, bool), Problem>) {
+    fn answer(&mut self, outcome: Result<Outcome, Problem>) {
         match outcome {
-            Ok((id, false)) => {
+            Ok(Outcome::New(id)) => {
                 self.answers.extend_from_slice(b"{\"id\":\"");
                 self.answers.extend_from_slice(id.to_string().as_bytes());
                 self.answers.extend_from_slice(b"\"}\n");
             }
-            Ok((id, true)) => self.write(&Replayed { id: id.to_string(), replayed: true }),
+            Ok(Outcome::Replayed(id)) => self.write(&Replayed { id: id.to_string(), replayed: true }),
+            Ok(Outcome::Duplicate(id)) => self.write(&Duplicate { id: id.to_string(), duplicate: true }),
             Err(problem) => {
                 let detailed = self.answers.len() < MAX_DETAILED_BYTES;
                 let error = LineError {
@@ -291,6 +297,12 @@ impl<'a> Batch<'a> {
 struct Replayed {
     id: String,
     replayed: bool,
+}
+
+#[derive(Serialize)]
+struct Duplicate {
+    id: String,
+    duplicate: bool,
 }
 
 #[derive(Serialize)]

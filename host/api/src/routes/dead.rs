@@ -11,19 +11,23 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{JobPage, JobQuery};
-use umbel_model::{JobId, JobRecord, JobState};
+use umbel_canvas::Digests;
+use umbel_model::{JobId, JobRecord, JobState, PolicyPatch};
 use utoipa::ToSchema;
 
 use super::{
     job_lists::{self, Jobs, ListQuery},
-    jobs, redrive,
+    jobs,
+    redrive::{self, How},
 };
 use crate::{
     auth::Caller,
-    body::{Of, answer, json_of},
+    body::{Of, answer, json_of, json_or_nothing},
     gate::RequestId,
+    policy_views::PolicyFields,
     problem::{Code, Problem},
     state::Api,
+    submission::Outcome,
     views::Job,
 };
 
@@ -43,21 +47,39 @@ pub(crate) async fn list(
     job_lists::page(&api, &caller, &uri, true).await
 }
 
+/// How to repeat a dead job.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RedriveHow {
+    /// Which module runs: `pinned`, that of the job; `current`, the one that its task points at now.
+    #[schema(value_type = super::workflows::ResumeDigest)]
+    digest: Digests,
+    /// Laid over the job's policy.
+    #[schema(value_type = Option<PolicyFields>)]
+    policy: PolicyPatch,
+}
+
 /// Repeats one dead job as a new one, which names it.
+///
+/// It has the job's policy, without uniqueness.
 #[utoipa::path(
     post, path = "/v1/dead/{id}/redrive", tag = "dead", params(("id" = String, Path)),
-    responses((status = 202, body = Job))
+    request_body = Option<RedriveHow>, responses((status = 202, body = Job))
 )]
 pub(crate) async fn redrive_one(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Extension(request_id): Extension<RequestId>,
     Of(id): Of<JobId>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
+    let body: RedriveHow = json_or_nothing(&api, &headers, body).await?;
+    let how = How { digests: body.digest, policy: body.policy, ..How::new(&request_id.0) };
     let record = redrive::find(&api, &caller.tenant, id).await?;
-    let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &request_id.0).await?;
+    let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &how).await?;
     let new = answers.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
-    jobs::respond(&api, &caller, new, Duration::ZERO, false).await
+    jobs::respond(&api, &caller, Outcome::New(new), Duration::ZERO).await
 }
 
 /// Which dead jobs to repeat: `all` or `ids`.
@@ -129,10 +151,19 @@ async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut R
     let mut left = max;
     loop {
         let tenant = caller.tenant.clone();
-        let query = JobQuery { tenant, dead: true, state: None, task: None, queue: None, before, max: CHUNK.min(left) };
+        let query = JobQuery {
+            tenant,
+            dead: true,
+            state: None,
+            task: None,
+            queue: None,
+            worker: None,
+            before,
+            max: CHUNK.min(left),
+        };
         let JobPage { jobs, next } = api.broker.jobs(&query).await?;
         left -= jobs.len() as u32;
-        out.take(&jobs, redrive::redrive(api, &jobs, request_id).await?);
+        out.take(&jobs, redrive::redrive(api, &jobs, &How::new(request_id)).await?);
         before = next;
         if next.is_none() || left == 0 {
             out.more = next.is_some();
@@ -151,7 +182,7 @@ async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out:
                 None => out.refuse(*id, Code::JobNotFound.as_str()),
             }
         }
-        out.take(&found, redrive::redrive(api, &found, request_id).await?);
+        out.take(&found, redrive::redrive(api, &found, &How::new(request_id)).await?);
     }
     Ok(())
 }

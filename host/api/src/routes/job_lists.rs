@@ -1,4 +1,4 @@
-//! Lists of jobs: all, the dead, a workflow's.
+//! Lists of jobs: all, the dead, a workflow's, a worker's.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{JobQuery, NodeWork, PAGE_SCAN};
-use umbel_canvas::PageSize;
-use umbel_model::{JobState, QueueName, TaskName, WorkflowId};
+use umbel_broker::{NodeWork, PAGE_SCAN};
+use umbel_bulk::Filter;
+use umbel_canvas::{PageSize, parse_time};
+use umbel_model::{JobId, JobState, QueueName, TaskName, WorkerId, WorkflowId};
 use utoipa::{IntoParams, ToSchema};
 
 use super::workflows;
@@ -24,14 +25,27 @@ use crate::{
     views::Job,
 };
 
+/// Questions to the broker that one page may take: filters that brokers do not know are applied here.
+const MAX_QUESTIONS: usize = 20;
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
-    /// Only jobs in this state.
+    /// Only jobs in this state, or in one of these: `failed,revoked`.
     state: Option<String>,
     task: Option<String>,
     queue: Option<String>,
+    /// Only those whose last delivery went to this worker.
+    worker: Option<String>,
+    /// Only those with this tag.
+    tag: Option<String>,
+    /// Only those with this header stamp, `name:value`.
+    header: Option<String>,
+    /// RFC 3339.
+    created_after: Option<String>,
+    /// RFC 3339.
+    created_before: Option<String>,
     /// Only the jobs of this workflow, in the order of its nodes. Without it, nodes of workflows are not listed.
     workflow: Option<String>,
     /// From 1 to 200; 50 when not given.
@@ -49,28 +63,34 @@ pub(crate) struct Jobs {
 }
 
 impl ListQuery {
-    fn to_query(&self, caller: &Caller, dead: bool) -> Result<JobQuery, Problem> {
-        let before = pages::place_of(self.cursor.as_deref(), |text| text.parse().ok())?;
-        Ok(JobQuery { dead, before, ..self.to_filter(caller)? })
-    }
-
-    /// The query without a place to go on from.
-    fn to_filter(&self, caller: &Caller) -> Result<JobQuery, Problem> {
+    pub(crate) fn filter(&self) -> Result<Filter, Problem> {
         let bad = |e: String| Problem::new(Code::InvalidQuery, e);
-        let state = self.state.as_deref().map(|name| {
-            let known = || JobState::ALL.map(JobState::as_str).join(", ");
-            JobState::from_name(name).ok_or_else(|| bad(format!("state: one of {}", known())))
-        });
-        Ok(JobQuery {
-            tenant: caller.tenant.clone(),
-            dead: false,
-            state: state.transpose()?,
+        let time = |name: &str, text: &Option<String>| {
+            text.as_deref().map(parse_time).transpose().map_err(|e| bad(format!("{name}: {e}")))
+        };
+        let filter = Filter {
             task: self.task.as_deref().map(TaskName::new).transpose().map_err(|e| bad(e.to_string()))?,
             queue: self.queue.as_deref().map(QueueName::new).transpose().map_err(|e| bad(e.to_string()))?,
-            before: None,
-            max: pages::limit_of(self.limit)?,
-        })
+            state: states_of(self.state.as_deref())?,
+            tag: self.tag.clone(),
+            header: self.header.clone(),
+            worker: self.worker.as_deref().map(WorkerId::new).transpose().map_err(|e| bad(e.to_string()))?,
+            created_after: time("created_after", &self.created_after)?,
+            created_before: time("created_before", &self.created_before)?,
+            ..Filter::default()
+        };
+        filter.check().map_err(|(field, detail)| bad(format!("{field}: {detail}")))?;
+        Ok(filter)
     }
+}
+
+/// `?state=failed,revoked`.
+pub(crate) fn states_of(list: Option<&str>) -> Result<Vec<JobState>, Problem> {
+    let state = |name: &str| {
+        let known = || JobState::ALL.map(JobState::as_str).join(", ");
+        JobState::from_name(name).ok_or_else(|| Problem::new(Code::InvalidQuery, format!("state: one of {}", known())))
+    };
+    list.into_iter().flat_map(|list| list.split(',')).map(state).collect()
 }
 
 /// A page of jobs, of all or of the dead.
@@ -82,9 +102,39 @@ pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> R
         }
         return nodes_page(api, caller, &query, workflow).await;
     }
-    let page = api.broker.jobs(&query.to_query(caller, dead)?).await?;
-    let items = page.jobs.into_iter().map(Job::summary).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Jobs { items, next_cursor: page.next.map(|id| pages::cursor(&id.to_string())) })
+    filtered(api, caller, &query, &query.filter()?, dead).await
+}
+
+/// A page of the jobs that a filter finds. It looks at `PAGE_SCAN` jobs or a little more.
+pub(crate) async fn filtered(
+    api: &Api,
+    caller: &Caller,
+    query: &ListQuery,
+    filter: &Filter,
+    dead: bool,
+) -> Result<Response, Problem> {
+    let limit = pages::limit_of(query.limit)?;
+    let mut before: Option<JobId> = pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?;
+    let (mut items, mut looked_at) = (Vec::new(), 0);
+    'pages: for _ in 0..MAX_QUESTIONS {
+        let page = api.broker.jobs(&filter.query(&caller.tenant, dead, before, limit)).await?;
+        looked_at += page.jobs.len();
+        for record in page.jobs {
+            if items.len() as u32 == limit {
+                break 'pages;
+            }
+            let id = record.id;
+            if filter.is_simple() || filter.matches(&record) {
+                items.push(Job::summary(record)?);
+            }
+            before = Some(id);
+        }
+        before = page.next.filter(|next| !filter.is_past(*next));
+        if before.is_none() || items.len() as u32 >= limit || filter.is_simple() || looked_at >= PAGE_SCAN as usize {
+            break;
+        }
+    }
+    answer(StatusCode::OK, &Jobs { items, next_cursor: before.map(|id| pages::cursor(&id.to_string())) })
 }
 
 /// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
@@ -92,7 +142,7 @@ pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> R
 async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
     let id: WorkflowId = workflow.parse().map_err(|e| Problem::new(Code::WorkflowNotFound, format!("{e}")))?;
     let from = pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
-    let wanted = query.to_filter(caller)?;
+    let (wanted, limit) = (query.filter()?, pages::limit_of(query.limit)?);
     let record = api.broker.workflow(&caller.tenant, id).await?.ok_or_else(|| workflows::unknown(id))?;
     let end = PAGE_SCAN.saturating_add(from).min(record.nodes);
     let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
@@ -102,13 +152,10 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
         size.read(&page);
         for node in page {
             let NodeWork::Job { record, .. } = node.work else { continue };
-            let fits = wanted.state.is_none_or(|state| record.state == state)
-                && wanted.task.as_ref().is_none_or(|task| record.task == *task)
-                && wanted.queue.as_ref().is_none_or(|queue| record.queue == *queue);
-            if !fits {
+            if !wanted.matches(&record) {
                 continue;
             }
-            if items.len() as u32 == wanted.max {
+            if items.len() as u32 == limit {
                 next = node.number;
                 break 'pages;
             }

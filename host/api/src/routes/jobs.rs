@@ -1,37 +1,39 @@
-//! Jobs: submit one, look, wait, read its log, cancel, retry.
+//! Jobs: submit one, look, wait, cancel, retry, forget.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Cancelled, RunNow};
+use umbel_broker::{Cancelled, Forgot, RunNow};
 use umbel_canvas::check_key;
 use umbel_model::{JobId, JobState};
 use utoipa::{IntoParams, ToSchema};
 
-use super::redrive;
+use super::{callbacks, redrive};
 use crate::{
     auth::Caller,
-    body::{Of, answer, checked_text, json_problem, query_of, read_json, wait_of},
+    body::{Of, answer, checked_text, json_or_nothing, json_problem, query_of, read_json, wait_of},
+    canvas_schema::Step,
     deployed::deployed,
     gate::RequestId,
-    pages,
     policy_views::PolicyFields,
     problem::{Code, Problem},
     state::Api,
-    submission::{Origin, Signature, Template, idempotency, options_of, submitted, task_name},
-    views::{Job, Line},
+    submission::{Origin, Outcome, Signature, Template, idempotency, options_of, submitted, task_name},
+    views::Job,
     whole::whole,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Says `duplicate` when a unique job was there already.
+const UMBEL_UNIQUE: HeaderName = HeaderName::from_static("umbel-unique");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -76,8 +78,19 @@ pub(crate) struct SubmissionOptions {
     /// Start at this time, RFC 3339.
     #[schema(format = DateTime)]
     eta: Option<String>,
+    /// Ends `expired` if it has not started by then, RFC 3339; the earlier of this and `expires_ms` counts.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
     /// As the header `Idempotency-Key`: the same key and body answer with the first job for a day.
     idempotency_key: Option<String>,
+    /// Words to find it by: at most 16, of 1 to 64 characters.
+    tags: Option<Vec<String>>,
+    /// Stamps to find it by: at most 16, names of 1 to 64 characters without `:`, values of at most 256.
+    headers: Option<BTreeMap<String, String>>,
+    /// A step or a list of steps, at most 16, that run with its result. The job is then the first node of a workflow.
+    on_success: Option<Vec<Step>>,
+    /// The same for its error.
+    on_failure: Option<Vec<Step>>,
 }
 
 impl std::fmt::Debug for SubmissionOptions {
@@ -99,7 +112,7 @@ impl std::fmt::Debug for SubmissionOptions {
     request_body = SubmissionBody,
     responses(
         (status = 202, body = Job, description = "It waits or runs"),
-        (status = 200, body = Job, description = "It has ended, or the idempotency key was known"),
+        (status = 200, body = Job, description = "It has ended, or the idempotency key was known, or (with the header `Umbel-Unique: duplicate`) a unique job like it was there"),
     )
 )]
 pub(crate) async fn submit(
@@ -117,15 +130,21 @@ pub(crate) async fn submit(
     let signature: Signature<'_> = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
+    if !options.on_success.is_empty() || !options.on_failure.is_empty() {
+        let idempotency = key.map(|key| idempotency(&key, &bytes));
+        let (id, replayed) = callbacks::submit(&api, &caller, &signature, options, origin, idempotency).await?;
+        let outcome = if replayed { Outcome::Replayed(id) } else { Outcome::New(id) };
+        return respond(&api, &caller, outcome, wait).await;
+    }
     let task = deployed(&api, &caller.tenant, &task_name(&signature.task)?).await?;
     let template = Template::new(&api, task, &options, &origin)?;
     let job = template.job(&api, &signature, key.map(|key| idempotency(&key, &bytes))).await?;
     let new = job.id;
     let answers = api.broker.submit(std::slice::from_ref(&job)).await?;
     let stored = answers.first().ok_or_else(|| Problem::new(Code::Internal, "the broker did not answer"))?;
-    let (id, replayed) = submitted(*stored, new)?;
-    tracing::debug!(job = %id, task = %job.task, replayed, "job submitted");
-    respond(&api, &caller, id, wait, replayed).await
+    let outcome = submitted(*stored, new)?;
+    tracing::debug!(job = %outcome.id(), task = %job.task, ?outcome, "job submitted");
+    respond(&api, &caller, outcome, wait).await
 }
 
 impl Origin {
@@ -162,16 +181,11 @@ pub(crate) fn key_of(headers: &HeaderMap, in_body: Option<&str>, place: &str) ->
 
 /// The answer to a submission that was stored: whatever happens now, it never reads as a failure to submit, which a
 /// client would answer with a second job.
-pub(crate) async fn respond(
-    api: &Api,
-    caller: &Caller,
-    id: JobId,
-    wait: Duration,
-    replayed: bool,
-) -> Result<Response, Problem> {
+pub(crate) async fn respond(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result<Response, Problem> {
+    let (id, is_new) = (outcome.id(), matches!(outcome, Outcome::New(_)));
     let mut response = match api.watch.job(&caller.tenant, id, wait).await {
         Ok(Some(record)) => {
-            let done = record.state.is_terminal() || replayed;
+            let done = record.state.is_terminal() || !is_new;
             answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &whole(api, record).await?)?
         }
         // It ended, and its retention is over.
@@ -185,8 +199,14 @@ pub(crate) async fn respond(
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/jobs/{id}")) {
         headers.insert(header::LOCATION, location);
     }
-    if replayed {
-        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    match outcome {
+        Outcome::New(_) => {}
+        Outcome::Replayed(_) => {
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Outcome::Duplicate(_) => {
+            headers.insert(UMBEL_UNIQUE, HeaderValue::from_static("duplicate"));
+        }
     }
     Ok(response)
 }
@@ -214,50 +234,51 @@ pub(crate) async fn show(
     answer(StatusCode::OK, &whole(&api, record).await?)
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct LogsQuery {
-    /// Number of the first line; 0 when not given.
-    from: Option<u64>,
-    /// From 1 to 200; 50 when not given.
-    limit: Option<u32>,
-}
-
-/// Lines of a job's log.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Lines {
-    items: Vec<Line>,
-    /// The `from` to go on with, now or when the job has written more.
-    next_from: u64,
-}
-
-/// What a job wrote.
+/// Deletes a job that has ended, with its log and its result.
+///
+/// A node is deleted with its workflow.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(("id" = String, Path), LogsQuery),
-    responses((status = 200, body = Lines))
+    delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
+    responses((status = 204, description = "It is gone"))
 )]
-pub(crate) async fn logs(
+pub(crate) async fn forget(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Of(id): Of<JobId>,
-    uri: Uri,
 ) -> Result<Response, Problem> {
-    let query: LogsQuery = query_of(&uri)?;
-    // 2^53: what a JSON number of any reader can hold.
-    let from = query.from.unwrap_or(0).min(1 << 53);
-    let lines = api.broker.logs(&caller.tenant, id, from, pages::limit_of(query.limit)?).await?;
-    if lines.is_empty() {
-        redrive::find(&api, &caller.tenant, id).await?;
+    match api.broker.forget(&caller.tenant, id).await? {
+        Forgot::Forgotten => {}
+        Forgot::NotEnded(state) => {
+            let detail = format!("job {id} is {}; cancel it first", state.as_str());
+            return Err(Problem::new(Code::JobNotEnded, detail));
+        }
+        Forgot::Node => {
+            let detail = format!("job {id} is a node: it is deleted with its workflow");
+            return Err(Problem::new(Code::WorkflowNode, detail));
+        }
+        Forgot::NotFound => return Err(redrive::unknown(id)),
     }
-    let next_from = from + lines.len() as u64;
-    let items = lines.into_iter().zip(from..).map(|(line, number)| Line::new(number, line)).collect();
-    answer(StatusCode::OK, &Lines { items, next_from })
+    if let Err(error) = api.store.delete_values(&caller.tenant, id).await {
+        // The sweeper finds them.
+        tracing::debug!(job = %id, %error, "values of a forgotten job are left");
+    }
+    tracing::info!(job = %id, "job forgotten");
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Revokes a job that waits; asks the worker of a running one to stop it.
+/// How to cancel.
+#[derive(Debug, Default, Deserialize, ToSchema, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CancelBody {
+    /// False: what runs is left to end, and is not retried. True when not given.
+    terminate: Option<bool>,
+}
+
+/// Revokes a job that waits; asks the worker of a running one to stop it, or lets it end.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path)),
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path), CancelBody),
+    request_body = Option<CancelBody>,
     responses(
         (status = 200, body = Job, description = "It is revoked"),
         (status = 202, body = Job, description = "It runs; its worker was asked to stop it"),
@@ -267,10 +288,16 @@ pub(crate) async fn cancel(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Of(id): Of<JobId>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Response, Problem> {
-    let status = match api.broker.cancel(&caller.tenant, id).await? {
+    let query: CancelBody = query_of(&uri)?;
+    let body: CancelBody = json_or_nothing(&api, &headers, body).await?;
+    let terminate = body.terminate.or(query.terminate).unwrap_or(true);
+    let status = match api.broker.cancel(&caller.tenant, id, terminate).await? {
         Cancelled::Revoked | Cancelled::AlreadyEnded(JobState::Revoked) => StatusCode::OK,
-        Cancelled::Requested => StatusCode::ACCEPTED,
+        Cancelled::Requested | Cancelled::Runs => StatusCode::ACCEPTED,
         Cancelled::AlreadyEnded(state) => {
             return Err(Problem::new(Code::JobEnded, format!("job {id} is {}", state.as_str())));
         }
@@ -308,9 +335,10 @@ pub(crate) async fn retry(
             return Err(Problem::new(Code::JobNotWaiting, format!("job {id} is {} already", state.as_str())));
         }
     };
-    let mut new = redrive::redrive(&api, &[record], &request_id.0).await?;
+    let how = redrive::How::new(&request_id.0);
+    let mut new = redrive::redrive(&api, &[record], &how).await?;
     let new = new.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
-    respond(&api, &caller, new, Duration::ZERO, false).await
+    respond(&api, &caller, Outcome::New(new), Duration::ZERO).await
 }
 
 #[cfg(test)]

@@ -1,16 +1,25 @@
-//! Queues: how much is where, pause, resume.
+//! Queues: how much is where, what holds for them, pause, resume, purge.
 
 use std::sync::Arc;
 
-use axum::{Extension, extract::State, http::StatusCode, response::Response};
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
 use serde::Serialize;
-use umbel_broker::QueueStats;
-use umbel_model::QueueName;
+use umbel_broker::{Control, ControlPatch, QueueStats, Scope};
+use umbel_bulk::{Action, Filter};
+use umbel_model::{JobState, QueueName};
 use utoipa::ToSchema;
 
+use super::bulk;
 use crate::{
     auth::Caller,
-    body::{Of, answer},
+    body::{Of, answer, json_of},
+    controls::{self, ControlBody, ControlView},
     problem::{Code, Problem},
     state::Api,
 };
@@ -24,7 +33,10 @@ pub(crate) struct Queue {
     running: u64,
     /// Jobs that wait for their time: scheduled or retrying.
     delayed: u64,
+    /// In the dead set.
+    dead: u64,
     paused: bool,
+    control: ControlView,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,11 +44,26 @@ pub(crate) struct Queues {
     items: Vec<Queue>,
 }
 
-impl From<QueueStats> for Queue {
-    fn from(stats: QueueStats) -> Self {
-        let QueueStats { name, queued, running, delayed, paused } = stats;
-        Self { name: name.into(), queued, running, delayed, paused }
+impl Queue {
+    fn new(stats: QueueStats, control: &Control) -> Self {
+        let QueueStats { name, queued, running, delayed, dead, paused } = stats;
+        Self { name: name.into(), queued, running, delayed, dead, paused, control: control.into() }
     }
+}
+
+async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
+    let controls = api.broker.controls(&caller.tenant).await?;
+    let control = |name: &QueueName| {
+        let found = controls.iter().find(|(scope, _)| matches!(scope, Scope::Queue(queue) if queue == name));
+        found.map(|(_, control)| control.clone()).unwrap_or_default()
+    };
+    let queues = api.broker.queues(&caller.tenant).await?.into_iter();
+    Ok(queues.map(|stats| (control(&stats.name), stats)).map(|(control, stats)| Queue::new(stats, &control)).collect())
+}
+
+async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue, Problem> {
+    let found = all(api, caller).await?.into_iter().find(|queue| queue.name == name.as_str());
+    found.ok_or_else(|| Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`")))
 }
 
 /// The tenant's queues by name.
@@ -45,8 +72,24 @@ pub(crate) async fn list(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Problem> {
-    let items = api.broker.queues(&caller.tenant).await?.into_iter().map(Queue::from).collect();
-    answer(StatusCode::OK, &Queues { items })
+    answer(StatusCode::OK, &Queues { items: all(&api, &caller).await? })
+}
+
+/// Changes what holds for a queue from now on.
+#[utoipa::path(
+    patch, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)), request_body = ControlBody,
+    responses((status = 200, body = Queue))
+)]
+pub(crate) async fn patch(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<QueueName>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body: ControlBody = json_of(&api, &headers, body).await?;
+    controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
+    answer(StatusCode::OK, &one(&api, &caller, &name).await?)
 }
 
 /// Stops handing out the queue's jobs, durably. Running jobs go on.
@@ -76,12 +119,24 @@ pub(crate) async fn resume(
 }
 
 async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result<Response, Problem> {
-    let unknown = || Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`"));
-    if !api.broker.set_paused(&caller.tenant, name, paused).await? {
-        return Err(unknown());
-    }
+    let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
+    controls::change(api, &caller.tenant, &Scope::Queue(name.clone()), &patch).await?;
     tracing::info!(queue = %name, paused, "queue set");
-    let queues = api.broker.queues(&caller.tenant).await?;
-    let queue = queues.into_iter().find(|queue| queue.name == *name).ok_or_else(unknown)?;
-    answer(StatusCode::OK, &Queue::from(queue))
+    answer(StatusCode::OK, &one(api, caller, name).await?)
+}
+
+/// Cancels every job that waits in the queue: queued, scheduled, retrying. What runs goes on.
+#[utoipa::path(
+    post, path = "/v1/queues/{name}/purge", tag = "queues", params(("name" = String, Path)),
+    responses((status = 202, body = bulk::BulkView, description = "It is being done"))
+)]
+pub(crate) async fn purge(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<QueueName>,
+) -> Result<Response, Problem> {
+    one(&api, &caller, &name).await?;
+    let state = vec![JobState::Queued, JobState::Scheduled, JobState::Retrying];
+    let filter = Filter { queue: Some(name), state, ..Filter::default() };
+    bulk::start(&api, &caller, bulk::new(&api, Action::Cancel, filter)?).await
 }

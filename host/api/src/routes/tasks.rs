@@ -10,8 +10,8 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{DocumentKind, Expect};
-use umbel_canvas::TaskDocument;
+use umbel_broker::{Control, DocumentKind, Expect, Scope};
+use umbel_canvas::{RouteTable, TaskDocument};
 use umbel_model::{Digest, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
@@ -19,6 +19,8 @@ use super::modules::{PageQuery, TaskParameter};
 use crate::{
     auth::Caller,
     body::{Of, answer, cut, json_of, query_of},
+    controls::{self, ControlBody, ControlView, control_of},
+    deployed::routes,
     pages,
     policy_views::{PolicyFields, PolicyValue, policy_values},
     problem::{Code, Problem},
@@ -43,6 +45,8 @@ pub(crate) struct Task {
     returns: Option<serde_json::Value>,
     /// Each field of the policy and where it was decided.
     policy: BTreeMap<String, PolicyValue>,
+    /// What somebody set at run time, for all its jobs.
+    control: ControlView,
     /// Moves of the pointer, newest first; at most 50 are kept.
     deploys: Vec<TaskDeploy>,
 }
@@ -56,7 +60,7 @@ pub(crate) struct TaskDeploy {
 }
 
 impl Task {
-    fn new(document: TaskDocument, version: u64) -> Self {
+    fn new(document: TaskDocument, version: u64, routes: &RouteTable, control: &Control) -> Self {
         let deploys = document.deploys.iter().rev().map(|deploy| TaskDeploy {
             digest: deploy.digest.to_string(),
             at: Time(deploy.at),
@@ -66,7 +70,8 @@ impl Task {
             version,
             digest: document.digest().map(|digest| digest.to_string()),
             deploys: deploys.collect(),
-            policy: policy_values(&document.task.policy, &document.policy),
+            policy: policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
+            control: control.into(),
             name: document.task.name.into(),
             description: document.task.description,
             parameters: document.task.parameters.into_iter().map(TaskParameter::from).collect(),
@@ -75,8 +80,10 @@ impl Task {
     }
 }
 
-fn tagged(document: TaskDocument, version: u64) -> Result<Response, Problem> {
-    let mut response = answer(StatusCode::OK, &Task::new(document, version))?;
+async fn tagged(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result<Response, Problem> {
+    let routes = routes(api, &caller.tenant).await?;
+    let control = control_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
+    let mut response = answer(StatusCode::OK, &Task::new(document, version, &routes, &control))?;
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -114,10 +121,11 @@ pub(crate) async fn list(
     let after = pages::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(&caller.tenant, DocumentKind::Task, after.as_deref(), limit).await?;
     let next_cursor = pages::next_by_name(&documents, limit);
+    let routes = routes(&api, &caller.tenant).await?;
     let summary = |version: u64, document: TaskDocument| TaskSummary {
         version,
         digest: document.digest().map(|digest| digest.to_string()),
-        queue: umbel_model::Policy::resolve(&document.task.policy.overlaid(&document.policy)).queue.into(),
+        queue: umbel_model::Policy::resolve(&document.layered(Some(&routes))).queue.into(),
         name: document.task.name.into(),
         description: document.task.description,
         parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
@@ -137,7 +145,25 @@ pub(crate) async fn show(
     Of(name): Of<TaskName>,
 ) -> Result<Response, Problem> {
     let (document, version) = task_document::get(&api, &caller.tenant, &name).await?;
-    tagged(document, version)
+    tagged(&api, &caller, document, version).await
+}
+
+/// Changes what holds for all jobs of a task from now on, also for those that are queued.
+#[utoipa::path(
+    patch, path = "/v1/tasks/{name}/control", tag = "tasks", params(("name" = String, Path)),
+    request_body = ControlBody, responses((status = 200, body = ControlView))
+)]
+pub(crate) async fn control(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<TaskName>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body: ControlBody = json_of(&api, &headers, body).await?;
+    task_document::get(&api, &caller.tenant, &name).await?;
+    let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
+    answer(StatusCode::OK, &ControlView::from(&control))
 }
 
 /// Where to point a task.
@@ -164,7 +190,7 @@ pub(crate) async fn deploy(
     let body: DeployBody = json_of(&api, &headers, body).await?;
     let task = task_document::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_document::deploy(&api, &caller.tenant, &task, body.digest).await?;
-    tagged(document, version)
+    tagged(&api, &caller, document, version).await
 }
 
 /// Points the task back at the deploy before.
@@ -188,7 +214,7 @@ pub(crate) async fn rollback(
     match task_document::store(&api, tenant, &document, Expect::Version(version)).await? {
         Some(version) => {
             tracing::info!(task = %name, digest = %previous, version, "task rolled back");
-            tagged(document, version)
+            tagged(&api, &caller, document, version).await
         }
         None => Err(task_document::busy(&name)),
     }
@@ -234,13 +260,14 @@ pub(crate) async fn patch(
         let stored = task_document::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
         if let Some(version) = stored {
             tracing::info!(task = %name, version, "policy of the task set");
-            return tagged(document, version);
+            return tagged(&api, &caller, document, version).await;
         }
     }
     Err(task_document::busy(&name))
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+/// The version that a caller read.
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     if text == "*" {

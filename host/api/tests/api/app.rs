@@ -106,7 +106,7 @@ impl Builder {
         let broker = self.broker.unwrap_or_else(|| Arc::new(MemoryBroker::new(Default::default(), self.limits)));
         let folder = tempfile::tempdir().unwrap();
         let store = ModuleStore::local(folder.path()).await.unwrap();
-        let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "test").await.unwrap();
+        let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "test", true).await.unwrap();
         let router = router(Api::new(self.config, broker.clone(), store, Arc::new(FakeInspector)));
         TestApp { router, broker, token, folder }
     }
@@ -125,7 +125,12 @@ impl TestApp {
     }
 
     pub async fn other_tenant(&self) -> String {
-        create_token(&*self.broker, &TenantId::new("t2").unwrap(), "other").await.unwrap()
+        create_token(&*self.broker, &TenantId::new("t2").unwrap(), "other", false).await.unwrap()
+    }
+
+    /// Where modules and large values lie.
+    pub async fn store(&self) -> ModuleStore {
+        ModuleStore::local(self.folder.path()).await.unwrap()
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

@@ -80,9 +80,33 @@ impl Broker for Broken {
         self.check()?;
         self.inner.logs(tenant, id, from, max).await
     }
-    async fn cancel(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         self.check()?;
-        self.inner.cancel(tenant, id).await
+        self.inner.cancel_waiting(tenant, id).await
+    }
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        self.check()?;
+        self.inner.cancel(tenant, id, terminate).await
+    }
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        self.check()?;
+        self.inner.forget(tenant, id).await
+    }
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        self.check()?;
+        self.inner.set_control(tenant, scope, patch).await
+    }
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        self.check()?;
+        self.inner.controls(tenant).await
+    }
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        self.check()?;
+        self.inner.order_worker(worker, order).await
+    }
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.check()?;
+        self.inner.audit(fix).await
     }
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         self.check()?;
@@ -138,11 +162,7 @@ impl Broker for Broken {
         self.check()?;
         self.inner.ready_queues().await
     }
-    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
-        self.check()?;
-        self.inner.set_paused(tenant, queue, paused).await
-    }
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<()> {
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         self.check()?;
         self.inner.heartbeat(worker).await
     }
@@ -171,6 +191,14 @@ impl Broker for Broken {
     ) -> Result<Vec<Document>> {
         self.check()?;
         self.inner.documents(tenant, kind, after, max).await
+    }
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        self.check()?;
+        self.inner.follow(tenant).await
+    }
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        self.check()?;
+        self.inner.events(tenant, after, max).await
     }
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         self.inner.signals(topic).await

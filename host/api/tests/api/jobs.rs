@@ -228,12 +228,21 @@ async fn progress_logs_history_and_errors_are_shown() {
         tenant: delivery.tenant.clone(),
         id: delivery.id,
         token: delivery.token.clone(),
-        progress: Some(Progress { done: 1, total: 2, message: "half".into() }),
+        progress: Some(Progress {
+            done: 1,
+            total: 2,
+            message: "half".into(),
+            state: Some("charging".into()),
+            meta: Some(json!({"n": 1})),
+        }),
         logs: (0..3).map(line).collect(),
     };
     app.broker.renew(1_000, &[renewal]).await.unwrap();
     let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);
-    assert_eq!(job["progress"], json!({"done": 1, "total": 2, "message": "half"}));
+    assert_eq!(
+        job["progress"],
+        json!({"done": 1, "total": 2, "message": "half", "state": "charging", "meta": {"n": 1}})
+    );
     let logs = app.get(&format!("/v1/jobs/{id}/logs?from=1&limit=1")).await.ok(200);
     assert_eq!((&logs["items"][0]["number"], &logs["next_from"]), (&json!(1), &json!(2)));
     let failure = Failure::new("Void", "void order").with_details(Some(r#"{"order":7}"#.into()));

@@ -11,7 +11,11 @@ async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
     let app = TestApp::with_tasks().await;
     app.submit_add(json!({})).await;
     app.submit_add(json!({"countdown_ms": 60_000})).await;
-    let expected = json!({"name": "default", "queued": 1, "running": 0, "delayed": 1, "paused": false});
+    let nothing =
+        json!({"paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false});
+    let expected = json!({
+        "name": "default", "queued": 1, "running": 0, "delayed": 1, "dead": 0, "paused": false, "control": nothing,
+    });
     assert_eq!(app.get("/v1/queues").await.ok(200)["items"], json!([expected]));
     assert_eq!(app.post("/v1/queues/default/pause", "").await.ok(200)["paused"], true);
     assert!(app.try_claim().await.is_none());
@@ -41,6 +45,11 @@ async fn workers_that_are_alive_are_listed() {
         started_at: 0,
         settled: 9,
         rss_bytes: 10,
+        leases: 2,
+        min_slots: 0,
+        max_slots: 0,
+        exclude: Vec::new(),
+        order: 0,
     };
     app.broker.heartbeat(&worker).await.unwrap();
     let item = app.get("/v1/workers").await.ok(200)["items"][0].clone();

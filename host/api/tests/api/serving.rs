@@ -55,6 +55,28 @@ async fn requests_are_served_and_one_under_way_ends_before_the_server() {
 }
 
 #[tokio::test]
+async fn a_stream_of_events_ends_with_the_server_and_does_not_hold_it_up() {
+    let app = TestApp::with_tasks().await;
+    let id = app.submit_add(json!({})).await;
+    let (address, stop, server) = serve(&app).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request =
+        format!("GET /v1/jobs/{id}/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", app.token);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    while !text.contains("event: state") {
+        let mut bytes = [0; 4_096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    stop.send(()).unwrap();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("0\r\n\r\n"), "the answer ends in order: {text}");
+    tokio::time::timeout(Duration::from_secs(5), server).await.expect("the server ends").unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let app = TestApp::new().await;
     let (address, _stop, _server) = serve(&app).await;

@@ -24,7 +24,8 @@ use super::jobs::{WaitQuery, key_of};
 use crate::{
     auth::Caller,
     body::{
-        Of, WorkflowOf, answer, checked_text, cut, drain, json_of, json_problem, query_of, read_json_up_to, wait_of,
+        Of, WorkflowOf, answer, checked_text, cut, drain, json_or_nothing, json_problem, query_of, read_json_up_to,
+        wait_of,
     },
     canvas_schema::{Step, step_fault},
     gate::RequestId,
@@ -134,15 +135,15 @@ pub(crate) async fn submit(
 }
 
 /// What composing needs, of its own.
-struct Work {
-    api: Arc<Api>,
-    caller: Caller,
-    stamps: Stamps,
-    turn: Turn,
+pub(super) struct Work {
+    pub(super) api: Arc<Api>,
+    pub(super) caller: Caller,
+    pub(super) stamps: Stamps,
+    pub(super) turn: Turn,
 }
 
 /// Composes off the async threads: a large canvas takes a while. Keeps its turn even if the client goes away.
-async fn composed<F>(work: Work, pointer: &'static str, compose: F) -> Result<(Composed, Turn), Problem>
+pub(super) async fn composed<F>(work: Work, pointer: &'static str, compose: F) -> Result<(Composed, Turn), Problem>
 where
     F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, Composed> + Send + 'static,
 {
@@ -180,7 +181,7 @@ async fn parsed(bytes: Bytes) -> Result<WorkflowBody, Problem> {
 }
 
 /// Stores a workflow; answers its id, and whether it was there before.
-async fn stored(api: &Api, composed: Composed) -> Result<(WorkflowId, bool), Problem> {
+pub(super) async fn stored(api: &Api, composed: Composed) -> Result<(WorkflowId, bool), Problem> {
     use WorkflowSubmitted as S;
     let broker = api.broker.clone();
     // A task of its own: a client that goes away does not leave half of a workflow behind.
@@ -250,14 +251,15 @@ async fn whole(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem> 
     let mut workflow = Workflow::new(record)?;
     match record.state {
         WorkflowState::Succeeded => {
-            match workflow_value(&*api.broker, &record.tenant, record.id, api.config.max_result_bytes).await {
+            match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, api.config.max_result_bytes).await
+            {
                 Ok(text) => workflow.result = Some(stored_json(text)?),
                 Err(error) => workflow.result_omitted = Some(why_omitted(error)?),
             }
         }
         WorkflowState::Running => {}
         _ => {
-            let why = upstream(&*api.broker, &record.tenant, record.id, Some(record.end)).await?;
+            let why = upstream(api, &record.tenant, record.id, Some(record.end)).await?;
             workflow.error = why.map(JobError::from);
         }
     }
@@ -381,13 +383,10 @@ pub(crate) async fn resume(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let is_empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
-        && !headers.contains_key(header::TRANSFER_ENCODING)
-        && !headers.contains_key(header::CONTENT_TYPE);
-    let body: ResumeBody = if is_empty { ResumeBody::default() } else { json_of(&api, &headers, body).await? };
+    let body: ResumeBody = json_or_nothing(&api, &headers, body).await?;
     let key = key_of(&headers, None, "")?;
     let turn = api.workflows.take(&caller.tenant).await?;
-    let old = Stored::read(&*api.broker, &caller.tenant, id, api.rules.limits.max_bytes).await?;
+    let old = Stored::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
     let old = old.ok_or_else(|| unknown(id))?;
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec).map_err(|error| {
         tracing::error!(workflow = %id, %error, "a stored workflow cannot be read");

@@ -1,0 +1,272 @@
+//! Actions on many jobs: start one, look, list, abort. The control service carries them out.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use umbel_bulk::{Aborted, Action, Bulk, Filter, Started, abort as stop, list as all, load};
+use umbel_canvas::Digests;
+use umbel_model::{Policy, PolicyPatch};
+use utoipa::ToSchema;
+
+use super::jobs::key_of;
+use crate::{
+    auth::Caller,
+    body::{BulkOf, Of, answer, checked_text, json_problem, read_json},
+    mint,
+    policy_views::PolicyFields,
+    problem::{Code, Problem},
+    state::Api,
+    submission::idempotency,
+    time::Time,
+};
+
+/// An action on many jobs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = BulkSubmission)]
+pub(crate) struct BulkBody {
+    #[schema(value_type = BulkAction)]
+    action: Action,
+    #[schema(value_type = BulkFilter)]
+    filter: Filter,
+    /// Only count the jobs.
+    #[serde(default)]
+    dry_run: bool,
+    /// Of a cancel: false lets what runs end. True when not given.
+    terminate: Option<bool>,
+    /// Of a redrive: which module runs; `pinned` when not given.
+    #[schema(value_type = Option<super::workflows::ResumeDigest>)]
+    digest: Option<Digests>,
+    /// Of a redrive: laid over each job's policy.
+    #[schema(value_type = Option<PolicyFields>)]
+    policy: Option<PolicyPatch>,
+}
+
+/// What is done with each job: `cancel` those that have not ended, `redrive` those in the dead set, `forget` those that
+/// have ended, `run_now` those that are scheduled or retrying.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a field, is never built")]
+pub(crate) enum BulkAction {
+    Cancel,
+    Redrive,
+    Forget,
+    RunNow,
+}
+
+/// Which jobs: criteria joined by *and*. `{}`: all that the action can be done to.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes a field, is never built")]
+pub(crate) struct BulkFilter {
+    task: Option<String>,
+    queue: Option<String>,
+    /// One of these.
+    state: Option<Vec<crate::views::JobState>>,
+    tag: Option<String>,
+    /// A header stamp, `name:value`.
+    header: Option<String>,
+    /// Only the nodes of this workflow; without it no nodes.
+    workflow_id: Option<String>,
+    /// Only those in the dead set.
+    dead: Option<bool>,
+    worker: Option<String>,
+    #[schema(format = DateTime)]
+    created_after: Option<String>,
+    #[schema(format = DateTime)]
+    created_before: Option<String>,
+    /// Only these, at most 1,000.
+    ids: Option<Vec<String>>,
+}
+
+/// An action on many jobs, and how far it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Bulk)]
+pub(crate) struct BulkView {
+    id: String,
+    #[schema(value_type = BulkAction)]
+    action: &'static str,
+    #[schema(value_type = BulkFilter)]
+    filter: Filter,
+    /// `running`, `done`, `aborted`, `failed`.
+    state: &'static str,
+    dry_run: bool,
+    /// Jobs found so far.
+    matched: u64,
+    done: u64,
+    /// Found, and then in no state in which it could be done; or nodes of workflows.
+    skipped: u64,
+    /// It could not be done; `error` says why for the last of them.
+    failed: u64,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Time,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Time>,
+    error: Option<String>,
+}
+
+impl From<Bulk> for BulkView {
+    fn from(bulk: Bulk) -> Self {
+        Self {
+            id: bulk.id.to_string(),
+            action: bulk.action.as_str(),
+            state: bulk.state.as_str(),
+            dry_run: bulk.dry_run,
+            matched: bulk.matched,
+            done: bulk.done,
+            skipped: bulk.skipped,
+            failed: bulk.failed,
+            created_at: Time(bulk.created_at),
+            finished_at: bulk.finished_at.map(Time),
+            error: bulk.error,
+            filter: bulk.filter,
+        }
+    }
+}
+
+/// Actions, newest first; the last 100 are kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Bulks {
+    items: Vec<BulkView>,
+    /// Always none: there is one page.
+    next_cursor: Option<String>,
+}
+
+fn invalid(field: &str, detail: impl Into<String>) -> Problem {
+    Problem::of_field(Code::InvalidBody, field, detail)
+}
+
+impl BulkBody {
+    fn check(&self, api: &Api) -> Result<(), Problem> {
+        self.filter.check().map_err(|(field, detail)| invalid(&format!("filter/{field}"), detail))?;
+        if self.terminate.is_some() && self.action != Action::Cancel {
+            return Err(invalid("terminate", "only a cancel has it"));
+        }
+        if self.action != Action::Redrive && (self.digest.is_some() || self.policy.is_some()) {
+            return Err(invalid("policy", "only a redrive has a digest and a policy"));
+        }
+        let policy = self.policy.as_ref().map(Policy::resolve);
+        let wrong = policy.and_then(|policy| api.config.bounds.check(&policy).err());
+        // Whether fields fit each other is known only with each job's own: what does not is counted as failed.
+        let joint = ["limit_key", "unique_for_ms", "debounce_ms", "debounce_max_wait_ms", "soft_time_limit_ms"];
+        match wrong.filter(|error| !joint.contains(&error.field)) {
+            Some(error) => Err(crate::task_document::invalid_policy(&error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A new action, with an id of its own.
+pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk, Problem> {
+    Ok(Bulk::new(api.mint.job_id()?, action, filter, mint::now_ms()))
+}
+
+/// Stores an action to be carried out, and answers it.
+pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Response, Problem> {
+    match umbel_bulk::start(&*api.broker, &caller.tenant, bulk).await? {
+        Started::Created(bulk) => {
+            tracing::info!(bulk = %bulk.id, action = bulk.action.as_str(), dry_run = bulk.dry_run, "bulk action started");
+            answer(StatusCode::ACCEPTED, &BulkView::from(*bulk))
+        }
+        Started::Existing(bulk) => answer(StatusCode::OK, &BulkView::from(*bulk)),
+        Started::Conflict(id) => {
+            let detail = format!("the key was used for {id} with another body; use a new key for a new request");
+            Err(Problem::new(Code::IdempotencyConflict, detail))
+        }
+        Started::TooMany => {
+            let detail = format!("at most {} run at once; wait for one or abort it", umbel_bulk::MAX_RUNNING);
+            Err(Problem::new(Code::TooManyBulks, detail))
+        }
+    }
+}
+
+/// Starts an action on all jobs that a filter finds.
+///
+/// It is carried out in the background: look at it until its `state` is not `running`. Jobs submitted after its start are not
+/// part of it.
+#[utoipa::path(
+    post, path = "/v1/bulk", tag = "bulk",
+    params(("Idempotency-Key" = Option<String>, Header, description = "The same key and body answer with the first action")),
+    request_body = BulkBody,
+    responses(
+        (status = 202, body = BulkView, description = "It is being done"),
+        (status = 200, body = BulkView, description = "The idempotency key was known"),
+    )
+)]
+pub(crate) async fn submit(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let bytes = read_json(&api, &headers, body).await?;
+    let body: BulkBody = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
+    body.check(&api)?;
+    let key = key_of(&headers, None, "")?.map(|key| idempotency(&key, &bytes));
+    let mut bulk = new(&api, body.action, body.filter)?;
+    bulk.dry_run = body.dry_run;
+    bulk.terminate = body.terminate.unwrap_or(true);
+    bulk.digest = body.digest.unwrap_or_default();
+    bulk.policy = body.policy.unwrap_or_default();
+    bulk.key = key.map(|key| (key.key, key.body));
+    start(&api, &caller, bulk).await
+}
+
+/// The tenant's actions on many jobs.
+#[utoipa::path(get, path = "/v1/bulk", tag = "bulk", responses((status = 200, body = Bulks)))]
+pub(crate) async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
+    let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::from).collect();
+    answer(StatusCode::OK, &Bulks { items, next_cursor: None })
+}
+
+/// One action.
+#[utoipa::path(
+    get, path = "/v1/bulk/{id}", tag = "bulk", params(("id" = String, Path)), responses((status = 200, body = BulkView))
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(BulkOf(id)): Of<BulkOf>,
+) -> Result<Response, Problem> {
+    let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
+    answer(StatusCode::OK, &BulkView::from(bulk))
+}
+
+/// Stops an action. What it did stays done.
+#[utoipa::path(
+    post, path = "/v1/bulk/{id}/abort", tag = "bulk", params(("id" = String, Path)),
+    responses((status = 200, body = BulkView))
+)]
+pub(crate) async fn abort(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(BulkOf(id)): Of<BulkOf>,
+) -> Result<Response, Problem> {
+    match stop(&*api.broker, &caller.tenant, id, mint::now_ms()).await? {
+        Aborted::Aborted(bulk) => {
+            tracing::info!(bulk = %id, "bulk action aborted");
+            answer(StatusCode::OK, &BulkView::from(*bulk))
+        }
+        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => {
+            answer(StatusCode::OK, &BulkView::from(*bulk))
+        }
+        Aborted::Over(bulk) => {
+            Err(Problem::new(Code::BulkEnded, format!("bulk action {id} is {}", bulk.state.as_str())))
+        }
+        Aborted::NotFound => Err(unknown(id)),
+    }
+}
+
+fn unknown(id: umbel_model::JobId) -> Problem {
+    let kept = umbel_bulk::MAX_KEPT;
+    Problem::new(Code::BulkNotFound, format!("no bulk action {id}; check the id: the last {kept} are kept"))
+}

@@ -1,0 +1,144 @@
+//! What holds for a whole tenant: its control, and which queues its tasks' jobs go to.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use serde::Serialize;
+use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
+use umbel_canvas::{ROUTES_NAME, Routes};
+use utoipa::ToSchema;
+
+use super::tasks::if_match;
+use crate::{
+    auth::Caller,
+    body::{answer, json_of},
+    controls::{self, ControlBody, ControlView},
+    problem::{Code, FieldError, Problem},
+    state::Api,
+};
+
+/// What holds for all jobs of the tenant.
+#[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
+pub(crate) async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
+    let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
+    answer(StatusCode::OK, &ControlView::from(&control))
+}
+
+/// Changes what holds for all jobs of the tenant from now on.
+#[utoipa::path(
+    patch, path = "/v1/tenant", tag = "tenant", request_body = ControlBody,
+    responses((status = 200, body = ControlView))
+)]
+pub(crate) async fn patch(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body: ControlBody = json_of(&api, &headers, body).await?;
+    let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
+    answer(StatusCode::OK, &ControlView::from(&control))
+}
+
+/// The tenant's routes: the first that matches a task's name says which queue its jobs go to, unless the task's policy
+/// on the server or the call does.
+#[derive(ToSchema)]
+#[schema(as = Routes)]
+#[expect(dead_code, reason = "describes a body, is never built")]
+pub(crate) struct RoutesView {
+    /// At most 256.
+    routes: Vec<RouteView>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = Route)]
+#[expect(dead_code, reason = "describes a body, is never built")]
+pub(crate) struct RouteView {
+    /// 1 to 256 bytes.
+    #[serde(rename = "match")]
+    pattern: String,
+    kind: Option<RouteKindView>,
+    queue: String,
+}
+
+/// `name`: the task of this name; the default. `glob`: `*` stands for any text, `?` for one character. `regex`: found
+/// anywhere in the name, unless it has `^` and `$`.
+#[derive(ToSchema)]
+#[schema(as = RouteKind, rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes a field, is never built")]
+pub(crate) enum RouteKindView {
+    Name,
+    Glob,
+    Regex,
+}
+
+fn tagged<T: Serialize>(value: &T, version: u64) -> Result<Response, Problem> {
+    let mut response = answer(StatusCode::OK, value)?;
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// The tenant's routes.
+#[utoipa::path(get, path = "/v1/routes", tag = "tenant", responses((status = 200, body = RoutesView)))]
+pub(crate) async fn routes(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
+    let (routes, version) = Routes::read(&*api.broker, &caller.tenant).await?;
+    tagged(&routes, version)
+}
+
+/// Replaces the tenant's routes. Jobs that were submitted before stay where they are.
+#[utoipa::path(
+    put, path = "/v1/routes", tag = "tenant",
+    params(("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed")),
+    request_body = RoutesView, responses((status = 200, body = RoutesView))
+)]
+pub(crate) async fn put_routes(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let expect = match if_match(&headers)? {
+        None => Expect::Any,
+        Some(0) => Expect::Absent,
+        Some(version) => Expect::Version(version),
+    };
+    let routes: Routes = json_of(&api, &headers, body).await?;
+    routes.compile().map_err(|(at, detail)| {
+        let errors = vec![FieldError { pointer: format!("/routes/{at}/match"), detail: detail.clone() }];
+        Problem::new(Code::InvalidRoute, format!("route {at}: {detail}")).errors(errors)
+    })?;
+    let put = PutDocument {
+        tenant: caller.tenant.clone(),
+        kind: DocumentKind::Routes,
+        name: ROUTES_NAME.into(),
+        expect,
+        body: Some(serde_json::to_string(&routes).expect("routes have text keys only")),
+    };
+    let version = match api.broker.put_document(&put).await? {
+        DocumentPut::Stored(version) => version,
+        DocumentPut::Conflict(version) => {
+            let detail = format!("the routes are at version {version}; read them again");
+            return Err(Problem::new(Code::VersionConflict, detail));
+        }
+        DocumentPut::Full => return Err(Problem::new(Code::TooManyDocuments, "no document of this kind fits")),
+    };
+    api.routes.invalidate(&caller.tenant).await;
+    // Tasks are remembered with what the routes said of them.
+    api.deployed.invalidate_all();
+    tracing::info!(routes = routes.routes.len(), version, "routes set");
+    tagged(&routes, version)
+}

@@ -1,0 +1,177 @@
+//! Controls, routes, workers: what is set while the service runs.
+
+use serde_json::{Value, json};
+use umbel_broker::{Shutdown, WorkerInfo};
+use umbel_model::{QueueName, Resolution, WorkerId};
+
+use crate::app::{TestApp, id_of};
+
+async fn patch(app: &TestApp, path: &str, body: Value) -> crate::app::Answer {
+    app.with_headers("PATCH", path, &[], body).await
+}
+
+#[tokio::test]
+async fn a_queue_is_limited_at_run_time_and_freed_again() {
+    let app = TestApp::with_tasks().await;
+    patch(&app, "/v1/queues/default", json!({"concurrency": 1})).await.problem(404, "queue_not_found");
+    app.submit_add(json!({})).await;
+    app.submit_add(json!({})).await;
+    let queue =
+        patch(&app, "/v1/queues/default", json!({"concurrency": 1, "rate_limit": "100/m", "exclusive": true})).await;
+    let control = json!({"paused": false, "rate_limit": "100/m", "rate_burst": 1, "concurrency": 1, "exclusive": true});
+    assert_eq!(queue.ok(200)["control"], control);
+    assert!(app.try_claim().await.is_some());
+    assert!(app.try_claim().await.is_none(), "one at a time");
+    let free = json!({"concurrency": null, "rate_limit": null, "exclusive": false});
+    let control =
+        json!({"paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false});
+    assert_eq!(patch(&app, "/v1/queues/default", free).await.ok(200)["control"], control);
+    assert!(app.try_claim().await.is_some());
+}
+
+#[tokio::test]
+async fn a_control_that_cannot_be_is_refused_by_name() {
+    let app = TestApp::with_tasks().await;
+    for (path, body, pointer) in [
+        ("/v1/tenant", json!({"exclusive": true}), "/exclusive"),
+        ("/v1/tenant", json!({"rate_limit": "5/d"}), "/rate_limit"),
+        ("/v1/tenant", json!({"rate_burst": 5}), "/rate_burst"),
+        ("/v1/tasks/add/control", json!({"rate_limit": "5/s", "rate_burst": 0}), "/rate_burst"),
+    ] {
+        let problem = patch(&app, path, body).await.problem(422, "invalid_control");
+        assert_eq!(problem["errors"][0]["pointer"], pointer);
+    }
+    patch(&app, "/v1/tenant", json!({"pause": true})).await.problem(422, "invalid_body");
+    patch(&app, "/v1/tasks/nope/control", json!({"paused": true})).await.problem(404, "task_not_found");
+}
+
+#[tokio::test]
+async fn a_task_and_a_tenant_can_be_paused_for_jobs_that_are_queued() {
+    let app = TestApp::with_tasks().await;
+    app.submit_add(json!({})).await;
+    assert_eq!(patch(&app, "/v1/tasks/add/control", json!({"paused": true})).await.ok(200)["paused"], true);
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["control"]["paused"], true);
+    assert!(app.try_claim().await.is_none());
+    patch(&app, "/v1/tasks/add/control", json!({"paused": false})).await.ok(200);
+    patch(&app, "/v1/tenant", json!({"paused": true})).await.ok(200);
+    assert_eq!(app.get("/v1/tenant").await.ok(200)["paused"], true);
+    assert!(app.try_claim().await.is_none());
+    patch(&app, "/v1/tenant", json!({"paused": null})).await.ok(200);
+    assert!(app.try_claim().await.is_some());
+}
+
+#[tokio::test]
+async fn routes_stand_between_the_code_and_the_server() {
+    let app = TestApp::with_tasks().await;
+    let first = app.get("/v1/routes").await;
+    assert_eq!(first.header("etag"), "\"0\"");
+    assert_eq!(first.ok(200), json!({"routes": []}));
+    let routes = json!({"routes": [
+        {"match": "ad?", "kind": "glob", "queue": "routed"}, {"match": "echo", "kind": "name", "queue": "echoes"},
+    ]});
+    let put = app.with_headers("PUT", "/v1/routes", &[("if-match", "\"0\"")], &routes).await;
+    assert_eq!(put.header("etag"), "\"1\"");
+    assert_eq!(put.ok(200), routes);
+    app.with_headers("PUT", "/v1/routes", &[("if-match", "\"0\"")], &routes).await.problem(412, "version_conflict");
+    let queue_of = async |options: Value| {
+        app.post("/v1/jobs", json!({"task": "add", "args": [1], "options": options})).await.ok(202)["queue"].clone()
+    };
+    assert_eq!(queue_of(json!({})).await, "routed");
+    assert_eq!(queue_of(json!({"queue": "mine"})).await, "mine");
+    let policy = &app.get("/v1/tasks/add").await.ok(200)["policy"];
+    assert_eq!(policy["queue"], json!({"value": "routed", "from": "routes"}));
+    let node = app.post("/v1/workflows", json!({"canvas": {"task": "echo", "args": [1]}})).await.ok(202);
+    let nodes = app.get(&format!("/v1/jobs?workflow={}", id_of(&node))).await.ok(200);
+    assert_eq!(nodes["items"][0]["queue"], "echoes", "nodes are routed by the same rule");
+    patch(&app, "/v1/tasks/add", json!({"policy": {"queue": "server"}})).await.ok(200);
+    assert_eq!(queue_of(json!({})).await, "server");
+}
+
+#[tokio::test]
+async fn a_route_that_is_none_is_refused_with_its_place() {
+    let app = TestApp::new().await;
+    let put = async |routes: Value| app.with_headers("PUT", "/v1/routes", &[], json!({"routes": routes})).await;
+    let bad = json!([{"match": "a", "queue": "q"}, {"match": "(a{1000}){1000}", "kind": "regex", "queue": "q"}]);
+    assert_eq!(put(bad).await.problem(422, "invalid_route")["errors"][0]["pointer"], "/routes/1/match");
+    put(json!([{"match": "a", "queue": "a b"}])).await.problem(422, "invalid_body");
+    put(json!(vec![json!({"match": "a", "queue": "q"}); 257])).await.problem(422, "invalid_route");
+}
+
+fn worker() -> WorkerInfo {
+    WorkerInfo {
+        id: WorkerId::new("w1").unwrap(),
+        host: "h".into(),
+        pid: 7,
+        version: "0.1.0".into(),
+        queues: vec![QueueName::default()],
+        slots: 4,
+        running: 1,
+        state: "running".into(),
+        started_at: 0,
+        settled: 9,
+        rss_bytes: 10,
+        leases: 3,
+        min_slots: 2,
+        max_slots: 8,
+        exclude: Vec::new(),
+        order: 0,
+    }
+}
+
+#[tokio::test]
+async fn an_operator_orders_a_worker_with_its_next_heartbeat() {
+    let app = TestApp::new().await;
+    app.post("/v1/workers/w1/drain", "").await.problem(404, "worker_not_found");
+    app.broker.heartbeat(&worker()).await.unwrap();
+    assert_eq!(app.get("/v1/workers/w1").await.ok(200)["leases"], 3);
+    assert_eq!(app.post("/v1/workers/w1/drain", "").await.ok(202), json!({"order": 1}));
+    patch(&app, "/v1/workers/w1", json!({"slots": 6})).await.ok(202);
+    patch(&app, "/v1/workers/w1", json!({"queues": ["a", "b"]})).await.ok(202);
+    app.post("/v1/workers/w1/shutdown", json!({"mode": "soft"})).await.ok(202);
+    let order = app.broker.heartbeat(&worker()).await.unwrap().unwrap();
+    assert_eq!((order.number, order.drain, order.slots), (4, Some(true), Some((6, 6))));
+    assert_eq!((order.shutdown, order.queues.unwrap().len()), (Some(Shutdown::Soft), 2));
+    patch(&app, "/v1/workers/w1", json!({"min_slots": 1, "max_slots": 9})).await.ok(202);
+    app.post("/v1/workers/w1/resume", "").await.ok(202);
+    let order = app.broker.heartbeat(&worker()).await.unwrap().unwrap();
+    assert_eq!((order.drain, order.slots), (Some(false), Some((1, 9))));
+    for bad in
+        [json!({}), json!({"slots": 0}), json!({"min_slots": 3, "max_slots": 2}), json!({"slots": 1, "min_slots": 1})]
+    {
+        patch(&app, "/v1/workers/w1", bad).await.problem(422, "invalid_body");
+    }
+    app.post("/v1/workers/w1/shutdown", json!({"mode": "now"})).await.problem(422, "invalid_body");
+}
+
+#[tokio::test]
+async fn others_than_operators_see_a_little_of_workers_and_order_nothing() {
+    let mut app = TestApp::new().await;
+    app.broker.heartbeat(&worker()).await.unwrap();
+    app.token = app.other_tenant().await;
+    let brief = json!({"id": "w1", "state": "running", "version": "0.1.0"});
+    assert_eq!(app.get("/v1/workers").await.ok(200)["items"], json!([brief]));
+    assert_eq!(app.get("/v1/workers/w1").await.ok(200), brief);
+    for order in ["drain", "resume", "shutdown"] {
+        app.post(&format!("/v1/workers/w1/{order}"), "").await.problem(403, "operator_needed");
+    }
+    patch(&app, "/v1/workers/w1", json!({"slots": 1})).await.problem(403, "operator_needed");
+    assert!(app.broker.heartbeat(&worker()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_jobs_that_a_worker_runs_are_listed_for_their_tenant() {
+    let mut app = TestApp::with_tasks().await;
+    let running = app.submit_add(json!({})).await;
+    let delivery = app.claim().await;
+    let done = app.submit_add(json!({})).await;
+    let other = app.claim().await;
+    app.settle(&other, Resolution::Succeed { result: None }).await;
+    let page = app.get("/v1/workers/w1/jobs").await.ok(200);
+    assert_eq!(page["items"].as_array().unwrap().iter().map(id_of).collect::<Vec<_>>(), [running]);
+    let page = app.get("/v1/workers/w1/jobs?state=succeeded").await.ok(200);
+    assert_eq!(page["items"].as_array().unwrap().iter().map(id_of).collect::<Vec<_>>(), [done]);
+    assert_eq!(app.get("/v1/workers/w9/jobs").await.ok(200)["items"], json!([]));
+    app.token = app.other_tenant().await;
+    assert_eq!(app.get("/v1/workers/w1/jobs").await.ok(200)["items"], json!([]));
+    drop(delivery);
+}

@@ -1,0 +1,303 @@
+//! One step of an action: a page of jobs is found, noted, acted on and counted.
+
+use futures::{StreamExt as _, stream};
+use umbel_broker::{Broker, Cancelled, DocumentPut, Error, Expect, Forgot, NodeWork, Result, RunNow, Submitted};
+use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome::truncated};
+
+use crate::{
+    Action, Bulk, Carrier, Refusal, Repeater, State,
+    bulk::Position,
+    store::{MAX_TRIES, drop_entry, drop_orphan, put, read},
+};
+
+/// Calls of the broker under way at once.
+const AT_ONCE: usize = 16;
+/// A page that was begun so long ago is taken up by another, milliseconds.
+const TURN_MS: u64 = 5_000;
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advanced {
+    /// There is more to do.
+    Working,
+    /// Somebody else is at it, or a queue has no room for what is redriven: look again later.
+    Waiting,
+    /// It is over, or there is no such action.
+    Ended,
+}
+
+/// What became of the jobs of one page.
+#[derive(Debug, Default)]
+struct Counts {
+    done: u64,
+    skipped: u64,
+    failed: u64,
+    error: Option<String>,
+}
+
+/// One job's part of them.
+enum Acted {
+    Done,
+    Skipped,
+    Failed(String),
+}
+
+/// Does at most `max` jobs of an action. Any replica may, at any time: what one of them did and did not count, the next one
+/// does again without effect, and counts. `now` is this machine's clock. An error may be tried again.
+pub async fn advance(carrier: Carrier<'_>, tenant: &TenantId, id: JobId, now: UnixMs, max: u32) -> Result<Advanced> {
+    let broker = carrier.broker;
+    let Some((bulk, version)) = read(broker, tenant, id).await? else {
+        drop_orphan(broker, tenant, id, now).await?;
+        return Ok(Advanced::Ended);
+    };
+    match step(carrier, tenant, bulk, version, now, max).await {
+        Err(error) if !error.is_transient() => {
+            tracing::error!(%tenant, bulk = %id, %error, "an action on many jobs failed");
+            give_up(broker, tenant, id, now).await?;
+            Ok(Advanced::Ended)
+        }
+        other => other,
+    }
+}
+
+async fn step(
+    carrier: Carrier<'_>,
+    tenant: &TenantId,
+    mut bulk: Bulk,
+    version: u64,
+    now: UnixMs,
+    max: u32,
+) -> Result<Advanced> {
+    let broker = carrier.broker;
+    if !bulk.doing.is_empty() {
+        let turn = bulk.doing_since..bulk.doing_since.saturating_add(TURN_MS);
+        if turn.contains(&now) {
+            return Ok(Advanced::Waiting);
+        }
+    } else if bulk.is_over() {
+        drop_entry(broker, tenant, bulk.id).await?;
+        return Ok(Advanced::Ended);
+    } else {
+        let (found, next) = page(broker, tenant, &bulk, max).await?;
+        bulk.position = next;
+        bulk.matched += found.len() as u64;
+        if next == Position::End && (found.is_empty() || bulk.dry_run) {
+            (bulk.state, bulk.finished_at) = (State::Done, Some(now));
+        }
+        if !bulk.dry_run {
+            bulk.doing = found;
+        }
+        bulk.doing_since = now;
+        bulk.page += 1;
+        if !matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+            return Ok(Advanced::Waiting);
+        }
+        if bulk.doing.is_empty() {
+            return ended(broker, tenant, &bulk).await;
+        }
+    }
+    let Some(counts) = act(carrier, tenant, &bulk).await? else { return Ok(Advanced::Waiting) };
+    count(broker, tenant, &bulk, &counts, now).await
+}
+
+async fn ended(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk) -> Result<Advanced> {
+    if !bulk.is_over() {
+        return Ok(Advanced::Working);
+    }
+    drop_entry(broker, tenant, bulk.id).await?;
+    tracing::info!(
+        %tenant, bulk = %bulk.id, action = bulk.action.as_str(), state = bulk.state.as_str(), matched = bulk.matched,
+        done = bulk.done, "an action on many jobs ended"
+    );
+    Ok(Advanced::Ended)
+}
+
+/// The next jobs, and where to go on.
+async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> Result<(Vec<JobId>, Position)> {
+    let fits = |record: &JobRecord| bulk.filter.matches(record) && bulk.action.applies(record.state);
+    let from = match bulk.position {
+        Position::At(at) => at,
+        _ => 0,
+    };
+    if !bulk.filter.ids.is_empty() {
+        let mut reads = Vec::new();
+        for id in bulk.filter.ids.iter().skip(from as usize).take(max as usize) {
+            reads.push(broker.job(tenant, *id));
+        }
+        let found: Vec<Result<Option<JobRecord>>> = stream::iter(reads).buffered(AT_ONCE).collect().await;
+        let records = found.into_iter().collect::<Result<Vec<_>>>()?;
+        let next = from + records.len() as u32;
+        let over = next as usize >= bulk.filter.ids.len();
+        let mut ids: Vec<JobId> = records.iter().flatten().filter(|r| fits(r)).map(|r| r.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        return Ok((ids, if over { Position::End } else { Position::At(next) }));
+    }
+    if let Some(workflow) = bulk.filter.workflow_id {
+        let nodes = broker.nodes(tenant, workflow, from, max).await?;
+        let Some(last) = nodes.last().map(|node| node.number) else { return Ok((Vec::new(), Position::End)) };
+        let ids = nodes.iter().filter_map(|node| match &node.work {
+            NodeWork::Job { record, .. } if fits(record) => Some(record.id),
+            _ => None,
+        });
+        return Ok((ids.collect(), Position::At(last + 1)));
+    }
+    let before = match bulk.position {
+        Position::Before(id) => Some(id),
+        _ => None,
+    };
+    let dead = bulk.filter.dead == Some(true) || bulk.action == Action::Redrive;
+    let page = broker.jobs(&bulk.filter.query(tenant, dead, before, max)).await?;
+    let next = page.next.filter(|next| !bulk.filter.is_past(*next));
+    let ids = page.jobs.iter().filter(|record| fits(record)).map(|record| record.id).collect();
+    Ok((ids, next.map_or(Position::End, Position::Before)))
+}
+
+/// Acts on the page that was noted. None: it has to wait.
+async fn act(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
+    let mut counts = Counts::default();
+    if bulk.action == Action::Redrive {
+        return redrive(carrier, tenant, bulk).await;
+    }
+    // Not a lazy iterator: its closure would make this future no longer `Send` for callers.
+    let mut acts = Vec::with_capacity(bulk.doing.len());
+    for id in &bulk.doing {
+        acts.push(one(carrier, tenant, bulk, *id));
+    }
+    let acted: Vec<Result<Acted>> = stream::iter(acts).buffer_unordered(AT_ONCE).collect().await;
+    for acted in acted {
+        counts.add(acted?);
+    }
+    Ok(Some(counts))
+}
+
+impl Counts {
+    fn add(&mut self, acted: Acted) {
+        match acted {
+            Acted::Done => self.done += 1,
+            Acted::Skipped => self.skipped += 1,
+            Acted::Failed(why) => {
+                self.failed += 1;
+                self.error = Some(truncated(why, 512));
+            }
+        }
+    }
+}
+
+/// Done to one job. What was done to it before, and was not counted, is done.
+async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Acted> {
+    let broker = carrier.broker;
+    Ok(match bulk.action {
+        Action::Cancel => match broker.cancel(tenant, id, bulk.terminate).await? {
+            Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => Acted::Done,
+            Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
+        },
+        Action::Forget => match broker.forget(tenant, id).await? {
+            Forgot::Forgotten | Forgot::NotFound => {
+                if let Some(store) = carrier.store
+                    && let Err(error) = store.delete_values(tenant, id).await
+                {
+                    // The sweeper finds them.
+                    tracing::debug!(job = %id, %error, "values of a forgotten job are left");
+                }
+                Acted::Done
+            }
+            Forgot::NotEnded(_) | Forgot::Node => Acted::Skipped,
+        },
+        Action::RunNow => match broker.run_now(tenant, id).await? {
+            RunNow::Queued | RunNow::NotWaiting(JobState::Queued | JobState::Running) => Acted::Done,
+            RunNow::NotWaiting(_) | RunNow::NotFound => Acted::Skipped,
+        },
+        Action::Redrive => Acted::Skipped,
+    })
+}
+
+async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
+    let broker = carrier.broker;
+    let request_id = bulk.id.to_string();
+    let mut repeater = Repeater::new(carrier, bulk.digest, &bulk.policy, &request_id);
+    let (mut counts, mut jobs) = (Counts::default(), Vec::new());
+    let mut reads = Vec::with_capacity(bulk.doing.len());
+    for id in &bulk.doing {
+        reads.push(broker.job(tenant, *id));
+    }
+    let records: Vec<Result<Option<JobRecord>>> = stream::iter(reads).buffered(AT_ONCE).collect().await;
+    for (old, record) in bulk.doing.iter().zip(records) {
+        let Some(record) = record? else {
+            counts.add(Acted::Skipped);
+            continue;
+        };
+        match repeater.repetition(&record, repeated_id(bulk, *old)).await? {
+            Ok(job) => jobs.push(job),
+            Err(Refusal::Node(_)) => counts.add(Acted::Skipped),
+            Err(Refusal::Unavailable(why)) => return Err(Error::Unavailable(why)),
+            Err(refusal) => counts.add(Acted::Failed(format!("job {old}: {refusal}"))),
+        }
+    }
+    let answers = if jobs.is_empty() { Vec::new() } else { broker.submit(&jobs).await? };
+    if answers.contains(&Submitted::QueueFull) {
+        return Ok(None);
+    }
+    for (answer, job) in answers.iter().zip(&jobs) {
+        counts.add(match answer {
+            Submitted::Created | Submitted::Existing(_) => Acted::Done,
+            Submitted::NotDead => Acted::Skipped,
+            other => Acted::Failed(format!("a new job for {:?}: {other:?}", job.redrive_of.map(|id| id.to_string()))),
+        });
+    }
+    Ok(Some(counts))
+}
+
+/// The id of the job that repeats `old`: the same each time, so that it is made once.
+fn repeated_id(bulk: &Bulk, old: JobId) -> JobId {
+    let hash = Digest::of(&[bulk.id.to_bytes(), old.to_bytes()].concat()).hex();
+    let random = u128::from_str_radix(&hash[..20], 16).expect("a digest is hexadecimal");
+    // 79 bits, as of all ids.
+    JobId::from_parts(bulk.created_at, random >> 1)
+}
+
+/// Adds the counts of a page, if nobody else did.
+async fn count(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    acted_on: &Bulk,
+    counts: &Counts,
+    now: UnixMs,
+) -> Result<Advanced> {
+    for _ in 0..MAX_TRIES {
+        let Some((mut bulk, version)) = read(broker, tenant, acted_on.id).await? else { return Ok(Advanced::Ended) };
+        if bulk.page != acted_on.page || bulk.doing.is_empty() {
+            return Ok(if bulk.is_over() { Advanced::Ended } else { Advanced::Waiting });
+        }
+        bulk.doing.clear();
+        bulk.done += counts.done;
+        bulk.skipped += counts.skipped;
+        bulk.failed += counts.failed;
+        if counts.error.is_some() {
+            bulk.error.clone_from(&counts.error);
+        }
+        if bulk.position == Position::End && !bulk.is_over() {
+            (bulk.state, bulk.finished_at) = (State::Done, Some(now));
+        }
+        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+            return ended(broker, tenant, &bulk).await;
+        }
+    }
+    Ok(Advanced::Waiting)
+}
+
+/// Ends an action that cannot go on.
+async fn give_up(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs) -> Result<()> {
+    for _ in 0..MAX_TRIES {
+        let Some((mut bulk, version)) = read(broker, tenant, id).await? else { break };
+        if !bulk.is_over() {
+            (bulk.state, bulk.finished_at) = (State::Failed, Some(now));
+            bulk.error = Some("the broker failed; the server's log says more".into());
+        }
+        bulk.doing.clear();
+        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+            break;
+        }
+    }
+    drop_entry(broker, tenant, id).await
+}

@@ -1,0 +1,164 @@
+//! An action on many jobs as it is stored.
+
+use serde::{Deserialize, Serialize};
+use umbel_canvas::Digests;
+use umbel_model::{JobId, JobState, PolicyPatch, UnixMs};
+
+use crate::Filter;
+
+/// What is done with each job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Cancel,
+    Redrive,
+    Forget,
+    RunNow,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Redrive => "redrive",
+            Self::Forget => "forget",
+            Self::RunNow => "run_now",
+        }
+    }
+
+    /// Whether there is anything to do for a job in this state.
+    pub fn applies(self, state: JobState) -> bool {
+        match self {
+            Self::Cancel => !state.is_terminal(),
+            Self::Redrive => state == JobState::Failed,
+            Self::Forget => state.is_terminal(),
+            Self::RunNow => matches!(state, JobState::Scheduled | JobState::Retrying),
+        }
+    }
+}
+
+/// Where an action stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Running,
+    /// It was done for each job that was found.
+    Done,
+    /// Somebody stopped it; what it did stays done.
+    Aborted,
+    /// `Bulk::error` says why. What it did stays done.
+    Failed,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How far it has looked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Position {
+    #[default]
+    Start,
+    /// Of the named ids or the workflow's nodes, the next number.
+    At(u32),
+    /// Of all jobs, those older than this one are left.
+    Before(JobId),
+    End,
+}
+
+/// An action on many jobs, the body of its document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bulk {
+    pub id: JobId,
+    pub action: Action,
+    pub filter: Filter,
+    /// Only counts the jobs.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Of a cancel: false lets what runs end.
+    #[serde(default = "yes")]
+    pub terminate: bool,
+    /// Of a redrive: which modules.
+    #[serde(default)]
+    pub digest: Digests,
+    /// Of a redrive: laid over each job's policy.
+    #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
+    pub policy: PolicyPatch,
+    pub state: State,
+    /// Jobs found so far.
+    #[serde(default)]
+    pub matched: u64,
+    #[serde(default)]
+    pub done: u64,
+    /// Found, and then in no state in which it could be done; or nodes of workflows.
+    #[serde(default)]
+    pub skipped: u64,
+    /// It could not be done.
+    #[serde(default)]
+    pub failed: u64,
+    /// By the clock of whoever made it, as `finished_at`: for people.
+    pub created_at: UnixMs,
+    #[serde(default)]
+    pub finished_at: Option<UnixMs>,
+    /// Why the action, or the last job that it failed for, failed.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Hashes of the submission's idempotency key and of its body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<(String, String)>,
+    #[serde(default)]
+    pub(crate) position: Position,
+    /// Counts pages, so that the counts of one are added once.
+    #[serde(default)]
+    pub(crate) page: u64,
+    /// The page that is acted on now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) doing: Vec<JobId>,
+    /// Since when, by the clock of whoever does.
+    #[serde(default)]
+    pub(crate) doing_since: UnixMs,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Bulk {
+    /// A new action that has done nothing yet.
+    pub fn new(id: JobId, action: Action, filter: Filter, now: UnixMs) -> Self {
+        Self {
+            id,
+            action,
+            filter,
+            dry_run: false,
+            terminate: true,
+            digest: Digests::Pinned,
+            policy: PolicyPatch::default(),
+            state: State::Running,
+            matched: 0,
+            done: 0,
+            skipped: 0,
+            failed: 0,
+            created_at: now,
+            finished_at: None,
+            error: None,
+            key: None,
+            position: Position::Start,
+            page: 0,
+            doing: Vec::new(),
+            doing_since: 0,
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.state != State::Running
+    }
+}

@@ -1,0 +1,182 @@
+//! Where actions are kept: one document each under their tenant, and, while they run, an entry in an index of all tenants'.
+//!
+//! The entry is written before the document and deleted after the action has ended, so that nothing that runs is forgotten.
+
+use serde::{Deserialize, Serialize};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, PutDocument, Result};
+use umbel_model::{JobId, TenantId, UnixMs};
+
+use crate::{Bulk, State};
+
+/// Actions kept of one tenant; the oldest that ended make room.
+pub const MAX_KEPT: usize = 100;
+/// Actions of one tenant that run at once.
+pub const MAX_RUNNING: usize = 10;
+/// An entry without a document is older than any submission under way after this long, milliseconds.
+const ORPHAN_MS: u64 = 600_000;
+/// Attempts to write against others who write the same action.
+pub(crate) const MAX_TRIES: usize = 16;
+/// How names in the index begin: no action's id does.
+const INDEX: &str = "run:";
+
+/// The answer to a submission.
+#[derive(Debug)]
+pub enum Started {
+    Created(Box<Bulk>),
+    /// The same submission was made before.
+    Existing(Box<Bulk>),
+    /// The key belongs to a submission with another body.
+    Conflict(JobId),
+    /// So many run, or are kept, as may.
+    TooMany,
+}
+
+/// The answer to an abort.
+#[derive(Debug)]
+pub enum Aborted {
+    Aborted(Box<Bulk>),
+    /// It had ended.
+    Over(Box<Bulk>),
+    NotFound,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    tenant: TenantId,
+    id: JobId,
+    at: UnixMs,
+}
+
+/// Where the index lies: the tenant that has the tokens as well, which is nobody's.
+fn home() -> TenantId {
+    TenantId::new("system").expect("a fixed name that keeps the rule")
+}
+
+fn index_name(tenant: &TenantId, id: JobId) -> String {
+    format!("{INDEX}{tenant}:{id}")
+}
+
+fn corrupt(error: &serde_json::Error) -> Error {
+    Error::Corrupt(format!("an action on many jobs: {error}"))
+}
+
+pub(crate) async fn put(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, expect: Expect) -> Result<DocumentPut> {
+    let put = PutDocument {
+        tenant: tenant.clone(),
+        kind: DocumentKind::Bulk,
+        name: bulk.id.to_string(),
+        expect,
+        body: Some(serde_json::to_string(bulk).expect("an action has text keys only")),
+    };
+    broker.put_document(&put).await
+}
+
+/// An action and its version.
+pub(crate) async fn read(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<Option<(Bulk, u64)>> {
+    let Some(found) = broker.document(tenant, DocumentKind::Bulk, &id.to_string()).await? else { return Ok(None) };
+    Ok(Some((serde_json::from_str(&found.body).map_err(|e| corrupt(&e))?, found.version)))
+}
+
+/// One action; none when the tenant has no such action (any more).
+pub async fn load(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<Option<Bulk>> {
+    Ok(read(broker, tenant, id).await?.map(|(bulk, _)| bulk))
+}
+
+/// The tenant's actions, newest first.
+pub async fn list(broker: &dyn Broker, tenant: &TenantId) -> Result<Vec<Bulk>> {
+    // In the tenant of the index there may be many entries besides.
+    let max = (MAX_KEPT + MAX_RUNNING) as u32;
+    let found = broker.documents(tenant, DocumentKind::Bulk, None, max).await?;
+    let own = found.iter().filter(|document| !document.name.starts_with(INDEX));
+    let mut bulks =
+        own.map(|d| serde_json::from_str(&d.body).map_err(|e| corrupt(&e))).collect::<Result<Vec<Bulk>>>()?;
+    bulks.sort_by_key(|bulk| std::cmp::Reverse((bulk.created_at, bulk.id)));
+    Ok(bulks)
+}
+
+/// Stores a new action; the control service finds it there.
+pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Started> {
+    let kept = list(broker, tenant).await?;
+    if let Some((key, body)) = &bulk.key
+        && let Some(known) = kept.iter().find(|known| known.key.as_ref().is_some_and(|(other, _)| other == key))
+    {
+        let same = known.key.as_ref().is_some_and(|(_, other)| other == body);
+        return Ok(if same { Started::Existing(Box::new(known.clone())) } else { Started::Conflict(known.id) });
+    }
+    if kept.iter().filter(|bulk| !bulk.is_over()).count() >= MAX_RUNNING {
+        return Ok(Started::TooMany);
+    }
+    for old in kept.iter().skip(MAX_KEPT - 1).filter(|old| old.is_over()) {
+        delete(broker, tenant, &old.id.to_string()).await?;
+    }
+    let entry = Entry { tenant: tenant.clone(), id: bulk.id, at: bulk.created_at };
+    let put_entry = PutDocument {
+        tenant: home(),
+        kind: DocumentKind::Bulk,
+        name: index_name(tenant, bulk.id),
+        expect: Expect::Any,
+        body: Some(serde_json::to_string(&entry).expect("an entry has text keys only")),
+    };
+    if broker.put_document(&put_entry).await? == DocumentPut::Full {
+        return Ok(Started::TooMany);
+    }
+    match put(broker, tenant, &bulk, Expect::Absent).await? {
+        // A conflict is this very action, whose first answer was lost.
+        DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(Started::Created(Box::new(bulk))),
+        DocumentPut::Full => {
+            drop_entry(broker, tenant, bulk.id).await?;
+            Ok(Started::TooMany)
+        }
+    }
+}
+
+/// Stops an action. What is being done to the page under way is still done, and counted.
+pub async fn abort(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs) -> Result<Aborted> {
+    for _ in 0..MAX_TRIES {
+        let Some((mut bulk, version)) = read(broker, tenant, id).await? else { return Ok(Aborted::NotFound) };
+        if bulk.is_over() {
+            return Ok(Aborted::Over(Box::new(bulk)));
+        }
+        (bulk.state, bulk.finished_at) = (State::Aborted, Some(now));
+        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+            // A page under way is still to be counted: whoever looks at the entry next forgets it.
+            return Ok(Aborted::Aborted(Box::new(bulk)));
+        }
+    }
+    Err(Error::Unavailable("the action is being changed all the time".into()))
+}
+
+/// Actions of all tenants that run, at most `max`, those after the one called `after` in the index: its name is answered
+/// with each.
+pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Result<Vec<(String, TenantId, JobId)>> {
+    let from = after.unwrap_or(INDEX);
+    let found = broker.documents(&home(), DocumentKind::Bulk, Some(from), max).await?;
+    let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
+    entries
+        .map(|document| {
+            let entry: Entry = serde_json::from_str(&document.body).map_err(|e| corrupt(&e))?;
+            Ok((document.name, entry.tenant, entry.id))
+        })
+        .collect()
+}
+
+async fn delete(broker: &dyn Broker, tenant: &TenantId, name: &str) -> Result<()> {
+    let (tenant, name) = (tenant.clone(), name.to_owned());
+    broker
+        .put_document(&PutDocument { tenant, kind: DocumentKind::Bulk, name, expect: Expect::Any, body: None })
+        .await?;
+    Ok(())
+}
+
+/// Takes an action out of the index.
+pub(crate) async fn drop_entry(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<()> {
+    delete(broker, &home(), &index_name(tenant, id)).await
+}
+
+/// Takes an entry whose action does not exist out of the index, unless its submission may still be under way.
+pub(crate) async fn drop_orphan(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs) -> Result<()> {
+    let name = index_name(tenant, id);
+    let Some(found) = broker.document(&home(), DocumentKind::Bulk, &name).await? else { return Ok(()) };
+    let entry: Entry = serde_json::from_str(&found.body).map_err(|e| corrupt(&e))?;
+    if entry.at.saturating_add(ORPHAN_MS) < now { delete(broker, &home(), &name).await } else { Ok(()) }
+}

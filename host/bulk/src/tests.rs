@@ -1,0 +1,293 @@
+//! Actions that are interrupted, raced and stopped, over the broker's model.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, MemoryBroker, NewJob, Settle, Start, Submitted};
+use umbel_model::{
+    Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, TaskName, TenantId,
+    Token, WorkerId,
+};
+
+use crate::{
+    Aborted, Action, Advanced, Bulk, Carrier, Filter, MAX_KEPT, MAX_RUNNING, Started, State, abort, advance, list,
+    load, running, start,
+    store::{put, read},
+};
+
+/// A time that is later than any turn.
+const LATER: u64 = 1_000_000;
+
+struct World {
+    broker: Arc<MemoryBroker>,
+    tenant: TenantId,
+    bounds: PolicyBounds,
+}
+
+fn spec(tags: &[&str]) -> String {
+    let spec = JobSpec {
+        v: 1,
+        task: TaskName::new("t").unwrap(),
+        digest: Digest::of(b"m"),
+        arguments: RawValue::from_string(r#"{"x":{"a":1}}"#.into()).unwrap(),
+        policy: PolicyPatch { limit_key: Some("args[0].a".into()), key_concurrency: Some(2), ..PolicyPatch::default() },
+        traceparent: None,
+        request_id: None,
+        redrive_of: None,
+        tags: tags.iter().map(ToString::to_string).collect(),
+        headers: [("order".to_owned(), "7".to_owned())].into(),
+        stored_arguments: None,
+    };
+    serde_json::to_string(&spec).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            broker: Arc::new(MemoryBroker::default()),
+            tenant: TenantId::new("acme").unwrap(),
+            bounds: PolicyBounds::default(),
+        }
+    }
+
+    fn carrier(&self) -> Carrier<'_> {
+        Carrier { broker: &*self.broker, store: None, bounds: &self.bounds }
+    }
+
+    async fn submit(&self, n: u128, tags: &[&str]) -> JobId {
+        let job = NewJob {
+            id: JobId::from_parts(1_000, n),
+            tenant: self.tenant.clone(),
+            task: TaskName::new("t").unwrap(),
+            queue: QueueName::default(),
+            priority: 5,
+            spec: spec(tags),
+            start: Start::Now,
+            expires_ms: 0,
+            expires_at: None,
+            max_deliveries: 5,
+            result_ttl_ms: 60_000,
+            dead_ttl_ms: 60_000,
+            knobs: None,
+            idempotency: None,
+            redrive_of: None,
+        };
+        assert_eq!(self.broker.submit(std::slice::from_ref(&job)).await.unwrap(), [Submitted::Created]);
+        job.id
+    }
+
+    /// Fails all that is ready.
+    async fn fail_all(&self) {
+        let claim = |n: u64| Claim {
+            worker: WorkerId::new("w").unwrap(),
+            queues: vec![QueueName::default()],
+            max: 1,
+            lease_ms: DEFAULT_LEASE_MS,
+            token_seed: Token::new(format!("s{n}")).unwrap(),
+        };
+        for n in 0.. {
+            let Some(delivery) = self.broker.claim(&claim(n)).await.unwrap().pop() else { return };
+            let settle = Settle {
+                tenant: delivery.tenant,
+                id: delivery.id,
+                token: delivery.token,
+                resolution: Resolution::Fail { failure: Failure::new("Void", "") },
+                record: None,
+                progress: None,
+                logs: Vec::new(),
+                growth: None,
+            };
+            self.broker.settle(&[settle], None).await.unwrap();
+        }
+    }
+
+    async fn start(&self, n: u128, action: Action, filter: Filter) -> JobId {
+        let bulk = Bulk::new(JobId::from_parts(2_000, n), action, filter, 2_000);
+        match start(&*self.broker, &self.tenant, bulk).await.unwrap() {
+            Started::Created(bulk) => bulk.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn advance(&self, id: JobId, now: u64, max: u32) -> Advanced {
+        advance(self.carrier(), &self.tenant, id, now, max).await.unwrap()
+    }
+
+    async fn finish(&self, id: JobId) -> Bulk {
+        for _ in 0..1_000 {
+            if self.advance(id, LATER, 2).await == Advanced::Ended {
+                return self.bulk(id).await;
+            }
+        }
+        panic!("it does not end");
+    }
+
+    async fn bulk(&self, id: JobId) -> Bulk {
+        load(&*self.broker, &self.tenant, id).await.unwrap().unwrap()
+    }
+
+    async fn state(&self, id: JobId) -> JobState {
+        self.broker.job(&self.tenant, id).await.unwrap().unwrap().state
+    }
+}
+
+fn counts(bulk: &Bulk) -> (u64, u64, u64, u64) {
+    (bulk.matched, bulk.done, bulk.skipped, bulk.failed)
+}
+
+#[tokio::test]
+async fn a_page_whose_carrier_died_is_done_again_and_counted_once() {
+    let world = World::new();
+    for n in 0..5 {
+        world.submit(n, &[]).await;
+    }
+    let id = world.start(1, Action::Cancel, Filter::default()).await;
+    // One that noted its page, acted on half of it, and died.
+    let (mut bulk, version) = read(&*world.broker, &world.tenant, id).await.unwrap().unwrap();
+    assert_eq!(world.advance(id, 3_000, 2).await, Advanced::Working);
+    bulk = Bulk { matched: 2, page: 7, doing_since: 4_000, ..bulk };
+    bulk.doing = (0..2).map(|n| JobId::from_parts(1_000, n)).collect();
+    bulk.position = crate::bulk::Position::Before(JobId::from_parts(1_000, 3));
+    put(&*world.broker, &world.tenant, &bulk, umbel_broker::Expect::Version(version + 2)).await.unwrap();
+    world.broker.cancel(&world.tenant, bulk.doing[0], true).await.unwrap();
+    assert_eq!(world.advance(id, 4_001, 2).await, Advanced::Waiting, "its turn is not over");
+    let done = world.finish(id).await;
+    assert_eq!((counts(&done), done.state), ((3, 3, 0, 0), State::Done), "two of the page, and the one behind it");
+}
+
+#[tokio::test]
+async fn a_redrive_that_is_done_twice_makes_each_job_once() {
+    let world = World::new();
+    for n in 0..3 {
+        world.submit(n, &[]).await;
+    }
+    world.fail_all().await;
+    let id = world.start(1, Action::Redrive, Filter::default()).await;
+    let (before, version) = read(&*world.broker, &world.tenant, id).await.unwrap().unwrap();
+    assert_eq!(world.advance(id, 3_000, 10).await, Advanced::Ended);
+    // The same page again, as by one that did not hear of it.
+    let after = read(&*world.broker, &world.tenant, id).await.unwrap().unwrap().1;
+    let doing = (0..3).map(|n| JobId::from_parts(1_000, n)).collect();
+    let again = Bulk { doing, page: 1, matched: 3, position: crate::bulk::Position::End, ..before };
+    put(&*world.broker, &world.tenant, &again, umbel_broker::Expect::Version(after)).await.unwrap();
+    let done = world.finish(id).await;
+    assert_eq!(counts(&done), (3, 3, 0, 0));
+    assert!(version < after);
+    let all = world.broker.jobs(&Filter::default().query(&world.tenant, false, None, 100)).await.unwrap();
+    assert_eq!(all.jobs.len(), 6, "three dead ones and three new ones");
+    let new = all.jobs.iter().find(|job| job.state == JobState::Queued).unwrap();
+    assert!(new.parsed_spec().unwrap().redrive_of.is_some());
+}
+
+#[tokio::test]
+async fn two_carriers_at_once_count_each_job_once() {
+    let world = World::new();
+    for n in 0..40 {
+        world.submit(n, &[]).await;
+    }
+    let id = world.start(1, Action::Cancel, Filter::default()).await;
+    let carry = async || {
+        // Clocks that are far apart: each takes the other's turns for over.
+        for now in (1..200).map(|n| n * LATER) {
+            if advance(world.carrier(), &world.tenant, id, now, 3).await.unwrap() == Advanced::Ended {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    futures::join!(carry(), carry(), carry());
+    let done = world.bulk(id).await;
+    assert_eq!((counts(&done), done.state), ((40, 40, 0, 0), State::Done));
+    assert!(running(&*world.broker, None, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_action_that_is_aborted_within_a_page_counts_it_and_ends() {
+    let world = World::new();
+    for n in 0..5 {
+        world.submit(n, &[]).await;
+    }
+    let id = world.start(1, Action::Cancel, Filter::default()).await;
+    let (mut bulk, version) = read(&*world.broker, &world.tenant, id).await.unwrap().unwrap();
+    bulk.doing = vec![JobId::from_parts(1_000, 4)];
+    (bulk.page, bulk.matched) = (1, 1);
+    put(&*world.broker, &world.tenant, &bulk, umbel_broker::Expect::Version(version)).await.unwrap();
+    assert!(matches!(abort(&*world.broker, &world.tenant, id, 9).await.unwrap(), Aborted::Aborted(_)));
+    let done = world.finish(id).await;
+    assert_eq!((counts(&done), done.state), ((1, 1, 0, 0), State::Aborted));
+    assert_eq!(world.state(JobId::from_parts(1_000, 0)).await, JobState::Queued);
+    assert!(running(&*world.broker, None, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_filter_finds_jobs_by_labels_and_ids() {
+    let world = World::new();
+    let red = world.submit(1, &["red"]).await;
+    let blue = world.submit(2, &["blue"]).await;
+    let filter = |json: &str| serde_json::from_str::<Filter>(json).unwrap();
+    let by_tag = world.start(1, Action::Cancel, filter(r#"{"tag":"red","header":"order:7"}"#)).await;
+    assert_eq!(counts(&world.finish(by_tag).await), (1, 1, 0, 0));
+    assert_eq!((world.state(red).await, world.state(blue).await), (JobState::Revoked, JobState::Queued));
+    let ids = format!(r#"{{"ids":["{blue}","{red}","{blue}","{}"]}}"#, JobId::from_parts(9, 9));
+    let by_id = world.start(2, Action::Cancel, filter(&ids)).await;
+    assert_eq!(world.finish(by_id).await.done, 1, "what has ended is not matched, and what is named twice is one");
+    let times = r#"{"created_after":"2026-01-01T00:00:00Z","state":"failed"}"#;
+    let read = filter(times);
+    assert_eq!((read.created_after, &read.state[..]), (Some(1_767_225_600_000), &[JobState::Failed][..]));
+    assert_eq!(filter(&serde_json::to_string(&read).unwrap()), read);
+}
+
+#[tokio::test]
+async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
+    let world = World::new();
+    let id = world.submit(1, &["red"]).await;
+    world.fail_all().await;
+    let record = world.broker.job(&world.tenant, id).await.unwrap().unwrap();
+    let policy = PolicyPatch { unique: Some(umbel_model::Uniqueness::First), ..PolicyPatch::default() };
+    let mut repeater = crate::Repeater::new(world.carrier(), umbel_canvas::Digests::Pinned, &policy, "r");
+    let job = repeater.repetition(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap();
+    let knobs = job.knobs.unwrap();
+    assert!(knobs.unique.is_none());
+    let limits = knobs.limits.unwrap();
+    assert!(limits.key.is_some() && limits.key_concurrency == 2);
+    let spec: JobSpec = serde_json::from_str(&job.spec).unwrap();
+    assert_eq!((spec.tags, spec.v), (vec!["red".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn so_many_run_and_are_kept_as_may() {
+    let world = World::new();
+    for n in 0..MAX_RUNNING as u128 {
+        world.start(n, Action::Cancel, Filter::default()).await;
+    }
+    let one_more = Bulk::new(JobId::from_parts(2_000, 99), Action::Cancel, Filter::default(), 2_000);
+    assert!(matches!(start(&*world.broker, &world.tenant, one_more).await.unwrap(), Started::TooMany));
+    for (_, _, id) in running(&*world.broker, None, 100).await.unwrap() {
+        world.finish(id).await;
+    }
+    for n in 100..250 {
+        let bulk = Bulk::new(JobId::from_parts(2_000, n), Action::Cancel, Filter::default(), 2_000 + n as u64);
+        assert!(matches!(start(&*world.broker, &world.tenant, bulk).await.unwrap(), Started::Created(_)));
+        world.finish(JobId::from_parts(2_000, n)).await;
+    }
+    let kept = list(&*world.broker, &world.tenant).await.unwrap();
+    assert_eq!((kept.len(), kept[0].id), (MAX_KEPT, JobId::from_parts(2_000, 249)));
+}
+
+#[tokio::test]
+async fn an_entry_without_an_action_is_forgotten_after_a_while() {
+    let world = World::new();
+    let id = world.start(1, Action::Cancel, Filter::default()).await;
+    let gone = umbel_broker::PutDocument {
+        tenant: world.tenant.clone(),
+        kind: umbel_broker::DocumentKind::Bulk,
+        name: id.to_string(),
+        expect: umbel_broker::Expect::Any,
+        body: None,
+    };
+    world.broker.put_document(&gone).await.unwrap();
+    assert_eq!(world.advance(id, 3_000, 2).await, Advanced::Ended);
+    assert_eq!(running(&*world.broker, None, 10).await.unwrap().len(), 1, "its submission may be under way");
+    world.advance(id, LATER, 2).await;
+    assert!(running(&*world.broker, None, 10).await.unwrap().is_empty());
+}

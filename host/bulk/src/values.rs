@@ -1,0 +1,25 @@
+//! Large values where the modules lie, as the broker's readers want them.
+
+use async_trait::async_trait;
+use umbel_broker::{LargeValues, ValueError};
+use umbel_model::{Stored, TenantId};
+use umbel_modules::{Error, ModuleStore};
+
+/// Reads large values of a module store.
+#[derive(Debug, Clone)]
+pub struct LargeStore(pub ModuleStore);
+
+#[async_trait]
+impl LargeValues for LargeStore {
+    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+        self.0.value(tenant, stored).await.map_err(|error| value_error(&error))
+    }
+}
+
+/// Whether a value is lost, or cannot be read now.
+pub(crate) fn value_error(error: &Error) -> ValueError {
+    match error {
+        Error::ValueMissing { .. } | Error::ValueCorrupted { .. } => ValueError::Lost(error.to_string()),
+        _ => ValueError::Unavailable(error.to_string()),
+    }
+}

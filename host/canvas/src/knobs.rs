@@ -1,0 +1,99 @@
+//! What a broker must know of the policy of many jobs: decided once where their arguments make no difference.
+
+use serde_json::Value;
+use umbel_broker::Knobs;
+use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness};
+
+/// How the knobs of the jobs of one task under one policy are made.
+#[derive(Debug, Clone)]
+pub enum KnobRule {
+    /// All have these.
+    Same(Option<Box<Knobs>>),
+    /// They count by the arguments.
+    Each(Box<Policy>),
+}
+
+impl KnobRule {
+    /// Of jobs under a policy that was checked.
+    pub fn new(policy: &Policy, task: &TaskName) -> Self {
+        let is_unique = policy.unique != Uniqueness::Off || policy.debounce_ms > 0;
+        if is_unique || !policy.limit_key.is_empty() {
+            return Self::Each(Box::new(policy.clone()));
+        }
+        Self::Same(Knobs::of(policy, task, &[], |_| None))
+    }
+
+    /// Of the nodes of a workflow: they are no rivals of jobs like them.
+    pub(crate) fn of_nodes(policy: &Policy, task: &TaskName) -> Self {
+        Self::new(&Policy { unique: Uniqueness::Off, debounce_ms: 0, ..policy.clone() }, task)
+    }
+
+    /// The knobs of one call. `argument` gives the bound value of a parameter; it is asked only if it matters.
+    pub fn knobs<'a>(
+        &self,
+        task: &TaskName,
+        parameters: &[&'a str],
+        argument: impl FnMut(&'a str) -> Option<Value>,
+    ) -> Option<Box<Knobs>> {
+        match self {
+            Self::Same(knobs) => knobs.clone(),
+            Self::Each(policy) => Knobs::of(policy, task, parameters, argument),
+        }
+    }
+}
+
+/// How the knobs of a template's nodes are made.
+#[derive(Debug)]
+pub(crate) struct NodeKnobs {
+    rule: KnobRule,
+    task: TaskName,
+    /// Names and defaults.
+    parameters: Vec<(String, Option<Value>)>,
+}
+
+impl NodeKnobs {
+    pub(crate) fn new(spec: &NodeSpec) -> Self {
+        let rule = KnobRule::of_nodes(&Policy::resolve(&spec.policy), &spec.task);
+        let parameters = match rule {
+            KnobRule::Same(_) => Vec::new(),
+            KnobRule::Each(_) => {
+                let default = |text: &serde_json::value::RawValue| serde_json::from_str(text.get()).ok();
+                spec.parameters.iter().map(|p| (p.name.clone(), p.default.as_deref().and_then(default))).collect()
+            }
+        };
+        Self { rule, task: spec.task.clone(), parameters }
+    }
+
+    /// Of one node whose `NodeArguments` are this text.
+    pub(crate) fn of_text(&self, text: &str, takes: bool) -> serde_json::Result<Option<Box<Knobs>>> {
+        match &self.rule {
+            KnobRule::Same(knobs) => Ok(knobs.clone()),
+            KnobRule::Each(_) => Ok(self.of(&serde_json::from_str(text)?, takes)),
+        }
+    }
+
+    /// Of one node: what it will be called with as far as it is known now. The result that it takes (`takes`) and the items
+    /// of a map are not: they count as `null`.
+    pub(crate) fn of(&self, call: &NodeArguments, takes: bool) -> Option<Box<Knobs>> {
+        if let KnobRule::Same(knobs) = &self.rule {
+            return knobs.clone();
+        }
+        let names: Vec<&str> = self.parameters.iter().map(|(name, _)| name.as_str()).collect();
+        let first = usize::from(takes);
+        let own = first + call.args.len();
+        let is_each = call.map.is_some() || call.starmap.is_some();
+        self.rule.knobs(&self.task, &names, |name| {
+            let at = names.iter().position(|known| *known == name)?;
+            let given = match at {
+                at if at < first => return None,
+                at if at < own => call.args.get(at - first),
+                _ => call.kwargs.get(name),
+            };
+            match given {
+                Some(value) => serde_json::from_str(value.get()).ok(),
+                None if is_each => None,
+                None => self.parameters[at].1.clone(),
+            }
+        })
+    }
+}
