@@ -1,17 +1,31 @@
 //! The command line: verbs, flags, and the environment variables behind them. No logic but parsing.
 
+mod bulk;
+mod job;
+mod manage;
+mod service;
+mod worker;
 mod workflow;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use umbel_model::{Digest, JobId, JobState, PolicyPatch, QueueName, TaskName, WorkflowId, human};
+use umbel_model::{Digest, JobState, Rate, TaskName, human};
 
 pub use self::workflow::{MapOptions, ShowOptions, Stamps, WorkflowSubmitOptions, WorkflowVerb};
+pub use self::{
+    bulk::{BulkFlags, BulkVerb},
+    job::{Expiry, JobVerb, ListOptions, SubmitOptions},
+    manage::{DeadVerb, QueueVerb, RedriveOptions, RouteChoice, RoutesVerb, TaskVerb, TenantVerb},
+    service::{
+        BoundFlags, BrokerFlags, DevOptions, DoctorOptions, Patience, RunFlags, ServerOptions, TokenOptions, TokenVerb,
+    },
+    worker::{QueueFlags, Scale, WorkerCommand, WorkerOptions, WorkerVerb},
+};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
-7 unavailable, 130 interrupted.
+7 unavailable, 75 start it again (`umbel worker --no-respawn`), 130 interrupted.
 Client verbs find their server by --url and --token, UMBEL_URL and UMBEL_TOKEN, the profile that `umbel dev` wrote
 in .umbel/ here or above, or ~/.config/umbel/profile.json, in this order.";
 
@@ -54,6 +68,16 @@ pub struct OutputFlags {
         value_name = "FORMAT"
     )]
     pub output: Format,
+    /// The same as `-o json`
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl OutputFlags {
+    /// What was asked for.
+    pub fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
 }
 
 /// What stdout gets.
@@ -92,7 +116,7 @@ pub enum Command {
     Dev(DevOptions),
     /// The API and the background services
     Server(ServerOptions),
-    /// Run jobs from a broker; or `worker list`
+    /// Run jobs from a broker; or look at workers and order them about
     Worker(WorkerCommand),
     /// Upload modules and look at them
     #[command(subcommand)]
@@ -105,15 +129,28 @@ pub enum Command {
     /// Submit jobs and follow them
     #[command(subcommand)]
     Job(JobVerb),
+    /// What happens to all your jobs, as it happens, until it is interrupted
+    Events(EventsOptions),
     /// Workflows: chains, groups and chords of tasks
     #[command(subcommand)]
     Workflow(WorkflowVerb),
-    /// Queues: depths, pause, resume
+    /// Queues: depths, pause, limits, purge
     #[command(subcommand)]
     Queue(QueueVerb),
+    /// What holds for all your jobs: pause, limits
+    #[command(subcommand)]
+    Tenant(TenantVerb),
+    /// Which queue a task's jobs go to
+    #[command(subcommand)]
+    Routes(RoutesVerb),
+    /// One action on many jobs
+    #[command(subcommand)]
+    Bulk(BulkVerb),
     /// Failed jobs that are kept
     #[command(subcommand)]
     Dead(DeadVerb),
+    /// Look through a broker for what should not be there, and mend it
+    Doctor(DoctorOptions),
     /// Tokens of the API, made directly in the broker
     #[command(subcommand)]
     Token(TokenVerb),
@@ -121,110 +158,6 @@ pub enum Command {
     BenchSandbox(crate::bench::BenchOptions),
     /// Completions for a shell, to be sourced
     Completions { shell: clap_complete::Shell },
-}
-
-/// What every process that opens a broker takes.
-#[derive(Debug, Clone, Args)]
-pub struct BrokerFlags {
-    /// Where jobs are kept: sqlite:PATH or redis://HOST:PORT/DB
-    #[arg(long, env = "UMBEL_BROKER", value_name = "URL", hide_env_values = true)]
-    pub broker: Option<String>,
-    /// Data folder: modules, compiled code, the SQLite file
-    #[arg(long, env = "UMBEL_DATA", default_value = "./.umbel", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Accept a Redis whose settings may lose jobs. For development only
-    #[arg(long, env = "UMBEL_ALLOW_UNSAFE_REDIS")]
-    pub allow_unsafe_redis: bool,
-}
-
-/// How a process runs jobs.
-#[derive(Debug, Clone, Args)]
-pub struct RunFlags {
-    /// Queues to serve, the first one first; all queues in turn if not given
-    #[arg(short = 'Q', long = "queues", env = "UMBEL_QUEUES", value_delimiter = ',', value_name = "NAMES")]
-    pub queues: Vec<QueueName>,
-    /// On SIGTERM, how long running jobs may go on before they are handed back
-    #[arg(long, env = "UMBEL_GRACE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
-    pub grace: u64,
-    /// Threads for guests; as many as cores if not given
-    #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
-    pub guest_threads: Option<u32>,
-    /// Lease of a delivery; renewed at a third of it
-    #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
-    pub lease: u64,
-}
-
-#[derive(Debug, Args)]
-pub struct DevOptions {
-    /// Port on 127.0.0.1; 0 picks a free one
-    #[arg(long, env = "UMBEL_PORT", default_value_t = 7717)]
-    pub port: u16,
-    #[command(flatten)]
-    pub broker: BrokerFlags,
-    /// Jobs at once
-    #[arg(short, long, env = "UMBEL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
-    pub concurrency: Option<u32>,
-    #[command(flatten)]
-    pub run: RunFlags,
-}
-
-#[derive(Debug, Args)]
-pub struct ServerOptions {
-    /// Address and port of the API
-    #[arg(long, env = "UMBEL_LISTEN", default_value = "127.0.0.1:7717", value_name = "ADDR")]
-    pub listen: SocketAddr,
-    #[command(flatten)]
-    pub broker: BrokerFlags,
-    /// Also run so many jobs at once in this process. 0: none
-    #[arg(short, long, env = "UMBEL_CONCURRENCY", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000), value_name = "N")]
-    pub concurrency: u32,
-    #[command(flatten)]
-    pub run: RunFlags,
-}
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct WorkerCommand {
-    #[command(subcommand)]
-    pub verb: Option<WorkerVerb>,
-    #[command(flatten)]
-    pub options: WorkerOptions,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum WorkerVerb {
-    /// Workers that are alive
-    #[command(visible_alias = "ls")]
-    List,
-}
-
-#[derive(Debug, Args)]
-pub struct WorkerOptions {
-    #[command(flatten)]
-    pub broker: BrokerFlags,
-    /// Jobs at once
-    #[arg(short, long, env = "UMBEL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
-    pub concurrency: Option<u32>,
-    #[command(flatten)]
-    pub run: RunFlags,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum TokenVerb {
-    /// Make a token and print it; it is shown only once
-    Create(TokenOptions),
-}
-
-#[derive(Debug, Args)]
-pub struct TokenOptions {
-    #[command(flatten)]
-    pub broker: BrokerFlags,
-    /// What the token is for
-    #[arg(long, default_value = "cli", value_name = "NAME")]
-    pub name: String,
-    /// Whose jobs it reaches
-    #[arg(long, default_value = crate::serve::DEFAULT_TENANT, value_name = "TENANT")]
-    pub tenant: umbel_model::TenantId,
 }
 
 #[derive(Debug, Subcommand)]
@@ -242,26 +175,6 @@ pub enum ModuleVerb {
     List(PageFlags),
     /// One module
     Show { digest: Digest },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum TaskVerb {
-    /// Tasks of this tenant
-    #[command(visible_alias = "ls")]
-    List(PageFlags),
-    /// One task: parameters, policy and where each value comes from, deploys
-    Show { name: TaskName },
-    /// Point a task at a module that was uploaded
-    Deploy { name: TaskName, digest: Digest },
-    /// Point a task at the module before
-    Rollback { name: TaskName },
-    /// Override the task's policy on the server; `null` takes an override back
-    Set {
-        name: TaskName,
-        /// Fields of the policy, such as max_retries=5 queue=slow fuel=null
-        #[arg(required = true, value_name = "FIELD=VALUE")]
-        fields: Vec<String>,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -287,121 +200,14 @@ pub struct RunOptions {
     pub time_limit: Option<u64>,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum JobVerb {
-    /// Submit a job and print its id; with --wait its result
-    Submit(Box<SubmitOptions>),
-    /// Jobs, newest first
-    #[command(visible_alias = "ls")]
-    List {
-        #[arg(long, value_parser = job_state)]
-        state: Option<JobState>,
-        #[arg(long)]
-        task: Option<TaskName>,
-        #[arg(long)]
-        queue: Option<QueueName>,
-        /// Only jobs of this workflow
-        #[arg(long, value_name = "ID")]
-        workflow: Option<WorkflowId>,
-        #[command(flatten)]
-        page: PageFlags,
-    },
-    /// One job
-    Show {
-        id: JobId,
-        /// Wait for its end, at most so long
-        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
-        wait: Option<u64>,
-    },
-    /// What a job wrote
-    Logs {
-        id: JobId,
-        /// Go on until the job has ended
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Stop a job, wherever it is
-    Cancel { id: JobId },
-    /// Run a waiting job now, or a failed one again as a new job
-    Retry { id: JobId },
-}
-
 #[derive(Debug, Args)]
-pub struct SubmitOptions {
-    pub task: TaskName,
-    /// Arguments: each is JSON, or else text
-    #[arg(allow_negative_numbers = true)]
-    pub args: Vec<String>,
-    /// Argument by name
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub kwarg: Vec<String>,
-    /// Start so long from now
-    #[arg(long, value_parser = duration, value_name = "DURATION", conflicts_with = "eta")]
-    pub countdown: Option<u64>,
-    /// Start at this time, RFC 3339
-    #[arg(long, value_name = "TIME")]
-    pub eta: Option<String>,
-    #[arg(long)]
-    pub queue: Option<QueueName>,
-    /// 0 to 9, 9 first
-    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=9))]
-    pub priority: Option<u8>,
-    #[arg(long)]
-    pub max_retries: Option<u32>,
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub time_limit: Option<u64>,
-    /// Give up if it has not started so long after its submission
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub expires: Option<u64>,
-    /// The same key twice is the same job
-    #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
-    /// Wait for the end, at most so long, and print the result
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
-    pub wait: Option<u64>,
-}
-
-impl SubmitOptions {
-    /// The fields of the policy that were given.
-    pub fn policy(&self) -> PolicyPatch {
-        PolicyPatch {
-            queue: self.queue.clone(),
-            priority: self.priority,
-            max_retries: self.max_retries,
-            time_limit_ms: self.time_limit,
-            expires_ms: self.expires,
-            ..PolicyPatch::default()
-        }
-    }
-}
-
-#[derive(Debug, Subcommand)]
-pub enum QueueVerb {
-    /// Queues and how many jobs are where
-    #[command(visible_alias = "ls")]
-    List,
-    /// Hand out no more jobs of a queue; running ones go on
-    Pause { name: QueueName },
-    /// Hand out a queue's jobs again
-    Resume { name: QueueName },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum DeadVerb {
-    /// The dead set, newest first
-    #[command(visible_alias = "ls")]
-    List(PageFlags),
-    /// Run dead jobs again, as new jobs
-    Redrive {
-        #[arg(required_unless_present = "all")]
-        ids: Vec<JobId>,
-        /// All of them
-        #[arg(long, conflicts_with = "ids")]
-        all: bool,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
+pub struct EventsOptions {
+    /// Only jobs of these tasks
+    #[arg(long, value_delimiter = ',', value_name = "TASKS")]
+    pub task: Vec<TaskName>,
+    /// Only changes to these states
+    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    pub state: Vec<JobState>,
 }
 
 #[derive(Debug, Args)]
@@ -412,6 +218,34 @@ pub struct PageFlags {
     /// Go on where the last list stopped
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<String>,
+}
+
+/// A value, or `none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrNone<T>(pub Option<T>);
+
+/// A rate such as `100/m`, or `none`.
+fn rate(text: &str) -> Result<OrNone<String>, String> {
+    if text == "none" {
+        return Ok(OrNone(None));
+    }
+    Rate::parse(text, 1).map(|rate| OrNone(rate.map(|_| text.to_owned())))
+}
+
+/// A whole number, or `none`.
+fn number(text: &str) -> Result<OrNone<u32>, String> {
+    match text {
+        "none" => Ok(OrNone(None)),
+        _ => {
+            text.parse().map(|n| OrNone(Some(n))).map_err(|_| format!("{text:?} is neither a whole number nor `none`"))
+        }
+    }
+}
+
+/// A time as RFC 3339, such as 2026-01-31T12:00:00Z.
+fn time(text: &str) -> Result<String, String> {
+    let read: Result<jiff::Timestamp, _> = text.parse();
+    read.map(|_| text.to_owned()).map_err(|_| format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))
 }
 
 fn duration(text: &str) -> Result<u64, String> {
@@ -438,27 +272,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn worker_runs_and_worker_list_lists() {
-        let list = Cli::try_parse_from(["umbel", "worker", "list"]).unwrap();
-        assert!(matches!(list.command, Command::Worker(WorkerCommand { verb: Some(WorkerVerb::List), .. })));
-        let run = Cli::try_parse_from(["umbel", "worker", "--broker", "redis://h", "-Q", "a,b", "--concurrency", "3"]);
-        let Command::Worker(WorkerCommand { verb: None, options }) = run.unwrap().command else { panic!() };
-        assert_eq!((options.run.queues.len(), options.concurrency), (2, Some(3)));
-    }
-
-    #[test]
-    fn wait_takes_a_duration_or_none() {
-        let wait = |args: &[&str]| {
-            let cli = Cli::try_parse_from([&["umbel", "job", "submit", "add", "2", "-3"], args].concat()).unwrap();
-            let Command::Job(JobVerb::Submit(options)) = cli.command else { panic!() };
-            assert_eq!(options.args, ["2", "-3"]);
-            options.wait
-        };
-        assert_eq!(wait(&[]), None);
-        assert_eq!(wait(&["--wait=30s"]), Some(30_000));
-        assert_eq!(wait(&["--wait"]), Some(3_600_000));
     }
 }

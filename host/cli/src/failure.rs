@@ -15,6 +15,8 @@ pub enum Exit {
     Auth = 5,
     Conflict = 6,
     Unavailable = 7,
+    /// Start it again: `EX_TEMPFAIL` of sysexits.h.
+    Again = 75,
 }
 
 /// A failed verb.

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         return umbel_sandbox::compile_child_main();
     }
     let cli = Cli::parse();
-    let terminal = Terminal::new(cli.output.output);
+    let terminal = Terminal::new(cli.output.format());
     let ended = run(cli, &terminal);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,12 +50,16 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
             logging.start()?;
             block_on(true, serve::server::run(options))
         }
-        Command::Worker(args::WorkerCommand { verb: Some(args::WorkerVerb::List), .. }) => {
-            client(&cli.server, |client| async move { client::worker::list(&client, terminal).await })
+        Command::Worker(args::WorkerCommand { verb: Some(verb), .. }) => {
+            client(&cli.server, |client| async move { client::worker::run(&client, verb, terminal).await })
         }
         Command::Worker(args::WorkerCommand { verb: None, options }) => {
             logging.start()?;
             block_on(false, serve::worker::run(options))
+        }
+        Command::Doctor(options) => {
+            logging.start()?;
+            block_on(false, serve::doctor::run(options, terminal))
         }
         Command::Token(args::TokenVerb::Create(options)) => block_on(false, serve::token::create(options, terminal)),
         Command::Run(options) => {
@@ -73,11 +77,23 @@ fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
         Command::Job(verb) => {
             client(&cli.server, |client| async move { client::job::run(&client, verb, terminal).await })
         }
+        Command::Events(options) => {
+            client(&cli.server, |client| async move { client::events::run(&client, options, terminal).await })
+        }
         Command::Workflow(verb) => {
             client(&cli.server, |client| async move { client::workflow::run(&client, verb, terminal).await })
         }
         Command::Queue(verb) => {
             client(&cli.server, |client| async move { client::queue::run(&client, verb, terminal).await })
+        }
+        Command::Tenant(verb) => {
+            client(&cli.server, |client| async move { client::tenant::run(&client, verb, terminal).await })
+        }
+        Command::Routes(verb) => {
+            client(&cli.server, |client| async move { client::routes::run(&client, verb, terminal).await })
+        }
+        Command::Bulk(verb) => {
+            client(&cli.server, |client| async move { client::bulk::run(&client, verb, terminal).await })
         }
         Command::Dead(verb) => {
             client(&cli.server, |client| async move { client::dead::run(&client, verb, terminal).await })

@@ -43,6 +43,20 @@ impl Dev {
         run(self.folder.path(), args)
     }
 
+    /// The worker's id, once it has said that it is alive.
+    fn worker(&self) -> String {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (code, out, err) = self.run(&["worker", "list", "-o", "id"]);
+            assert_eq!(code, 0, "{err}");
+            if !out.is_empty() {
+                return out.trim().to_owned();
+            }
+            assert!(Instant::now() < until, "no worker");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn terminate(&mut self) -> Option<i32> {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: a signal to a child of ours that was not waited for yet.
@@ -72,8 +86,7 @@ fn dev_serves_client_verbs_from_folders_below_and_ends_in_order() {
     std::fs::create_dir_all(&below).unwrap();
     let (code, out, err) = run(&below, &["job", "list", "-o", "json"]);
     assert_eq!((code, out.trim()), (0, r#"{"items":[],"next_cursor":null}"#), "{err}");
-    let (code, out, _) = dev.run(&["worker", "list", "-o", "id"]);
-    assert_eq!((code, out.lines().count()), (0, 1));
+    assert_eq!(dev.worker().lines().count(), 1);
     let (code, _, err) = dev.run(&["dev", "--port", "0"]);
     assert_eq!(code, 1);
     assert!(err.contains("error[data_in_use]") && err.contains("help:"), "{err}");
@@ -126,6 +139,25 @@ fn failures_have_a_code_an_exit_code_and_the_next_step() {
         (&["workflow", "graph", id], 4, "error[workflow_not_found]"),
         (&["job", "list", "--workflow", id], 4, "error[workflow_not_found]"),
         (&["queue", "pause", "nothing"], 4, "error[queue_not_found]"),
+        (&["queue", "set", "q"], 2, "nothing is to be changed"),
+        (&["queue", "purge", "q"], 2, "--yes"),
+        (&["task", "pause", "nothing"], 4, "error[task_not_found]"),
+        (&["task", "limit", "t", "--rate", "5/d"], 2, "/s, /m or /h"),
+        (&["job", "forget", id], 4, "error[job_not_found]"),
+        (&["job", "events", id], 4, "error[job_not_found]"),
+        (&["job", "result", id], 4, "error[job_not_found]"),
+        (&["job", "submit", "t", "--expires", "soon"], 2, "neither a duration"),
+        (&["bulk", "cancel", "--dry-run"], 2, "--task"),
+        (&["bulk", "cancel", "--all"], 2, "--yes"),
+        (&["bulk", "show", id], 4, "error[bulk_not_found]"),
+        (&["bulk", "redrive", "--task", "t", "--policy", "{\"max_retry\":1}"], 2, "did you mean max_retries?"),
+        (&["routes", "set", "missing.json"], 4, "error[file]"),
+        (&["routes", "remove", "x"], 4, "error[route_not_found]"),
+        (&["worker", "drain", "nobody"], 4, "error[worker_not_found]"),
+        (&["worker", "show", "../jobs"], 2, "is not the id of a worker"),
+        (&["worker", "autoscale", "w", "3", "2"], 2, "more than the most"),
+        (&["doctor", "--broker", "sqlite:missing.db"], 4, "error[no_broker]"),
+        (&["doctor", "--broker", "redis://127.0.0.1:1"], 7, "error[broker_unavailable]"),
         (&["dead", "redrive", "--all"], 2, "--yes"),
         (&["--token", "wrong", "job", "list"], 2, "error[no_server]"),
         (&["--url", "http://127.0.0.1:1", "--token", "t", "job", "list"], 7, "error[unreachable]"),
@@ -172,6 +204,114 @@ fn a_workflow_is_submitted_listed_shown_watched_and_drawn() {
     assert!(code == 6 && err.contains("error[workflow_ended]"), "{err}");
     let (code, _, err) = dev.run(&["workflow", "resume", id, "--digest", "current"]);
     assert!(code == 6 && err.contains("error[not_resumable]"), "{err}");
+}
+
+#[test]
+fn limits_routes_and_actions_are_set_shown_and_taken_back() {
+    let dev = Dev::start();
+    let ok = |args: &[&str]| {
+        let (code, out, err) = dev.run(args);
+        assert_eq!(code, 0, "{args:?}\n{out}{err}");
+        out
+    };
+    let tenant = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&ok(&[&["tenant"], args, &["--json"]].concat())).unwrap()
+    };
+    let set = tenant(&["limit", "--rate", "100/m", "--burst", "5", "--concurrency", "9"]);
+    assert_eq!((&set["rate_limit"], &set["concurrency"]), (&"100/m".into(), &9.into()), "{set}");
+    assert_eq!(tenant(&["pause"])["paused"], true);
+    assert_eq!(tenant(&["resume"])["paused"], false);
+    assert!(tenant(&["limit", "--none"])["rate_limit"].is_null());
+    ok(&["routes", "add", "orders.*", "orders"]);
+    ok(&["routes", "add", "^mail", "mail", "--first"]);
+    let routes = ok(&["routes", "list"]);
+    let lines: Vec<&str> = routes.lines().collect();
+    assert!(lines[1].starts_with("^mail") && lines[2].contains("glob"), "{routes}");
+    ok(&["routes", "remove", "^mail"]);
+    assert_eq!(ok(&["routes", "list", "-o", "id"]).trim(), "orders.*");
+    let counted = ok(&["bulk", "cancel", "--task", "nothing", "--dry-run", "--json"]);
+    assert!(counted.contains(r#""done":0"#) || counted.contains(r#""matched":0"#), "{counted}");
+    assert_eq!(ok(&["bulk", "list", "-o", "id"]).lines().count(), 1);
+}
+
+#[test]
+fn a_worker_takes_orders_from_the_token_of_dev() {
+    let mut dev = Dev::start();
+    let id = dev.worker();
+    let order = |args: &[&str]| {
+        let (code, out, err) = dev.run(&[&["worker"], args].concat());
+        assert_eq!((code, out.trim()), (0, id.as_str()), "{args:?}\n{err}");
+    };
+    let shown = |until: &dyn Fn(&serde_json::Value) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (code, out, err) = dev.run(&["worker", "show", &id, "--json"]);
+            assert_eq!(code, 0, "{err}");
+            let worker: serde_json::Value = serde_json::from_str(&out).unwrap();
+            if until(&worker) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{worker}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    order(&["drain", &id]);
+    shown(&|worker| worker["state"] == "draining");
+    order(&["resume", &id]);
+    shown(&|worker| worker["state"] == "running");
+    order(&["slots", &id, "1"]);
+    shown(&|worker| worker["slots"] == 1);
+    order(&["queues", &id, "a", "b"]);
+    shown(&|worker| worker["queues"] == serde_json::json!(["a", "b"]));
+    order(&["queues", &id, "+c", "-a"]);
+    shown(&|worker| worker["queues"] == serde_json::json!(["b", "c"]));
+    let (code, _, err) = dev.run(&["worker", "drain", &format!("{id}x")]);
+    assert!(code == 4 && err.contains(&format!("similar name exists: {id}")), "{err}");
+    // Nobody is left to run jobs: the process ends, too, in order.
+    order(&["shutdown", &id]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        if let Some(status) = dev.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_token_that_is_no_operators_orders_no_worker_about() {
+    let mut dev = Dev::start();
+    let id = dev.worker();
+    let url = std::fs::read_to_string(dev.folder.path().join(".umbel/profile.json")).unwrap();
+    let url = serde_json::from_str::<serde_json::Value>(&url).unwrap()["url"].as_str().unwrap().to_owned();
+    assert_eq!(dev.terminate(), Some(0));
+    let (code, token, err) = dev.run(&["token", "create"]);
+    assert_eq!(code, 0, "{err}");
+    let port = url.rsplit_once(':').unwrap().1;
+    let mut again = umbel(dev.folder.path(), &["dev", "--port", port]);
+    dev.child = again.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(dev.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let order = ["--url", &url, "--token", token.trim(), "worker", "drain", &id];
+    let (code, _, err) = dev.run(&order);
+    assert_eq!(code, 5, "{err}");
+    assert!(err.contains("umbel token create --operator"), "{err}");
+}
+
+#[test]
+fn doctor_finds_a_new_broker_well_and_says_so_to_programs() {
+    let mut dev = Dev::start();
+    // A SQLite file belongs to one process.
+    let (code, _, err) = dev.run(&["doctor"]);
+    assert_ne!(code, 0, "{err}");
+    assert_eq!(dev.terminate(), Some(0));
+    let (code, out, err) = dev.run(&["doctor"]);
+    assert!(code == 0 && out.is_empty() && err.contains("is well"), "{out}{err}");
+    let (code, out, _) = dev.run(&["doctor", "--fix", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["healthy"], &report["findings"]), (0, &true.into(), &serde_json::json!([])));
 }
 
 #[test]

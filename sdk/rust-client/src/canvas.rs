@@ -14,12 +14,16 @@
 //!
 //! A builder that is given something that cannot be sent keeps its first error until it is built or submitted.
 
+mod options;
 mod signature;
 
 use umbel_model::canvas::{Canvas, OnFailure, Shape};
 
-pub use self::signature::{Signature, task};
 pub(crate) use self::signature::{Single, single};
+pub use self::{
+    options::Unique,
+    signature::{Signature, task},
+};
 
 /// A canvas or a call that cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, stream};
-use reqwest::{Body, Method, RequestBuilder, Response};
+use reqwest::{Body, Method, RequestBuilder, Response, header::HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::Error;
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LEAST_SPEED: u64 = 16 << 10;
 /// Bytes of an upload between two calls of its progress.
 const PIECE: usize = 64 << 10;
+/// An answer that goes on as long as its job.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// How often and how soon a request that is safe to repeat is sent again.
@@ -42,7 +44,7 @@ impl Default for Retry {
 
 impl Retry {
     /// The pause before repetition `n`, from 0.
-    fn pause(self, n: u32) -> Duration {
+    pub(crate) fn pause(self, n: u32) -> Duration {
         self.first.saturating_mul(2_u32.saturating_pow(n)).min(self.longest)
     }
 }
@@ -92,6 +94,10 @@ impl Client {
         &self.0.url
     }
 
+    pub(crate) fn retry(&self) -> Retry {
+        self.0.retry
+    }
+
     /// A request that reads; `path` starts with `/`.
     pub fn get(&self, path: impl Into<String>) -> Request {
         self.request(Method::GET, path)
@@ -105,6 +111,16 @@ impl Client {
     /// A request that changes fields of something.
     pub fn patch(&self, path: impl Into<String>) -> Request {
         self.request(Method::PATCH, path)
+    }
+
+    /// A request that replaces something: doing it twice is the same as doing it once.
+    pub fn put(&self, path: impl Into<String>) -> Request {
+        self.request(Method::PUT, path).repeatable()
+    }
+
+    /// A request that deletes something.
+    pub fn delete(&self, path: impl Into<String>) -> Request {
+        self.request(Method::DELETE, path)
     }
 
     fn request(&self, method: Method, path: impl Into<String>) -> Request {
@@ -141,13 +157,17 @@ impl Client {
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<String, Sent> {
+        Ok(self.answer_with_headers(request).await?.0)
+    }
+
+    async fn answer_with_headers(&self, request: RequestBuilder) -> Result<(String, HeaderMap), Sent> {
         let unreachable = |error: reqwest::Error| Sent {
             // No connection came about: nothing of the request can have arrived.
             arrived: !error.is_connect(),
             error: Error::of_transport(&self.0.url, &error),
         };
         let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         let body = match read(response).await {
             Ok(Some(body)) => body,
             Ok(None) => return Err(Sent { arrived: true, error: Error::AnswerTooLarge(MAX_ANSWER_BYTES) }),
@@ -155,7 +175,7 @@ impl Client {
         };
         let text = String::from_utf8(body.into()).map_err(|_| Sent { arrived: true, error: Error::BadAnswer });
         if status.is_success() {
-            return text;
+            return Ok((text?, headers));
         }
         let text = text.unwrap_or_default();
         Err(Sent { arrived: true, error: Error::of_answer(status.as_u16(), &text) })
@@ -236,7 +256,7 @@ impl Request {
     }
 
     /// Says that doing it twice is the same as doing it once.
-    pub(crate) fn repeatable(mut self) -> Self {
+    pub fn repeatable(mut self) -> Self {
         self.safe = true;
         self
     }
@@ -258,14 +278,25 @@ impl Request {
 
     /// The body of a success as the server wrote it: numbers keep all their digits.
     pub async fn text(self) -> Result<String, Error> {
+        Ok(self.answered().await?.0)
+    }
+
+    /// The body as `text` gives it, and the value of one header of the answer.
+    pub async fn text_and_header(self, name: &str) -> Result<(String, Option<String>), Error> {
+        let (text, headers) = self.answered().await?;
+        let value = headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok((text, value))
+    }
+
+    async fn answered(self) -> Result<(String, HeaderMap), Error> {
         if let Some(error) = self.error {
             return Err(error);
         }
         let retry = self.client.0.retry;
         let mut repetition = 0;
         loop {
-            let Sent { arrived, error } = match self.client.answer(self.build()).await {
-                Ok(body) => return Ok(body),
+            let Sent { arrived, error } = match self.client.answer_with_headers(self.build()).await {
+                Ok(answer) => return Ok(answer),
                 Err(sent) => sent,
             };
             let again = error.is_transient() && (self.safe || !arrived);
@@ -282,6 +313,22 @@ impl Request {
         typed(&self.text().await?)
     }
 
+    /// The answer as it arrives, piece by piece, once; with no limit of time but the one between two pieces, `silence`. A
+    /// refusal is an error.
+    pub(crate) async fn pieces(&self, silence: Duration) -> Result<Pieces, Error> {
+        let url = &self.client.0.url;
+        let slow = || Error::Unreachable { url: url.clone(), cause: "no answer in time".into() };
+        let sent = self.build().timeout(FOREVER).send();
+        let response = tokio::time::timeout(PATIENCE, sent).await.map_err(|_| slow())?;
+        let response = response.map_err(|error| Error::of_transport(url, &error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Pieces { url: url.clone(), response, silence });
+        }
+        let body = read(response).await.map_err(|error| Error::of_transport(url, &error))?;
+        Err(Error::of_answer(status.as_u16(), &String::from_utf8_lossy(&body.unwrap_or_default())))
+    }
+
     fn build(&self) -> RequestBuilder {
         let Inner { http, url, token, .. } = &*self.client.0;
         let mut request = http.request(self.method.clone(), format!("{url}{}", self.path)).bearer_auth(token);
@@ -295,6 +342,23 @@ impl Request {
             request = request.body(self.body.clone());
         }
         request.timeout(time_for(self.body.len() as u64, self.wait))
+    }
+}
+
+/// An answer that arrives bit by bit.
+pub(crate) struct Pieces {
+    url: String,
+    response: Response,
+    silence: Duration,
+}
+
+impl Pieces {
+    /// The next bytes; none at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        match tokio::time::timeout(self.silence, self.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| Error::of_transport(&self.url, &error)),
+            Err(_) => Err(Error::Unreachable { url: self.url.clone(), cause: "it fell silent".into() }),
+        }
     }
 }
 

@@ -36,7 +36,8 @@ pub enum Error {
     /// It is not over after the wait. It goes on: wait again, or cancel it.
     #[error("{id} is {state} after the wait")]
     WaitTimeout { id: JobId, state: &'static str },
-    /// It succeeded, but its result is too large for an answer, or was deleted: `too_large`, `gone`.
+    /// It succeeded, but its result is too large for an answer (`Client::result` reads that of a job by itself), or was
+    /// deleted: `too_large`, `gone`.
     #[error("the result of {id} is not in the answer: {why}")]
     ResultOmitted { id: JobId, why: String },
     /// It ended without a result.

@@ -1,4 +1,4 @@
-//! Jobs and modules: submit, look, wait, read logs, cancel.
+//! Jobs and modules: submit, look, wait, read logs. What else is done with jobs is in `jobs`.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 use umbel_model::{JobId, JobState, WorkflowId};
 
 use crate::{
@@ -48,8 +48,28 @@ pub struct Job {
     pub result_omitted: Option<String>,
     #[serde(default)]
     pub error: Option<JobError>,
-    /// The workflow that it is a node of.
+    /// When it is tried again, or starts for the first time.
+    #[serde(default, alias = "retry_at")]
+    pub due_at: Option<String>,
+    /// It was cancelled while it ran, and is left to end.
     #[serde(default)]
+    pub let_end: bool,
+    #[serde(default)]
+    pub worker: Option<String>,
+    /// Words to find it by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Header stamps.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Its attempts that have ended, and the deliveries that were lost, in their order; of many the first and the last.
+    #[serde(default)]
+    pub history: Vec<Attempt>,
+    /// The dead job that it repeats.
+    #[serde(default)]
+    pub redrive_of: Option<JobId>,
+    /// The workflow that it is a node of.
+    #[serde(default, alias = "workflow_id")]
     pub workflow: Option<WorkflowId>,
     /// Its place there.
     #[serde(default)]
@@ -77,17 +97,44 @@ fn queued() -> JobState {
 
 /// How far a running job said it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
 pub struct Progress {
     pub done: u64,
     /// 0: unknown.
     pub total: u64,
     pub message: String,
+    /// A state of the task's own.
+    pub state: Option<String>,
+    /// What the task says of that state.
+    pub meta: Option<Value>,
+}
+
+/// One line of a job's history.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// From 1.
+    pub attempt: u32,
+    /// Of that attempt, from 1.
+    pub delivery: u32,
+    /// `succeeded`, `ignored`, `error`, `fatal`, `snoozed`, `rejected`, `trap`, `revoked`, `lost`.
+    pub outcome: String,
+    pub worker: Option<String>,
+    pub error: Option<JobError>,
+    pub ended_at: Option<String>,
+    pub fuel: u64,
+    /// Peak of the guest's memory.
+    pub memory_bytes: u64,
+    pub duration_us: u64,
 }
 
 /// Why a job failed.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct JobError {
     pub kind: String,
+    /// Empty where the policy keeps none.
+    #[serde(default)]
     pub message: String,
     #[serde(default)]
     pub details: Option<Box<RawValue>>,
@@ -142,6 +189,14 @@ pub(crate) fn output<T: DeserializeOwned>(
 pub(crate) fn not_succeeded(id: JobId, state: &'static str, error: Option<&JobError>) -> Error {
     let (kind, message) = error.map_or((state, "it has no result"), |error| (&error.kind, &error.message));
     Error::NotSucceeded { id, state, kind: kind.to_owned(), message: message.to_owned() }
+}
+
+/// The answer to a submission of a job that may be unique.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    pub job: Job,
+    /// Nothing was stored: a job like it holds their place, and this is that job.
+    pub duplicate: bool,
 }
 
 /// The answer to one line of a batch.
@@ -208,9 +263,16 @@ impl Client {
     /// Submits a job. It gets an idempotency key if it has none, so that it is submitted once when connections break;
     /// the server keeps a key for a day. Where that is too much for very many jobs, use `batch`.
     pub async fn submit(&self, call: Signature) -> Result<Job, Error> {
+        Ok(self.submit_unique(call).await?.job)
+    }
+
+    /// The same, and says whether the job is one that was there before: see `Signature::unique`.
+    pub async fn submit_unique(&self, call: Signature) -> Result<Submitted, Error> {
         let canvas::Single { call, key } = canvas::single(call)?;
         let key = key.map_or_else(fresh_key, Ok)?;
-        self.post("/v1/jobs").json(&call).idempotency_key(key).answer().await
+        let request = self.post("/v1/jobs").json(&call).idempotency_key(key);
+        let (text, unique) = request.text_and_header("umbel-unique").await?;
+        Ok(Submitted { job: typed(&text)?, duplicate: unique.as_deref() == Some("duplicate") })
     }
 
     /// Submits many jobs in one request; the answers are in their order. A connection that breaks within is an error, and
@@ -218,9 +280,9 @@ impl Client {
     pub async fn batch(&self, calls: impl IntoIterator<Item = Signature>) -> Result<Vec<Accepted>, Error> {
         let (mut body, mut keyed, mut lines) = (Vec::new(), true, 0_usize);
         for call in calls {
-            let canvas::Single { mut call, key } = canvas::single(call)?;
-            keyed &= key.is_some();
-            call.options.extend(key.map(|key| ("idempotency_key".to_owned(), key.into())));
+            let single = canvas::single(call)?;
+            keyed &= single.key.is_some();
+            let call = single.line()?;
             serde_json::to_writer(&mut body, &call).map_err(|error| Error::Request(error.to_string()))?;
             body.push(b'\n');
             lines += 1;
@@ -273,11 +335,5 @@ impl Client {
     /// Up to 200 lines of a job's log, from line `from`.
     pub async fn logs(&self, id: JobId, from: u64) -> Result<Lines, Error> {
         self.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string()).query("limit", "200").answer().await
-    }
-
-    /// Revokes a job that waits; asks the worker of a running one to stop it. One that has ended is a problem with the
-    /// code `job_ended`.
-    pub async fn cancel(&self, id: JobId) -> Result<Job, Error> {
-        self.post(format!("/v1/jobs/{id}/cancel")).answer().await
     }
 }

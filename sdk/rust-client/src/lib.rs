@@ -17,18 +17,31 @@
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 
+mod bulk;
 pub mod canvas;
 mod client;
+mod control;
 mod error;
+mod events;
 mod job;
+mod jobs;
+mod time;
 mod watch;
+mod worker;
 mod workflow;
 
-pub use canvas::Step;
+pub use bulk::{Bulk, BulkAction, BulkFilter, BulkState, NewBulk};
+pub use canvas::{Step, Unique};
 pub use client::{Client, MAX_ANSWER_BYTES, MAX_WAIT, Request, Retry, fresh_key, typed};
+pub use control::{Control, ControlPatch, Queue, Route, RouteKind, Routes};
 pub use error::{Error, FieldError, Problem};
-pub use job::{Accepted, FailedJob, Job, JobError, Line, Lines, Module, NodePlace, Progress, Refusal};
-pub use umbel_model::{Canvas, JobId, JobState, OnFailure, WorkflowId};
+pub use events::{Event, EventFilter, Feed, JobChange, JobEvent, JobNews, TenantEvent};
+pub use job::{
+    Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, Module, NodePlace, Progress, Refusal, Submitted,
+};
+pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
+pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId};
+pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{
     Digests, Node, NodePage, NodeRange, Tree, Workflow, WorkflowOptions, WorkflowPage, WorkflowProgress, WorkflowState,
 };

@@ -17,6 +17,8 @@ use crate::{
     *,
 };
 
+mod life;
+
 const ID: &str = "01J00000000000000000000000";
 
 /// What the server does with a request.
@@ -25,6 +27,24 @@ enum Reply {
     Json(u16, Value),
     /// The connection breaks after the request was read.
     Broken,
+    /// An answer with this header, and the connection closed behind it.
+    Headed(u16, &'static str, String),
+    /// So much of a longer answer, and then the connection breaks.
+    Half(String),
+}
+
+impl Reply {
+    fn text(self) -> Option<String> {
+        let (status, header, length, body) = match self {
+            Self::Broken => return None,
+            Self::Json(status, Value::String(text)) => (status, "x: y", text.len(), text),
+            Self::Json(status, body) => (status, "x: y", body.to_string().len(), body.to_string()),
+            Self::Headed(status, header, body) => (status, header, body.len(), body),
+            Self::Half(body) => (200, "content-type: text/event-stream", body.len() + 1, body),
+        };
+        let head = format!("HTTP/1.1 {status} x\r\nconnection: close\r\n{header}\r\ncontent-length: {length}\r\n\r\n");
+        Some(head + &body)
+    }
 }
 
 /// A request as it came: its first line, head and body.
@@ -55,11 +75,8 @@ impl Server {
                 kept.lock().unwrap().push(request);
                 let reply = replies[n.min(replies.len() - 1)].clone();
                 n += 1;
-                if let Reply::Json(status, body) = reply {
-                    let body = if let Value::String(text) = body { text } else { body.to_string() };
-                    let head =
-                        format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
-                    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+                if let Some(text) = reply.text() {
+                    let _ = stream.write_all(text.as_bytes()).await;
                 }
             }
         });

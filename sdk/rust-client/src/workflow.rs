@@ -14,6 +14,7 @@ use crate::{
     client::{Client, MAX_WAIT, fresh_key},
     error::Error,
     job::{JobError, not_succeeded, output},
+    time::ms,
 };
 
 /// What a workflow gets besides its canvas.
@@ -57,22 +58,18 @@ impl WorkflowOptions {
 
     #[must_use]
     pub fn deadline(self, after: Duration) -> Self {
-        Self { deadline_ms: Some(millis(after)), ..self }
+        Self { deadline_ms: Some(ms(after)), ..self }
     }
 
     #[must_use]
     pub fn keep(self, after: Duration) -> Self {
-        Self { keep_ms: Some(millis(after)), ..self }
+        Self { keep_ms: Some(ms(after)), ..self }
     }
 
     #[must_use]
     pub fn idempotency_key(self, key: &str) -> Self {
         Self { idempotency_key: Some(key.to_owned()), ..self }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where a workflow stands.

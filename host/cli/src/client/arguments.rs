@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
+use umbel_model::{Policy, PolicyPatch, human};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, suggest::nearest};
 
 /// A value as it was typed.
 pub fn value(text: &str) -> Box<RawValue> {
@@ -28,6 +33,66 @@ pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>, Failur
     Ok(named)
 }
 
+/// A value of ours as JSON.
+pub fn raw(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+    to_raw_value(value).map_err(|error| Failure::usage(format!("this cannot be written as JSON: {error}")))
+}
+
+/// A header stamp, `NAME=VALUE`.
+pub fn stamp(pair: &str) -> Result<(String, String), Failure> {
+    let stamp = pair.split_once('=').filter(|(name, _)| !name.is_empty());
+    let stamp = stamp.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    stamp.ok_or_else(|| Failure::usage(format!("{pair:?} is not NAME=VALUE")).help("write --header order=7"))
+}
+
+/// Header stamps; of two of one name the last one counts.
+pub fn stamps(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    pairs.iter().map(|pair| stamp(pair)).collect()
+}
+
+/// `FIELD=VALUE` as fields of a policy. Durations and sizes may have units.
+pub fn policy(fields: &[String]) -> Result<Map<String, Value>, Failure> {
+    let mut policy = Map::new();
+    for field in fields {
+        let Some((name, text)) = field.split_once('=') else {
+            return Err(Failure::usage(format!("{field:?} is not FIELD=VALUE")).help("write max_retries=5"));
+        };
+        let units = match name {
+            _ if name.ends_with("_ms") => human::duration_ms(text).ok(),
+            _ if name.ends_with("_bytes") => human::size_bytes(text).ok(),
+            _ => None,
+        };
+        let value = units.map(Value::from);
+        let value = value.or_else(|| serde_json::from_str(text).ok()).unwrap_or_else(|| Value::from(text));
+        policy.insert(name.to_owned(), value);
+    }
+    Ok(policy)
+}
+
+/// A policy as JSON, as `--policy` takes it. A field that there is not is refused with the nearest one.
+pub fn policy_json(text: &str) -> Result<PolicyPatch, Failure> {
+    let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+        Failure::usage(format!("--policy is not a JSON object: {error}")).help(r#"write --policy '{"max_retries": 9}'"#)
+    })?;
+    let known = policy_fields();
+    if let Some(wrong) = fields.keys().find(|field| !known.contains(field)) {
+        let failure = Failure::usage(format!("a policy has no field {wrong:?}"));
+        return Err(match nearest(wrong, known.iter().map(String::as_str)) {
+            Some(near) => failure.help(format!("did you mean {near}?")),
+            None => failure.help("umbel task show NAME shows all fields"),
+        });
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|error| Failure::usage(format!("--policy: {error}")))
+}
+
+/// The fields of a policy by name.
+fn policy_fields() -> Vec<String> {
+    match serde_json::to_value(Policy::default()) {
+        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +105,32 @@ mod tests {
         assert_eq!(shown("hello \"you\""), r#""hello \"you\"""#);
         assert_eq!(shown("true"), "true");
         assert_eq!(shown("\"5\""), "\"5\"");
+    }
+
+    #[test]
+    fn policy_fields_take_units_json_or_text() {
+        let fields = ["time_limit_ms=30s", "memory_bytes=64MiB", "max_retries=5", "queue=slow", "fuel=null"];
+        let policy = policy(&fields.map(str::to_owned)).unwrap();
+        let expected = serde_json::json!({
+            "time_limit_ms": 30_000, "memory_bytes": 64 << 20, "max_retries": 5, "queue": "slow", "fuel": null,
+        });
+        assert_eq!(Value::Object(policy), expected);
+    }
+
+    #[test]
+    fn a_policy_as_json_knows_its_fields() {
+        assert_eq!(policy_json(r#"{"max_retries": 9}"#).unwrap().max_retries, Some(9));
+        let wrong = policy_json(r#"{"max_retry": 9}"#).unwrap_err();
+        assert_eq!(wrong.help.as_deref(), Some("did you mean max_retries?"));
+        for bad in ["[]", "x", r#"{"max_retries": "x"}"#] {
+            assert_eq!(policy_json(bad).unwrap_err().code, "usage", "{bad}");
+        }
+    }
+
+    #[test]
+    fn header_stamps_are_names_and_values() {
+        assert_eq!(stamps(&["k=v=w".into(), "k=x".into()]).unwrap()["k"], "x");
+        assert!(stamp("x").is_err() && stamp("=x").is_err());
     }
 
     #[test]

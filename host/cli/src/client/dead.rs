@@ -1,14 +1,12 @@
 //! `umbel dead`.
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use umbel_client::Client;
+use umbel_client::{BulkAction, BulkFilter, Client, Digests, NewBulk, Redrive};
 
 use crate::{
-    args::{DeadVerb, Format},
-    client::{answer, pages},
+    args::{DeadVerb, Format, RedriveOptions},
+    client::{answer, arguments, bulk, confirm, pages},
     failure::{Exit, Failure},
     output::{Column, Page, Terminal},
 };
@@ -21,6 +19,8 @@ const COLUMNS: &[Column] = &[
     ("FINISHED", "/finished_at"),
     ("MESSAGE", "/error/message"),
 ];
+
+const NEW: &[Column] = &[("NEW JOB", "/id"), ("REPEATS", "/redrive_of")];
 
 #[derive(Debug, Deserialize)]
 struct Redriven {
@@ -38,18 +38,57 @@ struct Refused {
 pub async fn run(client: &Client, verb: DeadVerb, terminal: &Terminal) -> Result<(), Failure> {
     match verb {
         DeadVerb::List(page) => terminal.list(&pages(client, "/v1/dead", &[], &page).await?, COLUMNS, "/id"),
-        DeadVerb::Redrive { all: true, yes, .. } => {
-            confirm(yes)?;
-            redrive(client, json!({ "all": true, "max": 10_000 }), terminal).await
+        DeadVerb::Redrive(options) => redrive(client, &options, terminal).await,
+    }
+}
+
+async fn redrive(client: &Client, options: &RedriveOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let changed = options.current || options.policy.is_some();
+    match options.all {
+        true => {
+            confirm(options.yes, "run all dead jobs again?")?;
+            if changed {
+                let bulk = NewBulk::new(BulkAction::Redrive, BulkFilter::default().dead());
+                let bulk = bulk::redrive(bulk, options.current, options.policy.as_deref())?;
+                return bulk::send(client, &bulk, Some(bulk::LONG), terminal).await;
+            }
+            repeat(client, json!({ "all": true, "max": 10_000 }), terminal).await
         }
-        DeadVerb::Redrive { ids, .. } => {
-            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            redrive(client, json!({ "ids": ids }), terminal).await
+        false if changed => one_by_one(client, options, terminal).await,
+        false => {
+            let ids: Vec<String> = options.ids.iter().map(ToString::to_string).collect();
+            repeat(client, json!({ "ids": ids }), terminal).await
         }
     }
 }
 
-async fn redrive(client: &Client, body: serde_json::Value, terminal: &Terminal) -> Result<(), Failure> {
+/// Runs each again with another module or policy.
+async fn one_by_one(client: &Client, options: &RedriveOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let digest = if options.current { Digests::Current } else { Digests::Pinned };
+    let policy = options.policy.as_deref().map(arguments::policy_json).transpose()?.unwrap_or_default();
+    let how = Redrive { digest, policy };
+    let mut new = Vec::new();
+    let mut ended = Ok(());
+    for id in &options.ids {
+        let sent = client.post(format!("/v1/dead/{id}/redrive")).json(&how).answer::<Box<RawValue>>().await;
+        match sent {
+            Ok(job) => new.push(job),
+            // What was run again before is told, too.
+            Err(error) => {
+                ended = Err(Failure::from(error));
+                break;
+            }
+        }
+    }
+    let count = new.len();
+    if count > 0 {
+        terminal.list(&Page { items: new, next_cursor: None }, NEW, "/id")?;
+    }
+    terminal.note(&format!("{count} jobs run again"));
+    ended
+}
+
+async fn repeat(client: &Client, body: serde_json::Value, terminal: &Terminal) -> Result<(), Failure> {
     let body = client.post("/v1/dead/redrive").json(&body).text().await?;
     if terminal.format == Format::Json {
         terminal.line(body.trim_end())?;
@@ -57,8 +96,7 @@ async fn redrive(client: &Client, body: serde_json::Value, terminal: &Terminal) 
     let redriven: Redriven = answer(&body)?;
     let count = redriven.items.len();
     if terminal.format != Format::Json {
-        let columns: &[Column] = &[("NEW JOB", "/id"), ("REPEATS", "/redrive_of")];
-        terminal.list(&Page { items: redriven.items, next_cursor: None }, columns, "/id")?;
+        terminal.list(&Page { items: redriven.items, next_cursor: None }, NEW, "/id")?;
     }
     terminal.note(&format!(
         "{count} jobs run again{}",
@@ -72,18 +110,4 @@ async fn redrive(client: &Client, body: serde_json::Value, terminal: &Terminal) 
     let exit = if missing { Exit::NotFound } else { Exit::Conflict };
     let code = if missing { "job_not_found" } else { "not_dead" };
     Err(Failure::new(code, format!("{} jobs were not run again", redriven.refused.len())).details(details).exit(exit))
-}
-
-/// Asks on a terminal; elsewhere `--yes` must say it.
-fn confirm(yes: bool) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Failure::usage("all dead jobs would run again").help("say that you mean it: --yes"));
-    }
-    let _ = write!(io::stderr().lock(), "run all dead jobs again? [y/N] ");
-    let mut reply = String::new();
-    let _ = io::stdin().read_line(&mut reply);
-    if reply.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::quiet(Exit::Failure)) }
 }

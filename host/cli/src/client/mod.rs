@@ -1,15 +1,25 @@
 //! The client verbs: HTTP requests and what people see of the answers.
 
 pub mod arguments;
+pub mod bulk;
+mod control;
 pub mod dead;
+pub mod events;
+mod input;
 pub mod job;
 pub mod module;
 pub mod queue;
+pub mod routes;
+mod suggested;
 pub mod task;
+pub mod tenant;
 pub mod worker;
 pub mod workflow;
 
-use std::time::Duration;
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use serde::de::DeserializeOwned;
 use umbel_client::{Client, Error, FailedJob, JobError, JobId, Retry, WorkflowId};
@@ -17,7 +27,7 @@ use umbel_client::{Client, Error, FailedJob, JobError, JobId, Retry, WorkflowId}
 use crate::{
     args::{PageFlags, ServerFlags},
     failure::{Exit, Failure},
-    output::{Page, bad_answer},
+    output::{Page, bad_answer, plain},
     serve::profile::Profile,
 };
 
@@ -81,6 +91,20 @@ fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String,
             .exit(Exit::Auth)
             .help("give --token, or set UMBEL_TOKEN; `umbel token create` makes one")),
     }
+}
+
+/// Asks on a terminal; elsewhere `--yes` must say it.
+pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::usage(question).help("say that you mean it: --yes"));
+    }
+    let _ = write!(io::stderr().lock(), "{} [y/N] ", plain(question));
+    let mut reply = String::new();
+    let _ = io::stdin().read_line(&mut reply);
+    if reply.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::quiet(Exit::Failure)) }
 }
 
 /// A typed answer.

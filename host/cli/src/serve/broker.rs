@@ -54,12 +54,26 @@ impl BrokerUrl {
 
 /// Opens the broker. A Redis that cannot be reached is waited for, for ever; one that is refused is an error.
 pub async fn open(url: &BrokerUrl, flags: &BrokerFlags) -> Result<Arc<dyn Broker>, Failure> {
+    opened(url, flags, true).await
+}
+
+/// Opens the broker. A Redis that cannot be reached is an error.
+pub async fn open_now(url: &BrokerUrl, flags: &BrokerFlags) -> Result<Arc<dyn Broker>, Failure> {
+    opened(url, flags, false).await
+}
+
+async fn opened(url: &BrokerUrl, flags: &BrokerFlags, wait_for_server: bool) -> Result<Arc<dyn Broker>, Failure> {
+    let limits = flags.limits.limits();
     match url {
-        BrokerUrl::Sqlite(path) => Ok(Arc::new(SqliteBroker::open(SqliteConfig::new(path)).map_err(refused)?)),
+        BrokerUrl::Sqlite(path) => {
+            let config = SqliteConfig { limits, ..SqliteConfig::new(path) };
+            Ok(Arc::new(SqliteBroker::open(config).map_err(refused)?))
+        }
         BrokerUrl::Redis(address) => {
             let mut config = RedisConfig::new(address);
             config.allow_unsafe_settings = flags.allow_unsafe_redis;
-            config.wait_for_server = true;
+            config.wait_for_server = wait_for_server;
+            config.limits = limits;
             let broker = RedisBroker::connect(config).await.map_err(refused)?;
             Ok(Arc::new(broker))
         }

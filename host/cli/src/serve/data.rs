@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use umbel_model::PolicyBounds;
 use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
 use umbel_worker::{Runtime, RuntimeConfig};
@@ -97,10 +98,21 @@ impl Data {
     }
 
     /// The sandbox and everything that makes modules ready for it.
-    pub async fn runtime(&self, store: ModuleStore, concurrency: u32) -> Result<Runtime, Failure> {
+    pub async fn runtime(
+        &self,
+        store: ModuleStore,
+        concurrency: u32,
+        bounds: PolicyBounds,
+    ) -> Result<Runtime, Failure> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
-        Ok(Runtime::new(RuntimeConfig::default(), store, code, compiler(), sandbox(concurrency)?))
+        Ok(Runtime::new(
+            RuntimeConfig { bounds, ..RuntimeConfig::default() },
+            store,
+            code,
+            compiler(),
+            sandbox(concurrency)?,
+        ))
     }
 }
 

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{Broker, DocumentKind};
-use umbel_control::{Control, ControlConfig};
+use umbel_control::{Control, ControlConfig, Means};
 use umbel_model::TenantId;
 
 use crate::{
@@ -30,28 +30,26 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure
     let broker = broker::open(&url, &options.broker).await?;
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
-        () = signals.next() => return Ok(()),
+        _ = signals.next() => return Ok(()),
     }
     let concurrency = options.concurrency.unwrap_or_else(jobs::default_concurrency);
     let store = data.modules().await?;
-    let runtime = data.runtime(store.clone(), concurrency).await?;
+    let runtime = data.runtime(store.clone(), concurrency, options.bounds.bounds()).await?;
     let token = token(&*broker, &data).await?;
-    let mut web = web::start(listener, broker.clone(), store, runtime.clone())?;
-    let control = Control::start(broker.clone(), &ControlConfig::default());
-    let mut worker = jobs::start(broker.clone(), runtime, &options.run, concurrency)?;
+    let means = Means { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
+    let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
+    let control = Control::start(means, &ControlConfig::default());
+    let mut worker = jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(concurrency))?;
     let profile = Profile { url: web.url(), token };
     let path = profile.write(data.folder());
     let path = path.map_err(|e| Failure::new("data_folder", format!("the profile cannot be written: {e}")))?;
     terminal.line(&banner(&profile, &url, &data, &path.display().to_string()))?;
     let told = watch::until_told(&mut signals, Some(&mut worker), Some(&mut web)).await;
-    tracing::info!("shutting down; a second signal ends at once");
-    signals.next_is_cold();
-    worker.drain();
-    worker.join().await;
+    watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;
     web.stop().await;
     control.stop().await;
     close(broker);
-    told
+    told.map(drop)
 }
 
 /// The last owner closes the store, which may wait for the disk.
@@ -76,9 +74,14 @@ async fn token(broker: &dyn Broker, data: &Data) -> Result<String, Failure> {
     if let Some(Profile { token, .. }) = Profile::read(data.folder()) {
         let home = TenantId::new("system").expect("a fixed name that keeps the rule");
         let name: String = Sha256::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
-        if broker.document(&home, DocumentKind::ApiToken, &name).await?.is_some() {
+        let known = broker.document(&home, DocumentKind::ApiToken, &name).await?;
+        // One that an earlier version made is no operator's: it is replaced.
+        let operator = known.is_some_and(|document| {
+            serde_json::from_str::<serde_json::Value>(&document.body).is_ok_and(|token| token["operator"] == true)
+        });
+        if operator {
             return Ok(token);
         }
     }
-    crate::serve::token::make(broker, &default_tenant(), "umbel dev").await
+    crate::serve::token::make(broker, &default_tenant(), "umbel dev", true).await
 }

@@ -1,8 +1,9 @@
-//! The verbs that are the service: `dev`, `server`, `worker`, and tokens made directly in the broker.
+//! The verbs that are the service: `dev`, `server`, `worker`, and those that open the broker themselves: `token`, `doctor`.
 
 pub mod broker;
 pub mod data;
 pub mod dev;
+pub mod doctor;
 pub mod jobs;
 pub mod logging;
 pub mod profile;

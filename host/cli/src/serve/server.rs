@@ -1,6 +1,6 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
-use umbel_control::{Control, ControlConfig};
+use umbel_control::{Control, ControlConfig, Means};
 
 use crate::{
     args::ServerOptions,
@@ -26,27 +26,23 @@ pub async fn run(options: ServerOptions) -> Result<(), Failure> {
     let listener = web::listen(options.listen).await?;
     let broker = broker::open(&url, &options.broker).await?;
     let store = data.modules().await?;
-    let runtime = data.runtime(store.clone(), options.concurrency).await?;
+    let runtime = data.runtime(store.clone(), options.concurrency, options.bounds.bounds()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let mut web = web::start(listener, broker.clone(), store, runtime.clone())?;
+    let means = Means { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
+    let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
-        told = watch::until_told(&mut signals, None, Some(&mut web)) => return told,
+        told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),
     }
-    let control = Control::start(broker.clone(), &ControlConfig::default());
+    let control = Control::start(means, &ControlConfig::default());
     let mut worker = match options.concurrency {
         0 => None,
-        n => Some(jobs::start(broker.clone(), runtime, &options.run, n)?),
+        n => Some(jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(n))?),
     };
     let told = watch::until_told(&mut signals, worker.as_mut(), Some(&mut web)).await;
-    tracing::info!("shutting down; a second signal ends at once");
-    signals.next_is_cold();
-    if let Some(mut worker) = worker {
-        worker.drain();
-        worker.join().await;
-    }
+    watch::wind_down(worker.as_mut(), signals, &told, options.run.shutdown_timeout).await;
     web.stop().await;
     control.stop().await;
-    told
+    told.map(drop)
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first asks for a warm shutdown, the second ends the process at once.
+//! SIGINT, SIGTERM and SIGQUIT: the first two ask for an end that costs no job anything, the third for one at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -8,31 +8,50 @@ use crate::failure::Failure;
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Let what runs end, within its time.
+    End,
+    /// Hand back what runs.
+    EndNow,
 }
 
 impl Signals {
     pub fn listen() -> Result<Self, Failure> {
-        let failed = |e: std::io::Error| Failure::new("signals", format!("signals cannot be received: {e}"));
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::new("signals", format!("signals cannot be received: {error}")))
+        };
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            quit: listen(SignalKind::quit())?,
         })
     }
 
-    /// Waits for either.
-    pub async fn next(&mut self) {
+    /// Waits for one of them.
+    pub async fn next(&mut self) -> Ask {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Ask::End,
+            _ = self.terminate.recv() => Ask::End,
+            _ = self.quit.recv() => Ask::EndNow,
         }
     }
 
-    /// From now on the next one ends the process at once: leases expire, and cost each held job a delivery.
-    pub fn next_is_cold(mut self) {
+    /// From now on the next one ends the process at once.
+    pub fn next_is_last(mut self) {
         tokio::spawn(async move {
             self.next().await;
-            tracing::warn!("second signal: ending at once, running jobs are delivered again when their leases expire");
-            std::process::exit(130);
+            end_at_once();
         });
     }
+}
+
+/// Ends the process as a crash would: leases expire, and cost each held job a delivery.
+pub fn end_at_once() -> ! {
+    tracing::warn!("another signal: ending at once, running jobs are delivered again when their leases expire");
+    std::process::exit(130)
 }

@@ -6,6 +6,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use umbel_api::{Api, ApiConfig};
 use umbel_broker::Broker;
+use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 use umbel_worker::Runtime;
 
@@ -38,9 +39,10 @@ pub fn start(
     broker: Arc<dyn Broker>,
     store: ModuleStore,
     runtime: Runtime,
+    bounds: PolicyBounds,
 ) -> Result<Web, Failure> {
     let address = listener.local_addr().map_err(|e| Failure::new("listen", e.to_string()))?;
-    let api = Api::new(ApiConfig::default(), broker, store, Arc::new(runtime));
+    let api = Api::new(ApiConfig { bounds, ..ApiConfig::default() }, broker, store, Arc::new(runtime));
     let router = umbel_api::router(api);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();

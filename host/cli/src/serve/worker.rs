@@ -1,16 +1,20 @@
 //! `umbel worker`: runs jobs from a broker that others share.
 
-use umbel_control::{Control, ControlConfig};
+use std::{os::unix::process::CommandExt as _, process::Command};
+
+use umbel_control::{Control, ControlConfig, Means};
+use umbel_modules::ModuleStore;
+use umbel_worker::{End, Runtime};
 
 use crate::{
     args::WorkerOptions,
-    failure::Failure,
+    failure::{Exit, Failure},
     serve::{
         broker::{self, BrokerUrl},
         data::Data,
-        jobs,
+        jobs::{self, Size},
         signals::Signals,
-        watch,
+        watch::{self, Told},
     },
 };
 
@@ -26,18 +30,77 @@ pub async fn run(options: WorkerOptions) -> Result<(), Failure> {
     let broker = broker::open(&url, &options.broker).await?;
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
-        () = signals.next() => return Ok(()),
+        _ = signals.next() => return Ok(()),
     }
-    let concurrency = options.concurrency.unwrap_or_else(jobs::default_concurrency);
-    let runtime = data.runtime(data.modules().await?, concurrency).await?;
+    let size = size(&options);
+    let store = data.modules().await?;
+    let runtime = runtime(&data, &options, &store, size).await?;
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
-    let control = Control::start(broker.clone(), &ControlConfig::default());
-    let mut worker = jobs::start(broker, runtime, &options.run, concurrency)?;
+    let means = Means { broker: broker.clone(), store: Some(store), bounds: options.bounds.bounds() };
+    let control = Control::start(means, &ControlConfig::default());
+    let mut worker = jobs::start(broker, runtime, &options.run, size)?;
     let told = watch::until_told(&mut signals, Some(&mut worker), None).await;
-    tracing::info!("draining; a second signal ends at once");
-    signals.next_is_cold();
-    worker.drain();
-    worker.join().await;
+    watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;
     control.stop().await;
-    told
+    match told? {
+        Told::Worker(End::MaxMemory) if worker.settled() == 0 => {
+            // It would start anew for ever.
+            let message = "--max-memory is less than the process needs before its first job";
+            Err(Failure::usage(message).help("give it at least 256MiB"))
+        }
+        Told::Worker(End::MaxJobs | End::MaxMemory) => Err(anew(options.no_respawn)),
+        Told::Worker(_) | Told::Signal(_) => Ok(()),
+    }
+}
+
+fn size(options: &WorkerOptions) -> Size {
+    let least = options.autoscale.map(|scale| scale.min);
+    Size {
+        concurrency: options.concurrency.or(least).unwrap_or_else(jobs::default_concurrency),
+        autoscale: options.autoscale,
+        max_jobs: options.max_jobs.unwrap_or(0),
+        max_memory_bytes: options.max_memory.unwrap_or(0),
+    }
+}
+
+/// With room for more slots than there are now, so that `umbel worker slots` can add some; without, where address space
+/// is short.
+async fn runtime(data: &Data, options: &WorkerOptions, store: &ModuleStore, size: Size) -> Result<Runtime, Failure> {
+    let (bounds, most) = (options.bounds.bounds(), size.most());
+    match data.runtime(store.clone(), room(most), bounds.clone()).await {
+        Ok(runtime) => Ok(runtime),
+        Err(_) => data.runtime(store.clone(), most, bounds).await,
+    }
+}
+
+/// Slots to reserve address space for: four times as many as asked for, in reason.
+fn room(most: u32) -> u32 {
+    most.saturating_mul(4).max(64).min(most.max(2_048))
+}
+
+/// Becomes the same program with the same arguments and fresh memory: same process id, so that a supervisor sees nothing.
+/// Returns only if that is not wanted or cannot be done.
+fn anew(no_respawn: bool) -> Failure {
+    if !no_respawn {
+        tracing::info!("starting anew");
+        let mut arguments = std::env::args_os();
+        // This very binary, even if its file was replaced meanwhile: another version is started by whoever deploys it.
+        let mut command = Command::new("/proc/self/exe");
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        let error = command.args(arguments).exec();
+        tracing::warn!(%error, "it cannot be started anew");
+    }
+    Failure::quiet(Exit::Again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_more_slots_but_not_without_end() {
+        assert_eq!([1, 8, 100, 1_000, 5_000].map(room), [64, 64, 400, 2_048, 5_000]);
+    }
 }

@@ -1,9 +1,9 @@
 //! Calls of tasks.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 use umbel_model::{
     TaskName,
     canvas::{Canvas, Each, OnFailure, Shape, Signature as Model},
@@ -11,12 +11,15 @@ use umbel_model::{
 
 use super::{CanvasError, Step};
 
+/// Options by name, as they are sent.
+pub(super) type Options = BTreeMap<String, Box<RawValue>>;
+
 /// A call of a task, complete or partial.
 #[derive(Debug, Clone)]
 pub struct Signature {
     name: String,
-    model: Result<Model, CanvasError>,
-    options: Map<String, Value>,
+    pub(super) model: Result<Model, CanvasError>,
+    pub(super) options: Options,
     chunks: Option<(Vec<Vec<Box<RawValue>>>, u32)>,
 }
 
@@ -24,7 +27,7 @@ pub struct Signature {
 pub fn task(name: impl AsRef<str>) -> Signature {
     let name = name.as_ref().to_owned();
     let model = TaskName::new(&name).map(Model::new).map_err(|error| CanvasError(error.to_string()));
-    Signature { name, model, options: Map::new(), chunks: None }
+    Signature { name, model, options: Options::new(), chunks: None }
 }
 
 impl Signature {
@@ -101,53 +104,6 @@ impl Signature {
         self
     }
 
-    /// An option of the submission: a field of the policy, or `countdown_ms`, `eta`.
-    #[must_use]
-    pub fn option(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.options.insert(name.into(), value.into());
-        self
-    }
-
-    #[must_use]
-    pub fn queue(self, name: &str) -> Self {
-        self.option("queue", name)
-    }
-
-    /// 0 to 9, 9 first.
-    #[must_use]
-    pub fn priority(self, priority: u8) -> Self {
-        self.option("priority", priority)
-    }
-
-    #[must_use]
-    pub fn max_retries(self, retries: u32) -> Self {
-        self.option("max_retries", retries)
-    }
-
-    /// Starts so long after its submission, or after what came before it.
-    #[must_use]
-    pub fn countdown(self, after: Duration) -> Self {
-        self.option("countdown_ms", ms(after))
-    }
-
-    /// Gives up if it has not started so long after it could have.
-    #[must_use]
-    pub fn expires(self, after: Duration) -> Self {
-        self.option("expires_ms", ms(after))
-    }
-
-    /// The hard time limit of an attempt.
-    #[must_use]
-    pub fn time_limit(self, limit: Duration) -> Self {
-        self.option("time_limit_ms", ms(limit))
-    }
-
-    /// The same key and arguments are the same job for a day. Of a single job only: a workflow has its own.
-    #[must_use]
-    pub fn idempotency_key(self, key: &str) -> Self {
-        self.option("idempotency_key", key)
-    }
-
     /// As `Step::then`.
     #[must_use]
     pub fn then(self, next: impl Into<Step>) -> Step {
@@ -183,7 +139,7 @@ impl Signature {
         Step::from(self).build()
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Model, &str) -> Result<(), CanvasError>) -> Self {
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Model, &str) -> Result<(), CanvasError>) -> Self {
         if let Ok(model) = &mut self.model
             && let Err(error) = change(model, &self.name)
         {
@@ -208,7 +164,7 @@ impl From<Signature> for Step {
     }
 }
 
-fn raw(value: &impl Serialize) -> Result<Box<RawValue>, String> {
+pub(super) fn raw(value: &impl Serialize) -> Result<Box<RawValue>, String> {
     serde_json::value::to_raw_value(value).map_err(|error| error.to_string())
 }
 
@@ -227,10 +183,6 @@ fn lists(items: impl IntoIterator<Item = impl Serialize>, task: &str) -> Result<
     items.map_err(|error| CanvasError(format!("items of {task}: {error}")))
 }
 
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The parts of a call that is one job; anything else is a workflow.
 pub(crate) fn single(signature: Signature) -> Result<Single, CanvasError> {
     let Signature { name, model, mut options, chunks } = signature;
@@ -239,11 +191,8 @@ pub(crate) fn single(signature: Signature) -> Result<Single, CanvasError> {
         let rule = "map, starmap, chunks and immutable belong to a workflow: use submit_workflow";
         return Err(CanvasError(format!("{name}: {rule}")));
     }
-    let key = match options.remove("idempotency_key") {
-        Some(Value::String(key)) => Some(key),
-        Some(_) => return Err(CanvasError(format!("{name}: an idempotency key is text"))),
-        None => None,
-    };
+    let key = options.remove("idempotency_key").map(|key| serde_json::from_str(key.get())).transpose();
+    let key = key.map_err(|_| CanvasError(format!("{name}: an idempotency key is text")))?;
     Ok(Single { call: Call { task, args, kwargs, options }, key })
 }
 
@@ -253,12 +202,23 @@ pub(crate) struct Single {
     pub(crate) key: Option<String>,
 }
 
+impl Single {
+    /// The call with its key among its options, as a line of a batch has it.
+    pub(crate) fn line(self) -> Result<Call, CanvasError> {
+        let Self { mut call, key } = self;
+        if let Some(key) = key {
+            call.options.insert("idempotency_key".to_owned(), raw(&key).map_err(CanvasError)?);
+        }
+        Ok(call)
+    }
+}
+
 /// The body of a submission.
 #[derive(Debug, Serialize)]
 pub(crate) struct Call {
     task: TaskName,
     args: Vec<Box<RawValue>>,
     kwargs: BTreeMap<String, Box<RawValue>>,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub(crate) options: Map<String, Value>,
+    #[serde(skip_serializing_if = "Options::is_empty")]
+    options: Options,
 }

@@ -3,7 +3,7 @@
 mod files;
 mod live;
 mod screen;
-mod steps;
+pub mod steps;
 mod submit;
 mod tree;
 

@@ -1,15 +1,8 @@
 //! What is submitted: a canvas of a file, of steps that were typed, or of many files.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Read as _},
-    path::Path,
-    time::Instant,
-};
+use std::{collections::BTreeMap, time::Instant};
 
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use umbel_client::{
     Client, Step, Workflow,
     canvas::{chain, chord, group},
@@ -22,13 +15,17 @@ use super::{
 };
 use crate::{
     args::{MapOptions, Stamps, WorkflowSubmitOptions},
-    client::answer,
-    failure::{Exit, Failure},
-    output::{Terminal, bytes_text},
+    client::{
+        answer,
+        arguments::{self, raw},
+        input,
+    },
+    failure::Failure,
+    output::Terminal,
 };
 
 /// Bytes of a submission, the server's limit.
-const MAX_BODY_BYTES: usize = 32 << 20;
+const MAX_BODY_BYTES: u64 = 32 << 20;
 /// Bytes of a label.
 const MAX_LABEL_BYTES: usize = 128;
 
@@ -41,7 +38,7 @@ pub async fn submit(client: &Client, options: &WorkflowSubmitOptions, terminal: 
         Some(_) if options.then.is_some() => {
             return Err(Failure::usage("--then belongs to --chain or --group; a file has its own body"));
         }
-        Some(file) => body_of(&read(file)?)?,
+        Some(file) => body_of(&input::text(file, MAX_BODY_BYTES)?)?,
         None => of_canvas(composed(&composition.chain, &composition.group, options.then.as_deref())?)?,
     };
     send(client, body, &options.stamps, terminal).await
@@ -102,35 +99,9 @@ fn label(path: &str) -> String {
     clean[from..].to_owned()
 }
 
-fn raw(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
-    to_raw_value(value).map_err(|error| Failure::usage(format!("this cannot be written as JSON: {error}")))
-}
-
 fn of_canvas(step: Step) -> Result<Body, Failure> {
     let canvas = step.build().map_err(umbel_client::Error::from)?;
     Ok([("canvas".to_owned(), raw(&canvas)?)].into())
-}
-
-/// The file's text, or stdin's for `-`.
-fn read(file: &Path) -> Result<String, Failure> {
-    let shown = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
-    let failed = |error: io::Error| {
-        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
-        Failure::new("file", format!("{shown} cannot be read: {error}")).exit(exit)
-    };
-    let mut bytes = Vec::new();
-    let limit = MAX_BODY_BYTES as u64 + 1;
-    let read = if file == Path::new("-") {
-        io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        fs::File::open(file).map_err(failed)?.take(limit).read_to_end(&mut bytes)
-    };
-    read.map_err(failed)?;
-    if bytes.len() > MAX_BODY_BYTES {
-        let limit = bytes_text(MAX_BODY_BYTES as u64);
-        return Err(Failure::new("file_too_large", format!("{shown} has more than {limit}, the most of a submission")));
-    }
-    String::from_utf8(bytes).map_err(|_| Failure::new("not_json", format!("{shown} is not UTF-8 text")))
 }
 
 /// A canvas by itself, or a whole body.
@@ -157,12 +128,7 @@ fn stamped(mut body: Body, stamps: &Stamps) -> Result<Body, Failure> {
     if !stamps.header.is_empty() {
         let before = body.get("headers").map(|raw| serde_json::from_str(raw.get())).transpose();
         let mut headers: BTreeMap<String, String> = before.map_err(|_| wrong("headers"))?.unwrap_or_default();
-        for pair in &stamps.header {
-            let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-                return Err(Failure::usage(format!("{pair:?} is not NAME=VALUE")).help("write --header order=7"));
-            };
-            headers.insert(name.to_owned(), value.to_owned());
-        }
+        headers.extend(arguments::stamps(&stamps.header)?);
         body.insert("headers".into(), raw(&headers)?);
     }
     if let Some(name) = &stamps.name {

@@ -1,20 +1,24 @@
 //! `umbel job`.
 
+mod follow;
+mod submit;
+
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Value, json};
 use umbel_client::{Client, Job, MAX_WAIT};
 use umbel_model::{JobId, JobState};
 
 use crate::{
-    args::{Format, JobVerb, SubmitOptions},
-    client::{answer, arguments, causes, omitted, pages, task::suggested},
+    args::{Format, JobVerb, ListOptions},
+    client::{answer, arguments, causes, omitted, pages},
     failure::{Exit, Failure},
-    output::{Column, Page, Terminal, object, table_of, text_at},
+    output::{Column, Terminal, object, table_of, text_at},
 };
 
-const COLUMNS: &[Column] = &[
+pub(super) use self::follow::as_sent;
+
+pub(super) const COLUMNS: &[Column] = &[
     ("ID", "/id"),
     ("TASK", "/task"),
     ("QUEUE", "/queue"),
@@ -42,42 +46,26 @@ const ROWS: &[Column] = &[
     ("finished", "/finished_at"),
     ("worker", "/worker"),
     ("progress", "/progress/message"),
+    ("reports", "/progress/state"),
+    ("about it", "/progress/meta"),
     ("error", "/error/kind"),
     ("message", "/error/message"),
     ("redrive of", "/redrive_of"),
     ("workflow", "/workflow"),
     ("node", "/node/number"),
     ("label", "/node/label"),
-    ("tags", "/node/tags"),
-    ("headers", "/node/headers"),
+    ("tags", "/tags"),
+    ("headers", "/headers"),
     ("call", "/call"),
     ("replaced by", "/replaced_by"),
     ("result is", "/result_omitted"),
     ("traceparent", "/traceparent"),
 ];
 
-/// How often a followed log is looked at.
-const FOLLOW: Duration = Duration::from_millis(500);
-
-#[derive(Debug, Serialize)]
-struct Submission<'a> {
-    task: &'a str,
-    args: Vec<Box<RawValue>>,
-    kwargs: std::collections::BTreeMap<String, Box<RawValue>>,
-    options: Map<String, Value>,
-}
-
 pub async fn run(client: &Client, verb: JobVerb, terminal: &Terminal) -> Result<(), Failure> {
     match verb {
-        JobVerb::Submit(options) => submit(client, &options, terminal).await,
-        JobVerb::List { state, task, queue, workflow, page } => {
-            let mut query = Vec::new();
-            query.extend(state.map(|state| ("state", state.as_str().to_owned())));
-            query.extend(task.map(|task| ("task", task.to_string())));
-            query.extend(queue.map(|queue| ("queue", queue.to_string())));
-            query.extend(workflow.map(|workflow| ("workflow", workflow.to_string())));
-            terminal.list(&pages(client, "/v1/jobs", &query, &page).await?, COLUMNS, "/id")
-        }
+        JobVerb::Submit(options) => submit::submit(client, &options, terminal).await,
+        JobVerb::List(options) => list(client, &options, terminal).await,
         JobVerb::Show { id, wait } => {
             let body = match wait {
                 None => client.get(format!("/v1/jobs/{id}")).text().await?,
@@ -85,12 +73,17 @@ pub async fn run(client: &Client, verb: JobVerb, terminal: &Terminal) -> Result<
             };
             show(&body, terminal)
         }
-        JobVerb::Logs { id, follow } => logs(client, id, follow, terminal).await,
-        JobVerb::Cancel { id } => {
-            let body = client.post(format!("/v1/jobs/{id}/cancel")).text().await?;
+        JobVerb::Result { id } => terminal.json(&raw_result(client, id).await?),
+        JobVerb::Logs { id, follow } => follow::logs(client, id, follow, terminal).await,
+        JobVerb::Events { id } => follow::events(client, id, terminal).await,
+        JobVerb::Cancel { id, let_end } => {
+            let request = client.post(format!("/v1/jobs/{id}/cancel"));
+            let request = if let_end { request.json(&json!({ "terminate": false })) } else { request };
+            let body = request.text().await?;
             let job: Job = answer(&body)?;
             terminal.note(match job.state {
                 JobState::Revoked => "the job is revoked",
+                _ if let_end => "it is left to end, and is not retried",
                 _ => "its worker was asked to stop it",
             });
             brief(&body, &job, terminal)
@@ -102,46 +95,50 @@ pub async fn run(client: &Client, verb: JobVerb, terminal: &Terminal) -> Result<
             terminal.note(if new { "a new job repeats it" } else { "it runs now" });
             brief(&body, &job, terminal)
         }
+        JobVerb::Forget { ids } => forget(client, &ids, terminal).await,
     }
 }
 
-async fn submit(client: &Client, options: &SubmitOptions, terminal: &Terminal) -> Result<(), Failure> {
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(options.policy()) else {
-        return Err(Failure::usage("the options cannot be written as JSON"));
-    };
-    if let Some(ms) = options.countdown {
-        fields.insert("countdown_ms".into(), ms.into());
+async fn list(client: &Client, options: &ListOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let states: Vec<&str> = options.state.iter().map(|state| state.as_str()).collect();
+    let header = options.header.as_deref().map(arguments::stamp).transpose()?;
+    let query = [
+        ("state", Some(states.join(",")).filter(|states| !states.is_empty())),
+        ("task", options.task.as_ref().map(ToString::to_string)),
+        ("queue", options.queue.as_ref().map(ToString::to_string)),
+        ("workflow", options.workflow.map(|workflow| workflow.to_string())),
+        ("worker", options.worker.clone()),
+        ("tag", options.tag.clone()),
+        ("header", header.map(|(name, value)| format!("{name}:{value}"))),
+        ("created_after", options.created_after.clone()),
+        ("created_before", options.created_before.clone()),
+    ];
+    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    terminal.list(&pages(client, "/v1/jobs", &query, &options.page).await?, COLUMNS, "/id")
+}
+
+/// Deletes one after the other; those that cannot be deleted are named at the end.
+async fn forget(client: &Client, ids: &[JobId], terminal: &Terminal) -> Result<(), Failure> {
+    let (mut refused, mut exit) = (Vec::new(), Exit::NotFound);
+    for id in ids {
+        match client.forget(*id).await.map_err(Failure::from) {
+            Ok(()) => terminal.line(&id.to_string())?,
+            // One job: as it is.
+            Err(failure) if ids.len() == 1 => return Err(failure),
+            Err(failure) if matches!(failure.exit, Exit::NotFound | Exit::Conflict) => {
+                if failure.exit == Exit::Conflict {
+                    exit = Exit::Conflict;
+                }
+                refused.push(format!("{id}: {}", failure.code));
+            }
+            Err(failure) => return Err(failure),
+        }
     }
-    if let Some(eta) = &options.eta {
-        fields.insert("eta".into(), eta.as_str().into());
+    terminal.note(&format!("{} jobs are forgotten", ids.len() - refused.len()));
+    if refused.is_empty() {
+        return Ok(());
     }
-    let submission = Submission {
-        task: options.task.as_str(),
-        args: options.args.iter().map(|text| arguments::value(text)).collect(),
-        kwargs: arguments::named(&options.kwarg)?,
-        options: fields,
-    };
-    let mut request = client.post("/v1/jobs").json(&submission);
-    if let Some(key) = &options.idempotency_key {
-        request = request.idempotency_key(key);
-    }
-    let wait = options.wait.map(Duration::from_millis);
-    if let Some(wait) = wait {
-        request = request.wait(wait);
-    }
-    let begun = Instant::now();
-    let spinner = wait.map(|_| terminal.spinner(format!("waiting for {}", options.task)));
-    let sent = request.text().await;
-    let body = suggested(client, options.task.as_str(), sent).await?;
-    let job: Job = answer(&body)?;
-    let Some(wait) = wait else {
-        terminal.note(&format!("{}: umbel job show {}", job.state.as_str(), job.id));
-        return brief(&body, &job, terminal);
-    };
-    let left = wait.saturating_sub(begun.elapsed());
-    let body = if job.state.is_terminal() { body } else { ended(client, job.id, left, Some(begun), terminal).await? };
-    drop(spinner);
-    result(&body, begun.elapsed(), terminal)
+    Err(Failure::new("not_forgotten", format!("{} jobs were not forgotten", refused.len())).details(refused).exit(exit))
 }
 
 /// The job once it has ended.
@@ -171,17 +168,27 @@ async fn ended(
     }
 }
 
+/// The result alone, as JSON text.
+async fn raw_result(client: &Client, id: JobId) -> Result<String, Failure> {
+    let text = client.get(format!("/v1/jobs/{id}/result")).text().await?;
+    Ok(text.trim_end().to_owned())
+}
+
 /// Prints the result of a job that was waited for, or fails as it failed.
-fn result(body: &str, took: Duration, terminal: &Terminal) -> Result<(), Failure> {
+async fn result(client: &Client, body: &str, took: Duration, terminal: &Terminal) -> Result<(), Failure> {
     let job: Job = answer(body)?;
     if terminal.format != Format::Table {
         terminal.object(body, ROWS, "/id")?;
     } else if job.state == JobState::Succeeded {
-        if let Some(why) = &job.result_omitted {
-            return Err(omitted("job", job.id, why, job.replaced_by.unwrap_or(job.id)));
-        }
+        let result = match &job.result_omitted {
+            // Too large to come with the job: by itself it may come.
+            Some(why) => raw_result(client, job.id)
+                .await
+                .map_err(|_| omitted("job", job.id, why, job.replaced_by.unwrap_or(job.id)))?,
+            None => job.result.as_ref().map_or("null", |result| result.get()).to_owned(),
+        };
         terminal.note(&format!("job {} succeeded in {} ms", job.id, took.as_millis()));
-        terminal.json(job.result.as_ref().map_or("null", |result| result.get()))?;
+        terminal.json(&result)?;
     }
     failed(&job)
 }
@@ -220,6 +227,9 @@ fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
         return Ok(());
     }
     let job: Job = answer(body)?;
+    if job.let_end && !job.state.is_terminal() {
+        terminal.note("it was cancelled, and is left to end");
+    }
     if let Some(result) = &job.result {
         terminal.json(&format!("\nresult\n{}", result.get()))?;
     }
@@ -231,51 +241,9 @@ fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
     if history.is_empty() {
         return Ok(());
     }
-    let pointers = ["/attempt", "/delivery", "/outcome", "/error/kind", "/ended_at", "/duration_us", "/fuel"];
+    let pointers =
+        ["/attempt", "/delivery", "/outcome", "/error/kind", "/ended_at", "/duration_us", "/fuel", "/worker"];
     let rows = history.iter().map(|line| pointers.iter().map(|pointer| text_at(line, pointer)).collect());
-    let header = ["ATTEMPT", "DELIVERY", "OUTCOME", "ERROR", "ENDED", "MICROSECONDS", "FUEL"];
+    let header = ["ATTEMPT", "DELIVERY", "OUTCOME", "ERROR", "ENDED", "MICROSECONDS", "FUEL", "WORKER"];
     terminal.line(&format!("\n{}", table_of(&header, rows)))
-}
-
-/// The lines of a log that the server has.
-#[derive(Debug, Deserialize)]
-struct Lines {
-    items: Vec<Box<RawValue>>,
-    next_from: u64,
-}
-
-async fn logs(client: &Client, id: JobId, follow: bool, terminal: &Terminal) -> Result<(), Failure> {
-    let mut from = 0;
-    let mut over = !follow;
-    loop {
-        let request = client.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string());
-        let lines: Lines = request.query("limit", "200").answer().await?;
-        let none = lines.items.is_empty();
-        from = lines.next_from;
-        print_lines(lines.items, terminal)?;
-        if !none {
-            continue;
-        }
-        if over {
-            return Ok(());
-        }
-        let job: Job = client.get(format!("/v1/jobs/{id}")).wait(FOLLOW).answer().await?;
-        // What it wrote last may have come after the look above: one more look.
-        over = job.state.is_terminal();
-    }
-}
-
-fn print_lines(items: Vec<Box<RawValue>>, terminal: &Terminal) -> Result<(), Failure> {
-    if terminal.format != Format::Table {
-        let jsonl = Terminal { format: Format::Jsonl };
-        return jsonl.list(&Page { items, next_cursor: None }, &[], "/number");
-    }
-    for item in &items {
-        let line = object(item.get())?;
-        let context = text_at(&line, "/context");
-        let context = if context.is_empty() { context } else { format!(" {context}:") };
-        let (at, level) = (text_at(&line, "/at"), text_at(&line, "/level"));
-        terminal.line(&format!("{at} {level:>5}{context} {}", text_at(&line, "/message")))?;
-    }
-    Ok(())
 }

@@ -1,0 +1,151 @@
+//! `umbel bulk`: its verbs and flags.
+
+use clap::{Args, Subcommand};
+use umbel_client::BulkFilter;
+use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
+
+use super::{duration, job_state, time};
+
+#[derive(Debug, Subcommand)]
+pub enum BulkVerb {
+    /// Stop jobs, wherever they are
+    Cancel {
+        #[command(flatten)]
+        flags: Box<BulkFlags>,
+        /// Let those end that run; they are only not retried
+        #[arg(long)]
+        let_end: bool,
+    },
+    /// Run dead jobs again, as new jobs
+    Redrive {
+        #[command(flatten)]
+        flags: Box<BulkFlags>,
+        /// With the modules that their tasks point at now, not those that the jobs had
+        #[arg(long)]
+        current: bool,
+        /// Fields of the policy to lay over each job's own, as JSON
+        #[arg(long, value_name = "JSON")]
+        policy: Option<String>,
+    },
+    /// Delete jobs that have ended, with their results and logs
+    Forget {
+        #[command(flatten)]
+        flags: Box<BulkFlags>,
+    },
+    /// Queue scheduled and retrying jobs now
+    RunNow {
+        #[command(flatten)]
+        flags: Box<BulkFlags>,
+    },
+    /// The last actions, newest first
+    #[command(visible_alias = "ls")]
+    List,
+    /// How far an action is
+    Show {
+        id: JobId,
+        /// Wait for its end, at most so long
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
+        wait: Option<u64>,
+    },
+    /// Stop an action; what it did stays done
+    Abort { id: JobId },
+}
+
+#[derive(Debug, Args)]
+pub struct BulkFlags {
+    #[command(flatten)]
+    pub selection: Selection,
+    /// Only count the jobs that it would be done with
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before an action on all jobs
+    #[arg(long)]
+    pub yes: bool,
+    /// Wait for its end, at most so long, and show how far it is
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
+    pub wait: Option<u64>,
+}
+
+/// Which jobs: those that every flag fits.
+#[derive(Debug, Clone, Default, Args)]
+#[group(required = true, multiple = true)]
+#[command(next_help_heading = "Which jobs")]
+pub struct Selection {
+    #[arg(long)]
+    pub task: Option<TaskName>,
+    #[arg(long)]
+    pub queue: Option<QueueName>,
+    /// In one of these states
+    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    pub state: Vec<JobState>,
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// With this header stamp
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub header: Option<String>,
+    /// Of this workflow
+    #[arg(long, value_name = "ID")]
+    pub workflow: Option<WorkflowId>,
+    /// Whose last delivery went to this worker
+    #[arg(long, value_name = "ID")]
+    pub worker: Option<String>,
+    /// In the dead set
+    #[arg(long)]
+    pub dead: bool,
+    /// Submitted after this time, RFC 3339
+    #[arg(long, value_parser = time, value_name = "TIME")]
+    pub created_after: Option<String>,
+    /// Submitted before this time, RFC 3339
+    #[arg(long, value_parser = time, value_name = "TIME")]
+    pub created_before: Option<String>,
+    /// These jobs, at most 1,000
+    #[arg(long, num_args = 1.., value_name = "ID")]
+    pub ids: Vec<JobId>,
+    /// All jobs that the action can be done with
+    #[arg(long, exclusive = false, conflicts_with_all = ["task", "queue", "state", "tag", "header", "workflow", "worker",
+        "dead", "created_after", "created_before", "ids"])]
+    pub all: bool,
+}
+
+impl Selection {
+    /// As it is sent. The header is `name:value` there; it was checked before.
+    pub fn filter(&self, header: Option<(String, String)>) -> BulkFilter {
+        BulkFilter {
+            task: self.task.as_ref().map(ToString::to_string),
+            queue: self.queue.as_ref().map(ToString::to_string),
+            state: self.state.clone(),
+            tag: self.tag.clone(),
+            header: header.map(|(name, value)| format!("{name}:{value}")),
+            workflow_id: self.workflow,
+            dead: self.dead.then_some(true),
+            worker: self.worker.clone(),
+            created_after: self.created_after.clone(),
+            created_before: self.created_before.clone(),
+            ids: self.ids.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn cancel(args: &[&str]) -> Result<BulkFlags, clap::Error> {
+        let cli = Cli::try_parse_from([&["umbel", "bulk", "cancel"], args].concat())?;
+        let Command::Bulk(BulkVerb::Cancel { flags, .. }) = cli.command else { panic!() };
+        Ok(*flags)
+    }
+
+    #[test]
+    fn an_action_wants_a_selection_and_all_must_be_said() {
+        let flags = cancel(&["--task", "t", "--state", "queued,retrying", "--dry-run", "--wait=5s"]).unwrap();
+        let filter = flags.selection.filter(Some(("k".into(), "v".into())));
+        assert_eq!((filter.state.len(), filter.header.as_deref(), flags.wait), (2, Some("k:v"), Some(5_000)));
+        assert!(cancel(&[]).is_err() && cancel(&["--dry-run"]).is_err());
+        assert!(cancel(&["--all"]).unwrap().selection.all);
+        assert!(cancel(&["--all", "--task", "t"]).is_err());
+    }
+}

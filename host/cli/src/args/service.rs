@@ -1,0 +1,180 @@
+//! `umbel dev`, `server`, `token` and `doctor`: the flags of whatever opens a broker, and of whatever runs jobs.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use umbel_broker::Limits;
+use umbel_model::PolicyBounds;
+
+use super::{duration, worker::QueueFlags};
+
+/// What every process that opens a broker takes.
+#[derive(Debug, Clone, Args)]
+pub struct BrokerFlags {
+    /// Where jobs are kept: sqlite:PATH or redis://HOST:PORT/DB
+    #[arg(long, env = "UMBEL_BROKER", value_name = "URL", hide_env_values = true)]
+    pub broker: Option<String>,
+    /// Data folder: modules, compiled code, the SQLite file
+    #[arg(long, env = "UMBEL_DATA", default_value = "./.umbel", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Accept a Redis whose settings may lose jobs. For development only
+    #[arg(long, env = "UMBEL_ALLOW_UNSAFE_REDIS")]
+    pub allow_unsafe_redis: bool,
+    #[command(flatten)]
+    pub limits: LimitsFlags,
+}
+
+/// What a broker holds at most: the same for all processes of one.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of the broker, for each tenant; the same for all processes of one broker")]
+pub struct LimitsFlags {
+    /// Jobs that wait in one queue
+    #[arg(long, env = "UMBEL_MAX_BACKLOG", default_value_t = Limits::default().max_backlog, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..), hide_default_value = false)]
+    pub max_backlog: u64,
+    /// Queues
+    #[arg(long, env = "UMBEL_MAX_QUEUES", default_value_t = Limits::default().max_queues, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub max_queues: u64,
+    /// Jobs in the dead set; one more, and the oldest leaves it
+    #[arg(long, env = "UMBEL_MAX_DEAD", default_value_t = Limits::default().max_dead, value_name = "N")]
+    pub max_dead: u64,
+    /// Workflows, running and kept
+    #[arg(long, env = "UMBEL_MAX_WORKFLOWS", default_value_t = Limits::default().max_workflows, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_workflows: u64,
+    /// Log lines kept for one job
+    #[arg(long, env = "UMBEL_MAX_LOG_LINES", default_value_t = Limits::default().max_log_lines, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub max_log_lines: u64,
+}
+
+impl LimitsFlags {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_backlog: self.max_backlog,
+            max_queues: self.max_queues,
+            max_dead: self.max_dead,
+            max_workflows: self.max_workflows,
+            max_log_lines: self.max_log_lines,
+            ..Limits::default()
+        }
+    }
+}
+
+/// The widest policies that are taken: the same for all processes of one service.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Bounds of policies; the same for all processes of one service")]
+pub struct BoundFlags {
+    /// Longest hard time limit of an attempt
+    #[arg(long, env = "UMBEL_MAX_TIME_LIMIT", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    pub max_time_limit: u64,
+    /// Most fuel of an attempt, also of one that gets more than the attempt before it
+    #[arg(long, env = "UMBEL_MAX_FUEL", default_value_t = PolicyBounds::default().max_fuel, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_fuel: u64,
+    /// Longest time that a job, a result or a dead job is kept
+    #[arg(long, env = "UMBEL_MAX_RETENTION", default_value = "365d", value_parser = duration, value_name = "DURATION")]
+    pub max_retention: u64,
+}
+
+impl BoundFlags {
+    pub fn bounds(&self) -> PolicyBounds {
+        PolicyBounds {
+            max_time_limit_ms: self.max_time_limit,
+            max_fuel: self.max_fuel,
+            max_retention_ms: self.max_retention,
+            ..PolicyBounds::default()
+        }
+    }
+}
+
+/// How a process runs jobs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Running jobs")]
+pub struct RunFlags {
+    #[command(flatten)]
+    pub queues: QueueFlags,
+    /// On the first SIGTERM, how long running jobs may go on before they are handed back; `none`: as long as they like
+    #[arg(long, visible_alias = "grace", env = "UMBEL_GRACE", default_value = "30s", value_parser = patience, value_name = "DURATION")]
+    pub shutdown_timeout: Patience,
+    /// Threads for guests; as many as cores if not given
+    #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
+    pub guest_threads: Option<u32>,
+    /// Lease of a delivery; renewed well before it is over
+    #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
+    pub lease: u64,
+}
+
+/// How long something may take, milliseconds; none: as long as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience(pub Option<u64>);
+
+fn patience(text: &str) -> Result<Patience, String> {
+    match text {
+        "none" => Ok(Patience(None)),
+        _ => duration(text).map(|ms| Patience(Some(ms))),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct DevOptions {
+    /// Port on 127.0.0.1; 0 picks a free one
+    #[arg(long, env = "UMBEL_PORT", default_value_t = 7717)]
+    pub port: u16,
+    /// Jobs at once
+    #[arg(short, long, env = "UMBEL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
+    pub concurrency: Option<u32>,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+    #[command(flatten)]
+    pub run: RunFlags,
+    #[command(flatten)]
+    pub bounds: BoundFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerOptions {
+    /// Address and port of the API
+    #[arg(long, env = "UMBEL_LISTEN", default_value = "127.0.0.1:7717", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Also run so many jobs at once in this process. 0: none
+    #[arg(short, long, env = "UMBEL_CONCURRENCY", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000), value_name = "N")]
+    pub concurrency: u32,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+    #[command(flatten)]
+    pub run: RunFlags,
+    #[command(flatten)]
+    pub bounds: BoundFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Make a token and print it; it is shown only once
+    Create(TokenOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenOptions {
+    /// What the token is for
+    #[arg(long, default_value = "cli", value_name = "NAME")]
+    pub name: String,
+    /// Whose jobs it reaches
+    #[arg(long, default_value = crate::serve::DEFAULT_TENANT, value_name = "TENANT")]
+    pub tenant: umbel_model::TenantId,
+    /// It may also look at all workers and order them about
+    #[arg(long)]
+    pub operator: bool,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// Mend what can be mended
+    #[arg(long)]
+    pub fix: bool,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+}

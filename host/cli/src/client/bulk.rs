@@ -1,0 +1,223 @@
+//! `umbel bulk`: one action on many jobs, which the service carries out by itself.
+
+use std::time::{Duration, Instant};
+
+use umbel_client::{Bulk, BulkAction, BulkState, Client, NewBulk, fresh_key};
+use umbel_model::JobId;
+
+use super::confirm;
+use crate::{
+    args::{BulkFlags, BulkVerb},
+    client::{answer, arguments},
+    failure::{Exit, Failure},
+    output::{Column, Page, Terminal},
+};
+
+const COLUMNS: &[Column] = &[
+    ("ID", "/id"),
+    ("ACTION", "/action"),
+    ("STATE", "/state"),
+    ("DRY RUN", "/dry_run"),
+    ("FOUND", "/matched"),
+    ("DONE", "/done"),
+    ("SKIPPED", "/skipped"),
+    ("FAILED", "/failed"),
+    ("CREATED", "/created_at"),
+    ("FINISHED", "/finished_at"),
+];
+
+const ROWS: &[Column] = &[
+    ("id", "/id"),
+    ("action", "/action"),
+    ("filter", "/filter"),
+    ("dry run", "/dry_run"),
+    ("state", "/state"),
+    ("found", "/matched"),
+    ("done", "/done"),
+    ("skipped", "/skipped"),
+    ("failed", "/failed"),
+    ("created", "/created_at"),
+    ("finished", "/finished_at"),
+    ("error", "/error"),
+];
+
+/// How long is waited where nobody says.
+pub(super) const LONG: Duration = Duration::from_secs(3_600);
+/// How often it is looked at.
+const GLANCE: Duration = Duration::from_millis(500);
+
+pub async fn run(client: &Client, verb: BulkVerb, terminal: &Terminal) -> Result<(), Failure> {
+    match verb {
+        BulkVerb::Cancel { flags, let_end } => {
+            let bulk = new(BulkAction::Cancel, &flags)?;
+            start(client, if let_end { bulk.let_end() } else { bulk }, &flags, terminal).await
+        }
+        BulkVerb::Redrive { flags, current, policy } => {
+            let bulk = redrive(new(BulkAction::Redrive, &flags)?, current, policy.as_deref())?;
+            start(client, bulk, &flags, terminal).await
+        }
+        BulkVerb::Forget { flags } => start(client, new(BulkAction::Forget, &flags)?, &flags, terminal).await,
+        BulkVerb::RunNow { flags } => start(client, new(BulkAction::RunNow, &flags)?, &flags, terminal).await,
+        BulkVerb::List => {
+            let page: Page = client.get("/v1/bulk").answer().await?;
+            terminal.list(&page, COLUMNS, "/id")
+        }
+        BulkVerb::Show { id, wait } => match wait {
+            None => {
+                let body = client.get(format!("/v1/bulk/{id}")).text().await?;
+                terminal.object(&body, ROWS, "/id")
+            }
+            Some(ms) => finish(client, id, Duration::from_millis(ms), terminal).await,
+        },
+        BulkVerb::Abort { id } => {
+            let body = client.post(format!("/v1/bulk/{id}/abort")).repeatable().text().await?;
+            terminal.object(&body, ROWS, "/id")
+        }
+    }
+}
+
+fn new(action: BulkAction, flags: &BulkFlags) -> Result<NewBulk, Failure> {
+    let header = flags.selection.header.as_deref().map(arguments::stamp).transpose()?;
+    let mut filter = flags.selection.filter(header);
+    if action == BulkAction::Redrive {
+        // Nothing else can be run again.
+        filter.dead = Some(true);
+    }
+    let bulk = NewBulk::new(action, filter);
+    Ok(if flags.dry_run { bulk.dry_run() } else { bulk })
+}
+
+/// Which module and policy the repetitions get.
+pub(super) fn redrive(bulk: NewBulk, current: bool, policy: Option<&str>) -> Result<NewBulk, Failure> {
+    let bulk = if current { bulk.current() } else { bulk };
+    Ok(match policy {
+        Some(text) => bulk.policy(arguments::policy_json(text)?),
+        None => bulk,
+    })
+}
+
+async fn start(client: &Client, bulk: NewBulk, flags: &BulkFlags, terminal: &Terminal) -> Result<(), Failure> {
+    if flags.selection.all && !flags.dry_run {
+        let what = match bulk.action {
+            BulkAction::Cancel => "cancel all jobs that have not ended?",
+            BulkAction::Redrive => "run all dead jobs again?",
+            BulkAction::Forget => "delete all jobs that have ended?",
+            BulkAction::RunNow => "run all waiting jobs now?",
+        };
+        confirm(flags.yes, what)?;
+    }
+    // A dry run is for its count.
+    let wait = flags.wait.map(Duration::from_millis).or_else(|| flags.dry_run.then_some(LONG));
+    send(client, &bulk, wait, terminal).await
+}
+
+pub(super) async fn send(
+    client: &Client,
+    bulk: &NewBulk,
+    wait: Option<Duration>,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let body = client.post("/v1/bulk").json(bulk).idempotency_key(fresh_key()?).text().await?;
+    told(client, &body, wait, terminal).await
+}
+
+/// What a start prints: the action as it is, or, after the wait, as it ended.
+pub(super) async fn told(
+    client: &Client,
+    body: &str,
+    wait: Option<Duration>,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let bulk: Bulk = answer(body)?;
+    match wait {
+        Some(wait) => finish(client, bulk.id, wait, terminal).await,
+        None => {
+            terminal.note(&format!("it goes on by itself: umbel bulk show {} --wait", bulk.id));
+            terminal.object(body, ROWS, "/id")
+        }
+    }
+}
+
+/// Shows how far it is until it is over, and prints how it ended.
+async fn finish(client: &Client, id: JobId, wait: Duration, terminal: &Terminal) -> Result<(), Failure> {
+    let until = Instant::now() + wait;
+    let spinner = terminal.spinner(format!("action {id}"));
+    let mut pause = GLANCE / 10;
+    let (body, bulk) = loop {
+        let body = client.get(format!("/v1/bulk/{id}")).text().await?;
+        let bulk: Bulk = answer(&body)?;
+        let left = until.saturating_duration_since(Instant::now());
+        if bulk.state.is_over() || left.is_zero() {
+            break (body, bulk);
+        }
+        spinner.say(format!("action {id}: {}", counts(&bulk)));
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 2).min(GLANCE);
+    };
+    drop(spinner);
+    terminal.object(&body, ROWS, "/id")?;
+    ended(&bulk)
+}
+
+fn counts(bulk: &Bulk) -> String {
+    let Bulk { matched, done, skipped, failed, .. } = bulk;
+    format!("{matched} found, {done} done, {skipped} skipped, {failed} failed")
+}
+
+fn ended(bulk: &Bulk) -> Result<(), Failure> {
+    let (id, counts) = (bulk.id, counts(bulk));
+    let details = bulk.error.clone().into_iter().collect();
+    match bulk.state {
+        BulkState::Done if bulk.failed == 0 => Ok(()),
+        BulkState::Done => Err(Failure::new("bulk_incomplete", format!("action {id}: {counts}")).details(details)),
+        BulkState::Running => {
+            Err(Failure::new("wait_timeout", format!("action {id} is running after the wait: {counts}"))
+                .help(format!("umbel bulk show {id} --wait, or umbel bulk abort {id}")))
+        }
+        BulkState::Aborted => {
+            Err(Failure::new("bulk_aborted", format!("action {id} was stopped: {counts}")).exit(Exit::Conflict))
+        }
+        BulkState::Failed => Err(Failure::new("bulk_failed", format!("action {id} failed: {counts}")).details(details)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn an_action_is_sent_as_it_was_typed() {
+        let of = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["umbel", "bulk"], args].concat()).unwrap();
+            let Command::Bulk(verb) = cli.command else { panic!() };
+            let bulk = match verb {
+                BulkVerb::Forget { flags } => new(BulkAction::Forget, &flags),
+                BulkVerb::Redrive { flags, current, policy } => {
+                    new(BulkAction::Redrive, &flags).and_then(|bulk| redrive(bulk, current, policy.as_deref()))
+                }
+                _ => panic!(),
+            };
+            serde_json::to_value(bulk.unwrap()).unwrap()
+        };
+        let forget = serde_json::json!({"action": "forget", "filter": {"tag": "x", "header": "k:v"}, "dry_run": true});
+        assert_eq!(of(&["forget", "--tag", "x", "--header", "k=v", "--dry-run"]), forget);
+        let redrive = serde_json::json!({"action": "redrive", "filter": {"task": "t", "dead": true}, "digest": "current",
+            "policy": {"max_retries": 2}});
+        assert_eq!(of(&["redrive", "--task", "t", "--current", "--policy", r#"{"max_retries": 2}"#]), redrive);
+    }
+
+    #[test]
+    fn how_an_action_ended_is_the_exit_code() {
+        let bulk = |state: &str, failed: u64| {
+            let bulk = serde_json::json!({"id": "01J00000000000000000000000", "state": state, "failed": failed});
+            ended(&serde_json::from_value(bulk).unwrap()).map_err(|failure| (failure.code, failure.exit))
+        };
+        assert_eq!(bulk("done", 0), Ok(()));
+        assert_eq!(bulk("done", 1), Err(("bulk_incomplete".into(), Exit::Failure)));
+        assert_eq!(bulk("aborted", 0), Err(("bulk_aborted".into(), Exit::Conflict)));
+        assert_eq!(bulk("running", 0), Err(("wait_timeout".into(), Exit::Failure)));
+    }
+}

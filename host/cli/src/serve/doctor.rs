@@ -1,0 +1,132 @@
+//! `umbel doctor`: looks through a broker, as it is stored, for what should not be there, and mends it.
+//!
+//! Invariant: it exits with 0 only when it looked at everything and nothing is left that is wrong.
+
+use serde::Serialize;
+use umbel_broker::Finding;
+
+use crate::{
+    args::{DoctorOptions, Format},
+    failure::{Exit, Failure},
+    output::{Terminal, table_of},
+    serve::{
+        broker::{self, BrokerUrl},
+        data::Data,
+    },
+};
+
+/// What it found, as programs read it.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Without a password.
+    broker: String,
+    /// Why the broker's settings are unsafe; none when they are safe.
+    settings: Option<String>,
+    findings: Vec<Finding>,
+    fixed: u64,
+    /// Nothing is wrong, or nothing is any more.
+    healthy: bool,
+}
+
+impl Report {
+    fn new(broker: String, settings: Option<String>, findings: Vec<Finding>) -> Self {
+        let fixed = findings.iter().map(|finding| finding.fixed).sum();
+        let healthy = settings.is_none() && findings.iter().all(|finding| finding.fixed >= finding.count);
+        Self { broker, settings, findings, fixed, healthy }
+    }
+
+    /// Things that are wrong and were not mended.
+    fn left(&self) -> u64 {
+        let left = self.findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
+        left + u64::from(self.settings.is_some())
+    }
+}
+
+pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Failure> {
+    let data = Data::open(&options.broker.data)?;
+    let url = BrokerUrl::from_flags(&options.broker, &data)?;
+    if let BrokerUrl::Sqlite(path) = &url
+        && !path.exists()
+    {
+        // Opening it would make it, and an empty one is always healthy.
+        let message = format!("there is no broker {}", url.shown());
+        return Err(Failure::new("no_broker", message).exit(Exit::NotFound).help("name it with --broker or --data"));
+    }
+    let broker = broker::open_now(&url, &options.broker).await?;
+    let settings = match broker.check().await {
+        Ok(()) => None,
+        Err(umbel_broker::Error::Refused(problem)) => Some(problem),
+        Err(error) => return Err(error.into()),
+    };
+    let looking = terminal.spinner("looking through the broker");
+    let findings = broker.audit(options.fix).await?;
+    drop(looking);
+    let report = Report::new(url.shown(), settings, findings);
+    print(&report, terminal)?;
+    verdict(&report, options.fix, terminal)
+}
+
+fn print(report: &Report, terminal: &Terminal) -> Result<(), Failure> {
+    let written = |error: serde_json::Error| Failure::new("output", error.to_string());
+    match terminal.format {
+        Format::Json => terminal.line(&serde_json::to_string(report).map_err(written)?),
+        Format::Jsonl => report.findings.iter().try_for_each(|finding| {
+            let line = serde_json::to_string(finding).map_err(written)?;
+            terminal.line(&line)
+        }),
+        Format::Id => report.findings.iter().try_for_each(|finding| terminal.line(&plain(&finding.check))),
+        Format::Table if report.findings.is_empty() => Ok(()),
+        Format::Table => {
+            let rows = report.findings.iter().map(|finding| {
+                let counts = [finding.count.to_string(), finding.fixed.to_string()];
+                [plain(&finding.check), counts[0].clone(), counts[1].clone(), plain(&finding.example)].to_vec()
+            });
+            terminal.line(&table_of(&["FOUND", "TIMES", "MENDED", "SUCH AS"], rows))
+        }
+    }
+}
+
+/// An example may be what somebody else wrote into the store.
+fn plain(text: &str) -> String {
+    crate::output::plain(text).replace(['\n', '\t'], " ")
+}
+
+fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result<(), Failure> {
+    if report.healthy {
+        terminal.note(&match report.fixed {
+            0 => format!("{} is well", report.broker),
+            n => format!("{} is well again: {n} mended", report.broker),
+        });
+        return Ok(());
+    }
+    let message = format!("{}: {} wrong", report.broker, report.left());
+    let details = report.settings.iter().map(|problem| format!("settings: {problem}")).collect();
+    let failure = Failure::new("unhealthy", message).details(details);
+    Err(match (fix, report.findings.is_empty()) {
+        (false, false) => failure.help("umbel doctor --fix mends what can be mended"),
+        (true, false) => failure.help("what is left cannot be mended by itself; please report it with the table above"),
+        (_, true) => failure.help("correct the settings of the store"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(count: u64, fixed: u64) -> Finding {
+        Finding { check: "lease of a job that does not run".into(), count, example: "\u{1b}x".into(), fixed }
+    }
+
+    #[test]
+    fn a_broker_is_well_only_when_nothing_is_left() {
+        let report = |settings: Option<&str>, findings| Report::new("b".into(), settings.map(str::to_owned), findings);
+        let json = Terminal::new(Format::Json);
+        assert!(verdict(&report(None, vec![]), false, &json).is_ok());
+        assert!(verdict(&report(None, vec![finding(3, 3)]), true, &json).is_ok());
+        let left = verdict(&report(None, vec![finding(3, 1), finding(2, 2)]), true, &json).unwrap_err();
+        assert_eq!((left.exit, left.message.as_str()), (Exit::Failure, "b: 2 wrong"));
+        let settings = verdict(&report(Some("evicts"), vec![]), false, &json).unwrap_err();
+        assert_eq!(settings.details, ["settings: evicts"]);
+        assert!(!plain(&finding(1, 0).example).contains('\u{1b}'));
+    }
+}
