@@ -29,6 +29,8 @@ fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let signature = signature::read(&mut function).map_err(|e| errors.push(e)).ok();
     errors.finish()?;
     let (Some(options), Some(signature)) = (options, signature) else { return Ok(item) };
+    let names: Vec<String> = signature.parameters.iter().map(Parameter::public_name).collect();
+    options.check_parameters(&names)?;
     let implementation = implementation(&function, &options, &signature);
     Ok(quote!(#function #implementation))
 }

@@ -5,10 +5,13 @@
 
 mod canvas;
 mod expand;
+mod expression;
+mod json;
 mod module;
 mod options;
 mod signature;
 mod units;
+mod values;
 
 use proc_macro::TokenStream;
 

@@ -90,6 +90,9 @@ fn expand(tasks: &[Path]) -> TokenStream {
         #[cfg(not(target_arch = "wasm32"))]
         #[allow(dead_code)]
         pub mod umbel_module {
+            /// The tasks of this module, for `umbel::testing::App::new`.
+            pub use super::__UmbelModule as Module;
+
             /// What the module describes at upload.
             pub fn describe() -> ::std::vec::Vec<::umbel::raw::TaskDescription> {
                 <super::__UmbelModule as ::umbel::__private::Module>::describe()

@@ -3,25 +3,29 @@
 //! Field names are those of the server's `PolicyPatch`; only what the author set is written. Bounds here are those
 //! that hold on every server; an operator's own are checked at upload.
 
+use std::collections::BTreeMap;
+
 use proc_macro2::Span;
 use syn::{
-    Error, Expr, ExprLit, Ident, Lit, Result, Token,
+    Error, Expr, Ident, Result, Token,
     parse::{Parse, ParseStream},
     spanned::Spanned,
 };
 
-use crate::units;
+use crate::{
+    expression::Expression,
+    json, values,
+    values::{boolean, duration, integer},
+};
 
-const KNOWN: &str = "name, queue, priority, max_retries, retry_backoff, retry_jitter, time_limit, soft_time_limit, \
-                     fuel, memory, max_deliveries, expires, result_ttl, dead_ttl, rate_limit, capabilities";
+const KNOWN: &str = "name, queue, priority, max_retries, retry_backoff, retry_multiplier, retry_jitter, retry_on, \
+                     dont_retry_on, retry_fuel_factor, throws, time_limit, soft_time_limit, fuel, memory, acks, \
+                     max_deliveries, on_worker_lost, expires, result_ttl, dead_ttl, ignore_result, \
+                     store_errors_even_if_ignored, rate_limit, rate_burst, concurrency, limit_key, key_rate_limit, \
+                     key_rate_burst, key_concurrency, unique, unique_by, unique_for, debounce, debounce_max_wait, \
+                     capabilities";
 /// The server's default hard limit, which a soft limit alone must stay under.
 const DEFAULT_TIME_LIMIT_MS: u64 = 300_000;
-/// A year: no duration that anybody means is longer.
-const MAX_DURATION_MS: u64 = 365 * 86_400_000;
-/// One page of WebAssembly memory.
-const MIN_MEMORY_BYTES: u64 = 64 << 10;
-/// All that 32-bit addresses reach.
-const MAX_MEMORY_BYTES: u64 = 4 << 30;
 
 /// A value and where it was written.
 type At<T> = Option<(T, Span)>;
@@ -31,23 +35,19 @@ type At<T> = Option<(T, Span)>;
 pub(crate) struct Options {
     /// The task's name, when it is not the function's.
     pub(crate) name: At<String>,
-    queue: At<String>,
-    priority: At<u64>,
-    /// None inside means "unlimited".
-    max_retries: At<Option<u64>>,
+    /// Fields of the policy as JSON, and where their values were written.
+    fields: BTreeMap<&'static str, (String, Span)>,
     /// First and longest delay, and whether the author wrote a range.
-    retry_backoff: At<(u64, u64, bool)>,
-    retry_jitter: At<bool>,
-    time_limit_ms: At<u64>,
-    soft_time_limit_ms: At<u64>,
-    fuel: At<u64>,
-    memory_bytes: At<u64>,
-    max_deliveries: At<u64>,
-    expires_ms: At<u64>,
-    result_ttl_ms: At<u64>,
-    dead_ttl_ms: At<u64>,
-    rate_limit: At<String>,
-    capabilities: At<Vec<String>>,
+    backoff: At<(u64, u64, bool)>,
+    multiplier: At<u64>,
+    jitter: Option<bool>,
+    /// Of the fields that are checked together.
+    durations: BTreeMap<&'static str, u64>,
+    retry_on: Vec<(String, Span)>,
+    retry_fuel_factor: u64,
+    unique: Option<&'static str>,
+    /// Those of all options, which must begin with a parameter.
+    expressions: Vec<(Expression, Span)>,
 }
 
 /// `key = value`.
@@ -77,104 +77,228 @@ impl Parse for Options {
             let key = setting.key.to_string();
             if seen.contains(&key) {
                 errors.push(Error::new(setting.key.span(), format!("`{key}` is set twice")));
-            } else if let Err(error) = options.set(&setting) {
+            } else if let Err(error) = options.set(&key, &setting) {
                 errors.push(error);
             }
             seen.push(key);
         }
-        if let Err(error) = options.check_together() {
-            errors.push(error);
-        }
+        let is_set = |key: &str| seen.iter().any(|set| set == key);
+        options.check_times(&mut errors);
+        options.check_retries(&mut errors);
+        options.check_keys(is_set, &mut errors);
         errors.finish().map(|()| options)
     }
 }
 
 impl Options {
-    fn set(&mut self, Setting { key, value }: &Setting) -> Result<()> {
-        let span = value.span();
-        match key.to_string().as_str() {
-            "name" => self.name = Some((name(value, 128, "a task's name", task_first)?, span)),
-            "queue" => self.queue = Some((name(value, 64, "a queue's name", queue_first)?, span)),
-            "priority" => self.priority = Some((integer(value, 0, 9, "a priority, 9 first")?, span)),
-            "max_retries" => self.max_retries = Some((max_retries(value)?, span)),
-            "retry_backoff" => self.retry_backoff = Some((backoff(value)?, span)),
-            "retry_jitter" => self.retry_jitter = Some((boolean(value)?, span)),
-            "time_limit" => self.time_limit_ms = Some((duration(value, 1)?, span)),
-            "soft_time_limit" => self.soft_time_limit_ms = Some((duration(value, 1)?, span)),
-            "fuel" => self.fuel = Some((fuel(value)?, span)),
-            "memory" => self.memory_bytes = Some((memory(value)?, span)),
-            "max_deliveries" => {
-                self.max_deliveries = Some((integer(value, 1, 1_000_000, "a number of deliveries")?, span))
+    fn set(&mut self, key: &str, setting: &Setting) -> Result<()> {
+        let value = &setting.value;
+        if self.set_time(key, value)? || self.set_retry(key, value)? || self.set_limit(key, value)? {
+            return Ok(());
+        }
+        match key {
+            "name" => {
+                let name = values::name(value, 128, "a task's name", values::task_first)?;
+                self.name = Some((name, value.span()));
             }
-            "expires" => self.expires_ms = Some((duration(value, 1)?, span)),
-            "result_ttl" => self.result_ttl_ms = Some((duration(value, 0)?, span)),
-            "dead_ttl" => self.dead_ttl_ms = Some((duration(value, 0)?, span)),
-            "rate_limit" => self.rate_limit = Some((units::rate(&text(value)?).map_err(at(value))?, span)),
-            "capabilities" => self.capabilities = Some((capabilities(value)?, span)),
+            "queue" => {
+                let queue = values::name(value, 64, "a queue's name", values::queue_first)?;
+                self.put("queue", json::text(&queue), value);
+            }
+            "priority" => self.put("priority", integer(value, 0, 9, "a priority, 9 first")?, value),
+            "fuel" => self.put("fuel", values::fuel(value)?, value),
+            "memory" => self.put("memory_bytes", values::memory(value)?, value),
+            "acks" => self.put("acks", json::text(values::word(value, &["late", "early"])?), value),
+            "max_deliveries" => {
+                self.put("max_deliveries", integer(value, 1, 1_000_000, "a number of deliveries")?, value);
+            }
+            "on_worker_lost" => {
+                let wanted = values::word(value, &["requeue", "dead", "fail"])?;
+                self.put("on_worker_lost", json::text(wanted), value);
+            }
+            "ignore_result" => self.put("ignore_result", boolean(value)?, value),
+            "store_errors_even_if_ignored" => self.put("store_errors_even_if_ignored", boolean(value)?, value),
+            "capabilities" => self.put("capabilities", json::list(&values::capabilities(value)?), value),
             other => {
-                return Err(Error::new(key.span(), format!("`{other}` is not an option of a task; known are {KNOWN}")));
+                let problem = format!("`{other}` is not an option of a task; known are {KNOWN}");
+                return Err(Error::new(setting.key.span(), problem));
             }
         }
         Ok(())
     }
 
-    fn check_together(&self) -> Result<()> {
-        let Some((soft, span)) = self.soft_time_limit_ms else { return Ok(()) };
-        let hard = self.time_limit_ms.map_or(DEFAULT_TIME_LIMIT_MS, |(hard, _)| hard);
-        if soft < hard {
-            return Ok(());
-        }
-        let which = if self.time_limit_ms.is_some() { "time_limit" } else { "the default time_limit, 300s" };
-        Err(Error::new(span, format!("soft_time_limit must be below {which}: it leaves the task time to clean up")))
+    fn put(&mut self, field: &'static str, json: impl ToString, value: &Expr) {
+        self.fields.insert(field, (json.to_string(), value.span()));
     }
 
-    /// The policy as a JSON object. Every text in it was checked to need no escaping.
+    fn set_time(&mut self, key: &str, value: &Expr) -> Result<bool> {
+        let (field, min_ms) = match key {
+            "time_limit" => ("time_limit_ms", 1),
+            "soft_time_limit" => ("soft_time_limit_ms", 1),
+            "expires" => ("expires_ms", 1),
+            "result_ttl" => ("result_ttl_ms", 0),
+            "dead_ttl" => ("dead_ttl_ms", 0),
+            "unique_for" => ("unique_for_ms", 1),
+            "debounce" => ("debounce_ms", 1),
+            "debounce_max_wait" => ("debounce_max_wait_ms", 1),
+            _ => return Ok(false),
+        };
+        let ms = duration(value, min_ms)?;
+        self.durations.insert(field, ms);
+        self.put(field, ms, value);
+        Ok(true)
+    }
+
+    fn set_retry(&mut self, key: &str, value: &Expr) -> Result<bool> {
+        let plain = |kinds: &[(String, Span)]| json::list(kinds.iter().map(|(kind, _)| kind));
+        match key {
+            "max_retries" => match values::max_retries(value)? {
+                Some(retries) => self.put("max_retries", retries, value),
+                None => self.put("retries_unlimited", true, value),
+            },
+            "retry_backoff" => self.backoff = Some((values::backoff(value)?, value.span())),
+            "retry_multiplier" => self.multiplier = Some((integer(value, 1, 100, "a factor")?, value.span())),
+            "retry_jitter" => self.jitter = Some(boolean(value)?),
+            "retry_on" => {
+                self.retry_on = values::kinds(value)?;
+                self.put("retry_on", plain(&self.retry_on), value);
+            }
+            "dont_retry_on" => self.put("dont_retry_on", plain(&values::kinds(value)?), value),
+            "retry_fuel_factor" => {
+                self.retry_fuel_factor = integer(value, 1, 1_000, "a factor")?;
+                self.put("retry_fuel_factor", self.retry_fuel_factor, value);
+            }
+            "throws" => self.put("throws", plain(&values::kinds(value)?), value),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn set_limit(&mut self, key: &str, value: &Expr) -> Result<bool> {
+        let burst = || integer(value, 1, 1_000_000, "a number of starts");
+        let jobs = || integer(value, 1, u32::MAX.into(), "a number of jobs");
+        match key {
+            "rate_limit" => self.put("rate_limit", json::text(&values::rate(value)?), value),
+            "rate_burst" => self.put("rate_burst", burst()?, value),
+            "concurrency" => self.put("concurrency", jobs()?, value),
+            "limit_key" => {
+                let expression = values::expression(value)?;
+                self.put("limit_key", json::text(&expression.0.text), value);
+                self.expressions.push(expression);
+            }
+            "key_rate_limit" => self.put("key_rate_limit", json::text(&values::rate(value)?), value),
+            "key_rate_burst" => self.put("key_rate_burst", burst()?, value),
+            "key_concurrency" => self.put("key_concurrency", jobs()?, value),
+            "unique" => {
+                let wins = values::word(value, &["off", "first", "latest"])?;
+                self.unique = Some(wins);
+                self.put("unique", json::text(wins), value);
+            }
+            "unique_by" => {
+                let expressions = values::expressions(value)?;
+                self.put("unique_by", json::list(expressions.iter().map(|(e, _)| &e.text)), value);
+                self.expressions.extend(expressions);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn refuse(&self, field: &str, problem: impl std::fmt::Display) -> Error {
+        let span = self.fields.get(field).map_or_else(Span::call_site, |(_, span)| *span);
+        Error::new(span, problem)
+    }
+
+    fn check_times(&self, errors: &mut Errors) {
+        let of = |field: &str| self.durations.get(field).copied();
+        if let Some(soft) = of("soft_time_limit_ms") {
+            let hard = of("time_limit_ms");
+            let which = if hard.is_some() { "time_limit" } else { "the default time_limit, 300s" };
+            if soft >= hard.unwrap_or(DEFAULT_TIME_LIMIT_MS) {
+                let problem = format!("soft_time_limit must be below {which}: it leaves the task time to clean up");
+                errors.push(self.refuse("soft_time_limit_ms", problem));
+            }
+        }
+        if of("unique_for_ms").is_some() && self.unique != Some("first") {
+            let problem = "unique_for needs unique = \"first\": only the first job keeps others away";
+            errors.push(self.refuse("unique_for_ms", problem));
+        }
+        if of("debounce_ms").is_some() && self.unique == Some("first") {
+            let problem = "debounce needs unique = \"latest\", not \"first\": the last submission is the one that runs";
+            errors.push(self.refuse("debounce_ms", problem));
+        }
+        match (of("debounce_max_wait_ms"), of("debounce_ms")) {
+            (Some(_), None) => errors.push(self.refuse("debounce_max_wait_ms", "debounce_max_wait needs debounce")),
+            (Some(most), Some(each)) if most < each => {
+                errors.push(self.refuse("debounce_max_wait_ms", "debounce_max_wait must not be shorter than debounce"));
+            }
+            _ => {}
+        }
+    }
+
+    fn check_retries(&self, errors: &mut Errors) {
+        for (kind, span) in &self.retry_on {
+            let problem = match kind.as_str() {
+                "bad_output" => "bad_output is never retried: the task would return the same again",
+                "out_of_fuel" if self.retry_fuel_factor < 2 => {
+                    "out_of_fuel is retried only with more of it: set retry_fuel_factor to 2 or more"
+                }
+                _ => continue,
+            };
+            errors.push(Error::new(*span, problem));
+        }
+        if let (Some((factor, span)), Some(((first, last, _), _))) = (self.multiplier, self.backoff)
+            && factor > 1
+            && first == last
+        {
+            let problem =
+                "retry_multiplier has nothing to multiply: write retry_backoff as a range, such as \"1s..10m\"";
+            errors.push(Error::new(span, problem));
+        }
+    }
+
+    fn check_keys(&self, is_set: impl Fn(&str) -> bool, errors: &mut Errors) {
+        if is_set("limit_key") {
+            return;
+        }
+        for key in ["key_rate_limit", "key_rate_burst", "key_concurrency"] {
+            if is_set(key) && self.fields.contains_key(key) {
+                let problem = format!("{key} needs limit_key, which says what the key is: limit_key = \"kwargs.name\"");
+                errors.push(self.refuse(key, problem));
+            }
+        }
+    }
+
+    /// Checks what is known only with the function: its parameters, by the names that callers use.
+    pub(crate) fn check_parameters(&self, parameters: &[String]) -> Result<()> {
+        let mut errors = Errors::default();
+        for (expression, span) in &self.expressions {
+            if let Err(problem) = expression.check(parameters) {
+                errors.push(Error::new(*span, problem));
+            }
+        }
+        errors.finish()
+    }
+
+    /// The policy as a JSON object.
     pub(crate) fn policy_json(&self) -> String {
-        let mut fields: Vec<String> = Vec::new();
-        let mut text = |name: &str, value: &At<String>| {
-            if let Some((value, _)) = value {
-                fields.push(format!("\"{name}\":\"{value}\""));
-            }
-        };
-        text("queue", &self.queue);
-        text("rate_limit", &self.rate_limit);
-        let mut number = |name: &str, value: &At<u64>| {
-            if let Some((value, _)) = value {
-                fields.push(format!("\"{name}\":{value}"));
-            }
-        };
-        number("priority", &self.priority);
-        number("time_limit_ms", &self.time_limit_ms);
-        number("soft_time_limit_ms", &self.soft_time_limit_ms);
-        number("fuel", &self.fuel);
-        number("memory_bytes", &self.memory_bytes);
-        number("max_deliveries", &self.max_deliveries);
-        number("expires_ms", &self.expires_ms);
-        number("result_ttl_ms", &self.result_ttl_ms);
-        number("dead_ttl_ms", &self.dead_ttl_ms);
-        match self.max_retries {
-            Some((Some(retries), _)) => fields.push(format!("\"max_retries\":{retries}")),
-            Some((None, _)) => fields.push("\"retries_unlimited\":true".into()),
-            None => {}
-        }
+        let mut fields: Vec<String> =
+            self.fields.iter().map(|(name, (json, _))| format!("\"{name}\":{json}")).collect();
         fields.extend(self.backoff_json());
-        if let Some((names, _)) = &self.capabilities {
-            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-            fields.push(format!("\"capabilities\":[{}]", quoted.join(",")));
-        }
         format!("{{{}}}", fields.join(","))
     }
 
     fn backoff_json(&self) -> Option<String> {
-        let jitter = self.retry_jitter.map(|(jitter, _)| jitter);
-        match self.retry_backoff {
-            Some(((initial, max, is_range), _)) => {
-                // Somebody who writes one delay means that delay; a range is spread unless told otherwise.
-                let jitter = jitter.unwrap_or(is_range);
-                Some(format!("\"retry_backoff\":{{\"initial_ms\":{initial},\"max_ms\":{max},\"jitter\":{jitter}}}"))
-            }
-            None => jitter.map(|jitter| format!("\"retry_backoff\":{{\"jitter\":{jitter}}}")),
+        let mut jitter = self.jitter;
+        let mut fields = Vec::new();
+        if let Some(((initial, max, is_range), _)) = self.backoff {
+            fields.push(format!("\"initial_ms\":{initial},\"max_ms\":{max}"));
+            // Somebody who writes one delay means that delay; a range is spread unless told otherwise.
+            jitter = jitter.or(Some(is_range));
         }
+        fields.extend(self.multiplier.map(|(factor, _)| format!("\"multiplier\":{factor}")));
+        fields.extend(jitter.map(|jitter| format!("\"jitter\":{jitter}")));
+        (!fields.is_empty()).then(|| format!("\"retry_backoff\":{{{}}}", fields.join(",")))
     }
 }
 
@@ -193,138 +317,4 @@ impl Errors {
     pub(crate) fn finish(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
     }
-}
-
-fn at(value: &Expr) -> impl Fn(String) -> Error {
-    let span = value.span();
-    move |problem| Error::new(span, problem)
-}
-
-fn literal<'a>(value: &'a Expr, wanted: &str) -> Result<&'a Lit> {
-    match value {
-        Expr::Lit(ExprLit { lit, .. }) => Ok(lit),
-        _ => Err(Error::new(value.span(), format!("expected {wanted}, written out"))),
-    }
-}
-
-fn text(value: &Expr) -> Result<String> {
-    match literal(value, "a text")? {
-        Lit::Str(text) => Ok(text.value()),
-        other => Err(Error::new(other.span(), "expected a text in quotes, such as \"30s\"")),
-    }
-}
-
-fn boolean(value: &Expr) -> Result<bool> {
-    match literal(value, "true or false")? {
-        Lit::Bool(lit) => Ok(lit.value),
-        other => Err(Error::new(other.span(), "expected true or false")),
-    }
-}
-
-fn integer(value: &Expr, min: u64, max: u64, what: &str) -> Result<u64> {
-    let wanted = format!("{what}: a whole number from {min} to {max}");
-    match literal(value, &wanted)? {
-        Lit::Int(lit) => match lit.base10_parse::<u64>() {
-            Ok(number) if (min..=max).contains(&number) => Ok(number),
-            _ => Err(Error::new(lit.span(), format!("expected {wanted}"))),
-        },
-        other => Err(Error::new(other.span(), format!("expected {wanted}"))),
-    }
-}
-
-fn bounded(value: &Expr, number: u64, min: u64, max: u64, shown: &str) -> Result<u64> {
-    if (min..=max).contains(&number) {
-        return Ok(number);
-    }
-    Err(Error::new(value.span(), format!("expected {shown}")))
-}
-
-fn duration(value: &Expr, min_ms: u64) -> Result<u64> {
-    let ms = units::duration_ms(&text(value)?).map_err(at(value))?;
-    bounded(value, ms, min_ms, MAX_DURATION_MS, &format!("a duration from {min_ms}ms to 365d"))
-}
-
-fn memory(value: &Expr) -> Result<u64> {
-    let bytes = units::size_bytes(&text(value)?).map_err(at(value))?;
-    bounded(value, bytes, MIN_MEMORY_BYTES, MAX_MEMORY_BYTES, "a size from 64KiB to 4GiB")
-}
-
-fn fuel(value: &Expr) -> Result<u64> {
-    if let Expr::Lit(ExprLit { lit: Lit::Int(_), .. }) = value {
-        return integer(value, 1, u64::MAX, "an amount of fuel");
-    }
-    let fuel = units::amount(&text(value)?).map_err(at(value))?;
-    bounded(value, fuel, 1, u64::MAX, "an amount of fuel above 0")
-}
-
-fn max_retries(value: &Expr) -> Result<Option<u64>> {
-    if let Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) = value {
-        return match text.value().as_str() {
-            "unlimited" => Ok(None),
-            _ => Err(Error::new(text.span(), "expected a whole number of retries or \"unlimited\"")),
-        };
-    }
-    integer(value, 0, u32::MAX.into(), "a number of retries").map(Some)
-}
-
-/// `"1s..10m"` doubles from the first to the second, `"5s"` always waits that long, `"off"` retries at once.
-fn backoff(value: &Expr) -> Result<(u64, u64, bool)> {
-    let text = text(value)?;
-    if text == "off" {
-        return Ok((0, 0, false));
-    }
-    let one = |text: &str| -> Result<u64> {
-        let ms = units::duration_ms(text.trim()).map_err(|problem| {
-            Error::new(value.span(), format!("{problem}; a backoff is \"1s..10m\", \"5s\" or \"off\""))
-        })?;
-        bounded(value, ms, 0, MAX_DURATION_MS, "a delay of at most 365d")
-    };
-    let Some((first, last)) = text.split_once("..") else {
-        let delay = one(&text)?;
-        return Ok((delay, delay, false));
-    };
-    let (first, last) = (one(first)?, one(last)?);
-    if first > last {
-        return Err(Error::new(value.span(), "the first delay of a backoff must not be longer than the last"));
-    }
-    Ok((first, last, true))
-}
-
-fn capabilities(value: &Expr) -> Result<Vec<String>> {
-    let Expr::Array(array) = value else {
-        return Err(Error::new(value.span(), "expected a list of texts, such as [\"http:api.example.com\"]"));
-    };
-    let mut names: Vec<String> = Vec::new();
-    for element in &array.elems {
-        let name = text(element)?;
-        let visible = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if name.is_empty() || name.len() > 256 || !name.bytes().all(visible) {
-            return Err(Error::new(element.span(), "a capability has 1 to 256 visible ASCII characters, no quotes"));
-        }
-        if names.contains(&name) {
-            return Err(Error::new(element.span(), "this capability is listed twice"));
-        }
-        names.push(name);
-    }
-    Ok(names)
-}
-
-fn task_first(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_'
-}
-
-fn queue_first(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-}
-
-fn name(value: &Expr, max: usize, what: &str, first: fn(u8) -> bool) -> Result<String> {
-    let name = text(value)?;
-    let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    let bytes = name.as_bytes();
-    if bytes.is_empty() || bytes.len() > max || !first(bytes[0]) || !bytes.iter().all(|b| rest(*b)) {
-        let letter = if first(b'_') { "a letter or _" } else { "a letter or digit" };
-        let rule = format!("{what} has 1 to {max} of A-Z a-z 0-9 _ . - and starts with {letter}");
-        return Err(Error::new(value.span(), rule));
-    }
-    Ok(name)
 }

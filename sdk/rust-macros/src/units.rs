@@ -48,12 +48,12 @@ pub(crate) fn amount(text: &str) -> Result<u64, String> {
     scaled(number, factor).ok_or_else(hint)
 }
 
-/// A rate such as `100/m`, without spaces.
+/// A rate such as `100/m`, without spaces: 1 to 1000000, the server's limit.
 pub(crate) fn rate(text: &str) -> Result<String, String> {
     let hint = || format!("{text:?} is not a rate: write a number and /s, /m or /h, such as \"100/m\"");
     let (number, unit) = text.split_once('/').ok_or_else(hint)?;
     let number: u32 = number.trim().parse().map_err(|_| hint())?;
-    if number == 0 || !matches!(unit.trim(), "s" | "m" | "h") {
+    if !(1..=1_000_000).contains(&number) || !matches!(unit.trim(), "s" | "m" | "h") {
         return Err(hint());
     }
     Ok(format!("{number}/{}", unit.trim()))

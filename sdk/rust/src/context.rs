@@ -11,12 +11,14 @@ mod host;
 use std::{fmt, time::Duration};
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use fake::{LogLine, ProgressReport};
+pub use fake::{CustomState, LogLine, ProgressReport};
 
 #[cfg(not(target_arch = "wasm32"))]
 use fake::Fake as Backend;
 #[cfg(target_arch = "wasm32")]
 use host::Host as Backend;
+
+use serde::Serialize;
 
 use crate::{
     Ignore, Refused, TaskResult,
@@ -95,6 +97,20 @@ impl Context {
     /// last one: report steps, not bytes.
     pub fn progress(&self, done: u64, total: u64, message: impl AsRef<str>) {
         self.backend.progress(done, total, message.as_ref());
+    }
+
+    /// Says what the task is doing, in a word of its own: `ctx.set_state("charging", json!({"card": "visa"}))`. Shown with
+    /// the job while it runs, until it is said anew. The name has at most 64 bytes; `meta`, anything that can be written as
+    /// at most 16 KiB of JSON, `()` for nothing. What is larger is dropped, and the job's log says so.
+    pub fn set_state(&self, name: impl AsRef<str>, meta: impl Serialize) {
+        let meta = match serde_json::to_string(&meta) {
+            Ok(meta) => Some(meta).filter(|json| json != "null"),
+            Err(_) => {
+                self.warn("the meta of a custom state was dropped: it cannot be written as JSON");
+                None
+            }
+        };
+        self.backend.set_state(name.as_ref(), meta.as_deref());
     }
 
     /// The time of day, since 1970. `SystemTime` and `Instant` do not work in a sandbox without a clock of its own.

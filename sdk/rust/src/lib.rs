@@ -23,7 +23,8 @@
 //! Build it for `wasm32-unknown-unknown` as a `cdylib`, and push the file.
 //!
 //! Invariants of this crate: it compiles natively (there with a fake host) and for the sandbox; it adds nothing to a
-//! run but parsing the arguments and writing the result; it depends on none of the host's crates.
+//! run but parsing the arguments and writing the result. In the sandbox it holds nothing of the host's crates; natively,
+//! with the feature `testing`, it takes the rules of a job's life from `umbel-model`.
 
 // Compiled for tests too: there it is called by hand.
 #[cfg(any(test, all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator")))]
@@ -36,6 +37,8 @@ pub mod raw;
 mod report;
 mod run;
 mod schema;
+#[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
+pub mod testing;
 
 #[cfg(all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator"))]
 #[global_allocator]
@@ -43,7 +46,7 @@ static ALLOCATOR: arena::GuestAllocator = arena::GuestAllocator;
 
 pub use context::Context;
 #[cfg(not(target_arch = "wasm32"))]
-pub use context::{LogLine, ProgressReport};
+pub use context::{CustomState, LogLine, ProgressReport};
 pub use errors::{Fatal, Ignore, Refused, Reject, Retry, RetryAfter, Snooze, TaskError, TaskErrorText, TaskResult};
 pub use log;
 pub use raw::Level;
@@ -70,14 +73,26 @@ pub use serde_json;
 /// | `priority` | 0 to 9, 9 first |
 /// | `max_retries` | a number, or `"unlimited"` |
 /// | `retry_backoff` | `"1s..10m"` doubles from the first to the last, spread at random; `"5s"` always waits that long; `"off"` retries at once |
+/// | `retry_multiplier` | each delay of the backoff is so many times the one before it, 1 to 100; 2 unless set |
 /// | `retry_jitter` | `true` or `false`: spread the delay over 0 to itself |
+/// | `retry_on`, `dont_retry_on` | kinds of failure, such as `["Timeout", "trap:*"]`: a trap is retried only if it is named |
+/// | `retry_fuel_factor` | each retry gets so many times the fuel of the attempt before it |
+/// | `throws` | kinds that are expected, and no alarm |
 /// | `time_limit`, `soft_time_limit` | durations such as `"30s"`; soft below hard |
 /// | `fuel` | about one unit an instruction: a number, or `"10G"` |
 /// | `memory` | such as `"64MiB"` |
+/// | `acks` | `"late"`: run again when its worker is lost; `"early"`: at most once |
 /// | `max_deliveries` | how many lost workers the job may cost |
+/// | `on_worker_lost` | `"requeue"`, `"dead"` (fails, to the dead set) or `"fail"` |
 /// | `expires` | not started after so long: dropped |
 /// | `result_ttl`, `dead_ttl` | how long a result, a failed job is kept |
-/// | `rate_limit` | such as `"100/m"` |
+/// | `ignore_result`, `store_errors_even_if_ignored` | `true` or `false`: whether results and messages of failures are kept |
+/// | `rate_limit`, `rate_burst`, `concurrency` | starts such as `"100/m"`, so many at once; jobs that run at the same time |
+/// | `limit_key` | an expression over the arguments, such as `"kwargs.customer_id"` |
+/// | `key_rate_limit`, `key_rate_burst`, `key_concurrency` | the same limits for each value of `limit_key` |
+/// | `unique` | `"first"`, `"latest"` or `"off"`: which of two jobs that are alike stays |
+/// | `unique_by`, `unique_for` | what makes them alike, such as `["kwargs.order_id"]`; for how long |
+/// | `debounce`, `debounce_max_wait` | starts so long after the last submission, but no later than that after the first |
 /// | `capabilities` | a list of texts |
 pub use umbel_macros::task;
 

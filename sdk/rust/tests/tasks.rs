@@ -120,6 +120,42 @@ fn not_json(bad: bool) -> std::collections::BTreeMap<Option<u8>, u8> {
     std::iter::once((if bad { None } else { Some(1) }, 2)).collect()
 }
 
+#[derive(Deserialize, Serialize, JsonSchema)]
+struct Order {
+    customer: u32,
+}
+
+#[task(
+    retry_on = ["Timeout", "trap:*", "out_of_fuel"],
+    dont_retry_on = ["trap:unreachable"],
+    retry_fuel_factor = 2,
+    throws = ["Declined"],
+    retry_multiplier = 3,
+    acks = "early",
+    on_worker_lost = "fail",
+    ignore_result = true,
+    store_errors_even_if_ignored = false,
+    rate_limit = "100 / m",
+    rate_burst = 10,
+    concurrency = 4,
+    limit_key = "kwargs.order.customer",
+    key_rate_limit = "10/s",
+    key_rate_burst = 2,
+    key_concurrency = 1,
+    unique = "latest",
+    unique_by = ["args[0].customer", "kwargs.type"],
+    debounce = "5s",
+    debounce_max_wait = "1m"
+)]
+fn knobs(order: Order, r#type: String) -> u32 {
+    order.customer + r#type.len() as u32
+}
+
+#[task(unique = "first", unique_for = "10m", retry_backoff = "1s..1m", retry_multiplier = 4, retry_jitter = false)]
+fn once(r#loop: u8) -> u8 {
+    r#loop
+}
+
 mod nested {
     use umbel::prelude::*;
 
@@ -129,7 +165,19 @@ mod nested {
     }
 }
 
-umbel::module![add, deliver, fails, own_error, hidden_result, nothing, unspeakable, not_json, nested::inner];
+umbel::module![
+    add,
+    deliver,
+    fails,
+    own_error,
+    hidden_result,
+    nothing,
+    unspeakable,
+    not_json,
+    knobs,
+    once,
+    nested::inner
+];
 
 fn described(name: &str) -> TaskDescription {
     umbel_module::describe().into_iter().find(|task| task.name == name).expect("the module has this task")
@@ -216,6 +264,32 @@ fn options_become_the_policy_fields_of_the_same_meaning() {
     let at_once = json!({"initial_ms": 0, "max_ms": 0, "jitter": false});
     assert_eq!(parsed(&described("own_error").policy), json!({"retry_backoff": at_once}));
     assert_eq!(described("nothing").policy, "{}");
+}
+
+#[test]
+fn every_knob_of_the_attribute_is_the_field_of_that_name() {
+    let expected = json!({
+        "retry_on": ["Timeout", "trap:*", "out_of_fuel"], "dont_retry_on": ["trap:unreachable"], "retry_fuel_factor": 2,
+        "throws": ["Declined"], "retry_backoff": {"multiplier": 3}, "acks": "early", "on_worker_lost": "fail",
+        "ignore_result": true, "store_errors_even_if_ignored": false, "rate_limit": "100/m", "rate_burst": 10,
+        "concurrency": 4, "limit_key": "kwargs.order.customer", "key_rate_limit": "10/s", "key_rate_burst": 2,
+        "key_concurrency": 1, "unique": "latest", "unique_by": ["args[0].customer", "kwargs.type"],
+        "debounce_ms": 5_000, "debounce_max_wait_ms": 60_000,
+    });
+    assert_eq!(parsed(&described("knobs").policy), expected);
+    let backoff = json!({"initial_ms": 1_000, "max_ms": 60_000, "multiplier": 4, "jitter": false});
+    let expected = json!({"unique": "first", "unique_for_ms": 600_000, "retry_backoff": backoff});
+    assert_eq!(parsed(&described("once").policy), expected);
+    for (task, parameters) in [("knobs", ["order", "type"].as_slice()), ("once", &["loop"])] {
+        let policy: PolicyPatch = serde_json::from_str(&described(task).policy).expect("it is a policy");
+        let policy = umbel_model::Policy::resolve(&policy);
+        assert_eq!(PolicyBounds::default().check(&policy), Ok(()), "{task}");
+        // The host reads each expression as the macro did.
+        for text in policy.unique_by.iter().chain(Some(&policy.limit_key).filter(|key| !key.is_empty())) {
+            let expression = umbel_model::Expression::parse(text).expect("it is an expression");
+            assert!(expression.parameter(parameters.iter().copied()).is_some(), "{text}");
+        }
+    }
 }
 
 #[test]

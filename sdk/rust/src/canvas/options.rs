@@ -46,6 +46,12 @@ impl Options {
         self.with("countdown_ms", millis(delay))
     }
 
+    /// Starts at that time: RFC 3339, such as `2026-01-01T00:00:00Z`.
+    #[must_use]
+    pub fn eta(self, time: impl Into<String>) -> Self {
+        self.with("eta", time.into())
+    }
+
     /// Dropped if not started so long after it was ready.
     #[must_use]
     pub fn expires(self, after: Duration) -> Self {
@@ -78,6 +84,14 @@ impl Options {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The options as a JSON object. Fails if a value cannot be written.
+    #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
+    pub(crate) fn json(&self) -> Result<String, crate::Refused> {
+        let mut text = Text::default();
+        self.write(&mut text);
+        text.finish().map_err(|problem| crate::Refused::new("invalid_option", problem))
     }
 
     /// Those of `newer` win.

@@ -28,14 +28,26 @@ pub struct ProgressReport {
     pub message: String,
 }
 
+/// A state of a task's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CustomState {
+    pub name: String,
+    /// Null when nothing more was said.
+    pub meta: Value,
+}
+
 pub(crate) struct Fake {
     attempt: Attempt,
     remaining: Duration,
+    /// Counted from the start, as `remaining` is.
+    soft_limit: Option<Duration>,
     stop: bool,
     unix_time: Duration,
     place: Option<Place>,
     /// The kind and the message with which every canvas is refused.
     refusal: Option<(String, String)>,
+    /// Workflows that were submitted before: the next ids follow.
+    workflows_before: usize,
     recorded: Mutex<Recorded>,
 }
 
@@ -43,6 +55,7 @@ pub(crate) struct Fake {
 struct Recorded {
     logs: Vec<LogLine>,
     progress: Vec<ProgressReport>,
+    states: Vec<CustomState>,
     slept: Duration,
     submitted: Vec<Value>,
     replacement: Option<Value>,
@@ -65,11 +78,18 @@ impl Fake {
     }
 
     pub(super) fn should_stop(&self) -> bool {
-        self.stop || self.remaining_ms() == 0
+        let soft_is_over = self.soft_limit.is_some_and(|limit| self.recorded().slept >= limit);
+        self.stop || soft_is_over || self.remaining_ms() == 0
     }
 
     pub(super) fn progress(&self, done: u64, total: u64, message: &str) {
         self.recorded().progress.push(ProgressReport { done, total, message: message.to_owned() });
+    }
+
+    pub(super) fn set_state(&self, name: &str, meta: Option<&str>) {
+        // It was written by `serde_json` just now.
+        let meta = meta.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        self.recorded().states.push(CustomState { name: name.to_owned(), meta });
     }
 
     pub(super) fn unix_time(&self) -> Duration {
@@ -89,7 +109,7 @@ impl Fake {
         let canvas = self.taken(canvas)?;
         let submitted = &mut self.recorded().submitted;
         submitted.push(canvas);
-        Ok(format!("workflow-{}", submitted.len()))
+        Ok(format!("workflow-{}", self.workflows_before + submitted.len()))
     }
 
     pub(super) fn replace(&self, canvas: &str) -> Result<(), Failure> {
@@ -146,11 +166,13 @@ impl Context {
         let backend = Fake {
             attempt,
             remaining: Duration::from_secs(300),
+            soft_limit: None,
             stop: false,
             // 2026-01-01T00:00:00Z
             unix_time: Duration::from_secs(1_767_225_600),
             place: None,
             refusal: None,
+            workflows_before: 0,
             recorded: Mutex::default(),
         };
         Self { backend }
@@ -182,6 +204,20 @@ impl Context {
         self
     }
 
+    /// Sets the soft time limit, counted from the start: sleeping that long makes [`Context::should_stop`] true.
+    #[must_use]
+    pub fn with_soft_limit(mut self, limit: Duration) -> Self {
+        self.backend.soft_limit = Some(limit);
+        self
+    }
+
+    /// Sets the time of day at the start, since 1970; sleeping moves it on.
+    #[must_use]
+    pub fn with_unix_time(mut self, since_1970: Duration) -> Self {
+        self.backend.unix_time = since_1970;
+        self
+    }
+
     /// Makes [`Context::should_stop`] true, as after the soft time limit or a cancellation.
     #[must_use]
     pub fn with_stop(mut self) -> Self {
@@ -200,6 +236,12 @@ impl Context {
     #[must_use]
     pub fn with_refusal(mut self, kind: impl Into<String>, message: impl Into<String>) -> Self {
         self.backend.refusal = Some((kind.into(), message.into()));
+        self
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_workflows_before(mut self, count: usize) -> Self {
+        self.backend.workflows_before = count;
         self
     }
 
@@ -228,6 +270,11 @@ impl Context {
         self.backend.recorded().progress.clone()
     }
 
+    /// The states of its own that the task set so far.
+    pub fn states(&self) -> Vec<CustomState> {
+        self.backend.recorded().states.clone()
+    }
+
     /// How long the task asked to sleep so far. No time passed.
     pub fn slept(&self) -> Duration {
         self.backend.recorded().slept
@@ -250,5 +297,21 @@ mod tests {
         assert_eq!(ctx.slept(), Duration::from_secs(3_600));
         assert_eq!(ctx.remaining(), Duration::ZERO);
         assert!(ctx.should_stop());
+    }
+    #[test]
+    fn a_fake_context_records_states_and_keeps_the_soft_limit() {
+        let ctx = Context::fake().with_soft_limit(Duration::from_secs(5)).with_unix_time(Duration::from_secs(100));
+        ctx.set_state("charging", serde_json::json!({"card": "visa"}));
+        ctx.set_state("waiting", ());
+        // A map whose keys are no texts.
+        ctx.set_state("odd", std::collections::BTreeMap::from([(None::<u8>, 1)]));
+        let states: Vec<_> = ctx.states().into_iter().map(|state| (state.name, state.meta.to_string())).collect();
+        let expected = [("charging", r#"{"card":"visa"}"#), ("waiting", "null"), ("odd", "null")];
+        assert_eq!(states, expected.map(|(name, meta)| (name.to_owned(), meta.to_owned())));
+        assert_eq!(ctx.logs().len(), 1);
+        assert!(!ctx.should_stop());
+        ctx.sleep(Duration::from_secs(5));
+        assert!(ctx.should_stop());
+        assert_eq!(ctx.unix_time(), Duration::from_secs(105));
     }
 }

@@ -6,7 +6,7 @@ use crate::raw::{
     Attempt, Failure, Level,
     umbel::task::{
         canvas::{self, WorkflowPlace},
-        context,
+        context, custom_state,
     },
     wasi::{
         clocks::{monotonic_clock, wall_clock},
@@ -34,6 +34,10 @@ impl Host {
 
     pub(super) fn progress(&self, done: u64, total: u64, message: &str) {
         context::progress(done, total, message);
+    }
+
+    pub(super) fn set_state(&self, name: &str, meta: Option<&str>) {
+        custom_state::update(name, meta);
     }
 
     pub(super) fn unix_time(&self) -> Duration {
