@@ -89,6 +89,19 @@ impl Client {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
+    /// Changes something.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Answer> {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
     /// Uploads bytes as a module.
     pub async fn upload(&self, bytes: Vec<u8>) -> Result<Answer> {
         let request = self.request(Method::POST, "/v1/modules").header("content-type", "application/wasm").body(bytes);
@@ -103,6 +116,20 @@ impl Client {
     /// Submits a job and returns its id.
     pub async fn submit(&self, task: &str, args: Value) -> Result<String> {
         self.submit_body(&json!({"task": task, "args": args})).await
+    }
+
+    /// Submits a job with options and returns its id.
+    pub async fn submit_with(&self, task: &str, args: Value, options: Value) -> Result<String> {
+        self.submit_body(&json!({"task": task, "args": args, "options": options})).await
+    }
+
+    /// Waits until the job is in this state and returns it.
+    pub async fn reaches(&self, id: &str, state: &str) -> Result<Value> {
+        until(format!("job {id} is {state}"), Duration::from_secs(60), || async {
+            let job = self.job(id).await?;
+            Ok((job["state"] == state).then_some(job))
+        })
+        .await
     }
 
     /// Submits a job and returns its id.

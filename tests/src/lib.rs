@@ -1,13 +1,18 @@
 //! What the black-box scenarios and the benchmark share: processes that never outlive their test, a client, guests.
 //!
-//! Nothing here knows a crate of `host/`: Umbel is only met as its users meet it, as a binary and over HTTP.
+//! Nothing here knows a crate of `host/`, but the guard of Redis and the worker of `chaos` that settles too late: Umbel is
+//! only met as its users meet it, as a binary and over HTTP.
 
 pub mod case;
+pub mod chaos;
 mod client;
+pub mod draw;
 mod guests;
 mod process;
+pub mod proxy;
 mod redis;
 mod service;
+mod times;
 pub mod wasm;
 pub mod workflow;
 
@@ -20,11 +25,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub use crate::redis::{RedisServer, durable_redis, redis, redis_keys, redis_with};
 pub use client::{Answer, Client};
 pub use guests::guest;
 pub use process::{Process, umbel_binary};
-pub use redis::{RedisServer, durable_redis, redis, redis_with};
-pub use service::{Dev, DevOptions, Split};
+pub use service::{Dev, DevOptions, Split, on_both};
+pub use times::time_ms;
 
 /// A port of 127.0.0.1 that nobody listens on.
 pub fn free_port() -> Result<u16> {

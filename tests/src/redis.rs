@@ -1,5 +1,6 @@
 //! Real Redis servers of a test's own: the guard that the Redis broker's tests use, with the settings of the scenarios.
 
+use anyhow::Result;
 use umbel_broker_redis::testing::Options;
 pub use umbel_broker_redis::testing::RedisServer;
 
@@ -16,4 +17,9 @@ pub fn durable_redis() -> RedisServer {
 /// With these arguments.
 pub fn redis_with(arguments: &'static [&'static str]) -> RedisServer {
     RedisServer::start(Options { arguments, ..Options::default() })
+}
+
+/// Every key of a server.
+pub fn redis_keys(server: &RedisServer) -> Result<Vec<String>> {
+    Ok(::redis::cmd("KEYS").arg("*").query(&mut server.connection())?)
 }

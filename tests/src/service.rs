@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Client, Process, free_port, process::umbel_command, until};
+use crate::{Client, Process, durable_redis, free_port, process::umbel_command, until};
 
 /// How long a service may take to answer, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -95,6 +95,23 @@ impl Dev {
         self.ready().await
     }
 
+    /// A client with a new token, made with these arguments: of another tenant, of an operator.
+    pub async fn another(&mut self, arguments: &[&str]) -> Result<Client> {
+        let mut command = umbel_command(&["token", "create", "-o", "id", "--data"])?;
+        command.arg(&self.data).args(arguments).current_dir(self.home.path()).env("HOME", self.home.path());
+        let token = match &self.options.broker {
+            Some(broker) => new_token(command.args(["--broker", broker]))?,
+            None => {
+                // A data folder is one process's.
+                self.process.terminate(START_LIMIT).await?;
+                let token = new_token(&mut command)?;
+                self.restart().await?;
+                token
+            }
+        };
+        Client::new(self.client.url(), &token)
+    }
+
     /// Runs a client verb as a user would, in a folder whose parent has the profile.
     pub fn umbel(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.command(arguments)?;
@@ -108,6 +125,20 @@ impl Dev {
         command.env("UMBEL_URL", self.client.url()).env("UMBEL_TOKEN", self.client.token());
         Ok(command)
     }
+}
+
+/// Runs a scenario with `umbel dev` on SQLite, and then on Redis.
+pub async fn on_both(arguments: &[&str], scenario: impl AsyncFn(&mut Dev) -> Result<()>) -> Result<()> {
+    let redis = durable_redis();
+    for broker in [None, Some(redis.url())] {
+        let name = if broker.is_some() { "on Redis" } else { "on SQLite" };
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut dev = Dev::with(DevOptions { broker, arguments, ..DevOptions::default() }).await?;
+        dev.client.push("numbers").await?;
+        dev.client.push("cases").await?;
+        scenario(&mut dev).await.context(name)?;
+    }
+    Ok(())
 }
 
 /// A server and workers on one Redis, with one folder for modules.
@@ -132,24 +163,42 @@ impl Split {
         let client = Client::new(&format!("http://{listen}"), "")?;
         let mut split = Self { server, workers: Vec::new(), client, broker: broker.to_owned(), home };
         answers(&split.client, &mut split.server).await?;
-        split.client.set_token(&split.create_token()?);
+        // May do everything: the scenarios order workers about.
+        split.client.set_token(&split.create_token(&["--operator"])?);
         for _ in 0..workers {
             split.add_worker(arguments)?;
         }
         Ok(split)
     }
 
-    fn create_token(&self) -> Result<String> {
+    /// A client with a new token, made with these arguments.
+    pub fn another(&self, arguments: &[&str]) -> Result<Client> {
+        Client::new(self.client.url(), &self.create_token(arguments)?)
+    }
+
+    fn create_token(&self, arguments: &[&str]) -> Result<String> {
         let mut command = umbel_command(&["token", "create", "--broker", &self.broker, "-o", "id", "--data"])?;
         command.arg(self.home.path().join("data")).current_dir(self.home.path()).env("HOME", self.home.path());
-        let output = command.output()?;
-        ensure!(output.status.success(), "token create: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        new_token(command.args(arguments))
+    }
+
+    /// Runs a verb of the binary on this broker, directly.
+    pub fn umbel(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = umbel_command(arguments)?;
+        command.args(["--broker", &self.broker, "--data"]).arg(self.home.path().join("data"));
+        command.current_dir(self.home.path()).env("HOME", self.home.path());
+        command.output().context("cannot start umbel")
     }
 
     /// Starts one more worker.
     pub fn add_worker(&mut self, arguments: &[&str]) -> Result<()> {
-        let mut command = umbel_command(&["worker", "--broker", &self.broker, "--data"])?;
+        let broker = self.broker.clone();
+        self.add_worker_by(&broker, arguments)
+    }
+
+    /// Starts one more worker that reaches the broker by another address, such as a proxy's.
+    pub fn add_worker_by(&mut self, broker: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = umbel_command(&["worker", "--broker", broker, "--data"])?;
         command.arg(self.home.path().join("data")).args(arguments);
         command.current_dir(self.home.path()).env("HOME", self.home.path());
         let number = self.workers.len();
@@ -159,8 +208,15 @@ impl Split {
     }
 }
 
+/// The token that this command makes.
+fn new_token(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "token create: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
 /// Waits until the service answers, or ends.
-async fn answers(client: &Client, process: &mut Process) -> Result<()> {
+pub(crate) async fn answers(client: &Client, process: &mut Process) -> Result<()> {
     let start = std::time::Instant::now();
     loop {
         process.check_alive()?;

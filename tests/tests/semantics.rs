@@ -1,5 +1,5 @@
-//! The table of docs/CANVAS-SEMANTICS.md is whole, and every test that it names exists; what differs from Celery is in
-//! the guide.
+//! The tables of docs/CANVAS-SEMANTICS.md and docs/CELERY.md are whole, and every test that they name exists; what differs
+//! from Celery's canvas is in the guide.
 
 use std::{
     collections::BTreeSet,
@@ -82,6 +82,28 @@ fn every_cell_of_the_semantics_names_tests_that_exist() -> Result<()> {
         }
     }
     ensure!(found.len() == names.len(), "{} cells, {} cases", found.len(), names.len());
+    ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn what_each_thing_of_celery_is_here_is_shown_by_tests_that_exist() -> Result<()> {
+    let table = fs::read_to_string(top().join("docs/CELERY.md"))?;
+    let functions = functions()?;
+    let (mut problems, mut rows) = (Vec::new(), 0);
+    let is_head = |line: &str| line.starts_with("| Celery |") || line.starts_with("| | ");
+    for row in table.lines().filter(|line| line.starts_with("| ") && !is_head(line)) {
+        rows += 1;
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        ensure!(cells.len() == 4, "not four cells: {row}");
+        let named: Vec<&str> = quoted(cells[3], '`').collect();
+        let is_absent = cells[2].starts_with("absent") || cells[2] == "not there yet";
+        if named.is_empty() && !is_absent {
+            problems.push(format!("no test: {row}"));
+        }
+        problems.extend(named.iter().filter(|test| !functions.contains(**test)).map(|test| format!("no test {test}")));
+    }
+    ensure!(rows > 60, "{rows} rows");
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
 }

@@ -22,7 +22,7 @@ Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] 
   --n N,…       jobs of one throughput run, or of several (20000)
   --reps N      repetitions of each measurement, the median is shown (3)
   --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
-  --only NAMES  some of sandbox, throughput, latency, memory, chord, chain
+  --only NAMES  some of sandbox, throughput, latency, memory, chord, chain, noisy, keys
   --peers DIR   also run Celery and BullMQ from a copy of this folder (needs python3, node and npm)
   --write       put the tables into docs/BENCHMARKS.md
 ";
@@ -107,8 +107,8 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
         print!("{HELP}");
         return Ok(());
     };
-    let mut steps = Steps::new(if options.peers.is_some() { 6 } else { 4 });
-    build(&mut steps, root)?;
+    let mut steps = Steps::new(BUILD_STEPS + if options.peers.is_some() { 3 } else { 1 });
+    build(&mut steps, root, "umbel-bench")?;
     let peers = match &options.peers {
         Some(folder) => Some(steps.step("install the peers", || install_peers(root, folder))?),
         None => None,
@@ -136,48 +136,23 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenarios that kill and the hostile guests on a release build, some times over, with what they measure.
-pub fn chaos(root: &Path, words: &[String]) -> Result<()> {
-    let rounds: u32 = match words {
-        [] => 1,
-        [flag, rounds] if flag == "--rounds" => rounds.parse().context("--rounds takes a number")?,
-        _ => bail!("cargo xtask chaos [--rounds N]"),
-    };
-    let mut steps = Steps::new(3 + rounds as usize);
-    build(&mut steps, root)?;
-    for _ in 0..rounds {
-        steps.step("chaos", || {
-            let tests = [
-                "test",
-                "--locked",
-                "-p",
-                "umbel-tests",
-                "--test",
-                "chaos",
-                "--test",
-                "hostile",
-                "--test",
-                "canvas_chaos",
-            ];
-            let aloud = ["--", "--nocapture", "--test-threads", "1"];
-            show(cargo(&tests).args(aloud).env("UMBEL_BIN", root.join("target/release/umbel")))
-        })?;
-    }
-    Ok(())
-}
+/// Steps of `build`.
+pub const BUILD_STEPS: usize = 3;
 
-fn build(steps: &mut Steps, root: &Path) -> Result<()> {
-    steps.step("install what the benchmark needs", setup::redis_server)?;
+/// Builds the binary, the guests and one program of `tests/`, in release.
+pub fn build(steps: &mut Steps, root: &Path, program: &str) -> Result<()> {
+    steps.step("install what is needed", setup::redis_server)?;
     steps.step("build in release", || {
         // Apart, so that the binary has its own features and not those that the load generator turns on.
         show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-cli"]))?;
-        show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-tests", "--bin", "umbel-bench"]))
+        show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-tests", "--bin", program]))
     })?;
     steps.step("build the guests", || guests::build_guests(root))?;
     Ok(())
 }
 
-fn release_program(root: &Path, name: &str) -> Command {
+/// A program of `build`, to be run on the binary of the same build.
+pub fn release_program(root: &Path, name: &str) -> Command {
     let release = root.join("target/release");
     let mut command = Command::new(release.join(name));
     command.env("UMBEL_BIN", release.join("umbel"));
@@ -288,6 +263,13 @@ fn own_tables(ours: &[Value], sizes: &[u64]) -> String {
     }
     for n in CHORDS {
         line(&format!("chord of {}, s", short(*n as f64)), json!({"what": "chord", "n": n}), "seconds");
+    }
+    for (name, what) in
+        [("beside a tenant with 100,000 queued jobs", "noisy"), ("beside a key with 20,000, capped", "keys")]
+    {
+        for (field, shown) in [("p50_ms", "p50"), ("p99_ms", "p99"), ("alone_p50_ms", "p50 without the others")] {
+            line(&format!("start of a quiet one's job {name}, {shown} ms"), json!({"what": what}), field);
+        }
     }
     line("chain of 200 steps, s", json!({"what": "chain", "n": CHAIN}), "seconds");
     for n in &CHORDS[1..] {

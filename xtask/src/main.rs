@@ -3,6 +3,7 @@
 //! This crate keeps its dependencies few and must not depend on the crates of `host/`: it builds them.
 
 mod bench;
+mod chaos;
 mod ci;
 mod dependencies;
 mod guests;
@@ -28,7 +29,7 @@ Usage: cargo xtask <VERB>
   guests                build the example and the hostile guests into target/guests
   guest DIR             build a guest crate of your own with the toolchain that works here
   bench [options]       the benchmark; see `cargo xtask bench --help`
-  chaos [--rounds N]    killed processes and hostile guests on a release build, N times (1), with figures
+  chaos [options]       processes killed and stopped, networks cut, on a release build; see `cargo xtask chaos --help`
   tidy                  the house rules that a machine can check
   dependencies          the lock file, licences, and that nothing declared is unused
 ";
@@ -78,7 +79,7 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
             dependencies::run(&root)?;
         }
         "bench" => bench::run(&root, rest)?,
-        "chaos" => bench::chaos(&root, rest)?,
+        "chaos" => chaos::run(&root, rest)?,
         _ => {
             eprint!("{HELP}");
             bail!("no verb {verb:?}");

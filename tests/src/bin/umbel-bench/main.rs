@@ -5,6 +5,7 @@
 
 mod canvas;
 mod connection;
+mod fairness;
 mod measure;
 
 use std::process::ExitCode;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory", "chord", "chain"];
+const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory", "chord", "chain", "noisy", "keys"];
 /// Steps of the chain, as the peers have it.
 const STEPS: usize = 200;
 
@@ -56,6 +57,8 @@ fn run() -> Result<()> {
                             "latency" => measure::latency(broker).await,
                             "chord" => canvas::chord(broker, *n).await,
                             "chain" => canvas::chain(broker, *n).await,
+                            "noisy" => fairness::noisy(broker).await,
+                            "keys" => fairness::keys(broker).await,
                             _ => measure::memory(broker).await,
                         }
                     });

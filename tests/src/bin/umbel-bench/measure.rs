@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use umbel_tests::{Client, Dev, DevOptions, Process, RedisServer, Split, redis, umbel_binary, until};
+use umbel_tests::{Client, Dev, DevOptions, Process, RedisServer, Split, redis, time_ms, umbel_binary, until};
 
 use crate::connection::Connection;
 
@@ -56,8 +56,8 @@ impl Service {
 
     /// Lets no job be claimed.
     async fn hold(&self) -> Result<()> {
-        if let Self::Sqlite(dev) = self {
-            dev.client.post("/v1/queues/default/pause", &json!({})).await?.good()?;
+        if matches!(self, Self::Sqlite(_)) {
+            self.pause("default").await?;
         }
         Ok(())
     }
@@ -65,9 +65,27 @@ impl Service {
     /// Lets jobs be claimed: Redis gets its worker, SQLite's own goes on.
     pub async fn release(&mut self, arguments: &[&str]) -> Result<()> {
         match self {
-            Self::Sqlite(dev) => dev.client.post("/v1/queues/default/resume", &json!({})).await?.good().map(drop),
+            Self::Sqlite(_) => self.resume("default").await,
             Self::Redis(split, _) => split.add_worker(arguments),
         }
+    }
+
+    /// A client with another token.
+    pub async fn another(&mut self, arguments: &[&str]) -> Result<Client> {
+        match self {
+            Self::Sqlite(dev) => dev.another(arguments).await,
+            Self::Redis(split, _) => split.another(arguments),
+        }
+    }
+
+    /// Hands out no job of a queue that had one.
+    pub async fn pause(&self, queue: &str) -> Result<()> {
+        self.client().post(&format!("/v1/queues/{queue}/pause"), &json!({})).await?.good().map(drop)
+    }
+
+    /// Hands them out again.
+    pub async fn resume(&self, queue: &str) -> Result<()> {
+        self.client().post(&format!("/v1/queues/{queue}/resume"), &json!({})).await?.good().map(drop)
     }
 
     /// The process that runs guests.
@@ -134,25 +152,14 @@ pub async fn throughput(broker: &str, n: usize) -> Result<Value> {
 /// Seconds from the first claim to the last end, and how many jobs succeeded.
 async fn span(client: &Client) -> Result<(f64, usize)> {
     let jobs = client.jobs("task=noop&state=succeeded").await?;
-    let time = |job: &Value, field: &str| day_ms(job[field].as_str().unwrap_or_default());
-    let (mut first, mut last) = (f64::MAX, 0.0_f64);
+    let (mut first, mut last) = (None::<u64>, None::<u64>);
     for job in &jobs {
-        first = first.min(time(job, "started_at")?);
-        last = last.max(time(job, "finished_at")?);
+        let (started, finished) = (time_ms(job, "started_at")?, time_ms(job, "finished_at")?);
+        first = Some(first.map_or(started, |first| first.min(started)));
+        last = Some(last.map_or(finished, |last| last.max(finished)));
     }
-    // A run over midnight.
-    let span = if last < first { last - first + 86_400_000.0 } else { last - first };
-    Ok((span / 1_000.0, jobs.len()))
-}
-
-/// Milliseconds since midnight of an RFC 3339 time in UTC.
-fn day_ms(text: &str) -> Result<f64> {
-    let time =
-        text.split_once('T').and_then(|(_, t)| t.strip_suffix('Z')).with_context(|| format!("{text:?} is no time"))?;
-    let mut parts = time.split(':').map(str::parse::<f64>);
-    let mut next = || parts.next().context("a part is missing")?.context("not a number");
-    let (hours, minutes, seconds) = (next()?, next()?, next()?);
-    Ok(((hours * 60.0 + minutes) * 60.0 + seconds) * 1_000.0)
+    let span = last.unwrap_or_default().saturating_sub(first.unwrap_or_default());
+    Ok((span as f64 / 1_000.0, jobs.len()))
 }
 
 /// Every hundredth job has the result that belongs to its arguments.
@@ -163,6 +170,11 @@ async fn check_results(client: &Client, answers: &[String]) -> Result<()> {
         ensure!(job["result"] == json!({"order_id": order, "status": "success"}), "{job}");
     }
     Ok(())
+}
+
+/// The value below which this share of sorted values is; there is one.
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
+    sorted[((share * sorted.len() as f64) as usize).min(sorted.len() - 1)]
 }
 
 /// Submits a job and waits for its result over HTTP, one after the other, an idle worker.
@@ -183,7 +195,7 @@ pub async fn latency(broker: &str) -> Result<Value> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
+    let at = |share: f64| percentile(&times, share);
     Ok(json!({"what": "latency", "broker": broker, "p50_ms": at(0.5), "p95_ms": at(0.95), "p99_ms": at(0.99)}))
 }
 

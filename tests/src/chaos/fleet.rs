@@ -1,0 +1,163 @@
+//! The processes of a chaos run: Redis with an append-only file, a server and workers, each behind a proxy of its own.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use umbel_broker_redis::testing::Options;
+
+use crate::{Client, Process, RedisServer, free_port, process::umbel_command, proxy::Proxy, service::answers, until};
+
+/// Short, so that many leases are lost in a run.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// Jobs at once in each worker: more than cores, because many sleep.
+const CONCURRENCY: &str = "32";
+/// How long the service may need to find its way back.
+const BACK_LIMIT: Duration = Duration::from_secs(60);
+
+/// A process that can be killed and started again, and the proxy that it reaches Redis by.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    arguments: Vec<OsString>,
+    log: PathBuf,
+    pub(crate) proxy: Proxy,
+    process: Option<Process>,
+    /// Stopped by SIGSTOP.
+    stalled: bool,
+}
+
+impl Member {
+    /// It runs, and is not stopped.
+    pub(crate) fn is_up(&self) -> bool {
+        self.process.is_some() && !self.stalled
+    }
+
+    /// Starts it unless it runs.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        if self.process.is_none() {
+            self.process = Some(Process::start(&self.name, umbel_command(&self.arguments)?, &self.log)?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.stalled = false;
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    pub(crate) fn stall(&mut self) -> Result<()> {
+        self.stalled = true;
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(libc::SIGSTOP))
+    }
+
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.stalled = false;
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(libc::SIGCONT))
+    }
+
+    /// An error if it ended by itself.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Process::check_alive)
+    }
+
+    /// Lines of its log with this text, over all its lives.
+    pub(crate) fn said(&self, text: &str) -> u64 {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count() as u64
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    /// The server, then the workers.
+    pub(crate) members: Vec<Member>,
+    pub(crate) client: Arc<Client>,
+    redis: Arc<Mutex<RedisServer>>,
+    redis_url: String,
+    home: TempDir,
+}
+
+impl Fleet {
+    pub(crate) async fn start(workers: usize) -> Result<Self> {
+        // `always`: what is acknowledged is on the disk. With `everysec` a killed Redis may forget a second of it, and a
+        // run that finds a lost job could not say whose fault that is.
+        let redis = RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "always"] });
+        let home = TempDir::new()?;
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let client = Arc::new(Client::new(&format!("http://{listen}"), "")?);
+        let redis_url = redis.url();
+        let mut fleet = Self { members: Vec::new(), client, redis_url, redis: Arc::new(Mutex::new(redis)), home };
+        fleet.add("server", &["server", "--listen", &listen]).await?;
+        let lease = format!("{}ms", LEASE.as_millis());
+        for number in 0..workers {
+            let arguments = ["worker", "--lease", &lease, "--concurrency", CONCURRENCY];
+            fleet.add(&format!("worker-{number}"), &arguments).await?;
+        }
+        let server = &mut fleet.members[0];
+        server.start()?;
+        answers(&fleet.client, server.process.as_mut().context("it was started")?).await?;
+        let token = fleet.umbel(&["token", "create", "-o", "id"]).await?.1;
+        fleet.client.set_token(token.trim());
+        for member in &mut fleet.members {
+            member.start()?;
+        }
+        Ok(fleet)
+    }
+
+    async fn add(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        let port = self.redis().port();
+        let proxy = Proxy::start(port).await?;
+        let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        arguments.extend(["--broker".into(), proxy.redis_url().into()]);
+        arguments.extend(["--data".into(), self.home.path().join("data").into_os_string()]);
+        let log = self.home.path().join(format!("{name}.log"));
+        self.members.push(Member { name: name.to_owned(), arguments, log, proxy, process: None, stalled: false });
+        Ok(())
+    }
+
+    /// Past all proxies.
+    pub(crate) fn redis_url(&self) -> &str {
+        &self.redis_url
+    }
+
+    pub(crate) fn redis(&self) -> std::sync::MutexGuard<'_, RedisServer> {
+        self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts Redis again, which reads its file first.
+    pub(crate) async fn restart_redis(&self) -> Result<()> {
+        let redis = self.redis.clone();
+        // It waits for Redis, and the proxies and clients must go on meanwhile.
+        let restarted =
+            tokio::task::spawn_blocking(move || redis.lock().unwrap_or_else(PoisonError::into_inner).restart());
+        restarted.await.context("redis-server did not start again")
+    }
+
+    /// Runs a verb of the binary on this Redis, directly: its status and what it wrote to stdout.
+    pub(crate) async fn umbel(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = umbel_command(arguments)?;
+        command.args(["--broker", &self.redis_url, "--data"]).arg(self.home.path().join("data"));
+        command.current_dir(self.home.path()).env("HOME", self.home.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let status = output.status.code().unwrap_or(-1);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(status == 0 || !text.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok((status, text))
+    }
+
+    /// Waits until the API answers with its broker.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        until("the API answers again", BACK_LIMIT, || async {
+            Ok((self.client.get("/readyz").await?.status == 200).then_some(()))
+        })
+        .await
+    }
+}
