@@ -188,9 +188,9 @@ impl Counts {
 async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Acted> {
     let broker = carrier.broker;
     Ok(match bulk.action {
-        Action::Cancel => match broker.cancel(tenant, id, bulk.terminate).await? {
+        Action::Cancel => match cancel(broker, tenant, bulk, id).await? {
             Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => Acted::Done,
-            Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
+            Cancelled::Runs | Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
         },
         Action::Forget => match broker.forget(tenant, id).await? {
             Forgot::Forgotten | Forgot::NotFound => {
@@ -210,6 +210,14 @@ async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) ->
         },
         Action::Redrive => Acted::Skipped,
     })
+}
+
+/// A job that was found waiting may run by now: whoever asked for those that wait did not mean it.
+async fn cancel(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Cancelled> {
+    if bulk.filter.wants_waiting() {
+        return broker.cancel_waiting(tenant, id).await;
+    }
+    broker.cancel(tenant, id, bulk.terminate).await
 }
 
 async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
@@ -235,13 +243,14 @@ async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result
         }
     }
     let answers = if jobs.is_empty() { Vec::new() } else { broker.submit(&jobs).await? };
-    if answers.contains(&Submitted::QueueFull) {
+    // One that was aborted meanwhile does not wait for room: what found none is left in the dead set.
+    if answers.contains(&Submitted::QueueFull) && !bulk.is_over() {
         return Ok(None);
     }
     for (answer, job) in answers.iter().zip(&jobs) {
         counts.add(match answer {
             Submitted::Created | Submitted::Existing(_) => Acted::Done,
-            Submitted::NotDead => Acted::Skipped,
+            Submitted::NotDead | Submitted::QueueFull => Acted::Skipped,
             other => Acted::Failed(format!("a new job for {:?}: {other:?}", job.redrive_of.map(|id| id.to_string()))),
         });
     }

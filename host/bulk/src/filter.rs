@@ -92,6 +92,11 @@ struct Labels {
 }
 
 impl Filter {
+    /// Whether it names states, and `running` is none of them.
+    pub(crate) fn wants_waiting(&self) -> bool {
+        !self.state.is_empty() && !self.state.contains(&JobState::Running)
+    }
+
     /// Checks lengths, and that a header has a name. Says the field that is wrong, and why.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         if self.ids.len() > MAX_IDS {

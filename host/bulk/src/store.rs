@@ -152,12 +152,15 @@ pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Resu
     let from = after.unwrap_or(INDEX);
     let found = broker.documents(&home(), DocumentKind::Bulk, Some(from), max).await?;
     let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
-    entries
-        .map(|document| {
-            let entry: Entry = serde_json::from_str(&document.body).map_err(|e| corrupt(&e))?;
-            Ok((document.name, entry.tenant, entry.id))
-        })
-        .collect()
+    let readable = entries.filter_map(|document| match serde_json::from_str::<Entry>(&document.body) {
+        Ok(entry) => Some((document.name, entry.tenant, entry.id)),
+        // One that a newer release wrote must not stop the others.
+        Err(error) => {
+            tracing::error!(entry = %document.name, %error, "an action on many jobs cannot be read and is left alone");
+            None
+        }
+    });
+    Ok(readable.collect())
 }
 
 async fn delete(broker: &dyn Broker, tenant: &TenantId, name: &str) -> Result<()> {

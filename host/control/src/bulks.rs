@@ -24,6 +24,9 @@ pub(crate) struct Bulks {
     pub(crate) bounds: PolicyBounds,
 }
 
+/// A step that takes longer is given up, so that it does not hold up other tenants' actions; it may be repeated.
+const LONGEST_STEP: Duration = Duration::from_secs(30);
+
 impl Service for Bulks {
     fn name(&self) -> &'static str {
         "bulk"
@@ -36,10 +39,12 @@ impl Service for Bulks {
             loop {
                 let page = umbel_bulk::running(broker, after.as_deref(), PAGE).await?;
                 for (_, tenant, id) in &page {
-                    match umbel_bulk::advance(carrier, tenant, *id, now_ms(), self.batch).await {
-                        Ok(advanced) => working |= advanced == Advanced::Working,
+                    let step = umbel_bulk::advance(carrier, tenant, *id, now_ms(), self.batch);
+                    match tokio::time::timeout(LONGEST_STEP, step).await {
+                        Ok(Ok(advanced)) => working |= advanced == Advanced::Working,
                         // The others go on; this one is tried again with the next round.
-                        Err(error) => failure = Some(error),
+                        Ok(Err(error)) => failure = Some(error),
+                        Err(_) => tracing::warn!(%tenant, bulk = %id, "a step of an action on many jobs took too long"),
                     }
                 }
                 after = page.last().map(|(name, ..)| name.clone());

@@ -233,6 +233,10 @@ impl Attempts {
         let grow = async move { grower.grow(&asker.delivery, template.as_deref(), wishes).await };
         match self.in_background(active, grow).await {
             Ok(Ok((growth, replaced_by))) => Ended { growth: Some(Box::new(growth)), replaced_by, ..ended },
+            // What may run only once has run, and did not fail itself.
+            Ok(Err(Outcome::Error { failure, .. })) if ended.policy.acks == Acks::Early => {
+                Ended { outcome: Outcome::Fatal(failure), ..ended }
+            }
             Ok(Err(outcome)) | Err(outcome) => Ended { outcome, ..ended },
         }
     }

@@ -69,6 +69,8 @@ pub(crate) struct Conductor {
     /// What the owner wants, and what of it was followed.
     wishes: watch::Receiver<Wish>,
     wished: Wish,
+    /// The one that was followed last.
+    last_order: WorkerOrder,
     orders: watch::Receiver<WorkerOrder>,
     vitals: Arc<Vitals>,
     crew: Crew,
@@ -141,6 +143,7 @@ impl Conductor {
             finished,
             wishes,
             wished: Wish::default(),
+            last_order: WorkerOrder::default(),
             orders,
             vitals,
             crew,

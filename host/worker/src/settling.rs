@@ -38,7 +38,11 @@ impl Finished {
         let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
                        full, or its group is over";
         let failure = kept(Failure::new("host_limit:canvas_room", message), &policy);
-        let outcome = Outcome::Error { failure: failure.clone(), retry_after_ms: None };
+        // What may run only once has run: it is not the guest that failed.
+        let outcome = match policy.acks {
+            Acks::Early => Outcome::Fatal(failure.clone()),
+            Acks::Late => Outcome::Error { failure: failure.clone(), retry_after_ms: None },
+        };
         let record = refused.record.clone().map(|record| AttemptRecord {
             outcome: "error".into(),
             failure: Some(failure),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
-use umbel_broker::{Shutdown, WorkerOrder};
+use umbel_broker::Shutdown;
 
 use super::Conductor;
 use crate::{
@@ -62,7 +62,14 @@ impl Conductor {
     }
 
     pub(super) fn follow_order(&mut self) {
-        let WorkerOrder { number, drain, shutdown, slots, queues } = self.orders.borrow_and_update().clone();
+        let order = self.orders.borrow_and_update().clone();
+        let last = std::mem::replace(&mut self.last_order, order.clone());
+        // An order stands until another one replaces that part of it: what was followed before is not done again.
+        let number = order.number;
+        let slots = order.slots.filter(|slots| last.slots != Some(*slots));
+        let drain = order.drain.filter(|drain| last.drain != Some(*drain));
+        let shutdown = order.shutdown.filter(|shutdown| last.shutdown != Some(*shutdown));
+        let queues = order.queues.filter(|queues| last.queues.as_ref() != Some(queues));
         tracing::info!(worker = %self.config.id, number, ?drain, ?shutdown, ?slots, ?queues, "an order arrived");
         if let Some((least, most)) = slots {
             let least = least.clamp(1, self.crew.most);
