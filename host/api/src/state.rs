@@ -27,6 +27,9 @@ const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
 /// Trees of workflows being read at once; of these, one for each tenant.
 const MAX_TREES: usize = 4;
+/// Results of any size on their way to readers at once, and of one tenant: each may be 64 MiB.
+const MAX_RESULTS: usize = 8;
+const MAX_TENANT_RESULTS: usize = 2;
 
 /// The state of the API: what it asks, its limits, and its short-lived caches.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub struct Api {
     pub(crate) tenants_streams: ByTenant,
     /// Trees and pictures of workflows.
     pub(crate) trees: Turnstile,
+    /// Results of any size, until their readers have them.
+    pub(crate) results: Turnstile,
     pub(crate) rules: Rules,
     /// Refused bodies of strangers that are read and forgotten.
     pub(crate) drains: Semaphore,
@@ -66,7 +71,11 @@ impl Api {
         Self {
             watch: Watch::start(broker.clone()),
             tokens: Tokens::new(),
-            deployed: Cache::builder().max_capacity(CACHED_TASKS).time_to_live(DEPLOYED_TTL).build(),
+            deployed: Cache::builder()
+                .max_capacity(CACHED_TASKS)
+                .time_to_live(DEPLOYED_TTL)
+                .support_invalidation_closures()
+                .build(),
             routes: Cache::builder().max_capacity(CACHED_ROUTES).time_to_live(DEPLOYED_TTL).build(),
             schemas: SchemaCache::new(),
             mint: Mint::default(),
@@ -82,6 +91,7 @@ impl Api {
             streams: Arc::new(Semaphore::new(config.max_streams)),
             tenants_streams: ByTenant::new(config.max_tenant_streams),
             trees: Turnstile::new(MAX_TREES, 1, turn_wait),
+            results: Turnstile::new(MAX_RESULTS, MAX_TENANT_RESULTS, turn_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },

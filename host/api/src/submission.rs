@@ -19,6 +19,7 @@ use umbel_model::{
     job::SPEC_VERSION,
     stored::INLINE_BYTES,
 };
+use umbel_modules::ModuleStore;
 
 use crate::{
     body::cut,
@@ -355,6 +356,20 @@ impl Outcome {
         match self {
             Self::New(id) | Self::Replayed(id) | Self::Duplicate(id) => id,
         }
+    }
+}
+
+/// Deletes the large arguments of a job that was not stored after all. What cannot be deleted now, the sweeper finds.
+pub(crate) async fn drop_unused(store: &ModuleStore, job: &NewJob, answer: umbel_broker::Submitted) {
+    use umbel_broker::Submitted as S;
+    // One that is there already is this very job, submitted again.
+    let is_stored = matches!(answer, S::Created) || answer == S::Existing(job.id);
+    // Small arguments may hold this text, too: then there is nothing to delete.
+    if is_stored || !job.spec.contains(r#""stored_arguments":"#) {
+        return;
+    }
+    if let Err(error) = store.delete_values(&job.tenant, job.id).await {
+        tracing::debug!(job = %job.id, %error, "arguments of a job that was not stored are left to the sweeper");
     }
 }
 

@@ -265,6 +265,15 @@ impl Job {
         self
     }
 
+    /// Without a result of more bytes than that: a reader asks for it by itself.
+    pub(crate) fn without_large_result(mut self, max_bytes: usize) -> Self {
+        if self.result.as_ref().is_some_and(|result| result.get().len() > max_bytes) {
+            self.result = None;
+            self.result_omitted = Some("too_large");
+        }
+        self
+    }
+
     /// Where its arguments lie, if not here.
     pub(crate) fn stored_arguments(&self) -> Option<&Stored> {
         self.stored_arguments.as_ref()

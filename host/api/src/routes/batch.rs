@@ -27,7 +27,7 @@ use crate::{
     gate::RequestId,
     problem::{Code, FieldError, Problem},
     state::Api,
-    submission::{Origin, Outcome, Signature, Template, idempotency, options_of, submitted, task_name},
+    submission::{Origin, Outcome, Signature, Template, drop_unused, idempotency, options_of, submitted, task_name},
 };
 
 /// Jobs stored in one step.
@@ -236,9 +236,14 @@ impl<'a> Batch<'a> {
             refused.into_iter().for_each(|entry| self.answer(entry.map(Outcome::New)));
             return;
         }
-        let broker = self.api.broker.clone();
-        let stored =
-            tokio::spawn(async move { if jobs.is_empty() { Ok(Vec::new()) } else { broker.submit(&jobs).await } });
+        let (broker, store) = (self.api.broker.clone(), self.api.store.clone());
+        let stored = tokio::spawn(async move {
+            let answers = if jobs.is_empty() { Vec::new() } else { broker.submit(&jobs).await? };
+            for (job, answer) in jobs.iter().zip(&answers) {
+                drop_unused(&store, job, *answer).await;
+            }
+            Ok(answers)
+        });
         self.in_flight = Some(InFlight { stored, entries });
     }
 

@@ -47,6 +47,8 @@ pub(super) const MAX_LIFE: Duration = Duration::from_secs(3_600);
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Log lines read at once.
 const LINES: u32 = 200;
+/// Largest result that comes with the end, bytes: it is held in memory until its reader takes it.
+const MAX_END_BYTES: usize = 64 << 10;
 
 /// What a client has seen of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -264,7 +266,7 @@ impl Follower {
         match whole(&self.api, record).await {
             Ok(job) => {
                 self.seen.end = true;
-                self.push("end", &job);
+                self.push("end", &job.without_large_result(MAX_END_BYTES));
                 self.over = true;
             }
             Err(problem) => {
@@ -291,27 +293,24 @@ impl Follower {
         self.push("state", &change);
     }
 
-    /// Tells the lines that were written since; false when they cannot be read.
+    /// Tells lines that were written since, a page of them; false when they cannot be read, or there are more.
     async fn tell_lines(&mut self) -> bool {
-        loop {
-            let lines = match self.api.broker.logs(&self.tenant, self.id, self.seen.lines, LINES).await {
-                Ok(lines) => lines,
-                Err(error) => {
-                    tracing::debug!(job = %self.id, %error, "the log of a followed job cannot be read");
-                    tokio::time::sleep(POLL).await;
-                    return false;
-                }
-            };
-            let count = lines.len() as u32;
-            for line in lines {
-                let number = self.seen.lines;
-                self.seen.lines += 1;
-                self.push("log", &Line::new(number, line));
+        let lines = match self.api.broker.logs(&self.tenant, self.id, self.seen.lines, LINES).await {
+            Ok(lines) => lines,
+            Err(error) => {
+                tracing::debug!(job = %self.id, %error, "the log of a followed job cannot be read");
+                tokio::time::sleep(POLL).await;
+                return false;
             }
-            if count < LINES {
-                return true;
-            }
+        };
+        let count = lines.len() as u32;
+        for line in lines {
+            let number = self.seen.lines;
+            self.seen.lines += 1;
+            self.push("log", &Line::new(number, line));
         }
+        // Those first: what a slow reader has not taken is held in memory.
+        count < LINES
     }
 
     fn push<T: Serialize>(&mut self, name: &str, data: &T) {

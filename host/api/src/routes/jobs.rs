@@ -25,7 +25,7 @@ use crate::{
     policy_views::PolicyFields,
     problem::{Code, Problem},
     state::Api,
-    submission::{Origin, Outcome, Signature, Template, idempotency, options_of, submitted, task_name},
+    submission::{Origin, Outcome, Signature, Template, drop_unused, idempotency, options_of, submitted, task_name},
     views::Job,
     whole::whole,
 };
@@ -142,6 +142,7 @@ pub(crate) async fn submit(
     let new = job.id;
     let answers = api.broker.submit(std::slice::from_ref(&job)).await?;
     let stored = answers.first().ok_or_else(|| Problem::new(Code::Internal, "the broker did not answer"))?;
+    drop_unused(&api.store, &job, *stored).await;
     let outcome = submitted(*stored, new)?;
     tracing::debug!(job = %outcome.id(), task = %job.task, ?outcome, "job submitted");
     respond(&api, &caller, outcome, wait).await

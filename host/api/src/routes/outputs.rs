@@ -1,13 +1,15 @@
 //! What a job gives: its log and its result.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Extension,
+    body::{Body, Bytes},
     extract::State,
     http::{StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
 };
+use futures::stream;
 use serde::{Deserialize, Serialize};
 use umbel_model::JobId;
 use utoipa::{IntoParams, ToSchema};
@@ -17,11 +19,15 @@ use crate::{
     auth::Caller,
     body::{Of, answer, query_of},
     pages,
+    places::Turn,
     problem::{Code, Problem},
     state::Api,
     views::Line,
     whole::result_text,
 };
+
+/// What is written of a result at once, bytes.
+const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -80,10 +86,24 @@ pub(crate) async fn result(
         return Err(Problem::new(Code::JobNotEnded, detail));
     }
     let state = record.state.as_str();
+    let turn = api.results.take(&caller.tenant).await?;
     let text = result_text(&api, record).await?;
     let text = text.ok_or_else(|| {
         let detail = format!("job {id} is {state}, and no result of it is kept");
         Problem::new(Code::NoResult, detail)
     })?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response())
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], in_pieces(text, turn)).into_response())
+}
+
+/// A body whose turn ends when its reader has taken the last piece of it.
+fn in_pieces(text: String, turn: Turn) -> Body {
+    let whole = Bytes::from(text);
+    let pieces = stream::unfold((whole, turn), |(mut left, turn)| async move {
+        if left.is_empty() {
+            return None;
+        }
+        let piece = left.split_to(left.len().min(PIECE_BYTES));
+        Some((Ok::<_, Infallible>(piece), (left, turn)))
+    });
+    Body::from_stream(pieces)
 }

@@ -138,7 +138,10 @@ pub(crate) async fn put_routes(
     };
     api.routes.invalidate(&caller.tenant).await;
     // Tasks are remembered with what the routes said of them.
-    api.deployed.invalidate_all();
+    let tenant = caller.tenant.clone();
+    if let Err(error) = api.deployed.invalidate_entries_if(move |(of, _), _| *of == tenant) {
+        tracing::warn!(%error, "tasks are remembered with the old routes for a moment");
+    }
     tracing::info!(routes = routes.routes.len(), version, "routes set");
     tagged(&routes, version)
 }
