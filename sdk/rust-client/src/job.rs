@@ -1,9 +1,6 @@
 //! Jobs and modules: submit, look, wait, read logs. What else is done with jobs is in `jobs`.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -12,8 +9,9 @@ use umbel_model::{JobId, JobState, WorkflowId};
 
 use crate::{
     canvas::{self, Signature},
-    client::{Client, MAX_WAIT, fresh_key, typed},
+    client::{Client, fresh_key, typed},
     error::{Error, FieldError},
+    watch,
 };
 
 /// A job as the server shows it. Fields that this version does not know are left out.
@@ -319,17 +317,7 @@ impl Client {
 
     /// The job once it has ended, however it ended; after `timeout` it is an `Error::WaitTimeout`.
     pub async fn wait(&self, id: JobId, timeout: Duration) -> Result<Job, Error> {
-        let until = Instant::now() + timeout;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let job: Job = self.get(format!("/v1/jobs/{id}")).wait(left.min(MAX_WAIT)).answer().await?;
-            if job.state.is_terminal() {
-                return Ok(job);
-            }
-            if left.is_zero() {
-                return Err(Error::WaitTimeout { id, state: job.state.as_str() });
-            }
-        }
+        watch::wait(self, &format!("/v1/jobs/{id}"), id, timeout).await
     }
 
     /// Up to 200 lines of a job's log, from line `from`.

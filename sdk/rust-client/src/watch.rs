@@ -1,12 +1,12 @@
 //! Changes of a job or a workflow as a stream, by long polls: each ends at once when it is over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, stream};
 use umbel_model::{JobId, JobState, WorkflowId};
 
 use crate::{
-    client::Client,
+    client::{Client, MAX_WAIT},
     error::Error,
     job::{Job, Progress},
     workflow::{Workflow, WorkflowProgress, WorkflowState},
@@ -16,11 +16,12 @@ use crate::{
 const LEAST: Duration = Duration::from_millis(50);
 
 /// What a watcher wants to know.
-trait Watched: serde::de::DeserializeOwned {
+pub(crate) trait Watched: serde::de::DeserializeOwned {
     /// What counts as a change.
     type Seen: PartialEq;
     fn seen(&self) -> Self::Seen;
     fn is_over(&self) -> bool;
+    fn state_name(&self) -> &'static str;
 }
 
 impl Watched for Job {
@@ -33,6 +34,10 @@ impl Watched for Job {
     fn is_over(&self) -> bool {
         self.state.is_terminal()
     }
+
+    fn state_name(&self) -> &'static str {
+        self.state.as_str()
+    }
 }
 
 impl Watched for Workflow {
@@ -44,6 +49,25 @@ impl Watched for Workflow {
 
     fn is_over(&self) -> bool {
         self.state.is_over()
+    }
+
+    fn state_name(&self) -> &'static str {
+        self.state.as_str()
+    }
+}
+
+/// What is at `path` once it is over, however it ended; after `timeout` it is an `Error::WaitTimeout`.
+pub(crate) async fn wait<T: Watched>(client: &Client, path: &str, id: JobId, timeout: Duration) -> Result<T, Error> {
+    let until = Instant::now() + timeout;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let found: T = client.get(path).wait(left.min(MAX_WAIT)).answer().await?;
+        if found.is_over() {
+            return Ok(found);
+        }
+        if left.is_zero() {
+            return Err(Error::WaitTimeout { id, state: found.state_name() });
+        }
     }
 }
 

@@ -1,9 +1,6 @@
 //! Workflows: submit a canvas, look at it as a whole and node by node, wait, cancel, resume.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -11,10 +8,11 @@ use umbel_model::{Canvas, JobId, JobState, OnFailure, WorkflowId};
 
 use crate::{
     canvas::Step,
-    client::{Client, MAX_WAIT, fresh_key},
+    client::{Client, fresh_key},
     error::Error,
     job::{JobError, not_succeeded, output},
     time::ms,
+    watch,
 };
 
 /// What a workflow gets besides its canvas.
@@ -323,17 +321,7 @@ impl Client {
 
     /// The workflow once it is over, however it ended; after `timeout` it is an `Error::WaitTimeout`.
     pub async fn wait_workflow(&self, id: WorkflowId, timeout: Duration) -> Result<Workflow, Error> {
-        let until = Instant::now() + timeout;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let found: Workflow = self.get(format!("/v1/workflows/{id}")).wait(left.min(MAX_WAIT)).answer().await?;
-            if found.state.is_over() {
-                return Ok(found);
-            }
-            if left.is_zero() {
-                return Err(Error::WaitTimeout { id, state: found.state.as_str() });
-            }
-        }
+        watch::wait(self, &format!("/v1/workflows/{id}"), id, timeout).await
     }
 
     /// A page of workflows, newest first. `limit` is from 1 to 200; `cursor` is that of the page before.
