@@ -43,7 +43,7 @@ scripts! {
         "idempotency" "submit";
     settle: "limits" "rules_open" "names" "lanes" "keeping" "rules_close" "canvas_open" "names" "canvas" "arrivals"
         "growing" "joining"
-        "canvas_close" "main_open" "serving" "claiming" "settle" "main_close";
+        "canvas_close" "main_open" "sources" "serving" "claiming" "settle" "main_close";
     renew: "renew";
     promote: "rules_open" "names" "lanes" "keeping" "rules_close" "canvas_open" "names" "canvas" "arrivals"
         "canvas_close" "promote";

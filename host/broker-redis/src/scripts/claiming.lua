@@ -1,9 +1,9 @@
--- Put behind rules and canvas.lua in a script that hands out jobs.
+-- Put behind rules, canvas.lua and sources.lua in a script that hands out jobs.
 -- claim(wish) takes a packed wish (see WISH and records.rs) and appends to a list, per delivery: member, record, the spec
 -- (of a node: its arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes()
 -- before it.
--- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served; some 25 calls
---   per job, park or move while one of the tenants has lanes or controls, see serving.lua.
+-- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served; while one of the
+--   tenants has lanes or controls, two more per job, and some 25 per job, park or move of its own, see serving.lua.
 
 local WISH = '<Bc0Bc0I6I4I2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
@@ -34,25 +34,12 @@ local function pick_of_one(queue, tenant, tag, want)
   return popped
 end
 
--- The next ready job of a tenant: they are read ahead and taken out afterwards.
-local function take(source, share)
-  if source.taken == source.read then
-    local more = call('ZRANGE', source.line.ready, source.read, source.read + share - 1)
-    for i = 1, #more do source[source.read + i] = more[i] end
-    source.read = source.read + #more
-  end
-  source.taken = source.taken + 1
-  return source[source.taken]
-end
-
 -- Start-time fair queueing among several tenants: level by level of their tags, by name inside a level. The k-th job
 -- comes from one of the k tenants served least, so no more than `want` of them matter.
 local function pick_of_many(queue, tenants, want)
   local sources = {}
   for i = 1, #tenants, 2 do
-    local line = line_of(tenants[i], queue)
-    sources[#sources + 1] = { line = line, tag = tonumber(tenants[i + 1]), taken = 0, read = 0,
-      size = call('ZCARD', line.ready) }
+    sources[#sources + 1] = source_of(line_of(tenants[i], queue), tonumber(tenants[i + 1]))
   end
   local share = math.ceil(want / #sources)
   local picked, n, fresh, level = {}, 0, 1, {}
@@ -77,7 +64,7 @@ local function pick_of_many(queue, tenants, want)
   end
   for _, source in ipairs(sources) do
     if source.taken > 0 then
-      call('ZREMRANGEBYRANK', source.line.ready, 0, source.taken - 1)
+      take_out(source)
       if source.taken == source.size then
         call('ZREM', source.line.fair, source.line.tenant)
         source.line.active = false
@@ -158,7 +145,7 @@ local function claim(wish, out)
     while count < max and budget > 0 do
       local picked = pick(queue, math.min(max - count, budget))
       if not picked then
-        budget = serving().serve(queue, worker, budget, function(line, id, text)
+        budget = serving().serve(queue, worker, max - count, budget, function(line, id, text)
           deliver(line, id, text)
           return count < max
         end)

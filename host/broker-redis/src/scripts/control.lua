@@ -30,16 +30,18 @@ elseif ARGV[7] ~= '' then
 end
 if ARGV[8] ~= '' then control.concurrency = tonumber(ARGV[8]) end
 
-local function count_tasks()
+-- Whether as many tasks have one as may. They are counted only when there could be so many.
+local function is_full(most)
+  if call('HLEN', key) < most then return false end
   local count = 0
   for _, field in ipairs(call('HKEYS', key)) do
     if sub(field, 1, 2) == 'k:' then count = count + 1 end
   end
-  return count
+  return count >= most
 end
 local says_more = control.exclusive or control.rate or control.concurrency > 0
 if says_more or (control.paused and kind ~= 'q') then
-  if kind == 'k' and not stored and count_tasks() >= tonumber(ARGV[9]) then return 'F' end
+  if kind == 'k' and not stored and is_full(tonumber(ARGV[9])) then return 'F' end
   call('HSET', key, scope, m.packed_control(control))
   call('HSET', P .. 'special', tenant, 1)
 elseif stored then

@@ -12,6 +12,9 @@ local TAGS = 281474976710656
 -- Bits (paused, exclusive, has a rate), the rate, concurrency.
 local CONTROL = '<BI4I6I4I4'
 
+-- What one script opens at most of what rates had parked.
+local RATES_AT_ONCE = 100
+
 -- Whether a line that opens is told of.
 local telling = false
 
@@ -88,9 +91,10 @@ local function mark(line)
   line.special, line.marked, anything_special = true, true, true
 end
 
-local function drop_park(line, task, key)
+-- Why it is parked may be known.
+local function drop_park(line, task, key, why)
   local field = park_field(task, key)
-  local why = call('HGET', hash_of(line), field)
+  why = why or call('HGET', hash_of(line), field)
   if not why then return end
   call('HDEL', hash_of(line), field)
   if why == UNTIL then call('ZREM', P .. 'parked', named(line.name, task, key)) end
@@ -254,11 +258,11 @@ local function park(line, why, at, task, key)
   end
 end
 
--- Opens a line, lane or key lane that is parked for this reason, or for any.
+-- Opens a line, lane or key lane that is parked for this reason, or for any; whether it was.
 local function unpark(line, why, task, key)
   local found = call('HGET', hash_of(line), park_field(task, key))
-  if not found or (why and found ~= why) then return end
-  drop_park(line, task, key)
+  if not found or (why and found ~= why) then return false end
+  drop_park(line, task, key, found)
   telling = true
   if key then
     settle_key(line, task, key)
@@ -268,6 +272,7 @@ local function unpark(line, why, task, key)
     settle_line(line)
   end
   telling = false
+  return true
 end
 
 local function settle_and_tell(line)
@@ -280,8 +285,7 @@ end
 local function unblock(why, tenant, task, key)
   local blocked = blocked_by(why, tenant, task, key)
   for _, queue in ipairs(call('SMEMBERS', blocked)) do
-    unpark(line_of(tenant, queue), why, task, key)
-    call('SREM', blocked, queue)
+    if not unpark(line_of(tenant, queue), why, task, key) then call('SREM', blocked, queue) end
   end
 end
 
@@ -315,9 +319,10 @@ local function make_place(line, member, r)
   end
 end
 
--- Opens at most `max` of what a rate had parked until now; when the next one is to be opened, if one is.
+-- Opens at most `max` of what a rate had parked until now, and no more than some 2 ms allow: the rest is due at once.
+-- Answers when the next one is to be opened, if one is.
 local function open_rates(max)
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, max)) do
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, math.min(max, RATES_AT_ONCE))) do
     local tenant, queue, task, key = string.match(name, '^([^,]*),([^,]*),?([^,]*),?([^,]*)$')
     unpark(line_of(tenant, queue), UNTIL, task ~= '' and task or nil, key ~= '' and key or nil)
     call('ZREM', P .. 'parked', name)

@@ -213,7 +213,10 @@ local function flush()
   flush_events()
   for _, line in pairs(lines) do
     local queues = P .. 'queues:' .. line.tenant
-    if line.running ~= 0 then call('HINCRBY', queues, line.queue .. ':r', line.running) end
+    -- Where nothing runs, nobody asks who ran it.
+    if line.running ~= 0 and call('HINCRBY', queues, line.queue .. ':r', line.running) <= 0 then
+      call('HDEL', P .. 'holders', line.name)
+    end
     if line.delayed ~= 0 then call('HINCRBY', queues, line.queue .. ':d', line.delayed) end
     line.running, line.delayed = 0, 0
   end

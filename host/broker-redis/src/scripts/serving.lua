@@ -1,5 +1,6 @@
 -- Put behind main_open.lua in settle.lua: serving() picks jobs one by one, for a queue in which a tenant has lanes or controls.
--- Complexity: bounded by the budget: at most some 25 calls for each job, park and move.
+-- Complexity: bounded by the budget: a few calls for a job of a line without lanes, park and controls, and at most some 25
+--   for each other job, park and move.
 
 local function make_serving()
 
@@ -30,26 +31,31 @@ local function running_in(line)
   return (call('HGET', P .. 'queues:' .. line.tenant, line.queue .. ':r') or 0) + line.running
 end
 
+-- By tenant: what is stored, and the lines in which this script may have changed it.
 local of_tenants = {}
-local function running_of(tenant)
-  if not of_tenants[tenant] then
-    local fields, sum = call('HGETALL', P .. 'queues:' .. tenant), 0
+local function running_of(line)
+  local of = of_tenants[line.tenant]
+  if not of then
+    of = { stored = 0, lines = {} }
+    local fields = call('HGETALL', P .. 'queues:' .. line.tenant)
     for i = 1, #fields, 2 do
-      if sub(fields[i], -2) == ':r' then sum = sum + fields[i + 1] end
+      if sub(fields[i], -2) == ':r' then of.stored = of.stored + fields[i + 1] end
     end
-    of_tenants[tenant] = sum
+    for _, other in pairs(lines) do
+      if other.tenant == line.tenant then of.lines[other] = true end
+    end
+    of_tenants[line.tenant] = of
   end
-  local sum = of_tenants[tenant]
-  for _, line in pairs(lines) do
-    if line.tenant == tenant then sum = sum + line.running end
-  end
+  of.lines[line] = true
+  local sum = of.stored
+  for other in pairs(of.lines) do sum = sum + other.running end
   return sum
 end
 
 -- Parks a line of which nothing may start now.
 local function is_full(line)
   local tenant, queue = control_of(line.tenant, 't'), control_of(line.tenant, 'q:' .. line.queue)
-  if tenant and tenant.concurrency > 0 and running_of(line.tenant) >= tenant.concurrency then
+  if tenant and tenant.concurrency > 0 and running_of(line) >= tenant.concurrency then
     m.park(line, m.BY_TENANT)
     return true
   end
@@ -163,6 +169,23 @@ local function pick_next(line)
   return next.id, text
 end
 
+-- Takes the next job of a plain line, and counts its turn.
+local function pick_plain(line, sources, share)
+  local source = sources[line]
+  if not source then
+    source = source_of(line)
+    sources[line] = source
+  end
+  local id = take(source, share)
+  if source.taken < source.size then
+    call('ZINCRBY', line.fair, 1, line.tenant)
+  else
+    call('ZREM', line.fair, line.tenant)
+    line.active = false
+  end
+  return id
+end
+
 -- The next line of a queue, of those that were not passed over.
 local function next_line(queue, passed, count)
   for _, tenant in ipairs(call('ZRANGE', P .. 'fair:' .. queue, 0, count)) do
@@ -176,19 +199,22 @@ local function is_held_by_another(line, worker)
   return (line.holder or call('HGET', P .. 'holders', line.name)) ~= worker
 end
 
--- Delivers jobs of a queue until `deliver` answers false; what is left of the budget.
-local function serve(queue, worker, budget, deliver)
+-- Delivers jobs of a queue, at most `want`, until `deliver` answers false; what is left of the budget.
+local function serve(queue, worker, want, budget, deliver)
   -- `tired` are lines that are passed over while another one is open.
   local passed, count, looks, tired = {}, 0, {}, {}
+  local sources, share = {}, math.ceil(want / math.max(call('ZCARD', P .. 'fair:' .. queue), 1))
   while budget > 0 do
     local line = next_line(queue, passed, count)
     if line then
       budget = budget - 1
       local tenant = line.tenant
-      if is_held_by_another(line, worker) then
+      local is_plain = not is_special(line)
+      if not is_plain and is_held_by_another(line, worker) then
         passed[tenant], count = true, count + 1
       else
-        local id, text = pick_next(line)
+        local id, text
+        if is_plain then id = pick_plain(line, sources, share) else id, text = pick_next(line) end
         if id then
           looks[tenant] = nil
           if not deliver(line, id, text) then break end
@@ -205,6 +231,7 @@ local function serve(queue, worker, budget, deliver)
       looks, tired = {}, {}
     end
   end
+  for _, source in pairs(sources) do take_out(source) end
   return budget
 end
 

@@ -9,9 +9,9 @@ use umbel_model::{AttemptRecord, Resolution, Token, Usage};
 use super::*;
 
 const JOBS: u64 = 20_000;
-const BATCH: usize = 200;
+pub(super) const BATCH: usize = 200;
 
-fn jobs(tenants: u64) -> Vec<NewJob> {
+pub(super) fn jobs(tenants: u64) -> Vec<NewJob> {
     let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     (0..JOBS)
         .map(|n| NewJob {
@@ -36,7 +36,7 @@ fn jobs(tenants: u64) -> Vec<NewJob> {
         .collect()
 }
 
-fn settle(delivery: &Delivery, n: u64) -> Settle {
+pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
     let result = format!(r#"{{"order_id":{n},"status":"success"}}"#);
     Settle {
         tenant: delivery.tenant.clone(),
@@ -58,8 +58,8 @@ fn settle(delivery: &Delivery, n: u64) -> Settle {
     }
 }
 
-/// Microseconds of scripts and of the process, and bytes, so far.
-async fn meter(broker: &RedisBroker) -> (f64, f64, f64) {
+/// Microseconds of scripts and of the process, bytes, and commands, so far.
+pub(super) async fn meter(broker: &RedisBroker) -> (f64, f64, f64, f64) {
     let info = redis::cmd("INFO").arg("everything").to_owned();
     let Value::BulkString(text) = broker.command(&info).await.unwrap() else { panic!() };
     let text = String::from_utf8(text).unwrap();
@@ -69,12 +69,19 @@ async fn meter(broker: &RedisBroker) -> (f64, f64, f64) {
         let usec = v.split("usec=").nth(1).unwrap();
         usec.split(',').next().unwrap().parse().unwrap()
     });
-    (script, (number("used_cpu_user") + number("used_cpu_sys")) * 1e6, number("used_memory"))
+    let stats = fields.iter().filter(|(name, _)| name.starts_with("cmdstat_"));
+    let calls = stats.filter_map(|(_, v)| v.strip_prefix("calls=")?.split(',').next()?.parse::<f64>().ok()).sum();
+    (script, (number("used_cpu_user") + number("used_cpu_sys")) * 1e6, number("used_memory"), calls)
 }
 
-async fn measure(tenants: u64, server: &RedisServer) {
+/// `cap`: of the first tenant, which is never reached; its jobs are given out one by one.
+async fn measure(tenants: u64, cap: Option<u32>, server: &RedisServer) {
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
     broker.command(&redis::cmd("FLUSHALL")).await.unwrap();
+    if cap.is_some() {
+        let patch = ControlPatch { concurrency: cap, ..ControlPatch::default() };
+        broker.set_control(&TenantId::new("tenant0").unwrap(), &Scope::Tenant, &patch).await.unwrap();
+    }
     let jobs = jobs(tenants);
     let a = meter(&broker).await;
     for batch in jobs.chunks(BATCH) {
@@ -100,13 +107,14 @@ async fn measure(tenants: u64, server: &RedisServer) {
     let c = meter(&broker).await;
     let per = |x: f64| x / JOBS as f64;
     println!(
-        "{tenants} tenants, batches of {BATCH}: submit {:.2} us in scripts, {:.2} us of CPU, {:.0} bytes; \
-         claim and settle {:.2} us in scripts, {:.2} us of CPU; finished {:.0} bytes",
+        "{tenants} tenants, {cap:?} the cap of one, batches of {BATCH}: submit {:.2} us in scripts, {:.2} us of CPU, {:.0} bytes; \
+         claim and settle {:.2} us in scripts, {:.2} us of CPU, {:.1} commands; finished {:.0} bytes",
         per(b.0 - a.0),
         per(b.1 - a.1),
         per(b.2 - a.2),
         per(c.0 - b.0),
         per(c.1 - b.1),
+        per(c.3 - b.3),
         per(c.2 - a.2)
     );
     let key = format!("umbel:{{s0}}:job:{}", keys::member(&jobs[5].tenant, jobs[5].id));
@@ -119,6 +127,15 @@ async fn measure(tenants: u64, server: &RedisServer) {
 async fn cost_of_a_job() {
     let server = RedisServer::start(Options::default());
     for tenants in [1, 1, 10, 1_000] {
-        measure(tenants, &server).await;
+        measure(tenants, None, &server).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_job_beside_a_tenant_with_a_control() {
+    let server = RedisServer::start(Options::default());
+    for cap in [None, None, Some(1_000_000), Some(1_000_000)] {
+        measure(4, cap, &server).await;
     }
 }

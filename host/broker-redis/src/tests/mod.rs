@@ -9,6 +9,7 @@ mod faults;
 mod full;
 mod growth;
 mod large;
+mod serving;
 mod workflows;
 
 use std::sync::{

@@ -40,7 +40,7 @@ async fn nothing_is_left_of_a_chord_but_its_queue() {
     assert_eq!(run_all(&broker).await, 2_501);
     prune_all(&broker, &now).await;
     broker.ready_queues().await.unwrap();
-    let left = ["holders", "meta", "queues:tenant0", "seq"].map(|key| format!("umbel:{{s0}}:{key}"));
+    let left = ["meta", "queues:tenant0", "seq"].map(|key| format!("umbel:{{s0}}:{key}"));
     assert_eq!(keys(&server), BTreeSet::from(left));
 }
 
