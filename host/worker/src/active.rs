@@ -91,6 +91,12 @@ impl Active {
         *self.started_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
+    /// When its attempt began, if it did.
+    pub(crate) fn started_at(&self) -> Option<UnixMs> {
+        let started_at = *self.started_at.lock().unwrap_or_else(PoisonError::into_inner);
+        (started_at > 0).then_some(started_at)
+    }
+
     pub(crate) fn has_reports(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
     }
@@ -174,21 +180,21 @@ impl Host for Active {
 
 #[cfg(test)]
 impl Active {
-    /// A delivery of a job that had two retries, and whose record nobody can read.
-    pub(crate) fn for_test() -> Arc<Self> {
+    /// A delivery of a job that had two retries.
+    pub(crate) fn for_test(seq: u64, spec: &str) -> Arc<Self> {
         use umbel_model::{JobId, QueueName, TenantId, Token};
 
         let delivery = Delivery {
             tenant: TenantId::new("t1").expect("a name"),
-            id: JobId::from_parts(1, 1),
+            id: JobId::from_parts(1, seq.into()),
             queue: QueueName::default(),
             token: Token::new("ab").expect("a token"),
             fence: 1,
-            spec: "not even a record".into(),
+            spec: spec.into(),
             retries: 2,
             delivery: 1,
             node: None,
         };
-        Arc::new(Self::new(1, delivery, Arc::default(), Arc::default()))
+        Arc::new(Self::new(seq, delivery, Arc::default(), Arc::default()))
     }
 }

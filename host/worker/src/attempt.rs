@@ -319,7 +319,8 @@ mod tests {
     #[tokio::test]
     async fn a_panic_fails_its_job_and_leaves_the_slot() {
         let worker = WorkerId::new("w").unwrap();
-        let finished = caught(Active::for_test(), &worker, async { panic!("as the test wants") }).await;
+        let finished =
+            caught(Active::for_test(1, "not even a record"), &worker, async { panic!("as the test wants") }).await;
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         assert!(!failure.message.contains("as the test wants"));

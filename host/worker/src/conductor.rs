@@ -95,6 +95,9 @@ pub(crate) struct Conductor {
     next_poll: Instant,
     /// The broker failed: no round trip before this.
     blocked_until: Option<Instant>,
+    /// A claim failed by its own fault: none before this, while settles go on.
+    no_claim_until: Option<Instant>,
+    claim_retries: Retries,
     /// While there is plenty to do, finished attempts gather until this.
     gather_until: Option<Instant>,
     next_renewal: Instant,
@@ -128,6 +131,8 @@ impl Conductor {
             hinted: true,
             next_poll: now,
             blocked_until: None,
+            no_claim_until: None,
+            claim_retries: Retries::default(),
             gather_until: None,
             next_renewal: now,
             renew_all_now: false,
@@ -223,6 +228,9 @@ impl Conductor {
         if self.blocked_until.is_some_and(|until| until <= now) {
             self.blocked_until = None;
         }
+        if self.no_claim_until.is_some_and(|until| until <= now) {
+            self.no_claim_until = None;
+        }
         let stopped = self.book.stop_expired(now, self.margin());
         if stopped > 0 {
             tracing::warn!(worker = %self.config.id, stopped, "leases were not renewed in time, their guests are stopped");
@@ -246,7 +254,7 @@ impl Conductor {
     /// When to look again if nothing happens. Idle, that is the poll and nothing else.
     fn next_wake(&self, now: Instant, round_trip: bool, renewal: bool) -> Instant {
         let claims = !(round_trip || self.paused || self.drain.is_some());
-        let poll = if claims { self.next_poll } else { now + Duration::from_secs(1) };
+        let poll = if claims { self.no_claim_until.unwrap_or(self.next_poll) } else { now + Duration::from_secs(1) };
         // Blocked or gathering, a poll that is due does not happen before that ends.
         let mut wake = self.blocked_until.or(self.gather_until).unwrap_or(poll);
         let mut sooner = |at: Instant| wake = wake.min(at);

@@ -34,10 +34,14 @@ pub struct WorkerConfig {
     /// The least and the most attempts at once: more when all slots are busy and work waits, fewer when some were idle
     /// for half a minute. None: always `concurrency`; otherwise that is where it begins.
     pub autoscale: Option<(u32, u32)>,
-    /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never.
+    /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never. It claims nothing more
+    /// and waits for what runs, which ends within its time limit; it hands back nothing, as an early acknowledged job would
+    /// fail by that, and one that is longer than the time between two replacements would never end.
     pub max_jobs: u64,
-    /// Resident memory of the process, bytes, above which it does. 0: never. Above four fifths of it no slot is added.
+    /// Resident memory of the process, bytes, above which it does the same. 0: never. Above four fifths of it no slot is added.
     pub max_memory_bytes: u64,
+    /// Reads that memory, bytes. A test may say something else than the system.
+    pub memory_bytes: fn() -> u64,
     /// Threads that run guests. More than the cores gain nothing: guests share a thread by yielding.
     pub guest_threads: u32,
     /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
@@ -66,6 +70,7 @@ impl WorkerConfig {
             autoscale: None,
             max_jobs: 0,
             max_memory_bytes: 0,
+            memory_bytes: crate::heartbeat::rss_bytes,
             guest_threads: cores,
             lease_ms: DEFAULT_LEASE_MS,
             grace_ms: 30_000,

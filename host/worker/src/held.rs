@@ -12,7 +12,10 @@ use umbel_broker::{LeaseState, Renewal};
 use umbel_model::JobId;
 use umbel_sandbox::Stop;
 
-use crate::active::{Active, Reports};
+use crate::{
+    active::{Active, Reports},
+    attempt::unix_ms,
+};
 
 /// Where a held delivery is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,11 +128,15 @@ impl Book {
         (!renewing.seqs.is_empty()).then_some(renewing)
     }
 
-    /// Takes the answers to a renewal.
-    pub(crate) fn renewed(&mut self, renewing: &Renewing, answers: &[LeaseState]) {
-        for (seq, answer) in renewing.seqs.iter().zip(answers) {
+    /// Takes the answers to a renewal; those without one were not renewed.
+    pub(crate) fn renewed(&mut self, renewing: Renewing, answers: &[Option<LeaseState>]) {
+        for ((seq, renewal), answer) in renewing.seqs.iter().zip(renewing.renewals).zip(answers) {
             let Some(held) = self.held.get_mut(seq) else { continue };
             held.telling = false;
+            let Some(answer) = answer else {
+                held.active.untake(Reports { progress: renewal.progress, logs: renewal.logs });
+                continue;
+            };
             match answer {
                 LeaseState::Held => held.until = renewing.started + self.lease,
                 LeaseState::Cancel => {
@@ -168,6 +175,18 @@ impl Book {
         stopped
     }
 
+    /// The jobs that run here for the longest time, and for how long, milliseconds by this machine's clock.
+    pub(crate) fn longest(&self, count: usize) -> Vec<(JobId, u64)> {
+        let now = unix_ms();
+        let open = self.held.values().filter(|held| held.phase != Phase::Settling);
+        let mut jobs: Vec<_> = open
+            .filter_map(|held| Some((held.active.delivery.id, now.saturating_sub(held.active.started_at()?))))
+            .collect();
+        jobs.sort_unstable_by_key(|(id, ms)| (std::cmp::Reverse(*ms), *id));
+        jobs.truncate(count);
+        jobs
+    }
+
     /// Stops every guest that still runs and gives its job back.
     pub(crate) fn release_all(&self) -> u32 {
         let open = self.held.values().filter(|held| held.phase == Phase::Open);
@@ -178,4 +197,24 @@ impl Book {
 fn lose(held: &mut Held) {
     held.phase = Phase::Lost;
     held.active.stop.stop(Stop::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jobs_that_run_longest_are_named_first_and_those_that_ended_or_did_not_begin_are_not() {
+        let mut book = Book::new(Duration::from_secs(30));
+        for seq in 1..=5 {
+            let active = Active::for_test(seq, "{}");
+            if seq < 5 {
+                active.start(unix_ms() - 1_000_000 * seq);
+            }
+            book.add(active, Instant::now());
+        }
+        assert!(book.ended(4));
+        let named: Vec<_> = book.longest(2).into_iter().map(|(id, ms)| (id, ms / 1_000_000)).collect();
+        assert_eq!(named, [(JobId::from_parts(1, 3), 3), (JobId::from_parts(1, 2), 2)]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Settles that wait for the broker.
 //!
-//! Invariants: a settle leaves only by an answer, or when its lease can no longer be ours; one that the broker cannot
-//! digest does not hold up the others for long.
+//! Invariants: a settle leaves only by an answer, when its lease can no longer be ours, or when it failed alone too often;
+//! one that the broker cannot digest does not hold up the others for long, and neither does a claim that fails.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -77,16 +77,23 @@ pub(crate) struct Outbox {
     held_up: Vec<Waiting>,
     /// Shrinks to one after a failure that may be one settle's fault, and doubles with each success.
     batch: usize,
+    /// A call with settles and a claim failed by the fault of one of them: none has both until a claim alone is answered.
+    apart: bool,
 }
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { ready: VecDeque::new(), held_up: Vec::new(), batch: BATCH }
+        Self { ready: VecDeque::new(), held_up: Vec::new(), batch: BATCH, apart: false }
     }
 
     /// Settles that could be sent now.
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
+    }
+
+    /// True if no claim may share the fate of the next settles.
+    pub(crate) fn goes_alone(&self) -> bool {
+        self.apart && !self.ready.is_empty()
     }
 
     pub(crate) fn push(&mut self, finished: Finished, telling: bool) {
@@ -107,7 +114,14 @@ impl Outbox {
             weight += weight_of(&waiting.settle);
             before < MAX_WEIGHT
         };
-        let count = self.ready.iter().take(self.batch).take_while(light).count();
+        // One that failed alone would take the others with it.
+        let count = match self.ready.front() {
+            Some(first) if first.failures > 0 => 1,
+            _ => {
+                let unsuspected = self.ready.iter().take_while(|waiting| waiting.failures == 0);
+                unsuspected.take(self.batch).take_while(light).count()
+            }
+        };
         let mut batch = Batch { settles: Vec::with_capacity(count), whose: Vec::with_capacity(count) };
         for Waiting { active, mut settle, failures } in self.ready.drain(..count) {
             if active.has_reports() {
@@ -125,20 +139,36 @@ impl Outbox {
         self.batch = (self.batch * 2).min(BATCH);
     }
 
+    /// A claim alone was answered.
+    pub(crate) fn claimed_alone(&mut self) {
+        self.apart = false;
+    }
+
+    /// The broker failed on this batch with a claim, whichever of them it was: the settles go again alone. A damaged queue
+    /// must not cost the outcome of a job of another.
+    pub(crate) fn failed_with_claim(&mut self, batch: Batch) {
+        self.apart = true;
+        self.put_back(batch);
+    }
+
     /// The broker could not be reached: all of them go again, fewer at a time, in case they were too much for one answer.
     pub(crate) fn unreached(&mut self, batch: Batch) {
         self.batch = (self.batch / 2).max(1);
+        self.put_back(batch);
+    }
+
+    fn put_back(&mut self, batch: Batch) {
         for waiting in batch.into_waiting().rev() {
             self.ready.push_front(waiting);
         }
     }
 
-    /// The broker failed on this batch: they go again one by one. One that failed alone too often is given up; its
+    /// The broker failed on this batch, which had no claim: they go again one by one. One that failed alone too often is given up; its
     /// lease will expire and the job is delivered again.
     pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut Book) {
         self.batch = 1;
         if batch.whose.len() != 1 {
-            return self.unreached(batch);
+            return self.put_back(batch);
         }
         batch.whose[0].1 += 1;
         let (active, failures) = &batch.whose[0];
@@ -149,5 +179,61 @@ impl Outbox {
             return;
         }
         self.ready.extend(batch.into_waiting());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A full outbox, and the book of the same deliveries.
+    fn waiting(count: u64) -> (Outbox, Book) {
+        let (mut outbox, mut book) = (Outbox::new(), Book::new(Duration::from_secs(30)));
+        for seq in 1..=count {
+            let active = Active::for_test(seq, "{}");
+            book.add(active.clone(), Instant::now());
+            assert!(book.ended(seq));
+            outbox.push(Finished::released(active), false);
+        }
+        (outbox, book)
+    }
+
+    fn seqs(batch: &Batch) -> Vec<u64> {
+        batch.actives().map(|active| active.seq).collect()
+    }
+
+    #[test]
+    fn settles_that_failed_with_a_claim_go_again_alone_and_nothing_counts_against_them() {
+        let (mut outbox, _) = waiting(3);
+        for _ in 0..2 * MAX_FAILURES {
+            let batch = outbox.batch();
+            assert_eq!((seqs(&batch), outbox.goes_alone()), (vec![1, 2, 3], false));
+            outbox.failed_with_claim(batch);
+            assert!(outbox.goes_alone());
+            outbox.claimed_alone();
+        }
+    }
+
+    #[test]
+    fn a_settle_that_failed_alone_is_sent_alone_and_given_up_in_the_end_while_the_others_leave() {
+        let (mut outbox, mut book) = waiting(100);
+        let (mut failures, mut left) = (0, Vec::new());
+        while outbox.ready() > 0 {
+            let batch = outbox.batch();
+            if seqs(&batch).contains(&42) {
+                failures += u32::from(batch.settles.len() == 1);
+                // Once it is known it takes nobody with it.
+                assert!(failures == 0 || batch.settles.len() == 1);
+                outbox.failed(batch, &mut book);
+            } else {
+                left.extend(seqs(&batch));
+                outbox.succeeded();
+            }
+        }
+        left.sort_unstable();
+        assert_eq!(left, (1..=100).filter(|seq| *seq != 42).collect::<Vec<_>>());
+        assert_eq!((failures, book.len()), (MAX_FAILURES, 99));
     }
 }

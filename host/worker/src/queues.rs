@@ -245,6 +245,14 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_of_weight_one_is_first_once_in_every_ten_turns_beside_one_of_weight_nine() {
+        let mut set = QueueSet::new(&weighted(&[("a", 9), ("b", 1)]), &[]);
+        for _ in 0..100 {
+            assert_eq!(firsts(&mut set, 10).matches('b').count(), 1);
+        }
+    }
+
+    #[test]
     fn excluded_queues_are_never_asked_and_their_hints_mean_nothing() {
         let mut set = QueueSet::new(&Queues::All, &[name("x")]);
         assert!(!set.heard(&[name("x")]) && set.heard(&[name("x"), name("a")]));

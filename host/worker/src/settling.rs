@@ -219,7 +219,7 @@ mod tests {
     fn settled(outcome: Outcome, ran: bool, policy: &str) -> (Resolution, Option<Failure>) {
         let policy = Policy::resolve(&serde_json::from_str(policy).unwrap());
         let ended = Ended { policy, ran, ..Ended::unrun(outcome) };
-        let settle = ended.settle(&Active::for_test(), &WorkerId::new("w").unwrap());
+        let settle = ended.settle(&Active::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
         (settle.resolution, settle.record.and_then(|record| record.failure))
     }
 
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_panic_fails_its_job_and_keeps_its_words_to_itself() {
-        let finished = Finished::panicked(Active::for_test(), &WorkerId::new("w").unwrap());
+        let finished = Finished::panicked(Active::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         let record = finished.settle.record.unwrap();
@@ -264,5 +264,22 @@ mod tests {
     fn an_expected_failure_has_no_frames() {
         assert!(settled(trap(), true, r#"{"throws":["mem*"]}"#).1.unwrap().frames.is_empty());
         assert_eq!(settled(trap(), true, "{}").1.unwrap().frames.len(), 1);
+    }
+
+    #[test]
+    fn growth_without_room_is_retried_unless_the_job_may_run_only_once() {
+        let refused = |spec: &str| {
+            let active = Active::for_test(1, spec);
+            let worker = WorkerId::new("w").unwrap();
+            let ran = Ended { ran: true, growth: Some(Box::default()), ..Ended::unrun(Outcome::Ignore) };
+            let settle = ran.settle(&active, &worker);
+            Finished::refused(active, &settle).settle
+        };
+        let late = refused(r#"{"policy":{"max_retries":9}}"#);
+        assert!(matches!(late.resolution, Resolution::Retry { .. }), "{late:?}");
+        let early = refused(r#"{"policy":{"max_retries":9,"acks":"early"}}"#);
+        let Resolution::Fail { failure } = early.resolution else { panic!("{early:?}") };
+        assert_eq!((failure.kind.as_str(), early.growth.is_none()), ("host_limit:canvas_room", true));
+        assert_eq!(early.record.and_then(|record| record.failure), Some(failure));
     }
 }

@@ -97,7 +97,7 @@ impl WorkerHandle {
         &self.id
     }
 
-    /// Jobs settled so far.
+    /// Jobs settled so far, those that were given back apart.
     pub fn settled(&self) -> u64 {
         self.vitals.total_settled()
     }

@@ -8,12 +8,15 @@ use umbel_broker::Shutdown;
 
 use super::Conductor;
 use crate::{
-    heartbeat, queues,
+    queues,
     scale::{Load, Scale},
 };
 
 /// After the grace time and the stop of all guests, a shutdown waits so long for the broker to take the last settles.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
+/// Between two lines about what a shutdown waits for, and how many jobs are named.
+const WORD: Duration = Duration::from_secs(60);
+const NAMED: usize = 3;
 /// Between two looks at the load and the memory.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,8 @@ pub(super) struct Drain {
     pub(super) grace_until: Option<Instant>,
     pub(super) stopped: bool,
     why: End,
+    /// When it is said next whom it waits for.
+    next_word: Instant,
 }
 
 impl Conductor {
@@ -136,11 +141,15 @@ impl Conductor {
         };
         if let Some(drain) = &mut self.drain {
             drain.grace_until = drain.grace_until.into_iter().chain(grace_until).min();
+            // Somebody wants it gone: it must not be started anew.
+            if matches!(drain.why, End::MaxJobs | End::MaxMemory) {
+                drain.why = why;
+            }
             return;
         }
         let running = self.book.open();
         tracing::info!(worker = %self.config.id, running, ?shutdown, ?why, grace_ms = self.config.grace_ms, "draining");
-        self.drain = Some(Drain { grace_until, stopped: false, why });
+        self.drain = Some(Drain { grace_until, stopped: false, why, next_word: now + WORD });
         self.vitals.set_draining(true);
         self.give_back();
     }
@@ -151,6 +160,12 @@ impl Conductor {
         if drain.grace_until.is_none() && self.book.open() == 0 {
             // What is left are settles: for these nobody waits for ever.
             drain.grace_until = Some(now);
+        }
+        if drain.next_word <= now {
+            drain.next_word = now + WORD;
+            for (job, running_ms) in self.book.longest(NAMED) {
+                tracing::info!(worker = %self.config.id, %job, running_ms, "draining waits for a job to end");
+            }
         }
         if !drain.stopped && drain.grace_until.is_some_and(|until| until <= now) {
             drain.stopped = true;
@@ -192,7 +207,7 @@ impl Conductor {
             return;
         }
         let max = self.config.max_memory_bytes;
-        let rss = if max > 0 { heartbeat::rss_bytes() } else { 0 };
+        let rss = if max > 0 { (self.config.memory_bytes)() } else { 0 };
         if max > 0 && rss > max {
             tracing::info!(worker = %self.config.id, rss, max, "the process holds more memory than it may");
             return self.shut_down(Shutdown::Warm, End::MaxMemory);

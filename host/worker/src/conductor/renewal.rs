@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use umbel_broker::{Error as BrokerError, LeaseState};
+use umbel_broker::{Broker, Error as BrokerError, LeaseState, Renewal as Lease};
 
-use super::Conductor;
+use super::{Conductor, round_trip::is_of_what_was_asked};
 use crate::held::Renewing;
 
 /// What runs is asked for this often, however long its lease is: a job is cancelled within a second even when the hint
@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_millis(800);
 const FRESH: Duration = Duration::from_millis(100);
 
 pub(super) type Renewal =
-    std::pin::Pin<Box<dyn Future<Output = (Renewing, Result<Vec<LeaseState>, BrokerError>)> + Send>>;
+    std::pin::Pin<Box<dyn Future<Output = (Renewing, Result<Vec<Option<LeaseState>>, BrokerError>)> + Send>>;
 
 impl Conductor {
     pub(super) fn start_renewal(&mut self, now: Instant) -> Option<Renewal> {
@@ -34,16 +34,20 @@ impl Conductor {
         let renewing = self.book.renewing(now, if due { FRESH } else { lease / 6 }, all)?;
         let (broker, lease_ms) = (self.broker.clone(), self.config.lease_ms);
         Some(Box::pin(async move {
-            let answer = tokio::time::timeout(lease / 3, broker.renew(lease_ms, &renewing.renewals)).await;
+            let answer = tokio::time::timeout(lease / 3, renewed(&*broker, lease_ms, &renewing.renewals)).await;
             (renewing, answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into()))))
         }))
     }
 
-    pub(super) fn renewal_done(&mut self, renewing: Renewing, answer: Result<Vec<LeaseState>, BrokerError>) {
+    pub(super) fn renewal_done(&mut self, renewing: Renewing, answer: Result<Vec<Option<LeaseState>>, BrokerError>) {
         match answer {
             Ok(states) => {
-                self.book.renewed(&renewing, &states);
-                self.renewals_fail = false;
+                let failed = states.iter().position(Option::is_none).map(|at| renewing.renewals[at].id);
+                if let (Some(job), false) = (failed, self.renewals_fail) {
+                    tracing::error!(worker = %self.config.id, %job, "the lease of a job cannot be renewed; others can");
+                }
+                self.renewals_fail = failed.is_some();
+                self.book.renewed(renewing, &states);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.renewals_fail, true) {
@@ -56,4 +60,31 @@ impl Conductor {
         }
         self.outbox.told();
     }
+}
+
+/// Renews all at once. If the broker fails by the fault of one of them, by halves until it is known which, so that no job
+/// loses its lease by the damage of another; those have no answer.
+async fn renewed(
+    broker: &dyn Broker,
+    lease_ms: u64,
+    renewals: &[Lease],
+) -> Result<Vec<Option<LeaseState>>, BrokerError> {
+    let mut states = Vec::with_capacity(renewals.len());
+    let mut parts = vec![renewals];
+    while let Some(part) = parts.pop() {
+        match broker.renew(lease_ms, part).await {
+            Ok(answers) => states.extend(answers.into_iter().map(Some)),
+            Err(error) if !is_of_what_was_asked(&error) => return Err(error),
+            // None but this one is left, and no other was renewed: it is not the fault of one.
+            Err(error) if part.len() == 1 && parts.is_empty() && states.iter().all(Option::is_none) => {
+                return Err(error);
+            }
+            Err(_) if part.len() == 1 => states.push(None),
+            Err(_) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+    Ok(states)
 }

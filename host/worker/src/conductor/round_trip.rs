@@ -6,7 +6,7 @@ use std::{
 };
 
 use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
-use umbel_model::Token;
+use umbel_model::{Resolution, Token};
 
 use super::{Conductor, MAX_CLAIM};
 use crate::{active::Active, attempt::random_u64, outbox::Batch, settling::Finished};
@@ -50,9 +50,14 @@ impl Conductor {
         }
     }
 
+    /// What is claimed all the same was asked for before, and is given back.
+    fn claims_nothing(&self) -> bool {
+        self.paused || self.drain.is_some()
+    }
+
     /// Deliveries to ask for now.
     fn wanted(&mut self) -> u32 {
-        if self.paused || self.drain.is_some() {
+        if self.claims_nothing() || self.no_claim_until.is_some() || self.outbox.goes_alone() {
             return 0;
         }
         self.ahead = self.pace.ahead(self.config.guest_threads, self.outbox.ready());
@@ -115,6 +120,9 @@ impl Conductor {
             tracing::info!(worker = %self.config.id, "the broker answers again");
         }
         self.outbox.succeeded();
+        if claimed > 0 {
+            self.claim_answered(batch.settles.is_empty());
+        }
         for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(&settled) {
             match answer {
                 // Its lease is still held: it ends with an error instead.
@@ -124,6 +132,8 @@ impl Conductor {
                     self.outbox.push(refused, telling);
                     continue;
                 }
+                // What was given back is no job that was done here.
+                _ if matches!(settle.resolution, Resolution::Release) => {}
                 Settled::Recorded | Settled::AlreadyDone => self.vitals.settled(),
                 Settled::Lost => {
                     let delivery = &active.delivery;
@@ -134,30 +144,50 @@ impl Conductor {
         }
         // A full answer means that there may be more.
         self.hinted |= claimed > 0 && deliveries.len() as u32 >= claimed;
-        if !deliveries.is_empty() {
-            self.hand_out(deliveries, started);
-            // Claimed just before the drain began.
-            if self.paused || self.drain.is_some() {
-                self.give_back();
-            }
-        }
+        // Before more is begun: this may have been the last one.
+        self.count_jobs();
+        self.hand_out(deliveries, started);
         let ahead = self.ahead as usize;
         // Below that there are too few to gather for.
         let plenty = ahead >= 32 && self.line.len() > ahead / 2;
         self.gather_until =
             (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
-        self.count_jobs();
+    }
+
+    fn claim_answered(&mut self, alone: bool) {
+        if self.claim_retries.succeeded() {
+            tracing::info!(worker = %self.config.id, "the broker answers claims again");
+        }
+        if alone {
+            self.outbox.claimed_alone();
+        }
     }
 
     fn round_trip_failed(&mut self, batch: Batch, claimed: u32, error: &BrokerError) {
+        self.hinted |= claimed > 0;
+        let faulty = is_of_what_was_asked(error);
+        match (faulty, claimed > 0, batch.settles.is_empty()) {
+            (true, true, false) => {
+                tracing::warn!(worker = %self.config.id, %error, "outcomes were not taken with a claim; they go alone");
+                return self.outbox.failed_with_claim(batch);
+            }
+            (true, true, true) => {
+                if self.claim_retries.is_first() {
+                    tracing::error!(worker = %self.config.id, %error, "the broker failed on a claim; trying again");
+                }
+                let pause = Duration::from_millis(self.claim_retries.next_ms(random_u64()));
+                self.no_claim_until = Some(Instant::now() + pause);
+                return;
+            }
+            _ => {}
+        }
         if self.retries.is_first() {
             tracing::warn!(worker = %self.config.id, %error, "the broker failed; trying again until it answers");
         }
-        self.hinted |= claimed > 0;
-        if error.is_transient() || batch.settles.is_empty() {
-            self.outbox.unreached(batch);
-        } else {
+        if faulty {
             self.outbox.failed(batch, &mut self.book);
+        } else {
+            self.outbox.unreached(batch);
         }
         self.blocked_until = Some(Instant::now() + Duration::from_millis(self.retries.next_ms(random_u64())));
     }
@@ -172,23 +202,54 @@ impl Conductor {
                 active
             })
             .collect();
-        self.line.push(actives);
+        if self.claims_nothing() {
+            // Not by way of the line: a slot might take it.
+            return actives.into_iter().for_each(|active| self.release(active));
+        }
+        if !actives.is_empty() {
+            self.line.push(actives);
+        }
     }
 
     /// Gives back what no slot has taken.
     pub(super) fn give_back(&mut self) {
         for active in self.line.take_back() {
-            if self.book.ended(active.seq) {
-                let telling = self.book.is_telling(active.seq);
-                self.outbox.push(Finished::released(active), telling);
-            }
+            self.release(active);
         }
         self.gather_until = None;
     }
+
+    fn release(&mut self, active: Arc<Active>) {
+        if self.book.ended(active.seq) {
+            let telling = self.book.is_telling(active.seq);
+            self.outbox.push(Finished::released(active), telling);
+        }
+    }
+}
+
+/// Whether a failure may be the fault of one thing that was asked, and not of the broker as a whole.
+pub(super) fn is_of_what_was_asked(error: &BrokerError) -> bool {
+    !(error.is_transient() || matches!(error, BrokerError::Refused(_)))
 }
 
 /// 128 random bits, so that no two deliveries ever share a token.
 fn token_seed() -> Token {
     let seed = format!("{:016x}{:016x}", random_u64(), random_u64());
     Token::new(seed).expect("hex digits are a token")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_refuses_everybody_is_no_reason_to_give_up_an_outcome() {
+        let text = || "as the test wants".to_owned();
+        for error in [BrokerError::Unavailable(text()), BrokerError::Full(text()), BrokerError::Refused(text())] {
+            assert!(!is_of_what_was_asked(&error), "{error}");
+        }
+        for error in [BrokerError::Corrupt(text()), BrokerError::Failed(text())] {
+            assert!(is_of_what_was_asked(&error), "{error}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use umbel_broker::*;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
 
@@ -19,6 +19,17 @@ pub struct Flaky {
     pub renewals: AtomicU32,
     /// A settle that contains this job fails for another reason than reach.
     pub poison: Mutex<Option<JobId>>,
+    /// A renewal that contains this job does.
+    pub poison_renewal: Mutex<Option<JobId>>,
+    /// Settles that come with a claim do.
+    pub no_settle_with_claim: AtomicBool,
+    /// Claims do, whatever comes with them.
+    pub no_claims: AtomicBool,
+    /// Answers to claims wait while this is set.
+    pub late_claims: watch::Sender<bool>,
+    pub heartbeats: AtomicU32,
+    /// Each after the real broker did what it should.
+    pub lost_heartbeats: AtomicU32,
     /// Nobody hears of cancels by a hint.
     pub deaf: AtomicBool,
     silence: broadcast::Sender<Signal>,
@@ -32,6 +43,12 @@ impl Flaky {
             failing_renewals: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
             poison: Mutex::new(None),
+            poison_renewal: Mutex::new(None),
+            no_settle_with_claim: AtomicBool::new(false),
+            no_claims: AtomicBool::new(false),
+            late_claims: watch::channel(false).0,
+            heartbeats: AtomicU32::new(0),
+            lost_heartbeats: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
             silence: broadcast::channel(1).0,
         })
@@ -51,16 +68,30 @@ impl Broker for Flaky {
         self.inner.submit(jobs).await
     }
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        self.inner.claim(claim).await
+        if self.no_claims.load(Ordering::SeqCst) {
+            return Err(Error::Corrupt("as the test wants".into()));
+        }
+        let answer = self.inner.claim(claim).await;
+        let _ = self.late_claims.subscribe().wait_for(|late| !late).await;
+        answer
     }
     async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
         fails(&self.failing_renewals)?;
         self.renewals.fetch_add(1, Ordering::SeqCst);
+        let poison = *self.poison_renewal.lock().unwrap();
+        if renewals.iter().any(|renewal| Some(renewal.id) == poison) {
+            return Err(Error::Corrupt("as the test wants".into()));
+        }
         self.inner.renew(lease_ms, renewals).await
     }
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         if !settles.is_empty() {
             fails(&self.failing_settles)?;
+        }
+        let unwanted = self.no_claims.load(Ordering::SeqCst)
+            || (!settles.is_empty() && self.no_settle_with_claim.load(Ordering::SeqCst));
+        if then.is_some() && unwanted {
+            return Err(Error::Failed("as the test wants".into()));
         }
         let poison = *self.poison.lock().unwrap();
         if settles.iter().any(|settle| Some(settle.id) == poison) {
@@ -150,7 +181,10 @@ impl Broker for Flaky {
         self.inner.ready_queues().await
     }
     async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
-        self.inner.heartbeat(worker).await
+        let answer = self.inner.heartbeat(worker).await;
+        self.heartbeats.fetch_add(1, Ordering::SeqCst);
+        fails(&self.lost_heartbeats)?;
+        answer
     }
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
         self.inner.forget_worker(worker).await

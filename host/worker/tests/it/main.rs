@@ -4,12 +4,14 @@
 
 mod broker;
 mod canvas;
+mod damage;
 mod guest;
 mod large;
 mod leases;
 mod orders;
 mod outcomes;
 mod policies;
+mod recycling;
 mod runtime;
 mod shutdown;
 mod support;

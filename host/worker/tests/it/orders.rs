@@ -1,6 +1,6 @@
 //! What an operator orders of a worker while it runs, and what it decides itself.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use umbel_broker::{Broker, Ordered, Shutdown, WorkerInfo, WorkerOrder};
 use umbel_model::{JobId, JobState, PolicyPatch};
@@ -9,7 +9,7 @@ use umbel_worker::{End, Queues, WorkerHandle};
 use crate::support::{PATIENCE, World, next_id, outcomes, queue, spinning, tenant};
 
 /// What a worker says of itself once `wanted` holds.
-async fn info(world: &World, worker: &WorkerHandle, wanted: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
+pub async fn info(world: &World, worker: &WorkerHandle, wanted: impl Fn(&WorkerInfo) -> bool) -> WorkerInfo {
     let looking = async {
         loop {
             let found = world.broker.workers().await.unwrap().into_iter().find(|info| info.id == *worker.id());
@@ -33,13 +33,13 @@ fn slots(least: u32, most: u32) -> WorkerOrder {
     WorkerOrder { slots: Some((least, most)), ..WorkerOrder::default() }
 }
 
-async fn in_queue(world: &World, name: &str) -> JobId {
+pub async fn in_queue(world: &World, name: &str) -> JobId {
     let spec = world.spec(r#"{"d":"e"}"#, &PolicyPatch::default(), "");
     world.submit_as(next_id(), queue(name), spec).await
 }
 
 /// So many jobs that spin, seen to run.
-async fn run_spinning(world: &World, count: usize) -> Vec<JobId> {
+pub async fn run_spinning(world: &World, count: usize) -> Vec<JobId> {
     let mut ids = Vec::new();
     for _ in 0..count {
         ids.push(world.submit_with('l', &spinning()).await);
@@ -168,33 +168,6 @@ async fn a_warm_shutdown_waits_for_what_runs_and_a_colder_one_ends_it_sooner() {
 }
 
 #[tokio::test]
-async fn after_as_many_jobs_as_it_may_do_it_ends_and_loses_none() {
-    let mut world = World::new().await;
-    world.config.max_jobs = 10;
-    let mut ids = Vec::new();
-    for _ in 0..40 {
-        ids.push(world.submit('e').await);
-    }
-    let mut worker = world.start();
-    assert_eq!(worker.join().await, End::MaxJobs);
-    assert!((10..=40).contains(&worker.settled()), "{}", worker.settled());
-    let mut ended = 0;
-    for id in ids {
-        let job = world.job(id).await;
-        assert!(matches!(job.state, JobState::Succeeded | JobState::Queued), "{job:?}");
-        ended += u64::from(job.state == JobState::Succeeded);
-    }
-    assert!(ended >= 10);
-}
-
-#[tokio::test]
-async fn a_process_with_more_memory_than_it_may_have_ends_its_worker() {
-    let mut world = World::new().await;
-    world.config.max_memory_bytes = 1;
-    assert_eq!(world.start().join().await, End::MaxMemory);
-}
-
-#[tokio::test]
 async fn a_worker_that_scales_gets_more_slots_while_work_waits() {
     let mut world = World::new().await;
     (world.config.concurrency, world.config.autoscale) = (1, Some((1, 4)));
@@ -218,4 +191,87 @@ async fn a_worker_that_was_forgotten_for_a_while_follows_the_next_order_all_the_
     info(&world, &worker, |info| info.order == 0).await;
     let said = order(&world, &worker, slots(1, 1)).await;
     assert_eq!((said.order, said.slots), (1, 1));
+}
+
+/// Waits for so many heartbeats more.
+async fn heartbeats(world: &World, more: u32) {
+    let wanted = world.broker.heartbeats.load(Ordering::SeqCst) + more;
+    let waiting = async {
+        while world.broker.heartbeats.load(Ordering::SeqCst) < wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_is_followed_once_however_often_it_is_heard_and_whatever_replies_are_lost() {
+    let world = World::new().await;
+    let worker = world.start();
+    info(&world, &worker, |_| true).await;
+    worker.pause();
+    info(&world, &worker, |info| info.state == "draining").await;
+    // The first two replies that tell of it are lost.
+    world.broker.lost_heartbeats.store(2, Ordering::SeqCst);
+    let drain = WorkerOrder { drain: Some(true), ..WorkerOrder::default() };
+    assert_eq!(order(&world, &worker, drain).await.order, 1);
+    assert_eq!(world.broker.lost_heartbeats.load(Ordering::SeqCst), 0);
+    // Its owner takes it back, while every heartbeat is answered with the order again.
+    worker.resume();
+    info(&world, &worker, |info| info.state == "running").await;
+    heartbeats(&world, 2).await;
+    // The next order still has the drain in it.
+    let said = order(&world, &worker, slots(2, 2)).await;
+    assert_eq!((said.order, said.slots, said.state.as_str()), (2, 2, "running"));
+    heartbeats(&world, 2).await;
+    let job = world.submit('e').await;
+    assert_eq!(world.ended(job).await.state, JobState::Succeeded);
+    assert_eq!(info(&world, &worker, |_| true).await.state, "running");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_answered_after_the_shutdown_began_is_given_back_and_nothing_of_it_is_run() {
+    let mut world = World::new().await;
+    world.config.concurrency = 16;
+    for how in [Shutdown::Cold, Shutdown::Warm] {
+        world.broker.late_claims.send_replace(true);
+        let mut ids = Vec::new();
+        for _ in 0..16 {
+            ids.push(world.submit_with('l', &spinning()).await);
+        }
+        let mut worker = world.start();
+        for id in &ids {
+            world.running(*id).await;
+        }
+        worker.shutdown(how);
+        info(&world, &worker, |info| info.state == "draining").await;
+        world.broker.late_claims.send_replace(false);
+        assert_eq!((worker.join().await, worker.settled()), (End::Asked, 0));
+        for id in ids {
+            let job = world.job(id).await;
+            assert_eq!((job.state, job.deliveries, job.progress.is_none()), (JobState::Queued, 0, true));
+            world.broker.cancel(&tenant(), id, true).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn full_queues_of_weights_nine_and_one_are_served_nine_to_one() {
+    let mut world = World::new().await;
+    world.config.queues = Queues::Weighted(vec![(queue("large"), 9), (queue("small"), 1)]);
+    // One claim for each job, and an end after so many.
+    (world.config.concurrency, world.config.max_ahead, world.config.max_jobs) = (1, 0, 50);
+    let (mut large, mut small) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        large.push(in_queue(&world, "large").await);
+        small.push(in_queue(&world, "small").await);
+    }
+    assert_eq!(world.start().join().await, End::MaxJobs);
+    let mut served = [0, 0];
+    for (count, ids) in served.iter_mut().zip([large, small]) {
+        for id in ids {
+            *count += u32::from(world.job(id).await.state == JobState::Succeeded);
+        }
+    }
+    assert_eq!(served, [45, 5]);
 }
