@@ -30,7 +30,7 @@ pub use client::{Answer, Client};
 pub use guests::guest;
 pub use process::{Process, umbel_binary};
 pub use service::{Dev, DevOptions, Split, on_both};
-pub use times::time_ms;
+pub use times::{next_sunday_from, time_ms, written};
 
 /// A port of 127.0.0.1 that nobody listens on.
 pub fn free_port() -> Result<u16> {

@@ -127,7 +127,8 @@ impl Dev {
     }
 }
 
-/// Runs a scenario with `umbel dev` on SQLite, and then on Redis.
+/// Runs a scenario with `umbel dev` on SQLite, and then on Redis. The guest `numbers` is there; any other one takes time
+/// to compile, and is pushed by those who need it.
 pub async fn on_both(arguments: &[&str], scenario: impl AsyncFn(&mut Dev) -> Result<()>) -> Result<()> {
     let redis = durable_redis();
     for broker in [None, Some(redis.url())] {
@@ -135,7 +136,6 @@ pub async fn on_both(arguments: &[&str], scenario: impl AsyncFn(&mut Dev) -> Res
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut dev = Dev::with(DevOptions { broker, arguments, ..DevOptions::default() }).await?;
         dev.client.push("numbers").await?;
-        dev.client.push("cases").await?;
         scenario(&mut dev).await.context(name)?;
     }
     Ok(())
@@ -155,20 +155,21 @@ impl Split {
     /// A server with `workers` workers.
     pub async fn start(broker: &str, workers: usize, arguments: &[&str]) -> Result<Self> {
         let home = TempDir::new()?;
-        let port = free_port()?;
-        let listen = format!("127.0.0.1:{port}");
-        let mut command = umbel_command(&["server", "--broker", broker, "--listen", &listen, "--data"])?;
-        command.arg(home.path().join("data")).current_dir(home.path()).env("HOME", home.path());
-        let server = Process::start("umbel server", command, &home.path().join("server.log"))?;
-        let client = Client::new(&format!("http://{listen}"), "")?;
+        let (server, client) = start_server(broker, home.path(), "server.log").await?;
         let mut split = Self { server, workers: Vec::new(), client, broker: broker.to_owned(), home };
-        answers(&split.client, &mut split.server).await?;
         // May do everything: the scenarios order workers about.
         split.client.set_token(&split.create_token(&["--operator"])?);
         for _ in 0..workers {
             split.add_worker(arguments)?;
         }
         Ok(split)
+    }
+
+    /// One more server on the same broker, and a client of it with the same token.
+    pub async fn another_server(&self) -> Result<(Process, Client)> {
+        let (server, client) = start_server(&self.broker, self.home.path(), "server-2.log").await?;
+        client.set_token(&self.client.token());
+        Ok((server, client))
     }
 
     /// A client with a new token, made with these arguments.
@@ -206,6 +207,17 @@ impl Split {
         self.workers.push(Process::start(&format!("umbel worker {number}"), command, &log)?);
         Ok(())
     }
+}
+
+/// Starts a server and waits until it answers.
+async fn start_server(broker: &str, home: &Path, log: &str) -> Result<(Process, Client)> {
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let mut command = umbel_command(&["server", "--broker", broker, "--listen", &listen, "--data"])?;
+    command.arg(home.join("data")).current_dir(home).env("HOME", home);
+    let mut server = Process::start("umbel server", command, &home.join(log))?;
+    let client = Client::new(&format!("http://{listen}"), "")?;
+    answers(&client, &mut server).await?;
+    Ok((server, client))
 }
 
 /// The token that this command makes.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt as _;
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use umbel_tests::{Client, on_both};
 
@@ -23,14 +23,23 @@ async fn events(
     client: &Client,
     path: &str,
     last: Option<&str>,
-    mut enough: impl FnMut(&Event) -> bool,
+    enough: impl FnMut(&Event) -> bool,
 ) -> Result<Vec<Event>> {
+    read(open(client, path, last).await?, enough).await
+}
+
+/// A stream that has begun.
+async fn open(client: &Client, path: &str, last: Option<&str>) -> Result<Response> {
     let mut request = client.request(Method::GET, path).header("accept", "text/event-stream");
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
     let response = request.send().await?;
     ensure!(response.status() == 200, "{}: {}", response.status(), response.text().await?);
+    Ok(response)
+}
+
+async fn read(response: Response, mut enough: impl FnMut(&Event) -> bool) -> Result<Vec<Event>> {
     let (mut stream, mut text, mut events) = (response.bytes_stream(), String::new(), Vec::new());
     loop {
         let Some(bytes) = tokio::time::timeout(LIMIT, stream.next()).await.context("nothing came")? else {
@@ -38,24 +47,26 @@ async fn events(
         };
         text.push_str(&String::from_utf8_lossy(&bytes?));
         while let Some((block, rest)) = text.split_once("\n\n") {
-            if let Some(event) = parsed(block)? {
-                events.push(event);
-            }
+            let event = parsed(block)?;
             text = rest.to_owned();
-            if events.last().is_some_and(&mut enough) {
-                return Ok(events);
+            if let Some(event) = event {
+                let last = enough(&event);
+                events.push(event);
+                if last {
+                    return Ok(events);
+                }
             }
         }
     }
 }
 
-/// None for a comment.
+/// None for a comment, with an id or without.
 fn parsed(block: &str) -> Result<Option<Event>> {
     let field = |name: &str| -> String {
         let lines = block.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         lines.map(str::trim_start).collect::<Vec<_>>().join("\n")
     };
-    if block.lines().all(|line| line.starts_with(':') || line.is_empty()) {
+    if block.lines().all(|line| line.starts_with(':') || line.starts_with("id:") || line.is_empty()) {
         return Ok(None);
     }
     let data = field("data");
@@ -110,6 +121,49 @@ async fn log_lines_come_once_each_when_the_stream_is_taken_up_again() -> Result<
         }
         let wanted: Vec<Value> = (0..40).map(|n| json!(format!("line {n}"))).collect();
         ensure!(lines == wanted, "{lines:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// One stream for all jobs of a tenant, broken off by its client and by a kill of the service.
+#[tokio::test]
+async fn the_changes_of_all_jobs_come_once_each_to_one_that_comes_back() -> Result<()> {
+    on_both(&[], async |dev| {
+        const PATH: &str = "/v1/events?task=ident";
+        let first = open(&dev.client, PATH, None).await?;
+        let mut ids = dev.client.batch((0..10).map(|n| json!({"task": "ident", "args": [n]}))).await?;
+        let mut seen = 0;
+        let mut told = read(first, |_| {
+            seen += 1;
+            seen == 7
+        })
+        .await?;
+        for id in &ids {
+            dev.client.ended(id, LIMIT).await?;
+        }
+        let last = told.last().context("an event")?.id.clone();
+        dev.process.kill()?;
+        dev.restart().await?;
+        // What happened while nobody listened comes first, then what happens.
+        let again = open(&dev.client, PATH, Some(&last)).await?;
+        ids.push(dev.client.submit("ident", json!([10])).await?);
+        dev.client.result("add", json!([1, 2])).await?;
+        told.extend(
+            read(again, |_| {
+                seen += 1;
+                seen == 33
+            })
+            .await?,
+        );
+        ensure!(told.iter().all(|event| event.name == "job" && event.data["task"] == "ident"), "{told:?}");
+        let numbers = told.iter().map(|event| event.id.parse::<u64>()).collect::<Result<Vec<_>, _>>()?;
+        ensure!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "ids do not rise: {numbers:?}");
+        for id in &ids {
+            let of = told.iter().filter(|event| event.data["job_id"] == *id);
+            let states: Vec<_> = of.filter_map(|event| event.data["state"].as_str()).collect();
+            ensure!(states == ["queued", "running", "succeeded"], "{id}: {states:?}");
+        }
         Ok(())
     })
     .await

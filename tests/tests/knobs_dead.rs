@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use umbel_tests::{Client, Split, durable_redis, on_both, redis_keys, until};
+use umbel_tests::{Client, Dev, Split, durable_redis, on_both, redis_keys, until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,35 +36,70 @@ async fn a_job_that_kills_its_workers_is_buried_with_the_reason() -> Result<()> 
     Ok(())
 }
 
+/// What becomes of a running job whose worker is lost, by its options, and whether it then lies in the dead set; none: it
+/// is run again.
+fn choices() -> [(Value, Option<bool>); 6] {
+    [
+        (json!({"on_worker_lost": "dead"}), Some(true)),
+        (json!({"on_worker_lost": "fail"}), Some(false)),
+        (json!({"acks": "early"}), Some(false)),
+        (json!({"acks": "early", "on_worker_lost": "dead"}), Some(true)),
+        (json!({"acks": "early", "on_worker_lost": "fail"}), Some(false)),
+        (json!({"on_worker_lost": "requeue"}), None),
+    ]
+}
+
+/// One running job for each choice.
+async fn running(client: &Client) -> Result<Vec<String>> {
+    let line = |(mut options, _): (Value, _)| {
+        // A retry would hide that the job ended.
+        options["max_retries"] = 0.into();
+        json!({"task": "nap", "args": [1.5], "options": options})
+    };
+    let ids = client.batch(choices().into_iter().map(line)).await?;
+    for id in &ids {
+        client.reaches(id, "running").await?;
+    }
+    Ok(ids)
+}
+
+/// Each ended as it was told, once.
+async fn ended_as_chosen(client: &Client, ids: &[String]) -> Result<()> {
+    for (id, (options, dead)) in ids.iter().zip(choices()) {
+        let job = client.ended(id, LIMIT).await?;
+        let history = job["history"].as_array().map_or(0, Vec::len);
+        let Some(dead) = dead else {
+            ensure!(job["state"] == "succeeded" && job["deliveries"] == 2 && job["retries"] == 0, "{options}: {job}");
+            continue;
+        };
+        ensure!(job["state"] == "failed" && job["error"]["kind"] == "worker_lost", "{options}: {job}");
+        ensure!(job["deliveries"] == 1 && history == 1, "{options}: it was handed out again: {job}");
+        ensure!(dead_of(client, id).await?.is_some() == dead, "{options}: in the dead set: not {dead}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_a_lost_worker_means_is_the_tasks_choice() -> Result<()> {
     let redis = durable_redis();
-    let mut split = Split::start(&redis.url(), 0, &[]).await?;
+    let arguments = ["--lease", "1s", "--concurrency", "8"];
+    let mut split = Split::start(&redis.url(), 1, &arguments).await?;
     split.client.push("numbers").await?;
-    let mut ids = Vec::new();
-    for options in [
-        json!({"on_worker_lost": "dead"}),
-        json!({"on_worker_lost": "fail"}),
-        json!({"acks": "early"}),
-        json!({"on_worker_lost": "requeue"}),
-    ] {
-        ids.push(split.client.submit_with("nap", json!([2.0]), options).await?);
-    }
-    split.add_worker(&["--lease", "1s"])?;
-    for id in &ids {
-        split.client.reaches(id, "running").await?;
-    }
+    let ids = running(&split.client).await?;
     split.workers[0].kill()?;
-    for (id, dead) in ids.iter().zip([true, false, false]) {
-        let job = split.client.ended(id, LIMIT).await?;
-        ensure!(job["state"] == "failed" && job["error"]["kind"] == "worker_lost", "{job}");
-        ensure!(job["deliveries"] == 1, "it was handed out again: {job}");
-        ensure!(dead_of(&split.client, id).await?.is_some() == dead, "in the dead set: not {dead}");
-    }
-    split.add_worker(&["--lease", "1s"])?;
-    let job = split.client.ended(&ids[3], LIMIT).await?;
-    ensure!(job["state"] == "succeeded" && job["deliveries"] == 2, "{job}");
-    Ok(())
+    split.add_worker(&arguments)?;
+    ended_as_chosen(&split.client, &ids).await
+}
+
+#[tokio::test]
+async fn what_a_lost_process_means_is_the_tasks_choice_on_either_broker() -> Result<()> {
+    on_both(&["--lease", "1s", "--concurrency", "8"], async |dev| {
+        let ids = running(&dev.client).await?;
+        dev.process.kill()?;
+        dev.restart().await?;
+        ended_as_chosen(&dev.client, &ids).await
+    })
+    .await
 }
 
 /// A Redis transport of Celery has no dead letters: what failed cannot be looked at or sent again.
@@ -177,6 +212,26 @@ async fn an_unknown_job_is_not_found_and_a_queued_one_is_queued() -> Result<()> 
     .await
 }
 
+/// Jobs that are soon to be deleted, with all that a job can leave behind: half of them fail.
+fn short_lived(n: u64) -> Value {
+    let mut options = json!({
+        "result_ttl_ms": 1_500, "dead_ttl_ms": 1_500, "unique": "first", "limit_key": "kwargs.n", "key_concurrency": 1,
+        "tags": ["t"],
+    });
+    if n % 2 == 1 {
+        options["max_retries"] = 0.into();
+    }
+    let task = if n.is_multiple_of(2) { "ident" } else { "flaky" };
+    json!({"task": task, "kwargs": {"n": n}, "options": options})
+}
+
+async fn gone(client: &Client, id: &str) -> Result<()> {
+    until("the job is deleted", LIMIT, || async {
+        Ok((client.get(&format!("/v1/jobs/{id}")).await?.status == 404).then_some(()))
+    })
+    .await
+}
+
 /// Celery's reply keys and subscriptions leak.
 #[tokio::test]
 async fn nothing_is_left_of_jobs_whose_retention_is_over() -> Result<()> {
@@ -184,33 +239,11 @@ async fn nothing_is_left_of_jobs_whose_retention_is_over() -> Result<()> {
     let split = Split::start(&redis.url(), 1, &[]).await?;
     let client = &split.client;
     client.push("numbers").await?;
-    let options = json!({"result_ttl_ms": 1_500, "dead_ttl_ms": 1_500});
-    let base = client.submit_with("ident", json!([0]), options.clone()).await?;
-    client.ended(&base, LIMIT).await?;
+    gone(client, &client.submit_with("ident", json!([0]), json!({"result_ttl_ms": 1_000})).await?).await?;
     let keys = || redis_keys(&redis);
-    let gone = |id: String| async move {
-        until("the job is deleted", LIMIT, || async {
-            Ok((client.get(&format!("/v1/jobs/{id}")).await?.status == 404).then_some(()))
-        })
-        .await
-    };
-    gone(base).await?;
     let before = keys()?;
-    let line = |n: u64| {
-        let mut options = options.clone();
-        options["unique"] = "first".into();
-        options["limit_key"] = "kwargs.n".into();
-        options["key_concurrency"] = 1.into();
-        options["tags"] = json!(["t"]);
-        let task = if n.is_multiple_of(2) { json!("ident") } else { json!("flaky") };
-        if n % 2 == 1 {
-            options["max_retries"] = 0.into();
-        }
-        json!({"task": task, "kwargs": {"n": n}, "options": options})
-    };
-    let ids = client.batch((0..100).map(line)).await?;
-    for id in ids {
-        gone(id).await?;
+    for id in client.batch((0..100).map(short_lived)).await? {
+        gone(client, &id).await?;
     }
     until("no key is left of them", LIMIT, || async {
         let left: Vec<String> = keys()?.into_iter().filter(|key| !before.contains(key)).collect();
@@ -220,5 +253,30 @@ async fn nothing_is_left_of_jobs_whose_retention_is_over() -> Result<()> {
     .await?;
     let doctor = split.umbel(&["doctor"])?;
     ensure!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_left_on_sqlite_either_and_the_audit_is_clean() -> Result<()> {
+    let mut dev = Dev::start().await?;
+    dev.client.push("numbers").await?;
+    for id in dev.client.batch((0..100).map(short_lived)).await? {
+        gone(&dev.client, &id).await?;
+    }
+    ensure!(dev.client.jobs("").await?.is_empty() && dev.client.get("/v1/dead").await?.good()?["items"] == json!([]));
+    let queue = &dev.client.get("/v1/queues").await?.good()?["items"][0];
+    for count in ["queued", "running", "delayed", "dead"] {
+        ensure!(queue[count] == 0, "{queue}");
+    }
+    // The unique keys are free again.
+    let id = dev.client.submit_body(&short_lived(2)).await?;
+    dev.client.ended(&id, LIMIT).await?;
+    gone(&dev.client, &id).await?;
+    // A data folder is one process's.
+    dev.process.terminate(LIMIT).await?;
+    let data = dev.data.to_str().context("a path")?;
+    let doctor = dev.umbel(&["doctor", "--data", data, "-o", "json"])?;
+    let report: Value = serde_json::from_slice(&doctor.stdout)?;
+    ensure!(doctor.status.success() && report["findings"] == json!([]) && report["healthy"] == true, "{report}");
     Ok(())
 }

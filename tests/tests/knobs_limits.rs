@@ -85,6 +85,7 @@ async fn a_cap_holds_across_workers() -> Result<()> {
 async fn each_key_has_its_cap_and_a_flood_of_one_key_delays_no_other() -> Result<()> {
     on_both(&["--concurrency", "4"], async |dev| {
         let client = &dev.client;
+        client.push("cases").await?;
         hold(client).await?;
         let options = json!({"limit_key": "kwargs.value", "key_concurrency": 1});
         let line = |key: &str| json!({"task": "later", "kwargs": {"seconds": 0.02, "value": key}, "options": options});

@@ -51,6 +51,34 @@ async fn max_retries_is_the_number_of_retries_and_none_of_a_kind_that_is_not_nam
 }
 
 #[tokio::test]
+async fn a_failure_that_its_task_expects_is_no_alarm_and_has_no_frames() -> Result<()> {
+    on_both(&["--log-level", "info"], async |dev| {
+        dev.client.push("hostile").await?;
+        let mut ids = Vec::new();
+        for options in [json!({}), json!({"throws": ["trap:*"]})] {
+            let id = dev.client.submit_with("panic", json!([]), options).await?;
+            let job = dev.client.ended(&id, LIMIT).await?;
+            ensure!(
+                job["state"] == "failed" && job["error"]["kind"] == "trap:unreachable" && job["retries"] == 0,
+                "{job}"
+            );
+            ids.push((id, job));
+        }
+        let frames = |of: &Value| of["error"]["frames"].as_array().map_or(0, Vec::len);
+        let [(alarm, plain), (expected, quiet)] = &ids[..] else { anyhow::bail!("two jobs") };
+        ensure!(frames(plain) > 0 && frames(&plain["history"][0]) > 0, "a trap has frames: {plain}");
+        ensure!(frames(quiet) == 0 && frames(&quiet["history"][0]) == 0, "{quiet}");
+        dev.process.terminate(LIMIT).await?;
+        let log = dev.process.output();
+        let line = |id: &str| log.lines().find(|line| line.contains(id) && line.contains("failed")).unwrap_or_default();
+        ensure!(line(alarm).contains("WARN"), "no alarm: {log}");
+        ensure!(line(expected).contains("INFO") && !line(expected).contains("WARN"), "{}", line(expected));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_deadline_is_retried_only_when_it_is_named() -> Result<()> {
     on_both(&[], async |dev| {
         let mut options =

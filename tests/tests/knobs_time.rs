@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_job_with_an_eta_beyond_every_lease_runs_once_and_is_nobodys_until_then() -> Result<()> {
     on_both(&["--lease", "1s"], async |dev| {
-        let id = dev.client.submit_with("ident", json!([1]), json!({"countdown_ms": 4_000})).await?;
+        let id = dev.client.submit_with("ident", json!([1]), json!({"countdown_ms": 3_000})).await?;
         let waiting = dev.client.job(&id).await?;
         ensure!(waiting["state"] == "scheduled" && waiting["worker"].is_null(), "{waiting}");
         let due = time_ms(&waiting, "due_at")?;
@@ -50,7 +50,7 @@ async fn a_worker_holds_nothing_that_is_not_due() -> Result<()> {
 #[tokio::test]
 async fn a_job_longer_than_its_lease_runs_once_while_its_worker_lives() -> Result<()> {
     on_both(&["--lease", "1s"], async |dev| {
-        let id = dev.client.submit("nap", json!([4.0])).await?;
+        let id = dev.client.submit("nap", json!([3.0])).await?;
         let job = dev.client.ended(&id, LIMIT).await?;
         ensure!(job["state"] == "succeeded" && job["deliveries"] == 1, "{job}");
         ensure!(job["history"].as_array().map(Vec::len) == Some(1), "{job}");
@@ -92,6 +92,7 @@ async fn what_expires_while_it_waits_is_never_run() -> Result<()> {
 #[tokio::test]
 async fn every_path_has_its_time_limit() -> Result<()> {
     on_both(&[], async |dev| {
+        dev.client.push("cases").await?;
         let limit = json!({"time_limit_ms": 300, "fuel": 100_000_000_000_000_u64});
         for (task, args) in [("nap", json!([60.0])), ("fib", json!([60])), ("later", json!([60.0]))] {
             let id = dev.client.submit_with(task, args, limit.clone()).await?;

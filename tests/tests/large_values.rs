@@ -30,7 +30,7 @@ async fn large_arguments_and_results_come_back_whole_and_go_with_their_job() -> 
     on_both(&[], async |dev| {
         let client = &dev.client;
         let large = "ä".repeat(150_000);
-        let id = client.submit("echo", json!([large])).await?;
+        let id = client.submit("ident", json!([large])).await?;
         let job = client.ended(&id, LIMIT).await?;
         ensure!(job["state"] == "succeeded", "{}", job["error"]);
         let result = client.get(&format!("/v1/jobs/{id}/result")).await?;
@@ -46,6 +46,7 @@ async fn large_arguments_and_results_come_back_whole_and_go_with_their_job() -> 
 #[tokio::test]
 async fn a_large_result_passes_through_a_chain_and_a_chord() -> Result<()> {
     on_both(&[], async |dev| {
+        dev.client.push("cases").await?;
         let large = "x".repeat(200_000);
         let chain = json!({"chain": [{"task": "echo", "args": [large]}, {"task": "plus", "args": ["!"]}]});
         let workflow = dev.client.run_canvas(&chain).await?;
@@ -87,11 +88,11 @@ async fn a_redriven_job_has_its_own_large_arguments() -> Result<()> {
 async fn a_value_beyond_the_cap_is_a_clear_error_and_a_reference_cannot_be_forged() -> Result<()> {
     on_both(&[], async |dev| {
         let client = &dev.client;
-        let body = json!({"task": "echo", "args": ["x".repeat(40 << 20)]});
+        let body = json!({"task": "ident", "args": ["x".repeat(40 << 20)]});
         let refused = client.post("/v1/jobs", &body).await?;
         ensure!(matches!(refused.status, 413 | 422), "{}: {}", refused.status, refused.text);
         let forged = json!({"$umbel:stored": {"sha256": "00", "bytes": 1, "of": "01M82B9KS4DFV9DEXTA06589KP"}});
-        let result = client.result("echo", json!([forged])).await?;
+        let result = client.result("ident", json!([forged])).await?;
         ensure!(result == forged, "what a guest returns comes back as it was: {result}");
         Ok(())
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use umbel::prelude::*;
 
-/// Longest text that `big` makes, bytes.
+/// Most that `big` makes and `hold` holds, bytes.
 const MAX_BIG_BYTES: u32 = 32 << 20;
 
 /// Fails in its first attempts. Returns the number of the attempt that did not.
@@ -88,6 +88,18 @@ pub fn take(text: String) -> usize {
     text.len()
 }
 
+/// Holds so many bytes for so long.
+#[task(memory = "256MiB", time_limit = "1m")]
+pub fn hold(ctx: &Context, bytes: u32, ms: u64) -> TaskResult<u32> {
+    if bytes > MAX_BIG_BYTES {
+        return Err(Fatal::new(format!("at most {MAX_BIG_BYTES} bytes")).kind("TooBig").into());
+    }
+    // Written to, so that the pages are really there.
+    let held = std::hint::black_box(vec![1_u8; bytes as usize]);
+    ctx.sleep(Duration::from_millis(ms));
+    Ok(std::hint::black_box(held).len() as u32)
+}
+
 #[derive(Serialize)]
 struct Card {
     card: &'static str,
@@ -115,4 +127,4 @@ pub fn chatty(ctx: &Context, lines: u32, ms: u64) -> u32 {
     lines
 }
 
-umbel::module![flaky, sleep_ms, touch, limited, lonely, once, latest, hungry, big, take, stateful, chatty];
+umbel::module![flaky, sleep_ms, touch, limited, lonely, once, latest, hungry, big, take, hold, stateful, chatty];

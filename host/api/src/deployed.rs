@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use umbel_canvas::{RouteTable, Routes, TaskDocument};
+use umbel_canvas::{RouteKind, RouteTable, Routes, TaskDocument};
 use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
 
 use crate::{
@@ -50,14 +50,33 @@ pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTabl
     if let Some(found) = api.routes.get(tenant).await {
         return Ok(found);
     }
-    let (routes, _) = Routes::read(&*api.broker, tenant).await?;
-    let table = routes.compile().map_err(|(at, why)| {
-        tracing::error!(at, why, "a stored route cannot be used");
-        Problem::new(Code::RecordUnreadable, "a stored route cannot be used; set the routes again")
-    })?;
-    let table = Arc::new(table);
-    api.routes.insert(tenant.clone(), table.clone()).await;
-    Ok(table)
+    // Once, however many ask: compiling expressions is work.
+    let table = api.routes.try_get_with(tenant.clone(), async {
+        let (routes, _) = Routes::read(&*api.broker, tenant).await?;
+        let (_, table) = compiled(routes).await?;
+        let table = table.map_err(|(at, why)| {
+            tracing::error!(at, why, "a stored route cannot be used");
+            Problem::new(Code::RecordUnreadable, "a stored route cannot be used; set the routes again")
+        })?;
+        Ok::<_, Problem>(Arc::new(table))
+    });
+    table.await.map_err(|problem: Arc<Problem>| (*problem).clone())
+}
+
+/// Routes made ready on a thread that may be busy for a while, and the routes back.
+pub(crate) async fn compiled(routes: Routes) -> Result<(Routes, Result<RouteTable, (usize, String)>), Problem> {
+    if routes.routes.iter().all(|route| route.kind != RouteKind::Regex) {
+        let table = routes.compile();
+        return Ok((routes, table));
+    }
+    let work = tokio::task::spawn_blocking(move || {
+        let table = routes.compile();
+        (routes, table)
+    });
+    work.await.map_err(|error| {
+        tracing::error!(%error, "compiling routes failed");
+        Problem::new(Code::Internal, "the routes cannot be compiled")
+    })
 }
 
 async fn loaded(api: &Api, document: TaskDocument, routes: &RouteTable) -> Result<Deployed, Problem> {

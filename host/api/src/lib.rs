@@ -24,6 +24,7 @@ mod router;
 mod routes;
 mod schemas;
 mod serve;
+mod stalled;
 mod state;
 mod submission;
 mod task_document;

@@ -21,6 +21,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
+use crate::stalled::Bounded;
+
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4_096;
 /// Longest time for a request's head, and for an idle connection to say something.
@@ -29,6 +31,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head, and of a buffer.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// How long a client may take nothing of an answer: its connection, and what it holds, is given up then.
+const LONGEST_WRITE: Duration = Duration::from_secs(30);
 /// How long requests under way may go on after `shutdown`.
 const GRACE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, such as for want of file descriptors.
@@ -43,6 +47,15 @@ pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
 /// # Errors
 /// The listener failed in a way that does not pass.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    serve_with(listener, router, shutdown, LONGEST_WRITE).await
+}
+
+async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+    longest_write: Duration,
+) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
@@ -57,7 +70,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
             () = &mut shutdown => break,
             accepted = accepted => match accepted {
                 Ok((stream, place)) => {
-                    tokio::spawn(connection(stream, router.clone(), stopping.clone(), place));
+                    tokio::spawn(connection(stream, router.clone(), stopping.clone(), place, longest_write));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -81,6 +94,7 @@ async fn connection(
     router: Router,
     mut stopping: watch::Receiver<bool>,
     place: OwnedSemaphorePermit,
+    longest_write: Duration,
 ) {
     // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an answer.
     if let Err(error) = stream.set_nodelay(true) {
@@ -96,7 +110,7 @@ async fn connection(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Bounded::new(stream, longest_write)), service);
     let mut served = pin!(served);
     // The guard that `wait_for` answers with must not live on.
     let stopped = async { stopping.wait_for(|stop| *stop).await.is_ok() };
@@ -112,4 +126,71 @@ async fn connection(
         tracing::debug!(%error, "a connection broke");
     }
     drop(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::SocketAddr};
+
+    use axum::{body::Body, routing::get};
+    use bytes::Bytes;
+    use futures::stream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    /// Serves one answer at a time: events without an end, which hold a place until they are dropped.
+    async fn endless() -> (SocketAddr, Arc<Semaphore>) {
+        let places = Arc::new(Semaphore::new(1));
+        let shared = places.clone();
+        let answer = async move || {
+            let place = shared.acquire_owned().await.unwrap();
+            let piece = Bytes::from(format!("data: {}\n\n", "x".repeat(60_000)));
+            Body::from_stream(stream::unfold(place, move |place| {
+                let piece = piece.clone();
+                async move { Some((Ok::<_, Infallible>(piece), place)) }
+            }))
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(answer));
+        tokio::spawn(serve_with(listener, router, std::future::pending(), LONGEST));
+        (address, places)
+    }
+
+    async fn asked(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
+        let (address, places) = endless().await;
+        let mut stalled = asked(address).await;
+        assert_eq!(places.available_permits(), 0);
+        let free = tokio::time::timeout(Duration::from_secs(30), places.acquire()).await;
+        drop(free.expect("its place is given up").unwrap());
+        // What the system had taken for it, and then the end.
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), stalled.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "its connection is closed");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_that_goes_on_reading_is_kept() {
+        let (address, places) = endless().await;
+        let mut slow = asked(address).await;
+        let begun = tokio::time::Instant::now();
+        let mut piece = vec![0; 4 << 20];
+        while begun.elapsed() < LONGEST * 4 {
+            assert!(slow.read(&mut piece).await.unwrap() > 0);
+        }
+        assert_eq!(places.available_permits(), 0);
+    }
 }

@@ -7,7 +7,7 @@ use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome:
 use crate::{
     Action, Bulk, Carrier, Refusal, Repeater, State,
     bulk::Position,
-    store::{MAX_TRIES, drop_entry, drop_orphan, put, read},
+    store::{MAX_TRIES, bury, drop_entry, drop_orphan, put, read},
 };
 
 /// Calls of the broker under way at once.
@@ -46,7 +46,14 @@ enum Acted {
 /// does again without effect, and counts. `now` is this machine's clock. An error may be tried again.
 pub async fn advance(carrier: Carrier<'_>, tenant: &TenantId, id: JobId, now: UnixMs, max: u32) -> Result<Advanced> {
     let broker = carrier.broker;
-    let Some((bulk, version)) = read(broker, tenant, id).await? else {
+    let found = match read(broker, tenant, id).await {
+        Err(Error::Corrupt(_)) => {
+            bury(broker, tenant, id, now).await?;
+            return Ok(Advanced::Ended);
+        }
+        other => other?,
+    };
+    let Some((bulk, version)) = found else {
         drop_orphan(broker, tenant, id, now).await?;
         return Ok(Advanced::Ended);
     };

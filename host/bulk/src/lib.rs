@@ -7,6 +7,7 @@
 
 mod advance;
 mod bulk;
+mod claims;
 mod filter;
 mod repeat;
 mod store;

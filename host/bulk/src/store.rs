@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, PutDocument, Result};
 use umbel_model::{JobId, TenantId, UnixMs};
 
-use crate::{Bulk, State};
+use crate::{Action, Bulk, State, claims};
 
 /// Actions kept of one tenant; the oldest that ended make room.
 pub const MAX_KEPT: usize = 100;
 /// Actions of one tenant that run at once.
 pub const MAX_RUNNING: usize = 10;
 /// An entry without a document is older than any submission under way after this long, milliseconds.
-const ORPHAN_MS: u64 = 600_000;
+pub(crate) const ORPHAN_MS: u64 = 600_000;
 /// Attempts to write against others who write the same action.
 pub(crate) const MAX_TRIES: usize = 16;
 /// How names in the index begin: no action's id does.
@@ -88,27 +88,73 @@ pub async fn list(broker: &dyn Broker, tenant: &TenantId) -> Result<Vec<Bulk>> {
     let max = (MAX_KEPT + MAX_RUNNING) as u32;
     let found = broker.documents(tenant, DocumentKind::Bulk, None, max).await?;
     let own = found.iter().filter(|document| !document.name.starts_with(INDEX));
-    let mut bulks =
-        own.map(|d| serde_json::from_str(&d.body).map_err(|e| corrupt(&e))).collect::<Result<Vec<Bulk>>>()?;
+    let readable = own.filter_map(|document| match serde_json::from_str::<Bulk>(&document.body) {
+        Ok(bulk) => Some(bulk),
+        // The others are there; whoever carries it out ends it.
+        Err(error) => {
+            tracing::error!(%tenant, bulk = %document.name, %error, "an action on many jobs cannot be read");
+            None
+        }
+    });
+    let mut bulks: Vec<Bulk> = readable.collect();
     bulks.sort_by_key(|bulk| std::cmp::Reverse((bulk.created_at, bulk.id)));
     Ok(bulks)
 }
 
 /// Stores a new action; the control service finds it there.
 pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Started> {
-    let kept = list(broker, tenant).await?;
-    if let Some((key, body)) = &bulk.key
-        && let Some(known) = kept.iter().find(|known| known.key.as_ref().is_some_and(|(other, _)| other == key))
-    {
-        let same = known.key.as_ref().is_some_and(|(_, other)| other == body);
-        return Ok(if same { Started::Existing(Box::new(known.clone())) } else { Started::Conflict(known.id) });
+    for _ in 0..MAX_TRIES {
+        // These before those that are kept: one that is in neither is written down only after this was read, and then this
+        // start's own claim is refused.
+        let (claimed, expect) = claims::read(broker, tenant).await?;
+        let kept = list(broker, tenant).await?;
+        // The model answers at once: here others come between, as they do with a real broker.
+        #[cfg(test)]
+        tokio::task::yield_now().await;
+        if let Some(known) = with_key_of(&bulk, &kept) {
+            return Ok(answer_of(&bulk, known, Started::Existing));
+        }
+        let mut open = claims::open(claimed, &kept, bulk.created_at);
+        if let Some(known) = with_key_of(&bulk, &open) {
+            // Whoever claimed it may have died.
+            return match answer_of(&bulk, known, Started::Created) {
+                Started::Created(known) => Ok(match store(broker, tenant, *known).await? {
+                    Started::Created(known) => Started::Existing(known),
+                    other => other,
+                }),
+                other => Ok(other),
+            };
+        }
+        if kept.iter().filter(|bulk| !bulk.is_over()).count() + open.len() >= MAX_RUNNING {
+            return Ok(Started::TooMany);
+        }
+        open.push(bulk.clone());
+        match claims::write(broker, tenant, open, expect).await? {
+            DocumentPut::Stored(_) => {}
+            DocumentPut::Conflict(_) => continue,
+            DocumentPut::Full => return Ok(Started::TooMany),
+        }
+        for old in kept.iter().skip(MAX_KEPT - 1).filter(|old| old.is_over()) {
+            delete(broker, tenant, &old.id.to_string()).await?;
+        }
+        return store(broker, tenant, bulk).await;
     }
-    if kept.iter().filter(|bulk| !bulk.is_over()).count() >= MAX_RUNNING {
-        return Ok(Started::TooMany);
-    }
-    for old in kept.iter().skip(MAX_KEPT - 1).filter(|old| old.is_over()) {
-        delete(broker, tenant, &old.id.to_string()).await?;
-    }
+    Err(Error::Unavailable("too many actions on many jobs are started at once".into()))
+}
+
+/// The action that was started with the same key.
+fn with_key_of<'a>(bulk: &Bulk, among: &'a [Bulk]) -> Option<&'a Bulk> {
+    let (key, _) = bulk.key.as_ref()?;
+    among.iter().find(|known| known.key.as_ref().is_some_and(|(other, _)| other == key))
+}
+
+/// `known` has the key of `bulk`: it is the answer if it is the same submission.
+fn answer_of(bulk: &Bulk, known: &Bulk, same: impl FnOnce(Box<Bulk>) -> Started) -> Started {
+    if known.key == bulk.key { same(Box::new(known.clone())) } else { Started::Conflict(known.id) }
+}
+
+/// Stores an action that was claimed.
+async fn store(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Started> {
     let entry = Entry { tenant: tenant.clone(), id: bulk.id, at: bulk.created_at };
     let put_entry = PutDocument {
         tenant: home(),
@@ -118,15 +164,45 @@ pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result
         body: Some(serde_json::to_string(&entry).expect("an entry has text keys only")),
     };
     if broker.put_document(&put_entry).await? == DocumentPut::Full {
+        claims::release(broker, tenant, bulk.id).await?;
         return Ok(Started::TooMany);
     }
     match put(broker, tenant, &bulk, Expect::Absent).await? {
-        // A conflict is this very action, whose first answer was lost.
+        // A conflict is this very action, which somebody with its key stored, or whose first answer was lost.
         DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(Started::Created(Box::new(bulk))),
         DocumentPut::Full => {
             drop_entry(broker, tenant, bulk.id).await?;
+            claims::release(broker, tenant, bulk.id).await?;
             Ok(Started::TooMany)
         }
+    }
+}
+
+/// Ends an action whose document cannot be read, with what can be read of it.
+pub(crate) async fn bury(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs) -> Result<()> {
+    let Some(found) = broker.document(tenant, DocumentKind::Bulk, &id.to_string()).await? else { return Ok(()) };
+    let Err(error) = serde_json::from_str::<Bulk>(&found.body) else { return Ok(()) };
+    tracing::error!(%tenant, bulk = %id, %error, "an action on many jobs cannot be read, and ends");
+    let old: serde_json::Value = serde_json::from_str(&found.body).unwrap_or_default();
+    let number = |name: &str| old[name].as_u64().unwrap_or(0);
+    let action = serde_json::from_value(old["action"].clone()).unwrap_or(Action::Cancel);
+    let filter = serde_json::from_value(old["filter"].clone()).unwrap_or_default();
+    let created_at = old["created_at"].as_u64().unwrap_or(now);
+    let bulk = Bulk {
+        state: State::Failed,
+        finished_at: Some(now),
+        error: Some("what is stored of it cannot be read; what it did stays done".into()),
+        key: serde_json::from_value(old["key"].clone()).unwrap_or_default(),
+        matched: number("matched"),
+        done: number("done"),
+        skipped: number("skipped"),
+        failed: number("failed"),
+        ..Bulk::new(id, action, filter, created_at)
+    };
+    match put(broker, tenant, &bulk, Expect::Version(found.version)).await? {
+        DocumentPut::Stored(_) => drop_entry(broker, tenant, id).await,
+        // Somebody else wrote it: it is looked at again.
+        DocumentPut::Conflict(_) | DocumentPut::Full => Ok(()),
     }
 }
 
@@ -152,6 +228,7 @@ pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Resu
     let from = after.unwrap_or(INDEX);
     let found = broker.documents(&home(), DocumentKind::Bulk, Some(from), max).await?;
     let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
+    let entries = entries.filter(|document| document.name != claims::CLAIMS);
     let readable = entries.filter_map(|document| match serde_json::from_str::<Entry>(&document.body) {
         Ok(entry) => Some((document.name, entry.tenant, entry.id)),
         // One that a newer release wrote must not stop the others.

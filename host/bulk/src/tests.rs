@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, MemoryBroker, NewJob, Settle, Start, Submitted};
+use umbel_broker::{
+    Broker, Claim, DEFAULT_LEASE_MS, Expect, MemoryBroker, NewJob, PutDocument, Settle, Start, Submitted,
+};
 use umbel_model::{
     Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, TaskName, TenantId,
     Token, WorkerId,
 };
 
 use crate::{
-    Aborted, Action, Advanced, Bulk, Carrier, Filter, MAX_KEPT, MAX_RUNNING, Started, State, abort, advance, list,
-    load, running, start,
+    Aborted, Action, Advanced, Bulk, Carrier, Filter, MAX_KEPT, MAX_RUNNING, Started, State, abort, advance, claims,
+    list, load, running, start,
     store::{put, read},
 };
 
@@ -272,6 +274,108 @@ async fn so_many_run_and_are_kept_as_may() {
     }
     let kept = list(&*world.broker, &world.tenant).await.unwrap();
     assert_eq!((kept.len(), kept[0].id), (MAX_KEPT, JobId::from_parts(2_000, 249)));
+}
+
+fn keyed(n: u128, body: &str) -> Bulk {
+    let bulk = Bulk::new(JobId::from_parts(2_000, n), Action::Cancel, Filter::default(), 2_000);
+    Bulk { key: Some(("key".into(), body.into())), ..bulk }
+}
+
+#[tokio::test]
+async fn submissions_with_one_key_at_once_start_one_action() {
+    let world = World::new();
+    let starts = (0..8).map(|n| start(&*world.broker, &world.tenant, keyed(n, "body")));
+    let answers: Vec<Started> = futures::future::try_join_all(starts).await.unwrap();
+    let created = answers.iter().filter(|answer| matches!(answer, Started::Created(_))).count();
+    let mut ids: Vec<JobId> = answers
+        .into_iter()
+        .map(|answer| match answer {
+            Started::Created(bulk) | Started::Existing(bulk) => bulk.id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    ids.dedup();
+    assert_eq!((created, ids.len()), (1, 1));
+    assert_eq!(list(&*world.broker, &world.tenant).await.unwrap().len(), 1);
+    assert_eq!(running(&*world.broker, None, 10).await.unwrap().len(), 1);
+    let other = start(&*world.broker, &world.tenant, keyed(99, "another body")).await.unwrap();
+    assert!(matches!(other, Started::Conflict(id) if id == ids[0]));
+}
+
+#[tokio::test]
+async fn of_submissions_at_once_no_more_start_than_may_run() {
+    let world = World::new();
+    let bulk = |n| Bulk::new(JobId::from_parts(2_000, n), Action::Cancel, Filter::default(), 2_000);
+    let starts = (0..3 * MAX_RUNNING as u128).map(|n| start(&*world.broker, &world.tenant, bulk(n)));
+    let answers = futures::future::try_join_all(starts).await.unwrap();
+    let created = answers.iter().filter(|answer| matches!(answer, Started::Created(_))).count();
+    let refused = answers.iter().filter(|answer| matches!(answer, Started::TooMany)).count();
+    assert_eq!((created, refused), (MAX_RUNNING, 2 * MAX_RUNNING));
+    assert_eq!(list(&*world.broker, &world.tenant).await.unwrap().len(), MAX_RUNNING);
+}
+
+#[tokio::test]
+async fn what_a_server_wrote_down_before_it_died_is_started_by_the_next_one_with_its_key() {
+    let world = World::new();
+    claims::write(&*world.broker, &world.tenant, vec![keyed(1, "body")], Expect::Absent).await.unwrap();
+    let Started::Existing(bulk) = start(&*world.broker, &world.tenant, keyed(2, "body")).await.unwrap() else {
+        panic!("it is that of the key");
+    };
+    assert_eq!(bulk.id, JobId::from_parts(2_000, 1));
+    assert_eq!(world.finish(bulk.id).await.state, State::Done);
+    // One that nobody asks for again gives its place back in the end.
+    let abandoned = keyed(3, "");
+    assert_eq!(claims::open(vec![abandoned.clone()], &[], 2_001).len(), 1);
+    assert!(claims::open(vec![abandoned], &[], LATER).is_empty());
+}
+
+#[tokio::test]
+async fn an_action_whose_document_cannot_be_read_fails_with_a_reason_and_is_not_tried_again() {
+    let world = World::new();
+    for (n, body) in [(1, "{"), (2, r#"{"id":7,"action":"forget","done":3,"state":"half"}"#)] {
+        let id = world.start(n, Action::Cancel, Filter::default()).await;
+        let broken = PutDocument {
+            tenant: world.tenant.clone(),
+            kind: umbel_broker::DocumentKind::Bulk,
+            name: id.to_string(),
+            expect: Expect::Any,
+            body: Some(body.into()),
+        };
+        world.broker.put_document(&broken).await.unwrap();
+        assert!(list(&*world.broker, &world.tenant).await.is_ok(), "the others can be looked at meanwhile");
+        assert_eq!(world.advance(id, 3_000, 2).await, Advanced::Ended);
+        let bulk = world.bulk(id).await;
+        assert_eq!((bulk.id, bulk.state, bulk.finished_at), (id, State::Failed, Some(3_000)));
+        assert!(bulk.error.unwrap().contains("cannot be read"));
+        assert!(running(&*world.broker, None, 10).await.unwrap().is_empty());
+    }
+    let known = world.bulk(JobId::from_parts(2_000, 2)).await;
+    assert_eq!((known.action, known.done), (Action::Forget, 3), "what can be read of it is kept");
+}
+
+#[tokio::test]
+async fn a_job_that_began_to_run_after_its_page_was_noted_is_left_alone_by_a_purge() {
+    let world = World::new();
+    let (runs, waits) = (world.submit(1, &[]).await, world.submit(2, &[]).await);
+    let waiting: Filter = serde_json::from_str(r#"{"state":["scheduled","queued","retrying"]}"#).unwrap();
+    let id = world.start(1, Action::Cancel, waiting).await;
+    let (mut bulk, version) = read(&*world.broker, &world.tenant, id).await.unwrap().unwrap();
+    (bulk.doing, bulk.page, bulk.matched) = (vec![runs, waits], 1, 2);
+    bulk.position = crate::bulk::Position::End;
+    put(&*world.broker, &world.tenant, &bulk, Expect::Version(version)).await.unwrap();
+    let claim = Claim {
+        worker: WorkerId::new("w").unwrap(),
+        queues: vec![QueueName::default()],
+        max: 1,
+        lease_ms: DEFAULT_LEASE_MS,
+        token_seed: Token::new("s").unwrap(),
+    };
+    assert_eq!(world.broker.claim(&claim).await.unwrap()[0].id, runs);
+    let done = world.finish(id).await;
+    assert_eq!(counts(&done), (2, 1, 1, 0));
+    assert_eq!((world.state(runs).await, world.state(waits).await), (JobState::Running, JobState::Revoked));
+    let record = world.broker.job(&world.tenant, runs).await.unwrap().unwrap();
+    assert!(!record.cancel_requested, "nobody asked it to end");
 }
 
 #[tokio::test]

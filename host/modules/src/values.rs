@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
-use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path as Location};
+use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path as Location};
 use umbel_model::{Digest, JobId, Stored, TenantId};
 
 use crate::{Error, ModuleStore};
 
 /// Where all values are.
 const ROOT: &str = "values";
+/// Says in `ROOT` whose jobs' values these are. No tenant is called so, and older releases pass over it.
+const OWNER: &str = "OWNER";
 
 /// A value that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,11 +67,17 @@ impl ModuleStore {
 
     /// Deletes all values of a job, and says how many there were.
     pub async fn delete_values(&self, tenant: &TenantId, job: JobId) -> Result<u32, Error> {
+        self.delete_values_older(tenant, job, Duration::ZERO).await
+    }
+
+    /// Deletes those values of a job that were written at least so long ago: a younger one may belong to a submission under
+    /// way. Lists the job's own folder only.
+    pub async fn delete_values_older(&self, tenant: &TenantId, job: JobId, least: Duration) -> Result<u32, Error> {
         let folder = Location::from(format!("{ROOT}/{tenant}/{job}"));
         let found: Vec<ObjectMeta> =
             self.objects.list(Some(&folder)).try_collect().await.map_err(|e| self.failed(&e))?;
         let mut deleted = 0;
-        for value in found {
+        for value in found.iter().filter(|value| age(value) >= least) {
             match self.objects.delete(&value.location).await {
                 Ok(()) => deleted += 1,
                 Err(object_store::Error::NotFound { .. }) => {}
@@ -77,6 +85,43 @@ impl ModuleStore {
             }
         }
         Ok(deleted)
+    }
+
+    /// Whose jobs' values these are; none when nobody said so.
+    pub async fn values_owner(&self) -> Result<Option<String>, Error> {
+        let found = match self.objects.get(&Location::from(format!("{ROOT}/{OWNER}"))).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let bytes = found.bytes().await.map_err(|e| self.failed(&e))?;
+        Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
+    }
+
+    /// Says whose jobs' values these are, unless somebody did. Answers whose they are.
+    pub async fn claim_values(&self, owner: &str) -> Result<String, Error> {
+        if let Some(known) = self.values_owner().await? {
+            return Ok(known);
+        }
+        let place = Location::from(format!("{ROOT}/{OWNER}"));
+        match self
+            .objects
+            .put_opts(&place, Bytes::copy_from_slice(owner.as_bytes()).into(), PutMode::Create.into())
+            .await
+        {
+            Ok(_) => Ok(owner.to_owned()),
+            // Another process was faster.
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(self.values_owner().await?.unwrap_or_default()),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// A new name for an owner, which nobody else has.
+    pub fn new_owner() -> Result<String, Error> {
+        let mut random = [0; 16];
+        let failed = |e: getrandom::Error| Error::Unavailable { path: ROOT.into(), problem: e.to_string() };
+        getrandom::fill(&mut random).map_err(failed)?;
+        Ok(hex::encode(random))
     }
 
     /// Every value of every tenant, in no order. What is no value is left out.
@@ -95,6 +140,9 @@ fn location(tenant: &TenantId, job: JobId, digest: &Digest) -> Location {
 fn read(meta: &ObjectMeta) -> Option<StoredValue> {
     let mut parts = meta.location.as_ref().split('/').skip(1);
     let (tenant, job) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let age = SystemTime::now().duration_since(meta.last_modified.into()).unwrap_or_default();
-    Some(StoredValue { tenant, job, age, bytes: meta.size })
+    Some(StoredValue { tenant, job, age: age(meta), bytes: meta.size })
+}
+
+fn age(meta: &ObjectMeta) -> Duration {
+    SystemTime::now().duration_since(meta.last_modified.into()).unwrap_or_default()
 }

@@ -67,3 +67,33 @@ async fn values_are_listed_with_their_jobs_and_deleted_with_them() {
     assert!(!folder.path().join(format!("values/a/{}", job(1))).exists());
     assert_eq!(all(&store).await.len(), 2);
 }
+
+#[tokio::test]
+async fn values_belong_to_the_first_who_said_so_and_the_mark_is_no_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    assert_eq!(store.values_owner().await.unwrap(), None);
+    assert_eq!(store.claim_values("first").await.unwrap(), "first");
+    assert_eq!(store.claim_values("second").await.unwrap(), "first");
+    assert_eq!(store.values_owner().await.unwrap().as_deref(), Some("first"));
+    assert!(all(&store).await.is_empty());
+    // The last value takes its empty folders with it, and not the mark.
+    store.put_value(&tenant("a"), job(1), "1").await.unwrap();
+    store.delete_values(&tenant("a"), job(1)).await.unwrap();
+    assert_eq!(store.claim_values("second").await.unwrap(), "first");
+    assert_ne!(ModuleStore::new_owner().unwrap(), ModuleStore::new_owner().unwrap());
+}
+
+#[tokio::test]
+async fn to_forget_a_job_lists_its_own_folder_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let other = store.put_value(&tenant("a"), job(2), "22").await.unwrap();
+    store.put_value(&tenant("a"), job(1), "1").await.unwrap();
+    // A link that leads in a circle: whoever lists this folder fails.
+    let others = folder.path().join(format!("values/a/{}", job(2)));
+    std::os::unix::fs::symlink(&others, others.join("circle")).unwrap();
+    assert!(store.values().try_collect::<Vec<_>>().await.is_err());
+    assert_eq!(store.delete_values(&tenant("a"), job(1)).await.unwrap(), 1);
+    assert_eq!(store.value(&tenant("a"), &other).await.unwrap(), "22");
+}

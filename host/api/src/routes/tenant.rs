@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::Serialize;
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
-use umbel_canvas::{ROUTES_NAME, Routes};
+use umbel_canvas::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
 
 use super::tasks::if_match;
@@ -19,9 +19,14 @@ use crate::{
     auth::Caller,
     body::{answer, json_of},
     controls::{self, ControlBody, ControlView},
+    deployed,
     problem::{Code, FieldError, Problem},
     state::Api,
 };
+
+/// Regular expressions among a tenant's routes: each takes a moment to compile, and is tried for each task. More of them
+/// that an earlier release stored go on to work.
+const MAX_REGEXES: usize = 32;
 
 /// What holds for all jobs of the tenant.
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
@@ -117,10 +122,17 @@ pub(crate) async fn put_routes(
         Some(version) => Expect::Version(version),
     };
     let routes: Routes = json_of(&api, &headers, body).await?;
-    routes.compile().map_err(|(at, detail)| {
+    let invalid = |at: usize, detail: String| {
         let errors = vec![FieldError { pointer: format!("/routes/{at}/match"), detail: detail.clone() }];
         Problem::new(Code::InvalidRoute, format!("route {at}: {detail}")).errors(errors)
-    })?;
+    };
+    let mut regexes = routes.routes.iter().enumerate().filter(|(_, route)| route.kind == RouteKind::Regex);
+    if let Some((at, _)) = regexes.nth(MAX_REGEXES) {
+        return Err(invalid(at, format!("at most {MAX_REGEXES} routes are regular expressions; globs may be more")));
+    }
+    drop(regexes);
+    let (routes, compiled) = deployed::compiled(routes).await?;
+    compiled.map_err(|(at, detail)| invalid(at, detail))?;
     let put = PutDocument {
         tenant: caller.tenant.clone(),
         kind: DocumentKind::Routes,

@@ -1,11 +1,12 @@
 //! Actions on many jobs, carried out by hand.
 
+use futures::TryStreamExt as _;
 use serde_json::{Value, json};
-use umbel_broker::Broker;
+use umbel_broker::{Broker, Limits};
 use umbel_bulk::{Advanced, Carrier, advance, running};
-use umbel_model::PolicyBounds;
+use umbel_model::{Failure, PolicyBounds, Resolution};
 
-use crate::app::{TestApp, id_of, module_with};
+use crate::app::{Builder, TestApp, example_module, id_of, module_with};
 
 /// What the control service does, until nothing is left.
 async fn carry_out(app: &TestApp) {
@@ -227,4 +228,36 @@ async fn an_action_that_means_nothing_is_refused() {
     for path in ["/v1/bulk/nope", "/v1/bulk/01ARZ3NDEKTSV4RRFFQ69G5FAV"] {
         app.get(path).await.problem(404, "bulk_not_found");
     }
+}
+
+#[tokio::test]
+async fn a_redrive_that_waits_for_room_keeps_its_copies_of_large_arguments_young() {
+    let limits = Limits { max_backlog: 1, ..Limits::default() };
+    let app = Builder { limits, ..Builder::default() }.build().await;
+    app.push(&example_module()).await.ok(201);
+    let big = "x".repeat(100_000);
+    app.post("/v1/jobs", json!({"task": "echo", "args": [big]})).await.ok(202);
+    let delivery = app.claim().await;
+    app.settle(&delivery, Resolution::Fail { failure: Failure::new("Void", "") }).await;
+    app.post("/v1/jobs", json!({"task": "echo", "args": ["y"]})).await.ok(202);
+    app.post("/v1/bulk", json!({"action": "redrive", "filter": {}})).await.ok(202);
+
+    let (store, bounds) = (app.store().await, PolicyBounds::default());
+    let carrier = Carrier { broker: &*app.broker as &dyn Broker, store: Some(&store), bounds: &bounds };
+    let (_, tenant, id) = running(carrier.broker, None, 1).await.unwrap().remove(0);
+    assert_eq!(advance(carrier, &tenant, id, umbel_now(), 3).await.unwrap(), Advanced::Waiting);
+    let values: Vec<_> = store.values().try_collect().await.unwrap();
+    let copy = values.iter().find(|value| value.job != delivery.id).unwrap().job;
+    let folder = app.folder.path().join(format!("values/{tenant}/{copy}"));
+    let path = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7_200);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    // Its next try, and the one after that, for which there is room.
+    assert_eq!(advance(carrier, &tenant, id, umbel_now() + 10_000, 3).await.unwrap(), Advanced::Waiting);
+    assert!(path.metadata().unwrap().modified().unwrap().elapsed().unwrap().as_secs() < 3_600, "it was copied again");
+    app.claim().await;
+    assert_eq!(advance(carrier, &tenant, id, umbel_now() + 20_000, 3).await.unwrap(), Advanced::Ended);
+    let spec: umbel_model::JobSpec = serde_json::from_str(&app.claim().await.spec).unwrap();
+    let text = store.value(&tenant, &spec.stored_arguments.unwrap()).await.unwrap();
+    assert!(text.contains(&big));
 }

@@ -97,6 +97,30 @@ async fn a_route_that_is_none_is_refused_with_its_place() {
     put(json!(vec![json!({"match": "a", "queue": "q"}); 257])).await.problem(422, "invalid_route");
 }
 
+#[tokio::test]
+async fn so_many_routes_may_be_regular_expressions() {
+    let app = TestApp::with_tasks().await;
+    let put = async |routes: &[Value]| app.with_headers("PUT", "/v1/routes", &[], json!({"routes": routes})).await;
+    let regex = |n: usize| json!({"match": format!("^add{n}?$"), "kind": "regex", "queue": "q"});
+    let mut routes = vec![json!({"match": "x*", "kind": "glob", "queue": "q"})];
+    routes.extend((0..33).map(regex));
+    let refused = put(&routes).await.problem(422, "invalid_route");
+    assert_eq!(refused["errors"][0]["pointer"], "/routes/33/match");
+    assert!(refused["detail"].as_str().unwrap().contains("at most 32"), "{refused}");
+    put(&routes[..33]).await.ok(200);
+    // More of them that an earlier release stored go on to work.
+    let stored = umbel_broker::PutDocument {
+        tenant: umbel_model::TenantId::new("t1").unwrap(),
+        kind: umbel_broker::DocumentKind::Routes,
+        name: "routes".into(),
+        expect: umbel_broker::Expect::Any,
+        body: Some(json!({"routes": (0..40).map(regex).collect::<Vec<_>>()}).to_string()),
+    };
+    let older = TestApp::with_tasks().await;
+    older.broker.put_document(&stored).await.unwrap();
+    assert_eq!(older.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.ok(202)["queue"], "q");
+}
+
 fn worker() -> WorkerInfo {
     WorkerInfo {
         id: WorkerId::new("w1").unwrap(),

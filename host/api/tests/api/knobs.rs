@@ -1,9 +1,10 @@
 //! What a submission may say beyond its arguments, and what becomes of it.
 
+use futures::TryStreamExt as _;
 use serde_json::{Value, json};
 use umbel_model::{AttemptRecord, Failure, Resolution, Stored};
 
-use crate::app::{Answer, TestApp, id_of, raw};
+use crate::app::{Answer, Builder, TestApp, example_module, id_of, raw};
 
 async fn submit(app: &TestApp, options: Value) -> Answer {
     app.post("/v1/jobs", json!({"task": "add", "args": [1], "options": options})).await
@@ -319,4 +320,53 @@ async fn a_retrying_job_says_when_it_is_tried_again_and_each_attempt_what_it_too
         (&attempt["worker"], &attempt["memory_bytes"], &attempt["error"]["kind"]),
         (&json!("w1"), &json!(2), &json!("Timeout"))
     );
+}
+
+#[tokio::test]
+async fn large_arguments_of_a_job_that_was_refused_are_deleted() {
+    let limits = umbel_broker::Limits { max_backlog: 1, ..Default::default() };
+    let app = Builder { limits, ..Builder::default() }.build().await;
+    app.push(&example_module()).await.ok(201);
+    let big = "x".repeat(100_000);
+    let body = json!({"task": "echo", "args": [big]});
+    let keyed = async |body: &Value| app.with_headers("POST", "/v1/jobs", &[("idempotency-key", "k")], body).await;
+    let job = keyed(&body).await.ok(202);
+    // The queue is full; the same request again; another one with its key.
+    app.post("/v1/jobs", &body).await.problem(429, "queue_full");
+    assert_eq!(id_of(&keyed(&body).await.ok(200)), id_of(&job));
+    let other = json!({"task": "echo", "args": [format!("{big}y")]});
+    keyed(&other).await.problem(422, "idempotency_conflict");
+    let values: Vec<_> = app.store().await.values().try_collect().await.unwrap();
+    let left: Vec<String> = values.iter().map(|value| value.job.to_string()).collect();
+    assert_eq!(left, [id_of(&job)], "those of the one job that was stored");
+}
+
+#[tokio::test]
+async fn a_reader_of_a_large_result_holds_its_turn_until_it_has_it() {
+    let config = umbel_api::ApiConfig { turn_wait_ms: 50, ..Default::default() };
+    let app = Builder { config, ..Builder::default() }.build().await;
+    app.push(&example_module()).await.ok(201);
+    let id = app.submit_add(json!({})).await;
+    let delivery = app.claim().await;
+    let big = format!("\"{}\"", "y".repeat(200_000));
+    let stored = app.store().await.put_value(&delivery.tenant, delivery.id, &big).await.unwrap();
+    app.settle(&delivery, Resolution::Succeed { result: Some(raw(&stored.reference())) }).await;
+    let path = format!("/v1/jobs/{id}/result");
+    let unread = async || {
+        let request = axum::http::Request::get(&path).header("authorization", format!("Bearer {}", app.token));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(app.router.clone(), request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer
+    };
+    let (first, second) = (unread().await, unread().await);
+    app.get(&path).await.problem(503, "overloaded");
+    drop(first);
+    assert_eq!(app.get(&path).await.bytes, big.as_bytes(), "one that went away gave its turn back");
+    let third = unread().await;
+    app.get(&path).await.problem(503, "overloaded");
+    for answer in [second, third] {
+        assert_eq!(axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap(), big.as_bytes());
+    }
+    assert_eq!(app.get(&path).await.bytes, big.as_bytes());
 }

@@ -63,7 +63,23 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Fail
     drop(looking);
     let report = Report::new(url.shown(), settings, findings);
     print(&report, terminal)?;
+    say_whose_values(&*broker, &data, terminal).await?;
     verdict(&report, options.fix, terminal)
+}
+
+/// Two brokers on one data folder: neither can tell which of the large values there are still wanted. No finding: the folder
+/// of this machine need not be that of the broker's servers.
+async fn say_whose_values(broker: &dyn umbel_broker::Broker, data: &Data, terminal: &Terminal) -> Result<(), Failure> {
+    let store = data.modules().await?;
+    let found = umbel_control::other_owner(broker, &store).await;
+    let found = found.map_err(|e| Failure::new("data_folder", format!("the large values cannot be looked at: {e}")))?;
+    if found.is_some() {
+        terminal.note(&format!(
+            "the large values in {} belong to another broker: a server of this one with this folder would not sweep them",
+            data.folder().display()
+        ));
+    }
+    Ok(())
 }
 
 fn print(report: &Report, terminal: &Terminal) -> Result<(), Failure> {

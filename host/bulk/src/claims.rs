@@ -1,0 +1,71 @@
+//! Actions of a tenant that are just being stored. Whoever starts one writes it down here first, and only if nobody else
+//! wrote meanwhile: so two that start at once see each other, and neither the number that may run nor an idempotency key is
+//! given out twice.
+//!
+//! What was written down and not stored, because its server died, is stored by the next one who asks with its key. It
+//! counts as running until it is so old that nobody can still be at it.
+
+use serde::{Deserialize, Serialize};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument, Result};
+use umbel_model::{JobId, TenantId};
+
+use crate::{
+    Bulk,
+    store::{MAX_TRIES, ORPHAN_MS},
+};
+
+/// The document's name. It begins as those in the index do, which a list of actions passes over, in older releases, too.
+pub(crate) const CLAIMS: &str = "run:claims";
+
+#[derive(Default, Serialize, Deserialize)]
+struct Body {
+    claims: Vec<Bulk>,
+}
+
+/// What is being stored, and what must hold for the next write.
+pub(crate) async fn read(broker: &dyn Broker, tenant: &TenantId) -> Result<(Vec<Bulk>, Expect)> {
+    let Some(found) = broker.document(tenant, DocumentKind::Bulk, CLAIMS).await? else {
+        return Ok((Vec::new(), Expect::Absent));
+    };
+    let body: Body = serde_json::from_str(&found.body).unwrap_or_else(|error| {
+        // It is of a moment only: it must not keep all later actions from being started.
+        tracing::error!(%tenant, %error, "which actions on many jobs are being started cannot be read");
+        Body::default()
+    });
+    Ok((body.claims, Expect::Version(found.version)))
+}
+
+/// Writes down what is being stored from now on.
+pub(crate) async fn write(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    claims: Vec<Bulk>,
+    expect: Expect,
+) -> Result<DocumentPut> {
+    let body =
+        (!claims.is_empty()).then(|| serde_json::to_string(&Body { claims }).expect("an action has text keys only"));
+    let (tenant, name) = (tenant.clone(), CLAIMS.to_owned());
+    broker.put_document(&PutDocument { tenant, kind: DocumentKind::Bulk, name, expect, body }).await
+}
+
+/// Of what is being stored, what is not stored yet, by the clock of whoever starts the next one.
+pub(crate) fn open(claims: Vec<Bulk>, kept: &[Bulk], now: u64) -> Vec<Bulk> {
+    let young = |claim: &Bulk| claim.created_at.saturating_add(ORPHAN_MS) > now;
+    claims.into_iter().filter(|claim| young(claim) && !kept.iter().any(|bulk| bulk.id == claim.id)).collect()
+}
+
+/// Takes back one that cannot be stored.
+pub(crate) async fn release(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<()> {
+    for _ in 0..MAX_TRIES {
+        let (mut claims, expect) = read(broker, tenant).await?;
+        let before = claims.len();
+        claims.retain(|claim| claim.id != id);
+        if claims.len() == before {
+            break;
+        }
+        if matches!(write(broker, tenant, claims, expect).await?, DocumentPut::Stored(_)) {
+            break;
+        }
+    }
+    Ok(())
+}
