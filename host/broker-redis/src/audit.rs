@@ -25,7 +25,7 @@ const SETS: [&str; 6] = ["ready", "lane", "dead", "jobs", "workflows", "fair"];
 const SINGLE_SETS: [&str; 8] =
     ["leases", "look", "retain", "deadlines", "parked", "idem_due", "uniq_due", "workers_seen"];
 /// What else there is: hashes that are looked at as a whole, counters, and what can be only where something else is.
-const OTHERS: [&str; 18] = [
+const OTHERS: [&str; 19] = [
     "meta",
     "upgrading",
     "seq",
@@ -36,6 +36,7 @@ const OTHERS: [&str; 18] = [
     "special",
     "used",
     "rates",
+    "paces",
     "workers",
     "orders",
     "doc",

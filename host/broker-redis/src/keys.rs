@@ -26,6 +26,7 @@
 //! | `parked` | sorted set | lines, lanes, key lanes by the time at which a rate opens them |
 //! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is parked by that cap |
 //! | `used`, `rates` | hash, sorted set | running jobs of lanes by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
+//! | `paces` | hash | by what interval, microseconds, and burst that was reckoned |
 //! | `holders` | hash | the worker of the last delivery by `<tenant>,<queue>`, while one runs |
 //! | `uniq:<tenant>,<key>`, `uniq_due` | string, sorted set | unique keys; when those are over that are held for some time |
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |

@@ -19,6 +19,7 @@ impl RedisBroker {
         Ok(Promoted {
             moved: answer.number()? as u32,
             expired: answer.number()? as u32,
+            opened: answer.number()? as u32,
             next_due: u64::try_from(answer.number()?).ok(),
         })
     }

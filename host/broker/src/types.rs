@@ -161,10 +161,13 @@ pub enum Settled {
 }
 
 /// What a promotion did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Promoted {
     pub moved: u32,
     pub expired: u32,
+    /// What a rate had parked, and starts again. While there is any, `next_due` may come sooner than it said: what is
+    /// opened is parked anew by the next claim.
+    pub opened: u32,
     /// When the next one is due; now, when work items of workflows are left.
     pub next_due: Option<UnixMs>,
 }

@@ -150,11 +150,12 @@ async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> 
         return Ok((ids.collect(), Position::At(last + 1)));
     }
     let before = match bulk.position {
-        Position::Before(id) => Some(id),
-        _ => None,
+        Position::Before(id) => id,
+        // Ids are in the order of submission, this one's among them: what was submitted later is none of its business.
+        _ => bulk.id,
     };
     let dead = bulk.filter.dead == Some(true) || bulk.action == Action::Redrive;
-    let page = broker.jobs(&bulk.filter.query(tenant, dead, before, max)).await?;
+    let page = broker.jobs(&bulk.filter.query(tenant, dead, Some(before), max)).await?;
     let next = page.next.filter(|next| !bulk.filter.is_past(*next));
     let ids = page.jobs.iter().filter(|record| fits(record)).map(|record| record.id).collect();
     Ok((ids, next.map_or(Position::End, Position::Before)))

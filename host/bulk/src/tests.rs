@@ -57,8 +57,12 @@ impl World {
     }
 
     async fn submit(&self, n: u128, tags: &[&str]) -> JobId {
+        self.submit_as(JobId::from_parts(1_000, n), tags).await
+    }
+
+    async fn submit_as(&self, id: JobId, tags: &[&str]) -> JobId {
         let job = NewJob {
-            id: JobId::from_parts(1_000, n),
+            id,
             tenant: self.tenant.clone(),
             task: TaskName::new("t").unwrap(),
             queue: QueueName::default(),
@@ -135,6 +139,17 @@ impl World {
 
 fn counts(bulk: &Bulk) -> (u64, u64, u64, u64) {
     (bulk.matched, bulk.done, bulk.skipped, bulk.failed)
+}
+
+#[tokio::test]
+async fn what_is_submitted_after_an_action_is_none_of_its_business() {
+    let world = World::new();
+    let before = world.submit(0, &[]).await;
+    let id = world.start(7, Action::Cancel, Filter::default()).await;
+    let after = world.submit_as(JobId::from_parts(2_000, 8), &[]).await;
+    assert_eq!(counts(&world.finish(id).await), (1, 1, 0, 0));
+    assert_eq!(world.state(before).await, JobState::Revoked);
+    assert_eq!(world.state(after).await, JobState::Queued);
 }
 
 #[tokio::test]

@@ -5,19 +5,24 @@
 //! must not know Redis, SQL or HTTP.
 
 mod bulks;
+mod owner;
 mod promoter;
 mod pruner;
 mod reaper;
 mod service;
 mod sweeper;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
 use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 
+pub use owner::{OwnerError, other_owner};
 use service::Service;
 
 /// How often each service looks.
@@ -85,13 +90,13 @@ impl Control {
         let means = means.into();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut services: Vec<Box<dyn Service>> = vec![
-            Box::new(promoter::Promoter { every: config.promote_every, batch: config.batch }),
+            Box::new(promoter::Promoter { every: config.promote_every, batch: config.batch, opened: Mutex::default() }),
             Box::new(reaper::Reaper { every: config.reap_every, batch: config.batch }),
             Box::new(pruner::Pruner { every: config.prune_every, batch: config.batch }),
         ];
         if let Some(store) = means.store.clone() {
             let (every, grace) = (config.sweep_every, config.sweep_grace);
-            services.push(Box::new(sweeper::Sweeper { every, grace, store }));
+            services.push(Box::new(sweeper::Sweeper { every, grace, store, warned: AtomicBool::new(false) }));
         }
         let (every, batch) = (config.bulk_every, config.bulk_batch);
         services.push(Box::new(bulks::Bulks { every, batch, store: means.store, bounds: means.bounds }));

@@ -1,6 +1,9 @@
 //! Queues jobs whose time has come and ends those that expired.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use umbel_broker::Broker;
 use umbel_model::UnixMs;
@@ -10,7 +13,14 @@ use crate::service::{Service, Step};
 pub(crate) struct Promoter {
     pub(crate) every: Duration,
     pub(crate) batch: u32,
+    /// When a rate opened something last.
+    pub(crate) opened: Mutex<Option<Instant>>,
 }
+
+/// How often is looked while rates are at work: what they opened is parked anew by a claim at any time.
+const OF_RATES: Duration = Duration::from_millis(10);
+/// So long after the last one. Longer than most jobs take to free a slot for the next.
+const RATES_LAST: Duration = Duration::from_secs(1);
 
 /// The shortest pause: `next_due` is by the broker's clock, and where that one is behind ours it must not be a spin.
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -23,8 +33,17 @@ pub(crate) fn now_ms() -> UnixMs {
 impl Promoter {
     /// Until the next one is due, but never longer than the period: a clock that differs costs at most that.
     fn pause(&self, next_due: Option<UnixMs>, now: UnixMs) -> Duration {
-        let until = next_due.map_or(self.every, |due| Duration::from_millis(due.saturating_sub(now)));
-        until.clamp(SHORTEST.min(self.every), self.every)
+        let most = if self.rates_are_at_work() { OF_RATES.min(self.every) } else { self.every };
+        let until = next_due.map_or(most, |due| Duration::from_millis(due.saturating_sub(now)));
+        until.clamp(SHORTEST.min(self.every), most)
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.opened.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn rates_are_at_work(&self) -> bool {
+        self.opened().is_some_and(|last| last.elapsed() < RATES_LAST)
     }
 }
 
@@ -36,7 +55,10 @@ impl Service for Promoter {
     fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
         Box::pin(async move {
             let promoted = broker.promote(self.batch).await?;
-            let full = promoted.moved + promoted.expired >= self.batch;
+            if promoted.opened > 0 {
+                *self.opened() = Some(Instant::now());
+            }
+            let full = (promoted.moved + promoted.expired).max(promoted.opened) >= self.batch;
             Ok(if full { Duration::ZERO } else { self.pause(promoted.next_due, now_ms()) })
         })
     }
@@ -48,12 +70,15 @@ mod tests {
 
     #[test]
     fn a_pause_lasts_until_the_next_is_due_within_the_period() {
-        let promoter = Promoter { every: Duration::from_millis(200), batch: 1 };
+        let promoter = Promoter { every: Duration::from_millis(200), batch: 1, opened: Mutex::new(None) };
         let pause = |due| promoter.pause(due, 1_000).as_millis();
         assert_eq!(pause(None), 200);
         assert_eq!(pause(Some(1_050)), 50);
         assert_eq!(pause(Some(9_999)), 200);
         // Overdue by this clock, not by the broker's.
         assert_eq!(pause(Some(900)), 5);
+        // What a rate opened is parked anew at any time.
+        *promoter.opened() = Some(Instant::now());
+        assert_eq!([pause(None), pause(Some(1_050)), pause(Some(9_999))], [10, 10, 10]);
     }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// At most `count` in each `period_ms`, of which `burst` may come at once.
 ///
-/// Held by the generic cell rate algorithm: one number is stored, the time (in microseconds) at which the rate would be
-/// used up exactly. No counter has to be reset, and the broker's clock alone decides.
+/// Held by the generic cell rate algorithm: the time is stored (in microseconds) at which what was used would have come
+/// back. No counter has to be reset, and the broker's clock alone decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
@@ -14,8 +14,32 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// What has been used of a rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Until when, microseconds.
+    pub until_us: u64,
+    /// `Rate::interval_us` of whoever used it last; 0 when that is not known.
+    pub interval_us: u64,
+    /// Its burst.
+    pub burst: u32,
+}
+
+/// None may start now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// From then on one may, milliseconds.
+    pub until_ms: u64,
+    /// To be stored, so that it comes back by this rate from now on: another one had used it.
+    pub store: Option<Used>,
+}
+
+/// Brokers open what a rate has parked some hundred times a second: faster rates let as many start at once as come in this
+/// time, milliseconds.
+const GRAIN_MS: u64 = 20;
+
 impl Rate {
-    /// Reads `100/m`: per `s`, `m` or `h`. None for an empty text.
+    /// Reads `100/m`: per `s`, `m` or `h`. None for an empty text. The burst is at least what comes in 20 ms.
     pub fn parse(text: &str, burst: u32) -> Result<Option<Self>, String> {
         if text.is_empty() {
             return Ok(None);
@@ -35,7 +59,8 @@ impl Rate {
         if !(1..=1_000_000).contains(&count) {
             return Err(hint());
         }
-        Ok(Some(Self { count, period_ms, burst: burst.max(1) }))
+        let least = (u64::from(count) * GRAIN_MS / period_ms).max(1);
+        Ok(Some(Self { count, period_ms, burst: burst.max(least as u32) }))
     }
 
     /// Between two of them, microseconds; never 0.
@@ -43,22 +68,33 @@ impl Rate {
         (self.period_ms.saturating_mul(1_000) / u64::from(self.count.max(1))).max(1)
     }
 
-    /// What is stored when one more starts at `now_ms`, or the time (milliseconds) from which one may. `used_until_us` is
-    /// what was stored before; 0 for nothing.
-    pub fn take(&self, now_ms: u64, used_until_us: u64) -> Result<u64, u64> {
-        let now_us = now_ms.saturating_mul(1_000);
-        let ahead = self.interval_us().saturating_mul(u64::from(self.burst.max(1)));
-        // More than its burst a rate cannot have used: what is stored is of another rate, or of a clock that was set back.
-        let used = if used_until_us > now_us.saturating_add(ahead) {
-            now_us + ahead - self.interval_us()
-        } else {
-            used_until_us
-        };
-        let next = used.max(now_us).saturating_add(self.interval_us());
-        if next <= now_us.saturating_add(ahead) {
-            return Ok(next);
+    /// What is stored when one more starts at `now_ms`, or until when none may. `used` is what was stored before, perhaps by
+    /// one with another rate: as many starts as that one had used are used of this one.
+    pub fn take(&self, now_ms: u64, used: Option<Used>) -> Result<Used, Wait> {
+        let (now_us, interval_us) = (now_ms.saturating_mul(1_000), self.interval_us());
+        let ahead = interval_us.saturating_mul(u64::from(self.burst.max(1)));
+        let debt = used.map_or(0, |used| self.debt_us(used, now_us, ahead));
+        let until_us = now_us.saturating_add(debt).saturating_add(interval_us);
+        if until_us <= now_us.saturating_add(ahead) {
+            return Ok(Used { until_us, interval_us, burst: self.burst });
         }
-        Err((next - ahead).div_ceil(1_000))
+        let is_anothers = used.is_some_and(|used| used.interval_us != interval_us);
+        let starts = (debt as f64 / interval_us as f64).ceil() as u32;
+        let store = Used { until_us: now_us.saturating_add(debt), interval_us, burst: self.burst.max(starts) };
+        Err(Wait { until_ms: (until_us - ahead).div_ceil(1_000), store: is_anothers.then_some(store) })
+    }
+
+    /// How long it takes for what was used to come back. Brokers in other languages calculate the same, in floats.
+    fn debt_us(&self, used: Used, now_us: u64, ahead: u64) -> u64 {
+        let (debt, interval_us) = (used.until_us.saturating_sub(now_us), self.interval_us());
+        // More than its burst nobody can have used: the clock was set back.
+        let most = used.interval_us.saturating_mul(u64::from(used.burst.max(1)));
+        match used.interval_us {
+            0 if debt > ahead => ahead - interval_us,
+            0 => debt,
+            before if before == interval_us => debt.min(most),
+            before => (debt.min(most) as f64 / before as f64 * interval_us as f64).floor() as u64,
+        }
     }
 }
 
@@ -66,6 +102,10 @@ impl Rate {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn until(taken: Result<Used, Wait>) -> u64 {
+        taken.unwrap_err().until_ms
+    }
 
     #[test]
     fn a_rate_is_a_number_and_a_unit() {
@@ -79,18 +119,48 @@ mod tests {
     #[test]
     fn without_a_burst_they_are_spread_evenly() {
         let rate = Rate { count: 100, period_ms: 60_000, burst: 1 };
-        let first = rate.take(1_000, 0).unwrap();
-        assert_eq!(rate.take(1_000, first), Err(1_600));
+        let first = rate.take(1_000, None).ok();
+        assert_eq!(until(rate.take(1_000, first)), 1_600);
         assert!(rate.take(1_599, first).is_err() && rate.take(1_600, first).is_ok());
     }
 
     #[test]
     fn a_rate_that_was_raised_holds_at_once() {
         let slow = Rate { count: 1, period_ms: 3_600_000, burst: 100 };
-        let stored = (0..100).fold(0, |stored, _| slow.take(1_000, stored).unwrap());
+        let used = (0..100).fold(None, |used, _| slow.take(1_000, used).ok());
         let fast = Rate { count: 1_000, period_ms: 1_000, burst: 1 };
-        assert_eq!(fast.take(1_000, stored), Ok(1_001_000));
-        assert_eq!(fast.take(1_000, 1_001_000), Err(1_001));
+        // A hundred starts were used: with this rate they come back in 100 ms.
+        let wait = fast.take(1_000, used).unwrap_err();
+        assert_eq!(wait.until_ms, 1_100);
+        assert_eq!(slow.take(1_000, used), Err(Wait { until_ms: 3_601_000, store: None }));
+        // It is theirs now, and comes back as they do.
+        assert_eq!(until(fast.take(1_060, wait.store)), 1_100);
+        assert!(fast.take(1_100, wait.store).is_ok());
+    }
+
+    #[test]
+    fn one_with_a_smaller_burst_waits_and_gives_nothing_back_to_the_others() {
+        let wide = Rate { count: 10, period_ms: 1_000, burst: 100 };
+        let narrow = Rate { burst: 1, ..wide };
+        let used = (0..50).fold(None, |used, _| wide.take(1_000, used).ok());
+        assert_eq!(until(narrow.take(1_000, used)), 6_000);
+        let after = narrow.take(6_000, used).ok();
+        let more = (0..200).try_fold(after, |used, n| wide.take(6_000, used).map(Some).map_err(|_| n));
+        assert_eq!(more, Err(99));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_costs_no_more_than_the_burst() {
+        let rate = Rate { count: 1, period_ms: 1_000, burst: 2 };
+        let used = rate.take(1_000_000, rate.take(1_000_000, None).ok()).ok();
+        assert_eq!(until(rate.take(5_000, used)), 6_000);
+    }
+
+    #[test]
+    fn a_fast_rate_lets_start_at_once_what_comes_in_twenty_milliseconds() {
+        let burst = |text, burst| Rate::parse(text, burst).unwrap().unwrap().burst;
+        assert_eq!([burst("50/s", 1), burst("100/s", 1), burst("1000/s", 1), burst("1000/s", 100)], [1, 2, 20, 100]);
+        assert_eq!(burst("6000/m", 1), 2);
     }
 
     proptest! {
@@ -99,12 +169,13 @@ mod tests {
             count in 1..50_u32, burst in 1..20_u32, steps in prop::collection::vec(0..400_u64, 1..400)
         ) {
             let rate = Rate { count, period_ms: 1_000, burst };
-            let (mut now, mut stored, mut taken) = (1_000_000, 0, Vec::new());
+            let (mut now, mut stored, mut taken) = (1_000_000, None, Vec::new());
             for step in steps {
                 now += step / 20;
                 match rate.take(now, stored) {
-                    Ok(next) => { stored = next; taken.push(now); }
-                    Err(at) => {
+                    Ok(next) => { stored = Some(next); taken.push(now); }
+                    Err(wait) => {
+                        let at = wait.until_ms;
                         prop_assert!(at > now);
                         prop_assert!(rate.take(at, stored).is_ok() && rate.take(at - 1, stored).is_err());
                     }

@@ -189,8 +189,8 @@ pub(crate) async fn respond(api: &Api, caller: &Caller, outcome: Outcome, wait: 
             let done = record.state.is_terminal() || !is_new;
             answer(if done { StatusCode::OK } else { StatusCode::ACCEPTED }, &whole(api, record).await?)?
         }
-        // It ended, and its retention is over.
-        Ok(None) => return Err(redrive::unknown(id)),
+        // It ended, and was forgotten or its retention is over.
+        Ok(None) => answer(StatusCode::OK, &Stored { id: id.to_string() })?,
         Err(error) => {
             tracing::warn!(job = %id, %error, "a stored job cannot be read back; its id is answered");
             answer(StatusCode::ACCEPTED, &Stored { id: id.to_string() })?
@@ -212,7 +212,7 @@ pub(crate) async fn respond(api: &Api, caller: &Caller, outcome: Outcome, wait: 
     Ok(response)
 }
 
-/// What is known of a stored job while the broker cannot be read.
+/// What is known of a stored job that is gone already, or while the broker cannot be read.
 #[derive(Debug, Serialize)]
 struct Stored {
     id: String,

@@ -122,6 +122,20 @@ async fn a_delayed_job_is_scheduled_and_can_be_run_now() {
 }
 
 #[tokio::test]
+async fn a_submission_that_is_repeated_after_its_job_was_forgotten_is_no_failure() {
+    let app = TestApp::with_tasks().await;
+    let key = [("idempotency-key", "order-8")];
+    let body = r#"{"task": "add", "args": [1]}"#;
+    let id = id_of(&app.with_headers("POST", "/v1/jobs", &key, body).await.ok(202));
+    app.post(&format!("/v1/jobs/{id}/cancel"), "").await.ok(200);
+    let forgotten = app.with_headers("DELETE", &format!("/v1/jobs/{id}"), &[], "").await;
+    assert!(forgotten.status.is_success());
+    let again = app.with_headers("POST", "/v1/jobs", &key, body).await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(id_of(&again.ok(200)), id);
+}
+
+#[tokio::test]
 async fn an_idempotency_key_answers_with_the_first_job() {
     let app = TestApp::with_tasks().await;
     let key = [("idempotency-key", "order-7")];

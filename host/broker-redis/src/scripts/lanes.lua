@@ -320,14 +320,15 @@ local function make_place(line, member, r)
 end
 
 -- Opens at most `max` of what a rate had parked until now, and no more than some 2 ms allow: the rest is due at once.
--- Answers when the next one is to be opened, if one is.
+-- Answers how many, and when the next one is to be opened, if one is.
 local function open_rates(max)
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, math.min(max, RATES_AT_ONCE))) do
+  local due = call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, math.min(max, RATES_AT_ONCE))
+  for _, name in ipairs(due) do
     local tenant, queue, task, key = string.match(name, '^([^,]*),([^,]*),?([^,]*),?([^,]*)$')
     unpark(line_of(tenant, queue), UNTIL, task ~= '' and task or nil, key ~= '' and key or nil)
     call('ZREM', P .. 'parked', name)
   end
-  return tonumber(call('ZRANGE', P .. 'parked', 0, 0, 'WITHSCORES')[2])
+  return #due, tonumber(call('ZRANGE', P .. 'parked', 0, 0, 'WITHSCORES')[2])
 end
 
 local m = {

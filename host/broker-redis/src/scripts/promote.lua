@@ -1,13 +1,13 @@
 -- Opens what a rate had parked, queues what is due and ends what expired; cancels workflows at their deadline; goes on with the work list. Needs
 -- rules and canvas.lua.
 -- ARGV[3] max
--- Returns { moved, expired, next_due }; next_due is -1 when nothing waits.
+-- Returns { moved, expired, opened, next_due }; next_due is -1 when nothing waits.
 -- Complexity: O(m log N) for m jobs and workflows looked at, and that of advance().
 
 local max = tonumber(ARGV[3])
 local waiting = call('ZRANGE', P .. 'look', 0, max, 'WITHSCORES')
 local late = call('ZRANGE', P .. 'deadlines', 0, max, 'WITHSCORES')
-local moved, expired, next_due = 0, 0, -1
+local moved, expired, opened, next_due = 0, 0, 0, -1
 
 local function due_at(at)
   if next_due < 0 or at < next_due then next_due = at end
@@ -15,7 +15,8 @@ end
 
 allowed_when_full()
 if call('EXISTS', P .. 'parked') == 1 then
-  local opens = rules().open_rates(max)
+  local opens
+  opened, opens = rules().open_rates(max)
   if opens then due_at(opens) end
 end
 for i = 1, #late, 2 do
@@ -53,4 +54,4 @@ advance()
 flush()
 if call('EXISTS', P .. 'todo') == 1 then due_at(now) end
 tell()
-return { moved, expired, next_due }
+return { moved, expired, opened, next_due }

@@ -19,6 +19,7 @@ for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'uniq_due', '-inf', now, 'LIMIT
 end
 for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'rates', '-inf', now * 1000, 'LIMIT', 0, tonumber(ARGV[4]))) do
   zrem(P .. 'rates', name)
+  call('HDEL', P .. 'paces', name)
 end
 
 -- This ends those that are over.

@@ -8,21 +8,43 @@ local m = rules()
 local TAGS, named, control_of = m.TAGS, m.named, m.control_of
 -- Steps without a job after which a claim looks at other lines first; LOOKS_A_LINE in the broker's contract.
 local LOOKS_A_LINE = 8
--- What the rates will be used up to if the job under way starts.
+-- What will have been used of the rates if the job under way starts: until when, name, and by what interval and burst.
 local taking, taking_n = {}, 0
+
+-- How long it takes for what was used of a rate to come back, microseconds, and whether another rate used it: Rate::debt_us
+-- in the model.
+local function debt_of(name, interval, ahead)
+  local debt = tonumber(call('ZSCORE', P .. 'rates', name) or 0) - now * 1000
+  if debt <= 0 then return 0 end
+  local pace = call('HGET', P .. 'paces', name)
+  if not pace then return debt > ahead and ahead - interval or debt, true end
+  local before, burst = string.match(pace, '^(%d+) (%d+)$')
+  debt = math.min(debt, before * burst)
+  if tonumber(before) == interval then return debt end
+  return math.floor(debt / before * interval), true
+end
+
+local function store_rate(until_us, name, interval, burst)
+  call('ZADD', P .. 'rates', until_us, name)
+  call('HSET', P .. 'paces', name, string.format('%.0f %.0f', interval, burst))
+end
 
 -- Whether a rate lets one more start; if not, when it does.
 local function rate_lets(name, rate)
   if not rate then return true end
   local count, period, burst = rate[1], rate[2], rate[3]
   local interval = math.max(math.floor(period * 1000 / math.max(count, 1)), 1)
-  local ahead = interval * math.max(burst, 1)
-  -- More than its burst a rate cannot have used: what is stored is of another rate, or of a clock that was set back.
-  local used = tonumber(call('ZSCORE', P .. 'rates', name) or 0)
-  if used > now * 1000 + ahead then used = now * 1000 + ahead - interval end
-  local next = math.max(used, now * 1000) + interval
-  if next > now * 1000 + ahead then return false, math.ceil((next - ahead) / 1000) end
-  taking[taking_n + 1], taking[taking_n + 2], taking_n = next, name, taking_n + 2
+  burst = math.max(burst, 1)
+  local ahead = interval * burst
+  local debt, is_anothers = debt_of(name, interval, ahead)
+  local next = now * 1000 + debt + interval
+  if next > now * 1000 + ahead then
+    -- It comes back by this rate from now on.
+    if is_anothers then store_rate(now * 1000 + debt, name, interval, math.max(burst, math.ceil(debt / interval))) end
+    return false, math.ceil((next - ahead) / 1000)
+  end
+  taking_n = taking_n + 1
+  taking[taking_n] = { next, name, interval, burst }
   return true
 end
 
@@ -163,7 +185,7 @@ local function pick_next(line)
   if expires == 0 or expires > now then
     local knobs = next.task and m.knobs_of(member, flags)
     if next.task and not lane_has_room(line, next, knobs, control) then return end
-    for i = 1, taking_n, 2 do call('ZADD', P .. 'rates', taking[i], taking[i + 1]) end
+    for i = 1, taking_n do store_rate(unpack(taking[i])) end
   end
   take_next(line, next)
   return next.id, text

@@ -25,6 +25,11 @@ pub(super) fn keyed(n: u64, key: &str, cap: u32) -> NewJob {
     with_knobs(n, "mail", Knobs { limits: Some(limits), ..Knobs::default() })
 }
 
+/// A cap on a task.
+fn capped(concurrency: u32) -> Knobs {
+    Knobs { limits: Some(JobLimits { concurrency, ..JobLimits::default() }), ..Knobs::default() }
+}
+
 /// A job whose task starts at most once in so many milliseconds.
 pub(super) fn rated(n: u64, of: &str, period_ms: u64) -> NewJob {
     let rate = Some(Rate { count: 1, period_ms, burst: 1 });
@@ -219,4 +224,34 @@ async fn a_job_that_may_run_once_is_not_run_again_after_a_restart() {
     assert_eq!(broker.reap(10).await.unwrap(), Reaped { requeued: 1, buried: 1, failed: 1, revoked: 0 });
     assert_eq!(broker.queues(&tenant()).await.unwrap()[0].dead, 1);
     assert_sound(&broker).await;
+}
+
+#[tokio::test]
+async fn a_cap_of_many_queues_opens_and_parks_all_of_them_as_the_model_does() {
+    let mut pair = Restarting::new();
+    let queues: Vec<QueueName> = (0..24).map(|n| QueueName::new(format!("q{n}")).unwrap()).collect();
+    let in_queue =
+        |n: u64, job: NewJob| NewJob { queue: queues[n as usize % 24].clone(), priority: n as u8 % 10, ..job };
+    let mut jobs: Vec<NewJob> = (0..72).map(|n| in_queue(n, keyed(n, ["a", "b"][n as usize / 24 % 2], 1))).collect();
+    jobs.extend((100..172).map(|n| in_queue(n, with_knobs(n, "capped", capped(2)))));
+    jobs.extend((200..248).map(|n| in_queue(n, new_job(n))));
+    same!(pair, |broker| broker.submit(&jobs));
+    let patch = |concurrency| ControlPatch { concurrency: Some(concurrency), ..ControlPatch::default() };
+    let mut held = Vec::new();
+    for round in 0..150 {
+        // First its tasks and keys are used up, then the tenant.
+        if round == 30 || round == 90 {
+            same!(pair, |broker| broker.set_control(tenant_ref(), &Scope::Tenant, &patch(4 * (round == 30) as u32)));
+        }
+        let wish = Claim { queues: queues.clone(), ..claim(round, 5) };
+        held.extend(same!(pair, |broker| broker.claim(&wish)));
+        if !held.is_empty() && round % 2 == 1 {
+            let ended: Vec<Settle> = [held.remove(0)].iter().map(succeed).collect();
+            let then = (round % 4 == 1).then(|| Claim { token_seed: Token::new(format!("t{round}")).unwrap(), ..wish });
+            held.extend(same!(pair, |broker| broker.settle(&ended, then.as_ref())).1);
+        }
+        same!(pair, |broker| broker.ready_queues());
+    }
+    same!(pair, |broker| broker.queues(tenant_ref()));
+    assert_sound(pair.reopened()).await;
 }

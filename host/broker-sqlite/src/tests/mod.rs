@@ -4,6 +4,7 @@ mod agreement;
 mod audit;
 mod chord_crash;
 mod crash;
+mod damage;
 mod durability;
 mod events;
 mod faults;

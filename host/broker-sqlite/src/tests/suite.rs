@@ -1,6 +1,7 @@
 //! The suite that every broker passes: 10,000 random histories in memory, the scenarios and fewer histories on a file.
 
-use umbel_broker::conformance::{self, Histories, Subject};
+use futures::future::BoxFuture;
+use umbel_broker::conformance::{self, Histories, Reopen, Subject};
 
 use crate::*;
 
@@ -15,6 +16,20 @@ fn on_file() -> Subject {
     let (clock, now) = Clock::manual(conformance::START_MS);
     let config = SqliteConfig { clock, limits: conformance::limits(), ..super::config(folder.path()) };
     Subject { broker: Arc::new(SqliteBroker::open(config).unwrap()), now, keep: Box::new(folder) }
+}
+
+/// A file that histories close and open again in their middle: a new process, whose workers are new, too.
+fn reopened() -> Subject {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, now) = Clock::manual(conformance::START_MS);
+    let config = SqliteConfig { clock, limits: conformance::limits(), ..super::config(folder.path()) };
+    let broker = Arc::new(SqliteBroker::open(config.clone()).unwrap());
+    let open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn Broker>> + Send> = Box::new(move || {
+        let config = config.clone();
+        Box::pin(async move { Arc::new(SqliteBroker::open(config).unwrap()) as Arc<dyn Broker> })
+    });
+    let reopen = Reopen { keep: Box::new(folder), ends_leases: true, open };
+    Subject { broker, now, keep: Box::new(reopen) }
 }
 
 mod memory {
@@ -59,7 +74,7 @@ mod file {
     async fn random_histories_on_a_file_agree_with_the_model() {
         let histories = Histories::from_env();
         // A file for each takes most of the time; the rules are the same in memory.
-        conformance::random_histories(|| async { on_file() }, Histories { count: histories.count / 20, ..histories })
+        conformance::random_histories(|| async { reopened() }, Histories { count: histories.count / 20, ..histories })
             .await;
     }
 }

@@ -99,6 +99,49 @@ pub(super) fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
     })
 }
 
+const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 1, running = of ->> 2, delayed = of ->> 3, paused = of ->> 4,
+    tag = of ->> 5, dead = of ->> 6, holder = of ->> 7, laned = of ->> 8, lanes = of ->> 9, open_lanes = of ->> 10,
+    clock = of ->> 11, plain_tag = of ->> 12, park = of ->> 13, park_until = of ->> 14
+    FROM (SELECT value AS of FROM json_each(?)) AS changed WHERE line.id = changed.of ->> 0";
+
+/// Writes all of many lines at once, such as those that were parked by one cap.
+pub(super) fn save_many<'a>(conn: &Connection, lines: impl Iterator<Item = (LineId, &'a Counts)>) -> Result<(), Fault> {
+    let row = |(id, now): (LineId, &Counts)| {
+        let (park, until) = park_columns(now);
+        let counts = (int(now.ready), int(now.running), int(now.delayed), i64::from(now.paused));
+        let of_lanes = (int(now.laned), int(now.lanes), int(now.open_lanes), int(now.clock), int(now.plain_tag));
+        serde_json::json!([
+            row_id(id),
+            counts.0,
+            counts.1,
+            counts.2,
+            counts.3,
+            now.tag.map(int),
+            int(now.dead),
+            now.holder.as_deref(),
+            of_lanes.0,
+            of_lanes.1,
+            of_lanes.2,
+            of_lanes.3,
+            of_lanes.4,
+            park,
+            until
+        ])
+    };
+    let rows: Vec<serde_json::Value> = lines.map(row).collect();
+    conn.prepare_cached(SAVE_MANY)?.execute([serde_json::to_string(&rows)?])?;
+    Ok(())
+}
+
+fn park_columns(of: &Counts) -> (Option<i64>, Option<i64>) {
+    match of.parked {
+        None => (None, None),
+        Some(Park::QueueFull) => (Some(1), None),
+        Some(Park::TenantFull) => (Some(2), None),
+        Some(Park::Until(at)) => (Some(3), Some(int(at))),
+    }
+}
+
 /// Writes what changed; `all`: or may have.
 pub(super) fn save(conn: &Connection, id: LineId, now: &Counts, before: &Counts, all: bool) -> Result<(), Fault> {
     let sql =
@@ -111,16 +154,20 @@ pub(super) fn save(conn: &Connection, id: LineId, now: &Counts, before: &Counts,
     if !all && of_lanes(now) == of_lanes(before) {
         return Ok(());
     }
-    let (park, until) = match now.parked {
-        None => (None, None),
-        Some(Park::QueueFull) => (Some(1), None),
-        Some(Park::TenantFull) => (Some(2), None),
-        Some(Park::Until(at)) => (Some(3), Some(int(at))),
-    };
+    let (park, until) = park_columns(now);
     let sql = "UPDATE line SET laned = ?, lanes = ?, open_lanes = ?, clock = ?, plain_tag = ?, park = ?, park_until = ?
         WHERE id = ?";
     let (lanes, open_lanes) = (int(now.lanes), int(now.open_lanes));
     let row = params![int(now.laned), lanes, open_lanes, int(now.clock), int(now.plain_tag), park, until, row_id(id)];
     conn.prepare_cached(sql)?.execute(row)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn writing_many_lines_costs_what_it_writes() {
+        let plan = crate::tests::plan(super::SAVE_MANY);
+        assert!(plan.contains("SEARCH line USING INTEGER PRIMARY KEY"), "{plan}");
+    }
 }

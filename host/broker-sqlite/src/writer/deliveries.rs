@@ -14,7 +14,7 @@ use umbel_model::{
 
 use super::{
     head::{self, Head},
-    limits::Picked,
+    limits::{Missed, Picked},
     lines::LineId,
     step::Step,
 };
@@ -66,14 +66,21 @@ impl Step<'_> {
                     passed.push(line);
                     continue;
                 }
-                let Some(Picked { mut head, text }) = self.pick(line)? else {
-                    let looked = looks.entry(line).or_default();
-                    *looked += 1;
-                    if *looked >= LOOKS_A_LINE {
-                        passed.push(line);
-                        tired.push(line);
+                let Picked { mut head, text } = match self.pick(line)? {
+                    Ok(picked) => picked,
+                    Err(Missed::Again) => {
+                        let looked = looks.entry(line).or_default();
+                        *looked += 1;
+                        if *looked >= LOOKS_A_LINE {
+                            passed.push(line);
+                            tired.push(line);
+                        }
+                        continue;
                     }
-                    continue;
+                    Err(Missed::Broken) => {
+                        passed.push(line);
+                        continue;
+                    }
                 };
                 looks.remove(&line);
                 if head.expired(self.now) {

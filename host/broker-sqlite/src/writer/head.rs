@@ -200,14 +200,6 @@ pub(super) fn targets(conn: &Connection, lines: &Lines, workflow: i64, nodes: Ra
     Ok(targets)
 }
 
-/// What of a new job's row is never read with its head.
-pub(super) struct Fixed<'a> {
-    pub(super) tenant: &'a TenantId,
-    pub(super) task: &'a TaskName,
-    /// Its spec, or a node's arguments.
-    pub(super) text: &'a str,
-}
-
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
     pub(super) fn new(now: UnixMs, line: LineId, new: &NewJob) -> Self {
@@ -263,43 +255,6 @@ impl Head {
             task: None,
             was: state,
         }
-    }
-
-    pub(super) fn insert(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<(), Fault> {
-        let sql = "INSERT INTO job (tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms,
-            created_at, expires_at, state, phase, at, score, due_at, finished_at, workflow,
-            lane, knobs, retries, deliveries, fence, cancel_requested, dead, records, log_lines)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0)";
-        conn.prepare_cached(sql)?.execute(params![
-            fixed.tenant.as_str(),
-            self.id.to_bytes(),
-            row_id(self.line),
-            fixed.task.as_str(),
-            self.priority,
-            self.max_deliveries,
-            int(self.result_ttl_ms),
-            int(self.dead_ttl_ms),
-            int(now),
-            self.expires_at.map(int),
-            state_number(self.state),
-            phase(self.state),
-            self.at.map(int),
-            int(self.score),
-            self.due_at.map(int),
-            self.finished_at.map(int),
-            self.workflow,
-            self.lane,
-            self.has,
-        ])?;
-        self.rid = conn.last_insert_rowid();
-        self.was = self.state;
-        let sql = "INSERT INTO spec (rid, text) VALUES (?, ?)";
-        conn.prepare_cached(sql)?.execute(params![self.rid, fixed.text])?;
-        if let Some(knobs) = &self.knobs {
-            let sql = "INSERT INTO knobs (rid, text) VALUES (?, ?)";
-            conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(knobs)?])?;
-        }
-        Ok(())
     }
 
     /// Writes all that may have changed. `Step::save` counts it, too.

@@ -35,8 +35,8 @@ pub(super) struct Lane {
     open: bool,
     pub(super) urgency: u64,
     pub(super) park: Option<Park>,
-    keys: u64,
-    open_keys: u64,
+    pub(super) keys: u64,
+    pub(super) open_keys: u64,
 }
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) struct KeyLane {
     pub(super) open: bool,
     urgency: u64,
     pub(super) park: Option<Park>,
-    jobs: u64,
+    pub(super) jobs: u64,
 }
 
 /// What a change of a lane changes of its line.
@@ -202,9 +202,12 @@ impl Step<'_> {
         self.lane_by(NEXT_LANE, line, None)
     }
 
-    pub(super) fn next_key_lane(&self, lane: &Lane) -> Result<KeyLane, Fault> {
-        let found = self.key_lane_by(NEXT_KEY_LANE, lane.line, lane.bucket)?;
-        found.ok_or_else(|| Fault::stored("lane", "it is open and none of its keys is"))
+    pub(super) fn find_next_key_lane(&self, lane: &Lane) -> Result<Option<KeyLane>, Fault> {
+        self.key_lane_by(NEXT_KEY_LANE, lane.line, lane.bucket)
+    }
+
+    fn next_key_lane(&self, lane: &Lane) -> Result<KeyLane, Fault> {
+        self.find_next_key_lane(lane)?.ok_or_else(|| Fault::stored("lane", "it is open and none of its keys is"))
     }
 
     // ---- changes
@@ -270,12 +273,16 @@ impl Step<'_> {
         Ok(Taken { change: self.settle_lane(&mut lane)?, clock })
     }
 
-    pub(super) fn lane_and_key(&self, line: LineId, bucket: &Bucket) -> Result<(Lane, KeyLane), Fault> {
-        let (lane, key) = (self.lane_by(LANE, line, Some(bucket.of))?, self.key_lane_by(KEY_LANE, line, bucket.rid)?);
-        lane.zip(key).ok_or_else(|| Fault::stored("lane of a queued job", "it is missing"))
+    pub(super) fn find_lane_and_key(&self, line: LineId, bucket: i64) -> Result<Option<(Lane, KeyLane)>, Fault> {
+        let Some(key) = self.key_lane_by(KEY_LANE, line, bucket)? else { return Ok(None) };
+        Ok(self.lane_by(LANE, line, Some(key.of))?.map(|lane| (lane, key)))
     }
 
-    fn shorten(&mut self, lane: &mut Lane, key: &mut KeyLane, rid: i64) -> Result<(), Fault> {
+    fn lane_and_key(&self, line: LineId, bucket: &Bucket) -> Result<(Lane, KeyLane), Fault> {
+        self.find_lane_and_key(line, bucket.rid)?.ok_or_else(|| Fault::stored("lane of a queued job", "it is missing"))
+    }
+
+    pub(super) fn shorten(&mut self, lane: &mut Lane, key: &mut KeyLane, rid: i64) -> Result<(), Fault> {
         key.jobs = key.jobs.saturating_sub(1);
         let mut first = self.conn.prepare_cached(FIRST_BUT_ONE)?;
         let params = params![row_id(lane.line), key.bucket, rid];

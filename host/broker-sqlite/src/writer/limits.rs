@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 use umbel_broker::{Claim, Control, JobLimits, Scope};
-use umbel_model::{Rate, TaskName, TenantId};
+use umbel_model::{Rate, TaskName, TenantId, rate::Used};
 
 use super::{
     buckets::Bucket,
@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     error::Fault,
-    rows::{int, number},
+    rows::{int, number, small},
 };
 
 /// Keys of rates: a kind beyond those of scopes.
 const KEY_KIND: i64 = 3;
 
-const RATE: &str = "SELECT until_us FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
+const RATE: &str = "SELECT until_us, interval_us, burst FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
 
 /// A job that left its line.
 #[derive(Debug)]
@@ -31,10 +31,20 @@ pub(super) struct Picked {
     pub(super) text: String,
 }
 
+/// Why no job left a line.
+pub(super) enum Missed {
+    /// Something was parked, moved or counted anew.
+    Again,
+    /// It counts jobs that cannot be found, and counting them anew did not help.
+    Broken,
+}
+
 /// What is next in a line.
 enum Next {
     Plain(Head, String),
     Laned(Lane, KeyLane, Head, String),
+    /// There is nothing where it counts something. It was counted anew; whether that changed anything.
+    Missing(bool),
 }
 
 /// What a rate is of.
@@ -71,35 +81,47 @@ impl Step<'_> {
             && counts.holder.as_deref() != Some(claim.worker.as_str())
     }
 
-    /// Takes the next job out of a line, to run or because it has expired; none when something was parked or moved
-    /// instead.
-    pub(super) fn pick(&mut self, line: LineId) -> Result<Option<Picked>, Fault> {
+    /// Takes the next job out of a line, to run or because it has expired.
+    pub(super) fn pick(&mut self, line: LineId) -> Result<Result<Picked, Missed>, Fault> {
         if let Some(why) = self.line_is_full(line)? {
             self.lines.change(line, |counts| counts.parked = Some(why));
-            return Ok(None);
+            return Ok(Err(Missed::Again));
         }
-        match self.next(line)? {
-            Next::Plain(head, text) => self.pick_plain(line, head, text),
-            Next::Laned(lane, key, head, text) => self.pick_laned(lane, key, head, text),
-        }
+        let picked = match self.next(line)? {
+            Next::Plain(head, text) => self.pick_plain(line, head, text)?,
+            Next::Laned(lane, key, head, text) => self.pick_laned(lane, key, head, text)?,
+            Next::Missing(false) => return Ok(Err(Missed::Broken)),
+            Next::Missing(true) => None,
+        };
+        Ok(picked.ok_or(Missed::Again))
     }
 
-    fn next(&self, line: LineId) -> Result<Next, Fault> {
+    fn next(&mut self, line: LineId) -> Result<Next, Fault> {
         let counts = self.lines.counts(line);
         let lane = if counts.open_lanes > 0 { self.next_lane(line)? } else { None };
         if counts.plain() > 0 {
-            let (head, text) = head::next_ready(self.conn, self.lines, line, None)?
-                .ok_or_else(|| Fault::stored("line", "it counts ready jobs and has none"))?;
-            let mine = (urgency(head.score), counts.plain_tag.max(counts.clock));
-            if lane.as_ref().is_none_or(|lane| mine <= (lane.urgency, lane.tag)) {
-                return Ok(Next::Plain(head, text));
+            if let Some((head, text)) = head::next_ready(self.conn, self.lines, line, None)? {
+                let counts = self.lines.counts(line);
+                let mine = (urgency(head.score), counts.plain_tag.max(counts.clock));
+                if lane.as_ref().is_none_or(|lane| mine <= (lane.urgency, lane.tag)) {
+                    return Ok(Next::Plain(head, text));
+                }
+            } else if self.recount_line(line)? {
+                return Ok(Next::Missing(true));
             }
         }
-        let lane = lane.ok_or_else(|| Fault::stored("line", "it counts open lanes and has none"))?;
-        let key = self.next_key_lane(&lane)?;
-        let (head, text) = head::next_ready(self.conn, self.lines, line, Some(key.bucket))?
-            .ok_or_else(|| Fault::stored("lane", "it counts jobs and has none"))?;
-        Ok(Next::Laned(lane, key, head, text))
+        let Some(lane) = lane else { return Ok(Next::Missing(self.recount_line(line)?)) };
+        let Some(key) = self.find_next_key_lane(&lane)? else {
+            self.recount_lane(lane)?;
+            return Ok(Next::Missing(true));
+        };
+        match head::next_ready(self.conn, self.lines, line, Some(key.bucket))? {
+            Some((head, text)) => Ok(Next::Laned(lane, key, head, text)),
+            None => {
+                self.recount_key_lane(lane, key)?;
+                Ok(Next::Missing(true))
+            }
+        }
     }
 
     fn pick_plain(&mut self, line: LineId, head: Head, text: String) -> Result<Option<Picked>, Fault> {
@@ -229,19 +251,38 @@ impl Step<'_> {
         Ok(self.wait_for(name, rate)?.err().map(Park::Until))
     }
 
-    /// What is stored of a rate when one more starts now, or until when none may.
-    fn wait_for(&self, name: RateName<'_>, rate: Rate) -> Result<Result<u64, u64>, Fault> {
+    /// What is stored of a rate when one more starts now, or until when none may (milliseconds).
+    fn wait_for(&self, name: RateName<'_>, rate: Rate) -> Result<Result<Used, u64>, Fault> {
         let params = params![name.tenant.as_str(), name.kind, name.name, name.key];
         let mut statement = self.conn.prepare_cached(RATE)?;
         let mut rows = statement.query(params)?;
-        let used_until = rows.next()?.map(|row| number(row, 0)).transpose()?.unwrap_or(0);
-        Ok(rate.take(self.now, used_until))
+        let used = match rows.next()? {
+            Some(row) => Some(Used { until_us: number(row, 0)?, interval_us: number(row, 1)?, burst: small(row, 2)? }),
+            None => None,
+        };
+        let wait = match rate.take(self.now, used) {
+            Ok(used) => return Ok(Ok(used)),
+            Err(wait) => wait,
+        };
+        drop(rows);
+        if let Some(used) = wait.store {
+            self.store_rate(name, used)?;
+        }
+        Ok(Err(wait.until_ms))
     }
 
     fn take_rate(&self, name: RateName<'_>, rate: Rate) -> Result<(), Fault> {
-        let Ok(until) = self.wait_for(name, rate)? else { return Ok(()) };
-        let sql = "INSERT OR REPLACE INTO rate (tenant, kind, name, key, until_us) VALUES (?, ?, ?, ?, ?)";
-        let row = params![name.tenant.as_str(), name.kind, name.name, name.key, int(until)];
+        match self.wait_for(name, rate)? {
+            Ok(used) => self.store_rate(name, used),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn store_rate(&self, name: RateName<'_>, used: Used) -> Result<(), Fault> {
+        let sql = "INSERT OR REPLACE INTO rate (tenant, kind, name, key, until_us, interval_us, burst)
+            VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let (until_us, interval_us) = (int(used.until_us), int(used.interval_us));
+        let row = params![name.tenant.as_str(), name.kind, name.name, name.key, until_us, interval_us, used.burst];
         self.conn.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
@@ -281,9 +322,9 @@ impl Step<'_> {
         if let Some(rid) = lane {
             let bucket = self.bucket(rid)?;
             self.count_running(&bucket, -1)?;
-            self.unpark_lanes(bucket.of, true)?;
+            self.unpark_full_lanes(bucket.of)?;
             if !bucket.key.is_empty() {
-                self.unpark_keys(bucket.rid)?;
+                self.unpark_full_keys(&bucket)?;
             }
             self.leave_bucket(&bucket)?;
         }
@@ -299,7 +340,7 @@ impl Step<'_> {
     /// A control of a task was set: opens its lanes.
     pub(super) fn open_task(&mut self, tenant: &TenantId, task: &TaskName) -> Result<(), Fault> {
         match self.bucket_named(tenant.as_str(), task, "")? {
-            Some(bucket) => self.unpark_lanes(bucket, false),
+            Some(bucket) => self.unpark_lanes(bucket),
             None => Ok(()),
         }
     }
@@ -314,16 +355,16 @@ impl Step<'_> {
         self.put_in_lane(head.line, &bucket, head.score)
     }
 
-    /// Opens at most `max` of what rates had parked until now; when the next one is to be opened.
-    pub(super) fn open_rates(&mut self, max: u32) -> Result<Option<u64>, Fault> {
+    /// Opens at most `max` of what rates had parked until now; how many, and when the next one is to be opened.
+    pub(super) fn open_rates(&mut self, max: u32) -> Result<(u32, Option<u64>), Fault> {
         let parked = self.parked_by_rates(max as usize + 1)?;
         for (n, timed) in parked.iter().enumerate() {
             if timed.at > self.now || n == max as usize {
-                return Ok(Some(timed.at));
+                return Ok((n as u32, Some(timed.at)));
             }
             self.open_timed(timed)?;
         }
-        Ok(None)
+        Ok((parked.len() as u32, None))
     }
 
     /// Forgets rates that are not used up any more.

@@ -8,11 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use rusqlite::{Connection, params};
 use umbel_model::{QueueName, TenantId, UnixMs};
 
-use super::counts::{Counts, LOAD, Park, decode, save};
+use super::counts::{Counts, LOAD, Park, decode, save, save_many};
 use crate::{
     error::Fault,
     rows::{int, name, number},
 };
+
+/// Lines that are written by one statement: more of them than that cost less together.
+const MANY: usize = 8;
 
 #[derive(Debug)]
 struct Line {
@@ -273,10 +276,13 @@ impl Lines {
 
     /// Writes what the group changed.
     pub(super) fn flush(&self, conn: &Connection) -> Result<(), Fault> {
-        for (id, before) in &self.before {
-            let now = &self.all[*id].counts;
-            if self.written || now != before {
-                save(conn, *id, now, before, self.written)?;
+        let changed = |(id, before): &&(LineId, Counts)| self.written || self.all[*id].counts != *before;
+        if self.before.len() > MANY {
+            let changed = self.before.iter().filter(changed);
+            save_many(conn, changed.map(|(id, _)| (*id, &self.all[*id].counts)))?;
+        } else {
+            for (id, before) in self.before.iter().filter(changed) {
+                save(conn, *id, &self.all[*id].counts, before, self.written)?;
             }
         }
         if self.seq != self.seq_before {

@@ -13,7 +13,8 @@ use umbel_model::{
 use super::{
     advance::adjusted_end,
     flows,
-    head::{self, Fixed, Head},
+    head::{self, Head},
+    inserts::Fixed,
     step::Step,
     todo::Item,
 };

@@ -46,7 +46,31 @@ pub(super) fn ready_score(priority: u8, seq: u64) -> u64 {
     (u64::from(9 - priority.min(9)) << 48) | seq
 }
 
+impl Head {
+    fn be_queued(&mut self) {
+        self.state = JobState::Queued;
+        self.due_at = None;
+        self.at = self.expires_at;
+    }
+
+    fn be_delayed(&mut self, state: JobState, due: UnixMs) {
+        self.state = state;
+        self.due_at = Some(due);
+        self.at = Some(self.expires_at.map_or(due, |expires| expires.min(due)));
+    }
+}
+
 impl Step<'_> {
+    /// Gives a plain job that is not yet stored its state, and its place at the end of its line.
+    pub(super) fn place_plain(&mut self, head: &mut Head, due: UnixMs) {
+        if due > self.now {
+            head.be_delayed(JobState::Scheduled, due);
+        } else {
+            head.score = ready_score(head.priority, self.lines.next_seq());
+            head.be_queued();
+        }
+    }
+
     /// The line of a tenant's queue, made if there is none.
     pub(super) fn line_of(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<LineId, Fault> {
         if let Some(line) = self.lines.find(tenant, queue) {
@@ -64,9 +88,7 @@ impl Step<'_> {
 
     /// To where it was in its line.
     pub(super) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
-        head.state = JobState::Queued;
-        head.due_at = None;
-        head.at = head.expires_at;
+        head.be_queued();
         let laned = if head.has & LIMITS > 0 { Some(self.enter_lane(head)?) } else { None };
         self.lines.change(head.line, |counts| {
             counts.ready += 1;
@@ -80,10 +102,19 @@ impl Step<'_> {
     }
 
     pub(super) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
-        head.state = state;
-        head.due_at = Some(due);
-        head.at = Some(head.expires_at.map_or(due, |expires| expires.min(due)));
+        head.be_delayed(state, due);
         self.lines.change(head.line, |counts| counts.delayed += 1);
+        self.tell_state(head)
+    }
+
+    /// A plain job was stored, queued or delayed.
+    pub(super) fn arrived(&mut self, head: &Head) -> Result<(), Fault> {
+        if head.state == JobState::Queued {
+            self.lines.change(head.line, |counts| counts.ready += 1);
+            self.news.ready_in(self.lines.queue(head.line));
+        } else {
+            self.lines.change(head.line, |counts| counts.delayed += 1);
+        }
         self.tell_state(head)
     }
 

@@ -4,10 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use umbel_broker::{Idempotency, NewJob, Start, Submitted};
 use umbel_model::{JobId, JobState, TenantId, UnixMs};
 
-use super::{
-    head::{Fixed, Head},
-    step::Step,
-};
+use super::{head::Head, inserts::Fixed, step::Step};
 use crate::{error::Fault, rows::int, schema};
 
 /// Whether a file has reached its limit and so many pages more.
@@ -35,6 +32,35 @@ impl Step<'_> {
     }
 
     pub(crate) fn submit(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
+        match self.submit_plain(new)? {
+            Some(answer) => Ok(answer),
+            None => self.submit_any(new),
+        }
+    }
+
+    /// Most jobs need no look at anything before they are stored: that tells, too, whether their id is known. None:
+    /// this one does.
+    fn submit_plain(&mut self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
+        let is_plain = new.knobs.is_none() && new.idempotency.is_none() && new.redrive_of.is_none();
+        let Some(line) = self.lines.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
+        else {
+            return Ok(None);
+        };
+        let mut head = Head::new(self.now, line, new);
+        if self.is_followed(&new.tenant) {
+            head.task = Some(new.task.clone());
+        }
+        self.place_plain(&mut head, self.due(new.start));
+        let fixed = Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec };
+        if !head.insert_plain(self.conn, self.now, &fixed)? {
+            return Ok(Some(Submitted::Existing(new.id)));
+        }
+        self.arrived(&head)?;
+        self.advance()?;
+        Ok(Some(Submitted::Created))
+    }
+
+    fn submit_any(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
         if let Some(answer) = self.known_submission(new)? {
             return Ok(answer);
         }

@@ -26,9 +26,9 @@ impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
         let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
-        let opens = self.open_rates(max)?;
+        let (opened, opens) = self.open_rates(max)?;
         let deadline = self.pass_deadlines(max)?;
-        let mut promoted = Promoted { moved: 0, expired: 0, next_due: None };
+        let mut promoted = Promoted { opened, ..Promoted::default() };
         for mut head in waiting {
             if head.at.is_none_or(|at| at > self.now) || promoted.moved + promoted.expired == max {
                 promoted.next_due = head.at;

@@ -74,7 +74,7 @@ pub async fn delayed_jobs_are_with_no_worker_before_they_are_due(s: Subject) {
     let queue = s.queue().await;
     assert_eq!((queue.delayed, queue.running, queue.queued), (2_000, 0, 0));
     s.pass(1_009);
-    assert_eq!(s.promote().await, Promoted { moved: 10, expired: 0, next_due: Some(START_MS + 1_010) });
+    assert_eq!(s.promote().await, Promoted { moved: 10, expired: 0, opened: 0, next_due: Some(START_MS + 1_010) });
     assert_eq!(s.claim(100).await.len(), 10);
 }
 

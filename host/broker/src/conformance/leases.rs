@@ -200,7 +200,7 @@ pub async fn cancelling_a_waiting_job_revokes_it(s: Subject) {
         assert_eq!(s.broker.cancel(&t, id, true).await.unwrap(), Cancelled::AlreadyEnded(JobState::Revoked));
     }
     s.pass(2_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
     assert!(s.claim(10).await.is_empty());
 }
 

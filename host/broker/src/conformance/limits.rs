@@ -41,10 +41,30 @@ pub async fn a_rate_that_is_raised_holds_at_once(s: Subject) {
     assert_eq!(s.claim_numbers(10).await, [1, 2, 3]);
     assert_eq!(s.next_due().await, Some(START_MS + 3_600_000));
     s.control(&task_scope("mail"), rate(Some(per_second(1_000, 1)))).await;
+    // The three starts come back as this one's do.
+    assert!(s.claim_numbers(10).await.is_empty());
+    s.pass(3);
+    s.promote().await;
     assert_eq!(s.claim_numbers(10).await, [4]);
     s.pass(1);
     s.promote().await;
     assert_eq!(s.claim_numbers(10).await, [5]);
+}
+
+pub async fn jobs_with_a_smaller_burst_or_another_rate_give_nothing_back_to_the_others(s: Subject) {
+    let wide = per_second(10, 4);
+    let rates = [wide, wide, wide, per_second(10, 1), wide, Rate { count: 1, period_ms: 60_000, burst: 1 }, wide];
+    s.add_all((1..).zip(rates).map(|(n, rate)| rated(n, rate))).await;
+    assert_eq!(s.claim_numbers(10).await, [1, 2, 3]);
+    assert_eq!(s.next_due().await, Some(START_MS + 300));
+    s.pass(300);
+    s.promote().await;
+    assert_eq!(s.claim_numbers(10).await, [4, 5]);
+    // Two starts were used, of which each counts for a minute.
+    assert_eq!(s.next_due().await, Some(START_MS + 120_300));
+    s.pass(120_000);
+    assert_eq!(s.promote().await.opened, 1);
+    assert_eq!(s.claim_numbers(10).await, [6, 7]);
 }
 
 pub async fn a_burst_starts_at_once_and_is_earned_back(s: Subject) {

@@ -64,7 +64,7 @@ pub async fn the_earlier_of_two_expiries_counts(s: Subject) {
     assert_eq!(s.read(job_id(2)).await.expires_at, Some(START_MS + 50));
     assert_eq!(s.read(job_id(3)).await.expires_at, Some(START_MS + 70));
     s.pass(50);
-    assert_eq!(s.promote().await, Promoted { moved: 0, expired: 2, next_due: Some(START_MS + 70) });
+    assert_eq!(s.promote().await, Promoted { moved: 0, expired: 2, opened: 0, next_due: Some(START_MS + 70) });
     assert_eq!(s.claim_numbers(10).await, [3]);
 }
 

@@ -96,14 +96,14 @@ pub async fn a_job_with_a_delay_waits_for_its_time(s: Subject) {
     assert_eq!(s.claim(10).await.len(), 1);
 
     s.pass(999);
-    let nothing = Promoted { moved: 0, expired: 0, next_due: Some(START_MS + 1_000) };
+    let nothing = Promoted { moved: 0, expired: 0, opened: 0, next_due: Some(START_MS + 1_000) };
     assert_eq!(s.broker.promote(10).await.unwrap(), nothing);
     s.pass(1);
-    let one = Promoted { moved: 1, expired: 0, next_due: Some(START_MS + 2_000) };
+    let one = Promoted { moved: 1, expired: 0, opened: 0, next_due: Some(START_MS + 2_000) };
     assert_eq!(s.broker.promote(10).await.unwrap(), one);
     assert_eq!(s.claim_one().await.id, after);
     s.pass(5_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 1, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 1, expired: 0, opened: 0, next_due: None });
     let record = s.read(at).await;
     assert_eq!((record.state, record.due_at), (JobState::Queued, None));
 }
@@ -111,7 +111,7 @@ pub async fn a_job_with_a_delay_waits_for_its_time(s: Subject) {
 pub async fn a_job_that_expires_while_queued_never_runs(s: Subject) {
     let id = s.add(NewJob { expires_ms: 1_000, ..new_job(1) }).await;
     s.pass(1_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 1, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 1, opened: 0, next_due: None });
     let record = s.read(id).await;
     assert_eq!((record.state, record.finished_at), (JobState::Expired, Some(START_MS + 1_000)));
     assert!(s.claim(10).await.is_empty());
@@ -136,7 +136,7 @@ pub async fn a_claim_buries_the_expired_and_hands_out_the_rest(s: Subject) {
     assert_eq!(s.state(old).await, JobState::Expired);
     // What has started does not expire.
     s.pass(1_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
     assert_eq!(s.state(running).await, JobState::Running);
 }
 

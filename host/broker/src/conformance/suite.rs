@@ -192,6 +192,7 @@ macro_rules! conformance_suite {
             a_rate_lets_the_next_start_at_its_millisecond,
             a_rate_whose_interval_is_no_whole_millisecond_is_never_exceeded,
             a_rate_that_is_raised_holds_at_once,
+            jobs_with_a_smaller_burst_or_another_rate_give_nothing_back_to_the_others,
             a_burst_starts_at_once_and_is_earned_back,
             a_rate_counts_starts_in_all_queues_and_by_all_workers,
             a_lost_or_released_start_has_taken_from_the_rate,

@@ -113,7 +113,7 @@ impl State {
     }
 
     /// Why nothing of a line may start now.
-    fn line_is_full(&self, now: UnixMs, line: &Line) -> Option<Park> {
+    fn line_is_full(&mut self, now: UnixMs, line: &Line) -> Option<Park> {
         let of_tenant = self.control(&line.0, &Scope::Tenant);
         let of_queue = self.control(&line.0, &Scope::Queue(line.1.clone()));
         let running =
@@ -126,8 +126,10 @@ impl State {
         }
         let tenant = (line.0.clone(), None, None, None);
         let queue = (line.0.clone(), Some(line.1.clone()), None, None);
-        let wait = self.wait_for(now, &tenant, of_tenant.rate).or_else(|| self.wait_for(now, &queue, of_queue.rate));
-        wait.map(Park::Until)
+        if let Some(at) = self.wait_for(now, &tenant, of_tenant.rate) {
+            return Some(Park::Until(at));
+        }
+        self.wait_for(now, &queue, of_queue.rate).map(Park::Until)
     }
 
     /// Whether the limits of its task and key let the next job start; parks its lane or key lane if not.
@@ -156,7 +158,7 @@ impl State {
         true
     }
 
-    fn used_up(&self, now: UnixMs, name: &LimitName, cap: u32, rate: Option<Rate>, which: Cap) -> Option<Park> {
+    fn used_up(&mut self, now: UnixMs, name: &LimitName, cap: u32, rate: Option<Rate>, which: Cap) -> Option<Park> {
         let running = self.used.get(name).copied().unwrap_or(0);
         if cap > 0 && running >= u64::from(cap) {
             return Some(Park::Full(which));
@@ -165,8 +167,12 @@ impl State {
     }
 
     /// Until when a rate lets nothing start.
-    fn wait_for(&self, now: UnixMs, name: &LimitName, rate: Option<Rate>) -> Option<UnixMs> {
-        rate?.take(now, self.taken.get(name).copied().unwrap_or(0)).err()
+    fn wait_for(&mut self, now: UnixMs, name: &LimitName, rate: Option<Rate>) -> Option<UnixMs> {
+        let wait = rate?.take(now, self.taken.get(name).copied()).err()?;
+        if let Some(used) = wait.store {
+            self.taken.insert(name.clone(), used);
+        }
+        Some(wait.until_ms)
     }
 
     fn limits_of(&self, key: &Key, control: &Control) -> JobLimits {
@@ -197,7 +203,7 @@ impl State {
         }
         for (name, rate) in rates {
             let Some(rate) = rate else { continue };
-            let before = self.taken.get(&name).copied().unwrap_or(0);
+            let before = self.taken.get(&name).copied();
             if let Ok(after) = rate.take(now, before) {
                 self.taken.insert(name, after);
             }
@@ -236,8 +242,8 @@ impl State {
         }
     }
 
-    /// Opens at most `max` of what a rate had parked until now; when the next one is to be opened.
-    pub(super) fn open_rates(&mut self, now: UnixMs, max: u32) -> Option<UnixMs> {
+    /// Opens at most `max` of what a rate had parked until now; how many, and when the next one is to be opened.
+    pub(super) fn open_rates(&mut self, now: UnixMs, max: u32) -> (u32, Option<UnixMs>) {
         let mut parked: Vec<_> = self
             .lines
             .iter()
@@ -255,7 +261,7 @@ impl State {
                 _ => waiting.unpark(timed),
             });
         }
-        parked.first().map(|(at, ..)| *at)
+        (due as u32, parked.first().map(|(at, ..)| *at))
     }
 
     // ---- controls

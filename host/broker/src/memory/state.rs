@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use umbel_model::{
     AttemptRecord, JobId, JobRecord, JobState, OnWorkerLost, QueueName, TaskName, TenantId, Token, UnixMs, WorkerId,
-    job::MAX_HISTORY,
+    job::MAX_HISTORY, rate::Used,
 };
 
 use super::{
@@ -52,8 +52,8 @@ pub(super) struct State {
     pub(super) controls: BTreeMap<(TenantId, Scope), Control>,
     /// Jobs of lanes that run, by limit.
     pub(super) used: BTreeMap<LimitName, u64>,
-    /// Until when rates are used up, microseconds.
-    pub(super) taken: BTreeMap<LimitName, u64>,
+    /// What has been used of rates.
+    pub(super) taken: BTreeMap<LimitName, Used>,
     /// Who holds a unique key: the job, until when (0: until it ends), and since when jobs took each other's place.
     pub(super) unique: BTreeMap<(TenantId, String), (JobId, UnixMs, UnixMs)>,
     pub(super) dead: BTreeSet<Key>,

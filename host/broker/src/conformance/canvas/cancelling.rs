@@ -129,7 +129,7 @@ pub async fn a_workflow_that_is_over_before_its_deadline_is_left_alone(s: Subjec
     let f = s.begin(&early).await;
     s.run_all(&["a"]).await;
     s.pass(1_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
     f.is_over(WorkflowState::Succeeded, "a:succeeded").await;
     assert!(!f.record().await.cancel_requested);
 }
@@ -140,9 +140,9 @@ pub async fn a_cancelled_workflow_is_not_looked_at_at_its_deadline(s: Subject) {
     let f = s.begin(&late).await;
     let a = s.next("a").await;
     f.cancel().await;
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
     s.pass(1_000);
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
     s.settle(&a, Resolution::Revoke).await;
     f.is_over(WorkflowState::Revoked, "a:revoked b:revoked").await;
     assert_eq!(f.record().await.deadline_at, Some(START_MS + 1_000));

@@ -36,7 +36,7 @@ async fn nothing_is_left(s: &Subject, f: &Flow<'_>, nodes: u32) {
     assert!(staging::listed(s, None, None, 10).await.0.is_empty());
     let queue = s.queue().await;
     assert_eq!((queue.queued, queue.running, queue.delayed), (0, 0, 0));
-    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, next_due: None });
+    assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
 }
 
 pub async fn a_workflow_is_deleted_in_steps_and_not_found_from_the_first_one_on(s: Subject) {

@@ -17,7 +17,7 @@ pub async fn a_large_fan_out_is_readied_in_steps_that_claims_and_promotions_take
     assert_eq!(s.queue().await.queued, u64::from(ADVANCE));
     // Promote takes a step and says that there is more.
     let promoted = s.broker.promote(10).await.unwrap();
-    assert_eq!(promoted, Promoted { moved: 0, expired: 0, next_due: Some(START_MS) });
+    assert_eq!(promoted, Promoted { moved: 0, expired: 0, opened: 0, next_due: Some(START_MS) });
     assert_eq!(s.queue().await.queued, u64::from(2 * ADVANCE));
     // So does a claim, and it hands out what is ready.
     let first = s.claim(1).await;

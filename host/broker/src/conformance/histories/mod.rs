@@ -142,7 +142,7 @@ impl History {
         self.clear_controls().await?;
         let nothing = format!(
             "{:?}{:?}",
-            Ok::<_, Error>(Promoted { moved: 0, expired: 0, next_due: None }),
+            Ok::<_, Error>(Promoted { moved: 0, expired: 0, opened: 0, next_due: None }),
             Ok::<_, Error>(Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 })
         );
         let mut quiet = 0;

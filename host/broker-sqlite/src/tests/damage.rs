@@ -1,0 +1,128 @@
+//! Rows that disagree, met by the work itself before anybody audits: what does not depend on them goes on.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    limits::{assert_sound, keyed, rated},
+    *,
+};
+
+fn damage(folder: &Path, sql: &str) {
+    rusqlite::Connection::open(folder.join("umbel.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+fn of_other(n: u64) -> NewJob {
+    NewJob { tenant: TenantId::new("t2").unwrap(), ..new_job(n) }
+}
+
+/// Claims and settles all that is ready, and answers what there was.
+async fn ran(broker: &SqliteBroker, seed: u64) -> Vec<JobId> {
+    let mut all = Vec::new();
+    for round in 0..100 {
+        let held = broker.claim(&claim(seed * 1_000 + round, 3)).await.unwrap();
+        if held.is_empty() {
+            all.sort();
+            return all;
+        }
+        all.extend(held.iter().map(|delivery| delivery.id));
+        let settles: Vec<Settle> = held.iter().map(succeed).collect();
+        broker.settle(&settles, None).await.unwrap();
+    }
+    panic!("it does not end");
+}
+
+#[tokio::test]
+async fn a_line_that_counts_jobs_that_are_not_there_does_not_stop_its_queue() {
+    for (sql, mended) in [
+        ("UPDATE line SET ready = ready + 2", true),
+        ("UPDATE line SET laned = 0", true),
+        ("UPDATE line SET lanes = 9, open_lanes = 9", true),
+        ("DELETE FROM job WHERE state = 1 AND lane IS NULL AND tenant = 't1'", true),
+        ("DELETE FROM job WHERE state = 1 AND lane IS NOT NULL", true),
+        ("UPDATE key_lane SET open = 0", false),
+        ("DELETE FROM key_lane", false),
+        ("DELETE FROM lane", false),
+        ("DELETE FROM spec WHERE rid IN (SELECT rid FROM job WHERE tenant = 't1')", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = SqliteBroker::open(config(folder.path())).unwrap();
+        let mut jobs: Vec<NewJob> = (1..9).map(|n| keyed(n, ["a", "b"][n as usize % 2], 1)).collect();
+        jobs.extend((10..16).map(new_job));
+        jobs.extend((20..26).map(of_other));
+        broker.submit(&jobs).await.unwrap();
+        drop(broker);
+        damage(folder.path(), sql);
+        let broker = SqliteBroker::open(config(folder.path())).unwrap();
+        let done = ran(&broker, 1).await;
+        assert!((20..26).all(|n| done.contains(&job_id(n))), "{sql}: {done:?}");
+        let new: Vec<NewJob> = (40..43).map(new_job).chain((50..53).map(of_other)).collect();
+        broker.submit(&new).await.unwrap();
+        let done = ran(&broker, 2).await;
+        assert_eq!(done, new.iter().map(|job| job.id).collect::<Vec<_>>(), "{sql}");
+        if mended {
+            assert_eq!(miscounted(&folder.path().join("umbel.db")), 0, "{sql}");
+            assert!(broker.ready_queues().await.unwrap().is_empty(), "{sql}");
+        }
+        broker.audit(true).await.unwrap();
+        ran(&broker, 3).await;
+        if !sql.contains("spec") {
+            assert_sound(&broker).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_time_to_open_what_is_gone_is_deleted_and_stops_no_promotion() {
+    for sql in [
+        "INSERT INTO parked VALUES (5, 't1', 'default', 'gone', '', 1, 9999)",
+        "INSERT INTO parked VALUES (5, 't1', 'default', 'gone', 'key', 1, 9999)",
+        "INSERT INTO parked VALUES (5, 'gone', 'gone', 'gone', '', 77, 9999)",
+        "INSERT INTO parked VALUES (5, 'gone', 'gone', 'gone', 'key', 0, 9999)",
+        "INSERT INTO parked SELECT 5, tenant, queue, task, 'gone', line, bucket FROM parked",
+        "UPDATE parked SET at = 5",
+        "UPDATE parked SET queue = 'other'",
+        "DELETE FROM lane; DELETE FROM key_lane",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (clock, now) = Clock::manual(1_800_000_000_000);
+        let config = SqliteConfig { clock, ..config(folder.path()) };
+        let broker = SqliteBroker::open(config.clone()).unwrap();
+        let later = NewJob { start: Start::After(1_000), ..new_job(30) };
+        broker.submit(&[rated(10, "slow", 60_000), rated(11, "slow", 60_000), later]).await.unwrap();
+        assert_eq!(ran(&broker, 1).await, [job_id(10)]);
+        drop(broker);
+        damage(folder.path(), sql);
+        let broker = SqliteBroker::open(config).unwrap();
+        now.fetch_add(60_000, Ordering::SeqCst);
+        let mut promoted = broker.promote(1).await.unwrap();
+        while promoted.next_due.is_some_and(|at| at <= now.load(Ordering::SeqCst)) {
+            promoted = broker.promote(1).await.unwrap();
+        }
+        assert_eq!(promoted.next_due, None, "{sql}");
+        let reader = crate::schema::open_reader(&folder.path().join("umbel.db")).unwrap();
+        let left: i64 = reader.query_row("SELECT count(*) FROM parked", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0, "{sql}");
+        let done = ran(&broker, 2).await;
+        assert!(done.contains(&job_id(30)), "{sql}: {done:?}");
+        assert!(done.contains(&job_id(11)) || sql.starts_with("DELETE"), "{sql}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_plain_job_sent_again_is_known_and_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { max_backlog: 3, ..Limits::default() };
+    let broker = SqliteBroker::open(SqliteConfig { limits, ..config(folder.path()) }).unwrap();
+    let later = |n| NewJob { start: Start::After(60_000), ..new_job(n) };
+    let known = |n| Submitted::Existing(job_id(n));
+    let answers = broker.submit(&[new_job(1), new_job(1), later(2), new_job(2), later(1)]).await.unwrap();
+    assert_eq!(answers, [Submitted::Created, known(1), Submitted::Created, known(2), known(1)]);
+    let elsewhere = NewJob { queue: QueueName::new("elsewhere").unwrap(), ..new_job(1) };
+    let answers = broker.submit(&[elsewhere, new_job(3), new_job(4), later(1)]).await.unwrap();
+    assert_eq!(answers, [known(1), Submitted::Created, Submitted::QueueFull, known(1)]);
+    let stats = broker.queues(&tenant()).await.unwrap();
+    assert_eq!(stats.len(), 1);
+    assert_eq!((stats[0].queued, stats[0].delayed), (2, 1));
+    assert_eq!(ran(&broker, 1).await, [job_id(1), job_id(3)]);
+    assert_sound(&broker).await;
+}
