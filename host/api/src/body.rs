@@ -1,6 +1,6 @@
 //! What comes in: bodies with limits, queries and path parts whose errors are problems.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream},
@@ -10,14 +10,18 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::error::Category;
 use tokio::time::Instant;
+use umbel_canvas::{Misread, plain};
 use umbel_model::{Digest, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
 
 use crate::{
     limits::{MAX_DEPTH, is_too_deep},
-    problem::{Code, Problem},
+    problem::{Code, FieldError, Problem},
     state::Api,
 };
 
@@ -163,7 +167,7 @@ pub(crate) fn checked_text(json: &[u8]) -> Result<&str, Problem> {
 }
 
 /// What a failed parse means.
-pub(crate) fn json_problem(error: &serde_json::Error) -> Problem {
+fn json_problem(error: &serde_json::Error) -> Problem {
     match error.classify() {
         Category::Data => Problem::new(Code::InvalidBody, cut(&error.to_string())),
         _ => Problem::new(Code::InvalidJson, cut(&error.to_string())),
@@ -173,7 +177,50 @@ pub(crate) fn json_problem(error: &serde_json::Error) -> Problem {
 /// A JSON body as a value of its own.
 pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
     let bytes = read_json(api, headers, body).await?;
-    serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))
+    object_of(checked_text(&bytes)?)
+}
+
+/// What a body's text says: an object. Lists are no objects, though serde would take their items as the fields.
+pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
+    if text.trim_ascii_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|error| misread::<T>(text, &error));
+    }
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Err(Problem::new(Code::InvalidBody, "send a JSON object")),
+        Err(error) => Err(Problem::new(Code::InvalidJson, cut(&error.to_string()))),
+    }
+}
+
+/// A field that is an object: a list is none, though serde would take its items as the fields, and `[]` as all defaults.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Fields<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_map(Fields(PhantomData))
+}
+
+/// Why a text is no `T`, with the place.
+pub(crate) fn misread<'de, T: Deserialize<'de>>(text: &'de str, error: &serde_json::Error) -> Problem {
+    // A name where there is none is a syntax error to serde.
+    let is_json = error.classify() == Category::Data || serde_json::from_str::<IgnoredAny>(text).is_ok();
+    match Misread::of_text::<T>(text).filter(|_| is_json) {
+        Some(Misread { pointer, detail }) if pointer.is_empty() => Problem::new(Code::InvalidBody, cut(&detail)),
+        Some(Misread { pointer, detail }) => {
+            let (pointer, detail) = (cut(&pointer), cut(&detail));
+            let problem = Problem::new(Code::InvalidBody, cut(&format!("{pointer}: {detail}")));
+            problem.errors(vec![FieldError { pointer, detail }])
+        }
+        None => json_problem(error),
+    }
 }
 
 /// At most 512 bytes: serde's messages quote what was sent.
@@ -185,7 +232,21 @@ pub(crate) fn cut(text: &str) -> String {
 pub(crate) fn query_of<T: DeserializeOwned>(parts: &axum::http::Uri) -> Result<T, Problem> {
     Query::try_from_uri(parts)
         .map(|Query(query)| query)
-        .map_err(|e| Problem::new(Code::InvalidQuery, cut(&e.body_text())))
+        .map_err(|e| Problem::new(Code::InvalidQuery, cut(&in_words(&e.body_text()))))
+}
+
+/// What is wrong with a query, in words for people.
+fn in_words(message: &str) -> String {
+    let message = message.strip_prefix("Failed to deserialize query string: ").unwrap_or(message);
+    let (field, problem) = message.split_once(": ").unwrap_or(("", message));
+    let words = match problem {
+        "invalid digit found in string" | "cannot parse integer from empty string" => "write a whole number, 0 or more",
+        "number too large to fit in target type" => "the number is too large",
+        "provided string was not `true` or `false`" => "write true or false",
+        _ if field.starts_with("invalid ") => return plain(message),
+        _ => &plain(problem),
+    };
+    if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") }
 }
 
 /// Whether a request has no body.
@@ -208,7 +269,7 @@ pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
     if bytes.trim_ascii().is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))
+    object_of(checked_text(&bytes)?)
 }
 
 /// How long to wait, from a `?wait=` such as `10s`.

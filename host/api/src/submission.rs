@@ -12,9 +12,9 @@ use serde::{
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, Knobs, NewJob, Start};
-use umbel_canvas::{FaultKind, KnobRule, Options};
+use umbel_canvas::{FaultKind, KnobRule, Misplaced, Options, misplaced};
 use umbel_model::{
-    JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
+    JobId, JobSpec, Parameter, Policy, QueueName, TaskName, TenantId, Uniqueness, UnixMs,
     bind::{self, pointer_of},
     job::SPEC_VERSION,
     stored::INLINE_BYTES,
@@ -76,7 +76,11 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// Reads the options of a job.
 pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
     Options::parse(json, crate::mint::now_ms()).map_err(|fault| match fault.kind {
-        FaultKind::Options => Problem::new(Code::InvalidBody, fault.detail),
+        FaultKind::Options => {
+            let detail = format!("{}: {}", fault.pointer, fault.detail);
+            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail }];
+            Problem::new(Code::InvalidBody, detail).errors(errors)
+        }
         FaultKind::Canvas => {
             let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
             Problem::new(Code::InvalidCanvas, fault.detail).errors(errors)
@@ -130,6 +134,11 @@ impl Template {
             let errors = vec![FieldError { pointer, detail: e.problem.clone() }];
             Problem::new(Code::InvalidPolicy, e.to_string()).errors(errors)
         })?;
+        if let Some(Misplaced { pointer, detail }) = counted_by(&policy, &deployed.parameters) {
+            let pointer = format!("/options{pointer}");
+            let errors = vec![FieldError { pointer: pointer.clone(), detail: detail.clone() }];
+            return Err(Problem::new(Code::InvalidOption, format!("{pointer}: {detail}")).errors(errors));
+        }
         let spec = JobSpec {
             v: patch.spec_version(),
             task: deployed.name.clone(),
@@ -256,6 +265,17 @@ impl Template {
         spec.push_str(&self.after);
         Ok(spec)
     }
+}
+
+/// As `misplaced`, of what this job is counted by: without uniqueness it does not matter what makes jobs alike.
+fn counted_by(policy: &Policy, parameters: &[Parameter]) -> Option<Misplaced> {
+    if policy.unique != Uniqueness::Off || policy.debounce_ms > 0 {
+        return misplaced(policy, parameters);
+    }
+    if policy.limit_key.is_empty() {
+        return None;
+    }
+    misplaced(&Policy { unique_by: Vec::new(), ..policy.clone() }, parameters)
 }
 
 /// How a spec without arguments says so.
@@ -386,7 +406,10 @@ pub(crate) fn submitted(answer: umbel_broker::Submitted, new: JobId) -> Result<O
         )),
         S::QueueFull => Err(Problem::new(Code::QueueFull, "try again when the queue is shorter")),
         S::TooManyQueues => Err(Problem::new(Code::TooManyQueues, "use one of the queues that exist")),
-        S::NotDead => Err(Problem::new(Code::NotDead, "it was redriven before, or its time in the dead set is over")),
+        S::NotDead => Err(Problem::new(
+            Code::NotDead,
+            "it failed and is not in the dead set: it was redriven before, or its time there is over",
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Written only at the version that was read, so that two writers never undo each other.
 
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_canvas::TaskDocument;
+use umbel_canvas::{Misplaced, TaskDocument, misplaced};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
@@ -121,7 +121,13 @@ pub(crate) fn busy(name: &TaskName) -> Problem {
 /// Checks what code and server decide together.
 pub(crate) fn check_policy(api: &Api, document: &TaskDocument) -> Result<(), Problem> {
     let policy = Policy::resolve(&document.task.policy.overlaid(&document.policy));
-    api.config.bounds.check(&policy).map_err(|e| invalid_policy(&e))
+    api.config.bounds.check(&policy).map_err(|e| invalid_policy(&e))?;
+    match misplaced(&policy, &document.task.parameters) {
+        Some(Misplaced { pointer, detail }) => {
+            Err(Problem::of_field(Code::InvalidOption, &format!("policy{pointer}"), detail))
+        }
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn invalid_policy(error: &umbel_model::PolicyError) -> Problem {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use umbel_broker::Knobs;
-use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness};
+use umbel_model::{Expression, NodeArguments, NodeSpec, Parameter, Policy, TaskName, Uniqueness, outcome::truncated};
 
 /// How the knobs of the jobs of one task under one policy are made.
 #[derive(Debug, Clone)]
@@ -41,6 +41,36 @@ impl KnobRule {
         }
     }
 }
+
+/// An expression of a policy that begins with a parameter which the task does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misplaced {
+    /// Its place in the policy, as a JSON pointer: `/unique_by/0`.
+    pub pointer: String,
+    /// Names the parameters that there are.
+    pub detail: String,
+}
+
+/// The first expression that counts by a parameter which is not there: it would find `null` in every job, and all jobs of
+/// the task would be alike. What lies below a parameter may be missing.
+pub fn misplaced(policy: &Policy, parameters: &[Parameter]) -> Option<Misplaced> {
+    let unique = policy.unique_by.iter().enumerate().map(|(at, text)| (format!("/unique_by/{at}"), text));
+    let limit = (!policy.limit_key.is_empty()).then(|| ("/limit_key".to_owned(), &policy.limit_key));
+    let names = || parameters.iter().map(|parameter| parameter.name.as_str());
+    let is_there = |text: &str| Expression::parse(text).is_ok_and(|path| path.parameter(names()).is_some());
+    let (pointer, text) = limit.into_iter().chain(unique).find(|(_, text)| !is_there(text))?;
+    let known: Vec<String> = names().take(MAX_NAMED).map(|name| format!("`{name}`")).collect();
+    let known = match parameters.len() {
+        0 => "it has none".to_owned(),
+        count if count > MAX_NAMED => format!("it has {} and more", known.join(", ")),
+        _ => format!("it has {}", known.join(", ")),
+    };
+    let detail = truncated(format!("`{text}` names no parameter of the task: {known}"), 1_024);
+    Some(Misplaced { pointer, detail })
+}
+
+/// Parameters that a refusal names.
+const MAX_NAMED: usize = 16;
 
 /// How the knobs of a template's nodes are made.
 #[derive(Debug)]

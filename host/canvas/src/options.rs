@@ -9,10 +9,11 @@ use serde_json::{Map, Value};
 use umbel_broker::Start;
 use umbel_model::{Canvas, PolicyPatch, UnixMs, outcome::MAX_DELAY_MS, outcome::truncated};
 
-use crate::{Fault, FaultKind, error::escape};
+use crate::{Fault, FaultKind, Misread, error::escape, plain};
 
 /// Options that are no field of a policy.
-const OTHERS: &str = "countdown_ms, eta, expires_at, idempotency_key, tags, headers, on_success, on_failure";
+const OTHERS: &str =
+    "`countdown_ms`, `eta`, `expires_at`, `idempotency_key`, `tags`, `headers`, `on_success`, `on_failure`";
 
 /// Bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 255;
@@ -54,12 +55,13 @@ impl Options {
     /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `expires_at`, `idempotency_key`, `tags`,
     /// `headers`, `on_success`, `on_failure`. Pointers begin with `/options`.
     pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
-        let shape = |detail: String| Fault {
+        let shape = |pointer: &str, detail: String| Fault {
             kind: FaultKind::Options,
-            pointer: "/options".into(),
-            detail: truncated(format!("options: {detail}"), 1_024),
+            pointer: format!("/options{pointer}"),
+            detail: truncated(detail, 1_024),
         };
-        let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(|e| shape(e.to_string()))?;
+        let whole = |e: serde_json::Error| shape("", plain(&e.to_string()));
+        let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(whole)?;
         fields.retain(|_, value| !value.is_null());
         let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
         let eta = fields.remove("eta").map(|value| time_of("eta", &value, now_ms).map(Start::At)).transpose()?;
@@ -73,12 +75,18 @@ impl Options {
         let has = [fields.remove("on_success").is_some(), fields.remove("on_failure").is_some()];
         let (mut on_success, mut on_failure) = (Vec::new(), Vec::new());
         if has.contains(&true) {
-            let texts: Callbacks<'_> = serde_json::from_str(json).map_err(|e| shape(e.to_string()))?;
+            let texts: Callbacks<'_> = serde_json::from_str(json).map_err(whole)?;
             on_success = steps_of("on_success", texts.on_success)?;
             on_failure = steps_of("on_failure", texts.on_failure)?;
         }
-        let policy =
-            serde_json::from_value(Value::Object(fields)).map_err(|e| shape(format!("{e} (besides: {OTHERS})")))?;
+        let fields = Value::Object(fields);
+        let policy = PolicyPatch::deserialize(&fields).map_err(|error| {
+            let Some(Misread { pointer, detail }) = Misread::of_value::<PolicyPatch>(&fields) else {
+                return whole(error);
+            };
+            let is_unknown = detail.starts_with("there is no ");
+            shape(&pointer, if is_unknown { format!("{detail}, {OTHERS}") } else { detail })
+        })?;
         let start = countdown.or(eta);
         Ok(Self { policy, start, idempotency_key, expires_at, tags, headers, on_success, on_failure })
     }
@@ -145,7 +153,7 @@ fn steps_of(field: &str, text: Option<&RawValue>) -> Result<Vec<Canvas>, Fault> 
     let shape = |e: serde_json::Error| Fault {
         kind: FaultKind::Canvas,
         pointer: format!("/options/{field}"),
-        detail: truncated(format!("write one step or a list of steps: {e}"), 1_024),
+        detail: truncated(format!("write one step or a list of steps: {}", plain(&e.to_string())), 1_024),
     };
     let steps = match text.trim_start().starts_with('[') {
         true => serde_json::from_str(text).map_err(shape)?,

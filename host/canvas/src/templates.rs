@@ -6,9 +6,9 @@ use umbel_broker::{Knobs, NodeTemplate, Start};
 use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
 
 use crate::{
-    Error, Fault, FaultKind, Options, Result, Rules, Stamps, TaskFacts,
+    Error, Fault, FaultKind, Misplaced, Options, Result, Rules, Stamps, TaskFacts,
     error::{escape, refused},
-    knobs::NodeKnobs,
+    knobs::{NodeKnobs, misplaced},
 };
 
 /// The templates of one workflow.
@@ -69,6 +69,11 @@ impl<'a> Templates<'a> {
             let fields: Vec<String> = e.field.split('.').map(escape).collect();
             refused(FaultKind::Policy, format!("/options/{}", fields.join("/")), e.to_string())
         })?;
+        // Nodes are not unique, whatever their task is.
+        let counted = Policy { unique_by: Vec::new(), ..policy.clone() };
+        if let Some(Misplaced { pointer, detail }) = misplaced(&counted, &task.parameters) {
+            return Err(refused(FaultKind::Option, format!("/options{pointer}"), detail));
+        }
         let spec = NodeSpec {
             v: patch.spec_version(),
             task: task.name.clone(),

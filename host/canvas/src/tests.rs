@@ -119,7 +119,11 @@ async fn every_call_that_does_not_fit_is_refused_with_its_place() {
         (json!({"task": "inc", "kwargs": {"x": 1, "y/z": 2}}), "invalid_arguments /canvas/kwargs/y~1z"),
         (json!({"task": "add", "args": [1, 2], "kwargs": {"x": 1}}), "invalid_arguments /canvas/kwargs/x"),
         (json!({"task": "gone"}), "task_not_found /canvas/task"),
-        (json!({"task": "now", "options": {"colour": 1}}), "invalid_body /canvas/options"),
+        (json!({"task": "now", "options": {"colour": 1}}), "invalid_body /canvas/options/colour"),
+        (
+            json!({"task": "inc", "args": [1], "options": {"limit_key": "kwargs.y"}}),
+            "invalid_option /canvas/options/limit_key",
+        ),
         (json!({"task": "now", "options": {"eta": "soon"}}), "invalid_option /canvas/options/eta"),
         (json!({"task": "now", "options": {"idempotency_key": "k"}}), "invalid_option /canvas/options/idempotency_key"),
         (json!({"task": "now", "options": {"time_limit_ms": 0}}), "invalid_policy /canvas/options/time_limit_ms"),

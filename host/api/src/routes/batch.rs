@@ -22,7 +22,7 @@ use umbel_model::JobId;
 
 use crate::{
     auth::Caller,
-    body::{Chunks, checked_text, drain, is_declared_longer, json_problem, too_large},
+    body::{Chunks, checked_text, drain, is_declared_longer, object_of, too_large},
     deployed::deployed,
     gate::RequestId,
     problem::{Code, FieldError, Problem},
@@ -196,7 +196,7 @@ impl<'a> Batch<'a> {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
-        let signature: Signature<'_> = serde_json::from_str(checked_text(line)?).map_err(|e| json_problem(&e))?;
+        let signature: Signature<'_> = object_of(checked_text(line)?)?;
         let options = signature.options.map_or("", |json| json.get());
         let at = match self.templates.iter().position(|p| p.task == *signature.task && p.options == options) {
             Some(at) => at,

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::jobs::key_of;
 use crate::{
     auth::Caller,
-    body::{BulkOf, Of, answer, checked_text, json_problem, read_json},
+    body::{BulkOf, Of, answer, checked_text, object, object_of, read_json},
     mint,
     policy_views::PolicyFields,
     problem::{Code, Problem},
@@ -35,6 +35,7 @@ pub(crate) struct BulkBody {
     #[schema(value_type = BulkAction)]
     action: Action,
     #[schema(value_type = BulkFilter)]
+    #[serde(deserialize_with = "object")]
     filter: Filter,
     /// Only count the jobs.
     #[serde(default)]
@@ -206,7 +207,7 @@ pub(crate) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let bytes = read_json(&api, &headers, body).await?;
-    let body: BulkBody = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
+    let body: BulkBody = object_of(checked_text(&bytes)?)?;
     body.check(&api)?;
     let key = key_of(&headers, None, "")?.map(|key| idempotency(&key, &bytes));
     let mut bulk = new(&api, body.action, body.filter)?;

@@ -77,6 +77,10 @@ pub(crate) async fn redrive_one(
     let body: RedriveHow = json_or_nothing(&api, &headers, body).await?;
     let how = How { digests: body.digest, policy: body.policy, ..How::new(&request_id.0) };
     let record = redrive::find(&api, &caller.tenant, id).await?;
+    if record.state != JobState::Failed {
+        let detail = format!("job {id} is {}; only a job that failed can be redriven", record.state.as_str());
+        return Err(Problem::new(Code::NotDead, detail));
+    }
     let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &how).await?;
     let new = answers.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
     jobs::respond(&api, &caller, Outcome::New(new), Duration::ZERO).await

@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{callbacks, redrive};
 use crate::{
     auth::Caller,
-    body::{Of, answer, checked_text, json_or_nothing, json_problem, query_of, read_json, wait_of},
+    body::{Of, answer, checked_text, json_or_nothing, object_of, query_of, read_json, wait_of},
     canvas_schema::Step,
     deployed::deployed,
     gate::RequestId,
@@ -127,7 +127,7 @@ pub(crate) async fn submit(
     let wait = wait_of(&api, query.wait.as_deref())?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let bytes = read_json(&api, &headers, body).await?;
-    let signature: Signature<'_> = serde_json::from_str(checked_text(&bytes)?).map_err(|e| json_problem(&e))?;
+    let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
     if !options.on_success.is_empty() || !options.on_failure.is_empty() {

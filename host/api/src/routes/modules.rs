@@ -168,7 +168,7 @@ pub(crate) async fn push(
         return Err(error.into());
     }
     tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
-    let mut warnings = warnings_of(&info);
+    let mut warnings = Vec::new();
     if query.deploy.unwrap_or(true) {
         deploy_all(&api, &caller, &info, &mut warnings).await?;
     }
@@ -283,11 +283,6 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
     if let Err(error) = api.broker.put_document(&put).await {
         tracing::warn!(%digest, %error, "a module whose bytes are not stored is still listed");
     }
-}
-
-fn warnings_of(info: &ModuleInfo) -> Vec<String> {
-    let limited = info.tasks.iter().filter(|task| task.policy.rate_limit.as_deref().is_some_and(|r| !r.is_empty()));
-    limited.map(|task| format!("task `{}`: rate_limit is recorded and not enforced yet", task.name)).collect()
 }
 
 /// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Control, DocumentKind, Expect, Scope};
-use umbel_canvas::{RouteTable, TaskDocument};
+use umbel_canvas::{Misread, RouteTable, TaskDocument};
 use umbel_model::{Digest, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
@@ -286,6 +286,13 @@ fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value
         // Null stays: an unknown field is an error whatever its value.
         fields.insert(name.clone(), value.clone());
     }
-    serde_json::from_value(serde_json::Value::Object(fields))
-        .map_err(|e| Problem::new(Code::InvalidPolicy, cut(&format!("policy: {e}"))))
+    let fields = serde_json::Value::Object(fields);
+    match Misread::of_value::<PolicyPatch>(&fields) {
+        Some(Misread { pointer, detail }) => {
+            Err(Problem::of_field(Code::InvalidPolicy, &cut(&format!("policy{pointer}")), cut(&detail)))
+        }
+        None => {
+            serde_json::from_value(fields).map_err(|e| Problem::new(Code::InvalidPolicy, cut(&format!("policy: {e}"))))
+        }
+    }
 }

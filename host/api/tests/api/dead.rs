@@ -22,7 +22,8 @@ async fn a_dead_job_is_listed_and_redriven_once() {
 async fn a_job_that_did_not_fail_cannot_be_redriven() {
     let app = TestApp::with_tasks().await;
     let id = app.submit_add(json!({})).await;
-    app.post(&format!("/v1/dead/{id}/redrive"), "").await.problem(409, "not_dead");
+    let problem = app.post(&format!("/v1/dead/{id}/redrive"), "").await.problem(409, "not_dead");
+    assert!(problem["detail"].as_str().unwrap().contains("is queued"), "{problem}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod faults;
 mod jobs;
 mod knobs;
 mod logging;
+mod misread;
 mod modules;
 mod openapi;
 mod queues;

@@ -15,6 +15,9 @@ use crate::{
     },
 };
 
+/// Passes that mend, at most.
+const MAX_PASSES: usize = 5;
+
 /// What it found, as programs read it.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -59,12 +62,51 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Fail
         Err(error) => return Err(error.into()),
     };
     let looking = terminal.spinner("looking through the broker");
-    let findings = broker.audit(options.fix).await?;
+    let findings = looked_through(options.fix, async |fix| broker.audit(fix).await).await?;
     drop(looking);
     let report = Report::new(url.shown(), settings, findings);
     print(&report, terminal)?;
     say_whose_values(&*broker, &data, terminal).await?;
     verdict(&report, options.fix, terminal)
+}
+
+/// What is found, and how often it was mended. Mending one thing may lay open another, so it is looked through again until
+/// nothing is found or nothing of it can be mended.
+async fn looked_through<E>(
+    fix: bool,
+    mut audit: impl AsyncFnMut(bool) -> Result<Vec<Finding>, E>,
+) -> Result<Vec<Finding>, E> {
+    let mut all = Vec::new();
+    for pass in 0..=MAX_PASSES {
+        // The last time it is only looked at what is left.
+        let found = audit(fix && pass < MAX_PASSES).await?;
+        let is_over = found.iter().all(|finding| finding.fixed == 0);
+        all = together(all, found);
+        if is_over {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+/// The findings of one more pass over those of the passes before: what these did not mend was found again, or is gone.
+fn together(before: Vec<Finding>, now: Vec<Finding>) -> Vec<Finding> {
+    let kept = before.into_iter().filter(|finding| finding.fixed > 0);
+    let mut all: Vec<Finding> = kept.map(|finding| Finding { count: finding.fixed, ..finding }).collect();
+    for finding in now {
+        match all.iter_mut().find(|known| known.check == finding.check) {
+            Some(known) => {
+                known.count += finding.count;
+                known.fixed += finding.fixed;
+                // What is left is the better example.
+                if finding.fixed < finding.count {
+                    known.example = finding.example;
+                }
+            }
+            None => all.push(finding),
+        }
+    }
+    all
 }
 
 /// Two brokers on one data folder: neither can tell which of the large values there are still wanted. No finding: the folder
@@ -131,6 +173,32 @@ mod tests {
 
     fn finding(count: u64, fixed: u64) -> Finding {
         Finding { check: "lease of a job that does not run".into(), count, example: "\u{1b}x".into(), fixed }
+    }
+
+    /// What a broker answers that finds this, pass by pass, and the passes that looked only.
+    async fn passes(fix: bool, answers: &[(u64, u64)]) -> (Vec<(u64, u64)>, Vec<bool>) {
+        let mut asked = Vec::new();
+        let mut left = answers.iter();
+        let found = looked_through(fix, async |fix| {
+            asked.push(fix);
+            let (count, fixed) = left.next().copied().unwrap_or((0, 0));
+            let found = if count == 0 { Vec::new() } else { vec![finding(count, if fix { fixed } else { 0 })] };
+            Ok::<_, ()>(found)
+        });
+        let found = found.await.unwrap();
+        (found.iter().map(|finding| (finding.count, finding.fixed)).collect(), asked)
+    }
+
+    #[tokio::test]
+    async fn mending_goes_on_until_a_pass_finds_nothing_or_can_mend_nothing() {
+        assert_eq!(passes(true, &[]).await, (vec![], vec![true]));
+        assert_eq!(passes(true, &[(3, 3), (1, 1)]).await, (vec![(4, 4)], vec![true; 3]));
+        assert_eq!(passes(true, &[(3, 1), (2, 0), (9, 9)]).await, (vec![(3, 1)], vec![true; 2]));
+        assert_eq!(passes(true, &[(2, 0)]).await, (vec![(2, 0)], vec![true]));
+        // What comes back for ever is not well.
+        let asked = vec![true, true, true, true, true, false];
+        assert_eq!(passes(true, &[(1, 1); 9]).await, (vec![(6, 5)], asked));
+        assert_eq!(passes(false, &[(3, 3)]).await, (vec![(3, 0)], vec![false]));
     }
 
     #[test]

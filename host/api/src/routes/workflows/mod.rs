@@ -24,8 +24,8 @@ use super::jobs::{WaitQuery, key_of};
 use crate::{
     auth::Caller,
     body::{
-        Of, WorkflowOf, answer, checked_text, cut, drain, json_or_nothing, json_problem, query_of, read_json_up_to,
-        wait_of,
+        Of, WorkflowOf, answer, checked_text, cut, drain, json_or_nothing, misread, object_of, query_of,
+        read_json_up_to, wait_of,
     },
     canvas_schema::{Step, step_fault},
     gate::RequestId,
@@ -167,13 +167,16 @@ async fn parsed(bytes: Bytes) -> Result<WorkflowBody, Problem> {
             let detail = format!("it has {marks} commas and brackets; at most {MAX_MARKS}: send several workflows");
             return Err(Problem::new(Code::InvalidCanvas, detail));
         }
+        if !text.trim_ascii_start().starts_with('{') {
+            return object_of(text);
+        }
         serde_json::from_str(text).map_err(|error| match step_fault(text) {
             Some((pointer, detail)) => {
                 let detail = cut(&detail);
                 let errors = vec![FieldError { pointer: cut(&pointer), detail: detail.clone() }];
                 Problem::new(Code::InvalidCanvas, format!("{}: {detail}", cut(&pointer))).errors(errors)
             }
-            None => json_problem(&error),
+            None => misread::<WorkflowBody>(text, &error),
         })
     };
     let parsed = tokio::task::spawn_blocking(parse).await;
