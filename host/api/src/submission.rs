@@ -12,9 +12,9 @@ use serde::{
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, Knobs, NewJob, Start};
-use umbel_canvas::{FaultKind, KnobRule, Misplaced, Options, misplaced};
+use umbel_canvas::{FaultKind, KnobRule, Misplaced, Options};
 use umbel_model::{
-    JobId, JobSpec, Parameter, Policy, QueueName, TaskName, TenantId, Uniqueness, UnixMs,
+    JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
     bind::{self, pointer_of},
     job::SPEC_VERSION,
     stored::INLINE_BYTES,
@@ -75,20 +75,14 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads the options of a job.
 pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
-    Options::parse(json, crate::mint::now_ms()).map_err(|fault| match fault.kind {
-        FaultKind::Options => {
-            let detail = format!("{}: {}", fault.pointer, fault.detail);
-            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail }];
-            Problem::new(Code::InvalidBody, detail).errors(errors)
-        }
-        FaultKind::Canvas => {
-            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
-            Problem::new(Code::InvalidCanvas, fault.detail).errors(errors)
-        }
-        _ => {
-            let errors = vec![FieldError { pointer: fault.pointer, detail: fault.detail.clone() }];
-            Problem::new(Code::InvalidOption, fault.detail).errors(errors)
-        }
+    Options::parse(json, crate::mint::now_ms()).map_err(|fault| {
+        let code = match fault.kind {
+            FaultKind::Options => Code::InvalidBody,
+            FaultKind::Canvas => Code::InvalidCanvas,
+            _ => Code::InvalidOption,
+        };
+        let detail = format!("{}: {}", fault.pointer, fault.detail);
+        Problem::new(code, detail).errors(vec![FieldError { pointer: fault.pointer, detail: fault.detail }])
     })
 }
 
@@ -134,10 +128,8 @@ impl Template {
             let errors = vec![FieldError { pointer, detail: e.problem.clone() }];
             Problem::new(Code::InvalidPolicy, e.to_string()).errors(errors)
         })?;
-        if let Some(Misplaced { pointer, detail }) = counted_by(&policy, &deployed.parameters) {
-            let pointer = format!("/options{pointer}");
-            let errors = vec![FieldError { pointer: pointer.clone(), detail: detail.clone() }];
-            return Err(Problem::new(Code::InvalidOption, format!("{pointer}: {detail}")).errors(errors));
+        if let Some(Misplaced { pointer, detail }) = Misplaced::in_job(&policy, &deployed.parameters) {
+            return Err(Problem::of_field(Code::InvalidOption, &format!("options{pointer}"), detail));
         }
         let spec = JobSpec {
             v: patch.spec_version(),
@@ -265,17 +257,6 @@ impl Template {
         spec.push_str(&self.after);
         Ok(spec)
     }
-}
-
-/// As `misplaced`, of what this job is counted by: without uniqueness it does not matter what makes jobs alike.
-fn counted_by(policy: &Policy, parameters: &[Parameter]) -> Option<Misplaced> {
-    if policy.unique != Uniqueness::Off || policy.debounce_ms > 0 {
-        return misplaced(policy, parameters);
-    }
-    if policy.limit_key.is_empty() {
-        return None;
-    }
-    misplaced(&Policy { unique_by: Vec::new(), ..policy.clone() }, parameters)
 }
 
 /// How a spec without arguments says so.

@@ -3,7 +3,7 @@
 //! Written only at the version that was read, so that two writers never undo each other.
 
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_canvas::{Misplaced, TaskDocument, misplaced};
+use umbel_canvas::{Misplaced, TaskDocument};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
@@ -122,7 +122,7 @@ pub(crate) fn busy(name: &TaskName) -> Problem {
 pub(crate) fn check_policy(api: &Api, document: &TaskDocument) -> Result<(), Problem> {
     let policy = Policy::resolve(&document.task.policy.overlaid(&document.policy));
     api.config.bounds.check(&policy).map_err(|e| invalid_policy(&e))?;
-    match misplaced(&policy, &document.task.parameters) {
+    match Misplaced::in_policy(&policy, &document.task.parameters) {
         Some(Misplaced { pointer, detail }) => {
             Err(Problem::of_field(Code::InvalidOption, &format!("policy{pointer}"), detail))
         }

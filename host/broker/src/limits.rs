@@ -68,7 +68,7 @@ pub const LOOKS_A_LINE: u32 = 8;
 /// The failure's kind of a job whose worker was lost and that is not handed out again.
 pub const WORKER_LOST: &str = "worker_lost";
 /// Its message.
-pub const WORKER_LOST_MESSAGE: &str = "its worker was lost while it ran, and it may run only once";
+pub const WORKER_LOST_MESSAGE: &str = "its worker was lost while it ran, and its policy says not to run it again";
 /// The failure's kind of a job whose place was taken.
 pub const SUPERSEDED: &str = "superseded";
 

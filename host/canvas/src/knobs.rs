@@ -42,7 +42,8 @@ impl KnobRule {
     }
 }
 
-/// An expression of a policy that begins with a parameter which the task does not have.
+/// An expression of a policy that begins with a parameter which the task does not have: it would find `null` in every job,
+/// and all jobs of the task would be alike. What lies below a parameter may be missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misplaced {
     /// Its place in the policy, as a JSON pointer: `/unique_by/0`.
@@ -51,22 +52,47 @@ pub struct Misplaced {
     pub detail: String,
 }
 
-/// The first expression that counts by a parameter which is not there: it would find `null` in every job, and all jobs of
-/// the task would be alike. What lies below a parameter may be missing.
-pub fn misplaced(policy: &Policy, parameters: &[Parameter]) -> Option<Misplaced> {
-    let unique = policy.unique_by.iter().enumerate().map(|(at, text)| (format!("/unique_by/{at}"), text));
-    let limit = (!policy.limit_key.is_empty()).then(|| ("/limit_key".to_owned(), &policy.limit_key));
-    let names = || parameters.iter().map(|parameter| parameter.name.as_str());
-    let is_there = |text: &str| Expression::parse(text).is_ok_and(|path| path.parameter(names()).is_some());
-    let (pointer, text) = limit.into_iter().chain(unique).find(|(_, text)| !is_there(text))?;
-    let known: Vec<String> = names().take(MAX_NAMED).map(|name| format!("`{name}`")).collect();
-    let known = match parameters.len() {
-        0 => "it has none".to_owned(),
-        count if count > MAX_NAMED => format!("it has {} and more", known.join(", ")),
-        _ => format!("it has {}", known.join(", ")),
-    };
-    let detail = truncated(format!("`{text}` names no parameter of the task: {known}"), 1_024);
-    Some(Misplaced { pointer, detail })
+impl Misplaced {
+    /// The first of a whole policy.
+    pub fn in_policy(policy: &Policy, parameters: &[Parameter]) -> Option<Self> {
+        Self::in_node(policy, parameters).or_else(|| {
+            let place = |at| format!("/unique_by/{at}");
+            policy.unique_by.iter().enumerate().find_map(|(at, text)| Self::of(|| place(at), text, parameters))
+        })
+    }
+
+    /// The first of those that a job is counted by: what makes jobs alike matters only if it is unique.
+    pub fn in_job(policy: &Policy, parameters: &[Parameter]) -> Option<Self> {
+        let is_unique = policy.unique != Uniqueness::Off || policy.debounce_ms > 0;
+        if is_unique { Self::in_policy(policy, parameters) } else { Self::in_node(policy, parameters) }
+    }
+
+    /// The first of those that a node is counted by: nodes are not unique, whatever their task is.
+    pub(crate) fn in_node(policy: &Policy, parameters: &[Parameter]) -> Option<Self> {
+        if policy.limit_key.is_empty() {
+            return None;
+        }
+        Self::of(|| "/limit_key".to_owned(), &policy.limit_key, parameters)
+    }
+
+    fn of(pointer: impl FnOnce() -> String, text: &str, parameters: &[Parameter]) -> Option<Self> {
+        if Expression::parse(text).is_ok_and(|path| is_there(&path, parameters)) {
+            return None;
+        }
+        let known: Vec<String> =
+            parameters.iter().take(MAX_NAMED).map(|parameter| format!("`{}`", parameter.name)).collect();
+        let known = match parameters.len() {
+            0 => "it has none".to_owned(),
+            count if count > MAX_NAMED => format!("it has {} and more", known.join(", ")),
+            _ => format!("it has {}", known.join(", ")),
+        };
+        let detail = truncated(format!("`{text}` names no parameter of the task: {known}"), 1_024);
+        Some(Self { pointer: pointer(), detail })
+    }
+}
+
+fn is_there(path: &Expression, parameters: &[Parameter]) -> bool {
+    path.parameter(parameters.iter().map(|parameter| parameter.name.as_str())).is_some()
 }
 
 /// Parameters that a refusal names.

@@ -21,7 +21,7 @@ mod templates;
 pub use compose::{Composed, Composer, Composing, Head};
 pub use document::{Deploy, TaskDocument};
 pub use error::{Error, Fault, FaultKind, Result};
-pub use knobs::{KnobRule, Misplaced, misplaced};
+pub use knobs::{KnobRule, Misplaced};
 pub use misread::{Misread, plain};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
 pub use paging::PageSize;

@@ -8,7 +8,7 @@ use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness, UnixMs}
 use crate::{
     Error, Fault, FaultKind, Misplaced, Options, Result, Rules, Stamps, TaskFacts,
     error::{escape, refused},
-    knobs::{NodeKnobs, misplaced},
+    knobs::NodeKnobs,
 };
 
 /// The templates of one workflow.
@@ -69,9 +69,7 @@ impl<'a> Templates<'a> {
             let fields: Vec<String> = e.field.split('.').map(escape).collect();
             refused(FaultKind::Policy, format!("/options/{}", fields.join("/")), e.to_string())
         })?;
-        // Nodes are not unique, whatever their task is.
-        let counted = Policy { unique_by: Vec::new(), ..policy.clone() };
-        if let Some(Misplaced { pointer, detail }) = misplaced(&counted, &task.parameters) {
+        if let Some(Misplaced { pointer, detail }) = Misplaced::in_node(&policy, &task.parameters) {
             return Err(refused(FaultKind::Option, format!("/options{pointer}"), detail));
         }
         let spec = NodeSpec {

@@ -1,0 +1,143 @@
+//! What is said of a request that cannot be read: the field, in words for people.
+
+use serde_json::{Value, json};
+
+use crate::app::{Answer, TestApp};
+
+/// What names the tools that we read with, and not what somebody wrote.
+const NOISE: [&str; 9] =
+    ["u8", "u32", "u64", "struct ", "untagged", "besides", "expected", "deserialize", "digit found"];
+
+#[track_caller]
+fn place(answer: Answer, code: &str) -> (String, String) {
+    let problem = answer.problem(422, code);
+    let error = &problem["errors"][0];
+    let (pointer, detail) =
+        (error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default());
+    for text in [detail, problem["detail"].as_str().unwrap()] {
+        assert!(!text.is_empty() && NOISE.iter().all(|noise| !text.contains(noise)), "{problem}");
+    }
+    (pointer.to_owned(), detail.to_owned())
+}
+
+async fn submit(app: &TestApp, options: Value) -> Answer {
+    app.post("/v1/jobs", json!({"task": "add", "args": [1], "options": options})).await
+}
+
+#[tokio::test]
+async fn an_option_of_a_wrong_type_is_named() {
+    let app = TestApp::with_tasks().await;
+    for (options, pointer) in [
+        (json!({"max_retries": "x"}), "/options/max_retries"),
+        (json!({"priority": -1}), "/options/priority"),
+        (json!({"retry_backoff": 5}), "/options/retry_backoff"),
+        (json!({"retry_backoff": {"max_ms": "1s"}}), "/options/retry_backoff/max_ms"),
+        (json!({"acks": "never"}), "/options/acks"),
+        (json!({"acks": 1}), "/options/acks"),
+        (json!({"queue": "a/b"}), "/options/queue"),
+        (json!({"prioritty": 1}), "/options/prioritty"),
+        (json!([]), "/options"),
+    ] {
+        assert_eq!(place(submit(&app, options.clone()).await, "invalid_body").0, pointer, "{options}");
+    }
+    let (_, detail) = place(submit(&app, json!({"prioritty": 1})).await, "invalid_body");
+    assert!(detail.contains("`priority`") && detail.contains("`countdown_ms`"), "{detail}");
+    assert_eq!(place(submit(&app, json!({"on_success": "mul"})).await, "invalid_canvas").0, "/options/on_success");
+    let line = app.batch(r#"{"task":"add","args":[1],"options":{"max_retries":"x"}}"#).await;
+    assert!(String::from_utf8_lossy(&line.bytes).contains("/options/max_retries"));
+}
+
+#[tokio::test]
+async fn a_field_of_a_body_that_is_wrong_is_named() {
+    let app = TestApp::with_tasks().await;
+    let dead = app.dead_job().await;
+    let redrive = format!("/v1/dead/{dead}/redrive");
+    for (path, body, pointer) in [
+        ("/v1/jobs", json!({"task": 1}), "/task"),
+        ("/v1/jobs", json!({"args": [1]}), "/task"),
+        ("/v1/jobs", json!({"task": "add", "args": {"x": 1}}), "/args"),
+        ("/v1/jobs", json!({"task": "add", "kwargs": [1]}), "/kwargs"),
+        ("/v1/jobs", json!({"task": "add", "argz": [1]}), "/argz"),
+        ("/v1/bulk", json!({"action": "cancel", "filter": {"state": "lost"}}), "/filter/state"),
+        ("/v1/bulk", json!({"action": "cancel", "filter": {"state": ["queued", 1]}}), "/filter/state"),
+        ("/v1/bulk", json!({"action": "cancel", "filter": []}), "/filter"),
+        ("/v1/bulk", json!({"action": "destroy", "filter": {}}), "/action"),
+        ("/v1/bulk", json!({"action": "redrive", "filter": {}, "policy": {"fuel": "x"}}), "/policy/fuel"),
+        (&redrive, json!({"policy": {"max_retries": "x"}}), "/policy/max_retries"),
+        (&redrive, json!({"digest": 3}), "/digest"),
+    ] {
+        assert_eq!(place(app.post(path, body.clone()).await, "invalid_body").0, pointer, "{path} {body}");
+    }
+    for (policy, pointer) in [
+        (json!({"max_retries": "x"}), "/policy/max_retries"),
+        (json!({"prio": null}), "/policy/prio"),
+        (json!({"retry_backoff": {"jitter": 1}}), "/policy/retry_backoff/jitter"),
+    ] {
+        let answer = app.with_headers("PATCH", "/v1/tasks/add", &[], json!({"policy": policy})).await;
+        assert_eq!(place(answer, "invalid_policy").0, pointer, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_an_object_and_no_list_of_its_fields() {
+    let app = TestApp::with_tasks().await;
+    for body in [json!(["add", [1, 2]]), json!([]), json!("add"), json!(null)] {
+        for path in ["/v1/jobs", "/v1/bulk", "/v1/workflows", "/v1/tasks/add/deploy", "/v1/dead/redrive"] {
+            let problem = app.post(path, body.to_string()).await.problem(422, "invalid_body");
+            assert_eq!(problem["detail"], "send a JSON object", "{path} {body}");
+        }
+        let put = app.with_headers("PUT", "/v1/routes", &[], body.clone()).await;
+        assert_eq!(put.problem(422, "invalid_body")["detail"], "send a JSON object");
+        let line = app.batch(&body.to_string()).await;
+        assert!(String::from_utf8_lossy(&line.bytes).contains("send a JSON object"), "{body}");
+    }
+    app.post("/v1/jobs", "[1").await.problem(400, "invalid_json");
+}
+
+#[tokio::test]
+async fn a_query_that_cannot_be_read_says_the_parameter() {
+    let app = TestApp::with_tasks().await;
+    for (query, detail) in [
+        ("limit=-1", "limit: write a whole number, 0 or more"),
+        ("limit=", "limit: write a whole number, 0 or more"),
+        ("limit=99999999999", "limit: the number is too large"),
+    ] {
+        let problem = app.get(&format!("/v1/tasks?{query}")).await.problem(400, "invalid_query");
+        assert_eq!(problem["detail"], detail);
+    }
+    let problem = app.get("/v1/tasks?colour=1").await.problem(400, "invalid_query");
+    assert_eq!(problem["detail"], "colour: there is no `colour`; there is `limit` or `cursor`");
+}
+
+#[tokio::test]
+async fn a_key_of_a_parameter_that_is_not_there_is_refused_with_those_that_are() {
+    let app = TestApp::with_tasks().await;
+    let policy = async |policy: Value| app.with_headers("PATCH", "/v1/tasks/add", &[], json!({"policy": policy})).await;
+    for (options, pointer) in [
+        (json!({"unique": "first", "unique_by": ["kwargs.x", "kwargs.order_id"]}), "/unique_by/1"),
+        (json!({"unique": "latest", "unique_by": ["args[7]"]}), "/unique_by/0"),
+        (json!({"debounce_ms": 5, "unique_by": ["args.2"]}), "/unique_by/0"),
+        (json!({"limit_key": "kwargs.z.id", "key_concurrency": 1}), "/limit_key"),
+    ] {
+        let (found, detail) = place(submit(&app, options.clone()).await, "invalid_option");
+        assert_eq!(found, format!("/options{pointer}"), "{options}");
+        assert!(detail.ends_with("names no parameter of the task: it has `x`, `y`"), "{detail}");
+        let (found, _) = place(policy(options).await, "invalid_option");
+        assert_eq!(found, format!("/policy{pointer}"));
+    }
+    let below = json!({"unique": "first", "unique_by": ["kwargs.x.id", "args[1][3]"], "limit_key": "kwargs.y.a"});
+    submit(&app, below.clone()).await.ok(202);
+    submit(&app, json!({"unique_by": ["kwargs.order_id"]})).await.ok(202);
+    policy(below).await.ok(200);
+    let canvas = json!({"canvas": {"task": "add", "args": [1], "options": {"limit_key": "args[2]"}}});
+    let (found, _) = place(app.post("/v1/workflows", canvas).await, "invalid_option");
+    assert_eq!(found, "/canvas/options/limit_key");
+}
+
+#[tokio::test]
+async fn new_code_that_counts_by_a_parameter_which_is_not_there_is_not_deployed() {
+    let app = TestApp::new().await;
+    let task = json!({"name": "t", "parameters": [], "policy": {"limit_key": "kwargs.x"}});
+    let warnings = app.push(&json!({"tasks": [task]}).to_string()).await.ok(201)["warnings"].clone();
+    assert!(warnings[0].as_str().unwrap().contains("it has none"), "{warnings}");
+}
