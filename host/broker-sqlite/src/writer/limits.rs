@@ -21,7 +21,8 @@ use crate::{
 /// Keys of rates: a kind beyond those of scopes.
 const KEY_KIND: i64 = 3;
 
-const RATE: &str = "SELECT until_us, interval_us, burst FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
+const RATE: &str =
+    "SELECT until_us, interval_us, burst FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
 
 /// A job that left its line.
 #[derive(Debug)]
