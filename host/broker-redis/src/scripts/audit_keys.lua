@@ -40,7 +40,10 @@ end
 
 local function look_at_job(member)
   local r = load(member)
-  if not r then return end
+  if not r then
+    if exists('job:', member) then found('record that cannot be read', member) end
+    return
+  end
   local line, id, state = line_of(tenant_of(member), queue_in(r[FIXED])), id_of(member), r[STATE]
   local is_node = has(r[FLAGS], NODE)
   if is_node and not canvas().workflow_of(member) then

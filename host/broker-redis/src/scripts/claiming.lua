@@ -101,7 +101,7 @@ local function claim(wish, out)
     local member = line.tenant .. ',' .. id
     local key = P .. 'job:' .. member
     text = text or call('GET', key)
-    if not text then return end
+    if not text or is_damaged(text) then return end
     local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
       dead_ttl, _, _, rest = unpack_struct(HEAD, text)
     if expires > 0 and expires <= now then
@@ -118,6 +118,9 @@ local function claim(wish, out)
     local stored = text
     text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0,
       score, math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
+    -- Before it runs: whatever fails from here on, the lease brings it back.
+    local l = leases.n
+    leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
     call('SET', key, text)
     tell_state(member, RUNNING, stored, rest + 4)
     count = count + 1
@@ -126,8 +129,6 @@ local function claim(wish, out)
     if not line.holder then
       line.holder, served[served.n + 1], served[served.n + 2], served.n = worker, line.name, worker, served.n + 2
     end
-    local l = leases.n
-    leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
     out[n + 1], out[n + 2], n = member, text, n + 2
     if has(flags, SPEC_APART) then
       n = n + 1
@@ -139,6 +140,14 @@ local function claim(wish, out)
     end
   end
 
+  -- A job with something damaged must not take the others of this claim with it.
+  local function try(line, id, text)
+    local before = n
+    if pcall(deliver, line, id, text) then return end
+    for i = #out, before + 1, -1 do out[i] = nil end
+    n = before
+  end
+
   for _ = 1, queues do
     local queue
     queue, at = unpack_struct('<Bc0', wish, at)
@@ -146,14 +155,14 @@ local function claim(wish, out)
       local picked = pick(queue, math.min(max - count, budget))
       if not picked then
         budget = serving().serve(queue, worker, max - count, budget, function(line, id, text)
-          deliver(line, id, text)
+          try(line, id, text)
           return count < max
         end)
         break
       end
       if #picked == 0 then break end
       budget = budget - #picked
-      for i = 1, #picked do deliver(picked[i][1], picked[i][2]) end
+      for i = 1, #picked do try(picked[i][1], picked[i][2]) end
     end
     if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then ready_in[queue] = true end
   end

@@ -34,9 +34,17 @@ local function opened(text)
   return r
 end
 
+-- The least that a record has. One that is damaged must not stop the others: it is passed over, and an audit tells of it.
+local function is_readable(text)
+  return #text >= 95 and byte(text) == 1 and byte(text, STATE) <= SKIPPED
+end
+
+-- The record of a job; nothing when there is none that can be read.
 local function load(member)
   local text = call('GET', P .. 'job:' .. member)
-  return text and opened(text)
+  if not text or not is_readable(text) then return end
+  local done, r = pcall(opened, text)
+  return done and r or nil
 end
 
 local function save(member, r)

@@ -12,7 +12,7 @@ local function renew(blob)
   local member, token, progress, logs, at = unpack_struct(FORMAT, blob)
   -- Longer than any head: 72 bytes, a token of 64, a worker of 128.
   local text = call('GETRANGE', P .. 'job:' .. member, 0, 279)
-  if #text == 0 then return 'L' end
+  if not is_readable(text) then return 'L' end
   local _, state, flags, _, _, _, _, _, _, _, _, _, _, _, _, _, current = unpack_struct(HEAD, text)
   if state ~= RUNNING or current ~= token then return 'L' end
   zadd(P .. 'leases', lease, member)

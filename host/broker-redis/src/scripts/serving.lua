@@ -148,10 +148,12 @@ local function lane_has_room(line, next, knobs, control)
     or not used_up(named(tenant, task, key), limits.key_concurrency, limits.key_rate, m.BY_KEY, key)
 end
 
--- Where the name of the queue begins in a record.
-local function fixed_at(text)
+-- The task in a record. An error when it is damaged.
+local function task_at(text)
   local at = 74 + byte(text, 73)
-  return at + 1 + byte(text, at) + 4
+  at = at + 1 + byte(text, at) + 4
+  at = at + 1 + byte(text, at)
+  return sub(text, at + 1, at + byte(text, at))
 end
 
 -- Takes the next job out of an open line, and answers its id and record; nothing when something was parked or moved instead.
@@ -166,12 +168,12 @@ local function pick_next(line)
   end
   local member = line.tenant .. ',' .. next.id
   local text = call('GET', P .. 'job:' .. member)
-  if not text then return take_next(line, next) end
+  if not text or is_damaged(text) then return take_next(line, next) end
   local flags, task = byte(text, FLAGS), next.task
   if not task then
-    local at = fixed_at(text)
-    at = at + 1 + byte(text, at)
-    task = sub(text, at + 1, at + byte(text, at))
+    local done
+    done, task = pcall(task_at, text)
+    if not done then return take_next(line, next) end
   end
   local control = control_of(line.tenant, 'k:' .. task)
   if control and not next.task then

@@ -89,7 +89,7 @@ end
 local function settle(blob)
   local member, token, how, delay_ms, payload, entry, progress, growth, logs, at = unpack_struct(FORMAT, blob)
   local text = call('GET', P .. 'job:' .. member)
-  if not text then return 'L' end
+  if not text or is_damaged(text) then return 'L' end
   if how == SUCCEED and logs == 0 and progress == '' and growth == ''
     and succeed_at_once(member, text, token, payload, entry) then
     return 'R'

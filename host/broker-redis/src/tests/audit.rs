@@ -64,6 +64,36 @@ async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
 }
 
 #[tokio::test]
+async fn a_damaged_record_or_key_stops_nobody_and_is_found() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    let later = |n| NewJob { start: Start::After(1), ..single(n) };
+    let other = of_key(5, 1);
+    broker.submit(&[single(1), single(2), single(3), later(4), other, of_key(6, 1), later(7)]).await.unwrap();
+    let record = |n: u64| key(&format!("job:{},{}", tenant(), single(n).id));
+    let long = format!("\u{1}\u{1}{}", "x".repeat(200));
+    for (n, garbage) in [(1, "garbage"), (2, long.as_str()), (4, "garbage"), (5, "garbage")] {
+        run(&server, &["SET", &record(n), garbage]);
+    }
+    while broker.promote(10).await.unwrap().moved == 0 {}
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.extend(broker.claim(&claim(10)).await.unwrap());
+    }
+    let mut ids: Vec<_> = held.iter().map(|delivery| delivery.id).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [single(3).id, single(6).id, single(7).id]);
+    run(&server, &["SET", &record(3), "garbage"]);
+    let answers = broker.settle(&held.iter().map(settle).collect::<Vec<_>>(), None).await.unwrap().0;
+    assert_eq!(answers.iter().filter(|answer| **answer == Settled::Recorded).count(), 2, "{answers:?}");
+    run(&server, &["SET", &key("orders"), "x"]);
+    let found = broker.audit(true).await.unwrap();
+    let count = |check: &str| found.iter().find(|f| f.check == check).map_or(0, |finding| finding.count);
+    assert_eq!(count("record that cannot be read"), 5, "{found:?}");
+    assert_eq!(count("keys that cannot be read"), 1, "{found:?}");
+}
+
+#[tokio::test]
 async fn an_audit_finds_and_mends_each_damage() {
     let server = RedisServer::start(Options::default());
     let (broker, held) = populated(&server).await;
