@@ -14,7 +14,11 @@ if has_work and not canvas then return { 'W' } end
 local max_backlog, max_queues = tonumber(ARGV[3]), tonumber(ARGV[4])
 local count = #ARGV - 6
 -- The last arrival before these: they may use the next `count` numbers.
-local seq = call('INCRBY', P .. 'seq', count) - count
+local seq
+local function reserve()
+  seq = call('INCRBY', P .. 'seq', count) - count
+end
+reserve()
 local codes, ids = {}, { '' }
 
 local function room(line)
@@ -128,6 +132,8 @@ local function submit(blob)
     advance()
     count_again()
     has_work = false
+    -- What has become ready was there before the jobs that follow.
+    reserve()
   end
 end
 

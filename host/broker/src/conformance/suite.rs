@@ -156,6 +156,7 @@ macro_rules! conformance_suite {
             a_job_that_was_cancelled_is_not_replaced,
             a_replacement_that_is_not_there_is_refused,
             what_is_left_of_the_work_list_is_done_before_what_comes_later,
+            what_a_batch_makes_ready_is_in_front_of_the_jobs_that_follow_in_it,
             a_guest_adds_many_members_at_once,
             members_settled_in_one_call_ready_the_body_once_and_in_the_same_step,
             members_settled_at_the_same_time_ready_the_body_once,

@@ -125,6 +125,26 @@ pub async fn what_is_left_of_the_work_list_is_done_before_what_comes_later(s: Su
     assert_eq!(s.queue().await.queued, u64::from(MANY));
 }
 
+pub async fn what_a_batch_makes_ready_is_in_front_of_the_jobs_that_follow_in_it(s: Subject) {
+    s.begin_json(&format!(r#"{{"chain":[{{"task":"x"}},{{"group":[{}]}}]}}"#, many("m"))).await;
+    s.run_all(&["x"]).await;
+    let batch = [new_job(1), new_job(2)];
+    assert_eq!(s.broker.submit(&batch).await.unwrap(), [Submitted::Created, Submitted::Created]);
+    let mut place = Vec::new();
+    for n in 0.. {
+        let Some(delivery) = s.claim(1).await.pop() else { break };
+        if batch.iter().any(|job| job.id == delivery.id) {
+            place.push((n, delivery.id));
+        }
+        s.settle(&delivery, succeed("1")).await;
+        if place.len() == batch.len() {
+            break;
+        }
+    }
+    // What was ready, the first job, what it made ready, the second.
+    assert_eq!(place, [(ADVANCE, batch[0].id), (2 * ADVANCE + 1, batch[1].id)]);
+}
+
 pub async fn a_guest_adds_many_members_at_once(s: Subject) {
     let f = s.begin_json(r#"{"chord":[{"task":"a"}],"body":{"task":"z"}}"#).await;
     let a = s.next("a").await;
