@@ -273,4 +273,19 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn no_argument_has_the_name_of_one_that_all_commands_have() {
+        let words = ["umbel", "__bench-sandbox", "m.wasm", "noop", "{}", "10", "--json"];
+        assert!(Cli::try_parse_from(words).unwrap().output.json);
+        let all: Vec<clap::Id> = Cli::command().get_arguments().map(|arg| arg.get_id().clone()).collect();
+        let mut open = vec![Cli::command()];
+        while let Some(command) = open.pop() {
+            for child in command.get_subcommands() {
+                let twice = child.get_arguments().find(|arg| all.contains(arg.get_id()));
+                assert!(twice.is_none(), "{}: {twice:?}", child.get_name());
+                open.push(child.clone());
+            }
+        }
+    }
 }

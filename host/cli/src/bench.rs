@@ -19,7 +19,7 @@ pub struct BenchOptions {
     pub module: PathBuf,
     pub task: String,
     /// The arguments by name, a JSON object
-    pub json: String,
+    pub arguments: String,
     pub calls: usize,
 }
 
@@ -27,7 +27,7 @@ pub struct BenchOptions {
 pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result<(), Failure> {
     let sandbox = data::sandbox(1)?;
     let (prepared, tasks) = local::prepare(&sandbox, &options.module, terminal).await?;
-    let call = call(local::pick(&tasks, Some(&options.task))?, &options.json);
+    let call = call(local::pick(&tasks, Some(&options.task))?, &options.arguments);
     // So that caches and branch predictors are as they are in a worker.
     repeat(&sandbox, &prepared, &call, options.calls / 10).await?;
     let mut times = repeat(&sandbox, &prepared, &call, options.calls).await?;
