@@ -40,6 +40,9 @@
 //! `LOOKS_A_LINE` of them in one claim without a job in between is passed over while another line of the queue is open, and
 //! then begins anew: what one tenant has to park or move must not hold up another's job.
 //!
+//! What was used of a rate is a number of starts, and comes back by the rate of whoever uses it next (`Rate::take`): a smaller
+//! burst or another rate waits for it, and gives nothing back to the others.
+//!
 //! Parked by a rate, it is opened by `promote` at the time (rounded up to a millisecond) when one more may start; before
 //! jobs that are due, in the order of (time, tenant, queue, task, key), lines before lanes before key lanes; at most `max` in
 //! one step. Parked by a concurrency cap, it is opened when a job that counts there ends its delivery (all that are parked by

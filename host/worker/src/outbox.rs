@@ -163,8 +163,8 @@ impl Outbox {
         }
     }
 
-    /// The broker failed on this batch, which had no claim: they go again one by one. One that failed alone too often is given up; its
-    /// lease will expire and the job is delivered again.
+    /// The broker failed on this batch, which had no claim: they go again one by one. One that failed alone too often is
+    /// given up; its lease will expire and the job is delivered again.
     pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut Book) {
         self.batch = 1;
         if batch.whose.len() != 1 {

@@ -1,5 +1,6 @@
 -- Put in front of serving.lua and claiming.lua: the ready jobs of a plain line (without lanes, park and controls) are read
--- ahead, and taken out afterwards. Nothing else changes them while a claim hands them out.
+-- ahead, and taken out afterwards. Nothing else changes them while a claim hands them out. And what a record must have, to
+-- be handed out or settled.
 
 local function source_of(line, tag)
   return { line = line, tag = tag, taken = 0, read = 0, size = call('ZCARD', line.ready) }
