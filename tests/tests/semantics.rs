@@ -44,7 +44,7 @@ fn all_tests() -> Result<BTreeSet<String>> {
             open.extend(fs::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?);
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let is_suite = path.components().any(|part| part.as_os_str() == "conformance");
+            let is_suite = path.components().any(|part| part.as_os_str() == "broker-conformance");
             let (heads, bodies) = (text.split("fn "), text.split("fn ").skip(1));
             let tests = heads.zip(bodies).filter(|(head, _)| is_suite || is_marked(head));
             names.extend(tests.filter_map(|(_, body)| Some(body.split_once('(')?.0.to_owned())));

@@ -39,6 +39,7 @@ const TOP: &[&str] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("umbel-model", &[]),
     ("umbel-broker", &["umbel-model"]),
+    ("umbel-broker-conformance", &["umbel-model", "umbel-broker"]),
     ("umbel-broker-redis", &["umbel-model", "umbel-broker"]),
     ("umbel-broker-sqlite", &["umbel-model", "umbel-broker"]),
     ("umbel-canvas", &["umbel-model", "umbel-broker"]),

@@ -11,8 +11,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
-use umbel_broker::{IDEMPOTENCY_TTL_MS, Idempotency, Knobs, NewJob, Start};
-use umbel_canvas::{FaultKind, KnobRule, Misplaced, Options};
+use umbel_broker::{BrokerOptions, IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start};
+use umbel_canvas::{BrokerOptionRule, FaultKind, Misplaced, Options};
 use umbel_model::{
     JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
     bind::{self, pointer_of},
@@ -112,7 +112,7 @@ pub(crate) struct Template {
     policy: Policy,
     start: Start,
     expires_at: Option<UnixMs>,
-    knobs: KnobRule,
+    broker_options: BrokerOptionRule,
 }
 
 /// The value of each parameter as text; none where its default stands.
@@ -155,7 +155,7 @@ impl Template {
             queue: policy.queue.clone(),
             start: options.start.unwrap_or(debounced),
             expires_at: options.expires_at,
-            knobs: KnobRule::new(&policy, &deployed.name),
+            broker_options: BrokerOptionRule::new(&policy, &deployed.name),
             policy,
             deployed,
         })
@@ -191,20 +191,20 @@ impl Template {
             result_ttl_ms: policy.result_ttl_ms,
             dead_ttl_ms: if forgotten { 0 } else { policy.dead_ttl_ms },
             expires_at: self.expires_at,
-            knobs: self.knobs_of(&bound),
+            broker_options: self.broker_options_of(&bound),
             idempotency,
             redrive_of: None,
         })
     }
 
     /// What the broker must know of the policy. Values are read only if it counts by them.
-    fn knobs_of(&self, bound: &Bound<'_>) -> Option<Box<Knobs>> {
-        if let KnobRule::Same(knobs) = &self.knobs {
-            return knobs.clone();
+    fn broker_options_of(&self, bound: &Bound<'_>) -> Option<Box<BrokerOptions>> {
+        if let BrokerOptionRule::Same(broker_options) = &self.broker_options {
+            return broker_options.clone();
         }
         let parameters = &self.deployed.parameters;
         let names: Vec<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-        self.knobs.knobs(&self.deployed.name, &names, |name| {
+        self.broker_options.broker_options(&self.deployed.name, &names, |name| {
             let at = names.iter().position(|known| *known == name)?;
             match bound[at] {
                 Some(value) => serde_json::from_str(value.get()).ok(),

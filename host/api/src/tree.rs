@@ -56,7 +56,7 @@ pub(crate) struct Tree {
 pub(crate) struct TreeStep {
     /// `task`, `chain`, `group`, `chord`.
     pub(crate) kind: &'static str,
-    /// Of a task; of a group and a chord, the gate at the group's end.
+    /// Of a task; of a group and a chord, the join at the group's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) node: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,8 +125,8 @@ struct Known {
     after: Option<u32>,
     group: Option<u32>,
     next: Vec<Range>,
-    /// Of a gate: its members' ends, and all nodes of theirs.
-    gate: Option<(Vec<Range>, Vec<Range>)>,
+    /// Of a join: its members' ends, and all nodes of theirs.
+    join: Option<(Vec<Range>, Vec<Range>)>,
     step: TreeStep,
 }
 
@@ -181,8 +181,8 @@ impl Known {
         let state = Some(state_of(&node));
         let NodeRecord { number, when, after, group, next, work, .. } = node;
         let plain = TreeStep { node: Some(number), state, ..TreeStep::default() };
-        let (gate, step) = match work {
-            NodeWork::Gate { members, scope, pending, failed, .. } => {
+        let (join, step) = match work {
+            NodeWork::Join { members, scope, pending, failed, .. } => {
                 let count = members.iter().map(|range| range.count).sum();
                 let pending = if count == 0 { 0 } else { pending };
                 let (count, pending, failed) = (Some(count), Some(pending), Some(failed));
@@ -204,7 +204,7 @@ impl Known {
                 (None, step)
             }
         };
-        Self { when, after, group, next, gate, step }
+        Self { when, after, group, next, join, step }
     }
 }
 

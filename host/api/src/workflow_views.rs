@@ -26,7 +26,7 @@ pub(crate) struct Workflow {
     #[schema(value_type = WorkflowState)]
     state: &'static str,
     progress: WorkflowProgress,
-    /// Jobs and gates (the ends of groups).
+    /// Jobs and joins (the ends of groups).
     nodes: u32,
     tags: Vec<String>,
     /// Stamps that its jobs inherit.
@@ -188,11 +188,11 @@ impl From<Range> for Nodes {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Node {
     number: u32,
-    /// `job`; `gate`: the end of a group, which runs nothing.
+    /// `job`; `join`: the end of a group, which runs nothing.
     kind: &'static str,
     task: Option<String>,
     label: Option<String>,
-    /// Of a gate: `waiting`, `succeeded`, `failed`, `skipped`.
+    /// Of a join: `waiting`, `succeeded`, `failed`, `skipped`.
     #[schema(value_type = views::JobState)]
     state: &'static str,
     /// Its source: the node that ends before.
@@ -203,9 +203,9 @@ pub(crate) struct Node {
     takes: bool,
     /// What waits for it.
     next: Vec<Nodes>,
-    /// The gate of the innermost group that it is in.
+    /// The join of the innermost group that it is in.
     group: Option<u32>,
-    /// Of a gate: the last node of each member, in the order of the results.
+    /// Of a join: the last node of each member, in the order of the results.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     members: Vec<Nodes>,
     /// `fail`, `continue`, `ignore`.
@@ -260,7 +260,7 @@ impl Node {
             replaced_by: None,
         };
         match work {
-            NodeWork::Gate { members, .. } => Self { members: members.into_iter().map(Nodes::from).collect(), ..plain },
+            NodeWork::Join { members, .. } => Self { members: members.into_iter().map(Nodes::from).collect(), ..plain },
             NodeWork::Job { record, takes, .. } => Self {
                 kind: "job",
                 label: label_of(&record),
@@ -288,11 +288,11 @@ pub(crate) fn label_of(record: &JobRecord) -> Option<String> {
     serde_json::from_str::<NodeArguments>(arguments).ok()?.label
 }
 
-/// The state of a node, that of a gate in the words of jobs.
+/// The state of a node, that of a join in the words of jobs.
 pub(crate) fn state_of(node: &NodeRecord) -> &'static str {
     match &node.work {
         NodeWork::Job { record, .. } => record.state.as_str(),
-        NodeWork::Gate { status, .. } => match status {
+        NodeWork::Join { status, .. } => match status {
             None => JobState::Waiting.as_str(),
             Some(Status::Ok) => JobState::Succeeded.as_str(),
             Some(Status::Failed) => JobState::Failed.as_str(),

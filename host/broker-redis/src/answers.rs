@@ -136,7 +136,7 @@ impl Answer {
     pub(crate) fn node(&mut self) -> Result<NodeRecord> {
         let number = self.number()?;
         if number < 0 {
-            return nodes::gate((-1 - number) as u32, &self.bytes()?);
+            return nodes::join((-1 - number) as u32, &self.bytes()?);
         }
         let (record, place) = self.job_and_place()?;
         let place = place.ok_or_else(|| corrupt("a node's record says that it is none"))?;

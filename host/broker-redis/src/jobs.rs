@@ -98,7 +98,7 @@ impl RedisBroker {
                 b'R' => Settled::Recorded,
                 b'A' => Settled::AlreadyDone,
                 b'L' => Settled::Lost,
-                b'N' => Settled::Refused,
+                b'N' => Settled::NoCapacity,
                 _ => return Err(unknown_code()),
             });
         }

@@ -8,12 +8,12 @@
 //! | `job:<tenant>,<id>` | string | the record, see `records` |
 //! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
 //! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
-//! | `gate:<tenant>,<id>` | string | a node that is a gate; one that is a job has a record |
+//! | `join:<tenant>,<id>` | string | a node that is a join; one that is a job has a record |
 //! | `wf:<tenant>,<id>` | string | a workflow: what changes, see `WORKFLOW` in `canvas.lua` |
 //! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
 //! | `todo` | list | work items, see `ITEM` in `canvas.lua` |
 //! | `deadlines` | sorted set | running workflows by deadline |
-//! | `more:<tenant>,<id>` | string | what a job has of knobs, see `KNOBS` in `names.lua` |
+//! | `more:<tenant>,<id>` | string | what a job has of broker options, see `KNOBS` in `names.lua` |
 //! | `deads:<tenant>` | hash | jobs in `dead:<tenant>` by queue |
 //! | `upgrading` | string | the version from which the store is brought to this one, see `upgrade.rs` |
 //! | `ready:<tenant>,<queue>` | sorted set | plain ids by priority and arrival |
@@ -47,7 +47,7 @@ use umbel_broker::{DocumentKind, Topic};
 use umbel_model::{JobId, TenantId};
 
 /// Version of the keys and of what is in them. A store of a newer one is refused, an older one becomes one of this: 2
-/// added workflows, 3 knobs and limits; each reads all that the ones before wrote.
+/// added workflows, 3 broker options and limits; each reads all that the ones before wrote.
 pub(crate) const VERSION: u32 = 3;
 
 /// The keys of one shard.
@@ -93,7 +93,7 @@ impl Keys {
         format!("{}job:{}", self.prefix, member(tenant, id))
     }
 
-    pub(crate) fn gate(&self, tenant: &TenantId, id: JobId) -> String {
+    pub(crate) fn join(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}gate:{}", self.prefix, member(tenant, id))
     }
 

@@ -6,12 +6,12 @@
 
 mod answers;
 mod audit;
+mod broker_options;
 mod controls;
 mod events;
 mod growth;
 mod jobs;
 mod keys;
-mod knobs;
 mod link;
 mod nodes;
 mod reading;

@@ -10,8 +10,8 @@ use umbel_model::{
 };
 
 use crate::{
+    broker_options::broker_options,
     keys::member,
-    knobs::knobs,
     records::{Packed, SPEC_INLINE_BYTES, json, start_of},
     stored::{Reader, corrupt, some},
 };
@@ -20,9 +20,9 @@ const NOBODY: u32 = u32::MAX;
 /// Nodes that the numbers in ids and records can name; far more than a workflow has.
 const MAX_NUMBER: u32 = 1 << 24;
 const FAILURE_BIT: u8 = 1;
-/// Of a job, that it takes its source's result; of a gate, that a failure cancels the rest.
+/// Of a job, that it takes its source's result; of a join, that a failure cancels the rest.
 const THIRD_BIT: u8 = 8;
-const IS_GATE: u8 = 1;
+const IS_JOIN: u8 = 1;
 const ARGUMENTS_APART: u8 = 2;
 const IS_KEPT: u8 = 4;
 const HAS_KNOBS: u8 = 8;
@@ -87,7 +87,7 @@ fn code_of(state: JobState) -> u8 {
 pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     let (after, group) = (node.after.unwrap_or(NOBODY), node.group.unwrap_or(NOBODY));
     match &node.work {
-        NewWork::Job { template, arguments, takes, kept, knobs: more } => {
+        NewWork::Job { template, arguments, takes, kept, broker_options: more } => {
             let apart = arguments.len() > SPEC_INLINE_BYTES;
             let kind = if apart { ARGUMENTS_APART } else { 0 }
                 | if kept.is_some() { IS_KEPT } else { 0 }
@@ -97,7 +97,7 @@ pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
                 packed = packed.text(arguments);
             }
             if let Some(more) = more {
-                packed = packed.long(&knobs(more)?);
+                packed = packed.long(&broker_options(more)?);
             }
             if let Some(Kept { state, result, failure }) = kept {
                 let failure = failure.as_ref().map(json).transpose()?.unwrap_or_default();
@@ -108,8 +108,8 @@ pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
             packed = packed.u24(node.next.len() as u32).ranges(&node.next);
             Ok(packed.raw(if apart { &[] } else { arguments.as_bytes() }).done())
         }
-        NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept } => {
-            let packed = Packed::default().u8(IS_GATE).u8(1).u8(bits(node, *cancel_rest)).u8(u8::from(*kept));
+        NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
+            let packed = Packed::default().u8(IS_JOIN).u8(1).u8(bits(node, *cancel_rest)).u8(u8::from(*kept));
             let packed = packed.u32(*pending).u32(*failed).u32(*skipped).u32(after).u32(group);
             let lists = [&node.next, members, scope];
             let packed = lists.iter().fold(packed, |packed, ranges| packed.u24(ranges.len() as u32));
@@ -118,8 +118,8 @@ pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     }
 }
 
-/// Reads a stored gate.
-pub(crate) fn gate(number: u32, bytes: &[u8]) -> Result<NodeRecord> {
+/// Reads a stored join.
+pub(crate) fn join(number: u32, bytes: &[u8]) -> Result<NodeRecord> {
     let mut r = Reader(bytes);
     let (_version, bits, status) = (r.u8()?, r.u8()?, r.u8()?);
     let (pending, failed, skipped) = (r.u32()?, r.u32()?, r.u32()?);
@@ -133,7 +133,7 @@ pub(crate) fn gate(number: u32, bytes: &[u8]) -> Result<NodeRecord> {
         _ => Some(Status::Skipped),
     };
     let cancel_rest = bits & THIRD_BIT > 0;
-    let work = NodeWork::Gate { members, scope, cancel_rest, pending, failed, skipped, status };
+    let work = NodeWork::Join { members, scope, cancel_rest, pending, failed, skipped, status };
     Ok(NodeRecord { number, when: when_in(bits), on_failure: on_failure_in(bits)?, after, group, next, work })
 }
 

@@ -5,9 +5,9 @@ use umbel_broker::{Claim, Error, LogLine, NewJob, Renewal, Result, Settle, Start
 use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
 
 use crate::{
+    broker_options::broker_options,
     growth::growth,
     keys::member,
-    knobs::knobs,
     stored::{FLAG_MORE, FLAG_SPEC_APART, written_attempt},
 };
 
@@ -121,7 +121,7 @@ pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
     let (start, start_ms) = start_of(job.start);
     let mut packed = Packed::default()
         .u8(job.priority.min(9))
-        .u8(if apart { FLAG_SPEC_APART } else { 0 } | if job.knobs.is_some() { FLAG_MORE } else { 0 })
+        .u8(if apart { FLAG_SPEC_APART } else { 0 } | if job.broker_options.is_some() { FLAG_MORE } else { 0 })
         .u32(job.max_deliveries)
         .u8(start)
         .ms(start_ms)
@@ -144,7 +144,7 @@ pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
         None => packed.short("").short("").ms(0),
     };
     let packed = packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default());
-    let more = job.knobs.as_ref().map(|more| knobs(more)).transpose()?.unwrap_or_default();
+    let more = job.broker_options.as_ref().map(|more| broker_options(more)).transpose()?.unwrap_or_default();
     Ok(packed.u16(more.len() as u16).raw(&more).0)
 }
 

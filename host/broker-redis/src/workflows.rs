@@ -151,15 +151,15 @@ impl RedisBroker {
         for bytes in self.texts(numbers.iter().map(|n| self.link.keys.job(tenant, node_job(id, *n)))).await? {
             values.push(bytes.map(|bytes| job_value(&bytes)).transpose()?);
         }
-        // What is no job is a gate; whichever it is, it stays.
+        // What is no job is a join; whichever it is, it stays.
         let others: Vec<usize> = (0..values.len()).filter(|at| values[*at].is_none()).collect();
-        let gates = others.iter().map(|at| self.link.keys.gate(tenant, node_job(id, numbers[*at])));
-        for (at, bytes) in others.iter().zip(self.texts(gates).await?) {
+        let joins = others.iter().map(|at| self.link.keys.join(tenant, node_job(id, numbers[*at])));
+        for (at, bytes) in others.iter().zip(self.texts(joins).await?) {
             let Some(bytes) = bytes else { continue };
-            let gate = nodes::gate(numbers[*at], &bytes)?;
-            if let NodeWork::Gate { members, status, .. } = gate.work {
-                let (on_failure, after) = (gate.on_failure, gate.after);
-                values[*at] = Some(NodeValue::Gate { on_failure, after, members, status });
+            let join = nodes::join(numbers[*at], &bytes)?;
+            if let NodeWork::Join { members, status, .. } = join.work {
+                let (on_failure, after) = (join.on_failure, join.after);
+                values[*at] = Some(NodeValue::Join { on_failure, after, members, status });
             }
         }
         Ok(values.into_iter().map(|value| value.unwrap_or(NodeValue::Missing)).collect())

@@ -69,9 +69,15 @@ fn chord(members: u32) -> anyhow::Result<(WorkflowHead, Vec<NewNode>)> {
         after,
         group,
         next,
-        work: NewWork::Job { template: 0, arguments: r#"{"args":[12345]}"#.into(), takes, kept: None, knobs: None },
+        work: NewWork::Job {
+            template: 0,
+            arguments: r#"{"args":[12345]}"#.into(),
+            takes,
+            kept: None,
+            broker_options: None,
+        },
     };
-    let gate = NewWork::Gate {
+    let join = NewWork::Join {
         members: vec![all],
         scope: vec![all],
         cancel_rest: false,
@@ -81,7 +87,7 @@ fn chord(members: u32) -> anyhow::Result<(WorkflowHead, Vec<NewNode>)> {
         kept: false,
     };
     let body = members + 1;
-    let mut nodes = vec![NewNode { work: gate, ..job(None, None, vec![Range::one(body)], false) }];
+    let mut nodes = vec![NewNode { work: join, ..job(None, None, vec![Range::one(body)], false) }];
     nodes.extend((0..members).map(|_| job(None, Some(0), vec![Range::one(0)], false)));
     nodes.push(job(Some(0), None, Vec::new(), true));
     let template = NodeTemplate {

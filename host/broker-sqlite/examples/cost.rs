@@ -104,7 +104,7 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         result_ttl_ms: 86_400_000,
         dead_ttl_ms: 86_400_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     })

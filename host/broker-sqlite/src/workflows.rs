@@ -158,7 +158,7 @@ fn decode_node(conn: &Connection, row: &Row<'_>) -> Result<NodeRecord, Fault> {
         Some(rid) => {
             NodeWork::Job { record: Box::new(record(conn, rid)?), template: small(row, 7)?, takes: row.get(8)? }
         }
-        None => NodeWork::Gate {
+        None => NodeWork::Join {
             members: ranges(row, 9)?,
             scope: ranges(row, 10)?,
             cancel_rest: row.get(11)?,
@@ -209,7 +209,7 @@ fn decode_value(row: &Row<'_>) -> Result<NodeValue, Fault> {
     let (after, on_failure) = (row.get(2)?, rows::on_failure(row, 4)?);
     if row.get(1)? {
         let (members, status) = (ranges(row, 3)?, rows::status_or_none(row, 10)?);
-        return Ok(NodeValue::Gate { on_failure, after, members, status });
+        return Ok(NodeValue::Join { on_failure, after, members, status });
     }
     let text = |column| row.get::<_, Option<String>>(column);
     Ok(NodeValue::Job {

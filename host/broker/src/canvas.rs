@@ -2,14 +2,14 @@
 //!
 //! # The rules
 //!
-//! A node is a job or a gate (the end of a group; it runs nothing). A job node is `waiting` until its source ends. What
+//! A node is a job or a join (the end of a group; it runs nothing). A job node is `waiting` until its source ends. What
 //! ends emits one arrival to each node in its `next`, with two statuses: *raw* (how it ended) and *adjusted* (what that
 //! means to what waits for it, by its `on_failure`: a failure that is `continue` or `ignore` is adjusted to `Ok`).
 //!
 //! - A job that waits for success takes the adjusted status: `Ok` readies it; `Failed` ends it as `failed` with
 //!   `UPSTREAM_FAILED`, not in the dead set; `Skipped` ends it as `skipped`.
 //! - A job that waits for failure takes the raw status: `Failed` readies it; anything else ends it as `skipped`.
-//! - A gate counts adjusted statuses. When none is pending it ends: `Failed` if one failed, else `Skipped` if one was
+//! - A join counts adjusted statuses. When none is pending it ends: `Failed` if one failed, else `Skipped` if one was
 //!   skipped, else `Ok`; with `cancel_rest`, its first failed arrival cancels its scope.
 //! - In a workflow that was cancelled, a job that would be readied or failed by an arrival ends as `revoked` (at the
 //!   deadline: `expired`) instead.
@@ -43,7 +43,7 @@ use umbel_model::{
     canvas::{Range, When},
 };
 
-use crate::{Idempotency, Knobs, Start};
+use crate::{BrokerOptions, Idempotency, Start};
 
 /// Nodes that one step of a broker readies or cancels at most: some milliseconds of Redis' time.
 pub const ADVANCE: u32 = 1_000;
@@ -107,7 +107,7 @@ pub struct WorkflowHead {
     /// JSON text of a `WorkflowSpec`. Brokers do not read it.
     pub spec: String,
     pub templates: Vec<NodeTemplate>,
-    /// How many there are: gates and jobs.
+    /// How many there are: joins and jobs.
     pub nodes: u32,
     /// Nodes that start when the workflow does, whatever they wait for otherwise.
     pub starts: Vec<Range>,
@@ -130,7 +130,7 @@ pub struct NewNode {
     pub on_failure: OnFailure,
     /// Its source.
     pub after: Option<u32>,
-    /// The gate of the innermost group that it is in.
+    /// The join of the innermost group that it is in.
     pub group: Option<u32>,
     pub next: Vec<Range>,
     pub work: NewWork,
@@ -148,9 +148,9 @@ pub enum NewWork {
         /// How it ended in the workflow that this one resumes. Terminal; emits nothing.
         kept: Option<Kept>,
         /// Never with `unique`.
-        knobs: Option<Box<Knobs>>,
+        broker_options: Option<Box<BrokerOptions>>,
     },
-    Gate {
+    Join {
         members: Vec<Range>,
         scope: Vec<Range>,
         cancel_rest: bool,
@@ -191,7 +191,7 @@ pub struct Growth {
 pub struct NewMembers {
     pub templates: Vec<NodeTemplate>,
     pub nodes: Vec<NewNode>,
-    /// The last node of each member. The broker adds their edge to the gate; each is one more pending arrival of it.
+    /// The last node of each member. The broker adds their edge to the join; each is one more pending arrival of it.
     pub ends: Vec<Range>,
     pub starts: Vec<Range>,
 }
@@ -258,7 +258,7 @@ pub struct WorkflowRecord {
     pub templates: Vec<NodeTemplate>,
     pub state: WorkflowState,
     pub cancel_requested: bool,
-    /// Gates and jobs.
+    /// Joins and jobs.
     pub nodes: u32,
     pub end: u32,
     /// Its jobs by state, in the order of `JobState::ALL`.
@@ -308,7 +308,7 @@ pub enum NodeWork {
         template: u32,
         takes: bool,
     },
-    Gate {
+    Join {
         members: Vec<Range>,
         scope: Vec<Range>,
         cancel_rest: bool,
@@ -332,7 +332,7 @@ pub enum NodeValue {
         /// Its result is that of this workflow.
         child: Option<WorkflowId>,
     },
-    Gate {
+    Join {
         after: Option<u32>,
         members: Vec<Range>,
         on_failure: OnFailure,
@@ -348,7 +348,7 @@ pub enum NodeValue {
 pub struct DeliveredNode {
     pub workflow: WorkflowId,
     pub node: u32,
-    /// The gate of the innermost group that it is in.
+    /// The join of the innermost group that it is in.
     pub group: Option<u32>,
     pub depth: u32,
     /// JSON text of `NodeArguments`.

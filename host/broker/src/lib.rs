@@ -1,11 +1,10 @@
-//! The broker: one trait, its rules as an in-memory model, and the suite that every implementation passes.
+//! The broker: one trait, and its rules as an in-memory model.
 //!
-//! Every method is one atomic step that reads the broker's own clock. What may follow what is written down once, in
-//! `memory`, and the property test in `conformance` compares each implementation with it, answer by answer.
+//! Every method is one atomic step that reads the broker's own clock. `memory` says which answer is correct; the crate
+//! `umbel-broker-conformance` compares each implementation with it, answer by answer.
 //! This crate must not know Redis, SQL, HTTP or wasm.
 
 mod canvas;
-pub mod conformance;
 mod events;
 mod limits;
 pub mod memory;
@@ -151,7 +150,7 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
     /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
-    /// to the dead set after too many; or as `Knobs::on_lost` says.
+    /// to the dead set after too many; or as `BrokerOptions::on_lost` says.
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
     /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them. A

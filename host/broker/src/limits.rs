@@ -4,7 +4,7 @@
 //!
 //! The ready jobs of a tenant's queue, a *line*, are *plain*, or they lie in a *lane*: one for each task with limits of
 //! its own, divided into one *key lane* for each value of its limit key (the empty one for jobs without a key). A job with
-//! `Knobs::limits` is queued in the lane of its task and key, any other is plain. A plain job whose task has a `Control` is
+//! `BrokerOptions::limits` is queued in the lane of its task and key, any other is plain. A plain job whose task has a `Control` is
 //! moved when it is met: out of the plain ones and, with its place in the line, into its task's lane with no key.
 //!
 //! A key lane is *open* when it has jobs and is not parked; a lane when one of its key lanes is open and it is not parked; a
@@ -82,7 +82,7 @@ pub fn superseded_message(by: JobId) -> String {
 
 /// What a broker must know of a job's policy, and most jobs do not use. Stored as JSON text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Knobs {
+pub struct BrokerOptions {
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_lost: OnWorkerLost,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,8 +135,8 @@ pub struct Unique {
     pub max_wait_ms: u64,
 }
 
-impl Knobs {
-    /// The knobs of a call of `task` under a policy that was checked. `parameters` are its names in their order, `argument`
+impl BrokerOptions {
+    /// The broker options of a call of `task` under a policy that was checked. `parameters` are its names in their order, `argument`
     /// gives the bound value of one. None when no knob is used.
     pub fn of<'a>(
         policy: &Policy,
@@ -163,8 +163,8 @@ impl Knobs {
             let for_ms = if wins == Wins::First { policy.unique_for_ms } else { 0 };
             Unique { key, wins, for_ms, max_wait_ms: policy.debounce_max_wait_ms }
         });
-        let knobs = Self { on_lost, limits, unique };
-        (knobs != Self::default()).then(|| Box::new(knobs))
+        let broker_options = Self { on_lost, limits, unique };
+        (broker_options != Self::default()).then(|| Box::new(broker_options))
     }
 }
 
@@ -335,22 +335,22 @@ pub struct Finding {
 mod tests {
     use super::*;
 
-    fn knobs(policy: &str, arguments: &Value) -> Option<Box<Knobs>> {
+    fn broker_options(policy: &str, arguments: &Value) -> Option<Box<BrokerOptions>> {
         let policy = Policy::resolve(&serde_json::from_str(policy).unwrap());
         let names: Vec<&str> = arguments.as_object().unwrap().keys().map(String::as_str).collect();
-        Knobs::of(&policy, &TaskName::new("t").unwrap(), &names, |name| arguments.get(name).cloned())
+        BrokerOptions::of(&policy, &TaskName::new("t").unwrap(), &names, |name| arguments.get(name).cloned())
     }
 
     #[test]
     fn a_job_that_uses_no_knob_has_none() {
-        assert_eq!(knobs("{}", &serde_json::json!({"a": 1})), None);
+        assert_eq!(broker_options("{}", &serde_json::json!({"a": 1})), None);
     }
 
     #[test]
     fn jobs_with_the_same_key_share_a_lane_and_others_do_not() {
         let key = |customer: Value| {
             let arguments = serde_json::json!({"customer": customer, "n": 1});
-            let found = knobs(r#"{"limit_key":"kwargs.customer","key_concurrency":1}"#, &arguments).unwrap();
+            let found = broker_options(r#"{"limit_key":"kwargs.customer","key_concurrency":1}"#, &arguments).unwrap();
             found.limits.unwrap().key.unwrap()
         };
         assert_eq!(key(7.into()), key(7.into()));
@@ -360,8 +360,9 @@ mod tests {
 
     #[test]
     fn jobs_are_alike_by_all_arguments_or_by_those_that_were_chosen() {
-        let unique =
-            |policy: &str, n: u64| knobs(policy, &serde_json::json!({"a": 1, "n": n})).unwrap().unique.unwrap();
+        let unique = |policy: &str, n: u64| {
+            broker_options(policy, &serde_json::json!({"a": 1, "n": n})).unwrap().unique.unwrap()
+        };
         assert_ne!(unique(r#"{"unique":"first"}"#, 1).key, unique(r#"{"unique":"first"}"#, 2).key);
         let by = r#"{"unique":"first","unique_by":["kwargs.a"]}"#;
         assert_eq!(unique(by, 1).key, unique(by, 2).key);
@@ -370,7 +371,7 @@ mod tests {
 
     #[test]
     fn early_acknowledgement_is_at_most_once() {
-        let lost = |policy: &str| knobs(policy, &serde_json::json!({})).map(|k| k.on_lost);
+        let lost = |policy: &str| broker_options(policy, &serde_json::json!({})).map(|k| k.on_lost);
         assert_eq!(lost(r#"{"acks":"early"}"#), Some(OnWorkerLost::Fail));
         assert_eq!(lost(r#"{"acks":"early","on_worker_lost":"dead"}"#), Some(OnWorkerLost::Dead));
         assert_eq!(lost(r#"{"acks":"late"}"#), None);

@@ -99,7 +99,7 @@ pub struct NodeAt<'a> {
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ValueError>> + Send + 'a>>;
 
-/// The value of a node as JSON text, at most `max_bytes`: a job's result; of a gate the list of its members' values. In
+/// The value of a node as JSON text, at most `max_bytes`: a job's result; of a join the list of its members' values. In
 /// the place of a failure that is not minded stands `{"error": {…}}` or `null`, as the node's `on_failure` says.
 pub async fn value_of(at: NodeAt<'_>, max_bytes: usize) -> Result<String, ValueError> {
     let mut out = String::new();
@@ -202,18 +202,18 @@ async fn append_one(
 ) -> Result<(), ValueError> {
     match value {
         NodeValue::Missing => Err(ValueError::None(at.node)),
-        NodeValue::Gate { members, status: Some(Status::Ok), .. } => {
+        NodeValue::Join { members, status: Some(Status::Ok), .. } => {
             append(at, &members, true, max_bytes, out, depth + 1).await
         }
-        NodeValue::Gate { status: Some(Status::Failed), on_failure: OnFailure::Continue, .. } => {
+        NodeValue::Join { status: Some(Status::Failed), on_failure: OnFailure::Continue, .. } => {
             append_error(at, out).await
         }
-        NodeValue::Gate { status: Some(Status::Failed), on_failure: OnFailure::Ignore, .. }
-        | NodeValue::Gate { status: Some(Status::Skipped), .. } => {
+        NodeValue::Join { status: Some(Status::Failed), on_failure: OnFailure::Ignore, .. }
+        | NodeValue::Join { status: Some(Status::Skipped), .. } => {
             out.push_str("null");
             Ok(())
         }
-        NodeValue::Gate { .. } => Err(ValueError::None(at.node)),
+        NodeValue::Join { .. } => Err(ValueError::None(at.node)),
         NodeValue::Job { state: JobState::Succeeded, child: Some(child), .. } => {
             let record = at.broker.workflow(at.tenant, child).await?.ok_or(ValueError::None(at.node))?;
             let end = NodeAt { workflow: child, node: record.end, ..at };
@@ -371,7 +371,7 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
     loop {
         let source = match value {
             NodeValue::Missing => return Ok(()),
-            NodeValue::Gate { after, members, on_failure, status } => {
+            NodeValue::Join { after, members, on_failure, status } => {
                 let minded = !is_member || on_failure == OnFailure::Fail;
                 if status != Some(Status::Failed) || !minded {
                     return Ok(());

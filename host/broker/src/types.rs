@@ -8,7 +8,7 @@ use umbel_model::{
     WorkerId,
 };
 
-use crate::{DeliveredNode, Growth, Knobs};
+use crate::{BrokerOptions, DeliveredNode, Growth};
 
 /// Lease of a delivery, milliseconds. Renewed at a third of it.
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
@@ -57,7 +57,7 @@ pub struct NewJob {
     pub result_ttl_ms: u64,
     /// 0: it never gets into the dead set.
     pub dead_ttl_ms: u64,
-    pub knobs: Option<Box<Knobs>>,
+    pub broker_options: Option<Box<BrokerOptions>>,
     pub idempotency: Option<Idempotency>,
     /// The dead job that this one repeats; taken out of the dead set in the same step.
     pub redrive_of: Option<JobId>,
@@ -157,7 +157,7 @@ pub enum Settled {
     /// The token is not the current one; nothing was changed.
     Lost,
     /// There is no room for its growth, or no group to add members to; nothing was changed, and the lease is still held.
-    Refused,
+    NoCapacity,
 }
 
 /// What a promotion did.

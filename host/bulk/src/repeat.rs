@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, value::RawValue};
-use umbel_broker::{DocumentKind, Error, Knobs, LargeValues as _, NewJob, Start, ValueError};
+use umbel_broker::{BrokerOptions, DocumentKind, Error, LargeValues as _, NewJob, Start, ValueError};
 use umbel_canvas::{Digests, TaskDocument, TaskFacts};
 use umbel_model::{
     JobId, JobRecord, JobSpec, Policy, PolicyError, PolicyPatch, Stored, TaskName, TenantId, Uniqueness, WorkflowId,
@@ -82,7 +82,7 @@ impl<'a> Repeater<'a> {
         if self.digests == Digests::Current {
             self.renew(record, &mut spec).await?;
         }
-        let knobs = self.knobs(record, &spec, &policy).await?;
+        let broker_options = self.broker_options(record, &spec, &policy).await?;
         if let Some(stored) = &spec.stored_arguments {
             // Values are deleted with their job: each has its own.
             spec.stored_arguments = Some(self.copied(&record.tenant, stored, id).await?);
@@ -101,7 +101,7 @@ impl<'a> Repeater<'a> {
             max_deliveries: policy.max_deliveries,
             result_ttl_ms: policy.result_ttl_ms,
             dead_ttl_ms: dead_ttl_ms(&policy),
-            knobs,
+            broker_options,
             idempotency: None,
             redrive_of: Some(record.id),
         })
@@ -143,9 +143,14 @@ impl<'a> Repeater<'a> {
     }
 
     /// The limits of the new job.
-    async fn knobs(&self, record: &JobRecord, spec: &JobSpec, policy: &Policy) -> Result<Option<Box<Knobs>>, Failed> {
+    async fn broker_options(
+        &self,
+        record: &JobRecord,
+        spec: &JobSpec,
+        policy: &Policy,
+    ) -> Result<Option<Box<BrokerOptions>>, Failed> {
         if policy.limit_key.is_empty() {
-            return Ok(Knobs::of(policy, &record.task, &[], |_| None));
+            return Ok(BrokerOptions::of(policy, &record.task, &[], |_| None));
         }
         let text = match &spec.stored_arguments {
             Some(stored) => self.read(&record.tenant, stored).await?,
@@ -154,7 +159,7 @@ impl<'a> Repeater<'a> {
         // `args[0]` counts parameters in the order in which they were bound, which is that of the text.
         let (names, given) = ordered(&text).map_err(|_| Refusal::Unreadable(record.id))?;
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        Ok(Knobs::of(policy, &record.task, &names, |name| given.get(name).cloned()))
+        Ok(BrokerOptions::of(policy, &record.task, &names, |name| given.get(name).cloned()))
     }
 
     async fn facts(&mut self, tenant: &TenantId, task: &TaskName) -> Result<TaskFacts, Failed> {

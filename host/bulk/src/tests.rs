@@ -74,7 +74,7 @@ impl World {
             max_deliveries: 5,
             result_ttl_ms: 60_000,
             dead_ttl_ms: 60_000,
-            knobs: None,
+            broker_options: None,
             idempotency: None,
             redrive_of: None,
         };
@@ -263,9 +263,9 @@ async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
     let policy = PolicyPatch { unique: Some(umbel_model::Uniqueness::First), ..PolicyPatch::default() };
     let mut repeater = crate::Repeater::new(world.carrier(), umbel_canvas::Digests::Pinned, &policy, "r");
     let job = repeater.repetition(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap();
-    let knobs = job.knobs.unwrap();
-    assert!(knobs.unique.is_none());
-    let limits = knobs.limits.unwrap();
+    let broker_options = job.broker_options.unwrap();
+    assert!(broker_options.unique.is_none());
+    let limits = broker_options.limits.unwrap();
     assert!(limits.key.is_some() && limits.key_concurrency == 2);
     let spec: JobSpec = serde_json::from_str(&job.spec).unwrap();
     assert_eq!((spec.tags, spec.v), (vec!["red".to_owned()], 2));

@@ -148,11 +148,11 @@ impl<'c> Composer<'c> {
         for node in nodes {
             let Node { work, when, on_failure, after, takes, group, next, label, pointer } = node;
             let work = match work {
-                Work::Gate(gate) => NewWork::Gate {
-                    members: gate.members,
-                    scope: gate.scope,
-                    cancel_rest: gate.cancel_rest,
-                    pending: gate.pending,
+                Work::Join(join) => NewWork::Join {
+                    members: join.members,
+                    scope: join.scope,
+                    cancel_rest: join.cancel_rest,
+                    pending: join.pending,
                     failed: 0,
                     skipped: 0,
                     kept: false,
@@ -173,10 +173,10 @@ impl<'c> Composer<'c> {
                         0
                     });
                     let call = arguments(signature, label);
-                    let knobs = templates.knobs(template, &call, takes);
+                    let broker_options = templates.broker_options(template, &call, takes);
                     let arguments = serde_json::to_string(&call).expect("arguments have text keys only");
                     self.measure(&arguments, &mut left, &pointer, &mut faults);
-                    NewWork::Job { template, arguments, takes, kept: None, knobs }
+                    NewWork::Job { template, arguments, takes, kept: None, broker_options }
                 }
             };
             if faults.is_full() {

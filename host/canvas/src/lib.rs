@@ -3,11 +3,11 @@
 //! Used wherever canvases come in: by the API, and by workers for what guests submit. A `Composer` answers the head and
 //! the nodes that `umbel_broker` stores, or every place of the canvas that is wrong. This crate must not know HTTP.
 
+mod broker_options;
 mod call;
 mod compose;
 mod document;
 mod error;
-mod knobs;
 mod misread;
 mod options;
 mod paging;
@@ -18,10 +18,10 @@ mod stored;
 mod task;
 mod templates;
 
+pub use broker_options::{BrokerOptionRule, Misplaced};
 pub use compose::{Composed, Composer, Composing, Head};
 pub use document::{Deploy, TaskDocument};
 pub use error::{Error, Fault, FaultKind, Result};
-pub use knobs::{KnobRule, Misplaced};
 pub use misread::{Misread, plain};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
 pub use paging::PageSize;

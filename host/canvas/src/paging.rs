@@ -51,6 +51,6 @@ fn size(node: &NodeRecord) -> usize {
             let result = record.result.as_ref().map_or(0, |result| result.get().len());
             result + record.spec.len() + record.node.as_ref().map_or(0, |node| node.arguments.len())
         }
-        NodeWork::Gate { members, scope, .. } => (members.len() + scope.len()) * size_of::<u64>(),
+        NodeWork::Join { members, scope, .. } => (members.len() + scope.len()) * size_of::<u64>(),
     }
 }

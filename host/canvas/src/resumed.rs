@@ -10,15 +10,15 @@ use umbel_broker::{
 };
 use umbel_model::{
     JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
-    canvas::{Each, Gate, Node, NodeEnd, Signature, Work, resume},
+    canvas::{Each, Join, Node, NodeEnd, Signature, Work, resume},
     stored::REFERENCE,
 };
 
 use crate::{
     Composed, Composer, Composing, Error, FaultKind, Head, PageSize, Result, TaskFacts,
+    broker_options::NodeBrokerOptions,
     call::Call,
     error::{Faults, refused},
-    knobs::NodeKnobs,
     templates::rest_after_spec,
 };
 
@@ -127,25 +127,28 @@ impl<'c> Composer<'c> {
                 known.ok_or_else(|| Error::Corrupt(format!("node {} has no template", node.number)))?.nodes += 1;
             }
         }
-        let (current, knobs) = self.restamped(&mut templates, digests).await?;
+        let (current, broker_options) = self.restamped(&mut templates, digests).await?;
         if digests == Digests::Current {
             self.check_again(&nodes, &ends, &current)?;
         }
-        let nodes: Vec<NewNode> =
-            nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end, &knobs)).collect::<Result<_>>()?;
+        let nodes: Vec<NewNode> = nodes
+            .into_iter()
+            .zip(ends)
+            .map(|(node, end)| renewed(node, end, &broker_options))
+            .collect::<Result<_>>()?;
         let mut head = self.head(head, Some(record.id))?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
         Ok(Composed { head, nodes })
     }
 
     /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the
-    /// parameters of each template that is used, and how the knobs of each are made.
+    /// parameters of each template that is used, and how the broker options of each are made.
     async fn restamped(
         &self,
         templates: &mut [NodeTemplate],
         digests: Digests,
-    ) -> Result<(Vec<Vec<Parameter>>, Vec<NodeKnobs>)> {
-        let mut knobs = Vec::with_capacity(templates.len());
+    ) -> Result<(Vec<Vec<Parameter>>, Vec<NodeBrokerOptions>)> {
+        let mut broker_options = Vec::with_capacity(templates.len());
         let mut parameters = vec![Vec::new(); templates.len()];
         let mut tasks: HashMap<umbel_model::TaskName, std::sync::Arc<TaskFacts>> = HashMap::new();
         let mut left = self.rules.limits.max_bytes;
@@ -172,11 +175,11 @@ impl<'c> Composer<'c> {
             spec.request_id = self.stamps.request_id.clone();
             spec.tags = self.stamps.tags.clone();
             spec.headers = self.stamps.headers.clone();
-            knobs.push(NodeKnobs::new(&spec));
+            broker_options.push(NodeBrokerOptions::new(&spec));
             template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
             left = rest_after_spec(left, &template.spec, self.rules)?;
         }
-        Ok((parameters, knobs))
+        Ok((parameters, broker_options))
     }
 
     /// Whether what is done again still fits its tasks.
@@ -208,9 +211,9 @@ impl<'c> Composer<'c> {
 fn planned(node: &NodeRecord) -> Node {
     let (work, takes) = match &node.work {
         NodeWork::Job { record, takes, .. } => (Work::Job(Signature::new(record.task.clone())), *takes),
-        NodeWork::Gate { members, scope, cancel_rest, pending, .. } => {
+        NodeWork::Join { members, scope, cancel_rest, pending, .. } => {
             let (members, scope) = (members.clone(), scope.clone());
-            (Work::Gate(Gate { members, scope, cancel_rest: *cancel_rest, pending: *pending }), false)
+            (Work::Join(Join { members, scope, cancel_rest: *cancel_rest, pending: *pending }), false)
         }
     };
     Node {
@@ -230,30 +233,32 @@ fn state(node: &NodeRecord) -> JobState {
     match &node.work {
         NodeWork::Job { record, .. } => record.state,
         // Not looked at.
-        NodeWork::Gate { .. } => JobState::Waiting,
+        NodeWork::Join { .. } => JobState::Waiting,
     }
 }
 
-fn renewed(node: NodeRecord, end: NodeEnd, knobs: &[NodeKnobs]) -> Result<NewNode> {
+fn renewed(node: NodeRecord, end: NodeEnd, broker_options: &[NodeBrokerOptions]) -> Result<NewNode> {
     let NodeRecord { when, on_failure, after, group, next, work, .. } = node;
     let work = match (work, end) {
         (NodeWork::Job { record, template, takes }, end) => {
             let arguments = record.node.map_or_else(|| "{}".to_owned(), |node| node.arguments);
             let kept = match end {
                 NodeEnd::Kept(state) => Some(Kept { state, result: record.result, failure: record.failure }),
-                NodeEnd::KeptGate | NodeEnd::Redo { .. } => None,
+                NodeEnd::KeptJoin | NodeEnd::Redo { .. } => None,
             };
-            let knobs = match (knobs.get(template as usize), &kept) {
-                (Some(knobs), None) => knobs.of_text(&arguments, takes).map_err(|e| Error::Corrupt(e.to_string()))?,
+            let broker_options = match (broker_options.get(template as usize), &kept) {
+                (Some(broker_options), None) => {
+                    broker_options.of_text(&arguments, takes).map_err(|e| Error::Corrupt(e.to_string()))?
+                }
                 _ => None,
             };
-            NewWork::Job { template, arguments, takes, kept, knobs }
+            NewWork::Job { template, arguments, takes, kept, broker_options }
         }
-        (NodeWork::Gate { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
-            NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept: false }
+        (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
+            NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept: false }
         }
-        (NodeWork::Gate { members, scope, cancel_rest, .. }, NodeEnd::Kept(_) | NodeEnd::KeptGate) => {
-            NewWork::Gate { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true }
+        (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Kept(_) | NodeEnd::KeptJoin) => {
+            NewWork::Join { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true }
         }
     };
     Ok(NewNode { when, on_failure, after, group, next, work })

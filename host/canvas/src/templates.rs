@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use umbel_broker::{Knobs, NodeTemplate, Start};
+use umbel_broker::{BrokerOptions, NodeTemplate, Start};
 use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
 
 use crate::{
     Error, Fault, FaultKind, Misplaced, Options, Result, Rules, Stamps, TaskFacts,
+    broker_options::NodeBrokerOptions,
     error::{escape, refused},
-    knobs::NodeKnobs,
 };
 
 /// The templates of one workflow.
@@ -19,7 +19,7 @@ pub(crate) struct Templates<'a> {
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
     list: Vec<NodeTemplate>,
-    knobs: Vec<NodeKnobs>,
+    broker_options: Vec<NodeBrokerOptions>,
     /// Bytes that further specs may have.
     left: usize,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Templates<'a> {
 impl<'a> Templates<'a> {
     pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs) -> Self {
         let left = rules.limits.max_bytes;
-        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), knobs: Vec::new(), left }
+        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), broker_options: Vec::new(), left }
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
@@ -41,22 +41,27 @@ impl<'a> Templates<'a> {
             let detail = format!("a workflow has at most {max} different pairs of task and options");
             return Err(refused(FaultKind::Canvas, "/options".into(), detail));
         }
-        let (template, knobs) = self.template(task, options)?;
+        let (template, broker_options) = self.template(task, options)?;
         self.left = rest_after_spec(self.left, &template.spec, self.rules)?;
         let at = self.list.len() as u32;
         self.list.push(template);
-        self.knobs.push(knobs);
+        self.broker_options.push(broker_options);
         self.known.entry(task.name.clone()).or_default().insert(options.to_owned(), at);
         Ok(at)
     }
 
     /// What a broker must know of a node's policy.
-    pub(crate) fn knobs(&self, template: u32, call: &NodeArguments, takes: bool) -> Option<Box<Knobs>> {
+    pub(crate) fn broker_options(
+        &self,
+        template: u32,
+        call: &NodeArguments,
+        takes: bool,
+    ) -> Option<Box<BrokerOptions>> {
         // Without its template a node is a fault already.
-        self.knobs.get(template as usize).and_then(|knobs| knobs.of(call, takes))
+        self.broker_options.get(template as usize).and_then(|broker_options| broker_options.of(call, takes))
     }
 
-    fn template(&self, task: &Arc<TaskFacts>, options: &str) -> Result<(NodeTemplate, NodeKnobs)> {
+    fn template(&self, task: &Arc<TaskFacts>, options: &str) -> Result<(NodeTemplate, NodeBrokerOptions)> {
         let parsed = if options.is_empty() { Ok(Options::default()) } else { Options::parse(options, self.now_ms) };
         let parsed = parsed.map_err(|fault: Fault| Error::Refused(vec![fault]))?;
         if let Some((field, detail)) = not_of_a_node(&parsed) {
@@ -83,7 +88,7 @@ impl<'a> Templates<'a> {
             tags: self.stamps.tags.clone(),
             headers: self.stamps.headers.clone(),
         };
-        let knobs = NodeKnobs::new(&spec);
+        let broker_options = NodeBrokerOptions::new(&spec);
         let template = NodeTemplate {
             task: task.name.clone(),
             queue: policy.queue,
@@ -94,7 +99,7 @@ impl<'a> Templates<'a> {
             spec: serde_json::to_string(&spec).expect("a spec has text keys only"),
             nodes: 1,
         };
-        Ok((template, knobs))
+        Ok((template, broker_options))
     }
 
     pub(crate) fn into_list(self) -> Vec<NodeTemplate> {

@@ -282,30 +282,32 @@ async fn a_call_with_many_faults_is_explained_in_few_words() {
 }
 
 /// What a broker is told of each node's policy.
-async fn knobs(canvas: Value) -> Vec<Option<umbel_broker::Knobs>> {
+async fn broker_options(canvas: Value) -> Vec<Option<umbel_broker::BrokerOptions>> {
     let nodes = composed(canvas).await.nodes;
-    let knobs = nodes.into_iter().filter_map(|node| match node.work {
-        NewWork::Job { knobs, .. } => Some(knobs.map(|knobs| *knobs)),
-        NewWork::Gate { .. } => None,
+    let broker_options = nodes.into_iter().filter_map(|node| match node.work {
+        NewWork::Job { broker_options, .. } => Some(broker_options.map(|broker_options| *broker_options)),
+        NewWork::Join { .. } => None,
     });
-    knobs.collect()
+    broker_options.collect()
 }
 
 #[tokio::test]
 async fn a_nodes_limits_count_by_what_is_known_of_its_arguments() {
     let options = json!({"limit_key": "kwargs.by", "key_concurrency": 1});
-    let key = |knobs: &Option<umbel_broker::Knobs>| knobs.as_ref().unwrap().limits.clone().unwrap().key.unwrap();
+    let key = |broker_options: &Option<umbel_broker::BrokerOptions>| {
+        broker_options.as_ref().unwrap().limits.clone().unwrap().key.unwrap()
+    };
     let inc = |args: Value, kwargs: Value| json!({"task": "inc", "args": args, "kwargs": kwargs, "options": options});
     let group = json!({"group": [
         inc(json!([7]), json!({})), inc(json!([8]), json!({"by": 1})), inc(json!([9, 1]), json!({})), inc(json!([9, 2]), json!({})),
     ]});
-    let group = knobs(group).await;
+    let group = broker_options(group).await;
     assert_eq!((key(&group[0]), key(&group[0])), (key(&group[1]), key(&group[2])), "by name, by position, by default");
     assert_ne!(key(&group[0]), key(&group[3]));
     // The result that a step takes is not known yet: it counts as nothing.
     let taken = json!({"limit_key": "kwargs.x", "key_concurrency": 1});
     let step = json!({"task": "inc", "options": taken});
-    let chain = knobs(json!({"chain": [{"task": "now"}, step, step]})).await;
+    let chain = broker_options(json!({"chain": [{"task": "now"}, step, step]})).await;
     assert_eq!(chain[0], None);
     assert_eq!(key(&chain[1]), key(&chain[2]));
 }
@@ -324,7 +326,7 @@ async fn what_only_a_job_of_its_own_has_is_refused_in_a_step() {
         let faults = faults(json!({"task": "now", "options": options})).await;
         assert_eq!(faults, [format!("invalid_option /canvas/options/{pointer}")], "{options}");
     }
-    assert_eq!(knobs(json!({"task": "now", "options": {"unique": "off"}})).await, [None]);
+    assert_eq!(broker_options(json!({"task": "now", "options": {"unique": "off"}})).await, [None]);
 }
 
 #[tokio::test]

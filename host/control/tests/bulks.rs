@@ -28,7 +28,7 @@ fn job(tenant: &TenantId, n: u128) -> NewJob {
         max_deliveries: 2,
         result_ttl_ms: 86_400_000,
         dead_ttl_ms: 86_400_000,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

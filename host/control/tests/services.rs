@@ -32,7 +32,7 @@ fn job(n: u128, start: Start) -> NewJob {
         result_ttl_ms: 1_000,
         dead_ttl_ms: 1_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

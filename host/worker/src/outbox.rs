@@ -28,7 +28,7 @@ fn weight_of(settle: &Settle) -> usize {
     };
     let node = |node: &NewNode| match &node.work {
         NewWork::Job { arguments, .. } => NODE_WEIGHT + arguments.len(),
-        NewWork::Gate { .. } => NODE_WEIGHT,
+        NewWork::Join { .. } => NODE_WEIGHT,
     };
     let template = |template: &NodeTemplate| NODE_WEIGHT + template.spec.len();
     let grown = settle.growth.as_ref().map_or(0, |growth| {

@@ -1,7 +1,7 @@
 //! From edges to steps.
 //!
 //! A chain is found from its end: `after` leads back from step to step, as long as both are in the same group. What a
-//! step's `next` names besides the chain and the group's gate are its callbacks, which are in no group.
+//! step's `next` names besides the chain and the group's join are its callbacks, which are in no group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,7 +96,7 @@ impl<'a> Builder<'a> {
     fn step(&mut self, number: u32, next: Option<u32>, depth: u32) -> TreeStep {
         let Some(node) = self.node(number) else { return TreeStep { kind: "task", ..TreeStep::default() } };
         let mut step = node.step.clone();
-        if let Some((members, _)) = &node.gate {
+        if let Some((members, _)) = &node.join {
             let mut shown = 0;
             for member in members.iter().flat_map(|range| range.iter()).take(self.caps.members as usize) {
                 if !self.has_room() || depth >= MAX_DEPTH {
@@ -128,7 +128,7 @@ impl<'a> Builder<'a> {
         step
     }
 
-    /// The callback that begins at a node (a gate, when it begins with a group).
+    /// The callback that begins at a node (a join, when it begins with a group).
     fn chain_from(&mut self, first: u32, depth: u32) -> TreeStep {
         let mut numbers = vec![first];
         self.shown += 1;
@@ -149,7 +149,7 @@ impl<'a> Builder<'a> {
         self.chain(&numbers, None, depth)
     }
 
-    /// What starts after a node and is neither `next` nor in it, nor the gate of the node's group. At most as many as
+    /// What starts after a node and is neither `next` nor in it, nor the join of the node's group. At most as many as
     /// there is room for.
     fn callbacks(&mut self, node: &Known, next: Option<u32>) -> Vec<(u32, When)> {
         let mut found: Vec<(u32, When)> = Vec::new();
@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
         if let Some(next) = next {
             // Without it all of it would look like callbacks.
             let Some(known) = self.node(next) else { return found };
-            known.gate.iter().flat_map(|(_, scope)| scope).for_each(|range| skip.add(*range));
+            known.join.iter().flat_map(|(_, scope)| scope).for_each(|range| skip.add(*range));
         }
         // Those that are not at hand are asked for together, and need room as well.
         let mut room = self.room();
@@ -192,7 +192,7 @@ impl<'a> Builder<'a> {
             match node.group {
                 Some(group) => number = group,
                 None => {
-                    let scope = node.gate.as_ref().map_or(&[][..], |(_, scope)| scope);
+                    let scope = node.join.as_ref().map_or(&[][..], |(_, scope)| scope);
                     return Some((number, node.when, scope));
                 }
             }

@@ -15,15 +15,15 @@ fn nodes(canvas: Value) -> (Nodes, u32, u32) {
     let count = plan.nodes.len() as u32;
     let known = |(number, node): (usize, umbel_model::canvas::Node)| {
         let plain = TreeStep { node: Some(number as u32), ..TreeStep::default() };
-        let (gate, step) = match node.work {
+        let (join, step) = match node.work {
             Work::Job(signature) => (None, TreeStep { kind: "task", task: Some(signature.task.to_string()), ..plain }),
-            Work::Gate(gate) => {
-                let count = Some(gate.members.iter().map(|r| r.count).sum());
-                (Some((gate.members, gate.scope)), TreeStep { kind: "group", count, ..plain })
+            Work::Join(join) => {
+                let count = Some(join.members.iter().map(|r| r.count).sum());
+                (Some((join.members, join.scope)), TreeStep { kind: "group", count, ..plain })
             }
         };
         let Node { when, after, group, next, .. } = node_edges(node.when, node.after, node.group, node.next);
-        (number as u32, Some(Known { when, after, group, next, gate, step }))
+        (number as u32, Some(Known { when, after, group, next, join, step }))
     };
     (plan.nodes.into_iter().enumerate().map(known).collect(), plan.end, count)
 }

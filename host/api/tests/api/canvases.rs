@@ -53,10 +53,10 @@ async fn nodes_are_listed_with_their_edges() {
     let id = submit(&app, chord()).await;
     let page = app.get(&format!("/v1/workflows/{id}/nodes?from=0&max=2")).await.ok(200);
     assert_eq!(page["next_from"], 2);
-    let gate = &page["items"][0];
-    assert_eq!((&gate["kind"], &gate["state"]), (&json!("gate"), &json!("waiting")));
-    assert_eq!(gate["members"], json!([{"first": 1, "count": 2}]));
-    assert_eq!(gate["next"], json!([{"first": 3, "count": 1}]));
+    let join = &page["items"][0];
+    assert_eq!((&join["kind"], &join["state"]), (&json!("gate"), &json!("waiting")));
+    assert_eq!(join["members"], json!([{"first": 1, "count": 2}]));
+    assert_eq!(join["next"], json!([{"first": 3, "count": 1}]));
     let member = &page["items"][1];
     assert_eq!((&member["kind"], &member["task"], &member["group"]), (&json!("job"), &json!("add"), &json!(0)));
     let rest = app.get(&format!("/v1/workflows/{id}/nodes?from=2")).await.ok(200);

@@ -27,8 +27,8 @@ fn run(server: &RedisServer, words: &[&str]) {
 }
 
 fn limited(n: u64, limits: JobLimits) -> NewJob {
-    let knobs = Knobs { limits: Some(limits), ..Knobs::default() };
-    NewJob { knobs: Some(Box::new(knobs)), ..single(n) }
+    let broker_options = BrokerOptions { limits: Some(limits), ..BrokerOptions::default() };
+    NewJob { broker_options: Some(Box::new(broker_options)), ..single(n) }
 }
 
 fn of_key(n: u64, cap: u32) -> NewJob {
@@ -47,12 +47,12 @@ async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
     assert_eq!(held.len(), 4);
     broker.settle(&[failed(&held[0]), settle(&held[1])], None).await.unwrap();
     let unique = Unique { key: "u".into(), wins: Wins::First, for_ms: 0, max_wait_ms: 0 };
-    let knobs = Some(Box::new(Knobs { unique: Some(unique), ..Knobs::default() }));
+    let broker_options = Some(Box::new(BrokerOptions { unique: Some(unique), ..BrokerOptions::default() }));
     let waiting = [
         single(11),
         of_key(12, 1),
         NewJob { start: Start::After(60_000), ..single(13) },
-        NewJob { knobs, ..single(14) },
+        NewJob { broker_options, ..single(14) },
         NewJob { expires_ms: 600_000, ..single(15) },
     ];
     broker.submit(&waiting).await.unwrap();
@@ -211,7 +211,7 @@ async fn a_store_of_version_2_is_taken_over_with_all_that_is_in_it() {
     broker.set_paused(&tenant(), &paused, true).await.unwrap();
     let held = broker.claim(&claim(2)).await.unwrap();
     broker.settle(&[failed(&held[0])], None).await.unwrap();
-    // What version 2 did not write. The rest of what jobs without knobs need is as it was.
+    // What version 2 did not write. The rest of what jobs without broker options need is as it was.
     for name in ["deads:tenant0", "holders"] {
         run(&server, &["DEL", &key(name)]);
     }

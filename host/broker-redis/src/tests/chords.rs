@@ -39,15 +39,15 @@ pub(super) fn job(
     next: Vec<Range>,
     arguments: String,
 ) -> NewNode {
-    let work = NewWork::Job { template, arguments, takes: after.is_some(), kept: None, knobs: None };
+    let work = NewWork::Job { template, arguments, takes: after.is_some(), kept: None, broker_options: None };
     NewNode { when: When::Success, on_failure: OnFailure::Fail, after, group, next, work }
 }
 
-/// A group of so many members and its body: the gate is node 0, the body the last.
+/// A group of so many members and its body: the join is node 0, the body the last.
 pub(super) fn chord(id: u64, members: u32) -> (WorkflowHead, Vec<NewNode>) {
     let body = members + 1;
     let all = Range { first: 1, count: members };
-    let gate = NewWork::Gate {
+    let join = NewWork::Join {
         members: vec![all],
         scope: vec![all],
         cancel_rest: false,
@@ -62,7 +62,7 @@ pub(super) fn chord(id: u64, members: u32) -> (WorkflowHead, Vec<NewNode>) {
         after: None,
         group: None,
         next: vec![Range::one(body)],
-        work: gate,
+        work: join,
     }];
     let argument = |n: u32| format!(r#"{{"args":[{n}]}}"#);
     nodes.extend((1..=members).map(|n| job(0, None, Some(0), vec![Range::one(0)], argument(n))));

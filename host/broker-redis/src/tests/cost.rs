@@ -29,7 +29,7 @@ pub(super) fn jobs(tenants: u64) -> Vec<NewJob> {
             result_ttl_ms: 86_400_000,
             dead_ttl_ms: 604_800_000,
             expires_at: None,
-            knobs: None,
+            broker_options: None,
             idempotency: None,
             redrive_of: None,
         })

@@ -26,7 +26,7 @@ fn job(n: u64) -> NewJob {
         result_ttl_ms: 60_000,
         dead_ttl_ms: 60_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

@@ -27,7 +27,7 @@ pub(super) fn single(n: u64) -> NewJob {
         result_ttl_ms: 1_000,
         dead_ttl_ms: 1_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }
@@ -88,7 +88,7 @@ async fn a_full_server_refuses_what_guests_add_and_records_what_ended() {
     let (grows, ends) = (growing(&held[0], vec![workflow(3, None)]), settle(&held[1]));
     limit(&server, "1");
     let (settled, _) = broker.settle(&[grows.clone(), ends], None).await.unwrap();
-    assert_eq!(settled, [Settled::Refused, Settled::Recorded]);
+    assert_eq!(settled, [Settled::NoCapacity, Settled::Recorded]);
     limit(&server, "0");
     assert_eq!(broker.settle(std::slice::from_ref(&grows), None).await.unwrap().0, [Settled::Recorded]);
     limit(&server, "1");
@@ -106,7 +106,7 @@ async fn values_of_a_whole_page_are_read_in_pieces() {
     let kinds: Vec<char> = values
         .iter()
         .map(|value| match value {
-            NodeValue::Gate { .. } => 'g',
+            NodeValue::Join { .. } => 'g',
             NodeValue::Job { .. } => 'j',
             NodeValue::Missing => '-',
         })

@@ -19,7 +19,7 @@ async fn a_workflow_that_is_given_twice_is_refused() {
     broker.submit(&[single(1)]).await.unwrap();
     let held = broker.claim(&claim(1)).await.unwrap();
     let twice = growing(&held[0], vec![workflow(3, None), workflow(3, None)]);
-    assert_eq!(broker.settle(&[twice], None).await.unwrap().0, [Settled::Refused]);
+    assert_eq!(broker.settle(&[twice], None).await.unwrap().0, [Settled::NoCapacity]);
     let once = growing(&held[0], vec![workflow(3, None)]);
     assert_eq!(broker.settle(&[once], None).await.unwrap().0, [Settled::Recorded]);
 }
@@ -62,7 +62,7 @@ async fn a_group_whose_rest_was_cancelled_gets_no_more_members() {
     let subject = subject().await;
     let broker = &*subject.broker;
     let (head, mut nodes) = chord(1, 2);
-    let NewWork::Gate { cancel_rest, .. } = &mut nodes[0].work else { panic!("node 0 is the gate") };
+    let NewWork::Join { cancel_rest, .. } = &mut nodes[0].work else { panic!("node 0 is the gate") };
     *cancel_rest = true;
     assert_eq!(submit_workflow(broker, &head, &nodes).await.unwrap(), WorkflowSubmitted::Created);
     let held = broker.claim(&claim(2)).await.unwrap();
@@ -76,5 +76,5 @@ async fn a_group_whose_rest_was_cancelled_gets_no_more_members() {
     };
     let growth = Some(Box::new(Growth { workflows: Vec::new(), members: Some(members) }));
     let settled = broker.settle(&[Settle { growth, ..settle(&held[1]) }], None).await.unwrap().0;
-    assert_eq!(settled, [Settled::Refused]);
+    assert_eq!(settled, [Settled::NoCapacity]);
 }

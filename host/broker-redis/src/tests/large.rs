@@ -22,7 +22,7 @@ fn job(n: u64, spec: String) -> NewJob {
         result_ttl_ms: 60_000,
         dead_ttl_ms: 60_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

@@ -17,7 +17,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use umbel_broker::conformance::{self, Subject};
+use umbel_broker_conformance::{self as conformance, Subject};
 
 use super::*;
 use crate::testing::{Options, RedisServer};
@@ -75,4 +75,4 @@ async fn subject() -> Subject {
     Subject { broker: Arc::new(broker), now, keep: Box::new(database) }
 }
 
-umbel_broker::conformance_suite!(subject);
+umbel_broker_conformance::conformance_suite!(subject);

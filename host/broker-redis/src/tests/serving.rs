@@ -143,7 +143,10 @@ async fn many_lanes_that_a_rate_had_parked_are_opened_in_steps_that_follow_at_on
     let rate = Some(Rate { count: 1, period_ms: 1_000, burst: 1 });
     let limited = |(n, job): (usize, NewJob)| {
         let limits = JobLimits { key: Some(format!("k{}", n % LANES)), key_rate: rate, ..JobLimits::default() };
-        NewJob { knobs: Some(Box::new(Knobs { limits: Some(limits), ..Knobs::default() })), ..job }
+        NewJob {
+            broker_options: Some(Box::new(BrokerOptions { limits: Some(limits), ..BrokerOptions::default() })),
+            ..job
+        }
     };
     let jobs: Vec<NewJob> = jobs(1).into_iter().take(2 * LANES).enumerate().map(limited).collect();
     subject.broker.submit(&jobs).await.unwrap();

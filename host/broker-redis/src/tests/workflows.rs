@@ -64,7 +64,7 @@ async fn large_arguments_come_with_the_delivery_and_go_with_the_workflow() {
     let read = broker.nodes(&head.tenant, head.id, 0, 10).await.unwrap();
     let shown = |record: &NodeRecord| match &record.work {
         NodeWork::Job { record, .. } => record.node.as_ref().unwrap().arguments.clone(),
-        NodeWork::Gate { .. } => panic!("it has no gate"),
+        NodeWork::Join { .. } => panic!("it has no gate"),
     };
     assert_eq!(read.iter().map(shown).collect::<Vec<_>>(), [arguments(0), arguments(1)]);
     let one = broker.job(&head.tenant, node_job(head.id, 1)).await.unwrap().unwrap();

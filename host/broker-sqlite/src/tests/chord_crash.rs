@@ -59,7 +59,7 @@ async fn child_that_runs_chords_until_it_is_killed() {
     tokio::join!(submit, work);
 }
 
-/// The gate is node 0, the members follow, then the body.
+/// The join is node 0, the members follow, then the body.
 fn is_body(id: JobId) -> bool {
     node_of(id).1 == MEMBERS as u32 + 1
 }

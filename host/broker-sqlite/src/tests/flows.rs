@@ -59,11 +59,11 @@ fn stored(nodes: &[Node]) -> (Vec<NodeTemplate>, Vec<NewNode>) {
 
 fn stored_node(node: &Node, templates: &mut Vec<NodeTemplate>, known: &mut HashMap<String, u32>) -> NewNode {
     let work = match &node.work {
-        Work::Gate(gate) => NewWork::Gate {
-            members: gate.members.clone(),
-            scope: gate.scope.clone(),
-            cancel_rest: gate.cancel_rest,
-            pending: gate.pending,
+        Work::Join(join) => NewWork::Join {
+            members: join.members.clone(),
+            scope: join.scope.clone(),
+            cancel_rest: join.cancel_rest,
+            pending: join.pending,
             failed: 0,
             skipped: 0,
             kept: false,
@@ -75,7 +75,13 @@ fn stored_node(node: &Node, templates: &mut Vec<NodeTemplate>, known: &mut HashM
                 templates.len() as u32 - 1
             });
             templates[template as usize].nodes += 1;
-            NewWork::Job { template, arguments: r#"{"args":[1]}"#.into(), takes: node.takes, kept: None, knobs: None }
+            NewWork::Job {
+                template,
+                arguments: r#"{"args":[1]}"#.into(),
+                takes: node.takes,
+                kept: None,
+                broker_options: None,
+            }
         }
     };
     let (when, on_failure): (_, OnFailure) = (node.when, node.on_failure);
@@ -247,7 +253,7 @@ async fn a_page_of_jobs_jumps_over_workflows_however_large_they_are() {
 }
 
 #[tokio::test]
-async fn many_settles_of_one_group_are_counted_by_their_gate_once_each() {
+async fn many_settles_of_one_group_are_counted_by_their_join_once_each() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path(), &start_clock().0);
     begin(&broker, &chord(1, 120)).await;
@@ -276,7 +282,7 @@ async fn growth_of_a_full_database_is_refused_and_the_job_can_still_end() {
     assert!(matches!(broker.stage_workflow(&chord(2, 1).head).await, Err(Error::Full(_))));
     let growth = Growth { workflows: vec![chord(3, 3)], members: Some(members(r#"[{"task":"more"}]"#)) };
     let grow = Settle { growth: Some(Box::new(growth)), ..succeed(&held) };
-    assert_eq!(broker.settle(&[grow], None).await.unwrap().0, [Settled::Refused]);
+    assert_eq!(broker.settle(&[grow], None).await.unwrap().0, [Settled::NoCapacity]);
     assert!(broker.workflow(&tenant(), flow_id(3)).await.unwrap().is_none());
     assert_eq!(broker.settle(&[succeed(&held)], None).await.unwrap().0, [Settled::Recorded]);
     work_off(&broker, 2).await;

@@ -15,30 +15,34 @@ pub(super) fn task(name: &str) -> TaskName {
     TaskName::new(name).unwrap()
 }
 
-pub(super) fn with_knobs(n: u64, of: &str, knobs: Knobs) -> NewJob {
-    NewJob { task: task(of), knobs: Some(Box::new(knobs)), ..new_job(n) }
+pub(super) fn with_broker_options(n: u64, of: &str, broker_options: BrokerOptions) -> NewJob {
+    NewJob { task: task(of), broker_options: Some(Box::new(broker_options)), ..new_job(n) }
 }
 
 /// A job with a cap on its key.
 pub(super) fn keyed(n: u64, key: &str, cap: u32) -> NewJob {
     let limits = JobLimits { key: Some(key.to_owned()), key_concurrency: cap, ..JobLimits::default() };
-    with_knobs(n, "mail", Knobs { limits: Some(limits), ..Knobs::default() })
+    with_broker_options(n, "mail", BrokerOptions { limits: Some(limits), ..BrokerOptions::default() })
 }
 
 /// A cap on a task.
-fn capped(concurrency: u32) -> Knobs {
-    Knobs { limits: Some(JobLimits { concurrency, ..JobLimits::default() }), ..Knobs::default() }
+fn capped(concurrency: u32) -> BrokerOptions {
+    BrokerOptions { limits: Some(JobLimits { concurrency, ..JobLimits::default() }), ..BrokerOptions::default() }
 }
 
 /// A job whose task starts at most once in so many milliseconds.
 pub(super) fn rated(n: u64, of: &str, period_ms: u64) -> NewJob {
     let rate = Some(Rate { count: 1, period_ms, burst: 1 });
-    with_knobs(n, of, Knobs { limits: Some(JobLimits { rate, ..JobLimits::default() }), ..Knobs::default() })
+    with_broker_options(
+        n,
+        of,
+        BrokerOptions { limits: Some(JobLimits { rate, ..JobLimits::default() }), ..BrokerOptions::default() },
+    )
 }
 
 pub(super) fn unique(n: u64, key: &str, wins: Wins, for_ms: u64) -> NewJob {
     let unique = Some(Unique { key: key.to_owned(), wins, for_ms, max_wait_ms: 0 });
-    with_knobs(n, "alone", Knobs { unique, ..Knobs::default() })
+    with_broker_options(n, "alone", BrokerOptions { unique, ..BrokerOptions::default() })
 }
 
 pub(super) fn fail(delivery: &Delivery) -> Settle {
@@ -215,7 +219,7 @@ async fn a_full_file_loses_no_lane_park_control_or_unique_key() {
 async fn a_job_that_may_run_once_is_not_run_again_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let broker = SqliteBroker::open(config(folder.path())).unwrap();
-    let once = |n, on_lost| with_knobs(n, "once", Knobs { on_lost, ..Knobs::default() });
+    let once = |n, on_lost| with_broker_options(n, "once", BrokerOptions { on_lost, ..BrokerOptions::default() });
     let jobs = [once(1, OnWorkerLost::Fail), once(2, OnWorkerLost::Dead), once(3, OnWorkerLost::Requeue)];
     broker.submit(&jobs).await.unwrap();
     assert_eq!(broker.claim(&claim(1, 10)).await.unwrap().len(), 3);
@@ -233,7 +237,7 @@ async fn a_cap_of_many_queues_opens_and_parks_all_of_them_as_the_model_does() {
     let in_queue =
         |n: u64, job: NewJob| NewJob { queue: queues[n as usize % 24].clone(), priority: n as u8 % 10, ..job };
     let mut jobs: Vec<NewJob> = (0..72).map(|n| in_queue(n, keyed(n, ["a", "b"][n as usize / 24 % 2], 1))).collect();
-    jobs.extend((100..172).map(|n| in_queue(n, with_knobs(n, "capped", capped(2)))));
+    jobs.extend((100..172).map(|n| in_queue(n, with_broker_options(n, "capped", capped(2)))));
     jobs.extend((200..248).map(|n| in_queue(n, new_job(n))));
     same!(pair, |broker| broker.submit(&jobs));
     let patch = |concurrency| ControlPatch { concurrency: Some(concurrency), ..ControlPatch::default() };

@@ -51,7 +51,7 @@ fn new_job(n: u64) -> NewJob {
         result_ttl_ms: 60_000,
         dead_ttl_ms: 60_000,
         expires_at: None,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

@@ -1,7 +1,7 @@
 //! The suite that every broker passes: 10,000 random histories in memory, the scenarios and fewer histories on a file.
 
 use futures::future::BoxFuture;
-use umbel_broker::conformance::{self, Histories, Reopen, Subject};
+use umbel_broker_conformance::{self as conformance, Histories, Reopen, Subject};
 
 use crate::*;
 
@@ -35,13 +35,13 @@ fn reopened() -> Subject {
 mod memory {
     use super::*;
 
-    umbel_broker::conformance_suite!(|| async { in_memory() });
+    umbel_broker_conformance::conformance_suite!(|| async { in_memory() });
 }
 
 mod file {
     use super::*;
 
-    umbel_broker::conformance_suite!(@each || async { on_file() },
+    umbel_broker_conformance::conformance_suite!(@each || async { on_file() },
         a_submission_repeated_by_id_is_one_job,
         listing_is_newest_first_and_pages_without_gaps,
         tenants_take_turns_whatever_their_backlog,

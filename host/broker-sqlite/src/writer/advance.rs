@@ -118,13 +118,13 @@ impl Step<'_> {
         adjusted: Status,
         one: bool,
     ) -> Result<u32, Fault> {
-        if targets.count == 1 && self.flows.knows_gate(workflow, targets.first) {
-            self.arrive_at_gate(workflow, targets.first, raw, adjusted)?;
+        if targets.count == 1 && self.flows.knows_join(workflow, targets.first) {
+            self.arrive_at_join(workflow, targets.first, raw, adjusted)?;
             return Ok(1);
         }
         for Target { number, when, template, head } in head::targets(self.conn, self.lines, workflow, targets)? {
             match head {
-                None => self.arrive_at_gate(workflow, number, raw, adjusted)?,
+                None => self.arrive_at_join(workflow, number, raw, adjusted)?,
                 Some(mut head) => {
                     let seen = match (when, raw) {
                         (When::Success, _) => adjusted,
@@ -163,38 +163,38 @@ impl Step<'_> {
         self.save(head)
     }
 
-    fn arrive_at_gate(&mut self, workflow: i64, number: u32, raw: Status, adjusted: Status) -> Result<(), Fault> {
-        let Some(gate) = self.flows.gate(self.conn, workflow, number)? else { return Ok(()) };
-        if gate.pending == 0 || gate.status.is_some() {
+    fn arrive_at_join(&mut self, workflow: i64, number: u32, raw: Status, adjusted: Status) -> Result<(), Fault> {
+        let Some(join) = self.flows.join(self.conn, workflow, number)? else { return Ok(()) };
+        if join.pending == 0 || join.status.is_some() {
             return Ok(());
         }
         // Without members it waits for what its group waits for, as a job would.
-        let seen = match (gate.members.is_empty(), gate.when, raw) {
+        let seen = match (join.members.is_empty(), join.when, raw) {
             (true, When::Failure, Status::Failed) => Status::Ok,
             (true, When::Failure, _) => Status::Skipped,
             _ => adjusted,
         };
-        gate.pending -= 1;
+        join.pending -= 1;
         let mut to_cancel = Vec::new();
         match seen {
             Status::Ok => {}
-            Status::Skipped => gate.skipped += 1,
+            Status::Skipped => join.skipped += 1,
             Status::Failed => {
-                gate.failed += 1;
-                if gate.failed == 1 && gate.cancel_rest {
-                    to_cancel.clone_from(&gate.scope);
+                join.failed += 1;
+                if join.failed == 1 && join.cancel_rest {
+                    to_cancel.clone_from(&join.scope);
                 }
             }
         }
         let mut ended = None;
-        if gate.pending == 0 {
-            let status = match (gate.failed, gate.skipped) {
+        if join.pending == 0 {
+            let status = match (join.failed, join.skipped) {
                 (0, 0) => Status::Ok,
                 (0, _) => Status::Skipped,
                 _ => Status::Failed,
             };
-            gate.status = Some(status);
-            ended = Some((gate.next.clone(), status, gate.on_failure));
+            join.status = Some(status);
+            ended = Some((join.next.clone(), status, join.on_failure));
         }
         for nodes in to_cancel {
             self.flows.todo.push(Item::Cancel { workflow, nodes, how: JobState::Revoked });

@@ -207,7 +207,7 @@ impl Step<'_> {
         };
         if grows {
             if !self.has_room(&head, settle)? {
-                return Ok(Settled::Refused);
+                return Ok(Settled::NoCapacity);
             }
             if let Some(growth) = &settle.growth {
                 self.grow(&head, growth)?;

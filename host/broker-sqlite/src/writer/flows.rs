@@ -1,6 +1,6 @@
 //! What a group of operations knows of workflows: read once, changed in memory, written once before the commit.
 //!
-//! A chord's gate and its workflow change with each member that ends; a group in which 200 of them end writes both once.
+//! A chord's join and its workflow change with each member that ends; a group in which 200 of them end writes both once.
 //! Between groups nothing is kept but the number of work items, so that memory does not grow with workflows.
 
 use std::{
@@ -71,9 +71,9 @@ impl Flow {
     }
 }
 
-/// A gate: its row, and what its node says of it.
+/// A join: its row, and what its node says of it.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Join {
     pub(super) when: When,
     pub(super) on_failure: OnFailure,
     pub(super) next: Vec<Range>,
@@ -98,7 +98,7 @@ pub(super) struct Template {
 pub(super) struct Flows {
     pub(super) todo: Todo,
     flows: HashMap<i64, Flow>,
-    gates: HashMap<(i64, u32), Gate>,
+    joins: HashMap<(i64, u32), Join>,
     templates: HashMap<(i64, u32), Arc<Template>>,
     /// Workflows that may be over since the step under way.
     touched: BTreeSet<i64>,
@@ -108,7 +108,7 @@ pub(super) const FLOW: &str =
     "SELECT id, tenant, nodes, end_node, parent, depth, deadline_ms, keep_ms, staged, created_at,
     deadline_at, finished_at, delete_at, state, cancelled, end_status, pruned, jobs, orphaned FROM workflow WHERE rid = ?";
 pub(super) const FLOW_BY_ID: &str = "SELECT rid FROM workflow INDEXED BY workflow_id WHERE tenant = ? AND id = ?";
-pub(super) const GATE: &str = "SELECT error_callback, on_failure, next, members, scope, cancel_rest, pending, failed,
+pub(super) const JOIN: &str = "SELECT error_callback, on_failure, next, members, scope, cancel_rest, pending, failed,
     skipped, status FROM node CROSS JOIN gate ON gate.workflow = node.workflow AND gate.number = node.number
     WHERE node.workflow = ? AND node.number = ?";
 pub(super) const TEMPLATE: &str = "SELECT task, queue, priority, start_after_ms, start_at, expires_ms, max_deliveries,
@@ -125,7 +125,7 @@ impl Flows {
         Ok(Self {
             todo: Todo::load(conn)?,
             flows: HashMap::new(),
-            gates: HashMap::new(),
+            joins: HashMap::new(),
             templates: HashMap::new(),
             touched: BTreeSet::new(),
         })
@@ -177,21 +177,21 @@ impl Flows {
         std::mem::take(&mut self.touched)
     }
 
-    pub(super) fn knows_gate(&self, workflow: i64, number: u32) -> bool {
-        self.gates.contains_key(&(workflow, number))
+    pub(super) fn knows_join(&self, workflow: i64, number: u32) -> bool {
+        self.joins.contains_key(&(workflow, number))
     }
 
-    /// To be changed; none when there is no such gate.
-    pub(super) fn gate(&mut self, conn: &Connection, workflow: i64, number: u32) -> Result<Option<&mut Gate>, Fault> {
-        let gate = match self.gates.entry((workflow, number)) {
+    /// To be changed; none when there is no such join.
+    pub(super) fn join(&mut self, conn: &Connection, workflow: i64, number: u32) -> Result<Option<&mut Join>, Fault> {
+        let join = match self.joins.entry((workflow, number)) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => match load_gate(conn, workflow, number)? {
-                Some(gate) => entry.insert(gate),
+            Entry::Vacant(entry) => match load_join(conn, workflow, number)? {
+                Some(join) => entry.insert(join),
                 None => return Ok(None),
             },
         };
-        gate.changed = true;
-        Ok(Some(gate))
+        join.changed = true;
+        Ok(Some(join))
     }
 
     pub(super) fn template(
@@ -220,23 +220,23 @@ impl Flows {
         self.flows.remove(&rid);
         self.touched.remove(&rid);
         self.templates.retain(|(workflow, _), _| *workflow != rid);
-        self.drop_gates(rid);
+        self.drop_joins(rid);
     }
 
-    /// Forgets the gates of a workflow, before rows of them are changed by statements.
-    pub(super) fn drop_gates(&mut self, rid: i64) {
-        self.gates.retain(|(workflow, _), _| *workflow != rid);
+    /// Forgets the joins of a workflow, before rows of them are changed by statements.
+    pub(super) fn drop_joins(&mut self, rid: i64) {
+        self.joins.retain(|(workflow, _), _| *workflow != rid);
     }
 
-    /// Writes what changed of workflows and gates, for statements that look for it.
+    /// Writes what changed of workflows and joins, for statements that look for it.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<(), Fault> {
         for (rid, flow) in self.flows.iter_mut().filter(|(_, flow)| flow.changed) {
             save_flow(conn, *rid, flow)?;
             flow.changed = false;
         }
-        for ((workflow, number), gate) in self.gates.iter_mut().filter(|(_, gate)| gate.changed) {
-            save_gate(conn, *workflow, *number, gate)?;
-            gate.changed = false;
+        for ((workflow, number), join) in self.joins.iter_mut().filter(|(_, join)| join.changed) {
+            save_join(conn, *workflow, *number, join)?;
+            join.changed = false;
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl Flows {
     /// Forgets what was read of workflows, all of it written: their rows were changed by statements.
     pub(super) fn forget_known(&mut self) {
         self.flows.clear();
-        self.gates.clear();
+        self.joins.clear();
         self.templates.clear();
     }
 
@@ -322,11 +322,11 @@ fn save_flow(conn: &Connection, rid: i64, flow: &Flow) -> Result<(), Fault> {
     Ok(())
 }
 
-fn load_gate(conn: &Connection, workflow: i64, number: u32) -> Result<Option<Gate>, Fault> {
-    let mut statement = conn.prepare_cached(GATE)?;
+fn load_join(conn: &Connection, workflow: i64, number: u32) -> Result<Option<Join>, Fault> {
+    let mut statement = conn.prepare_cached(JOIN)?;
     let mut rows = statement.query(params![workflow, number])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(Gate {
+    Ok(Some(Join {
         when: rows::when(row, 0)?,
         on_failure: rows::on_failure(row, 1)?,
         next: rows::ranges(row, 2)?,
@@ -341,10 +341,10 @@ fn load_gate(conn: &Connection, workflow: i64, number: u32) -> Result<Option<Gat
     }))
 }
 
-fn save_gate(conn: &Connection, workflow: i64, number: u32, gate: &Gate) -> Result<(), Fault> {
+fn save_join(conn: &Connection, workflow: i64, number: u32, join: &Join) -> Result<(), Fault> {
     let sql = "UPDATE gate SET pending = ?, failed = ?, skipped = ?, status = ? WHERE workflow = ? AND number = ?";
-    let status = gate.status.map(status_number);
-    conn.prepare_cached(sql)?.execute(params![gate.pending, gate.failed, gate.skipped, status, workflow, number])?;
+    let status = join.status.map(status_number);
+    conn.prepare_cached(sql)?.execute(params![join.pending, join.failed, join.skipped, status, workflow, number])?;
     Ok(())
 }
 
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn no_look_at_a_workflow_costs_more_because_more_are_stored() {
-        for sql in [FLOW, FLOW_BY_ID, GATE, TEMPLATE] {
+        for sql in [FLOW, FLOW_BY_ID, JOIN, TEMPLATE] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -11,7 +11,7 @@ use umbel_model::{
 };
 
 use super::{
-    flows::{self, Gate},
+    flows::{self, Join},
     head::Head,
     step::Step,
 };
@@ -80,8 +80,8 @@ impl Step<'_> {
     fn may_join(&mut self, head: &Head, members: &NewMembers) -> Result<bool, Fault> {
         let Some((rid, group)) = self.group_of(head)? else { return Ok(false) };
         // A group whose rest was cancelled gets no more.
-        let refuses = |gate: &mut Gate| gate.status.is_some() || (gate.cancel_rest && gate.failed > 0);
-        if self.flows.gate(self.conn, rid, group)?.is_none_or(refuses) {
+        let refuses = |join: &mut Join| join.status.is_some() || (join.cancel_rest && join.failed > 0);
+        if self.flows.join(self.conn, rid, group)?.is_none_or(refuses) {
             return Ok(false);
         }
         let nodes = self.flows.flow(self.conn, rid)?.nodes as usize;
@@ -89,7 +89,7 @@ impl Step<'_> {
             && self.templates_of(rid)? as usize + members.templates.len() <= MAX_TEMPLATES)
     }
 
-    /// The workflow of a job and the gate of its group.
+    /// The workflow of a job and the join of its group.
     fn group_of(&self, head: &Head) -> Result<Option<(i64, u32)>, Fault> {
         let Some(rid) = head.workflow else { return Ok(None) };
         let number = node_of(head.id).1;
@@ -160,16 +160,16 @@ impl Step<'_> {
         Ok(numbers)
     }
 
-    /// Lets a gate wait for new members.
+    /// Lets a join wait for new members.
     fn widen(&mut self, rid: i64, group: u32, base: u32, members: &NewMembers) -> Result<(), Fault> {
-        let Some(gate) = self.flows.gate(self.conn, rid, group)? else { return Ok(()) };
-        gate.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        members.ends.iter().for_each(|range| push_range(&mut gate.members, moved(range, base)));
+        let Some(join) = self.flows.join(self.conn, rid, group)? else { return Ok(()) };
+        join.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
+        members.ends.iter().for_each(|range| push_range(&mut join.members, moved(range, base)));
         if !members.nodes.is_empty() {
-            push_range(&mut gate.scope, Range { first: base, count: members.nodes.len() as u32 });
+            push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
         let sql = "UPDATE node SET members = ?, scope = ? WHERE workflow = ? AND number = ?";
-        let row = params![ranges_blob(&gate.members), ranges_blob(&gate.scope), rid, group];
+        let row = params![ranges_blob(&join.members), ranges_blob(&join.scope), rid, group];
         self.conn.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
@@ -184,7 +184,7 @@ fn placed(node: &NewNode, base: u32, templates: &[u32], group: u32) -> NewNode {
     shift(&mut node.next);
     match &mut node.work {
         NewWork::Job { template, .. } => *template = templates[*template as usize],
-        NewWork::Gate { members, scope, .. } => {
+        NewWork::Join { members, scope, .. } => {
             shift(members);
             shift(scope);
         }

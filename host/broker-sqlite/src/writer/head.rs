@@ -1,7 +1,7 @@
 //! The part of a job that changes, and the statements that read and write it.
 
 use rusqlite::{CachedStatement, Connection, Params, Row, params};
-use umbel_broker::{Knobs, NewJob, NodeTemplate};
+use umbel_broker::{BrokerOptions, NewJob, NodeTemplate};
 use umbel_model::{
     JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
     canvas::{Range, When},
@@ -51,10 +51,10 @@ pub(super) struct Head {
     pub(super) child: Option<WorkflowId>,
     /// The bucket of the lane in which it is queued, or counts as running.
     pub(super) lane: Option<i64>,
-    /// Which knobs it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
+    /// Which broker options it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
     pub(super) has: u8,
-    /// Its knobs, once they were looked at.
-    pub(super) knobs: Option<Box<Knobs>>,
+    /// Its broker options, once they were looked at.
+    pub(super) broker_options: Option<Box<BrokerOptions>>,
     /// Its task, once that was looked at.
     pub(super) task: Option<TaskName>,
     /// Its state as it is stored.
@@ -67,7 +67,7 @@ pub(super) struct Target {
     pub(super) number: u32,
     pub(super) when: When,
     pub(super) template: u32,
-    /// None: it is a gate.
+    /// None: it is a join.
     pub(super) head: Option<Head>,
 }
 
@@ -132,7 +132,7 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         child: rows::id_or_none(row, 24)?,
         lane: row.get(25)?,
         has: row.get(26)?,
-        knobs: None,
+        broker_options: None,
         task: None,
         was: state,
     })
@@ -208,10 +208,10 @@ impl Head {
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,
             expires_at: within.into_iter().chain(new.expires_at).min(),
-            task: new.knobs.is_some().then(|| new.task.clone()),
+            task: new.broker_options.is_some().then(|| new.task.clone()),
             ..Self::blank(new.id, line, new.priority, new.max_deliveries, JobState::Queued)
         }
-        .with_knobs(new.knobs.as_deref())
+        .with_broker_options(new.broker_options.as_deref())
     }
 
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
@@ -251,7 +251,7 @@ impl Head {
             child: None,
             lane: None,
             has: 0,
-            knobs: None,
+            broker_options: None,
             task: None,
             was: state,
         }

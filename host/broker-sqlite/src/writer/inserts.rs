@@ -77,9 +77,9 @@ impl Head {
             self.has,
         ])?;
         self.inserted(conn, fixed)?;
-        if let Some(knobs) = &self.knobs {
+        if let Some(broker_options) = &self.broker_options {
             let sql = "INSERT INTO knobs (rid, text) VALUES (?, ?)";
-            conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(knobs)?])?;
+            conn.prepare_cached(sql)?.execute(params![self.rid, serde_json::to_string(broker_options)?])?;
         }
         Ok(())
     }

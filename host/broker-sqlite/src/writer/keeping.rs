@@ -5,8 +5,8 @@ use umbel_broker::{Forgot, NewJob, SUPERSEDED, Start, Unique, Wins, superseded_m
 use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
 
 use super::{
+    broker_options::UNIQUE,
     head::{self, Head},
-    knobs::UNIQUE,
     step::Step,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Step<'_> {
         if head.has & UNIQUE == 0 {
             return Ok(None);
         }
-        let unique = head.knobs(self.conn)?.and_then(|knobs| knobs.unique.as_ref());
+        let unique = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.unique.as_ref());
         let Some(key) = unique.map(|unique| unique.key.clone()) else { return Ok(None) };
         let holder = self.holder(self.lines.tenant(head.line), &key)?;
         Ok(holder.filter(|holder| holder.id == head.id).map(|holder| (key, holder.until)))
@@ -175,7 +175,7 @@ impl Step<'_> {
 }
 
 fn unique_of(new: &NewJob) -> Option<&Unique> {
-    new.knobs.as_ref()?.unique.as_ref()
+    new.broker_options.as_ref()?.unique.as_ref()
 }
 
 #[cfg(test)]

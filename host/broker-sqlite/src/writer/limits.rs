@@ -309,8 +309,8 @@ impl Step<'_> {
     }
 
     fn limits_of(&self, head: &mut Head, control: &Control) -> Result<JobLimits, Fault> {
-        let knobs = head.knobs(self.conn)?;
-        let mut limits = knobs.and_then(|knobs| knobs.limits.clone()).unwrap_or_default();
+        let broker_options = head.broker_options(self.conn)?;
+        let mut limits = broker_options.and_then(|broker_options| broker_options.limits.clone()).unwrap_or_default();
         limits.rate = control.rate.or(limits.rate);
         if control.concurrency > 0 {
             limits.concurrency = control.concurrency;
@@ -349,7 +349,7 @@ impl Step<'_> {
     /// Queues a job in the lane of its task and key.
     pub(super) fn enter_lane(&mut self, head: &mut Head) -> Result<Change, Fault> {
         let task = head.task(self.conn)?;
-        let limits = head.knobs(self.conn)?.and_then(|knobs| knobs.limits.as_ref());
+        let limits = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.limits.as_ref());
         let key = limits.and_then(|limits| limits.key.clone()).unwrap_or_default();
         let bucket = self.use_bucket(head.line, &task, &key)?;
         head.lane = Some(bucket.rid);

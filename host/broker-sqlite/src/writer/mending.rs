@@ -58,7 +58,7 @@ impl Step<'_> {
     }
 
     fn mend_one(&mut self, check: &Check) -> Result<(), Fault> {
-        // Gates and workflows that a group knows are read anew.
+        // Joins and workflows that a group knows are read anew.
         self.flows.forget_known();
         match check.mend {
             Mend::Sql(statements) => audit::mend_by_sql(self.conn, self.now, statements),

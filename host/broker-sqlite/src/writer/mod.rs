@@ -6,6 +6,7 @@
 //! own, so that it spoils no other. That is cheaper than a savepoint for each, because failures are rare.
 
 mod advance;
+mod broker_options;
 mod buckets;
 mod controls;
 mod counts;
@@ -17,7 +18,6 @@ mod growth;
 mod head;
 mod inserts;
 mod keeping;
-mod knobs;
 mod lanes;
 mod limits;
 mod lines;

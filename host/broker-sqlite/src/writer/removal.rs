@@ -65,7 +65,7 @@ impl Step<'_> {
         if count > 0 {
             self.flows.flow_mut(self.conn, rid)?.pruned = Some(first + count);
             let range = Range { first, count };
-            self.flows.drop_gates(rid);
+            self.flows.drop_joins(rid);
             for mut head in head::targets(self.conn, self.lines, rid, range)?.into_iter().filter_map(|t| t.head) {
                 // An error callback of a staged node that was cancelled may be queued.
                 self.leave(&mut head)?;
@@ -88,7 +88,7 @@ impl Step<'_> {
         Ok(count + 1)
     }
 
-    /// Deletes the rows of nodes and gates whose jobs are gone.
+    /// Deletes the rows of nodes and joins whose jobs are gone.
     pub(super) fn delete_graph(&self, rid: i64, nodes: Range) -> Result<(), Fault> {
         let end = i64::from(nodes.first) + i64::from(nodes.count);
         for sql in [

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 use umbel_broker::{
-    Idempotency, Kept, Knobs, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
+    BrokerOptions, Idempotency, Kept, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
     WorkflowState, WorkflowSubmitted,
 };
 use umbel_model::{
@@ -235,7 +235,7 @@ impl Step<'_> {
         if stored.is_empty() {
             return Ok(());
         }
-        self.flows.drop_gates(rid);
+        self.flows.drop_joins(rid);
         for mut head in stored.into_iter().filter_map(|target| target.head) {
             self.leave(&mut head)?;
             self.flows.count(self.conn, rid, Some(head.state), None)?;
@@ -247,8 +247,9 @@ impl Step<'_> {
     /// Stores a node of a workflow whose head is stored, in a place that is free.
     pub(super) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept, knobs } => {
-                let job = self.store_job(rid, number, *template, arguments, (kept.as_ref(), knobs.as_deref()))?;
+            NewWork::Job { template, arguments, takes, kept, broker_options } => {
+                let job =
+                    self.store_job(rid, number, *template, arguments, (kept.as_ref(), broker_options.as_deref()))?;
                 if let Some(kept) = kept {
                     let status = adjusted_end(kept.state, new.on_failure);
                     self.keep_end(rid, number, Some(status))?;
@@ -257,7 +258,7 @@ impl Step<'_> {
                 let row = NodeRow { rid: job, template, takes: *takes, members: None, scope: None, cancel_rest: None };
                 self.insert_node(rid, number, new, &row)
             }
-            NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept } => {
+            NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
                 let status = kept.then_some(Status::Ok);
                 self.keep_end(rid, number, status)?;
                 let (members, scope) = (Some(&members[..]), Some(&scope[..]));
@@ -294,11 +295,11 @@ impl Step<'_> {
         number: u32,
         template: u32,
         arguments: &str,
-        (kept, knobs): (Option<&Kept>, Option<&Knobs>),
+        (kept, broker_options): (Option<&Kept>, Option<&BrokerOptions>),
     ) -> Result<i64, Fault> {
         let template = self.flows.template(self.conn, self.lines, rid, template)?;
         let id = node_job(self.flows.flow(self.conn, rid)?.id, number);
-        let mut head = Head::of_node(id, template.line, &template.of, rid).with_knobs(knobs);
+        let mut head = Head::of_node(id, template.line, &template.of, rid).with_broker_options(broker_options);
         if let Some(kept) = kept {
             head.state = kept.state;
             head.finished_at = Some(self.now);

@@ -7,11 +7,11 @@ use umbel_broker::Limits;
 use umbel_model::{JobState, QueueName, TenantId, UnixMs};
 
 use super::{
+    broker_options::LIMITS,
     controls::Controls,
     flows::Flows,
     followed::Followed,
     head::Head,
-    knobs::LIMITS,
     lanes::Change,
     lines::{LineId, Lines},
 };

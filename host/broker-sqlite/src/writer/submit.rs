@@ -41,7 +41,7 @@ impl Step<'_> {
     /// Most jobs need no look at anything before they are stored: that tells, too, whether their id is known. None:
     /// this one does.
     fn submit_plain(&mut self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
-        let is_plain = new.knobs.is_none() && new.idempotency.is_none() && new.redrive_of.is_none();
+        let is_plain = new.broker_options.is_none() && new.idempotency.is_none() && new.redrive_of.is_none();
         let Some(line) = self.lines.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
         else {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! The passage of time: promote, reap, prune.
 
-use umbel_broker::{Knobs, Promoted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message};
+use umbel_broker::{BrokerOptions, Promoted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message};
 use umbel_model::{AttemptRecord, Failure, JobState, OnWorkerLost, UnixMs, Usage, WorkerId};
 
 use super::{
@@ -72,7 +72,7 @@ impl Step<'_> {
             if head.cancel_requested {
                 self.finish(&mut head, JobState::Revoked)?;
                 reaped.revoked += 1;
-            } else if let Some(dead) = lost_for_good(head.knobs(self.conn)?) {
+            } else if let Some(dead) = lost_for_good(head.broker_options(self.conn)?) {
                 head.put_failure(self.conn, &Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
                 self.end(&mut head, JobState::Failed, dead)?;
                 *(if dead { &mut reaped.buried } else { &mut reaped.failed }) += 1;
@@ -130,8 +130,8 @@ impl Step<'_> {
 }
 
 /// Whether a job whose worker was lost may not be handed out again, and then whether it goes to the dead set.
-fn lost_for_good(knobs: Option<&Knobs>) -> Option<bool> {
-    match knobs?.on_lost {
+fn lost_for_good(broker_options: Option<&BrokerOptions>) -> Option<bool> {
+    match broker_options?.on_lost {
         OnWorkerLost::Requeue => None,
         OnWorkerLost::Dead => Some(true),
         OnWorkerLost::Fail => Some(false),

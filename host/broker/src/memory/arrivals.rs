@@ -1,4 +1,4 @@
-//! What follows from an end: arrivals, gates, the end of a workflow, and cancellation.
+//! What follows from an end: arrivals, joins, the end of a workflow, and cancellation.
 
 use umbel_model::{
     Failure, JobState, OnFailure, UnixMs,
@@ -50,8 +50,8 @@ impl State {
 
     fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
         let key = (workflow.0.clone(), node_job(workflow.1, node));
-        if self.gates.contains_key(&key) {
-            return self.arrive_at_gate(workflow, &key, raw, adjusted);
+        if self.joins.contains_key(&key) {
+            return self.arrive_at_join(workflow, &key, raw, adjusted);
         }
         let Some(job) = self.jobs.get(&key) else { return };
         let Some(place) = &job.place else { return };
@@ -84,38 +84,38 @@ impl State {
         self.start(now, key, template.start);
     }
 
-    fn arrive_at_gate(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
-        let gate = self.gates.get_mut(key).expect("looked up before");
-        if gate.pending == 0 || gate.status.is_some() {
+    fn arrive_at_join(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
+        let join = self.joins.get_mut(key).expect("looked up before");
+        if join.pending == 0 || join.status.is_some() {
             return;
         }
         // Without members it waits for what its group waits for, as a job would.
-        let seen = match (gate.members.is_empty(), gate.when, raw) {
+        let seen = match (join.members.is_empty(), join.when, raw) {
             (true, When::Failure, Status::Failed) => Status::Ok,
             (true, When::Failure, _) => Status::Skipped,
             _ => adjusted,
         };
-        gate.pending -= 1;
+        join.pending -= 1;
         match seen {
             Status::Ok => {}
-            Status::Skipped => gate.skipped += 1,
+            Status::Skipped => join.skipped += 1,
             Status::Failed => {
-                gate.failed += 1;
-                if gate.failed == 1 && gate.cancel_rest {
+                join.failed += 1;
+                if join.failed == 1 && join.cancel_rest {
                     let how = JobState::Revoked;
                     let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
-                    self.fresh.extend(gate.scope.iter().map(cancel));
+                    self.fresh.extend(join.scope.iter().map(cancel));
                 }
             }
         }
-        if gate.pending == 0 {
-            let status = match (gate.failed, gate.skipped) {
+        if join.pending == 0 {
+            let status = match (join.failed, join.skipped) {
                 (0, 0) => Status::Ok,
                 (0, _) => Status::Skipped,
                 _ => Status::Failed,
             };
-            gate.status = Some(status);
-            let (next, on_failure) = (gate.next.clone(), gate.on_failure);
+            join.status = Some(status);
+            let (next, on_failure) = (join.next.clone(), join.on_failure);
             self.emit(key, &next, status, on_failure);
         }
     }

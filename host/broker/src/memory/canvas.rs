@@ -25,7 +25,7 @@ pub(super) struct Place {
 }
 
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Join {
     pub(super) when: When,
     pub(super) on_failure: OnFailure,
     pub(super) after: Option<u32>,
@@ -220,10 +220,10 @@ impl State {
         let is_end = workflow.head.end == number;
         let next = new.next.clone();
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept, knobs } => {
+            NewWork::Job { template, arguments, takes, kept, broker_options } => {
                 let of = &workflow.head.templates[*template as usize];
                 let mut job = Job::new(now, &plain(&key.0, id, of));
-                job.knobs.clone_from(knobs);
+                job.broker_options.clone_from(broker_options);
                 job.record.state = JobState::Waiting;
                 job.record.expires_at = None;
                 job.record.node = Some(NodeRef { workflow: key.1, number, arguments: arguments.clone() });
@@ -240,12 +240,12 @@ impl State {
                 job.place = Some(Place { template: *template, when, on_failure, after, group, next, takes: *takes });
                 self.jobs.insert((key.0.clone(), id), job);
             }
-            NewWork::Gate { members, scope, cancel_rest, pending, failed, skipped, kept } => {
+            NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
                 let status = kept.then_some(Status::Ok);
                 if is_end {
                     workflow.end = status;
                 }
-                let gate = Gate {
+                let join = Join {
                     when: new.when,
                     on_failure: new.on_failure,
                     after: new.after,
@@ -259,7 +259,7 @@ impl State {
                     skipped: *skipped,
                     status,
                 };
-                self.gates.insert((key.0.clone(), id), gate);
+                self.joins.insert((key.0.clone(), id), join);
             }
         }
     }
@@ -318,7 +318,7 @@ fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate) -> NewJob {
         // Nodes are deleted with their workflow.
         result_ttl_ms: 0,
         dead_ttl_ms: 0,
-        knobs: None,
+        broker_options: None,
         idempotency: None,
         redrive_of: None,
     }

@@ -89,7 +89,7 @@ impl State {
         };
         if grows {
             if !self.has_room(&key, settle) {
-                return Settled::Refused;
+                return Settled::NoCapacity;
             }
             if let Some(growth) = &settle.growth {
                 self.grow(now, &key, growth);

@@ -45,10 +45,10 @@ impl State {
         let Some(place) = &self.jobs[job].place else { return false };
         let Some(group) = place.group else { return false };
         let workflow = (job.0.clone(), node_of(job.1).0);
-        let gate = self.gates.get(&(job.0.clone(), node_job(workflow.1, group)));
+        let join = self.joins.get(&(job.0.clone(), node_job(workflow.1, group)));
         let Some(stored) = self.workflows.get(&workflow) else { return false };
         // A group whose rest was cancelled gets no more.
-        gate.is_some_and(|gate| gate.status.is_none() && !(gate.cancel_rest && gate.failed > 0))
+        join.is_some_and(|join| join.status.is_none() && !(join.cancel_rest && join.failed > 0))
             && stored.head.nodes as usize + members.nodes.len() <= MAX_NODES as usize
             && stored.head.templates.len() + members.templates.len() <= MAX_TEMPLATES
     }
@@ -87,7 +87,7 @@ impl State {
             node.next = node.next.iter().map(moved).collect();
             match &mut node.work {
                 NewWork::Job { template, .. } => *template = numbers[*template as usize],
-                NewWork::Gate { members, scope, .. } => {
+                NewWork::Join { members, scope, .. } => {
                     *members = members.iter().map(moved).collect();
                     *scope = scope.iter().map(moved).collect();
                 }
@@ -97,11 +97,11 @@ impl State {
             }
             self.store_node(now, &key, base + number, &node);
         }
-        let gate = self.gates.get_mut(&(key.0.clone(), node_job(key.1, group))).expect("checked by `may_join`");
-        gate.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        members.ends.iter().for_each(|ends| push_range(&mut gate.members, moved(ends)));
+        let join = self.joins.get_mut(&(key.0.clone(), node_job(key.1, group))).expect("checked by `may_join`");
+        join.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
+        members.ends.iter().for_each(|ends| push_range(&mut join.members, moved(ends)));
         if !members.nodes.is_empty() {
-            push_range(&mut gate.scope, Range { first: base, count: members.nodes.len() as u32 });
+            push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
         let arrive = |targets: &Range| Todo::Arrive {
             workflow: key.clone(),

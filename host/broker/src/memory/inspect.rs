@@ -7,37 +7,37 @@ use crate::JobLimits;
 
 /// A job that runs and had limits of its own when it was submitted.
 #[derive(Debug)]
-pub(crate) struct Limited {
-    pub(crate) tenant: TenantId,
-    pub(crate) id: JobId,
-    pub(crate) task: TaskName,
-    pub(crate) limits: JobLimits,
+pub struct Limited {
+    pub tenant: TenantId,
+    pub id: JobId,
+    pub task: TaskName,
+    pub limits: JobLimits,
 }
 
 impl MemoryBroker {
     /// Where a job stands, a node too.
-    pub(crate) fn state_of(&self, tenant: &TenantId, id: JobId) -> Option<JobState> {
+    pub fn state_of(&self, tenant: &TenantId, id: JobId) -> Option<JobState> {
         self.state().jobs.get(&(tenant.clone(), id)).map(|job| job.record.state)
     }
 
     /// What runs counts as lost.
-    pub(crate) fn end_leases(&self) {
+    pub fn end_leases(&self) {
         self.state().jobs.values_mut().for_each(|job| job.lease_until = 0);
     }
 
     /// The jobs that run and count for limits of their own.
-    pub(crate) fn limited(&self) -> Vec<Limited> {
+    pub fn limited(&self) -> Vec<Limited> {
         let state = self.state();
         let running = state.jobs.iter().filter(|(_, job)| job.record.state == JobState::Running);
         let limited = running.filter_map(|(key, job)| {
-            let limits = job.knobs.as_ref()?.limits.clone()?;
+            let limits = job.broker_options.as_ref()?.limits.clone()?;
             Some(Limited { tenant: key.0.clone(), id: key.1, task: job.record.task.clone(), limits })
         });
         limited.collect()
     }
 
     /// What is stored of jobs when all of them are gone: nothing.
-    pub(crate) fn leftovers(&self) -> Vec<String> {
+    pub fn leftovers(&self) -> Vec<String> {
         let state = self.state();
         let mut left = Vec::new();
         let mut note = |what: &str, count: usize| {
@@ -46,7 +46,7 @@ impl MemoryBroker {
             }
         };
         note("jobs", state.jobs.len());
-        note("gates", state.gates.len());
+        note("gates", state.joins.len());
         note("workflows", state.workflows.len());
         note("work items", state.todo.len() + state.fresh.len());
         note("controls", state.controls.len());

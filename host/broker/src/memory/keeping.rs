@@ -10,14 +10,16 @@ impl State {
 
     /// The job that keeps a submission away.
     pub(super) fn first_of_its_like(&self, now: UnixMs, new: &NewJob) -> Option<JobId> {
-        let unique = new.knobs.as_ref()?.unique.as_ref().filter(|unique| unique.wins == Wins::First)?;
+        let unique = new.broker_options.as_ref()?.unique.as_ref().filter(|unique| unique.wins == Wins::First)?;
         let (holder, until, _) = self.unique.get(&(new.tenant.clone(), unique.key.clone()))?;
         (*until == 0 || *until > now).then_some(*holder)
     }
 
     /// Gives a new job its unique key, and ends the one whose place it takes; when it starts, and the place in the line.
     pub(super) fn take_place(&mut self, now: UnixMs, new: &NewJob) -> (Start, Option<u64>) {
-        let Some(unique) = new.knobs.as_ref().and_then(|knobs| knobs.unique.as_ref()) else { return (new.start, None) };
+        let Some(unique) = new.broker_options.as_ref().and_then(|broker_options| broker_options.unique.as_ref()) else {
+            return (new.start, None);
+        };
         let mut place = None;
         let name = (new.tenant.clone(), unique.key.clone());
         let mut since = now;
@@ -59,7 +61,7 @@ impl State {
 
     /// Until when a job holds its key, if it does; 0: until it ends.
     fn held_until(&self, key: &Key) -> Option<UnixMs> {
-        let unique = self.jobs[key].knobs.as_ref()?.unique.as_ref()?;
+        let unique = self.jobs[key].broker_options.as_ref()?.unique.as_ref()?;
         let (holder, until, _) = self.unique.get(&(key.0.clone(), unique.key.clone()))?;
         (*holder == key.1).then_some(*until)
     }

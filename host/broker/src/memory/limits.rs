@@ -176,7 +176,11 @@ impl State {
     }
 
     fn limits_of(&self, key: &Key, control: &Control) -> JobLimits {
-        let mut limits = self.jobs[key].knobs.as_ref().and_then(|knobs| knobs.limits.clone()).unwrap_or_default();
+        let mut limits = self.jobs[key]
+            .broker_options
+            .as_ref()
+            .and_then(|broker_options| broker_options.limits.clone())
+            .unwrap_or_default();
         limits.rate = control.rate.or(limits.rate);
         if control.concurrency > 0 {
             limits.concurrency = control.concurrency;

@@ -35,7 +35,7 @@ impl State {
             }
             workflow.pruned = Some(number + 1);
             let node = (key.0.clone(), node_job(key.1, number));
-            self.gates.remove(&node);
+            self.joins.remove(&node);
             self.leave_dead(&node);
             // An error callback of a staged node that was cancelled may be queued.
             if self.jobs.contains_key(&node) {
@@ -146,22 +146,22 @@ impl State {
 
     fn node(&self, tenant: &TenantId, id: WorkflowId, number: u32) -> Option<NodeRecord> {
         let key = (tenant.clone(), node_job(id, number));
-        if let Some(gate) = self.gates.get(&key) {
+        if let Some(join) = self.joins.get(&key) {
             return Some(NodeRecord {
                 number,
-                when: gate.when,
-                on_failure: gate.on_failure,
-                after: gate.after,
-                group: gate.group,
-                next: gate.next.clone(),
-                work: NodeWork::Gate {
-                    members: gate.members.clone(),
-                    scope: gate.scope.clone(),
-                    cancel_rest: gate.cancel_rest,
-                    pending: gate.pending,
-                    failed: gate.failed,
-                    skipped: gate.skipped,
-                    status: gate.status,
+                when: join.when,
+                on_failure: join.on_failure,
+                after: join.after,
+                group: join.group,
+                next: join.next.clone(),
+                work: NodeWork::Join {
+                    members: join.members.clone(),
+                    scope: join.scope.clone(),
+                    cancel_rest: join.cancel_rest,
+                    pending: join.pending,
+                    failed: join.failed,
+                    skipped: join.skipped,
+                    status: join.status,
                 },
             });
         }
@@ -181,8 +181,8 @@ impl State {
     pub(super) fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Vec<NodeValue> {
         let value = |number| match self.node(tenant, id, number) {
             None => NodeValue::Missing,
-            Some(NodeRecord { after, on_failure, work: NodeWork::Gate { members, status, .. }, .. }) => {
-                NodeValue::Gate { after, members, on_failure, status }
+            Some(NodeRecord { after, on_failure, work: NodeWork::Join { members, status, .. }, .. }) => {
+                NodeValue::Join { after, members, on_failure, status }
             }
             Some(NodeRecord { after, on_failure, work: NodeWork::Job { record, .. }, .. }) => {
                 let JobRecord { task, state, result, failure, child, .. } = *record;

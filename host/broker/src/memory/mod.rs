@@ -14,8 +14,6 @@ mod lookup;
 mod passage;
 mod registry;
 mod state;
-#[cfg(test)]
-mod tests;
 mod wishes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +25,7 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, Workf
 use crate::{types::*, *};
 use state::State;
 
-pub(crate) use inspect::Limited;
+pub use inspect::Limited;
 pub use passage::max_deliveries_message;
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.

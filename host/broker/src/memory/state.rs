@@ -8,7 +8,7 @@ use umbel_model::{
 };
 
 use super::{
-    canvas::{Gate, Place, Todo, Workflow},
+    canvas::{Join, Place, Todo, Workflow},
     events::Following,
     limits::LimitName,
     lines::{Line, Waiting, ready_score},
@@ -22,7 +22,7 @@ pub(super) struct Job {
     pub(super) record: JobRecord,
     /// Of a workflow's node.
     pub(super) place: Option<Place>,
-    pub(super) knobs: Option<Box<Knobs>>,
+    pub(super) broker_options: Option<Box<BrokerOptions>>,
     /// The lane in which it is queued, or counts as running.
     pub(super) lane: Option<(TaskName, String)>,
     pub(super) max_deliveries: u32,
@@ -43,7 +43,7 @@ pub(super) struct Job {
 pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) jobs: BTreeMap<Key, Job>,
-    pub(super) gates: BTreeMap<Key, Gate>,
+    pub(super) joins: BTreeMap<Key, Join>,
     pub(super) workflows: BTreeMap<Key, Workflow>,
     pub(super) todo: VecDeque<Todo>,
     /// Work items that the step under way added.
@@ -78,7 +78,7 @@ impl State {
         Self {
             limits,
             jobs: BTreeMap::new(),
-            gates: BTreeMap::new(),
+            joins: BTreeMap::new(),
             workflows: BTreeMap::new(),
             todo: VecDeque::new(),
             fresh: VecDeque::new(),
@@ -187,7 +187,7 @@ impl State {
         job.record.state = JobState::Queued;
         job.record.due_at = None;
         job.look_at = job.record.expires_at;
-        let limits = job.knobs.as_ref().and_then(|knobs| knobs.limits.as_ref());
+        let limits = job.broker_options.as_ref().and_then(|broker_options| broker_options.limits.as_ref());
         job.lane = limits.map(|limits| (job.record.task.clone(), limits.key.clone().unwrap_or_default()));
         let (entry, lane) = ((job.score, key.1), job.lane.clone());
         let line = (key.0.clone(), job.record.queue.clone());
@@ -319,7 +319,7 @@ impl Job {
                 child: None,
             },
             place: None,
-            knobs: new.knobs.clone(),
+            broker_options: new.broker_options.clone(),
             lane: None,
             max_deliveries: new.max_deliveries,
             result_ttl_ms: new.result_ttl_ms,
@@ -335,7 +335,7 @@ impl Job {
 
     /// Whether it may not be handed out again, and then whether it goes to the dead set.
     pub(super) fn lost_for_good(&self) -> Option<bool> {
-        match self.knobs.as_ref().map(|knobs| knobs.on_lost)? {
+        match self.broker_options.as_ref().map(|broker_options| broker_options.on_lost)? {
             OnWorkerLost::Requeue => None,
             OnWorkerLost::Dead => Some(true),
             OnWorkerLost::Fail => Some(false),

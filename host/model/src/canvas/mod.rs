@@ -9,7 +9,7 @@ mod resume;
 
 pub use form::{Canvas, Each, OnFailure, Shape, Signature};
 pub use plan::{
-    CanvasError, CanvasLimits, Gate, MAX_DEPTH, MAX_NODES, Node, Plan, Range, When, Work, plan, plan_members,
+    CanvasError, CanvasLimits, Join, MAX_DEPTH, MAX_NODES, Node, Plan, Range, When, Work, plan, plan_members,
     push as push_range,
 };
 pub use resume::{NodeEnd, resume};

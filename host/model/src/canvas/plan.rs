@@ -1,6 +1,6 @@
 //! From a canvas to its normal form: nodes and edges.
 //!
-//! Invariants of a plan: it has no cycle; every job node has one source at most, a gate has its members; the members of a
+//! Invariants of a plan: it has no cycle; every job node has one source at most, a join has its members; the members of a
 //! group are numbered in one piece, so that a group of any size is a few ranges.
 
 use serde_json::value::RawValue;
@@ -70,12 +70,12 @@ pub enum When {
 #[derive(Debug, Clone)]
 pub enum Work {
     Job(Signature),
-    Gate(Gate),
+    Join(Join),
 }
 
 /// The end of a group: it runs nothing, and ends when all its members ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Gate {
+pub struct Join {
     /// The last node of each member, in the order of the results.
     pub members: Vec<Range>,
     /// All nodes of the members, callbacks apart.
@@ -92,11 +92,11 @@ pub struct Node {
     pub work: Work,
     pub when: When,
     pub on_failure: OnFailure,
-    /// Its source: the node that must end before; of a gate, the one that its members wait for.
+    /// Its source: the node that must end before; of a join, the one that its members wait for.
     pub after: Option<u32>,
     /// The result of `after` (or, of an error callback, its error) goes in front of the arguments.
     pub takes: bool,
-    /// The gate of the innermost group that it is in.
+    /// The join of the innermost group that it is in.
     pub group: Option<u32>,
     /// What waits for it.
     pub next: Vec<Range>,
@@ -124,7 +124,7 @@ pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
 }
 
 /// More members for a group that runs: their graph, and the last node of each. Numbers start from 0; the members' ends
-/// have no edge to the group's gate yet, nor a `group`.
+/// have no edge to the group's join yet, nor a `group`.
 pub fn plan_members(members: Vec<Canvas>, limits: CanvasLimits) -> Result<(Plan, Vec<Range>), CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
     let place = Place::default();
@@ -312,16 +312,16 @@ impl Planner {
 
     fn group(&mut self, group: Group, place: &Place, depth: usize) -> Result<Span, CanvasError> {
         let Group { members, written, cancel_rest, on_failure, label } = group;
-        let gate = match place.end {
+        let join = match place.end {
             Some(number) => number,
             None => self.reserve(1, &place.pointer)?,
         };
         let count = members.len() as u32;
         let first = self.nodes.len() as u32;
-        let (ends, mut starts) = self.members((members, written), place, Some(gate), on_failure, depth)?;
+        let (ends, mut starts) = self.members((members, written), place, Some(join), on_failure, depth)?;
         let scope = Range { first, count: self.nodes.len() as u32 - first };
-        self.nodes[gate as usize] = Some(Node {
-            work: Work::Gate(Gate {
+        self.nodes[join as usize] = Some(Node {
+            work: Work::Join(Join {
                 members: ends,
                 scope: if count == 0 { Vec::new() } else { vec![scope] },
                 cancel_rest,
@@ -338,9 +338,9 @@ impl Planner {
             pointer: place.pointer.clone(),
         });
         if count == 0 {
-            starts = vec![Range::one(gate)];
+            starts = vec![Range::one(join)];
         }
-        Ok(Span { starts, end: gate })
+        Ok(Span { starts, end: join })
     }
 
     /// The ends and the starts of a group's members.
@@ -348,7 +348,7 @@ impl Planner {
         &mut self,
         (members, (key, each)): (Vec<Canvas>, Written),
         place: &Place,
-        gate: Option<u32>,
+        join: Option<u32>,
         on_failure: Option<OnFailure>,
         depth: usize,
     ) -> Result<(Vec<Range>, Vec<Range>), CanvasError> {
@@ -368,7 +368,7 @@ impl Planner {
             let inner = Place {
                 after: place.after,
                 when: place.when,
-                group: gate,
+                group: join,
                 on_failure,
                 end: Some(end),
                 start,
@@ -376,8 +376,8 @@ impl Planner {
             };
             let span = self.step(member, &inner, depth + 1)?;
             span.starts.into_iter().for_each(|range| push(&mut starts, range));
-            if let Some(gate) = gate {
-                push(&mut self.node(end).next, Range::one(gate));
+            if let Some(join) = join {
+                push(&mut self.node(end).next, Range::one(join));
             }
         }
         let ends = if count == 0 { Vec::new() } else { vec![Range { first, count: count as u32 }] };

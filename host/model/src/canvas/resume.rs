@@ -11,9 +11,9 @@ use crate::JobState;
 pub enum NodeEnd {
     /// It ended so before, and keeps its result.
     Kept(JobState),
-    /// A gate that had ended before.
-    KeptGate,
-    /// To be done (again). Of a gate: so many arrivals that it waits for are still to come, and so many of those that
+    /// A join that had ended before.
+    KeptJoin,
+    /// To be done (again). Of a join: so many arrivals that it waits for are still to come, and so many of those that
     /// came failed or were skipped.
     Redo { pending: u32, failed: u32, skipped: u32 },
 }
@@ -22,7 +22,7 @@ pub enum NodeEnd {
 ///
 /// A node that succeeded is kept. One that did not is done again, unless all that waited for its success went on
 /// without it and is kept; and whatever waits for a node that is done again is done again too. `states` has the state
-/// of each job; of a gate it is not looked at.
+/// of each job; of a join it is not looked at.
 pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>) {
     let mut redo = vec![false; nodes.len()];
     let mut known = vec![None; nodes.len()];
@@ -43,10 +43,10 @@ pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>)
     let ends = (0..nodes.len()).map(|n| begin(nodes, states, &redo, n)).collect();
     let is_start = |n: &usize| {
         let kept_source = nodes[*n].after.is_none_or(|source| !redo[source as usize]);
-        // A gate with members is started by them.
+        // A join with members is started by them.
         let starts = match &nodes[*n].work {
             Work::Job(_) => true,
-            Work::Gate(gate) => gate.members.is_empty(),
+            Work::Join(join) => join.members.is_empty(),
         };
         redo[*n] && kept_source && starts
     };
@@ -69,13 +69,13 @@ fn went_on(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Opti
         .next
         .iter()
         .flat_map(|range| range.iter())
-        .filter(|n| nodes[*n as usize].when == When::Success || matches!(nodes[*n as usize].work, Work::Gate(_)))
+        .filter(|n| nodes[*n as usize].when == When::Success || matches!(nodes[*n as usize].work, Work::Join(_)))
         .peekable();
     waiting.peek().is_some() && waiting.all(|target| is_done(nodes, states, target as usize, known))
 }
 
-/// Whether a job succeeded; of a gate, whether all that waits for it did. Groups nest at most `MAX_DEPTH` deep, and each
-/// gate is looked at once.
+/// Whether a job succeeded; of a join, whether all that waits for it did. Groups nest at most `MAX_DEPTH` deep, and each
+/// join is looked at once.
 fn is_done(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Option<bool>]) -> bool {
     if let Work::Job(_) = nodes[number].work {
         return states[number] == JobState::Succeeded;
@@ -85,7 +85,7 @@ fn is_done(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Opti
     }
     let mut targets = nodes[number].next.iter().flat_map(|range| range.iter());
     let done = targets.all(|n| {
-        let minds = nodes[n as usize].when == When::Success || matches!(nodes[n as usize].work, Work::Gate(_));
+        let minds = nodes[n as usize].when == When::Success || matches!(nodes[n as usize].work, Work::Join(_));
         !minds || is_done(nodes, states, n as usize, known)
     });
     known[number] = Some(done);
@@ -95,12 +95,12 @@ fn is_done(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Opti
 fn begin(nodes: &[Node], states: &[JobState], redo: &[bool], number: usize) -> NodeEnd {
     match (&nodes[number].work, redo[number]) {
         (Work::Job(_), false) => NodeEnd::Kept(states[number]),
-        (Work::Gate(_), false) => NodeEnd::KeptGate,
+        (Work::Join(_), false) => NodeEnd::KeptJoin,
         (Work::Job(_), true) => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
-        (Work::Gate(gate), true) if gate.members.is_empty() => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
-        (Work::Gate(gate), true) => {
+        (Work::Join(join), true) if join.members.is_empty() => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
+        (Work::Join(join), true) => {
             let (mut pending, mut skipped) = (0, 0);
-            for member in gate.members.iter().flat_map(|range| range.iter()) {
+            for member in join.members.iter().flat_map(|range| range.iter()) {
                 if redo[member as usize] {
                     pending += 1;
                 } else if matches!(nodes[member as usize].work, Work::Job(_))

@@ -7,14 +7,14 @@ fn planned(json: &str) -> Plan {
     plan(serde_json::from_str(json).unwrap(), CanvasLimits::default()).unwrap()
 }
 
-/// `number:task/after>next…`, a gate as `[members]`.
+/// `number:task/after>next…`, a join as `[members]`.
 fn shown(plan: &Plan) -> Vec<String> {
     let ranges =
         |list: &[Range]| list.iter().flat_map(|r| r.iter()).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
     let node = |(n, node): (usize, &Node)| {
         let what = match &node.work {
             Work::Job(signature) => signature.task.to_string(),
-            Work::Gate(gate) => format!("[{}]", ranges(&gate.members)),
+            Work::Join(join) => format!("[{}]", ranges(&join.members)),
         };
         let after = node.after.map_or(String::new(), |a| format!("/{a}"));
         format!("{n}:{what}{after}>{}", ranges(&node.next))
@@ -55,7 +55,7 @@ fn members_that_are_chains_end_and_start_in_one_piece() {
 }
 
 #[test]
-fn an_empty_group_is_a_gate_that_waits_for_what_is_before_it() {
+fn an_empty_group_is_a_join_that_waits_for_what_is_before_it() {
     let plan = planned(r#"{"chain":[{"task":"a"},{"group":[]},{"task":"b"}]}"#);
     assert_eq!(shown(&plan), ["0:a>1", "1:[]/0>2", "2:b/1>"]);
     let alone = planned(r#"{"group":[]}"#);
@@ -65,8 +65,8 @@ fn an_empty_group_is_a_gate_that_waits_for_what_is_before_it() {
 #[test]
 fn callbacks_are_outside_of_the_scope_of_groups() {
     let plan = planned(r#"{"group":[{"task":"a","link_error":[{"task":"e"}]},{"task":"b"}],"cancel_rest":true}"#);
-    let Work::Gate(gate) = &plan.nodes[0].work else { panic!("a gate") };
-    assert_eq!(gate.scope, [Range { first: 1, count: 2 }]);
+    let Work::Join(join) = &plan.nodes[0].work else { panic!("a gate") };
+    assert_eq!(join.scope, [Range { first: 1, count: 2 }]);
     assert_eq!(shown(&plan), ["0:[1,2]>", "1:a>0,3", "2:b>0", "3:e/1>"]);
     assert_eq!(plan.nodes[3].when, When::Failure);
 }
@@ -77,7 +77,7 @@ fn what_a_group_says_of_failures_holds_for_its_members() {
         r#"{"group":[{"task":"a"},{"task":"b","on_failure":"ignore"},{"chain":[{"task":"c"},{"task":"d"}]}],"on_failure":"continue"}"#,
     );
     let policies: Vec<OnFailure> = plan.nodes.iter().map(|n| n.on_failure).collect();
-    // gate, a, b, d (the end of the chain), c
+    // join, a, b, d (the end of the chain), c
     assert_eq!(
         policies,
         [OnFailure::Fail, OnFailure::Continue, OnFailure::Ignore, OnFailure::Continue, OnFailure::Fail]
@@ -150,10 +150,10 @@ fn a_failure_that_was_not_minded_is_kept_when_the_body_went_on() {
     let plan = planned(
         r#"{"chain":[{"chord":[{"task":"a","on_failure":"ignore"},{"task":"b"}],"body":{"task":"c"}},{"task":"d"}]}"#,
     );
-    // gate, a, b, c, d
+    // join, a, b, c, d
     let states = [JobState::Waiting, JobState::Failed, JobState::Succeeded, JobState::Succeeded, JobState::Failed];
     let (ends, starts) = resume(&plan.nodes, &states);
-    assert_eq!(ends[0], NodeEnd::KeptGate);
+    assert_eq!(ends[0], NodeEnd::KeptJoin);
     assert_eq!(ends[1], NodeEnd::Kept(JobState::Failed));
     assert_eq!(starts, [Range::one(4)]);
 }

@@ -126,7 +126,7 @@ impl Conductor {
         for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(&settled) {
             match answer {
                 // Its lease is still held: it ends with an error instead.
-                Settled::Refused => {
+                Settled::NoCapacity => {
                     let refused = Finished::refused(active.clone(), settle);
                     let telling = self.book.is_telling(active.seq);
                     self.outbox.push(refused, telling);

@@ -166,7 +166,7 @@ impl World {
             result_ttl_ms: 3_600_000,
             dead_ttl_ms: 3_600_000,
             expires_at: None,
-            knobs: None,
+            broker_options: None,
             idempotency: None,
             redrive_of: None,
         };

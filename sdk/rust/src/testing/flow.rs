@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json, value::RawValue};
 use umbel_model::{
     Failure, JobState, OnFailure,
-    canvas::{self, CanvasError, CanvasLimits, Gate, Node, Plan, Range, When, Work},
+    canvas::{self, CanvasError, CanvasLimits, Join, Node, Plan, Range, When, Work},
 };
 
 use super::{App, Attempt, Job, job::Record};
@@ -77,10 +77,10 @@ pub(super) struct Flow {
 
 struct FlowNode {
     plan: Node,
-    /// Of a node that is no gate.
+    /// Of a node that is no join.
     job: Option<usize>,
     status: Option<Status>,
-    /// Of a gate.
+    /// Of a join.
     failed: u32,
     skipped: u32,
 }
@@ -131,10 +131,10 @@ impl Flow {
         self.nodes.iter().filter_map(|node| node.job)
     }
 
-    fn gate(&mut self, node: u32) -> Option<(&mut Gate, &mut u32, &mut u32)> {
+    fn join(&mut self, node: u32) -> Option<(&mut Join, &mut u32, &mut u32)> {
         let node = &mut self.nodes[node as usize];
         match &mut node.plan.work {
-            Work::Gate(gate) => Some((gate, &mut node.failed, &mut node.skipped)),
+            Work::Join(join) => Some((join, &mut node.failed, &mut node.skipped)),
             Work::Job(_) => None,
         }
     }
@@ -161,7 +161,7 @@ impl App {
                 .call_without_arguments(signature)
                 .map(drop)
                 .map_err(|refused| Refused { message: format!("{}: {}", node.pointer, refused.message), ..refused }),
-            Work::Gate(_) => Ok(()),
+            Work::Join(_) => Ok(()),
         })
     }
 
@@ -176,7 +176,7 @@ impl App {
                     self.flows[flow].shown.lock().jobs.push(job);
                     Some(self.jobs.len() - 1)
                 }
-                Work::Gate(_) => None,
+                Work::Join(_) => None,
             };
             self.flows[flow].nodes.push(FlowNode { plan, job, status: None, failed: 0, skipped: 0 });
         }
@@ -205,7 +205,7 @@ impl App {
     }
 
     fn add_members(&mut self, flow: usize, node: u32, members: &[Value]) -> Result<(), Refused> {
-        let Some(gate) = self.flows[flow].nodes[node as usize].plan.group else { return Ok(()) };
+        let Some(join) = self.flows[flow].nodes[node as usize].plan.group else { return Ok(()) };
         let members = members.iter().map(|member| parsed(&member.to_string())).collect::<Result<Vec<_>, _>>()?;
         let (mut plan, ends) = canvas::plan_members(members, CanvasLimits::default()).map_err(invalid)?;
         self.check(&plan.nodes)?;
@@ -213,21 +213,21 @@ impl App {
         let shifted = |range: &Range| Range { first: range.first + offset, ..*range };
         for node in &mut plan.nodes {
             node.after = node.after.map(|after| after + offset);
-            node.group = Some(node.group.map_or(gate, |group| group + offset));
+            node.group = Some(node.group.map_or(join, |group| group + offset));
             node.next = node.next.iter().map(shifted).collect();
-            if let Work::Gate(inner) = &mut node.work {
+            if let Work::Join(inner) = &mut node.work {
                 inner.members = inner.members.iter().map(shifted).collect();
                 inner.scope = inner.scope.iter().map(shifted).collect();
             }
         }
         ends.iter().flat_map(|range| range.iter()).for_each(|end| {
-            canvas::push_range(&mut plan.nodes[end as usize].next, Range::one(gate));
+            canvas::push_range(&mut plan.nodes[end as usize].next, Range::one(join));
         });
         let scope = Range { first: offset, count: plan.nodes.len() as u32 };
-        if let Some((gate, ..)) = self.flows[flow].gate(gate) {
-            gate.pending += ends.iter().map(|range| range.count).sum::<u32>();
-            gate.members.extend(ends.iter().map(shifted));
-            gate.scope.push(scope);
+        if let Some((join, ..)) = self.flows[flow].join(join) {
+            join.pending += ends.iter().map(|range| range.count).sum::<u32>();
+            join.members.extend(ends.iter().map(shifted));
+            join.scope.push(scope);
         }
         self.add_nodes(flow, plan.nodes)?;
         self.begin(flow, &plan.starts.iter().map(shifted).collect::<Vec<_>>());
@@ -319,17 +319,17 @@ impl App {
         if flow.nodes[node as usize].status.is_some() {
             return;
         }
-        let Some((gate, failed, skipped)) = flow.gate(node) else { return };
+        let Some((join, failed, skipped)) = flow.join(node) else { return };
         // Without members it waits for what its group waits for, as a job would.
-        match if gate.members.is_empty() { seen } else { adjusted } {
+        match if join.members.is_empty() { seen } else { adjusted } {
             Status::Ok => {}
             Status::Skipped => *skipped += 1,
             Status::Failed => *failed += 1,
         }
-        gate.pending = gate.pending.saturating_sub(1);
-        let first_failure = *failed == 1 && gate.cancel_rest;
-        let scope: Vec<u32> = gate.scope.iter().filter(|_| first_failure).flat_map(|range| range.iter()).collect();
-        let status = match (gate.pending, *failed, *skipped) {
+        join.pending = join.pending.saturating_sub(1);
+        let first_failure = *failed == 1 && join.cancel_rest;
+        let scope: Vec<u32> = join.scope.iter().filter(|_| first_failure).flat_map(|range| range.iter()).collect();
+        let status = match (join.pending, *failed, *skipped) {
             (1.., ..) => None,
             (0, 0, 0) => Some(Status::Ok),
             (0, 0, _) => Some(Status::Skipped),
@@ -364,8 +364,8 @@ impl App {
         let ended = &self.flows[flow].nodes[node as usize];
         match (ended.status, ended.plan.on_failure, &ended.plan.work) {
             (Some(Status::Failed), OnFailure::Continue, _) => json!({"error": self.error(flow, node)}).to_string(),
-            (Some(Status::Ok), _, Work::Gate(gate)) => {
-                let members = gate.members.iter().flat_map(|range| range.iter());
+            (Some(Status::Ok), _, Work::Join(join)) => {
+                let members = join.members.iter().flat_map(|range| range.iter());
                 let values: Vec<String> = members.map(|member| self.value(flow, member)).collect();
                 format!("[{}]", values.join(","))
             }
@@ -381,8 +381,8 @@ impl App {
     fn error(&self, flow: usize, node: u32) -> Value {
         let ended = &self.flows[flow].nodes[node as usize];
         let Some(job) = ended.job.map(|job| &self.jobs[job]) else {
-            let Work::Gate(gate) = &ended.plan.work else { return Value::Null };
-            let members = gate.members.iter().flat_map(|range| range.iter());
+            let Work::Join(join) = &ended.plan.work else { return Value::Null };
+            let members = join.members.iter().flat_map(|range| range.iter());
             let failed = |node: &u32| {
                 let member = &self.flows[flow].nodes[*node as usize];
                 member.job.is_some() && member.status == Some(Status::Failed)

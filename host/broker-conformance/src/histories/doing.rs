@@ -1,0 +1,274 @@
+//! What a step of a history is, now: which job, which delivery, which claim.
+
+use super::{wishes::*, *};
+
+fn history_job(n: u8) -> JobId {
+    job_id(n.into())
+}
+
+fn worker_id(n: u8) -> WorkerId {
+    WorkerId::new(WORKERS[n as usize]).unwrap()
+}
+
+fn of(n: u8) -> TenantId {
+    tenant(TENANTS[n as usize])
+}
+
+fn idempotency(key: Option<(u8, u8)>) -> Option<Idempotency> {
+    key.map(|(key, body)| Idempotency { key: format!("k{key}"), body: format!("b{body}"), ttl_ms: 2_000 })
+}
+
+fn wished(wish: &Wish) -> NewJob {
+    NewJob {
+        id: history_job(wish.job),
+        tenant: of(wish.tenant),
+        task: task(TASKS[wish.task as usize]),
+        queue: queue_name(QUEUES[wish.queue as usize]),
+        priority: wish.priority,
+        start: wish.start,
+        expires_ms: wish.expires_ms,
+        expires_at: wish.expires_at,
+        result_ttl_ms: wish.keep.result_ms,
+        dead_ttl_ms: wish.keep.dead_ms,
+        broker_options: wish.broker_options.clone(),
+        max_deliveries: 2 + u32::from(wish.job % 3),
+        idempotency: idempotency(wish.key),
+        redrive_of: wish.redrive.map(history_job),
+        ..new_job(wish.job.into())
+    }
+}
+
+fn wish_of(delivery: &Delivery, wanted: Wanted) -> Doing {
+    let (tenant, id) = (delivery.tenant.clone(), delivery.id);
+    match wanted {
+        Wanted::Cancel { terminate } => Doing::Cancel(tenant, id, terminate),
+        Wanted::Forget => Doing::Forget(tenant, id),
+        Wanted::Redrive(job) => redrive(tenant, id, job),
+    }
+}
+
+fn redrive(tenant: TenantId, id: JobId, job: u8) -> Doing {
+    let queue = queue_name(QUEUES[0]);
+    Doing::Submit(vec![NewJob { id: history_job(job), tenant, queue, redrive_of: Some(id), ..new_job(1) }], false)
+}
+
+/// Jobs that differ in their ids only; caps may limit them, but no rate: it would make the history long.
+fn flood(wish: &Wish, count: u32) -> Vec<NewJob> {
+    let mut job = NewJob { idempotency: None, redrive_of: None, ..wished(wish) };
+    if let Some(broker_options) = &mut job.broker_options {
+        broker_options.unique = None;
+        if let Some(limits) = &mut broker_options.limits {
+            (limits.rate, limits.key_rate) = (None, None);
+        }
+    }
+    (0..count).map(|n| NewJob { id: job_id(1_000 + u64::from(n)), ..job.clone() }).collect()
+}
+
+impl History {
+    /// What a step is, now.
+    pub(super) async fn doing(&mut self, step: &Step) -> Doing {
+        match step {
+            Step::Submit { wishes, again } => Doing::Submit(wishes.iter().map(wished).collect(), *again),
+            Step::Flood { wish, count } => Doing::Submit(flood(wish, *count), false),
+            Step::Claim { worker, queues, max, lost } => {
+                Doing::Claim(claim_of(WORKERS[*worker as usize], &QUEUES[..(*queues as usize).min(2)], *max), *lost)
+            }
+            Step::Renew { delivery, logs } => match self.delivery(*delivery) {
+                Some(delivery) => {
+                    let progress = umbel_model::Progress {
+                        done: (*logs).into(),
+                        total: 9,
+                        message: "m".into(),
+                        ..Default::default()
+                    };
+                    let logs = (0..u64::from(*logs)).map(line).collect();
+                    Doing::Renew(Renewal { logs, progress: Some(progress), ..renewal_of(&delivery) })
+                }
+                None => Doing::Nothing,
+            },
+            Step::Settle { delivery, how, claim, again } => match self.delivery(*delivery) {
+                Some(delivery) => {
+                    let then = || claim_of("w2", &QUEUES, 2);
+                    let settle = self.settle(&delivery, how);
+                    let settles = vec![settle; 1 + usize::from(*again == Again::Within)];
+                    Doing::Settle(settles, claim.then(then), (*again == Again::After).then(then))
+                }
+                None => Doing::Nothing,
+            },
+            Step::Promote { max } => Doing::Promote(*max),
+            Step::Reap { max } => Doing::Reap(*max),
+            Step::Prune { max } => Doing::Prune(*max),
+            Step::Cancel { tenant, job, terminate } => Doing::Cancel(of(*tenant), history_job(*job), *terminate),
+            Step::Purge { tenant, queue } => Doing::Purge(of(*tenant), queue_name(QUEUES[*queue as usize])),
+            Step::Forget { tenant, job } => Doing::Forget(of(*tenant), history_job(*job)),
+            Step::RunNow { tenant, job } => Doing::RunNow(of(*tenant), history_job(*job)),
+            Step::OfDelivered { delivery, wanted } => match self.delivery(*delivery) {
+                Some(delivery) => wish_of(&delivery, *wanted),
+                None => Doing::Nothing,
+            },
+            Step::Pass { .. } | Step::Reopen => Doing::Nothing,
+            other => self.doing_of_operators(other).await,
+        }
+    }
+
+    async fn doing_of_operators(&mut self, step: &Step) -> Doing {
+        match step {
+            Step::Pause { tenant, queue, paused } => {
+                Doing::Pause(of(*tenant), queue_name(QUEUES[*queue as usize]), *paused)
+            }
+            Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
+            Step::Heartbeat { worker, order } => {
+                Doing::Heartbeat(WorkerInfo { order: *order, ..worker_info(WORKERS[*worker as usize]) })
+            }
+            Step::Order { worker, order } => Doing::Order(worker_id(*worker), order.clone()),
+            Step::Follow { tenant } => Doing::Follow(of(*tenant)),
+            Step::Events { tenant, back, max } => {
+                let last = self.model.events(&of(*tenant), 0, 0).await.unwrap().last;
+                Doing::Events(of(*tenant), last.saturating_sub(*back), *max)
+            }
+            Step::ForgetWorker { worker } => Doing::ForgetWorker(worker_id(*worker)),
+            Step::List { tenant, dead, state, worker, before, max } => Doing::List(JobQuery {
+                state: *state,
+                worker: worker.map(worker_id),
+                before: before.map(history_job),
+                max: *max,
+                ..all_jobs(&of(*tenant), *dead)
+            }),
+            other => self.doing_with_flows(other).await,
+        }
+    }
+
+    async fn doing_with_flows(&mut self, step: &Step) -> Doing {
+        match step {
+            Step::Flow { wish, parts } => {
+                let mut flow = self.new_flow(of(wish.tenant), &wish.canvas);
+                (flow.head.deadline_ms, flow.head.keep_ms) = (wish.deadline_ms, wish.keep_ms);
+                flow.head.idempotency = idempotency(wish.key);
+                if let (Some(nodes), Some(first)) = (wish.claims_nodes, flow.head.templates.first_mut()) {
+                    first.nodes = nodes;
+                }
+                self.submitted.push((planned(&wish.canvas.to_string()), flow.clone()));
+                Doing::Flow(Box::new(flow), *parts)
+            }
+            Step::FlowAgain { flow, parts } => match pick(&self.submitted, *flow) {
+                Some((_, flow)) => Doing::Flow(Box::new(flow.clone()), *parts),
+                None => Doing::Nothing,
+            },
+            Step::Resume { flow } => self.resumed(*flow).await.unwrap_or(Doing::Nothing),
+            Step::CancelFlow { flow } => match pick(&self.flows, *flow) {
+                Some((tenant, id)) => Doing::CancelFlow(tenant.clone(), *id),
+                None => Doing::Nothing,
+            },
+            Step::CancelNode { flow, node, terminate } => match self.node(*flow, *node).await {
+                Some((tenant, id)) => Doing::Cancel(tenant, id, *terminate),
+                None => Doing::Nothing,
+            },
+            Step::ForgetNode { flow, node } => match self.node(*flow, *node).await {
+                Some((tenant, id)) => Doing::Forget(tenant, id),
+                None => Doing::Nothing,
+            },
+            Step::RunNodeNow { flow, node } => match self.node(*flow, *node).await {
+                Some((tenant, id)) => Doing::RunNow(tenant, id),
+                None => Doing::Nothing,
+            },
+            Step::RedriveNode { flow, node, job } => match self.node(*flow, *node).await {
+                Some((tenant, id)) => redrive(tenant, id, *job),
+                None => Doing::Nothing,
+            },
+            Step::ListFlows { tenant, state, before, max } => {
+                let before = before.and_then(|flow| Some(pick(&self.flows, flow)?.1));
+                Doing::ListFlows(WorkflowQuery { tenant: of(*tenant), state: *state, before, max: *max })
+            }
+            _ => Doing::Nothing,
+        }
+    }
+
+    /// Any delivery, but often one of the last ones: they are held still.
+    fn delivery(&self, at: usize) -> Option<Delivery> {
+        let last = &self.deliveries[self.deliveries.len().saturating_sub(4)..];
+        pick(if at.is_multiple_of(3) { &self.deliveries } else { last }, at / 3).cloned()
+    }
+
+    fn new_flow(&mut self, tenant: TenantId, canvas: &serde_json::Value) -> NewWorkflow {
+        let mut flow = flow(self.flows.len() as u64, &canvas.to_string());
+        flow.head.tenant = tenant.clone();
+        self.flows.push((tenant, flow.head.id));
+        flow
+    }
+
+    /// A node of a workflow that can be seen.
+    async fn node(&self, flow: usize, node: u32) -> Option<(TenantId, JobId)> {
+        let (tenant, id) = pick(&self.flows, flow)?;
+        self.model.workflow(tenant, *id).await.unwrap()?;
+        Some((tenant.clone(), umbel_model::canvas::node_job(*id, node)))
+    }
+
+    pub(super) fn settle(&mut self, delivery: &Delivery, how: &How) -> Settle {
+        let mut growth = None;
+        let mut resolution = resolution(how);
+        if let How::Grow { replaced, flows, members, .. } = how {
+            let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
+            let mut new: Vec<NewWorkflow> =
+                flows.iter().map(|canvas| self.new_flow(delivery.tenant.clone(), canvas)).collect();
+            new.iter_mut().for_each(|flow| flow.head.depth = depth);
+            if *replaced {
+                new[0].head.parent = Some(delivery.id);
+                resolution = Resolution::Replace { workflow: new[0].head.id };
+            }
+            let members = members.as_ref().map(|steps| {
+                members_of(steps.iter().map(|step| serde_json::from_value(step.clone()).unwrap()).collect())
+            });
+            growth = Some(Box::new(Growth { workflows: new, members }));
+        }
+        let record = AttemptRecord {
+            attempt: delivery.retries + 1,
+            delivery: delivery.delivery,
+            worker: WorkerId::new("w1").unwrap(),
+            ended_at: START_MS,
+            outcome: "error".into(),
+            failure: None,
+            usage: umbel_model::Usage::default(),
+        };
+        Settle { record: Some(record), logs: vec![line(1)], growth, ..settle_of(delivery, resolution) }
+    }
+
+    /// A workflow that does again what failed of one that is over and was not changed while it ran.
+    async fn resumed(&mut self, flow: usize) -> Option<Doing> {
+        let (plan, old) = pick(&self.submitted, flow)?.clone();
+        let (tenant, id) = (old.head.tenant.clone(), old.head.id);
+        let record = self.model.workflow(&tenant, id).await.unwrap()?;
+        if !record.state.is_terminal() || record.nodes as usize != plan.nodes.len() {
+            return None;
+        }
+        let mut ends = Vec::new();
+        for first in (0..record.nodes).step_by(MAX_NODES_A_CALL as usize) {
+            ends.extend(self.model.nodes(&tenant, id, first, MAX_NODES_A_CALL).await.unwrap());
+        }
+        let end = |node: NodeRecord| match node.work {
+            NodeWork::Job { record, .. } => (record.state, record.result, record.failure),
+            NodeWork::Join { .. } => (JobState::Waiting, None, None),
+        };
+        let number = self.flows.len() as u64;
+        let mut new = resumed_of(flow_id(number), plan, ends.into_iter().map(end).collect());
+        new.head.tenant = tenant.clone();
+        self.flows.push((tenant, new.head.id));
+        Some(Doing::Flow(Box::new(new), Parts::All))
+    }
+}
+
+fn resolution(how: &How) -> Resolution {
+    match how {
+        How::Succeed => succeed(r#"{"ok":true}"#),
+        How::SucceedUnkept => Resolution::Succeed { result: None },
+        How::Fail => fail(),
+        How::Retry(ms) => retry(*ms),
+        How::Snooze(delay_ms) => Resolution::Snooze { delay_ms: *delay_ms },
+        How::Revoke => Resolution::Revoke,
+        How::Release => Resolution::Release,
+        How::Grow { resolution: inner, .. } => resolution(inner),
+    }
+}
+
+fn pick<T>(list: &[T], at: usize) -> Option<&T> {
+    (!list.is_empty()).then(|| &list[at % list.len()])
+}
