@@ -7,6 +7,7 @@ mod chaos;
 mod ci;
 mod dependencies;
 mod guests;
+mod lines;
 mod quickstart;
 mod setup;
 mod steps;
@@ -31,6 +32,7 @@ Usage: cargo xtask <VERB>
   bench [options]       the benchmark; see `cargo xtask bench --help`
   chaos [options]       processes killed and stopped, networks cut, on a release build; see `cargo xtask chaos --help`
   tidy                  the house rules that a machine can check
+  lines [DIR]           lines of code of host/, by crate, of this checkout or of another one
   dependencies          the lock file, licences, and that nothing declared is unused
 ";
 
@@ -74,6 +76,11 @@ fn run(verb: &str, rest: &[String]) -> Result<()> {
             flags(rest, &[])?;
             tidy::run(&root)?;
         }
+        "lines" => match rest {
+            [] => lines::run(&root)?,
+            [folder] => lines::run(&given_in.join(folder))?,
+            _ => bail!("cargo xtask lines [DIR]"),
+        },
         "dependencies" => {
             flags(rest, &[])?;
             dependencies::run(&root)?;
