@@ -172,33 +172,9 @@ impl RedisBroker {
 }
 
 #[async_trait]
-impl Broker for RedisBroker {
+impl Jobs for RedisBroker {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         self.submit_batches(jobs).await
-    }
-
-    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        Ok(self.settle_batches(&[], Some(claim)).await?.1)
-    }
-
-    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        self.renew_batches(lease_ms, renewals).await
-    }
-
-    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        self.settle_batches(settles, then).await
-    }
-
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        self.promote_batch(max).await
-    }
-
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        self.reap_batch(max).await
-    }
-
-    async fn prune(&self, max: u32) -> Result<u32> {
-        self.prune_batch(max).await
     }
 
     async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
@@ -221,10 +197,32 @@ impl Broker for RedisBroker {
         self.cancel_one(tenant, id, 2).await
     }
 
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.run_one_now(tenant, id).await
+    }
+
     async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
         self.forget_one(tenant, id).await
     }
+}
 
+#[async_trait]
+impl Deliveries for RedisBroker {
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        Ok(self.settle_batches(&[], Some(claim)).await?.1)
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        self.renew_batches(lease_ms, renewals).await
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        self.settle_batches(settles, then).await
+    }
+}
+
+#[async_trait]
+impl Workflows for RedisBroker {
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         self.stage(head).await
     }
@@ -262,11 +260,10 @@ impl Broker for RedisBroker {
     async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
         self.cancel_all(tenant, id).await
     }
+}
 
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.run_one_now(tenant, id).await
-    }
-
+#[async_trait]
+impl Controls for RedisBroker {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         self.list_queues(tenant).await
     }
@@ -282,15 +279,10 @@ impl Broker for RedisBroker {
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
         self.list_controls(tenant).await
     }
+}
 
-    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
-        self.follow_tenant(tenant).await
-    }
-
-    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
-        self.read_events(tenant, after, max).await
-    }
-
+#[async_trait]
+impl Registry for RedisBroker {
     async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         self.keep_worker(worker).await
     }
@@ -324,9 +316,35 @@ impl Broker for RedisBroker {
     ) -> Result<Vec<Document>> {
         self.list_documents(tenant, kind, after, max).await
     }
+}
+
+#[async_trait]
+impl Events for RedisBroker {
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        self.follow_tenant(tenant).await
+    }
+
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        self.read_events(tenant, after, max).await
+    }
 
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         Ok(self.signals.receiver(&self.link, topic).await)
+    }
+}
+
+#[async_trait]
+impl Maintenance for RedisBroker {
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.promote_batch(max).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.reap_batch(max).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.prune_batch(max).await
     }
 
     async fn check(&self) -> Result<()> {

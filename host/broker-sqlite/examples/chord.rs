@@ -6,8 +6,8 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use umbel_broker::{
-    Broker, Claim, Delivery, NewNode, NewWork, NodeTemplate, Settle, Settled, Start, WorkflowHead, WorkflowState,
-    WorkflowSubmitted, submit_workflow,
+    Claim, Deliveries, Delivery, Maintenance, NewNode, NewWork, NodeTemplate, Settle, Settled, Start, WorkflowHead,
+    WorkflowState, WorkflowSubmitted, Workflows, submit_workflow,
 };
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 use umbel_model::{

@@ -6,7 +6,7 @@
 use std::{fmt, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use umbel_broker::{Broker, Claim, Delivery, NewJob, Settle, Settled, Start, Submitted};
+use umbel_broker::{Claim, Deliveries, Delivery, Jobs, NewJob, Settle, Settled, Start, Submitted};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 use umbel_model::{AttemptRecord, JobId, QueueName, Resolution, TaskName, TenantId, Token, Usage, WorkerId};
 

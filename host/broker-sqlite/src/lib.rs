@@ -98,7 +98,7 @@ impl fmt::Debug for SqliteBroker {
 }
 
 #[async_trait]
-impl Broker for SqliteBroker {
+impl Jobs for SqliteBroker {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let jobs = jobs.to_vec();
         self.write(jobs.len(), move |step| {
@@ -106,35 +106,6 @@ impl Broker for SqliteBroker {
             jobs.iter().map(|job| step.submit(job)).collect()
         })
         .await
-    }
-
-    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        let claim = claim.clone();
-        self.write(claim.max as usize, move |step| step.claim(&claim)).await
-    }
-
-    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        let renewals = renewals.to_vec();
-        self.write(renewals.len(), move |step| renewals.iter().map(|r| step.renew(lease_ms, r)).collect()).await
-    }
-
-    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        let (settles, then) = (settles.to_vec(), then.cloned());
-        let grown: usize = settles.iter().filter_map(|s| s.growth.as_deref()).map(writer::nodes_of).sum();
-        let jobs = settles.len() + grown + then.as_ref().map_or(0, |claim| claim.max as usize);
-        self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
-    }
-
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        self.write(max as usize, move |step| step.promote(max)).await
-    }
-
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        self.write(max as usize, move |step| step.reap(max)).await
-    }
-
-    async fn prune(&self, max: u32) -> Result<u32> {
-        self.write(max as usize, move |step| step.prune(max)).await
     }
 
     async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
@@ -162,11 +133,39 @@ impl Broker for SqliteBroker {
         self.write(1, move |step| step.cancel(&tenant, id, true, true)).await
     }
 
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        let tenant = tenant.clone();
+        self.write(1, move |step| step.run_now(&tenant, id)).await
+    }
+
     async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
         let tenant = tenant.clone();
         self.write(1, move |step| step.forget(&tenant, id)).await
     }
+}
 
+#[async_trait]
+impl Deliveries for SqliteBroker {
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        let claim = claim.clone();
+        self.write(claim.max as usize, move |step| step.claim(&claim)).await
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        let renewals = renewals.to_vec();
+        self.write(renewals.len(), move |step| renewals.iter().map(|r| step.renew(lease_ms, r)).collect()).await
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        let (settles, then) = (settles.to_vec(), then.cloned());
+        let grown: usize = settles.iter().filter_map(|s| s.growth.as_deref()).map(writer::nodes_of).sum();
+        let jobs = settles.len() + grown + then.as_ref().map_or(0, |claim| claim.max as usize);
+        self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
+    }
+}
+
+#[async_trait]
+impl Workflows for SqliteBroker {
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         let head = head.clone();
         self.write(head.templates.len(), move |step| step.stage_workflow(&head)).await
@@ -212,12 +211,10 @@ impl Broker for SqliteBroker {
         let tenant = tenant.clone();
         self.write(ADVANCE as usize, move |step| step.cancel_workflow(&tenant, id)).await
     }
+}
 
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        let tenant = tenant.clone();
-        self.write(1, move |step| step.run_now(&tenant, id)).await
-    }
-
+#[async_trait]
+impl Controls for SqliteBroker {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         let tenant = tenant.clone();
         self.read(move |conn| reads::queues(conn, &tenant)).await
@@ -236,7 +233,10 @@ impl Broker for SqliteBroker {
         let tenant = tenant.clone();
         self.read(move |conn| reads::controls(conn, &tenant)).await
     }
+}
 
+#[async_trait]
+impl Registry for SqliteBroker {
     async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         let worker = worker.clone();
         self.write(1, move |step| step.heartbeat(&worker)).await
@@ -277,7 +277,10 @@ impl Broker for SqliteBroker {
         let (tenant, after) = (tenant.clone(), after.map(str::to_owned));
         self.read(move |conn| reads::documents(conn, &tenant, kind, after.as_deref(), max)).await
     }
+}
 
+#[async_trait]
+impl Events for SqliteBroker {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         let tenant = tenant.clone();
         self.write(1, move |step| step.follow(&tenant)).await
@@ -290,6 +293,21 @@ impl Broker for SqliteBroker {
 
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         Ok(self.channels.subscribe(topic))
+    }
+}
+
+#[async_trait]
+impl Maintenance for SqliteBroker {
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.write(max as usize, move |step| step.promote(max)).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.write(max as usize, move |step| step.reap(max)).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.write(max as usize, move |step| step.prune(max)).await
     }
 
     async fn check(&self) -> Result<()> {

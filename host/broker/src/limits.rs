@@ -62,9 +62,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, QueueName, Rate, TaskName, Uniqueness};
-
-use crate::WorkerInfo;
+use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, TaskName, Uniqueness};
 
 /// Steps without a job after which a claim looks at other lines first.
 pub const LOOKS_A_LINE: u32 = 8;
@@ -91,7 +89,7 @@ pub struct BrokerOptions {
     pub unique: Option<Unique>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -191,144 +189,6 @@ fn limits_of(policy: &Policy, mut found: impl FnMut(&str) -> Value) -> Option<Jo
 /// The first half of the SHA-256 of a value's text, hexadecimal. Objects are written in the order of their keys.
 fn hash(value: &Value) -> String {
     Digest::of(value.to_string().as_bytes()).hex()[..32].to_owned()
-}
-
-/// What a control is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
-    Tenant,
-    Queue(QueueName),
-    Task(TaskName),
-}
-
-/// What somebody set about a tenant, a queue or a task while the service runs. Durable. `Control::default()` is nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Control {
-    /// Nothing of it is handed out; what runs goes on.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub paused: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// 0: any number.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub concurrency: u32,
-    /// Of a queue: its jobs run on one worker at a time.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub exclusive: bool,
-}
-
-/// A change of a control: what is none stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ControlPatch {
-    pub paused: Option<bool>,
-    pub rate: Option<Option<Rate>>,
-    pub concurrency: Option<u32>,
-    pub exclusive: Option<bool>,
-}
-
-impl Control {
-    #[must_use]
-    pub fn patched(&self, patch: &ControlPatch) -> Self {
-        Self {
-            paused: patch.paused.unwrap_or(self.paused),
-            rate: patch.rate.unwrap_or(self.rate),
-            concurrency: patch.concurrency.unwrap_or(self.concurrency),
-            exclusive: patch.exclusive.unwrap_or(self.exclusive),
-        }
-    }
-}
-
-/// The answer to a change of a control.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlSet {
-    /// What holds now.
-    Set(Control),
-    /// No job was ever sent to this queue.
-    Unknown,
-    /// `max_documents` tasks have a control.
-    Full,
-}
-
-/// The answer to a wish to delete a job that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgot {
-    Forgotten,
-    /// It is in this state.
-    NotEnded(umbel_model::JobState),
-    /// It is a node: it is deleted with its workflow.
-    Node,
-    NotFound,
-}
-
-/// What an operator wants of one worker. Kept with the worker, and forgotten with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerOrder {
-    /// Rises with each order: a worker follows one once, and says in `WorkerInfo::order` which was the last.
-    pub number: u64,
-    /// Claim nothing more; false: go on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drain: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shutdown: Option<Shutdown>,
-    /// Attempts at once, least and most: the same for a fixed number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slots: Option<(u32, u32)>,
-    /// Serve these queues from now on, instead of those it serves.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queues: Option<Vec<QueueName>>,
-}
-
-impl WorkerOrder {
-    /// No order, to a worker that may have followed some before it was forgotten: the next one is newer than those.
-    pub fn after(worker: &WorkerInfo) -> Self {
-        Self { number: worker.order, ..Self::default() }
-    }
-
-    /// This order and a later one as one, with the next number.
-    #[must_use]
-    pub fn followed_by(self, later: &Self) -> Self {
-        Self {
-            number: self.number + 1,
-            drain: later.drain.or(self.drain),
-            shutdown: later.shutdown.or(self.shutdown),
-            slots: later.slots.or(self.slots),
-            queues: later.queues.clone().or(self.queues),
-        }
-    }
-}
-
-/// How a worker ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Shutdown {
-    /// When what runs has ended, however long that takes.
-    Warm,
-    /// After its grace time at the latest; what runs then is handed back.
-    Soft,
-    /// Now; what runs is handed back.
-    Cold,
-}
-
-/// The answer to an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ordered {
-    /// Its number. The worker hears of it with its next heartbeat.
-    Told(u64),
-    /// No such worker is alive.
-    Unknown,
-}
-
-/// Something that an audit found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What was checked, such as `lease of a job that does not run`.
-    pub check: String,
-    /// How many times it was found.
-    pub count: u64,
-    /// One of them, such as a job's id.
-    pub example: String,
-    /// How many of them were mended.
-    pub fixed: u64,
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Broker, Claim, DEFAULT_LEASE_MS, Expect, MemoryBroker, NewJob, PutDocument, Settle, Start, Submitted,
+    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Jobs, MemoryBroker, NewJob, PutDocument, Registry, Settle, Start,
+    Submitted,
 };
 use umbel_model::{
     Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, TaskName, TenantId,

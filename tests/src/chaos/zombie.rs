@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 use serde_json::value::RawValue;
-use umbel_broker::{Broker, Claim, Delivery, Settle, Settled};
+use umbel_broker::{Claim, Deliveries, Delivery, Jobs, Settle, Settled};
 use umbel_broker_redis::{RedisBroker, RedisConfig};
 use umbel_model::{JobState, QueueName, Resolution, Token, WorkerId};
 

@@ -35,7 +35,7 @@ impl Broken {
 }
 
 #[async_trait]
-impl Broker for Broken {
+impl Jobs for Broken {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         self.check()?;
         let answers = self.inner.submit(jobs).await?;
@@ -44,74 +44,68 @@ impl Broker for Broken {
         }
         Ok(answers)
     }
-    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        self.check()?;
-        self.inner.claim(claim).await
-    }
-    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        self.check()?;
-        self.inner.renew(lease_ms, renewals).await
-    }
-    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        self.check()?;
-        self.inner.settle(settles, then).await
-    }
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        self.check()?;
-        self.inner.promote(max).await
-    }
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        self.check()?;
-        self.inner.reap(max).await
-    }
-    async fn prune(&self, max: u32) -> Result<u32> {
-        self.check()?;
-        self.inner.prune(max).await
-    }
+
     async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
         self.check()?;
         self.inner.job(tenant, id).await
     }
+
     async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
         self.check()?;
         self.inner.jobs(query).await
     }
+
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
         self.check()?;
         self.inner.logs(tenant, id, from, max).await
     }
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.check()?;
-        self.inner.cancel_waiting(tenant, id).await
-    }
+
     async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
         self.check()?;
         self.inner.cancel(tenant, id, terminate).await
     }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.check()?;
+        self.inner.cancel_waiting(tenant, id).await
+    }
+
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.check()?;
+        self.inner.run_now(tenant, id).await
+    }
+
     async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
         self.check()?;
         self.inner.forget(tenant, id).await
     }
-    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+}
+
+#[async_trait]
+impl Deliveries for Broken {
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
         self.check()?;
-        self.inner.set_control(tenant, scope, patch).await
+        self.inner.claim(claim).await
     }
-    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
         self.check()?;
-        self.inner.controls(tenant).await
+        self.inner.renew(lease_ms, renewals).await
     }
-    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         self.check()?;
-        self.inner.order_worker(worker, order).await
+        self.inner.settle(settles, then).await
     }
-    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
-        self.check()?;
-        self.inner.audit(fix).await
-    }
+}
+
+#[async_trait]
+impl Workflows for Broken {
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         self.check()?;
         self.inner.stage_workflow(head).await
     }
+
     async fn stage_nodes(
         &self,
         tenant: &TenantId,
@@ -122,6 +116,7 @@ impl Broker for Broken {
         self.check()?;
         self.inner.stage_nodes(tenant, id, first, nodes).await
     }
+
     async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
         self.check()?;
         let answer = self.inner.start_workflow(tenant, id).await?;
@@ -130,58 +125,88 @@ impl Broker for Broken {
         }
         Ok(answer)
     }
+
     async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
         self.check()?;
         self.inner.workflow(tenant, id).await
     }
+
     async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
         self.check()?;
         self.inner.workflows(query).await
     }
+
     async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
         self.check()?;
         self.inner.nodes(tenant, id, first, max).await
     }
+
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
         self.check()?;
         self.inner.values(tenant, id, first, max).await
     }
+
     async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
         self.check()?;
         self.inner.cancel_workflow(tenant, id).await
     }
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.check()?;
-        self.inner.run_now(tenant, id).await
-    }
+}
+
+#[async_trait]
+impl Controls for Broken {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         self.check()?;
         self.inner.queues(tenant).await
     }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.check()?;
         self.inner.ready_queues().await
     }
+
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        self.check()?;
+        self.inner.set_control(tenant, scope, patch).await
+    }
+
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        self.check()?;
+        self.inner.controls(tenant).await
+    }
+}
+
+#[async_trait]
+impl Registry for Broken {
     async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         self.check()?;
         self.inner.heartbeat(worker).await
     }
+
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        self.check()?;
+        self.inner.order_worker(worker, order).await
+    }
+
     async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
         self.check()?;
         self.inner.forget_worker(worker).await
     }
+
     async fn workers(&self) -> Result<Vec<WorkerInfo>> {
         self.check()?;
         self.inner.workers().await
     }
+
     async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
         self.check()?;
         self.inner.put_document(put).await
     }
+
     async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
         self.check()?;
         self.inner.document(tenant, kind, name).await
     }
+
     async fn documents(
         &self,
         tenant: &TenantId,
@@ -192,18 +217,48 @@ impl Broker for Broken {
         self.check()?;
         self.inner.documents(tenant, kind, after, max).await
     }
+}
+
+#[async_trait]
+impl Events for Broken {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         self.check()?;
         self.inner.follow(tenant).await
     }
+
     async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
         self.check()?;
         self.inner.events(tenant, after, max).await
     }
+
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         self.inner.signals(topic).await
     }
+}
+
+#[async_trait]
+impl Maintenance for Broken {
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.check()?;
+        self.inner.promote(max).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.check()?;
+        self.inner.reap(max).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.check()?;
+        self.inner.prune(max).await
+    }
+
     async fn check(&self) -> Result<()> {
         self.check()
+    }
+
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.check()?;
+        self.inner.audit(fix).await
     }
 }

@@ -9,7 +9,7 @@ use super::{
     canvas::{Todo, Workflow, adjusted, status_of},
     state::{Key, State},
 };
-use crate::canvas::*;
+use crate::*;
 
 impl State {
     // ---- the work list

@@ -10,7 +10,7 @@ use super::{
     lines::Line,
     state::{Job, Key, State},
 };
-use crate::{canvas::*, types::*};
+use crate::*;
 
 /// What a job's record does not say of its node.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use umbel_model::{JobRecord, JobState, Resolution, Token, UnixMs};
 
 use super::state::{Key, State};
-use crate::types::*;
+use crate::*;
 
 impl State {
     pub(super) fn claim(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {

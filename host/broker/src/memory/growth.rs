@@ -9,7 +9,7 @@ use super::{
     canvas::Todo,
     state::{Key, State},
 };
-use crate::{canvas::*, types::*};
+use crate::*;
 
 impl State {
     /// Whether what a guest asked for can be stored.

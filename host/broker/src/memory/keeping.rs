@@ -3,7 +3,7 @@
 use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
 
 use super::state::{Key, State};
-use crate::{limits::*, types::*};
+use crate::*;
 
 impl State {
     // ---- unique keys

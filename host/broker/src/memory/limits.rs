@@ -8,7 +8,7 @@ use super::{
     lines::{Cap, Line, Next, Park},
     state::{Key, State},
 };
-use crate::{CLAIM_SCAN, JobLimits, limits::*, types::*};
+use crate::*;
 
 /// What a rate or a count is of.
 pub(super) type LimitName = (TenantId, Option<QueueName>, Option<TaskName>, Option<String>);

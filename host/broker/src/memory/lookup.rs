@@ -9,7 +9,7 @@ use super::{
     canvas::Workflow,
     state::{Key, State},
 };
-use crate::canvas::*;
+use crate::*;
 
 impl State {
     // ---- deletion

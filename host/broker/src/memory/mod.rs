@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, WorkflowId};
 
-use crate::{types::*, *};
+use crate::*;
 use state::State;
 
 pub use inspect::Limited;
@@ -79,52 +79,13 @@ impl MemoryBroker {
 }
 
 #[async_trait]
-impl Broker for MemoryBroker {
+impl Jobs for MemoryBroker {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let now = self.now();
         let mut state = self.state();
         let answers = jobs.iter().map(|job| state.submit(now, job)).collect();
         self.tell(state);
         Ok(answers)
-    }
-
-    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        let mut state = self.state();
-        let deliveries = state.claim(self.now(), claim);
-        self.tell(state);
-        Ok(deliveries)
-    }
-
-    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        let now = self.now();
-        let mut state = self.state();
-        Ok(renewals.iter().map(|renewal| state.renew(now, lease_ms, renewal)).collect())
-    }
-
-    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        let now = self.now();
-        let mut state = self.state();
-        let answers = state.settle_all(now, settles, then);
-        self.tell(state);
-        Ok(answers)
-    }
-
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        let mut state = self.state();
-        let promoted = state.promote(self.now(), max);
-        self.tell(state);
-        Ok(promoted)
-    }
-
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        let mut state = self.state();
-        let reaped = state.reap(self.now(), max);
-        self.tell(state);
-        Ok(reaped)
-    }
-
-    async fn prune(&self, max: u32) -> Result<u32> {
-        Ok(self.state().prune(self.now(), max))
     }
 
     async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
@@ -153,11 +114,45 @@ impl Broker for MemoryBroker {
         Ok(answer)
     }
 
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        let mut state = self.state();
+        let answer = state.run_now(self.now(), tenant, id);
+        self.tell(state);
+        Ok(answer)
+    }
+
     async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
         let now = self.now();
         Ok(self.state().forget(now, tenant, id))
     }
+}
 
+#[async_trait]
+impl Deliveries for MemoryBroker {
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        let mut state = self.state();
+        let deliveries = state.claim(self.now(), claim);
+        self.tell(state);
+        Ok(deliveries)
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        let now = self.now();
+        let mut state = self.state();
+        Ok(renewals.iter().map(|renewal| state.renew(now, lease_ms, renewal)).collect())
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        let now = self.now();
+        let mut state = self.state();
+        let answers = state.settle_all(now, settles, then);
+        self.tell(state);
+        Ok(answers)
+    }
+}
+
+#[async_trait]
+impl Workflows for MemoryBroker {
     async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         Ok(self.state().stage_workflow(self.now(), head))
     }
@@ -201,14 +196,10 @@ impl Broker for MemoryBroker {
         self.tell(state);
         Ok(answer)
     }
+}
 
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        let mut state = self.state();
-        let answer = state.run_now(self.now(), tenant, id);
-        self.tell(state);
-        Ok(answer)
-    }
-
+#[async_trait]
+impl Controls for MemoryBroker {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         Ok(self.state().queues(tenant))
     }
@@ -227,7 +218,10 @@ impl Broker for MemoryBroker {
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
         Ok(self.state().controls(tenant))
     }
+}
 
+#[async_trait]
+impl Registry for MemoryBroker {
     async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
         let now = self.now();
         Ok(self.state().heartbeat(now, worker))
@@ -265,7 +259,10 @@ impl Broker for MemoryBroker {
     ) -> Result<Vec<Document>> {
         Ok(self.state().documents(tenant, kind, after, max))
     }
+}
 
+#[async_trait]
+impl Events for MemoryBroker {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         let now = self.now();
         Ok(self.state().follow(now, tenant))
@@ -282,6 +279,27 @@ impl Broker for MemoryBroker {
             Topic::Done => self.done.subscribe(),
             Topic::Cancel => self.cancel.subscribe(),
         })
+    }
+}
+
+#[async_trait]
+impl Maintenance for MemoryBroker {
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        let mut state = self.state();
+        let promoted = state.promote(self.now(), max);
+        self.tell(state);
+        Ok(promoted)
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        let mut state = self.state();
+        let reaped = state.reap(self.now(), max);
+        self.tell(state);
+        Ok(reaped)
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        Ok(self.state().prune(self.now(), max))
     }
 
     async fn check(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 use umbel_model::{AttemptRecord, Failure, JobState, UnixMs};
 
 use super::state::{Key, State};
-use crate::{limits::*, types::*};
+use crate::*;
 
 impl State {
     pub(super) fn promote(&mut self, now: UnixMs, max: u32) -> Promoted {

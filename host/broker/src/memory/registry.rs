@@ -3,7 +3,7 @@
 use umbel_model::{TenantId, UnixMs, WorkerId};
 
 use super::state::State;
-use crate::{limits::*, types::*};
+use crate::*;
 
 impl State {
     pub(super) fn heartbeat(&mut self, now: UnixMs, worker: &WorkerInfo) -> Option<WorkerOrder> {

@@ -13,7 +13,7 @@ use super::{
     limits::LimitName,
     lines::{Line, Waiting, ready_score},
 };
-use crate::{Limits, limits::*, types::*};
+use crate::*;
 
 pub(super) type Key = (TenantId, JobId);
 

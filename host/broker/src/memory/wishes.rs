@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
 
 use super::state::State;
-use crate::{MAX_READY_QUEUES, PAGE_SCAN, limits::*, types::*};
+use crate::*;
 
 impl State {
     pub(super) fn job(&self, tenant: &TenantId, id: JobId) -> Option<JobRecord> {

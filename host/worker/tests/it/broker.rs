@@ -63,10 +63,42 @@ fn fails(left: &AtomicU32) -> Result<()> {
 }
 
 #[async_trait]
-impl Broker for Flaky {
+impl Jobs for Flaky {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         self.inner.submit(jobs).await
     }
+
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        self.inner.job(tenant, id).await
+    }
+
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        self.inner.jobs(query).await
+    }
+
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        self.inner.logs(tenant, id, from, max).await
+    }
+
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        self.inner.cancel(tenant, id, terminate).await
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.inner.cancel_waiting(tenant, id).await
+    }
+
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        self.inner.run_now(tenant, id).await
+    }
+
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        self.inner.forget(tenant, id).await
+    }
+}
+
+#[async_trait]
+impl Deliveries for Flaky {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
         if self.no_claims.load(Ordering::SeqCst) {
             return Err(Error::Corrupt("as the test wants".into()));
@@ -75,6 +107,7 @@ impl Broker for Flaky {
         let _ = self.late_claims.subscribe().wait_for(|late| !late).await;
         answer
     }
+
     async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
         fails(&self.failing_renewals)?;
         self.renewals.fetch_add(1, Ordering::SeqCst);
@@ -84,6 +117,7 @@ impl Broker for Flaky {
         }
         self.inner.renew(lease_ms, renewals).await
     }
+
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         if !settles.is_empty() {
             fails(&self.failing_settles)?;
@@ -99,24 +133,98 @@ impl Broker for Flaky {
         }
         self.inner.settle(settles, then).await
     }
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        self.inner.promote(max).await
+}
+
+#[async_trait]
+impl Workflows for Flaky {
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+        self.inner.stage_workflow(head).await
     }
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        self.inner.reap(max).await
+
+    async fn stage_nodes(&self, t: &TenantId, id: JobId, first: u32, nodes: &[NewNode]) -> Result<WorkflowSubmitted> {
+        self.inner.stage_nodes(t, id, first, nodes).await
     }
-    async fn prune(&self, max: u32) -> Result<u32> {
-        self.inner.prune(max).await
+
+    async fn start_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowSubmitted> {
+        self.inner.start_workflow(tenant, id).await
     }
-    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
-        self.inner.job(tenant, id).await
+
+    async fn workflow(&self, tenant: &TenantId, id: JobId) -> Result<Option<WorkflowRecord>> {
+        self.inner.workflow(tenant, id).await
     }
-    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
-        self.inner.jobs(query).await
+
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        self.inner.workflows(query).await
     }
-    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
-        self.inner.logs(tenant, id, from, max).await
+
+    async fn nodes(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+        self.inner.nodes(tenant, id, first, max).await
     }
+
+    async fn values(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
+        self.inner.values(tenant, id, first, max).await
+    }
+
+    async fn cancel_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowCancelled> {
+        self.inner.cancel_workflow(tenant, id).await
+    }
+}
+
+#[async_trait]
+impl Controls for Flaky {
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        self.inner.queues(tenant).await
+    }
+
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.inner.ready_queues().await
+    }
+
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
+        self.inner.set_control(tenant, scope, patch).await
+    }
+
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        self.inner.controls(tenant).await
+    }
+}
+
+#[async_trait]
+impl Registry for Flaky {
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
+        let answer = self.inner.heartbeat(worker).await;
+        self.heartbeats.fetch_add(1, Ordering::SeqCst);
+        fails(&self.lost_heartbeats)?;
+        answer
+    }
+
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
+        self.inner.order_worker(worker, order).await
+    }
+
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
+        self.inner.forget_worker(worker).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.inner.workers().await
+    }
+
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
+        self.inner.put_document(put).await
+    }
+
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
+        self.inner.document(tenant, kind, name).await
+    }
+
+    async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<Vec<Document>> {
+        self.inner.documents(t, k, after, max).await
+    }
+}
+
+#[async_trait]
+impl Events for Flaky {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         self.inner.follow(tenant).await
     }
@@ -125,89 +233,33 @@ impl Broker for Flaky {
         self.inner.events(tenant, after, max).await
     }
 
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.inner.cancel_waiting(tenant, id).await
-    }
-
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
-        self.inner.cancel(tenant, id, terminate).await
-    }
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        self.inner.forget(tenant, id).await
-    }
-    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
-        self.inner.set_control(tenant, scope, patch).await
-    }
-    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
-        self.inner.controls(tenant).await
-    }
-    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
-        self.inner.order_worker(worker, order).await
-    }
-    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
-        self.inner.audit(fix).await
-    }
-    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
-        self.inner.stage_workflow(head).await
-    }
-    async fn stage_nodes(&self, t: &TenantId, id: JobId, first: u32, nodes: &[NewNode]) -> Result<WorkflowSubmitted> {
-        self.inner.stage_nodes(t, id, first, nodes).await
-    }
-    async fn start_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowSubmitted> {
-        self.inner.start_workflow(tenant, id).await
-    }
-    async fn workflow(&self, tenant: &TenantId, id: JobId) -> Result<Option<WorkflowRecord>> {
-        self.inner.workflow(tenant, id).await
-    }
-    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
-        self.inner.workflows(query).await
-    }
-    async fn nodes(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
-        self.inner.nodes(tenant, id, first, max).await
-    }
-    async fn values(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
-        self.inner.values(tenant, id, first, max).await
-    }
-    async fn cancel_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowCancelled> {
-        self.inner.cancel_workflow(tenant, id).await
-    }
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.inner.run_now(tenant, id).await
-    }
-    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
-        self.inner.queues(tenant).await
-    }
-    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
-        self.inner.ready_queues().await
-    }
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
-        let answer = self.inner.heartbeat(worker).await;
-        self.heartbeats.fetch_add(1, Ordering::SeqCst);
-        fails(&self.lost_heartbeats)?;
-        answer
-    }
-    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
-        self.inner.forget_worker(worker).await
-    }
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.inner.workers().await
-    }
-    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
-        self.inner.put_document(put).await
-    }
-    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
-        self.inner.document(tenant, kind, name).await
-    }
-    async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<Vec<Document>> {
-        self.inner.documents(t, k, after, max).await
-    }
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
         if topic == Topic::Cancel && self.deaf.load(Ordering::SeqCst) {
             return Ok(self.silence.subscribe());
         }
         self.inner.signals(topic).await
     }
+}
+
+#[async_trait]
+impl Maintenance for Flaky {
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        self.inner.promote(max).await
+    }
+
+    async fn reap(&self, max: u32) -> Result<Reaped> {
+        self.inner.reap(max).await
+    }
+
+    async fn prune(&self, max: u32) -> Result<u32> {
+        self.inner.prune(max).await
+    }
+
     async fn check(&self) -> Result<()> {
         self.inner.check().await
+    }
+
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.inner.audit(fix).await
     }
 }

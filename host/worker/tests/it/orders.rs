@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use umbel_broker::{Broker, Ordered, Shutdown, WorkerInfo, WorkerOrder};
+use umbel_broker::{Jobs, Ordered, Registry, Shutdown, WorkerInfo, WorkerOrder};
 use umbel_model::{JobId, JobState, PolicyPatch};
 use umbel_worker::{End, Queues, WorkerHandle};
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use umbel_broker::Broker;
+use umbel_broker::Jobs;
 use umbel_model::{JobState, PolicyPatch};
 
 use crate::support::{World, outcomes, tenant};

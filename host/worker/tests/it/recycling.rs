@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use umbel_broker::{Broker, Ordered, Shutdown, WorkerOrder};
+use umbel_broker::{Jobs, Ordered, Registry, Shutdown, WorkerOrder};
 use umbel_model::JobState;
 use umbel_worker::{End, WorkerHandle};
 

@@ -1,6 +1,6 @@
 //! How a worker ends: warm, cold, and by a crash.
 
-use umbel_broker::Broker;
+use umbel_broker::{Jobs, Maintenance, Registry};
 use umbel_model::{JobState, PolicyPatch};
 use umbel_worker::Queues;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use umbel_broker::{Broker, Clock, NewJob, Start, Submitted};
+use umbel_broker::{Clock, Jobs, Maintenance, NewJob, Start, Submitted};
 use umbel_model::{Digest, JobId, JobRecord, JobState, PolicyPatch, QueueName, TaskName, TenantId};
 use umbel_modules::{CodeCache, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};

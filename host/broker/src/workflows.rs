@@ -37,13 +37,16 @@
 //! Nodes are not in job listings, but in the dead set when they failed by themselves. They are deleted with their
 //! workflow.
 
+use std::fmt;
+
+use async_trait::async_trait;
 use serde_json::value::RawValue;
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
-use crate::{BrokerOptions, Idempotency, Start};
+use crate::{BrokerOptions, Idempotency, Result, Start};
 
 /// Nodes that one step of a broker readies or cancels at most: some milliseconds of Redis' time.
 pub const ADVANCE: u32 = 1_000;
@@ -64,6 +67,41 @@ pub const MAX_TEMPLATES: usize = 4_096;
 pub const UPSTREAM_FAILED: &str = "upstream_failed";
 /// Its message. What failed is found by following `after`.
 pub const UPSTREAM_FAILED_MESSAGE: &str = "what it waits for failed";
+
+/// Submits, reads and cancels workflows.
+#[async_trait]
+pub trait Workflows: Send + Sync + fmt::Debug + 'static {
+    /// Stores a workflow without its nodes. It is nobody's and does nothing until it is started; one that never is, is
+    /// deleted after `STAGED_TTL_MS`. May be repeated.
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted>;
+
+    /// Stores the nodes `first…` of a staged workflow, at most `MAX_NODES_A_CALL`. May be repeated.
+    async fn stage_nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> Result<WorkflowSubmitted>;
+
+    /// Starts a workflow whose nodes are all stored.
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted>;
+
+    /// One workflow; none when the tenant has started no such workflow.
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>>;
+
+    /// Workflows, newest first.
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage>;
+
+    /// The nodes `first…` of a workflow, in order; those that are gone are left out. At most `MAX_NODES_A_CALL`.
+    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>>;
+
+    /// What the nodes `first…` give, one answer per node. At most `MAX_NODES_A_CALL`.
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>>;
+
+    /// Cancels a workflow: revokes what waits, asks the workers of what runs to stop.
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled>;
+}
 
 /// How a node ended, as what waits for it sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

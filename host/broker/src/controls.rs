@@ -1,0 +1,105 @@
+//! Queues, and the controls that users set about a tenant, a queue or a task.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use umbel_model::{QueueName, Rate, TaskName, TenantId};
+
+use crate::{Result, limits::is_default};
+
+/// Queues that `ready_queues` names at most: as many as a tenant may have.
+pub const MAX_READY_QUEUES: u32 = 1_000;
+
+/// Lists queues, and pauses or limits what is handed out.
+#[async_trait]
+pub trait Controls: Send + Sync + fmt::Debug + 'static {
+    /// The tenant's queues by name.
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>>;
+
+    /// Queues in which jobs of any tenant can be handed out now, by name; the first `MAX_READY_QUEUES`.
+    async fn ready_queues(&self) -> Result<Vec<QueueName>>;
+
+    /// Changes what holds for a tenant, one of its queues or tasks from now on.
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet>;
+
+    /// What was set, in the order of `Scope`; none that is as if it never was.
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>>;
+
+    /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
+    /// one that no job was ever sent to is not.
+    async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
+        let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
+        Ok(self.set_control(tenant, &Scope::Queue(queue.clone()), &patch).await? != ControlSet::Unknown)
+    }
+}
+
+/// How many jobs of a queue are where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStats {
+    pub name: QueueName,
+    pub queued: u64,
+    pub running: u64,
+    /// Scheduled or retrying.
+    pub delayed: u64,
+    /// In the dead set.
+    #[serde(default)]
+    pub dead: u64,
+    pub paused: bool,
+}
+
+/// What a control is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    Tenant,
+    Queue(QueueName),
+    Task(TaskName),
+}
+
+/// What somebody set about a tenant, a queue or a task while the service runs. Durable. `Control::default()` is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Nothing of it is handed out; what runs goes on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub paused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// 0: any number.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency: u32,
+    /// Of a queue: its jobs run on one worker at a time.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exclusive: bool,
+}
+
+/// A change of a control: what is none stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControlPatch {
+    pub paused: Option<bool>,
+    pub rate: Option<Option<Rate>>,
+    pub concurrency: Option<u32>,
+    pub exclusive: Option<bool>,
+}
+
+impl Control {
+    #[must_use]
+    pub fn patched(&self, patch: &ControlPatch) -> Self {
+        Self {
+            paused: patch.paused.unwrap_or(self.paused),
+            rate: patch.rate.unwrap_or(self.rate),
+            concurrency: patch.concurrency.unwrap_or(self.concurrency),
+            exclusive: patch.exclusive.unwrap_or(self.exclusive),
+        }
+    }
+}
+
+/// The answer to a change of a control.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlSet {
+    /// What holds now.
+    Set(Control),
+    /// No job was ever sent to this queue.
+    Unknown,
+    /// `max_documents` tasks have a control.
+    Full,
+}

@@ -1,0 +1,69 @@
+//! Maintenance: the steps that background services call again and again, and the checks of a store.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use umbel_model::UnixMs;
+
+use crate::Result;
+
+/// Moves jobs whose time has come, takes back lost ones, deletes old ones, and checks the store.
+#[async_trait]
+pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
+    /// Opens what a rate had parked, queues what is due and ends what expired, at most `max` each; cancels workflows at their deadline, at most `max`.
+    async fn promote(&self, max: u32) -> Result<Promoted>;
+
+    /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
+    /// to the dead set after too many; or as `BrokerOptions::on_lost` says.
+    async fn reap(&self, max: u32) -> Result<Reaped>;
+
+    /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them. A
+    /// workflow cannot be found any more from its first deleted node on.
+    async fn prune(&self, max: u32) -> Result<u32>;
+
+    /// Checks that the store answers and that its settings are safe.
+    async fn check(&self) -> Result<()>;
+
+    /// Looks through everything that is stored for what should not be: records without an owner, sets that disagree with
+    /// them, keys that nothing will delete, unsafe settings. With `fix` it mends what it can. Slow; may run at any time, and
+    /// then does not take what is under way for an error.
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>>;
+}
+
+/// What a promotion did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Promoted {
+    pub moved: u32,
+    pub expired: u32,
+    /// What a rate had parked, and starts again. While there is any, `next_due` may come sooner than it said: what is
+    /// opened is parked anew by the next claim.
+    pub opened: u32,
+    /// When the next one is due; now, when work items of workflows are left.
+    pub next_due: Option<UnixMs>,
+}
+
+/// What a reaping did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    pub requeued: u32,
+    /// To the dead set: after `max_deliveries`, or because their policy says so.
+    pub buried: u32,
+    /// Failed without the dead set, because their policy says so.
+    pub failed: u32,
+    /// Had been cancelled.
+    pub revoked: u32,
+}
+
+/// Something that an audit found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was checked, such as `lease of a job that does not run`.
+    pub check: String,
+    /// How many times it was found.
+    pub count: u64,
+    /// One of them, such as a job's id.
+    pub example: String,
+    /// How many of them were mended.
+    pub fixed: u64,
+}

@@ -1,0 +1,199 @@
+//! The registry: which workers are alive, orders to them, and documents.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use umbel_model::{QueueName, TenantId, UnixMs, WorkerId};
+
+use crate::Result;
+
+/// A worker that has not said for this long that it is alive is forgotten, milliseconds.
+pub const WORKER_TTL_MS: u64 = 30_000;
+
+/// Keeps workers, orders to them, and small documents.
+#[async_trait]
+pub trait Registry: Send + Sync + fmt::Debug + 'static {
+    /// Says that a worker is alive, and asks for the last order to it. It is forgotten, and its order with it,
+    /// `WORKER_TTL_MS` after the last time.
+    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>>;
+
+    /// Orders something of a worker: what is set replaces what was ordered before, the rest of that stays. Its number is
+    /// chosen here.
+    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered>;
+
+    /// Forgets a worker that ended in order.
+    async fn forget_worker(&self, worker: &WorkerId) -> Result<()>;
+
+    /// Workers alive, by id.
+    async fn workers(&self) -> Result<Vec<WorkerInfo>>;
+
+    /// Stores or (with no body) deletes a document if its version is as expected.
+    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut>;
+
+    /// One document.
+    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>>;
+
+    /// Documents of a kind by name, after `after`, at most `max`.
+    async fn documents(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        after: Option<&str>,
+        max: u32,
+    ) -> Result<Vec<Document>>;
+}
+
+/// What a worker says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    pub id: WorkerId,
+    pub host: String,
+    pub pid: u32,
+    pub version: String,
+    pub queues: Vec<QueueName>,
+    pub slots: u32,
+    pub running: u32,
+    /// `running`, `draining`.
+    pub state: String,
+    pub started_at: UnixMs,
+    /// Jobs settled since it started.
+    pub settled: u64,
+    /// Resident memory, bytes.
+    pub rss_bytes: u64,
+    /// Deliveries that it holds a lease on: those that run and those claimed ahead.
+    #[serde(default)]
+    pub leases: u32,
+    /// Between which numbers of slots it scales by itself; the same when it does not.
+    #[serde(default)]
+    pub min_slots: u32,
+    #[serde(default)]
+    pub max_slots: u32,
+    /// Queues that it does not serve.
+    #[serde(default)]
+    pub exclude: Vec<QueueName>,
+    /// The number of the last order that it followed.
+    #[serde(default)]
+    pub order: u64,
+}
+
+/// What an operator wants of one worker. Kept with the worker, and forgotten with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerOrder {
+    /// Rises with each order: a worker follows one once, and says in `WorkerInfo::order` which was the last.
+    pub number: u64,
+    /// Claim nothing more; false: go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<Shutdown>,
+    /// Attempts at once, least and most: the same for a fixed number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<(u32, u32)>,
+    /// Serve these queues from now on, instead of those it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<Vec<QueueName>>,
+}
+
+impl WorkerOrder {
+    /// No order, to a worker that may have followed some before it was forgotten: the next one is newer than those.
+    pub fn after(worker: &WorkerInfo) -> Self {
+        Self { number: worker.order, ..Self::default() }
+    }
+
+    /// This order and a later one as one, with the next number.
+    #[must_use]
+    pub fn followed_by(self, later: &Self) -> Self {
+        Self {
+            number: self.number + 1,
+            drain: later.drain.or(self.drain),
+            shutdown: later.shutdown.or(self.shutdown),
+            slots: later.slots.or(self.slots),
+            queues: later.queues.clone().or(self.queues),
+        }
+    }
+}
+
+/// How a worker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shutdown {
+    /// When what runs has ended, however long that takes.
+    Warm,
+    /// After its grace time at the latest; what runs then is handed back.
+    Soft,
+    /// Now; what runs is handed back.
+    Cold,
+}
+
+/// The answer to an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordered {
+    /// Its number. The worker hears of it with its next heartbeat.
+    Told(u64),
+    /// No such worker is alive.
+    Unknown,
+}
+
+/// What a document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DocumentKind {
+    Module,
+    Task,
+    ApiToken,
+    /// Which queue a task's jobs go to.
+    Routes,
+    /// An action on many jobs.
+    Bulk,
+}
+
+impl DocumentKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Module => "module",
+            Self::Task => "task",
+            Self::ApiToken => "api_token",
+            Self::Routes => "routes",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+/// A small JSON text under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    pub name: String,
+    /// 1 when it was created; each write adds one.
+    pub version: u64,
+    pub body: String,
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    Any,
+    Absent,
+    Version(u64),
+}
+
+/// A write of one document.
+#[derive(Debug, Clone)]
+pub struct PutDocument {
+    pub tenant: TenantId,
+    pub kind: DocumentKind,
+    pub name: String,
+    pub expect: Expect,
+    /// None deletes.
+    pub body: Option<String>,
+}
+
+/// The answer to a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentPut {
+    /// The version that is stored now; 0 after a delete.
+    Stored(u64),
+    /// The version found instead of the expected one; 0 when there is none.
+    Conflict(u64),
+    /// `max_documents` of this kind exist.
+    Full,
+}
