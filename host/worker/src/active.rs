@@ -12,11 +12,11 @@ use umbel_broker::{Delivery, LogLine};
 use umbel_model::{Progress, UnixMs};
 use umbel_sandbox::{Host, Refused, StopHandle};
 
-use crate::wishes::{Gate, Rates, Wishes};
+use crate::workflow_requests::{NodeRates, Requester, WorkflowRequests};
 
-/// Wakes the conductor without waking it for every job.
+/// Wakes the poll loop without waking it for every job.
 #[derive(Debug, Default)]
-pub(crate) struct Bells {
+pub(crate) struct Wakers {
     /// The work claimed ahead fell to the low-water mark.
     pub(crate) refill: Notify,
     /// Somebody reported something.
@@ -25,7 +25,7 @@ pub(crate) struct Bells {
     reported: AtomicBool,
 }
 
-impl Bells {
+impl Wakers {
     fn report(&self) {
         if !self.reported.swap(true, Ordering::AcqRel) {
             self.report.notify_one();
@@ -62,13 +62,13 @@ pub(crate) struct Active {
     started_at: Mutex<UnixMs>,
     reports: Mutex<Reports>,
     dirty: AtomicBool,
-    bells: Arc<Bells>,
-    rates: Arc<Rates>,
-    wishes: Mutex<Wishes>,
+    wakers: Arc<Wakers>,
+    rates: Arc<NodeRates>,
+    requests: Mutex<WorkflowRequests>,
 }
 
 impl Active {
-    pub(crate) fn new(seq: u64, delivery: Delivery, bells: Arc<Bells>, rates: Arc<Rates>) -> Self {
+    pub(crate) fn new(seq: u64, delivery: Delivery, wakers: Arc<Wakers>, rates: Arc<NodeRates>) -> Self {
         Self {
             seq,
             delivery,
@@ -76,9 +76,9 @@ impl Active {
             started_at: Mutex::new(0),
             reports: Mutex::default(),
             dirty: AtomicBool::new(false),
-            bells,
+            wakers,
             rates,
-            wishes: Mutex::default(),
+            requests: Mutex::default(),
         }
     }
 
@@ -110,13 +110,17 @@ impl Active {
     }
 
     /// What its guest asked of canvas.
-    pub(crate) fn take_wishes(&self) -> Wishes {
-        std::mem::take(&mut *self.wishes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take_workflow_requests(&self) -> WorkflowRequests {
+        std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn ask<T>(&self, ask: impl FnOnce(&mut Wishes, &Gate<'_>) -> Result<T, Refused>) -> Result<T, Refused> {
-        let gate = Gate { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates };
-        ask(&mut self.wishes.lock().unwrap_or_else(PoisonError::into_inner), &gate)
+    fn ask<T>(
+        &self,
+        ask: impl FnOnce(&mut WorkflowRequests, &Requester<'_>) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let requester =
+            Requester { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates };
+        ask(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner), &requester)
     }
 
     /// Puts back what could not be told, in front of what was said since.
@@ -143,7 +147,7 @@ impl Active {
         // Under the lock: `take` either sees the flag or comes before the change.
         self.dirty.store(true, Ordering::Release);
         drop(reports);
-        self.bells.report();
+        self.wakers.report();
     }
 }
 
@@ -166,15 +170,15 @@ impl Host for Active {
     }
 
     fn submit(&self, canvas: &str) -> Result<String, Refused> {
-        self.ask(|wishes, gate| wishes.submit(gate, canvas)).map(|id| id.to_string())
+        self.ask(|requests, requester| requests.submit(requester, canvas)).map(|id| id.to_string())
     }
 
     fn replace(&self, canvas: &str) -> Result<(), Refused> {
-        self.ask(|wishes, gate| wishes.replace(gate, canvas))
+        self.ask(|requests, requester| requests.replace(requester, canvas))
     }
 
     fn add_to_group(&self, members: &str) -> Result<(), Refused> {
-        self.ask(|wishes, gate| wishes.add_to_group(gate, members))
+        self.ask(|requests, requester| requests.add_to_group(requester, members))
     }
 }
 

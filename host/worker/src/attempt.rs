@@ -19,10 +19,10 @@ use umbel_sandbox::{AttemptInfo, Call, Place, Stop};
 use crate::{
     Runtime,
     active::Active,
-    asked::{self, Asked, Calls, Templates, Unasked},
+    additions::AdditionsComposer,
+    completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
-    growth::Grower,
-    settling::{Ended, Finished, host_panic, name},
+    invocation::{self, Calls, Invocation, InvocationError, Templates},
 };
 
 /// How long a job is put aside when this worker cannot run it now but a later or another one may, milliseconds.
@@ -31,7 +31,7 @@ pub(crate) const PARK_MS: u64 = 30_000;
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
     broker: Arc<dyn Broker>,
-    grower: Arc<Grower>,
+    grower: Arc<AdditionsComposer>,
     templates: Templates,
     runtime: Runtime,
     worker: WorkerId,
@@ -46,7 +46,7 @@ impl Attempts {
         worker: WorkerId,
         background: tokio::runtime::Handle,
     ) -> Self {
-        let grower = Arc::new(Grower::new(broker.clone(), runtime.bounds().clone()));
+        let grower = Arc::new(AdditionsComposer::new(broker.clone(), runtime.bounds().clone()));
         Self { broker, grower, templates: Templates::default(), runtime, worker, background }
     }
 
@@ -74,48 +74,52 @@ impl Attempts {
     async fn attempt(&self, active: &Arc<Active>) -> Ended {
         let delivery = &active.delivery;
         let template;
-        let asked = match &delivery.node {
-            None => asked::read_job(delivery),
+        let invocation = match &delivery.node {
+            None => invocation::read_job(delivery),
             Some(node) => match (self.templates.parsed(&delivery.spec), self.input(active, node).await) {
                 (Ok(parsed), Ok(input)) => {
                     template = parsed;
-                    asked::read_node(&template, node, input.as_deref())
+                    invocation::read_node(&template, node, input.as_deref())
                 }
                 (Err(unasked), _) | (_, Err(unasked)) => Err(unasked),
             },
         };
-        let asked = match asked {
-            Ok(asked) if asked.stored.is_some() => self.with_stored(active, asked).await,
-            asked => asked,
+        let invocation = match invocation {
+            Ok(invocation) if invocation.stored.is_some() => self.with_stored(active, invocation).await,
+            other => other,
         };
-        match asked {
-            Ok(asked) => self.call(active, asked).await,
-            Err(Unasked::Newer(version)) => newer(active, version),
-            Err(Unasked::Ended(outcome)) => Ended::unrun(outcome),
+        match invocation {
+            Ok(invocation) => self.call(active, invocation).await,
+            Err(InvocationError::Newer(version)) => newer(active, version),
+            Err(InvocationError::Ended(outcome)) => Ended::unrun(outcome),
         }
     }
 
     /// What goes in front of a node's arguments.
-    async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, Unasked> {
+    async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, InvocationError> {
         match &node.input {
             Input::Nothing => return Ok(None),
             Input::Value(value) if !value.starts_with(REFERENCE) => return Ok(Some(value.clone())),
             Input::Value(_) | Input::Result(_) | Input::Error(_) => {}
         }
         let (broker, large, reader) = (self.broker.clone(), self.runtime.clone(), active.clone());
-        let read = async move { asked::read_input(&*broker, &large, &reader.delivery).await };
-        self.in_background(active, read).await.unwrap_or_else(|outcome| Err(Unasked::Ended(outcome)))
+        let read = async move { invocation::read_input(&*broker, &large, &reader.delivery).await };
+        self.in_background(active, read).await.unwrap_or_else(|outcome| Err(InvocationError::Ended(outcome)))
     }
 
     /// The same with the arguments that lie beside the modules.
-    async fn with_stored<'a>(&self, active: &Arc<Active>, asked: Asked<'a>) -> Result<Asked<'a>, Unasked> {
-        let Some(stored) = asked.stored.clone() else { return Ok(asked) };
+    async fn with_stored<'a>(
+        &self,
+        active: &Arc<Active>,
+        invocation: Invocation<'a>,
+    ) -> Result<Invocation<'a>, InvocationError> {
+        let Some(stored) = invocation.stored.clone() else { return Ok(invocation) };
         let (large, reader) = (self.runtime.clone(), active.clone());
         let read = async move { large.read(&reader.delivery.tenant, &stored).await };
         match self.in_background(active, read).await {
-            Ok(Ok(text)) => Ok(Asked { calls: Calls::One(text.into()), ..asked }),
-            Ok(Err(error)) => Err(asked::unread(&active.delivery, error)),
-            Err(outcome) => Err(Unasked::Ended(outcome)),
+            Ok(Ok(text)) => Ok(Invocation { calls: Calls::One(text.into()), ..invocation }),
+            Ok(Err(error)) => Err(invocation::unread(&active.delivery, error)),
+            Err(outcome) => Err(InvocationError::Ended(outcome)),
         }
     }
 
@@ -137,12 +141,12 @@ impl Attempts {
         }
     }
 
-    async fn call(&self, active: &Arc<Active>, asked: Asked<'_>) -> Ended {
+    async fn call(&self, active: &Arc<Active>, invocation: Invocation<'_>) -> Ended {
         let delivery = &active.delivery;
-        let policy = Policy::resolve(&asked.policy);
-        let prepared = match self.runtime.cached(&asked.digest).await {
+        let policy = Policy::resolve(&invocation.policy);
+        let prepared = match self.runtime.cached(&invocation.digest).await {
             Some(prepared) => Ok(prepared),
-            None => self.prepare(active, asked.digest).await,
+            None => self.prepare(active, invocation.digest).await,
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -155,7 +159,7 @@ impl Attempts {
             max_retries: (!policy.retries_unlimited).then_some(policy.max_retries),
             delivery: delivery.delivery,
             fence: delivery.fence,
-            traceparent: asked.traceparent.as_deref().map(str::to_owned),
+            traceparent: invocation.traceparent.as_deref().map(str::to_owned),
             place: delivery.node.as_ref().map(|node| Place {
                 workflow_id: node.workflow.to_string(),
                 node: node.node,
@@ -163,7 +167,7 @@ impl Attempts {
             }),
         };
         let call = |arguments: Box<str>| Call {
-            task: asked.task.as_ref().into(),
+            task: invocation.task.as_ref().into(),
             arguments,
             fuel: policy.fuel_after(delivery.retries, self.runtime.bounds().max_fuel),
             memory_bytes: policy.memory_bytes,
@@ -172,7 +176,7 @@ impl Attempts {
             info,
         };
         let sandbox = self.runtime.sandbox();
-        let attempt = match asked.calls {
+        let attempt = match invocation.calls {
             Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
             Calls::Each(items) => {
                 sandbox.run_each(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
@@ -180,7 +184,7 @@ impl Attempts {
         };
         tracing::debug!(
             tenant = %delivery.tenant, job = %delivery.id, attempt = active.attempt(), worker = %self.worker,
-            task = ?asked.task, request_id = ?asked.request_id, traceparent = ?asked.traceparent, outcome = name(&attempt.outcome),
+            task = ?invocation.task, request_id = ?invocation.request_id, traceparent = ?invocation.traceparent, outcome = name(&attempt.outcome),
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
         let ended = Ended { usage: attempt.usage, policy, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
@@ -224,13 +228,13 @@ impl Attempts {
 
     /// Adds what the guest asked of canvas, if it ended well.
     async fn grown(&self, active: &Arc<Active>, ended: Ended) -> Ended {
-        let wishes = active.take_wishes();
-        if wishes.is_empty() || !matches!(ended.outcome, Outcome::Value(_) | Outcome::Ignore) {
+        let requests = active.take_workflow_requests();
+        if requests.is_empty() || !matches!(ended.outcome, Outcome::Value(_) | Outcome::Ignore) {
             return ended;
         }
         let (grower, asker) = (self.grower.clone(), active.clone());
         let template = active.delivery.node.as_ref().and_then(|_| self.templates.parsed(&active.delivery.spec).ok());
-        let grow = async move { grower.grow(&asker.delivery, template.as_deref(), wishes).await };
+        let grow = async move { grower.grow(&asker.delivery, template.as_deref(), requests).await };
         match self.in_background(active, grow).await {
             Ok(Ok((growth, replaced_by))) => Ended { growth: Some(Box::new(growth)), replaced_by, ..ended },
             // What may run only once has run, and did not fail itself.

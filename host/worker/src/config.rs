@@ -74,7 +74,7 @@ impl WorkerConfig {
             guest_threads: cores,
             lease_ms: DEFAULT_LEASE_MS,
             grace_ms: 30_000,
-            max_ahead: crate::pace::MAX_AHEAD,
+            max_ahead: crate::prefetch::MAX_PREFETCH,
             poll_ms: 1_000,
             gather_ms: 4,
         }

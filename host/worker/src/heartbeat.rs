@@ -1,5 +1,5 @@
 //! Says now and then that this worker is alive, and how it is, and hears what it should do. Its failures are left to the
-//! conductor to report.
+//! poll loop to report.
 
 use std::{
     sync::{

@@ -1,7 +1,7 @@
 //! The worker: claims jobs, runs each in the sandbox, renews its lease, settles it, and drains.
 //!
 //! ```text
-//!            broker  ⇄  conductor ──line──▶ slots (guest threads) ──▶ sandbox
+//!            broker  ⇄  poll loop ──line──▶ slots (guest threads) ──▶ sandbox
 //!                          ▲  └── renew            │
 //!                          └───── finished ◀───────┘
 //! ```
@@ -11,28 +11,28 @@
 //! This crate must not know HTTP, Redis, SQL or wasmtime.
 
 mod active;
-mod asked;
+mod additions;
 mod attempt;
-mod conductor;
+mod autoscale;
+mod completion;
 mod config;
 mod error;
-mod growth;
 mod heartbeat;
-mod held;
 mod hints;
+mod invocation;
+mod leases;
 mod outbox;
-mod pace;
+mod poll_loop;
+mod prefetch;
 mod queues;
 mod runtime;
-mod scale;
-mod settling;
 mod slots;
-mod wishes;
 mod worker;
+mod workflow_requests;
 
-pub use conductor::End;
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};
 pub use heartbeat::host_name;
+pub use poll_loop::End;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use worker::{Worker, WorkerHandle};

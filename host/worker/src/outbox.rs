@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use umbel_broker::{NewNode, NewWork, NewWorkflow, NodeTemplate, Settle};
 use umbel_model::Resolution;
 
-use crate::{active::Active, held::Book, settling::Finished};
+use crate::{active::Active, completion::Finished, leases::LeaseTable};
 
 /// Settles of one round trip at most.
 const BATCH: usize = 500;
@@ -165,7 +165,7 @@ impl Outbox {
 
     /// The broker failed on this batch, which had no claim: they go again one by one. One that failed alone too often is
     /// given up; its lease will expire and the job is delivered again.
-    pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut Book) {
+    pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut LeaseTable) {
         self.batch = 1;
         if batch.whose.len() != 1 {
             return self.put_back(batch);
@@ -189,8 +189,8 @@ mod tests {
     use super::*;
 
     /// A full outbox, and the book of the same deliveries.
-    fn waiting(count: u64) -> (Outbox, Book) {
-        let (mut outbox, mut book) = (Outbox::new(), Book::new(Duration::from_secs(30)));
+    fn waiting(count: u64) -> (Outbox, LeaseTable) {
+        let (mut outbox, mut book) = (Outbox::new(), LeaseTable::new(Duration::from_secs(30)));
         for seq in 1..=count {
             let active = Active::for_test(seq, "{}");
             book.add(active.clone(), Instant::now());

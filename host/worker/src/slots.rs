@@ -1,7 +1,7 @@
 //! The slots: long-lived tasks on the guests' own threads that take claimed deliveries and run them one by one.
 //!
 //! Invariants: a delivery that was pushed is either run by exactly one slot or taken back by `take_back`; a slot
-//! takes the next delivery itself, so the conductor is not on the way between two jobs; no attempt ends its slot; there
+//! takes the next delivery itself, so the poll loop is not on the way between two jobs; no attempt ends its slot; there
 //! are as many slots as were asked for, those apart that still run what they took before there were to be fewer.
 
 use std::{
@@ -16,23 +16,23 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    active::{Active, Bells},
+    active::{Active, Wakers},
     attempt::Attempts,
-    settling::Finished,
+    completion::Finished,
 };
 
 /// Claimed deliveries that no slot has taken.
-pub(crate) struct Line {
+pub(crate) struct LocalQueue {
     waiting: Mutex<Waiting>,
     /// Slots that wait for a delivery.
     idle: AtomicU32,
     arrived: Notify,
-    bells: Arc<Bells>,
+    wakers: Arc<Wakers>,
 }
 
 struct Waiting {
     deliveries: VecDeque<Arc<Active>>,
-    /// The conductor is called when so many are left.
+    /// The poll loop is called when so many are left.
     low_water: usize,
     last_taken: Instant,
     /// Slots that there should be, and that there are.
@@ -48,11 +48,11 @@ enum Next {
     End,
 }
 
-impl Line {
-    pub(crate) fn new(bells: Arc<Bells>) -> Self {
+impl LocalQueue {
+    pub(crate) fn new(wakers: Arc<Wakers>) -> Self {
         let waiting =
             Waiting { deliveries: VecDeque::new(), low_water: 0, last_taken: Instant::now(), wanted: 0, alive: 0 };
-        Self { waiting: Mutex::new(waiting), idle: AtomicU32::new(0), arrived: Notify::new(), bells }
+        Self { waiting: Mutex::new(waiting), idle: AtomicU32::new(0), arrived: Notify::new(), wakers }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -120,7 +120,7 @@ impl Line {
         let low = waiting.deliveries.len() == waiting.low_water;
         drop(waiting);
         if low {
-            self.bells.refill.notify_one();
+            self.wakers.refill.notify_one();
         }
         Next::Run(active)
     }
@@ -155,11 +155,11 @@ impl Line {
     }
 }
 
-/// One slot: runs deliveries until the conductor is gone, or there should be fewer slots.
-async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
-    while let Some(active) = line.take().await {
+/// One slot: runs deliveries until the poll loop is gone, or there should be fewer slots.
+async fn slot(queue: Arc<LocalQueue>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
+    while let Some(active) = queue.take().await {
         let done = attempts.run_caught(active).await;
-        // Unbounded in type only: never more than the deliveries held, which the conductor limits.
+        // Unbounded in type only: never more than the deliveries held, which the poll loop limits.
         if finished.send(done).is_err() {
             return;
         }
@@ -169,8 +169,8 @@ async fn slot(line: Arc<Line>, attempts: Arc<Attempts>, finished: mpsc::Unbounde
 }
 
 /// Starts and ends slots.
-pub(crate) struct Crew {
-    pub(crate) line: Arc<Line>,
+pub(crate) struct SlotPool {
+    pub(crate) queue: Arc<LocalQueue>,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) finished: mpsc::UnboundedSender<Finished>,
     /// Where guests run.
@@ -179,12 +179,12 @@ pub(crate) struct Crew {
     pub(crate) most: u32,
 }
 
-impl Crew {
+impl SlotPool {
     /// From now on there are so many slots, or as many as the sandbox has; answers how many.
     pub(crate) fn resize(&self, slots: u32) -> u32 {
         let slots = slots.min(self.most);
-        for _ in 0..self.line.resize(slots) {
-            self.threads.spawn(slot(self.line.clone(), self.attempts.clone(), self.finished.clone()));
+        for _ in 0..self.queue.resize(slots) {
+            self.threads.spawn(slot(self.queue.clone(), self.attempts.clone(), self.finished.clone()));
         }
         slots
     }
@@ -222,19 +222,19 @@ impl Drop for GuestThreads {
 mod tests {
     use super::*;
 
-    /// How many of the slots that take from `line` have ended.
-    async fn ended(line: &Arc<Line>, slots: u32, wanted: u32) -> usize {
+    /// How many of the slots that take from `queue` have ended.
+    async fn ended(queue: &Arc<LocalQueue>, slots: u32, wanted: u32) -> usize {
         let taking: Vec<_> = (0..slots)
             .map(|_| {
-                let line = line.clone();
-                tokio::spawn(async move { line.take().await.is_none() })
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.take().await.is_none() })
             })
             .collect();
-        while line.idle.load(Ordering::SeqCst) < slots {
+        while queue.idle.load(Ordering::SeqCst) < slots {
             tokio::task::yield_now().await;
         }
-        line.resize(wanted);
-        while line.waiting().alive > wanted {
+        queue.resize(wanted);
+        while queue.waiting().alive > wanted {
             tokio::task::yield_now().await;
         }
         tokio::task::yield_now().await;
@@ -243,10 +243,10 @@ mod tests {
 
     #[tokio::test]
     async fn idle_slots_that_are_too_many_end_and_new_ones_are_asked_for() {
-        let line = Arc::new(Line::new(Arc::default()));
-        assert_eq!(line.resize(5), 5);
-        assert_eq!(ended(&line, 5, 2).await, 3);
-        assert_eq!(line.resize(4), 2);
-        assert_eq!((line.resize(4), line.resize(1)), (0, 0));
+        let queue = Arc::new(LocalQueue::new(Arc::default()));
+        assert_eq!(queue.resize(5), 5);
+        assert_eq!(ended(&queue, 5, 2).await, 3);
+        assert_eq!(queue.resize(4), 2);
+        assert_eq!((queue.resize(4), queue.resize(1)), (0, 0));
     }
 }

@@ -12,11 +12,11 @@ use umbel_model::WorkerId;
 
 use crate::{
     Error, Runtime, WorkerConfig,
-    active::Bells,
+    active::Wakers,
     attempt::{Attempts, random_u64},
-    conductor::{Conductor, End, Wires, Wish},
     heartbeat::{self, Vitals},
-    slots::{Crew, GuestThreads, Line},
+    poll_loop::{Channels, Command, End, PollLoop},
+    slots::{GuestThreads, LocalQueue, SlotPool},
 };
 
 /// Runs jobs. See [`Worker::start`].
@@ -29,30 +29,30 @@ impl Worker {
     pub fn start(broker: Arc<dyn Broker>, runtime: Runtime, config: WorkerConfig) -> Result<WorkerHandle, Error> {
         config.check()?;
         let threads = GuestThreads::start(config.guest_threads)?;
-        let bells = Arc::new(Bells::default());
-        let line = Arc::new(Line::new(bells.clone()));
+        let wakers = Arc::new(Wakers::default());
+        let queue = Arc::new(LocalQueue::new(wakers.clone()));
         let vitals = Arc::new(Vitals::default());
         let background = tokio::runtime::Handle::current();
         // What the sandbox has beyond the jobs that run at once is not for this worker to count.
         let most = runtime.sandbox().config().slots.max(config.concurrency);
         let attempts = Arc::new(Attempts::new(broker.clone(), runtime, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
-        let crew = Crew { line, attempts, finished: done, threads: threads.handle(), most };
-        let (wish, wishes) = watch::channel(Wish::default());
+        let pool = SlotPool { queue, attempts, finished: done, threads: threads.handle(), most };
+        let (command, commands) = watch::channel(Command::default());
         let (order, orders) = watch::channel(WorkerOrder::default());
         let id = config.id.clone();
-        let wires = Wires { crew, bells, finished, wishes, orders, vitals: vitals.clone() };
-        let conductor = Conductor::new(broker.clone(), config.clone(), wires);
+        let channels = Channels { pool, wakers, finished, commands, orders, vitals: vitals.clone() };
+        let poll_loop = PollLoop::new(broker.clone(), config.clone(), channels);
         let beat = tokio::spawn(heartbeat::beat(broker.clone(), config, vitals.clone(), order));
         let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), beat: AbortOnDropHandle::new(beat) };
         let task = tokio::spawn(async move {
-            let end = conductor.run().await;
+            let end = poll_loop.run().await;
             // Only now: the slots need their threads until the last settle.
             drop(threads);
             ending.end(end).await;
             end
         });
-        Ok(WorkerHandle { id, wish, vitals, task: Some(task), end: End::Died })
+        Ok(WorkerHandle { id, command, vitals, task: Some(task), end: End::Died })
     }
 
     /// A worker id that no other process has: host name, process id and a random part.
@@ -66,7 +66,7 @@ struct Ending {
     broker: Arc<dyn Broker>,
     id: WorkerId,
     vitals: Arc<Vitals>,
-    /// It ends with the conductor, even if that panics: a worker that is dead must not look alive.
+    /// It ends with the poll loop, even if that panics: a worker that is dead must not look alive.
     beat: AbortOnDropHandle<()>,
 }
 
@@ -85,7 +85,7 @@ impl Ending {
 #[derive(Debug)]
 pub struct WorkerHandle {
     id: WorkerId,
-    wish: watch::Sender<Wish>,
+    command: watch::Sender<Command>,
     vitals: Arc<Vitals>,
     /// None once it was seen to end.
     task: Option<JoinHandle<End>>,
@@ -104,12 +104,12 @@ impl WorkerHandle {
 
     /// Claims nothing more and gives back what did not start. What runs goes on, and the worker stays.
     pub fn pause(&self) {
-        self.wish.send_modify(|wish| wish.paused = true);
+        self.command.send_modify(|command| command.paused = true);
     }
 
     /// Claims again.
     pub fn resume(&self) {
-        self.wish.send_modify(|wish| wish.paused = false);
+        self.command.send_modify(|command| command.paused = false);
     }
 
     /// Soft shutdown: claims nothing more, gives back what did not start, lets running attempts finish for the grace
@@ -121,12 +121,12 @@ impl WorkerHandle {
     /// Ends the worker: warm when what runs has ended, soft after the grace time at the latest, cold now; what is stopped
     /// is handed back at no cost to its job, unless it may run only once. May be called again to end it sooner.
     pub fn shutdown(&self, how: Shutdown) {
-        self.wish.send_modify(|wish| wish.shutdown = Some(how));
+        self.command.send_modify(|command| command.shutdown = Some(how));
     }
 
     /// Ends at once, as a crash would. Leases expire, which costs each held job a delivery.
     pub fn stop(&self) {
-        self.wish.send_modify(|wish| wish.stop = true);
+        self.command.send_modify(|command| command.stop = true);
     }
 
     /// Waits until the worker has ended, also by a panic, and says why. Safe to drop at any await and to call again.

@@ -50,7 +50,7 @@ pub async fn until_told(
                 tracing::info!(?end, "the worker has ended; the process ends too");
                 return Ok(Told::Worker(end));
             }
-            End::Asked | End::Died => ("worker_ended", "the part that runs jobs ended by itself"),
+            End::Requested | End::Died => ("worker_ended", "the part that runs jobs ended by itself"),
         },
         () = web => ("api_ended", "the API ended by itself"),
     };

@@ -157,13 +157,13 @@ async fn a_warm_shutdown_waits_for_what_runs_and_a_colder_one_ends_it_sooner() {
     let job = world.submit_with('l', &short).await;
     world.until(job, |job| job.progress.is_some()).await;
     worker.shutdown(Shutdown::Warm);
-    assert_eq!(worker.join().await, End::Asked);
+    assert_eq!(worker.join().await, End::Requested);
     assert_eq!(outcomes(&world.job(job).await), ["trap"]);
     let mut worker = world.start();
     let ids = run_spinning(&world, 1).await;
     worker.shutdown(Shutdown::Warm);
     worker.shutdown(Shutdown::Cold);
-    assert_eq!(worker.join().await, End::Asked);
+    assert_eq!(worker.join().await, End::Requested);
     assert_eq!(world.job(ids[0]).await.state, JobState::Queued);
 }
 
@@ -246,7 +246,7 @@ async fn a_claim_that_is_answered_after_the_shutdown_began_is_given_back_and_not
         worker.shutdown(how);
         info(&world, &worker, |info| info.state == "draining").await;
         world.broker.late_claims.send_replace(false);
-        assert_eq!((worker.join().await, worker.settled()), (End::Asked, 0));
+        assert_eq!((worker.join().await, worker.settled()), (End::Requested, 0));
         for id in ids {
             let job = world.job(id).await;
             assert_eq!((job.state, job.deliveries, job.progress.is_none()), (JobState::Queued, 0, true));

@@ -75,7 +75,7 @@ async fn a_job_that_may_run_only_once_fails_when_its_worker_is_ended_and_is_give
     }
     let waiting = world.submit_with('l', &early).await;
     worker.shutdown(Shutdown::Cold);
-    assert_eq!(worker.join().await, End::Asked);
+    assert_eq!(worker.join().await, End::Requested);
     let job = world.job(once).await;
     assert_eq!((job.state, job.failure.as_ref().unwrap().kind.as_str()), (JobState::Failed, "worker_lost"));
     for id in [again, waiting] {

@@ -48,14 +48,14 @@ pub(crate) struct Renewing {
 
 /// See the top of the file.
 #[derive(Debug)]
-pub(crate) struct Book {
+pub(crate) struct LeaseTable {
     held: HashMap<u64, Held>,
     lease: Duration,
     /// Deliveries that are not over for the job: in the line or on a slot.
     open: u32,
 }
 
-impl Book {
+impl LeaseTable {
     pub(crate) fn new(lease: Duration) -> Self {
         Self { held: HashMap::new(), lease, open: 0 }
     }
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_jobs_that_run_longest_are_named_first_and_those_that_ended_or_did_not_begin_are_not() {
-        let mut book = Book::new(Duration::from_secs(30));
+        let mut book = LeaseTable::new(Duration::from_secs(30));
         for seq in 1..=5 {
             let active = Active::for_test(seq, "{}");
             if seq < 5 {

@@ -30,7 +30,7 @@ pub(crate) enum Calls {
 
 /// What was asked, ready to be called.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct Invocation<'a> {
     pub(crate) task: Cow<'a, str>,
     pub(crate) digest: Digest,
     pub(crate) policy: Cow<'a, PolicyPatch>,
@@ -68,33 +68,33 @@ struct Version {
 
 /// Why nothing can be called.
 #[derive(Debug)]
-pub(crate) enum Unasked {
+pub(crate) enum InvocationError {
     /// A newer Umbel wrote the record.
     Newer(u64),
     Ended(Outcome),
 }
 
-impl Unasked {
+impl InvocationError {
     fn fatal(kind: &str, message: impl Into<String>) -> Self {
         Self::Ended(Outcome::Fatal(Failure::new(kind, message)))
     }
 }
 
 /// A record that a newer Umbel wrote is for a newer worker; any other that cannot be read fails its job.
-fn unreadable(text: &str, error: &serde_json::Error) -> Unasked {
+fn unreadable(text: &str, error: &serde_json::Error) -> InvocationError {
     match serde_json::from_str::<Version>(text) {
-        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => Unasked::Newer(v),
-        _ => Unasked::fatal("bad_spec", format!("the job's record cannot be read: {error}")),
+        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => InvocationError::Newer(v),
+        _ => InvocationError::fatal("bad_spec", format!("the job's record cannot be read: {error}")),
     }
 }
 
 /// Reads a job that is nobody's node.
-pub(crate) fn read_job(delivery: &Delivery) -> Result<Asked<'_>, Unasked> {
+pub(crate) fn read_job(delivery: &Delivery) -> Result<Invocation<'_>, InvocationError> {
     let spec: Spec<'_> = serde_json::from_str(&delivery.spec).map_err(|e| unreadable(&delivery.spec, &e))?;
     if spec.v > SPEC_VERSION {
-        return Err(Unasked::Newer(spec.v.into()));
+        return Err(InvocationError::Newer(spec.v.into()));
     }
-    Ok(Asked {
+    Ok(Invocation {
         task: spec.task,
         digest: spec.digest,
         policy: Cow::Owned(spec.policy),
@@ -111,7 +111,7 @@ pub(crate) struct Templates(Mutex<Option<(String, Arc<NodeSpec>)>>);
 
 impl Templates {
     /// The template of a node.
-    pub(crate) fn parsed(&self, text: &str) -> Result<Arc<NodeSpec>, Unasked> {
+    pub(crate) fn parsed(&self, text: &str) -> Result<Arc<NodeSpec>, InvocationError> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, spec)) = &*last
             && known == text
@@ -120,7 +120,7 @@ impl Templates {
         }
         let spec: NodeSpec = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
         if spec.v > SPEC_VERSION {
-            return Err(Unasked::Newer(spec.v.into()));
+            return Err(InvocationError::Newer(spec.v.into()));
         }
         let spec = Arc::new(spec);
         *last = Some((text.to_owned(), spec.clone()));
@@ -133,14 +133,14 @@ pub(crate) fn read_node<'a>(
     spec: &'a NodeSpec,
     node: &DeliveredNode,
     input: Option<&str>,
-) -> Result<Asked<'a>, Unasked> {
+) -> Result<Invocation<'a>, InvocationError> {
     let own: NodeArguments = serde_json::from_str(&node.arguments)
-        .map_err(|e| Unasked::fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
+        .map_err(|e| InvocationError::fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
     let input: Option<&RawValue> = input
         .map(serde_json::from_str)
         .transpose()
-        .map_err(|e| Unasked::fatal("bad_spec", format!("the result that it takes cannot be read: {e}")))?;
-    let bind = |more: &[Box<RawValue>]| -> Result<Box<str>, Unasked> {
+        .map_err(|e| InvocationError::fatal("bad_spec", format!("the result that it takes cannot be read: {e}")))?;
+    let bind = |more: &[Box<RawValue>]| -> Result<Box<str>, InvocationError> {
         let args = input.into_iter().chain(own.args.iter().map(|arg| &**arg)).chain(more.iter().map(|arg| &**arg));
         let kwargs = own.kwargs.iter().map(|(name, value)| (name.as_str(), &**value));
         bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
@@ -150,7 +150,7 @@ pub(crate) fn read_node<'a>(
         (_, Some(items)) => Calls::Each(each(items.iter().map(|item| bind(item)))?),
         _ => Calls::One(bind(&[])?),
     };
-    Ok(Asked {
+    Ok(Invocation {
         task: Cow::Borrowed(spec.task.as_str()),
         digest: spec.digest,
         policy: Cow::Borrowed(&spec.policy),
@@ -162,23 +162,26 @@ pub(crate) fn read_node<'a>(
 }
 
 /// The calls of a map. Each has what they have in common, which together may be far more than what was submitted.
-fn each(calls: impl Iterator<Item = Result<Box<str>, Unasked>>) -> Result<Vec<Box<str>>, Unasked> {
+fn each(calls: impl Iterator<Item = Result<Box<str>, InvocationError>>) -> Result<Vec<Box<str>>, InvocationError> {
     let (mut made, mut bytes) = (Vec::new(), 0);
     for call in calls {
         let call = call?;
         bytes += call.len();
         if bytes > MAX_INPUT_BYTES {
             let message = format!("the arguments of its calls are larger than {MAX_INPUT_BYTES} bytes together");
-            return Err(Unasked::fatal("host_limit:input", message));
+            return Err(InvocationError::fatal("host_limit:input", message));
         }
         made.push(call);
     }
     Ok(made)
 }
 
-fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> Unasked {
+fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> InvocationError {
     let problems: Vec<String> = errors.iter().take(MAX_PROBLEMS).map(ToString::to_string).collect();
-    Unasked::fatal("invalid_arguments", format!("`{task}` cannot be called with these: {}", problems.join("; ")))
+    InvocationError::fatal(
+        "invalid_arguments",
+        format!("`{task}` cannot be called with these: {}", problems.join("; ")),
+    )
 }
 
 /// Reads what a node takes of its source.
@@ -186,7 +189,7 @@ pub(crate) async fn read_input(
     broker: &dyn Broker,
     large: &dyn LargeValues,
     delivery: &Delivery,
-) -> Result<Option<String>, Unasked> {
+) -> Result<Option<String>, InvocationError> {
     let Some(node) = &delivery.node else { return Ok(None) };
     let at = |number| NodeAt { broker, large, tenant: &delivery.tenant, workflow: node.workflow, node: number };
     let read = match &node.input {
@@ -203,24 +206,24 @@ pub(crate) async fn read_input(
 }
 
 /// What a value that cannot be read makes of the job that needs it.
-pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> Unasked {
+pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> InvocationError {
     let (tenant, job) = (&delivery.tenant, &delivery.id);
     match error {
         // Back to the queue, at no cost: the broker is gone for the settle too, or another worker has better luck.
         ValueError::Broker(error) if error.is_transient() => {
             tracing::warn!(%tenant, %job, %error, "input not read; job given back");
-            Unasked::Ended(Outcome::Released)
+            InvocationError::Ended(Outcome::Released)
         }
         ValueError::Unavailable(_) => {
             tracing::error!(%tenant, %job, %error, retry_in_ms = PARK_MS, "job put aside");
-            Unasked::Ended(Outcome::Snooze { delay_ms: PARK_MS })
+            InvocationError::Ended(Outcome::Snooze { delay_ms: PARK_MS })
         }
         ValueError::Lost(_) => {
             tracing::error!(%tenant, %job, %error, "a value that a job needs is lost");
-            Unasked::fatal("value_lost", error.to_string())
+            InvocationError::fatal("value_lost", error.to_string())
         }
-        ValueError::TooLarge(_) => Unasked::fatal("host_limit:input", error.to_string()),
-        other => Unasked::fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
+        ValueError::TooLarge(_) => InvocationError::fatal("host_limit:input", error.to_string()),
+        other => InvocationError::fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
     }
 }
 
@@ -259,9 +262,9 @@ mod tests {
     fn calls(parameters: &[&str], arguments: &str, input: Option<&str>) -> Result<Vec<String>, String> {
         let spec = spec(parameters);
         match read_node(&spec, &node(arguments), input) {
-            Ok(Asked { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
-            Ok(Asked { calls: Calls::Each(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
-            Err(Unasked::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
+            Ok(Invocation { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
+            Ok(Invocation { calls: Calls::Each(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
+            Err(InvocationError::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
             Err(other) => panic!("{other:?}"),
         }
     }

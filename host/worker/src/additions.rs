@@ -8,17 +8,17 @@ use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{
     attempt::unix_ms,
-    wishes::{Wishes, parsed},
+    workflow_requests::{WorkflowRequests, parsed},
 };
 
 /// Composes what guests ask for. Tasks are those of the tenant, as they are deployed now.
 #[derive(Debug)]
-pub(crate) struct Grower {
+pub(crate) struct AdditionsComposer {
     tasks: BrokerTasks,
     rules: Rules,
 }
 
-impl Grower {
+impl AdditionsComposer {
     pub(crate) fn new(broker: Arc<dyn Broker>, bounds: PolicyBounds) -> Self {
         Self { tasks: BrokerTasks::new(broker), rules: Rules { bounds, ..Rules::default() } }
     }
@@ -28,7 +28,7 @@ impl Grower {
         &self,
         delivery: &Delivery,
         template: Option<&NodeSpec>,
-        wishes: Wishes,
+        requests: WorkflowRequests,
     ) -> Result<(Growth, Option<WorkflowId>), Outcome> {
         let stamps = template.cloned().map(Stamps::from).unwrap_or_default();
         let composer = Composer {
@@ -39,7 +39,7 @@ impl Grower {
             now_ms: unix_ms(),
             pointer: "",
         };
-        let Wishes { submitted, replacement, members, .. } = wishes;
+        let WorkflowRequests { submitted, replacement, members, .. } = requests;
         let replaced_by = replacement.as_ref().map(|(id, _)| *id);
         let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
         let mut growth = Growth::default();

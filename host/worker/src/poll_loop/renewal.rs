@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use umbel_broker::{Broker, Error as BrokerError, LeaseState, Renewal as Lease};
 
-use super::{Conductor, round_trip::is_of_what_was_asked};
-use crate::held::Renewing;
+use super::{PollLoop, round_trip::is_of_what_was_asked};
+use crate::leases::Renewing;
 
 /// What runs is asked for this often, however long its lease is: a job is cancelled within a second even when the hint
 /// is lost. All held deliveries go together, so it is one round trip.
@@ -16,7 +16,7 @@ const FRESH: Duration = Duration::from_millis(100);
 pub(super) type Renewal =
     std::pin::Pin<Box<dyn Future<Output = (Renewing, Result<Vec<Option<LeaseState>>, BrokerError>)> + Send>>;
 
-impl Conductor {
+impl PollLoop {
     pub(super) fn start_renewal(&mut self, now: Instant) -> Option<Renewal> {
         let due = self.next_renewal <= now;
         let flush = self.flush_at.is_some_and(|at| at <= now);
@@ -29,7 +29,7 @@ impl Conductor {
             self.next_renewal = now + EVERY.min(lease / 3);
         }
         self.flush_at = None;
-        self.bells.answer();
+        self.wakers.answer();
         // On a flush only those go along whose time has come anyway.
         let renewing = self.book.renewing(now, if due { FRESH } else { lease / 6 }, all)?;
         let (broker, lease_ms) = (self.broker.clone(), self.config.lease_ms);

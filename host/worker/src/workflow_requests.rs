@@ -27,7 +27,7 @@ const MAX_TENANTS: usize = 10_000;
 
 /// What was asked so far.
 #[derive(Debug, Default)]
-pub(crate) struct Wishes {
+pub(crate) struct WorkflowRequests {
     /// As text, which the sandbox has measured: read, it takes many times as much.
     pub(crate) submitted: Vec<(WorkflowId, String)>,
     pub(crate) replacement: Option<(WorkflowId, String)>,
@@ -36,42 +36,42 @@ pub(crate) struct Wishes {
     nodes: u32,
 }
 
-impl Wishes {
+impl WorkflowRequests {
     pub(crate) fn is_empty(&self) -> bool {
         self.submitted.is_empty() && self.replacement.is_none() && self.members.is_empty()
     }
 
-    pub(crate) fn submit(&mut self, gate: &Gate<'_>, canvas: &str) -> Result<WorkflowId, Refused> {
-        self.check(gate, canvas)?;
+    pub(crate) fn submit(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<WorkflowId, Refused> {
+        self.check(requester, canvas)?;
         let id = fresh();
         self.submitted.push((id, canvas.to_owned()));
         Ok(id)
     }
 
-    pub(crate) fn replace(&mut self, gate: &Gate<'_>, canvas: &str) -> Result<(), Refused> {
-        self.check(gate, canvas)?;
+    pub(crate) fn replace(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<(), Refused> {
+        self.check(requester, canvas)?;
         self.replacement = Some((fresh(), canvas.to_owned()));
         Ok(())
     }
 
-    pub(crate) fn add_to_group(&mut self, gate: &Gate<'_>, members: &str) -> Result<(), Refused> {
-        if gate.node.and_then(|node| node.group).is_none() {
+    pub(crate) fn add_to_group(&mut self, requester: &Requester<'_>, members: &str) -> Result<(), Refused> {
+        if requester.node.and_then(|node| node.group).is_none() {
             return Err(Refused::new("not_in_group", "this job is in no group"));
         }
         let parsed: Vec<Canvas> = parsed(members)?;
-        let (planned, _) = plan_members(parsed, self.limits(gate)?).map_err(|e| unplanned(&e))?;
-        self.count(gate, planned.nodes.len() as u32)?;
+        let (planned, _) = plan_members(parsed, self.limits(requester)?).map_err(|e| unplanned(&e))?;
+        self.count(requester, planned.nodes.len() as u32)?;
         self.members.push(members.to_owned());
         Ok(())
     }
 
-    fn check(&mut self, gate: &Gate<'_>, text: &str) -> Result<(), Refused> {
-        let planned = plan(parsed(text)?, self.limits(gate)?).map_err(|e| unplanned(&e))?;
-        self.count(gate, planned.nodes.len() as u32)
+    fn check(&mut self, requester: &Requester<'_>, text: &str) -> Result<(), Refused> {
+        let planned = plan(parsed(text)?, self.limits(requester)?).map_err(|e| unplanned(&e))?;
+        self.count(requester, planned.nodes.len() as u32)
     }
 
-    fn limits(&self, gate: &Gate<'_>) -> Result<CanvasLimits, Refused> {
-        let depth = gate.node.map_or(0, |node| node.depth);
+    fn limits(&self, requester: &Requester<'_>) -> Result<CanvasLimits, Refused> {
+        let depth = requester.node.map_or(0, |node| node.depth);
         if depth >= MAX_GENERATIONS {
             let message = format!("guests may submit each other {MAX_GENERATIONS} times in a row");
             return Err(Refused::new("host_limit:canvas_depth", message));
@@ -79,8 +79,8 @@ impl Wishes {
         Ok(CanvasLimits { max_nodes: MAX_GROWTH - self.nodes, ..CanvasLimits::default() })
     }
 
-    fn count(&mut self, gate: &Gate<'_>, nodes: u32) -> Result<(), Refused> {
-        gate.rates.take(gate.tenant, nodes)?;
+    fn count(&mut self, requester: &Requester<'_>, nodes: u32) -> Result<(), Refused> {
+        requester.rates.take(requester.tenant, nodes)?;
         self.nodes += nodes;
         Ok(())
     }
@@ -105,17 +105,17 @@ fn unplanned(error: &CanvasError) -> Refused {
 }
 
 /// Who asks.
-pub(crate) struct Gate<'a> {
+pub(crate) struct Requester<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) node: Option<&'a DeliveredNode>,
-    pub(crate) rates: &'a Rates,
+    pub(crate) rates: &'a NodeRates,
 }
 
 /// How fast the guests of each tenant add nodes.
 #[derive(Debug, Default)]
-pub(crate) struct Rates(Mutex<HashMap<TenantId, (f64, Instant)>>);
+pub(crate) struct NodeRates(Mutex<HashMap<TenantId, (f64, Instant)>>);
 
-impl Rates {
+impl NodeRates {
     fn take(&self, tenant: &TenantId, nodes: u32) -> Result<(), Refused> {
         let now = Instant::now();
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,11 +156,11 @@ mod tests {
 
     fn with<T>(
         node: Option<&DeliveredNode>,
-        ask: impl FnOnce(&mut Wishes, &Gate<'_>) -> Result<T, Refused>,
+        ask: impl FnOnce(&mut WorkflowRequests, &Requester<'_>) -> Result<T, Refused>,
     ) -> Option<String> {
-        let (tenant, rates) = (TenantId::new("t").unwrap(), Rates::default());
-        let gate = Gate { tenant: &tenant, node, rates: &rates };
-        ask(&mut Wishes::default(), &gate).err().map(|refused| refused.kind)
+        let (tenant, rates) = (TenantId::new("t").unwrap(), NodeRates::default());
+        let requester = Requester { tenant: &tenant, node, rates: &rates };
+        ask(&mut WorkflowRequests::default(), &requester).err().map(|refused| refused.kind)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_small_workflows_meets_the_rate() {
-        let (tenant, rates) = (TenantId::new("t").unwrap(), Rates::default());
+        let (tenant, rates) = (TenantId::new("t").unwrap(), NodeRates::default());
         let refused = (0..100).find_map(|_| rates.take(&tenant, 1_000).err());
         assert_eq!(refused.map(|refused| refused.kind), Some("host_limit:canvas_rate".into()));
         let other = TenantId::new("other").unwrap();

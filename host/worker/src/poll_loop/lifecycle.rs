@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::Shutdown;
 
-use super::Conductor;
+use super::PollLoop;
 use crate::{
+    autoscale::{Load, Scale},
     queues,
-    scale::{Load, Scale},
 };
 
 /// After the grace time and the stop of all guests, a shutdown waits so long for the broker to take the last settles.
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What the owner of a worker wants of it. Each is only ever added to, but for the pause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
+pub(crate) struct Command {
     pub(crate) paused: bool,
     pub(crate) shutdown: Option<Shutdown>,
     /// At once: leases expire.
@@ -33,7 +33,7 @@ pub(crate) struct Wish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// Its owner wanted it.
-    Asked,
+    Requested,
     /// An operator ordered it.
     Ordered,
     /// It had done as many jobs as one process should: start another.
@@ -54,16 +54,16 @@ pub(super) struct Drain {
     next_word: Instant,
 }
 
-impl Conductor {
-    pub(super) fn follow_wish(&mut self) {
-        let wish = *self.wishes.borrow_and_update();
-        if wish.paused != self.wished.paused {
-            self.set_paused(wish.paused);
+impl PollLoop {
+    pub(super) fn follow_command(&mut self) {
+        let command = *self.commands.borrow_and_update();
+        if command.paused != self.followed.paused {
+            self.set_paused(command.paused);
         }
-        if let Some(shutdown) = wish.shutdown.filter(|_| wish.shutdown != self.wished.shutdown) {
-            self.shut_down(shutdown, End::Asked);
+        if let Some(shutdown) = command.shutdown.filter(|_| command.shutdown != self.followed.shutdown) {
+            self.shut_down(shutdown, End::Requested);
         }
-        self.wished = wish;
+        self.followed = command;
     }
 
     pub(super) fn follow_order(&mut self) {
@@ -77,8 +77,8 @@ impl Conductor {
         let queues = order.queues.filter(|queues| last.queues.as_ref() != Some(queues));
         tracing::info!(worker = %self.config.id, number, ?drain, ?shutdown, ?slots, ?queues, "an order arrived");
         if let Some((least, most)) = slots {
-            let least = least.clamp(1, self.crew.most);
-            let most = most.clamp(least, self.crew.most);
+            let least = least.clamp(1, self.pool.most);
+            let most = most.clamp(least, self.pool.most);
             self.scale = Scale::new(least, most);
             self.set_slots(self.slots.clamp(least, most));
         }
@@ -98,13 +98,13 @@ impl Conductor {
     }
 
     pub(super) fn set_slots(&mut self, slots: u32) {
-        let given = self.crew.resize(slots);
+        let given = self.pool.resize(slots);
         if given < slots {
             tracing::warn!(worker = %self.config.id, slots, given, "the sandbox of this worker has fewer slots");
         }
         self.slots = given;
         self.hinted = true;
-        let (least, most) = (self.scale.least.min(self.crew.most), self.scale.most.min(self.crew.most));
+        let (least, most) = (self.scale.least.min(self.pool.most), self.scale.most.min(self.pool.most));
         self.vitals.set_slots(given, least, most);
     }
 
@@ -191,7 +191,7 @@ impl Conductor {
 
     /// For the next heartbeat.
     pub(super) fn note_held(&self) {
-        self.vitals.set_held(self.book.open().saturating_sub(self.line.len() as u32), self.book.len());
+        self.vitals.set_held(self.book.open().saturating_sub(self.local_queue.len() as u32), self.book.len());
     }
 
     // ---- what it decides itself

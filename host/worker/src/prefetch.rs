@@ -6,7 +6,7 @@
 /// Work claimed ahead, microseconds of it per guest thread: covers a round trip to the broker and a gathering.
 const AHEAD_US: u64 = 20_000;
 /// Deliveries claimed ahead at most, however short they are.
-pub(crate) const MAX_AHEAD: u32 = 512;
+pub(crate) const MAX_PREFETCH: u32 = 512;
 /// Deliveries claimed ahead at most for each one that finished since the last claim.
 const GROWTH: u64 = 4;
 /// Weight of the newest attempt in the mean: 1/16.
@@ -16,16 +16,16 @@ const LONG_US: u64 = 1_000_000;
 
 /// Recent mean duration of attempts.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Prefetch {
     mean_us: u64,
     max_ahead: u32,
     known: bool,
 }
 
-impl Pace {
-    /// `max_ahead` is cut to `MAX_AHEAD`.
+impl Prefetch {
+    /// `max_ahead` is cut to `MAX_PREFETCH`.
     pub(crate) fn new(max_ahead: u32) -> Self {
-        Self { mean_us: LONG_US, max_ahead: max_ahead.min(MAX_AHEAD), known: false }
+        Self { mean_us: LONG_US, max_ahead: max_ahead.min(MAX_PREFETCH), known: false }
     }
 
     /// Learns from an attempt that took so long on its slot, microseconds.
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_ahead_before_an_attempt_was_seen_and_for_long_ones() {
-        let mut pace = Pace::new(512);
+        let mut pace = Prefetch::new(512);
         assert_eq!(pace.ahead(2, 1_000), 0);
         (0..100).for_each(|_| pace.learn(30_000));
         assert_eq!(pace.ahead(2, 1_000), 0);
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn short_attempts_fill_about_twenty_milliseconds_a_thread() {
-        let mut pace = Pace::new(512);
+        let mut pace = Prefetch::new(512);
         (0..200).for_each(|_| pace.learn(1_000));
         assert_eq!(pace.ahead(2, 1_000), 40);
         (0..200).for_each(|_| pace.learn(0));
@@ -106,14 +106,14 @@ mod tests {
 
     #[test]
     fn an_idle_worker_claims_nothing_ahead_and_grows_with_what_it_finishes() {
-        let mut pace = Pace::new(512);
+        let mut pace = Prefetch::new(512);
         (0..200).for_each(|_| pace.learn(20));
         assert_eq!([0, 4, 16, 64, 256].map(|finished| pace.ahead(2, finished)), [0, 16, 64, 256, 512]);
     }
 
     #[test]
     fn one_long_attempt_among_short_ones_stops_claiming_ahead() {
-        let mut pace = Pace::new(512);
+        let mut pace = Prefetch::new(512);
         (0..200).for_each(|_| pace.learn(20));
         pace.learn(10_000_000);
         assert_eq!(pace.ahead(2, 1_000), 0);

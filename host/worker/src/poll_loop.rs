@@ -1,9 +1,9 @@
-//! The conductor: claims, hands to the slots, renews and settles, on the caller's runtime.
+//! The poll loop: claims, hands to the slots, renews and settles, on the caller's runtime.
 //!
 //! Invariants: at most one claim-or-settle and at most one renewal are under way; renewals never wait for guests, nor
 //! for a settle; a hint is a reason to look and never the truth; when idle nothing waits for company.
 
-mod orders;
+mod lifecycle;
 mod renewal;
 mod round_trip;
 
@@ -20,22 +20,22 @@ use umbel_model::QueueName;
 
 use crate::{
     WorkerConfig,
-    active::Bells,
+    active::Wakers,
+    autoscale::Scale,
+    completion::Finished,
     heartbeat::Vitals,
-    held::Book,
     hints::Hints,
+    leases::LeaseTable,
     outbox::Outbox,
-    pace::{Pace, Retries},
+    prefetch::{Prefetch, Retries},
     queues::QueueSet,
-    scale::Scale,
-    settling::Finished,
-    slots::{Crew, Line},
-    wishes::Rates,
+    slots::{LocalQueue, SlotPool},
+    workflow_requests::NodeRates,
 };
 
-use orders::Drain;
-pub use orders::End;
-pub(crate) use orders::Wish;
+pub(crate) use lifecycle::Command;
+use lifecycle::Drain;
+pub use lifecycle::End;
 
 use renewal::Renewal;
 use round_trip::RoundTrip;
@@ -48,32 +48,32 @@ const FLUSH: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_millis(100);
 /// Between two looks at leases that nobody renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
-/// What connects a conductor with the rest of its worker.
-pub(crate) struct Wires {
-    pub(crate) crew: Crew,
-    pub(crate) bells: Arc<Bells>,
+/// What connects a poll loop with the rest of its worker.
+pub(crate) struct Channels {
+    pub(crate) pool: SlotPool,
+    pub(crate) wakers: Arc<Wakers>,
     pub(crate) finished: mpsc::UnboundedReceiver<Finished>,
-    pub(crate) wishes: watch::Receiver<Wish>,
+    pub(crate) commands: watch::Receiver<Command>,
     pub(crate) orders: watch::Receiver<WorkerOrder>,
     pub(crate) vitals: Arc<Vitals>,
 }
 
-pub(crate) struct Conductor {
+pub(crate) struct PollLoop {
     broker: Arc<dyn Broker>,
     config: WorkerConfig,
-    line: Arc<Line>,
-    bells: Arc<Bells>,
+    local_queue: Arc<LocalQueue>,
+    wakers: Arc<Wakers>,
     /// How fast guests add jobs.
-    rates: Arc<Rates>,
+    rates: Arc<NodeRates>,
     finished: mpsc::UnboundedReceiver<Finished>,
     /// What the owner wants, and what of it was followed.
-    wishes: watch::Receiver<Wish>,
-    wished: Wish,
+    commands: watch::Receiver<Command>,
+    followed: Command,
     /// The one that was followed last.
     last_order: WorkerOrder,
     orders: watch::Receiver<WorkerOrder>,
     vitals: Arc<Vitals>,
-    crew: Crew,
+    pool: SlotPool,
     /// Attempts at once.
     slots: u32,
     scale: Scale,
@@ -83,9 +83,9 @@ pub(crate) struct Conductor {
     found: (watch::Sender<Vec<QueueName>>, watch::Receiver<Vec<QueueName>>),
     /// Looks for queues while they are not named.
     look_out: Option<AbortOnDropHandle<()>>,
-    book: Book,
+    book: LeaseTable,
     outbox: Outbox,
-    pace: Pace,
+    pace: Prefetch,
     /// Deliveries to hold beyond the free slots, as of the last round trip.
     ahead: u32,
     retries: Retries,
@@ -110,21 +110,21 @@ pub(crate) struct Conductor {
     drain: Option<Drain>,
 }
 
-impl Conductor {
-    pub(crate) fn new(broker: Arc<dyn Broker>, config: WorkerConfig, wires: Wires) -> Self {
-        let Wires { crew, bells, finished, wishes, orders, vitals } = wires;
+impl PollLoop {
+    pub(crate) fn new(broker: Arc<dyn Broker>, config: WorkerConfig, channels: Channels) -> Self {
+        let Channels { pool, wakers, finished, commands, orders, vitals } = channels;
         let now = Instant::now();
         let lease = Duration::from_millis(config.lease_ms);
         let (least, most, slots) = config.slots();
-        if most > crew.most {
-            tracing::warn!(worker = %config.id, most, slots = crew.most, "it will not have more slots than its sandbox");
+        if most > pool.most {
+            tracing::warn!(worker = %config.id, most, slots = pool.most, "it will not have more slots than its sandbox");
         }
-        let scale = Scale::new(least.min(crew.most), most.min(crew.most));
+        let scale = Scale::new(least.min(pool.most), most.min(pool.most));
         let mut this = Self {
             queues: QueueSet::new(&config.queues, &config.exclude),
-            book: Book::new(lease),
+            book: LeaseTable::new(lease),
             outbox: Outbox::new(),
-            pace: Pace::new(config.max_ahead),
+            pace: Prefetch::new(config.max_ahead),
             ahead: 0,
             retries: Retries::default(),
             next_seq: 0,
@@ -142,16 +142,16 @@ impl Conductor {
             drain: None,
             broker,
             config,
-            line: crew.line.clone(),
-            bells,
+            local_queue: pool.queue.clone(),
+            wakers,
             rates: Arc::default(),
             finished,
-            wishes,
-            wished: Wish::default(),
+            commands,
+            followed: Command::default(),
             last_order: WorkerOrder::default(),
             orders,
             vitals,
-            crew,
+            pool,
             slots: 0,
             scale,
             next_tick: now,
@@ -174,8 +174,8 @@ impl Conductor {
         let mut renewal: Option<Renewal> = None;
         let mut arrived: Vec<Finished> = Vec::new();
         loop {
-            if self.wishes.borrow().stop {
-                return End::Asked;
+            if self.commands.borrow().stop {
+                return End::Requested;
             }
             if let Some(end) = self.drained(round_trip.is_some()) {
                 return end;
@@ -193,10 +193,10 @@ impl Conductor {
             let wake = tokio::time::sleep_until(self.next_wake(now, round_trip.is_some(), renewal.is_some()).into());
             tokio::select! {
                 biased;
-                wish = self.wishes.changed() => match wish {
-                    Ok(()) => self.follow_wish(),
+                command = self.commands.changed() => match command {
+                    Ok(()) => self.follow_command(),
                     // Nobody could ever wait for this worker or end it.
-                    Err(_) => return End::Asked,
+                    Err(_) => return End::Requested,
                 },
                 Ok(()) = self.orders.changed() => self.follow_order(),
                 done = poll_some(&mut round_trip) => {
@@ -210,8 +210,8 @@ impl Conductor {
                 // Not while a round trip is under way: then what finishes makes the next batch, and wakes nobody.
                 n = self.finished.recv_many(&mut arrived, MAX_CLAIM as usize),
                     if round_trip.is_none() && !gathering => if n == 0 { return End::Died },
-                () = self.bells.refill.notified(), if gathering => self.gather_until = None,
-                () = self.bells.report.notified() => self.flush_at = self.flush_at.or(Some(now + FLUSH)),
+                () = self.wakers.refill.notified(), if gathering => self.gather_until = None,
+                () = self.wakers.report.notified() => self.flush_at = self.flush_at.or(Some(now + FLUSH)),
                 // Nobody looks for queues when they were named: then this never happens.
                 Ok(()) = self.found.1.changed() => self.learn_queues(),
                 signal = work.next() => self.work_hint(&signal),
@@ -235,7 +235,7 @@ impl Conductor {
         if stopped > 0 {
             tracing::warn!(worker = %self.config.id, stopped, "leases were not renewed in time, their guests are stopped");
         }
-        if self.line.still_since().is_some_and(|since| since + STALL <= now) {
+        if self.local_queue.still_since().is_some_and(|since| since + STALL <= now) {
             self.pace.stalled();
             self.give_back();
         }
@@ -264,7 +264,7 @@ impl Conductor {
             }
             sooner(now + LEASE_LOOK);
         }
-        if let Some(since) = self.line.still_since() {
+        if let Some(since) = self.local_queue.still_since() {
             sooner(since + STALL);
         }
         if let (Some(at), false) = (self.flush_at, renewal) {

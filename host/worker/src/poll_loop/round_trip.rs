@@ -8,8 +8,8 @@ use std::{
 use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
 use umbel_model::{Resolution, Token};
 
-use super::{Conductor, MAX_CLAIM};
-use crate::{active::Active, attempt::random_u64, outbox::Batch, settling::Finished};
+use super::{MAX_CLAIM, PollLoop};
+use crate::{active::Active, attempt::random_u64, completion::Finished, outbox::Batch};
 
 pub(super) type RoundTrip = std::pin::Pin<Box<dyn Future<Output = RoundTripDone> + Send>>;
 
@@ -21,7 +21,7 @@ pub(super) struct RoundTripDone {
     answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
 }
 
-impl Conductor {
+impl PollLoop {
     /// True while finished attempts should gather: there is plenty to do, and a bell rings when that ends.
     pub(super) fn is_gathering(&mut self, now: Instant) -> bool {
         if self.gather_until.is_some_and(|until| until <= now) {
@@ -61,7 +61,7 @@ impl Conductor {
             return 0;
         }
         self.ahead = self.pace.ahead(self.config.guest_threads, self.outbox.ready());
-        self.line.set_low_water(self.ahead as usize / 2);
+        self.local_queue.set_low_water(self.ahead as usize / 2);
         (self.slots + self.ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
     }
 
@@ -149,7 +149,7 @@ impl Conductor {
         self.hand_out(deliveries, started);
         let ahead = self.ahead as usize;
         // Below that there are too few to gather for.
-        let plenty = ahead >= 32 && self.line.len() > ahead / 2;
+        let plenty = ahead >= 32 && self.local_queue.len() > ahead / 2;
         self.gather_until =
             (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
     }
@@ -197,7 +197,7 @@ impl Conductor {
             .into_iter()
             .map(|delivery| {
                 self.next_seq += 1;
-                let active = Arc::new(Active::new(self.next_seq, delivery, self.bells.clone(), self.rates.clone()));
+                let active = Arc::new(Active::new(self.next_seq, delivery, self.wakers.clone(), self.rates.clone()));
                 self.book.add(active.clone(), since);
                 active
             })
@@ -207,13 +207,13 @@ impl Conductor {
             return actives.into_iter().for_each(|active| self.release(active));
         }
         if !actives.is_empty() {
-            self.line.push(actives);
+            self.local_queue.push(actives);
         }
     }
 
     /// Gives back what no slot has taken.
     pub(super) fn give_back(&mut self) {
-        for active in self.line.take_back() {
+        for active in self.local_queue.take_back() {
             self.release(active);
         }
         self.gather_until = None;
