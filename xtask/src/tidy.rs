@@ -42,13 +42,13 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel-broker-conformance", &["umbel-model", "umbel-broker"]),
     ("umbel-broker-redis", &["umbel-model", "umbel-broker"]),
     ("umbel-broker-sqlite", &["umbel-model", "umbel-broker"]),
-    ("umbel-canvas", &["umbel-model", "umbel-broker"]),
+    ("umbel-compose", &["umbel-model", "umbel-broker"]),
     ("umbel-modules", &["umbel-model"]),
     ("umbel-sandbox", &["umbel-model"]),
-    ("umbel-worker", &["umbel-model", "umbel-broker", "umbel-canvas", "umbel-modules", "umbel-sandbox"]),
+    ("umbel-worker", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules", "umbel-sandbox"]),
     ("umbel-control", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-modules"]),
-    ("umbel-bulk", &["umbel-model", "umbel-broker", "umbel-canvas", "umbel-modules"]),
-    ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-canvas", "umbel-modules"]),
+    ("umbel-bulk", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules"]),
+    ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
     (
         "umbel-cli",
         &[

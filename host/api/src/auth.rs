@@ -96,7 +96,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
         return Err(Error::TokenName);
     }
     let token = random_token()?;
-    let created_at = serde_json::to_value(Time(crate::mint::now_ms())).ok();
+    let created_at = serde_json::to_value(Time(crate::id_generator::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
     let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
     let put = PutDocument {

@@ -16,11 +16,11 @@ use serde::{
 };
 use serde_json::error::Category;
 use tokio::time::Instant;
-use umbel_canvas::{Misread, plain};
+use umbel_compose::{Misread, plain};
 use umbel_model::{Digest, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
 
 use crate::{
-    limits::{MAX_DEPTH, is_too_deep},
+    json_limits::{MAX_DEPTH, is_too_deep},
     problem::{Code, FieldError, Problem},
     state::Api,
 };
@@ -128,7 +128,7 @@ async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes, Problem> {
     Ok(whole.freeze())
 }
 
-/// Reads on and forgets: a client that is still sending when the connection closes may never see the answer. Bounded
+/// Reads on and forgets: a client that is still sending when the connection closes may never see the answer. WriteTimeout
 /// in bytes and time, because what it sends is refused already.
 pub(crate) async fn drain(body: Body) {
     let mut chunks = body.into_data_stream();

@@ -5,36 +5,34 @@
 //! `docs/errors.md` explains; what a caller sent never reaches the log raw. This is the only crate that knows HTTP, and
 //! it must not know wasmtime: what it needs of an upload comes through `umbel_modules::Inspector`.
 
+mod admission;
 mod auth;
 mod body;
 mod canvas_schema;
 mod config;
 mod controls;
-mod deployed;
-mod drawing;
-mod gate;
-mod limits;
-mod mint;
+mod graph_svg;
+mod id_generator;
+mod job_detail;
+mod json_limits;
+mod middleware;
 mod openapi;
-mod pages;
-mod places;
-mod policy_views;
+mod paging;
 mod problem;
+mod redrive;
 mod router;
 mod routes;
 mod schemas;
 mod serve;
-mod stalled;
 mod state;
 mod submission;
-mod task_document;
-mod tasks_of;
+mod task_cache;
+mod task_source;
+mod task_store;
 mod time;
-mod tree;
 mod views;
-mod whole;
-mod worker_views;
-mod workflow_views;
+mod workflow_tree;
+mod write_timeout;
 
 pub use auth::create_token;
 pub use config::ApiConfig;

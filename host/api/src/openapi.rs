@@ -11,8 +11,8 @@ use utoipa::{
 
 use crate::{
     canvas_schema::{ChainStep, ChordStep, GroupStep, Step, StepOptions, TaskStep},
-    policy_views::PolicyFields,
     problem::ProblemBody,
+    views::PolicyFields,
 };
 
 #[derive(OpenApi)]

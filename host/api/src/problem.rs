@@ -294,7 +294,7 @@ impl From<umbel_bulk::Refusal> for Problem {
             R::Unreadable(_) => Code::RecordUnreadable,
             R::TaskGone(_) => Code::TaskNotFound,
             R::Arguments(_) => Code::InvalidArguments,
-            R::Policy(error) => return crate::task_document::invalid_policy(error),
+            R::Policy(error) => return crate::task_store::invalid_policy(error),
             R::Lost(_) => Code::ValueLost,
             _ => {
                 // The store's own words name folders: they are for the operator.
@@ -306,16 +306,16 @@ impl From<umbel_bulk::Refusal> for Problem {
     }
 }
 
-impl From<umbel_canvas::Error> for Problem {
-    fn from(error: umbel_canvas::Error) -> Self {
-        use umbel_canvas::Error as E;
+impl From<umbel_compose::Error> for Problem {
+    fn from(error: umbel_compose::Error) -> Self {
+        use umbel_compose::Error as E;
         match error {
             E::Broker(error) => error.into(),
             E::NotResumable(why) => Self::new(Code::NotResumable, why),
             E::Refused(faults) => {
                 let code = faults.first().map_or(Code::InvalidCanvas, |fault| code_of(fault.kind));
                 let detail = faults.first().map(|f| cut(&format!("{}: {}", f.pointer, f.detail))).unwrap_or_default();
-                let shown = |f: umbel_canvas::Fault| FieldError { pointer: cut(&f.pointer), detail: f.detail };
+                let shown = |f: umbel_compose::Fault| FieldError { pointer: cut(&f.pointer), detail: f.detail };
                 Self::new(code, detail).errors(faults.into_iter().map(shown).collect())
             }
             E::Corrupt(_) => {
@@ -330,8 +330,8 @@ impl From<umbel_canvas::Error> for Problem {
     }
 }
 
-fn code_of(kind: umbel_canvas::FaultKind) -> Code {
-    use umbel_canvas::FaultKind as K;
+fn code_of(kind: umbel_compose::FaultKind) -> Code {
+    use umbel_compose::FaultKind as K;
     match kind {
         K::TaskNotFound => Code::TaskNotFound,
         K::Arguments => Code::InvalidArguments,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     http::{Method, StatusCode, Uri, header},
-    middleware,
+    middleware as layer,
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -14,13 +14,10 @@ use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    gate::gate,
+    middleware::middleware,
     openapi::{Base, complete},
     problem::{Code, Problem},
-    routes::{
-        batch, bulk, dead, events, health, job_lists, jobs, modules, outputs, queues, tasks, tenant, tenant_events,
-        workers, workflows,
-    },
+    routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, workers, workflows},
     state::Api,
 };
 
@@ -32,14 +29,14 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tasks::show, tasks::patch))
         .routes(routes!(tasks::deploy))
         .routes(routes!(tasks::rollback))
-        .routes(routes!(jobs::submit, job_lists::list))
-        .routes(routes!(batch::submit_batch))
+        .routes(routes!(jobs::submit, jobs::list::list))
+        .routes(routes!(jobs::batch::submit_batch))
         .routes(routes!(tasks::control))
         .routes(routes!(jobs::show, jobs::forget))
-        .routes(routes!(outputs::result))
-        .routes(routes!(events::follow))
-        .routes(routes!(tenant_events::follow_all))
-        .routes(routes!(outputs::logs))
+        .routes(routes!(jobs::output::result))
+        .routes(routes!(jobs::events::follow))
+        .routes(routes!(tenant::events::follow_all))
+        .routes(routes!(jobs::output::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(workflows::submit, workflows::list))
@@ -91,7 +88,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/openapi.json", get(spec))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(api.clone(), gate))
+        .layer(layer::from_fn_with_state(api.clone(), middleware))
         .with_state(api)
 }
 

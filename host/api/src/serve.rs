@@ -21,7 +21,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
-use crate::stalled::Bounded;
+use crate::write_timeout::WriteTimeout;
 
 /// Connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -110,7 +110,7 @@ async fn connection(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(Bounded::new(stream, longest_write)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, longest_write)), service);
     let mut served = pin!(served);
     // The guard that `wait_for` answers with must not live on.
     let stopped = async { stopping.wait_for(|stop| *stop).await.is_ok() };

@@ -6,17 +6,17 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 use umbel_broker::{Broker, Watch};
 use umbel_bulk::{Carrier, LargeStore};
-use umbel_canvas::{Limits, RouteTable, Rules};
+use umbel_compose::{Limits, RouteTable, Rules};
 use umbel_model::{TaskName, TenantId};
 use umbel_modules::{Inspector, ModuleStore};
 
 use crate::{
+    admission::{FairSemaphore, TenantSemaphores},
     auth::Tokens,
     config::ApiConfig,
-    deployed::Deployed,
-    mint::Mint,
-    places::{ByTenant, Turnstile},
+    id_generator::IdGenerator,
     schemas::{SchemaCache, Turns},
+    task_cache::Deployed,
 };
 
 /// Another server's deploy is seen at most this late; one's own at once.
@@ -45,19 +45,19 @@ pub struct Api {
     pub(crate) deployed: Cache<(TenantId, TaskName), Arc<Deployed>>,
     pub(crate) routes: Cache<TenantId, Arc<RouteTable>>,
     pub(crate) schemas: SchemaCache,
-    pub(crate) mint: Mint,
+    pub(crate) ids: IdGenerator,
     pub(crate) in_flight: Semaphore,
-    pub(crate) tenants_in_flight: ByTenant,
-    pub(crate) batches: Turnstile,
-    pub(crate) uploads: Turnstile,
-    pub(crate) workflows: Turnstile,
+    pub(crate) tenants_in_flight: TenantSemaphores,
+    pub(crate) batches: FairSemaphore,
+    pub(crate) uploads: FairSemaphore,
+    pub(crate) workflows: FairSemaphore,
     /// Streams of events.
     pub(crate) streams: Arc<Semaphore>,
-    pub(crate) tenants_streams: ByTenant,
+    pub(crate) tenants_streams: TenantSemaphores,
     /// Trees and pictures of workflows.
-    pub(crate) trees: Turnstile,
+    pub(crate) trees: FairSemaphore,
     /// Results of any size, until their readers have them.
-    pub(crate) results: Turnstile,
+    pub(crate) results: FairSemaphore,
     pub(crate) rules: Rules,
     /// Refused bodies of strangers that are read and forgotten.
     pub(crate) drains: Semaphore,
@@ -78,20 +78,20 @@ impl Api {
                 .build(),
             routes: Cache::builder().max_capacity(CACHED_ROUTES).time_to_live(DEPLOYED_TTL).build(),
             schemas: SchemaCache::new(),
-            mint: Mint::default(),
+            ids: IdGenerator::default(),
             in_flight: Semaphore::new(config.max_in_flight),
-            tenants_in_flight: ByTenant::new(config.max_tenant_in_flight),
-            batches: Turnstile::new(config.max_batches, config.max_tenant_batches, turn_wait),
-            uploads: Turnstile::new(config.max_uploads, config.max_tenant_uploads, turn_wait),
-            workflows: Turnstile::new(
+            tenants_in_flight: TenantSemaphores::new(config.max_tenant_in_flight),
+            batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, turn_wait),
+            uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, turn_wait),
+            workflows: FairSemaphore::new(
                 config.max_workflow_submissions,
                 config.max_tenant_workflow_submissions,
                 turn_wait,
             ),
             streams: Arc::new(Semaphore::new(config.max_streams)),
-            tenants_streams: ByTenant::new(config.max_tenant_streams),
-            trees: Turnstile::new(MAX_TREES, 1, turn_wait),
-            results: Turnstile::new(MAX_RESULTS, MAX_TENANT_RESULTS, turn_wait),
+            tenants_streams: TenantSemaphores::new(config.max_tenant_streams),
+            trees: FairSemaphore::new(MAX_TREES, 1, turn_wait),
+            results: FairSemaphore::new(MAX_RESULTS, MAX_TENANT_RESULTS, turn_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },

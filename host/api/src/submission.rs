@@ -12,7 +12,7 @@ use serde::{
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{BrokerOptions, IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start};
-use umbel_canvas::{BrokerOptionRule, FaultKind, Misplaced, Options};
+use umbel_compose::{BrokerOptionRule, FaultKind, Misplaced, Options};
 use umbel_model::{
     JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
     bind::{self, pointer_of},
@@ -23,10 +23,10 @@ use umbel_modules::ModuleStore;
 
 use crate::{
     body::cut,
-    deployed::Deployed,
     problem::{Code, FieldError, Problem},
     schemas::Complaints,
     state::Api,
+    task_cache::Deployed,
 };
 
 /// A signature, borrowed from the body.
@@ -75,7 +75,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads the options of a job.
 pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
-    Options::parse(json, crate::mint::now_ms()).map_err(|fault| {
+    Options::parse(json, crate::id_generator::now_ms()).map_err(|fault| {
         let code = match fault.kind {
             FaultKind::Options => Code::InvalidBody,
             FaultKind::Canvas => Code::InvalidCanvas,
@@ -88,7 +88,7 @@ pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
 
 /// The key and body of an idempotent submission as they are stored: hashes only.
 pub(crate) fn idempotency(key: &str, body: &[u8]) -> Idempotency {
-    let body = hex::encode(Sha256::digest(crate::limits::compact(body)));
+    let body = hex::encode(Sha256::digest(crate::json_limits::compact(body)));
     Idempotency { key: hex::encode(Sha256::digest(key)), body, ttl_ms: IDEMPOTENCY_TTL_MS }
 }
 
@@ -168,7 +168,7 @@ impl Template {
         signature: &Signature<'_>,
         idempotency: Option<Idempotency>,
     ) -> Result<NewJob, Problem> {
-        let id = api.mint.job_id()?;
+        let id = api.ids.job_id()?;
         let args = signature.args.as_deref().unwrap_or_default();
         let kwargs = signature.kwargs.as_ref().map_or(&[][..], |k| &k.0);
         let Some(bound) = bound(&self.deployed, args, kwargs) else {

@@ -1,7 +1,7 @@
 //! An action on many jobs as it is stored.
 
 use serde::{Deserialize, Serialize};
-use umbel_canvas::Digests;
+use umbel_compose::Digests;
 use umbel_model::{JobId, JobState, PolicyPatch, UnixMs};
 
 use crate::Filter;

@@ -78,7 +78,7 @@ mod time {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<UnixMs>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| umbel_canvas::parse_time(&text)).transpose().map_err(D::Error::custom)
+        text.map(|text| umbel_compose::parse_time(&text)).transpose().map_err(D::Error::custom)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, value::RawValue};
 use umbel_broker::{BrokerOptions, DocumentKind, Error, LargeValues as _, NewJob, Start, ValueError};
-use umbel_canvas::{Digests, TaskDocument, TaskFacts};
+use umbel_compose::{Digests, TaskDocument, TaskFacts};
 use umbel_model::{
     JobId, JobRecord, JobSpec, Policy, PolicyError, PolicyPatch, Stored, TaskName, TenantId, Uniqueness, WorkflowId,
     bind::bind, outcome::truncated,

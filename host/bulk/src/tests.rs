@@ -262,7 +262,7 @@ async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
     world.fail_all().await;
     let record = world.broker.job(&world.tenant, id).await.unwrap().unwrap();
     let policy = PolicyPatch { unique: Some(umbel_model::Uniqueness::First), ..PolicyPatch::default() };
-    let mut repeater = crate::Repeater::new(world.carrier(), umbel_canvas::Digests::Pinned, &policy, "r");
+    let mut repeater = crate::Repeater::new(world.carrier(), umbel_compose::Digests::Pinned, &policy, "r");
     let job = repeater.repetition(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap();
     let broker_options = job.broker_options.unwrap();
     assert!(broker_options.unique.is_none());

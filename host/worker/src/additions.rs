@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use umbel_broker::{Broker, Delivery, Growth, NewWorkflow};
-use umbel_canvas::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
+use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
 use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_bulk::{Aborted, Action, Bulk, Filter, Started, abort as stop, list as all, load};
-use umbel_canvas::Digests;
+use umbel_compose::Digests;
 use umbel_model::{Policy, PolicyPatch};
 use utoipa::ToSchema;
 
@@ -19,12 +19,12 @@ use super::jobs::key_of;
 use crate::{
     auth::Caller,
     body::{BulkOf, Of, answer, checked_text, object, object_of, read_json},
-    mint,
-    policy_views::PolicyFields,
+    id_generator,
     problem::{Code, Problem},
     state::Api,
     submission::idempotency,
     time::Time,
+    views::PolicyFields,
 };
 
 /// An action on many jobs.
@@ -157,7 +157,7 @@ impl BulkBody {
         // Whether fields fit each other is known only with each job's own: what does not is counted as failed.
         let joint = ["limit_key", "unique_for_ms", "debounce_ms", "debounce_max_wait_ms", "soft_time_limit_ms"];
         match wrong.filter(|error| !joint.contains(&error.field)) {
-            Some(error) => Err(crate::task_document::invalid_policy(&error)),
+            Some(error) => Err(crate::task_store::invalid_policy(&error)),
             None => Ok(()),
         }
     }
@@ -165,7 +165,7 @@ impl BulkBody {
 
 /// A new action, with an id of its own.
 pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk, Problem> {
-    Ok(Bulk::new(api.mint.job_id()?, action, filter, mint::now_ms()))
+    Ok(Bulk::new(api.ids.job_id()?, action, filter, id_generator::now_ms()))
 }
 
 /// Stores an action to be carried out, and answers it.
@@ -252,7 +252,7 @@ pub(crate) async fn abort(
     Extension(caller): Extension<Caller>,
     Of(BulkOf(id)): Of<BulkOf>,
 ) -> Result<Response, Problem> {
-    match stop(&*api.broker, &caller.tenant, id, mint::now_ms()).await? {
+    match stop(&*api.broker, &caller.tenant, id, id_generator::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");
             answer(StatusCode::OK, &BulkView::from(*bulk))

@@ -11,24 +11,24 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{JobPage, JobQuery};
-use umbel_canvas::Digests;
+use umbel_compose::Digests;
 use umbel_model::{JobId, JobRecord, JobState, PolicyPatch};
 use utoipa::ToSchema;
 
-use super::{
-    job_lists::{self, Jobs, ListQuery},
-    jobs,
-    redrive::{self, How},
+use super::jobs::{
+    self,
+    list::{self as job_list, Jobs, ListQuery},
 };
 use crate::{
     auth::Caller,
     body::{Of, answer, json_of, json_or_nothing},
-    gate::RequestId,
-    policy_views::PolicyFields,
+    middleware::RequestId,
     problem::{Code, Problem},
+    redrive::{self, How},
     state::Api,
     submission::Outcome,
     views::Job,
+    views::PolicyFields,
 };
 
 /// Jobs redriven in one request, when the caller does not say and at most.
@@ -44,7 +44,7 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    job_lists::page(&api, &caller, &uri, true).await
+    job_list::page(&api, &caller, &uri, true).await
 }
 
 /// How to repeat a dead job.

@@ -24,11 +24,11 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{Chunks, Of, answer, cut, drain, is_declared_longer, query_of},
-    pages,
-    policy_views::PolicyFields,
+    paging,
     problem::{Code, Problem},
     state::Api,
-    task_document,
+    task_store,
+    views::PolicyFields,
 };
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -150,7 +150,7 @@ pub(crate) async fn push(
     let bytes = read_module(&api, body).await?;
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
-    let known = task_document::module(&api, &caller.tenant, digest).await?;
+    let known = task_store::module(&api, &caller.tenant, digest).await?;
     if known.is_some() && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
         return Err(Problem::new(Code::ModuleExists, format!("{digest} was pushed before")));
     }
@@ -288,7 +288,7 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
 /// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.
 async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<(), Problem> {
     for task in &info.tasks {
-        match task_document::deploy(api, &caller.tenant, task, info.digest).await {
+        match task_store::deploy(api, &caller.tenant, task, info.digest).await {
             Ok(_) => {}
             Err(problem) if problem.is_retryable() || problem.status().is_server_error() => return Err(problem),
             Err(problem) => warnings.push(format!("task `{}` was not deployed: {}", task.name, problem.detail())),
@@ -315,7 +315,7 @@ pub(crate) async fn show(
     Of(digest): Of<Digest>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let info = task_document::module(&api, &caller.tenant, digest).await?;
+    let info = task_store::module(&api, &caller.tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::new(Code::ModuleNotFound, format!("no module {digest}")))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let mut response = match fresh {
@@ -363,10 +363,10 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let query: PageQuery = query_of(&uri)?;
-    let limit = pages::limit_of(query.limit)?;
-    let after = pages::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let limit = paging::limit_of(query.limit)?;
+    let after = paging::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(&caller.tenant, DocumentKind::Module, after.as_deref(), limit).await?;
-    let next_cursor = pages::next_by_name(&documents, limit);
+    let next_cursor = paging::next_by_name(&documents, limit);
     let summary = |info: ModuleInfo| ModuleSummary {
         digest: info.digest.to_string(),
         size_bytes: info.size_bytes,
@@ -374,6 +374,6 @@ pub(crate) async fn list(
         imports: info.imports,
         tasks: info.tasks.into_iter().map(|task| task.name.into()).collect(),
     };
-    let items = documents.iter().map(|d| task_document::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
+    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
     answer(StatusCode::OK, &Modules { items, next_cursor })
 }

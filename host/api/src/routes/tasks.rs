@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Control, DocumentKind, Expect, Scope};
-use umbel_canvas::{Misread, RouteTable, TaskDocument};
+use umbel_compose::{Misread, RouteTable, TaskDocument};
 use umbel_model::{Digest, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
@@ -20,13 +20,13 @@ use crate::{
     auth::Caller,
     body::{Of, answer, cut, json_of, query_of},
     controls::{self, ControlBody, ControlView, control_of},
-    deployed::routes,
-    pages,
-    policy_views::{PolicyFields, PolicyValue, policy_values},
+    paging,
     problem::{Code, Problem},
     state::Api,
-    task_document,
+    task_cache::routes,
+    task_store,
     time::Time,
+    views::{PolicyFields, PolicyValue, policy_values},
 };
 
 /// A task of the tenant.
@@ -117,10 +117,10 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let query: PageQuery = query_of(&uri)?;
-    let limit = pages::limit_of(query.limit)?;
-    let after = pages::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let limit = paging::limit_of(query.limit)?;
+    let after = paging::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(&caller.tenant, DocumentKind::Task, after.as_deref(), limit).await?;
-    let next_cursor = pages::next_by_name(&documents, limit);
+    let next_cursor = paging::next_by_name(&documents, limit);
     let routes = routes(&api, &caller.tenant).await?;
     let summary = |version: u64, document: TaskDocument| TaskSummary {
         version,
@@ -130,7 +130,7 @@ pub(crate) async fn list(
         description: document.task.description,
         parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
     };
-    let items = documents.iter().map(|d| task_document::parsed(&d.body).map(|task| summary(d.version, task)));
+    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(|task| summary(d.version, task)));
     answer(StatusCode::OK, &Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
 }
 
@@ -144,7 +144,7 @@ pub(crate) async fn show(
     Extension(caller): Extension<Caller>,
     Of(name): Of<TaskName>,
 ) -> Result<Response, Problem> {
-    let (document, version) = task_document::get(&api, &caller.tenant, &name).await?;
+    let (document, version) = task_store::get(&api, &caller.tenant, &name).await?;
     tagged(&api, &caller, document, version).await
 }
 
@@ -161,7 +161,7 @@ pub(crate) async fn control(
     body: Body,
 ) -> Result<Response, Problem> {
     let body: ControlBody = json_of(&api, &headers, body).await?;
-    task_document::get(&api, &caller.tenant, &name).await?;
+    task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
     answer(StatusCode::OK, &ControlView::from(&control))
 }
@@ -188,8 +188,8 @@ pub(crate) async fn deploy(
     body: Body,
 ) -> Result<Response, Problem> {
     let body: DeployBody = json_of(&api, &headers, body).await?;
-    let task = task_document::described(&api, &caller.tenant, body.digest, &name).await?;
-    let (document, version, _) = task_document::deploy(&api, &caller.tenant, &task, body.digest).await?;
+    let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
+    let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
     tagged(&api, &caller, document, version).await
 }
 
@@ -204,19 +204,19 @@ pub(crate) async fn rollback(
     Of(name): Of<TaskName>,
 ) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
-    let (mut document, version) = task_document::get(&api, tenant, &name).await?;
+    let (mut document, version) = task_store::get(&api, tenant, &name).await?;
     let nothing = || Problem::new(Code::NothingToRollBack, format!("`{name}` has no earlier deploy that still stands"));
     let previous = document.previous().ok_or_else(nothing)?;
-    let task = task_document::described(&api, tenant, previous, &name).await?;
+    let task = task_store::described(&api, tenant, previous, &name).await?;
     document.roll_back(task);
-    task_document::check_policy(&api, &document)?;
+    task_store::check_policy(&api, &document)?;
     // Not tried again: whoever was faster may have rolled back as well, and twice is too far.
-    match task_document::store(&api, tenant, &document, Expect::Version(version)).await? {
+    match task_store::store(&api, tenant, &document, Expect::Version(version)).await? {
         Some(version) => {
             tracing::info!(task = %name, digest = %previous, version, "task rolled back");
             tagged(&api, &caller, document, version).await
         }
-        None => Err(task_document::busy(&name)),
+        None => Err(task_store::busy(&name)),
     }
 }
 
@@ -247,8 +247,8 @@ pub(crate) async fn patch(
 ) -> Result<Response, Problem> {
     let wanted = if_match(&headers)?;
     let body: PatchBody = json_of(&api, &headers, body).await?;
-    for _ in 0..task_document::MAX_TRIES {
-        let (mut document, version) = task_document::get(&api, &caller.tenant, &name).await?;
+    for _ in 0..task_store::MAX_TRIES {
+        let (mut document, version) = task_store::get(&api, &caller.tenant, &name).await?;
         if wanted.is_some_and(|wanted| wanted != version) {
             return Err(Problem::new(
                 Code::VersionConflict,
@@ -256,14 +256,14 @@ pub(crate) async fn patch(
             ));
         }
         document.policy = patched(&document.policy, &body.policy)?;
-        task_document::check_policy(&api, &document)?;
-        let stored = task_document::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
+        task_store::check_policy(&api, &document)?;
+        let stored = task_store::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
         if let Some(version) = stored {
             tracing::info!(task = %name, version, "policy of the task set");
             return tagged(&api, &caller, document, version).await;
         }
     }
-    Err(task_document::busy(&name))
+    Err(task_store::busy(&name))
 }
 
 /// The version that a caller read.

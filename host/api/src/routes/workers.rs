@@ -14,13 +14,13 @@ use umbel_broker::{MAX_READY_QUEUES, Ordered, Shutdown, WorkerInfo, WorkerOrder}
 use umbel_model::{JobState, QueueName, WorkerId};
 use utoipa::ToSchema;
 
-use super::job_lists::{Jobs, ListQuery, filtered};
+use super::jobs::list::{Jobs, ListQuery, filtered};
 use crate::{
     auth::Caller,
     body::{Of, answer, json_of, json_or_nothing, query_of},
     problem::{Code, Problem},
     state::Api,
-    worker_views::Worker,
+    views::Worker,
 };
 
 /// Attempts at once that a worker may be told to make.

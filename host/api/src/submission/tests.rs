@@ -6,7 +6,7 @@ use umbel_model::{Parameter, PolicyPatch};
 use super::*;
 
 fn deployed(parameters: Vec<Parameter>) -> Deployed {
-    let slots = parameters.iter().map(|p| crate::deployed::Slot {
+    let slots = parameters.iter().map(|p| crate::task_cache::Slot {
         name_json: Value::from(p.name.as_str()).to_string(),
         default_json: p.default.as_ref().map(ToString::to_string),
     });

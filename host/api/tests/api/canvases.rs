@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use umbel_broker::{Delivery, Growth, NewWorkflow, Settle, Settled};
-use umbel_canvas::{BrokerTasks, Composed, Composer, Head, Rules, Stamps};
+use umbel_compose::{BrokerTasks, Composed, Composer, Head, Rules, Stamps};
 use umbel_model::{JobId, Resolution};
 
 use crate::app::{TestApp, id_of};

@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use umbel_broker::{WorkflowState, WorkflowSubmitted, Workflows, submit_workflow, workflow_value};
-use umbel_canvas::{Composer, Head, Result, Rules, Stamps, TaskFacts, TaskSource};
+use umbel_compose::{Composer, Head, Result, Rules, Stamps, TaskFacts, TaskSource};
 use umbel_model::{
     Digest, JobId, JobRecord, JobState, Parameter, PolicyPatch, TaskName, TenantId, WorkflowId,
     canvas::{node_job, workflow_id},

@@ -1,6 +1,6 @@
 //! Workflows: submit a canvas, look, list, wait, cancel, resume.
 
-mod reading;
+mod graph;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,32 +16,33 @@ use serde::{Deserialize, Serialize};
 use umbel_broker::{
     WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, WorkflowSubmitted, submit_workflow, workflow_value,
 };
-use umbel_canvas::{Composed, Composer, Composing, Digests, Head, Stamps, Stored, check_key};
+use umbel_compose::{Composed, Composer, Composing, Digests, Head, Stamps, Stored, check_key};
 use umbel_model::{Canvas, WorkflowId, WorkflowSpec};
 use utoipa::{IntoParams, ToSchema};
 
 use super::jobs::{WaitQuery, key_of};
 use crate::{
+    admission::Permit,
     auth::Caller,
     body::{
         Of, WorkflowOf, answer, checked_text, cut, drain, json_or_nothing, misread, object_of, query_of,
         read_json_up_to, wait_of,
     },
     canvas_schema::{Step, step_fault},
-    gate::RequestId,
-    limits::marks,
-    mint, pages,
-    places::Turn,
+    id_generator,
+    job_detail::{stored_json, upstream, why_omitted},
+    json_limits::marks,
+    middleware::RequestId,
+    paging,
     problem::{Code, FieldError, Problem},
     state::Api,
     submission::{Origin, idempotency},
-    tasks_of::ApiTasks,
+    task_source::ApiTasks,
     views::JobError,
-    whole::{stored_json, upstream, why_omitted},
-    workflow_views::{Workflow, Workflows},
+    views::{Workflow, Workflows},
 };
 
-pub(crate) use reading::*;
+pub(crate) use graph::*;
 
 /// Commas and brackets of a body: each may be a value of its own, many times as large as its text.
 const MAX_MARKS: usize = 2_000_000;
@@ -117,7 +118,7 @@ pub(crate) async fn submit(
         name: body.name,
         deadline_ms: body.deadline_ms.unwrap_or(0),
         idempotency: key.map(|key| idempotency(&key, &bytes)),
-        ..Head::new(api.mint.workflow_id()?)
+        ..Head::new(api.ids.workflow_id()?)
     };
     let head = Head { keep_ms: body.keep_ms.unwrap_or(head.keep_ms), ..head };
     let stamps = Stamps {
@@ -139,11 +140,11 @@ pub(super) struct Work {
     pub(super) api: Arc<Api>,
     pub(super) caller: Caller,
     pub(super) stamps: Stamps,
-    pub(super) turn: Turn,
+    pub(super) turn: Permit,
 }
 
 /// Composes off the async threads: a large canvas takes a while. Keeps its turn even if the client goes away.
-pub(super) async fn composed<F>(work: Work, pointer: &'static str, compose: F) -> Result<(Composed, Turn), Problem>
+pub(super) async fn composed<F>(work: Work, pointer: &'static str, compose: F) -> Result<(Composed, Permit), Problem>
 where
     F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, Composed> + Send + 'static,
 {
@@ -151,7 +152,7 @@ where
     let composing = tokio::task::spawn_blocking(move || {
         let Work { api, caller, stamps, turn } = work;
         let tasks = ApiTasks::new(&api);
-        let (rules, tenant, now_ms) = (&api.rules, &caller.tenant, mint::now_ms());
+        let (rules, tenant, now_ms) = (&api.rules, &caller.tenant, id_generator::now_ms());
         let composer = Composer { tasks: &tasks, rules, tenant, stamps: &stamps, now_ms, pointer };
         let composed = runtime.block_on(compose(composer)).map_err(|error| tasks.problem(error))?;
         Ok((composed, turn))
@@ -316,12 +317,12 @@ pub(crate) async fn list(
     let query = WorkflowQuery {
         tenant: caller.tenant.clone(),
         state: state.transpose()?,
-        before: pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?,
-        max: pages::limit_of(query.limit)?,
+        before: paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?,
+        max: paging::limit_of(query.limit)?,
     };
     let page = api.broker.workflows(&query).await?;
     let items = page.workflows.iter().map(Workflow::new).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Workflows { items, next_cursor: page.next.map(|id| pages::cursor(&id.to_string())) })
+    answer(StatusCode::OK, &Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
 }
 
 /// Revokes what waits; asks the workers of what runs to stop it.
@@ -406,7 +407,7 @@ pub(crate) async fn resume(
         deadline_ms: old.record.deadline_at.map_or(0, |at| at.saturating_sub(old.record.created_at)),
         keep_ms: old.record.keep_ms,
         depth: old.record.depth,
-        ..Head::new(api.mint.workflow_id()?)
+        ..Head::new(api.ids.workflow_id()?)
     };
     let stamps = Stamps {
         traceparent: origin.traceparent.or(spec.traceparent.clone()),

@@ -3,7 +3,7 @@
 //! Written only at the version that was read, so that two writers never undo each other.
 
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_canvas::{Misplaced, TaskDocument};
+use umbel_compose::{Misplaced, TaskDocument};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) async fn deploy(
     task: &TaskDescription,
     digest: Digest,
 ) -> Result<(TaskDocument, u64, bool), Problem> {
-    let at = crate::mint::now_ms();
+    let at = crate::id_generator::now_ms();
     for _ in 0..MAX_TRIES {
         let (document, expect) = match find(api, tenant, &task.name).await? {
             Some((document, version)) if document.digest() == Some(digest) => return Ok((document, version, false)),

@@ -15,14 +15,14 @@ use tokio::{
 
 /// A stream whose writes fail once one has waited for `longest`.
 #[derive(Debug)]
-pub(crate) struct Bounded<S> {
+pub(crate) struct WriteTimeout<S> {
     stream: S,
     longest: Duration,
     /// Until when the write under way may wait.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Bounded<S> {
+impl<S> WriteTimeout<S> {
     pub(crate) fn new(stream: S, longest: Duration) -> Self {
         Self { stream, longest, waits: None }
     }
@@ -39,13 +39,13 @@ impl<S> Bounded<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let done = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.bound(cx, done)

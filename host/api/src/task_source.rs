@@ -10,14 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::value::RawValue;
-use umbel_canvas::{Complaints, Error, TaskFacts, TaskSource};
+use umbel_compose::{Complaints, Error, TaskFacts, TaskSource};
 use umbel_model::{TaskName, TenantId};
 
 use crate::{
-    deployed::{Deployed, deployed},
     problem::{Code, Problem},
     schemas,
     state::Api,
+    task_cache::{Deployed, deployed},
 };
 
 /// Values checked before other requests get a turn: some milliseconds.
@@ -49,7 +49,7 @@ impl<'a> ApiTasks<'a> {
 
 #[async_trait]
 impl TaskSource for ApiTasks<'_> {
-    async fn task(&self, tenant: &TenantId, name: &TaskName) -> umbel_canvas::Result<Option<Arc<TaskFacts>>> {
+    async fn task(&self, tenant: &TenantId, name: &TaskName) -> umbel_compose::Result<Option<Arc<TaskFacts>>> {
         let found = match deployed(self.api, tenant, name).await {
             Ok(found) => found,
             Err(problem) if problem.code() == Code::TaskNotFound.as_str() => return Ok(None),

@@ -12,9 +12,9 @@ use umbel_model::{
 use utoipa::ToSchema;
 
 use crate::{
-    policy_views::PolicyFields,
     problem::{Code, Problem},
     time::Time,
+    views::PolicyFields,
 };
 
 /// A job.

@@ -4,16 +4,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, value::RawValue};
 use umbel_broker::{Idempotency, Start};
-use umbel_canvas::{Head, Options, Stamps};
+use umbel_compose::{Head, Options, Stamps};
 use umbel_model::{
     Canvas, JobId,
     canvas::{Shape, Signature as Step, node_job},
 };
 
-use super::workflows::{Work, composed, stored};
+use super::super::workflows::{Work, composed, stored};
 use crate::{
     auth::Caller,
-    mint,
+    id_generator,
     problem::{Code, FieldError, Problem},
     state::Api,
     submission::{Origin, Signature, task_name},
@@ -38,7 +38,7 @@ pub(crate) async fn submit(
     let link = std::mem::take(&mut options.on_success);
     let link_error = std::mem::take(&mut options.on_failure);
     let canvas = Canvas { link, link_error, ..Canvas::new(Shape::Task(step(signature, &options)?)) };
-    let head = Head { idempotency, ..Head::new(api.mint.workflow_id()?) };
+    let head = Head { idempotency, ..Head::new(api.ids.workflow_id()?) };
     // Nodes are kept as long as their workflow.
     let head = Head { keep_ms: keep_ms.unwrap_or(head.keep_ms), ..head };
     let turn = api.workflows.take(&caller.tenant).await?;
@@ -61,7 +61,7 @@ fn step(signature: &Signature<'_>, options: &Options) -> Result<Step, Problem> {
     let mut policy = options.policy.clone();
     if let Some(at) = options.expires_at {
         // A node's expiry counts from when it is ready: now, or after its delay, which is not part of it.
-        let left = at.saturating_sub(mint::now_ms()).max(1);
+        let left = at.saturating_sub(id_generator::now_ms()).max(1);
         policy.expires_ms = Some(policy.expires_ms.filter(|ms| *ms > 0).map_or(left, |ms| ms.min(left)));
     }
     let mut fields = match serde_json::to_value(&policy) {

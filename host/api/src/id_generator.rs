@@ -17,9 +17,9 @@ const NODE_BITS: u32 = 32;
 
 /// The last id made, and the last workflow's.
 #[derive(Debug, Default)]
-pub(crate) struct Mint(Mutex<(UnixMs, u128)>, Mutex<(UnixMs, u128)>);
+pub(crate) struct IdGenerator(Mutex<(UnixMs, u128)>, Mutex<(UnixMs, u128)>);
 
-impl Mint {
+impl IdGenerator {
     /// A new id: random in each millisecond, counting up within it, never before the last one.
     pub(crate) fn job_id(&self) -> Result<JobId, Problem> {
         let now = now_ms();
@@ -58,10 +58,10 @@ mod tests {
 
     #[test]
     fn ids_rise() {
-        let mint = Mint::default();
-        let ids: Vec<JobId> = (0..10_000).map(|_| mint.job_id().unwrap()).collect();
+        let generator = IdGenerator::default();
+        let ids: Vec<JobId> = (0..10_000).map(|_| generator.job_id().unwrap()).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
-        let ids: Vec<JobId> = (0..10_000).map(|_| mint.workflow_id().unwrap()).collect();
+        let ids: Vec<JobId> = (0..10_000).map(|_| generator.workflow_id().unwrap()).collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "two workflows of one millisecond have two ids");
     }
 }

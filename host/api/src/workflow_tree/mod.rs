@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use umbel_broker::{Broker, NodeRecord, NodeWork, WorkflowRecord};
-use umbel_canvas::PageSize;
+use umbel_compose::PageSize;
 use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
 
@@ -17,7 +17,7 @@ use crate::{
     problem::{Code, Problem},
     time::Time,
     views,
-    workflow_views::{label_of, state_of},
+    views::{label_of, state_of},
 };
 use build::Builder;
 
@@ -136,7 +136,7 @@ type Nodes = HashMap<u32, Option<Known>>;
 /// The tree of a workflow.
 pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
     let mut nodes = Nodes::new();
-    let (mut pages, mut size) = (0, PageSize::default());
+    let (mut paging, mut size) = (0, PageSize::default());
     loop {
         let end = record.end;
         // Off the async threads: it has thousands of steps.
@@ -149,8 +149,8 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
         let (root, missing, shown, at_hand) =
             building.await.map_err(|_| Problem::new(Code::Internal, "the server's log says more"))?;
         nodes = at_hand;
-        let is_spent = |pages: u32, size: PageSize| pages >= MAX_PAGES || size.bytes() >= MAX_READ_BYTES;
-        if missing.is_empty() || is_spent(pages, size) {
+        let is_spent = |paging: u32, size: PageSize| paging >= MAX_PAGES || size.bytes() >= MAX_READ_BYTES;
+        if missing.is_empty() || is_spent(paging, size) {
             return Ok(Tree {
                 workflow: record.id.to_string(),
                 nodes: record.nodes,
@@ -160,10 +160,10 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
             });
         }
         for number in missing {
-            if nodes.contains_key(&number) || is_spent(pages, size) {
+            if nodes.contains_key(&number) || is_spent(paging, size) {
                 continue;
             }
-            pages += 1;
+            paging += 1;
             // What comes before it is likely to be asked for as well as what comes behind it.
             let (count, first) = (size.nodes(), number / size.nodes() * size.nodes());
             let page = broker.nodes(&record.tenant, record.id, first, count).await?;

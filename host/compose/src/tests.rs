@@ -245,7 +245,7 @@ async fn tasks_are_read_from_the_broker_and_remembered_for_a_moment() {
     assert!(tasks.task(&other, &name).await.unwrap().is_none());
 }
 
-/// Says what composing costs; `cargo test -p umbel-canvas --release -- --ignored --nocapture`.
+/// Says what composing costs; `cargo test -p umbel-compose --release -- --ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn a_hundred_thousand_signatures_take_milliseconds() {

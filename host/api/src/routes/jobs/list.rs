@@ -11,15 +11,15 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use umbel_broker::{NodeWork, PAGE_SCAN};
 use umbel_bulk::Filter;
-use umbel_canvas::{PageSize, parse_time};
+use umbel_compose::{PageSize, parse_time};
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkerId, WorkflowId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::workflows;
+use super::super::workflows;
 use crate::{
     auth::Caller,
     body::{answer, query_of},
-    pages,
+    paging,
     problem::{Code, Problem},
     state::Api,
     views::Job,
@@ -113,15 +113,15 @@ pub(crate) async fn filtered(
     filter: &Filter,
     dead: bool,
 ) -> Result<Response, Problem> {
-    let limit = pages::limit_of(query.limit)?;
-    let mut before: Option<JobId> = pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?;
+    let limit = paging::limit_of(query.limit)?;
+    let mut before: Option<JobId> = paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?;
     let (mut items, mut looked_at) = (Vec::new(), 0);
-    'pages: for _ in 0..MAX_QUESTIONS {
+    'paging: for _ in 0..MAX_QUESTIONS {
         let page = api.broker.jobs(&filter.query(&caller.tenant, dead, before, limit)).await?;
         looked_at += page.jobs.len();
         for record in page.jobs {
             if items.len() as u32 == limit {
-                break 'pages;
+                break 'paging;
             }
             let id = record.id;
             if filter.is_simple() || filter.matches(&record) {
@@ -134,19 +134,19 @@ pub(crate) async fn filtered(
             break;
         }
     }
-    answer(StatusCode::OK, &Jobs { items, next_cursor: before.map(|id| pages::cursor(&id.to_string())) })
+    answer(StatusCode::OK, &Jobs { items, next_cursor: before.map(|id| paging::cursor(&id.to_string())) })
 }
 
 /// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
 /// they are large.
 async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
     let id: WorkflowId = workflow.parse().map_err(|e| Problem::new(Code::WorkflowNotFound, format!("{e}")))?;
-    let from = pages::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
-    let (wanted, limit) = (query.filter()?, pages::limit_of(query.limit)?);
+    let from = paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
+    let (wanted, limit) = (query.filter()?, paging::limit_of(query.limit)?);
     let record = api.broker.workflow(&caller.tenant, id).await?.ok_or_else(|| workflows::unknown(id))?;
     let end = PAGE_SCAN.saturating_add(from).min(record.nodes);
     let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
-    'pages: while next < end && size.bytes() < workflows::MAX_READ_BYTES {
+    'paging: while next < end && size.bytes() < workflows::MAX_READ_BYTES {
         let count = size.nodes().min(end - next);
         let page = api.broker.nodes(&caller.tenant, id, next, count).await?;
         size.read(&page);
@@ -157,14 +157,14 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
             }
             if items.len() as u32 == limit {
                 next = node.number;
-                break 'pages;
+                break 'paging;
             }
             items.push(Job::summary(*record)?);
         }
         next += count;
     }
     let next = (next < record.nodes).then_some(next);
-    answer(StatusCode::OK, &Jobs { items, next_cursor: next.map(|number| pages::cursor(&number.to_string())) })
+    answer(StatusCode::OK, &Jobs { items, next_cursor: next.map(|number| paging::cursor(&number.to_string())) })
 }
 
 /// Jobs, newest first.

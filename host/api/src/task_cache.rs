@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use umbel_canvas::{RouteKind, RouteTable, Routes, TaskDocument};
+use umbel_compose::{RouteKind, RouteTable, Routes, TaskDocument};
 use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
 
 use crate::{
     problem::{Code, Problem},
     schemas::Schemas,
     state::Api,
-    task_document,
+    task_store,
 };
 
 /// A snapshot of a task. May be a second old on other servers than the one that deployed.
@@ -38,7 +38,7 @@ pub(crate) async fn deployed(api: &Api, tenant: &TenantId, name: &TaskName) -> R
     if let Some(found) = api.deployed.get(&key).await {
         return Ok(found);
     }
-    let (document, _) = task_document::get(api, tenant, name).await?;
+    let (document, _) = task_store::get(api, tenant, name).await?;
     let routes = routes(api, tenant).await?;
     let loaded = Arc::new(loaded(api, document, &routes).await?);
     api.deployed.insert(key, loaded.clone()).await;

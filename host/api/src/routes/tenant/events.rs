@@ -26,9 +26,9 @@ use umbel_broker::{Event, FOLLOW_MS};
 use umbel_model::{JobState, TaskName, TenantId};
 use utoipa::IntoParams;
 
-use super::{
+use super::super::jobs::{
     events::{HEARTBEAT, LAST_EVENT_ID, MAX_LIFE, MAX_SILENCE, POLL, answer, permits},
-    job_lists::states_of,
+    list::states_of,
 };
 use crate::{
     auth::Caller,

@@ -11,17 +11,19 @@ use axum::{
 };
 use serde::Serialize;
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
-use umbel_canvas::{ROUTES_NAME, RouteKind, Routes};
+use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
+
+pub(crate) mod events;
 
 use super::tasks::if_match;
 use crate::{
     auth::Caller,
     body::{answer, json_of},
     controls::{self, ControlBody, ControlView},
-    deployed,
     problem::{Code, FieldError, Problem},
     state::Api,
+    task_cache,
 };
 
 /// Regular expressions among a tenant's routes: each takes a moment to compile, and is tried for each task. More of them
@@ -131,7 +133,7 @@ pub(crate) async fn put_routes(
         return Err(invalid(at, format!("at most {MAX_REGEXES} routes are regular expressions; globs may be more")));
     }
     drop(regexes);
-    let (routes, compiled) = deployed::compiled(routes).await?;
+    let (routes, compiled) = task_cache::compiled(routes).await?;
     compiled.map_err(|(at, detail)| invalid(at, detail))?;
     let put = PutDocument {
         tenant: caller.tenant.clone(),

@@ -2,7 +2,7 @@
 
 use umbel_broker::NewJob;
 use umbel_bulk::Repeater;
-use umbel_canvas::Digests;
+use umbel_compose::Digests;
 use umbel_model::{JobId, JobRecord, PolicyPatch, TenantId};
 
 use crate::{
@@ -37,7 +37,7 @@ pub(crate) async fn redrive(
     let mut jobs: Vec<NewJob> = Vec::with_capacity(records.len());
     let mut refused = Vec::with_capacity(records.len());
     for record in records {
-        refused.push(match repeater.repetition(record, api.mint.job_id()?).await? {
+        refused.push(match repeater.repetition(record, api.ids.job_id()?).await? {
             Ok(job) => {
                 jobs.push(job);
                 None

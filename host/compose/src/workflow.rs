@@ -14,7 +14,7 @@ use crate::{
     Complaints, Error, FaultKind, Result, Rules, Stamps, TaskFacts, TaskSource,
     call::Call,
     error::{Faults, refused},
-    rules::check_labels,
+    limits::check_labels,
     templates::Templates,
 };
 

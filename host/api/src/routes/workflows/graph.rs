@@ -9,18 +9,18 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
-use umbel_canvas::PageSize;
+use umbel_compose::PageSize;
 use utoipa::IntoParams;
 
 use super::find;
 use crate::{
     auth::Caller,
     body::{Of, WorkflowOf, answer, query_of},
-    drawing,
+    graph_svg,
     problem::{Code, Problem},
     state::Api,
-    tree::{self, Caps, Tree},
-    workflow_views::{Node, NodePage},
+    views::{Node, NodePage},
+    workflow_tree::{self, Caps, Tree},
 };
 
 /// Nodes of a page when the caller does not say, and at most.
@@ -86,7 +86,7 @@ pub(crate) async fn tree(
 ) -> Result<Response, Problem> {
     let _turn = api.trees.take(&caller.tenant).await?;
     let record = find(&api, &caller, id).await?;
-    answer(StatusCode::OK, &tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
+    answer(StatusCode::OK, &workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
 }
 
 /// The workflow as a picture, without scripts. Large groups are shown by their first members and a count.
@@ -101,11 +101,11 @@ pub(crate) async fn graph(
 ) -> Result<Response, Problem> {
     let _turn = api.trees.take(&caller.tenant).await?;
     let record = find(&api, &caller, id).await?;
-    let tree = tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
+    let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
     let headers = [
         (header::CONTENT_TYPE, "image/svg+xml; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    Ok((StatusCode::OK, headers, drawing::svg(&tree)).into_response())
+    Ok((StatusCode::OK, headers, graph_svg::svg(&tree)).into_response())
 }

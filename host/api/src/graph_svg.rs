@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::tree::{Tree, TreeStep};
+use crate::workflow_tree::{Tree, TreeStep};
 
 /// Sizes, pixels.
 const NODE: (f64, f64) = (168.0, 38.0);

@@ -14,16 +14,16 @@ use serde::{Deserialize, Serialize};
 use umbel_model::JobId;
 use utoipa::{IntoParams, ToSchema};
 
-use super::redrive;
 use crate::{
+    admission::Permit,
     auth::Caller,
     body::{Of, answer, query_of},
-    pages,
-    places::Turn,
+    job_detail::result_text,
+    paging,
     problem::{Code, Problem},
+    redrive,
     state::Api,
     views::Line,
-    whole::result_text,
 };
 
 /// What is written of a result at once, bytes.
@@ -61,7 +61,7 @@ pub(crate) async fn logs(
     let query: LogsQuery = query_of(&uri)?;
     // 2^53: what a JSON number of any reader can hold.
     let from = query.from.unwrap_or(0).min(1 << 53);
-    let lines = api.broker.logs(&caller.tenant, id, from, pages::limit_of(query.limit)?).await?;
+    let lines = api.broker.logs(&caller.tenant, id, from, paging::limit_of(query.limit)?).await?;
     if lines.is_empty() {
         redrive::find(&api, &caller.tenant, id).await?;
     }
@@ -96,7 +96,7 @@ pub(crate) async fn result(
 }
 
 /// A body whose turn ends when its reader has taken the last piece of it.
-fn in_pieces(text: String, turn: Turn) -> Body {
+fn in_pieces(text: String, turn: Permit) -> Body {
     let whole = Bytes::from(text);
     let pieces = stream::unfold((whole, turn), |(mut left, turn)| async move {
         if left.is_empty() {

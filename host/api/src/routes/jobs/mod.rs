@@ -11,23 +11,29 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Cancelled, Forgot, RunNow};
-use umbel_canvas::check_key;
+use umbel_compose::check_key;
 use umbel_model::{JobId, JobState};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{callbacks, redrive};
+pub(crate) mod batch;
+mod callbacks;
+pub(crate) mod events;
+pub(crate) mod list;
+pub(crate) mod output;
+
 use crate::{
     auth::Caller,
     body::{Of, answer, checked_text, json_or_nothing, object_of, query_of, read_json, wait_of},
     canvas_schema::Step,
-    deployed::deployed,
-    gate::RequestId,
-    policy_views::PolicyFields,
+    job_detail::whole,
+    middleware::RequestId,
     problem::{Code, Problem},
+    redrive,
     state::Api,
     submission::{Origin, Outcome, Signature, Template, drop_unused, idempotency, options_of, submitted, task_name},
+    task_cache::deployed,
     views::Job,
-    whole::whole,
+    views::PolicyFields,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

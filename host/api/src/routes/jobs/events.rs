@@ -24,27 +24,27 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use umbel_model::{JobId, JobRecord, JobState, Progress, TenantId};
 
-use super::redrive;
 use crate::{
     auth::Caller,
     body::Of,
+    job_detail::whole,
     problem::{Code, Problem},
+    redrive,
     serve::Stopping,
     state::Api,
     time::Time,
     views::{self, JobError, Line},
-    whole::whole,
 };
 
-pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Between two looks at a job.
-pub(super) const POLL: Duration = Duration::from_millis(500);
+pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// Something is sent at least so often.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A stream ends after this long: tokens may have been revoked meanwhile.
-pub(super) const MAX_LIFE: Duration = Duration::from_secs(3_600);
+pub(crate) const MAX_LIFE: Duration = Duration::from_secs(3_600);
 /// A stream ends when the broker cannot be read for this long.
-pub(super) const MAX_SILENCE: Duration = Duration::from_secs(60);
+pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Log lines read at once.
 const LINES: u32 = 200;
 /// Largest result that comes with the end, bytes: it is held in memory until its reader takes it.
@@ -156,7 +156,7 @@ pub(crate) async fn follow(
 }
 
 /// Two places: among all streams, and among the tenant's.
-pub(super) fn permits(api: &Api, caller: &Caller) -> Result<[OwnedSemaphorePermit; 2], Problem> {
+pub(crate) fn permits(api: &Api, caller: &Caller) -> Result<[OwnedSemaphorePermit; 2], Problem> {
     let all = api.streams.clone().try_acquire_owned();
     let all =
         all.map_err(|_| Problem::new(Code::Overloaded, "too many streams of events; poll, or try again later"))?;
@@ -167,7 +167,7 @@ pub(super) fn permits(api: &Api, caller: &Caller) -> Result<[OwnedSemaphorePermi
     Ok([all, own])
 }
 
-pub(super) fn answer(body: Body) -> Response {
+pub(crate) fn answer(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -17,17 +17,17 @@ use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use umbel_broker::{NewJob, Submitted};
-use umbel_canvas::Options;
+use umbel_compose::Options;
 use umbel_model::JobId;
 
 use crate::{
     auth::Caller,
     body::{Chunks, checked_text, drain, is_declared_longer, object_of, too_large},
-    deployed::deployed,
-    gate::RequestId,
+    middleware::RequestId,
     problem::{Code, FieldError, Problem},
     state::Api,
     submission::{Origin, Outcome, Signature, Template, drop_unused, idempotency, options_of, submitted, task_name},
+    task_cache::deployed,
 };
 
 /// Jobs stored in one step.

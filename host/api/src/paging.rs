@@ -1,4 +1,4 @@
-//! Lists come in pages: a limit, an opaque cursor to go on, and no totals.
+//! Lists come in paging: a limit, an opaque cursor to go on, and no totals.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 

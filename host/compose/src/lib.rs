@@ -4,32 +4,32 @@
 //! the nodes that `umbel_broker` stores, or every place of the canvas that is wrong. This crate must not know HTTP.
 
 mod broker_options;
+mod broker_tasks;
 mod call;
-mod compose;
-mod document;
 mod error;
-mod misread;
+mod json_error;
+mod limits;
 mod options;
 mod paging;
-mod resumed;
+mod resume;
 mod routes;
-mod rules;
-mod stored;
 mod task;
+mod task_document;
 mod templates;
+mod workflow;
 
 pub use broker_options::{BrokerOptionRule, Misplaced};
-pub use compose::{Composed, Composer, Composing, Head};
-pub use document::{Deploy, TaskDocument};
+pub use broker_tasks::BrokerTasks;
 pub use error::{Error, Fault, FaultKind, Result};
-pub use misread::{Misread, plain};
+pub use json_error::{Misread, plain};
+pub use limits::{Limits, Rules, Stamps};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
 pub use paging::PageSize;
-pub use resumed::{Digests, Stored};
+pub use resume::{Digests, Stored};
 pub use routes::{MAX_ROUTES, ROUTES_NAME, Route, RouteKind, RouteTable, Routes};
-pub use rules::{Limits, Rules, Stamps};
-pub use stored::BrokerTasks;
 pub use task::{Complaints, TaskFacts, TaskSource};
+pub use task_document::{Deploy, TaskDocument};
+pub use workflow::{Composed, Composer, Composing, Head};
 
 #[cfg(test)]
 mod tests;

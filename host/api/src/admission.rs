@@ -18,12 +18,12 @@ const KEPT_TENANTS: usize = 1_024;
 
 /// Places of each tenant.
 #[derive(Debug)]
-pub(crate) struct ByTenant {
+pub(crate) struct TenantSemaphores {
     limit: usize,
     tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
 }
 
-impl ByTenant {
+impl TenantSemaphores {
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, tenants: Mutex::default() }
     }
@@ -51,31 +51,31 @@ impl ByTenant {
 
 /// Expensive work: requests wait for their turn, for a while.
 #[derive(Debug)]
-pub(crate) struct Turnstile {
+pub(crate) struct FairSemaphore {
     all: Arc<Semaphore>,
-    tenants: ByTenant,
+    tenants: TenantSemaphores,
     wait: Duration,
 }
 
 /// A turn: ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Permit {
     _own: OwnedSemaphorePermit,
     _shared: OwnedSemaphorePermit,
 }
 
-impl Turnstile {
+impl FairSemaphore {
     pub(crate) fn new(all: usize, one_tenants: usize, wait: Duration) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), tenants: ByTenant::new(one_tenants), wait }
+        Self { all: Arc::new(Semaphore::new(all)), tenants: TenantSemaphores::new(one_tenants), wait }
     }
 
     /// A turn, in the order of asking.
-    pub(crate) async fn take(&self, tenant: &TenantId) -> Result<Turn, Problem> {
+    pub(crate) async fn take(&self, tenant: &TenantId) -> Result<Permit, Problem> {
         let own = self.tenants.of(tenant);
         let both = async {
             // The tenant's own first: while it waits for that, it is in nobody's way.
             let own = own.acquire_owned().await.ok()?;
-            Some(Turn { _own: own, _shared: self.all.clone().acquire_owned().await.ok()? })
+            Some(Permit { _own: own, _shared: self.all.clone().acquire_owned().await.ok()? })
         };
         let late = || {
             let detail = format!("the turn did not come within {} s; send fewer at once", self.wait.as_secs());
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn one_tenant_cannot_take_the_places_of_another() {
-        let places = ByTenant::new(2);
+        let places = TenantSemaphores::new(2);
         let held = [places.try_take(&tenant("a")).unwrap(), places.try_take(&tenant("a")).unwrap()];
         assert!(places.try_take(&tenant("a")).is_none());
         assert!(places.try_take(&tenant("b")).is_some());
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn tenants_without_a_place_are_forgotten() {
-        let places = ByTenant::new(1);
+        let places = TenantSemaphores::new(1);
         let held = places.try_take(&tenant("a")).unwrap();
         for n in 0..2 * KEPT_TENANTS {
             assert!(places.try_take(&tenant(&format!("t{n}"))).is_some());
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_does_not_come_is_overloaded_for_that_tenant_only() {
-        let turns = Turnstile::new(3, 2, Duration::from_millis(20));
+        let turns = FairSemaphore::new(3, 2, Duration::from_millis(20));
         let _held = [turns.take(&tenant("a")).await.unwrap(), turns.take(&tenant("a")).await.unwrap()];
         assert_eq!(turns.take(&tenant("a")).await.unwrap_err().code(), "overloaded");
         let _other = turns.take(&tenant("b")).await.unwrap();
