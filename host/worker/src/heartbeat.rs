@@ -1,5 +1,5 @@
-//! Says now and then that this worker is alive, and how it is, and hears what it should do. Its failures are left to the
-//! poll loop to report.
+//! Sends heartbeats, which tell how this worker is, and receives the orders for it. Failures are not reported here: the
+//! poll loop reports a broker that cannot be reached.
 
 use std::{
     sync::{
@@ -13,13 +13,16 @@ use tokio::sync::{Notify, watch};
 use umbel_broker::{Broker, WorkerInfo, WorkerOrder};
 use umbel_model::{QueueName, UnixMs};
 
-use crate::{WorkerConfig, attempt::unix_ms};
+use crate::{
+    WorkerConfig,
+    machine::{host_name, rss_bytes, unix_ms},
+};
 
-/// So late an order is heard. It costs one small round trip, and an embedded store that is idle one commit: seldom enough
-/// for a disk, and often enough for whoever waits for a worker to drain.
+/// Between two heartbeats, and so the latest time at which an order arrives. A heartbeat costs one small round trip, and an
+/// embedded store that is idle one commit: seldom enough for a disk, often enough for an operator who waits for a drain.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is known of a worker's state by everybody in it.
+/// The state of a worker that its heartbeats tell, shared by all its parts.
 #[derive(Debug, Default)]
 pub(crate) struct Vitals {
     running: AtomicU32,
@@ -32,7 +35,7 @@ pub(crate) struct Vitals {
     order: AtomicU64,
     draining: AtomicBool,
     queues: Mutex<Vec<QueueName>>,
-    /// Something changed that an operator waits for.
+    /// An operator may wait for this change: the next heartbeat is sent at once.
     changed: Notify,
 }
 
@@ -94,7 +97,7 @@ impl Vitals {
     }
 }
 
-/// Beats until it is dropped, and passes on what was ordered.
+/// Sends heartbeats until it is dropped, and passes on the orders that they are answered with.
 pub(crate) async fn beat(
     broker: Arc<dyn Broker>,
     config: WorkerConfig,
@@ -128,31 +131,5 @@ pub(crate) async fn beat(
             () = tokio::time::sleep(INTERVAL) => {}
             () = vitals.changed.notified() => {}
         }
-    }
-}
-
-/// This machine's name, made of characters that a worker id may have; `localhost` if it has none.
-pub fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    let name: String = name.trim().chars().filter(allowed).take(64).collect();
-    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "localhost".to_owned() }
-}
-
-/// Resident memory of this process, bytes; 0 where the system does not say.
-pub(crate) fn rss_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0);
-    // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    pages * u64::try_from(page).unwrap_or(4_096)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn this_process_has_a_name_and_memory() {
-        assert!(!super::host_name().is_empty());
-        assert!(super::rss_bytes() > 0);
     }
 }

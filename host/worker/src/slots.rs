@@ -86,8 +86,8 @@ impl LocalQueue {
         self.waiting().deliveries.drain(..).collect()
     }
 
-    /// Since when deliveries wait here without one being taken. None when none waits.
-    pub(crate) fn still_since(&self) -> Option<Instant> {
+    /// When a delivery was last taken, while others wait. None when none waits.
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
         let waiting = self.waiting();
         (!waiting.deliveries.is_empty()).then_some(waiting.last_taken)
     }

@@ -13,8 +13,9 @@ use umbel_model::WorkerId;
 use crate::{
     Error, Runtime, WorkerConfig,
     active::Wakers,
-    attempt::{Attempts, random_u64},
+    attempt::Attempts,
     heartbeat::{self, Vitals},
+    machine::{self, random_u64},
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
@@ -41,8 +42,8 @@ impl Worker {
         let (command, commands) = watch::channel(Command::default());
         let (order, orders) = watch::channel(WorkerOrder::default());
         let id = config.id.clone();
-        let channels = Channels { pool, wakers, finished, commands, orders, vitals: vitals.clone() };
-        let poll_loop = PollLoop::new(broker.clone(), config.clone(), channels);
+        let channels = Channels { wakers, finished, commands, orders, vitals: vitals.clone() };
+        let poll_loop = PollLoop::new(broker.clone(), config.clone(), pool, channels);
         let beat = tokio::spawn(heartbeat::beat(broker.clone(), config, vitals.clone(), order));
         let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), beat: AbortOnDropHandle::new(beat) };
         let task = tokio::spawn(async move {
@@ -57,7 +58,7 @@ impl Worker {
 
     /// A worker id that no other process has: host name, process id and a random part.
     pub fn unique_id() -> WorkerId {
-        let name = format!("{}-{}-{:08x}", heartbeat::host_name(), std::process::id(), random_u64() as u32);
+        let name = format!("{}-{}-{:08x}", machine::host_name(), std::process::id(), random_u64() as u32);
         WorkerId::new(name).expect("the host name has only characters of a worker id")
     }
 }
