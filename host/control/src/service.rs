@@ -1,4 +1,4 @@
-//! How every service runs: step, pause, step; what fails, or panics, is said once and tried again.
+//! Runs a service: step, pause, step. A step that fails or panics is logged and tried again.
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use umbel_broker::Broker;
 
-/// A step under way: how long to pause after it.
+/// A step under way; answers how long to pause after it.
 pub(crate) type Step<'a> = Pin<Box<dyn Future<Output = Result<Duration, StepError>> + Send + 'a>>;
 
 /// Why a step was not done.
@@ -16,7 +16,7 @@ pub(crate) enum StepError {
     Broker(#[from] umbel_broker::Error),
     #[error(transparent)]
     Store(#[from] umbel_modules::Error),
-    /// A bug. The other services, and this one's next step, do not suffer from it.
+    /// A bug. The other services go on, and so does this one.
     #[error("the service panicked: {0}")]
     Panicked(String),
 }
@@ -41,7 +41,7 @@ pub(crate) trait Service: Send + Sync {
 pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop: CancellationToken) {
     let mut failures = 0_u32;
     loop {
-        let step = guarded(&*service, &*broker);
+        let step = step_caught(&*service, &*broker);
         let done = if service.may_be_broken_off() {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -59,7 +59,7 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
                 pause
             }
             Err(error) => {
-                said(service.name(), &error, failures);
+                log_failure(service.name(), &error, failures);
                 failures += 1;
                 Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF)
             }
@@ -71,9 +71,9 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
     }
 }
 
-/// A step whose panic is an error: a service that dies unseen would leave jobs where they are.
-async fn guarded(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
-    // A step changes nothing but the broker, in atomic operations: there is no half-changed state to be seen after it.
+/// One step. Its panic is an error: a service that ended without notice would leave jobs as they are.
+async fn step_caught(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
+    // A step changes only the broker, in atomic operations: no half-changed state is left after a panic.
     let step = AssertUnwindSafe(async { service.step(broker).await });
     step.catch_unwind().await.unwrap_or_else(|panic| Err(StepError::Panicked(message(&*panic))))
 }
@@ -83,9 +83,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
-fn said(service: &str, error: &StepError, failures: u32) {
+fn log_failure(service: &str, error: &StepError, failures: u32) {
     match error {
-        // Each of them: it is a bug, and the pause between two grows.
+        // Every panic is logged: it is a bug, and the pause between two grows.
         StepError::Panicked(_) => tracing::error!(service, %error, "the service is started again"),
         _ if failures == 0 => tracing::warn!(service, %error, "the service cannot work and tries again"),
         _ => {}

@@ -16,7 +16,9 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
-pub(crate) use self::umbel::task::{canvas::WorkflowPlace as GuestPlace, context::Attempt as GuestAttempt, types};
+pub(crate) use self::umbel::task::{
+    canvas::WorkflowPlace as GuestWorkflowPlace, context::Attempt as GuestAttempt, types,
+};
 pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
 
 /// The instances and functions of the contract, by their names in a component.

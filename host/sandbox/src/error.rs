@@ -1,4 +1,4 @@
-//! The errors of this crate. What a guest does wrong is not here: that is an outcome.
+//! The errors of this crate. A failure of a guest is an outcome and not an error.
 
 use serde::{Deserialize, Serialize};
 

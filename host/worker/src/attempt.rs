@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
 use umbel_model::{Acks, Digest, Failure, Outcome, Stored, WorkerId, stored::REFERENCE};
-use umbel_sandbox::{AttemptInfo, Call, Place, Stop};
+use umbel_sandbox::{AttemptInfo, Call, Stop, WorkflowNode};
 
 use crate::{
     Runtime,
@@ -154,7 +154,7 @@ impl Attempts {
             delivery: delivery.delivery,
             fence: delivery.fence,
             traceparent: invocation.traceparent.as_deref().map(str::to_owned),
-            place: delivery.node.as_ref().map(|node| Place {
+            workflow_node: delivery.node.as_ref().map(|node| WorkflowNode {
                 workflow_id: node.workflow.to_string(),
                 node: node.node,
                 in_group: node.group.is_some(),
@@ -172,8 +172,8 @@ impl Attempts {
         let sandbox = self.runtime.sandbox();
         let attempt = match invocation.calls {
             Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
-            Calls::Each(items) => {
-                sandbox.run_each(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
+            Calls::Map(items) => {
+                sandbox.run_map(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
             }
         };
         tracing::debug!(

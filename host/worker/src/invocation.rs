@@ -28,7 +28,7 @@ const MAX_PROBLEMS: usize = 8;
 pub(crate) enum Calls {
     /// A JSON object by parameter name.
     One(Box<str>),
-    Each(Vec<Box<str>>),
+    Map(Vec<Box<str>>),
 }
 
 /// Everything that is needed to call a task.
@@ -151,8 +151,8 @@ pub(crate) fn read_node<'a>(
         bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
     };
     let calls = match (&own.map, &own.starmap) {
-        (Some(items), _) => Calls::Each(each(items.iter().map(|item| bind(std::slice::from_ref(item))))?),
-        (_, Some(items)) => Calls::Each(each(items.iter().map(|item| bind(item)))?),
+        (Some(items), _) => Calls::Map(each(items.iter().map(|item| bind(std::slice::from_ref(item))))?),
+        (_, Some(items)) => Calls::Map(each(items.iter().map(|item| bind(item)))?),
         _ => Calls::One(bind(&[])?),
     };
     Ok(Invocation {
@@ -268,7 +268,7 @@ mod tests {
         let active = Active::for_test(1, "{}");
         match read_node(&active, &spec, &node(arguments), input) {
             Ok(Invocation { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
-            Ok(Invocation { calls: Calls::Each(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
+            Ok(Invocation { calls: Calls::Map(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
             Err(InvocationError::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
             Err(other) => panic!("{other:?}"),
         }

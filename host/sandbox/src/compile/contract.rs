@@ -8,7 +8,7 @@ use wit_component::ComponentEncoder;
 use crate::{
     attempt::linker::is_provided,
     bindings::names,
-    compile::gate::Inspected,
+    compile::admission::Inspected,
     error::{CompileCode, CompileError},
 };
 

@@ -1,7 +1,7 @@
-//! The gate before the compiler: walks a module once, in linear time, and refuses what is expensive to compile.
+//! Admission to the compiler: reads a module once, in linear time, and refuses one that is expensive to compile.
 //!
-//! The limits let pass a whole CPython or SpiderMonkey (about 12–18 MiB) and stop the known compile bombs; what
-//! slips through meets the child's memory and time limits.
+//! The limits admit a whole CPython or SpiderMonkey (about 12–18 MiB) and refuse the known compile bombs; a module that
+//! they admit wrongly meets the child's memory and time limits.
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, Encoding, FunctionBody, Operator, Parser, Payload};
@@ -10,7 +10,7 @@ use crate::error::{CompileCode, CompileError};
 
 /// Largest counts in one upload, all nested modules and components together.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct GateLimits {
+pub struct AdmissionLimits {
     /// CPython has about 15,000; 100,000 empty ones take 4.5 s and 592 MiB.
     pub functions: u64,
     /// Bytes of one function's body.
@@ -40,7 +40,7 @@ pub struct GateLimits {
     pub component_items: u64,
 }
 
-impl Default for GateLimits {
+impl Default for AdmissionLimits {
     fn default() -> Self {
         Self {
             functions: 60_000,
@@ -63,12 +63,12 @@ impl Default for GateLimits {
     }
 }
 
-/// What the walk learned.
+/// The facts about a module that admission finds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Inspected {
     /// The upload is a core module, to be wrapped.
     pub(crate) core_module: bool,
-    /// It says what component it wants to be.
+    /// It has a section that says which component it becomes.
     pub(crate) has_component_type: bool,
     /// Of a component: its imports. Of a core module: `module.name` of those that no component type can provide.
     pub(crate) imports: Vec<String>,
@@ -76,8 +76,8 @@ pub(crate) struct Inspected {
     pub(crate) exports: Vec<String>,
 }
 
-/// Walks `bytes` under `limits`.
-pub(crate) fn inspect(bytes: &[u8], limits: &GateLimits) -> Result<Inspected, CompileError> {
+/// Reads `bytes` and refuses a module beyond `limits`.
+pub(crate) fn inspect(bytes: &[u8], limits: &AdmissionLimits) -> Result<Inspected, CompileError> {
     let mut walk = Walk { limits, counts: Counts::default(), depth: 0, found: Inspected::default() };
     for payload in Parser::new(0).parse_all(bytes) {
         walk.payload(payload.map_err(|e| malformed(&e))?)?;
@@ -106,7 +106,7 @@ struct Counts {
 }
 
 struct Walk<'l> {
-    limits: &'l GateLimits,
+    limits: &'l AdmissionLimits,
     counts: Counts,
     depth: u64,
     found: Inspected,
@@ -217,8 +217,8 @@ impl Walk<'_> {
     }
 }
 
-/// Its locals × bytes.
-fn function(body: &FunctionBody<'_>, limits: &GateLimits) -> Result<u64, CompileError> {
+/// Checks one function; answers its locals × bytes.
+fn function(body: &FunctionBody<'_>, limits: &AdmissionLimits) -> Result<u64, CompileError> {
     let bytes = body.as_bytes().len() as u64;
     within(bytes, limits.body_bytes, "bytes in one function")?;
     let mut locals = 0_u64;
@@ -260,7 +260,7 @@ mod tests {
                 let at = (random >> 33) as usize % damaged.len();
                 damaged[at] = (random >> 20) as u8;
             }
-            let _ = inspect(&damaged, &GateLimits::default());
+            let _ = inspect(&damaged, &AdmissionLimits::default());
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
         let one = format!("(func (local i64) (local i64) {})", "(drop (i64.const 1))".repeat(100));
         let product = 2 * (100 * 3 + 1 + 2);
         let module = wat::parse_str(format!("(module {})", one.repeat(10))).unwrap();
-        let with = |sum| GateLimits { sum_locals_times_bytes: sum, ..GateLimits::default() };
+        let with = |sum| AdmissionLimits { sum_locals_times_bytes: sum, ..AdmissionLimits::default() };
         assert!(inspect(&module, &with(12 * product)).is_ok());
         let refused = inspect(&module, &with(5 * product)).unwrap_err();
         assert_eq!(refused.code, CompileCode::ModuleTooComplex);
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn imports_and_exports_are_those_of_the_outermost_component() {
         let wat = "(component (import \"a:b/c@1.0.0\" (instance)) (component (import \"d:e/f\" (instance))))";
-        let found = inspect(&wat::parse_str(wat).unwrap(), &GateLimits::default()).unwrap();
+        let found = inspect(&wat::parse_str(wat).unwrap(), &AdmissionLimits::default()).unwrap();
         assert_eq!(found.imports, ["a:b/c@1.0.0"]);
         assert!(!found.core_module && found.exports.is_empty());
     }

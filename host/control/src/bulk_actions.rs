@@ -1,4 +1,4 @@
-//! Carries out actions on many jobs, a few jobs of each in turn: a large one holds up no other, whoever it belongs to.
+//! Carries out actions on many jobs, a few jobs of each action in turn, so that a large action delays no other.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::{
     service::{Service, Step},
 };
 
-/// Actions of one page of the index.
+/// Actions in one page of the index.
 const PAGE: u32 = 100;
-/// Between two rounds: actions on many jobs must not keep jobs waiting for the broker.
-const BREATH: Duration = Duration::from_millis(5);
+/// The pause between two rounds: actions must not keep the broker from its jobs.
+const ROUND_PAUSE: Duration = Duration::from_millis(5);
 
-pub(crate) struct Bulks {
+pub(crate) struct BulkActions {
     pub(crate) every: Duration,
     pub(crate) batch: u32,
     pub(crate) store: Option<ModuleStore>,
     pub(crate) bounds: PolicyBounds,
 }
 
-/// A step that takes longer is given up, so that it does not hold up other tenants' actions; it may be repeated.
-const LONGEST_STEP: Duration = Duration::from_secs(30);
+/// A step that takes longer is given up, so that it does not delay other tenants' actions. Steps may be repeated.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Service for Bulks {
+impl Service for BulkActions {
     fn name(&self) -> &'static str {
         "bulk"
     }
@@ -40,7 +40,7 @@ impl Service for Bulks {
                 let page = umbel_bulk::running(broker, after.as_deref(), PAGE).await?;
                 for (_, tenant, id) in &page {
                     let step = umbel_bulk::advance(carrier, tenant, *id, now_ms(), self.batch);
-                    match tokio::time::timeout(LONGEST_STEP, step).await {
+                    match tokio::time::timeout(STEP_TIMEOUT, step).await {
                         Ok(Ok(advanced)) => working |= advanced == Advanced::Working,
                         // The others go on; this one is tried again with the next round.
                         Ok(Err(error)) => failure = Some(error),
@@ -54,7 +54,7 @@ impl Service for Bulks {
             }
             match failure {
                 Some(error) => Err(error.into()),
-                None => Ok(if working { BREATH } else { self.every }),
+                None => Ok(if working { ROUND_PAUSE } else { self.every }),
             }
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use umbel_model::Progress;
-use umbel_sandbox::{Attempt, Call, Host, LogLine, Place, Refused, StopHandle};
+use umbel_sandbox::{Attempt, Call, Host, LogLine, Refused, StopHandle, WorkflowNode};
 
 use crate::support::{Guest, SANDBOX, call, failure, run, value};
 
@@ -67,7 +67,7 @@ async fn asked(body: &str, call: Call) -> (Attempt, Vec<(&'static str, String)>)
 
 fn in_group(in_group: bool, call: Call) -> Call {
     let mut call = call;
-    call.info.place = Some(Place { workflow_id: "W1".into(), node: 7, in_group });
+    call.info.workflow_node = Some(WorkflowNode { workflow_id: "W1".into(), node: 7, in_group });
     call
 }
 

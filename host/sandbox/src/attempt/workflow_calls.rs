@@ -1,26 +1,25 @@
-//! What a guest asks for to grow workflows: counted, bounded, and handed to the host.
-//!
-//! It knows nothing of what a canvas means; the host reads it.
+//! Calls of a guest that submit workflows, add members to a group or replace the job: counted, bounded, and passed to the
+//! host, which reads the canvases.
 
 use crate::{
-    GrowthLimits,
     attempt::host::{Host, Refused},
+    config::WorkflowCallLimits,
 };
 
-/// What one attempt asked for, over all the calls of its task.
+/// The workflow calls of one attempt, over all calls of its task.
 #[derive(Debug)]
-pub(crate) struct Growth {
-    limits: GrowthLimits,
+pub(crate) struct WorkflowCalls {
+    limits: WorkflowCallLimits,
     calls: u32,
     bytes: usize,
     replaced: bool,
-    /// The attempt calls its task for each of several items: there is no one result to replace.
-    pub(crate) each: bool,
+    /// The attempt calls its task for each of several items, so there is no single result to replace.
+    pub(crate) is_map: bool,
 }
 
-impl Growth {
-    pub(crate) fn new(limits: GrowthLimits) -> Self {
-        Self { limits, calls: 0, bytes: 0, replaced: false, each: false }
+impl WorkflowCalls {
+    pub(crate) fn new(limits: WorkflowCallLimits) -> Self {
+        Self { limits, calls: 0, bytes: 0, replaced: false, is_map: false }
     }
 
     pub(crate) fn submit(&mut self, host: &dyn Host, canvas: &str) -> Result<String, Refused> {
@@ -33,7 +32,7 @@ impl Growth {
         if self.replaced {
             return Err(Refused::new("already_replaced", "a job can be replaced only once"));
         }
-        if self.each {
+        if self.is_map {
             let message = "a job of a map or starmap has no single result that could be replaced";
             return Err(Refused::new("canvas_unavailable", message));
         }
@@ -50,9 +49,9 @@ impl Growth {
         host.add_to_group(members)
     }
 
-    /// Counts a call. One that is refused counts too, its text does not: nobody keeps it.
+    /// Counts a call. A refused call counts too; its text does not, as nobody keeps it.
     fn count(&mut self, text: &str) -> Result<(), Refused> {
-        let GrowthLimits { calls, bytes, total_bytes, .. } = self.limits;
+        let WorkflowCallLimits { calls, bytes, total_bytes, .. } = self.limits;
         if self.calls >= calls {
             let message = format!("an attempt may ask for workflows, members and replacements {calls} times");
             return Err(Refused::new("host_limit:canvas_calls", message));
@@ -93,8 +92,8 @@ mod tests {
         }
     }
 
-    fn growth(calls: u32, bytes: usize, total_bytes: usize) -> Growth {
-        Growth::new(GrowthLimits { calls, bytes, total_bytes, ..GrowthLimits::default() })
+    fn calls_of(calls: u32, bytes: usize, total_bytes: usize) -> WorkflowCalls {
+        WorkflowCalls::new(WorkflowCallLimits { calls, bytes, total_bytes, ..WorkflowCallLimits::default() })
     }
 
     fn kind<T>(result: Result<T, Refused>) -> String {
@@ -103,36 +102,36 @@ mod tests {
 
     #[test]
     fn calls_and_bytes_are_counted_over_the_attempt() {
-        let mut growth = growth(5, 10, 15);
-        assert_eq!(growth.submit(&Agrees, "0123456789").unwrap(), "0123456789");
-        assert_eq!(kind(growth.submit(&Agrees, "0123456789a")), "host_limit:canvas_bytes");
-        assert_eq!(kind(growth.submit(&Agrees, "012345")), "host_limit:canvas_bytes");
-        growth.add_to_group(&Agrees, true, "01234").unwrap();
-        growth.submit(&Agrees, "").unwrap();
-        assert_eq!(kind(growth.submit(&Agrees, "")), "host_limit:canvas_calls");
+        let mut workflow_calls = calls_of(5, 10, 15);
+        assert_eq!(workflow_calls.submit(&Agrees, "0123456789").unwrap(), "0123456789");
+        assert_eq!(kind(workflow_calls.submit(&Agrees, "0123456789a")), "host_limit:canvas_bytes");
+        assert_eq!(kind(workflow_calls.submit(&Agrees, "012345")), "host_limit:canvas_bytes");
+        workflow_calls.add_to_group(&Agrees, true, "01234").unwrap();
+        workflow_calls.submit(&Agrees, "").unwrap();
+        assert_eq!(kind(workflow_calls.submit(&Agrees, "")), "host_limit:canvas_calls");
     }
 
     #[test]
     fn a_second_replacement_is_refused_unless_the_first_was_too() {
-        let mut growth = growth(9, 10, 99);
-        assert_eq!(kind(growth.replace(&Agrees, "bad")), "invalid_canvas");
-        growth.replace(&Agrees, "good").unwrap();
-        assert_eq!(kind(growth.replace(&Agrees, "good")), "already_replaced");
+        let mut workflow_calls = calls_of(9, 10, 99);
+        assert_eq!(kind(workflow_calls.replace(&Agrees, "bad")), "invalid_canvas");
+        workflow_calls.replace(&Agrees, "good").unwrap();
+        assert_eq!(kind(workflow_calls.replace(&Agrees, "good")), "already_replaced");
     }
 
     #[test]
     fn what_has_no_group_or_no_single_result_is_refused() {
-        let mut growth = growth(9, 10, 99);
-        assert_eq!(kind(growth.add_to_group(&Agrees, false, "[]")), "not_in_group");
-        growth.each = true;
-        assert_eq!(kind(growth.replace(&Agrees, "good")), "canvas_unavailable");
+        let mut workflow_calls = calls_of(9, 10, 99);
+        assert_eq!(kind(workflow_calls.add_to_group(&Agrees, false, "[]")), "not_in_group");
+        workflow_calls.is_map = true;
+        assert_eq!(kind(workflow_calls.replace(&Agrees, "good")), "canvas_unavailable");
     }
 
     #[test]
     fn a_host_without_workflows_refuses_them() {
-        let mut growth = growth(9, 10, 99);
-        assert_eq!(kind(growth.submit(&Discard, "{}")), "canvas_unavailable");
-        assert_eq!(kind(growth.replace(&Discard, "{}")), "canvas_unavailable");
-        assert_eq!(kind(growth.add_to_group(&Discard, true, "[]")), "canvas_unavailable");
+        let mut workflow_calls = calls_of(9, 10, 99);
+        assert_eq!(kind(workflow_calls.submit(&Discard, "{}")), "canvas_unavailable");
+        assert_eq!(kind(workflow_calls.replace(&Discard, "{}")), "canvas_unavailable");
+        assert_eq!(kind(workflow_calls.add_to_group(&Discard, true, "[]")), "canvas_unavailable");
     }
 }

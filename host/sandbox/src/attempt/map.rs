@@ -1,7 +1,7 @@
 //! One attempt that calls its task for each of several items: the job of a `map` or `starmap`.
 //!
-//! Every call has a fresh store, as any attempt has; fuel, time, log, progress and what the guest may ask for are those
-//! of the whole attempt.
+//! Every call has a fresh store, as any attempt has. The limits of fuel, time, log, progress and workflow calls hold for the
+//! whole attempt.
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -9,24 +9,25 @@ use serde_json::{json, value::RawValue};
 use umbel_model::{Failure, Outcome, Usage, outcome::MAX_DETAILS_BYTES};
 
 use crate::{
-    Sandbox,
     attempt::{
+        call::{Attempt, Call},
         host::Host,
         json,
         outcome::{deadline, result_too_large},
-        run::{Attempt, Begun, Call},
+        run::StartedAttempt,
         stop::StopHandle,
     },
+    engine::Sandbox,
     prepared::Prepared,
 };
 
 impl Sandbox {
-    /// Calls the task with each of `items` (arguments objects as in [`Call::arguments`], which is not looked at), one
+    /// Calls the task with each of `items` (objects as in [`Call::arguments`], which is ignored), one
     /// after the other. The outcome is the list of the results in the order of the items, within the limits of one
     /// result; a call that ends as `ignore` gives `null`. The first call that gives neither ends the attempt with its
     /// outcome, whose failure names the item in its details: `{"item": 3, "details": …}`, counted from 0. Usage is the
-    /// sum of the fuel, the peak of the memory and the time of the whole. A replacement is refused to the guest.
-    pub async fn run_each(
+    /// sum of the fuel, the peak of the memory and the duration of the attempt. A replacement is refused to the guest.
+    pub async fn run_map(
         &self,
         prepared: &Prepared,
         call: Call,
@@ -38,19 +39,19 @@ impl Sandbox {
         if let Some(stop) = stop.stopped() {
             return Attempt::unrun(stop.outcome());
         }
-        let begun = self.begin(&call, host, stop);
-        let mut whole = self.whole(call.task, call.info);
-        whole.growth.each = true;
+        let started = self.start_attempt(&call, host, stop);
+        let mut data = self.attempt_data(call.task, call.info);
+        data.workflow_calls.is_map = true;
         let mut list = ResultList::new(self.inner.config.max_result_bytes);
         let mut usage = Usage::default();
-        let mut pace = Pace::new(self.inner.config.epoch_tick_ms);
+        let mut yielder = Yielder::new(self.inner.config.epoch_tick_ms);
         for (item, arguments) in items.iter().enumerate() {
-            if let Some(outcome) = pace.wait(&begun).await {
-                return begun.end(at_item(outcome, item), timed(usage, &begun), whole);
+            if let Some(outcome) = yielder.pause(&started).await {
+                return started.end(at_item(outcome, item), timed(usage, &started), data);
             }
             let limits = self.limits(call.fuel.saturating_sub(usage.fuel), call.memory_bytes);
-            let (outcome, used, kept) = self.call_once(prepared, &limits, &begun, whole, arguments).await;
-            whole = kept;
+            let (outcome, used, kept) = self.call_once(prepared, &limits, &started, data, arguments).await;
+            data = kept;
             usage.fuel = usage.fuel.saturating_add(used.fuel);
             usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
             let pushed = match outcome {
@@ -59,41 +60,41 @@ impl Sandbox {
                 other => Err(other),
             };
             if let Err(outcome) = pushed {
-                return begun.end(at_item(outcome, item), timed(usage, &begun), whole);
+                return started.end(at_item(outcome, item), timed(usage, &started), data);
             }
         }
-        let usage = timed(usage, &begun);
-        begun.end(list.finish(), usage, whole)
+        let usage = timed(usage, &started);
+        started.end(list.finish(), usage, data)
     }
 }
 
-fn timed(usage: Usage, begun: &Begun) -> Usage {
-    let duration_us = u64::try_from(begun.clock.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+fn timed(usage: Usage, started: &StartedAttempt) -> Usage {
+    let duration_us = u64::try_from(started.clock.started.elapsed().as_micros()).unwrap_or(u64::MAX);
     Usage { duration_us, ..usage }
 }
 
-/// Between two calls. A call that never waits does not yield its thread, nor does it see a deadline that passes within
-/// a tick: many short ones must not add up to a long one.
-struct Pace {
+/// Yields the thread and checks the deadline between two calls: a short call does neither by itself, and many short calls
+/// must not add up to a long one.
+struct Yielder {
     tick: Duration,
     yielded: Instant,
 }
 
-impl Pace {
+impl Yielder {
     fn new(tick_ms: u64) -> Self {
         Self { tick: Duration::from_millis(tick_ms), yielded: Instant::now() }
     }
 
     /// Why the attempt must end here, if it must.
-    async fn wait(&mut self, begun: &Begun) -> Option<Outcome> {
+    async fn pause(&mut self, started: &StartedAttempt) -> Option<Outcome> {
         if self.yielded.elapsed() >= self.tick {
             tokio::task::yield_now().await;
             self.yielded = Instant::now();
         }
-        if let Some(stop) = begun.stop.stopped() {
+        if let Some(stop) = started.stop.stopped() {
             return Some(stop.outcome());
         }
-        (Instant::now() >= begun.clock.hard).then(|| Outcome::Trap(deadline()))
+        (Instant::now() >= started.clock.hard).then(|| Outcome::Trap(deadline()))
     }
 }
 
@@ -121,7 +122,7 @@ impl ResultList {
         Ok(())
     }
 
-    /// Checked as a whole: the list is nested one deeper than its items.
+    /// Checks the whole list, which is nested one deeper than its items.
     fn finish(mut self) -> Outcome {
         self.text.push(']');
         match json::checked(self.text) {
@@ -131,7 +132,7 @@ impl ResultList {
     }
 }
 
-/// Says in the outcome's failure which item it was.
+/// Names the item in the details of the outcome's failure.
 fn at_item(outcome: Outcome, item: usize) -> Outcome {
     let mark = |failure: Failure| {
         let details = |inner: Option<&RawValue>| match inner {

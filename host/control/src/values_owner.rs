@@ -1,5 +1,5 @@
-//! Whose values lie in a folder: a broker has a random name, and the folder keeps the name of the broker whose jobs' values
-//! it has. A sweeper of another broker knows none of those jobs, and would delete them all.
+//! Which broker's jobs have the large values in a folder. A broker has a random name, and the folder keeps the name of the
+//! broker whose values it holds: the sweeper of another broker knows none of those jobs, and would delete all values.
 
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, PutDocument};
 use umbel_model::TenantId;
@@ -7,28 +7,27 @@ use umbel_modules::ModuleStore;
 
 use crate::service::StepError;
 
-/// The broker's document that has its name. It lies beside the tokens, under a kind of which older releases read no other
-/// document than `routes`.
+/// The document with the broker's name. Its kind is one of which older releases read no document but `routes`.
 const NAME: &str = "values-owner";
 const KIND: DocumentKind = DocumentKind::Routes;
 
-fn home() -> TenantId {
+fn system_tenant() -> TenantId {
     TenantId::new("system").expect("a fixed name that keeps the rule")
 }
 
-/// The broker's name; none when no sweeper gave it one.
+/// The broker's name; none while no sweeper has named it.
 async fn name_of(broker: &dyn Broker) -> Result<Option<String>, Error> {
-    Ok(broker.document(&home(), KIND, NAME).await?.map(|document| document.body.trim_matches('"').to_owned()))
+    Ok(broker.document(&system_tenant(), KIND, NAME).await?.map(|document| document.body.trim_matches('"').to_owned()))
 }
 
-/// The broker's name, which it is given if it has none.
+/// The broker's name; gives it one if it has none.
 async fn named(broker: &dyn Broker) -> Result<String, StepError> {
     if let Some(known) = name_of(broker).await? {
         return Ok(known);
     }
     let new = ModuleStore::new_owner()?;
     let put = PutDocument {
-        tenant: home(),
+        tenant: system_tenant(),
         kind: KIND,
         name: NAME.into(),
         expect: Expect::Absent,
@@ -45,14 +44,14 @@ async fn named(broker: &dyn Broker) -> Result<String, StepError> {
     }
 }
 
-/// Whether the values of this store are those of the broker's jobs. Both get their names where there are none: what an
-/// older release left belongs to the first who asks.
+/// Whether the values of this store are those of the broker's jobs. Names the broker and claims the store if nobody has yet:
+/// values of an older release belong to the first broker that asks.
 pub(crate) async fn owns(broker: &dyn Broker, store: &ModuleStore) -> Result<bool, StepError> {
     let name = named(broker).await?;
     Ok(store.claim_values(&name).await? == name)
 }
 
-/// Whose values lie in the store, if they are another broker's. Changes nothing.
+/// The name of the other broker whose values the store holds, if there is one. Changes nothing.
 ///
 /// # Errors
 /// The broker or the store cannot be read.
@@ -61,7 +60,7 @@ pub async fn other_owner(broker: &dyn Broker, store: &ModuleStore) -> Result<Opt
     Ok(found.filter(|found| own.as_ref() != Some(found)))
 }
 
-/// Why it cannot be said whose values they are.
+/// Why the owner of the values is not known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OwnerError {

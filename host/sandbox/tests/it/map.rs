@@ -42,7 +42,7 @@ fn items<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<Box<str>> {
 }
 
 async fn each(prepared: &Prepared, call: Call, items: Vec<Box<str>>) -> Attempt {
-    SANDBOX.run_each(prepared, call, items, Arc::new(Heard::default()), &StopHandle::new()).await
+    SANDBOX.run_map(prepared, call, items, Arc::new(Heard::default()), &StopHandle::new()).await
 }
 
 fn with(run: &str) -> Guest {
@@ -137,7 +137,7 @@ async fn a_stop_ends_it_between_two_items() {
     let prepared = Guest::default().prepare().await;
     let stop = StopHandle::new();
     stop.stop(Stop::Cancel);
-    let attempt = SANDBOX.run_each(&prepared, call("{}"), items([1]), Arc::new(Heard::default()), &stop).await;
+    let attempt = SANDBOX.run_map(&prepared, call("{}"), items([1]), Arc::new(Heard::default()), &stop).await;
     assert!(matches!(attempt.outcome, Outcome::Revoked));
     assert_eq!(attempt.usage.fuel, 0);
 }
@@ -150,7 +150,7 @@ async fn many_short_items_share_one_thread_with_others() {
     let long = tokio::spawn({
         let (prepared, stop) = (prepared.clone(), stop.clone());
         let all = items(vec![7; 400_000]);
-        async move { SANDBOX.run_each(&prepared, endless, all, Arc::new(Heard::default()), &stop).await }
+        async move { SANDBOX.run_map(&prepared, endless, all, Arc::new(Heard::default()), &stop).await }
     });
     for _ in 0..10 {
         assert_eq!(value(&run(&prepared, call("1")).await), "1");
@@ -171,7 +171,7 @@ async fn the_log_and_the_progress_are_those_of_the_whole() {
     let sandbox = Sandbox::new(config).unwrap();
     let prepared = sandbox.load(compile(&with(&body).build()).await.unwrap().into()).unwrap();
     let host = Arc::new(Heard::default());
-    let attempt = sandbox.run_each(&prepared, call("{}"), items(0..10), host.clone(), &StopHandle::new()).await;
+    let attempt = sandbox.run_map(&prepared, call("{}"), items(0..10), host.clone(), &StopHandle::new()).await;
     assert_eq!(value(&attempt), "[0,1,2,3,4,5,6,7,8,9]");
     assert_eq!((host.lines.lock().unwrap().len(), attempt.log_dropped), (5, 6));
     assert_eq!(host.progress.lock().unwrap().len(), 2, "the first and the last");
@@ -188,7 +188,7 @@ async fn what_is_asked_for_is_counted_over_all_items() {
     );
     let host = Arc::new(Agrees::default());
     let prepared = with(&body).prepare().await;
-    let attempt = SANDBOX.run_each(&prepared, call("{}"), items(0..600), host.clone(), &StopHandle::new()).await;
+    let attempt = SANDBOX.run_map(&prepared, call("{}"), items(0..600), host.clone(), &StopHandle::new()).await;
     let results: Vec<u8> = serde_json::from_str(value(&attempt)).unwrap();
     assert_eq!(results.iter().filter(|refused| **refused == 1).count(), 100);
     assert_eq!(host.submitted.load(Ordering::Relaxed), 1_000);
