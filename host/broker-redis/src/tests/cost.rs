@@ -58,14 +58,14 @@ pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
     }
 }
 
-/// Microseconds of scripts and of the process, bytes, and commands, so far.
+/// Microseconds of functions and of the process, bytes, and commands, so far.
 pub(super) async fn meter(broker: &RedisBroker) -> (f64, f64, f64, f64) {
     let info = redis::cmd("INFO").arg("everything").to_owned();
     let Value::BulkString(text) = broker.command(&info).await.unwrap() else { panic!() };
     let text = String::from_utf8(text).unwrap();
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once(':')).collect();
     let number = |name: &str| fields.get(name).map_or(0.0, |v| v.parse::<f64>().unwrap());
-    let script = fields.get("cmdstat_evalsha").map_or(0.0, |v| {
+    let script = fields.get("cmdstat_fcall").map_or(0.0, |v| {
         let usec = v.split("usec=").nth(1).unwrap();
         usec.split(',').next().unwrap().parse().unwrap()
     });
@@ -107,8 +107,8 @@ async fn measure(tenants: u64, cap: Option<u32>, server: &RedisServer) {
     let c = meter(&broker).await;
     let per = |x: f64| x / JOBS as f64;
     println!(
-        "{tenants} tenants, {cap:?} the cap of one, batches of {BATCH}: submit {:.2} us in scripts, {:.2} us of CPU, {:.0} bytes; \
-         claim and settle {:.2} us in scripts, {:.2} us of CPU, {:.1} commands; finished {:.0} bytes",
+        "{tenants} tenants, {cap:?} the cap of one, batches of {BATCH}: submit {:.2} us in functions, {:.2} us of CPU, {:.0} bytes; \
+         claim and settle {:.2} us in functions, {:.2} us of CPU, {:.1} commands; finished {:.0} bytes",
         per(b.0 - a.0),
         per(b.1 - a.1),
         per(b.2 - a.2),

@@ -9,6 +9,7 @@ mod faults;
 mod full;
 mod growth;
 mod large;
+mod library;
 mod serving;
 mod workflows;
 
