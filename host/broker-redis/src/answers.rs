@@ -111,21 +111,21 @@ impl Answer {
         Ok(())
     }
 
-    /// What `append_job` in `reading.lua` appended.
+    /// What `read` in `reading.lua` appended for a job.
     pub(crate) fn job(&mut self) -> Result<JobRecord> {
-        Ok(self.job_and_place()?.0)
+        let (mut record, _) = self.summary()?;
+        let mut entries = Self::new(self.next()?)?;
+        while !entries.done() {
+            record.history.push(read_attempt(&entries.bytes()?)?);
+        }
+        Ok(record)
     }
 
-    fn job_and_place(&mut self) -> Result<(JobRecord, Option<Place>)> {
+    /// What `append_job` in `reading.lua` appended.
+    pub(crate) fn summary(&mut self) -> Result<(JobRecord, Option<Place>)> {
         let (name, bytes) = (self.text()?, self.bytes()?);
-        let Stored { mut record, place, spec_apart, history_apart, .. } = stored(&name, &bytes)?;
+        let Stored { mut record, place, spec_apart, .. } = stored(&name, &bytes)?;
         self.fill(&mut record, spec_apart)?;
-        if history_apart {
-            let mut entries = Self::new(self.next()?)?;
-            while !entries.done() {
-                record.history.push(read_attempt(&entries.bytes()?)?);
-            }
-        }
         if let Some(place) = &place {
             record.spec = self.template(&name, place)?.1;
         }
@@ -138,7 +138,7 @@ impl Answer {
         if number < 0 {
             return nodes::join((-1 - number) as u32, &self.bytes()?);
         }
-        let (record, place) = self.job_and_place()?;
+        let (record, place) = self.summary()?;
         let place = place.ok_or_else(|| corrupt("a node's record says that it is none"))?;
         let Place { template, when, on_failure, takes, after, group, next } = place;
         let work = NodeWork::Job { record: Box::new(record), template, takes };

@@ -12,7 +12,6 @@ use crate::nodes::Place;
 
 const FLAG_CANCEL: u8 = 1;
 pub(crate) const FLAG_SPEC_APART: u8 = 2;
-const FLAG_HISTORY_APART: u8 = 4;
 const FLAG_NODE: u8 = 8;
 const FLAG_REPLACED: u8 = 16;
 pub(crate) const FLAG_MORE: u8 = 32;
@@ -161,7 +160,6 @@ pub(crate) struct Stored {
     pub(crate) place: Option<Place>,
     /// Of a node: its arguments.
     pub(crate) spec_apart: bool,
-    pub(crate) history_apart: bool,
 }
 
 /// Reads the record of the job with that member.
@@ -205,7 +203,7 @@ pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
         child: raw.child()?,
     };
     let (token, spec_apart) = (raw.token.to_owned(), raw.has(FLAG_SPEC_APART));
-    Ok(Stored { record, token, place, spec_apart, history_apart: raw.has(FLAG_HISTORY_APART) })
+    Ok(Stored { record, token, place, spec_apart })
 }
 
 /// What a job of a workflow gives, from its record.

@@ -247,8 +247,15 @@ impl Workflows for RedisBroker {
         self.list_workflows(query).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
-        self.read_nodes(tenant, id, first, max).await
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
+        self.read_nodes(tenant, id, first, max, results).await
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {

@@ -31,7 +31,7 @@ impl RedisBroker {
         let next = if next.is_empty() { None } else { Some(next.parse().map_err(corrupt)?) };
         let mut jobs = Vec::new();
         while !answer.done() {
-            jobs.push(answer.job()?);
+            jobs.push(answer.summary()?.0);
         }
         Ok(JobPage { jobs, next })
     }

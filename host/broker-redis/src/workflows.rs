@@ -2,7 +2,7 @@
 
 use redis::Value;
 use umbel_broker::{
-    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodeRecord, NodeValue, NodeWork, PAGE_SCAN, Result,
+    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodePage, NodeValue, NodeWork, PAGE_SCAN, Result, Results,
     STAGED_TTL_MS, WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState,
     WorkflowSubmitted,
 };
@@ -125,15 +125,19 @@ impl RedisBroker {
         id: WorkflowId,
         first: u32,
         max: u32,
-    ) -> Result<Vec<NodeRecord>> {
-        let max = max.min(MAX_NODES_A_CALL);
-        let args = vec![member(tenant, id).into_bytes(), first.to_string().into_bytes(), max.to_string().into_bytes()];
+        results: Results,
+    ) -> Result<NodePage> {
+        let end = first.saturating_add(max.min(MAX_NODES_A_CALL));
+        let with_results = if results == Results::Included { "1" } else { "0" };
+        let args = [member(tenant, id), first.to_string(), end.to_string(), with_results.into()];
+        let args = args.map(String::into_bytes).to_vec();
         let mut answer = Answer::new(self.run("nodes", args, Repeat::Safe).await?)?;
-        let mut records = Vec::new();
+        let next = answer.number()? as u32;
+        let mut nodes = Vec::new();
         while !answer.done() {
-            records.push(answer.node()?);
+            nodes.push(answer.node()?);
         }
-        Ok(records)
+        Ok(NodePage { nodes, next })
     }
 
     /// Without a function: what is read is much, and does not change once it has ended.

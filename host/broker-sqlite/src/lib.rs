@@ -197,9 +197,16 @@ impl Workflows for SqliteBroker {
         self.read(move |conn| workflows::page(conn, &query)).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
         let tenant = tenant.clone();
-        self.read(move |conn| workflows::nodes(conn, &tenant, id, first, max)).await
+        self.read(move |conn| workflows::nodes(conn, &tenant, id, first, max, results)).await
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {

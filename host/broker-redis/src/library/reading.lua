@@ -1,36 +1,90 @@
 -- Reading: jobs, workflows, nodes, queues.
 
--- Appends: member, record, [large spec or arguments], [list of attempts], [template of a node].
-local function append_job(out, member, text)
-  local flags, n = byte(text, FLAGS), #out + 2
-  out[n - 1], out[n] = member, text
+-- Bytes of a record that hold its head, its queue and its task, however long they are: more are read only when needed.
+local PREFIX = 1100
+-- Bytes of texts at which a page of jobs or nodes ends; PAGE_BYTES in the broker's contract.
+local PAGE_BYTES = 1048576
+-- Up to the names of queue and task in the immutable part.
+local NAMES = HEAD .. 'I4Bc0Bc0'
+
+local function prefix_of(member)
+  return call('GETRANGE', P .. 'job:' .. member, 0, PREFIX - 1)
+end
+
+-- `text` are the bytes of a record behind its first `offset`: the same, with at least `count` of them.
+local function at_least(count, text, member, offset)
+  if #text >= count then return text end
+  return text .. call('GETRANGE', P .. 'job:' .. member, offset + #text, offset + count + PREFIX - 1)
+end
+
+-- Where the names begin in a record: behind the worker and the length of the immutable part.
+local function names_at(text)
+  local at = 74 + byte(text, 73)
+  return at + 1 + byte(text, at) + 4
+end
+
+-- Appends what is kept apart from a record: [large spec or arguments], [template of a node].
+-- Returns where the spec or the arguments begin in the record, and the bytes of the texts that are kept apart.
+local function append_apart(out, member, text)
+  local flags, n, bytes = byte(text, FLAGS), #out, 0
+  local at = workflows.links_at(text, names_at(text))
   if has(flags, SPEC_APART) then
     n = n + 1
     out[n] = call('GET', P .. 'spec:' .. member) or ''
-  end
-  if has(flags, HISTORY_APART) then
-    n = n + 1
-    out[n] = call('LRANGE', P .. 'history:' .. member, 0, -1)
+    bytes = #out[n]
   end
   if has(flags, NODE) then
-    local c = workflows
-    -- Behind token and worker, and the length of the immutable part.
-    local at = 74 + byte(text, 73)
-    at = at + 1 + byte(text, at) + 4
-    out[n + 1] = c.template_text(c.of(member), (unpack_struct('<I3', text, c.links_at(text, at))))
+    local wf = workflows.of(member)
+    local template, _, _, _, edges, arguments_at = unpack_struct(workflows.LINKS, text, at)
+    at = arguments_at + 8 * edges
+    out[n + 1] = workflows.template_text(wf, template)
+    bytes = bytes + #workflows.template_of(wf, template).spec
   end
+  return at, bytes
+end
+
+-- Appends a job without its history: member, record, and what append_apart appends. Its result is left out unless it is
+-- wanted, or is the workflow that replaced the job. `text` is the prefix of its record.
+-- Returns the bytes of its texts, as the broker's contract counts them.
+local function append_job(out, member, text, with_result)
+  local flags, n, bytes = byte(text, FLAGS), #out, 0
+  local names = names_at(text)
+  local fixed_end = names - 1 + unpack_struct('<I4', text, names - 4)
+  text = at_least(fixed_end + 4, text, member, 0)
+  local result_bytes = unpack_struct('<I4', text, fixed_end + 1)
+  local rest_at = fixed_end + 5 + result_bytes
+  local kept = sub(text, 1, fixed_end) .. '\0\0\0\0'
+  if result_bytes > 0 and (with_result or has(flags, REPLACED)) then
+    text = at_least(rest_at - 1, text, member, 0)
+    kept = sub(text, 1, rest_at - 1)
+    if not has(flags, REPLACED) then bytes = result_bytes end
+  end
+  local rest = at_least(4, sub(text, rest_at), member, rest_at - 1)
+  local failure_bytes = unpack_struct('<I4', rest)
+  rest = at_least(8 + failure_bytes, rest, member, rest_at - 1)
+  local progress_bytes = unpack_struct('<I4', rest, 5 + failure_bytes)
+  local rest_bytes = 8 + failure_bytes + progress_bytes
+  rest = at_least(rest_bytes, rest, member, rest_at - 1)
+  out[n + 1], out[n + 2] = member, kept .. sub(rest, 1, rest_bytes) .. '\0\0\0\0\0'
+  local spec_at, apart_bytes = append_apart(out, member, text)
+  return bytes + fixed_end + 1 - spec_at + failure_bytes + progress_bytes + apart_bytes
 end
 
 -- Reads jobs with what is kept apart from their records.
 -- ARGV[2…] members
--- Returns, per job that exists, what append_job appends.
+-- Returns, per job that exists: member, record, what append_apart appends, and a list of the attempts that are kept apart.
 -- Complexity: O(n).
 register('read', 'no-writes', function(args)
   local out = {}
   for i = 2, #args do
     local member = args[i]
     local text = call('GET', P .. 'job:' .. member)
-    if text then append_job(out, member, text) end
+    if text then
+      local n = #out
+      out[n + 1], out[n + 2] = member, text
+      append_apart(out, member, text)
+      out[#out + 1] = has(byte(text, FLAGS), HISTORY_APART) and call('LRANGE', P .. 'history:' .. member, 0, -1) or {}
+    end
   end
   return out
 end)
@@ -40,30 +94,33 @@ end)
 --   look at   ARGV[7] state or ''   ARGV[8] task or ''   ARGV[9] queue or ''
 --   ARGV[10] worker of the last delivery or ''
 -- Returns { next or '', and per job what append_job appends }.
--- Complexity: O(log N + entries looked at).
+-- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit.
 register('list', 'no-writes', function(args)
   local tenant, max, scan = args[2], tonumber(args[5]), tonumber(args[6])
   local state, task, queue, worker = tonumber(args[7]), args[8], args[9], args[10]
   local from = '+'
   if #args[4] > 0 then from = '(' .. args[4] end
   local ids = call('ZREVRANGEBYLEX', P .. args[3] .. ':' .. tenant, from, '-', 'LIMIT', 0, scan)
-  local out, found, looked = { '' }, 0, 0
-  -- Head, then the length of the immutable part.
-  local NAMES = HEAD .. 'I4Bc0Bc0'
+  local out, found, looked, bytes = { '' }, 0, 0, 0
+  local is_filtered = state or task ~= '' or queue ~= '' or worker ~= ''
 
   for _, id in ipairs(ids) do
     local member = tenant .. ',' .. id
-    local text = call('GET', P .. 'job:' .. member)
-    if text then
-      local v = { unpack_struct(NAMES, text) }
-      if (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
-        and (worker == '' or v[18] == worker) then
+    local text = prefix_of(member)
+    if #text > 0 then
+      local fits = true
+      if is_filtered then
+        local v = { unpack_struct(NAMES, text) }
+        fits = (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
+          and (worker == '' or v[18] == worker)
+      end
+      if fits then
         found = found + 1
-        append_job(out, member, text)
+        bytes = bytes + append_job(out, member, text)
       end
     end
     looked = looked + 1
-    if found == max or looked == scan then
+    if found == max or looked == scan or bytes >= PAGE_BYTES then
       out[1] = id
       break
     end
@@ -123,19 +180,25 @@ register('workflows', 'no-writes', function(args)
 end)
 
 -- Reads nodes of a workflow.
--- ARGV[2] member of the workflow   ARGV[3] number of the first   ARGV[4] how many
--- Returns, per node that exists: its number and what append_job appends, or -1 - its number and the packed join.
+-- ARGV[2] member of the workflow   ARGV[3] number of the first   ARGV[4] that behind the last   ARGV[5] '1' with results
+-- Returns the number of the first that was not looked at; then, per node that exists: its number and what append_job appends,
+--   or -1 - its number and the packed join.
 -- Complexity: O(n).
 register('nodes', 'no-writes', function(args)
   local c = workflows
-  local wf, first, out = c.at(sub(args[2], 1, -7)), tonumber(args[3]), {}
+  local wf, last, bytes = c.at(sub(args[2], 1, -7)), tonumber(args[4]), 0
+  local out = { last }
   if not wf then return out end
-  for number = first, math.min(first + tonumber(args[4]), wf.nodes) - 1 do
+  for number = tonumber(args[3]), math.min(last, wf.nodes) - 1 do
     local member = c.node_of(wf, number)
-    local text = call('GET', P .. 'job:' .. member)
-    if text then
+    local text = prefix_of(member)
+    if #text > 0 then
       out[#out + 1] = number
-      append_job(out, member, text)
+      bytes = bytes + append_job(out, member, text, args[5] == '1')
+      if bytes >= PAGE_BYTES then
+        out[1] = number + 1
+        break
+      end
     else
       text = call('GET', P .. 'gate:' .. member)
       if text then out[#out + 1], out[#out + 2] = -1 - number, text end

@@ -254,6 +254,7 @@ end
 
 workflows.STAGED, workflows.STARTED, workflows.WORKFLOW = STAGED, STARTED, WORKFLOW
 workflows.at, workflows.of, workflows.node_of = workflow_at, workflow_of, node_of
-workflows.links_at, workflows.template_text = links_at, template_text
+workflows.LINKS, workflows.links_at = LINKS, links_at
+workflows.template_of, workflows.template_text = template_of, template_text
 -- A deleted one is not written again.
 function workflows.forget(wf) known[wf.prefix] = false end

@@ -12,28 +12,29 @@ const JOBS: u64 = 20_000;
 pub(super) const BATCH: usize = 200;
 
 pub(super) fn jobs(tenants: u64) -> Vec<NewJob> {
+    let tenant = |n: u64| TenantId::new(format!("tenant{}", n % tenants)).unwrap();
+    (0..JOBS).map(|n| NewJob { tenant: tenant(n), ..plain_job(n) }).collect()
+}
+
+pub(super) fn plain_job(n: u64) -> NewJob {
     let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    (0..JOBS)
-        .map(|n| NewJob {
-            id: JobId::from_parts(conformance::START_MS + n / 10, u128::from(n) << 56 | 0x1234_5678_9abc),
-            tenant: TenantId::new(format!("tenant{}", n % tenants)).unwrap(),
-            task: "process_order".parse().unwrap(),
-            queue: QueueName::default(),
-            priority: 5,
-            spec: format!(
-                r#"{{"v":1,"task":"process_order","digest":"sha256:{digest}","arguments":{{"order_id":{n}}}}}"#
-            ),
-            start: Start::Now,
-            expires_ms: 0,
-            max_deliveries: 5,
-            result_ttl_ms: 86_400_000,
-            dead_ttl_ms: 604_800_000,
-            expires_at: None,
-            broker_options: None,
-            idempotency: None,
-            redrive_of: None,
-        })
-        .collect()
+    NewJob {
+        id: JobId::from_parts(conformance::START_MS + n / 10, u128::from(n) << 56 | 0x1234_5678_9abc),
+        tenant: TenantId::new("tenant0").unwrap(),
+        task: "process_order".parse().unwrap(),
+        queue: QueueName::default(),
+        priority: 5,
+        spec: format!(r#"{{"v":1,"task":"process_order","digest":"sha256:{digest}","arguments":{{"order_id":{n}}}}}"#),
+        start: Start::Now,
+        expires_ms: 0,
+        max_deliveries: 5,
+        result_ttl_ms: 86_400_000,
+        dead_ttl_ms: 604_800_000,
+        expires_at: None,
+        broker_options: None,
+        idempotency: None,
+        redrive_of: None,
+    }
 }
 
 pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {

@@ -10,6 +10,7 @@ mod full;
 mod growth;
 mod large;
 mod library;
+mod lists;
 mod serving;
 mod workflows;
 
