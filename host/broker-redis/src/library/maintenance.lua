@@ -7,33 +7,32 @@
 -- Complexity: O(m log N) for m jobs and workflows looked at, and that of work.advance().
 register('promote', 'allow-oom', function(args)
   local max = tonumber(args[2])
-  local waiting = call('ZRANGE', P .. 'look', 0, max, 'WITHSCORES')
-  local late = call('ZRANGE', P .. 'deadlines', 0, max, 'WITHSCORES')
   local moved, expired, opened, next_due = 0, 0, 0, -1
 
   local function due_at(at)
     if next_due < 0 or at < next_due then next_due = at end
   end
 
+  -- What is due of a sorted set, at most `max`.
+  local function due_in(key)
+    local first = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+    local due = {}
+    if first and first <= now then
+      due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, max)
+      first = tonumber(call('ZRANGE', key, #due, #due, 'WITHSCORES')[2])
+    end
+    if first then due_at(first) end
+    return due
+  end
+
+  local late, waiting = due_in(P .. 'deadlines'), due_in(P .. 'look')
   if call('EXISTS', P .. 'parked') == 1 then
     local opens
     opened, opens = sub_queues.open_rates(max)
     if opens then due_at(opens) end
   end
-  for i = 1, #late, 2 do
-    local at = tonumber(late[i + 1])
-    if at > now or i > 2 * max then
-      due_at(at)
-      break
-    end
-    workflows.give_up(sub(late[i], 1, -7), EXPIRED)
-  end
-  for i = 1, #waiting, 2 do
-    local member, at = waiting[i], tonumber(waiting[i + 1])
-    if at > now or moved + expired == max then
-      due_at(at)
-      break
-    end
+  for _, member in ipairs(late) do workflows.give_up(sub(member, 1, -7), EXPIRED) end
+  for _, member in ipairs(waiting) do
     local r = load(member)
     if r then
       local tq = tenant_queue_of(tenant_of(member), queue_in(r[FIXED]))
