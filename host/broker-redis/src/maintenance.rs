@@ -41,11 +41,18 @@ impl RedisBroker {
         })
     }
 
-    /// At most `BATCH` at a time.
+    /// At most `BATCH` at a time; then keys, until none is over.
     pub(crate) async fn prune_batch(&self, max: u32) -> Result<u32> {
-        let args = vec![max.min(BATCH).to_string().into_bytes(), BATCH.to_string().into_bytes()];
-        let deleted: i64 = self.typed("prune", args, Repeat::Safe).await?;
-        Ok(deleted as u32)
+        let (deleted, mut keys) = self.prune_once(max.min(BATCH)).await?;
+        while keys >= BATCH {
+            (_, keys) = self.prune_once(0).await?;
+        }
+        Ok(deleted)
+    }
+
+    async fn prune_once(&self, max: u32) -> Result<(u32, u32)> {
+        let args = vec![max.to_string().into_bytes(), BATCH.to_string().into_bytes()];
+        self.typed("prune", args, Repeat::Safe).await
     }
 
     /// `how`: see the function.

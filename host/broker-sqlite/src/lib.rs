@@ -314,7 +314,11 @@ impl Maintenance for SqliteBroker {
     }
 
     async fn prune(&self, max: u32) -> Result<u32> {
-        self.write(max as usize, move |step| step.prune(max)).await
+        let (deleted, mut has_keys) = self.write(max as usize, move |step| step.prune(max)).await?;
+        while has_keys {
+            (_, has_keys) = self.write(0, move |step| step.prune(0)).await?;
+        }
+        Ok(deleted)
     }
 
     async fn check(&self) -> Result<()> {

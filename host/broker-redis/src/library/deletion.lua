@@ -71,27 +71,34 @@ local function prune_workflow(name, most)
   return count + 1
 end
 
+-- Takes out of a sorted set what is over, at most `max`: their names.
+local function take_due(set, due, max)
+  local names = call('ZRANGEBYSCORE', set, '-inf', due, 'LIMIT', 0, max)
+  if #names == max then call('ZREMRANGEBYRANK', set, 0, max - 1) else call('ZREMRANGEBYSCORE', set, '-inf', due) end
+  return names
+end
+
+-- Deletes keys that are over, at most `max`; how many.
+local function prune_keys(set, prefix, max)
+  local names = take_due(set, now, max)
+  local keys = {}
+  for i = 1, #names do keys[i] = prefix .. names[i] end
+  for i = 1, #keys, 1000 do call('UNLINK', unpack(keys, i, math.min(i + 999, #keys))) end
+  return #keys
+end
+
 -- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys and unique keys that
 -- are over, what no rate needs any more, and subscriptions that have ended.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
--- ARGV[2] max jobs, nodes and workflows   ARGV[3] max idempotency keys and unique keys
--- Returns the number of them deleted.
+-- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
+-- Returns the number of jobs, nodes and workflows that were deleted, and the largest number of keys of a kind.
 -- Complexity: O(m log N) for m deleted.
 register('prune', 'allow-oom', function(args)
-  local keys = call('ZRANGEBYSCORE', P .. 'idem_due', '-inf', now, 'LIMIT', 0, tonumber(args[3]))
-  for _, name in ipairs(keys) do
-    call('DEL', P .. 'idem:' .. name)
-    zrem(P .. 'idem_due', name)
-  end
-
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'uniq_due', '-inf', now, 'LIMIT', 0, tonumber(args[3]))) do
-    call('DEL', P .. 'uniq:' .. name)
-    zrem(P .. 'uniq_due', name)
-  end
-  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'rates', '-inf', now * 1000, 'LIMIT', 0, tonumber(args[3]))) do
-    zrem(P .. 'rates', name)
-    call('HDEL', P .. 'paces', name)
-  end
+  local max_keys = tonumber(args[3])
+  local rates = take_due(P .. 'rates', now * 1000, max_keys)
+  in_pieces('HDEL', P .. 'paces', rates)
+  local keys = math.max(#rates, prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
+    prune_keys(P .. 'uniq_due', P .. 'uniq:', max_keys))
 
   -- This ends those that are over.
   for _, tenant in ipairs(call('HKEYS', P .. 'followed')) do subscription_of(tenant) end
@@ -108,7 +115,7 @@ register('prune', 'allow-oom', function(args)
     end
   end
   flush()
-  return count
+  return { count, keys }
 end)
 
 -- Deletes a job that has ended.

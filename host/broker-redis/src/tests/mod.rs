@@ -11,6 +11,7 @@ mod growth;
 mod large;
 mod library;
 mod lists;
+mod maintenance;
 mod serving;
 mod workflows;
 
