@@ -321,7 +321,9 @@ impl<'a> Flow<'a> {
     }
 
     pub(super) async fn nodes(&self) -> Vec<NodeRecord> {
-        self.s.broker.nodes(&tenant("t1"), self.id, 0, MAX_NODES_A_CALL).await.unwrap()
+        let page = self.s.broker.nodes(&tenant("t1"), self.id, 0, MAX_NODES_A_CALL, Results::Included).await.unwrap();
+        assert_eq!(page.next, MAX_NODES_A_CALL, "their texts fit into a page");
+        page.nodes
     }
 
     pub(super) async fn value(&self, number: u32) -> NodeValue {

@@ -17,6 +17,7 @@ mod histories;
 mod lanes;
 mod leases;
 mod limits;
+mod lists;
 mod lost;
 #[cfg(test)]
 mod model;
@@ -55,6 +56,7 @@ pub use histories::{Histories, random_histories};
 pub use lanes::*;
 pub use leases::*;
 pub use limits::*;
+pub use lists::*;
 pub use lost::*;
 pub use queues::*;
 pub use registry::*;

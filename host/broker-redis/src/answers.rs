@@ -1,4 +1,4 @@
-//! The answers of scripts, part by part.
+//! The answers of functions, part by part.
 
 use std::collections::HashMap;
 
@@ -7,11 +7,11 @@ use umbel_broker::{DeliveredNode, Delivery, Error, Input, NodeRecord, NodeWork, 
 use umbel_model::{JobRecord, Token, canvas::When};
 
 use crate::{
+    decode::{Reader, Stored, corrupt, read_attempt, stored},
     nodes::{self, Place},
-    stored::{Reader, Stored, corrupt, read_attempt, stored},
 };
 
-/// The parts of a script's answer, in order.
+/// The parts of a function's answer, in order.
 #[derive(Debug)]
 pub(crate) struct Answer {
     parts: std::vec::IntoIter<Value>,
@@ -23,7 +23,7 @@ impl Answer {
     pub(crate) fn new(value: Value) -> Result<Self> {
         match value {
             Value::Array(values) => Ok(Self { parts: values.into_iter(), templates: HashMap::new() }),
-            other => Err(Error::Failed(format!("a script answered with a {}", kind_of(&other)))),
+            other => Err(Error::Failed(format!("a function answered with a {}", kind_of(&other)))),
         }
     }
 
@@ -32,7 +32,7 @@ impl Answer {
     }
 
     pub(crate) fn next(&mut self) -> Result<Value> {
-        self.parts.next().ok_or_else(|| Error::Failed("a script's answer is too short".into()))
+        self.parts.next().ok_or_else(|| Error::Failed("a function's answer is too short".into()))
     }
 
     /// None for what is not there.
@@ -40,12 +40,12 @@ impl Answer {
         match self.next()? {
             Value::BulkString(bytes) => Ok(Some(bytes)),
             Value::Nil => Ok(None),
-            other => Err(Error::Failed(format!("a script answered with a {} for a text", kind_of(&other)))),
+            other => Err(Error::Failed(format!("a function answered with a {} for a text", kind_of(&other)))),
         }
     }
 
     pub(crate) fn bytes(&mut self) -> Result<Vec<u8>> {
-        self.maybe_bytes()?.ok_or_else(|| Error::Failed("a script answered with nothing for a text".into()))
+        self.maybe_bytes()?.ok_or_else(|| Error::Failed("a function answered with nothing for a text".into()))
     }
 
     pub(crate) fn text(&mut self) -> Result<String> {
@@ -55,11 +55,11 @@ impl Answer {
     pub(crate) fn number(&mut self) -> Result<i64> {
         match self.next()? {
             Value::Int(n) => Ok(n),
-            other => Err(Error::Failed(format!("a script answered with a {} for a number", kind_of(&other)))),
+            other => Err(Error::Failed(format!("a function answered with a {} for a number", kind_of(&other)))),
         }
     }
 
-    /// Depth and spec of a node's template, what `template_text` in `parts.lua` answered.
+    /// Depth and spec of a node's template, what `template_text` in `workflows.lua` answered.
     fn template(&mut self, name: &str, place: &Place) -> Result<(u32, String)> {
         let bytes = self.bytes()?;
         // Without the digits of the node.
@@ -73,7 +73,7 @@ impl Answer {
         self.templates.get(&key).cloned().ok_or_else(|| corrupt("a template is missing"))
     }
 
-    /// What `deliver` in `claiming.lua` appended.
+    /// What `deliver` in `claim.lua` appended.
     pub(crate) fn delivery(&mut self) -> Result<Delivery> {
         let (name, bytes) = (self.text()?, self.bytes()?);
         let Stored { mut record, token, place, spec_apart, .. } = stored(&name, &bytes)?;
@@ -111,34 +111,34 @@ impl Answer {
         Ok(())
     }
 
-    /// What `append_job` in `parts.lua` appended.
+    /// What `read` in `reading.lua` appended for a job.
     pub(crate) fn job(&mut self) -> Result<JobRecord> {
-        Ok(self.job_and_place()?.0)
+        let (mut record, _) = self.summary()?;
+        let mut entries = Self::new(self.next()?)?;
+        while !entries.done() {
+            record.history.push(read_attempt(&entries.bytes()?)?);
+        }
+        Ok(record)
     }
 
-    fn job_and_place(&mut self) -> Result<(JobRecord, Option<Place>)> {
+    /// What `append_job` in `reading.lua` appended.
+    pub(crate) fn summary(&mut self) -> Result<(JobRecord, Option<Place>)> {
         let (name, bytes) = (self.text()?, self.bytes()?);
-        let Stored { mut record, place, spec_apart, history_apart, .. } = stored(&name, &bytes)?;
+        let Stored { mut record, place, spec_apart, .. } = stored(&name, &bytes)?;
         self.fill(&mut record, spec_apart)?;
-        if history_apart {
-            let mut entries = Self::new(self.next()?)?;
-            while !entries.done() {
-                record.history.push(read_attempt(&entries.bytes()?)?);
-            }
-        }
         if let Some(place) = &place {
             record.spec = self.template(&name, place)?.1;
         }
         Ok((record, place))
     }
 
-    /// What `nodes.lua` appended.
+    /// What `nodes` in `reading.lua` appended.
     pub(crate) fn node(&mut self) -> Result<NodeRecord> {
         let number = self.number()?;
         if number < 0 {
             return nodes::join((-1 - number) as u32, &self.bytes()?);
         }
-        let (record, place) = self.job_and_place()?;
+        let (record, place) = self.summary()?;
         let place = place.ok_or_else(|| corrupt("a node's record says that it is none"))?;
         let Place { template, when, on_failure, takes, after, group, next } = place;
         let work = NodeWork::Job { record: Box::new(record), template, takes };

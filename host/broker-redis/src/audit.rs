@@ -1,4 +1,4 @@
-//! Looks through the store for what should not be, in small steps: each is one script, so that work that goes on meanwhile
+//! Looks through the store for what should not be, in small steps: each is one call, so that work that goes on meanwhile
 //! is neither stopped nor taken for an error.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use redis::{FromRedisValue, Value};
 use umbel_broker::{Error, Finding, Result};
 
-use crate::{RedisBroker, answers::Answer, link::Repeat, settings};
+use crate::{RedisBroker, answers::Answer, connection::Repeat, settings};
 
-/// Keys or entries that one script looks at: about 2 ms.
+/// Keys or entries that one call looks at: about 2 ms.
 const PIECE: usize = 300;
 /// Leases and delays that are counted at once, about 100 ms; with more of them, those counts are left out.
 const MOST_COUNTED: usize = 20_000;
@@ -61,7 +61,7 @@ impl Findings {
 }
 
 impl RedisBroker {
-    /// See `audit.lua` for the checks.
+    /// See `library/audit_*.lua` for the checks.
     pub(crate) async fn look_through(&self, fix: bool) -> Result<Vec<Finding>> {
         let mut found = Findings::default();
         self.look_at_settings(&mut found).await?;
@@ -127,14 +127,14 @@ impl RedisBroker {
 
     /// Every key below the prefix, behind its kind.
     async fn names_by_kind(&self, found: &mut Findings) -> Result<BTreeMap<String, BTreeSet<String>>> {
-        let prefix = self.link.keys.prefix();
+        let prefix = self.connection.keys.prefix();
         let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut cursor = "0".to_owned();
         loop {
             let scan = redis::cmd("SCAN")
                 .arg(&cursor)
                 .arg("MATCH")
-                .arg(self.link.keys.all())
+                .arg(self.connection.keys.all())
                 .arg("COUNT")
                 .arg(PIECE)
                 .to_owned();
@@ -166,11 +166,11 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// One script; where to go on.
+    /// One call; where to go on.
     async fn look_at(&self, fix: bool, what: &str, args: Vec<String>, found: &mut Findings) -> Result<i64> {
         let first = [u8::from(fix).to_string(), what.to_owned()];
         let args = first.into_iter().chain(args).map(String::into_bytes).collect();
-        let value: Value = self.run(&self.scripts.audit, args, Repeat::Safe).await?;
+        let value: Value = self.run("audit", args, Repeat::Safe).await?;
         let mut answer = Answer::new(value)?;
         let next = answer.number()?;
         while !answer.done() {

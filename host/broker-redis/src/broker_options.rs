@@ -1,9 +1,9 @@
-//! BrokerOptions as bytes: what `KNOBS` in `scripts/names.lua` says. Brokers never give them back, so nothing reads them here.
+//! Broker options as bytes: what `OPTIONS` in `library/sub_queues.lua` says. Brokers never give them back, so nothing reads them here.
 
 use umbel_broker::{BrokerOptions, Error, JobLimits, Result, Unique, Wins};
 use umbel_model::{OnWorkerLost, Rate};
 
-use crate::records::Packed;
+use crate::encode::Packed;
 
 /// Longest limit key or unique key, bytes; the contract says 64.
 const MAX_KEY_BYTES: usize = 128;

@@ -6,8 +6,8 @@ use umbel_model::{Rate, TenantId};
 use crate::{
     RedisBroker,
     answers::Answer,
-    link::Repeat,
-    stored::{Reader, corrupt},
+    connection::Repeat,
+    decode::{Reader, corrupt},
 };
 
 const PAUSED: u8 = 1;
@@ -37,18 +37,18 @@ impl RedisBroker {
             self.limits.max_documents.to_string(),
         ];
         let args = args.map(String::into_bytes).to_vec();
-        let answer: Vec<u8> = self.typed(&self.scripts.control, args, Repeat::Safe).await?;
+        let answer: Vec<u8> = self.typed("control", args, Repeat::Safe).await?;
         match answer.split_first() {
             Some((b'S', packed)) => Ok(ControlSet::Set(control(packed)?)),
             Some((b'U', _)) => Ok(ControlSet::Unknown),
             Some((b'F', _)) => Ok(ControlSet::Full),
-            _ => Err(Error::Failed("a script answered with a code that is not known".into())),
+            _ => Err(Error::Failed("a function answered with a code that is not known".into())),
         }
     }
 
     pub(crate) async fn list_controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
         let args = vec![tenant.to_string().into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.controls, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("controls", args, Repeat::Safe).await?)?;
         let mut controls = std::collections::BTreeMap::new();
         while !answer.done() {
             let (field, packed) = (answer.text()?, answer.bytes()?);
@@ -68,7 +68,7 @@ impl RedisBroker {
     }
 }
 
-/// How scripts name a scope.
+/// How functions name a scope.
 fn field(scope: &Scope) -> String {
     match scope {
         Scope::Tenant => "t".into(),
@@ -77,7 +77,7 @@ fn field(scope: &Scope) -> String {
     }
 }
 
-/// As `CONTROL` in `lanes.lua`.
+/// As `CONTROL` in `sub_queues.lua`.
 fn control(bytes: &[u8]) -> Result<Control> {
     let mut r = Reader(bytes);
     let (bits, count, period_ms, burst, concurrency) = (r.u8()?, r.u32()?, r.number(6)?, r.u32()?, r.u32()?);

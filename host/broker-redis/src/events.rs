@@ -6,17 +6,17 @@ use umbel_model::{JobState, TenantId};
 use crate::{
     RedisBroker,
     answers::Answer,
-    link::Repeat,
-    stored::{Reader, corrupt},
+    connection::Repeat,
+    decode::{Reader, corrupt},
 };
 
-/// Numbers of a script are exact below it; those of events are, for 280 years.
+/// Numbers of Lua are exact below it; those of events are, for 280 years.
 const LARGEST: u64 = 1 << 53;
 
 impl RedisBroker {
     pub(crate) async fn follow_tenant(&self, tenant: &TenantId) -> Result<u64> {
         let args = vec![tenant.to_string().into_bytes(), FOLLOW_MS.to_string().into_bytes()];
-        let last: i64 = self.typed(&self.scripts.follow, args, Repeat::Safe).await?;
+        let last: i64 = self.typed("follow", args, Repeat::Safe).await?;
         u64::try_from(last).map_err(corrupt)
     }
 
@@ -24,7 +24,7 @@ impl RedisBroker {
         let max = u64::from(max).min(MAX_EVENTS);
         let args = [tenant.to_string(), after.min(LARGEST).to_string(), max.to_string()];
         let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run(&self.scripts.events, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("events", args, Repeat::Safe).await?)?;
         let mut number = || u64::try_from(answer.number()?).map_err(corrupt);
         let last = number()?;
         if last == 0 {
@@ -39,7 +39,7 @@ impl RedisBroker {
     }
 }
 
-/// As `tell_state` in `prelude.lua` writes it.
+/// As `add_event` in `core.lua` writes it.
 fn event(number: u64, bytes: &[u8]) -> Result<Event> {
     let mut reader = Reader(bytes);
     let (at, state) = (reader.number(6)?, reader.u8()?);

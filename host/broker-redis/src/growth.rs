@@ -1,4 +1,4 @@
-//! What a guest adds with its outcome, as `scripts/joining.lua` reads it.
+//! What a guest adds with its outcome, as `library/growth.lua` reads it.
 
 use umbel_broker::{
     Error, Growth, MAX_GROWTH, MAX_TEMPLATES, NewMembers, NewNode, NewWork, NodeTemplate, Result, Settle,
@@ -6,8 +6,8 @@ use umbel_broker::{
 use umbel_model::Resolution;
 
 use crate::{
+    encode::Packed,
     nodes::{new_node, new_template, new_workflow},
-    records::Packed,
 };
 
 /// Of a growth that cannot be stored, whatever the store holds: refused if the lease is held.

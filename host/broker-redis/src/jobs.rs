@@ -1,36 +1,32 @@
 //! Submit, claim, renew, settle: the operations in batches.
 
+use redis::Value;
 use umbel_broker::{
     Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, SUPERSEDED, Settle, Settled, Submitted,
     superseded_message,
 };
 use umbel_model::{Failure, JobId};
 
-use crate::{RedisBroker, answers::Answer, link::Repeat, records, stored::corrupt};
+use crate::{RedisBroker, answers::Answer, connection::Repeat, decode::corrupt, encode};
 
-/// Jobs of one script: a script stops everybody else while it runs, and 500 take about 3 ms.
+/// Jobs of one call: it stops everybody else while it runs, and 500 take about 3 ms.
 const BATCH: usize = 500;
 
 impl RedisBroker {
     pub(crate) async fn submit_batches(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(BATCH) {
-            // The model has the words; the script puts the id in.
+            // The model has the words; the function puts the id in.
             let by = JobId::from_parts(0, 0);
-            let superseded = records::json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
+            let superseded = encode::json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
             let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
             let mut args: Vec<Vec<u8>> =
                 limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
             for job in batch {
-                args.push(records::new_job(job)?);
+                args.push(encode::new_job(job)?);
             }
-            let mut answer = Answer::new(self.run(&self.scripts.submit, args.clone(), Repeat::Safe).await?)?;
-            let mut codes = answer.text()?;
-            if codes == "W" {
-                answer = Answer::new(self.run(&self.scripts.submit_working, args, Repeat::Safe).await?)?;
-                codes = answer.text()?;
-            }
-            for code in codes.bytes() {
+            let mut answer = Answer::new(self.run("submit", args, Repeat::Safe).await?)?;
+            for code in answer.text()?.bytes() {
                 answers.push(match code {
                     b'C' => Submitted::Created,
                     b'E' => Submitted::Existing(answer.text()?.parse().map_err(corrupt)?),
@@ -80,19 +76,17 @@ impl RedisBroker {
         settled: &mut Vec<Settled>,
     ) -> Result<Vec<Delivery>> {
         let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
-        let wish = then.map(|claim| records::claim(claim, max)).transpose()?.unwrap_or_default();
-        let repeat = if wish.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
+        let request = then.map(|claim| encode::claim(claim, max)).transpose()?.unwrap_or_default();
+        let repeat = if request.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
         let mut args = self.workflow_limits();
         let grows = settles.iter().any(|settle| settle.growth.is_some());
-        args.extend([
-            self.limits.max_log_lines.to_string().into_bytes(),
-            wish,
-            u8::from(grows).to_string().into_bytes(),
-        ]);
+        args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
         for settle in settles {
-            args.push(records::settle(settle)?);
+            args.push(encode::settle(settle)?);
         }
-        let mut answer = Answer::new(self.run(&self.scripts.settle, args, repeat).await?)?;
+        let value =
+            if grows { self.settle_growing(args, repeat).await? } else { self.run("settle", args, repeat).await? };
+        let mut answer = Answer::new(value)?;
         for code in answer.text()?.bytes() {
             settled.push(match code {
                 b'R' => Settled::Recorded,
@@ -109,6 +103,14 @@ impl RedisBroker {
         Ok(deliveries)
     }
 
+    /// A full server refuses what guests add, and records what ended.
+    async fn settle_growing(&self, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
+        match self.run("settle_growing", args.clone(), repeat).await {
+            Err(Error::Full(_)) => self.run("settle", args, repeat).await,
+            other => other,
+        }
+    }
+
     pub(crate) async fn renew_batches(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
         let mut states = Vec::with_capacity(renewals.len());
         for batch in renewals.chunks(BATCH) {
@@ -117,10 +119,10 @@ impl RedisBroker {
                 lease_ms.min(1 << 48).to_string().into_bytes(),
             ];
             for renewal in batch {
-                args.push(records::renewal(renewal)?);
+                args.push(encode::renewal(renewal)?);
             }
             // Log lines may come twice when a reply was lost; better than a lease that ends.
-            let answer: Vec<u8> = self.typed(&self.scripts.renew, args, Repeat::Safe).await?;
+            let answer: Vec<u8> = self.typed("renew", args, Repeat::Safe).await?;
             for code in answer {
                 states.push(match code {
                     b'H' => LeaseState::Held,
@@ -135,5 +137,5 @@ impl RedisBroker {
 }
 
 fn unknown_code() -> Error {
-    Error::Failed("a script answered with a code that is not known".into())
+    Error::Failed("a function answered with a code that is not known".into())
 }

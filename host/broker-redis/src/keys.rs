@@ -1,11 +1,12 @@
-//! Every key: its prefix is made here, its rest in `scripts/` from the table below. One hash tag per shard, so that one
-//! script never leaves a shard.
+//! Every key: its prefix is made here, its rest in `library/` from the table below. One hash tag per shard, so that one
+//! function never leaves a shard. Keys keep the words of the first releases; this table has the words of the code beside
+//! them.
 //!
 //! | key after the prefix | type | what |
 //! |---|---|---|
 //! | `meta` | string | version of all that is stored, see `VERSION` |
 //! | `seq` | string | counts arrivals |
-//! | `job:<tenant>,<id>` | string | the record, see `records` |
+//! | `job:<tenant>,<id>` | string | the record, see `HEAD` and `FULL` in `core.lua` |
 //! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
 //! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
 //! | `join:<tenant>,<id>` | string | a node that is a join; one that is a job has a record |
@@ -70,7 +71,14 @@ impl Keys {
         format!("{}*", self.prefix)
     }
 
-    /// Routes a script to the shard, and says what is stored there.
+    /// The keys of every function: one that routes it to the shard and says what is stored there, and one that never
+    /// exists. While a Cluster moves the slot, a call with a key that exists would run half and die; with both it is
+    /// answered TRYAGAIN before it runs.
+    pub(crate) fn routing(&self) -> [String; 2] {
+        [self.meta(), format!("{}never", self.prefix)]
+    }
+
+    /// The version of what is stored.
     pub(crate) fn meta(&self) -> String {
         format!("{}meta", self.prefix)
     }
@@ -111,12 +119,12 @@ impl Keys {
     }
 }
 
-/// How scripts name a job.
+/// How functions name a job.
 pub(crate) fn member(tenant: &TenantId, id: JobId) -> String {
     format!("{tenant},{id}")
 }
 
-/// How scripts name the documents of one kind.
+/// How functions name the documents of one kind.
 pub(crate) fn shelf(tenant: &TenantId, kind: DocumentKind) -> String {
     format!("{tenant},{}", kind.as_str())
 }

@@ -1,32 +1,32 @@
-//! The broker on Redis or Valkey: any number of workers, every step one script.
+//! The broker on Redis or Valkey: any number of workers, every step one function of a library that is loaded into the server.
 //!
-//! Invariants: a script reads the clock itself and touches the keys of one shard only; the rules are those of the
+//! Invariants: a function reads the clock itself and touches the keys of one shard only; the rules are those of the
 //! in-memory model, which the conformance suite compares with, answer by answer; what users sent is never parsed by a
-//! script; no password gets into an error or a log. This crate knows nothing of HTTP and wasm.
+//! function; no password gets into an error or a log. This crate knows nothing of HTTP and wasm.
 
 mod answers;
 mod audit;
 mod broker_options;
+mod connection;
 mod controls;
+mod decode;
+mod encode;
 mod events;
 mod growth;
 mod jobs;
 mod keys;
-mod link;
+mod library;
+mod maintenance;
 mod nodes;
 mod reading;
-mod records;
 mod registry;
-mod scripts;
 mod settings;
 mod signals;
-mod stored;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 mod upgrade;
-mod upkeep;
 mod workflows;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -37,9 +37,8 @@ use tokio::sync::broadcast;
 use umbel_broker::*;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
+use connection::{Connection, Failed, Repeat};
 use keys::Keys;
-use link::{Failed, Link, Repeat};
-use scripts::{Script, Scripts};
 use signals::Signals;
 
 /// The one shard that there is; keys are ready for more.
@@ -63,7 +62,7 @@ pub struct RedisConfig {
     pub patience: Duration,
     /// For connecting, with all that is checked then.
     pub connect_timeout: Duration,
-    /// For one answer. The server is given up after it, so it is longer than any script or save may take.
+    /// For one answer. The server is given up after it, so it is longer than any function or save may take.
     pub response_timeout: Duration,
 }
 
@@ -96,8 +95,7 @@ impl fmt::Debug for RedisConfig {
 
 /// A broker on a Redis server. Many may share one; each has a connection of its own, and one more for hints.
 pub struct RedisBroker {
-    link: Arc<Link>,
-    scripts: Scripts,
+    connection: Arc<Connection>,
     signals: Signals,
     clock: Clock,
     limits: Limits,
@@ -105,7 +103,7 @@ pub struct RedisBroker {
 
 impl fmt::Debug for RedisBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisBroker").field("link", &self.link).finish_non_exhaustive()
+        f.debug_struct("RedisBroker").field("connection", &self.connection).finish_non_exhaustive()
     }
 }
 
@@ -121,52 +119,52 @@ impl RedisBroker {
         if !prefix_ok {
             return Err(Error::Refused("the prefix of the keys must be letters and digits".into()));
         }
-        let link = Link::start(&config, Keys::new(&config.prefix, SHARD)).await?;
+        let connection = Connection::start(&config, Keys::new(&config.prefix, SHARD)).await?;
         let RedisConfig { clock, limits, .. } = config;
-        let broker = Self { link, scripts: Scripts::new(), signals: Signals::new(), clock, limits };
+        let broker = Self { connection, signals: Signals::new(), clock, limits };
         // Without a server, the next one who connects does it.
-        if broker.link.is_up() {
+        if broker.connection.is_up() {
             broker.finish_upgrade().await?;
         }
         Ok(broker)
     }
 
-    /// Runs a script. A server that does not have it (yet, or after a restart) is given it first.
-    pub(crate) async fn run(&self, script: &Script, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.hash).arg(1).arg(self.link.keys.meta()).arg(self.link.keys.prefix());
+    /// Calls a function. A server that does not have it (yet, or after a restart) is given the library first.
+    pub(crate) async fn run(&self, function: &str, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
+        let mut command = self.connection.library.call(function, self.connection.keys.routing());
         let now = self.clock.fixed_now().map(|now| now.to_string()).unwrap_or_default();
         command.arg(format!("{now};{}", self.limits.max_dead)).arg(args);
         // It may be lost once more between the loading and the call.
         for _ in 0..3 {
-            match self.link.query(&command, repeat).await {
+            match self.connection.query(&command, repeat).await {
                 Ok(value) => return Ok(value),
                 Err(Failed::Broker(error)) => return Err(error),
-                Err(Failed::NoScript) => {
-                    let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.code).to_owned();
-                    self.command(&load).await?;
-                }
+                Err(Failed::UnknownFunction) => match self.command(&self.connection.library.load()).await {
+                    // Another process was faster.
+                    Err(Error::Failed(why)) if why.contains("already exists") => {}
+                    loaded => drop(loaded?),
+                },
             }
         }
-        Err(Error::Failed("the server forgets scripts as soon as it is given them".into()))
+        Err(Error::Failed("the server forgets functions as soon as it is given them".into()))
     }
 
-    /// Runs a script whose answer is one value.
+    /// Calls a function whose answer is one value.
     pub(crate) async fn typed<T: FromRedisValue>(
         &self,
-        script: &Script,
+        function: &str,
         args: Vec<Vec<u8>>,
         repeat: Repeat,
     ) -> Result<T> {
-        let value = self.run(script, args, repeat).await?;
-        T::from_redis_value(value).map_err(|e| Error::Failed(format!("a script's answer cannot be read: {e}")))
+        let value = self.run(function, args, repeat).await?;
+        T::from_redis_value(value).map_err(|e| Error::Failed(format!("a function's answer cannot be read: {e}")))
     }
 
     /// A command that may be repeated.
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value> {
-        self.link.query(command, Repeat::Safe).await.map_err(|failed| match failed {
+        self.connection.query(command, Repeat::Safe).await.map_err(|failed| match failed {
             Failed::Broker(error) => error,
-            Failed::NoScript => Error::Failed("a script is not known".into()),
+            Failed::UnknownFunction => Error::Failed("a function is not known".into()),
         })
     }
 }
@@ -249,8 +247,15 @@ impl Workflows for RedisBroker {
         self.list_workflows(query).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
-        self.read_nodes(tenant, id, first, max).await
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
+        self.read_nodes(tenant, id, first, max, results).await
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
@@ -329,7 +334,7 @@ impl Events for RedisBroker {
     }
 
     async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
-        Ok(self.signals.receiver(&self.link, topic).await)
+        Ok(self.signals.receiver(&self.connection, topic).await)
     }
 }
 
@@ -348,7 +353,7 @@ impl Maintenance for RedisBroker {
     }
 
     async fn check(&self) -> Result<()> {
-        self.link.check().await
+        self.connection.check().await
     }
 
     async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {

@@ -1,4 +1,4 @@
-//! Nodes, templates and workflows as bytes: what `scripts/canvas.lua` and `scripts/growing.lua` read and write.
+//! Nodes, templates and workflows as bytes: what `library/workflows.lua` and `library/new_workflows.lua` read and write.
 
 use umbel_broker::{
     Error, Kept, NewNode, NewWork, NodeRecord, NodeTemplate, NodeWork, Result, Start, Status, WorkflowHead,
@@ -11,9 +11,9 @@ use umbel_model::{
 
 use crate::{
     broker_options::broker_options,
+    decode::{Reader, corrupt, some},
+    encode::{Packed, SPEC_INLINE_BYTES, json, start_of},
     keys::member,
-    records::{Packed, SPEC_INLINE_BYTES, json, start_of},
-    stored::{Reader, corrupt, some},
 };
 
 const NOBODY: u32 = u32::MAX;
@@ -83,7 +83,7 @@ fn code_of(state: JobState) -> u8 {
     JobState::ALL.iter().position(|s| *s == state).map_or(0, |at| at as u8)
 }
 
-/// For `store_node` in `growing.lua`.
+/// For `store_node` in `new_workflows.lua`.
 pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     let (after, group) = (node.after.unwrap_or(NOBODY), node.group.unwrap_or(NOBODY));
     match &node.work {
@@ -137,7 +137,7 @@ pub(crate) fn join(number: u32, bytes: &[u8]) -> Result<NodeRecord> {
     Ok(NodeRecord { number, when: when_in(bits), on_failure: on_failure_in(bits)?, after, group, next, work })
 }
 
-/// As `TEMPLATE` in `canvas.lua`.
+/// As `TEMPLATE` in `workflows.lua`.
 pub(crate) fn new_template(template: &NodeTemplate) -> Vec<u8> {
     let (start, start_ms) = start_of(template.start);
     let packed = Packed::default().u8(template.priority.min(9)).u8(start).ms(start_ms).ms(template.expires_ms);
@@ -159,7 +159,7 @@ pub(crate) fn template(bytes: &[u8]) -> Result<NodeTemplate> {
     Ok(NodeTemplate { task, queue, priority, start, expires_ms, max_deliveries, spec: r.rest()?.to_owned(), nodes })
 }
 
-/// As `NEW_WORKFLOW` in `growing.lua`.
+/// As `NEW_WORKFLOW` in `new_workflows.lua`.
 pub(crate) fn new_workflow(head: &WorkflowHead) -> Result<Vec<u8>> {
     if head.nodes >= MAX_NUMBER {
         return Err(Error::Failed(format!("a workflow has fewer than {MAX_NUMBER} nodes")));

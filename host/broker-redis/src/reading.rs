@@ -3,12 +3,12 @@
 use umbel_broker::{Error, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, Result};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
-use crate::{RedisBroker, answers::Answer, keys::member, link::Repeat, stored::corrupt};
+use crate::{RedisBroker, answers::Answer, connection::Repeat, decode::corrupt, keys::member};
 
 impl RedisBroker {
     pub(crate) async fn read_job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
         let args = vec![member(tenant, id).into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.read, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("read", args, Repeat::Safe).await?)?;
         if answer.done() { Ok(None) } else { answer.job().map(Some) }
     }
 
@@ -26,12 +26,12 @@ impl RedisBroker {
             query.worker.as_ref().map(ToString::to_string).unwrap_or_default(),
         ];
         let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run(&self.scripts.list, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("list", args, Repeat::Safe).await?)?;
         let next = answer.text()?;
         let next = if next.is_empty() { None } else { Some(next.parse().map_err(corrupt)?) };
         let mut jobs = Vec::new();
         while !answer.done() {
-            jobs.push(answer.job()?);
+            jobs.push(answer.summary()?.0);
         }
         Ok(JobPage { jobs, next })
     }
@@ -39,7 +39,7 @@ impl RedisBroker {
     pub(crate) async fn read_logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
         let Some(last) = u64::from(max).checked_sub(1).and_then(|n| from.checked_add(n)) else { return Ok(Vec::new()) };
         let bound = |n: u64| n.min(i64::MAX as u64);
-        let key = self.link.keys.logs(tenant, id);
+        let key = self.connection.keys.logs(tenant, id);
         let lrange = redis::cmd("LRANGE").arg(key).arg(bound(from)).arg(bound(last)).to_owned();
         let mut answer = Answer::new(self.command(&lrange).await?)?;
         let mut lines = Vec::new();
@@ -51,7 +51,7 @@ impl RedisBroker {
 
     pub(crate) async fn list_queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         let args = vec![tenant.to_string().into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.queues, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("queues", args, Repeat::Safe).await?)?;
         let mut queues = Vec::new();
         while !answer.done() {
             let name = answer.text()?.parse().map_err(corrupt)?;
@@ -66,7 +66,7 @@ impl RedisBroker {
 
     pub(crate) async fn list_ready_queues(&self) -> Result<Vec<QueueName>> {
         let args = vec![MAX_READY_QUEUES.to_string().into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.ready_queues, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("ready_queues", args, Repeat::Safe).await?)?;
         let mut queues = Vec::new();
         while !answer.done() {
             queues.push(answer.text()?.parse().map_err(corrupt)?);

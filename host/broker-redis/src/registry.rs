@@ -9,10 +9,10 @@ use umbel_model::{TenantId, WorkerId};
 use crate::{
     RedisBroker,
     answers::Answer,
+    connection::Repeat,
+    decode::{corrupt, some},
+    encode::json,
     keys::shelf,
-    link::Repeat,
-    records::json,
-    stored::{corrupt, some},
 };
 
 /// How often an order is put together with the one that stands when others come in between.
@@ -22,7 +22,7 @@ impl RedisBroker {
     /// Keeps (`info`), forgets (no `info`) or lists (no `id`).
     async fn ask_workers(&self, id: &str, info: Vec<u8>) -> Result<Answer> {
         let args = vec![WORKER_TTL_MS.to_string().into_bytes(), id.into(), info];
-        Answer::new(self.run(&self.scripts.workers, args, Repeat::Safe).await?)
+        Answer::new(self.run("workers", args, Repeat::Safe).await?)
     }
 
     pub(crate) async fn keep_worker(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
@@ -38,7 +38,7 @@ impl RedisBroker {
             let replacement = next.as_ref().map(json).transpose()?.unwrap_or_default();
             let args = [WORKER_TTL_MS.to_string(), worker.to_string(), standing, replacement];
             let args = args.map(String::into_bytes).to_vec();
-            let mut answer = Answer::new(self.run(&self.scripts.order, args, Repeat::OnlyUnsent).await?)?;
+            let mut answer = Answer::new(self.run("order", args, Repeat::OnlyUnsent).await?)?;
             match (answer.bytes()?.as_slice(), &next) {
                 (b"U", _) => return Ok(Ordered::Unknown),
                 (b"S", Some(given)) => return Ok(Ordered::Told(given.number)),
@@ -81,13 +81,14 @@ impl RedisBroker {
             self.limits.max_documents.to_string(),
         ];
         let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run(&self.scripts.put_document, args, Repeat::OnlyUnsent).await?)?;
+        let function = if put.body.is_some() { "put_document" } else { "delete_document" };
+        let mut answer = Answer::new(self.run(function, args, Repeat::OnlyUnsent).await?)?;
         let (code, version) = (answer.bytes()?, answer.number()? as u64);
         match code.as_slice() {
             b"S" => Ok(DocumentPut::Stored(version)),
             b"C" => Ok(DocumentPut::Conflict(version)),
             b"F" => Ok(DocumentPut::Full),
-            _ => Err(Error::Failed("a script answered with a code that is not known".into())),
+            _ => Err(Error::Failed("a function answered with a code that is not known".into())),
         }
     }
 
@@ -97,7 +98,7 @@ impl RedisBroker {
         kind: DocumentKind,
         name: &str,
     ) -> Result<Option<Document>> {
-        let hget = redis::cmd("HGET").arg(self.link.keys.documents(tenant, kind)).arg(name).to_owned();
+        let hget = redis::cmd("HGET").arg(self.connection.keys.documents(tenant, kind)).arg(name).to_owned();
         match self.command(&hget).await? {
             redis::Value::BulkString(bytes) => {
                 document(name.into(), String::from_utf8(bytes).map_err(corrupt)?).map(Some)
@@ -115,7 +116,7 @@ impl RedisBroker {
     ) -> Result<Vec<Document>> {
         let after = after.map(|name| format!("({name}")).unwrap_or_default();
         let args = [shelf(tenant, kind), after, max.to_string()].map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run(&self.scripts.documents, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("documents", args, Repeat::Safe).await?)?;
         let mut documents = Vec::new();
         while !answer.done() {
             documents.push(document(answer.text()?, answer.text()?)?);

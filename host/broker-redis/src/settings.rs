@@ -3,9 +3,8 @@
 
 use umbel_broker::{Error, Result};
 
-/// The oldest release that the scripts were written for. `SET` with `NX` and `GET` together came with 7.0 and is not
-/// needed.
-const OLDEST: (u32, u32) = (6, 2);
+/// The oldest release that has functions. Valkey says that it is Redis 7.2, whatever its own version is.
+const OLDEST: (u32, u32) = (7, 0);
 
 /// Checks the text of `INFO`. With `allow_unsafe` what would be refused is only warned of; `quiet` leaves the warnings out.
 pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
@@ -16,7 +15,7 @@ pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
     let version = field("redis_version").unwrap_or("unknown");
     if release(version).is_some_and(|found| found < OLDEST) {
         return Err(Error::Refused(format!(
-            "Redis {version} is too old; umbel needs {}.{} or later",
+            "Redis {version} is too old; umbel needs Redis {}.{} or later, or Valkey",
             OLDEST.0, OLDEST.1
         )));
     }
@@ -72,8 +71,13 @@ mod tests {
 
     #[test]
     fn old_servers_and_replicas_are_refused() {
-        assert!(check(&info("noeviction", "5.0.14", "master"), true, true).is_err());
-        assert!(check(&info("noeviction", "6.2.0", "master"), false, true).is_ok());
+        for old in ["5.0.14", "6.2.14"] {
+            let Err(Error::Refused(why)) = check(&info("noeviction", old, "master"), true, true) else {
+                panic!("{old} was accepted")
+            };
+            assert!(why.contains(old) && why.contains("7.0") && why.contains("Valkey"), "{why}");
+        }
+        assert!(check(&info("noeviction", "7.0.0", "master"), false, true).is_ok());
         assert!(check(&info("noeviction", "7.2.4", "slave"), true, true).is_err());
     }
 }

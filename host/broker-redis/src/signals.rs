@@ -15,7 +15,7 @@ use tokio::{
 };
 use umbel_broker::{Error, Result, Signal, Topic};
 
-use crate::link::Link;
+use crate::connection::Connection;
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.
 const SIGNALS: usize = 1_024;
@@ -63,16 +63,16 @@ impl Signals {
 
     /// Hints from now on: the subscription has been acknowledged, or the server cannot be reached and a `Resync` will
     /// come when it is back.
-    pub(crate) async fn receiver(&self, link: &Arc<Link>, topic: Topic) -> broadcast::Receiver<Signal> {
+    pub(crate) async fn receiver(&self, connection: &Arc<Connection>, topic: Topic) -> broadcast::Receiver<Signal> {
         let receiver = self.senders.of(topic).subscribe();
         {
             let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
             if task.as_ref().is_none_or(JoinHandle::is_finished) {
-                *task = Some(tokio::spawn(listen(link.clone(), self.senders.clone(), self.subscribed.clone())));
+                *task = Some(tokio::spawn(listen(connection.clone(), self.senders.clone(), self.subscribed.clone())));
             }
         }
         let mut subscribed = self.subscribed.subscribe();
-        let _ = tokio::time::timeout(link.patience, subscribed.wait_for(|yes| *yes)).await;
+        let _ = tokio::time::timeout(connection.patience, subscribed.wait_for(|yes| *yes)).await;
         receiver
     }
 }
@@ -86,22 +86,22 @@ impl Drop for Signals {
 }
 
 /// Keeps a subscription. Aborted by the broker's drop.
-async fn listen(link: Arc<Link>, senders: Senders, subscribed: watch::Sender<bool>) {
+async fn listen(connection: Arc<Connection>, senders: Senders, subscribed: watch::Sender<bool>) {
     let mut told = false;
     loop {
-        match subscribe(&link).await {
+        match subscribe(&connection).await {
             Ok(pubsub) => {
                 if told {
-                    tracing::info!(address = %link.address(), "hearing Redis again");
+                    tracing::info!(address = %connection.address(), "hearing Redis again");
                 }
                 told = false;
                 if subscribed.send_replace(true) {
                     TOPICS.into_iter().for_each(|topic| senders.send(topic, Signal::Resync));
                 }
-                pass_on(&link, &senders, pubsub).await;
+                pass_on(&connection, &senders, pubsub).await;
             }
             Err(error) if !told => {
-                tracing::warn!(address = %link.address(), %error, "Redis cannot be heard; polling until it can");
+                tracing::warn!(address = %connection.address(), %error, "Redis cannot be heard; polling until it can");
                 told = true;
             }
             Err(_) => {}
@@ -110,19 +110,20 @@ async fn listen(link: Arc<Link>, senders: Senders, subscribed: watch::Sender<boo
     }
 }
 
-async fn subscribe(link: &Link) -> Result<PubSub> {
+async fn subscribe(connection: &Connection) -> Result<PubSub> {
     let subscribing = async {
-        let mut pubsub = link.client().get_async_pubsub().await.map_err(|e| link.told(&e))?;
-        let channels: Vec<String> = TOPICS.iter().map(|topic| link.keys.channel(*topic)).collect();
-        pubsub.subscribe(&channels).await.map_err(|e| link.told(&e))?;
+        let mut pubsub = connection.client().get_async_pubsub().await.map_err(|e| connection.told(&e))?;
+        let channels: Vec<String> = TOPICS.iter().map(|topic| connection.keys.channel(*topic)).collect();
+        pubsub.subscribe(&channels).await.map_err(|e| connection.told(&e))?;
         Ok(pubsub)
     };
-    let late = |_| Error::Unavailable(format!("{} did not answer in {:?}", link.address(), link.connect_timeout));
-    tokio::time::timeout(link.connect_timeout, subscribing).await.map_err(late)?
+    let late =
+        |_| Error::Unavailable(format!("{} did not answer in {:?}", connection.address(), connection.connect_timeout));
+    tokio::time::timeout(connection.connect_timeout, subscribing).await.map_err(late)?
 }
 
 /// Until the subscription ends.
-async fn pass_on(link: &Link, senders: &Senders, pubsub: PubSub) {
+async fn pass_on(connection: &Connection, senders: &Senders, pubsub: PubSub) {
     let (mut sink, mut messages) = pubsub.split();
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,14 +131,14 @@ async fn pass_on(link: &Link, senders: &Senders, pubsub: PubSub) {
         tokio::select! {
             message = messages.next() => match message {
                 Some(message) => {
-                    if let Some((topic, signal)) = read(link, &message) {
+                    if let Some((topic, signal)) = read(connection, &message) {
                         senders.send(topic, signal);
                     }
                 }
                 None => return,
             },
             _ = ping.tick() => {
-                let pong = tokio::time::timeout(link.connect_timeout, sink.ping::<redis::Value>()).await;
+                let pong = tokio::time::timeout(connection.connect_timeout, sink.ping::<redis::Value>()).await;
                 if !matches!(pong, Ok(Ok(_))) {
                     return;
                 }
@@ -147,8 +148,8 @@ async fn pass_on(link: &Link, senders: &Senders, pubsub: PubSub) {
 }
 
 /// A hint that cannot be read says to look.
-fn read(link: &Link, message: &Msg) -> Option<(Topic, Signal)> {
-    let topic = TOPICS.into_iter().find(|topic| link.keys.channel(*topic) == message.get_channel_name())?;
+fn read(connection: &Connection, message: &Msg) -> Option<(Topic, Signal)> {
+    let topic = TOPICS.into_iter().find(|topic| connection.keys.channel(*topic) == message.get_channel_name())?;
     let text = str::from_utf8(message.get_payload_bytes()).unwrap_or_default();
     let parts = text.split(',');
     let signal = match topic {

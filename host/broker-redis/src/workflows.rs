@@ -2,7 +2,7 @@
 
 use redis::Value;
 use umbel_broker::{
-    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodeRecord, NodeValue, NodeWork, PAGE_SCAN, Result,
+    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodePage, NodeValue, NodeWork, PAGE_SCAN, Result, Results,
     STAGED_TTL_MS, WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState,
     WorkflowSubmitted,
 };
@@ -11,28 +11,25 @@ use umbel_model::{TenantId, WorkflowId, canvas::node_job};
 use crate::{
     RedisBroker,
     answers::Answer,
+    connection::Repeat,
+    decode::{corrupt, job_value},
     keys::member,
-    link::Repeat,
     nodes::{self, new_node, new_template, new_workflow, workflow_code, workflow_state},
-    scripts::Script,
-    stored::{corrupt, job_value},
 };
 
 /// Records that one command reads: each may hold a result of a megabyte, and Redis puts the whole reply together.
 const TEXTS_A_REPLY: usize = 64;
 
 impl RedisBroker {
-    /// What `limits.lua` reads.
+    /// What `new_workflows.limit` reads.
     pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
         let Limits { max_backlog, max_queues, max_workflows, max_nodes, .. } = self.limits;
         let limits = [max_backlog.to_string(), max_queues.to_string(), format!("{max_workflows},{max_nodes}")];
         limits.map(String::into_bytes).into()
     }
 
-    async fn submission(&self, script: &Script, more: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
-        let mut args = self.workflow_limits();
-        args.extend(more);
-        let answer: String = self.typed(script, args, Repeat::Safe).await?;
+    async fn submission(&self, function: &str, args: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
+        let answer: String = self.typed(function, args, Repeat::Safe).await?;
         let id = answer.get(1..).unwrap_or_default();
         Ok(match answer.bytes().next() {
             Some(b'C') => WorkflowSubmitted::Created,
@@ -42,7 +39,7 @@ impl RedisBroker {
             Some(b'Q') => WorkflowSubmitted::TooManyQueues,
             Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
             Some(b'U') => WorkflowSubmitted::Unknown,
-            _ => return Err(Error::Failed("a script answered with a code that is not known".into())),
+            _ => return Err(Error::Failed("a function answered with a code that is not known".into())),
         })
     }
 
@@ -50,9 +47,10 @@ impl RedisBroker {
         if head.templates.len() > MAX_TEMPLATES {
             return Err(Error::Failed(format!("a workflow has at most {MAX_TEMPLATES} templates")));
         }
-        let mut args = vec![STAGED_TTL_MS.to_string().into_bytes(), new_workflow(head)?];
+        let mut args = self.workflow_limits();
+        args.extend([STAGED_TTL_MS.to_string().into_bytes(), new_workflow(head)?]);
         args.extend(head.templates.iter().map(new_template));
-        self.submission(&self.scripts.stage_workflow, args).await
+        self.submission("stage_workflow", args).await
     }
 
     pub(crate) async fn stage_some(
@@ -69,16 +67,16 @@ impl RedisBroker {
         for node in nodes {
             args.push(new_node(node)?);
         }
-        self.submission(&self.scripts.stage_nodes, args).await
+        self.submission("stage_nodes", args).await
     }
 
     pub(crate) async fn start(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
-        self.submission(&self.scripts.start_workflow, vec![member(tenant, id).into_bytes()]).await
+        self.submission("start_workflow", vec![member(tenant, id).into_bytes()]).await
     }
 
     pub(crate) async fn cancel_all(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
         let args = vec![member(tenant, id).into_bytes()];
-        let code: i64 = self.typed(&self.scripts.cancel_workflow, args, Repeat::Safe).await?;
+        let code: i64 = self.typed("cancel_workflow", args, Repeat::Safe).await?;
         let Ok(code) = u8::try_from(code) else { return Ok(WorkflowCancelled::NotFound) };
         Ok(match workflow_state(code)? {
             WorkflowState::Running => WorkflowCancelled::Requested,
@@ -88,7 +86,7 @@ impl RedisBroker {
 
     pub(crate) async fn read_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
         let args = vec![member(tenant, id).into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.workflow, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("workflow", args, Repeat::Safe).await?)?;
         if answer.done() {
             return Ok(None);
         }
@@ -109,7 +107,7 @@ impl RedisBroker {
             query.state.map(|state| workflow_code(state).to_string()).unwrap_or_default(),
         ];
         let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run(&self.scripts.workflows, args, Repeat::Safe).await?)?;
+        let mut answer = Answer::new(self.run("workflows", args, Repeat::Safe).await?)?;
         let next = answer.text()?;
         let next = if next.is_empty() { None } else { Some(next.parse().map_err(corrupt)?) };
         let mut workflows = Vec::new();
@@ -127,18 +125,22 @@ impl RedisBroker {
         id: WorkflowId,
         first: u32,
         max: u32,
-    ) -> Result<Vec<NodeRecord>> {
-        let max = max.min(MAX_NODES_A_CALL);
-        let args = vec![member(tenant, id).into_bytes(), first.to_string().into_bytes(), max.to_string().into_bytes()];
-        let mut answer = Answer::new(self.run(&self.scripts.nodes, args, Repeat::Safe).await?)?;
-        let mut records = Vec::new();
+        results: Results,
+    ) -> Result<NodePage> {
+        let end = first.saturating_add(max.min(MAX_NODES_A_CALL));
+        let with_results = if results == Results::Included { "1" } else { "0" };
+        let args = [member(tenant, id), first.to_string(), end.to_string(), with_results.into()];
+        let args = args.map(String::into_bytes).to_vec();
+        let mut answer = Answer::new(self.run("nodes", args, Repeat::Safe).await?)?;
+        let next = answer.number()? as u32;
+        let mut nodes = Vec::new();
         while !answer.done() {
-            records.push(answer.node()?);
+            nodes.push(answer.node()?);
         }
-        Ok(records)
+        Ok(NodePage { nodes, next })
     }
 
-    /// Without a script: what is read is much, and does not change once it has ended.
+    /// Without a function: what is read is much, and does not change once it has ended.
     pub(crate) async fn read_values(
         &self,
         tenant: &TenantId,
@@ -148,12 +150,12 @@ impl RedisBroker {
     ) -> Result<Vec<NodeValue>> {
         let numbers: Vec<u32> = (first..first.saturating_add(max.min(MAX_NODES_A_CALL))).collect();
         let mut values = Vec::with_capacity(numbers.len());
-        for bytes in self.texts(numbers.iter().map(|n| self.link.keys.job(tenant, node_job(id, *n)))).await? {
+        for bytes in self.texts(numbers.iter().map(|n| self.connection.keys.job(tenant, node_job(id, *n)))).await? {
             values.push(bytes.map(|bytes| job_value(&bytes)).transpose()?);
         }
         // What is no job is a join; whichever it is, it stays.
         let others: Vec<usize> = (0..values.len()).filter(|at| values[*at].is_none()).collect();
-        let joins = others.iter().map(|at| self.link.keys.join(tenant, node_job(id, numbers[*at])));
+        let joins = others.iter().map(|at| self.connection.keys.join(tenant, node_job(id, numbers[*at])));
         for (at, bytes) in others.iter().zip(self.texts(joins).await?) {
             let Some(bytes) = bytes else { continue };
             let join = nodes::join(numbers[*at], &bytes)?;

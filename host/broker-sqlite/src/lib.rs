@@ -197,9 +197,16 @@ impl Workflows for SqliteBroker {
         self.read(move |conn| workflows::page(conn, &query)).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
         let tenant = tenant.clone();
-        self.read(move |conn| workflows::nodes(conn, &tenant, id, first, max)).await
+        self.read(move |conn| workflows::nodes(conn, &tenant, id, first, max, results)).await
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
@@ -307,7 +314,11 @@ impl Maintenance for SqliteBroker {
     }
 
     async fn prune(&self, max: u32) -> Result<u32> {
-        self.write(max as usize, move |step| step.prune(max)).await
+        let (deleted, mut has_keys) = self.write(max as usize, move |step| step.prune(max)).await?;
+        while has_keys {
+            (_, has_keys) = self.write(0, move |step| step.prune(0)).await?;
+        }
+        Ok(deleted)
     }
 
     async fn check(&self) -> Result<()> {

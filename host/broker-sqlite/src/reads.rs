@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Control, Document, DocumentKind, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN,
-    QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
+    Control, Document, DocumentKind, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_BYTES,
+    PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo, text_bytes,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -53,19 +53,38 @@ fn rid(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<i64>, F
 }
 
 pub(crate) fn job(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>, Fault> {
-    rid(conn, tenant, id)?.map(|rid| record(conn, rid)).transpose()
+    rid(conn, tenant, id)?.map(|rid| record(conn, rid, Parts::All)).transpose()
 }
 
-const RECORD: &str =
-    "SELECT job.id, job.tenant, task, line.queue, priority, state, spec.text, retries, deliveries, fence,
-    cancel_requested, created_at, due_at, expires_at, started_at, finished_at, worker, progress.progress,
-    outcome.result, outcome.failure, records, job.workflow, child, outcome.rid IS NULL
-    FROM job CROSS JOIN line ON line.id = job.line CROSS JOIN spec ON spec.rid = job.rid
-    LEFT JOIN progress ON progress.rid = job.rid LEFT JOIN outcome ON outcome.rid = job.rid
-    WHERE job.rid = ?";
+/// What is read of a job besides its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    All,
+    WithoutHistory,
+    /// Without history and result.
+    Summary,
+}
 
-pub(crate) fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
-    let mut statement = conn.prepare_cached(RECORD)?;
+macro_rules! select_record {
+    ($outcome:literal) => {
+        concat!(
+            "SELECT job.id, job.tenant, task, line.queue, priority, state, spec.text, retries, deliveries, fence,
+            cancel_requested, created_at, due_at, expires_at, started_at, finished_at, worker, progress.progress, ",
+            $outcome,
+            ", records, job.workflow, child, outcome.rid IS NULL
+            FROM job CROSS JOIN line ON line.id = job.line CROSS JOIN spec ON spec.rid = job.rid
+            LEFT JOIN progress ON progress.rid = job.rid LEFT JOIN outcome ON outcome.rid = job.rid
+            WHERE job.rid = ?"
+        )
+    };
+}
+
+const RECORD: &str = select_record!("outcome.result, outcome.failure");
+/// A job with a result has no failure; SQLite would look for it behind all pages of the result.
+const SUMMARY: &str = select_record!("NULL, CASE WHEN outcome.result IS NULL THEN outcome.failure END");
+
+pub(crate) fn record(conn: &Connection, rid: i64, parts: Parts) -> Result<JobRecord, Fault> {
+    let mut statement = conn.prepare_cached(if parts == Parts::Summary { SUMMARY } else { RECORD })?;
     let mut rows = statement.query([rid])?;
     let row = rows.next()?.ok_or_else(|| Fault::stored("job", "its spec is missing"))?;
     let text = |column| row.get::<_, Option<String>>(column);
@@ -101,7 +120,7 @@ pub(crate) fn record(conn: &Connection, rid: i64) -> Result<JobRecord, Fault> {
         let arguments = std::mem::replace(&mut record.spec, spec);
         record.node = Some(NodeRef { workflow, number, arguments });
     }
-    if number(row, 20)? > 0 {
+    if number(row, 20)? > 0 && parts == Parts::All {
         record.history = all(conn, "SELECT record FROM history WHERE rid = ? ORDER BY n", &[&rid], |row| {
             json("history", row.get_ref(0)?.as_str().map_err(|e| Fault::stored("history", e))?)
         })?;
@@ -116,6 +135,13 @@ struct Entry {
     state: JobState,
     fits: bool,
     is_node: bool,
+}
+
+/// Of the page so far.
+#[derive(Default)]
+struct Size {
+    scanned: u32,
+    bytes: usize,
 }
 
 const PAGE: &str = "SELECT job.rid, job.id, state, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
@@ -133,9 +159,9 @@ pub(crate) fn page(conn: &Connection, query: &JobQuery) -> Result<JobPage, Fault
     let mut page = JobPage { jobs: Vec::new(), next: None };
     // Seventeen bytes: above every id.
     let mut before = query.before.map_or(vec![0xff; 17], |id| id.to_bytes().to_vec());
-    let (mut scanned, mut skipped) = (0, 0);
+    let (mut size, mut skipped) = (Size::default(), 0);
     // Nodes are listed by their workflow: the rest of its nodes is jumped over, however many there are.
-    while let Some(workflow) = part_of_page(conn, query, &before, &mut page, &mut scanned)? {
+    while let Some(workflow) = part_of_page(conn, query, &before, &mut page, &mut size)? {
         skipped += 1;
         let first = node_job(workflow, 0);
         if skipped == PAGE_SCAN {
@@ -153,7 +179,7 @@ fn part_of_page(
     query: &JobQuery,
     before: &[u8],
     page: &mut JobPage,
-    scanned: &mut u32,
+    size: &mut Size,
 ) -> Result<Option<WorkflowId>, Fault> {
     let sql = if query.dead { DEAD_PAGE } else { PAGE };
     let (task, queue) = (query.task.as_ref().map(|t| t.as_str()), query.queue.as_ref().map(|q| q.as_str()));
@@ -166,11 +192,14 @@ fn part_of_page(
         if entry.is_node && !query.dead {
             return Ok(Some(node_of(entry.id).0));
         }
-        *scanned += 1;
+        size.scanned += 1;
         if entry.fits && query.state.is_none_or(|wanted| wanted == entry.state) {
-            page.jobs.push(record(conn, entry.rid)?);
+            let record = record(conn, entry.rid, Parts::Summary)?;
+            size.bytes += text_bytes(&record);
+            page.jobs.push(record);
         }
-        if page.jobs.len() as u64 == u64::from(query.max) || *scanned == PAGE_SCAN {
+        let full = page.jobs.len() as u64 == u64::from(query.max) || size.bytes >= PAGE_BYTES;
+        if full || size.scanned == PAGE_SCAN {
             page.next = Some(entry.id);
             break;
         }
@@ -291,7 +320,7 @@ mod tests {
 
     #[test]
     fn no_read_costs_more_because_more_jobs_are_stored() {
-        for sql in [RECORD, PAGE, DEAD_PAGE, FIRST_EVENT, EVENTS] {
+        for sql in [RECORD, SUMMARY, PAGE, DEAD_PAGE, FIRST_EVENT, EVENTS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -3,14 +3,14 @@
 use rusqlite::{Connection, Row, ToSql, params};
 use serde_json::value::RawValue;
 use umbel_broker::{
-    MAX_NODES_A_CALL, NodeRecord, NodeTemplate, NodeValue, NodeWork, PAGE_SCAN, Start, WorkflowPage, WorkflowQuery,
-    WorkflowRecord,
+    MAX_NODES_A_CALL, NodePage, NodeRecord, NodeTemplate, NodeValue, NodeWork, PAGE_BYTES, PAGE_SCAN, Results, Start,
+    WorkflowPage, WorkflowQuery, WorkflowRecord, text_bytes,
 };
 use umbel_model::{TenantId, WorkflowId};
 
 use crate::{
     error::Fault,
-    reads::{all, failure, record},
+    reads::{Parts, all, failure, record},
     rows::{self, id_or_none, name, number, ranges, small, time},
 };
 
@@ -148,15 +148,34 @@ pub(crate) fn nodes(
     id: WorkflowId,
     first: u32,
     max: u32,
-) -> Result<Vec<NodeRecord>, Fault> {
-    let (Some(rid), end) = span(conn, tenant, id, first, max)? else { return Ok(Vec::new()) };
-    all(conn, NODES, &[&rid, &first, &end], |row| decode_node(conn, row))
+    results: Results,
+) -> Result<NodePage, Fault> {
+    let (rid, end) = span(conn, tenant, id, first, max)?;
+    let mut page = NodePage { nodes: Vec::new(), next: end };
+    let Some(rid) = rid else { return Ok(page) };
+    let parts = if results == Results::Included { Parts::WithoutHistory } else { Parts::Summary };
+    let mut statement = conn.prepare_cached(NODES)?;
+    let mut rows = statement.query(params![rid, first, end])?;
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let node = decode_node(conn, row, parts)?;
+        if let NodeWork::Job { record, .. } = &node.work {
+            bytes += text_bytes(record);
+        }
+        page.nodes.push(node);
+        if bytes >= PAGE_BYTES {
+            page.next = small(row, 0)? + 1;
+            break;
+        }
+    }
+    Ok(page)
 }
 
-fn decode_node(conn: &Connection, row: &Row<'_>) -> Result<NodeRecord, Fault> {
+fn decode_node(conn: &Connection, row: &Row<'_>, parts: Parts) -> Result<NodeRecord, Fault> {
     let work = match row.get::<_, Option<i64>>(6)? {
         Some(rid) => {
-            NodeWork::Job { record: Box::new(record(conn, rid)?), template: small(row, 7)?, takes: row.get(8)? }
+            let record = Box::new(record(conn, rid, parts)?);
+            NodeWork::Job { record, template: small(row, 7)?, takes: row.get(8)? }
         }
         None => NodeWork::Join {
             members: ranges(row, 9)?,

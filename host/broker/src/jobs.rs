@@ -12,6 +12,8 @@ use crate::{BrokerOptions, Result};
 pub const IDEMPOTENCY_TTL_MS: u64 = 86_400_000;
 /// Index entries that one page of a listing looks at.
 pub const PAGE_SCAN: u32 = 1_000;
+/// Bytes of texts (see `text_bytes`) at which a page of jobs or nodes ends: the job that reaches them is its last one.
+pub const PAGE_BYTES: usize = 1 << 20;
 
 /// Submits, reads and cancels jobs.
 #[async_trait]
@@ -22,7 +24,7 @@ pub trait Jobs: Send + Sync + fmt::Debug + 'static {
     /// One job; none when the tenant has no such job.
     async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>>;
 
-    /// Jobs, newest first.
+    /// Jobs, newest first, without results and histories.
     async fn jobs(&self, query: &JobQuery) -> Result<JobPage>;
 
     /// Log lines of a job from number `from` on, at most `max`.
@@ -127,8 +129,21 @@ pub struct JobQuery {
 pub struct JobPage {
     pub jobs: Vec<JobRecord>,
     /// Where to go on; none at the end. A page may be short, even empty, and have more behind it: a page looks at
-    /// `PAGE_SCAN` jobs at most.
+    /// `PAGE_SCAN` jobs at most, and ends at `PAGE_BYTES`.
     pub next: Option<JobId>,
+}
+
+/// Bytes of the texts of a job in a page: its spec, the arguments of a node, failure, progress and, where it is there, the
+/// result, each as JSON.
+pub fn text_bytes(record: &JobRecord) -> usize {
+    let failure = record.failure.as_ref().map_or(0, json_bytes);
+    let progress = record.progress.as_ref().map_or(0, json_bytes);
+    let arguments = record.node.as_ref().map_or(0, |node| node.arguments.len());
+    record.spec.len() + arguments + failure + progress + record.result.as_ref().map_or(0, |result| result.get().len())
+}
+
+fn json_bytes(value: &impl Serialize) -> usize {
+    serde_json::to_string(value).map_or(0, |text| text.len())
 }
 
 /// One line that a job wrote.

@@ -93,8 +93,16 @@ pub trait Workflows: Send + Sync + fmt::Debug + 'static {
     /// Workflows, newest first.
     async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage>;
 
-    /// The nodes `first…` of a workflow, in order; those that are gone are left out. At most `MAX_NODES_A_CALL`.
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>>;
+    /// The nodes `first…` of a workflow, in order and without histories; those that are gone are left out. At most
+    /// `MAX_NODES_A_CALL`.
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage>;
 
     /// What the nodes `first…` give, one answer per node. At most `MAX_NODES_A_CALL`.
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>>;
@@ -337,6 +345,21 @@ pub struct NodeRecord {
     pub group: Option<u32>,
     pub next: Vec<Range>,
     pub work: NodeWork,
+}
+
+/// Some nodes of a workflow.
+#[derive(Debug, Clone)]
+pub struct NodePage {
+    pub nodes: Vec<NodeRecord>,
+    /// The first node that was not looked at. A page ends at `PAGE_BYTES`.
+    pub next: u32,
+}
+
+/// Whether nodes are read with the results of their jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    Included,
+    Omitted,
 }
 
 #[derive(Debug, Clone)]

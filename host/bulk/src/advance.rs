@@ -1,7 +1,9 @@
 //! One step of an action: a page of jobs is found, noted, acted on and counted.
 
 use futures::{StreamExt as _, stream};
-use umbel_broker::{Broker, Cancelled, DocumentPut, Error, Expect, Forgot, NodeWork, Result, RunNow, Submitted};
+use umbel_broker::{
+    Broker, Cancelled, DocumentPut, Error, Expect, Forgot, NodePage, NodeWork, Result, Results, RunNow, Submitted,
+};
 use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome::truncated};
 
 use crate::{
@@ -141,13 +143,15 @@ async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> 
         return Ok((ids, if over { Position::End } else { Position::At(next) }));
     }
     if let Some(workflow) = bulk.filter.workflow_id {
-        let nodes = broker.nodes(tenant, workflow, from, max).await?;
-        let Some(last) = nodes.last().map(|node| node.number) else { return Ok((Vec::new(), Position::End)) };
+        let NodePage { nodes, next } = broker.nodes(tenant, workflow, from, max, Results::Omitted).await?;
+        if nodes.is_empty() {
+            return Ok((Vec::new(), Position::End));
+        }
         let ids = nodes.iter().filter_map(|node| match &node.work {
             NodeWork::Job { record, .. } if fits(record) => Some(record.id),
             _ => None,
         });
-        return Ok((ids.collect(), Position::At(last + 1)));
+        return Ok((ids.collect(), Position::At(next)));
     }
     let before = match bulk.position {
         Position::Before(id) => id,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Broker, Kept, LargeValues, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, ValueError,
-    WorkflowRecord, WorkflowState, value_of,
+    Broker, Kept, LargeValues, MAX_NODES_A_CALL, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, Results,
+    ValueError, WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
     JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
@@ -15,7 +15,7 @@ use umbel_model::{
 };
 
 use crate::{
-    Composed, Composer, Composing, Error, FaultKind, Head, PageSize, Result, TaskFacts,
+    Composed, Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
     broker_options::NodeBrokerOptions,
     call::Call,
     error::{Faults, refused},
@@ -61,12 +61,11 @@ impl Stored {
         }
         let mut nodes = Vec::with_capacity(record.nodes as usize);
         let mut left = max_bytes;
-        let (mut first, mut size) = (0, PageSize::default());
+        let mut first = 0;
         while first < record.nodes {
-            let page = broker.nodes(tenant, id, first, size.nodes()).await?;
-            first = first.saturating_add(size.nodes());
-            size.read(&page);
-            for mut node in page {
+            let page = broker.nodes(tenant, id, first, MAX_NODES_A_CALL, Results::Included).await?;
+            first = page.next;
+            for mut node in page.nodes {
                 let at = NodeAt { broker, large, tenant, workflow: id, node: node.number };
                 let size = settle_result(at, &mut node, left).await?;
                 left = left.checked_sub(size).ok_or_else(|| too_large(max_bytes))?;

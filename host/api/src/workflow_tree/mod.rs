@@ -8,8 +8,7 @@ mod build;
 use std::collections::HashMap;
 
 use serde::Serialize;
-use umbel_broker::{Broker, NodeRecord, NodeWork, WorkflowRecord};
-use umbel_compose::PageSize;
+use umbel_broker::{Broker, NodeRecord, NodeWork, Results, WorkflowRecord};
 use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
 
@@ -23,8 +22,8 @@ use build::Builder;
 
 /// Pages read for one tree. A tree that needs more leaves the rest out.
 const MAX_PAGES: u32 = 64;
-/// Bytes of nodes, with their arguments and results, read for one tree.
-const MAX_READ_BYTES: usize = 64 << 20;
+/// Nodes of a page.
+const PAGE: u32 = 256;
 
 /// How much of a workflow is shown.
 #[derive(Debug, Clone, Copy)]
@@ -136,7 +135,7 @@ type Nodes = HashMap<u32, Option<Known>>;
 /// The tree of a workflow.
 pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
     let mut nodes = Nodes::new();
-    let (mut paging, mut size) = (0, PageSize::default());
+    let mut paging = 0;
     loop {
         let end = record.end;
         // Off the async threads: it has thousands of steps.
@@ -149,8 +148,7 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
         let (root, missing, shown, at_hand) =
             building.await.map_err(|_| Problem::new(Code::Internal, "the server's log says more"))?;
         nodes = at_hand;
-        let is_spent = |paging: u32, size: PageSize| paging >= MAX_PAGES || size.bytes() >= MAX_READ_BYTES;
-        if missing.is_empty() || is_spent(paging, size) {
+        if missing.is_empty() || paging >= MAX_PAGES {
             return Ok(Tree {
                 workflow: record.id.to_string(),
                 nodes: record.nodes,
@@ -160,18 +158,22 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
             });
         }
         for number in missing {
-            if nodes.contains_key(&number) || is_spent(paging, size) {
+            if nodes.contains_key(&number) || paging >= MAX_PAGES {
                 continue;
             }
             paging += 1;
             // What comes before it is likely to be asked for as well as what comes behind it.
-            let (count, first) = (size.nodes(), number / size.nodes() * size.nodes());
-            let page = broker.nodes(&record.tenant, record.id, first, count).await?;
-            size.read(&page);
-            (first..first.saturating_add(count)).for_each(|number| {
+            let mut first = number / PAGE * PAGE;
+            // A page of large nodes ends before it has so many.
+            while nodes.contains_key(&first) {
+                first += 1;
+            }
+            let count = PAGE - first % PAGE;
+            let page = broker.nodes(&record.tenant, record.id, first, count, Results::Omitted).await?;
+            (first..page.next).for_each(|number| {
                 nodes.entry(number).or_insert(None);
             });
-            nodes.extend(page.into_iter().map(|node| (node.number, Some(Known::new(record, node)))));
+            nodes.extend(page.nodes.into_iter().map(|node| (node.number, Some(Known::new(record, node)))));
         }
     }
 }

@@ -136,9 +136,16 @@ impl Workflows for Broken {
         self.inner.workflows(query).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
         self.check()?;
-        self.inner.nodes(tenant, id, first, max).await
+        self.inner.nodes(tenant, id, first, max, results).await
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {

@@ -257,7 +257,7 @@ pub async fn a_workflow_is_read_as_it_was_sent(s: Subject) {
         }
     }
     // In pieces.
-    let piece = s.broker.nodes(&tenant("t1"), f.id, 4, 1_000).await.unwrap();
+    let piece = s.broker.nodes(&tenant("t1"), f.id, 4, 1_000, Results::Omitted).await.unwrap().nodes;
     assert_eq!(piece.iter().map(|n| n.number).collect::<Vec<_>>(), [4, 5]);
     let values = s.broker.values(&tenant("t1"), f.id, 4, 3).await.unwrap();
     assert!(matches!(values[..], [NodeValue::Job { .. }, NodeValue::Job { .. }, NodeValue::Missing]));
@@ -267,7 +267,7 @@ pub async fn a_tenant_does_not_see_anothers_workflow(s: Subject) {
     let f = s.begin_json(CHAIN).await;
     let t2 = tenant("t2");
     assert!(s.broker.workflow(&t2, f.id).await.unwrap().is_none());
-    assert!(s.broker.nodes(&t2, f.id, 0, 10).await.unwrap().is_empty());
+    assert!(s.broker.nodes(&t2, f.id, 0, 10, Results::Included).await.unwrap().nodes.is_empty());
     assert!(matches!(s.broker.values(&t2, f.id, 0, 1).await.unwrap()[..], [NodeValue::Missing]));
     assert_eq!(s.broker.cancel_workflow(&t2, f.id).await.unwrap(), WorkflowCancelled::NotFound);
     assert_eq!(s.broker.start_workflow(&t2, f.id).await.unwrap(), WorkflowSubmitted::Unknown);

@@ -242,7 +242,8 @@ impl History {
         }
         let mut ends = Vec::new();
         for first in (0..record.nodes).step_by(MAX_NODES_A_CALL as usize) {
-            ends.extend(self.model.nodes(&tenant, id, first, MAX_NODES_A_CALL).await.unwrap());
+            let page = self.model.nodes(&tenant, id, first, MAX_NODES_A_CALL, Results::Included).await.unwrap();
+            ends.extend(page.nodes);
         }
         let end = |node: NodeRecord| match node.work {
             NodeWork::Job { record, .. } => (record.state, record.result, record.failure),

@@ -242,7 +242,7 @@ impl History {
                 return Err(format!("left of tenant {name}: {workflows:?} {jobs:?} {dead:?}"));
             }
             for (_, id) in self.flows.iter().filter(|(of, _)| *of == t) {
-                let nodes = self.subject.broker.nodes(&t, *id, 0, 20).await.unwrap();
+                let nodes = self.subject.broker.nodes(&t, *id, 0, 20, Results::Included).await.unwrap().nodes;
                 if !nodes.is_empty() {
                     return Err(format!("left of tenant {name}: {nodes:?}"));
                 }
@@ -254,7 +254,7 @@ impl History {
 
 /// Everything a tenant can see, as text, and its jobs.
 async fn dump(broker: &dyn Broker, tenant: &TenantId, flows: &[WorkflowId]) -> (String, Vec<JobRecord>) {
-    let mut jobs = broker.jobs(&all_jobs(tenant, false)).await.unwrap().jobs;
+    let listed = broker.jobs(&all_jobs(tenant, false)).await.unwrap().jobs;
     let dead: Vec<JobId> = broker.jobs(&all_jobs(tenant, true)).await.unwrap().jobs.iter().map(|j| j.id).collect();
     let queues = broker.queues(tenant).await.unwrap();
     let ready = broker.ready_queues().await.unwrap();
@@ -262,26 +262,32 @@ async fn dump(broker: &dyn Broker, tenant: &TenantId, flows: &[WorkflowId]) -> (
     let query = WorkflowQuery { tenant: tenant.clone(), state: None, before: None, max: 100 };
     let workflows = broker.workflows(&query).await.unwrap();
     let mut text = format!(
-        "{jobs:?} dead {dead:?} queues {queues:?} ready {ready:?} controls {controls:?} workflows {workflows:?}"
+        "{listed:?} dead {dead:?} queues {queues:?} ready {ready:?} controls {controls:?} workflows {workflows:?}"
     );
+    let mut ids: Vec<JobId> = listed.iter().map(|job| job.id).collect();
     for id in flows {
         let Some(record) = broker.workflow(tenant, *id).await.unwrap() else { continue };
         text.push_str(&format!("\n{record:?}"));
         for first in (0..record.nodes).step_by(MAX_NODES_A_CALL as usize) {
             let max = MAX_NODES_A_CALL.min(record.nodes - first);
-            let nodes = broker.nodes(tenant, *id, first, max).await.unwrap();
+            let nodes = broker.nodes(tenant, *id, first, max, Results::Included).await.unwrap().nodes;
             let values = broker.values(tenant, *id, first, max).await.unwrap();
             text.push_str(&format!("\n{nodes:?}\n{values:?}"));
-            jobs.extend(nodes.into_iter().filter_map(|node| match node.work {
-                NodeWork::Job { record, .. } => Some(*record),
+            ids.extend(nodes.into_iter().filter_map(|node| match node.work {
+                NodeWork::Job { record, .. } => Some(record.id),
                 NodeWork::Join { .. } => None,
             }));
         }
     }
-    // Some are read by themselves, too.
-    for id in jobs.iter().take(10).map(|job| job.id) {
-        let logs = broker.logs(tenant, id, 0, 100).await.unwrap().len();
-        text.push_str(&format!("\n{:?} logs {logs}", broker.job(tenant, id).await.unwrap()));
+    // Lists have neither results nor histories.
+    let mut jobs = Vec::new();
+    for (at, id) in ids.into_iter().enumerate() {
+        let job = broker.job(tenant, id).await.unwrap();
+        text.push_str(&format!("\n{job:?}"));
+        jobs.extend(job);
+        if at < 10 {
+            text.push_str(&format!(" logs {}", broker.logs(tenant, id, 0, 100).await.unwrap().len()));
+        }
     }
     (text, jobs)
 }

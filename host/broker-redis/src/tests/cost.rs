@@ -12,28 +12,29 @@ const JOBS: u64 = 20_000;
 pub(super) const BATCH: usize = 200;
 
 pub(super) fn jobs(tenants: u64) -> Vec<NewJob> {
+    let tenant = |n: u64| TenantId::new(format!("tenant{}", n % tenants)).unwrap();
+    (0..JOBS).map(|n| NewJob { tenant: tenant(n), ..plain_job(n) }).collect()
+}
+
+pub(super) fn plain_job(n: u64) -> NewJob {
     let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    (0..JOBS)
-        .map(|n| NewJob {
-            id: JobId::from_parts(conformance::START_MS + n / 10, u128::from(n) << 56 | 0x1234_5678_9abc),
-            tenant: TenantId::new(format!("tenant{}", n % tenants)).unwrap(),
-            task: "process_order".parse().unwrap(),
-            queue: QueueName::default(),
-            priority: 5,
-            spec: format!(
-                r#"{{"v":1,"task":"process_order","digest":"sha256:{digest}","arguments":{{"order_id":{n}}}}}"#
-            ),
-            start: Start::Now,
-            expires_ms: 0,
-            max_deliveries: 5,
-            result_ttl_ms: 86_400_000,
-            dead_ttl_ms: 604_800_000,
-            expires_at: None,
-            broker_options: None,
-            idempotency: None,
-            redrive_of: None,
-        })
-        .collect()
+    NewJob {
+        id: JobId::from_parts(conformance::START_MS + n / 10, u128::from(n) << 56 | 0x1234_5678_9abc),
+        tenant: TenantId::new("tenant0").unwrap(),
+        task: "process_order".parse().unwrap(),
+        queue: QueueName::default(),
+        priority: 5,
+        spec: format!(r#"{{"v":1,"task":"process_order","digest":"sha256:{digest}","arguments":{{"order_id":{n}}}}}"#),
+        start: Start::Now,
+        expires_ms: 0,
+        max_deliveries: 5,
+        result_ttl_ms: 86_400_000,
+        dead_ttl_ms: 604_800_000,
+        expires_at: None,
+        broker_options: None,
+        idempotency: None,
+        redrive_of: None,
+    }
 }
 
 pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
@@ -58,14 +59,14 @@ pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
     }
 }
 
-/// Microseconds of scripts and of the process, bytes, and commands, so far.
+/// Microseconds of functions and of the process, bytes, and commands, so far.
 pub(super) async fn meter(broker: &RedisBroker) -> (f64, f64, f64, f64) {
     let info = redis::cmd("INFO").arg("everything").to_owned();
     let Value::BulkString(text) = broker.command(&info).await.unwrap() else { panic!() };
     let text = String::from_utf8(text).unwrap();
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once(':')).collect();
     let number = |name: &str| fields.get(name).map_or(0.0, |v| v.parse::<f64>().unwrap());
-    let script = fields.get("cmdstat_evalsha").map_or(0.0, |v| {
+    let script = fields.get("cmdstat_fcall").map_or(0.0, |v| {
         let usec = v.split("usec=").nth(1).unwrap();
         usec.split(',').next().unwrap().parse().unwrap()
     });
@@ -107,8 +108,8 @@ async fn measure(tenants: u64, cap: Option<u32>, server: &RedisServer) {
     let c = meter(&broker).await;
     let per = |x: f64| x / JOBS as f64;
     println!(
-        "{tenants} tenants, {cap:?} the cap of one, batches of {BATCH}: submit {:.2} us in scripts, {:.2} us of CPU, {:.0} bytes; \
-         claim and settle {:.2} us in scripts, {:.2} us of CPU, {:.1} commands; finished {:.0} bytes",
+        "{tenants} tenants, {cap:?} the cap of one, batches of {BATCH}: submit {:.2} us in functions, {:.2} us of CPU, {:.0} bytes; \
+         claim and settle {:.2} us in functions, {:.2} us of CPU, {:.1} commands; finished {:.0} bytes",
         per(b.0 - a.0),
         per(b.1 - a.1),
         per(b.2 - a.2),

@@ -9,7 +9,7 @@ use super::{
 async fn keys_of(broker: &RedisBroker) -> Vec<String> {
     let mut found = Vec::new();
     for name in ["followed", "events:tenant0", "special"] {
-        let exists = redis::cmd("EXISTS").arg(format!("{}{name}", broker.link.keys.prefix())).to_owned();
+        let exists = redis::cmd("EXISTS").arg(format!("{}{name}", broker.connection.keys.prefix())).to_owned();
         if broker.command(&exists).await.unwrap() == Value::Int(1) {
             found.push(name.into());
         }

@@ -156,7 +156,7 @@ async fn within_seconds<F: Future<Output = bool>>(seconds: u64, holds: impl Fn()
 }
 
 #[tokio::test]
-async fn an_operation_waits_for_a_server_that_restarts_and_gives_it_its_scripts() {
+async fn an_operation_waits_for_a_server_that_restarts_and_gives_it_its_functions() {
     let mut server = RedisServer::start(Options { appendonly: true, ..Options::default() });
     let patient = RedisConfig { patience: Duration::from_secs(20), ..RedisConfig::new(server.url()) };
     let broker = RedisBroker::connect(patient).await.unwrap();
@@ -173,7 +173,7 @@ async fn an_operation_waits_for_a_server_that_restarts_and_gives_it_its_scripts(
     let (broker, answer) = waiting.await.unwrap();
     assert_eq!(answer.unwrap(), [Submitted::Existing(job(1).id), Submitted::Created]);
     // A server may also forget them while it runs.
-    broker.command(&redis::cmd("SCRIPT").arg("FLUSH").to_owned()).await.unwrap();
+    broker.command(&redis::cmd("FUNCTION").arg("FLUSH").to_owned()).await.unwrap();
     assert_eq!(broker.claim(&claim(10)).await.unwrap().len(), 2);
     drop(server.await.unwrap());
 }

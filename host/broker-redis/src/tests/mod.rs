@@ -9,6 +9,9 @@ mod faults;
 mod full;
 mod growth;
 mod large;
+mod library;
+mod lists;
+mod maintenance;
 mod serving;
 mod workflows;
 

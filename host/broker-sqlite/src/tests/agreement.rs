@@ -275,7 +275,7 @@ impl Pair {
         both!(self, ("workflows", state), |broker| broker.workflows(&query));
         for id in (0..self.flows).map(flows::flow_id) {
             both!(self, ("workflow", id), |broker| broker.workflow(tenant_ref(), id));
-            both!(self, ("nodes", id), |broker| broker.nodes(tenant_ref(), id, 0, 99));
+            both!(self, ("nodes", id), |broker| broker.nodes(tenant_ref(), id, 0, 99, Results::Included));
             both!(self, ("values", id), |broker| broker.values(tenant_ref(), id, 1, 7));
         }
     }

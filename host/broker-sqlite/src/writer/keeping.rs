@@ -115,10 +115,10 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Forgets unique keys whose time is over.
-    pub(super) fn sweep_unique(&self) -> Result<(), Fault> {
-        self.conn.prepare_cached(SWEEP_UNIQUE)?.execute([int(self.now), UNIQUE_SWEEP.into()])?;
-        Ok(())
+    /// Forgets unique keys whose time is over; whether there may be more.
+    pub(super) fn sweep_unique(&self) -> Result<bool, Fault> {
+        let deleted = self.conn.prepare_cached(SWEEP_UNIQUE)?.execute([int(self.now), UNIQUE_SWEEP.into()])?;
+        Ok(deleted as u64 == u64::from(UNIQUE_SWEEP))
     }
 
     // ---- the dead set

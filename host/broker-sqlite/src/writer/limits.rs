@@ -368,11 +368,11 @@ impl Step<'_> {
         Ok((parked.len() as u32, None))
     }
 
-    /// Forgets rates that are not used up any more.
-    pub(super) fn sweep_rates(&self, max: u32) -> Result<(), Fault> {
+    /// Forgets rates that are not used up any more; whether there may be more.
+    pub(super) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
         let now_us = int(self.now.saturating_mul(1_000));
-        self.conn.prepare_cached(SWEEP_RATES)?.execute(params![now_us, max])?;
-        Ok(())
+        let deleted = self.conn.prepare_cached(SWEEP_RATES)?.execute(params![now_us, max])?;
+        Ok(deleted as u64 == u64::from(max))
     }
 }
 

@@ -96,10 +96,10 @@ impl Step<'_> {
         Ok(reaped)
     }
 
-    pub(crate) fn prune(&mut self, max: u32) -> Result<u32, Fault> {
-        self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
-        self.sweep_unique()?;
-        self.sweep_rates(RATE_SWEEP)?;
+    /// How many jobs, nodes and workflows were deleted, and whether more keys may be over.
+    pub(crate) fn prune(&mut self, max: u32) -> Result<(u32, bool), Fault> {
+        let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
+        let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
         self.sweep_events()?;
         let mut jobs = head::by_time(self.conn, self.lines, ENDED, self.now, max)?.into_iter().peekable();
         let mut workflows = self.workflows_over(max)?.into_iter().peekable();
@@ -121,7 +121,7 @@ impl Step<'_> {
                 }
             }
         }
-        Ok(count)
+        Ok((count, sweeps.contains(&true)))
     }
 
     fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {

@@ -139,9 +139,29 @@ impl State {
         page
     }
 
-    pub(super) fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Vec<NodeRecord> {
-        let numbers = first..first.saturating_add(max.min(MAX_NODES_A_CALL));
-        numbers.filter_map(|number| self.node(tenant, id, number)).collect()
+    pub(super) fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        numbers: std::ops::Range<u32>,
+        results: Results,
+    ) -> NodePage {
+        let mut page = NodePage { nodes: Vec::new(), next: numbers.end };
+        let mut bytes = 0;
+        for mut node in numbers.filter_map(|number| self.node(tenant, id, number)) {
+            if let NodeWork::Job { record, .. } = &mut node.work {
+                record.history.clear();
+                record.result.take_if(|_| results == Results::Omitted);
+                bytes += text_bytes(record);
+            }
+            let number = node.number;
+            page.nodes.push(node);
+            if bytes >= PAGE_BYTES {
+                page.next = number + 1;
+                break;
+            }
+        }
+        page
     }
 
     fn node(&self, tenant: &TenantId, id: WorkflowId, number: u32) -> Option<NodeRecord> {

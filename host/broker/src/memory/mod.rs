@@ -182,8 +182,15 @@ impl Workflows for MemoryBroker {
         Ok(self.state().workflow_page(query))
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
-        Ok(self.state().nodes(tenant, id, first, max))
+    async fn nodes(
+        &self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        max: u32,
+        results: Results,
+    ) -> Result<NodePage> {
+        Ok(self.state().nodes(tenant, id, first..first.saturating_add(max.min(MAX_NODES_A_CALL)), results))
     }
 
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {

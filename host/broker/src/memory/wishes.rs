@@ -20,6 +20,7 @@ impl State {
         // Nodes are listed by their workflow.
         let mine = mine.filter(|(_, job)| query.dead || job.place.is_none());
         let rest = mine.filter(|((_, id), _)| query.before.is_none_or(|before| *id < before));
+        let mut bytes = 0;
         for (scanned, ((_, id), job)) in (1..).zip(rest) {
             let record = &job.record;
             if query.state.is_none_or(|s| s == record.state)
@@ -27,9 +28,11 @@ impl State {
                 && query.queue.as_ref().is_none_or(|q| *q == record.queue)
                 && query.worker.as_ref().is_none_or(|w| Some(w) == record.worker.as_ref())
             {
-                page.jobs.push(record.clone());
+                let summary = JobRecord { result: None, history: Vec::new(), ..record.clone() };
+                bytes += text_bytes(&summary);
+                page.jobs.push(summary);
             }
-            if page.jobs.len() as u32 == query.max || scanned == PAGE_SCAN {
+            if page.jobs.len() as u32 == query.max || scanned == PAGE_SCAN || bytes >= PAGE_BYTES {
                 page.next = Some(*id);
                 break;
             }

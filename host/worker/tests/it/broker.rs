@@ -157,8 +157,8 @@ impl Workflows for Flaky {
         self.inner.workflows(query).await
     }
 
-    async fn nodes(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeRecord>> {
-        self.inner.nodes(tenant, id, first, max).await
+    async fn nodes(&self, tenant: &TenantId, id: JobId, first: u32, max: u32, results: Results) -> Result<NodePage> {
+        self.inner.nodes(tenant, id, first, max, results).await
     }
 
     async fn values(&self, tenant: &TenantId, id: JobId, first: u32, max: u32) -> Result<Vec<NodeValue>> {

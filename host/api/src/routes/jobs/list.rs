@@ -9,9 +9,9 @@ use axum::{
     response::Response,
 };
 use serde::{Deserialize, Serialize};
-use umbel_broker::{NodeWork, PAGE_SCAN};
+use umbel_broker::{NodeWork, PAGE_SCAN, Results};
 use umbel_bulk::Filter;
-use umbel_compose::{PageSize, parse_time};
+use umbel_compose::parse_time;
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkerId, WorkflowId};
 use utoipa::{IntoParams, ToSchema};
 
@@ -27,6 +27,8 @@ use crate::{
 
 /// Questions to the broker that one page may take: filters that brokers do not know are applied here.
 const MAX_QUESTIONS: usize = 20;
+/// Nodes that one question looks at, at least.
+const NODES_A_QUESTION: u32 = 100;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -138,19 +140,21 @@ pub(crate) async fn filtered(
 }
 
 /// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
-/// they are large.
+/// their texts are large.
 async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
     let id: WorkflowId = workflow.parse().map_err(|e| Problem::new(Code::WorkflowNotFound, format!("{e}")))?;
     let from = paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
     let (wanted, limit) = (query.filter()?, paging::limit_of(query.limit)?);
     let record = api.broker.workflow(&caller.tenant, id).await?.ok_or_else(|| workflows::unknown(id))?;
     let end = PAGE_SCAN.saturating_add(from).min(record.nodes);
-    let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
-    'paging: while next < end && size.bytes() < workflows::MAX_READ_BYTES {
-        let count = size.nodes().min(end - next);
-        let page = api.broker.nodes(&caller.tenant, id, next, count).await?;
-        size.read(&page);
-        for node in page {
+    let (mut items, mut next) = (Vec::new(), from);
+    'paging: for _ in 0..MAX_QUESTIONS {
+        if next >= end {
+            break;
+        }
+        let count = limit.max(NODES_A_QUESTION).min(end - next);
+        let page = api.broker.nodes(&caller.tenant, id, next, count, Results::Omitted).await?;
+        for node in page.nodes {
             let NodeWork::Job { record, .. } = node.work else { continue };
             if !wanted.matches(&record) {
                 continue;
@@ -161,7 +165,7 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
             }
             items.push(Job::summary(*record)?);
         }
-        next += count;
+        next = page.next;
     }
     let next = (next < record.nodes).then_some(next);
     answer(StatusCode::OK, &Jobs { items, next_cursor: next.map(|number| paging::cursor(&number.to_string())) })

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
-use umbel_compose::PageSize;
+use umbel_broker::Results;
 use utoipa::IntoParams;
 
 use super::find;
@@ -26,8 +26,10 @@ use crate::{
 /// Nodes of a page when the caller does not say, and at most.
 const DEFAULT_NODES: u32 = 200;
 const MAX_NODES: u32 = umbel_broker::MAX_NODES_A_CALL;
-/// Bytes of nodes, with their arguments and results, that are read for one page. It ends there.
-pub(crate) const MAX_READ_BYTES: usize = 16 << 20;
+/// Questions to the broker that one page may take. It ends there.
+const MAX_QUESTIONS: usize = 20;
+/// Nodes that one question looks at.
+const NODES_A_QUESTION: u32 = 250;
 /// The picture runs nothing and fetches nothing, wherever it is opened.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
@@ -61,13 +63,15 @@ pub(crate) async fn nodes(
     }
     let record = find(&api, &caller, id).await?;
     let end = from.saturating_add(max).min(record.nodes);
-    let (mut items, mut next, mut size) = (Vec::new(), from, PageSize::default());
-    while next < end && size.bytes() < MAX_READ_BYTES {
-        let count = size.nodes().min(end - next);
-        let page = api.broker.nodes(&caller.tenant, id, next, count).await?;
-        next += count;
-        size.read(&page);
-        items.extend(page.into_iter().map(|node| Node::new(id, node)));
+    let (mut items, mut next) = (Vec::new(), from);
+    for _ in 0..MAX_QUESTIONS {
+        if next >= end {
+            break;
+        }
+        let count = NODES_A_QUESTION.min(end - next);
+        let page = api.broker.nodes(&caller.tenant, id, next, count, Results::Omitted).await?;
+        next = page.next;
+        items.extend(page.nodes.into_iter().map(|node| Node::new(id, node)));
     }
     answer(StatusCode::OK, &NodePage { items, next_from: (next < record.nodes).then_some(next) })
 }

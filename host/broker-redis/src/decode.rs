@@ -1,0 +1,247 @@
+//! Stored records, as readers want them. `library/core.lua` has the format.
+
+use serde_json::value::RawValue;
+use umbel_broker::{Error, NodeValue, Result};
+use umbel_model::{
+    AttemptRecord, Failure, JobId, JobRecord, JobState, NodeRef, Progress, TenantId, UnixMs, Usage, WorkerId,
+    WorkflowId,
+    canvas::{Range, node_of},
+};
+
+use crate::nodes::Place;
+
+const FLAG_CANCEL: u8 = 1;
+pub(crate) const FLAG_SPEC_APART: u8 = 2;
+const FLAG_NODE: u8 = 8;
+const FLAG_REPLACED: u8 = 16;
+pub(crate) const FLAG_MORE: u8 = 32;
+const FLAG_LET_END: u8 = 64;
+
+pub(crate) fn corrupt(why: impl std::fmt::Display) -> Error {
+    Error::Corrupt(why.to_string())
+}
+
+/// Reads packed bytes in order.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n).ok_or_else(|| corrupt("it is too short"))?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    pub(crate) fn number(&mut self, bytes: usize) -> Result<u64> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8> {
+        Ok(self.number(1)? as u8)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        Ok(self.number(4)? as u32)
+    }
+
+    /// A time; 0 means none.
+    pub(crate) fn time(&mut self) -> Result<Option<UnixMs>> {
+        Ok(Some(self.number(6)?).filter(|ms| *ms > 0))
+    }
+
+    pub(crate) fn bytes(&mut self, length_bytes: usize) -> Result<&'a [u8]> {
+        let n = self.number(length_bytes)? as usize;
+        self.take(n)
+    }
+
+    pub(crate) fn text(&mut self, length_bytes: usize) -> Result<&'a str> {
+        str::from_utf8(self.bytes(length_bytes)?).map_err(corrupt)
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(self) -> Result<&'a str> {
+        str::from_utf8(self.0).map_err(corrupt)
+    }
+
+    pub(crate) fn ranges(&mut self, count: usize) -> Result<Vec<Range>> {
+        (0..count).map(|_| Ok(Range { first: self.u32()?, count: self.u32()? })).collect()
+    }
+}
+
+/// A record as it is stored.
+#[derive(Debug)]
+struct Raw<'a> {
+    state: JobState,
+    flags: u8,
+    priority: u8,
+    retries: u32,
+    deliveries: u32,
+    /// Created, expires, due, started, finished.
+    times: [Option<UnixMs>; 5],
+    fence: u64,
+    token: &'a str,
+    worker: &'a str,
+    queue: &'a str,
+    task: &'a str,
+    /// The spec; of a node its place and its arguments.
+    fixed: &'a [u8],
+    /// Of a job that was replaced: the id of the workflow.
+    result: &'a str,
+    failure: &'a str,
+    progress: &'a str,
+    history_len: u64,
+    history: &'a [u8],
+}
+
+impl<'a> Raw<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self> {
+        let mut r = Reader(bytes);
+        if r.u8()? != 1 {
+            return Err(corrupt("its version is not known to this release"));
+        }
+        let state = *JobState::ALL.get(usize::from(r.u8()?)).ok_or_else(|| corrupt("its state is not known"))?;
+        let (flags, priority) = (r.u8()?, r.u8()?);
+        let (retries, deliveries, _max_deliveries) = (r.u32()?, r.u32()?, r.u32()?);
+        let times = [r.time()?, r.time()?, r.time()?, r.time()?, r.time()?];
+        let (_score, fence, _result_ttl, _dead_ttl) = (r.number(7)?, r.number(7)?, r.number(6)?, r.number(6)?);
+        let (token, worker) = (r.text(1)?, r.text(1)?);
+        let mut fixed = Reader(r.bytes(4)?);
+        let (queue, task) = (fixed.text(1)?, fixed.text(1)?);
+        let (result, failure, progress) = (r.text(4)?, r.text(4)?, r.text(4)?);
+        let (history_len, history) = (r.number(1)?, r.bytes(4)?);
+        let fixed = fixed.0;
+        Ok(Self {
+            state,
+            flags,
+            priority,
+            retries,
+            deliveries,
+            times,
+            fence,
+            token,
+            worker,
+            queue,
+            task,
+            fixed,
+            result,
+            failure,
+            progress,
+            history_len,
+            history,
+        })
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag > 0
+    }
+
+    fn place(&self) -> Result<Option<(Place, &'a str)>> {
+        self.has(FLAG_NODE).then(|| Place::read(self.fixed)).transpose()
+    }
+
+    fn child(&self) -> Result<Option<WorkflowId>> {
+        self.has(FLAG_REPLACED).then(|| self.result.parse().map_err(corrupt)).transpose()
+    }
+
+    fn own_result(&self) -> Result<Option<Box<RawValue>>> {
+        let text = some(self.result).filter(|_| !self.has(FLAG_REPLACED));
+        text.map(|t| RawValue::from_string(t.to_owned())).transpose().map_err(corrupt)
+    }
+}
+
+/// A record, and what its reader must look for elsewhere.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Without what is kept apart. Of a node, its spec is missing.
+    pub(crate) record: JobRecord,
+    /// Of its current or last delivery.
+    pub(crate) token: String,
+    /// Of a node.
+    pub(crate) place: Option<Place>,
+    /// Of a node: its arguments.
+    pub(crate) spec_apart: bool,
+}
+
+/// Reads the record of the job with that member.
+pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
+    let (tenant, id) = name.rsplit_once(',').ok_or_else(|| corrupt("a member has no comma"))?;
+    let id: JobId = id.parse().map_err(corrupt)?;
+    let raw = Raw::read(bytes)?;
+    let [created_at, expires_at, due_at, started_at, finished_at] = raw.times;
+    let (place, node, spec) = match raw.place()? {
+        Some((place, arguments)) => {
+            let (workflow, number) = node_of(id);
+            (Some(place), Some(NodeRef { workflow, number, arguments: arguments.to_owned() }), "")
+        }
+        None => (None, None, Reader(raw.fixed).rest()?),
+    };
+    let mut history = Reader(raw.history);
+    let record = JobRecord {
+        id,
+        tenant: TenantId::new(tenant).map_err(corrupt)?,
+        task: raw.task.parse().map_err(corrupt)?,
+        queue: raw.queue.parse().map_err(corrupt)?,
+        priority: raw.priority,
+        state: raw.state,
+        spec: spec.to_owned(),
+        retries: raw.retries,
+        deliveries: raw.deliveries,
+        fence: raw.fence,
+        cancel_requested: raw.has(FLAG_CANCEL),
+        let_end: raw.has(FLAG_LET_END),
+        created_at: created_at.unwrap_or_default(),
+        due_at,
+        expires_at,
+        started_at,
+        finished_at,
+        worker: some(raw.worker).map(WorkerId::new).transpose().map_err(corrupt)?,
+        progress: parsed::<Progress>(raw.progress)?,
+        result: raw.own_result()?,
+        failure: parsed::<Failure>(raw.failure)?,
+        history: (0..raw.history_len).map(|_| read_attempt(history.bytes(4)?)).collect::<Result<_>>()?,
+        node,
+        child: raw.child()?,
+    };
+    let (token, spec_apart) = (raw.token.to_owned(), raw.has(FLAG_SPEC_APART));
+    Ok(Stored { record, token, place, spec_apart })
+}
+
+/// What a job of a workflow gives, from its record.
+pub(crate) fn job_value(bytes: &[u8]) -> Result<NodeValue> {
+    let raw = Raw::read(bytes)?;
+    let (place, _) = raw.place()?.ok_or_else(|| corrupt("a node's record says that it is none"))?;
+    Ok(NodeValue::Job {
+        task: raw.task.parse().map_err(corrupt)?,
+        state: raw.state,
+        on_failure: place.on_failure,
+        after: place.after,
+        result: raw.own_result()?,
+        failure: parsed::<Failure>(raw.failure)?,
+        child: raw.child()?,
+    })
+}
+
+/// An attempt as a JSON array: half of the object's size, and there is one in every finished job. `reap` in `maintenance.lua` writes
+/// the same for a lost delivery.
+type Attempt = (u32, u32, WorkerId, UnixMs, String, u64, u64, u64, Option<Failure>);
+
+pub(crate) fn written_attempt(a: &AttemptRecord) -> impl serde::Serialize {
+    let Usage { fuel, memory_bytes, duration_us } = a.usage;
+    (a.attempt, a.delivery, &a.worker, a.ended_at, &a.outcome, fuel, memory_bytes, duration_us, &a.failure)
+}
+
+/// An attempt as it is stored.
+pub(crate) fn read_attempt(text: &[u8]) -> Result<AttemptRecord> {
+    let (attempt, delivery, worker, ended_at, outcome, fuel, memory_bytes, duration_us, failure): Attempt =
+        serde_json::from_slice(text).map_err(corrupt)?;
+    let usage = Usage { fuel, memory_bytes, duration_us };
+    Ok(AttemptRecord { attempt, delivery, worker, ended_at, outcome, failure, usage })
+}
+
+pub(crate) fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|t| !t.is_empty())
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<Option<T>> {
+    some(text).map(serde_json::from_str).transpose().map_err(corrupt)
+}

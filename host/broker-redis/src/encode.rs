@@ -1,0 +1,200 @@
+//! Arguments of functions, as bytes. The formats are those of the `struct` strings in `library/`: little endian, texts
+//! behind their length. JSON texts are kept byte for byte.
+
+use umbel_broker::{Claim, Error, LogLine, NewJob, Renewal, Result, Settle, Start};
+use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
+
+use crate::{
+    broker_options::broker_options,
+    decode::{FLAG_MORE, FLAG_SPEC_APART, written_attempt},
+    growth::growth,
+    keys::member,
+};
+
+/// The largest time or duration that a record holds, milliseconds: 8,900 years. Six bytes.
+const MAX_MS: u64 = (1 << 48) - 1;
+/// A longer spec is kept under a key of its own, so that the record that changes with every step stays small.
+pub(crate) const SPEC_INLINE_BYTES: usize = 1 << 10;
+
+/// Bytes for a function.
+#[derive(Debug, Default)]
+pub(crate) struct Packed(Vec<u8>);
+
+impl Packed {
+    pub(crate) fn u8(mut self, n: u8) -> Self {
+        self.0.push(n);
+        self
+    }
+
+    pub(crate) fn u16(mut self, n: u16) -> Self {
+        self.0.extend_from_slice(&n.to_le_bytes());
+        self
+    }
+
+    /// The low three bytes.
+    pub(crate) fn u24(mut self, n: u32) -> Self {
+        self.0.extend_from_slice(&n.to_le_bytes()[..3]);
+        self
+    }
+
+    pub(crate) fn u32(mut self, n: u32) -> Self {
+        self.0.extend_from_slice(&n.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn ms(mut self, n: u64) -> Self {
+        self.0.extend_from_slice(&n.min(MAX_MS).to_le_bytes()[..6]);
+        self
+    }
+
+    /// A name of at most 255 bytes; longer ones cannot be made of the types that come here.
+    pub(crate) fn name(mut self, text: &str) -> Self {
+        debug_assert!(text.len() <= 255);
+        self.0.push(text.len() as u8);
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    pub(crate) fn short(mut self, text: &str) -> Self {
+        self.0.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    pub(crate) fn text(mut self, text: &str) -> Self {
+        self.0.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// As it is.
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// Bytes behind their length.
+    pub(crate) fn long(self, bytes: &[u8]) -> Self {
+        self.u32(bytes.len() as u32).raw(bytes)
+    }
+
+    pub(crate) fn ranges(mut self, ranges: &[Range]) -> Self {
+        for range in ranges {
+            self = self.u32(range.first).u32(range.count);
+        }
+        self
+    }
+
+    pub(crate) fn done(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn logs(mut self, lines: &[LogLine]) -> Result<Self> {
+        let lines = &lines[..lines.len().min(usize::from(u16::MAX))];
+        self.0.extend_from_slice(&(lines.len() as u16).to_le_bytes());
+        for line in lines {
+            self = self.text(&json(line)?);
+        }
+        Ok(self)
+    }
+}
+
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Failed(format!("a value cannot be written as JSON: {e}")))
+}
+
+/// A start as its kind and its time.
+pub(crate) fn start_of(start: Start) -> (u8, u64) {
+    match start {
+        Start::Now => (0, 0),
+        Start::After(ms) => (1, ms),
+        Start::At(at) => (2, at),
+    }
+}
+
+/// For `submit.lua`.
+pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
+    let apart = job.spec.len() > SPEC_INLINE_BYTES;
+    let (inline, outside) = if apart { ("", job.spec.as_str()) } else { (job.spec.as_str(), "") };
+    let mut fixed = Packed::default().name(job.queue.as_str()).name(job.task.as_str()).0;
+    fixed.extend_from_slice(inline.as_bytes());
+    let (start, start_ms) = start_of(job.start);
+    let mut packed = Packed::default()
+        .u8(job.priority.min(9))
+        .u8(if apart { FLAG_SPEC_APART } else { 0 } | if job.broker_options.is_some() { FLAG_MORE } else { 0 })
+        .u32(job.max_deliveries)
+        .u8(start)
+        .ms(start_ms)
+        .ms(job.expires_ms)
+        .ms(job.expires_at.map_or(0, |at| at.max(1)))
+        .ms(job.result_ttl_ms)
+        .ms(job.dead_ttl_ms)
+        .name(&member(&job.tenant, job.id))
+        .name(job.queue.as_str());
+    packed = packed.u32(fixed.len() as u32);
+    packed.0.extend_from_slice(&fixed);
+    packed = packed.text(outside);
+    packed = match &job.idempotency {
+        Some(i) => {
+            if i.key.len() > 1024 || i.body.len() > 1024 {
+                return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
+            }
+            packed.short(&i.key).short(&i.body).ms(i.ttl_ms)
+        }
+        None => packed.short("").short("").ms(0),
+    };
+    let packed = packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default());
+    let more = job.broker_options.as_ref().map(|more| broker_options(more)).transpose()?.unwrap_or_default();
+    Ok(packed.u16(more.len() as u16).raw(&more).0)
+}
+
+/// For `claim.lua`.
+pub(crate) fn claim(claim: &Claim, max: u32) -> Result<Vec<u8>> {
+    // Better refused before than found out after the jobs were taken.
+    Token::new(format!("{}-{max}", claim.token_seed))
+        .map_err(|_| Error::Failed("the token seed of a claim is too long".into()))?;
+    let queues = &claim.queues[..claim.queues.len().min(usize::from(u16::MAX))];
+    let mut packed =
+        Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
+    packed.0.extend_from_slice(&(queues.len() as u16).to_le_bytes());
+    for queue in queues {
+        packed = packed.name(queue.as_str());
+    }
+    Ok(packed.0)
+}
+
+/// For `settle.lua`.
+pub(crate) fn settle(settle: &Settle) -> Result<Vec<u8>> {
+    let (code, delay_ms, payload) = match &settle.resolution {
+        Resolution::Succeed { result } => (0, 0, result.as_ref().map(|r| r.get().to_owned()).unwrap_or_default()),
+        Resolution::Fail { failure } => (1, 0, json(failure)?),
+        Resolution::Retry { delay_ms, failure } => (2, *delay_ms, json(failure)?),
+        Resolution::Snooze { delay_ms } => (3, *delay_ms, String::new()),
+        Resolution::Revoke => (4, 0, String::new()),
+        Resolution::Release => (5, 0, String::new()),
+        Resolution::Replace { workflow } => (6, 0, workflow.to_string()),
+    };
+    let packed = Packed::default()
+        .name(&member(&settle.tenant, settle.id))
+        .name(settle.token.as_str())
+        .u8(code)
+        .ms(delay_ms)
+        .text(&payload)
+        .text(&settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default())
+        .text(&settle.progress.as_ref().map(json).transpose()?.unwrap_or_default())
+        .long(&growth(settle)?);
+    Ok(packed.logs(&settle.logs)?.0)
+}
+
+/// For `renew.lua`.
+pub(crate) fn renewal(renewal: &Renewal) -> Result<Vec<u8>> {
+    let packed = Packed::default()
+        .name(&member(&renewal.tenant, renewal.id))
+        .name(renewal.token.as_str())
+        .text(&renewal.progress.as_ref().map(json).transpose()?.unwrap_or_default());
+    Ok(packed.logs(&renewal.logs)?.0)
+}
+
+fn attempt(a: &AttemptRecord) -> Result<String> {
+    json(&written_attempt(a))
+}

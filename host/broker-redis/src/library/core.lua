@@ -1,0 +1,466 @@
+-- The core of the library: the stored record, the clock, the state of one call, the indexes, and how a job waits.
+-- Its locals are in scope in every file behind it; each other file gives the next ones a table.
+--
+-- Every function has KEYS[1] `<prefix>meta`, from which the prefix of all other keys is taken, and KEYS[2] `<prefix>never`,
+-- which no key has. ARGV[1] is the time, milliseconds, or nothing for the server's own clock; then ';' and how many dead jobs
+-- a tenant has. What is said of ARGV elsewhere begins with ARGV[2].
+--
+-- A job is named by its member, '<tenant>,<id>': ',' sorts before all that may be in a tenant's name, so members sort as
+-- the pair does. What users sent (spec, result, failure, logs) passes through as it is and is never parsed.
+-- Numbers stay below 2^53. They go to redis.call as numbers (Redis writes them with %.17g), never through '..', which
+-- writes %.14g. Short names: `tq` is a tenant queue, `r` a record as a table, `wf` a workflow, `P` the prefix of all keys.
+
+-- The version of the store's layout that this library knows; `VERSION` in keys.rs.
+local LAYOUT = '3'
+
+-- The stored record; encode.rs and decode.rs do the same. HEAD changes with every step, the rest seldom.
+-- Redis' Lua hashes every byte of every string that it makes, 0.6 us for a record: few and short strings are fast ones.
+local HEAD = '<BBBBI4I4I4I6I6I6I6I6I7I7I6I6Bc0Bc0'
+local FULL = HEAD .. 'I4c0I4c0I4c0I4c0BI4c0'
+local STATE, FLAGS, PRIORITY, RETRIES, DELIVERIES, MAX_DELIVERIES = 2, 3, 4, 5, 6, 7
+local EXPIRES, DUE, FINISHED, SCORE, RESULT_TTL, DEAD_TTL = 9, 10, 12, 13, 15, 16
+local TOKEN, WORKER, FIXED, RESULT, FAILURE, PROGRESS, HISTORY_LEN, HISTORY = 17, 18, 19, 20, 21, 22, 23, 24
+-- Flags, as numbers that are added.
+-- NODE: of a workflow. REPLACED: the id of the workflow that replaced it stands for its result. HAS_OPTIONS: it has broker
+-- options. LET_END: cancelled, and left to end. IN_SUB_QUEUE: queued in a sub-queue, or running and counted for its limits.
+local CANCEL, SPEC_APART, HISTORY_APART, NODE, REPLACED, HAS_OPTIONS, LET_END, IN_SUB_QUEUE = 1, 2, 4, 8, 16, 32, 64, 128
+local SCHEDULED, QUEUED, RUNNING, RETRYING, SUCCEEDED, FAILED, REVOKED, EXPIRED, WAITING, SKIPPED =
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9
+-- How FULL writes result, failure, progress and history when they are empty.
+local NOTHING_YET = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+-- The largest time or duration that a record holds, milliseconds: 8,900 years.
+local MAX_MS = 281474976710655
+-- Priorities are worth so much in a score; what is below is the arrival of a job, or a virtual finish time.
+local PRIORITY_STEP = 281474976710656
+-- Bytes of history kept in the record itself; more goes into a list of its own.
+local HISTORY_INLINE = 2048
+local MAX_HISTORY = 50
+local MAX_EVENTS = 10000
+
+-- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
+local call, pack, unpack_struct, sub, byte
+
+-- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
+-- idempotency keys, deletion.
+local sub_queues, unique, dead_set, workflows, work, new_workflows, idempotency, deletion = {}, {}, {}, {}, {}, {}, {}, {}
+
+-- ---- the state of one call
+
+-- The prefix of all keys, the time, and the limit of dead jobs.
+local P, now, max_dead
+-- Index writes by key, tenant queues by name, queues that have become ready, ids that ended, and how many; ids to stop.
+local added, removed, tenant_queues, ready_in, ended, ended_n, to_stop
+-- Whether there is a key `special`, and whether it names subscribers; subscriptions by tenant.
+local anything_special, anybody_subscribed, subscriptions
+-- Numbers of arrivals that are reserved.
+local seq, seq_end, seq_block
+
+-- Functions that reset the state of other files.
+local resets = {}
+
+local function outgrown(found)
+  return redis.error_reply('OUTGROWN it holds data of version ' .. found)
+end
+
+-- Begins a call: nothing of one before may be left, however it ended. Answers an error when the store is of a newer layout.
+local function begin(keys, args)
+  if not call then
+    call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+  end
+  P = sub(keys[1], 1, -5)
+  local stored = call('GET', keys[1])
+  if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then return outgrown(stored) end
+  now, max_dead = string.match(args[1], '^(%d*);(%d+)$')
+  now = tonumber(now)
+  if not now then
+    local t = call('TIME')
+    now = t[1] * 1000 + math.floor(t[2] / 1000)
+  end
+  added, removed, tenant_queues, ready_in, ended, ended_n, to_stop = {}, {}, {}, {}, {}, 0, {}
+  anything_special, anybody_subscribed, subscriptions = nil, nil, {}
+  seq, seq_end, seq_block = 0, 0, 1
+  for i = 1, #resets do resets[i]() end
+end
+
+-- Makes a function of the library. `flags` are those of Redis: 'allow-oom' for what must be done also when Redis is full,
+-- 'no-writes' for what reads only, '' for what adds something and is refused when Redis is full.
+local function register(name, flags, run)
+  redis.register_function({
+    function_name = LIBRARY .. '_' .. name,
+    callback = function(keys, args)
+      local refused = begin(keys, args)
+      if refused then return refused end
+      return run(args)
+    end,
+    flags = flags ~= '' and { flags } or {},
+  })
+end
+
+-- ---- records
+
+local function has(flags, flag)
+  return flags % (flag * 2) >= flag
+end
+
+-- A record as a table. That of a node remembers the state that its workflow knows.
+local function opened(text)
+  local r = { unpack_struct(FULL, text) }
+  if has(r[3], NODE) then r.was = r[2] end
+  return r
+end
+
+-- The least that a record has. One that is damaged must not stop the others: it is passed over, and an audit tells of it.
+local function is_readable(text)
+  return #text >= 95 and byte(text) == 1 and byte(text, STATE) <= SKIPPED
+end
+
+-- The record of a job; nothing when there is none that can be read.
+local function load(member)
+  local text = call('GET', P .. 'job:' .. member)
+  if not text or not is_readable(text) then return end
+  local done, r = pcall(opened, text)
+  return done and r or nil
+end
+
+local function save(member, r)
+  if r.was and r.was ~= r[2] then workflows.node_changed(member, r) end
+  local token, worker, fixed, result, failure, progress, history =
+    r[17], r[18], r[19], r[20], r[21], r[22], r[24]
+  call('SET', P .. 'job:' .. member, pack(FULL, 1, r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
+    r[13], r[14], r[15], r[16], #token, token, #worker, worker, #fixed, fixed, #result, result, #failure, failure,
+    #progress, progress, r[23], #history, history))
+end
+
+-- The immutable part: length and text of the queue, of the task, then the spec.
+local function queue_in(fixed)
+  return sub(fixed, 2, 1 + byte(fixed))
+end
+
+local function is_over(state)
+  return state >= SUCCEEDED and state ~= WAITING
+end
+
+local function tenant_of(member)
+  return sub(member, 1, -28)
+end
+
+local function id_of(member)
+  return sub(member, -26)
+end
+
+-- ---- indexes
+
+-- Index writes are collected by key and sent in few calls.
+local function zadd(key, score, member)
+  local list = added[key]
+  if not list then
+    list = { n = 0 }
+    added[key] = list
+  end
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = score, member, n + 2
+end
+
+local function zrem(key, member)
+  local list = removed[key]
+  if not list then
+    list = { n = 0 }
+    removed[key] = list
+  end
+  list.n = list.n + 1
+  list[list.n] = member
+end
+
+-- Lua's stack bounds the arguments of one call.
+local function in_pieces(command, key, list)
+  local n = list.n or #list
+  for i = 1, n, 1000 do
+    call(command, key, unpack(list, i, math.min(i + 999, n)))
+  end
+end
+
+-- A tenant's queue. What this call changes of its counters is added up here.
+local function tenant_queue_of(tenant, queue)
+  local name = tenant .. ',' .. queue
+  local tq = tenant_queues[name]
+  if not tq then
+    tq = { tenant = tenant, queue = queue, name = name, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
+      running = 0, delayed = 0 }
+    tenant_queues[name] = tq
+  end
+  return tq
+end
+
+-- Sends the index writes: before a claim, and before a second write for the same job.
+local function flush_indexes()
+  for key, list in pairs(removed) do in_pieces('ZREM', key, list) end
+  for key, list in pairs(added) do in_pieces('ZADD', key, list) end
+  added, removed = {}, {}
+end
+
+-- Publishes the notifications of this call: one message per topic.
+local function notify()
+  local queues = {}
+  for queue in pairs(ready_in) do queues[#queues + 1] = queue end
+  if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
+  if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
+  if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
+end
+
+-- Whether a tenant queue has sub-queues or is blocked, or its tenant has a control: `special` names those tenant queues and
+-- tenants.
+local function is_anything_special()
+  if anything_special == nil then anything_special = call('EXISTS', P .. 'special') == 1 end
+  return anything_special
+end
+
+local function is_special(tq)
+  if tq.special == nil then
+    tq.special = false
+    if is_anything_special() then
+      local found = call('HMGET', P .. 'special', tq.tenant, tq.name)
+      tq.special = (found[1] or found[2]) and true
+    end
+  end
+  return tq.special
+end
+
+-- ---- event subscriptions, see the broker's events.rs: `followed` has '<until> <last number>' by tenant, and `special` has
+-- ',' while there is a subscription, so that it costs nothing to find out that there is none.
+
+local function end_subscription(tenant)
+  call('HDEL', P .. 'followed', tenant)
+  call('UNLINK', P .. 'events:' .. tenant)
+  if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
+end
+
+-- The subscription of a tenant, or false.
+local function subscription_of(tenant)
+  local subscription = subscriptions[tenant]
+  if subscription == nil then
+    subscription = false
+    local text = call('HGET', P .. 'followed', tenant)
+    if text then
+      local until_ms, last = string.match(text, '^(%d+) (%d+)$')
+      if tonumber(until_ms) > now then
+        subscription = { until_ms = until_ms, last = tonumber(last), n = 0 }
+      else
+        end_subscription(tenant)
+      end
+    end
+    subscriptions[tenant] = subscription
+  end
+  return subscription
+end
+
+-- A job's state was changed. Its immutable part begins at `at` in `text`.
+local function add_event(member, state, text, at)
+  if anybody_subscribed == nil then
+    anybody_subscribed = is_anything_special() and call('HEXISTS', P .. 'special', ',') == 1
+  end
+  local subscription = anybody_subscribed and subscription_of(tenant_of(member))
+  if not subscription then return end
+  at = at + 1 + byte(text, at)
+  local n = subscription.n + 1
+  subscription[n], subscription.n = pack('<I6B', now, state) .. id_of(member) .. sub(text, at + 1, at + byte(text, at)), n
+end
+
+local function flush_events()
+  local highest
+  for tenant, subscription in pairs(subscriptions) do
+    if subscription and subscription.n > 0 then
+      local key = P .. 'events:' .. tenant
+      in_pieces('RPUSH', key, subscription)
+      call('LTRIM', key, 0 - MAX_EVENTS, -1)
+      subscription.last = subscription.last + subscription.n
+      call('HSET', P .. 'followed', tenant, string.format('%s %.0f', subscription.until_ms, subscription.last))
+      highest = math.max(highest or 0, subscription.last)
+    end
+  end
+  subscriptions = {}
+  -- Numbers rise also when the clock goes back between two subscriptions.
+  if highest and highest > tonumber(call('GET', P .. 'last_event') or 0) then call('SET', P .. 'last_event', highest) end
+end
+
+-- Sends what was collected. Called once, at the end.
+local function flush()
+  work.flush()
+  flush_indexes()
+  flush_events()
+  for _, tq in pairs(tenant_queues) do
+    local queues = P .. 'queues:' .. tq.tenant
+    -- Where nothing runs, nobody asks who ran it.
+    if tq.running ~= 0 and call('HINCRBY', queues, tq.queue .. ':r', tq.running) <= 0 then
+      call('HDEL', P .. 'holders', tq.name)
+    end
+    if tq.delayed ~= 0 then call('HINCRBY', queues, tq.queue .. ':d', tq.delayed) end
+    tq.running, tq.delayed = 0, 0
+  end
+end
+
+-- ---- how a job waits
+
+-- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
+-- back after each of its jobs would always be first.
+local function take_turn(tq)
+  local first = call('ZRANGE', tq.fair, 0, 0, 'WITHSCORES')
+  if first[2] then
+    call('ZADD', tq.fair, tonumber(first[2]) + 1, tq.tenant)
+  else
+    call('ZADD', P .. 'active_queues', 0, tq.queue)
+    call('ZADD', tq.fair, 0, tq.tenant)
+  end
+end
+
+-- The tenant queue has ready jobs, or will have them at the end of this call.
+local function activate(tq)
+  if tq.active then return end
+  tq.active = true
+  if call('ZSCORE', tq.fair, tq.tenant) then return end
+  if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') ~= '1' then take_turn(tq) end
+end
+
+-- A plain job becomes ready. Of a tenant queue with sub-queues nothing is written later than it is read.
+local function put_ready(tq, score, id)
+  if is_special(tq) then
+    call('ZADD', tq.ready, score, id)
+    sub_queues.settle_tenant_queue(tq)
+  else
+    zadd(tq.ready, score, id)
+    activate(tq)
+  end
+  ready_in[tq.queue] = true
+end
+
+-- To the ready jobs, with the score in the record.
+local function enqueue(member, r, tq)
+  if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
+  r[STATE], r[DUE] = QUEUED, 0
+  if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
+  ready_in[tq.queue] = true
+  add_event(member, QUEUED, r[FIXED], 1)
+  if r[FLAGS] >= HAS_OPTIONS and sub_queues.enter(member, r, tq) then return end
+  call('ZADD', tq.ready, r[SCORE], id_of(member))
+  if is_special(tq) then sub_queues.settle_tenant_queue(tq) else activate(tq) end
+end
+
+-- The score of a job that joins its tenant queue now. Numbers are taken from the store in growing blocks.
+local function new_score(priority)
+  if seq == seq_end then
+    seq_end = call('INCRBY', P .. 'seq', seq_block)
+    seq = seq_end - seq_block
+    seq_block = math.min(4 * seq_block, 256)
+  end
+  seq = seq + 1
+  return (9 - priority) * PRIORITY_STEP + seq
+end
+
+local function delay(member, r, tq, state, due)
+  due = math.min(due, MAX_MS)
+  r[STATE], r[DUE] = state, due
+  add_event(member, state, r[FIXED], 1)
+  local look = due
+  if r[EXPIRES] > 0 and r[EXPIRES] < due then look = r[EXPIRES] end
+  zadd(P .. 'look', look, member)
+  tq.delayed = tq.delayed + 1
+end
+
+-- Takes a job out of whatever it waits in.
+local function leave(member, r, tq)
+  local state = r[STATE]
+  if state == QUEUED then
+    if r[FLAGS] >= IN_SUB_QUEUE then return sub_queues.leave(member, r, tq) end
+    call('ZREM', tq.ready, id_of(member))
+    if is_special(tq) then
+      sub_queues.settle_tenant_queue(tq)
+    elseif call('EXISTS', tq.ready) == 0 then
+      call('ZREM', tq.fair, tq.tenant)
+      tq.active = false
+    end
+  elseif state == RUNNING then
+    zrem(P .. 'leases', member)
+    tq.running = tq.running - 1
+    if r[FLAGS] >= IN_SUB_QUEUE or is_special(tq) then sub_queues.release_capacity(tq, member, r) end
+  elseif state == SCHEDULED or state == RETRYING then
+    tq.delayed = tq.delayed - 1
+  end
+end
+
+-- Its name in `retain`. One that was replaced owns a workflow, which is deleted with it.
+local function retained(member, flags)
+  return has(flags, REPLACED) and member .. 'c' or member
+end
+
+local function notify_ended(member)
+  ended_n = ended_n + 1
+  ended[ended_n] = id_of(member)
+end
+
+-- Ends a job; it has left what it waited in. A failed one gets into the dead set if it has retention there, unless `dead`
+-- is false.
+local function finish(member, r, state, dead)
+  local old = r[STATE]
+  if old == SCHEDULED or old == RETRYING or (old == QUEUED and r[EXPIRES] > 0) then zrem(P .. 'look', member) end
+  r[STATE], r[FINISHED], r[DUE] = state, now, 0
+  add_event(member, state, r[FIXED], 1)
+  local is_node, keep = has(r[FLAGS], NODE), r[RESULT_TTL]
+  dead = state == FAILED and dead ~= false and (is_node or r[DEAD_TTL] > 0)
+  local until_ms = now + (dead and math.max(keep, r[DEAD_TTL]) or keep)
+  if r[FLAGS] >= HAS_OPTIONS then until_ms = math.max(until_ms, unique.release(member, r)) end
+  notify_ended(member)
+  if is_node then
+    workflows.node_ended(member, r)
+  else
+    zadd(P .. 'retain', math.min(until_ms, MAX_MS), retained(member, r[FLAGS]))
+  end
+  if dead then dead_set.add(member, r) end
+end
+
+-- Appends to the history. The first entry and the newest ones are kept, MAX_HISTORY together.
+local function remember(member, r, entry)
+  local key = P .. 'history:' .. member
+  local inline, apart = r[HISTORY_LEN], 0
+  if has(r[FLAGS], HISTORY_APART) then apart = call('LLEN', key) end
+  if inline + apart >= MAX_HISTORY then
+    if inline >= 2 then
+      local first = 4 + unpack_struct('<I4', r[HISTORY])
+      local second = 4 + unpack_struct('<I4', r[HISTORY], first + 1)
+      r[HISTORY] = sub(r[HISTORY], 1, first) .. sub(r[HISTORY], first + second + 1)
+      r[HISTORY_LEN] = inline - 1
+    elseif inline == 1 then
+      call('LPOP', key)
+    else
+      local first = call('LPOP', key)
+      call('LPOP', key)
+      call('LPUSH', key, first)
+    end
+  end
+  if apart > 0 or #r[HISTORY] + #entry > HISTORY_INLINE then
+    call('RPUSH', key, entry)
+    if apart == 0 then r[FLAGS] = r[FLAGS] + HISTORY_APART end
+  else
+    r[HISTORY] = r[HISTORY] .. pack('<I4', #entry) .. entry
+    r[HISTORY_LEN] = r[HISTORY_LEN] + 1
+  end
+end
+
+-- Appends log lines, packed one behind the other from `at` in `blob`, as far as there is room for them.
+local function append_logs(member, blob, at, count, max_log_lines)
+  if count == 0 then return end
+  local key, list = P .. 'log:' .. member, {}
+  for i = 1, math.min(count, max_log_lines - call('LLEN', key)) do
+    list[i], at = unpack_struct('<I4c0', blob, at)
+  end
+  in_pieces('RPUSH', key, list)
+end
+
+-- Makes the store one of this library's layout; from then on processes of older ones are refused. Called when a process
+-- connects, because layouts 2 and 3 only added to the ones before. A layout that changes what older processes read must be
+-- switched to by an operator, when none of them is connected.
+register('take_over', 'allow-oom', function()
+  local stored = call('GET', P .. 'meta')
+  if stored == LAYOUT then return end
+  -- See upgrade.rs.
+  if stored then call('SET', P .. 'upgrading', stored) end
+  call('SET', P .. 'meta', LAYOUT)
+end)

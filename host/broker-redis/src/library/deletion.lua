@@ -1,0 +1,140 @@
+-- Deletion of jobs and workflows: `prune` and `forget`.
+
+-- The child of a deleted job is deleted next, or when it is over: callbacks may outlive its end.
+local function orphan(member)
+  local r = load(member)
+  local wf = r and workflows.at(workflows.child_of(member, r))
+  if not wf then return end
+  wf.orphaned, wf.dirty = 1, true
+  -- At once: it may be deleted by this very call.
+  if wf.finished > 0 then call('ZADD', P .. 'retain', now, wf.prefix .. '000000w') end
+end
+
+function deletion.unlink(member)
+  call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member,
+    P .. 'more:' .. member)
+end
+
+-- Whether a tenant has dead jobs.
+local have_dead
+
+resets[#resets + 1] = function() have_dead = {} end
+
+-- Deletes a job that is no node, by its name in `retain`.
+local function prune_job(name, member)
+  if name ~= member then orphan(member) end
+  local tenant, id = tenant_of(member), id_of(member)
+  if have_dead[tenant] == nil then have_dead[tenant] = call('EXISTS', P .. 'dead:' .. tenant) == 1 end
+  if have_dead[tenant] then dead_set.leave(tenant, id) end
+  deletion.unlink(member)
+  zrem(P .. 'retain', name)
+  zrem(P .. 'jobs:' .. tenant, id)
+end
+
+local function prune_node(wf, number)
+  local member = workflows.node_of(wf, number)
+  local head = call('GETRANGE', P .. 'job:' .. member, 0, 2)
+  if #head == 0 then
+    call('UNLINK', P .. 'gate:' .. member)
+    return
+  end
+  local state, flags = byte(head, STATE), byte(head, FLAGS)
+  if has(flags, REPLACED) then orphan(member) end
+  if not is_over(state) then
+    -- An error callback of a staged node that was cancelled may be queued.
+    local r = load(member)
+    if state == QUEUED or state == SCHEDULED or state == RETRYING then zrem(P .. 'look', member) end
+    leave(member, r, tenant_queue_of(wf.tenant, queue_in(r[FIXED])))
+  end
+  if state == FAILED then dead_set.leave(wf.tenant, id_of(member)) end
+  deletion.unlink(member)
+end
+
+-- Deletes at most `most` of a workflow's nodes and then itself; how many.
+local function prune_workflow(name, most)
+  local member = sub(name, 1, -2)
+  local wf = workflows.of(member)
+  if not wf then
+    zrem(P .. 'retain', name)
+    return 1
+  end
+  if wf.pruned == 0 then zrem(P .. 'workflows:' .. wf.tenant, wf.id) end
+  local count = math.min(most, wf.nodes - wf.pruned)
+  for number = wf.pruned, wf.pruned + count - 1 do prune_node(wf, number) end
+  wf.pruned, wf.dirty = wf.pruned + count, true
+  if count == most then return count end
+  if call('HINCRBY', P .. 'wf_nodes', wf.tenant, 0 - wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
+  call('UNLINK', P .. 'wf:' .. member, P .. 'wft:' .. member)
+  zrem(P .. 'retain', name)
+  zrem(P .. 'deadlines', member)
+  workflows.forget(wf)
+  return count + 1
+end
+
+-- Takes out of a sorted set what is over, at most `max`: their names.
+local function take_due(set, due, max)
+  local names = call('ZRANGEBYSCORE', set, '-inf', due, 'LIMIT', 0, max)
+  if #names == max then call('ZREMRANGEBYRANK', set, 0, max - 1) else call('ZREMRANGEBYSCORE', set, '-inf', due) end
+  return names
+end
+
+-- Deletes keys that are over, at most `max`; how many.
+local function prune_keys(set, prefix, max)
+  local names = take_due(set, now, max)
+  local keys = {}
+  for i = 1, #names do keys[i] = prefix .. names[i] end
+  for i = 1, #keys, 1000 do call('UNLINK', unpack(keys, i, math.min(i + 999, #keys))) end
+  return #keys
+end
+
+-- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys and unique keys that
+-- are over, what no rate needs any more, and subscriptions that have ended.
+-- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
+-- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
+-- Returns the number of jobs, nodes and workflows that were deleted, and the largest number of keys of a kind.
+-- Complexity: O(m log N) for m deleted.
+register('prune', 'allow-oom', function(args)
+  local max_keys = tonumber(args[3])
+  local rates = take_due(P .. 'rates', now * 1000, max_keys)
+  in_pieces('HDEL', P .. 'paces', rates)
+  local keys = math.max(#rates, prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
+    prune_keys(P .. 'uniq_due', P .. 'uniq:', max_keys))
+
+  -- This ends those that are over.
+  for _, tenant in ipairs(call('HKEYS', P .. 'followed')) do subscription_of(tenant) end
+
+  local max, count = tonumber(args[2]), 0
+  for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'retain', '-inf', now, 'LIMIT', 0, max)) do
+    if count == max then break end
+    local last = sub(name, -1)
+    if last == 'w' then
+      count = count + prune_workflow(name, max - count)
+    else
+      prune_job(name, last == 'c' and sub(name, 1, -2) or name)
+      count = count + 1
+    end
+  end
+  flush()
+  return { count, keys }
+end)
+
+-- Deletes a job that has ended.
+-- ARGV[2] member
+-- Returns -1 when there is no such job, or it is a node of a workflow that nobody finds; -2 when it is a node; its state.
+-- Complexity: O(log N).
+register('forget', 'allow-oom', function(args)
+  local member = args[2]
+  local r = load(member)
+  if not r then return -1 end
+  if has(r[FLAGS], NODE) then
+    local wf = workflows.of(member)
+    -- Staged, or half deleted.
+    return wf and (wf.state == workflows.STAGED or wf.pruned > 0) and -1 or -2
+  end
+  if is_over(r[STATE]) then
+    unique.drop_key(member, r)
+    prune_job(retained(member, r[FLAGS]), member)
+    flush()
+  end
+  return r[STATE]
+end)

@@ -1,0 +1,259 @@
+-- Reading: jobs, workflows, nodes, queues.
+
+-- Bytes of a record that hold its head, its queue and its task, however long they are: more are read only when needed.
+local PREFIX = 1100
+-- Bytes of texts at which a page of jobs or nodes ends; PAGE_BYTES in the broker's contract.
+local PAGE_BYTES = 1048576
+-- Up to the names of queue and task in the immutable part.
+local NAMES = HEAD .. 'I4Bc0Bc0'
+
+local function prefix_of(member)
+  return call('GETRANGE', P .. 'job:' .. member, 0, PREFIX - 1)
+end
+
+-- `text` are the bytes of a record behind its first `offset`: the same, with at least `count` of them.
+local function at_least(count, text, member, offset)
+  if #text >= count then return text end
+  return text .. call('GETRANGE', P .. 'job:' .. member, offset + #text, offset + count + PREFIX - 1)
+end
+
+-- Where the names begin in a record: behind the worker and the length of the immutable part.
+local function names_at(text)
+  local at = 74 + byte(text, 73)
+  return at + 1 + byte(text, at) + 4
+end
+
+-- Appends what is kept apart from a record: [large spec or arguments], [template of a node].
+-- Returns where the spec or the arguments begin in the record, and the bytes of the texts that are kept apart.
+local function append_apart(out, member, text)
+  local flags, n, bytes = byte(text, FLAGS), #out, 0
+  local at = workflows.links_at(text, names_at(text))
+  if has(flags, SPEC_APART) then
+    n = n + 1
+    out[n] = call('GET', P .. 'spec:' .. member) or ''
+    bytes = #out[n]
+  end
+  if has(flags, NODE) then
+    local wf = workflows.of(member)
+    local template, _, _, _, edges, arguments_at = unpack_struct(workflows.LINKS, text, at)
+    at = arguments_at + 8 * edges
+    out[n + 1] = workflows.template_text(wf, template)
+    bytes = bytes + #workflows.template_of(wf, template).spec
+  end
+  return at, bytes
+end
+
+-- Appends a job without its history: member, record, and what append_apart appends. Its result is left out unless it is
+-- wanted, or is the workflow that replaced the job. `text` is the prefix of its record.
+-- Returns the bytes of its texts, as the broker's contract counts them.
+local function append_job(out, member, text, with_result)
+  local flags, n, bytes = byte(text, FLAGS), #out, 0
+  local names = names_at(text)
+  local fixed_end = names - 1 + unpack_struct('<I4', text, names - 4)
+  text = at_least(fixed_end + 4, text, member, 0)
+  local result_bytes = unpack_struct('<I4', text, fixed_end + 1)
+  local rest_at = fixed_end + 5 + result_bytes
+  local kept = sub(text, 1, fixed_end) .. '\0\0\0\0'
+  if result_bytes > 0 and (with_result or has(flags, REPLACED)) then
+    text = at_least(rest_at - 1, text, member, 0)
+    kept = sub(text, 1, rest_at - 1)
+    if not has(flags, REPLACED) then bytes = result_bytes end
+  end
+  local rest = at_least(4, sub(text, rest_at), member, rest_at - 1)
+  local failure_bytes = unpack_struct('<I4', rest)
+  rest = at_least(8 + failure_bytes, rest, member, rest_at - 1)
+  local progress_bytes = unpack_struct('<I4', rest, 5 + failure_bytes)
+  local rest_bytes = 8 + failure_bytes + progress_bytes
+  rest = at_least(rest_bytes, rest, member, rest_at - 1)
+  out[n + 1], out[n + 2] = member, kept .. sub(rest, 1, rest_bytes) .. '\0\0\0\0\0'
+  local spec_at, apart_bytes = append_apart(out, member, text)
+  return bytes + fixed_end + 1 - spec_at + failure_bytes + progress_bytes + apart_bytes
+end
+
+-- Reads jobs with what is kept apart from their records.
+-- ARGV[2…] members
+-- Returns, per job that exists: member, record, what append_apart appends, and a list of the attempts that are kept apart.
+-- Complexity: O(n).
+register('read', 'no-writes', function(args)
+  local out = {}
+  for i = 2, #args do
+    local member = args[i]
+    local text = call('GET', P .. 'job:' .. member)
+    if text then
+      local n = #out
+      out[n + 1], out[n + 2] = member, text
+      append_apart(out, member, text)
+      out[#out + 1] = has(byte(text, FLAGS), HISTORY_APART) and call('LRANGE', P .. 'history:' .. member, 0, -1) or {}
+    end
+  end
+  return out
+end)
+
+-- Lists jobs, newest first, and reads those that fit.
+-- ARGV[2] tenant   ARGV[3] 'jobs' or 'dead'   ARGV[4] only ids before this one, or ''   ARGV[5] max   ARGV[6] entries to
+--   look at   ARGV[7] state or ''   ARGV[8] task or ''   ARGV[9] queue or ''
+--   ARGV[10] worker of the last delivery or ''
+-- Returns { next or '', and per job what append_job appends }.
+-- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit.
+register('list', 'no-writes', function(args)
+  local tenant, max, scan = args[2], tonumber(args[5]), tonumber(args[6])
+  local state, task, queue, worker = tonumber(args[7]), args[8], args[9], args[10]
+  local from = '+'
+  if #args[4] > 0 then from = '(' .. args[4] end
+  local ids = call('ZREVRANGEBYLEX', P .. args[3] .. ':' .. tenant, from, '-', 'LIMIT', 0, scan)
+  local out, found, looked, bytes = { '' }, 0, 0, 0
+  local is_filtered = state or task ~= '' or queue ~= '' or worker ~= ''
+
+  for _, id in ipairs(ids) do
+    local member = tenant .. ',' .. id
+    local text = prefix_of(member)
+    if #text > 0 then
+      local fits = true
+      if is_filtered then
+        local v = { unpack_struct(NAMES, text) }
+        fits = (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
+          and (worker == '' or v[18] == worker)
+      end
+      if fits then
+        found = found + 1
+        bytes = bytes + append_job(out, member, text)
+      end
+    end
+    looked = looked + 1
+    if found == max or looked == scan or bytes >= PAGE_BYTES then
+      out[1] = id
+      break
+    end
+  end
+  return out
+end)
+
+-- Reads a workflow.
+-- ARGV[2] its member
+-- Returns { packed workflow, spec, template, … }, or nothing when none such was started.
+-- Complexity: O(templates).
+register('workflow', 'no-writes', function(args)
+  local member = args[2]
+  local text = call('GET', P .. 'wf:' .. member)
+  if not text then return {} end
+  local v = { unpack_struct(workflows.WORKFLOW, text) }
+  if v[2] == workflows.STAGED or v[10] > 0 then return {} end
+  local out = { text, call('HGET', P .. 'wft:' .. member, 's') }
+  for first = 0, v[9] - 1, 1000 do
+    local names = {}
+    for index = first, math.min(first + 999, v[9] - 1) do names[#names + 1] = index end
+    for _, template in ipairs(call('HMGET', P .. 'wft:' .. member, unpack(names))) do out[#out + 1] = template end
+  end
+  return out
+end)
+
+-- Lists workflows that replace no job, newest first.
+-- ARGV[2] tenant   ARGV[3] only ids before this one, or ''   ARGV[4] max   ARGV[5] entries to look at   ARGV[6] state (as
+--   WORKFLOW has it) or ''
+-- Returns { next or '', id, packed workflow, spec, … }.
+-- Complexity: O(log N + entries looked at).
+register('workflows', 'no-writes', function(args)
+  local tenant, max, scan, state = args[2], tonumber(args[4]), tonumber(args[5]), tonumber(args[6])
+  local from = '+'
+  if #args[3] > 0 then from = '(' .. args[3] end
+  local ids = call('ZREVRANGEBYLEX', P .. 'workflows:' .. tenant, from, '-', 'LIMIT', 0, scan)
+  local STAGED = workflows.STAGED
+  local out, found, looked = { '' }, 0, 0
+  for _, id in ipairs(ids) do
+    local member = tenant .. ',' .. id
+    local text = call('GET', P .. 'wf:' .. member)
+    if text then
+      local is_in = byte(text, 2)
+      if is_in ~= STAGED and (not state or is_in == state) then
+        found = found + 1
+        local n = #out
+        out[n + 1], out[n + 2], out[n + 3] = id, text, call('HGET', P .. 'wft:' .. member, 's')
+      end
+    end
+    looked = looked + 1
+    if found == max or looked == scan then
+      out[1] = id
+      break
+    end
+  end
+  return out
+end)
+
+-- Reads nodes of a workflow.
+-- ARGV[2] member of the workflow   ARGV[3] number of the first   ARGV[4] that behind the last   ARGV[5] '1' with results
+-- Returns the number of the first that was not looked at; then, per node that exists: its number and what append_job appends,
+--   or -1 - its number and the packed join.
+-- Complexity: O(n).
+register('nodes', 'no-writes', function(args)
+  local c = workflows
+  local wf, last, bytes = c.at(sub(args[2], 1, -7)), tonumber(args[4]), 0
+  local out = { last }
+  if not wf then return out end
+  for number = tonumber(args[3]), math.min(last, wf.nodes) - 1 do
+    local member = c.node_of(wf, number)
+    local text = prefix_of(member)
+    if #text > 0 then
+      out[#out + 1] = number
+      bytes = bytes + append_job(out, member, text, args[5] == '1')
+      if bytes >= PAGE_BYTES then
+        out[1] = number + 1
+        break
+      end
+    else
+      text = call('GET', P .. 'gate:' .. member)
+      if text then out[#out + 1], out[#out + 2] = -1 - number, text end
+    end
+  end
+  return out
+end)
+
+-- The queues of a tenant.
+-- ARGV[2] tenant
+-- Returns, per queue, in no order: name, queued, running, delayed, dead, paused (0 or 1).
+-- Complexity: O(number of queues).
+register('queues', 'no-writes', function(args)
+  local fields = call('HGETALL', P .. 'queues:' .. args[2])
+  local seen, out = {}, {}
+  for i = 1, #fields, 2 do
+    local queue, what = sub(fields[i], 1, -3), sub(fields[i], -1)
+    local entry = seen[queue]
+    if not entry then
+      entry = {}
+      seen[queue] = entry
+    end
+    entry[what] = tonumber(fields[i + 1])
+  end
+  for queue, entry in pairs(seen) do
+    local n = #out
+    local tq = tenant_queue_of(args[2], queue)
+    out[n + 1], out[n + 2] = queue, call('ZCARD', tq.ready) + (call('HGET', P .. 'line:' .. tq.name, 'q') or 0)
+    out[n + 3], out[n + 4], out[n + 5] = entry.r, entry.d, tonumber(call('HGET', P .. 'deads:' .. args[2], queue) or 0)
+    out[n + 6] = entry.p
+  end
+  return out
+end)
+
+-- Queues in which jobs of any tenant can be handed out.
+-- ARGV[2] max
+-- Returns their names in order.
+-- Complexity: O(max), and as much for each queue that was emptied since the last time: those are forgotten here, because
+--   emptying happens in the middle of claims, which have no time for it.
+register('ready_queues', 'allow-oom', function(args)
+  local key, max = P .. 'active_queues', tonumber(args[2])
+  local ready, gone = {}, {}
+  local from = '-'
+  while #ready < max do
+    local names = call('ZRANGEBYLEX', key, from, '+', 'LIMIT', 0, max)
+    for _, name in ipairs(names) do
+      if call('EXISTS', P .. 'fair:' .. name) == 0 then
+        gone[#gone + 1] = name
+      elseif #ready < max then
+        ready[#ready + 1] = name
+      end
+    end
+    if #names < max then break end
+    from = '(' .. names[#names]
+  end
+  in_pieces('ZREM', key, gone)
+  return ready
+end)

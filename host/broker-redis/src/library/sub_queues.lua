@@ -1,0 +1,366 @@
+-- Sub-queues and limits: what is blocked, and what opens it again. The rules are those of the broker's limits.rs.
+--
+-- A tenant queue with sub-queues or a block has a hash `line:<tenant queue>`: `n` tasks with a sub-queue, `q` jobs in them,
+-- `c` its clock, `p` the virtual finish time of its plain jobs, `n:<task>` keys of a task's sub-queue, `c:<task>` its clock;
+-- and why it, a task or a key is blocked: `k`, `k:<task>`, `k:<task>,<key>`. Open tasks are in `lanes:<tenant queue>`, open
+-- keys in `keys:<tenant queue>,<task>`, by priority and virtual finish time; the jobs of a key in
+-- `lane:<tenant queue>,<task>,<key>`. Nothing of this is written later than it is read.
+
+-- Why something is blocked: until a time, by a cap of the tenant, queue, task, key, because its task is paused.
+local UNTIL, BY_TENANT, BY_QUEUE, BY_TASK, BY_KEY, PAUSED = 'u', 'T', 'Q', 'K', 'H', 'P'
+-- Bits (paused, exclusive, has a rate), the rate, concurrency.
+local CONTROL = '<BI4I6I4I4'
+
+-- The most of what rates had blocked that one call opens.
+local RATES_AT_ONCE = 100
+
+-- Version, what a lost worker means, whether it has limits; rate (count or 0, period, burst) and concurrency of its task, the
+-- same of its key, the key; who wins (0: not unique), for how long, longest wait, unique key.
+local OPTIONS = '<BBBI4I6I4I4I4I6I4I4Bc0BI6I6Bc0'
+
+-- Whether listeners hear of a tenant queue that opens; controls by tenant and scope; whether a tenant has any.
+local notifying, controls, controlled
+
+resets[#resets + 1] = function() notifying, controls, controlled = false, {}, {} end
+
+-- ---- controls
+
+local function is_controlled(tenant)
+  if controlled[tenant] == nil then controlled[tenant] = call('HEXISTS', P .. 'special', tenant) == 1 end
+  return controlled[tenant]
+end
+
+local function opened_control(text)
+  local bits, count, period, burst, concurrency = unpack_struct(CONTROL, text)
+  local control = { paused = has(bits, 1), exclusive = has(bits, 2), concurrency = concurrency }
+  if has(bits, 4) then control.rate = { count, period, burst } end
+  return control
+end
+
+local function packed_control(control)
+  local bits, rate = 0, control.rate or { 0, 0, 0 }
+  if control.paused then bits = 1 end
+  if control.exclusive then bits = bits + 2 end
+  if control.rate then bits = bits + 4 end
+  return pack(CONTROL, bits, rate[1], rate[2], rate[3], control.concurrency)
+end
+
+-- The control of a tenant ('t'), queue ('q:…') or task ('k:…'), or false. Whether a queue is paused is in `queues:…`.
+local function control_of(tenant, scope)
+  if not is_controlled(tenant) then return false end
+  local name = tenant .. ',' .. scope
+  if controls[name] == nil then
+    local text = call('HGET', P .. 'control:' .. tenant, scope)
+    controls[name] = text and opened_control(text)
+  end
+  return controls[name]
+end
+
+local function is_paused(tq)
+  if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') == '1' then return true end
+  local control = control_of(tq.tenant, 't')
+  return control and control.paused
+end
+
+-- ---- blocks
+
+local function hash_of(tq)
+  return P .. 'line:' .. tq.name
+end
+
+-- Names a tenant queue, or a task's or key's sub-queue, behind a prefix.
+local function named(name, task, key)
+  if not task then return name end
+  if not key then return name .. ',' .. task end
+  return name .. ',' .. task .. ',' .. key
+end
+
+local function block_field(task, key)
+  return task and 'k:' .. named(task, key) or 'k'
+end
+
+-- The set of the queues in which something is blocked by a cap.
+local function blocked_set(why, tenant, task, key)
+  if why == BY_TENANT then return P .. 'blocked:' .. tenant end
+  if why == BY_TASK then return P .. 'blocked:' .. named(tenant, task) end
+  if why == BY_KEY then return P .. 'blocked:' .. named(tenant, task, key) end
+end
+
+-- The tenant queue has sub-queues or is blocked from now on.
+local function mark(tq)
+  if tq.marked then return end
+  flush_indexes()
+  call('HSET', P .. 'special', tq.name, 1)
+  tq.special, tq.marked, anything_special = true, true, true
+end
+
+-- Why it is blocked may be known.
+local function drop_block(tq, task, key, why)
+  local field = block_field(task, key)
+  why = why or call('HGET', hash_of(tq), field)
+  if not why then return end
+  call('HDEL', hash_of(tq), field)
+  if why == UNTIL then call('ZREM', P .. 'parked', named(tq.name, task, key)) end
+  local blocked = blocked_set(why, tq.tenant, task, key)
+  if blocked then call('SREM', blocked, tq.queue) end
+end
+
+-- ---- what is open
+
+-- Whether a tenant queue must be open; whether it is blocked, has sub-queues, has plain jobs.
+local function is_open(tq)
+  local v = call('HMGET', hash_of(tq), 'k', 'n')
+  local is_blocked, tasks, plain = v[1], v[2], call('EXISTS', tq.ready) == 1
+  local has_next = plain or (tasks and call('EXISTS', P .. 'lanes:' .. tq.name) == 1)
+  return not is_blocked and has_next and not is_paused(tq), is_blocked, tasks, plain
+end
+
+-- Opens or closes a tenant queue as it must be, and forgets what is over of it.
+local function settle_tenant_queue(tq)
+  local open, is_blocked, tasks, plain = is_open(tq)
+  if is_blocked and not tasks and not plain then
+    drop_block(tq)
+    is_blocked = false
+  end
+  local was = call('ZSCORE', tq.fair, tq.tenant)
+  if open and not was then
+    take_turn(tq)
+    if notifying then ready_in[tq.queue] = true end
+  elseif was and not open then
+    call('ZREM', tq.fair, tq.tenant)
+  end
+  tq.active = false
+  if not is_blocked and not tasks then
+    call('HDEL', P .. 'special', tq.name)
+    tq.marked = false
+  end
+end
+
+-- The same of a task's sub-queue that has jobs; `tag` is its new virtual finish time.
+local function settle_task(tq, task, tag)
+  local hash, tasks = hash_of(tq), P .. 'lanes:' .. tq.name
+  local first = call('ZRANGE', P .. 'keys:' .. named(tq.name, task), 0, 0, 'WITHSCORES')
+  if not first[2] or call('HEXISTS', hash, block_field(task)) == 1 then
+    call('ZREM', tasks, task)
+  else
+    if not tag then
+      local score = call('ZSCORE', tasks, task)
+      tag = score and score % PRIORITY_STEP or (call('HGET', hash, 'c') or 0) + 1
+    end
+    call('ZADD', tasks, first[2] - first[2] % PRIORITY_STEP + tag, task)
+  end
+  settle_tenant_queue(tq)
+end
+
+-- The last job of a key's sub-queue is gone; `task_tag` is a new virtual finish time.
+local function forget_key(tq, task, key, task_tag)
+  local hash = hash_of(tq)
+  call('ZREM', P .. 'keys:' .. named(tq.name, task), key)
+  drop_block(tq, task, key)
+  if call('HINCRBY', hash, 'n:' .. task, -1) > 0 then return settle_task(tq, task, task_tag) end
+  drop_block(tq, task)
+  call('ZREM', P .. 'lanes:' .. tq.name, task)
+  call('HDEL', hash, 'n:' .. task, 'c:' .. task)
+  if call('HINCRBY', hash, 'n', -1) <= 0 then call('HDEL', hash, 'n', 'q', 'c', 'p') end
+  settle_tenant_queue(tq)
+end
+
+-- The same of a key's sub-queue that has, or had, jobs; the tags are new ones.
+local function settle_key(tq, task, key, key_tag, task_tag)
+  local hash, keys = hash_of(tq), P .. 'keys:' .. named(tq.name, task)
+  local first = call('ZRANGE', P .. 'lane:' .. named(tq.name, task, key), 0, 0, 'WITHSCORES')
+  if not first[2] then return forget_key(tq, task, key, task_tag) end
+  if key ~= '' and call('HEXISTS', hash, block_field(task, key)) == 1 then
+    call('ZREM', keys, key)
+  else
+    if not key_tag then
+      local score = call('ZSCORE', keys, key)
+      key_tag = score and score % PRIORITY_STEP or (call('HGET', hash, 'c:' .. task) or 0) + 1
+    end
+    call('ZADD', keys, first[2] - first[2] % PRIORITY_STEP + key_tag, key)
+  end
+  settle_task(tq, task, task_tag)
+end
+
+-- ---- jobs in and out of sub-queues
+
+local function insert(tq, task, key, score, id)
+  mark(tq)
+  local hash, jobs = hash_of(tq), P .. 'lane:' .. named(tq.name, task, key)
+  local is_new = call('EXISTS', jobs) == 0
+  if call('ZADD', jobs, score, id) == 1 then call('HINCRBY', hash, 'q', 1) end
+  if is_new and call('HINCRBY', hash, 'n:' .. task, 1) == 1 then call('HINCRBY', hash, 'n', 1) end
+  settle_key(tq, task, key)
+end
+
+local function take_out(tq, task, key, id, key_tag, task_tag)
+  if call('ZREM', P .. 'lane:' .. named(tq.name, task, key), id) == 0 then return end
+  call('HINCRBY', hash_of(tq), 'q', -1)
+  settle_key(tq, task, key, key_tag, task_tag)
+end
+
+local function read_options(text)
+  local v = { unpack_struct(OPTIONS, text) }
+  local options = { on_lost = v[2], has_limits = v[3] == 1, concurrency = v[7], key_concurrency = v[11], key = v[12],
+    wins = v[13], for_ms = v[14], max_wait_ms = v[15], unique = v[16] }
+  if v[4] > 0 then options.rate = { v[4], v[5], v[6] } end
+  if v[8] > 0 then options.key_rate = { v[8], v[9], v[10] } end
+  return options
+end
+
+local function options_of(member, flags)
+  local text = has(flags, HAS_OPTIONS) and call('GET', P .. 'more:' .. member)
+  return text and read_options(text)
+end
+
+local function task_in(fixed)
+  local at = 2 + byte(fixed)
+  return sub(fixed, at + 1, at + byte(fixed, at))
+end
+
+-- Queues a job in its sub-queue, if it has one.
+local function into_sub_queue(member, r, tq)
+  local options = options_of(member, r[FLAGS])
+  if not options or not options.has_limits then return false end
+  r[FLAGS] = r[FLAGS] + IN_SUB_QUEUE
+  insert(tq, task_in(r[FIXED]), options.key, r[SCORE], id_of(member))
+  return true
+end
+
+-- Task and key of the sub-queue of a job.
+local function sub_queue_of(member, r)
+  local options = options_of(member, r[FLAGS])
+  return task_in(r[FIXED]), options and options.has_limits and options.key or ''
+end
+
+-- The same; it is in none from now on.
+local function out_of_sub_queue(member, r)
+  r[FLAGS] = r[FLAGS] - IN_SUB_QUEUE
+  return sub_queue_of(member, r)
+end
+
+local function leave_sub_queue(member, r, tq)
+  local task, key = out_of_sub_queue(member, r)
+  take_out(tq, task, key, id_of(member))
+end
+
+-- ---- blocking, and opening again
+
+local function block(tq, why, at, task, key)
+  mark(tq)
+  call('HSET', hash_of(tq), block_field(task, key), why)
+  if why == UNTIL then call('ZADD', P .. 'parked', at, named(tq.name, task, key)) end
+  local blocked = blocked_set(why, tq.tenant, task, key)
+  if blocked then call('SADD', blocked, tq.queue) end
+  if key then
+    settle_key(tq, task, key)
+  elseif task then
+    settle_task(tq, task)
+  else
+    settle_tenant_queue(tq)
+  end
+end
+
+-- Opens what is blocked for this reason, or for any; whether it was.
+local function unblock(tq, why, task, key)
+  local found = call('HGET', hash_of(tq), block_field(task, key))
+  if not found or (why and found ~= why) then return false end
+  drop_block(tq, task, key, found)
+  notifying = true
+  if key then
+    settle_key(tq, task, key)
+  elseif task then
+    settle_task(tq, task)
+  else
+    settle_tenant_queue(tq)
+  end
+  notifying = false
+  return true
+end
+
+local function settle_and_notify(tq)
+  notifying = true
+  settle_tenant_queue(tq)
+  notifying = false
+end
+
+-- Opens what a cap of the tenant, the task or the key had blocked, in all queues.
+local function unblock_all(why, tenant, task, key)
+  local blocked = blocked_set(why, tenant, task, key)
+  for _, queue in ipairs(call('SMEMBERS', blocked)) do
+    if not unblock(tenant_queue_of(tenant, queue), why, task, key) then call('SREM', blocked, queue) end
+  end
+end
+
+local function count_running(name, more)
+  if call('HINCRBY', P .. 'used', name, more) <= 0 then call('HDEL', P .. 'used', name) end
+end
+
+-- A job of a sub-queue starts. The text is its record.
+local function count_started(member, text)
+  local r, tenant = opened(text), tenant_of(member)
+  local task, key = out_of_sub_queue(member, r)
+  count_running(named(tenant, task), 1)
+  if key ~= '' then count_running(named(tenant, task, key), 1) end
+end
+
+-- A delivery ended: opens what waited for its capacity. Without a record: of a plain job.
+local function release_capacity(tq, member, r)
+  local tenant = tq.tenant
+  if r and r[FLAGS] >= IN_SUB_QUEUE then
+    local task, key = out_of_sub_queue(member, r)
+    count_running(named(tenant, task), -1)
+    unblock_all(BY_TASK, tenant, task)
+    if key ~= '' then
+      count_running(named(tenant, task, key), -1)
+      unblock_all(BY_KEY, tenant, task, key)
+    end
+  end
+  if is_controlled(tenant) then
+    unblock(tq, BY_QUEUE)
+    unblock_all(BY_TENANT, tenant)
+  end
+end
+
+-- Opens at most `max` of what a rate had blocked until now, and no more than some 2 ms allow: the rest is due at once.
+-- Answers how many, and when the next one is to be opened, if one is.
+local function open_rates(max)
+  local due = call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, math.min(max, RATES_AT_ONCE))
+  for _, name in ipairs(due) do
+    local tenant, queue, task, key = string.match(name, '^([^,]*),([^,]*),?([^,]*),?([^,]*)$')
+    unblock(tenant_queue_of(tenant, queue), UNTIL, task ~= '' and task or nil, key ~= '' and key or nil)
+    call('ZREM', P .. 'parked', name)
+  end
+  return #due, tonumber(call('ZRANGE', P .. 'parked', 0, 0, 'WITHSCORES')[2])
+end
+
+sub_queues.enter, sub_queues.leave = into_sub_queue, leave_sub_queue
+sub_queues.BY_TENANT = BY_TENANT
+sub_queues.BY_QUEUE = BY_QUEUE
+sub_queues.BY_TASK = BY_TASK
+sub_queues.BY_KEY = BY_KEY
+sub_queues.PAUSED = PAUSED
+sub_queues.UNTIL = UNTIL
+sub_queues.blocked_set = blocked_set
+sub_queues.control_of = control_of
+sub_queues.count_started = count_started
+sub_queues.hash_of = hash_of
+sub_queues.insert = insert
+sub_queues.is_open = is_open
+sub_queues.options_of = options_of
+sub_queues.sub_queue_of = sub_queue_of
+sub_queues.release_capacity = release_capacity
+sub_queues.named = named
+sub_queues.open_rates = open_rates
+sub_queues.opened_control = opened_control
+sub_queues.read_options = read_options
+sub_queues.packed_control = packed_control
+sub_queues.block = block
+sub_queues.block_field = block_field
+sub_queues.settle_and_notify = settle_and_notify
+sub_queues.settle_key = settle_key
+sub_queues.settle_tenant_queue = settle_tenant_queue
+sub_queues.take_out = take_out
+sub_queues.task_in = task_in
+sub_queues.unblock_all = unblock_all
+sub_queues.unblock = unblock

@@ -1,3 +1,0 @@
--- See main_open.lua.
-
-end)()

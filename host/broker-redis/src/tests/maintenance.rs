@@ -1,0 +1,45 @@
+//! What background services cost.
+
+use super::{cost::meter, *};
+
+fn keyed(n: u64) -> NewJob {
+    let key = format!("key{n}");
+    let idempotency = Some(Idempotency { key, body: "b".into(), ttl_ms: 1_000 });
+    NewJob { idempotency, ..cost::plain_job(n) }
+}
+
+#[tokio::test]
+async fn all_idempotency_keys_that_are_over_are_gone_after_one_prune() {
+    const KEYS: u64 = 50_000;
+    let subject = subject().await;
+    for first in (0..KEYS).step_by(5_000) {
+        let jobs: Vec<NewJob> = (first..first + 5_000).map(keyed).collect();
+        assert!(subject.broker.submit(&jobs).await.unwrap().iter().all(|s| *s == Submitted::Created));
+    }
+    let database = subject.keep.downcast::<Database>().unwrap();
+    let mut connection = redis::Client::open(database.url()).unwrap().get_connection().unwrap();
+    let mut count = || -> usize {
+        let names: Vec<String> = redis::cmd("KEYS").arg("*:idem*").query(&mut connection).unwrap();
+        names.len()
+    };
+    assert_eq!(count(), KEYS as usize + 1);
+    subject.now.fetch_add(1_000, Ordering::SeqCst);
+    assert_eq!(subject.broker.prune(500).await.unwrap(), 0);
+    assert_eq!(count(), 0);
+}
+
+/// Not a test of anything: run by hand, in a quiet moment.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_promotion_when_nothing_is_due() {
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let jobs: Vec<NewJob> =
+        (0..5_000).map(|n| NewJob { start: Start::After(3_600_000), ..cost::plain_job(n) }).collect();
+    broker.submit(&jobs).await.unwrap();
+    let before = meter(&broker).await.0;
+    for _ in 0..1_000 {
+        assert_eq!(broker.promote(500).await.unwrap().moved, 0);
+    }
+    println!("{:.1} us of functions for a promotion", (meter(&broker).await.0 - before) / 1_000.0);
+}
