@@ -25,8 +25,8 @@ const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
 impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
-        let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
-        let (opened, opens) = self.open_rates(max)?;
+        let waiting = head::by_time(self.conn, self.scheduler, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let (opened, opens) = self.scheduler.open_rates(self.now, max);
         let deadline = self.pass_deadlines(max)?;
         let mut promoted = Promoted { opened, ..Promoted::default() };
         for mut head in waiting {
@@ -54,7 +54,7 @@ impl Step<'_> {
 
     pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
         let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
-        for mut head in head::by_time(self.conn, self.lines, RUNS, self.now, max)? {
+        for mut head in head::by_time(self.conn, self.scheduler, RUNS, self.now, max)? {
             self.leave(&mut head)?;
             head.token = None;
             let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
@@ -101,12 +101,12 @@ impl Step<'_> {
         let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
         let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
         self.sweep_events()?;
-        let mut jobs = head::by_time(self.conn, self.lines, ENDED, self.now, max)?.into_iter().peekable();
+        let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
         let mut workflows = self.workflows_over(max)?.into_iter().peekable();
         let mut count = 0;
         while count < max {
             let workflow = workflows.peek().map(|over| (Some(over.at), over.tenant.clone(), over.id));
-            let job = jobs.peek().map(|head| (head.at, self.lines.tenant(head.line).clone(), head.id));
+            let job = jobs.peek().map(|head| (head.at, self.scheduler.tenant(head.line).clone(), head.id));
             match (job, workflow) {
                 (None, None) => break,
                 (Some(job), Some(workflow)) if job > workflow => {

@@ -3,13 +3,12 @@
 
 mod arrivals;
 mod canvas;
+mod claims;
 mod deliveries;
 mod events;
 mod growth;
 mod inspect;
 mod keeping;
-mod limits;
-mod lines;
 mod lookup;
 mod passage;
 mod registry;
@@ -62,8 +61,9 @@ impl MemoryBroker {
 
     /// Sends what the step wants told. No receiver is not an error: hints are for whoever listens.
     fn tell(&self, mut state: MutexGuard<'_, State>) {
-        let (ready, ended) = (std::mem::take(&mut state.ready_in), std::mem::take(&mut state.ended));
+        let (ready, ended) = (std::mem::take(&mut state.scheduler.ready_in), std::mem::take(&mut state.ended));
         let to_stop = std::mem::take(&mut state.to_stop);
+        state.scheduler.keep();
         drop(state);
         if !to_stop.is_empty() {
             let _ = self.cancel.send(Signal::Cancel(to_stop.into()));
@@ -223,7 +223,7 @@ impl Controls for MemoryBroker {
     }
 
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
-        Ok(self.state().controls(tenant))
+        Ok(self.state().scheduler.controls.of_tenant(tenant))
     }
 }
 
