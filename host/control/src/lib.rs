@@ -1,10 +1,11 @@
 //! Background services that move jobs as time passes.
 //!
-//! Any number of replicas may run: every step is one atomic operation of the broker, and repeating it does nothing. A
-//! service may be stopped at any moment without loss; one that panics goes on with its next step. This crate must not know
+//! Any number of processes may run them: every step is one atomic operation of the broker, and repeating it does nothing. So that
+//! not all of them poll the store, a service steps only in the process that holds its lease (`lease`). A service may be stopped at any moment without loss; one that panics goes on with its next step. This crate must not know
 //! Redis, SQL or HTTP.
 
 mod bulk_actions;
+mod lease;
 mod promoter;
 mod pruner;
 mod reaper;
@@ -105,8 +106,9 @@ impl Control {
             store: dependencies.store,
             bounds: dependencies.bounds,
         }));
+        let process = lease::process_name();
         for service in services {
-            tasks.spawn(service::run(service, dependencies.broker.clone(), stop.clone()));
+            tasks.spawn(service::run(service, dependencies.broker.clone(), process.clone(), stop.clone()));
         }
         tasks.close();
         Self { stop, tasks }

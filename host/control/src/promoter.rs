@@ -19,7 +19,7 @@ pub(crate) struct Promoter {
 
 /// The longest pause while rates are at work: a claim may block jobs at a rate at any time.
 const RATE_PAUSE: Duration = Duration::from_millis(10);
-/// Rates count as at work for so long after the last promotion of theirs. Longer than most jobs take.
+/// Rates count as at work for this time after they last allowed a job to start. Longer than most jobs take.
 const RATES_ACTIVE: Duration = Duration::from_secs(1);
 
 /// The shortest pause: `next_due` is by the broker's clock, and a broker whose clock is behind must not be polled without end.

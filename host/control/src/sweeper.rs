@@ -32,6 +32,11 @@ impl Service for Sweeper {
         "value sweeper"
     }
 
+    /// The folder with the values may be this process' own.
+    fn is_leased(&self) -> bool {
+        false
+    }
+
     fn may_be_broken_off(&self) -> bool {
         true
     }
@@ -120,7 +125,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ModuleStore::local(folder.path()).await.unwrap();
         let (first, second) = (MemoryBroker::default(), MemoryBroker::default());
-        // A folder of an older release: it has values, and nobody's name.
+        // A folder of an older release has values, but no broker's name.
         let before = orphan(&store, folder.path(), "1", 2 * HOUR).await;
         assert_eq!(other_owner(&first, &store).await.unwrap(), None);
         sweeper(&store).step(&first).await.unwrap();

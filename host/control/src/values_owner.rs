@@ -7,7 +7,7 @@ use umbel_modules::ModuleStore;
 
 use crate::service::StepError;
 
-/// The document with the broker's name. Its kind is one of which older releases read no document but `routes`.
+/// The document with the broker's name. Older releases read only the document `routes` of this kind.
 const NAME: &str = "values-owner";
 const KIND: DocumentKind = DocumentKind::Routes;
 

@@ -21,7 +21,7 @@ use crate::Error;
 
 /// The largest module that is accepted unless the operator says otherwise, bytes. A Python component has 18 MiB.
 pub const DEFAULT_MAX_MODULE_BYTES: u64 = 64 << 20;
-/// An upload that wrote nothing for so long is dead.
+/// An upload whose file did not change for this time is dead.
 const STALE_UPLOAD: Duration = Duration::from_secs(3_600);
 /// Bytes that an upload holds in memory before they are written.
 const PART_BYTES: usize = 1 << 20;

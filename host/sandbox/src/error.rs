@@ -63,7 +63,7 @@ impl CompileCode {
 #[error("{message}")]
 pub struct CompileError {
     pub code: CompileCode,
-    /// What was wrong and what to do about it, for the person who uploaded it.
+    /// The problem and how to solve it, for the person who uploaded the module.
     pub message: String,
 }
 

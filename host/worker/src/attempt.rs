@@ -66,27 +66,30 @@ impl Attempts {
     }
 
     async fn attempt(&self, active: &Arc<Active>) -> Ended {
-        let delivery = &active.delivery;
-        let template;
-        let invocation = match &delivery.node {
-            None => invocation::read_job(active),
-            Some(node) => match (self.templates.parsed(&delivery.spec), self.input(active, node).await) {
-                (Ok(parsed), Ok(input)) => {
-                    template = parsed;
-                    invocation::read_node(active, &template, node, input.as_deref())
-                }
-                (Err(unasked), _) | (_, Err(unasked)) => Err(unasked),
-            },
-        };
-        let invocation = match invocation {
-            Ok(invocation) if invocation.stored.is_some() => self.with_stored(active, invocation).await,
-            other => other,
-        };
-        match invocation {
-            Ok(invocation) => self.call(active, invocation).await,
+        match self.read_and_call(active).await {
+            Ok(ended) => ended,
             Err(InvocationError::NewerVersion(version)) => newer(active, version),
             Err(InvocationError::Ended(outcome)) => Ended::unrun(outcome),
         }
+    }
+
+    async fn read_and_call(&self, active: &Arc<Active>) -> Result<Ended, InvocationError> {
+        let template;
+        let mut invocation = match &active.delivery.node {
+            None => invocation::read_job(active)?,
+            Some(node) => {
+                template = self.templates.parsed(&active.delivery.spec)?;
+                let input = self.input(active, node).await?;
+                invocation::read_node(active, &template, node, input.as_deref())?
+            }
+        };
+        if let Some(stored) = invocation.stored.take() {
+            let (large, reader) = (self.runtime.clone(), active.clone());
+            let read = async move { large.read(&reader.delivery.tenant, &stored).await };
+            let text = self.in_background(active, read).await?.map_err(|e| invocation::unread(&active.delivery, e))?;
+            invocation.calls = Calls::One(text.into());
+        }
+        Ok(self.call(active, invocation).await)
     }
 
     /// The first argument of a node: the result or error of its source.
@@ -98,23 +101,7 @@ impl Attempts {
         }
         let (broker, large, reader) = (self.broker.clone(), self.runtime.clone(), active.clone());
         let read = async move { invocation::read_input(&*broker, &large, &reader.delivery).await };
-        self.in_background(active, read).await.unwrap_or_else(|outcome| Err(InvocationError::Ended(outcome)))
-    }
-
-    /// The same invocation with its large arguments, read from the module store.
-    async fn with_stored<'a>(
-        &self,
-        active: &Arc<Active>,
-        invocation: Invocation<'a>,
-    ) -> Result<Invocation<'a>, InvocationError> {
-        let Some(stored) = invocation.stored.clone() else { return Ok(invocation) };
-        let (large, reader) = (self.runtime.clone(), active.clone());
-        let read = async move { large.read(&reader.delivery.tenant, &stored).await };
-        match self.in_background(active, read).await {
-            Ok(Ok(text)) => Ok(Invocation { calls: Calls::One(text.into()), ..invocation }),
-            Ok(Err(error)) => Err(invocation::unread(&active.delivery, error)),
-            Err(outcome) => Err(InvocationError::Ended(outcome)),
-        }
+        self.in_background(active, read).await?
     }
 
     /// Runs `work`, which waits for other machines, away from the guests' threads, until the attempt is stopped.

@@ -103,8 +103,8 @@ impl Ended {
             Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
             _ => None,
         };
-        let said = replaced_by.map_or(name(&outcome), |_| "replaced");
-        let record = record(active, worker, said, failure, usage);
+        let outcome_name = replaced_by.map_or(name(&outcome), |_| "replaced");
+        let record = record(active, worker, outcome_name, failure, usage);
         let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
         let resolution = match replaced_by {
             Some(workflow) => Resolution::Replace { workflow },

@@ -76,6 +76,12 @@ pub(crate) enum InvocationError {
     Ended(Outcome),
 }
 
+impl From<Outcome> for InvocationError {
+    fn from(outcome: Outcome) -> Self {
+        Self::Ended(outcome)
+    }
+}
+
 impl InvocationError {
     fn fatal(kind: &str, message: impl Into<String>) -> Self {
         Self::Ended(Outcome::Fatal(Failure::new(kind, message)))

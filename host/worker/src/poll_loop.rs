@@ -48,12 +48,12 @@ pub use lifecycle::End;
 
 /// Deliveries of one claim at most.
 const MAX_CLAIM: u32 = 500;
-/// Claimed work that no slot took for so long is given back: five times the work that is claimed ahead.
+/// Deliveries that no slot took for this time are given back: five times the work that is claimed ahead.
 const STALL: Duration = Duration::from_millis(100);
 /// Between two looks at leases that were not renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
 
-/// What connects a poll loop with the rest of its worker.
+/// The connections of a poll loop with the rest of its worker.
 pub(crate) struct Channels {
     pub(crate) wakers: Arc<Wakers>,
     pub(crate) finished: mpsc::UnboundedReceiver<Finished>,
@@ -179,11 +179,12 @@ impl PollLoop {
         }
         self.continue_shutdown(now);
         let (open, waiting) = (self.leases.open(), self.local_queue.len() as u32);
-        self.channels.vitals.set_held(open.saturating_sub(waiting), self.leases.len());
+        let held = (open.saturating_sub(waiting), self.leases.len());
+        self.channels.vitals.set(|info| (info.running, info.leases) = held);
         self.check_load(now);
     }
 
-    /// A guest is stopped so long before its lease ends: two epoch ticks and a slow scheduler.
+    /// A guest is stopped this time before its lease ends: two epoch ticks and a slow scheduler.
     fn lease_margin(&self) -> Duration {
         Duration::from_millis((self.config.lease_ms / 10).clamp(100, 1_500))
     }

@@ -32,7 +32,7 @@ impl Prefetch {
         Self { mean_us: LONG_US, max_ahead: max_ahead.min(MAX_PREFETCH), known: false, count: 0 }
     }
 
-    /// Learns from an attempt that took so long on its slot, microseconds.
+    /// Learns from an attempt: how long it was on its slot, microseconds.
     pub(crate) fn learn(&mut self, took_us: u64) {
         let took_us = took_us.min(60_000_000);
         if self.known {

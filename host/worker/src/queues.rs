@@ -236,7 +236,7 @@ mod tests {
         QueueName::new(text).unwrap()
     }
 
-    /// One that knows so many queues, and was heard of none since.
+    /// A set that knows so many queues, none of them hinted.
     fn knowing(count: usize) -> QueueSet {
         let mut set = QueueSet::new(&Queues::All, &[]);
         let names: Vec<_> = (0..count).map(|n| name(&format!("q{n}"))).collect();

@@ -309,6 +309,11 @@ impl Maintenance for MemoryBroker {
         Ok(self.state().prune(self.now(), max))
     }
 
+    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
+        let now = self.now();
+        Ok(self.state().hold_service(now, service, process, ttl_ms))
+    }
+
     async fn check(&self) -> Result<()> {
         Ok(())
     }

@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo, Option<WorkerOrder>)>,
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
+    /// The process that holds the lease of a background service, and until when.
+    pub(super) services: BTreeMap<String, (String, UnixMs)>,
     /// The time of the step under way.
     pub(super) now: UnixMs,
     pub(super) followed: BTreeMap<TenantId, Following>,
@@ -83,6 +85,7 @@ impl State {
             idempotency: BTreeMap::new(),
             workers: BTreeMap::new(),
             documents: BTreeMap::new(),
+            services: BTreeMap::new(),
             now: 0,
             followed: BTreeMap::new(),
             last_event: 0,

@@ -130,7 +130,7 @@ impl WasiView for State {
 pub(crate) struct ProgressThrottle {
     interval: Duration,
     last: Option<Instant>,
-    /// The guest's last report: its step and its custom state are reported apart and shown together.
+    /// The guest's last report: its step and its custom state are reported by separate calls and shown together.
     now: Progress,
     held: bool,
 }

@@ -48,7 +48,7 @@ struct RulesetAttr {
     scoped: u64,
 }
 
-/// Handles every kind of access that the kernel knows and allows none of them.
+/// Forbids every kind of access that the kernel can forbid.
 unsafe fn landlock() {
     const CREATE_RULESET_VERSION: libc::c_long = 1;
     let nothing = std::ptr::null::<RulesetAttr>();

@@ -138,7 +138,7 @@ impl Compiler {
         exchanged.map_err(|e| unavailable(&e))?.into_compiled(&self.limits)
     }
 
-    /// What needs no parsing.
+    /// Checks the size and the first bytes, without parsing the module.
     fn precheck(&self, module: &[u8]) -> Result<(), CompileError> {
         let max = self.limits.max_module_bytes;
         if module.len() as u64 > max {
@@ -202,7 +202,7 @@ async fn read_bounded(from: impl AsyncRead + Unpin, max: u64) -> io::Result<Vec<
     Ok(bytes)
 }
 
-/// What a child left behind.
+/// The exit status and output of a child.
 struct Exchanged {
     status: ExitStatus,
     output: Vec<u8>,

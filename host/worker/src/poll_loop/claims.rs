@@ -66,7 +66,7 @@ impl ClaimSchedule {
         }
     }
 
-    /// There may be work that no hint told of.
+    /// There may be work, for another reason than a hint.
     pub(super) fn look(&mut self) {
         self.is_due = true;
     }
@@ -134,17 +134,13 @@ impl ClaimSchedule {
     pub(super) fn answered<'a>(&mut self, deliveries: impl Iterator<Item = &'a QueueName>, is_full: bool) {
         self.is_due |= is_full;
         let asked = std::mem::take(&mut self.asked);
-        let mut is_empty = true;
-        for queue in deliveries {
-            is_empty = false;
-            self.misses.remove(queue);
+        let mut deliveries = deliveries.peekable();
+        if deliveries.peek().is_none() {
+            asked.into_iter().for_each(|queue| *self.misses.entry(queue).or_default() += 1);
         }
-        if is_empty {
-            for queue in asked {
-                if self.misses.len() < MAX_COUNTED || self.misses.contains_key(&queue) {
-                    *self.misses.entry(queue).or_default() += 1;
-                }
-            }
+        deliveries.for_each(|queue| drop(self.misses.remove(queue)));
+        if self.misses.len() > MAX_COUNTED {
+            self.misses.clear();
         }
     }
 }

@@ -44,7 +44,7 @@ impl PollLoop {
         }
         // Any change may allow it to take jobs that were there before.
         self.claims.look();
-        self.channels.vitals.followed(order.number);
+        self.channels.vitals.announce(|info| info.order = order.number);
     }
 
     pub(super) fn set_slots(&mut self, slots: u32) {
@@ -54,12 +54,12 @@ impl PollLoop {
         }
         self.claims.look();
         let (least, most) = self.capacity.range();
-        self.channels.vitals.set_slots(given, least, most);
+        self.channels.vitals.set(|info| (info.slots, info.min_slots, info.max_slots) = (given, least, most));
     }
 
-    /// Discovers queues if they were not named, and tells which are served.
+    /// Discovers queues if they were not named.
     pub(super) fn serve_queues(&mut self) {
-        self.channels.vitals.set_queues(self.claims.queues.named());
+        self.channels.vitals.set(|info| info.queues = self.claims.queues.named());
         self.discovery.switch(self.claims.queues.is_discovered());
     }
 
@@ -72,7 +72,7 @@ impl PollLoop {
         if paused {
             self.give_back();
         }
-        self.channels.vitals.set_draining(!self.lifecycle.claims());
+        self.channels.vitals.announce_draining(!self.lifecycle.claims());
     }
 
     /// Begins to shut down, or ends sooner than was requested before.
@@ -80,7 +80,7 @@ impl PollLoop {
         if self.lifecycle.shut_down(shutdown, why, Instant::now()) {
             let (running, grace_ms) = (self.leases.open(), self.config.grace_ms);
             tracing::info!(worker = %self.config.id, running, ?shutdown, ?why, grace_ms, "draining");
-            self.channels.vitals.set_draining(true);
+            self.channels.vitals.announce_draining(true);
             self.give_back();
         }
     }

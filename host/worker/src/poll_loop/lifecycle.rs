@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use umbel_broker::Shutdown;
 
-/// After the grace time and the stop of all guests, a shutdown waits so long for the broker to take the last settles.
+/// How long a shutdown waits for the broker to take the last settles, after the grace time.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
 /// Between two log lines about the jobs that a shutdown waits for.
 const LOG_EVERY: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ pub(super) struct Lifecycle {
     shutdown: Option<Draining>,
 }
 
-/// What a shutdown needs done now.
+/// The actions that a shutdown needs now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ShutdownStep {
     /// Log the jobs that it waits for.
@@ -90,7 +90,7 @@ impl Lifecycle {
         true
     }
 
-    /// What is due. `open` deliveries are in the local queue or on a slot.
+    /// The actions that are due. `open` deliveries are in the local queue or on a slot.
     pub(super) fn step(&mut self, now: Instant, open: u32) -> ShutdownStep {
         let Some(draining) = &mut self.shutdown else { return ShutdownStep::default() };
         if open == 0 {

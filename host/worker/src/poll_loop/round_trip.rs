@@ -141,7 +141,7 @@ impl PollLoop {
                 }
                 // A job that was given back was not done here.
                 _ if matches!(settle.resolution, Resolution::Release) => {}
-                Settled::Recorded | Settled::AlreadyDone => self.channels.vitals.settled(),
+                Settled::Recorded | Settled::AlreadyDone => self.channels.vitals.count_settled(),
                 Settled::Lost => {
                     let delivery = &active.delivery;
                     tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, "outcome refused: the lease was lost");
