@@ -3,6 +3,7 @@
 
 mod circles;
 mod rust_tokens;
+mod words;
 
 use std::{
     collections::BTreeMap,
@@ -84,6 +85,9 @@ const LONGEST: usize = 600;
 
 /// Whether an import circle between the files of a crate is a problem.
 const REFUSE_CIRCLES: bool = false;
+
+/// Whether a retired word is a problem.
+const REFUSE_RETIRED_WORDS: bool = false;
 
 /// Largest picture that may be kept as a fixture, bytes.
 const LARGEST_PICTURE: u64 = 100 << 10;
@@ -204,6 +208,9 @@ fn one_file(root: &Path, file: &Path, problems: &mut Vec<String>) -> Result<()> 
     }
     let text = String::from_utf8_lossy(&bytes);
     machine_paths(&name, &text, problems);
+    if REFUSE_RETIRED_WORDS {
+        problems.extend(words::retired(&name, &text));
+    }
     if file.extension().is_some_and(|e| e == "rs") {
         rust_file(file, &name, &text, problems);
     }
