@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: builds in release, runs the benchmark of `tests/` and, on request, the peers' programs in the
 //! same run, prints one table and writes it to docs/BENCHMARKS.md.
 
+mod report;
+
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     guests, setup,
@@ -17,12 +19,15 @@ use crate::{
 };
 
 const HELP: &str = "\
-Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] [--peers DIR] [--write]
+Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] [--binary PATH] [--before PATH]
+                         [--peers DIR] [--write]
 
   --n N,…       jobs of one throughput run, or of several (20000)
   --reps N      repetitions of each measurement, the median is shown (3)
   --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
-  --only NAMES  some of sandbox, throughput, latency, memory, chord, chain, noisy, keys
+  --only NAMES  some of sandbox, throughput, limited, latency, memory, chord, chain, noisy, keys
+  --binary PATH the binary to measure, instead of the one that is built here
+  --before PATH another binary, measured in turn with the first, repetition by repetition; prints both and the ratios
   --peers DIR   also run Celery and BullMQ from a copy of this folder (needs python3, node and npm)
   --write       put the tables into docs/BENCHMARKS.md
 ";
@@ -70,6 +75,8 @@ struct Options {
     sizes: Vec<u64>,
     reps: u64,
     only: Option<String>,
+    binary: Option<PathBuf>,
+    before: Option<PathBuf>,
     peers: Option<PathBuf>,
     write: bool,
 }
@@ -77,7 +84,8 @@ struct Options {
 impl Options {
     /// None when help was asked for.
     fn parse(words: &[String]) -> Result<Option<Self>> {
-        let mut options = Self { sizes: vec![20_000], reps: 3, only: None, peers: None, write: false };
+        let mut options =
+            Self { sizes: vec![20_000], reps: 3, only: None, binary: None, before: None, peers: None, write: false };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -89,12 +97,15 @@ impl Options {
                 "--reps" => options.reps = value()?.parse().context("--reps takes a number")?,
                 "--quick" => (options.sizes, options.reps) = (vec![2_000], 1),
                 "--only" => options.only = Some(value()?.clone()),
+                "--binary" => options.binary = Some(binary(value()?)?),
+                "--before" => options.before = Some(binary(value()?)?),
                 "--peers" => options.peers = Some(PathBuf::from(value()?)),
                 "--write" => options.write = true,
                 "-h" | "--help" => return Ok(None),
                 other => bail!("unknown argument {other:?}\n{HELP}"),
             }
         }
+        ensure!(options.before.is_none() || !options.write, "--before prints its table; --write writes another one");
         ensure!(options.sizes.iter().all(|n| (1..=1_000_000).contains(n)), "--n is 1 to 1,000,000");
         ensure!((1..=100).contains(&options.reps), "--reps is 1 to 100");
         Ok(Some(options))
@@ -113,27 +124,63 @@ pub fn run(root: &Path, words: &[String]) -> Result<()> {
         Some(folder) => Some(steps.step("install the peers", || install_peers(root, folder))?),
         None => None,
     };
-    let ours = steps.step("measure Umbel", || {
-        let mut command = release_program(root, "umbel-bench");
-        let sizes: Vec<String> = options.sizes.iter().map(u64::to_string).collect();
-        command.args(["--n", &sizes.join(","), "--reps", &options.reps.to_string()]);
-        let chords: Vec<String> = CHORDS.iter().map(u64::to_string).collect();
-        command.args(["--chords", &chords.join(",")]);
-        if let Some(only) = &options.only {
-            command.args(["--only", only]);
-        }
-        rows(&read(&mut command)?)
-    })?;
+    let ours = steps.step("measure Umbel", || measure(root, &options))?;
     let theirs = match peers {
         Some(folder) => steps.step("measure the peers", || measure_peers(&folder, &options))?,
         None => Vec::new(),
     };
-    let report = report(&ours, &theirs, &options)?;
+    let mut report = format!("{}\n\nMedians of {}.\n\n", machine()?, options.reps);
+    report += &match options.before {
+        Some(_) => report::compared(&ours, &options.sizes),
+        None => report::own(&ours, &options.sizes),
+    };
+    if !theirs.is_empty() {
+        report += &report::ratios(&ours, &theirs, &options.sizes);
+    }
     println!("\n{report}");
     if options.write {
         write(root, &report)?;
     }
     Ok(())
+}
+
+/// A binary that was named on the command line.
+fn binary(path: &str) -> Result<PathBuf> {
+    Path::new(path).canonicalize().with_context(|| format!("there is no file {path}"))
+}
+
+/// The rows of Umbel: of one binary, or of two in turn, whose rows say `"binary": "before"` and `"now"`.
+fn measure(root: &Path, options: &Options) -> Result<Vec<Value>> {
+    let now = options.binary.clone().unwrap_or_else(|| root.join("target/release/umbel"));
+    let Some(before) = &options.before else { return rows(&read(&mut program(root, options, &now, options.reps))?) };
+    let mut all = Vec::new();
+    for rep in 0..options.reps {
+        let mut pair = [("before", before), ("now", &now)];
+        // So that neither always runs on the machine that the other one has warmed up.
+        if rep % 2 == 1 {
+            pair.reverse();
+        }
+        for (name, binary) in pair {
+            eprintln!("    {} of {}: {name}", rep + 1, options.reps);
+            for mut row in rows(&read(&mut program(root, options, binary, 1))?)? {
+                row["binary"] = name.into();
+                all.push(row);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The benchmark's program for a binary.
+fn program(root: &Path, options: &Options, binary: &Path, reps: u64) -> Command {
+    let list = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    let mut command = release_program(root, "umbel-bench");
+    command.env("UMBEL_BIN", binary).args(["--n", &list(&options.sizes), "--reps", &reps.to_string()]);
+    command.args(["--chords", &list(CHORDS)]);
+    if let Some(only) = &options.only {
+        command.args(["--only", only]);
+    }
+    command
 }
 
 /// Steps of `build`.
@@ -218,145 +265,6 @@ fn measure_peers(folder: &Path, options: &Options) -> Result<Vec<Value>> {
     Ok(all)
 }
 
-/// The median over the repetitions of what the rows with these marks say of `field`.
-fn median(rows: &[Value], marks: &Value, field: &str) -> Option<f64> {
-    let marks = marks.as_object()?;
-    let matching = rows.iter().filter(|row| marks.iter().all(|(key, value)| row.get(key) == Some(value)));
-    let mut values: Vec<f64> = matching.filter_map(|row| row[field].as_f64()).collect();
-    values.sort_by(f64::total_cmp);
-    (!values.is_empty()).then(|| values[values.len() / 2])
-}
-
-fn report(ours: &[Value], theirs: &[Value], options: &Options) -> Result<String> {
-    let mut text = format!("{}\n\n", machine()?);
-    text += &format!("Medians of {}.\n\n", options.reps);
-    text += &own_tables(ours, &options.sizes);
-    if !theirs.is_empty() {
-        text += &ratios(ours, theirs, &options.sizes);
-    }
-    Ok(text)
-}
-
-fn own_tables(ours: &[Value], sizes: &[u64]) -> String {
-    let mut text = String::from("| Umbel | SQLite, synchronous FULL | Redis |\n|---|---|---|\n");
-    let mut line = |name: &str, marks: Value, field: &str| {
-        let on = |broker: &str| {
-            let mut marks = marks.clone();
-            marks["broker"] = broker.into();
-            median(ours, &marks, field).map_or_else(|| "–".into(), short)
-        };
-        text += &format!("| {name} | {} | {} |\n", on("sqlite"), on("redis"));
-    };
-    for n in sizes {
-        let (marks, size) = (json!({"what": "throughput", "n": n}), short(*n as f64));
-        line(&format!("throughput, {size} jobs preloaded, jobs/s"), marks.clone(), "jobs_per_s");
-        line(&format!("{size} jobs submitted over HTTP in batches, jobs/s"), marks, "submit_per_s");
-    }
-    for (name, what, field) in [
-        ("submit and wait over HTTP, p50 ms", "latency", "p50_ms"),
-        ("p95 ms", "latency", "p95_ms"),
-        ("p99 ms", "latency", "p99_ms"),
-        ("idle worker, RSS MiB", "memory", "idle_rss_mib"),
-        ("with 200 sleeping jobs, RSS MiB", "memory", "busy_rss_mib"),
-    ] {
-        line(name, json!({"what": what}), field);
-    }
-    for n in CHORDS {
-        line(&format!("chord of {}, s", short(*n as f64)), json!({"what": "chord", "n": n}), "seconds");
-    }
-    for (name, what) in
-        [("beside a tenant with 100,000 queued jobs", "noisy"), ("beside a key with 20,000, capped", "keys")]
-    {
-        for (field, shown) in [("p50_ms", "p50"), ("p99_ms", "p99"), ("alone_p50_ms", "p50 without the others")] {
-            line(&format!("start of a quiet one's job {name}, {shown} ms"), json!({"what": what}), field);
-        }
-    }
-    line("chain of 200 steps, s", json!({"what": "chain", "n": CHAIN}), "seconds");
-    for n in &CHORDS[1..] {
-        let (marks, size) = (json!({"what": "chord", "n": n}), short(*n as f64));
-        line(&format!("chord of {size}, bytes of memory a member"), marks.clone(), "bytes_per_member");
-        line(&format!("chord of {size}, script calls a member"), marks, "scripts_per_member");
-    }
-    let sandbox = |field: &str| median(ours, &json!({"what": "sandbox"}), field).map_or_else(|| "–".into(), short);
-    text += &format!(
-        "\nSandbox, instantiate + call + drop of `noop`, fuel and deadline on: {} µs mean, {} µs p50, {} µs p99.\n",
-        sandbox("mean_us"),
-        sandbox("p50_us"),
-        sandbox("p99_us"),
-    );
-    text
-}
-
-/// One line of the table of ratios: what is compared, in which fields, and which way is better.
-struct Compared {
-    workload: &'static str,
-    theirs: &'static str,
-    ours: &'static str,
-    unit: &'static str,
-    more_is_better: bool,
-}
-
-const COMPARED: &[Compared] = &[
-    Compared {
-        workload: "throughput",
-        theirs: "tasks_per_s",
-        ours: "jobs_per_s",
-        unit: "jobs/s",
-        more_is_better: true,
-    },
-    Compared { workload: "chord", theirs: "seconds", ours: "seconds", unit: "chord, s", more_is_better: false },
-    Compared { workload: "chain", theirs: "seconds", ours: "seconds", unit: "chain, s", more_is_better: false },
-    Compared { workload: "latency", theirs: "p50_ms", ours: "p50_ms", unit: "p50 ms", more_is_better: false },
-    Compared {
-        workload: "memory",
-        theirs: "idle_rss_mib",
-        ours: "idle_rss_mib",
-        unit: "idle RSS MiB",
-        more_is_better: false,
-    },
-];
-
-fn ratios(ours: &[Value], theirs: &[Value], sizes: &[u64]) -> String {
-    let mut text = String::from("\n| in the same run, on Redis | peer | Umbel | Umbel is |\n|---|---|---|---|\n");
-    for (peer, workers, workload) in PEER_RUNS {
-        let Some(compared) = COMPARED.iter().find(|c| c.workload == *workload) else { continue };
-        for n in sizes_of((peer, workers, workload), sizes) {
-            let mut their_marks = json!({"peer": peer, "workload": workload, "workers": workers});
-            let mut our_marks = json!({"what": workload, "broker": "redis"});
-            let mut size = String::new();
-            if *n > 0 {
-                (their_marks["n"], our_marks["n"]) = (json!(n), json!(n));
-                size = format!(" of {}", short(*n as f64));
-            }
-            let other = median(theirs, &their_marks, compared.theirs);
-            let own = median(ours, &our_marks, compared.ours);
-            let (Some(other), Some(own)) = (other, own) else { continue };
-            let factor = if compared.more_is_better { own / other } else { other / own };
-            let (unit, their, our) = (compared.unit, short(other), short(own));
-            text += &format!("| {peer} {workers}, {unit}{size} | {their} | {our} | {factor:.1}× |\n");
-        }
-    }
-    text
-}
-
-fn short(value: f64) -> String {
-    match value {
-        v if v >= 1_000.0 => {
-            let whole = (v.round() as u64).to_string();
-            let mut text = String::new();
-            for (i, digit) in whole.chars().enumerate() {
-                if i > 0 && (whole.len() - i).is_multiple_of(3) {
-                    text.push(',');
-                }
-                text.push(digit);
-            }
-            text
-        }
-        v if v >= 10.0 => format!("{v:.1}"),
-        v => format!("{v:.2}"),
-    }
-}
-
 /// The machine in one line.
 fn machine() -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -381,23 +289,4 @@ fn write(root: &Path, report: &str) -> Result<()> {
     fs::write(&path, format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", report.trim()))?;
     eprintln!("    wrote docs/BENCHMARKS.md");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_taken_over_matching_rows() {
-        let rows = [json!({"a": 1, "x": 5}), json!({"a": 1, "x": 1}), json!({"a": 1, "x": 3}), json!({"a": 2, "x": 9})];
-        assert_eq!(median(&rows, &json!({"a": 1}), "x"), Some(3.0));
-        assert_eq!(median(&rows, &json!({"a": 3}), "x"), None);
-    }
-
-    #[test]
-    fn numbers_are_grouped_for_people() {
-        assert_eq!(short(26_300.4), "26,300");
-        assert_eq!(short(1_234_567.0), "1,234,567");
-        assert_eq!(short(0.85), "0.85");
-    }
 }

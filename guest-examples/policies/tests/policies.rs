@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use knobs::{flaky, hungry, sleep_ms, stateful, umbel_module};
+use policies::{flaky, hungry, sleep_ms, stateful, umbel_module};
 use serde_json::json;
 use umbel::{
     canvas::Options,

@@ -208,7 +208,7 @@ async fn a_worker_starts_anew_after_so_many_jobs_and_loses_none() -> Result<()> 
 async fn a_worker_that_holds_too_much_memory_starts_anew_and_loses_no_job() -> Result<()> {
     let redis = durable_redis();
     let mut split = Split::start(&redis.url(), 1, &[]).await?;
-    split.client.push("knobs").await?;
+    split.client.push("policies").await?;
     worker_is(&split.client, "there", |_| true).await?;
     let most = split.workers[0].rss_mib()? as u64 + 20;
     split.workers[0].terminate(LIMIT).await?;

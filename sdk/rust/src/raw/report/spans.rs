@@ -15,7 +15,7 @@ pub(super) fn install() {
     let _ = dispatcher::set_global_default(dispatcher::Dispatch::new(JobLog));
 }
 
-/// The highest level that is kept: the same knob as the `log` crate's.
+/// The highest level that is kept: the same setting as the `log` crate's.
 fn most() -> LevelFilter {
     match log::max_level() {
         log::LevelFilter::Off => LevelFilter::OFF,

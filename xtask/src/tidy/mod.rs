@@ -1,6 +1,10 @@
 //! `cargo xtask tidy`: the invariants of docs/ARCHITECTURE.md that a machine can check. Looks at the files that git
 //! knows or would add.
 
+mod circles;
+mod rust_tokens;
+mod words;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -79,6 +83,12 @@ const ALONE: &[(&str, &str)] =
 const LONG: &[(&str, &str)] = &[];
 const LONGEST: usize = 600;
 
+/// Whether an import circle between the files of a crate is a problem.
+const REFUSE_CIRCLES: bool = false;
+
+/// Whether a retired word is a problem.
+const REFUSE_RETIRED_WORDS: bool = false;
+
 /// Largest picture that may be kept as a fixture, bytes.
 const LARGEST_PICTURE: u64 = 100 << 10;
 
@@ -87,7 +97,11 @@ pub fn run(root: &Path) -> Result<()> {
     let files = known_files(root)?;
     let mut problems = Vec::new();
     top_entries(&files, &mut problems);
-    edges(root, &mut problems)?;
+    let members = members(root)?;
+    edges(root, &members, &mut problems)?;
+    if REFUSE_CIRCLES {
+        problems.extend(circles::circles(root, &members)?);
+    }
     for file in &files {
         one_file(root, file, &mut problems)?;
     }
@@ -148,10 +162,15 @@ fn dependencies(manifest: &Path) -> Result<(String, BTreeMap<String, Vec<String>
     Ok((name.to_owned(), sections))
 }
 
-fn edges(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+/// The folders of the workspace's crates.
+fn members(root: &Path) -> Result<Vec<String>> {
     let workspace: toml::Table = fs::read_to_string(root.join("Cargo.toml"))?.parse()?;
     let members = workspace.get("workspace").and_then(|w| w.get("members")).and_then(toml::Value::as_array);
-    for member in members.into_iter().flatten().filter_map(toml::Value::as_str) {
+    Ok(members.into_iter().flatten().filter_map(toml::Value::as_str).map(str::to_owned).collect())
+}
+
+fn edges(root: &Path, members: &[String], problems: &mut Vec<String>) -> Result<()> {
+    for member in members {
         let (name, sections) = dependencies(&root.join(member).join("Cargo.toml"))?;
         let Some((_, may)) = EDGES.iter().find(|(known, _)| *known == name) else {
             problems.push(format!("{member}: the crate {name} has no place in the edges of xtask/src/tidy.rs"));
@@ -165,7 +184,7 @@ fn edges(root: &Path, problems: &mut Vec<String>) -> Result<()> {
                     problems.push(format!("{member}: {name} may not build on {dependency}"));
                 }
                 for (library, room) in ALONE {
-                    if dependency.starts_with(library) && member != *room {
+                    if dependency.starts_with(library) && member != room {
                         problems.push(format!("{member}: only {room} may name {library}, in {section} too"));
                     }
                 }
@@ -189,6 +208,9 @@ fn one_file(root: &Path, file: &Path, problems: &mut Vec<String>) -> Result<()> 
     }
     let text = String::from_utf8_lossy(&bytes);
     machine_paths(&name, &text, problems);
+    if REFUSE_RETIRED_WORDS {
+        problems.extend(words::retired(&name, &text));
+    }
     if file.extension().is_some_and(|e| e == "rs") {
         rust_file(file, &name, &text, problems);
     }
