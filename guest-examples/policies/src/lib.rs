@@ -1,4 +1,4 @@
-//! Tasks that show the knobs of a job's life, each doing what its arguments say: the black-box tests call them, and
+//! Tasks for the options of a policy, each doing what its arguments say: the black-box tests call them, and
 //! `tests/policies.rs` shows how a policy is tested in milliseconds.
 
 use std::time::Duration;
