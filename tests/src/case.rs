@@ -138,7 +138,7 @@ async fn check(client: &Client, id: &str, name: &str, expect: &Value) -> Result<
     Ok(())
 }
 
-/// What is expected of the jobs of labels.
+/// Expectations about the jobs with a label.
 async fn jobs(client: &Client, expect: &Value, nodes: &[Value]) -> Result<()> {
     for (label, wanted) in fields(&expect["values"]) {
         let result = job_of(client, nodes, label).await?["result"].clone();

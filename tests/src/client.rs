@@ -19,7 +19,7 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-/// What came back.
+/// An answer of the server.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,

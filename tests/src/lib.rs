@@ -1,4 +1,4 @@
-//! What the black-box scenarios and the benchmark share: processes that never outlive their test, a client, guests.
+//! The harness of the black-box scenarios and the benchmark: processes that never outlive their test, a client, guests.
 //!
 //! Nothing here knows a crate of `host/`, but the guard of Redis and the worker of `chaos` that settles too late: Umbel is
 //! only met as its users meet it, as a binary and over HTTP.

@@ -34,7 +34,7 @@ pub enum Way {
     ToClient,
 }
 
-/// What connections suffer.
+/// The faults of a connection.
 #[derive(Debug, Clone, Default)]
 struct Weather {
     /// Rises with each cut: what is open is reset.

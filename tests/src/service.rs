@@ -21,7 +21,7 @@ use crate::{
 /// How long a service may take to answer, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// What `umbel dev` is started with.
+/// Options of `umbel dev`.
 #[derive(Debug, Default)]
 pub struct DevOptions {
     /// Another broker than SQLite in the data folder.

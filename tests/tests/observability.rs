@@ -1,4 +1,4 @@
-//! What can be seen of a job, and what must not be: progress, logs, trace context; no secrets, no raw user text.
+//! Observability of a job: progress, logs and trace context are shown; secrets and raw text of users are not.
 
 use std::time::Duration;
 

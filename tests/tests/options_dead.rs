@@ -36,8 +36,8 @@ async fn a_job_that_kills_its_workers_is_buried_with_the_reason() -> Result<()> 
     Ok(())
 }
 
-/// What becomes of a running job whose worker is lost, by its options, and whether it then lies in the dead set; none: it
-/// is run again.
+/// For the options of a running job whose worker is lost: how the job ends, and whether it is in the dead set. None: it runs
+/// again.
 fn choices() -> [(Value, Option<bool>); 6] {
     [
         (json!({"on_worker_lost": "dead"}), Some(true)),

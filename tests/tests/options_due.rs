@@ -1,4 +1,4 @@
-//! What is due: whoever moves it may die or be there twice, and a time is an instant wherever it was written.
+//! Due jobs: a process that moves them may die or run twice, and a time is an instant in every time zone.
 //!
 //! There are no periodic schedules yet; what makes Celery's beat a risk can happen to delayed jobs and retries, too.
 

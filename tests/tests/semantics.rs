@@ -59,7 +59,7 @@ fn is_marked(head: &str) -> bool {
     attributes.take_while(|line| line.starts_with("#[")).any(|line| line.contains("test"))
 }
 
-/// What stands between two of these marks.
+/// The text between two of these marks.
 fn quoted(text: &str, mark: char) -> impl Iterator<Item = &str> {
     text.split(mark).skip(1).step_by(2)
 }

@@ -30,7 +30,7 @@ file of the older binary is opened by the new one. The same rules hold.
   --workers N   processes (4)
   --rounds N    the scenarios that kill, and the hostile guests, N times
 ";
-/// What `umbel-chaos` takes.
+/// Arguments of `umbel-chaos`.
 const OPTIONS: [&str; 5] = ["--minutes", "--jobs", "--seed", "--workers", "--old"];
 
 /// Runs it.

@@ -1,4 +1,4 @@
-//! What we depend on: the lock file is complete, licences are on the list, nothing declared is unused.
+//! Dependencies: the lock file is complete, licences are on the list, nothing declared is unused.
 //!
 //! Small on purpose: it needs no tool that a fresh machine would have to build first.
 

@@ -11,7 +11,7 @@ use umbel::raw::{
     wasi::{clocks::monotonic_clock, logging::logging},
 };
 
-/// What a task returns; it takes no parameters.
+/// The result of a task without parameters.
 type Run = fn() -> Result<String, Outcome>;
 
 /// Name, what it does, and its policy. Time is short so that a test of a loop ends soon.

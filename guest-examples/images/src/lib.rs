@@ -11,7 +11,7 @@ use umbel::prelude::*;
 
 /// Pixels along either side: larger ones would not fit the memory of the policy.
 const MAX_SIDE: u32 = 8_192;
-/// What the decoder may allocate; the file, its base64 and the thumbnail need the rest.
+/// Most memory of the decoder; the file, its base64 and the thumbnail need the rest.
 const MAX_DECODED_BYTES: u64 = 96 << 20;
 
 /// The formats that can be read and written.
@@ -22,7 +22,7 @@ pub enum Format {
     Jpeg,
 }
 
-/// What an image is.
+/// Facts about an image.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Info {
     pub format: Format,
@@ -107,7 +107,7 @@ pub struct Sheet {
     pub sheet: Encoded,
     /// Images on it.
     pub images: u32,
-    /// What stands for an image that could not be made: its place, and why.
+    /// Stands for an image that could not be made: its place, and the reason.
     pub missing: Vec<Missing>,
 }
 

@@ -61,7 +61,7 @@ pub fn primes(ctx: &Context, limit: u32) -> TaskResult<Primes> {
     Ok(Primes { count, largest })
 }
 
-/// What `primes` found.
+/// The result of `primes`.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Primes {
     pub count: u32,
@@ -74,7 +74,7 @@ pub fn noop(order_id: u64) -> Receipt {
     Receipt { order_id, status: "success" }
 }
 
-/// What `noop` returns.
+/// The result of `noop`.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Receipt {
     pub order_id: u64,

@@ -13,7 +13,7 @@ pub const TOKEN_BUSY_TWICE: &str = "tok_busy_twice";
 pub const TOKEN_SLOW_DOWN: &str = "tok_slow_down";
 pub const TOKEN_DECLINED: &str = "tok_declined";
 
-/// What a charge is asked with.
+/// A request to charge.
 #[derive(Debug, Clone, Copy)]
 pub struct Charge<'a> {
     pub idempotency_key: &'a str,
@@ -83,7 +83,7 @@ impl Gateway {
         Ok(true)
     }
 
-    /// What was taken with this key, if anything.
+    /// The charge that was made with this key, if any.
     #[cfg(test)]
     pub fn charged(&self, idempotency_key: &str) -> Option<u64> {
         self.charges.get(idempotency_key).copied()

@@ -30,7 +30,7 @@ fn one() -> u32 {
     1
 }
 
-/// What a processed order ends in.
+/// The receipt of a processed order.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Receipt {
     /// The same for every attempt and delivery of the same order.

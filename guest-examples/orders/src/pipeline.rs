@@ -34,7 +34,7 @@ pub struct Shipment {
     pub status: String,
 }
 
-/// What a compensation did.
+/// The result of a compensation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Compensation {
     pub order_id: u32,

@@ -1,4 +1,4 @@
-//! What the policies of these tasks do to jobs, without a server and without waiting.
+//! Tests of the policies of these tasks, without a server and without waiting.
 
 use std::time::Duration;
 

@@ -88,7 +88,7 @@ pub fn merge(counts: Vec<Counts>, #[default(10)] top: u32) -> Summary {
     Summary { words, distinct, top: ranked }
 }
 
-/// What a text is made of.
+/// The parts of a text.
 #[derive(Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Summary {
     /// Words in all.

@@ -58,7 +58,7 @@ pub struct ServerFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
-    /// What stdout gets
+    /// Form of the output
     #[arg(
         short,
         long,
@@ -75,18 +75,18 @@ pub struct OutputFlags {
 }
 
 impl OutputFlags {
-    /// What was asked for.
+    /// The chosen form.
     pub fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
     }
 }
 
-/// What stdout gets.
+/// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
     Table,
-    /// What the server answered
+    /// The server's answer as JSON
     Json,
     /// One JSON object a line
     Jsonl,
@@ -130,7 +130,7 @@ pub enum Command {
     /// Submit jobs and follow them
     #[command(subcommand)]
     Job(JobVerb),
-    /// What happens to all your jobs, as it happens, until it is interrupted
+    /// Follow the changes of all your jobs until interrupted
     Events(EventsOptions),
     /// Workflows: chains, groups and chords of tasks
     #[command(subcommand)]
@@ -138,7 +138,7 @@ pub enum Command {
     /// Queues: depths, pause, limits, purge
     #[command(subcommand)]
     Queue(QueueVerb),
-    /// What holds for all your jobs: pause, limits
+    /// Pause or limit all your jobs
     #[command(subcommand)]
     Tenant(TenantVerb),
     /// Which queue a task's jobs go to

@@ -1,4 +1,4 @@
-//! What a verb failed with: a code, what was wrong, where, what to do next, and the exit code.
+//! The failure of a verb: its code, message, details, the next command to try, and the exit code.
 
 use std::{io::Write as _, process::ExitCode};
 

@@ -123,7 +123,7 @@ fn policy(task: &TaskDescription, options: &RunOptions) -> Result<Policy, Failur
     Ok(policy)
 }
 
-/// What the guest says while it runs, to stderr.
+/// Writes the log lines of a running guest to stderr.
 struct Stderr(Terminal);
 
 impl Host for Stderr {

@@ -1,4 +1,4 @@
-//! What goes to stdout, in the form that was asked for, and what people see beside it on stderr.
+//! Output: data to stdout in the chosen form, messages and progress for people to stderr.
 //!
 //! Invariants: a reader that went away ends the process quietly; nothing that a guest or a user wrote reaches a
 //! terminal with its control characters.

@@ -13,7 +13,7 @@ use crate::{
     workflow::Digests,
 };
 
-/// What is done with each job.
+/// The action on each job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BulkAction {

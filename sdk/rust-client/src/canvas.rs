@@ -107,7 +107,7 @@ impl Step {
         self.with_step(next, |canvas, next| canvas.link_error.push(next))
     }
 
-    /// What its failure means to what waits for it; of a group: of each member that says nothing itself.
+    /// Effect of its failure on the steps that wait for it; on a group, the default of its members.
     #[must_use]
     pub fn on_failure(self, policy: OnFailure) -> Self {
         self.with(|canvas| canvas.on_failure = Some(policy))

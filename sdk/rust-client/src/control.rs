@@ -1,5 +1,4 @@
-//! What holds for a queue, a task or a tenant while the service runs: pauses, rates, caps; and which queue a task's jobs
-//! go to.
+//! Controls of a queue, a task or a tenant (pauses, rates, caps), and the routes of tasks to queues.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,7 +9,7 @@ use crate::{
     error::Error,
 };
 
-/// What somebody set at run time. What is not set limits nothing.
+/// Settings of a queue, a task or a tenant at run time. A field that is not set limits nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -155,7 +154,7 @@ impl Client {
         control_of(&request.text().await?)
     }
 
-    /// What holds for all jobs of the tenant.
+    /// The controls of the tenant.
     pub async fn tenant(&self) -> Result<Control, Error> {
         control_of(&self.get("/v1/tenant").text().await?)
     }

@@ -1,4 +1,4 @@
-//! What a call can fail with, typed: the server's own problems with their codes, and all that happens before them.
+//! Errors of a call: the server's problems with their codes, and failures before an answer.
 
 use serde::Deserialize;
 use umbel_model::JobId;

@@ -1,4 +1,4 @@
-//! What happens to jobs, as it happens: server-sent events, taken up again where a connection broke.
+//! Events of jobs: server-sent events, which continue after a connection broke.
 //!
 //! Invariant: every event that the server sent with an id is told once; after a break the server is told the last id.
 
@@ -86,7 +86,7 @@ impl EventFilter {
     }
 }
 
-/// What a feed tells, typed, up to its last event or its error.
+/// The typed events of a feed, up to the last event or an error.
 fn told<T: Send + 'static>(
     feed: Feed,
     typed: fn(&Event) -> Result<Option<T>, Error>,
@@ -123,8 +123,8 @@ pub struct JobChange {
 }
 
 impl Client {
-    /// What happens to a job, from where it stands now until it has ended. A connection that breaks is made again, and
-    /// nothing is lost or told twice; one that cannot be made any more is an error, which is the last item.
+    /// The events of a job from now until it has ended. After a broken connection the stream continues, and no event is lost
+    /// or repeated. If the connection cannot be made again, the last item is an error.
     pub fn events(&self, id: JobId) -> impl Stream<Item = Result<JobEvent, Error>> + Send + 'static {
         self.events_after(id, None)
     }
@@ -139,8 +139,8 @@ impl Client {
         told(feed, Event::of_job, |event| matches!(event, JobEvent::End(_)))
     }
 
-    /// What happens to all jobs of the tenant, from now on and without end. A connection that breaks is made again, and goes
-    /// on behind the last event; one that cannot be made any more is an error, which is the last item.
+    /// The events of all jobs of the tenant, from now on and without end. After a broken connection the stream continues behind
+    /// the last event. If the connection cannot be made again, the last item is an error.
     pub fn tenant_events(
         &self,
         filter: &EventFilter,

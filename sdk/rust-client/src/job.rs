@@ -104,7 +104,7 @@ pub struct Progress {
     pub message: String,
     /// A state of the task's own.
     pub state: Option<String>,
-    /// What the task says of that state.
+    /// Data of that state.
     pub meta: Option<Value>,
 }
 

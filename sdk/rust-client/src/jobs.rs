@@ -1,4 +1,4 @@
-//! What is done with jobs that are there: list, cancel, forget, run again, read a result of any size.
+//! Existing jobs: list, cancel, forget, run again, read a result of any size.
 
 use std::{collections::BTreeMap, future::IntoFuture, pin::Pin, time::SystemTime};
 
@@ -23,7 +23,7 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// What runs is left to end, and is only not retried.
+    /// A running attempt may end, and is not retried.
     pub fn let_end(self) -> Self {
         Self { terminate: false, ..self }
     }

@@ -21,7 +21,7 @@ mod life;
 
 const ID: &str = "01J00000000000000000000000";
 
-/// What the server does with a request.
+/// A reaction of the server to a request.
 #[derive(Clone)]
 enum Reply {
     Json(u16, Value),

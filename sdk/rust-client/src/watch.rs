@@ -13,16 +13,16 @@ use crate::{
 /// Least time between two looks.
 const LEAST: Duration = Duration::from_millis(50);
 
-/// What a watcher wants to know.
+/// A record that can be watched.
 pub(crate) trait Watched: serde::de::DeserializeOwned {
-    /// What counts as a change.
+    /// The part whose change is told.
     type Seen: PartialEq;
     fn seen(&self) -> Self::Seen;
     fn is_over(&self) -> bool;
     fn state_name(&self) -> &'static str;
 }
 
-/// What is at `path` once it is over, however it ended; after `timeout` it is an `Error::WaitTimeout`.
+/// Waits until the record at `path` is over, and returns it. `Error::WaitTimeout` after `timeout`.
 pub(crate) async fn wait<T: Watched>(client: &Client, path: &str, id: JobId, timeout: Duration) -> Result<T, Error> {
     let until = Instant::now() + timeout;
     loop {
@@ -40,8 +40,8 @@ pub(crate) async fn wait<T: Watched>(client: &Client, path: &str, id: JobId, tim
 /// The last thing that was seen, or nothing when the stream has ended.
 type Last<T> = Option<Option<<T as Watched>::Seen>>;
 
-/// What is at `path` now, and again whenever what is seen of it differs, looked at once in `every`. Its end is told at
-/// once and is the last item; so is an error.
+/// The record at `path` now, and again when its watched part has changed, read once in `every`. Its end is told at once and
+/// is the last item; so is an error.
 pub(crate) fn watch<T>(
     client: Client,
     path: String,

@@ -16,7 +16,7 @@ use crate::{
     watch,
 };
 
-/// What a workflow gets besides its canvas.
+/// Options of a workflow.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct WorkflowOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -244,7 +244,7 @@ pub struct Node {
     /// `success`, or `failure` of an error callback.
     #[serde(default)]
     pub when: String,
-    /// What waits for it.
+    /// The nodes that wait for it.
     #[serde(default)]
     pub next: Vec<NodeRange>,
     /// Of a gate: the last node of each member, in the order of the results.

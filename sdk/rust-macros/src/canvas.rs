@@ -1,4 +1,4 @@
-//! What composes tasks: `chain![…]` and its neighbours, and what `#[task]` writes so that `add::s(2, 3)` is checked.
+//! Composing tasks: `chain![…]` and the like, and the code that `#[task]` writes so that `add::s(2, 3)` is checked.
 //!
 //! Rust's functions have a fixed number of parameters, and a step of a chain leaves its first argument to the step
 //! before. So inside of the macros a call `path::to::task::s(…)` is handed over as a tuple, which the task takes through

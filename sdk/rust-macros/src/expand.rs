@@ -1,4 +1,4 @@
-//! What `#[task]` writes: the function as it was, and beside it a type of the same name that describes and runs it.
+//! Expands `#[task]`: the function itself, and a type of the same name that describes and runs it.
 //!
 //! The type is an empty enum, because functions and types have separate namespaces: `add(2, 3)` calls the function,
 //! `module![add]` names the type, and `use tasks::add` brings both.

@@ -40,7 +40,7 @@ impl Expression {
         Ok(Self { text: text.to_owned(), root })
     }
 
-    /// What is wrong if none of `parameters` is the one that it begins with.
+    /// An error message if the expression begins with none of `parameters`.
     pub(crate) fn check(&self, parameters: &[String]) -> Result<(), String> {
         let there = match &self.root {
             Root::Name(name) => parameters.contains(name),

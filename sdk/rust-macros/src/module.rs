@@ -1,4 +1,4 @@
-//! What `module![…]` writes: the list of tasks, the exports of the component, and the same two functions for native
+//! Expands `module![…]`: the list of tasks, the exports of the component, and the same two functions for native
 //! tests.
 
 use proc_macro2::TokenStream;
@@ -93,7 +93,7 @@ fn expand(tasks: &[Path]) -> TokenStream {
             /// The tasks of this module, for `umbel::testing::App::new`.
             pub use super::__UmbelModule as Module;
 
-            /// What the module describes at upload.
+            /// The descriptions that the module gives at upload.
             pub fn describe() -> ::std::vec::Vec<::umbel::raw::TaskDescription> {
                 <super::__UmbelModule as ::umbel::__private::Module>::describe()
             }

@@ -31,7 +31,7 @@ const DEFAULT_TIME_LIMIT_MS: u64 = 300_000;
 /// A value and where it was written.
 type At<T> = Option<(T, Span)>;
 
-/// What the author set.
+/// The options that the author set.
 #[derive(Default)]
 pub(crate) struct Options {
     /// The task's name, when it is not the function's.

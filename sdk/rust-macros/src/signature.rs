@@ -13,7 +13,7 @@ use crate::errors::Errors;
 pub(crate) struct Parameter {
     pub(crate) name: Ident,
     pub(crate) ty: Type,
-    /// What `#[default(…)]` says.
+    /// The expression of `#[default(…)]`.
     pub(crate) default: Option<TokenStream>,
     pub(crate) description: String,
 }

@@ -1,4 +1,4 @@
-//! What a running attempt knows and may ask of its host.
+//! The context of a running attempt: its facts, and its requests to the host.
 //!
 //! Invariants: creating a context costs no host call, so a task that does not use it pays nothing; natively it is a
 //! fake that records, and never sleeps.

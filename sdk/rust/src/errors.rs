@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::raw::{Failure, Outcome, Retryable};
 
-/// What a task returns when it can fail in more than one way.
+/// The result of a task that can fail in more than one way.
 pub type TaskResult<T> = Result<T, TaskError>;
 
 /// The end of an attempt without a value: made by `?` from any error (retryable), or from [`Fatal`], [`Retry`],
@@ -18,12 +18,12 @@ pub type TaskResult<T> = Result<T, TaskError>;
 pub struct TaskError(Box<Outcome>);
 
 impl TaskError {
-    /// What the host is told.
+    /// The failure as the host reads it.
     pub fn outcome(&self) -> &Outcome {
         &self.0
     }
 
-    /// What the host is told.
+    /// The failure as the host reads it.
     pub fn into_outcome(self) -> Outcome {
         *self.0
     }

@@ -100,7 +100,7 @@ pub use umbel_macros::task;
 /// json)`, so that tests see the module as a host does.
 pub use umbel_macros::module;
 
-/// What a task usually needs.
+/// The names that most tasks need.
 pub mod prelude {
     pub use crate::canvas::{Canvas, OnFailure, Settled, Signature, StepError, canvas, chain, chord, group};
     pub use crate::{

@@ -19,14 +19,14 @@ use crate::{
     note = "umbel::module![…] takes the names of functions with #[task]"
 )]
 pub trait Task {
-    /// What callers name it.
+    /// The name that callers use.
     const NAME: &'static str;
     fn describe() -> TaskDescription;
     /// `arguments` is a JSON object by parameter name.
     fn run(context: &Context, arguments: &str) -> Result<String, Outcome>;
 }
 
-/// What `module![…]` makes.
+/// A module as `module![…]` makes it.
 pub trait Module {
     fn describe() -> Vec<TaskDescription>;
     fn run(context: &Context, task: &str, arguments: &str) -> Result<String, Outcome>;
@@ -60,7 +60,7 @@ fn written<T: Serialize>(value: &T) -> Result<String, Outcome> {
         .map_err(|error| fatal("bad_output", format!("the result cannot be written as JSON: {error}")))
 }
 
-/// What a task may fail with.
+/// An error that a task may fail with.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the error of a task",
     label = "a task's error implements `std::error::Error`, or is `TaskError`",

@@ -1,4 +1,4 @@
-//! What guests compose, in the JSON form, and what a task asks of its context. The host's own reader checks the form.
+//! Canvases of guests in their JSON form, which the host's own reader checks, and the requests of tasks.
 
 #![allow(clippy::unwrap_used)]
 

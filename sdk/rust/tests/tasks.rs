@@ -1,4 +1,4 @@
-//! What the macros make, seen as a host sees it: descriptions, runs, outcomes. Natively, with the fake context.
+//! The output of the macros as a host sees it: descriptions, runs, outcomes. Natively, with the fake context.
 
 use std::{fmt, time::Duration};
 
@@ -50,7 +50,7 @@ impl std::error::Error for Declined {}
 )]
 fn add(
     x: i64,
-    /// What is added.
+    /// The number to add.
     #[default(10)]
     y: i64,
 ) -> i64 {

@@ -1,4 +1,4 @@
-//! What goes wrong in a chaos run, and when: drawn from the seed, one after the other, each mended after a while.
+//! The faults of a chaos run: drawn from the seed, injected one after the other, each mended after a while.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -70,11 +70,11 @@ enum Mend {
     Calm,
 }
 
-/// What goes wrong, from the seed.
+/// The faults of a seed.
 #[derive(Debug)]
 pub(crate) struct Faults {
     draw: Draw,
-    /// What comes next; filled again when it is empty, so that each kind comes in every run.
+    /// The next faults; filled again when it is empty, so that each kind comes in every run.
     bag: Vec<Fault>,
     mends: Vec<(Instant, Mend)>,
     redis_is_up: bool,

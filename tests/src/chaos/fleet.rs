@@ -25,7 +25,7 @@ const BACK_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
-    /// What it is started with the next time.
+    /// The program of its next start.
     pub(crate) binary: PathBuf,
     arguments: Vec<OsString>,
     log: PathBuf,

@@ -29,7 +29,7 @@ use crate::{umbel_binary, until};
 pub use report::Report;
 pub use rolling::{Order, rolling_upgrade, sqlite_upgrade};
 
-/// What a run is.
+/// Options of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// How long faults are injected. Jobs are submitted over the first nine tenths of it.
@@ -109,7 +109,7 @@ async fn audit(fleet: &mut Fleet, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What the fleet's own logs and the proxies tell.
+/// Counts events in the fleet's logs and the proxies.
 fn count(fleet: &Fleet, ledger: &Ledger, report: &mut Report) {
     let said = |text: &str| fleet.members.iter().map(|member| member.said(text)).sum::<u64>();
     report.count("outcomes of lost leases refused", said("outcome refused"));

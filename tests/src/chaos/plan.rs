@@ -1,4 +1,4 @@
-//! What a chaos run submits, and how each of it must end: decided by the seed and the job's number alone.
+//! The jobs of a chaos run, and how each must end: decided by the seed and the job's number alone.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ const FAR_MS: u64 = 3_600_000;
 /// Members of a chord.
 pub(crate) const MEMBERS: u64 = 3;
 
-/// What becomes of a job.
+/// How a job ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Fails so many times and then succeeds.
@@ -64,7 +64,7 @@ impl Planned {
         Self { number, kind, priority: draw.below(10), delay_ms }
     }
 
-    /// What is submitted, the same each time.
+    /// The body of its submission, the same each time.
     pub(crate) fn body(&self, seed: u64) -> Value {
         let mut options = json!({
             "priority": self.priority,
@@ -151,7 +151,7 @@ pub(crate) fn chord(seed: u64, number: u64) -> Value {
     json!({"canvas": {"chord": members, "body": body}, "idempotency_key": format!("chaos-{seed}-w{number}")})
 }
 
-/// What the body of `chord` returns.
+/// The result of the body of `chord`.
 pub(crate) fn chord_sum(number: u64) -> u64 {
     (0..MEMBERS).map(|i| number + i).sum()
 }

@@ -1,4 +1,4 @@
-//! What a chaos run did and found.
+//! The report of a chaos run.
 
 use std::{
     collections::BTreeMap,

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// One chord for so many jobs.
 const JOBS_A_CHORD: u64 = 200;
 
-/// What was submitted and seen.
+/// Jobs that were submitted, and how they were seen.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pub(crate) options: Options,

@@ -17,7 +17,7 @@ use crate::{client::is_ended, draw::Draw};
 const EVERY: Duration = Duration::from_millis(15);
 /// Requests under way at once in the end.
 const AT_ONCE: usize = 8;
-/// What may never change once a job has ended.
+/// Fields that never change once a job has ended.
 const FINAL: [&str; 7] = ["state", "result", "error", "retries", "finished_at", "history", "worker"];
 
 /// Looks at jobs that were acknowledged, one after the other, until it is aborted.

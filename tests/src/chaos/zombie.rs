@@ -28,7 +28,7 @@ const SHORT_LEASE: Duration = Duration::from_millis(800);
 /// How often an outcome is sent while Redis is away.
 const TRIES: u32 = 30;
 
-/// What it did.
+/// Counters of the jobs that it claimed.
 #[derive(Debug, Default)]
 pub(crate) struct Zombie {
     claimed: AtomicU64,

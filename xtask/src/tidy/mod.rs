@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::steps::read;
 
-/// What may lie in the top folder.
+/// Entries that the top folder may have.
 const TOP: &[&str] = &[
     ".cargo",
     ".ci",

@@ -21,14 +21,14 @@ pub enum JobVerb {
     },
     /// The result of a job, as JSON, of any size
     Result { id: JobId },
-    /// What a job wrote
+    /// Print the log of a job
     Logs {
         id: JobId,
         /// Go on until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
-    /// What happens to a job, as it happens, until it has ended
+    /// Follow the changes of a job until it has ended
     Events { id: JobId },
     /// Stop a job, wherever it is
     Cancel {

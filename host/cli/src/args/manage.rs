@@ -39,7 +39,7 @@ pub enum TaskVerb {
     },
 }
 
-/// What limits a queue, a task or a tenant at run time. What is not given stays.
+/// Limits of a queue, a task or a tenant at run time. A limit that is not given stays as it is.
 #[derive(Debug, Args)]
 pub struct LimitFlags {
     /// So many jobs started in a period, such as 100/m; or none
@@ -99,7 +99,7 @@ pub enum QueueVerb {
 
 #[derive(Debug, Subcommand)]
 pub enum TenantVerb {
-    /// What holds for all jobs of this tenant
+    /// Show the controls of this tenant
     Show,
     /// Hand out no more jobs; running ones go on
     Pause,
@@ -125,7 +125,7 @@ pub enum RoutesVerb {
         #[arg(value_name = "MATCH")]
         pattern: String,
         queue: QueueName,
-        /// What MATCH is, where that cannot be seen from it
+        /// Kind of MATCH, if its text does not show it
         #[arg(long, value_enum)]
         kind: Option<RouteChoice>,
         /// Before the others instead
@@ -148,7 +148,7 @@ pub enum RouteChoice {
 }
 
 impl RouteChoice {
-    /// What a pattern looks like.
+    /// Kind of a pattern.
     pub fn of(pattern: &str) -> Self {
         match pattern {
             _ if pattern.starts_with('^') => Self::Regex,

@@ -8,7 +8,7 @@ use umbel_model::{PolicyBounds, QueueName};
 
 use super::duration;
 
-/// What every process that opens a broker takes.
+/// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
 pub struct BrokerFlags {
     /// Where jobs are kept: sqlite:PATH or redis://HOST:PORT/DB
@@ -24,7 +24,7 @@ pub struct BrokerFlags {
     pub limits: LimitsFlags,
 }
 
-/// What a broker holds at most: the same for all processes of one.
+/// Limits of a broker: the same for all of its processes.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits of the broker, for each tenant; the same for all processes of one broker")]
 pub struct LimitsFlags {
@@ -190,7 +190,7 @@ pub enum TokenVerb {
 
 #[derive(Debug, Args)]
 pub struct TokenOptions {
-    /// What the token is for
+    /// Purpose of the token
     #[arg(long, default_value = "cli", value_name = "NAME")]
     pub name: String,
     /// Whose jobs it reaches

@@ -85,14 +85,14 @@ else text; quote a text with spaces as JSON, \"so\". The step takes the result o
 pub struct WorkflowSubmitOptions {
     #[command(flatten)]
     pub composition: Composition,
-    /// What takes the result: the body of a group
+    /// Step that takes the result: the body of a group
     #[arg(long, value_name = "STEP")]
     pub then: Option<String>,
     #[command(flatten)]
     pub stamps: Stamps,
 }
 
-/// What is submitted: exactly one of these.
+/// The canvas: exactly one of these.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct Composition {
@@ -127,7 +127,7 @@ pub struct MapOptions {
     /// Give the file's path too, as the argument of this name
     #[arg(long, value_name = "NAME")]
     pub path_as: Option<String>,
-    /// What a file's failure means to the rest
+    /// Effect of a failed file on the other steps
     #[arg(long, value_enum, default_value = "fail", value_name = "POLICY")]
     pub on_failure: FailureChoice,
     /// Cancel the others when one fails
@@ -137,14 +137,14 @@ pub struct MapOptions {
     pub stamps: Stamps,
 }
 
-/// What the failure of a step means to what waits for it.
+/// Effect of a failed step on the steps that wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailureChoice {
-    /// What waits for it fails too
+    /// The steps that wait for it fail too
     Fail,
-    /// What waits for it gets {"error": …} in the place of the result
+    /// The steps that wait for it run and get {"error": …} instead of the result
     Continue,
-    /// What waits for it gets null in the place of the result
+    /// The steps that wait for it run and get null instead of the result
     Ignore,
 }
 
@@ -158,7 +158,7 @@ impl From<FailureChoice> for OnFailure {
     }
 }
 
-/// What a workflow gets besides its canvas.
+/// Options of a workflow.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Stamps {
     /// A name for people

@@ -121,7 +121,7 @@ pub(super) async fn send(
     told(client, &body, wait, terminal).await
 }
 
-/// What a start prints: the action as it is, or, after the wait, as it ended.
+/// Prints an action that was started: as it is or, after the wait, as it ended.
 pub(super) async fn told(
     client: &Client,
     body: &str,

@@ -1,4 +1,4 @@
-//! What holds for a queue, a task or a tenant at run time, as people read it.
+//! Controls of a queue, a task or a tenant, as people read them.
 
 use serde_json::Value;
 use umbel_client::ControlPatch;

@@ -1,4 +1,4 @@
-//! What a verb reads: a file, or stdin for `-`.
+//! Input of a verb: a file, or stdin for `-`.
 
 use std::{
     fs,

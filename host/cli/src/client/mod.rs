@@ -150,7 +150,7 @@ fn refused(problem: umbel_client::Problem) -> Failure {
     }
 }
 
-/// What is known of a failure beside its message: where a guest trapped, which jobs of a workflow failed.
+/// Details of a failure: where a guest trapped, which jobs of a workflow failed.
 pub fn causes(error: &JobError) -> Vec<String> {
     let frames = error.frames.iter().map(|frame| format!("at {frame}"));
     let one = |job: FailedJob| format!("{} {}: {}: {}", job.job_id, job.task, job.kind, job.message);

@@ -21,7 +21,7 @@ pub struct Named {
     path: &'static str,
     key: &'static str,
     list: &'static str,
-    /// What helps when there are none at all.
+    /// The help text when there are none at all.
     none: &'static str,
 }
 

@@ -16,7 +16,7 @@ pub enum BrokerUrl {
 }
 
 impl BrokerUrl {
-    /// What `--broker` says, or the SQLite file of the data folder.
+    /// The broker of `--broker`, or the SQLite file of the data folder.
     pub fn from_flags(flags: &BrokerFlags, data: &Data) -> Result<Self, Failure> {
         match &flags.broker {
             None => Ok(Self::Sqlite(data.database())),

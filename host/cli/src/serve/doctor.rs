@@ -18,7 +18,7 @@ use crate::{
 /// Passes that mend, at most.
 const MAX_PASSES: usize = 5;
 
-/// What it found, as programs read it.
+/// The report, as programs read it.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Without a password.
@@ -70,8 +70,8 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Fail
     verdict(&report, options.fix, terminal)
 }
 
-/// What is found, and how often it was mended. Mending one thing may lay open another, so it is looked through again until
-/// nothing is found or nothing of it can be mended.
+/// Finds damage and repairs it. One repair may uncover other damage, so the search is repeated until nothing is found or
+/// nothing of it can be repaired. Returns the findings, and how often each was repaired.
 async fn looked_through<E>(
     fix: bool,
     mut audit: impl AsyncFnMut(bool) -> Result<Vec<Finding>, E>,
@@ -175,7 +175,7 @@ mod tests {
         Finding { check: "lease of a job that does not run".into(), count, example: "\u{1b}x".into(), fixed }
     }
 
-    /// What a broker answers that finds this, pass by pass, and the passes that looked only.
+    /// The findings of a broker that gives these answers pass by pass, and which passes did not repair.
     async fn passes(fix: bool, answers: &[(u64, u64)]) -> (Vec<(u64, u64)>, Vec<bool>) {
         let mut asked = Vec::new();
         let mut left = answers.iter();

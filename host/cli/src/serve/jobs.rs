@@ -60,7 +60,7 @@ pub fn start(broker: Arc<dyn Broker>, runtime: Runtime, flags: &RunFlags, size: 
     Ok(handle)
 }
 
-/// What the flags say. A queue that only has a weight is served too.
+/// The queues that the flags choose. A queue that only has a weight is served too.
 fn served(flags: &QueueFlags) -> Queues {
     if flags.queue_weights.is_empty() {
         return if flags.queues.is_empty() { Queues::All } else { Queues::Named(flags.queues.clone()) };

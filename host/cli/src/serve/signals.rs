@@ -11,7 +11,7 @@ pub struct Signals {
     quit: Signal,
 }
 
-/// What a signal asks for.
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     /// Let what runs end, within its time.

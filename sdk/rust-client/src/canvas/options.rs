@@ -109,7 +109,7 @@ impl Signature {
         self.option("unique", which)
     }
 
-    /// What makes two jobs alike: expressions over the arguments, such as `kwargs.customer_id`.
+    /// Values that make two jobs equal: expressions over the arguments, such as `kwargs.customer_id`.
     #[must_use]
     pub fn unique_by<T: AsRef<str>>(self, expressions: impl IntoIterator<Item = T>) -> Self {
         let expressions: Vec<String> = expressions.into_iter().map(|text| text.as_ref().to_owned()).collect();
@@ -153,7 +153,7 @@ impl Signature {
         }
     }
 
-    /// What an option was set to before; nothing, where it is of another form.
+    /// The former value of an option; none if it has another form.
     fn given<T: Default + serde::de::DeserializeOwned>(&self, option: &str) -> T {
         self.options.get(option).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
     }

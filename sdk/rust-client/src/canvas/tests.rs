@@ -1,4 +1,4 @@
-//! What the builders write.
+//! The JSON that the builders write.
 
 use std::time::Duration;
 

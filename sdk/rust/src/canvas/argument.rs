@@ -1,4 +1,4 @@
-//! What a task can be called with in a canvas.
+//! Arguments of a call in a canvas.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ impl Json {
     }
 }
 
-/// What is taken for a parameter of type `P`: a `P`; a `&str` for a `String`; a `T` for an `Option<T>`; any [`Json`].
+/// A value for a parameter of type `P`: a `P`; a `&str` for a `String`; a `T` for an `Option<T>`; any [`Json`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no argument for a parameter of type `{P}`",
     label = "expected `{P}`, which implements `Serialize`",

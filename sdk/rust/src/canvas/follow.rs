@@ -1,8 +1,8 @@
-//! What any step may have: callbacks, a policy for its failure, a label.
+//! Fields of any step: callbacks, the effect of its failure, a label.
 
 use super::{Canvas, Json, text::Fields};
 
-/// What the failure of a step means to what waits for it.
+/// Effect of a failed step on the steps that wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// It fails too: the default.
@@ -57,8 +57,7 @@ macro_rules! follows {
                 self
             }
 
-            /// What its failure means to what waits for it. Of a group or a chord: the failure of each member that says
-            /// nothing itself.
+            /// Effect of its failure on the steps that wait for it. On a group or a chord it is the default of the members.
             #[must_use]
             pub fn on_failure(mut self, on_failure: $crate::canvas::OnFailure) -> Self {
                 self.follow.on_failure = Some(on_failure);

@@ -59,7 +59,7 @@ pub use umbel_macros::canvas;
 
 pub use crate::raw::umbel::task::canvas::WorkflowPlace as Place;
 
-/// What the macros take for a step.
+/// Turns an argument of the macros into a step.
 #[doc(hidden)]
 pub fn step(step: impl Into<Canvas>) -> Canvas {
     step.into()

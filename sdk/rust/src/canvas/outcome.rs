@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// What an error callback gets as its first argument.
+/// The first argument of an error callback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepError {
     /// The failure's short name; `upstream_failed` when the step did not run because one before it failed.
@@ -20,7 +20,7 @@ pub struct StepError {
     /// Its task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// What the failure had to say more.
+    /// Details of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Value>,
     /// The jobs that are to blame, when it is not this step itself; not all, if there are very many.

@@ -250,7 +250,7 @@ impl Context {
         self.backend.recorded().submitted.clone()
     }
 
-    /// What the task asked to be replaced by, in its JSON form.
+    /// The canvas that the task is replaced by, in its JSON form.
     pub fn replacement(&self) -> Option<Value> {
         self.backend.recorded().replacement.clone()
     }
@@ -260,7 +260,7 @@ impl Context {
         self.backend.recorded().added.clone()
     }
 
-    /// What the task logged through its context so far.
+    /// The lines that the task logged through its context so far.
     pub fn logs(&self) -> Vec<LogLine> {
         self.backend.recorded().logs.clone()
     }

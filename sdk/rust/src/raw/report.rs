@@ -1,5 +1,4 @@
-//! What a guest says that is not its result: panics, and records of the `log` and `tracing` crates, all into the
-//! job's log.
+//! Sends panics, and records of the `log` and `tracing` crates, to the job's log.
 //!
 //! Invariant: installing costs a few stores and no host call, because it happens in every fresh sandbox.
 

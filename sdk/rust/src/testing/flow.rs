@@ -37,7 +37,7 @@ impl Workflow {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `ctx.place()` says.
+    /// The workflow id that `ctx.place()` returns.
     pub fn id(&self) -> String {
         id_of(self.lock().number)
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for Workflow {
     }
 }
 
-/// What an app keeps of a workflow.
+/// A workflow of an app.
 pub(super) struct Flow {
     nodes: Vec<FlowNode>,
     end: u32,
@@ -93,7 +93,7 @@ pub(super) enum Status {
     Skipped,
 }
 
-/// What is left to be done.
+/// A work item.
 pub(super) enum Todo {
     /// A node that this one waits for has ended, and how: as it was, and as its `on_failure` makes it look.
     Arrive { flow: usize, node: u32, raw: Status, adjusted: Status },
@@ -190,7 +190,7 @@ impl App {
         self.todo.extend(nodes.map(|node| Todo::Arrive { flow, node, raw, adjusted }));
     }
 
-    /// What a task asked for in an attempt that ended well. True if it is replaced.
+    /// Carries out the workflow requests of an attempt that succeeded. True if the job is replaced.
     pub(super) fn grow(&mut self, number: usize, ended: &Attempt) -> Result<bool, Refused> {
         for canvas in &ended.submitted {
             self.start_flow(&canvas.to_string(), None)?;
@@ -360,7 +360,7 @@ impl App {
         }
     }
 
-    /// What a node gives to those that wait for it, as JSON.
+    /// The value of a node for the nodes that wait for it, as JSON.
     fn value(&self, flow: usize, node: u32) -> String {
         let ended = &self.flows[flow].nodes[node as usize];
         match (ended.status, ended.plan.on_failure, &ended.plan.work) {
@@ -378,7 +378,7 @@ impl App {
         }
     }
 
-    /// What an error callback gets.
+    /// The argument of an error callback.
     fn error(&self, flow: usize, node: u32) -> Value {
         let ended = &self.flows[flow].nodes[node as usize];
         let Some(job) = ended.job.map(|job| &self.jobs[job]) else {

@@ -31,7 +31,7 @@ pub struct Attempt {
     pub outcome: &'static str,
     /// Why it did not succeed.
     pub failure: Option<Failure>,
-    /// What it was allowed to use.
+    /// Fuel that it was allowed to use.
     pub fuel: u64,
     pub logs: Vec<LogLine>,
     pub progress: Vec<ProgressReport>,
@@ -39,7 +39,7 @@ pub struct Attempt {
     pub states: Vec<CustomState>,
     /// Workflows that it submitted, in their JSON form. They run if it ended well.
     pub submitted: Vec<Value>,
-    /// What it asked to be replaced by.
+    /// The canvas that replaces the job.
     pub replacement: Option<Value>,
     /// Members that it added to its group.
     pub added_to_group: Vec<Value>,
@@ -129,7 +129,7 @@ impl Job {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `ctx.job_id()` says.
+    /// The id that `ctx.job_id()` returns.
     pub fn id(&self) -> String {
         id_of(self.lock().number)
     }

@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! What follows an outcome, which layer of a policy wins and how arguments are bound is decided by the host's own code
-//! (`umbel-model`), not by a copy of it. Not here, because it needs a broker or a sandbox: limits on rates and concurrency,
+//! The host's own code (`umbel-model`) decides what follows an outcome, which layer of a policy has precedence, and how
+//! arguments are bound. Not simulated, because it needs a broker or a sandbox: limits on rates and concurrency,
 //! uniqueness, lost workers, fuel and memory (`App::trap` pretends that they ran out), JSON Schemas.
 //!
 //! Invariants: nothing waits and nothing is random but by the seed; one attempt runs at a time, in the order of time,
@@ -86,7 +86,7 @@ pub struct App {
     now_ms: u64,
     jobs: Vec<Job>,
     flows: Vec<flow::Flow>,
-    /// What is left to be done about workflows.
+    /// Work items of workflows.
     todo: VecDeque<flow::Todo>,
     /// Attempts that trap instead of running: job, number, why.
     traps: Vec<(usize, u32, Failure)>,

@@ -73,7 +73,7 @@ impl App {
         self.resolve(number, resolution, &ended);
     }
 
-    /// What the attempt will see.
+    /// The context of the attempt.
     fn prepare(&self, job: &Job) -> (Context, call::Arguments, Policy) {
         let mut record = job.lock();
         record.state = JobState::Running;

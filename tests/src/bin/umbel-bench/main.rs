@@ -1,7 +1,7 @@
 //! The benchmark: measures the release binary from outside and prints one JSON line a repetition. `cargo xtask bench`
 //! builds what it needs, calls it, and makes the tables.
 //!
-//! What is timed, and from when to when, is in docs/BENCHMARKS.md.
+//! docs/BENCHMARKS.md describes what is timed, from when to when.
 
 mod canvas;
 mod connection;

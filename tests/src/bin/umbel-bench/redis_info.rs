@@ -1,4 +1,4 @@
-//! What Redis says of itself before and after a measurement.
+//! Counters of Redis before and after a measurement.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},

@@ -69,7 +69,7 @@ pub(super) async fn submit(client: &Client, options: &SubmitOptions, terminal: &
     result(client, &body, begun.elapsed(), terminal).await
 }
 
-/// What flags say of the job: a flag of its own wins over `--option`.
+/// Options of the job from its flags: a flag of its own has precedence over `--option`.
 fn fields(options: &SubmitOptions) -> Result<Options, Failure> {
     let mut fields = Options::new();
     for (name, value) in arguments::policy(&options.option)? {

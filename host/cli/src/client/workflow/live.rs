@@ -74,7 +74,7 @@ fn line(state: WorkflowState, progress: &WorkflowProgress) -> String {
     format!("{} {}", state.as_str(), tree::summary(progress))
 }
 
-/// What is left to say at the end: the tree, where it was not drawn, and the result.
+/// Prints the end: the tree, if it was not drawn, and the result.
 async fn finish(
     client: &Client,
     options: &ShowOptions,

@@ -139,7 +139,7 @@ fn shown_result(id: WorkflowId, result: &str) -> String {
     }
 }
 
-/// What a submission or a resume prints: the id, or, after the wait, the result.
+/// Prints the outcome of a submission or a resume: the id or, after the wait, the result.
 async fn told(
     client: &Client,
     body: &str,

@@ -13,7 +13,7 @@ pub struct Size {
     pub rows: usize,
 }
 
-/// What was drawn last, to be drawn over.
+/// The lines that were drawn last, to be drawn over.
 #[derive(Debug, Default)]
 pub struct Screen {
     drawn: usize,

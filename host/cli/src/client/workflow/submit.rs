@@ -1,4 +1,4 @@
-//! What is submitted: a canvas of a file, of steps that were typed, or of many files.
+//! Submits a canvas: of a file, of steps that were typed, or of many files.
 
 use std::{collections::BTreeMap, time::Instant};
 

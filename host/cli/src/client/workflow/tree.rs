@@ -114,7 +114,7 @@ fn add(tree: &Tree, role: &str, place: &Place, rows: &mut Vec<Row>) {
     }
 }
 
-/// What stands below a step.
+/// The part of the tree below a step.
 enum Child<'a> {
     /// With its role.
     Step(&'static str, &'a Tree),
