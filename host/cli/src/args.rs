@@ -27,8 +27,8 @@ pub use self::{
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
 7 unavailable, 75 start it again (`umbel worker --no-respawn`), 130 interrupted.
-Client verbs find their server by --url and --token, UMBEL_URL and UMBEL_TOKEN, the profile that `umbel dev` wrote
-in .umbel/ here or above, or ~/.config/umbel/profile.json, in this order.";
+Client verbs find their server by the first of: --url and --token; UMBEL_URL and UMBEL_TOKEN; the profile that `umbel dev`
+wrote to .umbel/ in this folder or above; ~/.config/umbel/profile.json.";
 
 /// Runs background jobs, each in a WebAssembly sandbox of its own.
 #[derive(Debug, Parser)]
@@ -100,7 +100,7 @@ pub struct LoggingFlags {
     /// Form of log lines
     #[arg(long, global = true, env = "UMBEL_LOG_FORMAT", value_enum, default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// Least level, or a filter such as info,umbel_worker=debug
+    /// Lowest level to log, or a filter such as info,umbel_worker=debug
     #[arg(long, global = true, env = "UMBEL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
 }
@@ -117,12 +117,12 @@ pub enum Command {
     Dev(DevOptions),
     /// The API and the background services
     Server(ServerOptions),
-    /// Run jobs from a broker; or look at workers and order them about
+    /// Run jobs from a broker, or show and control running workers
     Worker(WorkerCommand),
-    /// Upload modules and look at them
+    /// Upload and show modules
     #[command(subcommand)]
     Module(ModuleVerb),
-    /// Tasks: what they take, which module they point at
+    /// Tasks: parameters, policies, and the module of each
     #[command(subcommand)]
     Task(TaskVerb),
     /// Run one task of a module file here, in the sandbox, with no server
@@ -141,23 +141,23 @@ pub enum Command {
     /// Pause or limit all your jobs
     #[command(subcommand)]
     Tenant(TenantVerb),
-    /// Which queue a task's jobs go to
+    /// Routes: the queue that a task's jobs go to
     #[command(subcommand)]
     Routes(RoutesVerb),
     /// One action on many jobs
     #[command(subcommand)]
     Bulk(BulkVerb),
-    /// Failed jobs that are kept
+    /// The dead set: failed jobs that are kept
     #[command(subcommand)]
     Dead(DeadVerb),
-    /// Look through a broker for what should not be there, and mend it
+    /// Check the stored data of a broker, and repair it
     Doctor(DoctorOptions),
-    /// Tokens of the API, made directly in the broker
+    /// Make tokens of the API, directly in the broker
     #[command(subcommand)]
     Token(TokenVerb),
     #[command(name = "__bench-sandbox", hide = true)]
     BenchSandbox(BenchOptions),
-    /// Completions for a shell, to be sourced
+    /// Print completions for a shell, to be sourced
     Completions { shell: clap_complete::Shell },
 }
 
@@ -167,14 +167,14 @@ pub enum ModuleVerb {
     Push {
         /// A component, or a core module with an embedded component type
         file: PathBuf,
-        /// Only upload: leave the tasks where they point
+        /// Only upload: the tasks keep their modules
         #[arg(long)]
         no_deploy: bool,
     },
-    /// Modules of this tenant
+    /// List the modules of this tenant
     #[command(visible_alias = "ls")]
     List(PageFlags),
-    /// One module
+    /// Show a module
     Show { digest: Digest },
 }
 
@@ -182,9 +182,9 @@ pub enum ModuleVerb {
 pub struct RunOptions {
     /// The module file
     pub module: PathBuf,
-    /// The task; may be left out if the module has one
+    /// The task; optional if the module has only one
     pub task: Option<TaskName>,
-    /// Arguments: each is JSON, or else text
+    /// Arguments: each is JSON if it can be read as JSON, and text otherwise
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
     /// Argument by name
@@ -213,10 +213,10 @@ pub struct EventsOptions {
 
 #[derive(Debug, Args)]
 pub struct PageFlags {
-    /// How many at most
+    /// Number of items at most
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     pub limit: u32,
-    /// Go on where the last list stopped
+    /// Cursor of the list before, to continue it
     #[arg(long, value_name = "CURSOR")]
     pub cursor: Option<String>,
 }

@@ -8,11 +8,11 @@ use super::{duration, job_state, time};
 
 #[derive(Debug, Subcommand)]
 pub enum BulkVerb {
-    /// Stop jobs, wherever they are
+    /// Cancel jobs in any unfinished state
     Cancel {
         #[command(flatten)]
         flags: Box<BulkFlags>,
-        /// Let those end that run; they are only not retried
+        /// Let running attempts end; they are not retried
         #[arg(long)]
         let_end: bool,
     },
@@ -20,10 +20,10 @@ pub enum BulkVerb {
     Redrive {
         #[command(flatten)]
         flags: Box<BulkFlags>,
-        /// With the modules that their tasks point at now, not those that the jobs had
+        /// Use the modules that the tasks point at now instead of the jobs' own
         #[arg(long)]
         current: bool,
-        /// Fields of the policy to lay over each job's own, as JSON
+        /// Fields that replace those of each job's policy, as JSON
         #[arg(long, value_name = "JSON")]
         policy: Option<String>,
     },
@@ -37,17 +37,17 @@ pub enum BulkVerb {
         #[command(flatten)]
         flags: Box<BulkFlags>,
     },
-    /// The last actions, newest first
+    /// List the last actions, newest first
     #[command(visible_alias = "ls")]
     List,
-    /// How far an action is
+    /// Show the progress of an action
     Show {
         id: JobId,
-        /// Wait for its end, at most so long
+        /// Wait for the end, at most this long
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,
     },
-    /// Stop an action; what it did stays done
+    /// Stop an action, without undoing anything
     Abort { id: JobId },
 }
 
@@ -55,18 +55,18 @@ pub enum BulkVerb {
 pub struct BulkFlags {
     #[command(flatten)]
     pub selection: Selection,
-    /// Only count the jobs that it would be done with
+    /// Only count the jobs that match
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask before an action on all jobs
+    /// Do not ask for confirmation of --all
     #[arg(long)]
     pub yes: bool,
-    /// Wait for its end, at most so long, and show how far it is
+    /// Wait for the end, at most this long, and show the progress
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub wait: Option<u64>,
 }
 
-/// Which jobs: those that every flag fits.
+/// The jobs that match every flag.
 #[derive(Debug, Clone, Default, Args)]
 #[group(required = true, multiple = true)]
 #[command(next_help_heading = "Which jobs")]
@@ -75,33 +75,33 @@ pub struct Selection {
     pub task: Option<TaskName>,
     #[arg(long)]
     pub queue: Option<QueueName>,
-    /// In one of these states
+    /// Only jobs in these states
     #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
     pub tag: Option<String>,
-    /// With this header stamp
+    /// Only jobs with this header stamp
     #[arg(long, value_name = "NAME=VALUE")]
     pub header: Option<String>,
-    /// Of this workflow
+    /// Only jobs of this workflow
     #[arg(long, value_name = "ID")]
     pub workflow: Option<WorkflowId>,
-    /// Whose last delivery went to this worker
+    /// Only jobs whose last delivery went to this worker
     #[arg(long, value_name = "ID")]
     pub worker: Option<String>,
-    /// In the dead set
+    /// Only jobs in the dead set
     #[arg(long)]
     pub dead: bool,
-    /// Submitted after this time, RFC 3339
+    /// Only jobs submitted after this time, RFC 3339
     #[arg(long, value_parser = time, value_name = "TIME")]
     pub created_after: Option<String>,
-    /// Submitted before this time, RFC 3339
+    /// Only jobs submitted before this time, RFC 3339
     #[arg(long, value_parser = time, value_name = "TIME")]
     pub created_before: Option<String>,
-    /// These jobs, at most 1,000
+    /// Only these jobs, at most 1,000
     #[arg(long, num_args = 1.., value_name = "ID")]
     pub ids: Vec<JobId>,
-    /// All jobs that the action can be done with
+    /// All jobs that the action is possible for
     #[arg(long, exclusive = false, conflicts_with_all = ["task", "queue", "state", "tag", "header", "workflow", "worker",
         "dead", "created_after", "created_before", "ids"])]
     pub all: bool,

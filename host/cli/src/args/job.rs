@@ -9,35 +9,35 @@ use super::{PageFlags, duration, job_state, time};
 pub enum JobVerb {
     /// Submit a job and print its id; with --wait its result
     Submit(Box<SubmitOptions>),
-    /// Jobs, newest first
+    /// List jobs, newest first
     #[command(visible_alias = "ls")]
     List(Box<ListOptions>),
-    /// One job
+    /// Show a job
     Show {
         id: JobId,
-        /// Wait for its end, at most so long
+        /// Wait for the end, at most this long
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,
     },
-    /// The result of a job, as JSON, of any size
+    /// Print the result of a job, as JSON, of any size
     Result { id: JobId },
     /// Print the log of a job
     Logs {
         id: JobId,
-        /// Go on until the job has ended
+        /// Continue until the job has ended
         #[arg(short, long)]
         follow: bool,
     },
     /// Follow the changes of a job until it has ended
     Events { id: JobId },
-    /// Stop a job, wherever it is
+    /// Cancel a job in any unfinished state
     Cancel {
         id: JobId,
-        /// Let it end if it runs; it is only not retried
+        /// Let a running attempt end; it is not retried
         #[arg(long)]
         let_end: bool,
     },
-    /// Run a waiting job now, or a failed one again as a new job
+    /// Run a waiting job now, or a failed job again as a new job
     Retry { id: JobId },
     /// Delete jobs that have ended, with their results and logs
     Forget {
@@ -48,7 +48,7 @@ pub enum JobVerb {
 
 #[derive(Debug, Args)]
 pub struct ListOptions {
-    /// In one of these states
+    /// Only jobs in these states
     #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
@@ -78,21 +78,21 @@ pub struct ListOptions {
 }
 
 const AFTER_SUBMIT: &str = "\
-A STEP is a task and its arguments, `add 2 3` or `notify channel=ops`. A field of the policy that has no flag of its own
-is given as --option: unique_by='[\"kwargs.id\"]', retry_on='[\"Timeout\"]', key_concurrency=1. `umbel task show` names
+A STEP is a task and its arguments, such as `add 2 3` or `notify channel=ops`. Set fields of the policy without a flag of
+their own with --option: unique_by='[\"kwargs.id\"]', retry_on='[\"Timeout\"]', key_concurrency=1. `umbel task show` names
 all of them.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_SUBMIT)]
 pub struct SubmitOptions {
     pub task: TaskName,
-    /// Arguments: each is JSON, or else text
+    /// Arguments: each is JSON if it can be read as JSON, and text otherwise
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
     /// Argument by name
     #[arg(long, value_name = "NAME=VALUE")]
     pub kwarg: Vec<String>,
-    /// Start so long from now
+    /// Start after this time
     #[arg(long, value_parser = duration, value_name = "DURATION", conflicts_with = "eta")]
     pub countdown: Option<u64>,
     /// Start at this time, RFC 3339
@@ -107,7 +107,7 @@ pub struct SubmitOptions {
     pub max_retries: Option<u32>,
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub time_limit: Option<u64>,
-    /// Give up if it has not started so long after its submission, or by this time
+    /// Expire if it has not started after this time from its submission, or by this date
     #[arg(long, value_parser = expiry, value_name = "DURATION|TIME")]
     pub expires: Option<Expiry>,
     /// Any other field of the policy; may be repeated
@@ -119,16 +119,16 @@ pub struct SubmitOptions {
     /// A header stamp; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub header: Vec<String>,
-    /// Called with its result when it has succeeded; may be repeated
+    /// Step that runs with the result when the job has succeeded; may be repeated
     #[arg(long, value_name = "STEP")]
     pub on_success: Vec<String>,
-    /// Called with its failure when it has failed; may be repeated
+    /// Step that runs with the error when the job has failed; may be repeated
     #[arg(long, value_name = "STEP")]
     pub on_failure: Vec<String>,
-    /// The same key twice is the same job
+    /// Idempotency key: a second submission with it returns the first job
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Wait for the end, at most so long, and print the result
+    /// Wait for the end, at most this long, and print the result
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub wait: Option<u64>,
 }
@@ -150,7 +150,7 @@ impl SubmitOptions {
     }
 }
 
-/// When a job that has not started is given up.
+/// When a job that has not started expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expiry {
     /// Milliseconds after its submission.

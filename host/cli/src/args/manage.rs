@@ -10,16 +10,16 @@ use super::{OrNone, PageFlags, number, rate};
 
 #[derive(Debug, Subcommand)]
 pub enum TaskVerb {
-    /// Tasks of this tenant
+    /// List the tasks of this tenant
     #[command(visible_alias = "ls")]
     List(PageFlags),
-    /// One task: parameters, policy and where each value comes from, limits, deploys
+    /// Show a task: parameters, policy with the layer of each value, limits, deploys
     Show { name: TaskName },
-    /// Point a task at a module that was uploaded
+    /// Point a task at an uploaded module
     Deploy { name: TaskName, digest: Digest },
-    /// Point a task at the module before
+    /// Point a task at its module before the last deploy
     Rollback { name: TaskName },
-    /// Override the task's policy on the server; `null` takes an override back
+    /// Override fields of the task's policy on the server; `null` removes an override
     #[command(visible_alias = "policy")]
     Set {
         name: TaskName,
@@ -27,11 +27,11 @@ pub enum TaskVerb {
         #[arg(required = true, value_name = "FIELD=VALUE")]
         fields: Vec<String>,
     },
-    /// Hand out no more jobs of a task, also of those that are queued; running ones go on
+    /// Pause a task: its queued jobs wait, running jobs continue
     Pause { name: TaskName },
-    /// Hand out a task's jobs again
+    /// Resume a task
     Resume { name: TaskName },
-    /// Limit all jobs of a task across all workers, also those that are queued
+    /// Limit the jobs of a task on all workers together, including queued jobs
     Limit {
         name: TaskName,
         #[command(flatten)]
@@ -42,16 +42,16 @@ pub enum TaskVerb {
 /// Limits of a queue, a task or a tenant at run time. A limit that is not given stays as it is.
 #[derive(Debug, Args)]
 pub struct LimitFlags {
-    /// So many jobs started in a period, such as 100/m; or none
+    /// Rate of starts, such as 100/m; or none
     #[arg(long, value_parser = rate, value_name = "RATE")]
     pub rate: Option<OrNone<String>>,
-    /// So many of them may start at once before the rate holds; or none
+    /// Starts at once after a pause, at that rate; or none
     #[arg(long, value_parser = number, value_name = "N")]
     pub burst: Option<OrNone<u32>>,
-    /// So many jobs at once; or none
+    /// Jobs that run at once; or none
     #[arg(long, value_parser = number, value_name = "N")]
     pub concurrency: Option<OrNone<u32>>,
-    /// Take all these limits away
+    /// Remove all these limits
     #[arg(long, conflicts_with_all = ["rate", "burst", "concurrency"])]
     pub none: bool,
 }
@@ -72,26 +72,26 @@ impl LimitFlags {
 
 #[derive(Debug, Subcommand)]
 pub enum QueueVerb {
-    /// Queues, how many jobs are where, and their limits
+    /// List queues with their numbers of jobs and their limits
     #[command(visible_alias = "ls")]
     List,
-    /// Hand out no more jobs of a queue; running ones go on
+    /// Pause a queue: running jobs continue
     Pause { name: QueueName },
-    /// Hand out a queue's jobs again
+    /// Resume a queue
     Resume { name: QueueName },
-    /// Limit a queue's jobs across all workers
+    /// Limit the jobs of a queue on all workers together
     Set {
         name: QueueName,
         #[command(flatten)]
         limits: LimitFlags,
-        /// Run its jobs on one worker at a time; =false: on any
+        /// Run its jobs on one worker at a time; =false: on any workers
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
         exclusive: Option<bool>,
     },
-    /// Cancel everything that waits in a queue
+    /// Cancel all waiting jobs of a queue
     Purge {
         name: QueueName,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -101,17 +101,17 @@ pub enum QueueVerb {
 pub enum TenantVerb {
     /// Show the controls of this tenant
     Show,
-    /// Hand out no more jobs; running ones go on
+    /// Pause all jobs: running jobs continue
     Pause,
-    /// Hand out jobs again
+    /// Resume all jobs
     Resume,
-    /// Limit all jobs across all workers
+    /// Limit all jobs on all workers together
     Limit(LimitFlags),
 }
 
 #[derive(Debug, Subcommand)]
 pub enum RoutesVerb {
-    /// The routes, in the order in which they are tried
+    /// List the routes in the order in which they are tried
     #[command(visible_alias = "ls")]
     List,
     /// Replace all routes by those of a file: {"routes": [{"match": "orders.*", "kind": "glob", "queue": "orders"}]}
@@ -119,7 +119,7 @@ pub enum RoutesVerb {
         /// The file; `-` reads stdin
         file: PathBuf,
     },
-    /// Add a route behind the others
+    /// Add a route after the others
     Add {
         /// A task, a pattern with `*`, or a regular expression that begins with ^
         #[arg(value_name = "MATCH")]
@@ -128,11 +128,11 @@ pub enum RoutesVerb {
         /// Kind of MATCH, if its text does not show it
         #[arg(long, value_enum)]
         kind: Option<RouteChoice>,
-        /// Before the others instead
+        /// Add it before the others
         #[arg(long)]
         first: bool,
     },
-    /// Take the routes with this MATCH away
+    /// Remove the routes with this MATCH
     Remove {
         #[arg(value_name = "MATCH")]
         pattern: String,
@@ -170,7 +170,7 @@ impl From<RouteChoice> for RouteKind {
 
 #[derive(Debug, Subcommand)]
 pub enum DeadVerb {
-    /// The dead set, newest first
+    /// List the dead set, newest first
     #[command(visible_alias = "ls")]
     List(PageFlags),
     /// Run dead jobs again, as new jobs
@@ -181,16 +181,16 @@ pub enum DeadVerb {
 pub struct RedriveOptions {
     #[arg(required_unless_present = "all")]
     pub ids: Vec<JobId>,
-    /// All of them
+    /// All jobs of the dead set
     #[arg(long, conflicts_with = "ids")]
     pub all: bool,
-    /// With the module that the task points at now, not the one that the job had
+    /// Use the module that the task points at now instead of the job's own
     #[arg(long)]
     pub current: bool,
-    /// Fields of the policy to lay over the job's own, as JSON, such as '{"max_retries": 9}'
+    /// Fields that replace those of the job's policy, as JSON, such as '{"max_retries": 9}'
     #[arg(long, value_name = "JSON")]
     pub policy: Option<String>,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
 }

@@ -11,7 +11,7 @@ use super::duration;
 /// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
 pub struct BrokerFlags {
-    /// Where jobs are kept: sqlite:PATH or redis://HOST:PORT/DB
+    /// Broker: sqlite:PATH or redis://HOST:PORT/DB
     #[arg(long, env = "UMBEL_BROKER", value_name = "URL", hide_env_values = true)]
     pub broker: Option<String>,
     /// Data folder: modules, compiled code, the SQLite file
@@ -36,7 +36,7 @@ pub struct LimitsFlags {
     #[arg(long, env = "UMBEL_MAX_QUEUES", default_value_t = Limits::default().max_queues, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub max_queues: u64,
-    /// Jobs in the dead set; one more, and the oldest leaves it
+    /// Jobs in the dead set; each further job removes the oldest
     #[arg(long, env = "UMBEL_MAX_DEAD", default_value_t = Limits::default().max_dead, value_name = "N")]
     pub max_dead: u64,
     /// Workflows, running and kept
@@ -62,18 +62,18 @@ impl LimitsFlags {
     }
 }
 
-/// The widest policies that are taken: the same for all processes of one service.
+/// Bounds of policies: the same for all processes of one service.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Bounds of policies; the same for all processes of one service")]
 pub struct BoundFlags {
     /// Longest hard time limit of an attempt
     #[arg(long, env = "UMBEL_MAX_TIME_LIMIT", default_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub max_time_limit: u64,
-    /// Most fuel of an attempt, also of one that gets more than the attempt before it
+    /// Most fuel of an attempt, including retries with more fuel
     #[arg(long, env = "UMBEL_MAX_FUEL", default_value_t = PolicyBounds::default().max_fuel, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub max_fuel: u64,
-    /// Longest time that a job, a result or a dead job is kept
+    /// Longest retention of a job, a result or a dead job
     #[arg(long, env = "UMBEL_MAX_RETENTION", default_value = "365d", value_parser = duration, value_name = "DURATION")]
     pub max_retention: u64,
 }
@@ -92,14 +92,14 @@ impl BoundFlags {
 /// Which queues a process serves, and how it chooses among them.
 #[derive(Debug, Clone, Default, Args)]
 pub struct QueueFlags {
-    /// Queues to serve, the first one first; all queues in turn if not given
+    /// Queues to serve, the first one first; without it all queues in turn
     #[arg(short = 'Q', long = "queues", env = "UMBEL_QUEUES", value_delimiter = ',', value_name = "NAMES")]
     pub queues: Vec<QueueName>,
-    /// How often each queue comes first, instead of always the first one; 1 for those not named
+    /// Weights: how often each queue comes first; 1 for a queue that is not named
     #[arg(long, env = "UMBEL_QUEUE_WEIGHTS", value_delimiter = ',', value_parser = weight, value_name = "NAME=N",
         conflicts_with = "strict")]
     pub queue_weights: Vec<QueueWeight>,
-    /// A queue has its turn only while those before it have nothing: what -Q alone means, said aloud
+    /// Serve a queue only while those before it are empty; the same as -Q alone
     #[arg(long, env = "UMBEL_STRICT", requires = "queues")]
     pub strict: bool,
     /// Queues never to serve
@@ -128,18 +128,18 @@ fn weight(text: &str) -> Result<QueueWeight, String> {
 pub struct RunFlags {
     #[command(flatten)]
     pub queues: QueueFlags,
-    /// On the first SIGTERM, how long running jobs may go on before they are handed back; `none`: as long as they like
+    /// Time that running jobs have after the first SIGTERM before they are handed back; `none`: no limit
     #[arg(long, visible_alias = "grace", env = "UMBEL_GRACE", default_value = "30s", value_parser = patience, value_name = "DURATION")]
     pub shutdown_timeout: Patience,
-    /// Threads for guests; as many as cores if not given
+    /// Threads for guests; by default the number of cores
     #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
     pub guest_threads: Option<u32>,
-    /// Lease of a delivery; renewed well before it is over
+    /// Length of a lease; it is renewed well before it ends
     #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub lease: u64,
 }
 
-/// How long something may take, milliseconds; none: as long as it likes.
+/// A time limit in milliseconds; none: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience(pub Option<u64>);
 
@@ -171,7 +171,7 @@ pub struct ServerOptions {
     /// Address and port of the API
     #[arg(long, env = "UMBEL_LISTEN", default_value = "127.0.0.1:7717", value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Also run so many jobs at once in this process. 0: none
+    /// Jobs that this process runs at once as a worker; 0: none
     #[arg(short, long, env = "UMBEL_CONCURRENCY", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000), value_name = "N")]
     pub concurrency: u32,
     #[command(flatten)]
@@ -184,7 +184,7 @@ pub struct ServerOptions {
 
 #[derive(Debug, Subcommand)]
 pub enum TokenVerb {
-    /// Make a token and print it; it is shown only once
+    /// Make a token and print it. It cannot be shown again
     Create(TokenOptions),
 }
 
@@ -193,10 +193,10 @@ pub struct TokenOptions {
     /// Purpose of the token
     #[arg(long, default_value = "cli", value_name = "NAME")]
     pub name: String,
-    /// Whose jobs it reaches
+    /// Tenant that the token belongs to
     #[arg(long, default_value = crate::serve::DEFAULT_TENANT, value_name = "TENANT")]
     pub tenant: umbel_model::TenantId,
-    /// It may also look at all workers and order them about
+    /// Make an operator's token, which may also show and control all workers
     #[arg(long)]
     pub operator: bool,
     #[command(flatten)]
@@ -205,7 +205,7 @@ pub struct TokenOptions {
 
 #[derive(Debug, Args)]
 pub struct DoctorOptions {
-    /// Mend what can be mended
+    /// Repair what can be repaired
     #[arg(long)]
     pub fix: bool,
     #[command(flatten)]

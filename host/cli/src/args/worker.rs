@@ -6,10 +6,10 @@ use umbel_client::Shutdown;
 use super::{BoundFlags, BrokerFlags, PageFlags, RunFlags, size};
 
 const SIGNALS: &str = "\
-SIGTERM or SIGINT: nothing more is claimed, what runs may end within --shutdown-timeout and is handed back then, at no
-cost to the jobs. A second one, or SIGQUIT: what runs is handed back now. A third: the process ends at once, and each
-held job costs a delivery. Exit codes: 0 ended as asked, 1 failure, 75 it wants to be started again (--max-jobs or
---max-memory was reached, with --no-respawn), 130 ended by the third signal.";
+After SIGTERM or SIGINT the worker claims no more jobs. Running jobs may end within --shutdown-timeout; then they are
+handed back, and lose neither a retry nor a delivery. A second signal, or SIGQUIT, hands them back at once. A third one
+ends the process at once, and each of its jobs loses a delivery. Exit codes: 0 ended as ordered, 1 failure, 75 start it
+again (--max-jobs or --max-memory was reached, with --no-respawn), 130 ended by the third signal.";
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_help = SIGNALS)]
@@ -22,18 +22,18 @@ pub struct WorkerCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum WorkerVerb {
-    /// Workers that are alive
+    /// List running workers
     #[command(visible_alias = "ls")]
     List,
-    /// One worker
+    /// Show a worker
     Show { id: String },
-    /// The jobs that a worker runs
+    /// List the jobs that a worker runs
     Jobs {
         id: String,
         #[command(flatten)]
         page: PageFlags,
     },
-    /// Claim nothing more until it is resumed; what runs goes on
+    /// Stop claiming until it is resumed; running jobs continue
     Drain { id: String },
     /// Claim again
     Resume { id: String },
@@ -43,13 +43,13 @@ pub enum WorkerVerb {
         #[arg(long, value_enum, default_value = "warm")]
         mode: ShutdownChoice,
     },
-    /// Run so many jobs at once
+    /// Set the number of jobs at once
     Slots {
         id: String,
         #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
         n: u32,
     },
-    /// Run as many jobs at once as there is work for, within bounds
+    /// Let the number of jobs at once follow the work, within bounds
     Autoscale {
         id: String,
         #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -57,7 +57,7 @@ pub enum WorkerVerb {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
         max: u32,
     },
-    /// Serve other queues: +NAME one more, -NAME one less, NAME… exactly these
+    /// Change its queues: +NAME adds one, -NAME removes one, NAME… sets exactly these
     Queues {
         id: String,
         #[arg(required_unless_present = "all", allow_hyphen_values = true, value_name = "CHANGE")]
@@ -71,11 +71,11 @@ pub enum WorkerVerb {
 /// How a worker ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ShutdownChoice {
-    /// When what runs has ended, however long that takes
+    /// After all running jobs have ended, without a time limit
     Warm,
-    /// After its own --shutdown-timeout at the latest; what runs then is handed back
+    /// After its own --shutdown-timeout at the latest; then running jobs are handed back
     Soft,
-    /// Now; what runs is handed back
+    /// At once; running jobs are handed back
     Cold,
 }
 
@@ -91,19 +91,19 @@ impl From<ShutdownChoice> for Shutdown {
 
 #[derive(Debug, Args)]
 pub struct WorkerOptions {
-    /// Jobs at once; with --autoscale, at the beginning
+    /// Jobs at once; with --autoscale at the start
     #[arg(short, long, env = "UMBEL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     pub concurrency: Option<u32>,
-    /// As many jobs at once as there is work for, within these
+    /// Let the number of jobs at once follow the work, between these bounds
     #[arg(long, env = "UMBEL_AUTOSCALE", value_parser = scale, value_name = "MIN,MAX")]
     pub autoscale: Option<Scale>,
-    /// After so many jobs start anew, as the same process with fresh memory
+    /// Restart after this number of jobs: the process id stays, the memory is freed
     #[arg(long, env = "UMBEL_MAX_JOBS", value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     pub max_jobs: Option<u64>,
-    /// With more resident memory than this start anew; --autoscale stops growing before
+    /// Restart above this resident memory; --autoscale stops growing before
     #[arg(long, env = "UMBEL_MAX_MEMORY", value_parser = size, value_name = "SIZE")]
     pub max_memory: Option<u64>,
-    /// Do not start anew but end with exit code 75, for a supervisor that does
+    /// End with exit code 75 instead of restarting, for a supervisor that restarts it
     #[arg(long, env = "UMBEL_NO_RESPAWN")]
     pub no_respawn: bool,
     #[command(flatten)]
@@ -114,7 +114,7 @@ pub struct WorkerOptions {
     pub bounds: BoundFlags,
 }
 
-/// Least and most slots.
+/// Lowest and highest number of slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scale {
     pub min: u32,

@@ -12,9 +12,9 @@ use super::{PageFlags, duration};
 pub enum WorkflowVerb {
     /// Submit a canvas and print the workflow's id; with --wait its result
     Submit(Box<WorkflowSubmitOptions>),
-    /// One job for each of many files, and a body that takes all their results
+    /// Submit one job for each of many files, and a body that takes all their results
     Map(Box<MapOptions>),
-    /// Workflows, newest first
+    /// List workflows, newest first
     #[command(visible_alias = "ls")]
     List {
         #[arg(long, value_parser = state)]
@@ -22,18 +22,18 @@ pub enum WorkflowVerb {
         #[command(flatten)]
         page: PageFlags,
     },
-    /// One workflow and its steps as a tree
+    /// Show a workflow and its steps as a tree
     Show(ShowOptions),
-    /// The result of a workflow, as JSON
+    /// Print the result of a workflow, as JSON
     Result {
         id: WorkflowId,
-        /// Wait for its end, at most so long
+        /// Wait for the end, at most this long
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,
     },
-    /// Stop a workflow: what waits is revoked, what runs is asked to stop
+    /// Cancel a workflow: waiting jobs are revoked, running jobs are asked to stop
     Cancel { id: WorkflowId },
-    /// Do the failed steps of a workflow again, as a new workflow that keeps what succeeded
+    /// Repeat the failed steps of a workflow, in a new workflow that keeps the results of the others
     Resume {
         id: WorkflowId,
         /// Which modules it runs
@@ -43,17 +43,17 @@ pub enum WorkflowVerb {
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,
     },
-    /// A workflow as a picture, SVG on stdout
+    /// Print a workflow as a picture in SVG
     Graph { id: WorkflowId },
 }
 
 #[derive(Debug, Args)]
 pub struct ShowOptions {
     pub id: WorkflowId,
-    /// Go on showing it until it is over
+    /// Keep showing it until it is over
     #[arg(short, long)]
     pub watch: bool,
-    /// Lines of the tree at most
+    /// Most lines of the tree
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     pub lines: u32,
 }
@@ -61,9 +61,9 @@ pub struct ShowOptions {
 /// Which modules a resumed workflow runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DigestChoice {
-    /// Those that it was submitted with
+    /// The modules of its submission
     Pinned,
-    /// Those that its tasks point at now
+    /// The modules that its tasks point at now
     Current,
 }
 
@@ -77,8 +77,9 @@ impl From<DigestChoice> for Digests {
 }
 
 const STEPS: &str = "\
-A STEP is a task and its arguments, `add 2 3` or `resize max_side=64`, or a canvas as JSON. Each argument is JSON, or
-else text; quote a text with spaces as JSON, \"so\". The step takes the result of what is before it in front of them.";
+A STEP is a task and its arguments, such as `add 2 3` or `resize max_side=64`, or a canvas as JSON. Each argument is JSON
+if it can be read as JSON, and text otherwise; quote a text with spaces as JSON, \"so\". The result of the step before
+becomes the first argument.";
 
 #[derive(Debug, Args)]
 #[command(after_help = STEPS)]
@@ -101,7 +102,7 @@ pub struct Composition {
     /// Steps one after the other
     #[arg(long, num_args = 1.., value_name = "STEP")]
     pub chain: Vec<String>,
-    /// Steps all at once
+    /// Steps that run at the same time
     #[arg(long, num_args = 1.., value_name = "STEP")]
     pub group: Vec<String>,
 }
@@ -109,28 +110,28 @@ pub struct Composition {
 #[derive(Debug, Args)]
 #[command(after_help = STEPS)]
 pub struct MapOptions {
-    /// Called once for each file, with the file's text in front of its other arguments
+    /// Step that runs once for each file, with the file's text as its first argument
     #[arg(long, value_name = "STEP")]
     pub task: String,
-    /// Files, or patterns with * ? [a-z] and ** for folders; they are taken in the order of their names
+    /// Files, or patterns with * ? [a-z] and ** for folders; sorted by name
     #[arg(long, required = true, num_args = 1.., value_name = "PATTERN")]
     pub each_file: Vec<String>,
-    /// Takes the list of all results, in the order of the files
+    /// Step that takes the list of all results, in the order of the files
     #[arg(long, value_name = "STEP")]
     pub then: Option<String>,
-    /// Give the file's bytes as base64: for what is not text
+    /// Pass the file as base64, for files that are not text
     #[arg(long)]
     pub base64: bool,
-    /// Give the file as the argument of this name, not as the first one
+    /// Pass the file as the argument of this name instead of the first one
     #[arg(long, value_name = "NAME")]
     pub content_as: Option<String>,
-    /// Give the file's path too, as the argument of this name
+    /// Also pass the file's path, as the argument of this name
     #[arg(long, value_name = "NAME")]
     pub path_as: Option<String>,
     /// Effect of a failed file on the other steps
     #[arg(long, value_enum, default_value = "fail", value_name = "POLICY")]
     pub on_failure: FailureChoice,
-    /// Cancel the others when one fails
+    /// Cancel the other jobs when one fails
     #[arg(long)]
     pub cancel_rest: bool,
     #[command(flatten)]
@@ -170,16 +171,16 @@ pub struct Stamps {
     /// A stamp that its jobs inherit; may be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub header: Vec<String>,
-    /// Cancel it, as expired, if it is not over so long after its start
+    /// Expire its unfinished jobs after this time from its start
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub deadline: Option<u64>,
-    /// Keep it so long after it is over
+    /// Retention after its end
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub keep: Option<u64>,
-    /// The same key twice is the same workflow
+    /// Idempotency key: a second submission with it returns the first workflow
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Wait for the end, at most so long, and print the result
+    /// Wait for the end, at most this long, and print the result
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub wait: Option<u64>,
 }
