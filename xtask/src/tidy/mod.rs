@@ -216,6 +216,7 @@ fn one_file(root: &Path, file: &Path, problems: &mut Vec<String>) -> Result<()> 
     }
     if file.extension().is_some_and(|e| e == "md") {
         links(&path, &name, &text, problems);
+        named_paths(root, &name, &text, problems);
     }
     Ok(())
 }
@@ -262,6 +263,17 @@ fn links(path: &Path, name: &str, text: &str, problems: &mut Vec<String>) {
         }
         if !path.parent().unwrap_or(Path::new("")).join(target).exists() {
             problems.push(format!("{name}: the link to {target} leads nowhere"));
+        }
+    }
+}
+
+/// Paths of this repository that a document names as code must exist.
+fn named_paths(root: &Path, name: &str, text: &str, problems: &mut Vec<String>) {
+    let is_ours = |path: &str| TOP.iter().any(|top| path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/')));
+    let is_plain = |path: &str| path.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    for path in text.split('`').skip(1).step_by(2).filter(|path| is_ours(path) && is_plain(path)) {
+        if !root.join(path).exists() {
+            problems.push(format!("{name}: there is no {path}"));
         }
     }
 }
