@@ -1,4 +1,4 @@
-//! Arguments and results over 64 KiB lie beside the modules, and come back as if they did not.
+//! Arguments and results over 64 KiB are stored in the module store, and come back unchanged.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -36,7 +36,7 @@ async fn large_arguments_and_results_come_back_whole_and_go_with_their_job() -> 
         ensure!(job["state"] == "succeeded", "{}", job["error"]);
         let result = client.get(&format!("/v1/jobs/{id}/result")).await?;
         ensure!(result.status == 200 && result.json() == json!(large), "{} bytes", result.text.len());
-        ensure!(values(&dev.data)? >= 2, "it does not lie beside the modules");
+        ensure!(values(&dev.data)? >= 2, "it is not in the module store");
         ensure!(client.delete(&format!("/v1/jobs/{id}")).await?.status == 204);
         ensure!(values(&dev.data)? == 0, "something is left of a forgotten job");
         Ok(())

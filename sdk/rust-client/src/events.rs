@@ -38,7 +38,7 @@ pub enum JobEvent {
 #[non_exhaustive]
 pub enum TenantEvent {
     /// A job is in another state than before.
-    Job(JobNews),
+    Job(ChangedJob),
     /// Changes before what follows were not kept: look again at what is shown.
     Missed,
 }
@@ -46,7 +46,7 @@ pub enum TenantEvent {
 /// A job, and the state that it is in now.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
-pub struct JobNews {
+pub struct ChangedJob {
     pub job_id: JobId,
     #[serde(default)]
     pub task: String,

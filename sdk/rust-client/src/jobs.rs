@@ -14,7 +14,7 @@ use crate::{
     workflow::Digests,
 };
 
-/// A wish to stop a job; nothing is sent before it is awaited.
+/// A request to stop a job; nothing is sent before it is awaited.
 #[must_use = "a cancel does nothing until it is awaited"]
 pub struct Cancel {
     client: Client,

@@ -35,7 +35,7 @@ pub use canvas::{Step, Unique};
 pub use client::{Client, MAX_ANSWER_BYTES, MAX_WAIT, Request, Retry, fresh_key, typed};
 pub use control::{Control, ControlPatch, Queue, Route, RouteKind, Routes};
 pub use error::{Error, FieldError, Problem};
-pub use events::{Event, EventFilter, Feed, JobChange, JobEvent, JobNews, TenantEvent};
+pub use events::{ChangedJob, Event, EventFilter, Feed, JobChange, JobEvent, TenantEvent};
 pub use job::{
     Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, Module, NodePlace, Progress, Refusal, Submitted,
 };

@@ -195,7 +195,7 @@ pub struct Tree {
     pub task: Option<String>,
     /// As it was given: escape it before a terminal sees it.
     pub label: Option<String>,
-    /// Of a task; of a group the gate at its end.
+    /// The node of a task, or the join at the end of a group.
     pub node: Option<u32>,
     pub job: Option<JobId>,
     pub started_at: Option<String>,
@@ -230,13 +230,13 @@ pub struct Tree {
 #[non_exhaustive]
 pub struct Node {
     pub number: u32,
-    /// `job`; `gate`: the end of a group, which runs nothing.
+    /// `job`; or the wire name of a join, the end of a group, which runs nothing.
     pub kind: String,
     #[serde(default)]
     pub task: Option<String>,
     #[serde(default)]
     pub label: Option<String>,
-    /// Of a gate: `waiting`, `succeeded`, `failed`, `skipped`.
+    /// Of a join: `waiting`, `succeeded`, `failed`, `skipped`.
     pub state: JobState,
     /// Its source: the node that ends before.
     #[serde(default)]
@@ -247,12 +247,12 @@ pub struct Node {
     /// The nodes that wait for it.
     #[serde(default)]
     pub next: Vec<NodeRange>,
-    /// Of a gate: the last node of each member, in the order of the results.
+    /// Of a join: the last node of each member, in the order of the results.
     #[serde(default)]
     pub members: Vec<NodeRange>,
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// The gate of the innermost group that it is in.
+    /// The join of the innermost group that it is in.
     #[serde(default)]
     pub group: Option<u32>,
     /// Its job.

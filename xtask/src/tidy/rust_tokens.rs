@@ -40,6 +40,24 @@ pub fn tokens(text: &str) -> Vec<Token> {
     found
 }
 
+/// The text with empty literals; comments and line ends stay.
+pub fn without_literals(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let skipped = skipped(rest, first);
+        let length = skipped.unwrap_or(word.max(first.len_utf8()));
+        let is_literal = skipped.is_some() && !first.is_whitespace() && !rest.starts_with('/') && length > 1;
+        match &rest[..length] {
+            literal if is_literal => kept.extend(literal.chars().filter(|&c| c == '\n')),
+            other => kept.push_str(other),
+        }
+        rest = &rest[length..];
+    }
+    kept
+}
+
 /// Bytes of what is no token at the start of `rest`: white space, a comment, a text or a character, a lifetime.
 fn skipped(rest: &str, first: char) -> Option<usize> {
     if first.is_whitespace() {
@@ -118,5 +136,10 @@ mod tests {
         assert_eq!(words(r##"x("crate::y \" z", r#"crate::"q"#, b"k")"##), ["x", "(", ",", ",", ")"]);
         assert_eq!(words(r"fn f<'a>(c: &'a str) { 'x' '\'' b'y' }").join(" "), "fn f < a > ( c : & a str ) { }");
         assert_eq!(words("r#type break c rb"), ["r", "#", "type", "break", "c", "rb"]);
+    }
+
+    #[test]
+    fn literals_go_and_comments_and_lines_stay() {
+        assert_eq!(without_literals("a(\"b\nc\", 'd'); // e's \"f\"\ng"), "a(\n, ); // e's \"f\"\ng");
     }
 }

@@ -1,10 +1,12 @@
 //! Retired words: each thing has one name, which docs/GLOSSARY.md lists. A word that was replaced is refused in code,
 //! comments and documents, with the word to use instead.
 //!
-//! A word is a part of an identifier (`broker_knobs`, `BrokerKnobs`) or of a sentence, in any case. Names of tests are
-//! sentences of their own and are not looked at.
+//! A word is a part of an identifier (`broker_knobs`, `BrokerKnobs`) or of a sentence, in any case. Not looked at: names of
+//! tests, which are sentences of their own, and literals, which hold the names of wire formats, keys and columns.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
+
+use super::rust_tokens::without_literals;
 
 /// A retired word in its forms, and what to write instead.
 const RETIRED: &[(&[&str], &str)] = &[
@@ -46,22 +48,31 @@ pub fn retired(name: &str, text: &str) -> Vec<String> {
     if !["rs", "lua", "md", "wit"].contains(&kind) {
         return Vec::new();
     }
+    let text = if kind == "rs" { Cow::Owned(without_literals(text)) } else { Cow::Borrowed(text) };
     let stays = |word: &str| STAYS.iter().any(|(file, stays, _)| name.starts_with(file) && ["", word].contains(stays));
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = match kind {
+            "lua" => outside_quotes(line),
             // The names of a contract are public.
-            "wit" => line.trim_start().strip_prefix("///").unwrap_or_default(),
+            "wit" => line.trim_start().strip_prefix("///").unwrap_or_default().to_owned(),
             "rs" if is_test_name(line) => continue,
-            _ => line,
+            _ => line.to_owned(),
         };
-        for (word, instead) in words_of(line) {
+        for (word, instead) in words_of(&line) {
             if !stays(&word) {
                 found.push(format!("{name}:{}: the word \"{word}\" is retired: {instead}", number + 1));
             }
         }
     }
     found
+}
+
+/// A line of Lua without its texts.
+fn outside_quotes(line: &str) -> String {
+    let (code, comment) = line.split_once("--").unwrap_or((line, ""));
+    let code: Vec<&str> = code.split(['\'', '"']).step_by(2).collect();
+    format!("{}--{comment}", code.join(" "))
 }
 
 /// The retired words and phrases of a line.
@@ -114,6 +125,8 @@ mod tests {
             assert_eq!(found("host/x.rs", line), 1, "{line}");
         }
         assert_eq!(found("host/x.lua", "-- two wishes and a lane"), 2);
+        assert_eq!(found("host/x.lua", "key('gate') .. lane"), 1);
+        assert_eq!(found("host/x.rs", "row.get(\"knobs\") // the gate"), 1);
         let told = retired("docs/x.md", "one\nmany knobs");
         assert_eq!(told, ["docs/x.md:2: the word \"knobs\" is retired: options, broker options"]);
     }

@@ -28,10 +28,10 @@ fn shown(event: &Event, format: Format) -> Result<Option<String>, Failure> {
         return Ok(Some(as_sent(event)));
     }
     Ok(match event.of_tenant()? {
-        Some(TenantEvent::Job(news)) if format == Format::Id => Some(news.job_id.to_string()),
-        Some(TenantEvent::Job(news)) => {
-            let state = coloured(news.state.as_str());
-            Some(format!("{}  {}  {state}  {}", plain(&news.at), news.job_id, plain(&news.task)))
+        Some(TenantEvent::Job(job)) if format == Format::Id => Some(job.job_id.to_string()),
+        Some(TenantEvent::Job(job)) => {
+            let state = coloured(job.state.as_str());
+            Some(format!("{}  {}  {state}  {}", plain(&job.at), job.job_id, plain(&job.task)))
         }
         Some(TenantEvent::Missed) if format == Format::Table => {
             Some("missed  changes before this were not kept: look again at what you show".into())

@@ -123,11 +123,11 @@ async fn events_go_on_behind_the_last_one_when_their_connection_breaks() {
 
 #[tokio::test]
 async fn the_events_of_a_tenant_go_on_behind_the_last_id_that_was_heard() {
-    let news = |state: &str| json!({"job_id": ID, "task": "add", "state": state, "at": "2026-01-31T12:00:00.000Z"});
+    let change = |state: &str| json!({"job_id": ID, "task": "add", "state": state, "at": "2026-01-31T12:00:00.000Z"});
     // The first connection brings no event, only where it stands.
     let first = ": alive\nid: 7\n\n".to_owned();
-    let second = event("8", "job", &news("queued")) + &event("9", "later", &json!(1)) + ": alive\nid: 12\n\n";
-    let third = event("20", "missed", &json!({})) + &event("21", "job", &news("failed"));
+    let second = event("8", "job", &change("queued")) + &event("9", "later", &json!(1)) + ": alive\nid: 12\n\n";
+    let third = event("20", "missed", &json!({})) + &event("21", "job", &change("failed"));
     let replies =
         vec![Reply::Half(first), Reply::Half(second), Reply::Half(third), Reply::Json(404, problem(404, "x"))];
     let server = Server::start(replies).await;
@@ -137,7 +137,7 @@ async fn the_events_of_a_tenant_go_on_behind_the_last_id_that_was_heard() {
     let shown: Vec<_> = events
         .into_iter()
         .map(|event| match event.unwrap() {
-            TenantEvent::Job(news) => (news.job_id.to_string(), news.state.as_str()),
+            TenantEvent::Job(job) => (job.job_id.to_string(), job.state.as_str()),
             TenantEvent::Missed => (String::new(), "missed"),
         })
         .collect();

@@ -289,7 +289,7 @@ impl App {
             (When::Failure, _) => Status::Skipped,
         };
         let Some(job) = self.flows[flow].nodes[node as usize].job else {
-            return self.arrive_at_gate(flow, node, seen, adjusted);
+            return self.arrive_at_join(flow, node, seen, adjusted);
         };
         if self.jobs[job].state() != JobState::Waiting {
             return;
@@ -315,7 +315,7 @@ impl App {
         }
     }
 
-    fn arrive_at_gate(&mut self, number: usize, node: u32, seen: Status, adjusted: Status) {
+    fn arrive_at_join(&mut self, number: usize, node: u32, seen: Status, adjusted: Status) {
         let flow = &mut self.flows[number];
         if flow.nodes[node as usize].status.is_some() {
             return;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{connection::Connection, measure::Service, redis_info::RedisInfo};
+use crate::{connection::Connection, measure::Service};
 
 /// How long a worker may settle down, as the peers' program gives theirs.
 const SETTLE: Duration = Duration::from_secs(4);
@@ -21,14 +21,14 @@ pub async fn chord(broker: &str, n: usize) -> Result<Value> {
     let service = ready(broker).await?;
     let mut connection = Connection::open(service.client().url(), &service.client().token())?;
     run(&mut connection, &chord_of(WARM_UP))?;
-    let before = RedisInfo::of(&service)?;
+    let before = service.redis_info()?;
     let canvas = chord_of(n);
     let start = Instant::now();
     let workflow = run(&mut connection, &canvas)?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(workflow["result"] == json!(n * (n - 1) / 2), "{workflow}");
     let mut row = json!({"what": "chord", "broker": broker, "n": n, "seconds": seconds});
-    if let (Some(before), Some(after)) = (before, RedisInfo::of(&service)?) {
+    if let (Some(before), Some(after)) = (before, service.redis_info()?) {
         let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / n as f64;
         row["bytes_per_member"] = each(before.bytes, after.bytes).into();
         row["scripts_per_member"] = each(before.scripts, after.scripts).into();

@@ -98,6 +98,14 @@ impl Service {
         }
     }
 
+    /// Counters of its Redis; none on SQLite.
+    pub fn redis_info(&self) -> Result<Option<RedisInfo>> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Redis(_, redis) => RedisInfo::read(redis.port()).map(Some),
+        }
+    }
+
     async fn all_done(&self) -> Result<()> {
         until("all jobs are done", LIMIT, || async { Ok((self.client().unfinished().await? == 0).then_some(())) }).await
     }
@@ -160,7 +168,7 @@ pub async fn throughput(what: &str, broker: &str, n: usize, limit: Limit) -> Res
     let numbers: Vec<usize> = (0..n).collect();
     let bodies: Vec<String> =
         numbers.chunks(BATCH).map(|numbers| numbers.iter().copied().map(line).collect()).collect();
-    let before = RedisInfo::of(&service)?;
+    let before = service.redis_info()?;
     let client = service.client();
     let start = Instant::now();
     let mut ids = Vec::with_capacity(n);
@@ -175,7 +183,7 @@ pub async fn throughput(what: &str, broker: &str, n: usize, limit: Limit) -> Res
     service.release(&[]).await?;
     service.all_done().await?;
     let wall_s = released.elapsed().as_secs_f64();
-    let after = RedisInfo::of(&service)?;
+    let after = service.redis_info()?;
     let (seconds, finished) = span(service.client()).await?;
     ensure!(finished == n, "{finished} of {n} jobs are there");
     check_results(service.client(), &ids).await?;

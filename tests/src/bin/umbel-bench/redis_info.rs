@@ -8,8 +8,6 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::measure::Service;
-
 /// Counters of `INFO`.
 pub struct RedisInfo {
     /// Memory in use.
@@ -21,10 +19,9 @@ pub struct RedisInfo {
 }
 
 impl RedisInfo {
-    /// None on another broker.
-    pub fn of(service: &Service) -> Result<Option<Self>> {
-        let Service::Redis(_, redis) = service else { return Ok(None) };
-        let info = info(redis.port())?;
+    /// Asks the server at this port.
+    pub fn read(port: u16) -> Result<Self> {
+        let info = info(port)?;
         let field = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(str::trim).with_context(|| format!("INFO has no {name}"))
@@ -34,11 +31,11 @@ impl RedisInfo {
             let is_script = ["eval", "evalsha", "fcall"].contains(&name);
             rest.strip_prefix("calls=")?.split(',').next()?.parse().ok().filter(|_| is_script)
         };
-        Ok(Some(Self {
+        Ok(Self {
             bytes: field("used_memory")?.parse()?,
             scripts: info.lines().filter_map(calls).sum(),
             cpu_s: field("used_cpu_user")?.parse::<f64>()? + field("used_cpu_sys")?.parse::<f64>()?,
-        }))
+        })
     }
 }
 
