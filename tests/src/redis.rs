@@ -9,7 +9,7 @@ pub fn redis() -> RedisServer {
     RedisServer::start(Options::default())
 }
 
-/// With an append-only file, flushed every second: the settings that docs/guides/operating.md recommends.
+/// With an append-only file that is flushed every second, as README.md recommends.
 pub fn durable_redis() -> RedisServer {
     RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "everysec"] })
 }

@@ -143,7 +143,7 @@ pub fn embed_from(module: &mut Vec<u8>, wit: PathBuf) {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit).unwrap();
     let world = resolve.select_world(&[package], Some("module")).unwrap();
-    wit_component::embed_component_metadata(module, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    wit_component::embed_component_metadata(module, &resolve, world, StringEncoding::UTF8).unwrap();
 }
 
 pub fn call(arguments: &str) -> Call {
