@@ -50,7 +50,7 @@ impl std::error::Error for Declined {}
 )]
 fn add(
     x: i64,
-    /// The number to add.
+    /// What is added.
     #[default(10)]
     y: i64,
 ) -> i64 {
