@@ -30,7 +30,7 @@ Usage: cargo xtask <VERB>
   guests                build the example and the hostile guests into target/guests
   guest DIR             build a guest crate of your own with the toolchain that works here
   bench [options]       the benchmark; see `cargo xtask bench --help`
-  chaos [options]       processes killed and stopped, networks cut, on a release build; see `cargo xtask chaos --help`
+  chaos [options]       processes killed and stopped, networks cut, or an older binary upgraded; see `cargo xtask chaos --help`
   tidy                  the house rules that a machine can check
   lines [DIR]           lines of code of host/, by crate, of this checkout or of another one
   dependencies          the lock file, licences, and that nothing declared is unused
