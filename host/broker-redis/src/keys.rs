@@ -38,6 +38,7 @@
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
 //! | `last_event` | string | the highest number that an event had |
+//! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `services.lua` |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in

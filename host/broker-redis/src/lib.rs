@@ -352,6 +352,12 @@ impl Maintenance for RedisBroker {
         self.prune_batch(max).await
     }
 
+    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
+        let args = [service, process, &ttl_ms.to_string()].map(|arg| arg.as_bytes().to_vec()).to_vec();
+        let others_ms: i64 = self.typed("hold_service", args, Repeat::Safe).await?;
+        Ok(u64::try_from(others_ms).ok())
+    }
+
     async fn check(&self) -> Result<()> {
         self.connection.check().await
     }

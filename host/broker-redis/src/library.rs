@@ -34,6 +34,7 @@ pub(crate) const CODE: &str = code! {
     "do" "controls" "end"
     "do" "events" "end"
     "do" "registry" "end"
+    "do" "services" "end"
     "do" "audit_keys" "audit_sets" "audit_counts" "end"
 };
 

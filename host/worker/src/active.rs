@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -59,7 +59,7 @@ pub(crate) struct Active {
     pub(crate) delivery: Delivery,
     pub(crate) stop: StopHandle,
     /// When its attempt began, by this machine's clock: log lines are dated from there. 0: it has not begun.
-    started_at: Mutex<UnixMs>,
+    started_at: AtomicU64,
     reports: Mutex<Reports>,
     dirty: AtomicBool,
     task: OnceLock<(Box<str>, Policy)>,
@@ -74,7 +74,7 @@ impl Active {
             seq,
             delivery,
             stop: StopHandle::new(),
-            started_at: Mutex::new(0),
+            started_at: AtomicU64::new(0),
             reports: Mutex::default(),
             dirty: AtomicBool::new(false),
             task: OnceLock::new(),
@@ -90,13 +90,12 @@ impl Active {
     }
 
     pub(crate) fn start(&self, now: UnixMs) {
-        *self.started_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.started_at.store(now, Ordering::Relaxed);
     }
 
     /// When its attempt began, if it did.
     pub(crate) fn started_at(&self) -> Option<UnixMs> {
-        let started_at = *self.started_at.lock().unwrap_or_else(PoisonError::into_inner);
-        (started_at > 0).then_some(started_at)
+        Some(self.started_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     /// Keeps the name of its task and resolves its policy, both as the job's record has them.
@@ -171,10 +170,9 @@ impl Active {
 
 impl Host for Active {
     fn log(&self, line: umbel_sandbox::LogLine) {
-        let started_at = *self.started_at.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = u64::try_from(line.elapsed.as_millis()).unwrap_or(u64::MAX);
         let line = LogLine {
-            at: started_at.saturating_add(elapsed),
+            at: self.started_at.load(Ordering::Relaxed).saturating_add(elapsed),
             attempt: self.attempt(),
             level: line.level.as_str().to_owned(),
             context: line.context,

@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use umbel_broker::{NewNode, NewWork, NewWorkflow, NodeTemplate, Settle};
+use umbel_broker::{NewNode, NewWork, NodeTemplate, Settle};
 use umbel_model::Resolution;
 
 use crate::{active::Active, completion::Finished, leases::LeaseTable};
@@ -32,16 +32,15 @@ fn size_of(settle: &Settle) -> usize {
         NewWork::Join { .. } => NODE_BYTES,
     };
     let template = |template: &NodeTemplate| NODE_BYTES + template.spec.len();
-    let grown = settle.growth.as_ref().map_or(0, |growth| {
-        let of_workflow = |new: &NewWorkflow| {
-            new.nodes.iter().map(node).sum::<usize>() + new.head.templates.iter().map(template).sum::<usize>()
-        };
-        let members = growth.members.as_ref().map_or(0, |members| {
-            members.nodes.iter().map(node).sum::<usize>() + members.templates.iter().map(template).sum::<usize>()
-        });
-        growth.workflows.iter().map(of_workflow).sum::<usize>() + members
-    });
-    result + grown
+    let growth = settle.growth.as_deref();
+    let workflows =
+        growth.into_iter().flat_map(|growth| &growth.workflows).map(|new| (&new.nodes, &new.head.templates));
+    let members = growth.and_then(|growth| growth.members.as_ref()).map(|new| (&new.nodes, &new.templates));
+    let parts = workflows.chain(members);
+    let bytes = |(nodes, templates): (&Vec<NewNode>, &Vec<NodeTemplate>)| -> usize {
+        nodes.iter().map(node).sum::<usize>() + templates.iter().map(template).sum::<usize>()
+    };
+    result + parts.map(bytes).sum::<usize>()
 }
 
 /// One waiting settle.

@@ -94,7 +94,7 @@ impl PollLoop {
             capacity: Capacity::new(&config, pool, now),
             prefetch: Prefetch::new(config.max_ahead),
             claims: ClaimSchedule::new(queues, Duration::from_millis(config.poll_ms), now),
-            discovery: Discovery::new(broker.clone()),
+            discovery: Discovery::default(),
             leases: LeaseTable::new(lease),
             renewals: Renewals::new(lease, channels.wakers.clone(), now),
             outbox: Outbox::new(),

@@ -185,30 +185,26 @@ impl Turns {
 }
 
 /// Looks up the queues with work every few seconds, while it is switched on.
-pub(crate) struct Discovery {
-    broker: Arc<dyn Broker>,
-    found: (watch::Sender<Vec<QueueName>>, watch::Receiver<Vec<QueueName>>),
-    lookups: Option<AbortOnDropHandle<()>>,
-}
+#[derive(Default)]
+pub(crate) struct Discovery(Option<(AbortOnDropHandle<()>, watch::Receiver<Vec<QueueName>>)>);
 
 impl Discovery {
-    pub(crate) fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, found: watch::channel(Vec::new()), lookups: None }
-    }
-
-    pub(crate) fn switch(&mut self, on: bool) {
-        if !on {
-            self.lookups = None;
-        } else if self.lookups.is_none() {
-            let lookups = look_up(self.broker.clone(), self.found.0.clone());
-            self.lookups = Some(AbortOnDropHandle::new(tokio::spawn(lookups)));
+    pub(crate) fn switch(&mut self, on: bool, broker: &Arc<dyn Broker>) {
+        if on != self.0.is_some() {
+            let (sender, found) = watch::channel(Vec::new());
+            let start = || AbortOnDropHandle::new(tokio::spawn(look_up(broker.clone(), sender)));
+            self.0 = on.then(|| (start(), found));
         }
     }
 
     /// Waits for the next lookup that finds work: its queues. Safe to drop at any await.
     pub(crate) async fn next(&mut self) -> Vec<QueueName> {
-        self.found.1.changed().await.expect("this struct has a sender");
-        self.found.1.borrow_and_update().clone()
+        if let Some((_, found)) = &mut self.0
+            && found.changed().await.is_ok()
+        {
+            return found.borrow_and_update().clone();
+        }
+        std::future::pending().await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Starts and ends a worker.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -19,6 +19,9 @@ use crate::{
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
+
+/// A worker that ends waits at most so long for the broker to forget it.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs jobs. See [`Worker::start`].
 #[derive(Debug)]
@@ -44,13 +47,18 @@ impl Worker {
         let id = config.id.clone();
         let channels = Channels { wakers, finished, commands, orders, vitals: vitals.clone() };
         let poll_loop = PollLoop::new(broker.clone(), config.clone(), pool, channels);
-        let beat = tokio::spawn(heartbeat::beat(broker.clone(), vitals.clone(), order));
-        let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), beat: AbortOnDropHandle::new(beat) };
+        // Aborted with the poll loop, even if that panics: a dead worker must not look alive.
+        let beat = AbortOnDropHandle::new(tokio::spawn(heartbeat::beat(broker.clone(), vitals.clone(), order)));
+        let (worker, settled) = (id.clone(), vitals.clone());
         let task = tokio::spawn(async move {
             let end = poll_loop.run().await;
             // Dropped only here: the slots need their threads until the last settle.
             drop(threads);
-            ending.end(end).await;
+            beat.abort();
+            // A heartbeat under way must not arrive after the worker was forgotten.
+            let _ = beat.await;
+            let _ = tokio::time::timeout(FORGET_TIMEOUT, broker.forget_worker(&worker)).await;
+            tracing::info!(%worker, settled = settled.total_settled(), why = ?end, "worker ended");
             end
         });
         Ok(WorkerHandle { id, command, vitals, task: Some(task), end: End::Died })
@@ -60,25 +68,6 @@ impl Worker {
     pub fn unique_id() -> WorkerId {
         let name = format!("{}-{}-{:08x}", machine::host_name(), std::process::id(), random_u64() as u32);
         WorkerId::new(name).expect("the host name has only characters of a worker id")
-    }
-}
-
-struct Ending {
-    broker: Arc<dyn Broker>,
-    id: WorkerId,
-    vitals: Arc<Vitals>,
-    /// Aborted with the poll loop, even if that panics: a dead worker must not look alive.
-    beat: AbortOnDropHandle<()>,
-}
-
-impl Ending {
-    async fn end(self, why: End) {
-        self.beat.abort();
-        // A heartbeat under way must not arrive after the worker was forgotten.
-        let _ = self.beat.await;
-        let farewell = self.broker.forget_worker(&self.id);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), farewell).await;
-        tracing::info!(worker = %self.id, settled = self.vitals.total_settled(), ?why, "worker ended");
     }
 }
 

@@ -60,7 +60,7 @@ impl PollLoop {
     /// Discovers queues if they were not named.
     pub(super) fn serve_queues(&mut self) {
         self.channels.vitals.set(|info| info.queues = self.claims.queues.named());
-        self.discovery.switch(self.claims.queues.is_discovered());
+        self.discovery.switch(self.claims.queues.is_discovered(), &self.broker);
     }
 
     fn set_paused(&mut self, paused: bool) {

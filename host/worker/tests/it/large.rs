@@ -1,4 +1,4 @@
-//! Large arguments and results, which lie beside the modules.
+//! Large arguments and results, which are in the module store.
 
 use futures::TryStreamExt as _;
 use umbel_broker::LargeValues as _;
