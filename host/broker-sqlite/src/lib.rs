@@ -158,7 +158,8 @@ impl Deliveries for SqliteBroker {
 
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let (settles, then) = (settles.to_vec(), then.cloned());
-        let grown: usize = settles.iter().filter_map(|s| s.growth.as_deref()).map(writer::nodes_of).sum();
+        let grown: usize =
+            settles.iter().filter_map(|s| s.growth.as_deref()).map(umbel_broker::rules::room::nodes_of).sum();
         let jobs = settles.len() + grown + then.as_ref().map_or(0, |claim| claim.max as usize);
         self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
     }

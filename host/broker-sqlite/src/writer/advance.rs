@@ -1,6 +1,12 @@
 //! The work list: what follows when a node ends or is cancelled, a bounded part of it in each step.
 
-use umbel_broker::{ADVANCE, Status, WorkflowCancelled, WorkflowState};
+use umbel_broker::{
+    ADVANCE, Status, WorkflowCancelled, WorkflowState,
+    rules::{
+        join::{self, JobArrival},
+        retention::delete_workflow_at,
+    },
+};
 use umbel_model::{
     JobId, JobState, OnFailure, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When, node_of},
@@ -22,23 +28,6 @@ use crate::{
 const EDGES: &str = "SELECT next, on_failure FROM node WHERE workflow = ? AND number = ?";
 const DEADLINES: &str = "SELECT rid, deadline_at FROM workflow INDEXED BY workflow_deadline
     WHERE deadline_at IS NOT NULL ORDER BY deadline_at, tenant, id LIMIT ?";
-
-fn status_of(state: JobState) -> Status {
-    match state {
-        JobState::Succeeded => Status::Ok,
-        JobState::Skipped => Status::Skipped,
-        _ => Status::Failed,
-    }
-}
-
-fn adjusted(raw: Status, on_failure: OnFailure) -> Status {
-    if raw == Status::Failed && on_failure != OnFailure::Fail { Status::Ok } else { raw }
-}
-
-/// The adjusted status of a job that ended so.
-pub(super) fn adjusted_end(state: JobState, on_failure: OnFailure) -> Status {
-    adjusted(status_of(state), on_failure)
-}
 
 /// What is left of a range when so many of its nodes are done.
 fn rest(range: Range, done: u32) -> Option<Range> {
@@ -126,12 +115,7 @@ impl Step<'_> {
             match head {
                 None => self.arrive_at_join(workflow, number, raw, adjusted)?,
                 Some(mut head) => {
-                    let seen = match (when, raw) {
-                        (When::Success, _) => adjusted,
-                        (When::Failure, Status::Failed) => Status::Ok,
-                        (When::Failure, _) => Status::Skipped,
-                    };
-                    self.arrive_at_job(workflow, template, &mut head, seen)?;
+                    self.arrive_at_job(workflow, template, &mut head, (when, raw, adjusted))?;
                 }
             }
             if one && self.flows.todo.has_own() {
@@ -141,21 +125,26 @@ impl Step<'_> {
         Ok(targets.count)
     }
 
-    fn arrive_at_job(&mut self, workflow: i64, template: u32, head: &mut Head, seen: Status) -> Result<(), Fault> {
+    fn arrive_at_job(
+        &mut self,
+        workflow: i64,
+        template: u32,
+        head: &mut Head,
+        (when, raw, adjusted): (When, Status, Status),
+    ) -> Result<(), Fault> {
         if head.state != JobState::Waiting || head.child.is_some() {
             return Ok(());
         }
         let cancelled = self.flows.flow(self.conn, workflow)?.cancelled;
-        match (seen, cancelled) {
-            (Status::Skipped, _) => self.finish(head, JobState::Skipped)?,
-            (_, Some(how)) => self.finish(head, how)?,
-            (Status::Ok, None) => {
+        match join::arrive_at_job(when, raw, adjusted, cancelled) {
+            JobArrival::End(state) => self.finish(head, state)?,
+            JobArrival::Ready => {
                 let template = self.flows.template(self.conn, self.scheduler, workflow, template)?;
                 let expires_ms = template.of.expires_ms;
                 head.expires_at = (expires_ms > 0).then(|| self.now.saturating_add(expires_ms));
                 self.begin_waiting(head, template.of.start)?;
             }
-            (Status::Failed, None) => {
+            JobArrival::FailUpstream => {
                 head.clear_outcome(self.conn)?;
                 self.end(head, JobState::Failed, false)?;
             }
@@ -165,38 +154,11 @@ impl Step<'_> {
 
     fn arrive_at_join(&mut self, workflow: i64, number: u32, raw: Status, adjusted: Status) -> Result<(), Fault> {
         let Some(join) = self.flows.join(self.conn, workflow, number)? else { return Ok(()) };
-        if join.pending == 0 || join.status.is_some() {
-            return Ok(());
-        }
-        // Without members it waits for what its group waits for, as a job would.
-        let seen = match (join.members.is_empty(), join.when, raw) {
-            (true, When::Failure, Status::Failed) => Status::Ok,
-            (true, When::Failure, _) => Status::Skipped,
-            _ => adjusted,
-        };
-        join.pending -= 1;
-        let mut to_cancel = Vec::new();
-        match seen {
-            Status::Ok => {}
-            Status::Skipped => join.skipped += 1,
-            Status::Failed => {
-                join.failed += 1;
-                if join.failed == 1 && join.cancel_rest {
-                    to_cancel.clone_from(&join.scope);
-                }
-            }
-        }
-        let mut ended = None;
-        if join.pending == 0 {
-            let status = match (join.failed, join.skipped) {
-                (0, 0) => Status::Ok,
-                (0, _) => Status::Skipped,
-                _ => Status::Failed,
-            };
-            join.status = Some(status);
-            ended = Some((join.next.clone(), status, join.on_failure));
-        }
-        for nodes in to_cancel {
+        let of_join = (join.when, !join.members.is_empty(), join.cancel_rest);
+        let arrival = join.progress.arrive(of_join, raw, adjusted);
+        let scope = if arrival.cancels_scope { join.scope.clone() } else { Vec::new() };
+        let ended = arrival.ended.map(|status| (join.next.clone(), status, join.on_failure));
+        for nodes in scope {
             self.flows.todo.push(Item::Cancel { workflow, nodes, how: JobState::Revoked });
         }
         match ended {
@@ -214,7 +176,7 @@ impl Step<'_> {
         raw: Status,
         on_failure: OnFailure,
     ) -> Result<(), Fault> {
-        let adjusted = adjusted(raw, on_failure);
+        let adjusted = join::adjusted(raw, on_failure);
         for targets in next {
             self.flows.todo.push(Item::Arrive { workflow, targets: *targets, raw, adjusted });
         }
@@ -240,7 +202,7 @@ impl Step<'_> {
             let row = rows.next()?.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
             (rows::ranges(row, 0)?, rows::on_failure(row, 1)?)
         };
-        self.emit(workflow, number, &next, status_of(head.state), on_failure)
+        self.emit(workflow, number, &next, join::status_of(head.state), on_failure)
     }
 
     fn adopt(&mut self, tenant: &TenantId, job: JobId, status: Status) -> Result<(), Fault> {
@@ -270,19 +232,10 @@ impl Step<'_> {
             }
             let now = self.now;
             let flow = self.flows.flow_mut(self.conn, rid)?;
-            flow.state = match (end, flow.cancelled) {
-                (Status::Ok, _) => WorkflowState::Succeeded,
-                (_, Some(JobState::Expired)) => WorkflowState::Expired,
-                (_, Some(_)) => WorkflowState::Revoked,
-                (_, None) => WorkflowState::Failed,
-            };
+            flow.state = join::workflow_state(end, flow.cancelled);
             flow.finished_at = Some(now);
             flow.deadline_at = None;
-            if flow.parent.is_none() {
-                flow.delete_at = Some(now.saturating_add(flow.keep_ms));
-            } else if flow.orphaned {
-                flow.delete_at = Some(now);
-            }
+            flow.delete_at = delete_workflow_at(now, flow.keep_ms, flow.parent.is_some(), flow.orphaned);
             let id = flow.id;
             self.news.ended(id);
         }

@@ -3,6 +3,10 @@
 use rusqlite::params;
 use umbel_broker::{
     CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LeaseState, Renewal, Settle, Settled,
+    rules::{
+        lease,
+        settle::{Next, could_have_followed, may_grow, next},
+    },
     scheduler::{ClaimRound, Picked},
 };
 use umbel_model::{
@@ -81,7 +85,7 @@ impl Step<'_> {
             .map_err(|error| Fault::stored("token seed of a claim", error))?;
         head.state = JobState::Running;
         head.deliveries += 1;
-        head.fence = self.now.saturating_mul(1_000).max(head.fence + 1);
+        head.fence = lease::next_fence(self.now, head.fence);
         head.started_at = Some(self.now);
         head.worker = Some(claim.worker.as_str().to_owned());
         head.at = Some(self.now.saturating_add(claim.lease_ms));
@@ -156,7 +160,7 @@ impl Step<'_> {
         let sql = "UPDATE job SET at = ?, log_lines = ? WHERE rid = ?";
         let lease_until = int(self.now.saturating_add(lease_ms));
         self.conn.prepare_cached(sql)?.execute(params![lease_until, int(head.log_lines), head.rid])?;
-        Ok(if head.cancel_requested && !head.let_end { LeaseState::Cancel } else { LeaseState::Held })
+        Ok(lease::state(head.cancel_requested, head.let_end))
     }
 
     pub(crate) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
@@ -164,16 +168,11 @@ impl Step<'_> {
             return Ok(Settled::Lost);
         };
         if !head.held_by(&settle.token) {
-            let repeated = head.has_token(&settle.token) && could_have_followed(&settle.resolution, &head);
+            let repeated =
+                head.has_token(&settle.token) && could_have_followed(&settle.resolution, head.state, head.child);
             return Ok(if repeated { Settled::AlreadyDone } else { Settled::Lost });
         }
-        // What was cancelled does not come back, and adds nothing as it goes.
-        let grows = match settle.resolution {
-            Resolution::Succeed { .. } => true,
-            Resolution::Replace { .. } => !head.cancel_requested,
-            _ => false,
-        };
-        if grows {
+        if may_grow(&settle.resolution, head.cancel_requested) {
             if !self.has_room(&head, settle)? {
                 return Ok(Settled::NoCapacity);
             }
@@ -193,55 +192,35 @@ impl Step<'_> {
     }
 
     fn resolve(&mut self, head: &mut Head, resolution: &Resolution) -> Result<(), Fault> {
-        // What was cancelled does not come back.
-        let cancelled = head.cancel_requested;
+        let next = next(resolution, head.cancel_requested);
         match resolution {
             Resolution::Succeed { result } => {
                 head.put_result(self.conn, result.as_ref().map(|result| result.get()))?;
-                self.finish(head, JobState::Succeeded)?;
             }
-            Resolution::Fail { failure } => {
+            Resolution::Fail { failure } => head.put_failure(self.conn, failure)?,
+            Resolution::Retry { failure, .. } if next != Next::End(JobState::Revoked) => {
                 head.put_failure(self.conn, failure)?;
-                self.finish(head, JobState::Failed)?;
             }
-            Resolution::Revoke => self.finish(head, JobState::Revoked)?,
-            _ if cancelled => self.finish(head, JobState::Revoked)?,
-            Resolution::Retry { delay_ms, failure } => {
-                head.put_failure(self.conn, failure)?;
-                head.retries += 1;
+            _ => {}
+        }
+        match next {
+            Next::End(state) => self.finish(head, state),
+            Next::Delay(state, delay_ms) => {
+                head.retries += u32::from(state == JobState::Retrying);
                 head.deliveries = 0;
-                self.delay(head, JobState::Retrying, self.now.saturating_add(*delay_ms))?;
+                self.delay(head, state, self.now.saturating_add(delay_ms))
             }
-            Resolution::Snooze { delay_ms } => {
-                head.deliveries = 0;
-                self.delay(head, JobState::Scheduled, self.now.saturating_add(*delay_ms))?;
-            }
-            Resolution::Release => {
+            Next::Release => {
                 head.deliveries = head.deliveries.saturating_sub(1);
-                self.enqueue_at_its_place(head)?;
+                self.enqueue_at_its_place(head)
             }
-            Resolution::Replace { workflow } => {
+            Next::Wait(workflow) => {
                 head.state = JobState::Waiting;
                 // Nothing is to be done with it until its child ends.
                 head.at = None;
-                head.child = Some(*workflow);
-                self.tell_state(head)?;
+                head.child = Some(workflow);
+                self.tell_state(head)
             }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a job that is now like this can be so because of this resolution.
-fn could_have_followed(resolution: &Resolution, head: &Head) -> bool {
-    let state = head.state;
-    match resolution {
-        Resolution::Replace { workflow } => head.child == Some(*workflow) || state == JobState::Revoked,
-        Resolution::Succeed { .. } => state == JobState::Succeeded,
-        Resolution::Fail { .. } => state == JobState::Failed,
-        Resolution::Revoke => state == JobState::Revoked,
-        Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => {
-            !matches!(state, JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Waiting)
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, params};
 use umbel_broker::{
     NodeTemplate, Status, WorkflowState,
+    rules::join::JoinProgress,
     scheduler::{QueueId, Scheduler},
 };
 use umbel_model::{
@@ -80,10 +81,7 @@ pub(super) struct Join {
     pub(super) members: Vec<Range>,
     pub(super) scope: Vec<Range>,
     pub(super) cancel_rest: bool,
-    pub(super) pending: u32,
-    pub(super) failed: u32,
-    pub(super) skipped: u32,
-    pub(super) status: Option<Status>,
+    pub(super) progress: JoinProgress,
     changed: bool,
 }
 
@@ -334,18 +332,21 @@ fn load_join(conn: &Connection, workflow: i64, number: u32) -> Result<Option<Joi
         members: rows::ranges(row, 3)?,
         scope: rows::ranges(row, 4)?,
         cancel_rest: row.get(5)?,
-        pending: small(row, 6)?,
-        failed: small(row, 7)?,
-        skipped: small(row, 8)?,
-        status: rows::status_or_none(row, 9)?,
+        progress: JoinProgress {
+            pending: small(row, 6)?,
+            failed: small(row, 7)?,
+            skipped: small(row, 8)?,
+            status: rows::status_or_none(row, 9)?,
+        },
         changed: false,
     }))
 }
 
 fn save_join(conn: &Connection, workflow: i64, number: u32, join: &Join) -> Result<(), Fault> {
     let sql = "UPDATE gate SET pending = ?, failed = ?, skipped = ?, status = ? WHERE workflow = ? AND number = ?";
-    let status = join.status.map(status_number);
-    conn.prepare_cached(sql)?.execute(params![join.pending, join.failed, join.skipped, status, workflow, number])?;
+    let JoinProgress { pending, failed, skipped, status } = join.progress;
+    let row = params![pending, failed, skipped, status.map(status_number), workflow, number];
+    conn.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
 

@@ -2,11 +2,11 @@
 
 use rusqlite::params;
 use umbel_broker::{
-    Growth, MAX_GROWTH, MAX_TEMPLATES, NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, Settle,
-    TEMPLATES_COMPARED,
+    Growth, MAX_TEMPLATES, NewMembers, NodeTemplate, Settle, TEMPLATES_COMPARED,
+    rules::room::{self, moved, placed, template_for},
 };
 use umbel_model::{
-    Resolution, TenantId,
+    TenantId,
     canvas::{MAX_NODES, Range, node_of, push_range},
 };
 
@@ -19,68 +19,35 @@ use crate::{error::Fault, rows::ranges_blob, workflows::templates_from};
 
 const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
 
-/// How many nodes are to be added.
-pub(crate) fn nodes_of(growth: &Growth) -> usize {
-    let members = growth.members.as_ref().map_or(0, |members| members.nodes.len());
-    growth.workflows.iter().map(|new| new.nodes.len()).sum::<usize>() + members
-}
-
-/// A range behind the nodes that a workflow had.
-fn moved(range: &Range, base: u32) -> Range {
-    Range { first: range.first + base, count: range.count }
-}
-
 impl Step<'_> {
     /// Whether what a guest asked for can be stored.
     pub(super) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
-        let replaced_by = match settle.resolution {
-            Resolution::Replace { workflow } => Some(workflow),
-            _ => None,
-        };
-        let Some(growth) = &settle.growth else { return Ok(replaced_by.is_none()) };
-        let replaces = |new: &NewWorkflow, by| new.head.id == by && new.head.parent == Some(head.id);
-        if replaced_by.is_some_and(|by| !growth.workflows.iter().any(|new| replaces(new, by))) {
+        if !room::growth_is_sound(head.id, settle) {
             return Ok(false);
         }
-        let members = growth.members.as_ref();
-        let nodes = nodes_of(growth);
-        if nodes > MAX_GROWTH as usize {
-            return Ok(false);
-        }
-        if let Some(members) = members
+        let Some(growth) = &settle.growth else { return Ok(true) };
+        if let Some(members) = &growth.members
             && !self.may_join(head, members)?
         {
             return Ok(false);
         }
-        if !self.is_new(&settle.tenant, &growth.workflows)? {
-            return Ok(false);
+        for new in &growth.workflows {
+            if flows::find(self.conn, &settle.tenant, new.head.id)?.is_some() {
+                return Ok(false);
+            }
         }
         match self.check_room() {
             Ok(()) => {}
             Err(Fault::NoRoom) => return Ok(false),
             Err(fault) => return Err(fault),
         }
-        let workflows = growth.workflows.iter().filter(|new| new.head.parent.is_none()).count() as u64;
-        let templates = growth.workflows.iter().flat_map(|new| &new.head.templates);
-        let templates = templates.chain(members.iter().flat_map(|members| &members.templates));
-        Ok(self.no_room_for(&settle.tenant, workflows, nodes as u64, templates)?.is_none())
-    }
-
-    /// Whether none of them is stored, and none comes twice.
-    fn is_new(&self, tenant: &TenantId, workflows: &[NewWorkflow]) -> Result<bool, Fault> {
-        for (at, new) in workflows.iter().enumerate() {
-            let twice = workflows[..at].iter().any(|other| other.head.id == new.head.id);
-            if twice || flows::find(self.conn, tenant, new.head.id)?.is_some() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let (wanted, templates) = room::wanted(growth);
+        Ok(self.no_room_for(&settle.tenant, wanted, templates)?.is_none())
     }
 
     fn may_join(&mut self, head: &Head, members: &NewMembers) -> Result<bool, Fault> {
         let Some((rid, group)) = self.group_of(head)? else { return Ok(false) };
-        // A group whose rest was cancelled gets no more.
-        let refuses = |join: &mut Join| join.status.is_some() || (join.cancel_rest && join.failed > 0);
+        let refuses = |join: &mut Join| !join.progress.takes_members(join.cancel_rest);
         if self.flows.join(self.conn, rid, group)?.is_none_or(refuses) {
             return Ok(false);
         }
@@ -126,10 +93,7 @@ impl Step<'_> {
         let base = flow.nodes;
         flow.nodes += members.nodes.len() as u32;
         for (number, node) in (0..).zip(&members.nodes) {
-            let mut node = placed(node, base, &numbers, group);
-            if members.ends.iter().any(|ends| ends.contains(number)) {
-                node.next.push(Range::one(group));
-            }
+            let node = placed(members, number, node, base, &numbers, group);
             self.store_node(rid, base + number, &node)?;
         }
         self.widen(rid, group, base, members)?;
@@ -142,20 +106,18 @@ impl Step<'_> {
     fn place_templates(&mut self, tenant: &TenantId, rid: i64, new: &[NodeTemplate]) -> Result<Vec<u32>, Fault> {
         let mut count = self.templates_of(rid)?;
         let first = count.saturating_sub(TEMPLATES_COMPARED as u32);
-        let mut last: Vec<(u32, NodeTemplate)> = (first..).zip(templates_from(self.conn, rid, first)?).collect();
+        let mut last = templates_from(self.conn, rid, first)?;
         let mut numbers = Vec::with_capacity(new.len());
         for template in new {
-            let compared = &last[last.len().saturating_sub(TEMPLATES_COMPARED)..];
-            let number = match compared.iter().find(|(_, old)| old.serves(template)) {
-                Some((number, _)) => *number,
+            numbers.push(match template_for(first, &last, template) {
+                Some(number) => number,
                 None => {
                     self.store_templates(tenant, rid, count, std::slice::from_ref(template))?;
-                    last.push((count, template.clone()));
+                    last.push(template.clone());
                     count += 1;
                     count - 1
                 }
-            };
-            numbers.push(number);
+            });
         }
         Ok(numbers)
     }
@@ -163,7 +125,7 @@ impl Step<'_> {
     /// Lets a join wait for new members.
     fn widen(&mut self, rid: i64, group: u32, base: u32, members: &NewMembers) -> Result<(), Fault> {
         let Some(join) = self.flows.join(self.conn, rid, group)? else { return Ok(()) };
-        join.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
+        join.progress.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
         members.ends.iter().for_each(|range| push_range(&mut join.members, moved(range, base)));
         if !members.nodes.is_empty() {
             push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
@@ -173,23 +135,6 @@ impl Step<'_> {
         self.conn.prepare_cached(sql)?.execute(row)?;
         Ok(())
     }
-}
-
-/// A new member's node with the numbers that it has in the workflow.
-fn placed(node: &NewNode, base: u32, templates: &[u32], group: u32) -> NewNode {
-    let mut node = node.clone();
-    node.after = node.after.map(|after| after + base);
-    node.group = Some(node.group.map_or(group, |inner| inner + base));
-    let shift = |ranges: &mut Vec<Range>| ranges.iter_mut().for_each(|range| *range = moved(range, base));
-    shift(&mut node.next);
-    match &mut node.work {
-        NewWork::Job { template, .. } => *template = templates[*template as usize],
-        NewWork::Join { members, scope, .. } => {
-            shift(members);
-            shift(scope);
-        }
-    }
-    node
 }
 
 #[cfg(test)]

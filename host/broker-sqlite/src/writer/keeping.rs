@@ -1,7 +1,11 @@
 //! Unique keys and the dead set, and jobs that are deleted before their time.
 
 use rusqlite::{OptionalExtension, params};
-use umbel_broker::{Forgot, NewJob, SUPERSEDED, Start, Unique, Wins, superseded_message};
+use umbel_broker::{
+    Forgot, NewJob, SUPERSEDED, Start, Wins,
+    rules::uniqueness::{self, Holder, unique_of},
+    superseded_message,
+};
 use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
 
 use super::{
@@ -22,15 +26,6 @@ const SWEEP_UNIQUE: &str = "DELETE FROM unique_key WHERE (tenant, key) IN
     (SELECT tenant, key FROM unique_key INDEXED BY unique_key_until WHERE until > 0 AND until <= ? LIMIT ?)";
 const OLDEST_DEAD: &str = "SELECT id FROM job INDEXED BY job_dead WHERE tenant = ? AND dead = 1 ORDER BY id LIMIT 1";
 
-/// Who holds a unique key.
-struct Holder {
-    id: JobId,
-    /// 0: until it ends.
-    until: UnixMs,
-    /// Since when jobs took each other's place.
-    since: UnixMs,
-}
-
 impl Step<'_> {
     // ---- unique keys
 
@@ -42,39 +37,33 @@ impl Step<'_> {
     }
 
     /// The job that keeps a submission away.
-    pub(super) fn first_of_its_like(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
+    pub(super) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
         let Some(unique) = unique_of(new).filter(|unique| unique.wins == Wins::First) else { return Ok(None) };
         let holder = self.holder(&new.tenant, &unique.key)?;
-        Ok(holder.filter(|holder| holder.until == 0 || holder.until > self.now).map(|holder| holder.id))
+        Ok(holder.filter(|holder| holder.holds(self.now)).map(|holder| holder.id))
     }
 
-    /// Gives a new job its unique key, and ends the one whose place it takes; when it starts, and the place in the line.
-    pub(super) fn take_place(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
+    /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
+    pub(super) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
         let Some(unique) = unique_of(new) else { return Ok((new.start, None)) };
         let (mut since, mut place) = (self.now, None);
         if unique.wins == Wins::Latest
             && let Some(holder) = self.holder(&new.tenant, &unique.key)?
-            && let Some(old) = self.supersede(new, holder.id)?
+            && let Some(old) = self.end_superseded(new, holder.id)?
         {
             (since, place) = (holder.since, old);
         }
-        let until = if unique.for_ms > 0 { self.now.saturating_add(unique.for_ms) } else { 0 };
+        let Holder { id, until, since } = Holder::new(new.id, unique, self.now, since);
         let sql = "INSERT OR REPLACE INTO unique_key (tenant, key, id, until, since) VALUES (?, ?, ?, ?, ?)";
-        let row = params![new.tenant.as_str(), unique.key, new.id.to_bytes(), int(until), int(since)];
+        let row = params![new.tenant.as_str(), unique.key, id.to_bytes(), int(until), int(since)];
         self.conn.prepare_cached(sql)?.execute(row)?;
-        let start = match new.start {
-            Start::After(ms) if unique.wins == Wins::Latest && unique.max_wait_ms > 0 => {
-                Start::At(self.now.saturating_add(ms).min(since.saturating_add(unique.max_wait_ms)))
-            }
-            start => start,
-        };
-        Ok((start, place))
+        Ok((uniqueness::start_of(new.start, unique, self.now, since), place))
     }
 
-    /// Ends a job that waits because a later one takes its place; if it did, that place in the line, when it had one.
-    fn supersede(&mut self, by: &NewJob, old: JobId) -> Result<Option<Option<u64>>, Fault> {
+    /// Ends a job that waits because a later one supersedes it; if it did, its place in the queue, when it had one.
+    fn end_superseded(&mut self, by: &NewJob, old: JobId) -> Result<Option<Option<u64>>, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, &by.tenant, old)? else { return Ok(None) };
-        if !matches!(head.state, JobState::Scheduled | JobState::Queued | JobState::Retrying) {
+        if !uniqueness::can_be_superseded(head.state) {
             return Ok(None);
         }
         // Always at the end of a long line, the latest of many would never run.
@@ -172,10 +161,6 @@ impl Step<'_> {
         self.delete_job(&mut head)?;
         Ok(Forgot::Forgotten)
     }
-}
-
-fn unique_of(new: &NewJob) -> Option<&Unique> {
-    new.broker_options.as_ref()?.unique.as_ref()
 }
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ use crate::{error::Fault, news::Channels, timer::Timer};
 use flows::Flows;
 use followed::{Followed, keeps_events};
 use group::Group;
-pub(crate) use growth::nodes_of;
 use step::FollowUp;
 pub(crate) use step::Step;
 

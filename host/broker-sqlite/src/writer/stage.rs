@@ -4,14 +4,18 @@ use rusqlite::{OptionalExtension, params};
 use umbel_broker::{
     BrokerOptions, Idempotency, Kept, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
     WorkflowState, WorkflowSubmitted,
+    rules::{
+        join::{adjusted, status_of},
+        room::{self, Held},
+        uniqueness,
+    },
 };
 use umbel_model::{
-    QueueName, TenantId, WorkflowId,
+    TenantId, WorkflowId,
     canvas::{Range, When, node_job},
 };
 
 use super::{
-    advance::adjusted_end,
     flows,
     head::{self, Head},
     inserts::Fixed,
@@ -52,9 +56,7 @@ impl Step<'_> {
             return Ok(WorkflowSubmitted::Created);
         }
         self.check_room()?;
-        if let Some(refusal) =
-            self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), head.nodes.into(), &head.templates)?
-        {
+        if let Some(refusal) = self.no_room_for(&head.tenant, Held::of(head), &head.templates)? {
             return Ok(refusal);
         }
         self.store_head(head)?;
@@ -68,56 +70,26 @@ impl Step<'_> {
     ) -> Result<Option<WorkflowSubmitted>, Fault> {
         let Some(idempotency) = idempotency else { return Ok(None) };
         let known = self.known_key(tenant, idempotency)?;
-        Ok(known.map(|(id, same)| if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) }))
+        Ok(known.map(|(id, same)| uniqueness::repeated_workflow(id, same)))
     }
 
     /// Why so many workflows with these templates cannot be added.
     pub(super) fn no_room_for<'a>(
         &self,
         tenant: &TenantId,
-        workflows: u64,
-        nodes: u64,
+        new: Held,
         templates: impl IntoIterator<Item = &'a NodeTemplate>,
     ) -> Result<Option<WorkflowSubmitted>, Fault> {
-        let (held, stored) = self.workflows_held(tenant)?;
-        let too_many = workflows > 0 && held + workflows > self.limits.max_workflows;
-        if too_many || stored + nodes > self.limits.max_nodes {
-            return Ok(Some(WorkflowSubmitted::TooManyWorkflows));
-        }
-        let mut wanted: Vec<(&QueueName, u64)> = Vec::new();
-        for template in templates {
-            match wanted.iter_mut().find(|(queue, _)| *queue == &template.queue) {
-                Some((_, nodes)) => *nodes += u64::from(template.nodes),
-                None => wanted.push((&template.queue, template.nodes.into())),
-            }
-        }
-        let mut queues = self.scheduler.queues_of(tenant);
-        for (queue, nodes) in wanted {
-            let backlog = match self.scheduler.find(tenant, queue) {
-                Some(line) => {
-                    let counts = self.scheduler.counts(line);
-                    counts.ready + counts.delayed
-                }
-                None => {
-                    queues += 1;
-                    if queues > self.limits.max_queues {
-                        return Ok(Some(WorkflowSubmitted::TooManyQueues));
-                    }
-                    0
-                }
-            };
-            if backlog + nodes > self.limits.max_backlog {
-                return Ok(Some(WorkflowSubmitted::QueueFull));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Workflows that replace no job, and the nodes of all.
-    fn workflows_held(&self, tenant: &TenantId) -> Result<(u64, u64), Fault> {
         let mut statement = self.conn.prepare_cached("SELECT held, nodes FROM workflow_count WHERE tenant = ?")?;
         let held = statement.query_row([tenant.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        Ok(held.optional()?.map_or((0, 0), |(held, nodes)| (held.unsigned_abs(), nodes.unsigned_abs())))
+        let (workflows, nodes) = held.optional()?.unwrap_or_default();
+        let held = Held { workflows: workflows.unsigned_abs(), nodes: nodes.unsigned_abs() };
+        let backlog = |queue: &_| {
+            let counts = self.scheduler.counts(self.scheduler.find(tenant, queue)?);
+            Some(counts.ready + counts.delayed)
+        };
+        let queues = self.scheduler.queues_of(tenant);
+        Ok(room::for_workflows(self.limits, held, new, queues, backlog, templates))
     }
 
     /// Counts workflows (that replace no job) and nodes.
@@ -251,7 +223,7 @@ impl Step<'_> {
                 let job =
                     self.store_job(rid, number, *template, arguments, (kept.as_ref(), broker_options.as_deref()))?;
                 if let Some(kept) = kept {
-                    let status = adjusted_end(kept.state, new.on_failure);
+                    let status = adjusted(status_of(kept.state), new.on_failure);
                     self.keep_end(rid, number, Some(status))?;
                 }
                 let (job, template) = (Some(job), Some(*template));

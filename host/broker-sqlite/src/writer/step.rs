@@ -5,6 +5,7 @@
 use rusqlite::Connection;
 use umbel_broker::{
     Limits,
+    rules::retention,
     scheduler::{Scheduler, SubQueueName},
 };
 use umbel_model::{JobState, UnixMs};
@@ -124,8 +125,7 @@ impl Step<'_> {
 
     /// Ends a job; `dead`: into the dead set, if it may get there. What waits for it is told; `save` must follow.
     pub(super) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
-        let dead = dead && (head.dead_ttl_ms > 0 || head.workflow.is_some());
-        let keep_ms = if dead { head.result_ttl_ms.max(head.dead_ttl_ms) } else { head.result_ttl_ms };
+        let dead = dead && retention::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
         let until = self.release_key(head)?;
         head.state = state;
         head.finished_at = Some(self.now);
@@ -133,7 +133,8 @@ impl Step<'_> {
         // It makes way for the time of the end: the row of a node that waited grows no longer.
         head.score = 0;
         // A node is deleted with its workflow.
-        head.at = head.workflow.is_none().then(|| self.now.saturating_add(keep_ms).max(until));
+        let delete_at = retention::delete_job_at(self.now, dead, head.result_ttl_ms, head.dead_ttl_ms, until);
+        head.at = head.workflow.is_none().then_some(delete_at);
         if dead {
             self.bury(head)?;
         }

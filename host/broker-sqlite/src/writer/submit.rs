@@ -1,7 +1,10 @@
 //! Submissions.
 
 use rusqlite::{Connection, OptionalExtension, params};
-use umbel_broker::{Idempotency, NewJob, Start, Submitted};
+use umbel_broker::{
+    Idempotency, NewJob, Start, Submitted,
+    rules::{room, uniqueness},
+};
 use umbel_model::{JobId, TenantId, UnixMs};
 
 use super::{head::Head, inserts::Fixed, step::Step, stored_scheduler::known};
@@ -65,7 +68,7 @@ impl Step<'_> {
         if let Some(answer) = self.known_submission(new)? {
             return Ok(answer);
         }
-        if let Some(holder) = self.first_of_its_like(new)? {
+        if let Some(holder) = self.find_duplicate(new)? {
             if let Some(idempotency) = &new.idempotency {
                 self.keep_idempotency(&new.tenant, holder, idempotency)?;
             }
@@ -86,7 +89,7 @@ impl Step<'_> {
             self.keep_idempotency(&new.tenant, new.id, idempotency)?;
         }
         let line = self.queue_id(&new.tenant, &new.queue)?;
-        let (start, place) = self.take_place(new)?;
+        let (start, place) = self.supersede(new)?;
         let mut head = Head::new(self.now, line, new);
         if self.is_followed(&new.tenant) {
             head.task.get_or_insert_with(|| new.task.clone());
@@ -105,11 +108,7 @@ impl Step<'_> {
     }
 
     fn due(&self, start: Start) -> UnixMs {
-        match start {
-            Start::Now => self.now,
-            Start::After(ms) => self.now.saturating_add(ms),
-            Start::At(at) => at,
-        }
+        uniqueness::due(start, self.now)
     }
 
     fn known_submission(&self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
@@ -119,7 +118,7 @@ impl Step<'_> {
         }
         let Some(idempotency) = &new.idempotency else { return Ok(None) };
         let known = self.known_key(&new.tenant, idempotency)?;
-        Ok(known.map(|(id, same)| if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }))
+        Ok(known.map(|(id, same)| uniqueness::repeated_job(id, same)))
     }
 
     /// What was submitted with this key, and whether it was the same.
@@ -152,15 +151,9 @@ impl Step<'_> {
     }
 
     fn no_room(&self, new: &NewJob) -> Option<Submitted> {
-        match self.scheduler.find(&new.tenant, &new.queue) {
-            None => {
-                (self.scheduler.queues_of(&new.tenant) >= self.limits.max_queues).then_some(Submitted::TooManyQueues)
-            }
-            Some(line) => {
-                let counts = self.scheduler.counts(line);
-                (counts.ready + counts.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
-            }
-        }
+        let counts = self.scheduler.find(&new.tenant, &new.queue).map(|id| self.scheduler.counts(id));
+        let queues = self.scheduler.queues_of(&new.tenant);
+        room::for_job(self.limits, queues, counts.map(|of| of.ready + of.delayed))
     }
 
     pub(super) fn keep_idempotency(

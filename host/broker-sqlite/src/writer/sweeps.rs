@@ -1,7 +1,10 @@
 //! The passage of time: promote, reap, prune.
 
-use umbel_broker::{BrokerOptions, Promoted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message};
-use umbel_model::{AttemptRecord, Failure, JobState, OnWorkerLost, UnixMs, Usage, WorkerId};
+use umbel_broker::{
+    Promoted, Reaped,
+    rules::lease::{self, Lost},
+};
+use umbel_model::{JobState, UnixMs, WorkerId};
 
 use super::{
     head,
@@ -59,36 +62,17 @@ impl Step<'_> {
             head.token = None;
             let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
                 .map_err(|error| Fault::stored("worker of a running job", error))?;
-            let record = AttemptRecord {
-                attempt: head.retries + 1,
-                delivery: head.deliveries,
-                worker,
-                ended_at: self.now,
-                outcome: "lost".into(),
-                failure: None,
-                usage: Usage::default(),
-            };
-            head.remember(self.conn, &record)?;
-            if head.cancel_requested {
-                self.finish(&mut head, JobState::Revoked)?;
-                reaped.revoked += 1;
-            } else if let Some(dead) = lost_for_good(head.broker_options(self.conn)?) {
-                head.put_failure(self.conn, &Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
-                self.end(&mut head, JobState::Failed, dead)?;
-                *(if dead { &mut reaped.buried } else { &mut reaped.failed }) += 1;
-            } else if head.deliveries >= head.max_deliveries {
-                let message = max_deliveries_message(head.deliveries);
-                head.put_failure(self.conn, &Failure::new("max_deliveries", message))?;
-                self.finish(&mut head, JobState::Failed)?;
-                reaped.buried += 1;
-            } else {
-                // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
-                if head.deliveries < 2 {
-                    self.enqueue_at_its_place(&mut head)?;
-                } else {
-                    self.enqueue(&mut head)?;
+            head.remember(self.conn, &lease::lost_record(self.now, head.retries, head.deliveries, worker))?;
+            let on_lost = head.broker_options(self.conn)?.map(|broker_options| broker_options.on_lost);
+            let (cancelled, on_lost) = (head.cancel_requested, on_lost.unwrap_or_default());
+            match lease::lost(cancelled, on_lost, head.deliveries, head.max_deliveries, &mut reaped) {
+                Lost::Revoke => self.finish(&mut head, JobState::Revoked)?,
+                Lost::Fail { failure, dead } => {
+                    head.put_failure(self.conn, &failure)?;
+                    self.end(&mut head, JobState::Failed, dead)?;
                 }
-                reaped.requeued += 1;
+                Lost::Requeue { at_its_place: true } => self.enqueue_at_its_place(&mut head)?,
+                Lost::Requeue { at_its_place: false } => self.enqueue(&mut head)?,
             }
             self.save(&mut head)?;
         }
@@ -126,15 +110,6 @@ impl Step<'_> {
 
     fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {
         over.next().map_or(Ok(0), |over| self.prune_workflow(&over, max))
-    }
-}
-
-/// Whether a job whose worker was lost may not be handed out again, and then whether it goes to the dead set.
-fn lost_for_good(broker_options: Option<&BrokerOptions>) -> Option<bool> {
-    match broker_options?.on_lost {
-        OnWorkerLost::Requeue => None,
-        OnWorkerLost::Dead => Some(true),
-        OnWorkerLost::Fail => Some(false),
     }
 }
 

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use umbel_broker::{
     Cancelled, DocumentPut, Expect, Ordered, PutDocument, RunNow, WORKER_TTL_MS, WorkerInfo, WorkerOrder,
+    rules::lease::is_let_end,
 };
 use umbel_model::{JobId, JobState, TenantId, WorkerId};
 
@@ -33,8 +34,7 @@ impl Step<'_> {
         if waiting && state == JobState::Running {
             return Ok(Cancelled::Runs);
         }
-        // Once it is to be stopped, it is.
-        let let_end = !terminate && (head.let_end || !head.cancel_requested);
+        let let_end = is_let_end(terminate, head.cancel_requested, head.let_end);
         head.cancel_requested = true;
         if state != JobState::Running {
             self.leave(&mut head)?;

@@ -2,14 +2,20 @@
 
 use umbel_model::{
     Failure, JobState, OnFailure, UnixMs,
-    canvas::{Range, When, node_job, node_of},
+    canvas::{Range, node_job, node_of},
 };
 
 use super::{
-    canvas::{Todo, Workflow, adjusted, status_of},
+    canvas::{Todo, Workflow},
     state::{Key, State},
 };
-use crate::*;
+use crate::{
+    rules::{
+        join::{JobArrival, adjusted, arrive_at_job, status_of, workflow_state},
+        retention::delete_workflow_at,
+    },
+    *,
+};
 
 impl State {
     // ---- the work list
@@ -59,16 +65,10 @@ impl State {
             return;
         }
         let cancelled = self.workflows.get(workflow).and_then(|w| w.cancelled);
-        let seen = match (place.when, adjusted, raw) {
-            (When::Success, adjusted, _) => adjusted,
-            (When::Failure, _, Status::Failed) => Status::Ok,
-            (When::Failure, ..) => Status::Skipped,
-        };
-        match (seen, cancelled) {
-            (Status::Skipped, _) => self.finish(now, &key, JobState::Skipped),
-            (_, Some(how)) => self.finish(now, &key, how),
-            (Status::Ok, None) => self.make_ready(now, workflow, &key),
-            (Status::Failed, None) => self.fail_upstream(now, &key),
+        match arrive_at_job(place.when, raw, adjusted, cancelled) {
+            JobArrival::End(state) => self.finish(now, &key, state),
+            JobArrival::Ready => self.make_ready(now, workflow, &key),
+            JobArrival::FailUpstream => self.fail_upstream(now, &key),
         }
     }
 
@@ -86,35 +86,14 @@ impl State {
 
     fn arrive_at_join(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
         let join = self.joins.get_mut(key).expect("looked up before");
-        if join.pending == 0 || join.status.is_some() {
-            return;
+        let of_join = (join.when, !join.members.is_empty(), join.cancel_rest);
+        let arrival = join.progress.arrive(of_join, raw, adjusted);
+        if arrival.cancels_scope {
+            let how = JobState::Revoked;
+            let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
+            self.fresh.extend(join.scope.iter().map(cancel));
         }
-        // Without members it waits for what its group waits for, as a job would.
-        let seen = match (join.members.is_empty(), join.when, raw) {
-            (true, When::Failure, Status::Failed) => Status::Ok,
-            (true, When::Failure, _) => Status::Skipped,
-            _ => adjusted,
-        };
-        join.pending -= 1;
-        match seen {
-            Status::Ok => {}
-            Status::Skipped => join.skipped += 1,
-            Status::Failed => {
-                join.failed += 1;
-                if join.failed == 1 && join.cancel_rest {
-                    let how = JobState::Revoked;
-                    let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
-                    self.fresh.extend(join.scope.iter().map(cancel));
-                }
-            }
-        }
-        if join.pending == 0 {
-            let status = match (join.failed, join.skipped) {
-                (0, 0) => Status::Ok,
-                (0, _) => Status::Skipped,
-                _ => Status::Failed,
-            };
-            join.status = Some(status);
+        if let Some(status) = arrival.ended {
             let (next, on_failure) = (join.next.clone(), join.on_failure);
             self.emit(key, &next, status, on_failure);
         }
@@ -175,19 +154,10 @@ impl State {
             if !workflow.is_running() || open(key, workflow.head.nodes) {
                 continue;
             }
-            let state = match (end, workflow.cancelled) {
-                (Status::Ok, _) => WorkflowState::Succeeded,
-                (_, Some(JobState::Expired)) => WorkflowState::Expired,
-                (_, Some(_)) => WorkflowState::Revoked,
-                (_, None) => WorkflowState::Failed,
-            };
-            workflow.finished = Some((state, now));
+            workflow.finished = Some((workflow_state(end, workflow.cancelled), now));
             workflow.deadline_at = None;
-            if workflow.head.parent.is_none() {
-                workflow.delete_at = Some(now + workflow.head.keep_ms);
-            } else if workflow.orphaned {
-                workflow.delete_at = Some(now);
-            }
+            let (keep_ms, replaces) = (workflow.head.keep_ms, workflow.head.parent.is_some());
+            workflow.delete_at = delete_workflow_at(now, keep_ms, replaces, workflow.orphaned);
             self.ended.push(key.1);
         }
     }

@@ -2,12 +2,19 @@
 //! `lookup`.
 
 use umbel_model::{
-    JobId, JobState, NodeRef, OnFailure, QueueName, TenantId, UnixMs,
+    JobId, JobState, NodeRef, OnFailure, TenantId, UnixMs,
     canvas::{Range, When, node_job},
 };
 
 use super::state::{Job, Key, State};
-use crate::*;
+use crate::{
+    rules::{
+        join::{JoinProgress, adjusted, status_of},
+        room::{self, Held},
+        uniqueness,
+    },
+    *,
+};
 
 /// What a job's record does not say of its node.
 #[derive(Debug)]
@@ -31,10 +38,7 @@ pub(super) struct Join {
     pub(super) members: Vec<Range>,
     pub(super) scope: Vec<Range>,
     pub(super) cancel_rest: bool,
-    pub(super) pending: u32,
-    pub(super) failed: u32,
-    pub(super) skipped: u32,
-    pub(super) status: Option<Status>,
+    pub(super) progress: JoinProgress,
 }
 
 #[derive(Debug)]
@@ -87,18 +91,6 @@ pub(super) enum Todo {
     },
 }
 
-pub(super) fn status_of(state: JobState) -> Status {
-    match state {
-        JobState::Succeeded => Status::Ok,
-        JobState::Skipped => Status::Skipped,
-        _ => Status::Failed,
-    }
-}
-
-pub(super) fn adjusted(raw: Status, on_failure: OnFailure) -> Status {
-    if raw == Status::Failed && on_failure != OnFailure::Fail { Status::Ok } else { raw }
-}
-
 impl State {
     // ---- submission
 
@@ -115,9 +107,7 @@ impl State {
         if self.workflows.contains_key(&key) {
             return WorkflowSubmitted::Created;
         }
-        if let Some(refusal) =
-            self.no_room_for(&head.tenant, u64::from(head.parent.is_none()), head.nodes.into(), &head.templates)
-        {
+        if let Some(refusal) = self.no_room_for(&head.tenant, Held::of(head), &head.templates) {
             return refusal;
         }
         self.store_head(now, head);
@@ -130,51 +120,24 @@ impl State {
         if *expires <= now {
             return None;
         }
-        let same = *body == asked.body;
-        Some(if same { WorkflowSubmitted::Existing(*id) } else { WorkflowSubmitted::Conflict(*id) })
+        Some(uniqueness::repeated_workflow(*id, *body == asked.body))
     }
 
     /// Why so many workflows with these templates cannot be added.
     pub(super) fn no_room_for<'a>(
         &self,
         tenant: &TenantId,
-        workflows: u64,
-        nodes: u64,
+        new: Held,
         templates: impl IntoIterator<Item = &'a NodeTemplate>,
     ) -> Option<WorkflowSubmitted> {
-        let mine = |(_, w): &(&Key, &Workflow)| w.head.parent.is_none() && w.pruned.is_none();
-        let held = self.workflows.iter().filter(|(key, _)| key.0 == *tenant).filter(mine).count() as u64;
-        if workflows > 0 && held + workflows > self.limits.max_workflows {
-            return Some(WorkflowSubmitted::TooManyWorkflows);
-        }
-        let stored = self.workflows.iter().filter(|(key, _)| key.0 == *tenant);
-        if stored.map(|(_, w)| u64::from(w.head.nodes)).sum::<u64>() + nodes > self.limits.max_nodes {
-            return Some(WorkflowSubmitted::TooManyWorkflows);
-        }
-        let mut wanted: Vec<(&QueueName, u64)> = Vec::new();
-        for template in templates {
-            match wanted.iter_mut().find(|(queue, _)| *queue == &template.queue) {
-                Some((_, nodes)) => *nodes += u64::from(template.nodes),
-                None => wanted.push((&template.queue, template.nodes.into())),
-            }
-        }
-        let mut queues = self.scheduler.queues_of(tenant);
-        for (queue, nodes) in wanted {
-            let backlog = match self.scheduler.find(tenant, queue).map(|id| self.scheduler.counts(id)) {
-                Some(counts) => counts.ready + counts.delayed,
-                None => {
-                    queues += 1;
-                    if queues > self.limits.max_queues {
-                        return Some(WorkflowSubmitted::TooManyQueues);
-                    }
-                    0
-                }
-            };
-            if backlog + nodes > self.limits.max_backlog {
-                return Some(WorkflowSubmitted::QueueFull);
-            }
-        }
-        None
+        let mine = || self.workflows.iter().filter(|(key, _)| key.0 == *tenant).map(|(_, workflow)| workflow);
+        let workflows = mine().filter(|w| w.head.parent.is_none() && w.pruned.is_none()).count() as u64;
+        let held = Held { workflows, nodes: mine().map(|w| u64::from(w.head.nodes)).sum() };
+        let backlog = |queue: &_| {
+            let counts = self.scheduler.counts(self.scheduler.find(tenant, queue)?);
+            Some(counts.ready + counts.delayed)
+        };
+        room::for_workflows(&self.limits, held, new, self.scheduler.queues_of(tenant), backlog, templates)
     }
 
     pub(super) fn store_head(&mut self, now: UnixMs, head: &WorkflowHead) {
@@ -250,10 +213,7 @@ impl State {
                     members: members.clone(),
                     scope: scope.clone(),
                     cancel_rest: *cancel_rest,
-                    pending: *pending,
-                    failed: *failed,
-                    skipped: *skipped,
-                    status,
+                    progress: JoinProgress { pending: *pending, failed: *failed, skipped: *skipped, status },
                 };
                 self.joins.insert((key.0.clone(), id), join);
             }

@@ -3,35 +3,36 @@
 use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
 
 use super::state::{Job, Key, State};
-use crate::{scheduler::Limit, *};
+use crate::{
+    rules::uniqueness::{self, Holder, unique_of},
+    scheduler::Limit,
+    *,
+};
 
 impl State {
     // ---- unique keys
 
     /// The job that keeps a submission away.
-    pub(super) fn first_of_its_like(&self, now: UnixMs, new: &NewJob) -> Option<JobId> {
-        let unique = new.broker_options.as_ref()?.unique.as_ref().filter(|unique| unique.wins == Wins::First)?;
-        let (holder, until, _) = self.unique.get(&(new.tenant.clone(), unique.key.clone()))?;
-        (*until == 0 || *until > now).then_some(*holder)
+    pub(super) fn find_duplicate(&self, now: UnixMs, new: &NewJob) -> Option<JobId> {
+        let unique = unique_of(new).filter(|unique| unique.wins == Wins::First)?;
+        let holder = self.unique.get(&(new.tenant.clone(), unique.key.clone()))?;
+        holder.holds(now).then_some(holder.id)
     }
 
-    /// Gives a new job its unique key, and ends the one whose place it takes; when it starts, and the place in the line.
-    pub(super) fn take_place(&mut self, now: UnixMs, new: &NewJob) -> (Start, Option<u64>) {
-        let Some(unique) = new.broker_options.as_ref().and_then(|broker_options| broker_options.unique.as_ref()) else {
-            return (new.start, None);
-        };
-        let mut place = None;
+    /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
+    pub(super) fn supersede(&mut self, now: UnixMs, new: &NewJob) -> (Start, Option<u64>) {
+        let Some(unique) = unique_of(new) else { return (new.start, None) };
+        let (mut since, mut place) = (now, None);
         let name = (new.tenant.clone(), unique.key.clone());
-        let mut since = now;
         if unique.wins == Wins::Latest
-            && let Some((holder, _, first)) = self.unique.get(&name).copied()
+            && let Some(holder) = self.unique.get(&name).copied()
         {
-            let old = (new.tenant.clone(), holder);
+            let old = (new.tenant.clone(), holder.id);
             let state = self.jobs.get(&old).map(|job| job.record.state);
-            if matches!(state, Some(JobState::Scheduled | JobState::Queued | JobState::Retrying)) {
-                since = first;
+            if state.is_some_and(uniqueness::can_be_superseded) {
+                since = holder.since;
                 let (job, score) = (&self.jobs[&old].record, self.jobs[&old].score);
-                // Always at the end of a long line, the latest of many would never run.
+                // Always at the end of a long queue, the latest of many would never run.
                 let alike = job.queue == new.queue && job.priority == new.priority;
                 place = (alike && job.state == JobState::Queued).then_some(score);
                 self.job_mut(&old).record.failure = Some(Failure::new(SUPERSEDED, superseded_message(new.id)));
@@ -39,15 +40,8 @@ impl State {
                 self.finish(now, &old, JobState::Revoked);
             }
         }
-        let until = if unique.for_ms > 0 { now + unique.for_ms } else { 0 };
-        self.unique.insert(name, (new.id, until, since));
-        let start = match new.start {
-            Start::After(ms) if unique.wins == Wins::Latest && unique.max_wait_ms > 0 => {
-                Start::At((now + ms).min(since + unique.max_wait_ms))
-            }
-            start => start,
-        };
-        (start, place)
+        self.unique.insert(name, Holder::new(new.id, unique, now, since));
+        (uniqueness::start_of(new.start, unique, now, since), place)
     }
 
     /// A job ended: it holds its key no more, or until the time that is answered.
@@ -62,12 +56,12 @@ impl State {
     /// Until when a job holds its key, if it does; 0: until it ends.
     fn held_until(&self, key: &Key) -> Option<UnixMs> {
         let unique = self.jobs[key].broker_options.as_ref()?.unique.as_ref()?;
-        let (holder, until, _) = self.unique.get(&(key.0.clone(), unique.key.clone()))?;
-        (*holder == key.1).then_some(*until)
+        let holder = self.unique.get(&(key.0.clone(), unique.key.clone()))?;
+        (holder.id == key.1).then_some(holder.until)
     }
 
     fn drop_key(&mut self, key: &Key) {
-        self.unique.retain(|name, (holder, ..)| name.0 != key.0 || *holder != key.1);
+        self.unique.retain(|name, holder| name.0 != key.0 || holder.id != key.1);
     }
 
     // ---- the dead set
@@ -147,8 +141,8 @@ impl State {
                 wrong("delayed jobs of a line", name());
             }
         }
-        for (tenant, key) in self.unique.iter().filter(|(_, (_, until, _))| *until == 0).map(|(name, _)| name) {
-            let holder = (tenant.clone(), self.unique[&(tenant.clone(), key.clone())].0);
+        for (tenant, key) in self.unique.iter().filter(|(_, holder)| holder.until == 0).map(|(name, _)| name) {
+            let holder = (tenant.clone(), self.unique[&(tenant.clone(), key.clone())].id);
             if self.jobs.get(&holder).is_none_or(|job| job.record.state.is_terminal()) {
                 wrong("unique key of a job that ended", key.clone());
             }

@@ -158,10 +158,10 @@ impl State {
                     members: join.members.clone(),
                     scope: join.scope.clone(),
                     cancel_rest: join.cancel_rest,
-                    pending: join.pending,
-                    failed: join.failed,
-                    skipped: join.skipped,
-                    status: join.status,
+                    pending: join.progress.pending,
+                    failed: join.progress.failed,
+                    skipped: join.progress.skipped,
+                    status: join.progress.status,
                 },
             });
         }

@@ -24,8 +24,8 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, Workf
 use crate::*;
 use state::State;
 
+pub use crate::rules::lease::max_deliveries_message;
 pub use inspect::Limited;
-pub use passage::max_deliveries_message;
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.
 const SIGNALS: usize = 1_024;

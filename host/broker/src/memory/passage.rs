@@ -1,9 +1,12 @@
 //! The passage of time in the model: what is due, leases that are over, and what is deleted.
 
-use umbel_model::{AttemptRecord, Failure, JobState, UnixMs};
+use umbel_model::{JobState, UnixMs};
 
 use super::state::{Key, State};
-use crate::*;
+use crate::{
+    rules::lease::{self, Lost},
+    *,
+};
 
 impl State {
     pub(super) fn promote(&mut self, now: UnixMs, max: u32) -> Promoted {
@@ -44,32 +47,21 @@ impl State {
             self.leave(&key);
             let job = self.job_mut(&key);
             job.token = None;
-            job.remember(AttemptRecord {
-                attempt: job.record.retries + 1,
-                delivery: job.record.deliveries,
-                worker: job.record.worker.clone().expect("a running job has a worker"),
-                ended_at: now,
-                outcome: "lost".into(),
-                failure: None,
-                usage: umbel_model::Usage::default(),
-            });
-            if job.record.cancel_requested {
-                self.finish(now, &key, JobState::Revoked);
-                reaped.revoked += 1;
-            } else if let Some(dead) = job.lost_for_good() {
-                job.record.failure = Some(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE));
-                self.end(now, &key, JobState::Failed, dead);
-                *(if dead { &mut reaped.buried } else { &mut reaped.failed }) += 1;
-            } else if job.record.deliveries >= job.max_deliveries {
-                let message = max_deliveries_message(job.record.deliveries);
-                job.record.failure = Some(Failure::new("max_deliveries", message));
-                self.finish(now, &key, JobState::Failed);
-                reaped.buried += 1;
-            } else {
-                // Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
-                let score = (job.record.deliveries < 2).then_some(job.score);
-                self.enqueue(&key, score);
-                reaped.requeued += 1;
+            let worker = job.record.worker.clone().expect("a running job has a worker");
+            let (retries, deliveries) = (job.record.retries, job.record.deliveries);
+            job.remember(lease::lost_record(now, retries, deliveries, worker));
+            let on_lost = job.broker_options.as_ref().map(|broker_options| broker_options.on_lost).unwrap_or_default();
+            let (cancelled, max) = (job.record.cancel_requested, job.max_deliveries);
+            match lease::lost(cancelled, on_lost, deliveries, max, &mut reaped) {
+                Lost::Revoke => self.finish(now, &key, JobState::Revoked),
+                Lost::Fail { failure, dead } => {
+                    job.record.failure = Some(failure);
+                    self.end(now, &key, JobState::Failed, dead);
+                }
+                Lost::Requeue { at_its_place } => {
+                    let score = at_its_place.then_some(job.score);
+                    self.enqueue(&key, score);
+                }
             }
         }
         self.advance(now);
@@ -78,7 +70,7 @@ impl State {
 
     pub(super) fn prune(&mut self, now: UnixMs, max: u32) -> u32 {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
-        self.unique.retain(|_, (_, until, _)| *until == 0 || *until > now);
+        self.unique.retain(|_, holder| holder.holds(now));
         self.rates.retain(|_, used| used.until_us > now * 1_000);
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
@@ -102,9 +94,4 @@ impl State {
         }
         count
     }
-}
-
-/// Why the reaper buried a job.
-pub fn max_deliveries_message(deliveries: u32) -> String {
-    format!("its worker was lost in each of {deliveries} deliveries")
 }

@@ -3,7 +3,7 @@
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
 
 use super::state::State;
-use crate::*;
+use crate::{rules::lease, *};
 
 impl State {
     pub(super) fn job(&self, tenant: &TenantId, id: JobId) -> Option<JobRecord> {
@@ -49,8 +49,8 @@ impl State {
         match job.record.state {
             state if state.is_terminal() => Cancelled::AlreadyEnded(state),
             JobState::Running => {
-                // Once it is to be stopped, it is.
-                job.record.let_end = !terminate && (job.record.let_end || !job.record.cancel_requested);
+                let record = &mut job.record;
+                record.let_end = lease::is_let_end(terminate, record.cancel_requested, record.let_end);
                 job.record.cancel_requested = true;
                 if terminate {
                     self.to_stop.push(id);
