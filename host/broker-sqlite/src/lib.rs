@@ -8,11 +8,12 @@ mod audit;
 mod config;
 mod error;
 mod lock;
-mod news;
+mod notifications;
 mod readers;
 mod reads;
 mod rows;
 mod schema;
+mod templates;
 mod timer;
 mod workflows;
 mod writer;
@@ -29,7 +30,7 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 pub use config::{SqliteConfig, Synchronous};
 use error::Fault;
-use news::Channels;
+use notifications::Channels;
 use readers::Readers;
 use timer::Timer;
 use writer::{Handle, Step, Writer};
@@ -321,6 +322,6 @@ impl Maintenance for SqliteBroker {
             return Ok(found);
         }
         // As much as there is in a group: nothing else is to wait behind it in the same one.
-        self.write(usize::MAX / 2, |step| step.mend()).await
+        self.write(usize::MAX / 2, |step| step.repair()).await
     }
 }

@@ -6,8 +6,9 @@ use umbel_model::{
 };
 
 use super::{
-    canvas::{Todo, Workflow},
-    state::{Key, State},
+    records::Key,
+    records::{WorkItem, Workflow},
+    state::State,
 };
 use crate::{
     rules::{
@@ -24,22 +25,23 @@ impl State {
     pub(super) fn advance(&mut self, now: UnixMs) {
         let mut budget = ADVANCE;
         while budget > 0 {
-            let own = !self.fresh.is_empty();
-            let Some(item) = self.fresh.pop_front().or_else(|| self.todo.pop_front()) else { break };
-            let mut put_back = |item| if own { self.fresh.push_front(item) } else { self.todo.push_front(item) };
+            let own = !self.queued_items.is_empty();
+            let Some(item) = self.queued_items.pop_front().or_else(|| self.work_items.pop_front()) else { break };
+            let mut put_back =
+                |item| if own { self.queued_items.push_front(item) } else { self.work_items.push_front(item) };
             budget -= 1;
             match item {
-                Todo::Adopt { job, status } => self.adopt(now, &job, status),
-                Todo::Arrive { workflow, targets, raw, adjusted } => {
+                WorkItem::Adopt { job, status } => self.adopt(now, &job, status),
+                WorkItem::Arrive { workflow, targets, raw, adjusted } => {
                     let node = targets.first;
                     if let Some(left) = rest(targets) {
-                        put_back(Todo::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
+                        put_back(WorkItem::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
                     }
                     self.arrive(now, &workflow, node, raw, adjusted);
                 }
-                Todo::Cancel { workflow, nodes, how } => {
+                WorkItem::Cancel { workflow, nodes, how } => {
                     if let Some(left) = rest(nodes) {
-                        put_back(Todo::Cancel { workflow: workflow.clone(), nodes: left, how });
+                        put_back(WorkItem::Cancel { workflow: workflow.clone(), nodes: left, how });
                     }
                     self.cancel_node(now, &(workflow.0.clone(), node_job(workflow.1, nodes.first)), how);
                 }
@@ -51,7 +53,7 @@ impl State {
 
     /// Leaves the step's own items that are left to later steps.
     pub(super) fn put_off(&mut self) {
-        self.todo.append(&mut self.fresh);
+        self.work_items.append(&mut self.queued_items);
     }
 
     fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
@@ -90,8 +92,8 @@ impl State {
         let arrival = join.progress.arrive(of_join, raw, adjusted);
         if arrival.cancels_scope {
             let how = JobState::Revoked;
-            let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
-            self.fresh.extend(join.scope.iter().map(cancel));
+            let cancel = |nodes: &Range| WorkItem::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
+            self.queued_items.extend(join.scope.iter().map(cancel));
         }
         if let Some(status) = arrival.ended {
             let (next, on_failure) = (join.next.clone(), join.on_failure);
@@ -105,13 +107,18 @@ impl State {
         let workflow = (key.0.clone(), id);
         let adjusted = adjusted(raw, on_failure);
         for targets in next {
-            self.fresh.push_back(Todo::Arrive { workflow: workflow.clone(), targets: *targets, raw, adjusted });
+            self.queued_items.push_back(WorkItem::Arrive {
+                workflow: workflow.clone(),
+                targets: *targets,
+                raw,
+                adjusted,
+            });
         }
         let Some(stored) = self.workflows.get_mut(&workflow) else { return };
         if stored.head.end == number {
             stored.end = Some(adjusted);
             if let Some(parent) = stored.head.parent {
-                self.fresh.push_back(Todo::Adopt { job: (key.0.clone(), parent), status: adjusted });
+                self.queued_items.push_back(WorkItem::Adopt { job: (key.0.clone(), parent), status: adjusted });
             }
         }
     }
@@ -188,7 +195,7 @@ impl State {
         workflow.cancelled = Some(how);
         workflow.deadline_at = None;
         let nodes = Range { first: 0, count: workflow.head.nodes };
-        self.fresh.push_back(Todo::Cancel { workflow: key.clone(), nodes, how });
+        self.queued_items.push_back(WorkItem::Cancel { workflow: key.clone(), nodes, how });
     }
 
     fn cancel_node(&mut self, now: UnixMs, key: &Key, how: JobState) {

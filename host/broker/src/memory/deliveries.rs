@@ -2,7 +2,7 @@
 
 use umbel_model::{JobState, Resolution, Token, UnixMs};
 
-use super::state::{Key, State};
+use super::{records::Key, state::State};
 use crate::{
     rules::{
         lease,
@@ -53,7 +53,7 @@ impl State {
             node: None,
         };
         let delivery = Delivery { node: self.delivered(key), ..delivery };
-        self.tell_state(key);
+        self.record_event(key);
         delivery
     }
 

@@ -5,10 +5,7 @@ use umbel_model::{
     canvas::{MAX_NODES, Range, node_job, node_of, push_range},
 };
 
-use super::{
-    canvas::Todo,
-    state::{Key, State},
-};
+use super::{records::Key, records::WorkItem, state::State};
 use crate::{rules::room, *};
 
 impl State {
@@ -74,14 +71,14 @@ impl State {
         if !members.nodes.is_empty() {
             push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
-        let arrive = |targets: &Range| Todo::Arrive {
+        let arrive = |targets: &Range| WorkItem::Arrive {
             workflow: key.clone(),
             targets: moved(targets),
             raw: Status::Failed,
             adjusted: Status::Ok,
         };
-        let items: Vec<Todo> = members.starts.iter().map(arrive).collect();
-        self.fresh.extend(items);
+        let items: Vec<WorkItem> = members.starts.iter().map(arrive).collect();
+        self.queued_items.extend(items);
     }
 }
 

@@ -5,10 +5,7 @@ use umbel_model::{
     canvas::{When, node_job},
 };
 
-use super::{
-    canvas::Workflow,
-    state::{Key, State},
-};
+use super::{records::Key, records::Workflow, state::State};
 use crate::*;
 
 impl State {

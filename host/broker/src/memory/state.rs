@@ -7,10 +7,7 @@ use umbel_model::{
     rate::Used,
 };
 
-use super::{
-    canvas::{Join, Place, Todo, Workflow},
-    events::Following,
-};
+use super::records::{Join, Key, Place, WorkItem, Workflow};
 use crate::{
     rules::{
         retention, room,
@@ -20,7 +17,14 @@ use crate::{
     *,
 };
 
-pub(super) type Key = (TenantId, JobId);
+/// Somebody follows a tenant.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) until: UnixMs,
+    /// The number of the last event.
+    pub(super) last: u64,
+    pub(super) kept: VecDeque<Event>,
+}
 
 #[derive(Debug)]
 pub(super) struct Job {
@@ -50,9 +54,9 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<Key, Job>,
     pub(super) joins: BTreeMap<Key, Join>,
     pub(super) workflows: BTreeMap<Key, Workflow>,
-    pub(super) todo: VecDeque<Todo>,
+    pub(super) work_items: VecDeque<WorkItem>,
     /// Work items that the step under way added.
-    pub(super) fresh: VecDeque<Todo>,
+    pub(super) queued_items: VecDeque<WorkItem>,
     pub(super) scheduler: Scheduler<JobId>,
     /// What has been used of rates.
     pub(super) rates: BTreeMap<LimitName, Used>,
@@ -80,8 +84,8 @@ impl State {
             jobs: BTreeMap::new(),
             joins: BTreeMap::new(),
             workflows: BTreeMap::new(),
-            todo: VecDeque::new(),
-            fresh: VecDeque::new(),
+            work_items: VecDeque::new(),
+            queued_items: VecDeque::new(),
             scheduler: Scheduler::default(),
             rates: BTreeMap::new(),
             unique: BTreeMap::new(),
@@ -185,7 +189,7 @@ impl State {
             .map(|limits| SubQueueName { task: job.record.task.clone(), key: limits.key.clone().unwrap_or_default() });
         let (entry, sub_queue) = ((job.score, key.1), job.sub_queue.clone());
         self.scheduler.insert(id, sub_queue.as_ref(), entry);
-        self.tell_state(key);
+        self.record_event(key);
     }
 
     pub(super) fn delay(&mut self, key: &Key, state: JobState, due: UnixMs) {
@@ -195,7 +199,7 @@ impl State {
         job.record.due_at = Some(due);
         job.look_at = Some(job.record.expires_at.map_or(due, |expires| expires.min(due)));
         self.scheduler.change(id, |counts| counts.delayed += 1);
-        self.tell_state(key);
+        self.record_event(key);
     }
 
     /// Takes a job out of whatever it waits in.
@@ -234,7 +238,7 @@ impl State {
             self.bury(key);
         }
         self.ended.push(key.1);
-        self.tell_state(key);
+        self.record_event(key);
         self.ended_node(key);
     }
 
