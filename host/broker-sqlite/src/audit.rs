@@ -75,7 +75,7 @@ macro_rules! parts {
     };
 }
 
-/// Lines that count otherwise than their jobs do.
+/// Tenant queues whose counts are not those of their jobs.
 macro_rules! line_counts {
     ($name:literal, $column:literal, $which:literal) => {
         Check {

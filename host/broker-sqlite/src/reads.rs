@@ -193,7 +193,7 @@ pub(crate) fn controls(conn: &Connection, tenant: &TenantId) -> Result<Vec<(Scop
     })
 }
 
-/// A line has a tag while it has something to hand out.
+/// A tenant queue has a virtual finish time (`tag`) while it has something to hand out.
 pub(crate) fn ready_queues(conn: &Connection) -> Result<Vec<QueueName>, Fault> {
     let sql = "SELECT DISTINCT queue FROM line WHERE tag IS NOT NULL ORDER BY queue LIMIT ?";
     all(conn, sql, &[&MAX_READY_QUEUES], |row| name(row, 0))

@@ -46,7 +46,7 @@ impl MemoryBroker {
             }
         };
         note("jobs", state.jobs.len());
-        note("gates", state.joins.len());
+        note("joins", state.joins.len());
         note("workflows", state.workflows.len());
         note("work items", state.work_items.len() + state.queued_items.len());
         note("controls", usize::from(!state.scheduler.controls.is_empty()));

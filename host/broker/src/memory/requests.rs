@@ -1,4 +1,4 @@
-//! Readers of the model's jobs and queues, and what users wish for a job.
+//! Reading the model's jobs and queues, and what users ask of a job.
 
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
 

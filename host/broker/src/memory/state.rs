@@ -37,7 +37,7 @@ pub(super) struct Job {
     pub(super) max_deliveries: u32,
     pub(super) result_ttl_ms: u64,
     pub(super) dead_ttl_ms: u64,
-    /// Place in the line while queued, kept while running so that the first lost delivery does not lose it.
+    /// Place in the queue while queued, kept while running so that the first lost delivery does not lose it.
     pub(super) score: u64,
     /// Of the current delivery; kept after its settle so that a repeated one is recognised, cleared by the reaper.
     pub(super) token: Option<Token>,
@@ -145,7 +145,7 @@ impl State {
         self.start_at(now, key, start, None);
     }
 
-    /// As `start`; `place` in the line, if it starts now.
+    /// As `start`; `place` in the queue, if it starts now.
     fn start_at(&mut self, now: UnixMs, key: &Key, start: Start, place: Option<u64>) {
         let due = uniqueness::due(start, now);
         if due > now {

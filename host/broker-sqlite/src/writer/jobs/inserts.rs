@@ -18,7 +18,7 @@ pub(in crate::writer) struct Fixed<'a> {
 }
 
 impl Head {
-    /// Stores a queued or delayed job that uses no knob; false if its id is known, and then nothing was done. What is
+    /// Stores a queued or delayed job that uses no broker option; false if its id is known, and then nothing was done. What is
     /// left out has its default: fewer values, and no look for the id before, are what it costs less.
     pub(in crate::writer) fn insert_plain(
         &mut self,

@@ -24,7 +24,7 @@ impl Head {
 }
 
 impl Step<'_> {
-    /// Gives a job its state, and its place at the end of its line or, if it had one, there. `arrived` must follow.
+    /// Gives a job its state, and its place at the end of its tenant queue or, if it had one, there. `arrived` must follow.
     pub(in crate::writer) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
         if due > self.now {
             head.be_delayed(JobState::Scheduled, due);

@@ -64,7 +64,7 @@ impl Step<'_> {
         if !uniqueness::can_be_superseded(head.state) {
             return Ok(None);
         }
-        // Always at the end of a long line, the latest of many would never run.
+        // Always at the end of a long queue, the latest of many would never run.
         let alike = *self.scheduler.queue(head.queue_id) == by.queue && head.priority == by.priority;
         let place = (alike && head.state == JobState::Queued).then_some(head.score);
         head.put_failure(self.conn, &Failure::new(SUPERSEDED, superseded_message(by.id)))?;

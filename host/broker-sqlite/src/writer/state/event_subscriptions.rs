@@ -1,7 +1,7 @@
 //! Tenants that somebody follows, and the events that are recorded for them.
 //!
 //! The table `followed` holds the same. While nobody follows, a change of state costs one comparison. Events of a group are
-//! written at its end; what a group did can be undone, as in `lines`.
+//! written at its end; what a group did can be undone.
 
 use std::collections::{HashMap, hash_map::Entry};
 

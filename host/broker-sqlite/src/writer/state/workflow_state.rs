@@ -85,7 +85,7 @@ pub(in crate::writer) struct Join {
     changed: bool,
 }
 
-/// A template, and the line of its jobs.
+/// A template, and the tenant queue of its jobs.
 #[derive(Debug)]
 pub(in crate::writer) struct Template {
     pub(in crate::writer) of: NodeTemplate,

@@ -1,52 +1,22 @@
-//! What follows from the stored form of a workflow: its submission in steps, the value of a node, and why one failed.
+//! The value of a node, and why one failed, read from the stored form of a workflow.
 //!
 //! A node that ended never changes, so a value may be read in many calls.
 
 use std::{collections::BTreeSet, fmt, future::Future, pin::Pin};
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use umbel_model::{
     Failure, JobState, OnFailure, Stored, TaskName, TenantId, WorkflowId,
     canvas::{Range, node_job},
 };
 
-use crate::{
-    Broker, Error, MAX_NODES_A_CALL, NewNode, NodeValue, Status, UPSTREAM_FAILED, WorkflowHead, WorkflowSubmitted,
-};
+use crate::{Broker, Error, MAX_NODES_A_CALL, NodeValue, Status, UPSTREAM_FAILED};
 
 /// Failed members that an error names; it says how many more there are.
 pub const MAX_NAMED: usize = 100;
 /// Nodes within nodes that a reading follows: nested groups and replacements together.
 const MAX_DEPTH: u32 = 400;
-/// Chunks of nodes on their way to the store at once: one is packed while the other is stored.
-const CHUNKS_IN_FLIGHT: usize = 2;
-
-/// Stores a workflow and starts it: all of it or nothing. May be repeated with the same id.
-pub async fn submit_workflow(
-    broker: &dyn Broker,
-    head: &WorkflowHead,
-    nodes: &[NewNode],
-) -> Result<WorkflowSubmitted, Error> {
-    match broker.stage_workflow(head).await? {
-        WorkflowSubmitted::Created => {}
-        other => return Ok(other),
-    }
-    // Not a lazy iterator: its closure would make this future no longer `Send` for callers. Nothing is asked before it is
-    // polled.
-    let mut chunks = Vec::new();
-    for (at, chunk) in nodes.chunks(MAX_NODES_A_CALL as usize).enumerate() {
-        let first = at as u32 * MAX_NODES_A_CALL;
-        chunks.push(broker.stage_nodes(&head.tenant, head.id, first, chunk));
-    }
-    let answers: Vec<WorkflowSubmitted> = stream::iter(chunks).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;
-    match answers.into_iter().find(|answer| *answer != WorkflowSubmitted::Created) {
-        Some(other) => Ok(other),
-        None => broker.start_workflow(&head.tenant, head.id).await,
-    }
-}
-
 /// Why the value of a node cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

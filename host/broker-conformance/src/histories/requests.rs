@@ -6,8 +6,17 @@ use umbel_model::{OnWorkerLost, Rate};
 
 use super::*;
 
+/// What a history is mostly about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    /// Jobs and workflows; some of them with broker options.
+    Mixed,
+    /// Few tasks and keys with small limits, and what operators set.
+    BrokerOptions,
+}
+
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
+pub(super) struct JobRequest {
     pub(super) tenant: u8,
     pub(super) job: u8,
     pub(super) task: u8,
@@ -101,7 +110,7 @@ fn broker_options(task: u8, often: f64, unique: f64) -> BoxedStrategy<Option<Box
     sometimes(often, broker_options)
 }
 
-pub(super) fn wish(profile: Profile) -> BoxedStrategy<Wish> {
+pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
     let (tenants, tasks, often) = match profile {
         Profile::Mixed => (3_u8, 3_u8, 0.3),
         Profile::BrokerOptions => (2, 2, 0.8),
@@ -141,7 +150,7 @@ pub(super) fn wish(profile: Profile) -> BoxedStrategy<Wish> {
                         redrive,
                         broker_options,
                     )| {
-                        Wish {
+                        JobRequest {
                             tenant,
                             job,
                             task,
