@@ -43,3 +43,15 @@ pub(crate) fn template_spec(conn: &Connection, workflow: i64, number: u32) -> Re
     let found = all(conn, TEMPLATE_SPEC, &[&workflow, &number], |row| Ok(row.get(0)?))?.pop();
     found.ok_or_else(|| Fault::stored("job of a workflow", "its template is missing"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_read_of_a_template_costs_more_because_more_are_stored() {
+        for sql in [TEMPLATES, TEMPLATE_SPEC] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
+    }
+}
