@@ -1,4 +1,4 @@
-//! What should not be in a database, and how it is found. `writer::mending` puts it right.
+//! What should not be in a database, and how it is found. `writer::maintenance::repair` puts it right.
 //!
 //! Reads one view of what is committed: what is under way is not taken for an error, and nobody waits for it.
 
@@ -8,17 +8,16 @@ use umbel_model::{JobState, UnixMs};
 
 use crate::{
     error::Fault,
-    reads::all,
-    rows::{counts, state_number},
+    rows::{all, counts, state_number},
 };
 
-/// How something that was found is mended.
+/// How something that was found is repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mend {
+pub(crate) enum Repair {
     /// By these statements. `:now` in them is the time.
     Sql(&'static [&'static str]),
     /// By taking them off the work list.
-    Todo,
+    WorkItems,
     /// By a restored backup only.
     Nothing,
 }
@@ -29,7 +28,7 @@ pub(crate) struct Check {
     pub(crate) name: &'static str,
     /// Finds a text that says where, for each.
     sql: &'static str,
-    pub(crate) mend: Mend,
+    pub(crate) repair: Repair,
 }
 
 /// Parts of a job whose row is gone.
@@ -42,7 +41,7 @@ macro_rules! orphans {
                 $table,
                 " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
             ),
-            mend: Mend::Sql(&[concat!(
+            repair: Repair::Sql(&[concat!(
                 "DELETE FROM ",
                 $table,
                 " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
@@ -65,7 +64,7 @@ macro_rules! parts {
                 $column,
                 ")"
             ),
-            mend: Mend::Sql(&[concat!(
+            repair: Repair::Sql(&[concat!(
                 "DELETE FROM ",
                 $table,
                 " AS part WHERE NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.",
@@ -76,7 +75,7 @@ macro_rules! parts {
     };
 }
 
-/// Lines that count otherwise than their jobs do.
+/// Tenant queues whose counts are not those of their jobs.
 macro_rules! line_counts {
     ($name:literal, $column:literal, $which:literal) => {
         Check {
@@ -88,7 +87,7 @@ macro_rules! line_counts {
                 $column,
                 " <> coalesce(n, 0)"
             ),
-            mend: Mend::Sql(&[concat!(
+            repair: Repair::Sql(&[concat!(
                 "UPDATE line SET ",
                 $column,
                 " = (SELECT count(*) FROM job WHERE job.line = line.id AND ",
@@ -99,14 +98,14 @@ macro_rules! line_counts {
     };
 }
 
-// In this order they are mended: first what owns, then what is owned, then what is counted. The numbers of states are in
+// In this order they are repaired: first what owns, then what is owned, then what is counted. The numbers of states are in
 // `rows.rs`: 0 scheduled, 1 queued, 2 running, 3 retrying, 4 to 7 and 9 ended, 8 waiting.
 pub(crate) const CHECKS: &[Check] = &[
     Check {
         name: "job of a workflow that is gone",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE workflow IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)",
-        mend: Mend::Sql(&["DELETE FROM job WHERE workflow IS NOT NULL
+        repair: Repair::Sql(&["DELETE FROM job WHERE workflow IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)"]),
     },
     parts!("node", "workflow"),
@@ -117,43 +116,43 @@ pub(crate) const CHECKS: &[Check] = &[
         name: "workflow without its spec",
         sql: "SELECT tenant || ' ' || hex(id) FROM workflow
             WHERE NOT EXISTS (SELECT 1 FROM workflow_spec WHERE workflow_spec.rid = workflow.rid)",
-        mend: Mend::Nothing,
+        repair: Repair::Nothing,
     },
     Check {
         name: "node without its job",
         sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NOT NULL
             AND NOT EXISTS (SELECT 1 FROM job WHERE job.rid = node.rid)",
-        mend: Mend::Nothing,
+        repair: Repair::Nothing,
     },
     Check {
         name: "gate without its node",
         sql: "SELECT 'row ' || workflow || ', node ' || number FROM gate WHERE NOT EXISTS
             (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)",
-        mend: Mend::Sql(&["DELETE FROM gate WHERE NOT EXISTS
+        repair: Repair::Sql(&["DELETE FROM gate WHERE NOT EXISTS
             (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)"]),
     },
     Check {
         name: "node without its gate",
         sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NULL
             AND NOT EXISTS (SELECT 1 FROM gate WHERE gate.workflow = node.workflow AND gate.number = node.number)",
-        mend: Mend::Nothing,
+        repair: Repair::Nothing,
     },
     Check {
         name: "work item of a workflow that is gone",
         sql: "SELECT 'item ' || seq FROM todo WHERE kind IN (0, 1)
             AND NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = todo.workflow)",
-        mend: Mend::Todo,
+        repair: Repair::WorkItems,
     },
     Check {
         name: "job without its spec",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE NOT EXISTS (SELECT 1 FROM spec WHERE spec.rid = job.rid)",
-        mend: Mend::Nothing,
+        repair: Repair::Nothing,
     },
     Check {
         name: "job without its knobs",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE knobs > 0
             AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
-        mend: Mend::Sql(&["UPDATE job SET knobs = 0 WHERE knobs > 0
+        repair: Repair::Sql(&["UPDATE job SET knobs = 0 WHERE knobs > 0
             AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)"]),
     },
     orphans!("spec"),
@@ -166,7 +165,7 @@ pub(crate) const CHECKS: &[Check] = &[
         name: "job whose phase is not that of its state",
         sql: "SELECT tenant || ' ' || hex(id) FROM job
             WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END",
-        mend: Mend::Sql(&["UPDATE job
+        repair: Repair::Sql(&["UPDATE job
             SET phase = CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END
             WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END"]),
     },
@@ -174,19 +173,19 @@ pub(crate) const CHECKS: &[Check] = &[
         name: "job that nothing will look at again",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE at IS NULL
             AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))",
-        mend: Mend::Sql(&["UPDATE job SET at = :now WHERE at IS NULL
+        repair: Repair::Sql(&["UPDATE job SET at = :now WHERE at IS NULL
             AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))"]),
     },
     Check {
         name: "job in the dead set that did not fail",
         sql: "SELECT tenant || ' ' || hex(id) FROM job INDEXED BY job_dead WHERE dead = 1 AND state <> 5",
-        mend: Mend::Sql(&["UPDATE job SET dead = 0 WHERE dead = 1 AND state <> 5"]),
+        repair: Repair::Sql(&["UPDATE job SET dead = 0 WHERE dead = 1 AND state <> 5"]),
     },
     Check {
         name: "workflow that nothing will delete",
         sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE delete_at IS NULL
             AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))",
-        mend: Mend::Sql(&["UPDATE workflow SET delete_at = :now WHERE delete_at IS NULL
+        repair: Repair::Sql(&["UPDATE workflow SET delete_at = :now WHERE delete_at IS NULL
             AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))"]),
     },
     Check {
@@ -194,7 +193,7 @@ pub(crate) const CHECKS: &[Check] = &[
         sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
             AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
                 WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)",
-        mend: Mend::Sql(&["UPDATE workflow SET orphaned = 1, delete_at = iif(finished_at IS NULL, NULL, :now)
+        repair: Repair::Sql(&["UPDATE workflow SET orphaned = 1, delete_at = iif(finished_at IS NULL, NULL, :now)
             WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
             AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
                 WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)"]),
@@ -204,25 +203,25 @@ pub(crate) const CHECKS: &[Check] = &[
         sql: "SELECT tenant || ' ' || key FROM unique_key AS held WHERE until = 0
             AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
                 WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)",
-        mend: Mend::Sql(&["DELETE FROM unique_key AS held WHERE until = 0
+        repair: Repair::Sql(&["DELETE FROM unique_key AS held WHERE until = 0
             AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
                 WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)"]),
     },
     Check {
         name: "job in a lane in which it does not wait or run",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE lane IS NOT NULL AND state NOT IN (1, 2)",
-        mend: Mend::Sql(&["UPDATE job SET lane = NULL WHERE lane IS NOT NULL AND state NOT IN (1, 2)"]),
+        repair: Repair::Sql(&["UPDATE job SET lane = NULL WHERE lane IS NOT NULL AND state NOT IN (1, 2)"]),
     },
     Check {
         name: "job with limits that waits in no lane",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NULL AND knobs & 2",
-        mend: Mend::Sql(&["UPDATE job SET lane = 1 WHERE state = 1 AND lane IS NULL AND knobs & 2"]),
+        repair: Repair::Sql(&["UPDATE job SET lane = 1 WHERE state = 1 AND lane IS NULL AND knobs & 2"]),
     },
     Check {
         name: "events that are not those of a following",
         sql: "SELECT event.tenant FROM event LEFT JOIN followed ON followed.tenant = event.tenant GROUP BY event.tenant
             HAVING max(number) IS NOT last OR count(*) <> max(number) - min(number) + 1",
-        mend: Mend::Sql(&["DELETE FROM event WHERE tenant IN
+        repair: Repair::Sql(&["DELETE FROM event WHERE tenant IN
             (SELECT event.tenant FROM event LEFT JOIN followed ON followed.tenant = event.tenant GROUP BY event.tenant
             HAVING max(number) IS NOT last OR count(*) <> max(number) - min(number) + 1)"]),
     },
@@ -236,7 +235,7 @@ pub(crate) const CHECKS: &[Check] = &[
             held <> (SELECT count(*) FROM workflow WHERE workflow.tenant = c.tenant AND parent IS NULL AND pruned IS NULL)
             OR nodes <> (SELECT coalesce(sum(nodes), 0) FROM workflow WHERE workflow.tenant = c.tenant)
             UNION SELECT tenant FROM workflow WHERE tenant NOT IN (SELECT tenant FROM workflow_count)",
-        mend: Mend::Sql(&[
+        repair: Repair::Sql(&[
             "DELETE FROM workflow_count",
             "INSERT INTO workflow_count (tenant, held, nodes) SELECT tenant,
                 count(*) FILTER (WHERE parent IS NULL AND pruned IS NULL), sum(nodes) FROM workflow GROUP BY tenant",
@@ -299,8 +298,8 @@ pub(crate) fn miscounted_workflows(conn: &Connection) -> Result<Vec<i64>, Fault>
     Ok(wrong.map(|(rid, _)| rid).collect())
 }
 
-/// Runs the statements that mend what a check found.
-pub(crate) fn mend_by_sql(conn: &Connection, now: UnixMs, statements: &[&str]) -> Result<(), Fault> {
+/// Runs the statements that repair what a check found.
+pub(crate) fn repair_by_sql(conn: &Connection, now: UnixMs, statements: &[&str]) -> Result<(), Fault> {
     let now = crate::rows::int(now);
     for sql in statements {
         let mut statement = conn.prepare(sql)?;

@@ -8,11 +8,12 @@ mod audit;
 mod config;
 mod error;
 mod lock;
-mod news;
+mod notifications;
 mod readers;
 mod reads;
 mod rows;
 mod schema;
+mod templates;
 mod timer;
 mod workflows;
 mod writer;
@@ -29,7 +30,7 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 pub use config::{SqliteConfig, Synchronous};
 use error::Fault;
-use news::Channels;
+use notifications::Channels;
 use readers::Readers;
 use timer::Timer;
 use writer::{Handle, Step, Writer};
@@ -158,7 +159,8 @@ impl Deliveries for SqliteBroker {
 
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let (settles, then) = (settles.to_vec(), then.cloned());
-        let grown: usize = settles.iter().filter_map(|s| s.growth.as_deref()).map(writer::nodes_of).sum();
+        let grown: usize =
+            settles.iter().filter_map(|s| s.growth.as_deref()).map(umbel_broker::rules::room::nodes_of).sum();
         let jobs = settles.len() + grown + then.as_ref().map_or(0, |claim| claim.max as usize);
         self.write(jobs, move |step| step.settle_all(&settles, then.as_ref())).await
     }
@@ -331,6 +333,6 @@ impl Maintenance for SqliteBroker {
             return Ok(found);
         }
         // As much as there is in a group: nothing else is to wait behind it in the same one.
-        self.write(usize::MAX / 2, |step| step.mend()).await
+        self.write(usize::MAX / 2, |step| step.repair()).await
     }
 }

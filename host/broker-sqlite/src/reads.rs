@@ -1,7 +1,6 @@
 //! What readers see: jobs, pages, logs, queues, workers, documents.
 
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
-use serde::de::DeserializeOwned;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
 use umbel_broker::{
     Control, Document, DocumentKind, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_BYTES,
@@ -14,29 +13,9 @@ use umbel_model::{
 
 use crate::{
     error::Fault,
-    rows::{self, int, name, number, small, state, time},
-    workflows,
+    rows::{self, all, int, json, name, number, small, state, time},
+    templates,
 };
-
-pub(crate) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|error| Fault::stored(what, error))
-}
-
-/// All rows of a statement, decoded.
-pub(crate) fn all<T>(
-    conn: &Connection,
-    sql: &str,
-    params: &[&dyn ToSql],
-    decode: impl Fn(&Row<'_>) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(decode(row)?);
-    }
-    Ok(found)
-}
 
 /// A job that failed without an outcome of its own failed with what it waited for: many may, and in a full file.
 pub(crate) fn failure(state: JobState, text: Option<String>, no_outcome: bool) -> Result<Option<Failure>, Fault> {
@@ -116,7 +95,7 @@ pub(crate) fn record(conn: &Connection, rid: i64, parts: Parts) -> Result<JobRec
     };
     if let Some(rid) = row.get::<_, Option<i64>>(21)? {
         let (workflow, number) = node_of(record.id);
-        let spec = workflows::template_spec(conn, rid, number)?;
+        let spec = templates::template_spec(conn, rid, number)?;
         let arguments = std::mem::replace(&mut record.spec, spec);
         record.node = Some(NodeRef { workflow, number, arguments });
     }
@@ -243,7 +222,7 @@ pub(crate) fn controls(conn: &Connection, tenant: &TenantId) -> Result<Vec<(Scop
     })
 }
 
-/// A line has a tag while it has something to hand out.
+/// A tenant queue has a virtual finish time (`tag`) while it has something to hand out.
 pub(crate) fn ready_queues(conn: &Connection) -> Result<Vec<QueueName>, Fault> {
     let sql = "SELECT DISTINCT queue FROM line WHERE tag IS NOT NULL ORDER BY queue LIMIT ?";
     all(conn, sql, &[&MAX_READY_QUEUES], |row| name(row, 0))

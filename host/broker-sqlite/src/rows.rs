@@ -1,7 +1,8 @@
-//! How values of the model are spelled in columns. Knows no statement and no rule.
+//! How values of the model are spelled in columns. Knows no table and no rule.
 
-use rusqlite::Row;
-use umbel_broker::{Scope, Status, WorkflowState};
+use rusqlite::{Connection, Row, ToSql};
+use serde::de::DeserializeOwned;
+use umbel_broker::{Scope, Status, WorkflowState, scheduler::QueueId};
 use umbel_model::{
     InvalidName, JobId, JobState, OnFailure, UnixMs,
     canvas::{Range, When},
@@ -12,6 +13,37 @@ use crate::error::Fault;
 /// A number as SQLite holds it. What does not fit (a time beyond the sun's) is the largest that does.
 pub(crate) fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::stored(what, error))
+}
+
+/// All rows of a statement, decoded.
+pub(crate) fn all<T>(
+    conn: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+    decode: impl Fn(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(decode(row)?);
+    }
+    Ok(found)
+}
+
+/// The row of a tenant queue.
+pub(crate) fn queue_row(id: QueueId) -> i64 {
+    int(id as u64 + 1)
+}
+
+/// The number of a tenant queue out of a job's row, of so many.
+pub(crate) fn queue_id(queues: usize, row: u64) -> Result<QueueId, Fault> {
+    let id = usize::try_from(row).ok().and_then(|row| row.checked_sub(1)).filter(|id| *id < queues);
+    id.ok_or_else(|| Fault::stored("line of a job", row))
 }
 
 /// The number of a state; `schema.sql` relies on 1 for queued.

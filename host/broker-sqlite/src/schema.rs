@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tracing::warn;
 use umbel_broker::{Error, Result};
 
-use crate::{SqliteConfig, error::Fault, rows::RUNS};
+use crate::{config::SqliteConfig, error::Fault, rows::RUNS};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
@@ -68,6 +68,14 @@ pub(crate) fn end_leases(conn: &Connection) {
 /// Pages beyond a limit of so many.
 pub(crate) fn reserve(pages: u64) -> u64 {
     (pages / 8).max(RESERVE_PAGES)
+}
+
+/// Whether a file has reached its limit and so many pages more.
+pub(crate) fn fills(conn: &Connection, max_pages: Option<u64>, more: u64) -> Result<bool, Fault> {
+    let Some(max) = max_pages else { return Ok(false) };
+    let number = |sql| conn.prepare_cached(sql)?.query_row([], |row| row.get::<_, u32>(0));
+    let (all, free) = (number("PRAGMA page_count")?, number("PRAGMA freelist_count")?);
+    Ok(u64::from(all.saturating_sub(free)) >= max.saturating_add(more))
 }
 
 fn limit_size(conn: &Connection, max_size_bytes: u64) -> Result<Option<u64>> {

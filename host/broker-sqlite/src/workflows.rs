@@ -3,52 +3,17 @@
 use rusqlite::{Connection, Row, ToSql, params};
 use serde_json::value::RawValue;
 use umbel_broker::{
-    MAX_NODES_A_CALL, NodePage, NodeRecord, NodeTemplate, NodeValue, NodeWork, PAGE_BYTES, PAGE_SCAN, Results, Start,
-    WorkflowPage, WorkflowQuery, WorkflowRecord, text_bytes,
+    MAX_NODES_A_CALL, NodePage, NodeRecord, NodeValue, NodeWork, PAGE_BYTES, PAGE_SCAN, Results, WorkflowPage,
+    WorkflowQuery, WorkflowRecord, text_bytes,
 };
 use umbel_model::{TenantId, WorkflowId};
 
 use crate::{
     error::Fault,
-    reads::{Parts, all, failure, record},
-    rows::{self, id_or_none, name, number, ranges, small, time},
+    reads::{Parts, failure, record},
+    rows::{self, all, id_or_none, name, number, ranges, small, time},
+    templates::templates_from,
 };
-
-/// The columns of a template, in the order of `writer::flows::TEMPLATE`.
-pub(crate) fn decode_template(row: &Row<'_>) -> Result<NodeTemplate, Fault> {
-    let start = match (time(row, 3)?, time(row, 4)?) {
-        (Some(ms), _) => Start::After(ms),
-        (None, Some(at)) => Start::At(at),
-        (None, None) => Start::Now,
-    };
-    Ok(NodeTemplate {
-        task: name(row, 0)?,
-        queue: name(row, 1)?,
-        priority: row.get(2)?,
-        start,
-        expires_ms: number(row, 5)?,
-        max_deliveries: small(row, 6)?,
-        nodes: small(row, 7)?,
-        spec: row.get(8)?,
-    })
-}
-
-const TEMPLATES: &str =
-    "SELECT task, queue, priority, start_after_ms, start_at, expires_ms, max_deliveries, nodes, spec
-    FROM template WHERE workflow = ? AND n >= ? ORDER BY n";
-/// The templates of a workflow from number `first` on.
-pub(crate) fn templates_from(conn: &Connection, workflow: i64, first: u32) -> Result<Vec<NodeTemplate>, Fault> {
-    all(conn, TEMPLATES, &[&workflow, &first], decode_template)
-}
-
-const TEMPLATE_SPEC: &str = "SELECT spec FROM node CROSS JOIN template
-    ON template.workflow = node.workflow AND template.n = node.template WHERE node.workflow = ? AND node.number = ?";
-
-/// The spec that a node has in common with others.
-pub(crate) fn template_spec(conn: &Connection, workflow: i64, number: u32) -> Result<String, Fault> {
-    let found = all(conn, TEMPLATE_SPEC, &[&workflow, &number], |row| Ok(row.get(0)?))?.pop();
-    found.ok_or_else(|| Fault::stored("job of a workflow", "its template is missing"))
-}
 
 /// The columns of a record, in the order of `decode`.
 macro_rules! select_workflow {
@@ -248,7 +213,7 @@ mod tests {
 
     #[test]
     fn no_read_of_a_workflow_costs_more_because_more_are_stored() {
-        for sql in [TEMPLATES, TEMPLATE_SPEC, WORKFLOW, PAGE, ROW, NODES, VALUES] {
+        for sql in [WORKFLOW, PAGE, ROW, NODES, VALUES] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

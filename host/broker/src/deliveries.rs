@@ -16,7 +16,7 @@ pub const CLAIM_SCAN: u32 = 128;
 #[async_trait]
 pub trait Deliveries: Send + Sync + fmt::Debug + 'static {
     /// Hands out at most `claim.max` ready jobs: the queues in the order given, fairly between tenants, by priority
-    /// (9 first) and then age inside a tenant, within limits that hold across all workers (see the rules of lanes in
+    /// (9 first) and then age inside a tenant, within limits that hold across all workers (see the rules in
     /// `limits`). Expired jobs met on the way end `expired`.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>>;
 
@@ -27,7 +27,7 @@ pub trait Deliveries: Send + Sync + fmt::Debug + 'static {
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)>;
 }
 
-/// A worker's wish for jobs.
+/// A worker's request for jobs.
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub worker: WorkerId,

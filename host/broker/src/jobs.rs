@@ -174,7 +174,7 @@ pub enum Cancelled {
     NotFound,
 }
 
-/// The answer to a wish to run a waiting job now.
+/// The answer to a request to run a waiting job now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunNow {
     Queued,
@@ -183,7 +183,7 @@ pub enum RunNow {
     NotFound,
 }
 
-/// The answer to a wish to delete a job that has ended.
+/// The answer to a request to delete a job that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgot {
     Forgotten,

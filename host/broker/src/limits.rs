@@ -1,64 +1,80 @@
-//! Limits that hold across all workers, lanes, uniqueness, and what else of a job's life a broker must know.
+//! The rules of limits, sub-queues and uniqueness, and the options of a job that a broker must know.
 //!
-//! # Lanes
+//! # The tree of ready jobs
 //!
-//! The ready jobs of a tenant's queue, a *line*, are *plain*, or they lie in a *lane*: one for each task with limits of
-//! its own, divided into one *key lane* for each value of its limit key (the empty one for jobs without a key). A job with
-//! `BrokerOptions::limits` is queued in the lane of its task and key, any other is plain. A plain job whose task has a `Control` is
-//! moved when it is met: out of the plain ones and, with its place in the line, into its task's lane with no key.
+//! The ready jobs of one tenant in one queue are a *tenant queue*. A job with `BrokerOptions::limits` waits in a *sub-queue*:
+//! there is one for each task, divided into one for each value of the limit key (the empty key for jobs without one). All
+//! other jobs are *plain*. A plain job whose task has a `Control` is moved, when it is next, to the sub-queue of its task and
+//! the empty key; it keeps its place there.
 //!
-//! A key lane is *open* when it has jobs and is not parked; a lane when one of its key lanes is open and it is not parked; a
-//! line when it has plain jobs or an open lane, neither its queue nor its tenant is paused, and it is not parked. A key lane
-//! or lane that loses its last ready job is forgotten, parked or not; a line that does is not parked any more. (A job that
-//! moves within a line is never missing: what was open stays open.)
+//! | branch | open when | forgotten with its last ready job |
+//! |---|---|---|
+//! | sub-queue of a key | it has jobs and is not blocked | yes |
+//! | sub-queue of a task | one of its keys is open and it is not blocked | yes |
+//! | tenant queue | it has plain jobs or an open sub-queue, and neither it, its queue nor its tenant is blocked or paused | no, but its block is |
 //!
-//! **Who is next.** Among the tenants with an open line in a queue: the one served least (its *tag*, by name when level); a
-//! line that opens gets the least tag there plus one, or 0. Inside a line, and inside a lane, every open child has a tag,
-//! too, and each parent a *clock*, which begins at 0 and is forgotten with the last lane of the line (with the lane): a
-//! child that opens gets clock + 1. Next is the child whose first job has the highest priority, of those the one with the
-//! least tag, then by name; a key lane's first job is the one with the lowest score, a lane's priority is that of its first
-//! key lane in this order. The plain jobs of a line are a child, too, before all others when level, whose tag counts as no
-//! less than the clock. When a child with tag `t` hands out (or finds expired) a job, `clock = max(t, clock)` and its tag is
-//! that plus one. (A line without lanes keeps no tags for its plain jobs.)
+//! A job that moves inside a tenant queue is never missing in between: what was open stays open.
+//!
+//! # Who is next
+//!
+//! Start-time fair queueing, on each level of the tree. An open branch has a *virtual finish time*, and the branch with the
+//! least one is next, by name when level.
+//!
+//! - **Among the tenants of a queue.** A tenant queue that opens gets the least virtual finish time there plus one, or 0. Each
+//!   job that it hands out (or finds expired) adds one.
+//! - **Inside a tenant queue, and inside the sub-queue of a task.** The child whose first job has the highest priority comes
+//!   first; among those, the least virtual finish time decides. The parent has a *virtual time*, which begins at 0 and ends with
+//!   its last sub-queue. A child that opens gets the virtual time plus one. When a child with finish time `f` hands out a job,
+//!   the virtual time becomes `max(f, virtual time)`, and the child's finish time that plus one. The plain jobs are one child,
+//!   before all others when level, whose finish time counts as no less than the virtual time.
+//!
+//! For example, tenants `a` and `b` share a queue. `a` has served 4 jobs there and is open with finish time 4 when `b` submits
+//! its first job: `b` gets 5. `a` (4) is next and goes to 5, `a` (5) is next by name and goes to 6, then `b` (5), and from then
+//! on they take turns. Had `b` begun at 0, it would have been served five times before `a`.
 //!
 //! # Limits
 //!
 //! A tenant and a queue of it may have a rate and a concurrency cap by `Control`; a task by `Control` or, where that says
-//! nothing, by the `JobLimits` of the job that is next; a key by the `JobLimits` of the job that is next. One job is handed
-//! out at a time, in this way:
+//! nothing, by the `JobLimits` of the job that is next; a key by the `JobLimits` of the job that is next. A claim hands out one
+//! job at a time:
 //!
-//! 1. The next line of the queue. An exclusive queue with running jobs on another worker is passed over in this claim.
-//! 2. Its tenant's concurrency, its queue's concurrency, its tenant's rate, its queue's rate. One that is used up *parks* the
-//!    line.
-//! 3. The next child. A plain job whose task has a control moves. A lane whose task is paused is parked.
-//! 4. The next job of the child. One that is over its `expires_at` ends `expired`, and takes from no limit.
-//! 5. The task's concurrency, its rate: used up, they park the lane. The key's concurrency, its rate: they park the key lane.
-//! 6. It leaves its lane, the rates are taken from, and the job counts as running for its task and key if it was in a lane.
+//! 1. It takes the next tenant queue. An exclusive one with running jobs on another worker is *excluded* from this claim.
+//! 2. It looks at the tenant's cap, the queue's cap, the tenant's rate, the queue's rate. One that is used up *blocks* the
+//!    tenant queue.
+//! 3. It takes the next child. A plain job whose task has a control moves. The sub-queue of a paused task is blocked.
+//! 4. It takes the next job of the child. One that is over its `expires_at` ends `expired`, and uses no limit.
+//! 5. It looks at the task's cap and rate, which block the sub-queue of the task, and at the key's cap and rate, which block
+//!    that of the key.
+//! 6. The job leaves, the rates are used, and it counts as running for its task and key if it was in a sub-queue.
 //!
-//! Every step that ends without a job goes back to 1. Each of these costs one of the claim's budget of `max + CLAIM_SCAN`;
-//! when that is used up and the claim has fewer than `max` jobs, a hint says that the queue has more. A line that took
-//! `LOOKS_A_QUEUE` of them in one claim without a job in between is passed over while another line of the queue is open, and
-//! then begins anew: what one tenant has to park or move must not hold up another's job.
+//! Each step that ends without a job goes back to 1. Each look at a tenant queue costs one of the claim's budget of
+//! `max + CLAIM_SCAN`; when that is used up and the claim has fewer than `max` jobs, a hint says that the queue has more. A
+//! tenant queue that took `LOOKS_A_QUEUE` looks in one claim without a job is *deferred* while another one is open: what one
+//! tenant has blocked or moved must not hold up another's job.
+//!
+//! For example, task `mail` has the cap 2 and 1,000 queued jobs of two keys, and two of them run. The next claim finds the cap
+//! used up and blocks the sub-queue of `mail`: one look, not 1,000. When one of the two ends its delivery, the sub-queue opens,
+//! and one job of the key with the lesser finish time is handed out.
 //!
 //! What was used of a rate is a number of starts, and comes back by the rate of whoever uses it next (`Rate::take`): a smaller
 //! burst or another rate waits for it, and gives nothing back to the others.
 //!
-//! Parked by a rate, it is opened by `promote` at the time (rounded up to a millisecond) when one more may start; before
-//! jobs that are due, in the order of (time, tenant, queue, task, key), lines before lanes before key lanes; at most `max` in
-//! one step. Parked by a concurrency cap, it is opened when a job that counts there ends its delivery (all that are parked by
-//! that cap, in all queues). Setting a `Control` opens everything that is parked of its scope: lines of the tenant; the
-//! queue's line; lanes of the task in all queues.
+//! **What opens a blocked branch.** A rate: `promote`, at the time (rounded up to a millisecond) when one more may start, before
+//! jobs that are due, in the order of (time, tenant, queue, task, key), at most `max` in one step. A cap: the end of a delivery
+//! that counts for it; it opens all that this cap blocks, in all queues. Setting a `Control` opens all that is blocked of its
+//! scope: the tenant's tenant queues; the queue's tenant queue; the sub-queues of the task in all queues. A broker whose process
+//! keeps this tree in memory may open everything when it starts: a claim blocks it again.
 //!
 //! # Uniqueness
 //!
 //! `First`: while an earlier job holds the key, a submission answers `Duplicate` with it; with an idempotency key that one
-//! answers with it from then on, too. `Latest`: a holder that waits (`scheduled`, `queued`, `retrying`) ends `revoked` with
-//! the failure `superseded`, and the new job holds the key; if both are to be queued in the same queue with the same priority,
-//! it takes the old one's place in the line, too. One holds the key until it ends or, with `for_ms`, for that long
-//! from its submission; then its record is kept at least as long, too. A `Latest` that starts `After` some time does so no
-//! later than `max_wait_ms` after the first of those that took each other's place.
+//! answers with it from then on, too. `Latest`: a holder that waits (`scheduled`, `queued`, `retrying`) is *superseded*: it ends
+//! `revoked` with the failure `superseded`, and the new job holds the key; if both are to be queued in the same queue with the
+//! same priority, the new one takes the old one's place there, too. A job holds its key until it ends or, with `for_ms`, for
+//! that long from its submission; then its record is kept at least as long, too. A `Latest` that starts `After` some time does
+//! so no later than `max_wait_ms` after the first of those that superseded each other.
 //!
-//! The order in a submission: known id, idempotency key, `First`, redrive, room; then `Latest` takes its place.
+//! The order in a submission: known id, idempotency key, `First`, redrive, room; then `Latest` supersedes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -157,7 +173,7 @@ pub struct Unique {
 
 impl BrokerOptions {
     /// The broker options of a call of `task` under a policy that was checked. `parameters` are its names in their order, `argument`
-    /// gives the bound value of one. None when no knob is used.
+    /// gives the bound value of one. None when the policy uses no such option.
     pub fn of<'a>(
         policy: &Policy,
         task: &TaskName,
@@ -224,12 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_uses_no_knob_has_none() {
+    fn a_job_that_uses_no_option_has_none() {
         assert_eq!(broker_options("{}", &serde_json::json!({"a": 1})), None);
     }
 
     #[test]
-    fn jobs_with_the_same_key_share_a_lane_and_others_do_not() {
+    fn jobs_with_the_same_key_share_a_sub_queue_and_others_do_not() {
         let key = |customer: Value| {
             let arguments = serde_json::json!({"customer": customer, "n": 1});
             let found = broker_options(r#"{"limit_key":"kwargs.customer","key_concurrency":1}"#, &arguments).unwrap();

@@ -11,7 +11,7 @@ use crate::Result;
 /// Moves jobs whose time has come, takes back lost ones, deletes old ones, and checks the store.
 #[async_trait]
 pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
-    /// Opens what a rate had parked, queues what is due and ends what expired, at most `max` each; cancels workflows at their deadline, at most `max`.
+    /// Opens what a rate had blocked, queues what is due and ends what expired, at most `max` each; cancels workflows at their deadline, at most `max`.
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
     /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
@@ -35,7 +35,7 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     async fn check(&self) -> Result<()>;
 
     /// Looks through everything that is stored for what should not be: records without an owner, sets that disagree with
-    /// them, keys that nothing will delete, unsafe settings. With `fix` it mends what it can. Slow; may run at any time, and
+    /// them, keys that nothing will delete, unsafe settings. With `fix` it repairs what it can. Slow; may run at any time, and
     /// then does not take what is under way for an error.
     async fn audit(&self, fix: bool) -> Result<Vec<Finding>>;
 }
@@ -45,8 +45,8 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
 pub struct Promoted {
     pub moved: u32,
     pub expired: u32,
-    /// What a rate had parked, and starts again. While there is any, `next_due` may come sooner than it said: what is
-    /// opened is parked anew by the next claim.
+    /// Branches that a rate had blocked and that start again. While there is any, `next_due` may come sooner than it said: what is
+    /// opened is blocked anew by the next claim.
     pub opened: u32,
     /// When the next one is due; now, when work items of workflows are left.
     pub next_due: Option<UnixMs>,
@@ -73,6 +73,6 @@ pub struct Finding {
     pub count: u64,
     /// One of them, such as a job's id.
     pub example: String,
-    /// How many of them were mended.
+    /// How many of them were repaired.
     pub fixed: u64,
 }

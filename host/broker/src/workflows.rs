@@ -40,13 +40,14 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::value::RawValue;
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
-use crate::{BrokerOptions, Idempotency, Result, Start};
+use crate::{Broker, BrokerOptions, Error, Idempotency, Result, Start};
 
 /// Nodes that one step of a broker readies or cancels at most: some milliseconds of Redis' time.
 pub const ADVANCE: u32 = 1_000;
@@ -109,6 +110,33 @@ pub trait Workflows: Send + Sync + fmt::Debug + 'static {
 
     /// Cancels a workflow: revokes what waits, asks the workers of what runs to stop.
     async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled>;
+}
+
+/// Chunks of nodes on their way to the store at once: one is packed while the other is stored.
+const CHUNKS_IN_FLIGHT: usize = 2;
+
+/// Stores a workflow and starts it: all of it or nothing. May be repeated with the same id.
+pub async fn submit_workflow(
+    broker: &dyn Broker,
+    head: &WorkflowHead,
+    nodes: &[NewNode],
+) -> Result<WorkflowSubmitted, Error> {
+    match broker.stage_workflow(head).await? {
+        WorkflowSubmitted::Created => {}
+        other => return Ok(other),
+    }
+    // Not a lazy iterator: its closure would make this future no longer `Send` for callers. Nothing is asked before it is
+    // polled.
+    let mut chunks = Vec::new();
+    for (at, chunk) in nodes.chunks(MAX_NODES_A_CALL as usize).enumerate() {
+        let first = at as u32 * MAX_NODES_A_CALL;
+        chunks.push(broker.stage_nodes(&head.tenant, head.id, first, chunk));
+    }
+    let answers: Vec<WorkflowSubmitted> = stream::iter(chunks).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;
+    match answers.into_iter().find(|answer| *answer != WorkflowSubmitted::Created) {
+        Some(other) => Ok(other),
+        None => broker.start_workflow(&head.tenant, head.id).await,
+    }
 }
 
 /// How a node ended, as what waits for it sees it.

@@ -1,6 +1,12 @@
 //! What a step of a history is, now: which job, which delivery, which claim.
 
-use super::{wishes::*, *};
+use super::{
+    history::History,
+    perform::Doing,
+    requests::*,
+    steps::{Again, How, Parts, Step, Wanted},
+    *,
+};
 
 fn history_job(n: u8) -> JobId {
     job_id(n.into())
@@ -18,23 +24,23 @@ fn idempotency(key: Option<(u8, u8)>) -> Option<Idempotency> {
     key.map(|(key, body)| Idempotency { key: format!("k{key}"), body: format!("b{body}"), ttl_ms: 2_000 })
 }
 
-fn wished(wish: &Wish) -> NewJob {
+fn wished(request: &JobRequest) -> NewJob {
     NewJob {
-        id: history_job(wish.job),
-        tenant: of(wish.tenant),
-        task: task(TASKS[wish.task as usize]),
-        queue: queue_name(QUEUES[wish.queue as usize]),
-        priority: wish.priority,
-        start: wish.start,
-        expires_ms: wish.expires_ms,
-        expires_at: wish.expires_at,
-        result_ttl_ms: wish.keep.result_ms,
-        dead_ttl_ms: wish.keep.dead_ms,
-        broker_options: wish.broker_options.clone(),
-        max_deliveries: 2 + u32::from(wish.job % 3),
-        idempotency: idempotency(wish.key),
-        redrive_of: wish.redrive.map(history_job),
-        ..new_job(wish.job.into())
+        id: history_job(request.job),
+        tenant: of(request.tenant),
+        task: task(TASKS[request.task as usize]),
+        queue: queue_name(QUEUES[request.queue as usize]),
+        priority: request.priority,
+        start: request.start,
+        expires_ms: request.expires_ms,
+        expires_at: request.expires_at,
+        result_ttl_ms: request.keep.result_ms,
+        dead_ttl_ms: request.keep.dead_ms,
+        broker_options: request.broker_options.clone(),
+        max_deliveries: 2 + u32::from(request.job % 3),
+        idempotency: idempotency(request.key),
+        redrive_of: request.redrive.map(history_job),
+        ..new_job(request.job.into())
     }
 }
 
@@ -53,8 +59,8 @@ fn redrive(tenant: TenantId, id: JobId, job: u8) -> Doing {
 }
 
 /// Jobs that differ in their ids only; caps may limit them, but no rate: it would make the history long.
-fn flood(wish: &Wish, count: u32) -> Vec<NewJob> {
-    let mut job = NewJob { idempotency: None, redrive_of: None, ..wished(wish) };
+fn flood(request: &JobRequest, count: u32) -> Vec<NewJob> {
+    let mut job = NewJob { idempotency: None, redrive_of: None, ..wished(request) };
     if let Some(broker_options) = &mut job.broker_options {
         broker_options.unique = None;
         if let Some(limits) = &mut broker_options.limits {
@@ -68,8 +74,8 @@ impl History {
     /// What a step is, now.
     pub(super) async fn doing(&mut self, step: &Step) -> Doing {
         match step {
-            Step::Submit { wishes, again } => Doing::Submit(wishes.iter().map(wished).collect(), *again),
-            Step::Flood { wish, count } => Doing::Submit(flood(wish, *count), false),
+            Step::Submit { requests, again } => Doing::Submit(requests.iter().map(wished).collect(), *again),
+            Step::Flood { request, count } => Doing::Submit(flood(request, *count), false),
             Step::Claim { worker, queues, max, lost } => {
                 Doing::Claim(claim_of(WORKERS[*worker as usize], &QUEUES[..(*queues as usize).min(2)], *max), *lost)
             }
@@ -140,14 +146,14 @@ impl History {
 
     async fn doing_with_flows(&mut self, step: &Step) -> Doing {
         match step {
-            Step::Flow { wish, parts } => {
-                let mut flow = self.new_flow(of(wish.tenant), &wish.canvas);
-                (flow.head.deadline_ms, flow.head.keep_ms) = (wish.deadline_ms, wish.keep_ms);
-                flow.head.idempotency = idempotency(wish.key);
-                if let (Some(nodes), Some(first)) = (wish.claims_nodes, flow.head.templates.first_mut()) {
+            Step::Flow { request, parts } => {
+                let mut flow = self.new_flow(of(request.tenant), &request.canvas);
+                (flow.head.deadline_ms, flow.head.keep_ms) = (request.deadline_ms, request.keep_ms);
+                flow.head.idempotency = idempotency(request.key);
+                if let (Some(nodes), Some(first)) = (request.claims_nodes, flow.head.templates.first_mut()) {
                     first.nodes = nodes;
                 }
-                self.submitted.push((planned(&wish.canvas.to_string()), flow.clone()));
+                self.submitted.push((planned(&request.canvas.to_string()), flow.clone()));
                 Doing::Flow(Box::new(flow), *parts)
             }
             Step::FlowAgain { flow, parts } => match pick(&self.submitted, *flow) {

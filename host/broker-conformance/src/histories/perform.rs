@@ -1,6 +1,6 @@
 //! One step of a history on one broker.
 
-use super::*;
+use super::{steps::Parts, *};
 
 /// A step with all that it names: the same for the model and for the broker.
 #[derive(Debug, Clone)]

@@ -6,7 +6,11 @@ use umbel_model::TaskName;
 
 use std::collections::BTreeSet;
 
-use super::{wishes::rate_of, *};
+use super::{
+    perform::{Doing, Done},
+    requests::{TASKS, rate_of},
+    *,
+};
 use umbel_broker::memory::Limited;
 
 type Key = (TenantId, JobId);

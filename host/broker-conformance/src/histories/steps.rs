@@ -3,18 +3,18 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{wishes::*, *};
+use super::{requests::*, *};
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     /// `again`: the reply is lost, and it is done again.
     Submit {
-        wishes: Vec<Wish>,
+        requests: Vec<JobRequest>,
         again: bool,
     },
     /// Many jobs of one task: more than a claim looks at.
     Flood {
-        wish: Wish,
+        request: JobRequest,
         count: u32,
     },
     /// `lost`: nobody hears what was claimed.
@@ -106,7 +106,7 @@ pub(super) enum Step {
     },
     /// Submits a workflow, up to a part of the way.
     Flow {
-        wish: FlowWish,
+        request: FlowWish,
         parts: Parts,
     },
     /// Any workflow again.
@@ -270,9 +270,9 @@ fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {
         (0..JOBS).prop_map(Wanted::Redrive),
     ];
     let submits = if profile == Profile::BrokerOptions { 70 } else { 30 };
-    let submit = (prop::collection::vec(wish(profile), 1..5), prop::bool::weighted(0.2))
-        .prop_map(|(wishes, again)| Step::Submit { wishes, again });
-    let flood = (wish(profile), 100..200_u32).prop_map(|(wish, count)| Step::Flood { wish, count });
+    let submit = (prop::collection::vec(request(profile), 1..5), prop::bool::weighted(0.2))
+        .prop_map(|(requests, again)| Step::Submit { requests, again });
+    let flood = (request(profile), 100..200_u32).prop_map(|(request, count)| Step::Flood { request, count });
     prop_oneof![
         submits => prop_oneof![200 => submit, 1 => flood],
         60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..3_u8], 0..6_u32, prop::bool::weighted(0.1))
@@ -294,7 +294,7 @@ fn about_flows() -> BoxedStrategy<Step> {
     let node = || (any::<usize>(), 0..12_u32);
     let state = prop::option::of(prop::sample::select(WorkflowState::ALL.to_vec()));
     prop_oneof![
-        6 => (flow_wish(), parts()).prop_map(|(wish, parts)| Step::Flow { wish, parts }),
+        6 => (flow_wish(), parts()).prop_map(|(request, parts)| Step::Flow { request, parts }),
         1 => (any::<usize>(), parts()).prop_map(|(flow, parts)| Step::FlowAgain { flow, parts }),
         2 => any::<usize>().prop_map(|flow| Step::Resume { flow }),
         1 => any::<usize>().prop_map(|flow| Step::CancelFlow { flow }),
@@ -333,15 +333,6 @@ fn about_the_rest(profile: Profile) -> BoxedStrategy<Step> {
         ],
     ]
     .boxed()
-}
-
-/// What a history is mostly about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Profile {
-    /// Jobs and workflows; some of them with broker options.
-    Mixed,
-    /// Few tasks and keys with small limits, and what operators set.
-    BrokerOptions,
 }
 
 pub(super) fn steps(max: usize) -> BoxedStrategy<Vec<Step>> {

@@ -2,14 +2,21 @@
 
 use umbel_model::{
     Failure, JobState, OnFailure, UnixMs,
-    canvas::{Range, When, node_job, node_of},
+    canvas::{Range, node_job, node_of},
 };
 
 use super::{
-    canvas::{Todo, Workflow, adjusted, status_of},
-    state::{Key, State},
+    records::Key,
+    records::{WorkItem, Workflow},
+    state::State,
 };
-use crate::*;
+use crate::{
+    rules::{
+        join::{JobArrival, adjusted, arrive_at_job, status_of, workflow_state},
+        retention::delete_workflow_at,
+    },
+    *,
+};
 
 impl State {
     // ---- the work list
@@ -18,22 +25,23 @@ impl State {
     pub(super) fn advance(&mut self, now: UnixMs) {
         let mut budget = ADVANCE;
         while budget > 0 {
-            let own = !self.fresh.is_empty();
-            let Some(item) = self.fresh.pop_front().or_else(|| self.todo.pop_front()) else { break };
-            let mut put_back = |item| if own { self.fresh.push_front(item) } else { self.todo.push_front(item) };
+            let own = !self.queued_items.is_empty();
+            let Some(item) = self.queued_items.pop_front().or_else(|| self.work_items.pop_front()) else { break };
+            let mut put_back =
+                |item| if own { self.queued_items.push_front(item) } else { self.work_items.push_front(item) };
             budget -= 1;
             match item {
-                Todo::Adopt { job, status } => self.adopt(now, &job, status),
-                Todo::Arrive { workflow, targets, raw, adjusted } => {
+                WorkItem::Adopt { job, status } => self.adopt(now, &job, status),
+                WorkItem::Arrive { workflow, targets, raw, adjusted } => {
                     let node = targets.first;
                     if let Some(left) = rest(targets) {
-                        put_back(Todo::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
+                        put_back(WorkItem::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
                     }
                     self.arrive(now, &workflow, node, raw, adjusted);
                 }
-                Todo::Cancel { workflow, nodes, how } => {
+                WorkItem::Cancel { workflow, nodes, how } => {
                     if let Some(left) = rest(nodes) {
-                        put_back(Todo::Cancel { workflow: workflow.clone(), nodes: left, how });
+                        put_back(WorkItem::Cancel { workflow: workflow.clone(), nodes: left, how });
                     }
                     self.cancel_node(now, &(workflow.0.clone(), node_job(workflow.1, nodes.first)), how);
                 }
@@ -45,7 +53,7 @@ impl State {
 
     /// Leaves the step's own items that are left to later steps.
     pub(super) fn put_off(&mut self) {
-        self.todo.append(&mut self.fresh);
+        self.work_items.append(&mut self.queued_items);
     }
 
     fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
@@ -59,16 +67,10 @@ impl State {
             return;
         }
         let cancelled = self.workflows.get(workflow).and_then(|w| w.cancelled);
-        let seen = match (place.when, adjusted, raw) {
-            (When::Success, adjusted, _) => adjusted,
-            (When::Failure, _, Status::Failed) => Status::Ok,
-            (When::Failure, ..) => Status::Skipped,
-        };
-        match (seen, cancelled) {
-            (Status::Skipped, _) => self.finish(now, &key, JobState::Skipped),
-            (_, Some(how)) => self.finish(now, &key, how),
-            (Status::Ok, None) => self.make_ready(now, workflow, &key),
-            (Status::Failed, None) => self.fail_upstream(now, &key),
+        match arrive_at_job(place.when, raw, adjusted, cancelled) {
+            JobArrival::End(state) => self.finish(now, &key, state),
+            JobArrival::Ready => self.make_ready(now, workflow, &key),
+            JobArrival::FailUpstream => self.fail_upstream(now, &key),
         }
     }
 
@@ -86,35 +88,14 @@ impl State {
 
     fn arrive_at_join(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
         let join = self.joins.get_mut(key).expect("looked up before");
-        if join.pending == 0 || join.status.is_some() {
-            return;
+        let of_join = (join.when, !join.members.is_empty(), join.cancel_rest);
+        let arrival = join.progress.arrive(of_join, raw, adjusted);
+        if arrival.cancels_scope {
+            let how = JobState::Revoked;
+            let cancel = |nodes: &Range| WorkItem::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
+            self.queued_items.extend(join.scope.iter().map(cancel));
         }
-        // Without members it waits for what its group waits for, as a job would.
-        let seen = match (join.members.is_empty(), join.when, raw) {
-            (true, When::Failure, Status::Failed) => Status::Ok,
-            (true, When::Failure, _) => Status::Skipped,
-            _ => adjusted,
-        };
-        join.pending -= 1;
-        match seen {
-            Status::Ok => {}
-            Status::Skipped => join.skipped += 1,
-            Status::Failed => {
-                join.failed += 1;
-                if join.failed == 1 && join.cancel_rest {
-                    let how = JobState::Revoked;
-                    let cancel = |nodes: &Range| Todo::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
-                    self.fresh.extend(join.scope.iter().map(cancel));
-                }
-            }
-        }
-        if join.pending == 0 {
-            let status = match (join.failed, join.skipped) {
-                (0, 0) => Status::Ok,
-                (0, _) => Status::Skipped,
-                _ => Status::Failed,
-            };
-            join.status = Some(status);
+        if let Some(status) = arrival.ended {
             let (next, on_failure) = (join.next.clone(), join.on_failure);
             self.emit(key, &next, status, on_failure);
         }
@@ -126,13 +107,18 @@ impl State {
         let workflow = (key.0.clone(), id);
         let adjusted = adjusted(raw, on_failure);
         for targets in next {
-            self.fresh.push_back(Todo::Arrive { workflow: workflow.clone(), targets: *targets, raw, adjusted });
+            self.queued_items.push_back(WorkItem::Arrive {
+                workflow: workflow.clone(),
+                targets: *targets,
+                raw,
+                adjusted,
+            });
         }
         let Some(stored) = self.workflows.get_mut(&workflow) else { return };
         if stored.head.end == number {
             stored.end = Some(adjusted);
             if let Some(parent) = stored.head.parent {
-                self.fresh.push_back(Todo::Adopt { job: (key.0.clone(), parent), status: adjusted });
+                self.queued_items.push_back(WorkItem::Adopt { job: (key.0.clone(), parent), status: adjusted });
             }
         }
     }
@@ -175,19 +161,10 @@ impl State {
             if !workflow.is_running() || open(key, workflow.head.nodes) {
                 continue;
             }
-            let state = match (end, workflow.cancelled) {
-                (Status::Ok, _) => WorkflowState::Succeeded,
-                (_, Some(JobState::Expired)) => WorkflowState::Expired,
-                (_, Some(_)) => WorkflowState::Revoked,
-                (_, None) => WorkflowState::Failed,
-            };
-            workflow.finished = Some((state, now));
+            workflow.finished = Some((workflow_state(end, workflow.cancelled), now));
             workflow.deadline_at = None;
-            if workflow.head.parent.is_none() {
-                workflow.delete_at = Some(now + workflow.head.keep_ms);
-            } else if workflow.orphaned {
-                workflow.delete_at = Some(now);
-            }
+            let (keep_ms, replaces) = (workflow.head.keep_ms, workflow.head.parent.is_some());
+            workflow.delete_at = delete_workflow_at(now, keep_ms, replaces, workflow.orphaned);
             self.ended.push(key.1);
         }
     }
@@ -218,7 +195,7 @@ impl State {
         workflow.cancelled = Some(how);
         workflow.deadline_at = None;
         let nodes = Range { first: 0, count: workflow.head.nodes };
-        self.fresh.push_back(Todo::Cancel { workflow: key.clone(), nodes, how });
+        self.queued_items.push_back(WorkItem::Cancel { workflow: key.clone(), nodes, how });
     }
 
     fn cancel_node(&mut self, now: UnixMs, key: &Key, how: JobState) {

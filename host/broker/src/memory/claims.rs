@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, convert::Infallible};
 
 use umbel_model::{JobId, JobState, TaskName, TenantId, UnixMs, rate::Used};
 
-use super::state::{Job, Key, State};
+use super::{
+    records::Key,
+    state::{Job, State},
+};
 use crate::{
     scheduler::{ClaimRound, LimitName, Picked, Store, SubQueueName},
     *,

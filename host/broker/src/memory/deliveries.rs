@@ -1,9 +1,15 @@
 //! Deliveries in the model: claim, renew, settle, and what follows an outcome.
 
-use umbel_model::{JobRecord, JobState, Resolution, Token, UnixMs};
+use umbel_model::{JobState, Resolution, Token, UnixMs};
 
-use super::state::{Key, State};
-use crate::*;
+use super::{records::Key, state::State};
+use crate::{
+    rules::{
+        lease,
+        settle::{self, Next},
+    },
+    *,
+};
 
 impl State {
     pub(super) fn claim(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
@@ -28,7 +34,7 @@ impl State {
         let record = &mut job.record;
         record.state = JobState::Running;
         record.deliveries += 1;
-        record.fence = (now * 1_000).max(record.fence + 1);
+        record.fence = lease::next_fence(now, record.fence);
         record.started_at = Some(now);
         record.worker = Some(claim.worker.clone());
         job.look_at = None;
@@ -47,7 +53,7 @@ impl State {
             node: None,
         };
         let delivery = Delivery { node: self.delivered(key), ..delivery };
-        self.tell_state(key);
+        self.record_event(key);
         delivery
     }
 
@@ -60,97 +66,72 @@ impl State {
                     job.record.progress.clone_from(&renewal.progress);
                 }
                 job.append_logs(max_lines, &renewal.logs);
-                if job.record.cancel_requested && !job.record.let_end { LeaseState::Cancel } else { LeaseState::Held }
+                lease::state(job.record.cancel_requested, job.record.let_end)
             }
             _ => LeaseState::Lost,
         }
     }
 
-    fn settle(&mut self, now: UnixMs, settle: &Settle) -> Settled {
-        let key = (settle.tenant.clone(), settle.id);
+    fn settle(&mut self, now: UnixMs, asked: &Settle) -> Settled {
+        let key = (asked.tenant.clone(), asked.id);
         let max_lines = self.limits.max_log_lines;
         let Some(job) = self.jobs.get(&key) else { return Settled::Lost };
-        if !job.held_by(&settle.token) {
-            let repeated =
-                job.token.as_ref() == Some(&settle.token) && could_have_followed(&settle.resolution, &job.record);
+        if !job.held_by(&asked.token) {
+            let repeated = job.token.as_ref() == Some(&asked.token)
+                && settle::could_have_followed(&asked.resolution, job.record.state, job.record.child);
             return if repeated { Settled::AlreadyDone } else { Settled::Lost };
         }
-        // What was cancelled does not come back, and adds nothing as it goes.
-        let grows = match settle.resolution {
-            Resolution::Succeed { .. } => true,
-            Resolution::Replace { .. } => !job.record.cancel_requested,
-            _ => false,
-        };
-        if grows {
-            if !self.has_room(&key, settle) {
+        if settle::may_grow(&asked.resolution, job.record.cancel_requested) {
+            if !self.has_room(&key, asked) {
                 return Settled::NoCapacity;
             }
-            if let Some(growth) = &settle.growth {
+            if let Some(growth) = &asked.growth {
                 self.grow(now, &key, growth);
             }
         }
         let job = self.job_mut(&key);
-        if settle.progress.is_some() {
-            job.record.progress.clone_from(&settle.progress);
+        if asked.progress.is_some() {
+            job.record.progress.clone_from(&asked.progress);
         }
-        job.append_logs(max_lines, &settle.logs);
-        if let Some(record) = &settle.record {
+        job.append_logs(max_lines, &asked.logs);
+        if let Some(record) = &asked.record {
             job.remember(record.clone());
         }
         self.leave(&key);
-        self.resolve(now, &key, &settle.resolution);
+        self.resolve(now, &key, &asked.resolution);
         Settled::Recorded
     }
 
     fn resolve(&mut self, now: UnixMs, key: &Key, resolution: &Resolution) {
         let job = self.job_mut(key);
-        // What was cancelled does not come back.
-        let cancelled = job.record.cancel_requested;
+        let next = settle::next(resolution, job.record.cancel_requested);
         match resolution {
             Resolution::Succeed { result } => {
                 job.record.result.clone_from(result);
                 job.record.failure = None;
-                self.finish(now, key, JobState::Succeeded);
             }
-            Resolution::Fail { failure } => {
+            Resolution::Fail { failure } => job.record.failure = Some(failure.clone()),
+            Resolution::Retry { failure, .. } if next != Next::End(JobState::Revoked) => {
                 job.record.failure = Some(failure.clone());
-                self.finish(now, key, JobState::Failed);
             }
-            Resolution::Revoke => self.finish(now, key, JobState::Revoked),
-            _ if cancelled => self.finish(now, key, JobState::Revoked),
-            Resolution::Retry { delay_ms, failure } => {
-                job.record.failure = Some(failure.clone());
-                job.record.retries += 1;
+            _ => {}
+        }
+        match next {
+            Next::End(state) => self.finish(now, key, state),
+            Next::Delay(state, delay_ms) => {
+                job.record.retries += u32::from(state == JobState::Retrying);
                 job.record.deliveries = 0;
-                self.delay(key, JobState::Retrying, now + delay_ms);
+                self.delay(key, state, now + delay_ms);
             }
-            Resolution::Snooze { delay_ms } => {
-                job.record.deliveries = 0;
-                self.delay(key, JobState::Scheduled, now + delay_ms);
-            }
-            Resolution::Release => {
+            Next::Release => {
                 job.record.deliveries -= 1;
                 let score = job.score;
                 self.enqueue(key, Some(score));
             }
-            Resolution::Replace { workflow } => {
-                job.record.child = Some(*workflow);
+            Next::Wait(workflow) => {
+                job.record.child = Some(workflow);
                 self.set_state(key, JobState::Waiting);
             }
-        }
-    }
-}
-
-/// Whether a job that is in `state` now can be there because of this resolution.
-fn could_have_followed(resolution: &Resolution, record: &JobRecord) -> bool {
-    let state = record.state;
-    match resolution {
-        Resolution::Replace { workflow } => record.child == Some(*workflow) || state == JobState::Revoked,
-        Resolution::Succeed { .. } => state == JobState::Succeeded,
-        Resolution::Fail { .. } => state == JobState::Failed,
-        Resolution::Revoke => state == JobState::Revoked,
-        Resolution::Retry { .. } | Resolution::Snooze { .. } | Resolution::Release => {
-            !matches!(state, JobState::Running | JobState::Succeeded | JobState::Failed | JobState::Waiting)
         }
     }
 }

@@ -4,17 +4,11 @@ use std::collections::VecDeque;
 
 use umbel_model::{JobState, TenantId, UnixMs};
 
-use super::state::{Key, State};
+use super::{
+    records::Key,
+    state::{Following, State},
+};
 use crate::events::*;
-
-/// Somebody follows a tenant.
-#[derive(Debug)]
-pub(super) struct Following {
-    until: UnixMs,
-    /// The number of the last event.
-    last: u64,
-    kept: VecDeque<Event>,
-}
 
 impl State {
     pub(super) fn follow(&mut self, now: UnixMs, tenant: &TenantId) -> u64 {
@@ -31,7 +25,7 @@ impl State {
     }
 
     /// The job's state was changed.
-    pub(super) fn tell_state(&mut self, key: &Key) {
+    pub(super) fn record_event(&mut self, key: &Key) {
         let now = self.now;
         self.end_followings(now);
         let Some(following) = self.followed.get_mut(&key.0) else { return };
@@ -56,6 +50,6 @@ impl State {
 
     pub(super) fn set_state(&mut self, key: &Key, state: JobState) {
         self.job_mut(key).record.state = state;
-        self.tell_state(key);
+        self.record_event(key);
     }
 }

@@ -46,9 +46,9 @@ impl MemoryBroker {
             }
         };
         note("jobs", state.jobs.len());
-        note("gates", state.joins.len());
+        note("joins", state.joins.len());
         note("workflows", state.workflows.len());
-        note("work items", state.todo.len() + state.fresh.len());
+        note("work items", state.work_items.len() + state.queued_items.len());
         note("controls", usize::from(!state.scheduler.controls.is_empty()));
         note("counts of limits", usize::from(!state.scheduler.is_idle()));
         note("rates", state.rates.len());

@@ -5,10 +5,7 @@ use umbel_model::{
     canvas::{When, node_job},
 };
 
-use super::{
-    canvas::Workflow,
-    state::{Key, State},
-};
+use super::{records::Key, records::Workflow, state::State};
 use crate::*;
 
 impl State {
@@ -178,10 +175,10 @@ impl State {
                     members: join.members.clone(),
                     scope: join.scope.clone(),
                     cancel_rest: join.cancel_rest,
-                    pending: join.pending,
-                    failed: join.failed,
-                    skipped: join.skipped,
-                    status: join.status,
+                    pending: join.progress.pending,
+                    failed: join.progress.failed,
+                    skipped: join.progress.skipped,
+                    status: join.progress.status,
                 },
             });
         }

@@ -2,18 +2,21 @@
 //! run on. Nothing survives the process. Clarity before speed.
 
 mod arrivals;
-mod canvas;
+mod audit;
 mod claims;
+mod dead_set;
 mod deliveries;
 mod events;
 mod growth;
 mod inspect;
-mod keeping;
 mod lookup;
-mod passage;
+mod maintenance;
+mod records;
 mod registry;
+mod requests;
 mod state;
-mod wishes;
+mod uniqueness;
+mod workflows;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +27,8 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, UnixMs, WorkerId, Workf
 use crate::*;
 use state::State;
 
+pub use crate::rules::lease::max_deliveries_message;
 pub use inspect::Limited;
-pub use passage::max_deliveries_message;
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.
 const SIGNALS: usize = 1_024;
@@ -60,7 +63,7 @@ impl MemoryBroker {
     }
 
     /// Sends what the step wants told. No receiver is not an error: hints are for whoever listens.
-    fn tell(&self, mut state: MutexGuard<'_, State>) {
+    fn notify(&self, mut state: MutexGuard<'_, State>) {
         let (ready, ended) = (std::mem::take(&mut state.scheduler.ready_in), std::mem::take(&mut state.ended));
         let to_stop = std::mem::take(&mut state.to_stop);
         state.scheduler.keep();
@@ -84,7 +87,7 @@ impl Jobs for MemoryBroker {
         let now = self.now();
         let mut state = self.state();
         let answers = jobs.iter().map(|job| state.submit(now, job)).collect();
-        self.tell(state);
+        self.notify(state);
         Ok(answers)
     }
 
@@ -103,21 +106,21 @@ impl Jobs for MemoryBroker {
     async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
         let mut state = self.state();
         let answer = state.cancel(self.now(), tenant, id, terminate);
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
     async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
         let mut state = self.state();
         let answer = state.cancel_waiting(self.now(), tenant, id);
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
     async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
         let mut state = self.state();
         let answer = state.run_now(self.now(), tenant, id);
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
@@ -132,7 +135,7 @@ impl Deliveries for MemoryBroker {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
         let mut state = self.state();
         let deliveries = state.claim(self.now(), claim);
-        self.tell(state);
+        self.notify(state);
         Ok(deliveries)
     }
 
@@ -146,7 +149,7 @@ impl Deliveries for MemoryBroker {
         let now = self.now();
         let mut state = self.state();
         let answers = state.settle_all(now, settles, then);
-        self.tell(state);
+        self.notify(state);
         Ok(answers)
     }
 }
@@ -170,7 +173,7 @@ impl Workflows for MemoryBroker {
     async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
         let mut state = self.state();
         let answer = state.start_workflow(self.now(), &(tenant.clone(), id));
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
@@ -200,7 +203,7 @@ impl Workflows for MemoryBroker {
     async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
         let mut state = self.state();
         let answer = state.cancel_workflow(self.now(), &(tenant.clone(), id));
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 }
@@ -218,7 +221,7 @@ impl Controls for MemoryBroker {
     async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
         let mut state = self.state();
         let answer = state.set_control(tenant, scope, patch);
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
@@ -294,14 +297,14 @@ impl Maintenance for MemoryBroker {
     async fn promote(&self, max: u32) -> Result<Promoted> {
         let mut state = self.state();
         let promoted = state.promote(self.now(), max);
-        self.tell(state);
+        self.notify(state);
         Ok(promoted)
     }
 
     async fn reap(&self, max: u32) -> Result<Reaped> {
         let mut state = self.state();
         let reaped = state.reap(self.now(), max);
-        self.tell(state);
+        self.notify(state);
         Ok(reaped)
     }
 

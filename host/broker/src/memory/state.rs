@@ -3,18 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use umbel_model::{
-    AttemptRecord, JobId, JobRecord, JobState, OnWorkerLost, QueueName, TenantId, Token, UnixMs, WorkerId,
-    job::MAX_HISTORY, rate::Used,
+    AttemptRecord, JobId, JobRecord, JobState, QueueName, TenantId, Token, UnixMs, WorkerId, job::MAX_HISTORY,
+    rate::Used,
 };
 
-use super::{
-    canvas::{Join, Place, Todo, Workflow},
-    events::Following,
+use super::records::{Join, Key, Place, WorkItem, Workflow};
+use crate::{
+    rules::{
+        retention, room,
+        uniqueness::{self, Holder},
+    },
+    scheduler::{LimitName, QueueId, Scheduler, SubQueueName},
+    *,
 };
-use crate::scheduler::{LimitName, QueueId, Scheduler, SubQueueName};
-use crate::*;
 
-pub(super) type Key = (TenantId, JobId);
+/// Somebody follows a tenant.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) until: UnixMs,
+    /// The number of the last event.
+    pub(super) last: u64,
+    pub(super) kept: VecDeque<Event>,
+}
 
 #[derive(Debug)]
 pub(super) struct Job {
@@ -27,7 +37,7 @@ pub(super) struct Job {
     pub(super) max_deliveries: u32,
     pub(super) result_ttl_ms: u64,
     pub(super) dead_ttl_ms: u64,
-    /// Place in the line while queued, kept while running so that the first lost delivery does not lose it.
+    /// Place in the queue while queued, kept while running so that the first lost delivery does not lose it.
     pub(super) score: u64,
     /// Of the current delivery; kept after its settle so that a repeated one is recognised, cleared by the reaper.
     pub(super) token: Option<Token>,
@@ -44,14 +54,14 @@ pub(super) struct State {
     pub(super) jobs: BTreeMap<Key, Job>,
     pub(super) joins: BTreeMap<Key, Join>,
     pub(super) workflows: BTreeMap<Key, Workflow>,
-    pub(super) todo: VecDeque<Todo>,
+    pub(super) work_items: VecDeque<WorkItem>,
     /// Work items that the step under way added.
-    pub(super) fresh: VecDeque<Todo>,
+    pub(super) queued_items: VecDeque<WorkItem>,
     pub(super) scheduler: Scheduler<JobId>,
     /// What has been used of rates.
     pub(super) rates: BTreeMap<LimitName, Used>,
-    /// Who holds a unique key: the job, until when (0: until it ends), and since when jobs took each other's place.
-    pub(super) unique: BTreeMap<(TenantId, String), (JobId, UnixMs, UnixMs)>,
+    /// Who holds a unique key.
+    pub(super) unique: BTreeMap<(TenantId, String), Holder>,
     pub(super) dead: BTreeSet<Key>,
     pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo, Option<WorkerOrder>)>,
@@ -76,8 +86,8 @@ impl State {
             jobs: BTreeMap::new(),
             joins: BTreeMap::new(),
             workflows: BTreeMap::new(),
-            todo: VecDeque::new(),
-            fresh: VecDeque::new(),
+            work_items: VecDeque::new(),
+            queued_items: VecDeque::new(),
             scheduler: Scheduler::default(),
             rates: BTreeMap::new(),
             unique: BTreeMap::new(),
@@ -104,7 +114,7 @@ impl State {
         if let Some(answer) = self.known_submission(now, new) {
             return answer;
         }
-        if let Some(holder) = self.first_of_its_like(now, new) {
+        if let Some(holder) = self.find_duplicate(now, new) {
             self.keep_idempotency(now, new, holder);
             return Submitted::Duplicate(holder);
         }
@@ -120,7 +130,7 @@ impl State {
         }
         self.keep_idempotency(now, new, new.id);
         self.scheduler.queue_id(&new.tenant, &new.queue);
-        let (start, place) = self.take_place(now, new);
+        let (start, place) = self.supersede(now, new);
         self.jobs.insert(key.clone(), Job::new(now, new));
         self.start_at(now, &key, start, place);
         self.advance(now);
@@ -138,13 +148,9 @@ impl State {
         self.start_at(now, key, start, None);
     }
 
-    /// As `start`; `place` in the line, if it starts now.
+    /// As `start`; `place` in the queue, if it starts now.
     fn start_at(&mut self, now: UnixMs, key: &Key, start: Start, place: Option<u64>) {
-        let due = match start {
-            Start::Now => now,
-            Start::After(ms) => now + ms,
-            Start::At(at) => at,
-        };
+        let due = uniqueness::due(start, now);
         if due > now {
             self.delay(key, JobState::Scheduled, due);
         } else {
@@ -158,16 +164,12 @@ impl State {
         if *expires <= now {
             return None;
         }
-        Some(if *body == idempotency.body { Submitted::Existing(*id) } else { Submitted::Conflict(*id) })
+        Some(uniqueness::repeated_job(*id, *body == idempotency.body))
     }
 
     fn no_room(&self, tenant: &TenantId, queue: &QueueName) -> Option<Submitted> {
-        let Some(id) = self.scheduler.find(tenant, queue) else {
-            let queues = self.scheduler.queues_of(tenant);
-            return (queues >= self.limits.max_queues).then_some(Submitted::TooManyQueues);
-        };
-        let counts = self.scheduler.counts(id);
-        (counts.ready + counts.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
+        let counts = self.scheduler.find(tenant, queue).map(|id| self.scheduler.counts(id));
+        room::for_job(&self.limits, self.scheduler.queues_of(tenant), counts.map(|of| of.ready + of.delayed))
     }
 
     // ---- where a job waits
@@ -190,7 +192,7 @@ impl State {
             .map(|limits| SubQueueName { task: job.record.task.clone(), key: limits.key.clone().unwrap_or_default() });
         let (entry, sub_queue) = ((job.score, key.1), job.sub_queue.clone());
         self.scheduler.insert(id, sub_queue.as_ref(), entry);
-        self.tell_state(key);
+        self.record_event(key);
     }
 
     pub(super) fn delay(&mut self, key: &Key, state: JobState, due: UnixMs) {
@@ -200,7 +202,7 @@ impl State {
         job.record.due_at = Some(due);
         job.look_at = Some(job.record.expires_at.map_or(due, |expires| expires.min(due)));
         self.scheduler.change(id, |counts| counts.delayed += 1);
-        self.tell_state(key);
+        self.record_event(key);
     }
 
     /// Takes a job out of whatever it waits in.
@@ -225,21 +227,21 @@ impl State {
     /// Ends a job; `dead`: into the dead set, if it may get there.
     pub(super) fn end(&mut self, now: UnixMs, key: &Key, state: JobState, dead: bool) {
         let job = self.job_mut(key);
-        let dead = dead && (job.dead_ttl_ms > 0 || job.place.is_some());
+        let dead = dead && retention::may_be_dead(job.dead_ttl_ms, job.place.is_some());
         job.record.state = state;
         job.record.finished_at = Some(now);
         job.record.due_at = None;
         job.look_at = None;
-        let keep_ms = if dead { job.result_ttl_ms.max(job.dead_ttl_ms) } else { job.result_ttl_ms };
         let until = self.release_key(key).unwrap_or(0);
         let job = self.job_mut(key);
         // A node is deleted with its workflow.
-        job.delete_at = job.place.is_none().then_some(until.max(now + keep_ms));
+        let delete_at = retention::delete_job_at(now, dead, job.result_ttl_ms, job.dead_ttl_ms, until);
+        job.delete_at = job.place.is_none().then_some(delete_at);
         if dead {
             self.bury(key);
         }
         self.ended.push(key.1);
-        self.tell_state(key);
+        self.record_event(key);
         self.ended_node(key);
     }
 
@@ -292,15 +294,6 @@ impl Job {
             look_at: None,
             delete_at: None,
             logs: Vec::new(),
-        }
-    }
-
-    /// Whether it may not be handed out again, and then whether it goes to the dead set.
-    pub(super) fn lost_for_good(&self) -> Option<bool> {
-        match self.broker_options.as_ref().map(|broker_options| broker_options.on_lost)? {
-            OnWorkerLost::Requeue => None,
-            OnWorkerLost::Dead => Some(true),
-            OnWorkerLost::Fail => Some(false),
         }
     }
 

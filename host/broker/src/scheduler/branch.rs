@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use umbel_model::{QueueName, TaskName, TenantId, UnixMs};
+use umbel_model::{QueueName, TaskName, TenantId, UnixMs, WorkerId};
 
 /// What a rate, or a cap on how many jobs run at once, is of. With the tenant it is a name that is used once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,12 @@ pub struct SubQueueName {
     pub task: TaskName,
     /// Empty: jobs without a limit key.
     pub key: String,
+}
+
+/// The limits that a job of a sub-queue counts for: of its task, and of its key if it has one.
+pub(super) fn limits_of(name: &SubQueueName) -> impl Iterator<Item = Limit> {
+    let key = (!name.key.is_empty()).then(|| Limit::Key(name.task.clone(), name.key.clone()));
+    std::iter::once(Limit::Task(name.task.clone())).chain(key)
 }
 
 /// What may be blocked: a tenant queue (no task), the sub-queue of a task (no key), or that of a key in it.
@@ -62,6 +68,32 @@ pub(super) struct Place {
     /// Virtual time of its own children; 0 in the sub-queue of a key.
     pub(super) time: u64,
     pub(super) blocked: Option<Block>,
+}
+
+/// A tenant queue's number. They are never deleted.
+pub type QueueId = usize;
+
+/// What is counted of a tenant queue, and where it stands among the tenants of its queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Queued jobs, those in sub-queues too.
+    pub ready: u64,
+    pub running: u64,
+    /// Scheduled or retrying.
+    pub delayed: u64,
+    /// In the dead set.
+    pub dead: u64,
+    /// The queue is paused.
+    pub paused: bool,
+    /// Virtual finish time among the tenants of its queue; none while nothing can be handed out.
+    pub finish: Option<u64>,
+    /// The worker of the last delivery.
+    pub holder: Option<WorkerId>,
+    pub(super) tenant_paused: bool,
+    pub(super) blocked: Option<Block>,
+    /// Virtual time of its sub-queues and plain jobs; 0 while it has no sub-queues, as the next one.
+    pub(super) time: u64,
+    pub(super) plain_finish: u64,
 }
 
 /// The part of a score that says the priority: less is more urgent.

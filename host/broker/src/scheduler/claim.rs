@@ -4,7 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use umbel_model::{QueueName, Rate, TaskName, TenantId, UnixMs, WorkerId, rate::Used};
 
-use super::{Block, Branch, Limit, LimitName, Place, QueueId, Scheduler, SubQueueName, TenantQueue, limits_of};
+use super::{
+    branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of, urgency},
+    tenant_queues::{Scheduler, TenantQueue},
+};
 use crate::{Control, JobLimits, LOOKS_A_QUEUE, Scope};
 
 /// What the scheduler asks of the store that has the jobs.
@@ -161,7 +164,7 @@ impl<J: Ord + Copy> Scheduler<J> {
         let TenantQueue { ready, counts, .. } = &self.queues[id];
         let of_tasks = ready.first_of_tasks();
         if let Some(plain) = ready.plain.first() {
-            let mine = (super::branch::urgency(plain.0), counts.plain_finish.max(counts.time));
+            let mine = (urgency(plain.0), counts.plain_finish.max(counts.time));
             if of_tasks.as_ref().is_none_or(|(rank, ..)| mine <= *rank) {
                 return Some((None, *plain));
             }

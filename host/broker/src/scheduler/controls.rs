@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use umbel_model::{QueueName, TaskName, TenantId};
 
-use super::{Branch, Scheduler};
-use crate::{Control, ControlPatch, ControlSet, Scope};
+use crate::{Control, Scope};
 
 #[derive(Debug, Default)]
 struct OfTenant {
@@ -74,46 +73,5 @@ impl Controls {
         if of.tenant == Control::default() && of.queues.is_empty() && of.tasks.is_empty() {
             self.0.remove(tenant);
         }
-    }
-}
-
-impl<J: Ord + Copy> Scheduler<J> {
-    /// Changes a control, and opens all that is blocked of its scope. A tenant has at most `max_tasks` of tasks.
-    pub fn set_control(
-        &mut self,
-        tenant: &TenantId,
-        scope: &Scope,
-        patch: &ControlPatch,
-        max_tasks: u64,
-    ) -> ControlSet {
-        if matches!(scope, Scope::Queue(queue) if self.find(tenant, queue).is_none()) {
-            return ControlSet::Unknown;
-        }
-        let before = self.controls.get(tenant, scope);
-        let control = before.patched(patch);
-        let is_new_task = matches!(scope, Scope::Task(_)) && before == Control::default() && control != before;
-        if is_new_task && self.controls.tasks(tenant) >= max_tasks {
-            return ControlSet::Full;
-        }
-        self.controls.put(tenant, scope, control.clone());
-        self.undo.control(tenant, scope, before);
-        for id in self.of_tenant(tenant) {
-            match scope {
-                Scope::Queue(queue) if *queue != self.queues[id].queue => {}
-                Scope::Task(task) => self.unblock(id, &Branch::task(task)),
-                scope => {
-                    let paused = control.paused;
-                    let opened = self.change(id, |counts| {
-                        counts.blocked = None;
-                        *(if *scope == Scope::Tenant { &mut counts.tenant_paused } else { &mut counts.paused }) =
-                            paused;
-                    });
-                    if opened {
-                        self.ready_in.insert(self.queues[id].queue.clone());
-                    }
-                }
-            }
-        }
-        ControlSet::Set(control)
     }
 }

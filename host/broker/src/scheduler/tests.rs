@@ -1,6 +1,6 @@
-use std::convert::Infallible;
+use std::{collections::HashMap, convert::Infallible};
 
-use umbel_model::{Rate, TaskName, rate::Used};
+use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
 
 use super::*;
 use crate::{ControlPatch, JobLimits, Scope};

@@ -1,0 +1,5 @@
+//! Group commit.
+
+mod group;
+pub(super) mod handle;
+pub(super) mod operation;

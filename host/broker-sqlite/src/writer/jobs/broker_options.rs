@@ -1,0 +1,59 @@
+//! What a job asks for beyond what most jobs use: looked at only when its row says that it does.
+
+use rusqlite::Connection;
+use umbel_broker::BrokerOptions;
+use umbel_model::{OnWorkerLost, TaskName};
+
+use crate::writer::{jobs::head::Head, jobs::head::one};
+use crate::{error::Fault, rows, rows::json};
+
+/// Flags in `job.broker_options`.
+pub(in crate::writer) const ON_LOST: u8 = 1;
+pub(in crate::writer) const LIMITS: u8 = 2;
+pub(in crate::writer) const UNIQUE: u8 = 4;
+
+const KNOBS: &str = "SELECT text FROM knobs WHERE rid = ?";
+const TASK: &str = "SELECT task FROM job WHERE rid = ?";
+
+impl Head {
+    /// With what was asked for beyond what most jobs use.
+    pub(in crate::writer) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
+        let Some(broker_options) = broker_options else { return self };
+        let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+        self.has = flag(broker_options.on_lost != OnWorkerLost::default(), ON_LOST)
+            | flag(broker_options.limits.is_some(), LIMITS)
+            | flag(broker_options.unique.is_some(), UNIQUE);
+        self.broker_options = (self.has > 0).then(|| Box::new(broker_options.clone()));
+        self
+    }
+
+    /// What it asks for beyond what most jobs use.
+    pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
+        if self.has > 0 && self.broker_options.is_none() {
+            let text = one(conn.prepare_cached(KNOBS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;
+            let text = text.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?;
+            self.broker_options = Some(json("knobs", &text)?);
+        }
+        Ok(self.broker_options.as_deref())
+    }
+
+    pub(in crate::writer) fn task(&self, conn: &Connection) -> Result<TaskName, Fault> {
+        if let Some(task) = &self.task {
+            return Ok(task.clone());
+        }
+        let task = one(conn.prepare_cached(TASK)?, [self.rid], |row| rows::name(row, 0))?;
+        task.ok_or_else(|| Fault::stored("job", "it is missing"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_knobs_costs_no_more_because_there_are_more() {
+        for sql in [KNOBS, TASK] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
+    }
+}

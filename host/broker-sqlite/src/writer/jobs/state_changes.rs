@@ -1,0 +1,128 @@
+//! What a job's change of state does to its row, its tenant queue and the notifications: every operation is made of it.
+//!
+//! They change a `Head` in memory; the operation writes it once when it is done with it.
+
+use umbel_broker::{rules::retention, scheduler::SubQueueName};
+use umbel_model::{JobState, UnixMs};
+
+use crate::error::Fault;
+use crate::writer::{jobs::broker_options::LIMITS, jobs::head::Head, step::Step};
+
+impl Head {
+    fn be_queued(&mut self) {
+        self.state = JobState::Queued;
+        self.due_at = None;
+        self.at = self.expires_at;
+        self.in_sub_queue = self.has & LIMITS > 0;
+    }
+
+    fn be_delayed(&mut self, state: JobState, due: UnixMs) {
+        self.state = state;
+        self.due_at = Some(due);
+        self.at = Some(self.expires_at.map_or(due, |expires| expires.min(due)));
+    }
+}
+
+impl Step<'_> {
+    /// Gives a job its state, and its place at the end of its tenant queue or, if it had one, there. `arrived` must follow.
+    pub(in crate::writer) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
+        if due > self.now {
+            head.be_delayed(JobState::Scheduled, due);
+        } else {
+            head.score = score.unwrap_or_else(|| self.scheduler.next_score(head.priority));
+            head.be_queued();
+        }
+    }
+
+    /// To the end of its tenant queue.
+    pub(in crate::writer) fn enqueue(&mut self, head: &mut Head) -> Result<(), Fault> {
+        self.place(head, self.now, None);
+        self.arrived(head)
+    }
+
+    /// To where it was in its tenant queue.
+    pub(in crate::writer) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
+        head.be_queued();
+        self.arrived(head)
+    }
+
+    pub(in crate::writer) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
+        head.be_delayed(state, due);
+        self.arrived(head)
+    }
+
+    /// A job that is stored is queued or delayed.
+    pub(in crate::writer) fn arrived(&mut self, head: &mut Head) -> Result<(), Fault> {
+        if head.state == JobState::Queued {
+            let sub_queue = self.sub_queue_of(head)?;
+            self.scheduler.insert(head.queue_id, sub_queue.as_ref(), (head.score, head.rid));
+        } else {
+            self.scheduler.change(head.queue_id, |counts| counts.delayed += 1);
+        }
+        self.record_event(head)
+    }
+
+    /// The sub-queue in which a job is queued, or counts as running.
+    fn sub_queue_of(&self, head: &mut Head) -> Result<Option<SubQueueName>, Fault> {
+        if !head.in_sub_queue {
+            return Ok(None);
+        }
+        let task = head.task(self.conn)?;
+        let limits = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.limits.as_ref());
+        Ok(Some(SubQueueName { task, key: limits.and_then(|limits| limits.key.clone()).unwrap_or_default() }))
+    }
+
+    /// Out of whatever it waits in.
+    pub(in crate::writer) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
+        let (id, sub_queue) = (head.queue_id, self.sub_queue_of(head)?);
+        head.in_sub_queue = false;
+        match head.state {
+            JobState::Queued => self.scheduler.remove(id, sub_queue.as_ref(), (head.score, head.rid)),
+            JobState::Scheduled | JobState::Retrying => {
+                self.scheduler.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
+            }
+            JobState::Running => self.scheduler.release_capacity(id, sub_queue.as_ref()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(in crate::writer) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
+        self.end(head, state, state == JobState::Failed)
+    }
+
+    /// Ends a job; `dead`: into the dead set, if it may get there. What waits for it is told; `save` must follow.
+    pub(in crate::writer) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
+        let dead = dead && retention::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
+        let until = self.release_key(head)?;
+        head.state = state;
+        head.finished_at = Some(self.now);
+        head.due_at = None;
+        // It makes way for the time of the end: the row of a node that waited grows no longer.
+        head.score = 0;
+        // A node is deleted with its workflow.
+        let delete_at = retention::delete_job_at(self.now, dead, head.result_ttl_ms, head.dead_ttl_ms, until);
+        head.at = head.workflow.is_none().then_some(delete_at);
+        if dead {
+            self.bury(head)?;
+        }
+        self.notifications.ended(head.id);
+        self.record_event(head)?;
+        match head.workflow {
+            Some(workflow) => self.ended_node(workflow, head),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes a job, and counts its state in its workflow.
+    pub(in crate::writer) fn save(&mut self, head: &mut Head) -> Result<(), Fault> {
+        head.save(self.conn)?;
+        if let Some(workflow) = head.workflow
+            && head.state != head.was
+        {
+            self.workflows.count(self.conn, workflow, Some(head.was), Some(head.state))?;
+        }
+        head.was = head.state;
+        Ok(())
+    }
+}

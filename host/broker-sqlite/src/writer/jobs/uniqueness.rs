@@ -1,0 +1,122 @@
+//! Unique keys: who holds them, and which submission supersedes which.
+
+use rusqlite::params;
+use umbel_broker::{
+    NewJob, SUPERSEDED, Start, Wins,
+    rules::uniqueness::{self, Holder, unique_of},
+    superseded_message,
+};
+use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
+
+use crate::writer::{
+    jobs::broker_options::UNIQUE,
+    jobs::head::Head,
+    jobs::head::{self},
+    step::Step,
+};
+use crate::{
+    error::Fault,
+    rows::{self, int, number},
+};
+
+/// Unique keys that one prune deletes at most.
+const UNIQUE_SWEEP: u32 = 5_000;
+
+const HOLDER: &str = "SELECT id, until, since FROM unique_key WHERE tenant = ? AND key = ?";
+const SWEEP_UNIQUE: &str = "DELETE FROM unique_key WHERE (tenant, key) IN
+    (SELECT tenant, key FROM unique_key INDEXED BY unique_key_until WHERE until > 0 AND until <= ? LIMIT ?)";
+
+impl Step<'_> {
+    fn holder(&self, tenant: &TenantId, key: &str) -> Result<Option<Holder>, Fault> {
+        let mut statement = self.conn.prepare_cached(HOLDER)?;
+        let mut rows = statement.query(params![tenant.as_str(), key])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        Ok(Some(Holder { id: rows::id(row, 0)?, until: number(row, 1)?, since: number(row, 2)? }))
+    }
+
+    /// The job that keeps a submission away.
+    pub(in crate::writer) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
+        let Some(unique) = unique_of(new).filter(|unique| unique.wins == Wins::First) else { return Ok(None) };
+        let holder = self.holder(&new.tenant, &unique.key)?;
+        Ok(holder.filter(|holder| holder.holds(self.now)).map(|holder| holder.id))
+    }
+
+    /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
+    pub(in crate::writer) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
+        let Some(unique) = unique_of(new) else { return Ok((new.start, None)) };
+        let (mut since, mut place) = (self.now, None);
+        if unique.wins == Wins::Latest
+            && let Some(holder) = self.holder(&new.tenant, &unique.key)?
+            && let Some(old) = self.end_superseded(new, holder.id)?
+        {
+            (since, place) = (holder.since, old);
+        }
+        let Holder { id, until, since } = Holder::new(new.id, unique, self.now, since);
+        let sql = "INSERT OR REPLACE INTO unique_key (tenant, key, id, until, since) VALUES (?, ?, ?, ?, ?)";
+        let row = params![new.tenant.as_str(), unique.key, id.to_bytes(), int(until), int(since)];
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        Ok((uniqueness::start_of(new.start, unique, self.now, since), place))
+    }
+
+    /// Ends a job that waits because a later one supersedes it; if it did, its place in the queue, when it had one.
+    fn end_superseded(&mut self, by: &NewJob, old: JobId) -> Result<Option<Option<u64>>, Fault> {
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, &by.tenant, old)? else { return Ok(None) };
+        if !uniqueness::can_be_superseded(head.state) {
+            return Ok(None);
+        }
+        // Always at the end of a long queue, the latest of many would never run.
+        let alike = *self.scheduler.queue(head.queue_id) == by.queue && head.priority == by.priority;
+        let place = (alike && head.state == JobState::Queued).then_some(head.score);
+        head.put_failure(self.conn, &Failure::new(SUPERSEDED, superseded_message(by.id)))?;
+        self.leave(&mut head)?;
+        self.finish(&mut head, JobState::Revoked)?;
+        self.save(&mut head)?;
+        Ok(Some(place))
+    }
+
+    /// A job ends: it holds its key no more, or until the time that is answered.
+    pub(in crate::writer) fn release_key(&mut self, head: &mut Head) -> Result<UnixMs, Fault> {
+        match self.held_by(head)? {
+            Some((key, 0)) => {
+                self.drop_key(head, &key)?;
+                Ok(0)
+            }
+            held => Ok(held.map_or(0, |(_, until)| until)),
+        }
+    }
+
+    /// The key that a job holds, and until when; 0: until it ends.
+    pub(in crate::writer) fn held_by(&self, head: &mut Head) -> Result<Option<(String, UnixMs)>, Fault> {
+        if head.has & UNIQUE == 0 {
+            return Ok(None);
+        }
+        let unique = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.unique.as_ref());
+        let Some(key) = unique.map(|unique| unique.key.clone()) else { return Ok(None) };
+        let holder = self.holder(self.scheduler.tenant(head.queue_id), &key)?;
+        Ok(holder.filter(|holder| holder.id == head.id).map(|holder| (key, holder.until)))
+    }
+
+    pub(in crate::writer) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
+        let sql = "DELETE FROM unique_key WHERE tenant = ? AND key = ?";
+        self.conn.prepare_cached(sql)?.execute(params![self.scheduler.tenant(head.queue_id).as_str(), key])?;
+        Ok(())
+    }
+
+    /// Forgets unique keys whose time is over; whether there may be more.
+    pub(in crate::writer) fn sweep_unique(&self) -> Result<bool, Fault> {
+        let deleted = self.conn.prepare_cached(SWEEP_UNIQUE)?.execute([int(self.now), UNIQUE_SWEEP.into()])?;
+        Ok(deleted as u64 == u64::from(UNIQUE_SWEEP))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_look_at_keys_costs_more_because_there_are_more() {
+        for sql in [HOLDER, SWEEP_UNIQUE] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Controls, tenant queues and rates in the file.
+
+use rusqlite::params;
+use umbel_broker::{Control, ControlPatch, ControlSet, Scope, scheduler::QueueId};
+use umbel_model::{QueueName, TenantId};
+
+use crate::writer::{state::stored_scheduler, step::Step};
+use crate::{
+    error::Fault,
+    rows::{int, queue_row},
+};
+
+const SWEEP_RATES: &str = "DELETE FROM rate WHERE (tenant, kind, name, key) IN
+    (SELECT tenant, kind, name, key FROM rate INDEXED BY rate_until WHERE until_us <= ? LIMIT ?)";
+
+/// What a scope is called in tables.
+fn column(scope: &Scope) -> (i64, &str) {
+    match scope {
+        Scope::Tenant => (0, ""),
+        Scope::Queue(queue) => (1, queue.as_str()),
+        Scope::Task(task) => (2, task.as_str()),
+    }
+}
+
+impl Step<'_> {
+    /// The number of a tenant queue, made if there is none.
+    pub(in crate::writer) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
+        if let Some(id) = self.scheduler.find(tenant, queue) {
+            return Ok(id);
+        }
+        let id = self.scheduler.queue_id(tenant, queue);
+        let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused) VALUES (?, ?, ?, 0, 0, 0, 0)";
+        self.conn.prepare_cached(sql)?.execute(params![queue_row(id), tenant.as_str(), queue.as_str()])?;
+        Ok(id)
+    }
+
+    pub(crate) fn set_control(
+        &mut self,
+        tenant: &TenantId,
+        scope: &Scope,
+        patch: &ControlPatch,
+    ) -> Result<ControlSet, Fault> {
+        let answer = self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents);
+        let ControlSet::Set(control) = &answer else { return Ok(answer) };
+        let (kind, name) = column(scope);
+        if *control == Control::default() {
+            let sql = "DELETE FROM control WHERE tenant = ? AND kind = ? AND name = ?";
+            self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), kind, name])?;
+        } else {
+            let sql = "INSERT OR REPLACE INTO control (tenant, kind, name, text) VALUES (?, ?, ?, ?)";
+            let text = serde_json::to_string(control)?;
+            self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), kind, name, text])?;
+        }
+        Ok(answer)
+    }
+
+    /// Forgets rates that are not used up any more; whether there may be more.
+    pub(in crate::writer) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
+        let now_us = int(self.now.saturating_mul(1_000));
+        let deleted = self.conn.prepare_cached(SWEEP_RATES)?.execute(params![now_us, max])?;
+        Ok(deleted as u64 == u64::from(max))
+    }
+
+    /// Reads the scheduler from the file again, after its rows were mended.
+    pub(in crate::writer) fn reload_scheduler(&mut self) -> Result<(), Fault> {
+        *self.scheduler = stored_scheduler::load(self.conn)?;
+        self.scheduler.ready_in = self.scheduler.ready_queues();
+        *self.scheduler_reloaded = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forgetting_rates_costs_what_it_deletes() {
+        crate::tests::assert_costs_what_it_finds(SWEEP_RATES);
+    }
+}

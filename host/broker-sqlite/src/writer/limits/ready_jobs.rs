@@ -1,0 +1,108 @@
+//! The ready jobs of the file, and used rates, as the scheduler asks for them.
+
+use rusqlite::{Connection, params};
+use tracing::warn;
+use umbel_broker::{
+    JobLimits,
+    scheduler::{Limit, LimitName, Store},
+};
+use umbel_model::{TaskName, TenantId, UnixMs, rate::Used};
+
+use crate::writer::{
+    jobs::head::Head,
+    jobs::head::{self},
+};
+use crate::{
+    error::Fault,
+    rows::{int, number, small},
+};
+
+const USED: &str =
+    "SELECT until_us, interval_us, burst FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
+
+/// What a rate is called in the table: as the scope of a control, and 3 for a key.
+fn rate_columns(limit: &Limit) -> (i64, &str, &str) {
+    match limit {
+        Limit::Tenant => (0, "", ""),
+        Limit::Queue(queue) => (1, queue.as_str(), ""),
+        Limit::Task(task) => (2, task.as_str(), ""),
+        Limit::Key(task, key) => (3, task.as_str(), key.as_str()),
+    }
+}
+
+/// The ready jobs of the file as the scheduler sees them.
+pub(in crate::writer) struct ReadyJobs<'a> {
+    pub(in crate::writer) conn: &'a Connection,
+    pub(in crate::writer) now: UnixMs,
+    /// How many tenant queues there are.
+    pub(in crate::writer) queues: usize,
+    /// The job that was looked at, and its spec or (of a node) its arguments.
+    pub(in crate::writer) looked: Option<(Head, String)>,
+}
+
+impl ReadyJobs<'_> {
+    fn head(&mut self) -> Result<&mut Head, Fault> {
+        let looked = self.looked.as_mut().map(|(head, _)| head);
+        looked.ok_or_else(|| Fault::stored("queued job", "it was not looked at"))
+    }
+}
+
+impl Store<i64> for ReadyJobs<'_> {
+    type Error = Fault;
+
+    fn look(&mut self, _: &TenantId, rid: i64) -> Result<bool, Fault> {
+        self.looked = head::ready(self.conn, self.queues, rid)?;
+        if self.looked.is_none() {
+            warn!(rid, "a queued job or what it is to run is missing: it waits, see what an audit says");
+        }
+        Ok(self.looked.is_some())
+    }
+
+    fn has_expired(&mut self) -> bool {
+        self.looked.as_ref().is_some_and(|(head, _)| head.expired(self.now))
+    }
+
+    fn task(&mut self) -> Result<TaskName, Fault> {
+        let conn = self.conn;
+        self.head()?.task(conn)
+    }
+
+    fn limits(&mut self) -> Result<JobLimits, Fault> {
+        let conn = self.conn;
+        let broker_options = self.head()?.broker_options(conn)?;
+        Ok(broker_options.and_then(|broker_options| broker_options.limits.clone()).unwrap_or_default())
+    }
+
+    fn moved(&mut self) -> Result<(), Fault> {
+        let rid = self.head()?.rid;
+        self.conn.prepare_cached("UPDATE job SET lane = 1 WHERE rid = ?")?.execute([rid])?;
+        Ok(())
+    }
+
+    fn used(&mut self, (tenant, limit): &LimitName) -> Result<Option<Used>, Fault> {
+        let (kind, name, key) = rate_columns(limit);
+        head::one(self.conn.prepare_cached(USED)?, params![tenant.as_str(), kind, name, key], |row| {
+            Ok(Used { until_us: number(row, 0)?, interval_us: number(row, 1)?, burst: small(row, 2)? })
+        })
+    }
+
+    fn set_used(&mut self, (tenant, limit): &LimitName, used: Used) -> Result<(), Fault> {
+        let (kind, name, key) = rate_columns(limit);
+        let sql = "INSERT OR REPLACE INTO rate (tenant, kind, name, key, until_us, interval_us, burst)
+            VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let (until_us, interval_us) = (int(used.until_us), int(used.interval_us));
+        let row = params![tenant.as_str(), kind, name, key, until_us, interval_us, used.burst];
+        self.conn.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_look_at_a_rate_costs_more_because_there_are_more() {
+        crate::tests::assert_costs_what_it_finds(USED);
+    }
+}

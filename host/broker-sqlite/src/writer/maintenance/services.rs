@@ -1,0 +1,121 @@
+//! The passage of time: promote, reap, prune.
+
+use umbel_broker::{
+    Promoted, Reaped,
+    rules::lease::{self, Lost},
+};
+use umbel_model::{JobState, UnixMs, WorkerId};
+
+use crate::writer::{jobs::head, step::FollowUp, step::Step, workflows::removal::Over};
+use crate::{
+    error::Fault,
+    rows::{ENDED, RUNS, WAITS, int},
+};
+
+/// Idempotency keys that one prune deletes at most.
+const IDEMPOTENCY_SWEEP: u32 = 5_000;
+
+/// Rates that one prune forgets at most.
+const RATE_SWEEP: u32 = 5_000;
+
+const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
+    (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
+
+impl Step<'_> {
+    pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
+        // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
+        let waiting = head::by_time(self.conn, self.scheduler, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let (opened, opens) = self.scheduler.open_rates(self.now, max);
+        let deadline = self.pass_deadlines(max)?;
+        let mut promoted = Promoted { opened, ..Promoted::default() };
+        for mut head in waiting {
+            if head.at.is_none_or(|at| at > self.now) || promoted.moved + promoted.expired == max {
+                promoted.next_due = head.at;
+                break;
+            }
+            self.leave(&mut head)?;
+            if head.expired(self.now) {
+                self.finish(&mut head, JobState::Expired)?;
+                promoted.expired += 1;
+            } else {
+                self.enqueue(&mut head)?;
+                promoted.moved += 1;
+            }
+            self.save(&mut head)?;
+        }
+        self.advance()?;
+        // In a file without room it is looked at as often as time passes, not at once.
+        let goes_on =
+            self.follow_up == FollowUp::All && !self.workflows.work_items.is_empty() && !self.is_nearly_full()?;
+        let left = goes_on.then_some(self.now);
+        promoted.next_due = [promoted.next_due, opens, deadline, left].into_iter().flatten().min();
+        Ok(promoted)
+    }
+
+    pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
+        let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
+        for mut head in head::by_time(self.conn, self.scheduler, RUNS, self.now, max)? {
+            self.leave(&mut head)?;
+            head.token = None;
+            let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
+                .map_err(|error| Fault::stored("worker of a running job", error))?;
+            head.remember(self.conn, &lease::lost_record(self.now, head.retries, head.deliveries, worker))?;
+            let on_lost = head.broker_options(self.conn)?.map(|broker_options| broker_options.on_lost);
+            let (cancelled, on_lost) = (head.cancel_requested, on_lost.unwrap_or_default());
+            match lease::lost(cancelled, on_lost, head.deliveries, head.max_deliveries, &mut reaped) {
+                Lost::Revoke => self.finish(&mut head, JobState::Revoked)?,
+                Lost::Fail { failure, dead } => {
+                    head.put_failure(self.conn, &failure)?;
+                    self.end(&mut head, JobState::Failed, dead)?;
+                }
+                Lost::Requeue { at_its_place: true } => self.enqueue_at_its_place(&mut head)?,
+                Lost::Requeue { at_its_place: false } => self.enqueue(&mut head)?,
+            }
+            self.save(&mut head)?;
+        }
+        self.advance()?;
+        Ok(reaped)
+    }
+
+    /// How many jobs, nodes and workflows were deleted, and whether more keys may be over.
+    pub(crate) fn prune(&mut self, max: u32) -> Result<(u32, bool), Fault> {
+        let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
+        let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
+        self.sweep_events()?;
+        let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
+        let mut workflows = self.workflows_over(max)?.into_iter().peekable();
+        let mut count = 0;
+        while count < max {
+            let workflow = workflows.peek().map(|over| (Some(over.at), over.tenant.clone(), over.id));
+            let job = jobs.peek().map(|head| (head.at, self.scheduler.tenant(head.queue_id).clone(), head.id));
+            match (job, workflow) {
+                (None, None) => break,
+                (Some(job), Some(workflow)) if job > workflow => {
+                    count += self.prune_next(&mut workflows, max - count)?
+                }
+                (None, Some(_)) => count += self.prune_next(&mut workflows, max - count)?,
+                (Some(_), _) => {
+                    if let Some(mut head) = jobs.next() {
+                        self.delete_job(&mut head)?;
+                    }
+                    count += 1;
+                }
+            }
+        }
+        Ok((count, sweeps.contains(&true)))
+    }
+
+    fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {
+        over.next().map_or(Ok(0), |over| self.prune_workflow(&over, max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeping_keys_costs_what_it_deletes() {
+        crate::tests::assert_costs_what_it_finds(SWEEP_IDEMPOTENCY);
+    }
+}

@@ -1,0 +1,199 @@
+//! Tenants that somebody follows, and the events that are recorded for them.
+//!
+//! The table `followed` holds the same. While nobody follows, a change of state costs one comparison. Events of a group are
+//! written at its end; what a group did can be undone.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use rusqlite::{Connection, params};
+use umbel_broker::{Event, MAX_EVENTS};
+use umbel_model::{TenantId, UnixMs};
+
+use crate::{
+    error::Fault,
+    rows::{int, name, number, state_number},
+    schema,
+};
+
+pub(in crate::writer) const TRIM: &str = "DELETE FROM event WHERE tenant = ? AND number <= ?";
+
+/// Somebody follows a tenant, or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::writer) struct Subscription {
+    /// 0: it has ended, and is to be deleted.
+    pub(in crate::writer) until: UnixMs,
+    /// The number of the last event.
+    pub(in crate::writer) last: u64,
+}
+
+#[derive(Debug)]
+pub(in crate::writer) struct EventSubscriptions {
+    pub(in crate::writer) all: HashMap<TenantId, Subscription>,
+    /// When the first of them ends; `UnixMs::MAX`: nobody follows.
+    first_end: UnixMs,
+    /// The highest number that an event had.
+    pub(in crate::writer) newest: u64,
+    newest_before: u64,
+    /// Events that are not yet written.
+    pub(in crate::writer) pending: Vec<(TenantId, Event)>,
+    /// What the group under way changed, as it was.
+    before: HashMap<TenantId, Option<Subscription>>,
+    /// Something is not yet written.
+    changed: bool,
+}
+
+impl EventSubscriptions {
+    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
+        let mut all = HashMap::new();
+        let mut statement = conn.prepare("SELECT tenant, until, last FROM followed")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            all.insert(name(row, 0)?, Subscription { until: number(row, 1)?, last: number(row, 2)? });
+        }
+        let newest: i64 = conn.query_row("SELECT event FROM meta", [], |row| row.get(0))?;
+        let newest = newest.unsigned_abs();
+        let (pending, before) = (Vec::new(), HashMap::new());
+        let mut followed =
+            Self { all, first_end: UnixMs::MAX, newest, newest_before: newest, pending, before, changed: false };
+        followed.look_ahead();
+        Ok(followed)
+    }
+
+    pub(in crate::writer) fn is_anybody(&self) -> bool {
+        self.first_end < UnixMs::MAX
+    }
+
+    pub(in crate::writer) fn look_ahead(&mut self) {
+        let ends = self.all.values().map(|following| following.until).filter(|until| *until > 0);
+        self.first_end = ends.min().unwrap_or(UnixMs::MAX);
+    }
+
+    pub(in crate::writer) fn set(&mut self, tenant: &TenantId, following: Option<Subscription>) {
+        let before = match following {
+            Some(following) => self.all.insert(tenant.clone(), following),
+            None => self.all.remove(tenant),
+        };
+        self.before.entry(tenant.clone()).or_insert(before);
+        self.changed = true;
+    }
+
+    /// Ends the followings that nobody prolonged until `now`.
+    pub(in crate::writer) fn end_until(&mut self, now: UnixMs) {
+        if self.first_end > now {
+            return;
+        }
+        let over = |(_, following): &(&TenantId, &Subscription)| (1..=now).contains(&following.until);
+        let over: Vec<_> = self.all.iter().filter(over).map(|(tenant, of)| (tenant.clone(), of.last)).collect();
+        for (tenant, last) in over {
+            self.set(&tenant, Some(Subscription { until: 0, last }));
+        }
+        self.look_ahead();
+    }
+
+    /// The number of a tenant's next event; none when nobody follows it.
+    pub(in crate::writer) fn next_number(&mut self, now: UnixMs, tenant: &TenantId) -> Option<u64> {
+        self.end_until(now);
+        let following = self.all.get_mut(tenant).filter(|following| following.until > 0)?;
+        if !self.before.contains_key(tenant) {
+            self.before.insert(tenant.clone(), Some(*following));
+        }
+        following.last += 1;
+        self.newest = self.newest.max(following.last);
+        self.changed = true;
+        Some(following.last)
+    }
+
+    /// Writes what is not yet written. Without `keep` no events are: their numbers are used up.
+    pub(in crate::writer) fn write(&mut self, conn: &Connection, keep: bool) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
+        }
+        let sql = "INSERT INTO event (tenant, number, at, job, task, state) VALUES (?, ?, ?, ?, ?, ?)";
+        let lost = !keep && self.has_pending();
+        for (tenant, event) in self.pending.drain(..).filter(|_| keep) {
+            let (number, at, state) = (int(event.number), int(event.at), state_number(event.state));
+            let row = params![tenant.as_str(), number, at, event.job.to_bytes(), event.task.as_str(), state];
+            conn.prepare_cached(sql)?.execute(row)?;
+        }
+        for tenant in self.before.keys() {
+            let Some(following) = self.all.get(tenant) else {
+                conn.prepare_cached("DELETE FROM followed WHERE tenant = ?")?.execute([tenant.as_str()])?;
+                continue;
+            };
+            let sql = "INSERT OR REPLACE INTO followed (tenant, until, last) VALUES (?, ?, ?)";
+            let (until, last) = (int(following.until), int(following.last));
+            conn.prepare_cached(sql)?.execute(params![tenant.as_str(), until, last])?;
+            // There are no gaps in what is kept.
+            let drop = if lost { last } else { int(following.last.saturating_sub(MAX_EVENTS)) };
+            conn.prepare_cached(TRIM)?.execute(params![tenant.as_str(), drop])?;
+        }
+        if self.newest != self.newest_before {
+            conn.prepare_cached("UPDATE meta SET event = ?")?.execute([int(self.newest)])?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::writer) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The group was committed.
+    pub(in crate::writer) fn keep(&mut self) {
+        self.before.clear();
+        self.newest_before = self.newest;
+    }
+
+    /// The group was rolled back.
+    pub(in crate::writer) fn undo(&mut self) {
+        for (tenant, following) in std::mem::take(&mut self.before) {
+            match (self.all.entry(tenant), following) {
+                (entry, Some(following)) => drop(entry.insert_entry(following)),
+                (Entry::Occupied(entry), None) => drop(entry.remove()),
+                (Entry::Vacant(_), None) => {}
+            }
+        }
+        self.pending.clear();
+        self.newest = self.newest_before;
+        self.changed = false;
+        self.look_ahead();
+    }
+}
+
+/// Whether a group's events are kept: in a full file what is left is for finishing what was accepted.
+pub(in crate::writer) fn keeps_events(
+    conn: &Connection,
+    subscriptions: &EventSubscriptions,
+    max_pages: Option<u64>,
+    has_room: bool,
+) -> Result<bool, Fault> {
+    Ok(!subscriptions.has_pending() || (has_room && !schema::fills(conn, max_pages, 0)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recording_events_costs_no_more_because_there_are_more() {
+        crate::tests::assert_costs_what_it_finds(TRIM);
+    }
+
+    #[test]
+    fn what_a_group_did_to_followings_is_undone_with_it() {
+        let conn = crate::schema::open_in_memory().unwrap();
+        let mut followed = EventSubscriptions::load(&conn).unwrap();
+        let [old, new] = ["old", "new"].map(|name| TenantId::new(name).unwrap());
+        followed.set(&old, Some(Subscription { until: 50, last: 7 }));
+        followed.look_ahead();
+        assert_eq!(followed.next_number(10, &old), Some(8));
+        followed.write(&conn, true).unwrap();
+        followed.keep();
+        followed.set(&new, Some(Subscription { until: 90, last: 20 }));
+        assert_eq!((followed.next_number(60, &old), followed.next_number(60, &new)), (None, Some(21)));
+        assert_eq!(followed.first_end, 90);
+        followed.undo();
+        assert_eq!((followed.first_end, followed.newest, followed.all.len()), (50, 8, 1));
+        let stored = EventSubscriptions::load(&conn).unwrap();
+        assert_eq!((stored.all, stored.first_end, stored.newest), (followed.all, 50, 8));
+    }
+}

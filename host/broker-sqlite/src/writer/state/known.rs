@@ -1,0 +1,67 @@
+//! What the writer keeps in memory of the database.
+
+use rusqlite::Connection;
+use tracing::warn;
+use umbel_broker::scheduler::Scheduler;
+
+use crate::error::Fault;
+use crate::writer::{
+    state::event_subscriptions::EventSubscriptions, state::event_subscriptions::keeps_events, state::stored_scheduler,
+    state::workflow_state::WorkflowStates,
+};
+
+/// What the writer keeps in memory of the database, and what a group that fails undoes.
+#[derive(Debug)]
+pub(in crate::writer) struct Known {
+    pub(in crate::writer) scheduler: Scheduler<i64>,
+    /// It was read again by the group under way.
+    pub(in crate::writer) scheduler_reloaded: bool,
+    /// Its counts were written in the middle of the group under way.
+    pub(in crate::writer) scheduler_written: bool,
+    pub(in crate::writer) workflows: WorkflowStates,
+    pub(in crate::writer) subscriptions: EventSubscriptions,
+}
+
+impl Known {
+    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
+        Ok(Self {
+            scheduler: stored_scheduler::load(conn)?,
+            scheduler_reloaded: false,
+            scheduler_written: false,
+            workflows: WorkflowStates::load(conn)?,
+            subscriptions: EventSubscriptions::load(conn)?,
+        })
+    }
+
+    pub(in crate::writer) fn flush(
+        &mut self,
+        conn: &Connection,
+        max_pages: Option<u64>,
+        has_room: bool,
+    ) -> Result<(), Fault> {
+        self.workflows.flush(conn)?;
+        stored_scheduler::flush(conn, &self.scheduler, self.scheduler_written)?;
+        let keep = keeps_events(conn, &self.subscriptions, max_pages, has_room)?;
+        self.subscriptions.write(conn, keep)
+    }
+
+    pub(in crate::writer) fn keep(&mut self) {
+        self.scheduler.keep();
+        (self.scheduler_reloaded, self.scheduler_written) = (false, false);
+        self.workflows.keep();
+        self.subscriptions.keep();
+    }
+
+    pub(in crate::writer) fn undo(&mut self, conn: &Connection) {
+        self.scheduler.undo();
+        self.scheduler_written = false;
+        if std::mem::take(&mut self.scheduler_reloaded) {
+            match stored_scheduler::load(conn) {
+                Ok(scheduler) => self.scheduler = scheduler,
+                Err(error) => warn!(%error, "the scheduler could not be read again: it is when the file is opened"),
+            }
+        }
+        self.workflows.undo();
+        self.subscriptions.undo();
+    }
+}

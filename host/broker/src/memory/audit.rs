@@ -1,0 +1,55 @@
+//! What should not be in the model.
+
+use umbel_model::JobState;
+
+use super::{
+    records::Key,
+    state::{Job, State},
+};
+use crate::{scheduler::Limit, *};
+
+impl State {
+    /// What should not be: counts that disagree with the jobs.
+    pub(super) fn audit(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let mut wrong = |check: &str, example: String| {
+            found.push(Finding { check: check.to_owned(), count: 1, example, fixed: 0 });
+        };
+        for id in 0..self.scheduler.len() {
+            let (tenant, queue) = (self.scheduler.tenant(id), self.scheduler.queue(id));
+            let mine = |state: JobState| {
+                let of_queue = |(key, job): &(&Key, &Job)| key.0 == *tenant && job.record.queue == *queue;
+                self.jobs.iter().filter(of_queue).filter(|(_, job)| job.record.state == state).count() as u64
+            };
+            let (counts, name) = (self.scheduler.counts(id), || format!("{queue} of {tenant}"));
+            if counts.ready != mine(JobState::Queued) {
+                wrong("queued jobs of a line", name());
+            }
+            if counts.running != mine(JobState::Running) {
+                wrong("running jobs of a line", name());
+            }
+            if counts.delayed != mine(JobState::Scheduled) + mine(JobState::Retrying) {
+                wrong("delayed jobs of a line", name());
+            }
+        }
+        for (tenant, key) in self.unique.iter().filter(|(_, holder)| holder.until == 0).map(|(name, _)| name) {
+            let holder = (tenant.clone(), self.unique[&(tenant.clone(), key.clone())].id);
+            if self.jobs.get(&holder).is_none_or(|job| job.record.state.is_terminal()) {
+                wrong("unique key of a job that ended", key.clone());
+            }
+        }
+        for ((tenant, limit), count) in self.scheduler.running() {
+            let counted = self.jobs.iter().filter(|(key, job)| {
+                let of = job.sub_queue.as_ref().filter(|_| key.0 == *tenant && job.record.state == JobState::Running);
+                of.is_some_and(|of| match limit {
+                    Limit::Key(task, key) => *task == of.task && *key == of.key,
+                    limit => *limit == Limit::Task(of.task.clone()),
+                })
+            });
+            if counted.count() as u64 != count {
+                wrong("jobs that count as running for a limit", format!("{limit:?}"));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,97 @@
+//! The passage of time in the model: what is due, leases that are over, and what is deleted.
+
+use umbel_model::{JobState, UnixMs};
+
+use super::{records::Key, state::State};
+use crate::{
+    rules::lease::{self, Lost},
+    *,
+};
+
+impl State {
+    pub(super) fn promote(&mut self, now: UnixMs, max: u32) -> Promoted {
+        let mut waiting: Vec<(UnixMs, Key)> =
+            self.jobs.iter().filter_map(|(key, job)| Some((job.look_at?, key.clone()))).collect();
+        waiting.sort();
+        let (opened, opens) = self.scheduler.open_rates(now, max);
+        let deadline = self.pass_deadlines(now, max);
+        let mut promoted = Promoted { opened, ..Promoted::default() };
+        for (at, key) in waiting {
+            if at > now || promoted.moved + promoted.expired == max {
+                promoted.next_due = Some(at);
+                break;
+            }
+            self.leave(&key);
+            if self.jobs[&key].record.expires_at.is_some_and(|expires| expires <= now) {
+                self.finish(now, &key, JobState::Expired);
+                promoted.expired += 1;
+            } else {
+                self.enqueue(&key, None);
+                promoted.moved += 1;
+            }
+        }
+        self.advance(now);
+        let left = (!self.work_items.is_empty()).then_some(now);
+        promoted.next_due = [promoted.next_due, opens, deadline, left].into_iter().flatten().min();
+        promoted
+    }
+
+    pub(super) fn reap(&mut self, now: UnixMs, max: u32) -> Reaped {
+        let running = self.jobs.iter().filter(|(_, job)| job.record.state == JobState::Running);
+        let mut lost: Vec<(UnixMs, Key)> = running.map(|(key, job)| (job.lease_until, key.clone())).collect();
+        lost.retain(|(until, _)| *until <= now);
+        lost.sort();
+        lost.truncate(max as usize);
+        let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
+        for (_, key) in lost {
+            self.leave(&key);
+            let job = self.job_mut(&key);
+            job.token = None;
+            let worker = job.record.worker.clone().expect("a running job has a worker");
+            let (retries, deliveries) = (job.record.retries, job.record.deliveries);
+            job.remember(lease::lost_record(now, retries, deliveries, worker));
+            let on_lost = job.broker_options.as_ref().map(|broker_options| broker_options.on_lost).unwrap_or_default();
+            let (cancelled, max) = (job.record.cancel_requested, job.max_deliveries);
+            match lease::lost(cancelled, on_lost, deliveries, max, &mut reaped) {
+                Lost::Revoke => self.finish(now, &key, JobState::Revoked),
+                Lost::Fail { failure, dead } => {
+                    job.record.failure = Some(failure);
+                    self.end(now, &key, JobState::Failed, dead);
+                }
+                Lost::Requeue { at_its_place } => {
+                    let score = at_its_place.then_some(job.score);
+                    self.enqueue(&key, score);
+                }
+            }
+        }
+        self.advance(now);
+        reaped
+    }
+
+    pub(super) fn prune(&mut self, now: UnixMs, max: u32) -> u32 {
+        self.idempotency.retain(|_, (_, _, expires)| *expires > now);
+        self.unique.retain(|_, holder| holder.holds(now));
+        self.rates.retain(|_, used| used.until_us > now * 1_000);
+        let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
+        let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
+        let mut due: Vec<(UnixMs, Key)> = jobs.chain(workflows).collect();
+        due.retain(|(at, _)| *at <= now);
+        due.sort();
+        let mut count = 0;
+        for (_, key) in &due {
+            if count == max {
+                break;
+            }
+            if self.workflows.contains_key(key) {
+                count += self.prune_workflow(now, key, max - count);
+                continue;
+            }
+            self.leave_dead(key);
+            if let Some(child) = self.jobs.remove(key).and_then(|job| job.record.child) {
+                self.orphan(now, &key.0, child);
+            }
+            count += 1;
+        }
+        count
+    }
+}

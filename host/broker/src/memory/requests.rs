@@ -1,0 +1,116 @@
+//! Reading the model's jobs and queues, and what users ask of a job.
+
+use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
+
+use super::state::State;
+use crate::{rules::lease, *};
+
+impl State {
+    pub(super) fn job(&self, tenant: &TenantId, id: JobId) -> Option<JobRecord> {
+        self.jobs.get(&(tenant.clone(), id)).map(|job| job.record.clone())
+    }
+
+    pub(super) fn page(&self, query: &JobQuery) -> JobPage {
+        let mut page = JobPage { jobs: Vec::new(), next: None };
+        let mine = self.jobs.iter().rev().filter(|((tenant, id), _)| {
+            *tenant == query.tenant && (!query.dead || self.dead.contains(&(tenant.clone(), *id)))
+        });
+        // Nodes are listed by their workflow.
+        let mine = mine.filter(|(_, job)| query.dead || job.place.is_none());
+        let rest = mine.filter(|((_, id), _)| query.before.is_none_or(|before| *id < before));
+        let mut bytes = 0;
+        for (scanned, ((_, id), job)) in (1..).zip(rest) {
+            let record = &job.record;
+            if query.state.is_none_or(|s| s == record.state)
+                && query.task.as_ref().is_none_or(|t| *t == record.task)
+                && query.queue.as_ref().is_none_or(|q| *q == record.queue)
+                && query.worker.as_ref().is_none_or(|w| Some(w) == record.worker.as_ref())
+            {
+                let summary = JobRecord { result: None, history: Vec::new(), ..record.clone() };
+                bytes += text_bytes(&summary);
+                page.jobs.push(summary);
+            }
+            if page.jobs.len() as u32 == query.max || scanned == PAGE_SCAN || bytes >= PAGE_BYTES {
+                page.next = Some(*id);
+                break;
+            }
+        }
+        page
+    }
+
+    pub(super) fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Vec<LogLine> {
+        let Some(job) = self.jobs.get(&(tenant.clone(), id)) else { return Vec::new() };
+        job.logs.iter().skip(from as usize).take(max as usize).cloned().collect()
+    }
+
+    pub(super) fn cancel(&mut self, now: UnixMs, tenant: &TenantId, id: JobId, terminate: bool) -> Cancelled {
+        let key = (tenant.clone(), id);
+        if self.is_hidden(&key) {
+            return Cancelled::NotFound;
+        }
+        let Some(job) = self.jobs.get_mut(&key) else { return Cancelled::NotFound };
+        match job.record.state {
+            state if state.is_terminal() => Cancelled::AlreadyEnded(state),
+            JobState::Running => {
+                let record = &mut job.record;
+                record.let_end = lease::is_let_end(terminate, record.cancel_requested, record.let_end);
+                job.record.cancel_requested = true;
+                if terminate {
+                    self.to_stop.push(id);
+                }
+                Cancelled::Requested
+            }
+            _ => {
+                job.record.cancel_requested = true;
+                let child = job.record.child;
+                self.leave(&key);
+                self.finish(now, &key, JobState::Revoked);
+                if let Some(child) = child {
+                    self.give_up(&(tenant.clone(), child), JobState::Revoked);
+                }
+                self.advance(now);
+                Cancelled::Revoked
+            }
+        }
+    }
+
+    pub(super) fn cancel_waiting(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Cancelled {
+        let state = self.jobs.get(&(tenant.clone(), id)).map(|job| job.record.state);
+        if state == Some(JobState::Running) { Cancelled::Runs } else { self.cancel(now, tenant, id, true) }
+    }
+
+    pub(super) fn run_now(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> RunNow {
+        let key = (tenant.clone(), id);
+        let Some(job) = self.jobs.get(&key) else { return RunNow::NotFound };
+        match job.record.state {
+            JobState::Scheduled | JobState::Retrying => {
+                // One that has expired is left to the promoter.
+                if job.record.expires_at.is_none_or(|at| at > now) {
+                    self.leave(&key);
+                    self.enqueue(&key, None);
+                }
+                RunNow::Queued
+            }
+            state => RunNow::NotWaiting(state),
+        }
+    }
+
+    pub(super) fn queues(&self, tenant: &TenantId) -> Vec<QueueStats> {
+        let stats = |id| {
+            let counts = self.scheduler.counts(id);
+            QueueStats {
+                name: self.scheduler.queue(id).clone(),
+                queued: counts.ready,
+                running: counts.running,
+                delayed: counts.delayed,
+                dead: counts.dead,
+                paused: counts.paused,
+            }
+        };
+        self.scheduler.of_tenant(tenant).into_iter().map(stats).collect()
+    }
+
+    pub(super) fn ready_queues(&self) -> Vec<QueueName> {
+        self.scheduler.ready_queues().into_iter().take(MAX_READY_QUEUES as usize).collect()
+    }
+}

@@ -1,0 +1,80 @@
+//! Which of two submissions that are alike stays, and since when a key is used.
+
+use umbel_model::{JobId, JobState, UnixMs};
+
+use crate::{NewJob, Start, Submitted, Unique, Wins, WorkflowSubmitted};
+
+/// Who holds a unique key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    pub id: JobId,
+    /// 0: until it ends.
+    pub until: UnixMs,
+    /// Since when jobs superseded each other.
+    pub since: UnixMs,
+}
+
+/// The unique key that a submission asks for.
+pub fn unique_of(new: &NewJob) -> Option<&Unique> {
+    new.broker_options.as_ref()?.unique.as_ref()
+}
+
+impl Holder {
+    /// Whether it still holds its key.
+    pub fn holds(&self, now: UnixMs) -> bool {
+        self.until == 0 || self.until > now
+    }
+
+    /// A job that takes a key now; `since` when the one before it superseded others.
+    pub fn new(id: JobId, unique: &Unique, now: UnixMs, since: UnixMs) -> Self {
+        let until = if unique.for_ms > 0 { now.saturating_add(unique.for_ms) } else { 0 };
+        Self { id, until, since }
+    }
+}
+
+/// Whether a later submission supersedes a job in this state: one that waits.
+pub fn can_be_superseded(state: JobState) -> bool {
+    matches!(state, JobState::Scheduled | JobState::Queued | JobState::Retrying)
+}
+
+/// When a submission starts that supersedes others since a time: no later than its longest wait.
+pub fn start_of(start: Start, unique: &Unique, now: UnixMs, since: UnixMs) -> Start {
+    match start {
+        Start::After(ms) if unique.wins == Wins::Latest && unique.max_wait_ms > 0 => {
+            Start::At(now.saturating_add(ms).min(since.saturating_add(unique.max_wait_ms)))
+        }
+        start => start,
+    }
+}
+
+/// When that is.
+pub fn due(start: Start, now: UnixMs) -> UnixMs {
+    match start {
+        Start::Now => now,
+        Start::After(ms) => now.saturating_add(ms),
+        Start::At(at) => at,
+    }
+}
+
+/// The answer to a job with an idempotency key that this one used, with the `same` body or another.
+pub fn repeated_job(id: JobId, same: bool) -> Submitted {
+    if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }
+}
+
+/// The same for a workflow.
+pub fn repeated_workflow(id: JobId, same: bool) -> WorkflowSubmitted {
+    if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debounced_job_starts_at_its_longest_wait_at_the_latest() {
+        let unique = Unique { key: "k".into(), wins: Wins::Latest, for_ms: 0, max_wait_ms: 100 };
+        assert_eq!(start_of(Start::After(30), &unique, 1_000, 950), Start::At(1_030));
+        assert_eq!(start_of(Start::After(30), &unique, 1_040, 950), Start::At(1_050));
+        assert_eq!(start_of(Start::Now, &unique, 1_040, 950), Start::Now);
+    }
+}

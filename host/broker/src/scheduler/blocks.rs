@@ -1,0 +1,108 @@
+//! Blocking branches that a limit or a pause holds back, and opening them again.
+
+use umbel_model::{TenantId, UnixMs};
+
+use super::{
+    branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of},
+    tenant_queues::Scheduler,
+};
+use crate::{Control, ControlPatch, ControlSet, Scope};
+
+impl<J: Ord + Copy> Scheduler<J> {
+    pub(super) fn block(&mut self, id: QueueId, branch: &Branch, why: Block) {
+        self.set_block(id, branch, Some(why));
+    }
+
+    /// Opens a branch, whatever blocked it, and has workers told if that opens its tenant queue.
+    pub(super) fn unblock(&mut self, id: QueueId, branch: &Branch) {
+        if self.set_block(id, branch, None) {
+            self.ready_in.insert(self.queues[id].queue.clone());
+        }
+    }
+
+    /// True if the tenant queue opened by it.
+    fn set_block(&mut self, id: QueueId, branch: &Branch, block: Option<Block>) -> bool {
+        let Some(task) = &branch.task else { return self.change(id, |counts| counts.blocked = block) };
+        let Some(place) = self.queues[id].ready.place(branch) else { return false };
+        let place = Place { blocked: block, ..place.clone() };
+        self.set_place(id, branch, Some(place));
+        // Without a key it is the task's own place: settling any key of it, there or not, settles that.
+        let name = SubQueueName { task: task.clone(), key: branch.key.clone().unwrap_or_default() };
+        self.settle_sub_queue(id, Some(&name));
+        self.change(id, |_| {})
+    }
+
+    /// Opens what a cap blocks.
+    fn unblock_full(&mut self, name: &LimitName) {
+        for (id, branch) in self.full.get(name).cloned().unwrap_or_default() {
+            self.unblock(id, &branch);
+        }
+    }
+
+    /// Opens at most `max` branches that a rate blocked until now; how many, and when the next one is to be opened.
+    pub fn open_rates(&mut self, now: UnixMs, max: u32) -> (u32, Option<UnixMs>) {
+        let due = self.by_time.iter().take(max as usize).take_while(|(at, ..)| *at <= now);
+        let due: Vec<(QueueId, Branch)> = due.map(|(_, _, _, branch, id)| (*id, branch.clone())).collect();
+        for (id, branch) in &due {
+            self.unblock(*id, branch);
+        }
+        (due.len() as u32, self.by_time.first().map(|(at, ..)| *at))
+    }
+
+    /// A delivery ended: opens what waited for its end.
+    pub fn release_capacity(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
+        self.change(id, |counts| counts.running = counts.running.saturating_sub(1));
+        let tenant = self.queues[id].tenant.clone();
+        let mut name = (tenant, Limit::Tenant);
+        for limit in sub.into_iter().flat_map(limits_of) {
+            name.1 = limit;
+            self.count_running(&name, -1);
+            self.unblock_full(&name);
+        }
+        if !self.full.is_empty() {
+            name.1 = Limit::Queue(self.queues[id].queue.clone());
+            self.unblock_full(&name);
+            name.1 = Limit::Tenant;
+            self.unblock_full(&name);
+        }
+    }
+
+    /// Changes a control, and opens all that is blocked of its scope. A tenant has at most `max_tasks` of tasks.
+    pub fn set_control(
+        &mut self,
+        tenant: &TenantId,
+        scope: &Scope,
+        patch: &ControlPatch,
+        max_tasks: u64,
+    ) -> ControlSet {
+        if matches!(scope, Scope::Queue(queue) if self.find(tenant, queue).is_none()) {
+            return ControlSet::Unknown;
+        }
+        let before = self.controls.get(tenant, scope);
+        let control = before.patched(patch);
+        let is_new_task = matches!(scope, Scope::Task(_)) && before == Control::default() && control != before;
+        if is_new_task && self.controls.tasks(tenant) >= max_tasks {
+            return ControlSet::Full;
+        }
+        self.controls.put(tenant, scope, control.clone());
+        self.undo.control(tenant, scope, before);
+        for id in self.of_tenant(tenant) {
+            match scope {
+                Scope::Queue(queue) if *queue != self.queues[id].queue => {}
+                Scope::Task(task) => self.unblock(id, &Branch::task(task)),
+                scope => {
+                    let paused = control.paused;
+                    let opened = self.change(id, |counts| {
+                        counts.blocked = None;
+                        *(if *scope == Scope::Tenant { &mut counts.tenant_paused } else { &mut counts.paused }) =
+                            paused;
+                    });
+                    if opened {
+                        self.ready_in.insert(self.queues[id].queue.clone());
+                    }
+                }
+            }
+        }
+        ControlSet::Set(control)
+    }
+}
