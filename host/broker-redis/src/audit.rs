@@ -25,7 +25,7 @@ const SETS: [&str; 6] = ["ready", "lane", "dead", "jobs", "workflows", "fair"];
 const SINGLE_SETS: [&str; 8] =
     ["leases", "look", "retain", "deadlines", "parked", "idem_due", "uniq_due", "workers_seen"];
 /// What else there is: hashes that are looked at as a whole, counters, and what can be only where something else is.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
     "meta",
     "upgrading",
     "seq",
@@ -33,6 +33,7 @@ const OTHERS: [&str; 19] = [
     "active_queues",
     "wf_nodes",
     "holders",
+    "idle",
     "special",
     "used",
     "rates",

@@ -148,14 +148,15 @@ pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
     Ok(packed.u16(more.len() as u16).raw(&more).0)
 }
 
-/// For `claim.lua`.
-pub(crate) fn claim(claim: &Claim, max: u32) -> Result<Vec<u8>> {
+/// For `claim.lua`. `hears`: whether the worker hears what is published for it.
+pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     // Better refused before than found out after the jobs were taken.
     Token::new(format!("{}-{max}", claim.token_seed))
         .map_err(|_| Error::Failed("the token seed of a claim is too long".into()))?;
     let queues = &claim.queues[..claim.queues.len().min(usize::from(u16::MAX))];
     let mut packed =
         Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
+    packed = packed.u8(u8::from(hears));
     packed.0.extend_from_slice(&(queues.len() as u16).to_le_bytes());
     for queue in queues {
         packed = packed.name(queue.as_str());

@@ -76,7 +76,8 @@ impl RedisBroker {
         settled: &mut Vec<Settled>,
     ) -> Result<Vec<Delivery>> {
         let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
-        let request = then.map(|claim| encode::claim(claim, max)).transpose()?.unwrap_or_default();
+        let hears = |claim: &Claim| self.signals.hears(&self.connection, &claim.worker);
+        let request = then.map(|claim| encode::claim(claim, max, hears(claim))).transpose()?.unwrap_or_default();
         let repeat = if request.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
         let mut args = self.workflow_limits();
         let grows = settles.iter().any(|settle| settle.growth.is_some());

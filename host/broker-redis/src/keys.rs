@@ -39,13 +39,14 @@
 //! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
+//! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
 //! it.
-//! `work`, `done` and `cancel` after the prefix are channels.
+//! `work`, `done` and `cancel` after the prefix are channels, `work:<worker>` is one of a worker that waits in `idle:…`.
 
 use umbel_broker::{DocumentKind, Topic};
-use umbel_model::{JobId, TenantId};
+use umbel_model::{JobId, TenantId, WorkerId};
 
 /// Version of the keys and of what is in them. A store of a newer one is refused, an older one becomes one of this: 2
 /// added workflows, 3 broker options and limits; each reads all that the ones before wrote.
@@ -97,6 +98,11 @@ impl Keys {
         format!("{}{name}", self.prefix)
     }
 
+
+    /// What is published for one worker.
+    pub(crate) fn work_channel(&self, worker: &WorkerId) -> String {
+        format!("{}work:{worker}", self.prefix)
+    }
     pub(crate) fn job(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}job:{}", self.prefix, member(tenant, id))
     }

@@ -1,7 +1,9 @@
 -- Handing out jobs.
 
--- Worker, token seed, lease, max, number of queues; their names follow.
-local CLAIM = '<Bc0Bc0I6I4I2'
+-- Worker, token seed, lease, max, whether it hears what is published for it, number of queues; their names follow.
+local CLAIM = '<Bc0Bc0I6I4BI2'
+-- When a set of idle workers is forgotten that nobody joined, milliseconds.
+local IDLE_SET_MS = 86400000
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
 
@@ -87,12 +89,25 @@ local function pick(queue, want)
   return pick_of_many(queue, tenants, want)
 end
 
+-- A worker that claimed fewer jobs than it wanted waits for more of its queues; one that got all is busy.
+local function wait_or_work(worker, queues, is_busy)
+  for i = 1, #queues do
+    local key = P .. 'idle:' .. queues[i]
+    if is_busy then
+      call('ZREM', key, worker)
+    elseif call('ZADD', key, now, worker) == 1 then
+      call('PEXPIRE', key, IDLE_SET_MS)
+    end
+  end
+end
+
 -- Takes a packed claim, see CLAIM and encode.rs, and appends to a list, per delivery: member, record, the spec (of a node: its
 -- arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes() before it.
 -- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served; while one of the
 --   tenants has sub-queues or controls, two more per job, and some 25 per job, block or move of its own.
 local function claim(request, out)
-  local worker, seed, lease_ms, max, queues, at = unpack_struct(CLAIM, request)
+  local worker, seed, lease_ms, max, hears, queues, at = unpack_struct(CLAIM, request)
+  local waits_for = {}
   local lease = string.format('%.0f', now + lease_ms)
   local count, n, budget = 0, #out, max + CLAIM_SCAN
   local leases, looks, served = { n = 0 }, { n = 0 }, { n = 0 }
@@ -151,6 +166,7 @@ local function claim(request, out)
   for _ = 1, queues do
     local queue
     queue, at = unpack_struct('<Bc0', request, at)
+    local before = count
     while count < max and budget > 0 do
       local picked = pick(queue, math.min(max - count, budget))
       if not picked then
@@ -164,8 +180,15 @@ local function claim(request, out)
       budget = budget - #picked
       for i = 1, #picked do try(picked[i][1], picked[i][2]) end
     end
-    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then ready_in[queue] = true end
+    if not held_by_others[queue] then waits_for[#waits_for + 1] = queue end
+    -- Nobody need hear of jobs that are taken at once.
+    local left = (ready_in[queue] or 0) - (count - before)
+    ready_in[queue] = left > 0 and left or nil
+    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then
+      ready_in[queue], opened_in[queue] = (ready_in[queue] or 0) + 1, true
+    end
   end
+  if hears == 1 then wait_or_work(worker, waits_for, count >= max) end
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

@@ -36,6 +36,8 @@ local PRIORITY_STEP = 281474976710656
 local HISTORY_INLINE = 2048
 local MAX_HISTORY = 50
 local MAX_EVENTS = 10000
+-- A worker that has not claimed for so long, milliseconds, does not wait for jobs: it would have looked again.
+local IDLE_MS = 10000
 
 -- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
 local call, pack, unpack_struct, sub, byte
@@ -48,8 +50,10 @@ local sub_queues, unique, dead_set, workflows, work, new_workflows, idempotency,
 
 -- The prefix of all keys, the time, and the limit of dead jobs.
 local P, now, max_dead
--- Index writes by key, tenant queues by name, queues that have become ready, ids that ended, and how many; ids to stop.
-local added, removed, tenant_queues, ready_in, ended, ended_n, to_stop
+-- Index writes by key, tenant queues by name, ids that ended, and how many; ids to stop.
+local added, removed, tenant_queues, ended, ended_n, to_stop
+-- How many jobs of a queue have become ready, and whether one of its tenants had none before.
+local ready_in, opened_in
 -- Whether there is a key `special`, and whether it names subscribers; subscriptions by tenant.
 local anything_special, anybody_subscribed, subscriptions
 -- Numbers of arrivals that are reserved.
@@ -76,7 +80,8 @@ local function begin(keys, args)
     local t = call('TIME')
     now = t[1] * 1000 + math.floor(t[2] / 1000)
   end
-  added, removed, tenant_queues, ready_in, ended, ended_n, to_stop = {}, {}, {}, {}, {}, 0, {}
+  added, removed, tenant_queues, ended, ended_n, to_stop = {}, {}, {}, {}, 0, {}
+  ready_in, opened_in = {}, {}
   anything_special, anybody_subscribed, subscriptions = nil, nil, {}
   seq, seq_end, seq_block = 0, 0, 1
   for i = 1, #resets do resets[i]() end
@@ -198,10 +203,27 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
--- Publishes the notifications of this call: one message per topic.
+-- Tells the workers that began to wait for jobs of a queue last: as many as there are new jobs, and one more, because one
+-- may have died. Whether there was one. A worker that was told is in `idle:<queue>` again when it claims too few jobs.
+local function notify_idle(queue, jobs)
+  local idle = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1)
+  local told = false
+  for i = 1, #idle, 2 do
+    if tonumber(idle[i + 1]) > now - IDLE_MS then
+      call('PUBLISH', P .. 'work:' .. idle[i], queue)
+      told = true
+    end
+  end
+  return told
+end
+
+-- Publishes the notifications of this call: one message per topic, and one per idle worker. All are told of a queue for which
+-- no worker waits, when it had no jobs before.
 local function notify()
   local queues = {}
-  for queue in pairs(ready_in) do queues[#queues + 1] = queue end
+  for queue, jobs in pairs(ready_in) do
+    if not notify_idle(queue, jobs) and opened_in[queue] then queues[#queues + 1] = queue end
+  end
   if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
   if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
@@ -320,6 +342,7 @@ local function activate(tq)
   if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') ~= '1' then take_turn(tq) end
 end
 
+  opened_in[tq.queue] = true
 -- A plain job becomes ready. Of a tenant queue with sub-queues nothing is written later than it is read.
 local function put_ready(tq, score, id)
   if is_special(tq) then
@@ -329,7 +352,7 @@ local function put_ready(tq, score, id)
     zadd(tq.ready, score, id)
     activate(tq)
   end
-  ready_in[tq.queue] = true
+  ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
 end
 
 -- To the ready jobs, with the score in the record.
@@ -337,7 +360,7 @@ local function enqueue(member, r, tq)
   if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
   r[STATE], r[DUE] = QUEUED, 0
   if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
-  ready_in[tq.queue] = true
+  ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
   add_event(member, QUEUED, r[FIXED], 1)
   if r[FLAGS] >= HAS_OPTIONS and sub_queues.enter(member, r, tq) then return end
   call('ZADD', tq.ready, r[SCORE], id_of(member))

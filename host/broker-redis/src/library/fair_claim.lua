@@ -216,6 +216,11 @@ local function next_line(queue, excluded, count)
   end
 end
 
+-- Queues of this call that have jobs only for other workers.
+local held_by_others
+
+resets[#resets + 1] = function() held_by_others = {} end
+
 local function is_held_by_another(tq, worker)
   local control = control_of(tq.tenant, 'q:' .. tq.queue)
   if not control or not control.exclusive or running_in(tq) == 0 then return false end
@@ -235,6 +240,7 @@ local function serve(queue, worker, want, budget, deliver)
       local is_plain = not is_special(tq)
       if not is_plain and is_held_by_another(tq, worker) then
         excluded[tenant], count = true, count + 1
+        held_by_others[queue] = true
       else
         local id, text
         if is_plain then id = pick_plain(tq, sources, share) else id, text = pick_next(tq) end

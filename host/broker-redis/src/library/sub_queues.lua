@@ -125,7 +125,7 @@ local function settle_tenant_queue(tq)
   local was = call('ZSCORE', tq.fair, tq.tenant)
   if open and not was then
     take_turn(tq)
-    if notifying then ready_in[tq.queue] = true end
+    if notifying then ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1 end
   elseif was and not open then
     call('ZREM', tq.fair, tq.tenant)
   end
@@ -278,10 +278,15 @@ local function unblock(tq, why, task, key)
   return true
 end
 
+-- For all of its jobs.
 local function settle_and_notify(tq)
   notifying = true
   settle_tenant_queue(tq)
   notifying = false
+  if ready_in[tq.queue] then
+    local in_sub_queues = tonumber(call('HGET', hash_of(tq), 'q') or 0)
+    ready_in[tq.queue] = ready_in[tq.queue] + call('ZCARD', tq.ready) + in_sub_queues
+  end
 end
 
 -- Opens what a cap of the tenant, the task or the key had blocked, in all queues.

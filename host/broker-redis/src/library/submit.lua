@@ -110,7 +110,7 @@ local function submit(blob)
     if expires > 0 then zadd(P .. 'look', expires, member) end
     if in_sub_queue then
       sub_queues.insert(tq, sub_queues.task_in(fixed), options.key, score, id)
-      ready_in[queue] = true
+      ready_in[queue] = (ready_in[queue] or 0) + 1
     else
       put_ready(tq, score, id)
     end
