@@ -33,13 +33,14 @@
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
+//! | `queue_used` | sorted set | queues by the time at which a job came into them last, or they were seen in use |
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
 //! | `last_event` | string | the highest number that an event had |
-//! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
+//! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
 //! it.
@@ -98,11 +99,11 @@ impl Keys {
         format!("{}{name}", self.prefix)
     }
 
-
     /// What is published for one worker.
     pub(crate) fn work_channel(&self, worker: &WorkerId) -> String {
         format!("{}work:{worker}", self.prefix)
     }
+
     pub(crate) fn job(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}job:{}", self.prefix, member(tenant, id))
     }

@@ -304,6 +304,17 @@ local function flush_events()
   if highest and highest > tonumber(call('GET', P .. 'last_event') or 0) then call('SET', P .. 'last_event', highest) end
 end
 
+-- Makes a tenant's queue, unless there is one.
+local function make_queue(tq)
+  tq.known = true
+  local queues, queue = P .. 'queues:' .. tq.tenant, tq.queue
+  if call('HEXISTS', queues, queue .. ':p') == 1 then return end
+  call('HINCRBY', queues, queue .. ':r', 0)
+  call('HINCRBY', queues, queue .. ':d', 0)
+  call('HSET', queues, queue .. ':p', 0)
+  tq.used = true
+end
+
 -- Sends what was collected. Called once, at the end.
 local function flush()
   work.flush()
@@ -311,6 +322,12 @@ local function flush()
   flush_events()
   for _, tq in pairs(tenant_queues) do
     local queues = P .. 'queues:' .. tq.tenant
+    if tq.used then
+      -- It may have been forgotten while a node waited for its turn in it.
+      if not tq.known then make_queue(tq) end
+      call('ZADD', P .. 'queue_used', now, tq.name)
+      tq.used = false
+    end
     -- Where nothing runs, nobody asks who ran it.
     if tq.running ~= 0 and call('HINCRBY', queues, tq.queue .. ':r', tq.running) <= 0 then
       call('HDEL', P .. 'holders', tq.name)
@@ -325,6 +342,7 @@ end
 -- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
 -- back after each of its jobs would always be first.
 local function take_turn(tq)
+  opened_in[tq.queue] = true
   local first = call('ZRANGE', tq.fair, 0, 0, 'WITHSCORES')
   if first[2] then
     call('ZADD', tq.fair, tonumber(first[2]) + 1, tq.tenant)
@@ -342,7 +360,6 @@ local function activate(tq)
   if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') ~= '1' then take_turn(tq) end
 end
 
-  opened_in[tq.queue] = true
 -- A plain job becomes ready. Of a tenant queue with sub-queues nothing is written later than it is read.
 local function put_ready(tq, score, id)
   if is_special(tq) then
@@ -352,6 +369,7 @@ local function put_ready(tq, score, id)
     zadd(tq.ready, score, id)
     activate(tq)
   end
+  tq.used = true
   ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
 end
 
@@ -360,6 +378,7 @@ local function enqueue(member, r, tq)
   if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
   r[STATE], r[DUE] = QUEUED, 0
   if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
+  tq.used = true
   ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
   add_event(member, QUEUED, r[FIXED], 1)
   if r[FLAGS] >= HAS_OPTIONS and sub_queues.enter(member, r, tq) then return end
@@ -385,7 +404,7 @@ local function delay(member, r, tq, state, due)
   local look = due
   if r[EXPIRES] > 0 and r[EXPIRES] < due then look = r[EXPIRES] end
   zadd(P .. 'look', look, member)
-  tq.delayed = tq.delayed + 1
+  tq.delayed, tq.used = tq.delayed + 1, true
 end
 
 -- Takes a job out of whatever it waits in.

@@ -99,10 +99,10 @@ local function submit(blob)
   if #idem_key > 0 then idempotency.keep(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
   if not tq.known then
-    call('HSET', P .. 'queues:' .. tenant, queue .. ':r', 0, queue .. ':d', 0, queue .. ':p', 0)
-    tq.known, tq.counted, tq.backlog = true, true, 0
+    make_queue(tq)
+    tq.counted, tq.backlog = true, 0
   end
-  tq.backlog = tq.backlog + 1
+  tq.backlog, tq.used = tq.backlog + 1, true
   zadd(P .. 'jobs:' .. tenant, '0', id)
   add_event(member, state, fixed, 1)
   if state == QUEUED then

@@ -81,7 +81,7 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 4);
+    assert_eq!(number(&path, "PRAGMA user_version"), 5);
     assert_eq!(broker.audit(false).await.unwrap(), []);
 
     let stats = broker.queues(&tenant()).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 4);
+    assert_eq!(number(&path, "PRAGMA user_version"), 5);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -186,5 +186,5 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 4);
+    assert_eq!(number(&path, "PRAGMA user_version"), 5);
 }

@@ -153,7 +153,10 @@ impl Step<'_> {
             }
             Scope::Queue(queue) => {
                 if let Some(line) = self.lines.find(tenant, queue) {
-                    self.open_line(line, |counts| (counts.parked, counts.paused) = (None, paused));
+                    let used_at = Some(self.now);
+                    self.open_line(line, |counts| {
+                        (counts.parked, counts.paused, counts.used_at) = (None, paused, used_at);
+                    });
                 }
             }
             Scope::Task(task) => self.open_task(tenant, task)?,

@@ -45,11 +45,18 @@ pub(super) struct Counts {
     pub(super) holder: Option<Arc<str>>,
     /// Virtual start time; none while nothing can be handed out.
     pub(super) tag: Option<u64>,
+    /// When a job came into it last, or it was seen in use; none: it is forgotten.
+    pub(super) used_at: Option<UnixMs>,
 }
 
 impl Counts {
     pub(super) fn plain(&self) -> u64 {
         self.ready.saturating_sub(self.laned)
+    }
+
+    /// Jobs that wait in it or are dead.
+    pub(super) fn held(&self) -> [u64; 3] {
+        [self.ready, self.delayed, self.dead]
     }
 
     /// Forgets what ends with the last lane and the last job.
@@ -71,7 +78,7 @@ impl Counts {
 /// Id, tenant and queue, and what `decode` reads.
 pub(super) const LOAD: &str =
     "SELECT id, tenant, queue, ready, running, delayed, paused, tag, dead, laned, lanes, open_lanes, clock,
-    plain_tag, park, park_until, holder FROM line ORDER BY id";
+    plain_tag, park, park_until, holder, used_at FROM line ORDER BY id";
 
 pub(super) fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
     let parked = match (row.get::<_, Option<i64>>(14)?, time(row, 15)?) {
@@ -96,12 +103,13 @@ pub(super) fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
         tenant_paused: false,
         parked,
         holder: row.get::<_, Option<String>>(16)?.map(Arc::from),
+        used_at: time(row, 17)?,
     })
 }
 
 const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 1, running = of ->> 2, delayed = of ->> 3, paused = of ->> 4,
     tag = of ->> 5, dead = of ->> 6, holder = of ->> 7, laned = of ->> 8, lanes = of ->> 9, open_lanes = of ->> 10,
-    clock = of ->> 11, plain_tag = of ->> 12, park = of ->> 13, park_until = of ->> 14
+    clock = of ->> 11, plain_tag = of ->> 12, park = of ->> 13, park_until = of ->> 14, used_at = of ->> 15
     FROM (SELECT value AS of FROM json_each(?)) AS changed WHERE line.id = changed.of ->> 0";
 
 /// Writes all of many lines at once, such as those that were parked by one cap.
@@ -125,7 +133,8 @@ pub(super) fn save_many<'a>(conn: &Connection, lines: impl Iterator<Item = (Line
             of_lanes.3,
             of_lanes.4,
             park,
-            until
+            until,
+            now.used_at.map(int)
         ])
     };
     let rows: Vec<serde_json::Value> = lines.map(row).collect();
@@ -145,10 +154,11 @@ fn park_columns(of: &Counts) -> (Option<i64>, Option<i64>) {
 /// Writes what changed; `all`: or may have.
 pub(super) fn save(conn: &Connection, id: LineId, now: &Counts, before: &Counts, all: bool) -> Result<(), Fault> {
     let sql =
-        "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ? WHERE id = ?";
+        "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ?, used_at = ?
+        WHERE id = ?";
     let (ready, running, delayed) = (int(now.ready), int(now.running), int(now.delayed));
-    let (tag, dead, holder) = (now.tag.map(int), int(now.dead), now.holder.as_deref());
-    let row = params![ready, running, delayed, now.paused, tag, dead, holder, row_id(id)];
+    let (tag, dead, holder, used_at) = (now.tag.map(int), int(now.dead), now.holder.as_deref(), now.used_at.map(int));
+    let row = params![ready, running, delayed, now.paused, tag, dead, holder, used_at, row_id(id)];
     conn.prepare_cached(sql)?.execute(row)?;
     let of_lanes = |c: &Counts| (c.laned, c.lanes, c.open_lanes, c.clock, c.plain_tag, c.parked);
     if !all && of_lanes(now) == of_lanes(before) {

@@ -209,7 +209,8 @@ impl Flows {
         let mut rows = statement.query(params![workflow, n])?;
         let row = rows.next()?.ok_or_else(|| Fault::stored("node", format!("there is no template {n}")))?;
         let of = decode_template(row)?;
-        let line = lines.find(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
+        let line =
+            lines.find_any(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
         let template = Arc::new(Template { of, line });
         self.templates.insert((workflow, n), template.clone());
         Ok(template)

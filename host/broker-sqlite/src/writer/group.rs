@@ -97,6 +97,8 @@ impl<'a> Group<'a> {
     fn attempt(&mut self, operations: &mut [Box<dyn Operation>], follow_up: FollowUp) -> Result<(), Fault> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for operation in operations {
+            let now = self.writer.timer.now();
+            self.known.lines.now = now;
             let mut step = Step {
                 conn: self.conn,
                 lines: &mut self.known.lines,
@@ -107,7 +109,7 @@ impl<'a> Group<'a> {
                 max_pages: self.writer.max_pages,
                 news: &mut self.news,
                 follow_up,
-                now: self.writer.timer.now(),
+                now,
             };
             operation.run(&mut step)?;
         }

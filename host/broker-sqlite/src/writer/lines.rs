@@ -63,6 +63,8 @@ pub(super) struct Lines {
     written: bool,
     seq: u64,
     seq_before: u64,
+    /// The time of the step under way.
+    pub(super) now: UnixMs,
 }
 
 impl Lines {
@@ -84,11 +86,17 @@ impl Lines {
     }
 
     pub(super) fn find(&self, tenant: &TenantId, queue: &QueueName) -> Option<LineId> {
+        self.find_any(tenant, queue).filter(|id| self.all[*id].counts.used_at.is_some())
+    }
+
+    /// Also one that is forgotten.
+    pub(super) fn find_any(&self, tenant: &TenantId, queue: &QueueName) -> Option<LineId> {
         self.by_name.get(tenant)?.get(queue).copied()
     }
 
     pub(super) fn queues_of(&self, tenant: &TenantId) -> u64 {
-        self.by_name.get(tenant).map_or(0, |queues| queues.len() as u64)
+        let mine = self.by_name.get(tenant).into_iter().flat_map(HashMap::values);
+        mine.filter(|id| self.all[**id].counts.used_at.is_some()).count() as u64
     }
 
     /// When the file is opened: the lines of a tenant that is paused are closed already.
@@ -105,11 +113,18 @@ impl Lines {
         queue: &QueueName,
         tenant_paused: bool,
     ) -> Result<LineId, Fault> {
+        let now = self.now;
+        if let Some(forgotten) = self.find_any(tenant, queue) {
+            self.change(forgotten, |counts| counts.used_at = Some(now));
+            return Ok(forgotten);
+        }
         let id = self.all.len();
-        let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused) VALUES (?, ?, ?, 0, 0, 0, 0)";
-        conn.prepare_cached(sql)?.execute(params![row_id(id), tenant.as_str(), queue.as_str()])?;
+        let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused, used_at)
+            VALUES (?, ?, ?, 0, 0, 0, 0, ?)";
+        conn.prepare_cached(sql)?.execute(params![row_id(id), tenant.as_str(), queue.as_str(), int(now)])?;
         let id = self.add(tenant.clone(), queue.clone());
-        self.all[id].counts.tenant_paused = tenant_paused;
+        let counts = &mut self.all[id].counts;
+        (counts.tenant_paused, counts.used_at) = (tenant_paused, Some(now));
         Ok(id)
     }
 
@@ -179,9 +194,12 @@ impl Lines {
             line.changed = true;
             self.before.push((id, line.counts.clone()));
         }
-        let old = Marks::of(&line.counts);
+        let (old, held) = (Marks::of(&line.counts), line.counts.held());
         change(&mut line.counts);
         line.counts.settle();
+        if line.counts.held().iter().zip(held).any(|(after, before)| *after > before) {
+            line.counts.used_at = Some(self.now);
+        }
         let (tag, serves) = (line.counts.tag, line.counts.serves());
         self.all[id].counts.tag = match (old.tag, serves) {
             // It may have counted a turn.

@@ -183,7 +183,7 @@ impl State {
 
     pub(super) fn store_head(&mut self, now: UnixMs, head: &WorkflowHead) {
         for template in &head.templates {
-            self.lines.entry((head.tenant.clone(), template.queue.clone())).or_default();
+            self.line_mut(&(head.tenant.clone(), template.queue.clone()));
         }
         let workflow = Workflow {
             head: head.clone(),

@@ -50,7 +50,7 @@ impl State {
             node: None,
         };
         let delivery = Delivery { node: self.delivered(key), ..delivery };
-        let waiting = self.lines.entry((key.0.clone(), delivery.queue.clone())).or_default();
+        let waiting = self.line_mut(&(key.0.clone(), delivery.queue.clone()));
         waiting.running += 1;
         waiting.holder = Some(claim.worker.clone());
         self.tell_state(key);

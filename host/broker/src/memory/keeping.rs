@@ -1,8 +1,11 @@
 //! Unique keys and the dead set of the model, and jobs that are deleted before their time.
 
-use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
+use umbel_model::{Failure, JobId, JobState, QueueName, TenantId, UnixMs};
 
-use super::state::{Key, State};
+use super::{
+    lines::Line,
+    state::{Key, State},
+};
 use crate::*;
 
 impl State {
@@ -96,11 +99,41 @@ impl State {
 
     fn count_dead(&mut self, key: &Key, more: i64) {
         let line = (key.0.clone(), self.jobs[key].record.queue.clone());
-        let waiting = self.lines.entry(line).or_default();
-        waiting.dead = waiting.dead.saturating_add_signed(more);
+        self.change(&line, |waiting| waiting.dead = waiting.dead.saturating_add_signed(more));
     }
 
     // ---- deletion
+
+    /// Whether a queue has no jobs but those that ended, none of them dead, and no control.
+    fn is_empty(&self, line: &Line) -> bool {
+        let waiting = &self.lines[line];
+        let is_controlled = self.controls.contains_key(&(line.0.clone(), Scope::Queue(line.1.clone())));
+        waiting.held() == [0; 3] && waiting.running == 0 && !is_controlled
+    }
+
+    /// Forgets queues into which no job came for long, if they are empty.
+    pub(super) fn forget_queues(&mut self, now: UnixMs) {
+        let due = self.lines.iter().filter(|(_, waiting)| waiting.used_at + QUEUE_IDLE_MS <= now);
+        for line in due.map(|(line, _)| line.clone()).collect::<Vec<_>>() {
+            if self.is_empty(&line) {
+                self.lines.remove(&line);
+            } else {
+                self.line_mut(&line).used_at = now;
+            }
+        }
+    }
+
+    pub(super) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
+        let line = (tenant.clone(), queue.clone());
+        if !self.lines.contains_key(&line) {
+            return QueueDeleted::NotFound;
+        }
+        if !self.is_empty(&line) {
+            return QueueDeleted::NotEmpty;
+        }
+        self.lines.remove(&line);
+        QueueDeleted::Deleted
+    }
 
     pub(super) fn forget(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Forgot {
         let key = (tenant.clone(), id);

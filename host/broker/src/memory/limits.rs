@@ -295,7 +295,13 @@ impl State {
         }
         match scope {
             Scope::Tenant => self.open_lines(tenant, |waiting| waiting.unpark(|_| true)),
-            Scope::Queue(queue) => self.open_line(&(tenant.clone(), queue.clone()), |waiting| waiting.unpark(|_| true)),
+            Scope::Queue(queue) => {
+                let now = self.now;
+                self.open_line(&(tenant.clone(), queue.clone()), |waiting| {
+                    waiting.unpark(|_| true);
+                    waiting.used_at = now;
+                });
+            }
             Scope::Task(task) => self.open_lines(tenant, |waiting| waiting.unpark_lane(task, |_| true)),
         }
         ControlSet::Set(control)

@@ -86,12 +86,24 @@ pub(super) struct Waiting {
     pub(super) holder: Option<WorkerId>,
     pub(super) delayed: u64,
     pub(super) dead: u64,
+    /// When a job came into it last, or it was seen in use.
+    pub(super) used_at: UnixMs,
 }
 
 impl Waiting {
     pub(super) fn queued(&self) -> u64 {
         let laned: usize = self.lanes.values().flat_map(|lane| lane.keys.values()).map(|key| key.jobs.len()).sum();
         (self.plain.len() + laned) as u64
+    }
+
+    /// Of a queue that is made now.
+    pub(super) fn new(now: UnixMs) -> Self {
+        Self { used_at: now, ..Self::default() }
+    }
+
+    /// Jobs that wait in it or are dead.
+    pub(super) fn held(&self) -> [u64; 3] {
+        [self.queued(), self.delayed, self.dead]
     }
 
     pub(super) fn has_lanes(&self) -> bool {

@@ -211,6 +211,10 @@ impl Controls for MemoryBroker {
         Ok(self.state().queues(tenant))
     }
 
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        Ok(self.state().delete_queue(tenant, queue))
+    }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         Ok(self.state().ready_queues())
     }

@@ -80,6 +80,7 @@ impl State {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
         self.unique.retain(|_, (_, until, _)| *until == 0 || *until > now);
         self.taken.retain(|_, used| used.until_us > now * 1_000);
+        self.forget_queues(now);
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
         let mut due: Vec<(UnixMs, Key)> = jobs.chain(workflows).collect();

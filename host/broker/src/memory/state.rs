@@ -127,7 +127,7 @@ impl State {
             self.leave_dead(&old);
         }
         self.keep_idempotency(now, new, new.id);
-        self.lines.entry(line).or_default();
+        self.line_mut(&line);
         let (start, place) = self.take_place(now, new);
         self.jobs.insert(key.clone(), Job::new(now, new));
         self.start_at(now, &key, start, place);
@@ -202,7 +202,7 @@ impl State {
         job.record.due_at = Some(due);
         job.look_at = Some(job.record.expires_at.map_or(due, |expires| expires.min(due)));
         let line = (key.0.clone(), job.record.queue.clone());
-        self.lines.entry(line).or_default().delayed += 1;
+        self.change(&line, |waiting| waiting.delayed += 1);
         self.tell_state(key);
     }
 
@@ -213,15 +213,26 @@ impl State {
     pub(super) fn change(&mut self, line: &Line, change: impl FnOnce(&mut Waiting)) {
         let paused =
             self.control(&line.0, &Scope::Tenant).paused || self.control(&line.0, &Scope::Queue(line.1.clone())).paused;
-        let waiting = self.lines.entry(line.clone()).or_default();
+        let now = self.now;
+        let waiting = self.line_mut(line);
+        let before = waiting.held();
         change(waiting);
+        if waiting.held().iter().zip(before).any(|(after, before)| *after > before) {
+            waiting.used_at = now;
+        }
         let open = waiting.settle(paused);
         if open == waiting.tag.is_some() {
             return;
         }
         let others = self.lines.iter().filter(|(other, _)| other.1 == line.1).filter_map(|(_, other)| other.tag);
         let tag = open.then(|| others.min().map_or(0, |least| least + 1));
-        self.lines.entry(line.clone()).or_default().tag = tag;
+        self.line_mut(line).tag = tag;
+    }
+
+    /// A tenant's queue, made if there is none.
+    pub(super) fn line_mut(&mut self, line: &Line) -> &mut Waiting {
+        let now = self.now;
+        self.lines.entry(line.clone()).or_insert_with(|| Waiting::new(now))
     }
 
     /// As `change`, and tells workers of a line that opens.
