@@ -25,12 +25,17 @@ pub fn umbel_binary() -> Result<PathBuf> {
 
 /// A command that runs the binary with nothing of the caller's `UMBEL_*` settings.
 pub(crate) fn umbel_command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
-    let mut command = Command::new(umbel_binary()?);
+    Ok(command_of(&umbel_binary()?, arguments))
+}
+
+/// The same for another binary, such as that of an older version.
+pub(crate) fn command_of<S: AsRef<OsStr>>(binary: &Path, arguments: &[S]) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UMBEL_")) {
         command.env_remove(name);
     }
     command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
-    Ok(command)
+    command
 }
 
 /// A running process.

@@ -12,7 +12,11 @@ use reqwest::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Client, Process, durable_redis, free_port, process::umbel_command, until};
+use crate::{
+    Client, Process, durable_redis, free_port,
+    process::{command_of, umbel_binary, umbel_command},
+    until,
+};
 
 /// How long a service may take to answer, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -28,6 +32,8 @@ pub struct DevOptions {
     pub arguments: Vec<String>,
     /// Environment.
     pub environment: Vec<(String, String)>,
+    /// Another binary than the one under test.
+    pub binary: Option<PathBuf>,
 }
 
 /// A running `umbel dev`.
@@ -71,7 +77,8 @@ impl Dev {
     }
 
     fn spawn(options: &DevOptions, data: &Path, port: u16, home: &Path) -> Result<Process> {
-        let mut command = umbel_command(&["dev", "--port", &port.to_string()])?;
+        let binary = options.binary.clone().map_or_else(umbel_binary, Ok)?;
+        let mut command = command_of(&binary, &["dev", "--port", &port.to_string()]);
         command.arg("--data").arg(data).args(&options.arguments).current_dir(home).env("HOME", home);
         if let Some(broker) = &options.broker {
             command.args(["--broker", broker]);

@@ -11,6 +11,7 @@ use crate::{
 
 const HELP: &str = "\
 Usage: cargo xtask chaos [--minutes 10] [--jobs 50000] [--seed N] [--workers 4]
+       cargo xtask chaos --old BINARY [--minutes 10] [--jobs 50000] [--seed N] [--workers 4]
        cargo xtask chaos --rounds N
 
 The first runs a server and workers on a Redis with an append-only file, each behind a proxy of its own, and injects
@@ -19,14 +20,18 @@ connections cut, delayed, held up, half-closed, or cut before the reply arrives.
 how the jobs ended, and ends with 1 if a rule was broken: a job lost, ended otherwise than its arguments say, recorded
 twice, changed after its end, or damage that `umbel doctor` finds.
 
-  --minutes N   how long faults are injected (10)
+With --old, nothing goes wrong but the upgrade itself: two servers and the workers of the older binary are replaced one after
+the other by the new one while jobs are submitted, once the servers first and once the workers first; and a copy of a SQLite
+file of the older binary is opened by the new one. The same rules hold.
+
+  --minutes N   how long faults are injected, or how long each rolling upgrade takes (10)
   --jobs N      jobs submitted meanwhile (50,000)
   --seed N      what is drawn; by default the time
   --workers N   processes (4)
   --rounds N    the scenarios that kill, and the hostile guests, N times
 ";
 /// What `umbel-chaos` takes.
-const OPTIONS: [&str; 4] = ["--minutes", "--jobs", "--seed", "--workers"];
+const OPTIONS: [&str; 5] = ["--minutes", "--jobs", "--seed", "--workers", "--old"];
 
 /// Runs it.
 pub fn run(root: &Path, words: &[String]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask quickstart`: from a clone to results. Builds, starts `umbel dev` on SQLite, pushes the example
+//! `cargo xtask quickstart`: from a clone to results. Builds what the tests use too, starts `umbel dev` on SQLite, pushes the example
 //! modules, runs jobs of several kinds through the command line as a user would, and leaves the service up.
 
 use std::{
@@ -7,14 +7,16 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{
     guests,
-    steps::{Steps, cargo, line, show},
+    steps::{Steps, line},
+    test,
 };
 
 /// The usual port of `umbel dev`; a free one is taken when it is in use.
@@ -27,11 +29,10 @@ const WORDS_BYTES: usize = 60_000;
 
 /// Runs it; `once` ends the service afterwards.
 pub fn run(root: &Path, once: bool) -> Result<()> {
-    let mut steps = Steps::new(5);
-    steps.step("build the binary (cold: several minutes, wasmtime is large)", || {
-        show(&mut cargo(&["build", "--release", "--locked", "-p", "umbel-cli"]))
-    })?;
-    let guests = steps.step("build the guests", || guests::build_guests(root))?;
+    let mut steps = Steps::new(4);
+    let built =
+        steps.step("build the binary and the guests (cold: several minutes, wasmtime is large)", || build(root));
+    let guests = built?;
     let mut dev = steps.step("start `umbel dev` on SQLite", || Dev::start(root))?;
     let shown = steps
         .step("push the example modules", || dev.push_examples(&guests))
@@ -45,6 +46,15 @@ pub fn run(root: &Path, once: bool) -> Result<()> {
         return dev.stop();
     }
     dev.stay()
+}
+
+/// Both at once: each build alone leaves a core idle while it waits for its largest crates.
+fn build(root: &Path) -> Result<guests::Guests> {
+    thread::scope(|scope| {
+        let guests = scope.spawn(|| guests::build_guests(root));
+        test::build_binary()?;
+        guests.join().map_err(|_| anyhow!("the build of the guests panicked"))?
+    })
 }
 
 /// A running `umbel dev`; dropping it ends it.
@@ -67,7 +77,7 @@ impl Dev {
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         eprintln!("    $ {} > .umbel/dev.log 2>&1 &", line(&command).replace(&format!("{}/", root.display()), ""));
         end_with_us(&mut command);
-        let child = command.spawn().context("cannot start target/release/umbel")?;
+        let child = command.spawn().context("cannot start the binary")?;
         let mut dev = Self { child, root: root.to_owned(), url: format!("http://127.0.0.1:{port}"), log };
         dev.wait_until_it_answers(port)?;
         eprintln!("    it answers at {}", dev.url);
@@ -88,7 +98,7 @@ impl Dev {
                 "`umbel dev` does not answer after {START_LIMIT:?}:\n{}",
                 tail(&self.log)
             );
-            std::thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
@@ -183,7 +193,7 @@ impl Dev {
 
     /// Leaves the service up until it is stopped.
     fn stay(&mut self) -> Result<()> {
-        let umbel = "target/release/umbel";
+        let umbel = test::BINARY;
         eprintln!("\nUmbel runs at {}. Token and address for the client are in .umbel/profile.json. Try:\n", self.url);
         for next in [
             "job submit add 20 22 --wait",
@@ -222,7 +232,7 @@ impl Drop for Dev {
 
 /// The binary, told nothing by the caller's environment.
 fn umbel(root: &Path) -> Command {
-    let mut command = Command::new(root.join("target/release/umbel"));
+    let mut command = Command::new(root.join(test::BINARY));
     command.current_dir(root);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UMBEL_")) {
         command.env_remove(name);

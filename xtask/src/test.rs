@@ -9,6 +9,9 @@ use crate::{
     steps::{Steps, cargo, show},
 };
 
+/// The binary that the tests run, and the quickstart.
+pub const BINARY: &str = "target/debug/umbel";
+
 /// Steps of `into`.
 pub const STEPS: usize = 5;
 
@@ -33,4 +36,10 @@ pub fn into(steps: &mut Steps, root: &Path) -> Result<()> {
         show(&mut cargo(&["test", "--locked", "--manifest-path", manifest, "--workspace"]))
     })?;
     steps.step("test the workspace", || show(&mut cargo(&["test", "--locked", "--workspace"])))
+}
+
+/// Builds `BINARY` alone. The whole workspace and one small test are named, so that cargo gives the dependencies the
+/// features that they have with all tests: the build of the tests then finds them made.
+pub fn build_binary() -> Result<()> {
+    show(&mut cargo(&["build", "--locked", "--workspace", "--bin", "umbel", "--test", "code_cache"]))
 }

@@ -175,3 +175,18 @@ pub async fn hints_come_for_nodes_and_for_workflows_that_are_over(s: Subject) {
     s.settle(&b[0], Resolution::Revoke).await;
     told(&mut done, &[f.id_of(1), f.id]).await;
 }
+
+pub async fn a_service_is_held_by_one_process_until_it_gives_it_up_or_falls_silent(s: Subject) {
+    let hold = |process, ttl_ms| s.broker.hold_service("promoter", process, ttl_ms);
+    assert_eq!(hold("a", 1_500).await.unwrap(), None);
+    // A store of a single process has no leases.
+    let Some(left_ms) = hold("b", 1_500).await.unwrap() else { return };
+    assert_eq!((left_ms, s.broker.hold_service("reaper", "b", 1_500).await.unwrap()), (1_500, None));
+    s.pass(1_000);
+    assert_eq!((hold("a", 1_500).await.unwrap(), hold("b", 1_500).await.unwrap()), (None, Some(1_500)));
+    s.pass(1_500);
+    assert_eq!((hold("b", 1_500).await.unwrap(), hold("a", 1_500).await.unwrap()), (None, Some(1_500)));
+    // Only its holder can give it up.
+    assert_eq!((hold("a", 0).await.unwrap(), hold("b", 0).await.unwrap()), (Some(1_500), None));
+    assert_eq!((hold("a", 1_500).await.unwrap(), hold("b", 1_500).await.unwrap()), (None, Some(1_500)));
+}

@@ -63,6 +63,7 @@ macro_rules! conformance_suite {
             documents_are_written_only_at_the_expected_version,
             documents_are_listed_by_name_within_their_tenant,
             workers_are_forgotten_when_they_fall_silent,
+            a_service_is_held_by_one_process_until_it_gives_it_up_or_falls_silent,
             hints_come_for_work_ends_and_cancels,
             a_chain_runs_its_steps_one_after_the_other,
             a_node_is_delivered_with_its_template_and_place,

@@ -17,12 +17,8 @@ use crate::{
 pub(crate) enum Mend {
     /// By these statements. `:now` in them is the time.
     Sql(&'static [&'static str]),
-    /// By counting again what the writer knows of lines.
-    Lines,
     /// By taking them off the work list.
     Todo,
-    /// By making all lanes and buckets anew from the jobs in them.
-    Lanes,
     /// By a restored backup only.
     Nothing,
 }
@@ -92,7 +88,13 @@ macro_rules! line_counts {
                 $column,
                 " <> coalesce(n, 0)"
             ),
-            mend: Mend::Lines,
+            mend: Mend::Sql(&[concat!(
+                "UPDATE line SET ",
+                $column,
+                " = (SELECT count(*) FROM job WHERE job.line = line.id AND ",
+                $which,
+                ")"
+            )]),
         }
     };
 }
@@ -208,78 +210,13 @@ pub(crate) const CHECKS: &[Check] = &[
     },
     Check {
         name: "job in a lane in which it does not wait or run",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE lane IS NOT NULL AND (state NOT IN (1, 2)
-            OR NOT EXISTS (SELECT 1 FROM bucket WHERE bucket.rid = job.lane))",
-        mend: Mend::Lanes,
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE lane IS NOT NULL AND state NOT IN (1, 2)",
+        mend: Mend::Sql(&["UPDATE job SET lane = NULL WHERE lane IS NOT NULL AND state NOT IN (1, 2)"]),
     },
     Check {
         name: "job with limits that waits in no lane",
         sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NULL AND knobs & 2",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "queued jobs of a key lane",
-        sql: "SELECT 'line ' || line || ', key ' || key FROM key_lane WHERE jobs = 0 OR jobs <> (SELECT count(*)
-            FROM job INDEXED BY job_ready WHERE state = 1 AND job.line = key_lane.line AND job.lane = key_lane.bucket)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "queued job without its key lane",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NOT NULL AND NOT EXISTS
-            (SELECT 1 FROM key_lane WHERE key_lane.line = job.line AND key_lane.bucket = job.lane)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "keys of a lane",
-        sql: "SELECT 'line ' || line || ', task ' || task FROM lane WHERE keys = 0
-            OR keys <> (SELECT count(*) FROM key_lane AS k WHERE k.line = lane.line AND k.of = lane.bucket)
-            OR open_keys <> (SELECT count(*) FROM key_lane AS k WHERE k.line = lane.line AND k.of = lane.bucket AND open = 1)
-            OR open <> (park IS NULL AND open_keys > 0)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "key lane without its lane",
-        sql: "SELECT 'line ' || line || ', key ' || key FROM key_lane WHERE open <> (park IS NULL) OR NOT EXISTS
-            (SELECT 1 FROM lane WHERE lane.line = key_lane.line AND lane.bucket = key_lane.of)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "lane that is parked for ever",
-        sql: "SELECT 'line ' || line FROM (SELECT line, bucket, park_until FROM lane WHERE park = 2
-            UNION ALL SELECT line, bucket, park_until FROM key_lane WHERE park = 2) AS late
-            WHERE NOT EXISTS (SELECT 1 FROM parked
-                WHERE at = late.park_until AND parked.line = late.line AND parked.bucket = late.bucket)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "time at which nothing is opened",
-        sql: "SELECT queue || ' of ' || tenant FROM parked WHERE
-            NOT EXISTS (SELECT 1 FROM lane WHERE key = '' AND lane.line = parked.line AND lane.bucket = parked.bucket
-                AND park = 2 AND park_until = at)
-            AND NOT EXISTS (SELECT 1 FROM key_lane AS k WHERE parked.key <> '' AND k.line = parked.line
-                AND k.bucket = parked.bucket AND park = 2 AND park_until = at)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "jobs that count as running for a limit",
-        sql: "SELECT task || ' of ' || tenant FROM bucket LEFT JOIN
-            (SELECT rid AS of_rid, sum(n) AS n FROM
-                (SELECT lane AS rid, count(*) AS n FROM job WHERE state = 2 AND lane IS NOT NULL GROUP BY lane
-                UNION ALL SELECT b.of, count(*) FROM job JOIN bucket AS b ON b.rid = job.lane
-                    WHERE state = 2 AND b.of IS NOT NULL GROUP BY b.of)
-                GROUP BY rid) AS counted ON counted.of_rid = bucket.rid
-            WHERE running <> coalesce(n, 0)",
-        mend: Mend::Lanes,
-    },
-    Check {
-        name: "bucket that is used by others than it counts",
-        sql: "SELECT task || ' of ' || tenant FROM bucket LEFT JOIN
-            (SELECT rid AS of_rid, sum(n) AS n FROM
-                (SELECT lane AS rid, count(*) AS n FROM job WHERE lane IS NOT NULL GROUP BY lane
-                UNION ALL SELECT b.of, count(*) FROM bucket AS b WHERE b.of IS NOT NULL GROUP BY b.of)
-                GROUP BY rid) AS counted ON counted.of_rid = bucket.rid
-            WHERE used <> coalesce(n, 0) OR used = 0",
-        mend: Mend::Lanes,
+        mend: Mend::Sql(&["UPDATE job SET lane = 1 WHERE state = 1 AND lane IS NULL AND knobs & 2"]),
     },
     Check {
         name: "events that are not those of a following",
@@ -293,14 +230,6 @@ pub(crate) const CHECKS: &[Check] = &[
     line_counts!("running jobs of a line", "running", "state = 2"),
     line_counts!("delayed jobs of a line", "delayed", "state IN (0, 3)"),
     line_counts!("dead jobs of a line", "dead", "dead = 1"),
-    line_counts!("jobs in lanes of a line", "laned", "state = 1 AND lane IS NOT NULL"),
-    Check {
-        name: "lanes of a line",
-        sql: "SELECT queue || ' of ' || tenant FROM line
-            WHERE lanes <> (SELECT count(*) FROM lane WHERE lane.line = line.id)
-            OR open_lanes <> (SELECT count(*) FROM lane WHERE lane.line = line.id AND open = 1)",
-        mend: Mend::Lines,
-    },
     Check {
         name: "workflows of a tenant",
         sql: "SELECT tenant FROM workflow_count AS c WHERE

@@ -18,6 +18,10 @@ pub(crate) struct News {
 }
 
 impl News {
+    pub(crate) fn ready_in_all(&mut self, mut queues: BTreeSet<QueueName>) {
+        self.ready_in.append(&mut queues);
+    }
+
     pub(crate) fn ready_in(&mut self, queue: &QueueName) {
         if !self.ready_in.contains(queue) {
             self.ready_in.insert(queue.clone());

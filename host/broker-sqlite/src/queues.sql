@@ -1,4 +1,4 @@
--- Version 5: queues that nobody uses are forgotten.
+-- Schema 6: queues that nobody uses are forgotten.
 
 -- When a job came into it last, or it was seen in use, milliseconds; none: it is forgotten until a job comes into it. Its row
 -- stays, because jobs that have ended name it.

@@ -13,6 +13,7 @@ mod maintenance;
 pub mod memory;
 mod registry;
 mod results;
+pub mod scheduler;
 mod watch;
 mod workflows;
 

@@ -37,7 +37,7 @@
 //!
 //! Every step that ends without a job goes back to 1. Each of these costs one of the claim's budget of `max + CLAIM_SCAN`;
 //! when that is used up and the claim has fewer than `max` jobs, a hint says that the queue has more. A line that took
-//! `LOOKS_A_LINE` of them in one claim without a job in between is passed over while another line of the queue is open, and
+//! `LOOKS_A_QUEUE` of them in one claim without a job in between is passed over while another line of the queue is open, and
 //! then begins anew: what one tenant has to park or move must not hold up another's job.
 //!
 //! What was used of a rate is a number of starts, and comes back by the rate of whoever uses it next (`Rate::take`): a smaller
@@ -64,8 +64,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, TaskName, Uniqueness};
 
-/// Steps without a job after which a claim looks at other lines first.
-pub const LOOKS_A_LINE: u32 = 8;
+use crate::{Control, scheduler::Limit};
+
+/// Looks at a tenant queue without a job after which a claim looks at other tenants first.
+pub const LOOKS_A_QUEUE: u32 = 8;
 /// The failure's kind of a job whose worker was lost and that is not handed out again.
 pub const WORKER_LOST: &str = "worker_lost";
 /// Its message.
@@ -109,6 +111,26 @@ pub struct JobLimits {
     /// 0: any number.
     #[serde(default, skip_serializing_if = "is_default")]
     pub key_concurrency: u32,
+}
+
+impl JobLimits {
+    /// What holds under the control of the job's task.
+    #[must_use]
+    pub fn under(mut self, control: &Control) -> Self {
+        self.rate = control.rate.or(self.rate);
+        if control.concurrency > 0 {
+            self.concurrency = control.concurrency;
+        }
+        self
+    }
+
+    /// The cap (0: none) and the rate of the job's task or key.
+    pub(crate) fn of(&self, limit: &Limit) -> (u32, Option<Rate>) {
+        match limit {
+            Limit::Key(..) => (self.key_concurrency, self.key_rate),
+            _ => (self.concurrency, self.rate),
+        }
+    }
 }
 
 /// Which of two jobs that are alike stays.

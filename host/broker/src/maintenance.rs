@@ -23,6 +23,14 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     /// Answers the number of jobs, nodes and workflows. A workflow cannot be found any more from its first deleted node on.
     async fn prune(&self, max: u32) -> Result<u32>;
 
+    /// Takes or prolongs the lease of a background service for `process`, for `ttl_ms` from now; 0 gives it up. Answers how
+    /// long another process still holds it, milliseconds; none when this one does. The lease only saves polling: every step
+    /// is safe in any number of processes. A store of a single process has no leases.
+    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
+        let _ = (service, process, ttl_ms);
+        Ok(None)
+    }
+
     /// Checks that the store answers and that its settings are safe.
     async fn check(&self) -> Result<()>;
 

@@ -18,9 +18,10 @@ pub use self::{
     job::{Expiry, JobVerb, ListOptions, SubmitOptions},
     manage::{DeadVerb, QueueVerb, RedriveOptions, RouteChoice, RoutesVerb, TaskVerb, TenantVerb},
     service::{
-        BoundFlags, BrokerFlags, DevOptions, DoctorOptions, Patience, RunFlags, ServerOptions, TokenOptions, TokenVerb,
+        BoundFlags, BrokerFlags, DevOptions, DoctorOptions, Patience, QueueFlags, RunFlags, ServerOptions,
+        TokenOptions, TokenVerb,
     },
-    worker::{QueueFlags, Scale, WorkerCommand, WorkerOptions, WorkerVerb},
+    worker::{Scale, WorkerCommand, WorkerOptions, WorkerVerb},
 };
 
 const AFTER_HELP: &str = "\
@@ -155,7 +156,7 @@ pub enum Command {
     #[command(subcommand)]
     Token(TokenVerb),
     #[command(name = "__bench-sandbox", hide = true)]
-    BenchSandbox(crate::bench::BenchOptions),
+    BenchSandbox(BenchOptions),
     /// Completions for a shell, to be sourced
     Completions { shell: clap_complete::Shell },
 }
@@ -261,6 +262,16 @@ fn job_state(text: &str) -> Result<JobState, String> {
         let names: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
         format!("use one of {}", names.join(", "))
     })
+}
+
+/// A task of a module, its arguments, and the number of calls to measure.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    pub module: PathBuf,
+    pub task: String,
+    /// The arguments by name, a JSON object
+    pub arguments: String,
+    pub calls: usize,
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! serves. Hidden: `cargo xtask bench` calls it.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,17 +10,7 @@ use serde_json::json;
 use umbel_model::{Outcome, Policy, TaskDescription};
 use umbel_sandbox::{AttemptInfo, Call, Discard, Prepared, Sandbox, StopHandle};
 
-use crate::{failure::Failure, local, output::Terminal, serve::data};
-
-/// What is called, and how often.
-#[derive(Debug, clap::Args)]
-pub struct BenchOptions {
-    pub module: PathBuf,
-    pub task: String,
-    /// The arguments by name, a JSON object
-    pub arguments: String,
-    pub calls: usize,
-}
+use crate::{args::BenchOptions, failure::Failure, local, output::Terminal, serve::data};
 
 /// Prints one JSON object of microseconds: `mean_us`, `p50_us`, `p99_us`.
 pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result<(), Failure> {

@@ -76,13 +76,13 @@ impl Failure {
         }
         let mut stderr = anstream::stderr().lock();
         // A code may be the kind that a guest gave its error.
-        let label = format!("error[{}]", crate::output::plain(&self.code));
-        let _ = writeln!(stderr, "{}: {}", label.red().bold(), crate::output::plain(&self.message));
+        let label = format!("error[{}]", crate::safe_text::plain(&self.code));
+        let _ = writeln!(stderr, "{}: {}", label.red().bold(), crate::safe_text::plain(&self.message));
         for detail in &self.details {
-            let _ = writeln!(stderr, "  {}", crate::output::plain(detail));
+            let _ = writeln!(stderr, "  {}", crate::safe_text::plain(detail));
         }
         if let Some(help) = &self.help {
-            let _ = writeln!(stderr, "{}: {}", "help".cyan().bold(), crate::output::plain(help));
+            let _ = writeln!(stderr, "{}: {}", "help".cyan().bold(), crate::safe_text::plain(help));
         }
     }
 

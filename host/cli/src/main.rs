@@ -9,6 +9,7 @@ mod client;
 mod failure;
 mod local;
 mod output;
+mod safe_text;
 mod serve;
 mod suggest;
 

@@ -1,16 +1,17 @@
 //! Background services that move jobs as time passes.
 //!
-//! Any number of replicas may run: every step is one atomic operation of the broker, and doing it twice does nothing.
-//! A service holds no state, so stopping one in any moment loses nothing; one that panics goes on with its next step. They
-//! must not know Redis, SQL or HTTP.
+//! Any number of processes may run them: every step is one atomic operation of the broker, and repeating it does nothing. So that
+//! not all of them poll the store, a service steps only in the process that holds its lease (`lease`). A service may be stopped at any moment without loss; one that panics goes on with its next step. This crate must not know
+//! Redis, SQL or HTTP.
 
-mod bulks;
-mod owner;
+mod bulk_actions;
+mod lease;
 mod promoter;
 mod pruner;
 mod reaper;
 mod service;
 mod sweeper;
+mod values_owner;
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -22,13 +23,13 @@ use umbel_broker::Broker;
 use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 
-pub use owner::{OwnerError, other_owner};
 use service::Service;
+pub use values_owner::{OwnerError, other_owner};
 
 /// How often each service looks.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
-    /// Between two looks for due jobs, unless one is known to be due sooner: how late a delayed job may be queued.
+    /// Between two looks for due jobs, unless one is known to be due sooner: the delay with which a delayed job may be queued.
     pub promote_every: Duration,
     /// Between two looks for expired leases.
     pub reap_every: Duration,
@@ -38,11 +39,11 @@ pub struct ControlConfig {
     pub bulk_every: Duration,
     /// Between two looks for large values whose job is gone. Each lists all of them.
     pub sweep_every: Duration,
-    /// A value is left alone until it is so old: it is stored before its job.
+    /// Younger values are not deleted: a value is stored before its job.
     pub sweep_grace: Duration,
-    /// Jobs moved in one step: keeps each step, and with it everybody's wait for the broker, short.
+    /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
     pub batch: u32,
-    /// Jobs of one action done in one step: many actions take turns.
+    /// Jobs of one action in one step: many actions take turns.
     pub bulk_batch: u32,
 }
 
@@ -61,17 +62,17 @@ impl Default for ControlConfig {
     }
 }
 
-/// What the services work on.
+/// The broker, store and limits that the services work with.
 #[derive(Debug, Clone)]
-pub struct Means {
+pub struct Dependencies {
     pub broker: Arc<dyn Broker>,
-    /// Where large values lie. Without it none is swept, and jobs with large arguments are not repeated.
+    /// The store of large values. Without it none is swept, and jobs with large arguments are not repeated.
     pub store: Option<ModuleStore>,
-    /// What the policy of a job that is repeated may ask for.
+    /// The widest policy of a job that is repeated.
     pub bounds: PolicyBounds,
 }
 
-impl From<Arc<dyn Broker>> for Means {
+impl From<Arc<dyn Broker>> for Dependencies {
     fn from(broker: Arc<dyn Broker>) -> Self {
         Self { broker, store: None, bounds: PolicyBounds::default() }
     }
@@ -86,22 +87,28 @@ pub struct Control {
 
 impl Control {
     /// Starts all services on the current runtime.
-    pub fn start(means: impl Into<Means>, config: &ControlConfig) -> Self {
-        let means = means.into();
+    pub fn start(dependencies: impl Into<Dependencies>, config: &ControlConfig) -> Self {
+        let dependencies = dependencies.into();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let mut services: Vec<Box<dyn Service>> = vec![
             Box::new(promoter::Promoter { every: config.promote_every, batch: config.batch, opened: Mutex::default() }),
             Box::new(reaper::Reaper { every: config.reap_every, batch: config.batch }),
             Box::new(pruner::Pruner { every: config.prune_every, batch: config.batch }),
         ];
-        if let Some(store) = means.store.clone() {
+        if let Some(store) = dependencies.store.clone() {
             let (every, grace) = (config.sweep_every, config.sweep_grace);
             services.push(Box::new(sweeper::Sweeper { every, grace, store, warned: AtomicBool::new(false) }));
         }
         let (every, batch) = (config.bulk_every, config.bulk_batch);
-        services.push(Box::new(bulks::Bulks { every, batch, store: means.store, bounds: means.bounds }));
+        services.push(Box::new(bulk_actions::BulkActions {
+            every,
+            batch,
+            store: dependencies.store,
+            bounds: dependencies.bounds,
+        }));
+        let process = lease::process_name();
         for service in services {
-            tasks.spawn(service::run(service, means.broker.clone(), stop.clone()));
+            tasks.spawn(service::run(service, dependencies.broker.clone(), process.clone(), stop.clone()));
         }
         tasks.close();
         Self { stop, tasks }

@@ -13,17 +13,17 @@ use crate::service::{Service, Step};
 pub(crate) struct Promoter {
     pub(crate) every: Duration,
     pub(crate) batch: u32,
-    /// When a rate opened something last.
+    /// When a rate last allowed blocked jobs to start.
     pub(crate) opened: Mutex<Option<Instant>>,
 }
 
-/// How often is looked while rates are at work: what they opened is parked anew by a claim at any time.
-const OF_RATES: Duration = Duration::from_millis(10);
-/// So long after the last one. Longer than most jobs take to free a slot for the next.
-const RATES_LAST: Duration = Duration::from_secs(1);
+/// The longest pause while rates are at work: a claim may block jobs at a rate at any time.
+const RATE_PAUSE: Duration = Duration::from_millis(10);
+/// Rates count as at work for this time after they last allowed a job to start. Longer than most jobs take.
+const RATES_ACTIVE: Duration = Duration::from_secs(1);
 
-/// The shortest pause: `next_due` is by the broker's clock, and where that one is behind ours it must not be a spin.
-const SHORTEST: Duration = Duration::from_millis(5);
+/// The shortest pause: `next_due` is by the broker's clock, and a broker whose clock is behind must not be polled without end.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// By this machine's clock.
 pub(crate) fn now_ms() -> UnixMs {
@@ -33,9 +33,9 @@ pub(crate) fn now_ms() -> UnixMs {
 impl Promoter {
     /// Until the next one is due, but never longer than the period: a clock that differs costs at most that.
     fn pause(&self, next_due: Option<UnixMs>, now: UnixMs) -> Duration {
-        let most = if self.rates_are_at_work() { OF_RATES.min(self.every) } else { self.every };
+        let most = if self.rates_are_at_work() { RATE_PAUSE.min(self.every) } else { self.every };
         let until = next_due.map_or(most, |due| Duration::from_millis(due.saturating_sub(now)));
-        until.clamp(SHORTEST.min(self.every), most)
+        until.clamp(MIN_PAUSE.min(self.every), most)
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -43,7 +43,7 @@ impl Promoter {
     }
 
     fn rates_are_at_work(&self) -> bool {
-        self.opened().is_some_and(|last| last.elapsed() < RATES_LAST)
+        self.opened().is_some_and(|last| last.elapsed() < RATES_ACTIVE)
     }
 }
 
@@ -75,9 +75,9 @@ mod tests {
         assert_eq!(pause(None), 200);
         assert_eq!(pause(Some(1_050)), 50);
         assert_eq!(pause(Some(9_999)), 200);
-        // Overdue by this clock, not by the broker's.
+        // Overdue by this machine's clock, but not by the broker's.
         assert_eq!(pause(Some(900)), 5);
-        // What a rate opened is parked anew at any time.
+        // A claim may block jobs at a rate at any time.
         *promoter.opened() = Some(Instant::now());
         assert_eq!([pause(None), pause(Some(1_050)), pause(Some(9_999))], [10, 10, 10]);
     }

@@ -11,8 +11,8 @@ pub(crate) struct Pruner {
     pub(crate) batch: u32,
 }
 
-/// Between two full batches: a backlog of old jobs must not keep new ones waiting.
-const BREATH: Duration = Duration::from_millis(20);
+/// The pause between two full batches: a backlog of old jobs must not keep the broker from new ones.
+const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
 impl Service for Pruner {
     fn name(&self) -> &'static str {
@@ -22,7 +22,7 @@ impl Service for Pruner {
     fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
         Box::pin(async move {
             let pruned = broker.prune(self.batch).await?;
-            Ok(if pruned >= self.batch { BREATH } else { self.every })
+            Ok(if pruned >= self.batch { BATCH_PAUSE } else { self.every })
         })
     }
 }

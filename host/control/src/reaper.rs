@@ -1,4 +1,4 @@
-//! Takes back the jobs of workers that fell silent.
+//! Takes back the jobs whose lease expired.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! How every service runs: step, pause, step; what fails, or panics, is said once and tried again.
+//! Runs a service: while this process holds its lease, step, pause, step. A step that fails or panics is logged and tried
+//! again.
 
 use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
@@ -6,7 +7,9 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use umbel_broker::Broker;
 
-/// A step under way: how long to pause after it.
+use crate::lease::Lease;
+
+/// A step under way; answers how long to pause after it.
 pub(crate) type Step<'a> = Pin<Box<dyn Future<Output = Result<Duration, StepError>> + Send + 'a>>;
 
 /// Why a step was not done.
@@ -16,7 +19,7 @@ pub(crate) enum StepError {
     Broker(#[from] umbel_broker::Error),
     #[error(transparent)]
     Store(#[from] umbel_modules::Error),
-    /// A bug. The other services, and this one's next step, do not suffer from it.
+    /// A bug. The other services go on, and so does this one.
     #[error("the service panicked: {0}")]
     Panicked(String),
 }
@@ -31,17 +34,36 @@ pub(crate) trait Service: Send + Sync {
     /// Does one bounded piece of work.
     fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a>;
 
+    /// Whether one process of all on the store is enough.
+    fn is_leased(&self) -> bool {
+        true
+    }
+
     /// Whether a step is long, and may be dropped in its middle when the service is to end.
     fn may_be_broken_off(&self) -> bool {
         false
     }
 }
 
-/// Steps until told to stop.
-pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop: CancellationToken) {
+/// Steps until told to stop. `process` is the unique name of this process.
+pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, process: String, stop: CancellationToken) {
+    let mut lease = service.is_leased().then(|| Lease::start(broker.clone(), service.name(), process));
+    steps(&*service, &*broker, lease.as_mut(), &stop).await;
+    if let Some(lease) = lease {
+        lease.release().await;
+    }
+}
+
+async fn steps(service: &dyn Service, broker: &dyn Broker, mut lease: Option<&mut Lease>, stop: &CancellationToken) {
     let mut failures = 0_u32;
     loop {
-        let step = guarded(&*service, &*broker);
+        if let Some(lease) = &mut lease {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = lease.held() => {}
+            }
+        }
+        let step = step_caught(service, broker);
         let done = if service.may_be_broken_off() {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -59,7 +81,7 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
                 pause
             }
             Err(error) => {
-                said(service.name(), &error, failures);
+                log_failure(service.name(), &error, failures);
                 failures += 1;
                 Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF)
             }
@@ -71,9 +93,9 @@ pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, stop
     }
 }
 
-/// A step whose panic is an error: a service that dies unseen would leave jobs where they are.
-async fn guarded(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
-    // A step changes nothing but the broker, in atomic operations: there is no half-changed state to be seen after it.
+/// One step. Its panic is an error: a service that ended without notice would leave jobs as they are.
+async fn step_caught(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
+    // A step changes only the broker, in atomic operations: no half-changed state is left after a panic.
     let step = AssertUnwindSafe(async { service.step(broker).await });
     step.catch_unwind().await.unwrap_or_else(|panic| Err(StepError::Panicked(message(&*panic))))
 }
@@ -83,9 +105,9 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
-fn said(service: &str, error: &StepError, failures: u32) {
+fn log_failure(service: &str, error: &StepError, failures: u32) {
     match error {
-        // Each of them: it is a bug, and the pause between two grows.
+        // Every panic is logged: it is a bug, and the pause between two grows.
         StepError::Panicked(_) => tracing::error!(service, %error, "the service is started again"),
         _ if failures == 0 => tracing::warn!(service, %error, "the service cannot work and tries again"),
         _ => {}
@@ -94,7 +116,7 @@ fn said(service: &str, error: &StepError, failures: u32) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
     use umbel_broker::{Error, MemoryBroker};
 
@@ -124,7 +146,7 @@ mod tests {
     fn start(failures: u32) -> (Arc<AtomicU32>, CancellationToken, tokio::task::JoinHandle<()>) {
         let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
         let service = Box::new(Flaky { failures, steps: steps.clone() });
-        let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), stop.clone()));
+        let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         (steps, stop, task)
     }
 
@@ -171,7 +193,7 @@ mod tests {
     async fn a_service_that_panics_goes_on() {
         let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
         let service = Box::new(Panicking { steps: steps.clone() });
-        let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), stop.clone()));
+        let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(steps.load(Ordering::SeqCst) > 50);
         stop.cancel();
@@ -198,9 +220,63 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_step_is_broken_off_when_the_service_ends() {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(Box::new(Endless), Arc::new(MemoryBroker::default()), stop.clone()));
+        let task = tokio::spawn(run(Box::new(Endless), Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         tokio::time::sleep(Duration::from_secs(1)).await;
         stop.cancel();
         task.await.unwrap();
+    }
+
+    /// Processes with one service each on one broker, whose clock does not move by itself.
+    fn start_many(
+        count: u32,
+    ) -> (Vec<Arc<AtomicU32>>, CancellationToken, Vec<tokio::task::JoinHandle<()>>, Arc<AtomicU64>) {
+        let (clock, now) = umbel_broker::Clock::manual(1_000_000);
+        let broker = Arc::new(MemoryBroker::new(clock, umbel_broker::Limits::default()));
+        let (stop, mut steps, mut tasks) = (CancellationToken::new(), Vec::new(), Vec::new());
+        for process in 0..count {
+            steps.push(Arc::new(AtomicU32::new(0)));
+            let service = Box::new(Flaky { failures: 0, steps: steps[process as usize].clone() });
+            tasks.push(tokio::spawn(run(service, broker.clone(), process.to_string(), stop.clone())));
+        }
+        (steps, stop, tasks, now)
+    }
+
+    fn counts(steps: &[Arc<AtomicU32>]) -> Vec<u32> {
+        steps.iter().map(|steps| steps.load(Ordering::SeqCst)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_processes_one_steps_and_another_takes_over_within_two_seconds_of_its_death() {
+        let (steps, stop, tasks, now) = start_many(16);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let before = counts(&steps);
+        let holder = before.iter().position(|count| *count > 0).unwrap();
+        assert!(before[holder] >= 9 && before.iter().sum::<u32>() == before[holder], "{before:?}");
+        // It dies without giving the lease up, right after it was renewed; its time passes.
+        tasks[holder].abort();
+        now.fetch_add(1_500, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(1_900)).await;
+        let after = counts(&steps);
+        let others = (0..16).filter(|process| *process != holder && after[*process] > 0).count();
+        assert_eq!((others, after[holder]), (1, before[holder]));
+        stop.cancel();
+        for (process, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.await.is_ok(), process != holder);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_ends_in_order_gives_its_lease_up() {
+        let (clock, _now) = umbel_broker::Clock::manual(1_000_000);
+        let broker = Arc::new(MemoryBroker::new(clock, umbel_broker::Limits::default()));
+        for process in ["a", "b"] {
+            let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
+            let service = Box::new(Flaky { failures: 0, steps: steps.clone() });
+            let task = tokio::spawn(run(service, broker.clone(), process.into(), stop.clone()));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(steps.load(Ordering::SeqCst), 1);
+            stop.cancel();
+            task.await.unwrap();
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! Deletes large values whose job is gone: those of jobs that were pruned or forgotten, and of submissions that came to
-//! nothing.
+//! Deletes large values whose job does not exist: it was pruned or forgotten, or its submission failed.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,24 +12,29 @@ use umbel_model::{JobId, TenantId};
 use umbel_modules::ModuleStore;
 
 use crate::{
-    owner::owns,
     service::{Service, Step},
+    values_owner::owns,
 };
 
 pub(crate) struct Sweeper {
     pub(crate) every: Duration,
     pub(crate) grace: Duration,
     pub(crate) store: ModuleStore,
-    /// It was said that the values are another broker's.
+    /// It was logged that the values are another broker's.
     pub(crate) warned: AtomicBool,
 }
 
-/// Jobs whose state is kept in mind within one sweep: several values of a job mostly come one after the other.
-const KNOWN: usize = 1_000;
+/// Jobs that one sweep remembers: several values of a job are mostly listed one after the other.
+const MAX_KNOWN_JOBS: usize = 1_000;
 
 impl Service for Sweeper {
     fn name(&self) -> &'static str {
         "value sweeper"
+    }
+
+    /// The folder with the values may be this process' own.
+    fn is_leased(&self) -> bool {
+        false
     }
 
     fn may_be_broken_off(&self) -> bool {
@@ -54,10 +58,10 @@ impl Service for Sweeper {
                 if value.age < self.grace {
                     continue;
                 }
-                if known.len() >= KNOWN {
+                if known.len() >= MAX_KNOWN_JOBS {
                     known.clear();
                 }
-                // Asked of the tenant whose folder it is in: nobody's job keeps or loses another tenant's value.
+                // Of the tenant in whose folder the value is: no job keeps or loses another tenant's value.
                 if let Entry::Vacant(entry) = known.entry((value.tenant.clone(), value.job)) {
                     let is_there = broker.job(&value.tenant, value.job).await?.is_some();
                     entry.insert(is_there);
@@ -84,7 +88,7 @@ mod tests {
     use umbel_model::Stored;
 
     use super::*;
-    use crate::owner::other_owner;
+    use crate::values_owner::other_owner;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -121,7 +125,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = ModuleStore::local(folder.path()).await.unwrap();
         let (first, second) = (MemoryBroker::default(), MemoryBroker::default());
-        // A folder of an older release: it has values, and nobody's name.
+        // A folder of an older release has values, but no broker's name.
         let before = orphan(&store, folder.path(), "1", 2 * HOUR).await;
         assert_eq!(other_owner(&first, &store).await.unwrap(), None);
         sweeper(&store).step(&first).await.unwrap();

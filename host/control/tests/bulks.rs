@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use umbel_broker::{Broker, MemoryBroker, NewJob, Start};
 use umbel_bulk::{Action, Bulk, Filter, State};
-use umbel_control::{Control, ControlConfig, Means};
+use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::{JobId, JobState, PolicyBounds, QueueName, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
@@ -87,16 +87,17 @@ async fn a_large_value_is_deleted_when_its_job_is_gone_and_not_before() {
     // The same job id in another tenant's folder is nobody's.
     let others = store.put_value(&b, there.id, "22").await.unwrap();
     let gone = store.put_value(&a, JobId::from_parts(1, 2), "333").await.unwrap();
-    let means = Means { broker: broker.clone(), store: Some(store.clone()), bounds: PolicyBounds::default() };
+    let dependencies =
+        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: PolicyBounds::default() };
     let young = ControlConfig { sweep_every: Duration::from_millis(10), ..ControlConfig::default() };
     let config = ControlConfig { sweep_grace: Duration::ZERO, ..young.clone() };
 
-    let control = Control::start(means.clone(), &young);
+    let control = Control::start(dependencies.clone(), &young);
     tokio::time::sleep(Duration::from_millis(50)).await;
     control.stop().await;
     assert_eq!(store.value(&a, &gone).await.unwrap(), "333", "its submission may be under way");
 
-    let control = Control::start(means, &config);
+    let control = Control::start(dependencies, &config);
     let (store, gone, others) = (&store, &gone, &others);
     let (a, b) = (&a, &b);
     until(|| async move { store.value(a, gone).await.is_err() && store.value(b, others).await.is_err() }).await;

@@ -1,5 +1,5 @@
-//! Compiled code by (digest, engine fingerprint), signed by the host's key. Native code that is loaded is trusted
-//! with the whole process, so nothing leaves this cache without a valid MAC.
+//! Compiled code by (digest, engine fingerprint), signed by the host's key. Native code can do anything in the process that
+//! loads it, so this cache returns no code without a valid MAC.
 //!
 //! A file: `MAGIC`, 32 bytes of MAC, the code. The MAC covers the magic, the fingerprint, the digest and the code.
 
@@ -39,8 +39,8 @@ struct Inner {
 }
 
 impl CodeCache {
-    /// Opens `folder`, which is made if it is missing. When the files together are larger than `max_bytes`, those that
-    /// were not used for longest go.
+    /// Opens `folder`, which is created if it is missing. When the files together are larger than `max_bytes`, the least
+    /// recently used are deleted.
     pub fn open(folder: impl Into<PathBuf>, key: HostKey, max_bytes: u64) -> Result<Self, Error> {
         let folder = folder.into();
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
@@ -49,8 +49,8 @@ impl CodeCache {
         Ok(Self { inner: Arc::new(Inner { folder, key, max_bytes }) })
     }
 
-    /// The code of a module for an engine, if it is there and its MAC is right. A file that is not is deleted and a
-    /// warning logged; the caller compiles again.
+    /// The code of a module for an engine, if its MAC is right. A file with a wrong MAC is deleted and a warning logged; the
+    /// caller compiles again.
     pub async fn get(&self, digest: &Digest, fingerprint: &str) -> Option<Vec<u8>> {
         let (inner, digest, fingerprint) = (self.inner.clone(), *digest, fingerprint.to_owned());
         tokio::task::spawn_blocking(move || inner.get(&digest, &fingerprint)).await.ok().flatten()
@@ -76,7 +76,7 @@ impl Inner {
         let mut file = fs::File::open(&path).ok()?;
         match self.read(&mut file, digest, fingerprint) {
             Ok(code) => {
-                // When it was used last, for the eviction; a file system that refuses only makes that less exact.
+                // The time of last use, for the eviction; a file system that refuses this only makes it less exact.
                 let _ = file.set_modified(SystemTime::now());
                 Some(code)
             }
@@ -90,7 +90,7 @@ impl Inner {
         }
     }
 
-    /// Reads once, checks those bytes, and returns them: what is on the disk afterwards does not matter.
+    /// Reads the file once and checks the bytes that it returns: a later change on the disk does not matter.
     fn read(&self, file: &mut fs::File, digest: &Digest, fingerprint: &str) -> Result<Vec<u8>, String> {
         let mut head = [0; HEAD_BYTES];
         file.read_exact(&mut head).map_err(|e| e.to_string())?;
@@ -135,7 +135,7 @@ impl Inner {
         fs::File::open(&self.folder)?.sync_all()
     }
 
-    /// Deletes the files used longest ago until the rest fits; `kept` stays. Also temporary files of crashed writers.
+    /// Deletes the least recently used files until the rest fits, but never `kept`; and temporary files of crashed writers.
     fn evict(&self, kept: &Path) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {

@@ -1,4 +1,4 @@
-//! What can go wrong with bytes at rest, in words that say what to do.
+//! The errors of this crate. Their messages say what to do.
 
 use std::{error::Error as StdError, io, path::Path};
 
@@ -26,7 +26,7 @@ pub enum Error {
     ReadOnly { path: String },
     #[error("{path} has no space left; free some or move the data folder")]
     DiskFull { path: String },
-    /// The key file is there and cannot be trusted or read.
+    /// The key file exists, but cannot be read or trusted.
     #[error("the host key {path} cannot be used: {problem}")]
     HostKey { path: String, problem: String },
     #[error("{path}: {problem}")]

@@ -1,4 +1,4 @@
-//! What the API needs to know of an upload. Implemented where modules are compiled; the API never sees a compiler.
+//! Inspection of an upload, as the API needs it. Implemented where modules are compiled; the API never sees a compiler.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,13 +14,13 @@ use umbel_model::ModuleInfo;
 #[error("{code}: {message}")]
 pub struct InspectError {
     pub code: String,
-    /// For the person who uploaded it: what was wrong, where, and what to do.
+    /// For the person who uploaded it: the problem, where it is, and how to solve it.
     pub message: String,
     /// True when the same bytes may pass another time; the refusal must not be remembered.
     pub transient: bool,
 }
 
-/// Looks into a module: compiles it, asks it for its tasks, and checks what it says.
+/// Inspects a module: compiles it, runs its `describe`, and checks the tasks that it returns.
 #[async_trait]
 pub trait Inspector: Send + Sync + std::fmt::Debug {
     /// Takes seconds for a large module, and is bounded in time and memory.

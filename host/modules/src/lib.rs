@@ -1,14 +1,14 @@
-//! Modules at rest: the uploaded bytes by their digest, and the native code compiled from them; and the large values of
-//! jobs.
+//! Storage of modules: the uploaded bytes by their digest, and the native code compiled from them. Also of the large values
+//! of jobs.
 //!
 //! It must not know wasmtime, brokers or HTTP.
 //!
 //! Invariants:
 //! - A blob is found under the SHA-256 of its bytes; it is checked when it is written and whenever it is read.
-//! - A value is found under the tenant of who asks, its job and its SHA-256, and is checked as blobs are.
+//! - A value is found under the reader's tenant, its job and its SHA-256, and is checked as blobs are.
 //! - Nothing is half-visible: bytes are written to a temporary name, synced and renamed.
-//! - Compiled code leaves the cache only with a MAC by the host's key over (engine, digest, code); whatever does not
-//!   have one is deleted, never returned.
+//! - The cache returns compiled code only with a MAC by the host's key over (engine, digest, code); a file without one is
+//!   deleted.
 
 mod code_cache;
 mod error;
@@ -21,5 +21,5 @@ pub use code_cache::{CodeCache, DEFAULT_MAX_CODE_BYTES};
 pub use error::Error;
 pub use host_key::HostKey;
 pub use inspector::{InspectError, Inspector};
-pub use store::{DEFAULT_MAX_MODULE_BYTES, ModuleStore, Stored};
-pub use values::StoredValue;
+pub use store::{DEFAULT_MAX_MODULE_BYTES, ModuleStore, StoredBlob};
+pub use values::ValueEntry;

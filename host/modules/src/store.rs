@@ -1,7 +1,7 @@
 //! Uploaded modules, each under the SHA-256 of its bytes.
 //!
-//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written. The large values of
-//! jobs lie beside them (`values`).
+//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written. `values/` holds the
+//! large values of jobs (see `values.rs`).
 
 use std::{
     path::{Path, PathBuf},
@@ -21,14 +21,14 @@ use crate::Error;
 
 /// The largest module that is accepted unless the operator says otherwise, bytes. A Python component has 18 MiB.
 pub const DEFAULT_MAX_MODULE_BYTES: u64 = 64 << 20;
-/// An upload that wrote nothing for so long is dead.
+/// An upload whose file did not change for this time is dead.
 const STALE_UPLOAD: Duration = Duration::from_secs(3_600);
 /// Bytes that an upload holds in memory before they are written.
 const PART_BYTES: usize = 1 << 20;
 
-/// What was stored.
+/// A blob that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredBlob {
     pub digest: Digest,
     pub size_bytes: u64,
 }
@@ -42,36 +42,36 @@ pub struct ModuleStore {
 }
 
 impl ModuleStore {
-    /// Opens a local folder, which is made if it is missing, and throws away what crashed uploads left in it.
+    /// Opens a local folder, which is created if it is missing, and deletes the files of crashed uploads.
     pub async fn local(folder: impl Into<PathBuf>) -> Result<Self, Error> {
         let folder = folder.into();
         let failed = |e: std::io::Error| Error::io(&folder, &e);
         tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
         let objects =
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| Error::store(&folder, &e))?.with_fsync(true);
-        // The folders of jobs whose values were deleted go, too.
+        // The folder of a job is deleted with its last value.
         let objects = objects.with_automatic_cleanup(true);
-        sweep(&folder.join("uploads")).await;
+        delete_stale(&folder.join("uploads")).await;
         Ok(Self { objects: Arc::new(objects), shown: folder.into() })
     }
 
-    /// Stores what `upload` yields, up to `max_bytes`, and names it. Storing the same bytes twice stores them once, and
-    /// repairs a damaged blob.
+    /// Stores the bytes of `upload`, at most `max_bytes`, under their digest. Storing the same bytes twice stores them once,
+    /// and repairs a damaged blob.
     pub async fn put<E: std::fmt::Display>(
         &self,
         upload: impl Stream<Item = Result<Bytes, E>>,
         max_bytes: u64,
-    ) -> Result<Stored, Error> {
+    ) -> Result<StoredBlob, Error> {
         self.put_under(upload, max_bytes, location).await
     }
 
-    /// Stores an upload at the place that its digest gives it, whole or not at all.
+    /// Stores an upload at the location for its digest, whole or not at all.
     pub(crate) async fn put_under<E: std::fmt::Display>(
         &self,
         upload: impl Stream<Item = Result<Bytes, E>>,
         max_bytes: u64,
-        place: impl FnOnce(&Digest) -> Location,
-    ) -> Result<Stored, Error> {
+        location: impl FnOnce(&Digest) -> Location,
+    ) -> Result<StoredBlob, Error> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|e| Error::Unavailable { path: self.path(), problem: e.to_string() })?;
         let temporary = Location::from(format!("uploads/{}", hex::encode(random)));
@@ -85,7 +85,7 @@ impl ModuleStore {
                 return Err(error);
             }
         };
-        if let Err(error) = self.objects.rename(&temporary, &place(&stored.digest)).await {
+        if let Err(error) = self.objects.rename(&temporary, &location(&stored.digest)).await {
             let _ = self.objects.delete(&temporary).await;
             return Err(self.failed(&error));
         }
@@ -98,7 +98,7 @@ impl ModuleStore {
         parts: &mut dyn MultipartUpload,
         upload: impl Stream<Item = Result<Bytes, E>>,
         max_bytes: u64,
-    ) -> Result<Stored, Error> {
+    ) -> Result<StoredBlob, Error> {
         let mut upload = std::pin::pin!(upload);
         let (mut sha, mut size_bytes) = (Sha256::new(), 0_u64);
         let mut buffer = Vec::with_capacity(PART_BYTES);
@@ -119,11 +119,11 @@ impl ModuleStore {
             parts.put_part(PutPayload::from(buffer)).await.map_err(|e| self.failed(&e))?;
         }
         parts.complete().await.map_err(|e| self.failed(&e))?;
-        Ok(Stored { digest: Digest::from_bytes(sha.finalize().into()), size_bytes })
+        Ok(StoredBlob { digest: Digest::from_bytes(sha.finalize().into()), size_bytes })
     }
 
     /// Stores bytes that are in memory already.
-    pub async fn put_bytes(&self, bytes: Bytes, max_bytes: u64) -> Result<Stored, Error> {
+    pub async fn put_bytes(&self, bytes: Bytes, max_bytes: u64) -> Result<StoredBlob, Error> {
         let upload = futures::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
         self.put(upload, max_bytes).await
     }
@@ -146,7 +146,7 @@ impl ModuleStore {
         Ok(bytes.into())
     }
 
-    /// Whether a blob of that name is there; its bytes are not looked at.
+    /// Whether there is a blob of that name. Its bytes are not read.
     pub async fn exists(&self, digest: &Digest) -> Result<bool, Error> {
         match self.objects.head(&location(digest)).await {
             Ok(_) => Ok(true),
@@ -155,7 +155,7 @@ impl ModuleStore {
         }
     }
 
-    /// Deletes a blob; one that is not there is deleted already.
+    /// Deletes a blob; a missing one is no error.
     pub async fn delete(&self, digest: &Digest) -> Result<(), Error> {
         match self.objects.delete(&location(digest)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -179,15 +179,15 @@ impl ModuleStore {
     }
 }
 
-/// Deletes uploads that nobody can still be writing. Others may: several processes may share a folder.
-async fn sweep(uploads: &Path) {
+/// Deletes uploads that are too old to be still written. Younger ones may be those of another process.
+async fn delete_stale(uploads: &Path) {
     let Ok(mut entries) = tokio::fs::read_dir(uploads).await else { return };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let modified = entry.metadata().await.and_then(|meta| meta.modified());
         if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_UPLOAD))
             && let Err(error) = tokio::fs::remove_file(entry.path()).await
         {
-            tracing::warn!(%error, "what a crashed upload left cannot be deleted");
+            tracing::warn!(%error, "the file of a crashed upload cannot be deleted");
         }
     }
 }

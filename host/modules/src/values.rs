@@ -1,7 +1,7 @@
-//! Large arguments and results of jobs: what a broker's record only refers to.
+//! Large arguments and results of jobs. The broker's records have only references to them.
 //!
-//! `values/<tenant>/<job>/<sha256>` holds one. The path is made from the tenant of whoever reads, so a reference, whoever
-//! wrote it, never reaches another tenant's value; what is read is checked against the reference.
+//! `values/<tenant>/<job>/<sha256>` holds one. The path contains the tenant of the reader, so no reference, whoever wrote it,
+//! leads to another tenant's value; the bytes are checked against the reference.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,14 +12,14 @@ use umbel_model::{Digest, JobId, Stored, TenantId};
 
 use crate::{Error, ModuleStore};
 
-/// Where all values are.
+/// The folder of all values.
 const ROOT: &str = "values";
-/// Says in `ROOT` whose jobs' values these are. No tenant is called so, and older releases pass over it.
+/// The file in `ROOT` that names the broker whose jobs have these values. It is no valid tenant, and older releases ignore it.
 const OWNER: &str = "OWNER";
 
-/// A value that was found.
+/// An entry in the listing of all values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredValue {
+pub struct ValueEntry {
     pub tenant: TenantId,
     pub job: JobId,
     /// Since it was written, by the store's clock and this machine's.
@@ -28,7 +28,7 @@ pub struct StoredValue {
 }
 
 impl ModuleStore {
-    /// Stores a large value of a job. The same text twice is stored once. Its size is limited by who calls.
+    /// Stores a large value of a job; the same text twice is stored once. The caller limits its size.
     pub async fn put_value(&self, tenant: &TenantId, job: JobId, text: &str) -> Result<Stored, Error> {
         let bytes = text.len() as u64;
         let upload =
@@ -37,7 +37,7 @@ impl ModuleStore {
         Ok(Stored { sha256: put.digest, bytes, of: job })
     }
 
-    /// The text of a value of this tenant. One that is gone or is not what was stored is an error that stays.
+    /// The text of a value of this tenant. A missing or damaged value is a permanent error.
     pub async fn value(&self, tenant: &TenantId, stored: &Stored) -> Result<String, Error> {
         let found = match self.objects.get(&location(tenant, stored.of, &stored.sha256)).await {
             Ok(found) => found,
@@ -48,7 +48,7 @@ impl ModuleStore {
             tracing::error!(%tenant, job = %stored.of, "a stored value is damaged");
             Error::ValueCorrupted { job: stored.of }
         };
-        // Before it is read: a reference that says less than there is must not fill the memory.
+        // Checked before it is read: a reference with a too small size must not fill the memory.
         if found.meta.size != stored.bytes {
             return Err(corrupted());
         }
@@ -65,13 +65,13 @@ impl ModuleStore {
         self.put_value(tenant, to, &text).await
     }
 
-    /// Deletes all values of a job, and says how many there were.
+    /// Deletes all values of a job; answers how many.
     pub async fn delete_values(&self, tenant: &TenantId, job: JobId) -> Result<u32, Error> {
         self.delete_values_older(tenant, job, Duration::ZERO).await
     }
 
-    /// Deletes those values of a job that were written at least so long ago: a younger one may belong to a submission under
-    /// way. Lists the job's own folder only.
+    /// Deletes the values of a job that are at least so old: a younger one may belong to a submission under way. Lists only
+    /// the job's own folder.
     pub async fn delete_values_older(&self, tenant: &TenantId, job: JobId, least: Duration) -> Result<u32, Error> {
         let folder = Location::from(format!("{ROOT}/{tenant}/{job}"));
         let found: Vec<ObjectMeta> =
@@ -87,7 +87,7 @@ impl ModuleStore {
         Ok(deleted)
     }
 
-    /// Whose jobs' values these are; none when nobody said so.
+    /// The name of the broker whose jobs have these values; none when no broker claimed them.
     pub async fn values_owner(&self) -> Result<Option<String>, Error> {
         let found = match self.objects.get(&Location::from(format!("{ROOT}/{OWNER}"))).await {
             Ok(found) => found,
@@ -98,15 +98,15 @@ impl ModuleStore {
         Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
-    /// Says whose jobs' values these are, unless somebody did. Answers whose they are.
+    /// Claims the values for a broker, unless another one did. Answers the name of the broker that has them.
     pub async fn claim_values(&self, owner: &str) -> Result<String, Error> {
         if let Some(known) = self.values_owner().await? {
             return Ok(known);
         }
-        let place = Location::from(format!("{ROOT}/{OWNER}"));
+        let location = Location::from(format!("{ROOT}/{OWNER}"));
         match self
             .objects
-            .put_opts(&place, Bytes::copy_from_slice(owner.as_bytes()).into(), PutMode::Create.into())
+            .put_opts(&location, Bytes::copy_from_slice(owner.as_bytes()).into(), PutMode::Create.into())
             .await
         {
             Ok(_) => Ok(owner.to_owned()),
@@ -116,7 +116,7 @@ impl ModuleStore {
         }
     }
 
-    /// A new name for an owner, which nobody else has.
+    /// A new unique name for a broker.
     pub fn new_owner() -> Result<String, Error> {
         let mut random = [0; 16];
         let failed = |e: getrandom::Error| Error::Unavailable { path: ROOT.into(), problem: e.to_string() };
@@ -124,11 +124,11 @@ impl ModuleStore {
         Ok(hex::encode(random))
     }
 
-    /// Every value of every tenant, in no order. What is no value is left out.
-    pub fn values(&self) -> BoxStream<'static, Result<StoredValue, Error>> {
+    /// Every value of every tenant, in no order. Other files are skipped.
+    pub fn values(&self) -> BoxStream<'static, Result<ValueEntry, Error>> {
         let store = self.clone();
         let found = self.objects.list(Some(&Location::from(ROOT)));
-        found.map_err(move |e| store.failed(&e)).try_filter_map(|meta| async move { Ok(read(&meta)) }).boxed()
+        found.map_err(move |e| store.failed(&e)).try_filter_map(|meta| async move { Ok(entry(&meta)) }).boxed()
     }
 }
 
@@ -136,11 +136,11 @@ fn location(tenant: &TenantId, job: JobId, digest: &Digest) -> Location {
     Location::from(format!("{ROOT}/{tenant}/{job}/{}", digest.hex()))
 }
 
-/// What a path says of the value there.
-fn read(meta: &ObjectMeta) -> Option<StoredValue> {
+/// The entry for a path.
+fn entry(meta: &ObjectMeta) -> Option<ValueEntry> {
     let mut parts = meta.location.as_ref().split('/').skip(1);
     let (tenant, job) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(StoredValue { tenant, job, age: age(meta), bytes: meta.size })
+    Some(ValueEntry { tenant, job, age: age(meta), bytes: meta.size })
 }
 
 fn age(meta: &ObjectMeta) -> Duration {

@@ -5,7 +5,7 @@ use std::fs;
 
 use futures::TryStreamExt as _;
 use umbel_model::{JobId, Stored, TenantId};
-use umbel_modules::{Error, ModuleStore, StoredValue};
+use umbel_modules::{Error, ModuleStore, ValueEntry};
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -15,8 +15,8 @@ fn job(n: u128) -> JobId {
     JobId::from_parts(1_000, n)
 }
 
-async fn all(store: &ModuleStore) -> Vec<StoredValue> {
-    let mut values: Vec<StoredValue> = store.values().try_collect().await.unwrap();
+async fn all(store: &ModuleStore) -> Vec<ValueEntry> {
+    let mut values: Vec<ValueEntry> = store.values().try_collect().await.unwrap();
     values.sort_by_key(|value| (value.tenant.clone(), value.job, value.bytes));
     values
 }

@@ -16,13 +16,15 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
-pub(crate) use self::umbel::task::{canvas::WorkflowPlace as GuestPlace, context::Attempt as GuestAttempt, types};
+pub(crate) use self::umbel::task::{
+    canvas::WorkflowPlace as GuestWorkflowPlace, context::Attempt as GuestAttempt, types,
+};
 pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
 
 /// The instances and functions of the contract, by their names in a component.
 pub(crate) mod names {
     pub(crate) const GUEST: &str = "umbel:task/guest@0.1.0";
-    /// What an exported guest interface of any 0.1.x starts with.
+    /// The start of the name of the guest interface in any version 0.1.x.
     pub(crate) const GUEST_PREFIX: &str = "umbel:task/guest@0.1.";
     pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
     pub(crate) const CUSTOM_STATE: &str = "umbel:task/custom-state@0.1.0";

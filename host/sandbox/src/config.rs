@@ -1,4 +1,4 @@
-//! What an operator can set about the sandbox. Every default is safe for untrusted modules.
+//! Settings of the sandbox. Every default is safe for untrusted modules.
 
 /// Pool sizes and per-attempt limits that do not depend on a task's policy.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct SandboxConfig {
     /// Least time between two progress reports that are passed on, milliseconds; the last one always is.
     pub progress_interval_ms: u64,
     pub log: LogLimits,
-    pub growth: GrowthLimits,
+    pub workflow_calls: WorkflowCallLimits,
     pub describe: DescribeLimits,
 }
 
@@ -54,13 +54,13 @@ impl Default for SandboxConfig {
             host_byte_fuel: 1,
             progress_interval_ms: 100,
             log: LogLimits::default(),
-            growth: GrowthLimits::default(),
+            workflow_calls: WorkflowCallLimits::default(),
             describe: DescribeLimits::default(),
         }
     }
 }
 
-/// What one attempt may write to its log. The excess is dropped, one line says so, and the guest goes on.
+/// Limits of the log of one attempt. Lines beyond them are dropped, one line says so, and the guest goes on.
 #[derive(Debug, Clone, Copy)]
 pub struct LogLimits {
     pub lines: u32,
@@ -76,10 +76,10 @@ impl Default for LogLimits {
     }
 }
 
-/// What one attempt may ask for to grow workflows. More is refused, and the guest goes on.
+/// Limits of the workflow calls of one attempt. Calls beyond them are refused, and the guest goes on.
 #[derive(Debug, Clone, Copy)]
-pub struct GrowthLimits {
-    /// Calls, those that were refused among them: more is `host_limit:canvas_calls`.
+pub struct WorkflowCallLimits {
+    /// Calls, including refused ones: more is `host_limit:canvas_calls`.
     pub calls: u32,
     /// One text, bytes: more is `host_limit:canvas_bytes`. One of more than four times as many ends the attempt as
     /// `host_limit:call`.
@@ -90,13 +90,13 @@ pub struct GrowthLimits {
     pub byte_fuel: u64,
 }
 
-impl Default for GrowthLimits {
+impl Default for WorkflowCallLimits {
     fn default() -> Self {
         Self { calls: 1_000, bytes: 1 << 20, total_bytes: 4 << 20, byte_fuel: 20 }
     }
 }
 
-/// What a module may use to describe itself.
+/// Limits of `describe`.
 #[derive(Debug, Clone, Copy)]
 pub struct DescribeLimits {
     pub fuel: u64,

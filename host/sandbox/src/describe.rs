@@ -1,4 +1,4 @@
-//! Asks a module for its tasks, in a sandbox with little of everything, and checks every word of the answer.
+//! Runs a module's `describe` in a sandbox with small limits, and checks the tasks that it returns.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,17 +10,18 @@ use umbel_model::{
 use wasmtime::Store;
 
 use crate::{
-    Sandbox,
     attempt::{
+        call::AttemptInfo,
         host::Discard,
         log::AttemptLog,
         outcome::{self, Phase},
-        run::{AttemptInfo, Ended, Limits, bounded},
+        run::{Ended, Limits, bounded},
         state::{Clock, State},
         stop::StopHandle,
         text::clean,
     },
     bindings::{GuestOutcome, types},
+    engine::Sandbox,
     error::DescribeError,
     prepared::Prepared,
 };
@@ -54,8 +55,8 @@ impl Sandbox {
         let stop = StopHandle::new();
         let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
-        let whole = self.whole("".into(), AttemptInfo::default());
-        let mut store = self.store(&store_limits, clock, stop.clone(), log, whole);
+        let data = self.attempt_data("".into(), AttemptInfo::default());
+        let mut store = self.store(&store_limits, clock, stop.clone(), log, data);
         let until = clock.hard + Duration::from_millis(50);
         let ended = bounded(call_describe(&mut store, prepared), until, &stop).await;
         let (error, phase) = match ended {

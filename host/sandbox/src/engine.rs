@@ -1,7 +1,7 @@
 //! The engine: one set of compiler settings for the compiler child and the worker, the pool, and the epoch's clock.
 //!
-//! Whatever changes generated code is in `engine_config` and nowhere else: code compiled under other settings would
-//! be refused at loading, or worse, not be refused.
+//! Every setting that changes generated code is in `engine_config`: code compiled under other settings would be refused at
+//! loading, or worse, not be refused.
 
 use std::{
     hash::{Hash, Hasher},
@@ -19,23 +19,19 @@ use wasmtime::{
 };
 
 use crate::{
-    SandboxConfig,
-    attempt::{linker, state::State},
+    attempt::{
+        limiter::{MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES},
+        linker,
+        state::State,
+    },
+    config::SandboxConfig,
     error::Error,
 };
 
-/// Core instances of one component. A componentize-py component has up to 38.
-pub(crate) const MAX_CORE_INSTANCES: u32 = 64;
-/// Linear memories of one component; composed ones have more than one.
-pub(crate) const MAX_MEMORIES: u32 = 2;
-/// Tables of one component; Python and JavaScript ones have two.
-pub(crate) const MAX_TABLES: u32 = 8;
-/// Elements of one table.
-pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// Frames of a guest's backtrace.
 const MAX_FRAMES: usize = 16;
 
-/// Everything that decides about generated code.
+/// Every setting that changes generated code.
 pub(crate) fn engine_config() -> Config {
     let mut config = Config::new();
     config
@@ -142,7 +138,7 @@ impl Sandbox {
     }
 }
 
-/// SHA-256 over what wasmtime says must match, which includes its version and the processor's features.
+/// SHA-256 over everything that must match for wasmtime, which includes its version and the processor's features.
 pub(crate) fn fingerprint(engine: &Engine) -> String {
     struct Sha(Sha256);
     impl Hasher for Sha {

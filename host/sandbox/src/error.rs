@@ -1,4 +1,4 @@
-//! The errors of this crate. What a guest does wrong is not here: that is an outcome.
+//! The errors of this crate. A failure of a guest is an outcome and not an error.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ impl CompileCode {
 #[error("{message}")]
 pub struct CompileError {
     pub code: CompileCode,
-    /// What was wrong and what to do about it, for the person who uploaded it.
+    /// The problem and how to solve it, for the person who uploaded the module.
     pub message: String,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
-use crate::{Sandbox, attempt::state::State, bindings::names, error::Error};
+use crate::{attempt::state::State, bindings::names, engine::Sandbox, error::Error};
 
 /// Native code whose origin was checked. Making one is what `unsafe` guards, not loading it.
 pub struct VerifiedCode(Vec<u8>);

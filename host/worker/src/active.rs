@@ -1,15 +1,15 @@
-//! One delivery that this worker holds, and what its guest said while it ran.
+//! One delivery that this worker holds, and the progress, log lines and workflow requests of its guest.
 //!
 //! Invariant: a report is in exactly one place: here, or in the renewal or settle that carries it to the broker.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::Notify;
 use umbel_broker::{Delivery, LogLine};
-use umbel_model::{Progress, UnixMs};
+use umbel_model::{Policy, PolicyPatch, Progress, UnixMs};
 use umbel_sandbox::{Host, Refused, StopHandle};
 
 use crate::workflow_requests::{NodeRates, Requester, WorkflowRequests};
@@ -17,11 +17,11 @@ use crate::workflow_requests::{NodeRates, Requester, WorkflowRequests};
 /// Wakes the poll loop without waking it for every job.
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
-    /// The work claimed ahead fell to the low-water mark.
+    /// The local queue fell to its low-water mark.
     pub(crate) refill: Notify,
-    /// Somebody reported something.
+    /// A guest reported progress or a log line.
     pub(crate) report: Notify,
-    /// Rung and not answered yet: no need to ring again.
+    /// `report` was notified and its reports are not taken yet: no need to notify again.
     reported: AtomicBool,
 }
 
@@ -32,13 +32,13 @@ impl Wakers {
         }
     }
 
-    /// From now on a report rings again. Call it before the reports are taken.
-    pub(crate) fn answer(&self) {
+    /// From now on the next report notifies again. Call it before the reports are taken.
+    pub(crate) fn rearm(&self) {
         self.reported.store(false, Ordering::Release);
     }
 }
 
-/// What a guest said and the broker was not told yet.
+/// Progress and log lines of a guest that the broker does not have yet.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     pub(crate) progress: Option<Progress>,
@@ -58,10 +58,11 @@ pub(crate) struct Active {
     pub(crate) seq: u64,
     pub(crate) delivery: Delivery,
     pub(crate) stop: StopHandle,
-    /// When it was handed out, by this machine's clock: log lines are dated from the start of their attempt.
+    /// When its attempt began, by this machine's clock: log lines are dated from there. 0: it has not begun.
     started_at: Mutex<UnixMs>,
     reports: Mutex<Reports>,
     dirty: AtomicBool,
+    task: OnceLock<(Box<str>, Policy)>,
     wakers: Arc<Wakers>,
     rates: Arc<NodeRates>,
     requests: Mutex<WorkflowRequests>,
@@ -76,6 +77,7 @@ impl Active {
             started_at: Mutex::new(0),
             reports: Mutex::default(),
             dirty: AtomicBool::new(false),
+            task: OnceLock::new(),
             wakers,
             rates,
             requests: Mutex::default(),
@@ -97,43 +99,59 @@ impl Active {
         (started_at > 0).then_some(started_at)
     }
 
+    /// Keeps the name of its task and resolves its policy, both as the job's record has them.
+    pub(crate) fn set_task(&self, task: &str, policy: &PolicyPatch) {
+        self.task.get_or_init(|| (task.into(), Policy::resolve(policy)));
+    }
+
+    /// The name of its task; empty while the record was not read.
+    pub(crate) fn task(&self) -> &str {
+        self.task.get().map_or("", |(task, _)| task)
+    }
+
+    /// The policy of its task; the default while the record was not read.
+    pub(crate) fn policy(&self) -> &Policy {
+        static DEFAULT: LazyLock<Policy> = LazyLock::new(Policy::default);
+        self.task.get().map_or(&DEFAULT, |(_, policy)| policy)
+    }
+
     pub(crate) fn has_reports(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
     }
 
-    /// What the broker was not told yet. It must be told, or given back with `untake`.
-    pub(crate) fn take(&self) -> Reports {
+    /// Takes the reports, which must be sent to the broker or put back with `put_back`.
+    pub(crate) fn take_reports(&self) -> Reports {
         if !self.dirty.swap(false, Ordering::AcqRel) {
             return Reports::default();
         }
         std::mem::take(&mut *self.reports())
     }
 
-    /// What its guest asked of canvas.
+    /// The workflows, members and replacement that its guest requested.
     pub(crate) fn take_workflow_requests(&self) -> WorkflowRequests {
         std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn ask<T>(
+    fn request<T>(
         &self,
-        ask: impl FnOnce(&mut WorkflowRequests, &Requester<'_>) -> Result<T, Refused>,
+        request: impl FnOnce(&mut WorkflowRequests, &Requester<'_>) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let requester =
             Requester { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates };
-        ask(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner), &requester)
+        request(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner), &requester)
     }
 
-    /// Puts back what could not be told, in front of what was said since.
-    pub(crate) fn untake(&self, told: Reports) {
-        if told.is_empty() {
+    /// Puts back reports that could not be sent, in front of newer ones.
+    pub(crate) fn put_back(&self, unsent: Reports) {
+        if unsent.is_empty() {
             return;
         }
         let mut reports = self.reports();
         if reports.progress.is_none() {
-            reports.progress = told.progress;
+            reports.progress = unsent.progress;
         }
-        let since = std::mem::replace(&mut reports.logs, told.logs);
-        reports.logs.extend(since);
+        let newer = std::mem::replace(&mut reports.logs, unsent.logs);
+        reports.logs.extend(newer);
         self.dirty.store(true, Ordering::Release);
     }
 
@@ -141,10 +159,10 @@ impl Active {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn say(&self, change: impl FnOnce(&mut Reports)) {
+    fn report(&self, change: impl FnOnce(&mut Reports)) {
         let mut reports = self.reports();
         change(&mut reports);
-        // Under the lock: `take` either sees the flag or comes before the change.
+        // Under the lock: `take_reports` either sees the flag or comes before the change.
         self.dirty.store(true, Ordering::Release);
         drop(reports);
         self.wakers.report();
@@ -162,23 +180,23 @@ impl Host for Active {
             context: line.context,
             message: line.message,
         };
-        self.say(|reports| reports.logs.push(line));
+        self.report(|reports| reports.logs.push(line));
     }
 
     fn progress(&self, progress: Progress) {
-        self.say(|reports| reports.progress = Some(progress));
+        self.report(|reports| reports.progress = Some(progress));
     }
 
     fn submit(&self, canvas: &str) -> Result<String, Refused> {
-        self.ask(|requests, requester| requests.submit(requester, canvas)).map(|id| id.to_string())
+        self.request(|requests, requester| requests.submit(requester, canvas)).map(|id| id.to_string())
     }
 
     fn replace(&self, canvas: &str) -> Result<(), Refused> {
-        self.ask(|requests, requester| requests.replace(requester, canvas))
+        self.request(|requests, requester| requests.replace(requester, canvas))
     }
 
     fn add_to_group(&self, members: &str) -> Result<(), Refused> {
-        self.ask(|requests, requester| requests.add_to_group(requester, members))
+        self.request(|requests, requester| requests.add_to_group(requester, members))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Makes of what a guest asked for what the broker stores with its outcome.
+//! Composes the workflows, members and replacement that a guest requested into the growth that is stored with its outcome.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
 use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{
-    attempt::unix_ms,
+    machine::unix_ms,
     workflow_requests::{WorkflowRequests, parsed},
 };
 
-/// Composes what guests ask for. Tasks are those of the tenant, as they are deployed now.
+/// Composes requests with the tenant's tasks as they are deployed now.
 #[derive(Debug)]
 pub(crate) struct AdditionsComposer {
     tasks: BrokerTasks,
@@ -24,7 +24,7 @@ impl AdditionsComposer {
     }
 
     /// The growth, and the workflow that replaces the job; or the outcome that the attempt has instead.
-    pub(crate) async fn grow(
+    pub(crate) async fn compose(
         &self,
         delivery: &Delivery,
         template: Option<&NodeSpec>,
@@ -58,8 +58,7 @@ impl AdditionsComposer {
             for list in &members {
                 all.extend(read::<Vec<Canvas>>(list)?);
             }
-            let members = all;
-            growth.members = Some(composer.members(members).await.map_err(refused)?);
+            growth.members = Some(composer.members(all).await.map_err(refused)?);
         }
         Ok((growth, replaced_by))
     }
@@ -70,7 +69,7 @@ async fn composed(composer: &Composer<'_>, canvas: Canvas, head: Head) -> Result
     Ok(NewWorkflow { head: composed.head, nodes: composed.nodes })
 }
 
-/// Reads what was read before, when it was asked.
+/// Reads a text that was read and checked before, when the guest requested it.
 fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Outcome> {
     parsed(text).map_err(|refused| Outcome::Fatal(Failure::new(refused.kind, refused.message)))
 }

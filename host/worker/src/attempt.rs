@@ -1,20 +1,16 @@
-//! Runs one delivery: reads what was asked, gets the module ready, calls the guest, and decides what follows.
+//! Runs one delivery: reads its invocation, gets the module ready, calls the guest, and completes the outcome.
 //!
 //! The hot path of a worker: no log line above debug unless a job failed, no clone that a settle does not need.
-//! Invariant: a delivery that was started is finished, whatever panics meanwhile.
+//! Invariant: a delivery that was started is finished, even if the host panics meanwhile.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
-use umbel_model::{Acks, Digest, Failure, Outcome, Policy, Stored, UnixMs, WorkerId, stored::REFERENCE};
-use umbel_sandbox::{AttemptInfo, Call, Place, Stop};
+use umbel_model::{Acks, Digest, Failure, Outcome, Stored, WorkerId, stored::REFERENCE};
+use umbel_sandbox::{AttemptInfo, Call, Stop, WorkflowNode};
 
 use crate::{
     Runtime,
@@ -22,16 +18,14 @@ use crate::{
     additions::AdditionsComposer,
     completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
-    invocation::{self, Calls, Invocation, InvocationError, Templates},
+    invocation::{self, Calls, Invocation, InvocationError, SNOOZE_MS, Templates},
+    machine::unix_ms,
 };
-
-/// How long a job is put aside when this worker cannot run it now but a later or another one may, milliseconds.
-pub(crate) const PARK_MS: u64 = 30_000;
 
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
     broker: Arc<dyn Broker>,
-    grower: Arc<AdditionsComposer>,
+    additions: Arc<AdditionsComposer>,
     templates: Templates,
     runtime: Runtime,
     worker: WorkerId,
@@ -46,12 +40,12 @@ impl Attempts {
         worker: WorkerId,
         background: tokio::runtime::Handle,
     ) -> Self {
-        let grower = Arc::new(AdditionsComposer::new(broker.clone(), runtime.bounds().clone()));
-        Self { broker, grower, templates: Templates::default(), runtime, worker, background }
+        let additions = Arc::new(AdditionsComposer::new(broker.clone(), runtime.bounds().clone()));
+        Self { broker, additions, templates: Templates::default(), runtime, worker, background }
     }
 
-    /// Runs a delivery to its end and says what the broker should do with the job. A panic fails the job: its delivery
-    /// would otherwise be held for ever, and a second attempt may panic again.
+    /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
+    /// second attempt may panic again.
     pub(crate) async fn run_caught(&self, active: Arc<Active>) -> Finished {
         let run = self.run(active.clone());
         caught(active, &self.worker, run).await
@@ -60,7 +54,7 @@ impl Attempts {
     async fn run(&self, active: Arc<Active>) -> Finished {
         let begun = Instant::now();
         active.start(unix_ms());
-        // Stopped while it waited: nothing needs to start.
+        // Stopped while it waited for a slot.
         let ended = match active.stop.stopped() {
             Some(stop) => Ended::unrun(stopped(stop)),
             None => self.attempt(&active).await,
@@ -72,30 +66,33 @@ impl Attempts {
     }
 
     async fn attempt(&self, active: &Arc<Active>) -> Ended {
-        let delivery = &active.delivery;
-        let template;
-        let invocation = match &delivery.node {
-            None => invocation::read_job(delivery),
-            Some(node) => match (self.templates.parsed(&delivery.spec), self.input(active, node).await) {
-                (Ok(parsed), Ok(input)) => {
-                    template = parsed;
-                    invocation::read_node(&template, node, input.as_deref())
-                }
-                (Err(unasked), _) | (_, Err(unasked)) => Err(unasked),
-            },
-        };
-        let invocation = match invocation {
-            Ok(invocation) if invocation.stored.is_some() => self.with_stored(active, invocation).await,
-            other => other,
-        };
-        match invocation {
-            Ok(invocation) => self.call(active, invocation).await,
-            Err(InvocationError::Newer(version)) => newer(active, version),
+        match self.read_and_call(active).await {
+            Ok(ended) => ended,
+            Err(InvocationError::NewerVersion(version)) => newer(active, version),
             Err(InvocationError::Ended(outcome)) => Ended::unrun(outcome),
         }
     }
 
-    /// What goes in front of a node's arguments.
+    async fn read_and_call(&self, active: &Arc<Active>) -> Result<Ended, InvocationError> {
+        let template;
+        let mut invocation = match &active.delivery.node {
+            None => invocation::read_job(active)?,
+            Some(node) => {
+                template = self.templates.parsed(&active.delivery.spec)?;
+                let input = self.input(active, node).await?;
+                invocation::read_node(active, &template, node, input.as_deref())?
+            }
+        };
+        if let Some(stored) = invocation.stored.take() {
+            let (large, reader) = (self.runtime.clone(), active.clone());
+            let read = async move { large.read(&reader.delivery.tenant, &stored).await };
+            let text = self.in_background(active, read).await?.map_err(|e| invocation::unread(&active.delivery, e))?;
+            invocation.calls = Calls::One(text.into());
+        }
+        Ok(self.call(active, invocation).await)
+    }
+
+    /// The first argument of a node: the result or error of its source.
     async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, InvocationError> {
         match &node.input {
             Input::Nothing => return Ok(None),
@@ -104,26 +101,10 @@ impl Attempts {
         }
         let (broker, large, reader) = (self.broker.clone(), self.runtime.clone(), active.clone());
         let read = async move { invocation::read_input(&*broker, &large, &reader.delivery).await };
-        self.in_background(active, read).await.unwrap_or_else(|outcome| Err(InvocationError::Ended(outcome)))
+        self.in_background(active, read).await?
     }
 
-    /// The same with the arguments that lie beside the modules.
-    async fn with_stored<'a>(
-        &self,
-        active: &Arc<Active>,
-        invocation: Invocation<'a>,
-    ) -> Result<Invocation<'a>, InvocationError> {
-        let Some(stored) = invocation.stored.clone() else { return Ok(invocation) };
-        let (large, reader) = (self.runtime.clone(), active.clone());
-        let read = async move { large.read(&reader.delivery.tenant, &stored).await };
-        match self.in_background(active, read).await {
-            Ok(Ok(text)) => Ok(Invocation { calls: Calls::One(text.into()), ..invocation }),
-            Ok(Err(error)) => Err(invocation::unread(&active.delivery, error)),
-            Err(outcome) => Err(InvocationError::Ended(outcome)),
-        }
-    }
-
-    /// Runs what waits for other machines where it does not hold up guests, until the attempt is stopped.
+    /// Runs `work`, which waits for other machines, away from the guests' threads, until the attempt is stopped.
     async fn in_background<T: Send + 'static>(
         &self,
         active: &Active,
@@ -143,14 +124,14 @@ impl Attempts {
 
     async fn call(&self, active: &Arc<Active>, invocation: Invocation<'_>) -> Ended {
         let delivery = &active.delivery;
-        let policy = Policy::resolve(&invocation.policy);
+        let policy = active.policy();
         let prepared = match self.runtime.cached(&invocation.digest).await {
             Some(prepared) => Ok(prepared),
             None => self.prepare(active, invocation.digest).await,
         };
         let prepared = match prepared {
             Ok(prepared) => prepared,
-            Err(outcome) => return Ended { policy, ..Ended::unrun(outcome) },
+            Err(outcome) => return Ended::unrun(outcome),
         };
         let info = AttemptInfo {
             job_id: delivery.id.to_string(),
@@ -160,7 +141,7 @@ impl Attempts {
             delivery: delivery.delivery,
             fence: delivery.fence,
             traceparent: invocation.traceparent.as_deref().map(str::to_owned),
-            place: delivery.node.as_ref().map(|node| Place {
+            workflow_node: delivery.node.as_ref().map(|node| WorkflowNode {
                 workflow_id: node.workflow.to_string(),
                 node: node.node,
                 in_group: node.group.is_some(),
@@ -178,8 +159,8 @@ impl Attempts {
         let sandbox = self.runtime.sandbox();
         let attempt = match invocation.calls {
             Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
-            Calls::Each(items) => {
-                sandbox.run_each(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
+            Calls::Map(items) => {
+                sandbox.run_map(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
             }
         };
         tracing::debug!(
@@ -187,18 +168,18 @@ impl Attempts {
             task = ?invocation.task, request_id = ?invocation.request_id, traceparent = ?invocation.traceparent, outcome = name(&attempt.outcome),
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
-        let ended = Ended { usage: attempt.usage, policy, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
-        let ended = self.grown(active, ended).await;
+        let ended = Ended { usage: attempt.usage, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
+        let ended = self.with_additions(active, ended).await;
         match &ended.outcome {
-            Outcome::Value(value) if Stored::is_needed(value.get()) => self.put_aside(active, ended).await,
+            Outcome::Value(value) if Stored::is_needed(value.get()) => self.store_result(active, ended).await,
             _ => ended,
         }
     }
 
-    /// Stores a large result beside the modules, and leaves a reference in its place.
-    async fn put_aside(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+    /// Stores a large result in the module store; the outcome then has a reference to it.
+    async fn store_result(&self, active: &Arc<Active>, ended: Ended) -> Ended {
         let Outcome::Value(value) = &ended.outcome else { return ended };
-        if ended.policy.ignore_result || ended.replaced_by.is_some() {
+        if active.policy().ignore_result || ended.replaced_by.is_some() {
             return ended;
         }
         let (large, keeper, text) = (self.runtime.clone(), active.clone(), value.get().to_owned());
@@ -208,37 +189,37 @@ impl Attempts {
                 Ok(reference) => Outcome::Value(reference),
                 Err(_) => Outcome::Fatal(host_panic()),
             },
-            Ok(Err(error)) => self.not_put(active, &ended.policy, &error),
+            Ok(Err(error)) => self.not_put(active, &error),
             Err(outcome) => outcome,
         };
-        // What it asked of canvas is stored with its result or not at all.
+        // The workflows that it requested are stored with its result or not at all.
         Ended { outcome, ..ended }
     }
 
-    /// A result that has nowhere to go now. The job runs again later at no cost, unless it may run only once.
-    fn not_put(&self, active: &Active, policy: &Policy, error: &umbel_modules::Error) -> Outcome {
+    /// A result that cannot be stored now. The job runs again later at no cost, unless it may run only once.
+    fn not_put(&self, active: &Active, error: &umbel_modules::Error) -> Outcome {
         let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
-        tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = PARK_MS, "a large result cannot be stored");
-        if policy.acks == Acks::Early {
+        tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "a large result cannot be stored");
+        if active.policy().acks == Acks::Early {
             let message = "its result is large, and could not be stored; see the worker's log";
             return Outcome::Fatal(Failure::new("value_unavailable", message));
         }
-        Outcome::Snooze { delay_ms: PARK_MS }
+        Outcome::Snooze { delay_ms: SNOOZE_MS }
     }
 
-    /// Adds what the guest asked of canvas, if it ended well.
-    async fn grown(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+    /// Composes the workflows and members that the guest requested, if its attempt ended well.
+    async fn with_additions(&self, active: &Arc<Active>, ended: Ended) -> Ended {
         let requests = active.take_workflow_requests();
         if requests.is_empty() || !matches!(ended.outcome, Outcome::Value(_) | Outcome::Ignore) {
             return ended;
         }
-        let (grower, asker) = (self.grower.clone(), active.clone());
+        let (composer, asker) = (self.additions.clone(), active.clone());
         let template = active.delivery.node.as_ref().and_then(|_| self.templates.parsed(&active.delivery.spec).ok());
-        let grow = async move { grower.grow(&asker.delivery, template.as_deref(), requests).await };
-        match self.in_background(active, grow).await {
+        let compose = async move { composer.compose(&asker.delivery, template.as_deref(), requests).await };
+        match self.in_background(active, compose).await {
             Ok(Ok((growth, replaced_by))) => Ended { growth: Some(Box::new(growth)), replaced_by, ..ended },
-            // What may run only once has run, and did not fail itself.
-            Ok(Err(Outcome::Error { failure, .. })) if ended.policy.acks == Acks::Early => {
+            // A job that may run only once has run, and its guest did not fail.
+            Ok(Err(Outcome::Error { failure, .. })) if active.policy().acks == Acks::Early => {
                 Ended { outcome: Outcome::Fatal(failure), ..ended }
             }
             Ok(Err(outcome)) | Err(outcome) => Ended { outcome, ..ended },
@@ -267,20 +248,20 @@ impl Attempts {
         let kind = match error {
             PrepareError::Refused(..) => return Outcome::Fatal(Failure::new("module_refused", error.to_string())),
             PrepareError::Unavailable(..) => {
-                tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = PARK_MS, "job put aside");
-                return Outcome::Snooze { delay_ms: PARK_MS };
+                tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "job snoozed");
+                return Outcome::Snooze { delay_ms: SNOOZE_MS };
             }
             PrepareError::Missing(_) => "module_missing",
             PrepareError::Corrupted(_) => "corrupted_blob",
         };
-        // It may be pushed again, but not for ever: under the job's policy it ends in the dead set, where it is seen.
+        // The module may be pushed again; if not, the job ends in the dead set under its policy, where it is seen.
         tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be read");
-        Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(PARK_MS) }
+        Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(SNOOZE_MS) }
     }
 }
 
 async fn caught(active: Arc<Active>, worker: &WorkerId, run: impl Future<Output = Finished>) -> Finished {
-    // What a panic leaves half done is the job's own and is dropped with the future.
+    // The state that a panic may leave half changed belongs to this job and is dropped with the future.
     match AssertUnwindSafe(run).catch_unwind().await {
         Ok(finished) => finished,
         Err(_) => Finished::panicked(active, worker),
@@ -297,21 +278,10 @@ fn stopped(stop: Stop) -> Outcome {
 fn newer(active: &Active, version: u64) -> Ended {
     let delivery = &active.delivery;
     tracing::warn!(
-        tenant = %delivery.tenant, job = %delivery.id, version, retry_in_ms = PARK_MS,
-        "job put aside: a newer version of umbel submitted it; update this worker"
+        tenant = %delivery.tenant, job = %delivery.id, version, retry_in_ms = SNOOZE_MS,
+        "job snoozed: a newer version of umbel submitted it; update this worker"
     );
-    Ended::unrun(Outcome::Snooze { delay_ms: PARK_MS })
-}
-
-/// This machine's clock: for people only, it decides nothing.
-pub(crate) fn unix_ms() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Uniform. Falls back to the clock when the system has no randomness, which only makes jitter worse.
-pub(crate) fn random_u64() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| unix_ms().wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    Ended::unrun(Outcome::Snooze { delay_ms: SNOOZE_MS })
 }
 
 #[cfg(test)]

@@ -1,19 +1,16 @@
-//! What the broker is told of a delivery that ended: what follows under its policy, and the line of its history.
+//! Turns the end of a delivery into its settle: the resolution under its task's policy, and the record of the attempt.
 //!
-//! Invariants: a delivery that was handed back costs its job nothing, unless it may run only once and was started; what a
-//! policy says must not be kept is in no record and no log line.
+//! Invariants: a delivery that is handed back costs its job nothing, unless the job may run only once and was started; a
+//! message that the policy keeps secret is in no record and no log line.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
-use serde::Deserialize;
 use umbel_broker::{Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
-use umbel_model::{
-    Acks, AttemptRecord, Failure, Outcome, Policy, PolicyPatch, Resolution, Usage, WorkerId, WorkflowId, decide,
-};
+use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
 use crate::{
     active::Active,
-    attempt::{random_u64, unix_ms},
+    machine::{random_u64, unix_ms},
 };
 
 /// The end of one delivery on this worker.
@@ -27,18 +24,12 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
-    pub(crate) fn refused(active: Arc<Active>, refused: &Settle) -> Self {
-        #[derive(Deserialize)]
-        struct Policed {
-            #[serde(default)]
-            policy: PolicyPatch,
-        }
-        let patch = serde_json::from_str::<Policed>(&active.delivery.spec).map(|spec| spec.policy).unwrap_or_default();
-        let policy = Policy::resolve(&patch);
+    pub(crate) fn without_capacity(active: Arc<Active>, refused: &Settle) -> Self {
+        let policy = active.policy();
         let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
                        full, or its group is over";
-        let failure = kept(Failure::new("host_limit:canvas_room", message), &policy);
-        // What may run only once has run: it is not the guest that failed.
+        let failure = kept(Failure::new("host_limit:canvas_room", message), policy);
+        // A job that may run only once has run: it is not the guest that failed.
         let outcome = match policy.acks {
             Acks::Early => Outcome::Fatal(failure.clone()),
             Acks::Late => Outcome::Error { failure: failure.clone(), retry_after_ms: None },
@@ -48,14 +39,14 @@ impl Finished {
             failure: Some(failure),
             ..record
         });
-        let resolution = decide(outcome, &policy, active.delivery.retries, random_u64());
-        // What the guest said was not taken either.
+        let resolution = decide(outcome, policy, active.delivery.retries, random_u64());
+        // The broker refused the reports with the rest.
         let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
         let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
         Self { active, settle, took_us: None }
     }
 
-    /// Gives a delivery back that nobody started.
+    /// Gives back a delivery that no slot has started.
     pub(crate) fn released(active: Arc<Active>) -> Self {
         let settle = settle(&active, Resolution::Release, None);
         Self { active, settle, took_us: None }
@@ -66,52 +57,45 @@ impl Finished {
         let delivery = &active.delivery;
         tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
         let failure = host_panic();
-        log_failed(&active, worker, &failure, &Policy::default());
+        log_failed(&active, worker, &failure);
         let record = record(&active, worker, "fatal", Some(failure.clone()), Usage::default());
         let settle = settle(&active, Resolution::Fail { failure }, Some(record));
         Self { active, settle, took_us: None }
     }
 }
 
-/// What became of an attempt, before the policy says what follows.
+/// How an attempt ended, before the policy says what follows.
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
     pub(crate) usage: Usage,
-    pub(crate) policy: Policy,
     /// The guest was called.
     pub(crate) ran: bool,
-    /// What its guest asked of canvas, ready to be stored with its outcome.
+    /// The workflows and members that its guest requested, ready to be stored with its outcome.
     pub(crate) growth: Option<Box<Growth>>,
     pub(crate) replaced_by: Option<WorkflowId>,
 }
 
 impl Ended {
     pub(crate) fn unrun(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            usage: Usage::default(),
-            policy: Policy::default(),
-            ran: false,
-            growth: None,
-            replaced_by: None,
-        }
+        Self { outcome, usage: Usage::default(), ran: false, growth: None, replaced_by: None }
     }
 
-    /// What the broker should do with the job.
+    /// The settle of this end.
     pub(crate) fn settle(self, active: &Active, worker: &WorkerId) -> Settle {
-        let Self { outcome, usage, policy, ran, growth, replaced_by } = self;
+        let Self { outcome, usage, ran, growth, replaced_by } = self;
+        let policy = active.policy();
         let outcome = match outcome {
-            // It may run only once, and it did.
+            // The job may run only once, and it did.
             Outcome::Released if ran && policy.acks == Acks::Early => {
-                Outcome::Fatal(kept(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE), &policy))
+                Outcome::Fatal(kept(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE), policy))
             }
             Outcome::Released => return settle(active, Resolution::Release, None),
             Outcome::Error { failure, retry_after_ms } => {
-                Outcome::Error { failure: kept(failure, &policy), retry_after_ms }
+                Outcome::Error { failure: kept(failure, policy), retry_after_ms }
             }
-            Outcome::Fatal(failure) => Outcome::Fatal(kept(failure, &policy)),
-            Outcome::Trap(failure) => Outcome::Trap(kept(failure, &policy)),
-            Outcome::Reject { .. } if keeps_no_message(&policy) => Outcome::Reject { reason: String::new() },
+            Outcome::Fatal(failure) => Outcome::Fatal(kept(failure, policy)),
+            Outcome::Trap(failure) => Outcome::Trap(kept(failure, policy)),
+            Outcome::Reject { .. } if keeps_no_message(policy) => Outcome::Reject { reason: String::new() },
             other => other,
         };
         let failure = match &outcome {
@@ -119,15 +103,15 @@ impl Ended {
             Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
             _ => None,
         };
-        let said = replaced_by.map_or(name(&outcome), |_| "replaced");
-        let record = record(active, worker, said, failure, usage);
+        let outcome_name = replaced_by.map_or(name(&outcome), |_| "replaced");
+        let record = record(active, worker, outcome_name, failure, usage);
         let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
         let resolution = match replaced_by {
             Some(workflow) => Resolution::Replace { workflow },
-            None => decide(outcome, &policy, active.delivery.retries, random),
+            None => decide(outcome, policy, active.delivery.retries, random),
         };
         if let Resolution::Fail { failure } = &resolution {
-            log_failed(active, worker, failure, &policy);
+            log_failed(active, worker, failure);
         }
         Settle { growth, ..settle(active, resolution, Some(record)) }
     }
@@ -137,12 +121,12 @@ fn keeps_no_message(policy: &Policy) -> bool {
     policy.ignore_result && !policy.store_errors_even_if_ignored
 }
 
-/// What of a failure is kept under its policy.
+/// The part of a failure that its policy keeps.
 fn kept(failure: Failure, policy: &Policy) -> Failure {
     if keeps_no_message(policy) {
         return Failure::new(failure.kind, "");
     }
-    // Where an expected failure came from is nobody's concern.
+    // An expected failure is recorded without its backtrace.
     let frames = if policy.expects(&failure.kind) { Vec::new() } else { failure.frames };
     Failure { frames, ..failure }
 }
@@ -172,25 +156,19 @@ fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>
     }
 }
 
-/// For operators: what failed and where, and nothing that a guest may have put a secret into.
-fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure, policy: &Policy) {
-    #[derive(Deserialize)]
-    struct Task<'a> {
-        #[serde(borrow)]
-        task: Cow<'a, str>,
-    }
+/// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
+fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure) {
     let delivery = &active.delivery;
-    let task = serde_json::from_str::<Task<'_>>(&delivery.spec).ok().map(|spec| spec.task).unwrap_or_default();
     let (tenant, job, queue, kind) = (&delivery.tenant, &delivery.id, &delivery.queue, &failure.kind);
-    let attempt = active.attempt();
-    if policy.expects(kind) {
+    let (attempt, task) = (active.attempt(), active.task());
+    if active.policy().expects(kind) {
         tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
     } else {
         tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
     }
 }
 
-/// Without the panic's words, which are for the worker's log and not for a tenant.
+/// Without the panic's message, which is in the worker's log and not for a tenant.
 pub(crate) fn host_panic() -> Failure {
     Failure::new("host_panic", "umbel panicked while it ran this attempt; the worker's log says where")
 }
@@ -217,9 +195,9 @@ mod tests {
     use super::*;
 
     fn settled(outcome: Outcome, ran: bool, policy: &str) -> (Resolution, Option<Failure>) {
-        let policy = Policy::resolve(&serde_json::from_str(policy).unwrap());
-        let ended = Ended { policy, ran, ..Ended::unrun(outcome) };
-        let settle = ended.settle(&Active::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
+        let active = Active::for_test(1, "not even a record");
+        active.set_task("task", &serde_json::from_str(policy).unwrap());
+        let settle = Ended { ran, ..Ended::unrun(outcome) }.settle(&active, &WorkerId::new("w").unwrap());
         (settle.resolution, settle.record.and_then(|record| record.failure))
     }
 
@@ -268,16 +246,17 @@ mod tests {
 
     #[test]
     fn growth_without_room_is_retried_unless_the_job_may_run_only_once() {
-        let refused = |spec: &str| {
-            let active = Active::for_test(1, spec);
+        let refused = |policy: &str| {
+            let active = Active::for_test(1, "not even a record");
+            active.set_task("task", &serde_json::from_str(policy).unwrap());
             let worker = WorkerId::new("w").unwrap();
             let ran = Ended { ran: true, growth: Some(Box::default()), ..Ended::unrun(Outcome::Ignore) };
             let settle = ran.settle(&active, &worker);
-            Finished::refused(active, &settle).settle
+            Finished::without_capacity(active, &settle).settle
         };
-        let late = refused(r#"{"policy":{"max_retries":9}}"#);
+        let late = refused(r#"{"max_retries":9}"#);
         assert!(matches!(late.resolution, Resolution::Retry { .. }), "{late:?}");
-        let early = refused(r#"{"policy":{"max_retries":9,"acks":"early"}}"#);
+        let early = refused(r#"{"max_retries":9,"acks":"early"}"#);
         let Resolution::Fail { failure } = early.resolution else { panic!("{early:?}") };
         assert_eq!((failure.kind.as_str(), early.growth.is_none()), ("host_limit:canvas_room", true));
         assert_eq!(early.record.and_then(|record| record.failure), Some(failure));

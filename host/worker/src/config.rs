@@ -1,4 +1,4 @@
-//! What an operator can set about a worker.
+//! Settings of a worker.
 
 use umbel_broker::DEFAULT_LEASE_MS;
 use umbel_model::{QueueName, WorkerId};
@@ -7,7 +7,7 @@ use umbel_model::{QueueName, WorkerId};
 const MAX_GRACE_MS: u64 = 86_400_000;
 /// Attempts of one worker at once.
 const MAX_SLOTS: u32 = 10_000;
-/// Queues that a worker may be told by name: each costs every claim a look.
+/// Queues that a worker may serve by name: each costs every claim a read.
 const MAX_NAMED: usize = 1_000;
 
 /// Which queues a worker serves.
@@ -15,10 +15,10 @@ const MAX_NAMED: usize = 1_000;
 pub enum Queues {
     /// These, the first one first: a job of a later queue is taken only when the earlier ones are empty.
     Named(Vec<QueueName>),
-    /// These, in turns: of claims, each is the first to be asked as often as its weight says, 1–1,000. Those behind it
-    /// are asked too, so that no slot waits while any has work.
+    /// These, in turns: each is the first queue of a claim as often as its weight says, 1–1,000. A claim asks the others
+    /// after it, so that no slot waits while any queue has work.
     Weighted(Vec<(QueueName, u32)>),
-    /// Every queue of every tenant, in turn. New ones are found by hints, or by looking every few seconds.
+    /// Every queue of every tenant, in turn. New ones are discovered by hints, or by a lookup every few seconds.
     All,
 }
 
@@ -35,14 +35,14 @@ pub struct WorkerConfig {
     /// for half a minute. None: always `concurrency`; otherwise that is where it begins.
     pub autoscale: Option<(u32, u32)>,
     /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never. It claims nothing more
-    /// and waits for what runs, which ends within its time limit; it hands back nothing, as an early acknowledged job would
-    /// fail by that, and one that is longer than the time between two replacements would never end.
+    /// and waits for running jobs, which end within their time limits. It hands none back: an early acknowledged job would
+    /// fail by that, and a job that is longer than the time between two replacements would never end.
     pub max_jobs: u64,
     /// Resident memory of the process, bytes, above which it does the same. 0: never. Above four fifths of it no slot is added.
     pub max_memory_bytes: u64,
-    /// Reads that memory, bytes. A test may say something else than the system.
+    /// Reads that memory, bytes. A test may replace it.
     pub memory_bytes: fn() -> u64,
-    /// Threads that run guests. More than the cores gain nothing: guests share a thread by yielding.
+    /// Threads that run guests. More threads than cores gain nothing: guests share a thread by yielding.
     pub guest_threads: u32,
     /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
     /// cancelled jobs.
@@ -51,7 +51,7 @@ pub struct WorkerConfig {
     pub grace_ms: u64,
     /// Deliveries claimed ahead at most, while attempts are short. 0: none ever.
     pub max_ahead: u32,
-    /// Longest time without a look for work, milliseconds: what a lost hint costs.
+    /// Longest time without a claim while slots are free, milliseconds: the delay that a lost hint costs.
     pub poll_ms: u64,
     /// How long finished attempts are gathered before they are settled, milliseconds, and only while there is
     /// plenty of claimed work to go on with.
@@ -70,7 +70,7 @@ impl WorkerConfig {
             autoscale: None,
             max_jobs: 0,
             max_memory_bytes: 0,
-            memory_bytes: crate::heartbeat::rss_bytes,
+            memory_bytes: crate::machine::rss_bytes,
             guest_threads: cores,
             lease_ms: DEFAULT_LEASE_MS,
             grace_ms: 30_000,

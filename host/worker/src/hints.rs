@@ -1,6 +1,6 @@
 //! Hints of a broker, for as long as the worker lives.
 //!
-//! Invariant: a hint is a reason to look; after any gap the one that says so is `Resync`.
+//! Invariant: a hint is a reason to look; `Resync` follows any gap in which hints may have been lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ impl Hints {
         Self { broker, topic, receiver: None }
     }
 
-    /// Subscribes; whoever sends from now on is heard.
+    /// Subscribes: hints that are sent from now on are received.
     pub(crate) async fn connect(&mut self) {
         self.receiver = self.broker.signals(self.topic).await.ok();
     }

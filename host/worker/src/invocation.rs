@@ -1,5 +1,5 @@
-//! What a delivery asks for: read from a job's record, or put together for a workflow's node from its template, its
-//! own arguments and what its source gave.
+//! The invocation of a delivery: read from a job's record, or composed for a workflow's node from its template, its own
+//! arguments and the result of its source.
 
 use std::{
     borrow::Cow,
@@ -13,31 +13,33 @@ use umbel_model::{
     BindError, Digest, Failure, NodeArguments, NodeSpec, Outcome, PolicyPatch, Stored, bind_text, job::SPEC_VERSION,
 };
 
-use crate::attempt::PARK_MS;
+use crate::active::Active;
+
+/// The delay of a job that this worker cannot run now but a later or another one may, milliseconds.
+pub(crate) const SNOOZE_MS: u64 = 30_000;
 
 /// The results that a node takes, bytes together. They are copied into the guest's memory, which is limited too.
 pub(crate) const MAX_INPUT_BYTES: usize = 16 << 20;
 /// Problems that one failure lists.
 const MAX_PROBLEMS: usize = 8;
 
-/// A call, or several of them one after the other.
+/// The arguments of one call, or of several calls one after the other.
 #[derive(Debug)]
 pub(crate) enum Calls {
     /// A JSON object by parameter name.
     One(Box<str>),
-    Each(Vec<Box<str>>),
+    Map(Vec<Box<str>>),
 }
 
-/// What was asked, ready to be called.
+/// Everything that is needed to call a task.
 #[derive(Debug)]
 pub(crate) struct Invocation<'a> {
     pub(crate) task: Cow<'a, str>,
     pub(crate) digest: Digest,
-    pub(crate) policy: Cow<'a, PolicyPatch>,
     pub(crate) traceparent: Option<Cow<'a, str>>,
     pub(crate) request_id: Option<Cow<'a, str>>,
     pub(crate) calls: Calls,
-    /// The arguments lie there, and `calls` has none.
+    /// Large arguments, which must be read from there: `calls` does not have them.
     pub(crate) stored: Option<Stored>,
 }
 
@@ -66,12 +68,18 @@ struct Version {
     v: u64,
 }
 
-/// Why nothing can be called.
+/// Why a task cannot be called.
 #[derive(Debug)]
 pub(crate) enum InvocationError {
-    /// A newer Umbel wrote the record.
-    Newer(u64),
+    /// A newer Umbel wrote the record, in this version.
+    NewerVersion(u64),
     Ended(Outcome),
+}
+
+impl From<Outcome> for InvocationError {
+    fn from(outcome: Outcome) -> Self {
+        Self::Ended(outcome)
+    }
 }
 
 impl InvocationError {
@@ -80,24 +88,25 @@ impl InvocationError {
     }
 }
 
-/// A record that a newer Umbel wrote is for a newer worker; any other that cannot be read fails its job.
+/// A newer worker can read the record of a newer Umbel; any other record that cannot be read fails its job.
 fn unreadable(text: &str, error: &serde_json::Error) -> InvocationError {
     match serde_json::from_str::<Version>(text) {
-        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => InvocationError::Newer(v),
+        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => InvocationError::NewerVersion(v),
         _ => InvocationError::fatal("bad_spec", format!("the job's record cannot be read: {error}")),
     }
 }
 
-/// Reads a job that is nobody's node.
-pub(crate) fn read_job(delivery: &Delivery) -> Result<Invocation<'_>, InvocationError> {
-    let spec: Spec<'_> = serde_json::from_str(&delivery.spec).map_err(|e| unreadable(&delivery.spec, &e))?;
+/// Reads a job that is not a workflow's node.
+pub(crate) fn read_job(active: &Active) -> Result<Invocation<'_>, InvocationError> {
+    let text = &active.delivery.spec;
+    let spec: Spec<'_> = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
     if spec.v > SPEC_VERSION {
-        return Err(InvocationError::Newer(spec.v.into()));
+        return Err(InvocationError::NewerVersion(spec.v.into()));
     }
+    active.set_task(&spec.task, &spec.policy);
     Ok(Invocation {
         task: spec.task,
         digest: spec.digest,
-        policy: Cow::Owned(spec.policy),
         traceparent: spec.traceparent,
         request_id: spec.request_id,
         calls: Calls::One(spec.arguments.get().into()),
@@ -120,7 +129,7 @@ impl Templates {
         }
         let spec: NodeSpec = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
         if spec.v > SPEC_VERSION {
-            return Err(InvocationError::Newer(spec.v.into()));
+            return Err(InvocationError::NewerVersion(spec.v.into()));
         }
         let spec = Arc::new(spec);
         *last = Some((text.to_owned(), spec.clone()));
@@ -128,12 +137,14 @@ impl Templates {
     }
 }
 
-/// Reads a workflow's node; `input` is what goes in front of its arguments.
+/// Reads a workflow's node; `input` is the first argument, in front of its own ones.
 pub(crate) fn read_node<'a>(
+    active: &Active,
     spec: &'a NodeSpec,
     node: &DeliveredNode,
     input: Option<&str>,
 ) -> Result<Invocation<'a>, InvocationError> {
+    active.set_task(spec.task.as_str(), &spec.policy);
     let own: NodeArguments = serde_json::from_str(&node.arguments)
         .map_err(|e| InvocationError::fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
     let input: Option<&RawValue> = input
@@ -146,14 +157,13 @@ pub(crate) fn read_node<'a>(
         bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
     };
     let calls = match (&own.map, &own.starmap) {
-        (Some(items), _) => Calls::Each(each(items.iter().map(|item| bind(std::slice::from_ref(item))))?),
-        (_, Some(items)) => Calls::Each(each(items.iter().map(|item| bind(item)))?),
+        (Some(items), _) => Calls::Map(each(items.iter().map(|item| bind(std::slice::from_ref(item))))?),
+        (_, Some(items)) => Calls::Map(each(items.iter().map(|item| bind(item)))?),
         _ => Calls::One(bind(&[])?),
     };
     Ok(Invocation {
         task: Cow::Borrowed(spec.task.as_str()),
         digest: spec.digest,
-        policy: Cow::Borrowed(&spec.policy),
         traceparent: spec.traceparent.as_deref().map(Cow::Borrowed),
         request_id: spec.request_id.as_deref().map(Cow::Borrowed),
         calls,
@@ -161,7 +171,7 @@ pub(crate) fn read_node<'a>(
     })
 }
 
-/// The calls of a map. Each has what they have in common, which together may be far more than what was submitted.
+/// The calls of a map. Each repeats the common arguments, so together they may be far larger than the submission.
 fn each(calls: impl Iterator<Item = Result<Box<str>, InvocationError>>) -> Result<Vec<Box<str>>, InvocationError> {
     let (mut made, mut bytes) = (Vec::new(), 0);
     for call in calls {
@@ -184,7 +194,7 @@ fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> InvocationError
     )
 }
 
-/// Reads what a node takes of its source.
+/// Reads the result or error of its source that a node takes as input.
 pub(crate) async fn read_input(
     broker: &dyn Broker,
     large: &dyn LargeValues,
@@ -205,7 +215,7 @@ pub(crate) async fn read_input(
     read.map(Some).map_err(|error| unread(delivery, error))
 }
 
-/// What a value that cannot be read makes of the job that needs it.
+/// The end of a job that needs a value that cannot be read.
 pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> InvocationError {
     let (tenant, job) = (&delivery.tenant, &delivery.id);
     match error {
@@ -215,8 +225,8 @@ pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> InvocationError 
             InvocationError::Ended(Outcome::Released)
         }
         ValueError::Unavailable(_) => {
-            tracing::error!(%tenant, %job, %error, retry_in_ms = PARK_MS, "job put aside");
-            InvocationError::Ended(Outcome::Snooze { delay_ms: PARK_MS })
+            tracing::error!(%tenant, %job, %error, retry_in_ms = SNOOZE_MS, "job snoozed");
+            InvocationError::Ended(Outcome::Snooze { delay_ms: SNOOZE_MS })
         }
         ValueError::Lost(_) => {
             tracing::error!(%tenant, %job, %error, "a value that a job needs is lost");
@@ -261,9 +271,10 @@ mod tests {
 
     fn calls(parameters: &[&str], arguments: &str, input: Option<&str>) -> Result<Vec<String>, String> {
         let spec = spec(parameters);
-        match read_node(&spec, &node(arguments), input) {
+        let active = Active::for_test(1, "{}");
+        match read_node(&active, &spec, &node(arguments), input) {
             Ok(Invocation { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
-            Ok(Invocation { calls: Calls::Each(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
+            Ok(Invocation { calls: Calls::Map(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
             Err(InvocationError::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
             Err(other) => panic!("{other:?}"),
         }

@@ -1,19 +1,20 @@
-//! The worker: claims jobs, runs each in the sandbox, renews its lease, settles it, and drains.
+//! The worker: claims jobs, runs each in the sandbox, renews its lease and settles it, until it is drained.
 //!
 //! ```text
-//!            broker  ⇄  poll loop ──line──▶ slots (guest threads) ──▶ sandbox
+//!            broker  ⇄  poll loop ──local queue──▶ slots (guest threads) ──▶ sandbox
 //!                          ▲  └── renew            │
 //!                          └───── finished ◀───────┘
 //! ```
 //!
-//! Invariants: leases are kept on other threads than guests run on; nothing is claimed that has no slot, apart from
-//! about 20 ms of short work; an outcome is settled until the broker answers, or the lease is lost.
+//! Invariants: leases are renewed on other threads than guests run on; a delivery is claimed only for a free slot, or
+//! about 20 ms of work ahead while attempts are short; a settle is repeated until the broker answers or the lease is lost.
 //! This crate must not know HTTP, Redis, SQL or wasmtime.
 
 mod active;
 mod additions;
 mod attempt;
 mod autoscale;
+mod backoff;
 mod completion;
 mod config;
 mod error;
@@ -21,6 +22,7 @@ mod heartbeat;
 mod hints;
 mod invocation;
 mod leases;
+mod machine;
 mod outbox;
 mod poll_loop;
 mod prefetch;
@@ -32,7 +34,7 @@ mod workflow_requests;
 
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};
-pub use heartbeat::host_name;
+pub use machine::host_name;
 pub use poll_loop::End;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use worker::{Worker, WorkerHandle};

@@ -1,9 +1,10 @@
-//! Settles that wait for the broker.
+//! Settles that wait for the broker, and how they are batched.
 //!
-//! Invariants: a settle leaves only by an answer, when its lease can no longer be ours, or when it failed alone too often;
-//! one that the broker cannot digest does not hold up the others for long, and neither does a claim that fails.
+//! Invariants: a settle leaves only when it is answered, when its lease is lost, or when it failed alone too often; a settle
+//! that the broker cannot take does not delay the others for long, and neither does a claim that fails. While there is plenty
+//! of claimed work, settles are gathered for a few milliseconds to share a round trip; otherwise none waits for others.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use umbel_broker::{NewNode, NewWork, NewWorkflow, NodeTemplate, Settle};
 use umbel_model::Resolution;
@@ -15,22 +16,22 @@ const BATCH: usize = 500;
 /// Failures of a settle sent alone, for another reason than reach, before it is given up.
 const MAX_FAILURES: u32 = 8;
 
-/// What one round trip carries at most, bytes; one settle more may go beyond it.
-const MAX_WEIGHT: usize = 8 << 20;
-/// What a node that a guest adds counts for besides its arguments, bytes.
-const NODE_WEIGHT: usize = 512;
+/// Bytes of one round trip; the last settle may go beyond it.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+/// Counted for a node that a guest adds, besides its arguments, bytes.
+const NODE_BYTES: usize = 512;
 
-/// About how large a settle is, bytes.
-fn weight_of(settle: &Settle) -> usize {
+/// About the size of a settle, bytes.
+fn size_of(settle: &Settle) -> usize {
     let result = match &settle.resolution {
         Resolution::Succeed { result: Some(result) } => result.get().len(),
         _ => 0,
     };
     let node = |node: &NewNode| match &node.work {
-        NewWork::Job { arguments, .. } => NODE_WEIGHT + arguments.len(),
-        NewWork::Join { .. } => NODE_WEIGHT,
+        NewWork::Job { arguments, .. } => NODE_BYTES + arguments.len(),
+        NewWork::Join { .. } => NODE_BYTES,
     };
-    let template = |template: &NodeTemplate| NODE_WEIGHT + template.spec.len();
+    let template = |template: &NodeTemplate| NODE_BYTES + template.spec.len();
     let grown = settle.growth.as_ref().map_or(0, |growth| {
         let of_workflow = |new: &NewWorkflow| {
             new.nodes.iter().map(node).sum::<usize>() + new.head.templates.iter().map(template).sum::<usize>()
@@ -51,20 +52,20 @@ struct Waiting {
     failures: u32,
 }
 
-/// Settles under way, and whose they are: two lists of the same order.
+/// Settles of one round trip, and the delivery of each with its failures so far: two lists of the same order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) settles: Vec<Settle>,
-    whose: Vec<(Arc<Active>, u32)>,
+    deliveries: Vec<(Arc<Active>, u32)>,
 }
 
 impl Batch {
     pub(crate) fn actives(&self) -> impl Iterator<Item = &Arc<Active>> {
-        self.whose.iter().map(|(active, _)| active)
+        self.deliveries.iter().map(|(active, _)| active)
     }
 
     fn into_waiting(self) -> impl DoubleEndedIterator<Item = Waiting> {
-        let pairs = self.settles.into_iter().zip(self.whose);
+        let pairs = self.settles.into_iter().zip(self.deliveries);
         pairs.map(|(settle, (active, failures))| Waiting { active, settle, failures })
     }
 }
@@ -73,17 +74,26 @@ impl Batch {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     ready: VecDeque<Waiting>,
-    /// Those that a renewal still speaks for.
-    held_up: Vec<Waiting>,
-    /// Shrinks to one after a failure that may be one settle's fault, and doubles with each success.
-    batch: usize,
-    /// A call with settles and a claim failed by the fault of one of them: none has both until a claim alone is answered.
-    apart: bool,
+    /// Settles that must not overtake a renewal under way, which carries reports of the same delivery.
+    after_renewal: Vec<Waiting>,
+    /// Settles of the next batch at most. One after a failure that a single settle may have caused, then doubled with each
+    /// success.
+    max_batch: usize,
+    /// A call with settles and a claim failed: no call has both until a claim alone is answered.
+    without_claim: bool,
+    /// Finished attempts are gathered until then.
+    gather_until: Option<Instant>,
 }
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { ready: VecDeque::new(), held_up: Vec::new(), batch: BATCH, apart: false }
+        Self {
+            ready: VecDeque::new(),
+            after_renewal: Vec::new(),
+            max_batch: BATCH,
+            without_claim: false,
+            gather_until: None,
+        }
     }
 
     /// Settles that could be sent now.
@@ -91,69 +101,80 @@ impl Outbox {
         self.ready.len()
     }
 
-    /// True if no claim may share the fate of the next settles.
-    pub(crate) fn goes_alone(&self) -> bool {
-        self.apart && !self.ready.is_empty()
+    /// Whether the next batch must go without a claim.
+    pub(crate) fn is_without_claim(&self) -> bool {
+        self.without_claim && !self.ready.is_empty()
     }
 
-    pub(crate) fn push(&mut self, finished: Finished, telling: bool) {
+    /// `is_reporting`: a renewal under way carries reports of the delivery.
+    pub(crate) fn push(&mut self, finished: Finished, is_reporting: bool) {
         let waiting = Waiting { active: finished.active, settle: finished.settle, failures: 0 };
-        if telling { self.held_up.push(waiting) } else { self.ready.push_back(waiting) }
+        if is_reporting { self.after_renewal.push(waiting) } else { self.ready.push_back(waiting) }
     }
 
-    /// The renewal that some waited for has ended.
-    pub(crate) fn told(&mut self) {
-        self.ready.extend(self.held_up.drain(..));
+    /// The renewal under way has ended: the settles behind it are ready.
+    pub(crate) fn renewal_done(&mut self) {
+        self.ready.extend(self.after_renewal.drain(..));
     }
 
-    /// The next settles to send, with the last reports of their guests.
+    /// The next settles to send, each with the last reports of its guest.
     pub(crate) fn batch(&mut self) -> Batch {
-        let mut weight = 0;
-        let light = |waiting: &&Waiting| {
-            let before = weight;
-            weight += weight_of(&waiting.settle);
-            before < MAX_WEIGHT
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            let before = bytes;
+            bytes += size_of(&waiting.settle);
+            before < MAX_BATCH_BYTES
         };
-        // One that failed alone would take the others with it.
+        // A settle that failed alone would make the others fail, too.
         let count = match self.ready.front() {
             Some(first) if first.failures > 0 => 1,
             _ => {
                 let unsuspected = self.ready.iter().take_while(|waiting| waiting.failures == 0);
-                unsuspected.take(self.batch).take_while(light).count()
+                unsuspected.take(self.max_batch).take_while(fits).count()
             }
         };
-        let mut batch = Batch { settles: Vec::with_capacity(count), whose: Vec::with_capacity(count) };
+        let mut batch = Batch { settles: Vec::with_capacity(count), deliveries: Vec::with_capacity(count) };
         for Waiting { active, mut settle, failures } in self.ready.drain(..count) {
             if active.has_reports() {
-                let reports = active.take();
+                let reports = active.take_reports();
                 settle.logs.extend(reports.logs);
                 settle.progress = reports.progress.or(settle.progress);
             }
             batch.settles.push(settle);
-            batch.whose.push((active, failures));
+            batch.deliveries.push((active, failures));
         }
         batch
     }
 
+    /// Gathers what finishes until then; None: sends it at once.
+    pub(crate) fn gather(&mut self, until: Option<Instant>) {
+        self.gather_until = until;
+    }
+
+    /// Until when finished attempts are gathered, if they are.
+    pub(crate) fn gathers_until(&self, now: Instant) -> Option<Instant> {
+        self.gather_until.filter(|until| *until > now)
+    }
+
     pub(crate) fn succeeded(&mut self) {
-        self.batch = (self.batch * 2).min(BATCH);
+        self.max_batch = (self.max_batch * 2).min(BATCH);
     }
 
-    /// A claim alone was answered.
+    /// A claim without settles was answered.
     pub(crate) fn claimed_alone(&mut self) {
-        self.apart = false;
+        self.without_claim = false;
     }
 
-    /// The broker failed on this batch with a claim, whichever of them it was: the settles go again alone. A damaged queue
-    /// must not cost the outcome of a job of another.
+    /// The broker failed on this batch with a claim: the settles go again without one. A damaged queue must not cost the
+    /// outcome of a job of another queue.
     pub(crate) fn failed_with_claim(&mut self, batch: Batch) {
-        self.apart = true;
+        self.without_claim = true;
         self.put_back(batch);
     }
 
-    /// The broker could not be reached: all of them go again, fewer at a time, in case they were too much for one answer.
+    /// The broker could not be reached: all settles go again, fewer at a time, as the batch may have been too large.
     pub(crate) fn unreached(&mut self, batch: Batch) {
-        self.batch = (self.batch / 2).max(1);
+        self.max_batch = (self.max_batch / 2).max(1);
         self.put_back(batch);
     }
 
@@ -163,19 +184,19 @@ impl Outbox {
         }
     }
 
-    /// The broker failed on this batch, which had no claim: they go again one by one. One that failed alone too often is
-    /// given up; its lease will expire and the job is delivered again.
-    pub(crate) fn failed(&mut self, mut batch: Batch, book: &mut LeaseTable) {
-        self.batch = 1;
-        if batch.whose.len() != 1 {
+    /// The broker failed on this batch, which had no claim: its settles go again one by one. One that failed alone too often
+    /// is given up; its lease will expire, and the job is delivered again.
+    pub(crate) fn failed(&mut self, mut batch: Batch, leases: &mut LeaseTable) {
+        self.max_batch = 1;
+        if batch.deliveries.len() != 1 {
             return self.put_back(batch);
         }
-        batch.whose[0].1 += 1;
-        let (active, failures) = &batch.whose[0];
+        batch.deliveries[0].1 += 1;
+        let (active, failures) = &batch.deliveries[0];
         if *failures >= MAX_FAILURES {
             let delivery = &active.delivery;
             tracing::error!(tenant = %delivery.tenant, job = %delivery.id, "outcome dropped: the broker cannot take it");
-            book.forget(active.seq);
+            leases.remove(active.seq);
             return;
         }
         self.ready.extend(batch.into_waiting());
@@ -184,20 +205,20 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
-    /// A full outbox, and the book of the same deliveries.
+    /// An outbox with so many settles, and the lease table of the same deliveries.
     fn waiting(count: u64) -> (Outbox, LeaseTable) {
-        let (mut outbox, mut book) = (Outbox::new(), LeaseTable::new(Duration::from_secs(30)));
+        let (mut outbox, mut leases) = (Outbox::new(), LeaseTable::new(Duration::from_secs(30)));
         for seq in 1..=count {
             let active = Active::for_test(seq, "{}");
-            book.add(active.clone(), Instant::now());
-            assert!(book.ended(seq));
+            leases.add(active.clone(), Instant::now());
+            assert!(leases.end(seq));
             outbox.push(Finished::released(active), false);
         }
-        (outbox, book)
+        (outbox, leases)
     }
 
     fn seqs(batch: &Batch) -> Vec<u64> {
@@ -209,24 +230,24 @@ mod tests {
         let (mut outbox, _) = waiting(3);
         for _ in 0..2 * MAX_FAILURES {
             let batch = outbox.batch();
-            assert_eq!((seqs(&batch), outbox.goes_alone()), (vec![1, 2, 3], false));
+            assert_eq!((seqs(&batch), outbox.is_without_claim()), (vec![1, 2, 3], false));
             outbox.failed_with_claim(batch);
-            assert!(outbox.goes_alone());
+            assert!(outbox.is_without_claim());
             outbox.claimed_alone();
         }
     }
 
     #[test]
     fn a_settle_that_failed_alone_is_sent_alone_and_given_up_in_the_end_while_the_others_leave() {
-        let (mut outbox, mut book) = waiting(100);
+        let (mut outbox, mut leases) = waiting(100);
         let (mut failures, mut left) = (0, Vec::new());
         while outbox.ready() > 0 {
             let batch = outbox.batch();
             if seqs(&batch).contains(&42) {
                 failures += u32::from(batch.settles.len() == 1);
-                // Once it is known it takes nobody with it.
+                // Once it is known, it goes alone.
                 assert!(failures == 0 || batch.settles.len() == 1);
-                outbox.failed(batch, &mut book);
+                outbox.failed(batch, &mut leases);
             } else {
                 left.extend(seqs(&batch));
                 outbox.succeeded();
@@ -234,6 +255,6 @@ mod tests {
         }
         left.sort_unstable();
         assert_eq!(left, (1..=100).filter(|seq| *seq != 42).collect::<Vec<_>>());
-        assert_eq!((failures, book.len()), (MAX_FAILURES, 99));
+        assert_eq!((failures, leases.len()), (MAX_FAILURES, 99));
     }
 }

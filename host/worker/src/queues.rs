@@ -1,34 +1,35 @@
-//! Which queues the next claim names.
+//! Which queues the next claim asks, and how queues that nobody named are discovered.
 //!
-//! Invariants: queues that were named are asked in their order, or in turns by their weights; queues that were found are asked in turn, so that none
-//! starves another, and one that was heard of is in the next claims, however many others there are.
+//! Invariants: queues that were named are asked in their order, or in turns by their weights. Discovered queues are asked in
+//! turn, so that none starves another, and one with a recent hint is in the next claims, however many others there are.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::Broker;
 use umbel_model::QueueName;
 
 use crate::Queues;
 
-/// Queues of one claim at most: each costs the broker a look.
+/// Queues of one claim at most: each costs the broker a read.
 const MAX_PER_CLAIM: usize = 64;
-/// Of them, those that were just heard of, at most: the turn goes on in any case.
-const MAX_HOT_PER_CLAIM: usize = MAX_PER_CLAIM / 2;
-/// Queues remembered at most; beyond, a new one replaces the oldest, which a hint or a look brings back.
+/// Of them, those with a recent hint at most: the others keep their turns.
+const MAX_HINTED_PER_CLAIM: usize = MAX_PER_CLAIM / 2;
+/// Queues remembered at most. Beyond that a new one replaces the oldest, which a hint or a lookup brings back.
 const MAX_KNOWN: usize = 1_000;
-/// How often all queues are looked up; a hint names a new one sooner.
-const LOOK: Duration = Duration::from_secs(5);
+/// Between two lookups of all queues; a hint names a new one sooner.
+const LOOKUP_EVERY: Duration = Duration::from_secs(5);
 
-/// How it is decided which queue is asked first.
+/// The rule for which queue is asked first.
 #[derive(Debug)]
 enum Order {
     /// Named: always in this order, and no other queue is served.
     Strict,
     /// Named: by their weights, and no other queue is served.
     Turns(Turns),
-    /// Found by hints and looks: all in turn.
-    Found,
+    /// Discovered by hints and lookups: all in turn.
+    Discovered,
 }
 
 /// See the top of the file.
@@ -38,13 +39,13 @@ pub(crate) struct QueueSet {
     order: Order,
     /// Never asked.
     exclude: Vec<QueueName>,
-    /// Heard of and in no claim since, the longest waiting first. Empty while all fit into one claim.
-    hot: VecDeque<QueueName>,
+    /// Hinted and in no claim since, the longest waiting first. Empty while all queues fit into one claim.
+    hinted: VecDeque<QueueName>,
     /// Where the round of claims through all queues began. Moves by one a round, so that each queue is once in front.
     round: usize,
     /// Queues asked in this round.
     asked: usize,
-    /// The oldest of the known, once there are as many as may be.
+    /// Where the oldest known queue is, once `MAX_KNOWN` are known.
     oldest: usize,
 }
 
@@ -58,10 +59,10 @@ impl QueueSet {
                     weighted.iter().filter(|(name, _)| served(&name)).cloned().unzip();
                 (names, Order::Turns(Turns::new(weights)))
             }
-            Queues::All => (Vec::new(), Order::Found),
+            Queues::All => (Vec::new(), Order::Discovered),
         };
         let exclude = exclude.to_vec();
-        Self { known, order, exclude, hot: VecDeque::new(), round: 0, asked: 0, oldest: 0 }
+        Self { known, order, exclude, hinted: VecDeque::new(), round: 0, asked: 0, oldest: 0 }
     }
 
     /// From now on these queues are served: in this order if the order was strict, otherwise in turns, in which those that
@@ -74,24 +75,24 @@ impl QueueSet {
                 let weight = |name| self.known.iter().position(|known| known == name).map_or(1, |at| turns.weights[at]);
                 Queues::Weighted(names.iter().map(|name| (name.clone(), weight(name))).collect())
             }
-            Order::Found => Queues::Weighted(names.iter().map(|name| (name.clone(), 1)).collect()),
+            Order::Discovered => Queues::Weighted(names.iter().map(|name| (name.clone(), 1)).collect()),
         };
         *self = Self::new(&queues, &self.exclude);
     }
 
-    /// True if queues are found and not named.
-    pub(crate) fn is_found(&self) -> bool {
-        matches!(self.order, Order::Found)
+    /// Whether queues are discovered and not named.
+    pub(crate) fn is_discovered(&self) -> bool {
+        matches!(self.order, Order::Discovered)
     }
 
     /// The queues that were named; empty when all are served.
     pub(crate) fn named(&self) -> Vec<QueueName> {
-        if self.is_found() { Vec::new() } else { self.known.clone() }
+        if self.is_discovered() { Vec::new() } else { self.known.clone() }
     }
 
-    /// True if one of these queues is served here. New ones are remembered.
-    pub(crate) fn heard(&mut self, queues: &[QueueName]) -> bool {
-        if !self.is_found() {
+    /// Notes that these queues may have work. True if one of them is served here; new ones are remembered.
+    pub(crate) fn hear(&mut self, queues: &[QueueName]) -> bool {
+        if !self.is_discovered() {
             return queues.iter().any(|queue| self.known.contains(queue));
         }
         let mut served = false;
@@ -106,9 +107,9 @@ impl QueueSet {
         }
         if self.known.len() > MAX_PER_CLAIM {
             for queue in queues {
-                // Known ones at most, so it is no longer than they are, but for those replaced meanwhile.
-                if self.hot.len() < MAX_KNOWN && !self.hot.contains(queue) && !self.exclude.contains(queue) {
-                    self.hot.push_back(queue.clone());
+                // All of them are known, but for those that were replaced meanwhile.
+                if self.hinted.len() < MAX_KNOWN && !self.hinted.contains(queue) && !self.exclude.contains(queue) {
+                    self.hinted.push_back(queue.clone());
                 }
             }
         }
@@ -124,25 +125,25 @@ impl QueueSet {
         }
     }
 
-    /// True if a queue was heard of that was in no claim since.
+    /// Whether a queue was hinted that was in no claim since.
     pub(crate) fn has_more(&self) -> bool {
-        !self.hot.is_empty()
+        !self.hinted.is_empty()
     }
 
     /// The queues of the next claim; empty when none is known yet.
     pub(crate) fn next(&mut self) -> Vec<QueueName> {
         match &mut self.order {
             Order::Turns(turns) => return turns.next().into_iter().map(|at| self.known[at].clone()).collect(),
-            Order::Found if self.known.len() > 1 => {}
+            Order::Discovered if self.known.len() > 1 => {}
             _ => return self.known.clone(),
         }
         let count = self.known.len();
-        let hot: Vec<_> = self.hot.drain(..self.hot.len().min(MAX_HOT_PER_CLAIM)).collect();
-        let window = (MAX_PER_CLAIM - hot.len()).min(count);
+        let hinted: Vec<_> = self.hinted.drain(..self.hinted.len().min(MAX_HINTED_PER_CLAIM)).collect();
+        let window = (MAX_PER_CLAIM - hinted.len()).min(count);
         let start = (self.round + self.asked) % count;
         let mut queues: Vec<_> = self.known.iter().cycle().skip(start).take(window).cloned().collect();
-        // Behind the others: one that always has work is always hot, and would always be the first to be served.
-        for queue in hot {
+        // Behind the others: a queue that always has work always has a hint, and would always be served first.
+        for queue in hinted {
             if !queues.contains(&queue) {
                 queues.push(queue);
             }
@@ -156,8 +157,8 @@ impl QueueSet {
     }
 }
 
-/// Smooth weighted round robin: each is first as often as its weight says, and those with large weights are not first many
-/// times in a row.
+/// Smooth weighted round robin: each queue is first as often as its weight says, and one with a large weight is not first
+/// many times in a row.
 #[derive(Debug)]
 struct Turns {
     weights: Vec<u32>,
@@ -183,18 +184,45 @@ impl Turns {
     }
 }
 
-/// Looks up the queues with work now and then, for ever.
-pub(crate) async fn look_out(broker: Arc<dyn Broker>, found: watch::Sender<Vec<QueueName>>) {
+/// Looks up the queues with work every few seconds, while it is switched on.
+pub(crate) struct Discovery {
+    broker: Arc<dyn Broker>,
+    found: (watch::Sender<Vec<QueueName>>, watch::Receiver<Vec<QueueName>>),
+    lookups: Option<AbortOnDropHandle<()>>,
+}
+
+impl Discovery {
+    pub(crate) fn new(broker: Arc<dyn Broker>) -> Self {
+        Self { broker, found: watch::channel(Vec::new()), lookups: None }
+    }
+
+    pub(crate) fn switch(&mut self, on: bool) {
+        if !on {
+            self.lookups = None;
+        } else if self.lookups.is_none() {
+            let lookups = look_up(self.broker.clone(), self.found.0.clone());
+            self.lookups = Some(AbortOnDropHandle::new(tokio::spawn(lookups)));
+        }
+    }
+
+    /// Waits for the next lookup that finds work: its queues. Safe to drop at any await.
+    pub(crate) async fn next(&mut self) -> Vec<QueueName> {
+        self.found.1.changed().await.expect("this struct has a sender");
+        self.found.1.borrow_and_update().clone()
+    }
+}
+
+async fn look_up(broker: Arc<dyn Broker>, found: watch::Sender<Vec<QueueName>>) {
     loop {
-        // Whoever claims will say that the broker cannot be reached.
+        // An error is not reported here: the claims report a broker that cannot be reached.
         if let Ok(mut queues) = broker.ready_queues().await
             && !queues.is_empty()
         {
             queues.truncate(MAX_KNOWN);
-            // Told again and again: a queue whose hint was lost, or that was replaced, is heard of here.
+            // Sent even if nothing changed: a hint may have been lost, or a queue replaced by another.
             found.send_replace(queues);
         }
-        tokio::time::sleep(if found.borrow().is_empty() { LOOK / 5 } else { LOOK }).await;
+        tokio::time::sleep(if found.borrow().is_empty() { LOOKUP_EVERY / 5 } else { LOOKUP_EVERY }).await;
     }
 }
 
@@ -208,12 +236,12 @@ mod tests {
         QueueName::new(text).unwrap()
     }
 
-    /// One that knows so many queues, and was heard of none since.
+    /// A set that knows so many queues, none of them hinted.
     fn knowing(count: usize) -> QueueSet {
         let mut set = QueueSet::new(&Queues::All, &[]);
         let names: Vec<_> = (0..count).map(|n| name(&format!("q{n}"))).collect();
-        assert!(set.heard(&names));
-        set.hot.clear();
+        assert!(set.hear(&names));
+        set.hinted.clear();
         set
     }
 
@@ -223,7 +251,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(set.next(), [name("b"), name("a")]);
         }
-        assert!(!set.heard(&[name("c")]) && set.heard(&[name("c"), name("a")]));
+        assert!(!set.hear(&[name("c")]) && set.hear(&[name("c"), name("a")]));
     }
 
     fn weighted(queues: &[(&str, u32)]) -> Queues {
@@ -241,7 +269,7 @@ mod tests {
         let mut all = set.next();
         all.sort();
         assert_eq!(all, [name("a"), name("b"), name("c")]);
-        assert!(set.heard(&[name("c")]) && !set.heard(&[name("d")]));
+        assert!(set.hear(&[name("c")]) && !set.hear(&[name("d")]));
     }
 
     #[test]
@@ -255,7 +283,7 @@ mod tests {
     #[test]
     fn excluded_queues_are_never_asked_and_their_hints_mean_nothing() {
         let mut set = QueueSet::new(&Queues::All, &[name("x")]);
-        assert!(!set.heard(&[name("x")]) && set.heard(&[name("x"), name("a")]));
+        assert!(!set.hear(&[name("x")]) && set.hear(&[name("x"), name("a")]));
         assert_eq!(set.next(), [name("a")]);
         let mut set = QueueSet::new(&weighted(&[("a", 1), ("x", 9)]), &[name("x")]);
         assert_eq!(firsts(&mut set, 2), "aa");
@@ -272,7 +300,7 @@ mod tests {
         turns.replace(&[name("b"), name("a")]);
         assert_eq!(firsts(&mut turns, 8).matches('a').count(), 6);
         turns.replace(&[]);
-        assert!(turns.is_found() && turns.named().is_empty() && turns.heard(&[name("z")]));
+        assert!(turns.is_discovered() && turns.named().is_empty() && turns.hear(&[name("z")]));
         turns.replace(&[name("a"), name("b")]);
         assert_eq!(firsts(&mut turns, 4).matches('a').count(), 2);
     }
@@ -281,7 +309,7 @@ mod tests {
     fn found_queues_take_turns_at_the_front() {
         let mut set = QueueSet::new(&Queues::All, &[]);
         assert!(set.next().is_empty());
-        assert!(set.heard(&[name("a"), name("b")]));
+        assert!(set.hear(&[name("a"), name("b")]));
         let (first, second) = (set.next(), set.next());
         assert_eq!((first.len(), second.len()), (2, 2));
         assert_ne!(first[0], second[0]);
@@ -292,11 +320,11 @@ mod tests {
         let mut set = knowing(1_000);
         for n in [999, 3, 500] {
             let queue = name(&format!("q{n}"));
-            assert!(set.heard(std::slice::from_ref(&queue)) && set.has_more());
+            assert!(set.hear(std::slice::from_ref(&queue)) && set.has_more());
             assert!(set.next().contains(&queue) && !set.has_more());
         }
         // One too many replaces the oldest and is served at once.
-        assert!(set.heard(&[name("new")]));
+        assert!(set.hear(&[name("new")]));
         assert!(set.next().contains(&name("new")));
         assert_eq!(set.known.len(), 1_000);
         assert!(!set.known.contains(&name("q0")));
@@ -317,7 +345,7 @@ mod tests {
         let loud: Vec<_> = (0..100).map(|n| name(&format!("q{n}"))).collect();
         let mut asked = HashSet::new();
         for _ in 0..20 {
-            set.heard(&loud);
+            set.hear(&loud);
             let queues = set.next();
             assert!(queues.len() <= MAX_PER_CLAIM);
             asked.extend(queues);

@@ -20,7 +20,7 @@ use crate::error::PrepareError;
 pub struct RuntimeConfig {
     /// Compiled code kept in memory, bytes. The least used modules go first.
     pub max_prepared_bytes: u64,
-    /// A module that no job used for so long leaves memory, seconds.
+    /// A module that no job used for this time leaves memory, seconds.
     pub idle_s: u64,
     /// The widest policies that a module may ask for.
     pub bounds: PolicyBounds,
@@ -79,7 +79,7 @@ impl Runtime {
         &self.inner.bounds
     }
 
-    /// Stores a large value of a job beside the modules.
+    /// Stores a large value of a job in the module store.
     pub(crate) async fn put_value(
         &self,
         tenant: &TenantId,
@@ -136,7 +136,7 @@ impl Runtime {
         Some(unsafe { VerifiedCode::assume_verified(code) })
     }
 
-    /// Keeps compiled code for the next process. That it cannot be kept costs time later and nothing else.
+    /// Caches compiled code for the next process. A failure costs only time later.
     async fn keep(&self, digest: Digest, compiled: &Compiled) {
         if let Err(error) = self.inner.code.put(&digest, &compiled.fingerprint, compiled.code.clone()).await {
             tracing::warn!(%digest, %error, "compiled code was not cached");

@@ -1,8 +1,8 @@
-//! The slots: long-lived tasks on the guests' own threads that take claimed deliveries and run them one by one.
+//! The slots: long-lived tasks on the guests' own threads that take deliveries from the local queue and run them one by one.
 //!
 //! Invariants: a delivery that was pushed is either run by exactly one slot or taken back by `take_back`; a slot
 //! takes the next delivery itself, so the poll loop is not on the way between two jobs; no attempt ends its slot; there
-//! are as many slots as were asked for, those apart that still run what they took before there were to be fewer.
+//! are as many slots as were set, plus those that still run a delivery from before the number was lowered.
 
 use std::{
     collections::VecDeque,
@@ -40,7 +40,7 @@ struct Waiting {
     alive: u32,
 }
 
-/// What a slot does next.
+/// The next action of a slot.
 enum Next {
     Run(Arc<Active>),
     Wait,
@@ -86,8 +86,8 @@ impl LocalQueue {
         self.waiting().deliveries.drain(..).collect()
     }
 
-    /// Since when deliveries wait here without one being taken. None when none waits.
-    pub(crate) fn still_since(&self) -> Option<Instant> {
+    /// When a delivery was last taken, while others wait. None when none waits.
+    pub(crate) fn stalled_since(&self) -> Option<Instant> {
         let waiting = self.waiting();
         (!waiting.deliveries.is_empty()).then_some(waiting.last_taken)
     }

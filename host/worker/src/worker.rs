@@ -13,8 +13,9 @@ use umbel_model::WorkerId;
 use crate::{
     Error, Runtime, WorkerConfig,
     active::Wakers,
-    attempt::{Attempts, random_u64},
+    attempt::Attempts,
     heartbeat::{self, Vitals},
+    machine::{self, random_u64},
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
@@ -31,9 +32,9 @@ impl Worker {
         let threads = GuestThreads::start(config.guest_threads)?;
         let wakers = Arc::new(Wakers::default());
         let queue = Arc::new(LocalQueue::new(wakers.clone()));
-        let vitals = Arc::new(Vitals::default());
+        let vitals = Arc::new(Vitals::new(&config));
         let background = tokio::runtime::Handle::current();
-        // What the sandbox has beyond the jobs that run at once is not for this worker to count.
+        // A sandbox with fewer slots makes attempts wait, so the worker's own number is the limit then.
         let most = runtime.sandbox().config().slots.max(config.concurrency);
         let attempts = Arc::new(Attempts::new(broker.clone(), runtime, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
@@ -41,13 +42,13 @@ impl Worker {
         let (command, commands) = watch::channel(Command::default());
         let (order, orders) = watch::channel(WorkerOrder::default());
         let id = config.id.clone();
-        let channels = Channels { pool, wakers, finished, commands, orders, vitals: vitals.clone() };
-        let poll_loop = PollLoop::new(broker.clone(), config.clone(), channels);
-        let beat = tokio::spawn(heartbeat::beat(broker.clone(), config, vitals.clone(), order));
+        let channels = Channels { wakers, finished, commands, orders, vitals: vitals.clone() };
+        let poll_loop = PollLoop::new(broker.clone(), config.clone(), pool, channels);
+        let beat = tokio::spawn(heartbeat::beat(broker.clone(), vitals.clone(), order));
         let ending = Ending { broker, id: id.clone(), vitals: vitals.clone(), beat: AbortOnDropHandle::new(beat) };
         let task = tokio::spawn(async move {
             let end = poll_loop.run().await;
-            // Only now: the slots need their threads until the last settle.
+            // Dropped only here: the slots need their threads until the last settle.
             drop(threads);
             ending.end(end).await;
             end
@@ -57,7 +58,7 @@ impl Worker {
 
     /// A worker id that no other process has: host name, process id and a random part.
     pub fn unique_id() -> WorkerId {
-        let name = format!("{}-{}-{:08x}", heartbeat::host_name(), std::process::id(), random_u64() as u32);
+        let name = format!("{}-{}-{:08x}", machine::host_name(), std::process::id(), random_u64() as u32);
         WorkerId::new(name).expect("the host name has only characters of a worker id")
     }
 }
@@ -66,14 +67,14 @@ struct Ending {
     broker: Arc<dyn Broker>,
     id: WorkerId,
     vitals: Arc<Vitals>,
-    /// It ends with the poll loop, even if that panics: a worker that is dead must not look alive.
+    /// Aborted with the poll loop, even if that panics: a dead worker must not look alive.
     beat: AbortOnDropHandle<()>,
 }
 
 impl Ending {
     async fn end(self, why: End) {
         self.beat.abort();
-        // A beat under way must not come after the farewell.
+        // A heartbeat under way must not arrive after the worker was forgotten.
         let _ = self.beat.await;
         let farewell = self.broker.forget_worker(&self.id);
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), farewell).await;
@@ -97,12 +98,12 @@ impl WorkerHandle {
         &self.id
     }
 
-    /// Jobs settled so far, those that were given back apart.
+    /// Jobs settled so far, without those that were given back.
     pub fn settled(&self) -> u64 {
         self.vitals.total_settled()
     }
 
-    /// Claims nothing more and gives back what did not start. What runs goes on, and the worker stays.
+    /// Claims nothing more and gives back jobs that did not start. Running jobs go on, and the worker stays.
     pub fn pause(&self) {
         self.command.send_modify(|command| command.paused = true);
     }
@@ -112,14 +113,14 @@ impl WorkerHandle {
         self.command.send_modify(|command| command.paused = false);
     }
 
-    /// Soft shutdown: claims nothing more, gives back what did not start, lets running attempts finish for the grace
+    /// Soft shutdown: claims nothing more, gives back jobs that did not start, lets running attempts finish for the grace
     /// time, then hands them back at no cost to their jobs. Then the worker ends.
     pub fn drain(&self) {
         self.shutdown(Shutdown::Soft);
     }
 
-    /// Ends the worker: warm when what runs has ended, soft after the grace time at the latest, cold now; what is stopped
-    /// is handed back at no cost to its job, unless it may run only once. May be called again to end it sooner.
+    /// Ends the worker: warm when running jobs have ended, soft after the grace time at the latest, cold now. A job that is
+    /// stopped is handed back at no cost, unless it may run only once. May be called again to end the worker sooner.
     pub fn shutdown(&self, how: Shutdown) {
         self.command.send_modify(|command| command.shutdown = Some(how));
     }

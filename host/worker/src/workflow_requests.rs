@@ -1,4 +1,5 @@
-//! What a guest asks of canvas while it runs: checked and counted at once, stored with its outcome or not at all.
+//! Workflows, members and a replacement that a guest requests while it runs: checked and counted at once, stored with its
+//! outcome or not at all.
 
 use std::{
     collections::HashMap,
@@ -13,11 +14,11 @@ use umbel_model::{
 };
 use umbel_sandbox::Refused;
 
-use crate::attempt::{random_u64, unix_ms};
+use crate::machine::{random_u64, unix_ms};
 
-/// Guests that submit each other, one after the other: a loop that replaces itself for ever ends here.
+/// Workflows that guests submit one out of another: a task that replaces itself for ever ends here.
 pub(crate) const MAX_GENERATIONS: u32 = 100;
-/// Nodes that the guests of one tenant may add on one worker: so many a second, and so many at once.
+/// Nodes that the guests of one tenant may add on one worker: per second, and at once.
 const NODES_PER_SECOND: f64 = 10_000.0;
 const NODES_AT_ONCE: f64 = 50_000.0;
 /// Values of one canvas, counted by its commas.
@@ -25,13 +26,13 @@ const MAX_VALUES: usize = 100_000;
 /// Tenants whose rate is remembered; a tenant is forgotten when it could add all at once again.
 const MAX_TENANTS: usize = 10_000;
 
-/// What was asked so far.
+/// The requests of one attempt so far.
 #[derive(Debug, Default)]
 pub(crate) struct WorkflowRequests {
-    /// As text, which the sandbox has measured: read, it takes many times as much.
+    /// As text, whose length the sandbox has limited: parsed, it takes many times the memory.
     pub(crate) submitted: Vec<(WorkflowId, String)>,
     pub(crate) replacement: Option<(WorkflowId, String)>,
-    /// Lists of members.
+    /// Each a JSON list of members.
     pub(crate) members: Vec<String>,
     nodes: u32,
 }
@@ -43,14 +44,14 @@ impl WorkflowRequests {
 
     pub(crate) fn submit(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<WorkflowId, Refused> {
         self.check(requester, canvas)?;
-        let id = fresh();
+        let id = new_workflow_id();
         self.submitted.push((id, canvas.to_owned()));
         Ok(id)
     }
 
     pub(crate) fn replace(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<(), Refused> {
         self.check(requester, canvas)?;
-        self.replacement = Some((fresh(), canvas.to_owned()));
+        self.replacement = Some((new_workflow_id(), canvas.to_owned()));
         Ok(())
     }
 
@@ -86,11 +87,11 @@ impl WorkflowRequests {
     }
 }
 
-fn fresh() -> WorkflowId {
+fn new_workflow_id() -> WorkflowId {
     workflow_id(JobId::from_parts(unix_ms(), u128::from(random_u64()) << 64 | u128::from(random_u64())))
 }
 
-/// Reads what a guest wrote, if it has not so many values that they take the host's memory.
+/// Parses a guest's text, unless it has so many values that they would take the host's memory.
 pub(crate) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Refused> {
     if text.bytes().filter(|byte| *byte == b',').count() > MAX_VALUES {
         return Err(Refused::new("host_limit:canvas", format!("a canvas has at most {MAX_VALUES} values")));
@@ -104,14 +105,14 @@ fn unplanned(error: &CanvasError) -> Refused {
     Refused::new(kind, error.to_string())
 }
 
-/// Who asks.
+/// The job whose guest makes a request.
 pub(crate) struct Requester<'a> {
     pub(crate) tenant: &'a TenantId,
     pub(crate) node: Option<&'a DeliveredNode>,
     pub(crate) rates: &'a NodeRates,
 }
 
-/// How fast the guests of each tenant add nodes.
+/// The rate at which the guests of each tenant add nodes: a token bucket for each tenant.
 #[derive(Debug, Default)]
 pub(crate) struct NodeRates(Mutex<HashMap<TenantId, (f64, Instant)>>);
 

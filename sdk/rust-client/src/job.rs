@@ -252,6 +252,22 @@ pub struct Module {
     pub warnings: Vec<String>,
 }
 
+impl watch::Watched for Job {
+    type Seen = (JobState, u32, Option<Progress>);
+
+    fn seen(&self) -> Self::Seen {
+        (self.state, self.attempt, self.progress.clone())
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.is_terminal()
+    }
+
+    fn state_name(&self) -> &'static str {
+        self.state.as_str()
+    }
+}
+
 impl Client {
     /// Uploads a module and points its tasks at it.
     pub async fn push_module(&self, module: impl Into<Bytes>) -> Result<Module, Error> {
@@ -318,6 +334,12 @@ impl Client {
     /// The job once it has ended, however it ended; after `timeout` it is an `Error::WaitTimeout`.
     pub async fn wait(&self, id: JobId, timeout: Duration) -> Result<Job, Error> {
         watch::wait(self, &format!("/v1/jobs/{id}"), id, timeout).await
+    }
+
+    /// The job now, and again whenever its state, attempt or progress differs from the last time, looked at once in
+    /// `every`; its end is told at once, and is the last item. An error is the last item too.
+    pub fn watch(&self, id: JobId, every: Duration) -> impl Stream<Item = Result<Job, Error>> + Send + 'static {
+        watch::watch(self.clone(), format!("/v1/jobs/{id}"), every)
     }
 
     /// Up to 200 lines of a job's log, from line `from`.

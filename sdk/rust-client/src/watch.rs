@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures::{Stream, stream};
-use umbel_model::{JobId, JobState, WorkflowId};
+use umbel_model::JobId;
 
 use crate::{
     client::{Client, MAX_WAIT},
     error::Error,
-    job::{Job, Progress},
-    workflow::{Workflow, WorkflowProgress, WorkflowState},
 };
 
 /// Least time between two looks.
@@ -22,38 +20,6 @@ pub(crate) trait Watched: serde::de::DeserializeOwned {
     fn seen(&self) -> Self::Seen;
     fn is_over(&self) -> bool;
     fn state_name(&self) -> &'static str;
-}
-
-impl Watched for Job {
-    type Seen = (JobState, u32, Option<Progress>);
-
-    fn seen(&self) -> Self::Seen {
-        (self.state, self.attempt, self.progress.clone())
-    }
-
-    fn is_over(&self) -> bool {
-        self.state.is_terminal()
-    }
-
-    fn state_name(&self) -> &'static str {
-        self.state.as_str()
-    }
-}
-
-impl Watched for Workflow {
-    type Seen = (WorkflowState, WorkflowProgress);
-
-    fn seen(&self) -> Self::Seen {
-        (self.state, self.progress.clone())
-    }
-
-    fn is_over(&self) -> bool {
-        self.state.is_over()
-    }
-
-    fn state_name(&self) -> &'static str {
-        self.state.as_str()
-    }
 }
 
 /// What is at `path` once it is over, however it ended; after `timeout` it is an `Error::WaitTimeout`.
@@ -71,27 +37,16 @@ pub(crate) async fn wait<T: Watched>(client: &Client, path: &str, id: JobId, tim
     }
 }
 
-impl Client {
-    /// The job now, and again whenever its state, attempt or progress differs from the last time, looked at once in
-    /// `every`; its end is told at once, and is the last item. An error is the last item too.
-    pub fn watch(&self, id: JobId, every: Duration) -> impl Stream<Item = Result<Job, Error>> + Send + 'static {
-        watch(self.clone(), format!("/v1/jobs/{id}"), every)
-    }
-
-    /// The workflow now, and again whenever its state or progress differs, as `watch` does for a job.
-    pub fn watch_workflow(
-        &self,
-        id: WorkflowId,
-        every: Duration,
-    ) -> impl Stream<Item = Result<Workflow, Error>> + Send + 'static {
-        watch(self.clone(), format!("/v1/workflows/{id}"), every)
-    }
-}
-
 /// The last thing that was seen, or nothing when the stream has ended.
 type Last<T> = Option<Option<<T as Watched>::Seen>>;
 
-fn watch<T>(client: Client, path: String, every: Duration) -> impl Stream<Item = Result<T, Error>> + Send + 'static
+/// What is at `path` now, and again whenever what is seen of it differs, looked at once in `every`. Its end is told at
+/// once and is the last item; so is an error.
+pub(crate) fn watch<T>(
+    client: Client,
+    path: String,
+    every: Duration,
+) -> impl Stream<Item = Result<T, Error>> + Send + 'static
 where
     T: Watched + Send + 'static,
     T::Seen: Send,

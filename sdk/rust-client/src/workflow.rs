@@ -304,6 +304,22 @@ struct Submission<'a> {
     options: &'a WorkflowOptions,
 }
 
+impl watch::Watched for Workflow {
+    type Seen = (WorkflowState, WorkflowProgress);
+
+    fn seen(&self) -> Self::Seen {
+        (self.state, self.progress.clone())
+    }
+
+    fn is_over(&self) -> bool {
+        self.state.is_over()
+    }
+
+    fn state_name(&self) -> &'static str {
+        self.state.as_str()
+    }
+}
+
 impl Client {
     /// Submits a canvas. It gets an idempotency key if it has none, so that it is submitted once when connections break.
     pub async fn submit_workflow(&self, canvas: impl Into<Step>, options: &WorkflowOptions) -> Result<Workflow, Error> {
@@ -322,6 +338,15 @@ impl Client {
     /// The workflow once it is over, however it ended; after `timeout` it is an `Error::WaitTimeout`.
     pub async fn wait_workflow(&self, id: WorkflowId, timeout: Duration) -> Result<Workflow, Error> {
         watch::wait(self, &format!("/v1/workflows/{id}"), id, timeout).await
+    }
+
+    /// The workflow now, and again whenever its state or progress differs, as `watch` does for a job.
+    pub fn watch_workflow(
+        &self,
+        id: WorkflowId,
+        every: Duration,
+    ) -> impl Stream<Item = Result<Workflow, Error>> + Send + 'static {
+        watch::watch(self.clone(), format!("/v1/workflows/{id}"), every)
     }
 
     /// A page of workflows, newest first. `limit` is from 1 to 200; `cursor` is that of the page before.

@@ -8,7 +8,8 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::{Error, ItemFn, Result, ext::IdentExt, spanned::Spanned};
 
 use crate::{
-    options::{Errors, Options},
+    errors::Errors,
+    options::Options,
     signature::{self, Parameter, Signature},
 };
 

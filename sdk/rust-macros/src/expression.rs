@@ -1,7 +1,8 @@
 //! Expressions over a task's arguments in options, such as `kwargs.customer_id`. The same form as the server's
 //! (`umbel-model`'s `expression`), which this crate must not depend on; a test of the SDK compares the two.
 
-use crate::values::MAX_LISTED_BYTES;
+/// Longest expression or kind of failure in a list, bytes; the server's limit.
+pub(crate) const MAX_LISTED_BYTES: usize = 128;
 
 /// A path into the arguments, as it was written, and the parameter that it begins with.
 pub(crate) struct Expression {

@@ -4,6 +4,7 @@
 //! wrong, and several mistakes are reported at once; the function itself is left as it was, so it stays callable.
 
 mod canvas;
+mod errors;
 mod expand;
 mod expression;
 mod json;

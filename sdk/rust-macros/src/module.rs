@@ -5,7 +5,7 @@ use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{Error, Path, Result, Token, parse::Parser, punctuated::Punctuated, spanned::Spanned};
 
-use crate::options::Errors;
+use crate::errors::Errors;
 
 /// Tasks of one module; the server's limit.
 const MAX_TASKS: usize = 256;

@@ -13,6 +13,7 @@ use syn::{
 };
 
 use crate::{
+    errors::Errors,
     expression::Expression,
     json, values,
     values::{boolean, duration, integer},
@@ -299,22 +300,5 @@ impl Options {
         fields.extend(self.multiplier.map(|(factor, _)| format!("\"multiplier\":{factor}")));
         fields.extend(jitter.map(|jitter| format!("\"jitter\":{jitter}")));
         (!fields.is_empty()).then(|| format!("\"retry_backoff\":{{{}}}", fields.join(",")))
-    }
-}
-
-/// Several mistakes, reported together.
-#[derive(Default)]
-pub(crate) struct Errors(Option<Error>);
-
-impl Errors {
-    pub(crate) fn push(&mut self, error: Error) {
-        match &mut self.0 {
-            Some(first) => first.combine(error),
-            none => *none = Some(error),
-        }
-    }
-
-    pub(crate) fn finish(self) -> Result<()> {
-        self.0.map_or(Ok(()), Err)
     }
 }

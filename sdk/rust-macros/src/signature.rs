@@ -7,7 +7,7 @@ use syn::{
     spanned::Spanned,
 };
 
-use crate::options::Errors;
+use crate::errors::Errors;
 
 /// One parameter that a caller gives.
 pub(crate) struct Parameter {

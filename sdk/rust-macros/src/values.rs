@@ -3,7 +3,11 @@
 use proc_macro2::Span;
 use syn::{Error, Expr, ExprLit, Lit, Result, spanned::Spanned};
 
-use crate::{expression::Expression, options::Errors, units};
+use crate::{
+    errors::Errors,
+    expression::{Expression, MAX_LISTED_BYTES},
+    units,
+};
 
 /// A year: no duration that anybody means is longer.
 const MAX_DURATION_MS: u64 = 365 * 86_400_000;
@@ -13,8 +17,6 @@ const MIN_MEMORY_BYTES: u64 = 64 << 10;
 const MAX_MEMORY_BYTES: u64 = 4 << 30;
 /// Kinds or expressions in one list; the server's limit.
 const MAX_LIST: usize = 32;
-/// Longest of them, bytes; the server's limit.
-pub(crate) const MAX_LISTED_BYTES: usize = 128;
 
 fn at(value: &Expr) -> impl Fn(String) -> Error {
     let span = value.span();

@@ -33,8 +33,6 @@ pub mod canvas;
 mod context;
 mod errors;
 pub mod raw;
-#[cfg(target_arch = "wasm32")]
-mod report;
 mod run;
 mod schema;
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]

@@ -10,6 +10,9 @@
 
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
+#[cfg(target_arch = "wasm32")]
+mod report;
+
 wit_bindgen::generate!({
     world: "module",
     path: "../../wit",
@@ -27,4 +30,4 @@ pub use self::wasi::logging::logging::Level;
 /// Sends panics, and records of the `log` (and `tracing`) crates, to the job's log. `module![…]` does it by itself;
 /// a module of your own calls it first in `run`.
 #[cfg(target_arch = "wasm32")]
-pub use crate::report::install as install_reports;
+pub use report::install as install_reports;

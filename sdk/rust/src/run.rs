@@ -35,7 +35,7 @@ pub trait Module {
 /// The host's call of `run`.
 #[cfg(target_arch = "wasm32")]
 pub fn enter<M: Module>(task: &str, arguments: &str) -> Result<String, Outcome> {
-    crate::report::install();
+    crate::raw::install_reports();
     M::run(&Context::host(), task, arguments)
 }
 

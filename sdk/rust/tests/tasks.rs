@@ -147,7 +147,7 @@ struct Order {
     debounce = "5s",
     debounce_max_wait = "1m"
 )]
-fn knobs(order: Order, r#type: String) -> u32 {
+fn all_options(order: Order, r#type: String) -> u32 {
     order.customer + r#type.len() as u32
 }
 
@@ -174,7 +174,7 @@ umbel::module![
     nothing,
     unspeakable,
     not_json,
-    knobs,
+    all_options,
     once,
     nested::inner
 ];
@@ -267,7 +267,7 @@ fn options_become_the_policy_fields_of_the_same_meaning() {
 }
 
 #[test]
-fn every_knob_of_the_attribute_is_the_field_of_that_name() {
+fn every_option_of_the_attribute_is_the_field_of_that_name() {
     let expected = json!({
         "retry_on": ["Timeout", "trap:*", "out_of_fuel"], "dont_retry_on": ["trap:unreachable"], "retry_fuel_factor": 2,
         "throws": ["Declined"], "retry_backoff": {"multiplier": 3}, "acks": "early", "on_worker_lost": "fail",
@@ -276,11 +276,11 @@ fn every_knob_of_the_attribute_is_the_field_of_that_name() {
         "key_concurrency": 1, "unique": "latest", "unique_by": ["args[0].customer", "kwargs.type"],
         "debounce_ms": 5_000, "debounce_max_wait_ms": 60_000,
     });
-    assert_eq!(parsed(&described("knobs").policy), expected);
+    assert_eq!(parsed(&described("all_options").policy), expected);
     let backoff = json!({"initial_ms": 1_000, "max_ms": 60_000, "multiplier": 4, "jitter": false});
     let expected = json!({"unique": "first", "unique_for_ms": 600_000, "retry_backoff": backoff});
     assert_eq!(parsed(&described("once").policy), expected);
-    for (task, parameters) in [("knobs", ["order", "type"].as_slice()), ("once", &["loop"])] {
+    for (task, parameters) in [("all_options", ["order", "type"].as_slice()), ("once", &["loop"])] {
         let policy: PolicyPatch = serde_json::from_str(&described(task).policy).expect("it is a policy");
         let policy = umbel_model::Policy::resolve(&policy);
         assert_eq!(PolicyBounds::default().check(&policy), Ok(()), "{task}");

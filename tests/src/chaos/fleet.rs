@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use umbel_broker_redis::testing::Options;
 
-use crate::{Client, Process, RedisServer, free_port, process::umbel_command, proxy::Proxy, service::answers, until};
+use crate::{Client, Process, RedisServer, free_port, process::command_of, proxy::Proxy, service::answers, until};
 
 /// Short, so that many leases are lost in a run.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -25,6 +25,8 @@ const BACK_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: String,
+    /// What it is started with the next time.
+    pub(crate) binary: PathBuf,
     arguments: Vec<OsString>,
     log: PathBuf,
     pub(crate) proxy: Proxy,
@@ -42,7 +44,7 @@ impl Member {
     /// Starts it unless it runs.
     pub(crate) fn start(&mut self) -> Result<()> {
         if self.process.is_none() {
-            self.process = Some(Process::start(&self.name, umbel_command(&self.arguments)?, &self.log)?);
+            self.process = Some(Process::start(&self.name, command_of(&self.binary, &self.arguments), &self.log)?);
         }
         Ok(())
     }
@@ -50,6 +52,14 @@ impl Member {
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.stalled = false;
         self.process.take().map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// SIGTERM, and the wait for its end.
+    pub(crate) async fn terminate(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let status = process.terminate(BACK_LIMIT).await?;
+        ensure!(status.success(), "{} ended with {status} after SIGTERM", self.name);
+        Ok(())
     }
 
     pub(crate) fn stall(&mut self) -> Result<()> {
@@ -83,10 +93,13 @@ pub(crate) struct Fleet {
     redis: Arc<Mutex<RedisServer>>,
     redis_url: String,
     home: TempDir,
+    /// For the verbs, and for what is started first.
+    binary: PathBuf,
 }
 
 impl Fleet {
-    pub(crate) async fn start(workers: usize) -> Result<Self> {
+    /// A server that the client asks, `others` servers beside it, and workers.
+    pub(crate) async fn start(binary: PathBuf, others: usize, workers: usize) -> Result<Self> {
         // `always`: what is acknowledged is on the disk. With `everysec` a killed Redis may forget a second of it, and a
         // run that finds a lost job could not say whose fault that is.
         let redis = RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "always"] });
@@ -94,8 +107,13 @@ impl Fleet {
         let listen = format!("127.0.0.1:{}", free_port()?);
         let client = Arc::new(Client::new(&format!("http://{listen}"), "")?);
         let redis_url = redis.url();
-        let mut fleet = Self { members: Vec::new(), client, redis_url, redis: Arc::new(Mutex::new(redis)), home };
+        let redis = Arc::new(Mutex::new(redis));
+        let mut fleet = Self { members: Vec::new(), client, redis_url, redis, home, binary };
         fleet.add("server", &["server", "--listen", &listen]).await?;
+        for number in 0..others {
+            let listen = format!("127.0.0.1:{}", free_port()?);
+            fleet.add(&format!("server-{}", number + 2), &["server", "--listen", &listen]).await?;
+        }
         let lease = format!("{}ms", LEASE.as_millis());
         for number in 0..workers {
             let arguments = ["worker", "--lease", &lease, "--concurrency", CONCURRENCY];
@@ -119,7 +137,8 @@ impl Fleet {
         arguments.extend(["--broker".into(), proxy.redis_url().into()]);
         arguments.extend(["--data".into(), self.home.path().join("data").into_os_string()]);
         let log = self.home.path().join(format!("{name}.log"));
-        self.members.push(Member { name: name.to_owned(), arguments, log, proxy, process: None, stalled: false });
+        let (name, binary) = (name.to_owned(), self.binary.clone());
+        self.members.push(Member { name, binary, arguments, log, proxy, process: None, stalled: false });
         Ok(())
     }
 
@@ -143,7 +162,12 @@ impl Fleet {
 
     /// Runs a verb of the binary on this Redis, directly: its status and what it wrote to stdout.
     pub(crate) async fn umbel(&self, arguments: &[&str]) -> Result<(i32, String)> {
-        let mut command = umbel_command(arguments)?;
+        self.umbel_of(&self.binary, arguments).await
+    }
+
+    /// The same with another binary.
+    pub(crate) async fn umbel_of(&self, binary: &Path, arguments: &[&str]) -> Result<(i32, String)> {
+        let mut command = command_of(binary, arguments);
         command.args(["--broker", &self.redis_url, "--data"]).arg(self.home.path().join("data"));
         command.current_dir(self.home.path()).env("HOME", self.home.path());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;

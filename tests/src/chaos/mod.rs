@@ -9,6 +9,7 @@ mod faults;
 mod fleet;
 mod plan;
 mod report;
+mod rolling;
 mod submit;
 mod verify;
 mod zombie;
@@ -24,8 +25,9 @@ use fleet::Fleet;
 use submit::Ledger;
 use zombie::Zombie;
 
-use crate::until;
+use crate::{umbel_binary, until};
 pub use report::Report;
+pub use rolling::{Order, rolling_upgrade, sqlite_upgrade};
 
 /// What a run is.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +46,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs it. An error means that the run itself could not be made; what Umbel did wrong is in the report.
 pub async fn run(options: Options) -> Result<Report> {
-    let mut fleet = Fleet::start(options.workers).await.context("starting the fleet")?;
+    let mut fleet = Fleet::start(umbel_binary()?, 0, options.workers).await.context("starting the fleet")?;
     fleet.client.push("numbers").await?;
     let ledger = Arc::new(Ledger::new(options, fleet.client.clone()));
     let start = Instant::now();
@@ -93,7 +95,7 @@ async fn audit(fleet: &mut Fleet, report: &mut Report) -> Result<()> {
     for member in &mut fleet.members {
         member.kill()?;
     }
-    report.doctor = match fleet.umbel(&["doctor", "-o", "json"]).await {
+    report.doctor = match fleet.umbel_of(&umbel_binary()?, &["doctor", "-o", "json"]).await {
         Ok((0, _)) => "clean".to_owned(),
         Ok((status, text)) => {
             report.violation(format!("umbel doctor ended with {status}"));

@@ -106,7 +106,7 @@ impl History {
 
     async fn reopen(&mut self) {
         if self.subject.reopen().await {
-            self.model.end_leases();
+            self.model.reopen();
         }
     }
 

@@ -62,13 +62,6 @@ async fn counts_that_disagree_are_found_and_mended() {
         ("UPDATE line SET running = 0", "running jobs of a line"),
         ("UPDATE line SET delayed = 7", "delayed jobs of a line"),
         ("UPDATE line SET dead = 0", "dead jobs of a line"),
-        ("UPDATE line SET laned = 0", "jobs in lanes of a line"),
-        ("UPDATE line SET lanes = 9", "lanes of a line"),
-        ("UPDATE line SET open_lanes = 9", "lanes of a line"),
-        ("UPDATE bucket SET running = running + 1", "jobs that count as running for a limit"),
-        ("UPDATE bucket SET used = used + 1", "bucket that is used by others than it counts"),
-        ("UPDATE key_lane SET jobs = jobs + 1", "queued jobs of a key lane"),
-        ("UPDATE lane SET keys = keys + 1", "keys of a lane"),
         ("UPDATE workflow_count SET nodes = 1", "workflows of a tenant"),
         ("DELETE FROM workflow_count", "workflows of a tenant"),
         ("UPDATE workflow SET jobs = zeroblob(40)", "jobs of a workflow"),
@@ -81,15 +74,9 @@ async fn counts_that_disagree_are_found_and_mended() {
 #[tokio::test]
 async fn lanes_that_disagree_with_their_jobs_are_made_anew() {
     for (damage, check) in [
-        ("DELETE FROM key_lane", "queued job without its key lane"),
-        ("DELETE FROM lane", "key lane without its lane"),
-        ("DELETE FROM bucket", "job in a lane in which it does not wait or run"),
-        ("DELETE FROM parked", "lane that is parked for ever"),
-        ("UPDATE parked SET at = at + 1", "time at which nothing is opened"),
         ("UPDATE job SET lane = NULL WHERE state = 1", "job with limits that waits in no lane"),
         ("UPDATE job SET lane = 1 WHERE state = 4", "job in a lane in which it does not wait or run"),
-        ("UPDATE key_lane SET open = 1 - open", "key lane without its lane"),
-        ("DELETE FROM job WHERE lane IS NOT NULL", "queued jobs of a key lane"),
+        ("DELETE FROM job WHERE lane IS NOT NULL", "queued jobs of a line"),
     ] {
         let found = found_after(damage).await;
         assert!(found.iter().any(|name| name == check), "{damage}: {found:?}");
@@ -105,10 +92,6 @@ async fn records_without_an_owner_are_found_and_deleted() {
         ("INSERT INTO history VALUES (9999, 0, '{}')", "history of a job that is gone"),
         ("INSERT INTO log VALUES (9999, 0, '{}')", "log of a job that is gone"),
         ("INSERT INTO knobs VALUES (9999, '{}')", "knobs of a job that is gone"),
-        ("INSERT INTO bucket VALUES (9999, 't1', 'gone', '', NULL, 0, 0)", "bucket that is used by others than it counts"),
-        ("INSERT INTO parked VALUES (5, 't1', 'default', 'gone', '', 1, 9999)", "time at which nothing is opened"),
-        ("INSERT INTO lane VALUES (1, 9999, 'gone', 0, 0, 1, 4, NULL, NULL, 1, 1)", "keys of a lane"),
-        ("INSERT INTO key_lane VALUES (1, 9999, 9998, 'gone', 0, 1, 4, NULL, NULL, 1)", "key lane without its lane"),
         ("INSERT INTO unique_key VALUES ('t1', 'gone', zeroblob(16), 0, 5)", "unique key of a job that ended"),
         ("INSERT INTO template SELECT 9999, n, task, queue, priority, start_after_ms, start_at, expires_ms,
             max_deliveries, nodes, spec FROM template LIMIT 1", "template of a workflow that is gone"),

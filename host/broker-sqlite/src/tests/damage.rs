@@ -1,9 +1,7 @@
 //! Rows that disagree, met by the work itself before anybody audits: what does not depend on them goes on.
 
-use std::sync::atomic::Ordering;
-
 use super::{
-    limits::{assert_sound, keyed, rated},
+    limits::{assert_sound, keyed},
     *,
 };
 
@@ -35,13 +33,8 @@ async fn ran(broker: &SqliteBroker, seed: u64) -> Vec<JobId> {
 async fn a_line_that_counts_jobs_that_are_not_there_does_not_stop_its_queue() {
     for (sql, mended) in [
         ("UPDATE line SET ready = ready + 2", true),
-        ("UPDATE line SET laned = 0", true),
-        ("UPDATE line SET lanes = 9, open_lanes = 9", true),
         ("DELETE FROM job WHERE state = 1 AND lane IS NULL AND tenant = 't1'", true),
         ("DELETE FROM job WHERE state = 1 AND lane IS NOT NULL", true),
-        ("UPDATE key_lane SET open = 0", false),
-        ("DELETE FROM key_lane", false),
-        ("DELETE FROM lane", false),
         ("DELETE FROM spec WHERE rid IN (SELECT rid FROM job WHERE tenant = 't1')", false),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -68,43 +61,6 @@ async fn a_line_that_counts_jobs_that_are_not_there_does_not_stop_its_queue() {
         if !sql.contains("spec") {
             assert_sound(&broker).await;
         }
-    }
-}
-
-#[tokio::test]
-async fn a_time_to_open_what_is_gone_is_deleted_and_stops_no_promotion() {
-    for sql in [
-        "INSERT INTO parked VALUES (5, 't1', 'default', 'gone', '', 1, 9999)",
-        "INSERT INTO parked VALUES (5, 't1', 'default', 'gone', 'key', 1, 9999)",
-        "INSERT INTO parked VALUES (5, 'gone', 'gone', 'gone', '', 77, 9999)",
-        "INSERT INTO parked VALUES (5, 'gone', 'gone', 'gone', 'key', 0, 9999)",
-        "INSERT INTO parked SELECT 5, tenant, queue, task, 'gone', line, bucket FROM parked",
-        "UPDATE parked SET at = 5",
-        "UPDATE parked SET queue = 'other'",
-        "DELETE FROM lane; DELETE FROM key_lane",
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let (clock, now) = Clock::manual(1_800_000_000_000);
-        let config = SqliteConfig { clock, ..config(folder.path()) };
-        let broker = SqliteBroker::open(config.clone()).unwrap();
-        let later = NewJob { start: Start::After(1_000), ..new_job(30) };
-        broker.submit(&[rated(10, "slow", 60_000), rated(11, "slow", 60_000), later]).await.unwrap();
-        assert_eq!(ran(&broker, 1).await, [job_id(10)]);
-        drop(broker);
-        damage(folder.path(), sql);
-        let broker = SqliteBroker::open(config).unwrap();
-        now.fetch_add(60_000, Ordering::SeqCst);
-        let mut promoted = broker.promote(1).await.unwrap();
-        while promoted.next_due.is_some_and(|at| at <= now.load(Ordering::SeqCst)) {
-            promoted = broker.promote(1).await.unwrap();
-        }
-        assert_eq!(promoted.next_due, None, "{sql}");
-        let reader = crate::schema::open_reader(&folder.path().join("umbel.db")).unwrap();
-        let left: i64 = reader.query_row("SELECT count(*) FROM parked", [], |row| row.get(0)).unwrap();
-        assert_eq!(left, 0, "{sql}");
-        let done = ran(&broker, 2).await;
-        assert!(done.contains(&job_id(30)), "{sql}: {done:?}");
-        assert!(done.contains(&job_id(11)) || sql.starts_with("DELETE"), "{sql}: {done:?}");
     }
 }
 

@@ -112,23 +112,8 @@ pub(super) fn contradictions(path: &Path) -> Vec<String> {
 /// Rows of every table in which workflows leave something.
 pub(super) fn left_over(path: &Path) -> i64 {
     let conn = schema::open_reader(path).unwrap();
-    let tables = [
-        "job",
-        "spec",
-        "outcome",
-        "history",
-        "knobs",
-        "workflow",
-        "workflow_spec",
-        "template",
-        "node",
-        "gate",
-        "todo",
-        "bucket",
-        "lane",
-        "key_lane",
-        "parked",
-    ];
+    let tables =
+        ["job", "spec", "outcome", "history", "knobs", "workflow", "workflow_spec", "template", "node", "gate", "todo"];
     let count =
         |table| conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap();
     tables.into_iter().map(count).sum()

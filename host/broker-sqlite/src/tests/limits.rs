@@ -53,7 +53,7 @@ pub(super) async fn assert_sound(broker: &SqliteBroker) {
     assert_eq!(broker.audit(false).await.unwrap(), []);
 }
 
-/// A file that is closed and opened before each step, and the model, which is not.
+/// A file and the model, both closed and opened before each step.
 struct Restarting {
     folder: tempfile::TempDir,
     real: Option<SqliteBroker>,
@@ -65,6 +65,7 @@ struct Restarting {
 /// The same on both; their answers must be the same.
 macro_rules! same {
     ($pair:ident, |$broker:ident| $ask:expr) => {{
+        $pair.model.reopen();
         let expected = {
             let $broker: &dyn Broker = &$pair.model;
             $ask.await.unwrap()
@@ -137,6 +138,19 @@ async fn a_restart_changes_no_lane_park_control_or_unique_key() {
         same!(pair, |broker| broker.ready_queues());
     }
     assert_sound(pair.reopened()).await;
+}
+
+#[tokio::test]
+async fn turns_of_tenants_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || SqliteBroker::open(config(folder.path())).unwrap();
+    let of = |name: &str, n| NewJob { tenant: TenantId::new(name).unwrap(), ..new_job(n) };
+    open().submit(&[of("a", 1), of("a", 2), of("a", 3), of("b", 4), of("b", 5)]).await.unwrap();
+    let mut claimed = Vec::new();
+    for round in 0..4 {
+        claimed.extend(open().claim(&claim(round, 1)).await.unwrap().iter().map(|delivery| delivery.id));
+    }
+    assert_eq!(claimed, [1, 2, 4, 3].map(job_id));
 }
 
 #[tokio::test]

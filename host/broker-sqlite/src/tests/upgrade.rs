@@ -81,7 +81,7 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 5);
+    assert_eq!(number(&path, "PRAGMA user_version"), 6);
     assert_eq!(broker.audit(false).await.unwrap(), []);
 
     let stats = broker.queues(&tenant()).await.unwrap();
@@ -107,6 +107,54 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     assert_eq!(open().audit(false).await.unwrap(), []);
 }
 
+/// What version 4 kept of limits: two queued jobs of a key, and one that runs, which may do so alone.
+fn rows_of_version_4() -> String {
+    let job = |rid: u32, state: u32, phase: u32, at: &str| {
+        format!(
+            "INSERT INTO job (rid, tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms,
+                created_at, state, phase, at, score, worker, token, retries, deliveries, fence, cancel_requested, dead,
+                records, log_lines, lane, knobs)
+                VALUES ({rid}, 't1', x'{}', 1, 'mail', 5, 3, 60000, 60000, 1800000000000, {state}, {phase}, {at}, {},
+                'w1', 's9-0', 0, 1, 0, 0, 0, 0, 0, 2, 2);
+             INSERT INTO spec VALUES ({rid}, '{{}}');
+             INSERT INTO knobs VALUES ({rid}, '{{\"limits\":{{\"key\":\"a\",\"key_concurrency\":1}}}}');",
+            hex(&job_id(rid.into())),
+            (4_u64 << 48) + u64::from(rid),
+        )
+    };
+    [
+        job(7, 1, 0, "NULL"),
+        job(8, 1, 0, "NULL"),
+        job(9, 2, 1, "1800000015000"),
+        "INSERT INTO bucket VALUES (1, 't1', 'mail', '', NULL, 1, 2), (2, 't1', 'mail', 'a', 1, 1, 3);".to_owned(),
+        "INSERT INTO lane VALUES (1, 1, 'mail', 1, 2, 0, 4, NULL, NULL, 1, 0);".to_owned(),
+        "INSERT INTO key_lane VALUES (1, 2, 1, 'a', 1, 0, 4, 1, NULL, 2);".to_owned(),
+        "UPDATE line SET ready = ready + 2, running = running + 1, laned = 2, lanes = 1 WHERE id = 1;".to_owned(),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn a_file_of_version_4_goes_on_with_its_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("umbel.db");
+    schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2(), "", &rows_of_version_4()]);
+    let clock = Clock::manual(1_800_000_000_000).0;
+    let broker = SqliteBroker::open(SqliteConfig { clock, ..config(folder.path()) }).unwrap();
+    assert_eq!(number(&path, "PRAGMA user_version"), 6);
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+    let ids = |held: &[Delivery]| {
+        held.iter().map(|delivery| delivery.id).filter(|id| (7..10).any(|n| *id == job_id(n))).collect::<Vec<_>>()
+    };
+    let held = broker.claim(&claim(1, 10)).await.unwrap();
+    assert_eq!(ids(&held), [] as [JobId; 0]);
+    // The worker of job 9 is gone with its process: one of the three starts.
+    broker.reap(10).await.unwrap();
+    let held = broker.claim(&claim(2, 10)).await.unwrap();
+    assert_eq!(ids(&held), [job_id(7)]);
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+}
+
 fn hex(id: &JobId) -> String {
     id.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -123,7 +171,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 5);
+    assert_eq!(number(&path, "PRAGMA user_version"), 6);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -186,5 +234,5 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 5);
+    assert_eq!(number(&path, "PRAGMA user_version"), 6);
 }

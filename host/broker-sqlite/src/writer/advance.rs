@@ -122,7 +122,7 @@ impl Step<'_> {
             self.arrive_at_join(workflow, targets.first, raw, adjusted)?;
             return Ok(1);
         }
-        for Target { number, when, template, head } in head::targets(self.conn, self.lines, workflow, targets)? {
+        for Target { number, when, template, head } in head::targets(self.conn, self.scheduler, workflow, targets)? {
             match head {
                 None => self.arrive_at_join(workflow, number, raw, adjusted)?,
                 Some(mut head) => {
@@ -150,7 +150,7 @@ impl Step<'_> {
             (Status::Skipped, _) => self.finish(head, JobState::Skipped)?,
             (_, Some(how)) => self.finish(head, how)?,
             (Status::Ok, None) => {
-                let template = self.flows.template(self.conn, self.lines, workflow, template)?;
+                let template = self.flows.template(self.conn, self.scheduler, workflow, template)?;
                 let expires_ms = template.of.expires_ms;
                 head.expires_at = (expires_ms > 0).then(|| self.now.saturating_add(expires_ms));
                 self.begin_waiting(head, template.of.start)?;
@@ -244,7 +244,7 @@ impl Step<'_> {
     }
 
     fn adopt(&mut self, tenant: &TenantId, job: JobId, status: Status) -> Result<(), Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, tenant, job)? else { return Ok(()) };
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, job)? else { return Ok(()) };
         if head.state != JobState::Waiting || head.child.is_none() {
             return Ok(());
         }
@@ -320,7 +320,7 @@ impl Step<'_> {
     /// Cancels the workflow that replaced a job that was cancelled.
     pub(super) fn give_up_child(&mut self, head: &Head, how: JobState) -> Result<(), Fault> {
         let Some(child) = head.child else { return Ok(()) };
-        match flows::find(self.conn, self.lines.tenant(head.line), child)? {
+        match flows::find(self.conn, self.scheduler.tenant(head.line), child)? {
             Some(rid) => self.give_up(rid, how),
             None => Ok(()),
         }
@@ -328,7 +328,7 @@ impl Step<'_> {
 
     /// How many nodes were done.
     fn cancel_nodes(&mut self, workflow: i64, nodes: Range, how: JobState, one: bool) -> Result<u32, Fault> {
-        for Target { number, head, .. } in head::targets(self.conn, self.lines, workflow, nodes)? {
+        for Target { number, head, .. } in head::targets(self.conn, self.scheduler, workflow, nodes)? {
             let Some(mut head) = head.filter(|head| !head.state.is_terminal()) else { continue };
             head.cancel_requested = true;
             if head.state == JobState::Running {

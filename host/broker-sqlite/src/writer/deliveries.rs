@@ -1,11 +1,9 @@
 //! Claim, renew, settle.
 
-use std::{collections::HashMap, sync::Arc};
-
 use rusqlite::params;
 use umbel_broker::{
-    CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LOOKS_A_LINE, LeaseState, Renewal, Settle,
-    Settled,
+    CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LeaseState, Renewal, Settle, Settled,
+    scheduler::{ClaimRound, Picked},
 };
 use umbel_model::{
     JobState, Resolution, Token,
@@ -14,9 +12,8 @@ use umbel_model::{
 
 use super::{
     head::{self, Head},
-    limits::{Missed, Picked},
-    lines::LineId,
     step::Step,
+    stored_scheduler::ReadyJobs,
 };
 use crate::{
     error::Fault,
@@ -48,50 +45,27 @@ impl Step<'_> {
     fn hand_out(&mut self, claim: &Claim) -> Result<Vec<Delivery>, Fault> {
         let mut deliveries = Vec::new();
         let mut budget = claim.max.saturating_add(CLAIM_SCAN);
+        let wants_more = |deliveries: &Vec<Delivery>| (deliveries.len() as u64) < u64::from(claim.max);
         for queue in &claim.queues {
-            // `tired` are lines that are passed over while another one is open: they are in `passed`, too.
-            let (mut passed, mut tired, mut looks) = (Vec::new(), Vec::new(), HashMap::<LineId, u32>::new());
-            while (deliveries.len() as u64) < u64::from(claim.max) && budget > 0 {
-                let Some(line) = self.lines.next(queue, &passed) else {
-                    if tired.is_empty() {
-                        break;
-                    }
-                    passed.retain(|line| !tired.contains(line));
-                    tired.clear();
-                    looks.clear();
-                    continue;
-                };
+            let mut round = ClaimRound::default();
+            while wants_more(&deliveries) && budget > 0 {
+                let Some(next) = round.next(self.scheduler, queue, &claim.worker) else { break };
                 budget -= 1;
-                if self.is_held_by_another(line, claim) {
-                    passed.push(line);
-                    continue;
-                }
-                let Picked { mut head, text } = match self.pick(line)? {
-                    Ok(picked) => picked,
-                    Err(Missed::Again) => {
-                        let looked = looks.entry(line).or_default();
-                        *looked += 1;
-                        if *looked >= LOOKS_A_LINE {
-                            passed.push(line);
-                            tired.push(line);
-                        }
-                        continue;
-                    }
-                    Err(Missed::Broken) => {
-                        passed.push(line);
-                        continue;
-                    }
-                };
-                looks.remove(&line);
+                let Ok(id) = next else { continue };
+                let queues = self.scheduler.len();
+                let mut store = ReadyJobs { conn: self.conn, now: self.now, queues, looked: None };
+                let picked = self.scheduler.pick(self.now, id, &claim.worker, &mut store)?;
+                round.looked(id, picked == Picked::Job);
+                let Some((mut head, text)) = store.looked.filter(|_| picked == Picked::Job) else { continue };
                 if head.expired(self.now) {
+                    head.in_sub_queue = false;
                     self.finish(&mut head, JobState::Expired)?;
                 } else {
                     deliveries.push(self.deliver(&mut head, text, claim, deliveries.len())?);
                 }
                 self.save(&mut head)?;
             }
-            let wants_more = (deliveries.len() as u64) < u64::from(claim.max);
-            if budget == 0 && wants_more && self.lines.next(queue, &[]).is_some() {
+            if budget == 0 && wants_more(&deliveries) && self.scheduler.is_open(queue) {
                 self.news.ready_in(queue);
             }
         }
@@ -112,21 +86,15 @@ impl Step<'_> {
         head.worker = Some(claim.worker.as_str().to_owned());
         head.at = Some(self.now.saturating_add(claim.lease_ms));
         head.token = Some(token.as_str().to_owned());
-        self.lines.change(head.line, |counts| {
-            counts.running += 1;
-            if counts.holder.as_deref() != Some(claim.worker.as_str()) {
-                counts.holder = Some(Arc::from(claim.worker.as_str()));
-            }
-        });
         let (spec, node) = match head.workflow {
             None => (text, None),
             Some(workflow) => self.delivered(workflow, head, text)?,
         };
         self.tell_state(head)?;
         Ok(Delivery {
-            tenant: self.lines.tenant(head.line).clone(),
+            tenant: self.scheduler.tenant(head.line).clone(),
             id: head.id,
-            queue: self.lines.queue(head.line).clone(),
+            queue: self.scheduler.queue(head.line).clone(),
             token,
             fence: head.fence,
             spec,
@@ -156,7 +124,7 @@ impl Step<'_> {
             (Some(source), When::Failure) => Input::Error(source),
             (Some(source), When::Success) => self.input(workflow, source)?,
         };
-        let spec = self.flows.template(self.conn, self.lines, workflow, template)?.of.spec.clone();
+        let spec = self.flows.template(self.conn, self.scheduler, workflow, template)?.of.spec.clone();
         let depth = self.flows.flow(self.conn, workflow)?.depth;
         let node = DeliveredNode { workflow: id, node: number, group, depth, arguments, input };
         Ok((spec, Some(Box::new(node))))
@@ -177,7 +145,7 @@ impl Step<'_> {
     }
 
     pub(crate) fn renew(&mut self, lease_ms: u64, renewal: &Renewal) -> Result<LeaseState, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, &renewal.tenant, renewal.id)? else {
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, &renewal.tenant, renewal.id)? else {
             return Ok(LeaseState::Lost);
         };
         if !head.held_by(&renewal.token) {
@@ -192,7 +160,7 @@ impl Step<'_> {
     }
 
     pub(crate) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, &settle.tenant, settle.id)? else {
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, &settle.tenant, settle.id)? else {
             return Ok(Settled::Lost);
         };
         if !head.held_by(&settle.token) {

@@ -9,16 +9,16 @@ use std::{
 };
 
 use rusqlite::{Connection, OptionalExtension, params};
-use umbel_broker::{NodeTemplate, Status, WorkflowState};
+use umbel_broker::{
+    NodeTemplate, Status, WorkflowState,
+    scheduler::{QueueId, Scheduler},
+};
 use umbel_model::{
     JobId, JobState, OnFailure, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
-use super::{
-    lines::{LineId, Lines},
-    todo::Todo,
-};
+use super::todo::Todo;
 use crate::{
     error::Fault,
     rows::{self, JobCounts, int, number, small, state_number, status_number, time},
@@ -91,7 +91,7 @@ pub(super) struct Join {
 #[derive(Debug)]
 pub(super) struct Template {
     pub(super) of: NodeTemplate,
-    pub(super) line: LineId,
+    pub(super) line: QueueId,
 }
 
 #[derive(Debug)]
@@ -197,7 +197,7 @@ impl Flows {
     pub(super) fn template(
         &mut self,
         conn: &Connection,
-        lines: &Lines,
+        scheduler: &Scheduler<i64>,
         workflow: i64,
         n: u32,
     ) -> Result<Arc<Template>, Fault> {
@@ -210,7 +210,7 @@ impl Flows {
         let row = rows.next()?.ok_or_else(|| Fault::stored("node", format!("there is no template {n}")))?;
         let of = decode_template(row)?;
         let line =
-            lines.find_any(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
+            scheduler.find_any(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
         let template = Arc::new(Template { of, line });
         self.templates.insert((workflow, n), template.clone());
         Ok(template)

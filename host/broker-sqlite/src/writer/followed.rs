@@ -203,7 +203,7 @@ impl Step<'_> {
         if !self.followed.is_anybody() {
             return Ok(());
         }
-        let tenant = self.lines.tenant(head.line);
+        let tenant = self.scheduler.tenant(head.line);
         if let Some(number) = self.followed.next_number(self.now, tenant) {
             let event = Event { number, at: self.now, job: head.id, task: head.task(self.conn)?, state: head.state };
             self.followed.pending.push((tenant.clone(), event));

@@ -73,6 +73,7 @@ impl<'a> Group<'a> {
         match self.attempt(operations, follow_up) {
             Ok(()) => {
                 self.known.keep();
+                self.news.ready_in_all(std::mem::take(&mut self.known.scheduler.ready_in));
                 self.writer.channels.tell(&mut self.news);
                 if self.failing && self.conn.total_changes() != changes {
                     self.failing = false;
@@ -87,7 +88,7 @@ impl<'a> Group<'a> {
                 {
                     warn!(%error, "a transaction could not be rolled back");
                 }
-                self.known.undo();
+                self.known.undo(self.conn);
                 self.news.forget();
                 Err(fault)
             }
@@ -98,11 +99,12 @@ impl<'a> Group<'a> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for operation in operations {
             let now = self.writer.timer.now();
-            self.known.lines.now = now;
+            self.known.scheduler.now = now;
             let mut step = Step {
                 conn: self.conn,
-                lines: &mut self.known.lines,
-                controls: &mut self.known.controls,
+                scheduler: &mut self.known.scheduler,
+                scheduler_reloaded: &mut self.known.scheduler_reloaded,
+                scheduler_written: &mut self.known.scheduler_written,
                 flows: &mut self.known.flows,
                 followed: &mut self.known.followed,
                 limits: &self.writer.limits,

@@ -119,7 +119,7 @@ impl Step<'_> {
 
     fn join(&mut self, head: &Head, members: &NewMembers) -> Result<(), Fault> {
         let Some((rid, group)) = self.group_of(head)? else { return Ok(()) };
-        let tenant = self.lines.tenant(head.line).clone();
+        let tenant = self.scheduler.tenant(head.line).clone();
         let numbers = self.place_templates(&tenant, rid, &members.templates)?;
         self.count_workflows(&tenant, 0, members.nodes.len() as i64)?;
         let flow = self.flows.flow_mut(self.conn, rid)?;

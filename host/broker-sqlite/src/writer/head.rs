@@ -1,16 +1,16 @@
 //! The part of a job that changes, and the statements that read and write it.
 
 use rusqlite::{CachedStatement, Connection, Params, Row, params};
-use umbel_broker::{BrokerOptions, NewJob, NodeTemplate};
+use umbel_broker::{
+    BrokerOptions, NewJob, NodeTemplate,
+    scheduler::{QueueId, Scheduler, ready_score},
+};
 use umbel_model::{
     JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
-use super::{
-    lines::{LineId, Lines, row_id},
-    step::ready_score,
-};
+use super::stored_scheduler::known;
 use crate::{
     error::Fault,
     rows::{self, int, number, phase, small, state, state_number, time},
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Head {
     pub(super) rid: i64,
     pub(super) id: JobId,
-    pub(super) line: LineId,
+    pub(super) line: QueueId,
     pub(super) priority: u8,
     pub(super) max_deliveries: u32,
     pub(super) result_ttl_ms: u64,
@@ -49,8 +49,8 @@ pub(super) struct Head {
     pub(super) workflow: Option<i64>,
     /// The workflow that replaced it.
     pub(super) child: Option<WorkflowId>,
-    /// The bucket of the lane in which it is queued, or counts as running.
-    pub(super) lane: Option<i64>,
+    /// It is queued in the sub-queue of its task and key, or counts as running there. Stored as `lane`.
+    pub(super) in_sub_queue: bool,
     /// Which broker options it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
     pub(super) has: u8,
     /// Its broker options, once they were looked at.
@@ -84,14 +84,8 @@ macro_rules! select_head {
 }
 
 const BY_ID: &str = select_head!(" FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?");
-const NEXT_PLAIN: &str = select_head!(
-    ", spec.text FROM job INDEXED BY job_ready CROSS JOIN spec ON spec.rid = job.rid
-     WHERE state = 1 AND line = ? AND lane IS NULL ORDER BY score LIMIT 1"
-);
-const NEXT_LANED: &str = select_head!(
-    ", spec.text FROM job INDEXED BY job_ready CROSS JOIN spec ON spec.rid = job.rid
-     WHERE state = 1 AND line = ? AND lane = ? ORDER BY score LIMIT 1"
-);
+const READY: &str =
+    select_head!(", spec.text FROM job CROSS JOIN spec ON spec.rid = job.rid WHERE job.rid = ? AND state = 1");
 const BY_TIME: &str =
     select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
 const TARGETS: &str = select_head!(
@@ -101,12 +95,12 @@ const TARGETS: &str = select_head!(
 /// The first column after those of a head.
 const REST: usize = 27;
 
-fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
+fn decode(queues: usize, row: &Row<'_>) -> Result<Head, Fault> {
     let state = state(row, 8)?;
     Ok(Head {
         rid: row.get(0)?,
         id: rows::id(row, 1)?,
-        line: lines.known(number(row, 2)?)?,
+        line: known(queues, number(row, 2)?)?,
         priority: row.get(3)?,
         max_deliveries: small(row, 4)?,
         result_ttl_ms: number(row, 5)?,
@@ -130,7 +124,7 @@ fn decode(lines: &Lines, row: &Row<'_>) -> Result<Head, Fault> {
         log_lines: number(row, 22)?,
         workflow: row.get(23)?,
         child: rows::id_or_none(row, 24)?,
-        lane: row.get(25)?,
+        in_sub_queue: row.get::<_, Option<i64>>(25)?.is_some(),
         has: row.get(26)?,
         broker_options: None,
         task: None,
@@ -147,28 +141,24 @@ pub(super) fn one<T>(
 }
 
 /// The job of a tenant with this id.
-pub(super) fn by_id(conn: &Connection, lines: &Lines, tenant: &TenantId, id: JobId) -> Result<Option<Head>, Fault> {
-    one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(lines, row))
+pub(super) fn by_id(
+    conn: &Connection,
+    scheduler: &Scheduler<i64>,
+    tenant: &TenantId,
+    id: JobId,
+) -> Result<Option<Head>, Fault> {
+    one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(scheduler.len(), row))
 }
 
-/// The job that is first in a lane of a line or among its plain jobs, and the text of its spec.
-pub(super) fn next_ready(
-    conn: &Connection,
-    lines: &Lines,
-    line: LineId,
-    lane: Option<i64>,
-) -> Result<Option<(Head, String)>, Fault> {
-    let decode = |row: &Row<'_>| Ok((decode(lines, row)?, row.get(REST)?));
-    match lane {
-        None => one(conn.prepare_cached(NEXT_PLAIN)?, [row_id(line)], decode),
-        Some(lane) => one(conn.prepare_cached(NEXT_LANED)?, [row_id(line), lane], decode),
-    }
+/// A queued job, and the text of its spec; none when either is missing.
+pub(super) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
+    one(conn.prepare_cached(READY)?, [rid], |row| Ok((decode(queues, row)?, row.get(REST)?)))
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
 pub(super) fn by_time(
     conn: &Connection,
-    lines: &Lines,
+    scheduler: &Scheduler<i64>,
     phase: i64,
     until: UnixMs,
     max: u32,
@@ -177,13 +167,18 @@ pub(super) fn by_time(
     let mut rows = statement.query(params![phase, int(until), max])?;
     let mut heads = Vec::new();
     while let Some(row) = rows.next()? {
-        heads.push(decode(lines, row)?);
+        heads.push(decode(scheduler.len(), row)?);
     }
     Ok(heads)
 }
 
 /// The nodes of a range that are there, in order.
-pub(super) fn targets(conn: &Connection, lines: &Lines, workflow: i64, nodes: Range) -> Result<Vec<Target>, Fault> {
+pub(super) fn targets(
+    conn: &Connection,
+    scheduler: &Scheduler<i64>,
+    workflow: i64,
+    nodes: Range,
+) -> Result<Vec<Target>, Fault> {
     let mut statement = conn.prepare_cached(TARGETS)?;
     let end = i64::from(nodes.first) + i64::from(nodes.count.max(1));
     let mut rows = statement.query(params![workflow, nodes.first, end])?;
@@ -194,7 +189,7 @@ pub(super) fn targets(conn: &Connection, lines: &Lines, workflow: i64, nodes: Ra
             number: small(row, REST)?,
             when: rows::when(row, REST + 1)?,
             template: row.get::<_, Option<u32>>(REST + 2)?.unwrap_or(0),
-            head: is_job.then(|| decode(lines, row)).transpose()?,
+            head: is_job.then(|| decode(scheduler.len(), row)).transpose()?,
         });
     }
     Ok(targets)
@@ -202,7 +197,7 @@ pub(super) fn targets(conn: &Connection, lines: &Lines, workflow: i64, nodes: Ra
 
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
-    pub(super) fn new(now: UnixMs, line: LineId, new: &NewJob) -> Self {
+    pub(super) fn new(now: UnixMs, line: QueueId, new: &NewJob) -> Self {
         let within = (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms));
         Self {
             result_ttl_ms: new.result_ttl_ms,
@@ -215,13 +210,13 @@ impl Head {
     }
 
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
-    pub(super) fn of_node(id: JobId, line: LineId, template: &NodeTemplate, workflow: i64) -> Self {
+    pub(super) fn of_node(id: JobId, line: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
         let head = Self::blank(id, line, template.priority, template.max_deliveries, JobState::Waiting);
         // Its end must find room in a full file: the score keeps it until then.
         Self { workflow: Some(workflow), score: ready_score(0, 0), ..head }
     }
 
-    fn blank(id: JobId, line: LineId, priority: u8, max_deliveries: u32, state: JobState) -> Self {
+    fn blank(id: JobId, line: QueueId, priority: u8, max_deliveries: u32, state: JobState) -> Self {
         Self {
             rid: 0,
             id,
@@ -249,7 +244,7 @@ impl Head {
             log_lines: 0,
             workflow: None,
             child: None,
-            lane: None,
+            in_sub_queue: false,
             has: 0,
             broker_options: None,
             task: None,
@@ -281,7 +276,7 @@ impl Head {
             int(self.log_lines),
             self.expires_at.map(int),
             self.child.map(|child| child.to_bytes()),
-            self.lane,
+            self.in_sub_queue.then_some(1),
             self.rid,
         ])?;
         Ok(())
@@ -331,7 +326,7 @@ mod tests {
 
     #[test]
     fn no_step_costs_more_because_more_jobs_are_stored() {
-        for sql in [BY_ID, NEXT_PLAIN, NEXT_LANED, BY_TIME, TARGETS] {
+        for sql in [BY_ID, READY, BY_TIME, TARGETS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use umbel_model::{TaskName, TenantId, UnixMs};
 
-use super::{head::Head, lines::row_id};
+use super::{head::Head, stored_scheduler::row_id};
 use crate::{
     error::Fault,
     rows::{int, phase, state_number},
@@ -73,7 +73,7 @@ impl Head {
             self.due_at.map(int),
             self.finished_at.map(int),
             self.workflow,
-            self.lane,
+            self.in_sub_queue.then_some(1),
             self.has,
         ])?;
         self.inserted(conn, fixed)?;

@@ -73,12 +73,12 @@ impl Step<'_> {
 
     /// Ends a job that waits because a later one takes its place; if it did, that place in the line, when it had one.
     fn supersede(&mut self, by: &NewJob, old: JobId) -> Result<Option<Option<u64>>, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, &by.tenant, old)? else { return Ok(None) };
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, &by.tenant, old)? else { return Ok(None) };
         if !matches!(head.state, JobState::Scheduled | JobState::Queued | JobState::Retrying) {
             return Ok(None);
         }
         // Always at the end of a long line, the latest of many would never run.
-        let alike = *self.lines.queue(head.line) == by.queue && head.priority == by.priority;
+        let alike = *self.scheduler.queue(head.line) == by.queue && head.priority == by.priority;
         let place = (alike && head.state == JobState::Queued).then_some(head.score);
         head.put_failure(self.conn, &Failure::new(SUPERSEDED, superseded_message(by.id)))?;
         self.leave(&mut head)?;
@@ -105,13 +105,13 @@ impl Step<'_> {
         }
         let unique = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.unique.as_ref());
         let Some(key) = unique.map(|unique| unique.key.clone()) else { return Ok(None) };
-        let holder = self.holder(self.lines.tenant(head.line), &key)?;
+        let holder = self.holder(self.scheduler.tenant(head.line), &key)?;
         Ok(holder.filter(|holder| holder.id == head.id).map(|holder| (key, holder.until)))
     }
 
     fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
         let sql = "DELETE FROM unique_key WHERE tenant = ? AND key = ?";
-        self.conn.prepare_cached(sql)?.execute(params![self.lines.tenant(head.line).as_str(), key])?;
+        self.conn.prepare_cached(sql)?.execute(params![self.scheduler.tenant(head.line).as_str(), key])?;
         Ok(())
     }
 
@@ -126,15 +126,15 @@ impl Step<'_> {
     /// Puts a job that ends into the dead set; the oldest leaves it when there are too many.
     pub(super) fn bury(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.dead = true;
-        self.lines.change(head.line, |counts| counts.dead += 1);
-        let tenant = self.lines.tenant(head.line);
-        if self.lines.dead_of(tenant) <= self.limits.max_dead {
+        self.scheduler.change(head.line, |counts| counts.dead += 1);
+        let tenant = self.scheduler.tenant(head.line);
+        if self.scheduler.sum(tenant, |counts| counts.dead) <= self.limits.max_dead {
             return Ok(());
         }
         let mut statement = self.conn.prepare_cached(OLDEST_DEAD)?;
         let oldest = statement.query_row([tenant.as_str()], |row| row.get(0)).optional()?.map(JobId::from_bytes);
         let Some(oldest) = oldest.filter(|oldest| *oldest < head.id) else { return self.leave_dead_for_room(head) };
-        let Some(mut oldest) = head::by_id(self.conn, self.lines, tenant, oldest)? else { return Ok(()) };
+        let Some(mut oldest) = head::by_id(self.conn, self.scheduler, tenant, oldest)? else { return Ok(()) };
         self.leave_dead_for_room(&mut oldest)?;
         self.save(&mut oldest)
     }
@@ -150,14 +150,14 @@ impl Step<'_> {
 
     pub(super) fn leave_dead(&mut self, head: &mut Head) {
         if std::mem::take(&mut head.dead) {
-            self.lines.change(head.line, |counts| counts.dead = counts.dead.saturating_sub(1));
+            self.scheduler.change(head.line, |counts| counts.dead = counts.dead.saturating_sub(1));
         }
     }
 
     // ---- deletion
 
     pub(crate) fn forget(&mut self, tenant: &TenantId, id: JobId) -> Result<Forgot, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, tenant, id)? else { return Ok(Forgot::NotFound) };
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else { return Ok(Forgot::NotFound) };
         if let Some(workflow) = head.workflow {
             let hidden = self.flows.flow(self.conn, workflow)?.is_hidden();
             return Ok(if hidden { Forgot::NotFound } else { Forgot::Node });

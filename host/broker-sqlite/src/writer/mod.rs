@@ -7,9 +7,6 @@
 
 mod advance;
 mod broker_options;
-mod buckets;
-mod controls;
-mod counts;
 mod deliveries;
 mod flows;
 mod followed;
@@ -18,16 +15,12 @@ mod growth;
 mod head;
 mod inserts;
 mod keeping;
-mod lanes;
-mod limits;
-mod lines;
 mod mending;
-mod parked;
 mod records;
-mod recounts;
 mod removal;
 mod stage;
 mod step;
+mod stored_scheduler;
 mod submit;
 mod sweeps;
 mod todo;
@@ -37,15 +30,14 @@ use std::{fs::File, sync::Arc, thread::JoinHandle};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
-use umbel_broker::{Error, Limits, Result};
+use tracing::warn;
+use umbel_broker::{Error, Limits, Result, scheduler::Scheduler};
 
 use crate::{error::Fault, news::Channels, timer::Timer};
-use controls::Controls;
 use flows::Flows;
 use followed::{Followed, keeps_events};
 use group::Group;
 pub(crate) use growth::nodes_of;
-use lines::Lines;
 use step::FollowUp;
 pub(crate) use step::Step;
 
@@ -110,36 +102,49 @@ pub(crate) struct Writer {
 /// What the writer keeps in memory of the database, and what a group that fails undoes.
 #[derive(Debug)]
 struct Known {
-    lines: Lines,
-    controls: Controls,
+    scheduler: Scheduler<i64>,
+    /// It was read again by the group under way.
+    scheduler_reloaded: bool,
+    /// Its counts were written in the middle of the group under way.
+    scheduler_written: bool,
     flows: Flows,
     followed: Followed,
 }
 
 impl Known {
     fn load(conn: &Connection) -> Result<Self, Fault> {
-        let (mut lines, controls) = (Lines::load(conn)?, Controls::load(conn)?);
-        controls.paused().for_each(|tenant| lines.know_paused(tenant));
-        Ok(Self { lines, controls, flows: Flows::load(conn)?, followed: Followed::load(conn)? })
+        Ok(Self {
+            scheduler: stored_scheduler::load(conn)?,
+            scheduler_reloaded: false,
+            scheduler_written: false,
+            flows: Flows::load(conn)?,
+            followed: Followed::load(conn)?,
+        })
     }
 
     fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, follow_up: FollowUp) -> Result<(), Fault> {
         self.flows.flush(conn)?;
-        self.lines.flush(conn)?;
+        stored_scheduler::flush(conn, &self.scheduler, self.scheduler_written)?;
         let keep = keeps_events(conn, &self.followed, max_pages, follow_up)?;
         self.followed.write(conn, keep)
     }
 
     fn keep(&mut self) {
-        self.lines.keep();
-        self.controls.keep();
+        self.scheduler.keep();
+        (self.scheduler_reloaded, self.scheduler_written) = (false, false);
         self.flows.keep();
         self.followed.keep();
     }
 
-    fn undo(&mut self) {
-        self.lines.undo();
-        self.controls.undo();
+    fn undo(&mut self, conn: &Connection) {
+        self.scheduler.undo();
+        self.scheduler_written = false;
+        if std::mem::take(&mut self.scheduler_reloaded) {
+            match stored_scheduler::load(conn) {
+                Ok(scheduler) => self.scheduler = scheduler,
+                Err(error) => warn!(%error, "the scheduler could not be read again: it is when the file is opened"),
+            }
+        }
         self.flows.undo();
         self.followed.undo();
     }

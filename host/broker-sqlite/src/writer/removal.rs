@@ -44,7 +44,7 @@ impl Step<'_> {
         self.leave_dead(head);
         head.delete(self.conn)?;
         let Some(child) = head.child else { return Ok(()) };
-        if let Some(rid) = flows::find(self.conn, self.lines.tenant(head.line), child)? {
+        if let Some(rid) = flows::find(self.conn, self.scheduler.tenant(head.line), child)? {
             let now = self.now;
             let flow = self.flows.flow_mut(self.conn, rid)?;
             flow.orphaned = true;
@@ -66,7 +66,7 @@ impl Step<'_> {
             self.flows.flow_mut(self.conn, rid)?.pruned = Some(first + count);
             let range = Range { first, count };
             self.flows.drop_joins(rid);
-            for mut head in head::targets(self.conn, self.lines, rid, range)?.into_iter().filter_map(|t| t.head) {
+            for mut head in head::targets(self.conn, self.scheduler, rid, range)?.into_iter().filter_map(|t| t.head) {
                 // An error callback of a staged node that was cancelled may be queued.
                 self.leave(&mut head)?;
                 self.delete_job(&mut head)?;

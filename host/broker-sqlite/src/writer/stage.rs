@@ -91,11 +91,11 @@ impl Step<'_> {
                 None => wanted.push((&template.queue, template.nodes.into())),
             }
         }
-        let mut queues = self.lines.queues_of(tenant);
+        let mut queues = self.scheduler.queues_of(tenant);
         for (queue, nodes) in wanted {
-            let backlog = match self.lines.find(tenant, queue) {
+            let backlog = match self.scheduler.find(tenant, queue) {
                 Some(line) => {
-                    let counts = self.lines.counts(line);
+                    let counts = self.scheduler.counts(line);
                     counts.ready + counts.delayed
                 }
                 None => {
@@ -173,7 +173,7 @@ impl Step<'_> {
         let sql = "INSERT INTO template (workflow, n, task, queue, priority, start_after_ms, start_at, expires_ms,
             max_deliveries, nodes, spec) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         for (n, template) in (first..).zip(templates) {
-            self.line_of(tenant, &template.queue)?;
+            self.queue_id(tenant, &template.queue)?;
             let (after, at) = match template.start {
                 Start::Now => (None, None),
                 Start::After(ms) => (Some(int(ms)), None),
@@ -231,7 +231,7 @@ impl Step<'_> {
 
     /// Takes out what an earlier call stored in the place of these nodes.
     fn unstage_nodes(&mut self, rid: i64, nodes: Range) -> Result<(), Fault> {
-        let stored = head::targets(self.conn, self.lines, rid, nodes)?;
+        let stored = head::targets(self.conn, self.scheduler, rid, nodes)?;
         if stored.is_empty() {
             return Ok(());
         }
@@ -297,14 +297,14 @@ impl Step<'_> {
         arguments: &str,
         (kept, broker_options): (Option<&Kept>, Option<&BrokerOptions>),
     ) -> Result<i64, Fault> {
-        let template = self.flows.template(self.conn, self.lines, rid, template)?;
+        let template = self.flows.template(self.conn, self.scheduler, rid, template)?;
         let id = node_job(self.flows.flow(self.conn, rid)?.id, number);
         let mut head = Head::of_node(id, template.line, &template.of, rid).with_broker_options(broker_options);
         if let Some(kept) = kept {
             head.state = kept.state;
             head.finished_at = Some(self.now);
         }
-        let tenant = self.lines.tenant(template.line);
+        let tenant = self.scheduler.tenant(template.line);
         head.insert(self.conn, self.now, &Fixed { tenant, task: &template.of.task, text: arguments })?;
         self.flows.count(self.conn, rid, None, Some(head.state))?;
         if let Some(kept) = kept {

@@ -3,18 +3,13 @@
 //! They change a `Head` in memory; the operation writes it once when it is done with it.
 
 use rusqlite::Connection;
-use umbel_broker::Limits;
-use umbel_model::{JobState, QueueName, TenantId, UnixMs};
-
-use super::{
-    broker_options::LIMITS,
-    controls::Controls,
-    flows::Flows,
-    followed::Followed,
-    head::Head,
-    lanes::Change,
-    lines::{LineId, Lines},
+use umbel_broker::{
+    Limits,
+    scheduler::{Scheduler, SubQueueName},
 };
+use umbel_model::{JobState, UnixMs};
+
+use super::{broker_options::LIMITS, flows::Flows, followed::Followed, head::Head};
 use crate::{error::Fault, news::News};
 
 /// How much of the work list an operation does.
@@ -29,8 +24,11 @@ pub(super) enum FollowUp {
 /// One operation under way, inside the transaction of its group.
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
-    pub(super) lines: &'a mut Lines,
-    pub(super) controls: &'a mut Controls,
+    pub(super) scheduler: &'a mut Scheduler<i64>,
+    /// The scheduler was read again: after a rollback it must be once more.
+    pub(super) scheduler_reloaded: &'a mut bool,
+    /// The counts of tenant queues were written in the middle of the group.
+    pub(super) scheduler_written: &'a mut bool,
     pub(super) flows: &'a mut Flows,
     pub(super) followed: &'a mut Followed,
     pub(super) limits: &'a Limits,
@@ -41,16 +39,12 @@ pub(crate) struct Step<'a> {
     pub(super) now: UnixMs,
 }
 
-/// Orders ready jobs: priority 9 first, then the order of arrival.
-pub(super) fn ready_score(priority: u8, seq: u64) -> u64 {
-    (u64::from(9 - priority.min(9)) << 48) | seq
-}
-
 impl Head {
     fn be_queued(&mut self) {
         self.state = JobState::Queued;
         self.due_at = None;
         self.at = self.expires_at;
+        self.in_sub_queue = self.has & LIMITS > 0;
     }
 
     fn be_delayed(&mut self, state: JobState, due: UnixMs) {
@@ -61,94 +55,67 @@ impl Head {
 }
 
 impl Step<'_> {
-    /// Gives a plain job that is not yet stored its state, and its place at the end of its line.
-    pub(super) fn place_plain(&mut self, head: &mut Head, due: UnixMs) {
+    /// Gives a job its state, and its place at the end of its line or, if it had one, there. `arrived` must follow.
+    pub(super) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
         if due > self.now {
             head.be_delayed(JobState::Scheduled, due);
         } else {
-            head.score = ready_score(head.priority, self.lines.next_seq());
+            head.score = score.unwrap_or_else(|| self.scheduler.next_score(head.priority));
             head.be_queued();
         }
     }
 
-    /// The line of a tenant's queue, made if there is none.
-    pub(super) fn line_of(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<LineId, Fault> {
-        if let Some(line) = self.lines.find(tenant, queue) {
-            return Ok(line);
-        }
-        let paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
-        self.lines.create(self.conn, tenant, queue, paused)
-    }
-
-    /// To the end of its line.
+    /// To the end of its tenant queue.
     pub(super) fn enqueue(&mut self, head: &mut Head) -> Result<(), Fault> {
-        head.score = ready_score(head.priority, self.lines.next_seq());
-        self.enqueue_at_its_place(head)
+        self.place(head, self.now, None);
+        self.arrived(head)
     }
 
-    /// To where it was in its line.
+    /// To where it was in its tenant queue.
     pub(super) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.be_queued();
-        let laned = if head.has & LIMITS > 0 { Some(self.enter_lane(head)?) } else { None };
-        self.lines.change(head.line, |counts| {
-            counts.ready += 1;
-            if let Some(change) = laned {
-                counts.laned += 1;
-                change.apply(counts);
-            }
-        });
-        self.news.ready_in(self.lines.queue(head.line));
-        self.tell_state(head)
+        self.arrived(head)
     }
 
     pub(super) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
         head.be_delayed(state, due);
-        self.lines.change(head.line, |counts| counts.delayed += 1);
+        self.arrived(head)
+    }
+
+    /// A job that is stored is queued or delayed.
+    pub(super) fn arrived(&mut self, head: &mut Head) -> Result<(), Fault> {
+        if head.state == JobState::Queued {
+            let sub_queue = self.sub_queue_of(head)?;
+            self.scheduler.insert(head.line, sub_queue.as_ref(), (head.score, head.rid));
+        } else {
+            self.scheduler.change(head.line, |counts| counts.delayed += 1);
+        }
         self.tell_state(head)
     }
 
-    /// A plain job was stored, queued or delayed.
-    pub(super) fn arrived(&mut self, head: &Head) -> Result<(), Fault> {
-        if head.state == JobState::Queued {
-            self.lines.change(head.line, |counts| counts.ready += 1);
-            self.news.ready_in(self.lines.queue(head.line));
-        } else {
-            self.lines.change(head.line, |counts| counts.delayed += 1);
+    /// The sub-queue in which a job is queued, or counts as running.
+    fn sub_queue_of(&self, head: &mut Head) -> Result<Option<SubQueueName>, Fault> {
+        if !head.in_sub_queue {
+            return Ok(None);
         }
-        self.tell_state(head)
+        let task = head.task(self.conn)?;
+        let limits = head.broker_options(self.conn)?.and_then(|broker_options| broker_options.limits.as_ref());
+        Ok(Some(SubQueueName { task, key: limits.and_then(|limits| limits.key.clone()).unwrap_or_default() }))
     }
 
     /// Out of whatever it waits in.
     pub(super) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
-        let (line, lane) = (head.line, head.lane.take());
+        let (id, sub_queue) = (head.line, self.sub_queue_of(head)?);
+        head.in_sub_queue = false;
         match head.state {
-            JobState::Queued => {
-                let change = lane.map(|lane| self.leave_lane(head, lane)).transpose()?;
-                self.lines.change(line, |counts| {
-                    counts.ready = counts.ready.saturating_sub(1);
-                    if let Some(change) = change {
-                        counts.laned = counts.laned.saturating_sub(1);
-                        change.apply(counts);
-                    }
-                });
-            }
+            JobState::Queued => self.scheduler.remove(id, sub_queue.as_ref(), (head.score, head.rid)),
             JobState::Scheduled | JobState::Retrying => {
-                self.lines.change(line, |counts| counts.delayed = counts.delayed.saturating_sub(1));
+                self.scheduler.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
             }
-            JobState::Running => {
-                self.lines.change(line, |counts| counts.running = counts.running.saturating_sub(1));
-                self.make_place(line, lane)?;
-            }
+            JobState::Running => self.scheduler.release_capacity(id, sub_queue.as_ref()),
             _ => {}
         }
         Ok(())
-    }
-
-    fn leave_lane(&mut self, head: &Head, lane: i64) -> Result<Change, Fault> {
-        let bucket = self.bucket(lane)?;
-        let change = self.take_from_lane(head.line, &bucket, head.rid)?;
-        self.leave_bucket(&bucket)?;
-        Ok(change)
     }
 
     pub(super) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
@@ -192,7 +159,8 @@ impl Step<'_> {
 
     /// For reads in the middle of a group: what memory knows is written.
     pub(crate) fn write_all(&mut self) -> Result<(), Fault> {
-        self.lines.write(self.conn)?;
+        super::stored_scheduler::flush(self.conn, self.scheduler, true)?;
+        *self.scheduler_written = true;
         self.flows.write(self.conn)?;
         self.write_followed()
     }

@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 use umbel_broker::{Idempotency, NewJob, Start, Submitted};
-use umbel_model::{JobId, JobState, TenantId, UnixMs};
+use umbel_model::{JobId, TenantId, UnixMs};
 
-use super::{head::Head, inserts::Fixed, step::Step};
+use super::{head::Head, inserts::Fixed, step::Step, stored_scheduler::known};
 use crate::{error::Fault, rows::int, schema};
 
 /// Whether a file has reached its limit and so many pages more.
@@ -42,7 +42,8 @@ impl Step<'_> {
     /// this one does.
     fn submit_plain(&mut self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
         let is_plain = new.broker_options.is_none() && new.idempotency.is_none() && new.redrive_of.is_none();
-        let Some(line) = self.lines.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
+        let Some(line) =
+            self.scheduler.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
         else {
             return Ok(None);
         };
@@ -50,12 +51,12 @@ impl Step<'_> {
         if self.is_followed(&new.tenant) {
             head.task = Some(new.task.clone());
         }
-        self.place_plain(&mut head, self.due(new.start));
+        self.place(&mut head, self.due(new.start), None);
         let fixed = Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec };
         if !head.insert_plain(self.conn, self.now, &fixed)? {
             return Ok(Some(Submitted::Existing(new.id)));
         }
-        self.arrived(&head)?;
+        self.arrived(&mut head)?;
         self.advance()?;
         Ok(Some(Submitted::Created))
     }
@@ -84,28 +85,23 @@ impl Step<'_> {
         if let Some(idempotency) = &new.idempotency {
             self.keep_idempotency(&new.tenant, new.id, idempotency)?;
         }
-        let line = self.line_of(&new.tenant, &new.queue)?;
+        let line = self.queue_id(&new.tenant, &new.queue)?;
         let (start, place) = self.take_place(new)?;
         let mut head = Head::new(self.now, line, new);
         if self.is_followed(&new.tenant) {
             head.task.get_or_insert_with(|| new.task.clone());
         }
-        match place {
-            Some(score) if self.due(start) <= self.now => {
-                head.score = score;
-                self.enqueue_at_its_place(&mut head)?;
-            }
-            _ => self.begin_waiting(&mut head, start)?,
-        }
+        self.place(&mut head, self.due(start), place);
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
+        self.arrived(&mut head)?;
         self.advance()?;
         Ok(Submitted::Created)
     }
 
     /// Queues a job now or when its time comes.
     pub(super) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
-        let due = self.due(start);
-        if due > self.now { self.delay(head, JobState::Scheduled, due) } else { self.enqueue(head) }
+        self.place(head, self.due(start), None);
+        self.arrived(head)
     }
 
     fn due(&self, start: Start) -> UnixMs {
@@ -149,16 +145,19 @@ impl Step<'_> {
         let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ? RETURNING line";
         let mut statement = self.conn.prepare_cached(sql)?;
         let row = params![new.tenant.as_str(), old.to_bytes()];
-        let line = self.lines.known(statement.query_row(row, |row| row.get::<_, i64>(0))?.unsigned_abs())?;
-        self.lines.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
+        let line = statement.query_row(row, |row| row.get::<_, i64>(0))?.unsigned_abs();
+        let line = known(self.scheduler.len(), line)?;
+        self.scheduler.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
         Ok(())
     }
 
     fn no_room(&self, new: &NewJob) -> Option<Submitted> {
-        match self.lines.find(&new.tenant, &new.queue) {
-            None => (self.lines.queues_of(&new.tenant) >= self.limits.max_queues).then_some(Submitted::TooManyQueues),
+        match self.scheduler.find(&new.tenant, &new.queue) {
+            None => {
+                (self.scheduler.queues_of(&new.tenant) >= self.limits.max_queues).then_some(Submitted::TooManyQueues)
+            }
             Some(line) => {
-                let counts = self.lines.counts(line);
+                let counts = self.scheduler.counts(line);
                 (counts.ready + counts.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
             }
         }

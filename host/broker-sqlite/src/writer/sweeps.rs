@@ -1,14 +1,10 @@
 //! The passage of time: promote, reap, prune.
 
-use umbel_broker::{
-    BrokerOptions, Promoted, QUEUE_IDLE_MS, QueueDeleted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE,
-    memory::max_deliveries_message,
-};
-use umbel_model::{AttemptRecord, Failure, JobState, OnWorkerLost, QueueName, TenantId, UnixMs, Usage, WorkerId};
+use umbel_broker::{BrokerOptions, Promoted, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message};
+use umbel_model::{AttemptRecord, Failure, JobState, OnWorkerLost, UnixMs, Usage, WorkerId};
 
 use super::{
     head,
-    lines::LineId,
     removal::Over,
     step::{FollowUp, Step},
 };
@@ -29,8 +25,8 @@ const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
 impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
-        let waiting = head::by_time(self.conn, self.lines, WAITS, UnixMs::MAX, max.saturating_add(1))?;
-        let (opened, opens) = self.open_rates(max)?;
+        let waiting = head::by_time(self.conn, self.scheduler, WAITS, UnixMs::MAX, max.saturating_add(1))?;
+        let (opened, opens) = self.scheduler.open_rates(self.now, max);
         let deadline = self.pass_deadlines(max)?;
         let mut promoted = Promoted { opened, ..Promoted::default() };
         for mut head in waiting {
@@ -58,7 +54,7 @@ impl Step<'_> {
 
     pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
         let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
-        for mut head in head::by_time(self.conn, self.lines, RUNS, self.now, max)? {
+        for mut head in head::by_time(self.conn, self.scheduler, RUNS, self.now, max)? {
             self.leave(&mut head)?;
             head.token = None;
             let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
@@ -105,13 +101,13 @@ impl Step<'_> {
         let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
         let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
         self.sweep_events()?;
-        self.forget_queues();
-        let mut jobs = head::by_time(self.conn, self.lines, ENDED, self.now, max)?.into_iter().peekable();
+        self.scheduler.forget_queues();
+        let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
         let mut workflows = self.workflows_over(max)?.into_iter().peekable();
         let mut count = 0;
         while count < max {
             let workflow = workflows.peek().map(|over| (Some(over.at), over.tenant.clone(), over.id));
-            let job = jobs.peek().map(|head| (head.at, self.lines.tenant(head.line).clone(), head.id));
+            let job = jobs.peek().map(|head| (head.at, self.scheduler.tenant(head.line).clone(), head.id));
             match (job, workflow) {
                 (None, None) => break,
                 (Some(job), Some(workflow)) if job > workflow => {
@@ -127,33 +123,6 @@ impl Step<'_> {
             }
         }
         Ok((count, sweeps.contains(&true)))
-    }
-
-    /// Forgets queues into which no job came for long, if they are empty.
-    fn forget_queues(&mut self) {
-        for line in self.lines.ids() {
-            let used_at = self.lines.counts(line).used_at;
-            if used_at.is_some_and(|at| at.saturating_add(QUEUE_IDLE_MS) <= self.now) {
-                let used_at = (!self.is_empty(line)).then_some(self.now);
-                self.lines.change(line, |counts| counts.used_at = used_at);
-            }
-        }
-    }
-
-    /// Whether a queue has no jobs but those that ended, none of them dead, and no control.
-    fn is_empty(&self, line: LineId) -> bool {
-        let counts = self.lines.counts(line);
-        let is_controlled = self.controls.queue(self.lines.tenant(line), self.lines.queue(line)).is_some();
-        counts.held() == [0; 3] && counts.running == 0 && !is_controlled
-    }
-
-    pub(crate) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
-        let Some(line) = self.lines.find(tenant, queue) else { return QueueDeleted::NotFound };
-        if !self.is_empty(line) {
-            return QueueDeleted::NotEmpty;
-        }
-        self.lines.change(line, |counts| counts.used_at = None);
-        QueueDeleted::Deleted
     }
 
     fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {

@@ -18,7 +18,9 @@ impl Step<'_> {
         terminate: bool,
         waiting: bool,
     ) -> Result<Cancelled, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, tenant, id)? else { return Ok(Cancelled::NotFound) };
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else {
+            return Ok(Cancelled::NotFound);
+        };
         if let Some(workflow) = head.workflow
             && self.flows.flow(self.conn, workflow)?.is_hidden()
         {
@@ -51,7 +53,7 @@ impl Step<'_> {
     }
 
     pub(crate) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> Result<RunNow, Fault> {
-        let Some(mut head) = head::by_id(self.conn, self.lines, tenant, id)? else { return Ok(RunNow::NotFound) };
+        let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else { return Ok(RunNow::NotFound) };
         if !matches!(head.state, JobState::Scheduled | JobState::Retrying) {
             return Ok(RunNow::NotWaiting(head.state));
         }

@@ -6,10 +6,7 @@ use umbel_model::{
     canvas::{Range, When, node_job},
 };
 
-use super::{
-    lines::Line,
-    state::{Job, Key, State},
-};
+use super::state::{Job, Key, State};
 use crate::*;
 
 /// What a job's record does not say of its node.
@@ -161,11 +158,10 @@ impl State {
                 None => wanted.push((&template.queue, template.nodes.into())),
             }
         }
-        let mut queues = self.lines.keys().filter(|(t, _)| t == tenant).count() as u64;
+        let mut queues = self.scheduler.queues_of(tenant);
         for (queue, nodes) in wanted {
-            let line: Line = (tenant.clone(), queue.clone());
-            let backlog = match self.lines.get(&line) {
-                Some(waiting) => waiting.queued() + waiting.delayed,
+            let backlog = match self.scheduler.find(tenant, queue).map(|id| self.scheduler.counts(id)) {
+                Some(counts) => counts.ready + counts.delayed,
                 None => {
                     queues += 1;
                     if queues > self.limits.max_queues {
@@ -183,7 +179,7 @@ impl State {
 
     pub(super) fn store_head(&mut self, now: UnixMs, head: &WorkflowHead) {
         for template in &head.templates {
-            self.line_mut(&(head.tenant.clone(), template.queue.clone()));
+            self.scheduler.queue_id(&head.tenant, &template.queue);
         }
         let workflow = Workflow {
             head: head.clone(),

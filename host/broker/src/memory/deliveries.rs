@@ -23,10 +23,7 @@ impl State {
         (settled, then.map(|claim| self.hand_out(now, claim)).unwrap_or_default())
     }
 
-    pub(super) fn deliver(&mut self, now: UnixMs, key: &Key, claim: &Claim, index: usize, laned: bool) -> Delivery {
-        if let (true, Some((task, of))) = (laned, self.jobs[key].lane.clone()) {
-            self.count_running(&key.0, &task, &of);
-        }
+    pub(super) fn deliver(&mut self, now: UnixMs, key: &Key, claim: &Claim, index: usize) -> Delivery {
         let job = self.job_mut(key);
         let record = &mut job.record;
         record.state = JobState::Running;
@@ -50,9 +47,6 @@ impl State {
             node: None,
         };
         let delivery = Delivery { node: self.delivered(key), ..delivery };
-        let waiting = self.line_mut(&(key.0.clone(), delivery.queue.clone()));
-        waiting.running += 1;
-        waiting.holder = Some(claim.worker.clone());
         self.tell_state(key);
         delivery
     }

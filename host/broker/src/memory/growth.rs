@@ -77,7 +77,7 @@ impl State {
         let numbers: Vec<u32> =
             members.templates.iter().map(|new| place_of(&mut workflow.head.templates, new)).collect();
         for template in &members.templates {
-            self.line_mut(&(key.0.clone(), template.queue.clone()));
+            self.scheduler.queue_id(&key.0, &template.queue);
         }
         let moved = |range: &Range| Range { first: range.first + base, count: range.count };
         for (number, node) in (0..).zip(&members.nodes) {

@@ -20,9 +20,9 @@ impl MemoryBroker {
         self.state().jobs.get(&(tenant.clone(), id)).map(|job| job.record.state)
     }
 
-    /// What runs counts as lost.
-    pub fn end_leases(&self) {
-        self.state().jobs.values_mut().for_each(|job| job.lease_until = 0);
+    /// As a broker that was closed and opened again: what ran counts as lost, and nothing is blocked.
+    pub fn reopen(&self) {
+        self.state().reopen();
     }
 
     /// The jobs that run and count for limits of their own.
@@ -49,17 +49,15 @@ impl MemoryBroker {
         note("gates", state.joins.len());
         note("workflows", state.workflows.len());
         note("work items", state.todo.len() + state.fresh.len());
-        note("controls", state.controls.len());
-        note("counts of limits", state.used.len());
-        note("rates", state.taken.len());
+        note("controls", usize::from(!state.scheduler.controls.is_empty()));
+        note("counts of limits", usize::from(!state.scheduler.is_idle()));
+        note("rates", state.rates.len());
         note("unique keys", state.unique.len());
         note("dead jobs", state.dead.len());
         note("idempotency keys", state.idempotency.len());
-        for waiting in state.lines.values() {
-            let counted = waiting.queued() + waiting.running + waiting.delayed + waiting.dead;
-            note("jobs counted in a line", counted as usize);
-            note("lanes", usize::from(waiting.has_lanes()));
-            note("open lines", usize::from(waiting.tag.is_some()));
+        for counts in (0..state.scheduler.len()).map(|id| state.scheduler.counts(id)) {
+            note("jobs counted in a queue", (counts.ready + counts.running + counts.delayed + counts.dead) as usize);
+            note("open queues", usize::from(counts.finish.is_some()));
         }
         left
     }

@@ -1,12 +1,9 @@
 //! Unique keys and the dead set of the model, and jobs that are deleted before their time.
 
-use umbel_model::{Failure, JobId, JobState, QueueName, TenantId, UnixMs};
+use umbel_model::{Failure, JobId, JobState, TenantId, UnixMs};
 
-use super::{
-    lines::Line,
-    state::{Key, State},
-};
-use crate::*;
+use super::state::{Job, Key, State};
+use crate::{scheduler::Limit, *};
 
 impl State {
     // ---- unique keys
@@ -98,42 +95,11 @@ impl State {
     }
 
     fn count_dead(&mut self, key: &Key, more: i64) {
-        let line = (key.0.clone(), self.jobs[key].record.queue.clone());
-        self.change(&line, |waiting| waiting.dead = waiting.dead.saturating_add_signed(more));
+        let id = self.queue_of(key);
+        self.scheduler.change(id, |counts| counts.dead = counts.dead.saturating_add_signed(more));
     }
 
     // ---- deletion
-
-    /// Whether a queue has no jobs but those that ended, none of them dead, and no control.
-    fn is_empty(&self, line: &Line) -> bool {
-        let waiting = &self.lines[line];
-        let is_controlled = self.controls.contains_key(&(line.0.clone(), Scope::Queue(line.1.clone())));
-        waiting.held() == [0; 3] && waiting.running == 0 && !is_controlled
-    }
-
-    /// Forgets queues into which no job came for long, if they are empty.
-    pub(super) fn forget_queues(&mut self, now: UnixMs) {
-        let due = self.lines.iter().filter(|(_, waiting)| waiting.used_at + QUEUE_IDLE_MS <= now);
-        for line in due.map(|(line, _)| line.clone()).collect::<Vec<_>>() {
-            if self.is_empty(&line) {
-                self.lines.remove(&line);
-            } else {
-                self.line_mut(&line).used_at = now;
-            }
-        }
-    }
-
-    pub(super) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
-        let line = (tenant.clone(), queue.clone());
-        if !self.lines.contains_key(&line) {
-            return QueueDeleted::NotFound;
-        }
-        if !self.is_empty(&line) {
-            return QueueDeleted::NotEmpty;
-        }
-        self.lines.remove(&line);
-        QueueDeleted::Deleted
-    }
 
     pub(super) fn forget(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Forgot {
         let key = (tenant.clone(), id);
@@ -164,19 +130,20 @@ impl State {
         let mut wrong = |check: &str, example: String| {
             found.push(Finding { check: check.to_owned(), count: 1, example, fixed: 0 });
         };
-        for (line, waiting) in &self.lines {
+        for id in 0..self.scheduler.len() {
+            let (tenant, queue) = (self.scheduler.tenant(id), self.scheduler.queue(id));
             let mine = |state: JobState| {
-                let of_line = |(key, job): &(&Key, &super::state::Job)| key.0 == line.0 && job.record.queue == line.1;
-                self.jobs.iter().filter(of_line).filter(|(_, job)| job.record.state == state).count() as u64
+                let of_queue = |(key, job): &(&Key, &Job)| key.0 == *tenant && job.record.queue == *queue;
+                self.jobs.iter().filter(of_queue).filter(|(_, job)| job.record.state == state).count() as u64
             };
-            let name = || format!("{} of {}", line.1, line.0);
-            if waiting.queued() != mine(JobState::Queued) {
+            let (counts, name) = (self.scheduler.counts(id), || format!("{queue} of {tenant}"));
+            if counts.ready != mine(JobState::Queued) {
                 wrong("queued jobs of a line", name());
             }
-            if waiting.running != mine(JobState::Running) {
+            if counts.running != mine(JobState::Running) {
                 wrong("running jobs of a line", name());
             }
-            if waiting.delayed != mine(JobState::Scheduled) + mine(JobState::Retrying) {
+            if counts.delayed != mine(JobState::Scheduled) + mine(JobState::Retrying) {
                 wrong("delayed jobs of a line", name());
             }
         }
@@ -186,15 +153,16 @@ impl State {
                 wrong("unique key of a job that ended", key.clone());
             }
         }
-        for (name, count) in &self.used {
+        for ((tenant, limit), count) in self.scheduler.running() {
             let counted = self.jobs.iter().filter(|(key, job)| {
-                let same = |(task, of): &(umbel_model::TaskName, String)| {
-                    name.2.as_ref() == Some(task) && name.3.as_ref().is_none_or(|key| key == of)
-                };
-                key.0 == name.0 && job.record.state == JobState::Running && job.lane.as_ref().is_some_and(same)
+                let of = job.sub_queue.as_ref().filter(|_| key.0 == *tenant && job.record.state == JobState::Running);
+                of.is_some_and(|of| match limit {
+                    Limit::Key(task, key) => *task == of.task && *key == of.key,
+                    limit => *limit == Limit::Task(of.task.clone()),
+                })
             });
-            if counted.count() as u64 != *count {
-                wrong("jobs that count as running for a limit", format!("{:?}", name.2));
+            if counted.count() as u64 != count {
+                wrong("jobs that count as running for a limit", format!("{limit:?}"));
             }
         }
         found

@@ -3,13 +3,12 @@
 
 mod arrivals;
 mod canvas;
+mod claims;
 mod deliveries;
 mod events;
 mod growth;
 mod inspect;
 mod keeping;
-mod limits;
-mod lines;
 mod lookup;
 mod passage;
 mod registry;
@@ -57,13 +56,15 @@ impl MemoryBroker {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.now = self.now();
+        state.scheduler.now = state.now;
         state
     }
 
     /// Sends what the step wants told. No receiver is not an error: hints are for whoever listens.
     fn tell(&self, mut state: MutexGuard<'_, State>) {
-        let (ready, ended) = (std::mem::take(&mut state.ready_in), std::mem::take(&mut state.ended));
+        let (ready, ended) = (std::mem::take(&mut state.scheduler.ready_in), std::mem::take(&mut state.ended));
         let to_stop = std::mem::take(&mut state.to_stop);
+        state.scheduler.keep();
         drop(state);
         if !to_stop.is_empty() {
             let _ = self.cancel.send(Signal::Cancel(to_stop.into()));
@@ -212,7 +213,10 @@ impl Controls for MemoryBroker {
     }
 
     async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
-        Ok(self.state().delete_queue(tenant, queue))
+        let mut state = self.state();
+        let answer = state.scheduler.delete_queue(tenant, queue);
+        self.tell(state);
+        Ok(answer)
     }
 
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
@@ -227,7 +231,7 @@ impl Controls for MemoryBroker {
     }
 
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
-        Ok(self.state().controls(tenant))
+        Ok(self.state().scheduler.controls.of_tenant(tenant))
     }
 }
 
@@ -311,6 +315,11 @@ impl Maintenance for MemoryBroker {
 
     async fn prune(&self, max: u32) -> Result<u32> {
         Ok(self.state().prune(self.now(), max))
+    }
+
+    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
+        let now = self.now();
+        Ok(self.state().hold_service(now, service, process, ttl_ms))
     }
 
     async fn check(&self) -> Result<()> {

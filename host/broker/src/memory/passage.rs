@@ -10,7 +10,7 @@ impl State {
         let mut waiting: Vec<(UnixMs, Key)> =
             self.jobs.iter().filter_map(|(key, job)| Some((job.look_at?, key.clone()))).collect();
         waiting.sort();
-        let (opened, opens) = self.open_rates(now, max);
+        let (opened, opens) = self.scheduler.open_rates(now, max);
         let deadline = self.pass_deadlines(now, max);
         let mut promoted = Promoted { opened, ..Promoted::default() };
         for (at, key) in waiting {
@@ -79,8 +79,8 @@ impl State {
     pub(super) fn prune(&mut self, now: UnixMs, max: u32) -> u32 {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
         self.unique.retain(|_, (_, until, _)| *until == 0 || *until > now);
-        self.taken.retain(|_, used| used.until_us > now * 1_000);
-        self.forget_queues(now);
+        self.rates.retain(|_, used| used.until_us > now * 1_000);
+        self.scheduler.forget_queues();
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
         let mut due: Vec<(UnixMs, Key)> = jobs.chain(workflows).collect();

@@ -1,4 +1,4 @@
-//! Workers and documents of the in-memory model.
+//! Workers, documents and leases of services of the in-memory model.
 
 use umbel_model::{TenantId, UnixMs, WorkerId};
 
@@ -33,6 +33,17 @@ impl State {
     pub(super) fn workers(&mut self, now: UnixMs) -> Vec<WorkerInfo> {
         self.forget_silent(now);
         self.workers.values().map(|(_, info, _)| info.clone()).collect()
+    }
+
+    pub(super) fn hold_service(&mut self, now: UnixMs, service: &str, process: &str, ttl_ms: u64) -> Option<u64> {
+        if let Some((holder, until)) = self.services.get(service)
+            && holder != process
+            && *until > now
+        {
+            return Some(*until - now);
+        }
+        self.services.insert(service.to_owned(), (process.to_owned(), now + ttl_ms));
+        None
     }
 
     pub(super) fn put_document(&mut self, put: &PutDocument) -> DocumentPut {

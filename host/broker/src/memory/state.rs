@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use umbel_model::{
-    AttemptRecord, JobId, JobRecord, JobState, OnWorkerLost, QueueName, TaskName, TenantId, Token, UnixMs, WorkerId,
+    AttemptRecord, JobId, JobRecord, JobState, OnWorkerLost, QueueName, TenantId, Token, UnixMs, WorkerId,
     job::MAX_HISTORY, rate::Used,
 };
 
 use super::{
     canvas::{Join, Place, Todo, Workflow},
     events::Following,
-    limits::LimitName,
-    lines::{Line, Waiting, ready_score},
 };
+use crate::scheduler::{LimitName, QueueId, Scheduler, SubQueueName};
 use crate::*;
 
 pub(super) type Key = (TenantId, JobId);
@@ -23,8 +22,8 @@ pub(super) struct Job {
     /// Of a workflow's node.
     pub(super) place: Option<Place>,
     pub(super) broker_options: Option<Box<BrokerOptions>>,
-    /// The lane in which it is queued, or counts as running.
-    pub(super) lane: Option<(TaskName, String)>,
+    /// The sub-queue in which it is queued, or counts as running.
+    pub(super) sub_queue: Option<SubQueueName>,
     pub(super) max_deliveries: u32,
     pub(super) result_ttl_ms: u64,
     pub(super) dead_ttl_ms: u64,
@@ -48,26 +47,23 @@ pub(super) struct State {
     pub(super) todo: VecDeque<Todo>,
     /// Work items that the step under way added.
     pub(super) fresh: VecDeque<Todo>,
-    pub(super) lines: BTreeMap<Line, Waiting>,
-    pub(super) controls: BTreeMap<(TenantId, Scope), Control>,
-    /// Jobs of lanes that run, by limit.
-    pub(super) used: BTreeMap<LimitName, u64>,
+    pub(super) scheduler: Scheduler<JobId>,
     /// What has been used of rates.
-    pub(super) taken: BTreeMap<LimitName, Used>,
+    pub(super) rates: BTreeMap<LimitName, Used>,
     /// Who holds a unique key: the job, until when (0: until it ends), and since when jobs took each other's place.
     pub(super) unique: BTreeMap<(TenantId, String), (JobId, UnixMs, UnixMs)>,
     pub(super) dead: BTreeSet<Key>,
     pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo, Option<WorkerOrder>)>,
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
-    seq: u64,
+    /// The process that holds the lease of a background service, and until when.
+    pub(super) services: BTreeMap<String, (String, UnixMs)>,
     /// The time of the step under way.
     pub(super) now: UnixMs,
     pub(super) followed: BTreeMap<TenantId, Following>,
     /// The highest number that an event had.
     pub(super) last_event: u64,
-    /// Queues that got ready jobs, and jobs that ended, in the step under way.
-    pub(super) ready_in: BTreeSet<QueueName>,
+    /// Jobs that ended in the step under way.
     pub(super) ended: Vec<JobId>,
     /// Running jobs to stop.
     pub(super) to_stop: Vec<JobId>,
@@ -82,20 +78,17 @@ impl State {
             workflows: BTreeMap::new(),
             todo: VecDeque::new(),
             fresh: VecDeque::new(),
-            lines: BTreeMap::new(),
-            controls: BTreeMap::new(),
-            used: BTreeMap::new(),
-            taken: BTreeMap::new(),
+            scheduler: Scheduler::default(),
+            rates: BTreeMap::new(),
             unique: BTreeMap::new(),
             dead: BTreeSet::new(),
             idempotency: BTreeMap::new(),
             workers: BTreeMap::new(),
             documents: BTreeMap::new(),
-            seq: 0,
+            services: BTreeMap::new(),
             now: 0,
             followed: BTreeMap::new(),
             last_event: 0,
-            ready_in: BTreeSet::new(),
             ended: Vec::new(),
             to_stop: Vec::new(),
         }
@@ -119,15 +112,14 @@ impl State {
         if dead.as_ref().is_some_and(|old| !self.dead.contains(old)) {
             return Submitted::NotDead;
         }
-        let line = (new.tenant.clone(), new.queue.clone());
-        if let Some(refusal) = self.no_room(&line) {
+        if let Some(refusal) = self.no_room(&new.tenant, &new.queue) {
             return refusal;
         }
         if let Some(old) = dead {
             self.leave_dead(&old);
         }
         self.keep_idempotency(now, new, new.id);
-        self.line_mut(&line);
+        self.scheduler.queue_id(&new.tenant, &new.queue);
         let (start, place) = self.take_place(now, new);
         self.jobs.insert(key.clone(), Job::new(now, new));
         self.start_at(now, &key, start, place);
@@ -169,100 +161,60 @@ impl State {
         Some(if *body == idempotency.body { Submitted::Existing(*id) } else { Submitted::Conflict(*id) })
     }
 
-    fn no_room(&self, line: &Line) -> Option<Submitted> {
-        let Some(waiting) = self.lines.get(line) else {
-            let queues = self.lines.keys().filter(|(tenant, _)| *tenant == line.0).count() as u64;
+    fn no_room(&self, tenant: &TenantId, queue: &QueueName) -> Option<Submitted> {
+        let Some(id) = self.scheduler.find(tenant, queue) else {
+            let queues = self.scheduler.queues_of(tenant);
             return (queues >= self.limits.max_queues).then_some(Submitted::TooManyQueues);
         };
-        (waiting.queued() + waiting.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
+        let counts = self.scheduler.counts(id);
+        (counts.ready + counts.delayed >= self.limits.max_backlog).then_some(Submitted::QueueFull)
     }
 
     // ---- where a job waits
 
+    /// The number of a job's tenant queue.
+    pub(super) fn queue_of(&self, key: &Key) -> QueueId {
+        let id = self.scheduler.find_any(&key.0, &self.jobs[key].record.queue);
+        id.expect("a job's tenant queue was made with it")
+    }
+
     pub(super) fn enqueue(&mut self, key: &Key, score: Option<u64>) {
-        self.seq += 1;
-        let seq = self.seq;
+        let id = self.queue_of(key);
+        let behind = self.scheduler.next_score(self.jobs[key].record.priority);
         let job = self.job_mut(key);
-        job.score = score.unwrap_or_else(|| ready_score(job.record.priority, seq));
+        job.score = score.unwrap_or(behind);
         job.record.state = JobState::Queued;
         job.record.due_at = None;
         job.look_at = job.record.expires_at;
         let limits = job.broker_options.as_ref().and_then(|broker_options| broker_options.limits.as_ref());
-        job.lane = limits.map(|limits| (job.record.task.clone(), limits.key.clone().unwrap_or_default()));
-        let (entry, lane) = ((job.score, key.1), job.lane.clone());
-        let line = (key.0.clone(), job.record.queue.clone());
-        self.change(&line, |waiting| waiting.insert(entry, lane.as_ref()));
-        self.ready_in.insert(line.1);
+        job.sub_queue = limits
+            .map(|limits| SubQueueName { task: job.record.task.clone(), key: limits.key.clone().unwrap_or_default() });
+        let (entry, sub_queue) = ((job.score, key.1), job.sub_queue.clone());
+        self.scheduler.insert(id, sub_queue.as_ref(), entry);
         self.tell_state(key);
     }
 
     pub(super) fn delay(&mut self, key: &Key, state: JobState, due: UnixMs) {
+        let id = self.queue_of(key);
         let job = self.job_mut(key);
         job.record.state = state;
         job.record.due_at = Some(due);
         job.look_at = Some(job.record.expires_at.map_or(due, |expires| expires.min(due)));
-        let line = (key.0.clone(), job.record.queue.clone());
-        self.change(&line, |waiting| waiting.delayed += 1);
+        self.scheduler.change(id, |counts| counts.delayed += 1);
         self.tell_state(key);
-    }
-
-    /// Changes a line, and lets what opens or closes by that take or lose its turn.
-    ///
-    /// A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
-    /// back after each of its jobs would always be first.
-    pub(super) fn change(&mut self, line: &Line, change: impl FnOnce(&mut Waiting)) {
-        let paused =
-            self.control(&line.0, &Scope::Tenant).paused || self.control(&line.0, &Scope::Queue(line.1.clone())).paused;
-        let now = self.now;
-        let waiting = self.line_mut(line);
-        let before = waiting.held();
-        change(waiting);
-        if waiting.held().iter().zip(before).any(|(after, before)| *after > before) {
-            waiting.used_at = now;
-        }
-        let open = waiting.settle(paused);
-        if open == waiting.tag.is_some() {
-            return;
-        }
-        let others = self.lines.iter().filter(|(other, _)| other.1 == line.1).filter_map(|(_, other)| other.tag);
-        let tag = open.then(|| others.min().map_or(0, |least| least + 1));
-        self.line_mut(line).tag = tag;
-    }
-
-    /// A tenant's queue, made if there is none.
-    pub(super) fn line_mut(&mut self, line: &Line) -> &mut Waiting {
-        let now = self.now;
-        self.lines.entry(line.clone()).or_insert_with(|| Waiting::new(now))
-    }
-
-    /// As `change`, and tells workers of a line that opens.
-    pub(super) fn open_line(&mut self, line: &Line, change: impl FnOnce(&mut Waiting)) {
-        let before = self.lines.get(line).and_then(|waiting| waiting.tag);
-        self.change(line, change);
-        if before.is_none() && self.lines[line].tag.is_some() {
-            self.ready_in.insert(line.1.clone());
-        }
-    }
-
-    pub(super) fn open_lines(&mut self, tenant: &TenantId, change: impl Fn(&mut Waiting)) {
-        let mine: Vec<Line> = self.lines.keys().filter(|line| line.0 == *tenant).cloned().collect();
-        for line in &mine {
-            self.open_line(line, &change);
-        }
     }
 
     /// Takes a job out of whatever it waits in.
     pub(super) fn leave(&mut self, key: &Key) {
+        let id = self.queue_of(key);
         let job = self.job_mut(key);
-        let (state, lane, entry) = (job.record.state, job.lane.take(), (job.score, key.1));
-        let line = (key.0.clone(), job.record.queue.clone());
+        let (state, sub_queue, entry) = (job.record.state, job.sub_queue.take(), (job.score, key.1));
         match state {
-            JobState::Queued => self.change(&line, |waiting| waiting.remove(entry, lane.as_ref())),
-            JobState::Scheduled | JobState::Retrying => self.change(&line, |waiting| waiting.delayed -= 1),
-            JobState::Running => {
-                self.change(&line, |waiting| waiting.running -= 1);
-                self.make_place(&line, lane.as_ref());
+            JobState::Queued => self.scheduler.remove(id, sub_queue.as_ref(), entry),
+            JobState::Scheduled | JobState::Retrying => {
+                self.scheduler.change(id, |counts| counts.delayed -= 1);
             }
+            JobState::Running => self.scheduler.release_capacity(id, sub_queue.as_ref()),
             _ => {}
         }
     }
@@ -331,7 +283,7 @@ impl Job {
             },
             place: None,
             broker_options: new.broker_options.clone(),
-            lane: None,
+            sub_queue: None,
             max_deliveries: new.max_deliveries,
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,

@@ -1,7 +1,5 @@
 //! Readers of the model's jobs and queues, and what users wish for a job.
 
-use std::collections::BTreeSet;
-
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
 
 use super::state::State;
@@ -98,20 +96,21 @@ impl State {
     }
 
     pub(super) fn queues(&self, tenant: &TenantId) -> Vec<QueueStats> {
-        let mine = self.lines.iter().filter(|((t, _), _)| t == tenant);
-        mine.map(|(line, waiting)| QueueStats {
-            name: line.1.clone(),
-            queued: waiting.queued(),
-            running: waiting.running,
-            delayed: waiting.delayed,
-            dead: waiting.dead,
-            paused: self.control(tenant, &Scope::Queue(line.1.clone())).paused,
-        })
-        .collect()
+        let stats = |id| {
+            let counts = self.scheduler.counts(id);
+            QueueStats {
+                name: self.scheduler.queue(id).clone(),
+                queued: counts.ready,
+                running: counts.running,
+                delayed: counts.delayed,
+                dead: counts.dead,
+                paused: counts.paused,
+            }
+        };
+        self.scheduler.of_tenant(tenant).into_iter().filter(|id| self.scheduler.is_known(*id)).map(stats).collect()
     }
 
     pub(super) fn ready_queues(&self) -> Vec<QueueName> {
-        let open = self.lines.iter().filter(|(_, waiting)| waiting.tag.is_some()).map(|(line, _)| line.1.clone());
-        open.collect::<BTreeSet<_>>().into_iter().take(MAX_READY_QUEUES as usize).collect()
+        self.scheduler.ready_queues().into_iter().take(MAX_READY_QUEUES as usize).collect()
     }
 }

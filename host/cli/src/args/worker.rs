@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use umbel_client::Shutdown;
-use umbel_model::QueueName;
 
 use super::{BoundFlags, BrokerFlags, PageFlags, RunFlags, size};
 
@@ -129,39 +128,6 @@ fn scale(text: &str) -> Result<Scale, String> {
         (1 <= scale.min && scale.min <= scale.max && scale.max <= 10_000).then_some(scale)
     };
     read().ok_or_else(|| format!("{text:?} is not MIN,MAX: write two numbers from 1 to 10000, such as 2,32"))
-}
-
-/// Which queues a process serves, and how it chooses among them.
-#[derive(Debug, Clone, Default, Args)]
-pub struct QueueFlags {
-    /// Queues to serve, the first one first; all queues in turn if not given
-    #[arg(short = 'Q', long = "queues", env = "UMBEL_QUEUES", value_delimiter = ',', value_name = "NAMES")]
-    pub queues: Vec<QueueName>,
-    /// How often each queue comes first, instead of always the first one; 1 for those not named
-    #[arg(long, env = "UMBEL_QUEUE_WEIGHTS", value_delimiter = ',', value_parser = weight, value_name = "NAME=N",
-        conflicts_with = "strict")]
-    pub queue_weights: Vec<QueueWeight>,
-    /// A queue has its turn only while those before it have nothing: what -Q alone means, said aloud
-    #[arg(long, env = "UMBEL_STRICT", requires = "queues")]
-    pub strict: bool,
-    /// Queues never to serve
-    #[arg(long, env = "UMBEL_EXCLUDE", value_delimiter = ',', value_name = "NAMES")]
-    pub exclude: Vec<QueueName>,
-}
-
-/// How often a queue comes first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueWeight {
-    pub queue: QueueName,
-    pub weight: u32,
-}
-
-fn weight(text: &str) -> Result<QueueWeight, String> {
-    let hint = || format!("{text:?} is not NAME=N: write a queue and a number from 1 to 1000, such as critical=3");
-    let (queue, weight) = text.split_once('=').ok_or_else(hint)?;
-    let weight = weight.trim().parse().ok().filter(|weight| (1..=1_000).contains(weight)).ok_or_else(hint)?;
-    let queue = QueueName::new(queue.trim()).map_err(|error| error.to_string())?;
-    Ok(QueueWeight { queue, weight })
 }
 
 #[cfg(test)]

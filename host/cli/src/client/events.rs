@@ -6,7 +6,8 @@ use crate::{
     args::{EventsOptions, Format},
     client::job::as_sent,
     failure::Failure,
-    output::{Terminal, coloured, plain},
+    output::{Terminal, coloured},
+    safe_text::plain,
 };
 
 pub async fn run(client: &Client, options: EventsOptions, terminal: &Terminal) -> Result<(), Failure> {

@@ -27,7 +27,8 @@ use umbel_client::{Client, Error, FailedJob, JobError, JobId, Retry, WorkflowId}
 use crate::{
     args::{PageFlags, ServerFlags},
     failure::{Exit, Failure},
-    output::{Page, bad_answer, plain},
+    output::{Page, bad_answer},
+    safe_text::plain,
     serve::profile::Profile,
 };
 

@@ -6,7 +6,8 @@ use crate::{
     args::{Format, RouteChoice, RoutesVerb},
     client::{answer, input},
     failure::{Exit, Failure},
-    output::{Terminal, plain, table_of},
+    output::{Terminal, table_of},
+    safe_text::plain,
 };
 
 /// Bytes of the file with the routes: 256 of them have far less.

@@ -11,7 +11,8 @@ use crate::{
         suggested::{TASKS, suggested},
     },
     failure::Failure,
-    output::{Column, Terminal, escaped, table_of, text_at},
+    output::{Column, Terminal, table_of, text_at},
+    safe_text::escaped,
 };
 
 const COLUMNS: &[Column] =

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{Broker, DocumentKind};
-use umbel_control::{Control, ControlConfig, Means};
+use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::TenantId;
 
 use crate::{
@@ -36,9 +36,10 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure
     let store = data.modules().await?;
     let runtime = data.runtime(store.clone(), concurrency, options.bounds.bounds()).await?;
     let token = token(&*broker, &data).await?;
-    let means = Means { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
+    let dependencies =
+        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
     let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
-    let control = Control::start(means, &ControlConfig::default());
+    let control = Control::start(dependencies, &ControlConfig::default());
     let mut worker = jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(concurrency))?;
     let profile = Profile { url: web.url(), token };
     let path = profile.write(data.folder());

@@ -146,7 +146,7 @@ fn print(report: &Report, terminal: &Terminal) -> Result<(), Failure> {
 
 /// An example may be what somebody else wrote into the store.
 fn plain(text: &str) -> String {
-    crate::output::plain(text).replace(['\n', '\t'], " ")
+    crate::safe_text::plain(text).replace(['\n', '\t'], " ")
 }
 
 fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result<(), Failure> {

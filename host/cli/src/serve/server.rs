@@ -1,6 +1,6 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
-use umbel_control::{Control, ControlConfig, Means};
+use umbel_control::{Control, ControlConfig, Dependencies};
 
 use crate::{
     args::ServerOptions,
@@ -28,14 +28,15 @@ pub async fn run(options: ServerOptions) -> Result<(), Failure> {
     let store = data.modules().await?;
     let runtime = data.runtime(store.clone(), options.concurrency, options.bounds.bounds()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let means = Means { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
+    let dependencies =
+        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
     let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),
     }
-    let control = Control::start(means, &ControlConfig::default());
+    let control = Control::start(dependencies, &ControlConfig::default());
     let mut worker = match options.concurrency {
         0 => None,
         n => Some(jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(n))?),

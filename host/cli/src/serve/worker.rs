@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
-use umbel_control::{Control, ControlConfig, Means};
+use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_modules::ModuleStore;
 use umbel_worker::{End, Runtime};
 
@@ -36,8 +36,8 @@ pub async fn run(options: WorkerOptions) -> Result<(), Failure> {
     let store = data.modules().await?;
     let runtime = runtime(&data, &options, &store, size).await?;
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
-    let means = Means { broker: broker.clone(), store: Some(store), bounds: options.bounds.bounds() };
-    let control = Control::start(means, &ControlConfig::default());
+    let dependencies = Dependencies { broker: broker.clone(), store: Some(store), bounds: options.bounds.bounds() };
+    let control = Control::start(dependencies, &ControlConfig::default());
     let mut worker = jobs::start(broker, runtime, &options.run, size)?;
     let told = watch::until_told(&mut signals, Some(&mut worker), None).await;
     watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;

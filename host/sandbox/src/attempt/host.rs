@@ -1,4 +1,4 @@
-//! What the owner of an attempt hears of it while it runs.
+//! The owner of an attempt, as the guest's calls reach it while the attempt runs.
 
 use std::time::Duration;
 
@@ -34,14 +34,14 @@ impl LogLevel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
     pub level: LogLevel,
-    /// The part of the program that speaks; `stdout`, `stderr`, or `umbel` for the host itself. At most 128 bytes.
+    /// The part of the program that logs; `stdout`, `stderr`, or `umbel` for the host itself. At most 128 bytes.
     pub context: String,
     pub message: String,
     /// Since the start of the attempt.
     pub elapsed: Duration,
 }
 
-/// Why the host did not do what a guest asked for. The guest gets it as a failure.
+/// Why the host refused a call of a guest. The guest gets it as a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// A short stable name of the limit or the mistake.
@@ -60,7 +60,8 @@ impl Refused {
     }
 }
 
-/// Hears of what an attempt says and asks for, on the guest's thread: must be quick and must not block.
+/// Receives the log lines, progress and workflow calls of an attempt, on the guest's thread: must be quick and must not
+/// block.
 pub trait Host: Send + Sync {
     /// Within the limits of [`crate::LogLimits`].
     fn log(&self, line: LogLine);
@@ -89,7 +90,7 @@ pub trait Host: Send + Sync {
     }
 }
 
-/// Listens to nothing.
+/// Ignores every call, and refuses workflow calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Discard;
 

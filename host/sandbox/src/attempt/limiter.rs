@@ -2,17 +2,24 @@
 
 use wasmtime::{ResourceLimiter, Result};
 
-use crate::engine::{MAX_CORE_INSTANCES, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES};
+/// Core instances of one component. A componentize-py component has up to 38.
+pub(crate) const MAX_CORE_INSTANCES: u32 = 64;
+/// Linear memories of one component; composed ones have more than one.
+pub(crate) const MAX_MEMORIES: u32 = 2;
+/// Tables of one component; Python and JavaScript ones have two.
+pub(crate) const MAX_TABLES: u32 = 8;
+/// Elements of one table.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
 
 /// Wasmtime's own `StoreLimits` counts each memory by itself; this counts them together.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     max_bytes: usize,
     bytes: usize,
-    /// The growth that was allowed last, to take it back when it fails.
+    /// The last growth that was allowed, to subtract it if it fails.
     last_growth: usize,
     pub(crate) peak_bytes: usize,
-    /// A guest that is refused memory traps in a way that does not say so; this remembers why.
+    /// A guest that is refused memory traps without saying why: this is how the outcome knows.
     pub(crate) memory_refused: bool,
     pub(crate) table_refused: bool,
     elements: usize,

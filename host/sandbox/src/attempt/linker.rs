@@ -1,4 +1,4 @@
-//! Everything that a module may import. The list of names and what is linked are kept equal by a test.
+//! Everything that a module may import. A test keeps the list of names equal to the functions that are linked.
 //!
 //! Host functions of `umbel:task` never block and are charged fuel; those of WASI that wait are async.
 
@@ -16,7 +16,7 @@ use crate::{
         state::State,
         text::clean,
     },
-    bindings::{GuestAttempt, GuestLevel, GuestPlace, names, types},
+    bindings::{GuestAttempt, GuestLevel, GuestWorkflowPlace, names, types},
 };
 
 /// The longest progress message that is kept, bytes.
@@ -27,7 +27,7 @@ const MAX_STATE_BYTES: usize = 64;
 /// The largest JSON that is kept with it, bytes.
 const MAX_META_BYTES: usize = 16 << 10;
 
-/// A linker with all that is provided.
+/// A linker with everything that is provided.
 pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -64,7 +64,7 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
 
 fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
     let state = caller.data_mut();
-    if let Some(progress) = state.whole.progress.report(change) {
+    if let Some(progress) = state.attempt.progress.report(change) {
         state.log.host().progress(progress);
     }
 }
@@ -89,7 +89,7 @@ fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
     })
 }
 
-/// What a guest says of its state, read; or why it is not kept.
+/// The meta of a custom state, parsed; or why it is dropped.
 fn meta_value(text: String) -> Result<Value, String> {
     if text.len() > MAX_META_BYTES {
         return Err(format!("it has {} bytes, more than {MAX_META_BYTES}", text.len()));
@@ -100,34 +100,34 @@ fn meta_value(text: String) -> Result<Value, String> {
 
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let mut canvas = linker.instance(names::CANVAS)?;
-    canvas.func_wrap("place", |mut caller: Caller<'_>, (): ()| -> Result<(Option<GuestPlace>,)> {
+    canvas.func_wrap("place", |mut caller: Caller<'_>, (): ()| -> Result<(Option<GuestWorkflowPlace>,)> {
         charge(&mut caller, 0)?;
-        Ok((caller.data().guest_place(),))
+        Ok((caller.data().guest_workflow_place(),))
     })?;
     canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
-        grow(caller, &canvas, |state, host| state.whole.growth.submit(host, &canvas))
+        workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
     })?;
     canvas.func_wrap("replace", |caller: Caller<'_>, (canvas,): (String,)| {
-        grow(caller, &canvas, |state, host| state.whole.growth.replace(host, &canvas))
+        workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.replace(host, &canvas))
     })?;
     canvas.func_wrap("add-to-group", |caller: Caller<'_>, (members,): (String,)| {
-        grow(caller, &members, |state, host| {
-            let in_group = state.whole.info.place.as_ref().is_some_and(|place| place.in_group);
-            state.whole.growth.add_to_group(host, in_group, &members)
+        workflow_call(caller, &members, |state, host| {
+            let in_group = state.attempt.info.workflow_node.as_ref().is_some_and(|node| node.in_group);
+            state.attempt.workflow_calls.add_to_group(host, in_group, &members)
         })
     })
 }
 
-/// Takes the fuel of reading `text`, then asks.
-fn grow<T>(
+/// Charges the fuel of reading `text`, then passes the call to the host.
+fn workflow_call<T>(
     mut caller: Caller<'_>,
     text: &str,
-    ask: impl FnOnce(&mut State, &dyn Host) -> Result<T, Refused>,
+    call: impl FnOnce(&mut State, &dyn Host) -> Result<T, Refused>,
 ) -> Result<(Result<T, types::Failure>,)> {
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
     let log = caller.data().log.clone();
-    let answer = ask(caller.data_mut(), log.host());
+    let answer = call(caller.data_mut(), log.host());
     Ok((answer.map_err(|Refused { kind, message }| types::Failure { kind, message, details: None }),))
 }
 
@@ -156,7 +156,7 @@ fn log_level(level: GuestLevel) -> LogLevel {
     }
 }
 
-/// Takes the fuel of one host call, so that a flood of calls ends like a loop without any.
+/// Charges the fuel of one host call, so that a flood of calls runs out of fuel as any loop does.
 fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
     let per_byte = caller.data().charge.byte;
     charge_at(caller, bytes, per_byte)
@@ -173,7 +173,7 @@ fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()>
     }
 }
 
-/// Packages and interfaces that are provided, with what their version starts with.
+/// Packages and interfaces that are provided, with the start of their version.
 const PROVIDED: [(&str, &str, &[&str]); 7] = [
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
@@ -256,7 +256,7 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Of ours, three are below and `types` defines nothing.
+        // Of `umbel:task` three are in `ours`, and `types` defines no function.
         assert_eq!(listed - 4, ITEMS.len());
         let ours = [
             (names::CONTEXT, "current"),
@@ -266,7 +266,7 @@ mod tests {
         ];
         for (interface, item) in ITEMS.into_iter().chain(ours) {
             assert!(is_provided(interface), "{interface}");
-            // What is linked already cannot be linked again.
+            // An item that is linked already cannot be linked again.
             let again = linker.instance(interface).unwrap().func_wrap(item, |_, (): ()| Ok(()));
             assert!(again.is_err(), "{interface} {item}");
         }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use crate::{
-    LogLimits,
     attempt::{
         host::{Host, LogLevel, LogLine},
         text::{clean, cut},
     },
+    config::LogLimits,
 };
 
 /// Of the last words, bytes.
@@ -46,7 +46,7 @@ impl AttemptLog {
 
     /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.
     pub(crate) fn push(&self, level: LogLevel, context: &str, message: &str) {
-        // What does not fit in a line is not paid for either.
+        // Text beyond a line's limit is cut before it is counted.
         let message = cut(message, self.limits.line_bytes);
         let context = cut(context, MAX_CONTEXT_BYTES);
         let first_drop = {
@@ -83,7 +83,7 @@ impl AttemptLog {
         self.host.log(LogLine { level, context: context.to_owned(), message, elapsed });
     }
 
-    /// What the guest said last at level critical.
+    /// The guest's last line of level critical.
     pub(crate) fn last_words(&self) -> Option<String> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner).last_words.clone()
     }

@@ -1,15 +1,16 @@
-//! One attempt: its store, its limits, what it may ask of the host, and how it ends.
+//! One attempt: its store, its limits, the calls to the host that it may make, and how it ends.
 
-pub(crate) mod each;
-pub(crate) mod growth;
+pub(crate) mod call;
 pub(crate) mod host;
 pub(crate) mod json;
 pub(crate) mod limiter;
 pub(crate) mod linker;
 pub(crate) mod log;
+pub(crate) mod map;
 pub(crate) mod outcome;
 pub(crate) mod run;
 pub(crate) mod state;
 pub(crate) mod stop;
 pub(crate) mod text;
 pub(crate) mod wasi;
+pub(crate) mod workflow_calls;

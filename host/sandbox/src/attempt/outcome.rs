@@ -1,4 +1,4 @@
-//! Gives every way in which an attempt can end its name.
+//! The outcome of an attempt: turns what the guest returned, or how it trapped, into a named outcome.
 
 use umbel_model::{Failure, Frame, Outcome, outcome::truncated};
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
@@ -12,7 +12,7 @@ use crate::{
 /// The longest function name of a backtrace, bytes.
 const MAX_FRAME_BYTES: usize = 256;
 
-/// What a guest returned, with everything that it can make large cut to the limits of the model.
+/// The outcome of a guest that returned. Texts that it can make large are cut to the limits of the model.
 pub(crate) fn returned(result: Result<String, GuestOutcome>, max_result_bytes: usize) -> Outcome {
     match result {
         Ok(text) if text.len() > max_result_bytes => Outcome::Trap(result_too_large(max_result_bytes)),
@@ -63,7 +63,7 @@ pub(crate) enum Phase {
     Call,
 }
 
-/// What an error of wasmtime means. `max_result_bytes` is only for the message.
+/// The outcome of an error of wasmtime. `max_result_bytes` is only for the message.
 pub(crate) fn trapped(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes: usize) -> Outcome {
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let mut failure = named(error, phase, state, max_result_bytes, backtrace.is_some());

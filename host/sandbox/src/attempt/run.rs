@@ -15,17 +15,18 @@ use umbel_model::{Outcome, Usage};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::{
-    Sandbox,
     attempt::{
-        growth::Growth,
+        call::{Attempt, AttemptInfo, Call},
         host::Host,
         limiter::Limiter,
         log::AttemptLog,
         outcome::{self, Phase},
-        state::{Charge, Clock, ProgressGate, State, Whole},
+        state::{AttemptData, Charge, Clock, ProgressThrottle, State},
         stop::{Stop, StopHandle},
+        workflow_calls::WorkflowCalls,
     },
     bindings::GuestOutcome,
+    engine::Sandbox,
     prepared::Prepared,
 };
 
@@ -36,83 +37,22 @@ const FUEL_YIELD_INTERVAL: u64 = 20_000_000;
 const TIMER_GRACE: Duration = Duration::from_millis(50);
 /// Resource handles of one store, all kinds together.
 const MAX_HANDLES: usize = 1_024;
-/// What a guest may hand over beside its result's own bytes: kinds, messages and details of failures.
+/// Bytes that a guest may hand over besides its result: kinds, messages and details of failures.
 const RESULT_SLACK_BYTES: usize = 64 << 10;
 
-/// One call of a task.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// The task's name in its module.
-    pub task: Box<str>,
-    /// A JSON object by parameter name, bound and validated.
-    pub arguments: Box<str>,
-    pub fuel: u64,
-    /// Linear memory, summed over all memories, bytes.
-    pub memory_bytes: u64,
-    /// Hard limit, from the moment the attempt has a slot.
-    pub time_limit_ms: u64,
-    /// 0: none.
-    pub soft_time_limit_ms: u64,
-    pub info: AttemptInfo,
-}
-
-/// What a guest may know about its attempt.
-#[derive(Debug, Clone, Default)]
-pub struct AttemptInfo {
-    pub job_id: String,
-    pub queue: String,
-    /// 1 for the first run.
-    pub attempt: u32,
-    /// None: for ever.
-    pub max_retries: Option<u32>,
-    pub delivery: u32,
-    pub fence: u64,
-    pub traceparent: Option<String>,
-    /// None: the job was submitted on its own.
-    pub place: Option<Place>,
-}
-
-/// Where a job is in its workflow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub workflow_id: String,
-    /// The number of its node.
-    pub node: u32,
-    /// Members can be added to the group that it is in.
-    pub in_group: bool,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone)]
-pub struct Attempt {
-    pub outcome: Outcome,
-    pub usage: Usage,
-    /// The guest was called: whatever it does may have happened.
-    pub began: bool,
-    /// Log lines beyond the limits.
-    pub log_dropped: u64,
-}
-
-/// An attempt that has begun.
-pub(crate) struct Begun {
+/// An attempt that has a slot and whose clock runs.
+pub(crate) struct StartedAttempt {
     pub(crate) clock: Clock,
     pub(crate) log: Arc<AttemptLog>,
     pub(crate) stop: StopHandle,
 }
 
-impl Begun {
-    pub(crate) fn end(&self, outcome: Outcome, usage: Usage, mut whole: Whole) -> Attempt {
-        if let Some(progress) = whole.progress.finish() {
+impl StartedAttempt {
+    pub(crate) fn end(&self, outcome: Outcome, usage: Usage, mut data: AttemptData) -> Attempt {
+        if let Some(progress) = data.progress.finish() {
             self.log.host().progress(progress);
         }
         Attempt { outcome, usage, began: true, log_dropped: self.log.dropped() }
-    }
-}
-
-impl Attempt {
-    /// One that ended before any guest ran.
-    pub(crate) fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), began: false, log_dropped: 0 }
     }
 }
 
@@ -134,29 +74,30 @@ impl Sandbox {
         if let Some(stop) = stop.stopped() {
             return Attempt::unrun(stop.outcome());
         }
-        let begun = self.begin(&call, host, stop);
-        let whole = self.whole(call.task, call.info);
+        let started = self.start_attempt(&call, host, stop);
+        let data = self.attempt_data(call.task, call.info);
         let limits = self.limits(call.fuel, call.memory_bytes);
-        let (outcome, usage, whole) = self.call_once(prepared, &limits, &begun, whole, &call.arguments).await;
-        begun.end(outcome, usage, whole)
+        let (outcome, usage, data) = self.call_once(prepared, &limits, &started, data, &call.arguments).await;
+        started.end(outcome, usage, data)
     }
 
     /// Starts the clock and the log of an attempt that has a slot.
-    pub(crate) fn begin(&self, call: &Call, host: Arc<dyn Host>, stop: &StopHandle) -> Begun {
+    pub(crate) fn start_attempt(&self, call: &Call, host: Arc<dyn Host>, stop: &StopHandle) -> StartedAttempt {
         let clock = Clock::start(call.time_limit_ms, call.soft_time_limit_ms);
         let log = AttemptLog::new(host, self.inner.config.log, clock.started);
-        Begun { clock, log, stop: stop.clone() }
+        StartedAttempt { clock, log, stop: stop.clone() }
     }
 
-    pub(crate) fn whole(&self, task: Box<str>, info: AttemptInfo) -> Whole {
+    pub(crate) fn attempt_data(&self, task: Box<str>, info: AttemptInfo) -> AttemptData {
         let config = &self.inner.config;
-        let progress = ProgressGate::new(Duration::from_millis(config.progress_interval_ms));
-        Whole { task, info, progress, growth: Growth::new(config.growth) }
+        let progress = ProgressThrottle::new(Duration::from_millis(config.progress_interval_ms));
+        AttemptData { task, info, progress, workflow_calls: WorkflowCalls::new(config.workflow_calls) }
     }
 
     pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {
         let config = &self.inner.config;
-        let largest = config.max_call_bytes.max(config.max_result_bytes).max(config.growth.bytes.saturating_mul(4));
+        let largest =
+            config.max_call_bytes.max(config.max_result_bytes).max(config.workflow_calls.bytes.saturating_mul(4));
         Limits { fuel, memory_bytes, call_bytes: largest.saturating_add(RESULT_SLACK_BYTES) }
     }
 
@@ -165,14 +106,14 @@ impl Sandbox {
         &self,
         prepared: &Prepared,
         limits: &Limits,
-        begun: &Begun,
-        whole: Whole,
+        started: &StartedAttempt,
+        data: AttemptData,
         arguments: &str,
-    ) -> (Outcome, Usage, Whole) {
-        let Begun { clock, log, stop } = begun;
+    ) -> (Outcome, Usage, AttemptData) {
+        let StartedAttempt { clock, log, stop } = started;
         let max_result = self.inner.config.max_result_bytes;
         let started = Instant::now();
-        let mut store = self.store(limits, *clock, stop.clone(), log.clone(), whole);
+        let mut store = self.store(limits, *clock, stop.clone(), log.clone(), data);
         let ended = {
             let calling = call_run(&mut store, prepared, arguments);
             bounded(calling, clock.hard + TIMER_GRACE, stop).await
@@ -185,7 +126,7 @@ impl Sandbox {
         };
         let usage = usage(&store, limits.fuel, started);
         // Drops the instance, so that its slot is free before the permit is.
-        (outcome, usage, store.into_data().whole)
+        (outcome, usage, store.into_data().attempt)
     }
 
     /// A fresh store with every limit set.
@@ -195,13 +136,13 @@ impl Sandbox {
         clock: Clock,
         stop: StopHandle,
         log: Arc<AttemptLog>,
-        whole: Whole,
+        data: AttemptData,
     ) -> Store<State> {
         let config = &self.inner.config;
-        let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.growth.byte_fuel);
+        let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.workflow_calls.byte_fuel);
         let charge = Charge { call, byte, canvas_byte };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
-        let state = State::new(limiter, clock, stop.clone(), log, whole, charge);
+        let state = State::new(limiter, clock, stop.clone(), log, data, charge);
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.call_bytes);
@@ -234,7 +175,7 @@ async fn call_run(
     let run = instance
         .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &prepared.inner.run)
         .map_err(at(Phase::Instantiate))?;
-    let task = store.data().whole.task.clone();
+    let task = store.data().attempt.task.clone();
     let (result,) = run.call_async(&mut *store, (&task, arguments)).await.map_err(at(Phase::Call))?;
     Ok(result)
 }
@@ -261,7 +202,7 @@ pub(crate) async fn bounded<T>(call: impl Future<Output = T>, until: Instant, st
     }
 }
 
-/// What the attempt cost, its WASI calls included.
+/// The cost of the attempt, including its WASI calls.
 pub(crate) fn usage(store: &Store<State>, budget: u64, started: Instant) -> Usage {
     let state = store.data();
     let left = store.get_fuel().unwrap_or(0);

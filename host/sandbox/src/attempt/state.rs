@@ -1,4 +1,4 @@
-//! What a store carries: everything that the host functions of one attempt need.
+//! The data of a wasmtime store: everything that the host functions of one attempt need.
 
 use std::{
     sync::Arc,
@@ -9,8 +9,11 @@ use umbel_model::Progress;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use crate::{
-    attempt::{growth::Growth, limiter::Limiter, log::AttemptLog, run::AttemptInfo, stop::StopHandle, wasi::Wasi},
-    bindings::{GuestAttempt, GuestPlace},
+    attempt::{
+        call::AttemptInfo, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
+        workflow_calls::WorkflowCalls,
+    },
+    bindings::{GuestAttempt, GuestWorkflowPlace},
 };
 
 /// When an attempt started and must end.
@@ -42,12 +45,12 @@ impl Clock {
     }
 }
 
-/// What an attempt has in all of its stores: it may call its task many times, each time in a new one.
-pub(crate) struct Whole {
+/// The data that all stores of an attempt share: it may call its task many times, each time in a new store.
+pub(crate) struct AttemptData {
     pub(crate) task: Box<str>,
     pub(crate) info: AttemptInfo,
-    pub(crate) progress: ProgressGate,
-    pub(crate) growth: Growth,
+    pub(crate) progress: ProgressThrottle,
+    pub(crate) workflow_calls: WorkflowCalls,
 }
 
 /// The data of one store.
@@ -56,10 +59,10 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) stop: StopHandle,
     pub(crate) log: Arc<AttemptLog>,
-    pub(crate) whole: Whole,
+    pub(crate) attempt: AttemptData,
     pub(crate) charge: Charge,
     wasi: Option<Box<Wasi>>,
-    /// WASI calls cannot be charged when they are made: each tick looks at their sum, and the usage has it at the end.
+    /// WASI calls cannot be charged when they are made: each tick compares their sum with the fuel, and the usage includes it.
     wasi_calls: u64,
 }
 
@@ -68,7 +71,7 @@ pub(crate) struct State {
 pub(crate) struct Charge {
     pub(crate) call: u64,
     pub(crate) byte: u64,
-    /// Of a canvas.
+    /// Of a canvas: parsing it costs more than copying it.
     pub(crate) canvas_byte: u64,
 }
 
@@ -78,23 +81,23 @@ impl State {
         clock: Clock,
         stop: StopHandle,
         log: Arc<AttemptLog>,
-        whole: Whole,
+        attempt: AttemptData,
         charge: Charge,
     ) -> Self {
-        Self { limiter, clock, stop, log, whole, charge, wasi: None, wasi_calls: 0 }
+        Self { limiter, clock, stop, log, attempt, charge, wasi: None, wasi_calls: 0 }
     }
 
     pub(crate) fn should_stop(&self) -> bool {
         self.stop.is_asked() || self.clock.soft_passed() || self.log.host().should_stop()
     }
 
-    /// What the WASI calls so far cost.
+    /// Fuel of the WASI calls so far.
     pub(crate) fn wasi_fuel(&self) -> u64 {
         self.wasi_calls.saturating_mul(self.charge.call)
     }
 
     pub(crate) fn guest_attempt(&self) -> GuestAttempt {
-        let Whole { info, task, .. } = &self.whole;
+        let AttemptData { info, task, .. } = &self.attempt;
         GuestAttempt {
             job_id: info.job_id.clone(),
             task: task.to_string(),
@@ -107,9 +110,9 @@ impl State {
         }
     }
 
-    pub(crate) fn guest_place(&self) -> Option<GuestPlace> {
-        let place = self.whole.info.place.as_ref()?;
-        Some(GuestPlace { workflow_id: place.workflow_id.clone(), node: place.node, in_group: place.in_group })
+    pub(crate) fn guest_workflow_place(&self) -> Option<GuestWorkflowPlace> {
+        let place = self.attempt.info.workflow_node.as_ref()?;
+        Some(GuestWorkflowPlace { workflow_id: place.workflow_id.clone(), node: place.node, in_group: place.in_group })
     }
 }
 
@@ -122,17 +125,17 @@ impl WasiView for State {
     }
 }
 
-/// Passes progress on at most once an interval; what came in between is replaced by what came last.
+/// Passes progress on at most once an interval: the last report of an interval replaces those before it.
 #[derive(Debug)]
-pub(crate) struct ProgressGate {
+pub(crate) struct ProgressThrottle {
     interval: Duration,
     last: Option<Instant>,
-    /// What the guest said so far: a step and a state of its own are said apart and shown together.
+    /// The guest's last report: its step and its custom state are reported by separate calls and shown together.
     now: Progress,
     held: bool,
 }
 
-impl ProgressGate {
+impl ProgressThrottle {
     pub(crate) fn new(interval: Duration) -> Self {
         Self { interval, last: None, now: Progress::default(), held: false }
     }
@@ -149,7 +152,7 @@ impl ProgressGate {
         Some(self.now.clone())
     }
 
-    /// What is still held back at the end.
+    /// The report that is still held back at the end.
     pub(crate) fn finish(&mut self) -> Option<Progress> {
         std::mem::take(&mut self.held).then(|| self.now.clone())
     }
@@ -161,13 +164,13 @@ mod tests {
 
     #[test]
     fn a_flood_of_progress_becomes_the_first_and_the_last() {
-        let mut gate = ProgressGate::new(Duration::from_secs(3_600));
+        let mut throttle = ProgressThrottle::new(Duration::from_secs(3_600));
         let at = |done| Progress { done, total: 10, ..Progress::default() };
-        assert_eq!(gate.report(|now| *now = at(1)), Some(at(1)));
-        assert_eq!(gate.report(|now| *now = at(2)), None);
-        assert_eq!(gate.report(|now| *now = at(3)), None);
-        assert_eq!(gate.finish(), Some(at(3)));
-        assert_eq!(gate.finish(), None);
+        assert_eq!(throttle.report(|now| *now = at(1)), Some(at(1)));
+        assert_eq!(throttle.report(|now| *now = at(2)), None);
+        assert_eq!(throttle.report(|now| *now = at(3)), None);
+        assert_eq!(throttle.finish(), Some(at(3)));
+        assert_eq!(throttle.finish(), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How the owner of an attempt ends it from outside.
+//! Lets the owner of an attempt end it from outside.
 
 use std::sync::{
     Arc,
@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::sync::Notify;
 use umbel_model::Outcome;
 
-/// What a stopped attempt is recorded as.
+/// Why an attempt is stopped, and so its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// It was cancelled: `Outcome::Revoked`.

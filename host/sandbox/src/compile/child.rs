@@ -1,7 +1,7 @@
 //! The compiler child: one module from standard input, its native code to standard output, then the end.
 //!
-//! Single-threaded, with an empty environment and no way to files or the network. Whatever happens to it, the parent
-//! names the error: a crash here is no crash of the service.
+//! Single-threaded, with an empty environment and no access to files or the network. The parent names every error: a crash
+//! here does not crash the service.
 
 use std::{
     io::{self, Read, Write},
@@ -11,18 +11,21 @@ use std::{
 use wasmtime::component::Component;
 
 use crate::{
-    attempt::linker,
+    attempt::{
+        limiter::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES},
+        linker,
+    },
     compile::{
-        contract, gate, lockdown,
+        admission, contract, lockdown,
         protocol::{Reply, Report, Request, read_header, write_message},
     },
-    engine::{self, MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES},
+    engine,
     error::{CompileCode, CompileError},
 };
 
 const WASM_PAGE_BYTES: u64 = 65_536;
 
-/// What a program must call when it is started with the arguments of a [`crate::CompilerCommand`].
+/// The main function of a program that is started by a [`crate::CompilerCommand`].
 pub fn compile_child_main() -> ExitCode {
     lockdown::confine();
     match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
@@ -50,12 +53,12 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     write_message(output, &reply, &code)
 }
 
-/// Gate, contract, compiler.
+/// Admission, contract, compiler.
 fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), CompileError> {
-    let limits = &request.gate;
-    let inspected = gate::inspect(module, limits)?;
+    let limits = &request.admission;
+    let inspected = admission::inspect(module, limits)?;
     let component = contract::component(module, &inspected)?;
-    let found = if inspected.core_module { gate::inspect(&component, limits)? } else { inspected.clone() };
+    let found = if inspected.core_module { admission::inspect(&component, limits)? } else { inspected.clone() };
     contract::check(&found)?;
     let failed = |e: &dyn std::fmt::Display| CompileError::new(CompileCode::CompileFailed, format!("no compiler: {e}"));
     let engine = engine::compiler_engine().map_err(|e| failed(&e))?;
@@ -80,7 +83,7 @@ fn mislinked(error: &wasmtime::Error) -> CompileError {
     CompileError::new(CompileCode::UnknownImport, format!("an import does not fit what is provided: {error:#}"))
 }
 
-/// What the pool would refuse when the module is loaded is refused here, with words.
+/// Refuses, with a clear message, a module that the pool would refuse when it is loaded.
 fn fits_a_slot(component: &Component, max_memory_bytes: u64) -> Result<(), CompileError> {
     let complex = |message: String| Err(CompileError::new(CompileCode::ModuleTooComplex, message));
     let Some(needs) = component.resources_required() else {

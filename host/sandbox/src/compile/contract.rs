@@ -8,7 +8,7 @@ use wit_component::ComponentEncoder;
 use crate::{
     attempt::linker::is_provided,
     bindings::names,
-    compile::gate::Inspected,
+    compile::admission::Inspected,
     error::{CompileCode, CompileError},
 };
 
@@ -25,8 +25,8 @@ pub(crate) fn component<'b>(bytes: &'b [u8], inspected: &Inspected) -> Result<Co
                        tasks in umbel::module![…], or upload a component";
         return Err(CompileError::new(CompileCode::NoContract, message));
     }
-    let mut encoder = ComponentEncoder::default();
-    let encoded = encoder.validate(true).module(bytes).and_then(|encoder| encoder.encode());
+    let encoder = ComponentEncoder::default();
+    let encoded = encoder.validate(true).module(bytes).and_then(|mut encoder| encoder.encode());
     encoded.map(Cow::Owned).map_err(|e| {
         let message = format!("the core module cannot be made a component: {e:#}");
         CompileError::new(CompileCode::InvalidModule, message)

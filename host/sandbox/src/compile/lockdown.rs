@@ -1,14 +1,14 @@
-//! What a compiler child is not allowed: much memory, much time, files, sockets, new privileges.
+//! Takes from a compiler child what it does not need: memory and time beyond its limits, files, sockets, new privileges.
 //!
-//! The limits are certain; the confinement is what the kernel offers (Landlock from Linux 5.13, its network part from
-//! 6.7), for the case that a module breaks the compiler.
+//! The resource limits always hold. The confinement depends on the kernel (Landlock from Linux 5.13, its network part from
+//! 6.7); it is for the case that a module breaks the compiler.
 
 use std::io;
 
 /// Sets the limits that hold from the program's first instruction. Called between fork and exec.
 pub(crate) fn limit_resources(memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
     set(libc::RLIMIT_AS, memory_bytes, memory_bytes)?;
-    // At the soft limit comes SIGXCPU, which says why; at the hard one SIGKILL.
+    // The soft limit sends SIGXCPU, by which the parent knows why; the hard one SIGKILL.
     set(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1))?;
     set(libc::RLIMIT_NOFILE, 32, 32)?;
     set(libc::RLIMIT_FSIZE, 0, 0)?;
@@ -48,7 +48,7 @@ struct RulesetAttr {
     scoped: u64,
 }
 
-/// Handles every kind of access that the kernel knows and allows none of them.
+/// Forbids every kind of access that the kernel can forbid.
 unsafe fn landlock() {
     const CREATE_RULESET_VERSION: libc::c_long = 1;
     let nothing = std::ptr::null::<RulesetAttr>();

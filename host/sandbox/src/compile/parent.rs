@@ -1,4 +1,4 @@
-//! Starts a compiler child per module, bounds it from outside, and names whatever became of it.
+//! Starts a compiler child for each module, limits it from outside, and names the error if it fails.
 
 use std::{
     io,
@@ -17,12 +17,14 @@ use tokio::{
 use wasmtime::Engine;
 
 use crate::{
-    GateLimits, VerifiedCode,
     compile::{
+        admission::AdmissionLimits,
         lockdown,
         protocol::{MAX_HEADER_BYTES, Reply, Report, Request, header},
     },
+    config::SandboxConfig,
     error::{CompileCode, CompileError},
+    prepared::VerifiedCode,
 };
 
 /// How to start a process that calls [`crate::compile_child_main`]. `/proc/self/exe` as the program is this very binary,
@@ -33,14 +35,14 @@ pub struct CompilerCommand {
     pub args: Vec<String>,
 }
 
-/// What one compilation may cost.
+/// Limits of one compilation.
 #[derive(Debug, Clone, Copy)]
 pub struct CompileLimits {
     /// The upload, bytes.
     pub max_module_bytes: u64,
     /// Compiled code, bytes.
     pub max_code_bytes: u64,
-    /// First size of a module's linear memory, bytes: what `SandboxConfig::max_memory_bytes` says.
+    /// Initial size of a module's linear memory, bytes: should equal `SandboxConfig::max_memory_bytes`.
     pub max_memory_bytes: u64,
     /// Address space of the child, bytes (RLIMIT_AS). A Python component takes 400 MiB.
     pub memory_bytes: u64,
@@ -50,7 +52,7 @@ pub struct CompileLimits {
     pub time_ms: u64,
     /// Compilations at once; more wait.
     pub concurrency: usize,
-    pub gate: GateLimits,
+    pub admission: AdmissionLimits,
 }
 
 impl Default for CompileLimits {
@@ -58,12 +60,12 @@ impl Default for CompileLimits {
         Self {
             max_module_bytes: 64 << 20,
             max_code_bytes: 512 << 20,
-            max_memory_bytes: crate::SandboxConfig::default().max_memory_bytes,
+            max_memory_bytes: SandboxConfig::default().max_memory_bytes,
             memory_bytes: 3 << 30,
             cpu_s: 60,
             time_ms: 120_000,
             concurrency: 1,
-            gate: GateLimits::default(),
+            admission: AdmissionLimits::default(),
         }
     }
 }
@@ -136,7 +138,7 @@ impl Compiler {
         exchanged.map_err(|e| unavailable(&e))?.into_compiled(&self.limits)
     }
 
-    /// What needs no parsing.
+    /// Checks the size and the first bytes, without parsing the module.
     fn precheck(&self, module: &[u8]) -> Result<(), CompileError> {
         let max = self.limits.max_module_bytes;
         if module.len() as u64 > max {
@@ -178,8 +180,8 @@ impl Compiler {
         let mut stdin = child.stdin.take().ok_or_else(lost)?;
         let stdout = child.stdout.take().ok_or_else(lost)?;
         let stderr = child.stderr.take().ok_or_else(lost)?;
-        let CompileLimits { max_module_bytes, max_memory_bytes, gate, .. } = self.limits;
-        let request = header(&Request { max_module_bytes, max_memory_bytes, gate })?;
+        let CompileLimits { max_module_bytes, max_memory_bytes, admission, .. } = self.limits;
+        let request = header(&Request { max_module_bytes, max_memory_bytes, admission })?;
         let send = async move {
             // A child that died is seen by its status; that it stopped reading says nothing more.
             let _ = stdin.write_all(&request).await;
@@ -200,7 +202,7 @@ async fn read_bounded(from: impl AsyncRead + Unpin, max: u64) -> io::Result<Vec<
     Ok(bytes)
 }
 
-/// What a child left behind.
+/// The exit status and output of a child.
 struct Exchanged {
     status: ExitStatus,
     output: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What parent and compiler child say to each other: a length, a JSON header, and raw bytes until the end.
+//! The protocol of parent and compiler child: a length, a JSON header, and raw bytes until the end.
 //!
 //! parent → child: `Request`, then the module. child → parent: `Reply`, then the compiled code if it is `Ok`.
 
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{GateLimits, error::CompileError};
+use crate::{compile::admission::AdmissionLimits, error::CompileError};
 
 /// Bytes of a header.
 pub(crate) const MAX_HEADER_BYTES: usize = 4 << 20;
@@ -16,12 +16,12 @@ pub(crate) struct Request {
     pub(crate) max_module_bytes: u64,
     /// The largest linear memory that the worker's pool holds.
     pub(crate) max_memory_bytes: u64,
-    pub(crate) gate: GateLimits,
+    pub(crate) admission: AdmissionLimits,
 }
 
 pub(crate) type Reply = Result<Report, CompileError>;
 
-/// What the child found out about a module that it compiled.
+/// The facts about a module that the child compiled.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) core_module: bool,

@@ -1,8 +1,8 @@
-//! Modules made to hurt the compiler: each is refused at the gate or contained by the child's limits.
+//! Modules made to hurt the compiler: each is refused by admission or contained by the child's limits.
 
 use std::fmt::Write as _;
 
-use umbel_sandbox::{CompileCode, CompileLimits, Compiler, GateLimits};
+use umbel_sandbox::{AdmissionLimits, CompileCode, CompileLimits, Compiler};
 
 use crate::support::{Guest, call, command, compile, prepare, run, value};
 
@@ -80,8 +80,8 @@ async fn modules_that_no_slot_can_hold_are_refused() {
 
 #[tokio::test]
 async fn what_the_gate_lets_through_is_contained_by_time() {
-    let gate = GateLimits { functions: u64::MAX, ..GateLimits::default() };
-    let limits = CompileLimits { time_ms: 300, gate, ..CompileLimits::default() };
+    let admission = AdmissionLimits { functions: u64::MAX, ..AdmissionLimits::default() };
+    let limits = CompileLimits { time_ms: 300, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(300_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileTimeout);
     assert!(error.code.is_transient());
@@ -89,16 +89,16 @@ async fn what_the_gate_lets_through_is_contained_by_time() {
 
 #[tokio::test]
 async fn what_the_gate_lets_through_is_contained_by_memory() {
-    let gate = GateLimits { functions: u64::MAX, ..GateLimits::default() };
-    let limits = CompileLimits { memory_bytes: 300 << 20, gate, ..CompileLimits::default() };
+    let admission = AdmissionLimits { functions: u64::MAX, ..AdmissionLimits::default() };
+    let limits = CompileLimits { memory_bytes: 300 << 20, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(100_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileMemory, "{}", error.message);
 }
 
 #[tokio::test]
 async fn what_the_gate_lets_through_is_contained_by_processor_time() {
-    let gate = GateLimits { functions: u64::MAX, ..GateLimits::default() };
-    let limits = CompileLimits { cpu_s: 1, gate, ..CompileLimits::default() };
+    let admission = AdmissionLimits { functions: u64::MAX, ..AdmissionLimits::default() };
+    let limits = CompileLimits { cpu_s: 1, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(300_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileTimeout, "{}", error.message);
 }

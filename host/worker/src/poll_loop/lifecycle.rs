@@ -1,38 +1,19 @@
-//! What the owner of a worker wants of it and what an operator orders: draining, ending, slots, queues; and what it
-//! decides itself: how many slots it has, and when its process should be replaced.
+//! Pauses and the shutdown of a worker: whether it claims, when it hands back what still runs, and when it has ended.
+//! Plain decisions, no IO.
 
 use std::time::{Duration, Instant};
 
-use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::Shutdown;
 
-use super::PollLoop;
-use crate::{
-    autoscale::{Load, Scale},
-    queues,
-};
-
-/// After the grace time and the stop of all guests, a shutdown waits so long for the broker to take the last settles.
+/// How long a shutdown waits for the broker to take the last settles, after the grace time.
 const LAST_SETTLES: Duration = Duration::from_secs(10);
-/// Between two lines about what a shutdown waits for, and how many jobs are named.
-const WORD: Duration = Duration::from_secs(60);
-const NAMED: usize = 3;
-/// Between two looks at the load and the memory.
-const TICK: Duration = Duration::from_secs(1);
-
-/// What the owner of a worker wants of it. Each is only ever added to, but for the pause.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Command {
-    pub(crate) paused: bool,
-    pub(crate) shutdown: Option<Shutdown>,
-    /// At once: leases expire.
-    pub(crate) stop: bool,
-}
+/// Between two log lines about the jobs that a shutdown waits for.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Its owner wanted it.
+    /// Its owner in this process requested it.
     Requested,
     /// An operator ordered it.
     Ordered,
@@ -44,188 +25,144 @@ pub enum End {
     Died,
 }
 
-/// A shutdown under way.
-pub(super) struct Drain {
-    /// When what still runs is handed back. None: never.
-    pub(super) grace_until: Option<Instant>,
-    pub(super) stopped: bool,
+#[derive(Debug)]
+struct Draining {
+    /// When jobs that still run are handed back. None: never.
+    grace_until: Option<Instant>,
+    /// They were handed back.
+    is_over: bool,
     why: End,
-    /// When it is said next whom it waits for.
-    next_word: Instant,
+    next_log: Instant,
 }
 
-impl PollLoop {
-    pub(super) fn follow_command(&mut self) {
-        let command = *self.commands.borrow_and_update();
-        if command.paused != self.followed.paused {
-            self.set_paused(command.paused);
-        }
-        if let Some(shutdown) = command.shutdown.filter(|_| command.shutdown != self.followed.shutdown) {
-            self.shut_down(shutdown, End::Requested);
-        }
-        self.followed = command;
+/// See the top of the file.
+#[derive(Debug)]
+pub(super) struct Lifecycle {
+    grace: Duration,
+    is_paused: bool,
+    shutdown: Option<Draining>,
+}
+
+/// The actions that a shutdown needs now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ShutdownStep {
+    /// Log the jobs that it waits for.
+    pub(super) log: bool,
+    /// Stop all guests and hand their jobs back.
+    pub(super) release: bool,
+}
+
+impl Lifecycle {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { grace, is_paused: false, shutdown: None }
     }
 
-    pub(super) fn follow_order(&mut self) {
-        let order = self.orders.borrow_and_update().clone();
-        let last = std::mem::replace(&mut self.last_order, order.clone());
-        // An order stands until another one replaces that part of it: what was followed before is not done again.
-        let number = order.number;
-        let slots = order.slots.filter(|slots| last.slots != Some(*slots));
-        let drain = order.drain.filter(|drain| last.drain != Some(*drain));
-        let shutdown = order.shutdown.filter(|shutdown| last.shutdown != Some(*shutdown));
-        let queues = order.queues.filter(|queues| last.queues.as_ref() != Some(queues));
-        tracing::info!(worker = %self.config.id, number, ?drain, ?shutdown, ?slots, ?queues, "an order arrived");
-        if let Some((least, most)) = slots {
-            let least = least.clamp(1, self.pool.most);
-            let most = most.clamp(least, self.pool.most);
-            self.scale = Scale::new(least, most);
-            self.set_slots(self.slots.clamp(least, most));
-        }
-        if let Some(queues) = queues {
-            self.queues.replace(&queues);
-            self.serve_queues();
-        }
-        if let Some(drain) = drain {
-            self.set_paused(drain);
-        }
-        if let Some(shutdown) = shutdown {
-            self.shut_down(shutdown, End::Ordered);
-        }
-        // Whatever changed may let it take work that was there before.
-        self.hinted = true;
-        self.vitals.followed(number);
+    /// False while it is paused or shuts down. Deliveries of a claim that is answered then are given back.
+    pub(super) fn claims(&self) -> bool {
+        !self.is_paused && self.shutdown.is_none()
     }
 
-    pub(super) fn set_slots(&mut self, slots: u32) {
-        let given = self.pool.resize(slots);
-        if given < slots {
-            tracing::warn!(worker = %self.config.id, slots, given, "the sandbox of this worker has fewer slots");
-        }
-        self.slots = given;
-        self.hinted = true;
-        let (least, most) = (self.scale.least.min(self.pool.most), self.scale.most.min(self.pool.most));
-        self.vitals.set_slots(given, least, most);
+    pub(super) fn shuts_down(&self) -> bool {
+        self.shutdown.is_some()
     }
 
-    /// Looks for queues if they were not named, and says which are served.
-    pub(super) fn serve_queues(&mut self) {
-        self.vitals.set_queues(self.queues.named());
-        if !self.queues.is_found() {
-            self.look_out = None;
-        } else if self.look_out.is_none() {
-            let looking = queues::look_out(self.broker.clone(), self.found.0.clone());
-            self.look_out = Some(AbortOnDropHandle::new(tokio::spawn(looking)));
-        }
+    /// Whether that changes anything.
+    pub(super) fn set_paused(&mut self, paused: bool) -> bool {
+        std::mem::replace(&mut self.is_paused, paused) != paused
     }
 
-    fn set_paused(&mut self, paused: bool) {
-        if std::mem::replace(&mut self.paused, paused) == paused {
-            return;
-        }
-        tracing::info!(worker = %self.config.id, paused, running = self.book.open(), "claiming was paused or resumed");
-        self.hinted = true;
-        if paused {
-            self.give_back();
-        }
-        self.vitals.set_draining(paused || self.drain.is_some());
-    }
-
-    /// Begins to end, or ends sooner than was said before.
-    pub(super) fn shut_down(&mut self, shutdown: Shutdown, why: End) {
-        let now = Instant::now();
+    /// Begins to shut down, or ends sooner than was requested before. Answers whether it begins.
+    pub(super) fn shut_down(&mut self, shutdown: Shutdown, why: End, now: Instant) -> bool {
         let grace_until = match shutdown {
             Shutdown::Warm => None,
-            Shutdown::Soft => Some(now + Duration::from_millis(self.config.grace_ms)),
+            Shutdown::Soft => Some(now + self.grace),
             Shutdown::Cold => Some(now),
         };
-        if let Some(drain) = &mut self.drain {
-            drain.grace_until = drain.grace_until.into_iter().chain(grace_until).min();
-            // Somebody wants it gone: it must not be started anew.
-            if matches!(drain.why, End::MaxJobs | End::MaxMemory) {
-                drain.why = why;
+        if let Some(draining) = &mut self.shutdown {
+            draining.grace_until = draining.grace_until.into_iter().chain(grace_until).min();
+            // A worker that somebody shuts down must not be replaced by a new one.
+            if matches!(draining.why, End::MaxJobs | End::MaxMemory) {
+                draining.why = why;
             }
-            return;
+            return false;
         }
-        let running = self.book.open();
-        tracing::info!(worker = %self.config.id, running, ?shutdown, ?why, grace_ms = self.config.grace_ms, "draining");
-        self.drain = Some(Drain { grace_until, stopped: false, why, next_word: now + WORD });
-        self.vitals.set_draining(true);
-        self.give_back();
+        self.shutdown = Some(Draining { grace_until, is_over: false, why, next_log: now + LOG_EVERY });
+        true
     }
 
-    /// Hands back what runs when its time is over.
-    pub(super) fn keep_drain(&mut self, now: Instant) {
-        let Some(drain) = &mut self.drain else { return };
-        if drain.grace_until.is_none() && self.book.open() == 0 {
-            // What is left are settles: for these nobody waits for ever.
-            drain.grace_until = Some(now);
+    /// The actions that are due. `open` deliveries are in the local queue or on a slot.
+    pub(super) fn step(&mut self, now: Instant, open: u32) -> ShutdownStep {
+        let Some(draining) = &mut self.shutdown else { return ShutdownStep::default() };
+        if open == 0 {
+            // Only settles are left, which must not be waited for without end.
+            draining.grace_until = draining.grace_until.or(Some(now));
         }
-        if drain.next_word <= now {
-            drain.next_word = now + WORD;
-            for (job, running_ms) in self.book.longest(NAMED) {
-                tracing::info!(worker = %self.config.id, %job, running_ms, "draining waits for a job to end");
-            }
+        let log = draining.next_log <= now;
+        if log {
+            draining.next_log = now + LOG_EVERY;
         }
-        if !drain.stopped && drain.grace_until.is_some_and(|until| until <= now) {
-            drain.stopped = true;
-            let stopped = self.book.release_all();
-            if stopped > 0 {
-                tracing::info!(worker = %self.config.id, stopped, "grace time is over, running jobs are handed back");
-            }
-        }
+        let release = !draining.is_over && draining.grace_until.is_some_and(|until| until <= now);
+        draining.is_over |= release;
+        ShutdownStep { log, release }
     }
 
-    /// Why it ends now, if it does.
-    pub(super) fn drained(&self, under_way: bool) -> Option<End> {
-        let drain = self.drain.as_ref()?;
-        if self.book.is_empty() && !under_way {
-            return Some(drain.why);
-        }
-        let given_up = drain.grace_until.is_some_and(|until| until + LAST_SETTLES <= Instant::now());
-        if given_up {
-            tracing::warn!(worker = %self.config.id, "the broker did not take the last outcomes; leases will expire");
-        }
-        given_up.then_some(drain.why)
+    /// When the grace time ends.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.shutdown.as_ref().filter(|draining| !draining.is_over)?.grace_until
     }
 
-    /// For the next heartbeat.
-    pub(super) fn note_held(&self) {
-        self.vitals.set_held(self.book.open().saturating_sub(self.local_queue.len() as u32), self.book.len());
+    /// Why it ends now, if it does; `is_idle` if it holds no delivery and no round trip is under way.
+    pub(super) fn end(&self, now: Instant, is_idle: bool) -> Option<End> {
+        let draining = self.shutdown.as_ref()?;
+        if is_idle {
+            return Some(draining.why);
+        }
+        let gives_up = draining.grace_until.is_some_and(|until| until + LAST_SETTLES <= now);
+        if gives_up {
+            tracing::warn!("the broker did not take the last outcomes; leases will expire");
+        }
+        gives_up.then_some(draining.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_soft_shutdown_hands_back_after_its_grace_time_and_gives_up_on_a_broker_that_does_not_answer() {
+        let (mut lifecycle, now) = (Lifecycle::new(GRACE), Instant::now());
+        assert!(lifecycle.claims() && lifecycle.shut_down(Shutdown::Soft, End::Ordered, now) && !lifecycle.claims());
+        assert_eq!(lifecycle.step(now, 1), ShutdownStep::default());
+        assert_eq!(lifecycle.next_wake(), Some(now + GRACE));
+        let over = now + GRACE;
+        assert!(lifecycle.step(over, 1).release && !lifecycle.step(over, 1).release && lifecycle.next_wake().is_none());
+        assert_eq!((lifecycle.end(over, false), lifecycle.end(over, true)), (None, Some(End::Ordered)));
+        assert_eq!(lifecycle.end(over + LAST_SETTLES, false), Some(End::Ordered));
     }
 
-    // ---- what it decides itself
+    #[test]
+    fn a_warm_shutdown_waits_for_jobs_but_not_for_settles_and_a_colder_one_ends_it() {
+        let (mut lifecycle, now) = (Lifecycle::new(GRACE), Instant::now());
+        assert!(lifecycle.shut_down(Shutdown::Warm, End::MaxJobs, now));
+        assert_eq!(lifecycle.step(now + LOG_EVERY, 1), ShutdownStep { log: true, release: false });
+        assert!(lifecycle.next_wake().is_none() && lifecycle.end(now + LOG_EVERY * 60, false).is_none());
+        // Its owner wants it gone: it is not replaced.
+        assert!(!lifecycle.shut_down(Shutdown::Cold, End::Requested, now));
+        assert!(lifecycle.step(now, 1).release);
+        assert_eq!(lifecycle.end(now, true), Some(End::Requested));
 
-    /// Whether there is anything to look at now and then.
-    pub(super) fn ticks(&self) -> bool {
-        self.drain.is_none() && (!self.scale.is_fixed() || self.config.max_memory_bytes > 0)
+        let mut idle = Lifecycle::new(GRACE);
+        assert!(idle.shut_down(Shutdown::Warm, End::MaxJobs, now));
+        assert!(idle.step(now, 0).release && idle.end(now + LAST_SETTLES, false).is_some());
     }
 
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.next_tick = now + TICK;
-        if !self.ticks() {
-            return;
-        }
-        let max = self.config.max_memory_bytes;
-        let rss = if max > 0 { (self.config.memory_bytes)() } else { 0 };
-        if max > 0 && rss > max {
-            tracing::info!(worker = %self.config.id, rss, max, "the process holds more memory than it may");
-            return self.shut_down(Shutdown::Warm, End::MaxMemory);
-        }
-        let room = max == 0 || rss < max / 5 * 4;
-        let more = self.hinted && !self.paused;
-        let slots = self.scale.tick(Load { slots: self.slots, open: self.book.open(), more, room });
-        if slots != self.slots {
-            tracing::info!(worker = %self.config.id, from = self.slots, to = slots, "the number of slots changed");
-            self.set_slots(slots);
-        }
-    }
-
-    /// Ends it after as many jobs as it may do.
-    pub(super) fn count_jobs(&mut self) {
-        let max = self.config.max_jobs;
-        if max > 0 && self.drain.is_none() && self.vitals.total_settled() >= max {
-            self.shut_down(Shutdown::Warm, End::MaxJobs);
-        }
+    #[test]
+    fn a_pause_ends_when_it_is_taken_back() {
+        let mut lifecycle = Lifecycle::new(GRACE);
+        assert!(lifecycle.set_paused(true) && !lifecycle.set_paused(true) && !lifecycle.claims());
+        assert!(lifecycle.set_paused(false) && lifecycle.claims() && lifecycle.end(Instant::now(), true).is_none());
     }
 }

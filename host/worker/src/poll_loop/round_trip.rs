@@ -1,84 +1,84 @@
 //! The round trip: settles what finished and claims more, in one request.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
+use umbel_broker::{Broker, Claim, Delivery, Error as BrokerError, Settled};
 use umbel_model::{Resolution, Token};
 
-use super::{MAX_CLAIM, PollLoop};
-use crate::{active::Active, attempt::random_u64, completion::Finished, outbox::Batch};
+use super::{MAX_CLAIM, PollLoop, renewals};
+use crate::{
+    active::Active, backoff::is_fault_of_request, completion::Finished, leases::PendingRenewal, machine::random_u64,
+    outbox::Batch,
+};
 
-pub(super) type RoundTrip = std::pin::Pin<Box<dyn Future<Output = RoundTripDone> + Send>>;
+/// Fewer deliveries ahead than this are too few to gather settles for.
+const MIN_GATHERING: usize = 32;
 
-pub(super) struct RoundTripDone {
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+pub(super) struct RoundTrip {
     batch: Batch,
-    /// What was asked for.
+    /// Deliveries that the claim allowed; 0 without a claim.
     claimed: u32,
     started: Instant,
     answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
 }
 
 impl PollLoop {
-    /// True while finished attempts should gather: there is plenty to do, and a bell rings when that ends.
-    pub(super) fn is_gathering(&mut self, now: Instant) -> bool {
-        if self.gather_until.is_some_and(|until| until <= now) {
-            self.gather_until = None;
-        }
-        self.gather_until.is_some()
+    pub(super) fn start_renewal(&mut self, now: Instant) -> Option<Pending<(PendingRenewal, renewals::RenewalAnswer)>> {
+        let pending = self.renewals.start(now, &mut self.leases)?;
+        Some(Box::pin(renewals::send(self.broker.clone(), self.config.lease_ms, pending)))
     }
 
-    /// Takes what finished.
+    /// Takes the attempts that finished.
     pub(super) fn collect(&mut self, arrived: &mut Vec<Finished>) {
         while arrived.len() < 2 * MAX_CLAIM as usize {
-            match self.finished.try_recv() {
+            match self.channels.finished.try_recv() {
                 Ok(finished) => arrived.push(finished),
                 Err(_) => break,
             }
         }
         for finished in arrived.drain(..) {
             if let Some(took_us) = finished.took_us {
-                self.pace.learn(took_us);
+                self.prefetch.learn(took_us);
             }
-            let seq = finished.active.seq;
-            if self.book.ended(seq) {
-                let telling = self.book.is_telling(seq);
-                self.outbox.push(finished, telling);
-            }
+            self.end(finished);
         }
     }
 
-    /// What is claimed all the same was asked for before, and is given back.
-    fn claims_nothing(&self) -> bool {
-        self.paused || self.drain.is_some()
+    /// A delivery ended here: its settle is sent next, unless its lease was lost.
+    fn end(&mut self, finished: Finished) {
+        let seq = finished.active.seq;
+        if self.leases.end(seq) {
+            self.outbox.push(finished, self.leases.is_reporting(seq));
+        }
     }
 
-    /// Deliveries to ask for now.
-    fn wanted(&mut self) -> u32 {
-        if self.claims_nothing() || self.no_claim_until.is_some() || self.outbox.goes_alone() {
+    /// Deliveries to claim now.
+    fn wanted(&mut self, now: Instant) -> u32 {
+        let may_claim = self.lifecycle.claims() && self.claims.failures.until(now).is_none();
+        if !may_claim || self.outbox.is_without_claim() {
             return 0;
         }
-        self.ahead = self.pace.ahead(self.config.guest_threads, self.outbox.ready());
-        self.local_queue.set_low_water(self.ahead as usize / 2);
-        (self.slots + self.ahead).saturating_sub(self.book.open()).min(MAX_CLAIM)
+        let ahead = self.prefetch.update(self.config.guest_threads, self.outbox.ready());
+        self.local_queue.set_low_water(ahead as usize / 2);
+        (self.capacity.slots() + ahead).saturating_sub(self.leases.open()).min(MAX_CLAIM)
     }
 
-    pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<RoundTrip> {
-        if self.blocked_until.is_some() {
+    pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<Pending<RoundTrip>> {
+        if self.failures.until(now).is_some() {
             return None;
         }
-        let wanted = self.wanted();
-        let poll = self.next_poll <= now;
-        if poll {
-            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
-        }
-        if self.outbox.ready() == 0 && (wanted == 0 || !(self.hinted || poll)) {
+        let (wanted, is_due) = (self.wanted(now), self.claims.is_due(now));
+        if self.outbox.ready() == 0 && (wanted == 0 || !is_due) {
             return None;
         }
-        // Asked only for a claim: a queue that was heard of leaves the list with it.
-        let queues = if wanted > 0 { self.queues.next() } else { Vec::new() };
+        // Only for a claim: a hinted queue counts as asked.
+        let queues = if wanted > 0 { self.claims.start(now) } else { Vec::new() };
         let claim = (!queues.is_empty()).then(|| Claim {
             worker: self.config.id.clone(),
             queues,
@@ -86,170 +86,137 @@ impl PollLoop {
             lease_ms: self.config.lease_ms,
             token_seed: token_seed(),
         });
-        if wanted > 0 {
-            self.hinted = self.queues.has_more();
-            self.next_poll = now + Duration::from_millis(self.config.poll_ms);
-        }
         let batch = self.outbox.batch();
         if batch.settles.is_empty() && claim.is_none() {
             return None;
         }
-        let broker = self.broker.clone();
-        // A broker that answers nothing at all is as good as gone.
+        // A broker that does not answer for so long counts as not reachable.
         let limit = Duration::from_millis(self.config.lease_ms.max(5_000));
+        let broker = self.broker.clone();
         Some(Box::pin(async move {
-            let work = async {
-                match &claim {
-                    Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
-                    then => broker.settle(&batch.settles, then.as_ref()).await,
-                }
-            };
-            let answer = tokio::time::timeout(limit, work).await;
+            let answer = tokio::time::timeout(limit, exchange(&*broker, &batch, claim.as_ref())).await;
             let answer = answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into())));
-            RoundTripDone { batch, claimed: claim.map_or(0, |c| c.max), started: now, answer }
+            RoundTrip { batch, claimed: claim.map_or(0, |claim| claim.max), started: now, answer }
         }))
     }
 
-    pub(super) fn round_trip_done(&mut self, done: RoundTripDone) {
-        let RoundTripDone { batch, claimed, started, answer } = done;
+    pub(super) fn round_trip_done(&mut self, done: RoundTrip) {
+        let RoundTrip { batch, claimed, started, answer } = done;
         let (settled, deliveries) = match answer {
             Ok(answer) => answer,
             Err(error) => return self.round_trip_failed(batch, claimed, &error),
         };
-        if self.retries.succeeded() {
+        if self.failures.succeeded() {
             tracing::info!(worker = %self.config.id, "the broker answers again");
         }
         self.outbox.succeeded();
         if claimed > 0 {
-            self.claim_answered(batch.settles.is_empty());
+            if self.claims.failures.succeeded() {
+                tracing::info!(worker = %self.config.id, "the broker answers claims again");
+            }
+            if batch.settles.is_empty() {
+                self.outbox.claimed_alone();
+            }
+            let is_full = deliveries.len() as u32 >= claimed;
+            self.claims.answered(deliveries.iter().map(|delivery| &delivery.queue), is_full);
         }
-        for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(&settled) {
+        self.settled(&batch, &settled);
+        // Before the new deliveries start: the job that was settled may have been the last one.
+        self.check_job_count();
+        self.hand_out(deliveries, started);
+        let ahead = self.prefetch.count() as usize;
+        let gathers = ahead >= MIN_GATHERING && self.local_queue.len() > ahead / 2 && !self.lifecycle.shuts_down();
+        self.outbox.gather(gathers.then(|| Instant::now() + Duration::from_millis(self.config.gather_ms)));
+    }
+
+    /// Takes the answers to settles.
+    fn settled(&mut self, batch: &Batch, answers: &[Settled]) {
+        for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(answers) {
             match answer {
-                // Its lease is still held: it ends with an error instead.
+                // The lease still holds: the job ends with an error instead.
                 Settled::NoCapacity => {
-                    let refused = Finished::refused(active.clone(), settle);
-                    let telling = self.book.is_telling(active.seq);
-                    self.outbox.push(refused, telling);
+                    let is_reporting = self.leases.is_reporting(active.seq);
+                    self.outbox.push(Finished::without_capacity(active.clone(), settle), is_reporting);
                     continue;
                 }
-                // What was given back is no job that was done here.
+                // A job that was given back was not done here.
                 _ if matches!(settle.resolution, Resolution::Release) => {}
-                Settled::Recorded | Settled::AlreadyDone => self.vitals.settled(),
+                Settled::Recorded | Settled::AlreadyDone => self.channels.vitals.count_settled(),
                 Settled::Lost => {
                     let delivery = &active.delivery;
                     tracing::warn!(tenant = %delivery.tenant, job = %delivery.id, "outcome refused: the lease was lost");
                 }
             }
-            self.book.forget(active.seq);
-        }
-        // A full answer means that there may be more.
-        self.hinted |= claimed > 0 && deliveries.len() as u32 >= claimed;
-        // Before more is begun: this may have been the last one.
-        self.count_jobs();
-        self.hand_out(deliveries, started);
-        let ahead = self.ahead as usize;
-        // Below that there are too few to gather for.
-        let plenty = ahead >= 32 && self.local_queue.len() > ahead / 2;
-        self.gather_until =
-            (plenty && self.drain.is_none()).then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
-    }
-
-    fn claim_answered(&mut self, alone: bool) {
-        if self.claim_retries.succeeded() {
-            tracing::info!(worker = %self.config.id, "the broker answers claims again");
-        }
-        if alone {
-            self.outbox.claimed_alone();
+            self.leases.remove(active.seq);
         }
     }
 
     fn round_trip_failed(&mut self, batch: Batch, claimed: u32, error: &BrokerError) {
-        self.hinted |= claimed > 0;
-        let faulty = is_of_what_was_asked(error);
-        match (faulty, claimed > 0, batch.settles.is_empty()) {
-            (true, true, false) => {
-                tracing::warn!(worker = %self.config.id, %error, "outcomes were not taken with a claim; they go alone");
-                return self.outbox.failed_with_claim(batch);
-            }
-            (true, true, true) => {
-                if self.claim_retries.is_first() {
-                    tracing::error!(worker = %self.config.id, %error, "the broker failed on a claim; trying again");
-                }
-                let pause = Duration::from_millis(self.claim_retries.next_ms(random_u64()));
-                self.no_claim_until = Some(Instant::now() + pause);
-                return;
-            }
-            _ => {}
+        let (worker, now) = (&self.config.id, Instant::now());
+        let has_claim = claimed > 0;
+        if has_claim {
+            self.claims.look();
         }
-        if self.retries.is_first() {
-            tracing::warn!(worker = %self.config.id, %error, "the broker failed; trying again until it answers");
+        let is_faulty = is_fault_of_request(error);
+        if is_faulty && has_claim && !batch.settles.is_empty() {
+            tracing::warn!(%worker, %error, "outcomes were not taken with a claim; they go alone");
+            return self.outbox.failed_with_claim(batch);
         }
-        if faulty {
-            self.outbox.failed(batch, &mut self.book);
+        if is_faulty && has_claim {
+            if self.claims.failures.failed(now, random_u64()) {
+                tracing::error!(%worker, %error, "the broker failed on a claim; trying again");
+            }
+            return;
+        }
+        if self.failures.failed(now, random_u64()) {
+            tracing::warn!(%worker, %error, "the broker failed; trying again until it answers");
+        }
+        if is_faulty {
+            self.outbox.failed(batch, &mut self.leases);
         } else {
             self.outbox.unreached(batch);
         }
-        self.blocked_until = Some(Instant::now() + Duration::from_millis(self.retries.next_ms(random_u64())));
     }
 
     fn hand_out(&mut self, deliveries: Vec<Delivery>, since: Instant) {
-        let actives: Vec<Arc<Active>> = deliveries
-            .into_iter()
-            .map(|delivery| {
-                self.next_seq += 1;
-                let active = Arc::new(Active::new(self.next_seq, delivery, self.wakers.clone(), self.rates.clone()));
-                self.book.add(active.clone(), since);
-                active
-            })
-            .collect();
-        if self.claims_nothing() {
-            // Not by way of the line: a slot might take it.
-            return actives.into_iter().for_each(|active| self.release(active));
+        let (wakers, rates) = (&self.channels.wakers, &self.node_rates);
+        let mut actives = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            self.last_seq += 1;
+            let active = Arc::new(Active::new(self.last_seq, delivery, wakers.clone(), rates.clone()));
+            self.leases.add(active.clone(), since);
+            actives.push(active);
         }
-        if !actives.is_empty() {
+        if !self.lifecycle.claims() {
+            // Not through the local queue: a slot might take them.
+            actives.into_iter().for_each(|active| self.end(Finished::released(active)));
+        } else if !actives.is_empty() {
             self.local_queue.push(actives);
         }
     }
 
-    /// Gives back what no slot has taken.
+    /// Gives back the deliveries that no slot has taken.
     pub(super) fn give_back(&mut self) {
         for active in self.local_queue.take_back() {
-            self.release(active);
+            self.end(Finished::released(active));
         }
-        self.gather_until = None;
-    }
-
-    fn release(&mut self, active: Arc<Active>) {
-        if self.book.ended(active.seq) {
-            let telling = self.book.is_telling(active.seq);
-            self.outbox.push(Finished::released(active), telling);
-        }
+        self.outbox.gather(None);
     }
 }
 
-/// Whether a failure may be the fault of one thing that was asked, and not of the broker as a whole.
-pub(super) fn is_of_what_was_asked(error: &BrokerError) -> bool {
-    !(error.is_transient() || matches!(error, BrokerError::Refused(_)))
+async fn exchange(
+    broker: &dyn Broker,
+    batch: &Batch,
+    claim: Option<&Claim>,
+) -> Result<(Vec<Settled>, Vec<Delivery>), BrokerError> {
+    match claim {
+        Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
+        claim => broker.settle(&batch.settles, claim).await,
+    }
 }
 
 /// 128 random bits, so that no two deliveries ever share a token.
 fn token_seed() -> Token {
     let seed = format!("{:016x}{:016x}", random_u64(), random_u64());
     Token::new(seed).expect("hex digits are a token")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_that_refuses_everybody_is_no_reason_to_give_up_an_outcome() {
-        let text = || "as the test wants".to_owned();
-        for error in [BrokerError::Unavailable(text()), BrokerError::Full(text()), BrokerError::Refused(text())] {
-            assert!(!is_of_what_was_asked(&error), "{error}");
-        }
-        for error in [BrokerError::Corrupt(text()), BrokerError::Failed(text())] {
-            assert!(is_of_what_was_asked(&error), "{error}");
-        }
-    }
 }

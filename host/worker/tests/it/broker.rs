@@ -17,6 +17,8 @@ pub struct Flaky {
     pub failing_settles: AtomicU32,
     pub failing_renewals: AtomicU32,
     pub renewals: AtomicU32,
+    /// Calls with a claim, alone or with settles.
+    pub claims: AtomicU32,
     /// A settle that contains this job fails for another reason than reach.
     pub poison: Mutex<Option<JobId>>,
     /// A renewal that contains this job does.
@@ -42,6 +44,7 @@ impl Flaky {
             failing_settles: AtomicU32::new(0),
             failing_renewals: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
+            claims: AtomicU32::new(0),
             poison: Mutex::new(None),
             poison_renewal: Mutex::new(None),
             no_settle_with_claim: AtomicBool::new(false),
@@ -100,6 +103,7 @@ impl Jobs for Flaky {
 #[async_trait]
 impl Deliveries for Flaky {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
         if self.no_claims.load(Ordering::SeqCst) {
             return Err(Error::Corrupt("as the test wants".into()));
         }
@@ -119,6 +123,7 @@ impl Deliveries for Flaky {
     }
 
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        self.claims.fetch_add(u32::from(then.is_some()), Ordering::SeqCst);
         if !settles.is_empty() {
             fails(&self.failing_settles)?;
         }

@@ -3,14 +3,14 @@
 use futures::TryStreamExt as _;
 use umbel_broker::LargeValues as _;
 use umbel_model::{Acks, Digest, JobRecord, JobState, PolicyPatch, QueueName, Stored};
-use umbel_modules::StoredValue;
+use umbel_modules::ValueEntry;
 
 use crate::{
     guest::FORGED,
     support::{World, next_id, tenant},
 };
 
-async fn values(world: &World) -> Vec<StoredValue> {
+async fn values(world: &World) -> Vec<ValueEntry> {
     world.store.values().try_collect().await.unwrap()
 }
 

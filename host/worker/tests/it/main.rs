@@ -6,6 +6,7 @@ mod broker;
 mod canvas;
 mod damage;
 mod guest;
+mod hints;
 mod large;
 mod leases;
 mod orders;

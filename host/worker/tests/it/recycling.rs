@@ -11,7 +11,7 @@ use crate::{
     support::{PATIENCE, World, tenant},
 };
 
-/// Waits until the conductor went round some times, as renewals of what runs show.
+/// Waits until the poll loop went round some times, as the renewals of the running job show.
 async fn rounds(world: &World) {
     let wanted = world.broker.renewals.load(Ordering::SeqCst) + 2;
     let waiting = async {

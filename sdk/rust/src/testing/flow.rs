@@ -14,10 +14,11 @@ use umbel_model::{
     canvas::{self, CanvasError, CanvasLimits, Join, Node, Plan, Range, When, Work},
 };
 
-use super::{App, Attempt, Job, job::Record};
+use super::{
+    App, Attempt, Job,
+    job::{Record, UPSTREAM_FAILED},
+};
 use crate::Refused;
-
-pub(super) const UPSTREAM_FAILED: &str = "upstream_failed";
 
 /// A workflow that was started. It stays up to date while its app runs.
 #[derive(Clone)]

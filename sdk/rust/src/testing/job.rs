@@ -9,11 +9,11 @@ use std::{
 use serde_json::Value;
 use umbel_model::{Failure, JobState, Policy};
 
-use super::{
-    call::{Arguments, Call},
-    flow::UPSTREAM_FAILED,
-};
+use super::call::{Arguments, Call};
 use crate::{CustomState, LogLine, ProgressReport};
+
+/// Kind of the failure of a job that a step before it stopped.
+pub(super) const UPSTREAM_FAILED: &str = "upstream_failed";
 
 /// One attempt that has ended.
 #[derive(Debug, Clone)]

@@ -3,15 +3,13 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read, Write as _},
-    net::TcpStream,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{connection::Connection, measure::Service};
+use crate::{connection::Connection, measure::Service, redis_info::RedisInfo};
 
 /// How long a worker may settle down, as the peers' program gives theirs.
 const SETTLE: Duration = Duration::from_secs(4);
@@ -23,14 +21,14 @@ pub async fn chord(broker: &str, n: usize) -> Result<Value> {
     let service = ready(broker).await?;
     let mut connection = Connection::open(service.client().url(), &service.client().token())?;
     run(&mut connection, &chord_of(WARM_UP))?;
-    let before = usage(&service)?;
+    let before = RedisInfo::of(&service)?;
     let canvas = chord_of(n);
     let start = Instant::now();
     let workflow = run(&mut connection, &canvas)?;
     let seconds = start.elapsed().as_secs_f64();
     ensure!(workflow["result"] == json!(n * (n - 1) / 2), "{workflow}");
     let mut row = json!({"what": "chord", "broker": broker, "n": n, "seconds": seconds});
-    if let (Some(before), Some(after)) = (before, usage(&service)?) {
+    if let (Some(before), Some(after)) = (before, RedisInfo::of(&service)?) {
         let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / n as f64;
         row["bytes_per_member"] = each(before.bytes, after.bytes).into();
         row["scripts_per_member"] = each(before.scripts, after.scripts).into();
@@ -81,37 +79,4 @@ fn run(connection: &mut Connection, body: &str) -> Result<Value> {
     }
     ensure!(workflow["state"] == "succeeded", "{workflow}");
     Ok(workflow)
-}
-
-/// What Redis says of itself.
-struct Usage {
-    bytes: u64,
-    /// Calls of scripts so far.
-    scripts: u64,
-}
-
-/// None on another broker.
-fn usage(service: &Service) -> Result<Option<Usage>> {
-    let Service::Redis(_, redis) = service else { return Ok(None) };
-    let info = info(redis.port())?;
-    let memory = info.lines().find_map(|line| line.strip_prefix("used_memory:")).context("no used_memory")?;
-    let calls = |line: &str| -> Option<u64> {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(':')?;
-        let is_script = ["eval", "evalsha", "fcall"].contains(&name);
-        rest.strip_prefix("calls=")?.split(',').next()?.parse().ok().filter(|_| is_script)
-    };
-    Ok(Some(Usage { bytes: memory.trim().parse()?, scripts: info.lines().filter_map(calls).sum() }))
-}
-
-fn info(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"INFO everything\r\n")?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let length: usize = line.trim().strip_prefix('$').context("Redis answered something else")?.parse()?;
-    let mut text = vec![0; length];
-    reader.read_exact(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }

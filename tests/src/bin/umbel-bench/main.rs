@@ -7,13 +7,18 @@ mod canvas;
 mod connection;
 mod fairness;
 mod measure;
+mod redis_info;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-const NAMES: &[&str] = &["sandbox", "throughput", "latency", "memory", "chord", "chain", "noisy", "keys"];
+use measure::Limit;
+
+const NAMES: &[&str] = &["sandbox", "throughput", "limited", "latency", "memory", "chord", "chain", "noisy", "keys"];
+/// Jobs of each run with a limit, and of the run without one beside them.
+const LIMITED: usize = 20_000;
 /// Steps of the chain, as the peers have it.
 const STEPS: usize = 200;
 
@@ -44,30 +49,44 @@ fn run() -> Result<()> {
                 continue;
             }
             for broker in ["sqlite", "redis"] {
-                let sizes = match *name {
-                    "throughput" => &options.sizes[..],
-                    "chord" => &options.chords,
-                    "chain" => &[STEPS],
-                    _ => &[0],
-                };
-                for n in sizes {
-                    let row = runtime.block_on(async {
-                        match *name {
-                            "throughput" => measure::throughput(broker, *n).await,
-                            "latency" => measure::latency(broker).await,
-                            "chord" => canvas::chord(broker, *n).await,
-                            "chain" => canvas::chain(broker, *n).await,
-                            "noisy" => fairness::noisy(broker).await,
-                            "keys" => fairness::keys(broker).await,
-                            _ => measure::memory(broker).await,
-                        }
-                    });
-                    show(rep, row.with_context(|| format!("{name} on {broker}"))?);
+                for row in
+                    runtime.block_on(rows(&options, name, broker)).with_context(|| format!("{name} on {broker}"))?
+                {
+                    show(rep, row);
                 }
             }
         }
     }
     Ok(())
+}
+
+/// One repetition of a measurement.
+async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>> {
+    let mut rows = Vec::new();
+    match name {
+        "throughput" => {
+            for n in &options.sizes {
+                rows.push(measure::throughput(name, broker, *n, Limit::None).await?);
+            }
+        }
+        "limited" => {
+            let n = options.sizes.iter().copied().min().unwrap_or(LIMITED).min(LIMITED);
+            for limit in Limit::ALL {
+                rows.push(measure::throughput(name, broker, n, limit).await?);
+            }
+        }
+        "chord" => {
+            for n in &options.chords {
+                rows.push(canvas::chord(broker, *n).await?);
+            }
+        }
+        "chain" => rows.push(canvas::chain(broker, STEPS).await?),
+        "latency" => rows.push(measure::latency(broker).await?),
+        "noisy" => rows.push(fairness::noisy(broker).await?),
+        "keys" => rows.push(fairness::keys(broker).await?),
+        _ => rows.push(measure::memory(broker).await?),
+    }
+    Ok(rows)
 }
 
 /// To stdout for programs, to stderr for people.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use umbel_tests::{Client, Dev, DevOptions, Process, RedisServer, Split, redis, time_ms, umbel_binary, until};
 
-use crate::connection::Connection;
+use crate::{connection::Connection, redis_info::RedisInfo};
 
 /// Calls of one sandbox measurement.
 const SANDBOX_CALLS: u32 = 50_000;
@@ -19,6 +19,8 @@ const ROUND_TRIPS: usize = 500;
 const WARM_UP: usize = 20;
 /// Lines of one batch request.
 const BATCH: usize = 10_000;
+/// Different orders, which are keys where jobs are limited by key.
+const KEYS: usize = 100;
 /// How long the throughput of all jobs may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// How long a worker may settle down before its memory is read, as the peers' program does.
@@ -116,16 +118,49 @@ pub fn sandbox() -> Result<Value> {
     Ok(row)
 }
 
+/// A limit that never keeps a job back: what it costs to have one.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    None,
+    Rate,
+    Cap,
+    Key,
+}
+
+impl Limit {
+    pub const ALL: [Self; 4] = [Self::None, Self::Rate, Self::Cap, Self::Key];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Rate => "rate",
+            Self::Cap => "cap",
+            Self::Key => "key",
+        }
+    }
+
+    /// The options of each job; one key in `KEYS` for each order.
+    fn options(self) -> Value {
+        match self {
+            Self::None => json!({}),
+            Self::Rate => json!({"rate_limit": "1000000/s", "rate_burst": 1_000_000}),
+            Self::Cap => json!({"concurrency": 10_000}),
+            Self::Key => json!({"limit_key": "kwargs.order_id", "key_concurrency": 10_000}),
+        }
+    }
+}
+
 /// Preloads `n` no-op jobs, then lets them run: the rate from the first claim to the last result, both by the broker's
-/// clock, and the rate of the preload over HTTP.
-pub async fn throughput(broker: &str, n: usize) -> Result<Value> {
+/// clock, the rate of the preload over HTTP, and what Redis spent on all of it.
+pub async fn throughput(what: &str, broker: &str, n: usize, limit: Limit) -> Result<Value> {
     let mut service = Service::start(broker, &[]).await?;
     service.hold().await?;
-    let bodies: Vec<String> = (0..n)
-        .collect::<Vec<_>>()
-        .chunks(BATCH)
-        .map(|ids| ids.iter().map(|i| format!("{{\"task\":\"noop\",\"kwargs\":{{\"order_id\":{i}}}}}\n")).collect())
-        .collect();
+    let options = limit.options();
+    let line = |i| json!({"task": "noop", "kwargs": {"order_id": order(i)}, "options": options}).to_string() + "\n";
+    let numbers: Vec<usize> = (0..n).collect();
+    let bodies: Vec<String> =
+        numbers.chunks(BATCH).map(|numbers| numbers.iter().copied().map(line).collect()).collect();
+    let before = RedisInfo::of(&service)?;
     let client = service.client();
     let start = Instant::now();
     let mut ids = Vec::with_capacity(n);
@@ -140,13 +175,24 @@ pub async fn throughput(broker: &str, n: usize) -> Result<Value> {
     service.release(&[]).await?;
     service.all_done().await?;
     let wall_s = released.elapsed().as_secs_f64();
+    let after = RedisInfo::of(&service)?;
     let (seconds, finished) = span(service.client()).await?;
     ensure!(finished == n, "{finished} of {n} jobs are there");
     check_results(service.client(), &ids).await?;
-    Ok(json!({
-        "what": "throughput", "broker": broker, "n": n, "seconds": seconds, "wall_s": wall_s,
-        "jobs_per_s": n as f64 / seconds, "submit_per_s": n as f64 / submit_s,
-    }))
+    let mut row = json!({
+        "what": what, "limit": limit.as_str(), "broker": broker,
+        "n": n, "seconds": seconds, "wall_s": wall_s, "jobs_per_s": n as f64 / seconds,
+        "submit_per_s": n as f64 / submit_s,
+    });
+    if let (Some(before), Some(after)) = (before, after) {
+        row["redis_us_per_job"] = json!((after.cpu_s - before.cpu_s) * 1e6 / n as f64);
+    }
+    Ok(row)
+}
+
+/// The order that a job has.
+fn order(number: usize) -> usize {
+    number % KEYS
 }
 
 /// Seconds from the first claim to the last end, and how many jobs succeeded.
@@ -164,10 +210,10 @@ async fn span(client: &Client) -> Result<(f64, usize)> {
 
 /// Every hundredth job has the result that belongs to its arguments.
 async fn check_results(client: &Client, answers: &[String]) -> Result<()> {
-    for (order, line) in answers.iter().flat_map(|text| text.lines()).enumerate().step_by(100) {
+    for (number, line) in answers.iter().flat_map(|text| text.lines()).enumerate().step_by(100) {
         let answer: Value = serde_json::from_str(line)?;
         let job = client.job(answer["id"].as_str().with_context(|| format!("not accepted: {line}"))?).await?;
-        ensure!(job["result"] == json!({"order_id": order, "status": "success"}), "{job}");
+        ensure!(job["result"] == json!({"order_id": order(number), "status": "success"}), "{job}");
     }
     Ok(())
 }

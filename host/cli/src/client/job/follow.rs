@@ -87,7 +87,7 @@ pub(in crate::client) fn as_sent(event: &Event) -> String {
 fn shown(event: &Event, format: Format) -> Result<Option<String>, Failure> {
     match format {
         Format::Json | Format::Jsonl => return Ok(Some(as_sent(event))),
-        Format::Id => return Ok(event.id.as_deref().map(|id| crate::output::plain(id).into_owned())),
+        Format::Id => return Ok(event.id.as_deref().map(|id| crate::safe_text::plain(id).into_owned())),
         Format::Table => {}
     }
     Ok(match event.of_job()? {
@@ -98,7 +98,7 @@ fn shown(event: &Event, format: Format) -> Result<Option<String>, Failure> {
             let due = change.due_at.map(|at| format!(", due {at}")).unwrap_or_default();
             let error = change.error.map(|error| format!(": {}: {}", error.kind, error.message)).unwrap_or_default();
             let rest = format!("attempt {}{due}{error}", change.attempt);
-            let rest = crate::output::plain(&rest).replace('\n', " ");
+            let rest = crate::safe_text::plain(&rest).replace('\n', " ");
             Some(format!("{}  {rest}", coloured(change.state.as_str())))
         }
         Some(JobEvent::End(job)) => Some(format!("{}  the job has ended", coloured(job.state.as_str()))),
@@ -111,8 +111,8 @@ fn progress_text(progress: &Progress) -> String {
     let mut parts = vec![if *total > 0 { format!("{done} of {total}") } else { done.to_string() }];
     parts.extend(state.clone());
     parts.extend(Some(message.clone()).filter(|message| !message.is_empty()));
-    parts.extend(meta.as_ref().map(|meta| crate::output::escaped(&meta.to_string()).into_owned()));
-    crate::output::plain(&parts.join("  ")).replace('\n', " ")
+    parts.extend(meta.as_ref().map(|meta| crate::safe_text::escaped(&meta.to_string()).into_owned()));
+    crate::safe_text::plain(&parts.join("  ")).replace('\n', " ")
 }
 
 #[cfg(test)]

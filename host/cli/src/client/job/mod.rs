@@ -234,7 +234,7 @@ fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
         terminal.json(&format!("\nresult\n{}", result.get()))?;
     }
     if let Some(error) = job.error.filter(|error| !error.frames.is_empty()) {
-        terminal.line(&format!("\nframes\n{}", crate::output::plain(&error.frames.join("\n"))))?;
+        terminal.line(&format!("\nframes\n{}", crate::safe_text::plain(&error.frames.join("\n"))))?;
     }
     let value = object(body)?;
     let history = value.pointer("/history").and_then(Value::as_array).cloned().unwrap_or_default();

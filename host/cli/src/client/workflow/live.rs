@@ -13,7 +13,8 @@ use crate::{
     args::{Format, ShowOptions},
     client::answer,
     failure::Failure,
-    output::{Terminal, plain},
+    output::Terminal,
+    safe_text::plain,
 };
 
 /// How often it is looked at; the end is told at once.

@@ -20,7 +20,8 @@ use crate::{
     args::{Format, ShowOptions, WorkflowVerb},
     client::{answer, causes, omitted, pages},
     failure::{Exit, Failure},
-    output::{Column, Terminal, plain},
+    output::{Column, Terminal},
+    safe_text::plain,
 };
 
 const COLUMNS: &[Column] = &[

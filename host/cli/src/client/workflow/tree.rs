@@ -9,10 +9,7 @@ use umbel_client::{Client, Tree, WorkflowProgress};
 use umbel_model::WorkflowId;
 
 use super::screen::Size;
-use crate::{
-    failure::Failure,
-    output::{coloured, plain},
-};
+use crate::{failure::Failure, output::coloured, safe_text::plain};
 
 /// Characters of the bar.
 const BAR: u64 = 30;

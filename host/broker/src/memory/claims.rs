@@ -1,0 +1,117 @@
+//! Handing out in the model, and what it tells the scheduler of its jobs.
+
+use std::{collections::BTreeMap, convert::Infallible};
+
+use umbel_model::{JobId, JobState, TaskName, TenantId, UnixMs, rate::Used};
+
+use super::state::{Job, Key, State};
+use crate::{
+    scheduler::{ClaimRound, LimitName, Picked, Store, SubQueueName},
+    *,
+};
+
+/// The model's jobs and rates as the scheduler sees them.
+struct Looked<'a> {
+    now: UnixMs,
+    jobs: &'a mut BTreeMap<Key, Job>,
+    rates: &'a mut BTreeMap<LimitName, Used>,
+    /// The job that was looked at.
+    key: Option<Key>,
+}
+
+impl Looked<'_> {
+    fn job(&mut self) -> &mut Job {
+        let job = self.key.as_ref().and_then(|key| self.jobs.get_mut(key));
+        job.expect("a job is looked at before it is asked about")
+    }
+}
+
+impl Store<JobId> for Looked<'_> {
+    type Error = Infallible;
+
+    fn look(&mut self, tenant: &TenantId, job: JobId) -> Result<bool, Infallible> {
+        self.key = Some((tenant.clone(), job));
+        Ok(true)
+    }
+
+    fn has_expired(&mut self) -> bool {
+        let now = self.now;
+        self.job().record.expires_at.is_some_and(|at| at <= now)
+    }
+
+    fn task(&mut self) -> Result<TaskName, Infallible> {
+        Ok(self.job().record.task.clone())
+    }
+
+    fn limits(&mut self) -> Result<JobLimits, Infallible> {
+        let broker_options = self.job().broker_options.as_ref();
+        Ok(broker_options.and_then(|broker_options| broker_options.limits.clone()).unwrap_or_default())
+    }
+
+    fn moved(&mut self) -> Result<(), Infallible> {
+        let job = self.job();
+        job.sub_queue = Some(SubQueueName { task: job.record.task.clone(), key: String::new() });
+        Ok(())
+    }
+
+    fn used(&mut self, name: &LimitName) -> Result<Option<Used>, Infallible> {
+        Ok(self.rates.get(name).copied())
+    }
+
+    fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Infallible> {
+        self.rates.insert(name.clone(), used);
+        Ok(())
+    }
+}
+
+impl State {
+    pub(super) fn hand_out(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
+        let mut deliveries = Vec::new();
+        let mut budget = claim.max + CLAIM_SCAN;
+        for queue in &claim.queues {
+            let mut round = ClaimRound::default();
+            while (deliveries.len() as u32) < claim.max && budget > 0 {
+                let Some(next) = round.next(&self.scheduler, queue, &claim.worker) else { break };
+                budget -= 1;
+                let Ok(id) = next else { continue };
+                let mut store = Looked { now, jobs: &mut self.jobs, rates: &mut self.rates, key: None };
+                let Ok(picked) = self.scheduler.pick(now, id, &claim.worker, &mut store);
+                round.looked(id, picked == Picked::Job);
+                let Some(key) = store.key.clone().filter(|_| picked == Picked::Job) else { continue };
+                if store.has_expired() {
+                    self.finish(now, &key, JobState::Expired);
+                } else {
+                    deliveries.push(self.deliver(now, &key, claim, deliveries.len()));
+                }
+            }
+            if budget == 0 && (deliveries.len() as u32) < claim.max && self.scheduler.is_open(queue) {
+                self.scheduler.ready_in.insert(queue.clone());
+            }
+        }
+        self.put_off();
+        // One that expired may have been the last of its workflow.
+        self.finish_workflows(now);
+        deliveries
+    }
+
+    pub(super) fn set_control(&mut self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> ControlSet {
+        self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents)
+    }
+
+    /// As a broker that was opened again: nothing is blocked, the sub-queues of a tenant queue are level, and what ran
+    /// counts as lost.
+    pub(super) fn reopen(&mut self) {
+        self.scheduler = std::mem::take(&mut self.scheduler).reopened();
+        for (key, job) in &mut self.jobs {
+            job.lease_until = 0;
+            let queued = match job.record.state {
+                JobState::Queued => Some((job.score, key.1)),
+                JobState::Running => None,
+                _ => continue,
+            };
+            let id = self.scheduler.queue_id(&key.0, &job.record.queue);
+            self.scheduler.restore(id, job.sub_queue.as_ref(), queued);
+        }
+        self.scheduler.open_all();
+    }
+}

@@ -1,0 +1,328 @@
+//! Handing out within limits: one job at a time, in the six steps of the rules in `limits`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use umbel_model::{QueueName, Rate, TaskName, TenantId, UnixMs, WorkerId, rate::Used};
+
+use super::{Block, Branch, Limit, LimitName, Place, QueueId, Scheduler, SubQueueName, TenantQueue, limits_of};
+use crate::{Control, JobLimits, LOOKS_A_QUEUE, Scope};
+
+/// What the scheduler asks of the store that has the jobs.
+pub trait Store<J> {
+    type Error;
+
+    /// Looks at a ready job, which the other methods are then about. False when it cannot be handed out as it is stored.
+    fn look(&mut self, tenant: &TenantId, job: J) -> Result<bool, Self::Error>;
+
+    /// Whether its time to start is over.
+    fn has_expired(&mut self) -> bool;
+
+    fn task(&mut self) -> Result<TaskName, Self::Error>;
+
+    /// The limits that it was submitted with.
+    fn limits(&mut self) -> Result<JobLimits, Self::Error>;
+
+    /// It was a plain job, and waits in the sub-queue of its task from now on.
+    fn moved(&mut self) -> Result<(), Self::Error>;
+
+    /// What has been used of a rate.
+    fn used(&mut self, name: &LimitName) -> Result<Option<Used>, Self::Error>;
+
+    fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Self::Error>;
+}
+
+/// What came of a look at a tenant queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picked {
+    /// The job that the store looked at last left the queue. Unless it has expired, it counts as running there.
+    Job,
+    /// A branch was blocked, or a job was moved to its sub-queue or dropped.
+    Nothing,
+}
+
+/// Which tenant queues of a queue one claim does not look at.
+#[derive(Debug, Default)]
+pub struct ClaimRound {
+    /// Until the claim ends.
+    excluded: BTreeSet<QueueId>,
+    /// While another one is open: they took `LOOKS_A_QUEUE` looks without a job.
+    deferred: BTreeSet<QueueId>,
+    looks: HashMap<QueueId, u32>,
+}
+
+impl ClaimRound {
+    /// Start-time fair queueing: the open tenant queue with the least virtual finish time, by name when level. An
+    /// exclusive one whose jobs run on another worker is excluded: then it is `Err`.
+    pub fn next<J: Ord + Copy>(
+        &mut self,
+        scheduler: &Scheduler<J>,
+        queue: &QueueName,
+        worker: &WorkerId,
+    ) -> Option<Result<QueueId, ()>> {
+        let open = scheduler.fair.get(queue)?;
+        let first = |round: &Self| {
+            let next = |id: &QueueId| !round.excluded.contains(id) && !round.deferred.contains(id);
+            open.iter().map(|(_, _, id)| *id).find(next)
+        };
+        let id = match first(self) {
+            None if self.deferred.is_empty() => return None,
+            None => {
+                self.deferred.clear();
+                self.looks.clear();
+                first(self)?
+            }
+            Some(id) => id,
+        };
+        if scheduler.is_held_by_another(id, worker) {
+            self.excluded.insert(id);
+            return Some(Err(()));
+        }
+        Some(Ok(id))
+    }
+
+    /// Counts a look: `found` a job.
+    pub fn looked(&mut self, id: QueueId, found: bool) {
+        if found {
+            self.looks.remove(&id);
+            return;
+        }
+        let looks = self.looks.entry(id).or_default();
+        *looks += 1;
+        if *looks >= LOOKS_A_QUEUE {
+            self.deferred.insert(id);
+        }
+    }
+}
+
+impl<J: Ord + Copy> Scheduler<J> {
+    /// Whether a queue has anything to hand out.
+    pub fn is_open(&self, queue: &QueueName) -> bool {
+        self.fair.get(queue).is_some_and(|open| !open.is_empty())
+    }
+
+    fn is_held_by_another(&self, id: QueueId, worker: &WorkerId) -> bool {
+        let of = &self.queues[id];
+        of.counts.running > 0
+            && of.counts.holder.as_ref() != Some(worker)
+            && self.controls.queue(&of.tenant, &of.queue).is_some_and(|control| control.exclusive)
+    }
+
+    /// Takes the next job out of an open tenant queue, to run or because it has expired.
+    pub fn pick<S: Store<J>>(
+        &mut self,
+        now: UnixMs,
+        id: QueueId,
+        worker: &WorkerId,
+        store: &mut S,
+    ) -> Result<Picked, S::Error> {
+        if let Some(why) = self.queue_is_full(now, id, store)? {
+            self.block(id, &Branch::QUEUE, why);
+            return Ok(Picked::Nothing);
+        }
+        let Some((sub, job)) = self.next_in(id) else { return Ok(Picked::Nothing) };
+        let tenant = self.queues[id].tenant.clone();
+        if !store.look(&tenant, job.1)? {
+            self.remove(id, sub.as_ref(), job);
+            return Ok(Picked::Nothing);
+        }
+        let control = self.control_of(&tenant, sub.as_ref(), store)?;
+        match (&sub, control) {
+            (None, Some((task, _))) => {
+                store.moved()?;
+                self.take_job(id, None, job);
+                self.put_job(id, Some(&SubQueueName { task, key: String::new() }), job);
+                self.change(id, |_| {});
+                return Ok(Picked::Nothing);
+            }
+            (Some(name), Some((_, control))) if control.paused => {
+                self.block(id, &Branch::task(&name.task), Block::Paused);
+                return Ok(Picked::Nothing);
+            }
+            (_, control) if !store.has_expired() => {
+                let limits = match &sub {
+                    Some(_) => store.limits()?.under(&control.map(|(_, control)| control).unwrap_or_default()),
+                    None => JobLimits::default(),
+                };
+                if let Some((branch, why)) = self.sub_queue_is_full(now, &tenant, sub.as_ref(), &limits, store)? {
+                    self.block(id, &branch, why);
+                    return Ok(Picked::Nothing);
+                }
+                self.take_rates(now, id, sub.as_ref(), &limits, store)?;
+                self.count_start(id, sub.as_ref(), worker);
+            }
+            _ => {}
+        }
+        self.take_turn(id, sub.as_ref(), job);
+        Ok(Picked::Job)
+    }
+
+    /// The job that is next in a tenant queue.
+    fn next_in(&self, id: QueueId) -> Option<(Option<SubQueueName>, (u64, J))> {
+        let TenantQueue { ready, counts, .. } = &self.queues[id];
+        let of_tasks = ready.first_of_tasks();
+        if let Some(plain) = ready.plain.first() {
+            let mine = (super::branch::urgency(plain.0), counts.plain_finish.max(counts.time));
+            if of_tasks.as_ref().is_none_or(|(rank, ..)| mine <= *rank) {
+                return Some((None, *plain));
+            }
+        }
+        of_tasks.map(|(_, name, job)| (Some(name), job))
+    }
+
+    /// The control of the task of the job that was looked at.
+    fn control_of<S: Store<J>>(
+        &self,
+        tenant: &TenantId,
+        sub: Option<&SubQueueName>,
+        store: &mut S,
+    ) -> Result<Option<(TaskName, Control)>, S::Error> {
+        if self.controls.tasks(tenant) == 0 {
+            return Ok(None);
+        }
+        let task = match sub {
+            Some(name) => name.task.clone(),
+            None => store.task()?,
+        };
+        Ok(self.controls.task(tenant, &task).cloned().map(|control| (task, control)))
+    }
+
+    fn count_start(&mut self, id: QueueId, sub: Option<&SubQueueName>, worker: &WorkerId) {
+        self.change(id, |counts| {
+            counts.running += 1;
+            if counts.holder.as_ref() != Some(worker) {
+                counts.holder = Some(worker.clone());
+            }
+        });
+        for limit in sub.into_iter().flat_map(limits_of) {
+            let name = (self.queues[id].tenant.clone(), limit);
+            self.count_running(&name, 1);
+        }
+    }
+
+    /// Takes a job out, and counts the turn of its tenant queue and of its sub-queues.
+    fn take_turn(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+        self.remember_counts(id);
+        let ready = &self.queues[id].ready;
+        let (mut time, mut plain_finish) = (self.queues[id].counts.time, self.queues[id].counts.plain_finish);
+        if let Some(name) = sub {
+            let (task_branch, key_branch) = (Branch::task(&name.task), Branch::key(name));
+            if let (Some(task), Some(key)) = (ready.place(&task_branch), ready.place(&key_branch)) {
+                let of_task = task.time.max(key.finish);
+                time = time.max(task.finish);
+                let key = Place { finish: of_task + 1, ..key.clone() };
+                let task = Place { time: of_task, finish: time + 1, ..task.clone() };
+                self.set_place(id, &key_branch, Some(key));
+                self.set_place(id, &task_branch, Some(task));
+            }
+        } else if !ready.tasks.is_empty() {
+            time = time.max(plain_finish);
+            plain_finish = time + 1;
+        }
+        let counts = &mut self.queues[id].counts;
+        (counts.time, counts.plain_finish) = (time, plain_finish);
+        self.take_job(id, sub, job);
+        self.change(id, |counts| {
+            counts.ready = counts.ready.saturating_sub(1);
+            counts.finish = counts.finish.map(|finish| finish + 1);
+        });
+    }
+
+    /// Why nothing of a tenant queue may start now.
+    fn queue_is_full<S: Store<J>>(&self, now: UnixMs, id: QueueId, store: &mut S) -> Result<Option<Block>, S::Error> {
+        let of = &self.queues[id];
+        let Some(of_tenant) = self.controls.tenant(&of.tenant) else { return Ok(None) };
+        if is_full(of_tenant.concurrency, || self.sum(&of.tenant, |counts| counts.running)) {
+            return Ok(Some(Block::Full(Limit::Tenant)));
+        }
+        let cap = self.controls.queue(&of.tenant, &of.queue).map_or(0, |control| control.concurrency);
+        if is_full(cap, || of.counts.running) {
+            return Ok(Some(Block::Full(Limit::Queue(of.queue.clone()))));
+        }
+        for (name, rate) in self.queue_rates(id) {
+            if let Err(at) = take_rate(now, &name, rate, store)? {
+                return Ok(Some(Block::Until(at)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rates of a tenant queue's tenant and queue.
+    fn queue_rates(&self, id: QueueId) -> Vec<(LimitName, Rate)> {
+        let TenantQueue { tenant, queue, .. } = &self.queues[id];
+        let of_tenant = self.controls.get(tenant, &Scope::Tenant).rate.map(|rate| (Limit::Tenant, rate));
+        let of_queue = self.controls.queue(tenant, queue).and_then(|control| control.rate);
+        let of_queue = of_queue.map(|rate| (Limit::Queue(queue.clone()), rate));
+        of_tenant.into_iter().chain(of_queue).map(|(limit, rate)| ((tenant.clone(), limit), rate)).collect()
+    }
+
+    /// Which branch of a sub-queue may start nothing now, and why.
+    fn sub_queue_is_full<S: Store<J>>(
+        &self,
+        now: UnixMs,
+        tenant: &TenantId,
+        sub: Option<&SubQueueName>,
+        limits: &JobLimits,
+        store: &mut S,
+    ) -> Result<Option<(Branch, Block)>, S::Error> {
+        let Some(name) = sub else { return Ok(None) };
+        for limit in limits_of(name) {
+            let (cap, rate) = limits.of(&limit);
+            let limit_name = (tenant.clone(), limit);
+            let block = if is_full(cap, || self.running.get(&limit_name).copied().unwrap_or(0)) {
+                Block::Full(limit_name.1.clone())
+            } else if let Some(rate) = rate
+                && let Err(at) = take_rate(now, &limit_name, rate, store)?
+            {
+                Block::Until(at)
+            } else {
+                continue;
+            };
+            let of_task = matches!(limit_name.1, Limit::Task(_));
+            return Ok(Some((if of_task { Branch::task(&name.task) } else { Branch::key(name) }, block)));
+        }
+        Ok(None)
+    }
+
+    /// Takes one from each rate that holds for a job that starts now.
+    fn take_rates<S: Store<J>>(
+        &self,
+        now: UnixMs,
+        id: QueueId,
+        sub: Option<&SubQueueName>,
+        limits: &JobLimits,
+        store: &mut S,
+    ) -> Result<(), S::Error> {
+        let tenant = &self.queues[id].tenant;
+        let mut rates = if self.controls.tenant(tenant).is_some() { self.queue_rates(id) } else { Vec::new() };
+        for limit in sub.into_iter().flat_map(limits_of) {
+            rates.extend(limits.of(&limit).1.map(|rate| ((tenant.clone(), limit), rate)));
+        }
+        for (name, rate) in rates {
+            if let Ok(used) = take_rate(now, &name, rate, store)? {
+                store.set_used(&name, used)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_full(cap: u32, running: impl FnOnce() -> u64) -> bool {
+    cap > 0 && running() >= u64::from(cap)
+}
+
+/// What is stored of a rate when one more starts now, or until when none may (milliseconds).
+fn take_rate<J, S: Store<J>>(
+    now: UnixMs,
+    name: &LimitName,
+    rate: Rate,
+    store: &mut S,
+) -> Result<Result<Used, UnixMs>, S::Error> {
+    let wait = match rate.take(now, store.used(name)?) {
+        Ok(used) => return Ok(Ok(used)),
+        Err(wait) => wait,
+    };
+    if let Some(used) = wait.store {
+        store.set_used(name, used)?;
+    }
+    Ok(Err(wait.until_ms))
+}

@@ -1,0 +1,501 @@
+//! Which ready job is next, within all limits: the rules of `limits` as a structure in memory.
+//!
+//! The in-memory model and the SQLite broker both schedule with it, each with its own name for a job (`J`). It has no
+//! clock (the store sets `now` in each step), and of a job only its place. A store that may roll back calls `keep` after each commit and `undo` after each
+//! rollback. One that was opened again inserts its queued and running jobs with `restore` and ends with `open_all`: what
+//! was blocked is open then, and every sub-queue starts level.
+
+mod branch;
+mod claim;
+mod controls;
+mod idle_queues;
+mod undo;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+
+use umbel_model::{QueueName, TenantId, UnixMs, WorkerId};
+
+use branch::{Block, Branch, Place, Ready};
+pub use branch::{Limit, LimitName, SubQueueName};
+pub use claim::{ClaimRound, Picked, Store};
+pub use controls::Controls;
+use undo::Undo;
+
+/// Orders ready jobs: priority 9 first, then the order of arrival.
+pub fn ready_score(priority: u8, seq: u64) -> u64 {
+    (u64::from(9 - priority.min(9)) << 48) | seq
+}
+
+/// A tenant queue's number. They are never deleted: one that nobody uses is forgotten, see `idle_queues`.
+pub type QueueId = usize;
+
+/// What is counted of a tenant queue, and where it stands among the tenants of its queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Queued jobs, those in sub-queues too.
+    pub ready: u64,
+    pub running: u64,
+    /// Scheduled or retrying.
+    pub delayed: u64,
+    /// In the dead set.
+    pub dead: u64,
+    /// The queue is paused.
+    pub paused: bool,
+    /// Virtual finish time among the tenants of its queue; none while nothing can be handed out.
+    pub finish: Option<u64>,
+    /// The worker of the last delivery.
+    pub holder: Option<WorkerId>,
+    /// When a job came into it last, or it was seen in use; none: it is forgotten until a job comes into it.
+    pub used_at: Option<UnixMs>,
+    tenant_paused: bool,
+    blocked: Option<Block>,
+    /// Virtual time of its sub-queues and plain jobs; 0 while it has no sub-queues, as the next one.
+    time: u64,
+    plain_finish: u64,
+}
+
+impl Counts {
+    /// Jobs that wait in it or are dead.
+    fn held(&self) -> [u64; 3] {
+        [self.ready, self.delayed, self.dead]
+    }
+}
+
+#[derive(Debug)]
+struct TenantQueue<J> {
+    tenant: TenantId,
+    queue: QueueName,
+    counts: Counts,
+    ready: Ready<J>,
+    /// Its counts of before are in `Undo::counts`.
+    touched: bool,
+}
+
+/// The ready jobs of all tenants, and who is next.
+#[derive(Debug)]
+pub struct Scheduler<J> {
+    queues: Vec<TenantQueue<J>>,
+    by_name: HashMap<TenantId, HashMap<QueueName, QueueId>>,
+    pub controls: Controls,
+    /// Tenants with something to hand out, by queue: the least virtual finish time first, by name when level.
+    fair: HashMap<QueueName, BTreeSet<(u64, TenantId, QueueId)>>,
+    /// Branches that a rate blocks, in the order in which they are opened.
+    by_time: BTreeSet<(UnixMs, TenantId, QueueName, Branch, QueueId)>,
+    /// Branches that a cap blocks.
+    full: HashMap<LimitName, BTreeSet<(QueueId, Branch)>>,
+    /// Jobs of sub-queues that run, by the limit of their task and of their key.
+    running: HashMap<LimitName, u64>,
+    /// The place of the last job that came.
+    seq: u64,
+    /// The time of the step under way.
+    pub now: UnixMs,
+    /// Queues that got something to hand out. The store takes them.
+    pub ready_in: BTreeSet<QueueName>,
+    undo: Undo<J>,
+}
+
+impl<J: Ord + Copy> Default for Scheduler<J> {
+    fn default() -> Self {
+        Self {
+            queues: Vec::new(),
+            by_name: HashMap::new(),
+            controls: Controls::default(),
+            fair: HashMap::new(),
+            by_time: BTreeSet::new(),
+            full: HashMap::new(),
+            running: HashMap::new(),
+            seq: 0,
+            now: 0,
+            ready_in: BTreeSet::new(),
+            undo: Undo::default(),
+        }
+    }
+}
+
+impl<J: Ord + Copy> Scheduler<J> {
+    // ---- tenant queues
+
+    pub fn find(&self, tenant: &TenantId, queue: &QueueName) -> Option<QueueId> {
+        self.find_any(tenant, queue).filter(|id| self.is_known(*id))
+    }
+
+    /// As `find`, and also one that is forgotten.
+    pub fn find_any(&self, tenant: &TenantId, queue: &QueueName) -> Option<QueueId> {
+        self.by_name.get(tenant)?.get(queue).copied()
+    }
+
+    /// The number of a tenant queue, made or remembered if there is none.
+    pub fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueId {
+        let used_at = Some(self.now);
+        if let Some(id) = self.find_any(tenant, queue) {
+            if !self.is_known(id) {
+                self.change(id, |counts| counts.used_at = used_at);
+            }
+            return id;
+        }
+        let id = self.queues.len();
+        let tenant_paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
+        let counts = Counts { tenant_paused, used_at, ..Counts::default() };
+        let (tenant, queue) = (tenant.clone(), queue.clone());
+        self.by_name.entry(tenant.clone()).or_default().insert(queue.clone(), id);
+        self.queues.push(TenantQueue { tenant, queue, counts, ready: Ready::default(), touched: false });
+        id
+    }
+
+    /// How many tenant queues there are: their numbers are below it.
+    pub fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queues.is_empty()
+    }
+
+    pub fn tenant(&self, id: QueueId) -> &TenantId {
+        &self.queues[id].tenant
+    }
+
+    pub fn queue(&self, id: QueueId) -> &QueueName {
+        &self.queues[id].queue
+    }
+
+    pub fn counts(&self, id: QueueId) -> &Counts {
+        &self.queues[id].counts
+    }
+
+    /// The tenant queues of a tenant, by name, also those that are forgotten.
+    pub fn of_tenant(&self, tenant: &TenantId) -> Vec<QueueId> {
+        let mut mine: Vec<_> = self.by_name.get(tenant).into_iter().flatten().collect();
+        mine.sort();
+        mine.into_iter().map(|(_, id)| *id).collect()
+    }
+
+    pub fn queues_of(&self, tenant: &TenantId) -> u64 {
+        let mine = self.by_name.get(tenant).into_iter().flat_map(HashMap::values);
+        mine.filter(|id| self.is_known(**id)).count() as u64
+    }
+
+    /// The sum of a count over the tenant's queues.
+    pub fn sum(&self, tenant: &TenantId, count: impl Fn(&Counts) -> u64) -> u64 {
+        let mine = self.by_name.get(tenant).into_iter().flat_map(HashMap::values);
+        mine.map(|id| count(&self.queues[*id].counts)).sum()
+    }
+
+    /// Queues in which jobs of any tenant can be handed out, by name.
+    pub fn ready_queues(&self) -> BTreeSet<QueueName> {
+        self.fair.iter().filter(|(_, open)| !open.is_empty()).map(|(queue, _)| queue.clone()).collect()
+    }
+
+    /// Whether no job of a limit runs, and no tenant queue has a sub-queue.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queues.iter().all(|queue| queue.ready.tasks.is_empty())
+    }
+
+    /// Jobs that count as running for a limit of a task or key.
+    pub fn running(&self) -> impl Iterator<Item = (&LimitName, u64)> {
+        self.running.iter().map(|(name, count)| (name, *count))
+    }
+
+    // ---- jobs
+
+    /// A place behind all others of its priority.
+    pub fn next_score(&mut self, priority: u8) -> u64 {
+        self.seq += 1;
+        ready_score(priority, self.seq)
+    }
+
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Queues a job, by score, in a sub-queue or (without) as a plain one.
+    pub fn insert(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+        self.put_job(id, sub, job);
+        self.change(id, |counts| counts.ready += 1);
+        let queue = &self.queues[id].queue;
+        if !self.ready_in.contains(queue) {
+            self.ready_in.insert(queue.clone());
+        }
+    }
+
+    /// Takes a queued job out.
+    pub fn remove(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+        if self.take_job(id, sub, job) {
+            self.change(id, |counts| counts.ready = counts.ready.saturating_sub(1));
+        }
+    }
+
+    /// Changes the counts of a tenant queue, and lets it open or close. True if that opened it.
+    ///
+    /// A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
+    /// back after each of its jobs would always be first.
+    pub fn change(&mut self, id: QueueId, change: impl FnOnce(&mut Counts)) -> bool {
+        self.remember_counts(id);
+        let of = &mut self.queues[id];
+        let (old_finish, old_block, held) = (of.counts.finish, of.counts.blocked.clone(), of.counts.held());
+        change(&mut of.counts);
+        if of.counts.held().iter().zip(held).any(|(after, before)| *after > before) {
+            of.counts.used_at = Some(self.now);
+        }
+        if of.ready.tasks.is_empty() {
+            (of.counts.time, of.counts.plain_finish) = (0, 0);
+            if of.ready.plain.is_empty() {
+                of.counts.blocked = None;
+            }
+        }
+        let has = !of.ready.plain.is_empty() || !of.ready.open.is_empty();
+        let is_open = has && !of.counts.paused && !of.counts.tenant_paused && of.counts.blocked.is_none();
+        let least = || self.fair.get(&of.queue).and_then(BTreeSet::first).map_or(0, |(least, ..)| least + 1);
+        of.counts.finish =
+            is_open.then(|| if old_finish.is_some() { of.counts.finish } else { None }.unwrap_or_else(least));
+        let (finish, block) = (of.counts.finish, of.counts.blocked.clone());
+        self.index_finish(id, old_finish, finish);
+        self.index_block(id, &Branch::QUEUE, old_block.as_ref(), block.as_ref());
+        old_finish.is_none() && finish.is_some()
+    }
+
+    fn index_finish(&mut self, id: QueueId, old: Option<u64>, new: Option<u64>) {
+        if old == new {
+            return;
+        }
+        let TenantQueue { tenant, queue, .. } = &self.queues[id];
+        if !self.fair.contains_key(queue) {
+            self.fair.insert(queue.clone(), BTreeSet::new());
+        }
+        let Some(fair) = self.fair.get_mut(queue) else { return };
+        if let Some(old) = old {
+            fair.remove(&(old, tenant.clone(), id));
+        }
+        if let Some(new) = new {
+            fair.insert((new, tenant.clone(), id));
+        }
+    }
+
+    fn put_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+        if let Some(name) = sub {
+            for branch in [Branch::task(&name.task), Branch::key(name)] {
+                if self.queues[id].ready.place(&branch).is_none() {
+                    self.set_place(id, &branch, Some(Place::default()));
+                }
+            }
+        }
+        if self.queues[id].ready.change(sub, job, true) {
+            self.undo.job(id, sub, job, true);
+        }
+        self.settle_sub_queue(id, sub);
+    }
+
+    fn take_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) -> bool {
+        let was_there = self.queues[id].ready.change(sub, job, false);
+        if was_there {
+            self.undo.job(id, sub, job, false);
+        }
+        self.settle_sub_queue(id, sub);
+        was_there
+    }
+
+    /// Opens, closes or forgets the sub-queues of a key and its task whose jobs or block changed.
+    fn settle_sub_queue(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
+        let Some(name) = sub else { return };
+        let of = &self.queues[id];
+        if let (Some(key), Some(task)) = (of.ready.key(name), of.ready.tasks.get(&name.task)) {
+            let open = key.place.blocked.is_none();
+            if key.jobs.is_empty() {
+                self.set_place(id, &Branch::key(name), None);
+            } else if open != key.place.open {
+                let finish = if open { task.place.time + 1 } else { key.place.finish };
+                let place = Place { open, finish, ..key.place.clone() };
+                self.set_place(id, &Branch::key(name), Some(place));
+            }
+        }
+        let of = &self.queues[id];
+        let Some(task) = of.ready.tasks.get(&name.task) else { return };
+        let open = task.place.blocked.is_none() && !task.open.is_empty();
+        if task.keys.is_empty() {
+            self.set_place(id, &Branch::task(&name.task), None);
+        } else if open != task.place.open {
+            let finish = if open { of.counts.time + 1 } else { task.place.finish };
+            let place = Place { open, finish, ..task.place.clone() };
+            self.set_place(id, &Branch::task(&name.task), Some(place));
+        }
+    }
+
+    fn set_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) {
+        let before = self.put_place(id, branch, place);
+        self.undo.place(id, branch, before);
+    }
+
+    fn put_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) -> Option<Place> {
+        let block = place.as_ref().and_then(|place| place.blocked.clone());
+        let before = self.queues[id].ready.put(branch, place);
+        let old = before.as_ref().and_then(|place| place.blocked.as_ref());
+        self.index_block(id, branch, old, block.as_ref());
+        before
+    }
+
+    // ---- blocks
+
+    fn index_block(&mut self, id: QueueId, branch: &Branch, old: Option<&Block>, new: Option<&Block>) {
+        if old == new {
+            return;
+        }
+        let TenantQueue { tenant, queue, .. } = &self.queues[id];
+        let timed = |at: &UnixMs| (*at, tenant.clone(), queue.clone(), branch.clone(), id);
+        match old {
+            Some(Block::Until(at)) => drop(self.by_time.remove(&timed(at))),
+            Some(Block::Full(limit)) => {
+                let name = (tenant.clone(), limit.clone());
+                if let Some(blocked) = self.full.get_mut(&name) {
+                    blocked.remove(&(id, branch.clone()));
+                    if blocked.is_empty() {
+                        self.full.remove(&name);
+                    }
+                }
+            }
+            Some(Block::Paused) | None => {}
+        }
+        match new {
+            Some(Block::Until(at)) => drop(self.by_time.insert(timed(at))),
+            Some(Block::Full(limit)) => {
+                let blocked = self.full.entry((tenant.clone(), limit.clone())).or_default();
+                blocked.insert((id, branch.clone()));
+            }
+            Some(Block::Paused) | None => {}
+        }
+    }
+
+    fn block(&mut self, id: QueueId, branch: &Branch, why: Block) {
+        self.set_block(id, branch, Some(why));
+    }
+
+    /// Opens a branch, whatever blocked it, and has workers told if that opens its tenant queue.
+    fn unblock(&mut self, id: QueueId, branch: &Branch) {
+        if self.set_block(id, branch, None) {
+            self.ready_in.insert(self.queues[id].queue.clone());
+        }
+    }
+
+    /// True if the tenant queue opened by it.
+    fn set_block(&mut self, id: QueueId, branch: &Branch, block: Option<Block>) -> bool {
+        let Some(task) = &branch.task else { return self.change(id, |counts| counts.blocked = block) };
+        let Some(place) = self.queues[id].ready.place(branch) else { return false };
+        let place = Place { blocked: block, ..place.clone() };
+        self.set_place(id, branch, Some(place));
+        // Without a key it is the task's own place: settling any key of it, there or not, settles that.
+        let name = SubQueueName { task: task.clone(), key: branch.key.clone().unwrap_or_default() };
+        self.settle_sub_queue(id, Some(&name));
+        self.change(id, |_| {})
+    }
+
+    /// Opens what a cap blocks.
+    fn unblock_full(&mut self, name: &LimitName) {
+        for (id, branch) in self.full.get(name).cloned().unwrap_or_default() {
+            self.unblock(id, &branch);
+        }
+    }
+
+    /// Opens at most `max` branches that a rate blocked until now; how many, and when the next one is to be opened.
+    pub fn open_rates(&mut self, now: UnixMs, max: u32) -> (u32, Option<UnixMs>) {
+        let due = self.by_time.iter().take(max as usize).take_while(|(at, ..)| *at <= now);
+        let due: Vec<(QueueId, Branch)> = due.map(|(_, _, _, branch, id)| (*id, branch.clone())).collect();
+        for (id, branch) in &due {
+            self.unblock(*id, branch);
+        }
+        (due.len() as u32, self.by_time.first().map(|(at, ..)| *at))
+    }
+
+    /// A delivery ended: opens what waited for its end.
+    pub fn release_capacity(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
+        self.change(id, |counts| counts.running = counts.running.saturating_sub(1));
+        let tenant = self.queues[id].tenant.clone();
+        let mut name = (tenant, Limit::Tenant);
+        for limit in sub.into_iter().flat_map(limits_of) {
+            name.1 = limit;
+            self.count_running(&name, -1);
+            self.unblock_full(&name);
+        }
+        if !self.full.is_empty() {
+            name.1 = Limit::Queue(self.queues[id].queue.clone());
+            self.unblock_full(&name);
+            name.1 = Limit::Tenant;
+            self.unblock_full(&name);
+        }
+    }
+
+    fn count_running(&mut self, name: &LimitName, more: i64) {
+        let before = self.running.get(name).copied().unwrap_or(0);
+        self.undo.running(name, before);
+        self.put_running(name, before.saturating_add_signed(more));
+    }
+
+    fn put_running(&mut self, name: &LimitName, count: u64) {
+        if count == 0 {
+            self.running.remove(name);
+        } else {
+            self.running.insert(name.clone(), count);
+        }
+    }
+
+    // ---- after a restart
+
+    /// The same tenant queues and controls, without their jobs.
+    #[must_use]
+    pub fn reopened(self) -> Self {
+        let mut new = Self { controls: self.controls, seq: self.seq, now: self.now, ..Self::default() };
+        for of in self.queues {
+            let id = new.queue_id(&of.tenant, &of.queue);
+            new.restore_counts(id, of.counts);
+        }
+        new
+    }
+
+    /// Gives a tenant queue the counts that were stored. Those of ready and running jobs come from `restore`.
+    pub fn restore_counts(&mut self, id: QueueId, counts: Counts) {
+        let tenant_paused = self.queues[id].counts.tenant_paused;
+        self.index_finish(id, None, counts.finish);
+        let fresh = Counts { tenant_paused, ..Counts::default() };
+        let Counts { delayed, dead, paused, finish, holder, used_at, .. } = counts;
+        self.queues[id].counts = Counts { delayed, dead, paused, finish, holder, used_at, ..fresh };
+    }
+
+    pub fn restore_seq(&mut self, seq: u64) {
+        self.seq = seq;
+    }
+
+    /// Puts a job back that is queued (with its score) or runs.
+    pub fn restore(&mut self, id: QueueId, sub: Option<&SubQueueName>, queued: Option<(u64, J)>) {
+        match queued {
+            Some(job) => {
+                self.put_job(id, sub, job);
+                self.queues[id].counts.ready += 1;
+            }
+            None => {
+                self.queues[id].counts.running += 1;
+                let tenant = self.queues[id].tenant.clone();
+                for limit in sub.into_iter().flat_map(limits_of) {
+                    self.count_running(&(tenant.clone(), limit), 1);
+                }
+            }
+        }
+        self.undo.forget();
+    }
+
+    /// Opens what has something to hand out, after all jobs were put back.
+    pub fn open_all(&mut self) {
+        let mut ids: Vec<QueueId> = (0..self.queues.len()).collect();
+        ids.sort_by_key(|id| (&self.queues[*id].tenant, &self.queues[*id].queue));
+        for id in ids {
+            self.change(id, |_| {});
+        }
+        self.keep();
+    }
+}
+
+/// The limits that a job of a sub-queue counts for: of its task, and of its key if it has one.
+fn limits_of(name: &SubQueueName) -> impl Iterator<Item = Limit> {
+    let key = (!name.key.is_empty()).then(|| Limit::Key(name.task.clone(), name.key.clone()));
+    std::iter::once(Limit::Task(name.task.clone())).chain(key)
+}

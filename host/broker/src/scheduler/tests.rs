@@ -1,0 +1,169 @@
+use std::convert::Infallible;
+
+use umbel_model::{Rate, TaskName, rate::Used};
+
+use super::*;
+use crate::{ControlPatch, JobLimits, Scope};
+
+/// Jobs by number: their task and limits follow from it.
+#[derive(Default)]
+struct Jobs {
+    looked: u64,
+    rates: HashMap<LimitName, Used>,
+}
+
+fn task(n: u64) -> TaskName {
+    TaskName::new(["a", "b", "c"][n as usize % 3]).unwrap()
+}
+
+fn sub_queue(n: u64) -> Option<SubQueueName> {
+    let key = ["", "k", "l"][n as usize / 3 % 3].to_owned();
+    (!n.is_multiple_of(4)).then(|| SubQueueName { task: task(n), key })
+}
+
+impl Store<u64> for Jobs {
+    type Error = Infallible;
+
+    fn look(&mut self, _: &TenantId, job: u64) -> Result<bool, Infallible> {
+        self.looked = job;
+        Ok(!job.is_multiple_of(17))
+    }
+
+    fn has_expired(&mut self) -> bool {
+        self.looked.is_multiple_of(13)
+    }
+
+    fn task(&mut self) -> Result<TaskName, Infallible> {
+        Ok(task(self.looked))
+    }
+
+    fn limits(&mut self) -> Result<JobLimits, Infallible> {
+        let rate = self.looked.is_multiple_of(5).then_some(Rate { count: 1, period_ms: 50, burst: 1 });
+        Ok(JobLimits { rate, concurrency: 3, key: None, key_rate: rate, key_concurrency: 2 })
+    }
+
+    fn moved(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn used(&mut self, name: &LimitName) -> Result<Option<Used>, Infallible> {
+        Ok(self.rates.get(name).copied())
+    }
+
+    fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Infallible> {
+        self.rates.insert(name.clone(), used);
+        Ok(())
+    }
+}
+
+/// All that a scheduler holds, in one order.
+fn shown(scheduler: &Scheduler<u64>) -> String {
+    let sorted = |mut parts: Vec<String>| {
+        parts.sort();
+        parts.join("\n")
+    };
+    let fair = scheduler.fair.iter().filter(|(_, open)| !open.is_empty()).map(|of| format!("{of:?}"));
+    let full = scheduler.full.iter().map(|of| format!("{of:?}"));
+    let running = scheduler.running.iter().map(|of| format!("{of:?}"));
+    let queues = scheduler.queues.iter().map(|of| format!("{} {} {:?} {:?}", of.tenant, of.queue, of.counts, of.ready));
+    let mut controls = Vec::new();
+    for name in ["t0", "t1"] {
+        controls.push(format!("{:?}", scheduler.controls.of_tenant(&TenantId::new(name).unwrap())));
+    }
+    let maps = [sorted(fair.collect()), sorted(full.collect()), sorted(running.collect()), sorted(queues.collect())];
+    format!("{maps:?} {controls:?} {:?} {}", scheduler.by_time, scheduler.seq)
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// One change of any kind.
+fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u64, held: &mut Vec<(QueueId, u64)>) {
+    let tenant = TenantId::new(format!("t{}", dice.below(2))).unwrap();
+    let queue = QueueName::new(format!("q{}", dice.below(3))).unwrap();
+    let worker = WorkerId::new("w").unwrap();
+    match dice.below(10) {
+        0..=4 => {
+            let id = scheduler.queue_id(&tenant, &queue);
+            let score = scheduler.next_score(dice.below(3) as u8);
+            scheduler.insert(id, sub_queue(n).as_ref(), (score, n));
+        }
+        5 | 6 => {
+            let mut round = ClaimRound::default();
+            for _ in 0..5 {
+                let Some(Ok(id)) = round.next(scheduler, &queue, &worker) else { return };
+                let Ok(picked) = scheduler.pick(n * 10, id, &worker, jobs);
+                round.looked(id, picked == Picked::Job);
+                if picked == Picked::Job && !jobs.has_expired() {
+                    held.push((id, jobs.looked));
+                }
+            }
+        }
+        7 => {
+            if let Some((id, job)) = held.pop() {
+                scheduler.release_capacity(id, sub_queue(job).as_ref());
+            }
+        }
+        8 => drop(scheduler.open_rates(n * 10, 2)),
+        _ => {
+            let scope = [Scope::Tenant, Scope::Queue(queue), Scope::Task(task(n))][dice.below(3) as usize].clone();
+            let patch = ControlPatch {
+                paused: Some(dice.below(3) == 0),
+                concurrency: Some(dice.below(4) as u32),
+                ..ControlPatch::default()
+            };
+            scheduler.set_control(&tenant, &scope, &patch, 2);
+        }
+    }
+}
+
+#[test]
+fn what_is_undone_leaves_no_trace() {
+    for seed in 1..200 {
+        let (mut scheduler, mut jobs, mut dice) = (Scheduler::default(), Jobs::default(), Dice(seed * 7_919));
+        let mut held = Vec::new();
+        for n in 0..120 {
+            let before = (shown(&scheduler), held.clone());
+            for step in 0..dice.below(6) {
+                change(&mut scheduler, &mut jobs, &mut dice, n * 6 + step, &mut held);
+            }
+            if dice.below(2) == 0 {
+                scheduler.undo();
+                held = before.1;
+                assert_eq!(shown(&scheduler), before.0, "seed {seed}, step {n}");
+            } else {
+                scheduler.keep();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tenant_that_floods_a_queue_does_not_hold_up_another() {
+    let mut scheduler = Scheduler::default();
+    let (queue, worker) = (QueueName::default(), WorkerId::new("w").unwrap());
+    let mut jobs = Jobs::default();
+    for (tenant, numbers) in [("flood", 100..120), ("other", 201..204)] {
+        let id = scheduler.queue_id(&TenantId::new(tenant).unwrap(), &queue);
+        for n in numbers.filter(|n| *n % 17 != 0) {
+            let score = scheduler.next_score(5);
+            scheduler.insert(id, None, (score, n));
+        }
+    }
+    let mut order = Vec::new();
+    let mut round = ClaimRound::default();
+    while let Some(Ok(id)) = round.next(&scheduler, &queue, &worker) {
+        let Ok(_) = scheduler.pick(0, id, &worker, &mut jobs);
+        order.push(jobs.looked);
+    }
+    // The one that came later begins one turn behind.
+    assert_eq!(order[..6], [100, 101, 201, 103, 202, 104]);
+}
