@@ -22,9 +22,7 @@ impl RedisBroker {
             let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
             let mut args: Vec<Vec<u8>> =
                 limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
-            for job in batch {
-                args.push(encode::new_job(job)?);
-            }
+            args.extend(encode::new_jobs(batch)?);
             let mut answer = Answer::new(self.run("submit", args, Repeat::Safe).await?)?;
             for code in answer.text()?.bytes() {
                 answers.push(match code {

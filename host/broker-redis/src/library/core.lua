@@ -39,6 +39,14 @@ local MAX_EVENTS = 10000
 
 -- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
 local call, pack, unpack_struct, sub, byte
+-- Texts that are made once: each byte; the last three digits of a number; numbers.
+local CHARS, DIGITS, NUMBERS = {}, {}, {}
+
+local function bind()
+  call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+  for i = 0, 255 do CHARS[i] = string.char(i) end
+  for i = 0, 999 do DIGITS[i], NUMBERS[i] = string.format('%03d', i), string.format('%d', i) end
+end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
 -- idempotency keys, deletion.
@@ -64,9 +72,7 @@ end
 
 -- Begins a call: nothing of one before may be left, however it ended. Answers an error when the store is of a newer layout.
 local function begin(keys, args)
-  if not call then
-    call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
-  end
+  if not call then bind() end
   P = sub(keys[1], 1, -5)
   local stored = call('GET', keys[1])
   if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then return outgrown(stored) end
@@ -253,12 +259,16 @@ local function subscription_of(tenant)
   return subscription
 end
 
--- A job's state was changed. Its immutable part begins at `at` in `text`.
-local function add_event(member, state, text, at)
+local function is_anybody_subscribed()
   if anybody_subscribed == nil then
     anybody_subscribed = is_anything_special() and call('HEXISTS', P .. 'special', ',') == 1
   end
-  local subscription = anybody_subscribed and subscription_of(tenant_of(member))
+  return anybody_subscribed
+end
+
+-- A job's state was changed. Its immutable part begins at `at` in `text`.
+local function add_event(member, state, text, at)
+  local subscription = is_anybody_subscribed() and subscription_of(tenant_of(member))
   if not subscription then return end
   at = at + 1 + byte(text, at)
   local n = subscription.n + 1
