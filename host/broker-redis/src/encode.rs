@@ -17,6 +17,8 @@ use crate::{
 const MAX_MS: u64 = (1 << 48) - 1;
 /// A longer spec is kept under a key of its own, so that the record that changes with every step stays small.
 pub(crate) const SPEC_INLINE_BYTES: usize = 1 << 10;
+/// A longer history is kept apart, too; with room for what stands in front of an attempt.
+const HISTORY_INLINE_BYTES: usize = 2000;
 
 /// Bytes for a function.
 #[derive(Debug, Default)]
@@ -195,8 +197,34 @@ pub(crate) fn claim(claim: &Claim, max: u32) -> Result<Vec<u8>> {
     Ok(packed.0)
 }
 
-/// For `settle.lua`.
-pub(crate) fn settle(settle: &Settle) -> Result<Vec<u8>> {
+/// Kinds and arguments, for `settle.lua`.
+pub(crate) fn settles(settles: &[Settle]) -> Result<Vec<Vec<u8>>> {
+    let mut args = vec![Vec::with_capacity(settles.len())];
+    for settle in settles {
+        let entry = settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default();
+        let is_bare = settle.progress.is_none() && settle.growth.is_none() && settle.logs.is_empty();
+        match &settle.resolution {
+            Resolution::Succeed { result } if is_bare && entry.len() < HISTORY_INLINE_BYTES => {
+                args[0].push(b's');
+                let member = member(&settle.tenant, settle.id).into_bytes();
+                let ending = Packed::default().text(result.as_ref().map_or("", |r| r.get())).raw(&[0; 8]);
+                let ending = match entry.len() as u32 {
+                    0 => ending.raw(&[0; 5]),
+                    length => ending.u8(1).u32(length + 4).text(&entry),
+                };
+                args.extend([member, settle.token.as_str().as_bytes().to_vec(), ending.done()]);
+            }
+            _ => {
+                args[0].push(b'o');
+                args.push(any_settle(settle, &entry)?);
+            }
+        }
+    }
+    Ok(args)
+}
+
+/// As `FORMAT` in `settle.lua`.
+fn any_settle(settle: &Settle, entry: &str) -> Result<Vec<u8>> {
     let (code, delay_ms, payload) = match &settle.resolution {
         Resolution::Succeed { result } => (0, 0, result.as_ref().map(|r| r.get().to_owned()).unwrap_or_default()),
         Resolution::Fail { failure } => (1, 0, json(failure)?),
@@ -212,7 +240,7 @@ pub(crate) fn settle(settle: &Settle) -> Result<Vec<u8>> {
         .u8(code)
         .ms(delay_ms)
         .text(&payload)
-        .text(&settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default())
+        .text(entry)
         .text(&settle.progress.as_ref().map(json).transpose()?.unwrap_or_default())
         .long(&growth(settle)?);
     Ok(packed.logs(&settle.logs)?.0)

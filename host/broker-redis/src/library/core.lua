@@ -190,8 +190,8 @@ local function tenant_queue_of(tenant, queue)
   local name = tenant .. ',' .. queue
   local tq = tenant_queues[name]
   if not tq then
-    tq = { tenant = tenant, queue = queue, name = name, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
-      running = 0, delayed = 0 }
+    tq = { tenant = tenant, queue = queue, name = name, member = tenant .. ',', job = P .. 'job:' .. tenant .. ',',
+      ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue, running = 0, delayed = 0 }
     tenant_queues[name] = tq
   end
   return tq

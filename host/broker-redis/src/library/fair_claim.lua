@@ -193,14 +193,14 @@ local function pick_next(tq)
 end
 
 -- Takes the next job of a plain line, and counts its turn.
-local function pick_plain(tq, sources, share)
-  local source = sources[tq]
-  if not source then
-    source = source_of(tq)
-    sources[tq] = source
+local function pick_plain(tq, readers, share)
+  local reader = readers[tq]
+  if not reader then
+    reader = reader_of(tq)
+    readers[tq] = reader
   end
-  local id = take(source, share)
-  if source.taken < source.size then
+  local id = take(reader, share)
+  if reader.taken < reader.size then
     call('ZINCRBY', tq.fair, 1, tq.tenant)
   else
     call('ZREM', tq.fair, tq.tenant)
@@ -226,7 +226,7 @@ end
 local function serve(queue, worker, want, budget, deliver)
   -- `tired` are lines that are passed over while another one is open.
   local excluded, count, looks, deferred = {}, 0, {}, {}
-  local sources, share = {}, math.ceil(want / math.max(call('ZCARD', P .. 'fair:' .. queue), 1))
+  local readers, share = {}, math.ceil(want / math.max(call('ZCARD', P .. 'fair:' .. queue), 1))
   while budget > 0 do
     local tq = next_line(queue, excluded, count)
     if tq then
@@ -237,7 +237,7 @@ local function serve(queue, worker, want, budget, deliver)
         excluded[tenant], count = true, count + 1
       else
         local id, text
-        if is_plain then id = pick_plain(tq, sources, share) else id, text = pick_next(tq) end
+        if is_plain then id = pick_plain(tq, readers, share) else id, text = pick_next(tq) end
         if id then
           looks[tenant] = nil
           if not deliver(tq, id, text) then break end
@@ -254,6 +254,6 @@ local function serve(queue, worker, want, budget, deliver)
       looks, deferred = {}, {}
     end
   end
-  for _, source in pairs(sources) do take_out(source) end
+  for _, reader in pairs(readers) do take_out(reader) end
   return budget
 end

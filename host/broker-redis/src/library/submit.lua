@@ -29,7 +29,7 @@ local function read_groups(text)
     has_details, tenant, queue, task, head, more, at = unpack_struct(GROUP, text, at)
     local tq, options = tenant_queue_of(tenant, queue), #more > 0 and sub_queues.read_options(more)
     groups[#groups + 1] = { has_details = has_details == 1, tq = tq, task = task, flags = byte(head, FLAGS), priority = byte(head, PRIORITY),
-      head = head, more = more, options = options, member = tenant .. ',', job = P .. 'job:' .. tenant .. ',',
+      head = head, more = more, options = options,
       score = (9 - byte(head, PRIORITY)) * PRIORITY_STEP, n = 0 }
   end
   return groups
@@ -98,7 +98,7 @@ local function submit(g, id, piece, details)
   local start, start_ms, expires_ms, expires_at, apart, idem_key, idem_body, idem_ttl, redrive =
     unpack_struct(DETAILS, details)
   local tq, options, tenant, queue = g.tq, g.options, g.tq.tenant, g.tq.queue
-  local member, key = g.member .. id, g.job .. id
+  local member, key = g.tq.member .. id, g.tq.job .. id
   local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
   if code then return answer(code, other) end
 
@@ -176,9 +176,9 @@ local function put_together(args, at, upto, groups, numbers, k)
     if m == 0 then
       order[#order + 1], g.list, g.front = g, {}, front_of(g)
     end
-    records[n + 1], records[n + 2], n = g.job .. id, g.front .. chars[low] .. high .. args[i + 1], n + 2
+    records[n + 1], records[n + 2], n = g.tq.job .. id, g.front .. chars[low] .. high .. args[i + 1], n + 2
     if g.options then
-      records[n + 1], records[n + 2], n = P .. 'more:' .. g.member .. id, g.more, n + 2
+      records[n + 1], records[n + 2], n = P .. 'more:' .. g.tq.member .. id, g.more, n + 2
     end
     -- In text, because Redis writes and reads a number slowly; all but the last three digits are those of the job before.
     local score = g.score + arrival
@@ -225,7 +225,7 @@ local function store_together(args, at, upto, groups, numbers, k)
     for _, g in ipairs(order) do index(g) end
     if is_anybody_subscribed() then
       for i = at, upto, 2 do
-        add_event(groups[numbers[k + (i - at) / 2]].member .. args[i], QUEUED, args[i + 1], FIXED_IN_PIECE)
+        add_event(groups[numbers[k + (i - at) / 2]].tq.member .. args[i], QUEUED, args[i + 1], FIXED_IN_PIECE)
       end
     end
     codes[#codes + 1] = string.rep('C', (upto - at + 1) / 2)
