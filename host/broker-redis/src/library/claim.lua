@@ -5,21 +5,12 @@ local CLAIM = '<Bc0Bc0I6I4I2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
 
--- By bytes, as Redis sorts: '<' follows the server's locale.
-local function before(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = byte(a, i), byte(b, i)
-    if x ~= y then return x < y end
-  end
-  return #a < #b
-end
-
 -- Of this claim: the worker, the token seed, the end of the leases, jobs handed out so far, the answer and its length.
 local worker, seed, lease, count, out, out_n
 -- Leases to write, entries of `look` to remove, tenant queues and who holds them.
 local leases, looks, served
--- Picked jobs: tenant queues and ids.
-local picked_tqs, picked_ids = {}, {}
+-- Picked jobs: tenant queues and ids; of those that were picked one by one records, tasks and keys of sub-queues; how many.
+local picked_tqs, picked_ids, picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, {}, {}, 0
 -- Keys and records of jobs. Kept from call to call, so that they grow once.
 local keys, records = {}, {}
 -- The beginning of a delivered record by that of a ready one; the same of what is between its score and its immutable part.
@@ -43,12 +34,24 @@ local function pick_of_one(queue, tenant, tag, want)
   return n
 end
 
+-- The next job of a tenant; at most `share` are read at once.
+local function take(reader, share)
+  if reader.taken == reader.read then
+    local more = call('ZRANGE', reader.tq.ready, reader.read, reader.read + share - 1)
+    for i = 1, #more do reader[reader.read + i] = more[i] end
+    reader.read = reader.read + #more
+  end
+  reader.taken = reader.taken + 1
+  return reader[reader.taken]
+end
+
 -- Start-time fair queueing among several tenants: level by level of their virtual finish times, by name inside a level. The
 -- k-th job comes from one of the k tenants served least, so no more than `want` of them matter.
 local function pick_of_many(queue, tenants, want)
   local readers = {}
   for i = 1, #tenants, 2 do
-    readers[#readers + 1] = reader_of(tenant_queue_of(tenants[i], queue), tonumber(tenants[i + 1]))
+    local tq = tenant_queue_of(tenants[i], queue)
+    readers[#readers + 1] = { tq = tq, tag = tonumber(tenants[i + 1]), taken = 0, size = call('ZCARD', tq.ready), read = 0 }
   end
   local share = math.ceil(want / #readers)
   local n, fresh, level = 0, 1, {}
@@ -74,7 +77,7 @@ local function pick_of_many(queue, tenants, want)
   end
   for _, reader in ipairs(readers) do
     if reader.taken > 0 then
-      take_out(reader)
+      call('ZREMRANGEBYRANK', reader.tq.ready, 0, reader.taken - 1)
       if reader.taken == reader.size then
         call('ZREM', reader.tq.fair, reader.tq.tenant)
         reader.tq.active = false
@@ -141,7 +144,6 @@ local function deliver(tq, id, text)
   call('SET', key, text)
   add_event(member, RUNNING, stored, rest + 4)
   hand_out(tq, member, text)
-  if flags >= IN_SUB_QUEUE then sub_queues.count_started(member, text) end
   if has(flags, SPEC_APART) then
     out_n = out_n + 1
     out[out_n] = call('GET', P .. 'spec:' .. member) or ''
@@ -153,9 +155,10 @@ local function deliver(tq, id, text)
 end
 
 -- A job with something damaged must not take the others of this claim with it.
-local function try(tq, id, text)
+local function try(tq, id, text, task, key)
   local before = out_n
   if pcall(deliver, tq, id, text) then return end
+  if task then fair_claim.count_start(tq.tenant, task, key, -1) end
   for i = #out, before + 1, -1 do out[i] = nil end
   out_n = before
 end
@@ -164,7 +167,7 @@ end
 local function front_of(old)
   if #old < 46 or byte(old) ~= 1 then return false end
   local _, _, flags, _, _, deliveries, _, _, expires = unpack_struct('<BBBBI4I4I4I6I6', old)
-  if expires > 0 or flags >= IN_SUB_QUEUE or has(flags, SPEC_APART) or has(flags, NODE) then return false end
+  if expires > 0 or has(flags, SPEC_APART) or has(flags, NODE) then return false end
   return pack('BB', 1, RUNNING) .. sub(old, 3, 8) .. pack('<I4', deliveries + 1) .. sub(old, 13, 28)
     .. pack('<I6I6I6', 0, now, 0)
 end
@@ -175,12 +178,32 @@ local function middle_of(old)
   return pack('<I7', math.max(now * 1000, unpack_struct('<I7', old) + 1)) .. sub(old, 8, 19)
 end
 
+-- The records of the picked jobs.
+local function read_picked(n)
+  for i = 1, n do keys[i] = picked_tqs[i].job .. picked_ids[i] end
+  if picked_n == 0 then return call('MGET', unpack(keys, 1, n)) end
+  local texts, missing, at = picked_texts, {}, {}
+  for i = 1, n do
+    if not texts[i] then missing[#missing + 1], at[#at + 1] = keys[i], i end
+  end
+  if #missing == 0 then return texts end
+  local more = call('MGET', unpack(missing))
+  for i = 1, #at do texts[at[i]] = more[i] end
+  return texts
+end
+
+local function add_picked(tq, id, text, task, key)
+  picked_n = picked_n + 1
+  picked_tqs[picked_n], picked_ids[picked_n], picked_texts[picked_n] = tq, id, text
+  picked_tasks[picked_n], picked_keys[picked_n] = task, key
+end
+
 -- Delivers the picked jobs. What most of them are, ready for the first time and with all in one record, is spliced: their
 -- records differ in few pieces, which are made once.
 local function deliver_picked(n)
   if n == 0 then return end
-  for i = 1, n do keys[i] = picked_tqs[i].job .. picked_ids[i] end
-  local texts, records, records_n = call('MGET', unpack(keys, 1, n)), records, 0
+  local texts = read_picked(n)
+  local records, records_n = records, 0
   local prefix, its_worker = seed .. '-', pack('Bc0', #worker, worker)
   local listened = is_anybody_subscribed()
   for i = 1, n do
@@ -210,9 +233,11 @@ local function deliver_picked(n)
       if listened then add_event(member, RUNNING, text, 79) end
       hand_out(tq, member, delivered)
     elseif text then
-      try(tq, id, text)
+      try(tq, id, text, picked_tasks[i], picked_keys[i])
     end
+    tq.picked = 0
   end
+  picked_texts, picked_tasks, picked_n = {}, {}, 0
   if records_n > 0 then call('MSET', unpack(records, 1, records_n)) end
 end
 
@@ -224,26 +249,28 @@ local function claim(request, answer)
   local lease_ms, max, queues, at
   worker, seed, lease_ms, max, queues, at = unpack_struct(CLAIM, request)
   lease, count, out, out_n = string.format('%.0f', now + lease_ms), 0, answer, #answer
+  picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, 0
   leases, looks, served, fronts, middles = { n = 0 }, { n = 0 }, { n = 0 }, {}, {}
   local budget = max + CLAIM_SCAN
   for _ = 1, queues do
-    local queue
+    local queue, one_by_one
     queue, at = unpack_struct('<Bc0', request, at)
     while count < max and budget > 0 do
-      local picked = pick(queue, math.min(max - count, budget))
-      if not picked then
-        budget = serve(queue, worker, max - count, budget, function(tq, id, text)
-          try(tq, id, text)
-          return count < max
-        end)
-        break
+      local picked, missing = not one_by_one and pick(queue, math.min(max - count, budget)), 0
+      if picked then
+        budget = budget - picked
+        deliver_picked(picked)
+      else
+        one_by_one = one_by_one or {}
+        budget, missing = fair_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
+        picked = picked_n
+        deliver_picked(picked)
       end
-      if picked == 0 then break end
-      budget = budget - picked
-      deliver_picked(picked)
+      if picked == 0 or missing > 0 then break end
     end
     if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then ready_in[queue] = true end
   end
+  fair_claim.write_limits()
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

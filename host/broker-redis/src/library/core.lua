@@ -49,8 +49,9 @@ local function bind()
 end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion.
-local sub_queues, unique, dead_set, workflows, work, new_workflows, idempotency, deletion = {}, {}, {}, {}, {}, {}, {}, {}
+-- idempotency keys, deletion, claims one by one.
+local sub_queues, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, fair_claim = {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -191,7 +192,7 @@ local function tenant_queue_of(tenant, queue)
   local tq = tenant_queues[name]
   if not tq then
     tq = { tenant = tenant, queue = queue, name = name, member = tenant .. ',', job = P .. 'job:' .. tenant .. ',',
-      ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue, running = 0, delayed = 0 }
+      ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue, running = 0, picked = 0, delayed = 0 }
     tenant_queues[name] = tq
   end
   return tq

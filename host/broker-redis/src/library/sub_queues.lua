@@ -296,14 +296,6 @@ local function count_running(name, more)
   if call('HINCRBY', P .. 'used', name, more) <= 0 then call('HDEL', P .. 'used', name) end
 end
 
--- A job of a sub-queue starts. The text is its record.
-local function count_started(member, text)
-  local r, tenant = opened(text), tenant_of(member)
-  local task, key = out_of_sub_queue(member, r)
-  count_running(named(tenant, task), 1)
-  if key ~= '' then count_running(named(tenant, task, key), 1) end
-end
-
 -- A delivery ended: opens what waited for its capacity. Without a record: of a plain job.
 local function release_capacity(tq, member, r)
   local tenant = tq.tenant
@@ -343,7 +335,6 @@ sub_queues.PAUSED = PAUSED
 sub_queues.UNTIL = UNTIL
 sub_queues.blocked_set = blocked_set
 sub_queues.control_of = control_of
-sub_queues.count_started = count_started
 sub_queues.hash_of = hash_of
 sub_queues.insert = insert
 sub_queues.is_open = is_open
