@@ -146,8 +146,11 @@ fn is_apart(job: &NewJob) -> bool {
 fn group(job: &NewJob, has_details: bool) -> Result<Vec<u8>> {
     let options = job.broker_options.as_ref().map(|options| broker_options(options)).transpose()?.unwrap_or_default();
     let flags = if is_apart(job) { FLAG_SPEC_APART } else { 0 } | if options.is_empty() { 0 } else { FLAG_MORE };
-    let names = Packed::default().u8(has_details.into()).name(job.tenant.as_str()).name(job.queue.as_str());
-    let head = names.name(job.task.as_str()).u8(1).u8(1).u8(flags).u8(job.priority.min(9));
+    let limits = job.broker_options.as_ref().and_then(|options| options.limits.as_ref());
+    let bits = u8::from(has_details) | if limits.is_some() { 2 } else { 0 };
+    let names = Packed::default().u8(bits).name(job.tenant.as_str()).name(job.queue.as_str()).name(job.task.as_str());
+    let names = names.name(limits.and_then(|limits| limits.key.as_deref()).unwrap_or_default());
+    let head = names.u8(1).u8(1).u8(flags).u8(job.priority.min(9));
     Ok(head.u32(0).u32(0).u32(job.max_deliveries).u16(options.len() as u16).raw(&options).done())
 }
 

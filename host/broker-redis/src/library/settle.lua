@@ -39,29 +39,38 @@ end
 
 -- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. `ending` is all that stands in
 -- its record behind the immutable part. Answers the new record; nothing when this is not such a settle.
-local function succeeded(member, text, token, ending)
+local function succeeded(member, text, more, token, ending)
   if not text or #text < 95 then return end
   local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
-  if version ~= 1 or state ~= RUNNING or flags >= HAS_OPTIONS or sub(text, -17) ~= NOTHING_YET then return end
+  if version ~= 1 or state ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return end
+  local options = more and sub_queues.read_options(more)
+  -- One that holds a unique key gives it back.
+  if options and options.wins > 0 then return end
   local ttl, _, current, _, _, queue, behind_queue = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
   if current ~= token then return end
   local tq = tenant_queue_of(tenant_of(member), queue)
   tq.running = tq.running - 1
-  if is_special(tq) then sub_queues.release_capacity(tq) end
+  if flags >= IN_SUB_QUEUE then
+    flags = flags - IN_SUB_QUEUE
+    local task = unpack_struct('Bc0', text, behind_queue)
+    sub_queues.free(tq, task, options and options.has_limits and options.key or '')
+  elseif is_special(tq) then
+    sub_queues.free(tq)
+  end
   notify_ended(member)
   unleased_n = unleased_n + 1
   unleased[unleased_n] = member
   if anybody_subscribed then add_event(member, SUCCEEDED, text, behind_queue - 1 - #queue) end
-  if flags < NODE then
+  if has(flags, NODE) then
+    workflows.succeeded(member, text, behind_queue - 1 - #queue)
+  else
     local n = retained_n
     -- One text for all that are kept equally long.
     if ttl ~= retained_ttl then retained_ttl, retained_until = ttl, string.format('%.0f', math.min(now + ttl, MAX_MS)) end
     to_retain[n + 1], to_retain[n + 2], retained_n = retained_until, member, n + 2
-  else
-    workflows.succeeded(member, text, behind_queue - 1 - #queue)
   end
-  return '\1\4' .. sub(text, 3, 40) .. finished_now .. sub(text, 47, -18) .. ending
+  return '\1\4' .. CHARS[flags] .. sub(text, 4, 40) .. finished_now .. sub(text, 47, -18) .. ending
 end
 
 -- Whether a settle that comes again with its token could have led to what the job is now.
@@ -99,42 +108,54 @@ local function settle_success(member, text, token, ending)
   return settle(member, text, token, SUCCEED, 0, result, entry, '', '', '', 1, 0)
 end
 
--- The records of those that are sent as a success.
+-- The records of those that are sent as a success, and their broker options by the same numbers.
 local function read_successes(args, kinds)
-  local at, n = 8, 0
+  local at, n, members = 8, 0, {}
   for k = 1, #kinds do
     if byte(kinds, k) == SUCCESS then
       n = n + 1
-      keys[n], at = P .. 'job:' .. args[at], at + 3
+      keys[n], members[n], at = P .. 'job:' .. args[at], args[at], at + 3
     else
       at = at + 1
     end
   end
-  return n > 0 and call('MGET', unpack(keys, 1, n))
+  if n == 0 then return end
+  local texts, mores, at_number, wanted = call('MGET', unpack(keys, 1, n)), {}, {}, {}
+  for i = 1, n do
+    if texts[i] and has(byte(texts[i], FLAGS) or 0, HAS_OPTIONS) then
+      at_number[#at_number + 1], wanted[#wanted + 1] = i, P .. 'more:' .. members[i]
+    end
+  end
+  local found = #wanted > 0 and call('MGET', unpack(wanted)) or wanted
+  for i = 1, #wanted do mores[at_number[i]] = found[i] end
+  return texts, mores
 end
 
 -- Settles in order, one letter for each.
 local function settle_all(args, kinds)
   unleased, unleased_n, to_retain, retained_n, retained_ttl = {}, 0, {}, 0, nil
   is_anybody_subscribed()
-  local texts = read_successes(args, kinds)
+  local texts, mores = read_successes(args, kinds)
   local codes, at, read, n = {}, 8, 0, 0
   for k = 1, #kinds do
     if byte(kinds, k) == SUCCESS then
       read = read + 1
       local member, token, ending = args[at], args[at + 1], args[at + 2]
-      local record = succeeded(member, texts[read], token, ending)
+      local record = succeeded(member, texts[read], mores[read], token, ending)
       if record then
         records[n + 1], records[n + 2], n = keys[read], record, n + 2
       end
+      if not record then sub_queues.release_freed() end
       codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending), at + 3
     else
+      sub_queues.release_freed()
       local member, token, how, delay_ms, payload, entry, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
       local text = call('GET', P .. 'job:' .. member)
       codes[k] = settle(member, text, token, how, delay_ms, payload, entry, progress, growth, args[at], behind, logs)
       at = at + 1
     end
   end
+  sub_queues.release_freed()
   if n > 0 then call('MSET', unpack(records, 1, n)) end
   in_pieces('ZREM', P .. 'leases', unleased)
   in_pieces('ZADD', P .. 'retain', to_retain)

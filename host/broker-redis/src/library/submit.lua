@@ -4,8 +4,9 @@
 -- are missing. Jobs that are new and ready at once are written together: one command for all records, one for each index.
 -- Any other is done by itself.
 
--- A group: 1 if each of its jobs has details, or 0; tenant, queue, task, first 16 bytes of a record, broker options or ''.
-local GROUP = '<BBc0Bc0Bc0c16I2c0'
+-- A group: bits (1: each of its jobs has details, 2: they have limits); tenant, queue, task, limit key, first 16 bytes of a
+-- record, broker options or ''.
+local GROUP = '<BBc0Bc0Bc0Bc0c16I2c0'
 -- Details of a job: kind of start, start, expiry (a duration, a time), large spec, idempotency key, body and time, the dead
 -- job that it replaces.
 local DETAILS = '<BI6I6I6I4c0I2c0I2c0I6Bc0'
@@ -25,12 +26,10 @@ end
 local function read_groups(text)
   local groups, at = {}, 1
   while at <= #text do
-    local has_details, tenant, queue, task, head, more
-    has_details, tenant, queue, task, head, more, at = unpack_struct(GROUP, text, at)
-    local tq, options = tenant_queue_of(tenant, queue), #more > 0 and sub_queues.read_options(more)
-    groups[#groups + 1] = { has_details = has_details == 1, tq = tq, task = task, flags = byte(head, FLAGS), priority = byte(head, PRIORITY),
-      head = head, more = more, options = options,
-      score = (9 - byte(head, PRIORITY)) * PRIORITY_STEP, n = 0 }
+    local bits, tenant, queue, task, limit_key, head, more
+    bits, tenant, queue, task, limit_key, head, more, at = unpack_struct(GROUP, text, at)
+    groups[#groups + 1] = { has_details = bits % 2 == 1, has_limits = bits >= 2, tq = tenant_queue_of(tenant, queue),
+      task = task, key = limit_key, head = head, more = #more > 0 and more, n = 0 }
   end
   return groups
 end
@@ -75,7 +74,7 @@ end
 
 -- What keeps a job from being stored: a letter, and an id.
 local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
-  local tenant, options = g.tq.tenant, g.options
+  local tenant, options = g.tq.tenant, g.more and sub_queues.read_options(g.more)
   if #idem_key > 0 or #redrive > 0 or options then
     if call('EXISTS', key) == 1 then return 'E', id end
     if #idem_key > 0 then
@@ -97,7 +96,8 @@ end
 local function submit(g, id, piece, details)
   local start, start_ms, expires_ms, expires_at, apart, idem_key, idem_body, idem_ttl, redrive =
     unpack_struct(DETAILS, details)
-  local tq, options, tenant, queue = g.tq, g.options, g.tq.tenant, g.tq.queue
+  local tq, options, tenant, queue = g.tq, g.more and sub_queues.read_options(g.more), g.tq.tenant, g.tq.queue
+  local flags, priority = byte(g.head, FLAGS, PRIORITY)
   local member, key = g.tq.member .. id, g.tq.job .. id
   local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
   if code then return answer(code, other) end
@@ -106,22 +106,22 @@ local function submit(g, id, piece, details)
   if start == 1 then due = now + start_ms end
   if options and options.wins > 0 then
     local since
-    since, inherited = supersede(tenant, id, options, queue, g.priority)
+    since, inherited = supersede(tenant, id, options, queue, priority)
     if start == 1 and options.wins == 2 and options.max_wait_ms > 0 then due = math.min(due, since + options.max_wait_ms) end
   end
   due = math.min(due, MAX_MS)
   local expires = 0
   if expires_ms > 0 then expires = math.min(now + expires_ms, MAX_MS) end
   if expires_at > 0 and (expires == 0 or expires_at < expires) then expires = expires_at end
-  local state, score = QUEUED, g.score + arrival + 1
+  local state, score = QUEUED, (9 - priority) * PRIORITY_STEP + arrival + 1
   if start == 0 or due <= now then due, score = 0, inherited or score else state, score = SCHEDULED, 0 end
-  local in_sub_queue = state == QUEUED and options and options.has_limits
-  local text = pack('BBB', 1, state, in_sub_queue and g.flags + IN_SUB_QUEUE or g.flags) .. sub(g.head, 4)
+  local in_sub_queue = state == QUEUED and g.has_limits
+  local text = pack('BBB', 1, state, in_sub_queue and flags + IN_SUB_QUEUE or flags) .. sub(g.head, 4)
     .. pack('<I6I6I6I6I6I7', now, expires, due, 0, 0, score) .. sub(piece, 2)
   if not call('SET', key, text, 'NX') then return answer('E', id) end
 
   if #redrive > 0 then dead_set.leave(tenant, redrive) end
-  if #g.more > 0 then call('SET', P .. 'more:' .. member, g.more) end
+  if g.more then call('SET', P .. 'more:' .. member, g.more) end
   if #idem_key > 0 then idempotency.keep(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
   if not tq.known then
@@ -135,7 +135,7 @@ local function submit(g, id, piece, details)
     arrival = arrival + 1
     if expires > 0 then zadd(P .. 'look', expires, member) end
     if in_sub_queue then
-      sub_queues.insert(tq, g.task, options.key, score, id)
+      sub_queues.insert(tq, g.task, g.key, score, id)
       ready_in[queue] = true
     else
       put_ready(tq, score, id)
@@ -153,39 +153,50 @@ end
 -- Records and their keys, by turns. Kept from call to call, so that it grows once.
 local records = {}
 
--- The first bytes of a record of a group, up to the arrival.
-local function front_of(g)
-  local flags = g.options and g.options.has_limits and g.flags + IN_SUB_QUEUE or g.flags
-  return pack('BBB', 1, QUEUED, flags) .. sub(g.head, 4) .. pack('<I6I6I6I6I6', now, 0, 0, 0, 0)
+-- By the first bytes of a group's records, with a letter for limits: those bytes up to the arrival, and the score without it.
+local function front_of(g, fronts)
+  local name = (g.has_limits and 'l' or 'p') .. g.head
+  local front = fronts[name]
+  if not front then
+    local flags, priority = byte(g.head, FLAGS, PRIORITY)
+    if g.has_limits then flags = flags + IN_SUB_QUEUE end
+    front = { score = (9 - priority) * PRIORITY_STEP,
+      text = pack('BBB', 1, QUEUED, flags) .. sub(g.head, 4) .. pack('<I6I6I6I6I6', now, 0, 0, 0, 0) }
+    fronts[name] = front
+  end
+  return front
 end
 
 -- Puts jobs together: `args` from `at` to `upto` are ids and second pieces, `numbers` from `k` their groups. Answers the groups
 -- in the order of their first jobs, and how long `records` is. A group's `list` has scores and ids by turns.
 local function put_together(args, at, upto, groups, numbers, k)
-  local order, n, records, chars, digits = {}, 0, records, CHARS, DIGITS
+  local order, n, records, chars, digits, fronts = {}, 0, records, CHARS, DIGITS, {}
   local low, high = 255, nil
   for i = at, upto, 2 do
-    local g, id, list, m = groups[numbers[k]], args[i], nil, nil
+    local g, id = groups[numbers[k]], args[i]
+    local m, tq, list = g.n, g.tq, g.list
     k, arrival = k + 1, arrival + 1
     if low == 255 then
       low, high = arrival % 256, sub(pack('<I6', arrival), 2)
     else
       low = low + 1
     end
-    m = g.n
     if m == 0 then
-      order[#order + 1], g.list, g.front = g, {}, front_of(g)
+      list = {}
+      order[#order + 1], g.list, g.front = g, list, front_of(g, fronts)
     end
-    records[n + 1], records[n + 2], n = g.tq.job .. id, g.front .. chars[low] .. high .. args[i + 1], n + 2
-    if g.options then
-      records[n + 1], records[n + 2], n = P .. 'more:' .. g.tq.member .. id, g.more, n + 2
+    local front = g.front
+    records[n + 1], records[n + 2], n = tq.job .. id, front.text .. chars[low] .. high .. args[i + 1], n + 2
+    if g.more then
+      records[n + 1], records[n + 2], n = P .. 'more:' .. tq.member .. id, g.more, n + 2
     end
     -- In text, because Redis writes and reads a number slowly; all but the last three digits are those of the job before.
-    local score = g.score + arrival
+    local score = front.score + arrival
     local last = score % 1000
-    if score - last ~= g.thousands then g.thousands, g.digits = score - last, string.format('%.0f', (score - last) / 1000) end
-    list = g.list
-    list[m + 1], list[m + 2], g.n = g.digits .. digits[last], id, m + 2
+    if score - last ~= front.thousands then
+      front.thousands, front.digits = score - last, string.format('%.0f', (score - last) / 1000)
+    end
+    list[m + 1], list[m + 2], g.n = front.digits .. digits[last], id, m + 2
   end
   return order, n
 end
@@ -201,19 +212,28 @@ local function take_room(order)
   return true
 end
 
--- Writes the indexes of a group whose records are stored.
-local function index(g)
-  local tq, list, n = g.tq, g.list, g.n
-  local by_name = {}
-  for i = 1, n, 2 do by_name[i], by_name[i + 1] = '0', list[i + 1] end
-  in_pieces('ZADD', P .. 'jobs:' .. tq.tenant, by_name)
-  if g.options and g.options.has_limits then
-    for i = 1, n, 2 do sub_queues.insert(tq, g.task, g.options.key, list[i], list[i + 1]) end
-  else
-    in_pieces('ZADD', tq.ready, list)
-    if is_special(tq) then sub_queues.settle_tenant_queue(tq) else activate(tq) end
+-- Writes the indexes of groups whose records are stored.
+local function index(order)
+  local by_tenant, known = {}, {}
+  for _, g in ipairs(order) do
+    local tq, list, n = g.tq, g.list, g.n
+    local names = by_tenant[tq.tenant]
+    if not names then
+      names = {}
+      by_tenant[tq.tenant] = names
+    end
+    local m = #names
+    for i = 1, n, 2 do names[m + i], names[m + i + 1] = '0', list[i + 1] end
+    if g.has_limits then
+      sub_queues.insert_many(known, tq, g.task, g.key, list, n)
+    else
+      in_pieces('ZADD', tq.ready, list)
+      if is_special(tq) then sub_queues.settle_tenant_queue(tq) else activate(tq) end
+    end
+    ready_in[tq.queue] = true
   end
-  ready_in[tq.queue] = true
+  sub_queues.write_inserted(known)
+  for tenant, names in pairs(by_tenant) do in_pieces('ZADD', P .. 'jobs:' .. tenant, names) end
 end
 
 -- Stores jobs together, see put_together. Changes nothing and answers false when one of them cannot be stored.
@@ -222,7 +242,7 @@ local function store_together(args, at, upto, groups, numbers, k)
   local order, n = put_together(args, at, upto, groups, numbers, k)
   local is_stored = take_room(order) and call('MSETNX', unpack(records, 1, n)) == 1
   if is_stored then
-    for _, g in ipairs(order) do index(g) end
+    index(order)
     if is_anybody_subscribed() then
       for i = at, upto, 2 do
         add_event(groups[numbers[k + (i - at) / 2]].tq.member .. args[i], QUEUED, args[i + 1], FIXED_IN_PIECE)

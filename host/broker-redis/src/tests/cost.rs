@@ -75,8 +75,11 @@ pub(super) async fn meter(broker: &RedisBroker) -> (f64, f64, f64, f64) {
     (script, (number("used_cpu_user") + number("used_cpu_sys")) * 1e6, number("used_memory"), calls)
 }
 
+/// Limits of the job with that number.
+type LimitsOf = fn(u64) -> JobLimits;
+
 /// `cap`: of the first tenant, which is never reached; its jobs are given out one by one.
-async fn measure(tenants: u64, cap: Option<u32>, limits: Option<fn(u64) -> JobLimits>, server: &RedisServer) {
+async fn measure(tenants: u64, cap: Option<u32>, limits: Option<LimitsOf>, server: &RedisServer) {
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
     broker.command(&redis::cmd("FLUSHALL")).await.unwrap();
     if cap.is_some() {
@@ -149,9 +152,15 @@ async fn cost_of_a_job_beside_a_tenant_with_a_control() {
 #[ignore = "a measurement"]
 async fn cost_of_a_job_with_limits() {
     let server = RedisServer::start(Options::default());
-    let kinds: [(&str, Option<fn(u64) -> JobLimits>); 5] = [
+    let kinds: [(&str, Option<LimitsOf>); 5] = [
         ("no limit", None),
-        ("a rate of the task", Some(|_| JobLimits { rate: Some(Rate { count: 1_000_000, period_ms: 1_000, burst: 1_000_000 }), ..JobLimits::default() })),
+        (
+            "a rate of the task",
+            Some(|_| JobLimits {
+                rate: Some(Rate { count: 1_000_000, period_ms: 1_000, burst: 1_000_000 }),
+                ..JobLimits::default()
+            }),
+        ),
         ("a cap of the task", Some(|_| JobLimits { concurrency: 1_000_000, ..JobLimits::default() })),
         ("a cap of 100 keys", Some(|n| of_key(n % 100))),
         ("a cap of as many keys as jobs", Some(of_key)),
