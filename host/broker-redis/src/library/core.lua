@@ -36,15 +36,22 @@ local PRIORITY_STEP = 281474976710656
 local HISTORY_INLINE = 2048
 local MAX_HISTORY = 50
 local MAX_EVENTS = 10000
--- A worker that has not claimed for so long, milliseconds, does not wait for jobs: it would have looked again.
-local IDLE_MS = 10000
 
 -- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
 local call, pack, unpack_struct, sub, byte
+-- Texts that are made once: each byte; the last three digits of a number; numbers.
+local CHARS, DIGITS, NUMBERS = {}, {}, {}
+
+local function bind()
+  call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+  for i = 0, 255 do CHARS[i] = string.char(i) end
+  for i = 0, 999 do DIGITS[i], NUMBERS[i] = string.format('%03d', i), string.format('%d', i) end
+end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion.
-local sub_queues, unique, dead_set, workflows, work, new_workflows, idempotency, deletion = {}, {}, {}, {}, {}, {}, {}, {}
+-- idempotency keys, deletion, claims one by one.
+local sub_queues, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, fair_claim = {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -62,18 +69,14 @@ local seq, seq_end, seq_block
 -- Functions that reset the state of other files.
 local resets = {}
 
-local function outgrown(found)
-  return redis.error_reply('OUTGROWN it holds data of version ' .. found)
-end
-
 -- Begins a call: nothing of one before may be left, however it ended. Answers an error when the store is of a newer layout.
 local function begin(keys, args)
-  if not call then
-    call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
-  end
+  if not call then bind() end
   P = sub(keys[1], 1, -5)
   local stored = call('GET', keys[1])
-  if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then return outgrown(stored) end
+  if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then
+    return redis.error_reply('OUTGROWN it holds data of version ' .. stored)
+  end
   now, max_dead = string.match(args[1], '^(%d*);(%d+)$')
   now = tonumber(now)
   if not now then
@@ -189,8 +192,8 @@ local function tenant_queue_of(tenant, queue)
   local name = tenant .. ',' .. queue
   local tq = tenant_queues[name]
   if not tq then
-    tq = { tenant = tenant, queue = queue, name = name, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
-      running = 0, delayed = 0 }
+    tq = { tenant = tenant, queue = queue, name = name, member = tenant .. ',', job = P .. 'job:' .. tenant .. ',',
+      ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue, running = 0, picked = 0, delayed = 0 }
     tenant_queues[name] = tq
   end
   return tq
@@ -203,26 +206,23 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
--- Tells the workers that began to wait for jobs of a queue last: as many as there are new jobs, and one more, because one
--- may have died. Whether there was one. A worker that was told is in `idle:<queue>` again when it claims too few jobs.
-local function notify_idle(queue, jobs)
-  local idle = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1)
-  local told = false
-  for i = 1, #idle, 2 do
-    if tonumber(idle[i + 1]) > now - IDLE_MS then
-      call('PUBLISH', P .. 'work:' .. idle[i], queue)
-      told = true
-    end
-  end
-  return told
-end
-
--- Publishes the notifications of this call: one message per topic, and one per idle worker. All are told of a queue for which
--- no worker waits, when it had no jobs before.
+-- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
+-- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
+-- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue for which no worker waits, when it had
+-- no jobs before.
 local function notify()
   local queues = {}
+  -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
+  local long_ago = now - 10000
   for queue, jobs in pairs(ready_in) do
-    if not notify_idle(queue, jobs) and opened_in[queue] then queues[#queues + 1] = queue end
+    local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), false
+    for i = 1, #idle, 2 do
+      if tonumber(idle[i + 1]) > long_ago then
+        call('PUBLISH', P .. 'work:' .. idle[i], queue)
+        told = true
+      end
+    end
+    if not told and opened_in[queue] then queues[#queues + 1] = queue end
   end
   if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
@@ -250,12 +250,6 @@ end
 -- ---- event subscriptions, see the broker's events.rs: `followed` has '<until> <last number>' by tenant, and `special` has
 -- ',' while there is a subscription, so that it costs nothing to find out that there is none.
 
-local function end_subscription(tenant)
-  call('HDEL', P .. 'followed', tenant)
-  call('UNLINK', P .. 'events:' .. tenant)
-  if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
-end
-
 -- The subscription of a tenant, or false.
 local function subscription_of(tenant)
   local subscription = subscriptions[tenant]
@@ -267,7 +261,9 @@ local function subscription_of(tenant)
       if tonumber(until_ms) > now then
         subscription = { until_ms = until_ms, last = tonumber(last), n = 0 }
       else
-        end_subscription(tenant)
+        call('HDEL', P .. 'followed', tenant)
+        call('UNLINK', P .. 'events:' .. tenant)
+        if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
       end
     end
     subscriptions[tenant] = subscription
@@ -275,12 +271,16 @@ local function subscription_of(tenant)
   return subscription
 end
 
--- A job's state was changed. Its immutable part begins at `at` in `text`.
-local function add_event(member, state, text, at)
+local function is_anybody_subscribed()
   if anybody_subscribed == nil then
     anybody_subscribed = is_anything_special() and call('HEXISTS', P .. 'special', ',') == 1
   end
-  local subscription = anybody_subscribed and subscription_of(tenant_of(member))
+  return anybody_subscribed
+end
+
+-- A job's state was changed. Its immutable part begins at `at` in `text`.
+local function add_event(member, state, text, at)
+  local subscription = is_anybody_subscribed() and subscription_of(tenant_of(member))
   if not subscription then return end
   at = at + 1 + byte(text, at)
   local n = subscription.n + 1
