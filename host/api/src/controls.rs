@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::{
     problem::{Code, Problem},
+    routes::queues,
     state::Api,
 };
 
@@ -146,7 +147,7 @@ pub(crate) async fn change(
                 Scope::Queue(name) => name.as_str(),
                 _ => "",
             };
-            Err(Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`")))
+            Err(queues::unknown(name))
         }
         ControlSet::Full => {
             Err(Problem::new(Code::TooManyDocuments, "so many tasks have a control as may; clear some"))

@@ -93,6 +93,7 @@ codes! {
     NoResult = "no_result", NOT_FOUND, false, "The job has no result";
     NotDead = "not_dead", CONFLICT, false, "The job is not in the dead set";
     QueueNotFound = "queue_not_found", NOT_FOUND, false, "There is no such queue";
+    QueueNotEmpty = "queue_not_empty", CONFLICT, false, "The queue is not empty";
     InvalidControl = "invalid_control", UNPROCESSABLE_ENTITY, false, "The control cannot be used";
     InvalidRoute = "invalid_route", UNPROCESSABLE_ENTITY, false, "A route cannot be used";
     BulkNotFound = "bulk_not_found", NOT_FOUND, false, "There is no such bulk action";

@@ -48,6 +48,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(workflows::resume))
         .routes(routes!(queues::list))
         .routes(routes!(queues::patch))
+        .routes(routes!(queues::delete))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
         .routes(routes!(queues::purge))

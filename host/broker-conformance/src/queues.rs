@@ -131,3 +131,116 @@ pub async fn counts_follow_every_step(s: Subject) {
     s.broker.cancel(&tenant("t1"), claimed[2].id, true).await.unwrap();
     assert_eq!(counts(s.queue().await), (0, 0, 0));
 }
+
+/// The queues of tenant `t1`, by name.
+async fn names(s: &Subject) -> Vec<String> {
+    s.broker.queues(&tenant("t1")).await.unwrap().into_iter().map(|queue| queue.name.to_string()).collect()
+}
+
+async fn delete(s: &Subject, name: &str) -> QueueDeleted {
+    s.broker.delete_queue(&tenant("t1"), &queue_name(name)).await.unwrap()
+}
+
+/// Lets so much time pass, and a prune.
+async fn prune_after(s: &Subject, ms: u64) {
+    s.pass(ms);
+    s.broker.prune(100).await.unwrap();
+}
+
+pub async fn a_queue_that_is_empty_and_unused_for_a_day_is_forgotten(s: Subject) {
+    s.add(NewJob { result_ttl_ms: 10 * QUEUE_IDLE_MS, ..new_job(1) }).await;
+    s.settle(&s.claim_one().await, succeed("1")).await;
+    prune_after(&s, QUEUE_IDLE_MS - 1).await;
+    assert_eq!(names(&s).await, ["default"]);
+    // A job that came and went counts from when it came.
+    s.add(new_job(2)).await;
+    s.settle(&s.claim_one().await, succeed("1")).await;
+    prune_after(&s, 1).await;
+    prune_after(&s, QUEUE_IDLE_MS - 2).await;
+    assert_eq!(names(&s).await, ["default"]);
+    prune_after(&s, 1).await;
+    assert_eq!((names(&s).await, s.state(job_id(1)).await), (vec![], JobState::Succeeded));
+    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("default"), true).await.unwrap());
+    s.add(new_job(3)).await;
+    assert_eq!((s.queue().await.queued, s.claim_one().await.id), (1, job_id(3)));
+}
+
+pub async fn a_queue_with_jobs_or_a_control_is_not_forgotten(s: Subject) {
+    let long = |n: u64, queue: &str| NewJob {
+        queue: queue_name(queue),
+        dead_ttl_ms: 10 * QUEUE_IDLE_MS,
+        start: if queue == "delayed" { Start::After(5 * QUEUE_IDLE_MS) } else { Start::Now },
+        ..new_job(n)
+    };
+    for (n, queue) in [(1, "dead"), (2, "delayed"), (3, "paused"), (4, "queued")] {
+        s.add(long(n, queue)).await;
+    }
+    let claim = async |queue: &str| s.broker.claim(&claim_of("w1", &[queue], 1)).await.unwrap().remove(0);
+    s.settle(&claim("dead").await, fail()).await;
+    s.settle(&claim("paused").await, succeed("1")).await;
+    assert!(s.broker.set_paused(&tenant("t1"), &queue_name("paused"), true).await.unwrap());
+    for _ in 0..2 {
+        prune_after(&s, QUEUE_IDLE_MS).await;
+        assert_eq!(names(&s).await, ["dead", "delayed", "paused", "queued"]);
+    }
+    // Another day goes by after they were seen in use.
+    assert!(s.broker.set_paused(&tenant("t1"), &queue_name("paused"), false).await.unwrap());
+    s.settle(&claim("queued").await, succeed("1")).await;
+    prune_after(&s, QUEUE_IDLE_MS - 1).await;
+    assert_eq!(names(&s).await, ["dead", "delayed", "paused", "queued"]);
+    prune_after(&s, 1).await;
+    assert_eq!(names(&s).await, ["dead", "delayed"]);
+}
+
+pub async fn a_queue_that_was_forgotten_makes_room_for_another(s: Subject) {
+    let most = limits().max_queues;
+    for n in 0..most {
+        s.add(NewJob { queue: queue_name(&format!("q{n}")), ..new_job(n) }).await;
+    }
+    let another = NewJob { queue: queue_name("another"), ..new_job(99) };
+    assert_eq!(s.broker.submit(std::slice::from_ref(&another)).await.unwrap(), [Submitted::TooManyQueues]);
+    s.cancel(job_id(0)).await;
+    assert_eq!(delete(&s, "q0").await, QueueDeleted::Deleted);
+    s.add(another).await;
+    assert_eq!(names(&s).await, ["another", "q1", "q2", "q3"]);
+}
+
+pub async fn only_an_empty_queue_is_deleted(s: Subject) {
+    assert_eq!(delete(&s, "default").await, QueueDeleted::NotFound);
+    s.add(new_job(1)).await;
+    assert_eq!(delete(&s, "default").await, QueueDeleted::NotEmpty);
+    let running = s.claim_one().await;
+    assert_eq!(delete(&s, "default").await, QueueDeleted::NotEmpty);
+    s.settle(&running, retry(1_000)).await;
+    assert_eq!(delete(&s, "default").await, QueueDeleted::NotEmpty);
+    s.pass(1_000);
+    s.promote().await;
+    s.settle(&s.claim_one().await, fail()).await;
+    assert_eq!(delete(&s, "default").await, QueueDeleted::NotEmpty, "it has a dead job");
+    s.broker.forget(&tenant("t1"), job_id(1)).await.unwrap();
+    let scope = Scope::Queue(queue_name("default"));
+    for (concurrency, answer) in [(7, QueueDeleted::NotEmpty), (0, QueueDeleted::Deleted)] {
+        let patch = ControlPatch { concurrency: Some(concurrency), ..ControlPatch::default() };
+        s.broker.set_control(&tenant("t1"), &scope, &patch).await.unwrap();
+        assert_eq!(delete(&s, "default").await, answer);
+    }
+    assert_eq!((delete(&s, "default").await, names(&s).await), (QueueDeleted::NotFound, vec![]));
+}
+
+pub async fn a_forgotten_queue_comes_back_with_a_node_that_waited(s: Subject) {
+    let options = r#""options":{"queue":"other"}"#;
+    let f = s.begin_json(&format!(r#"{{"chain":[{{"task":"a"}},{{"task":"b",{options}}}]}}"#)).await;
+    let a = s.next("a").await;
+    // The step that waits is in no queue.
+    assert_eq!(delete(&s, "other").await, QueueDeleted::Deleted);
+    assert_eq!(names(&s).await, ["default"]);
+    s.settle(&a, succeed("1")).await;
+    assert_eq!(names(&s).await, ["default", "other"]);
+    let b = s.broker.claim(&claim_of("w1", &["other"], 1)).await.unwrap().remove(0);
+    // Replaced, it waits again.
+    let child = s.replace(&b, 2, r#"{"task":"x"}"#).await;
+    assert_eq!(delete(&s, "other").await, QueueDeleted::Deleted);
+    s.run("x", succeed("1")).await;
+    assert_eq!((child.state().await, f.state().await), (WorkflowState::Succeeded, WorkflowState::Succeeded));
+    assert_eq!(names(&s).await, ["default"]);
+}

@@ -25,14 +25,16 @@ const SETS: [&str; 6] = ["ready", "lane", "dead", "jobs", "workflows", "fair"];
 const SINGLE_SETS: [&str; 8] =
     ["leases", "look", "retain", "deadlines", "parked", "idem_due", "uniq_due", "workers_seen"];
 /// What else there is: hashes that are looked at as a whole, counters, and what can be only where something else is.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 21] = [
     "meta",
     "upgrading",
     "seq",
     "todo",
     "active_queues",
+    "queue_used",
     "wf_nodes",
     "holders",
+    "idle",
     "special",
     "used",
     "rates",

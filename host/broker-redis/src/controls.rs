@@ -1,7 +1,7 @@
 //! What is set about tenants, queues and tasks while the service runs.
 
-use umbel_broker::{Control, ControlPatch, ControlSet, Error, Result, Scope};
-use umbel_model::{Rate, TenantId};
+use umbel_broker::{Control, ControlPatch, ControlSet, Error, QueueDeleted, Result, Scope};
+use umbel_model::{QueueName, Rate, TenantId};
 
 use crate::{
     RedisBroker,
@@ -15,6 +15,15 @@ const EXCLUSIVE: u8 = 2;
 const HAS_RATE: u8 = 4;
 
 impl RedisBroker {
+    pub(crate) async fn drop_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        let args = [tenant.to_string(), queue.to_string()].map(String::into_bytes).to_vec();
+        match self.typed::<String>("delete_queue", args, Repeat::OnlyUnsent).await?.as_str() {
+            "D" => Ok(QueueDeleted::Deleted),
+            "F" => Ok(QueueDeleted::NotEmpty),
+            _ => Ok(QueueDeleted::NotFound),
+        }
+    }
+
     pub(crate) async fn patch_control(
         &self,
         tenant: &TenantId,

@@ -1,6 +1,8 @@
 //! Arguments of functions, as bytes. The formats are those of the `struct` strings in `library/`: little endian, texts
 //! behind their length. JSON texts are kept byte for byte.
 
+use std::collections::{HashMap, HashSet};
+
 use umbel_broker::{Claim, Error, LogLine, NewJob, Renewal, Result, Settle, Start};
 use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
 
@@ -15,6 +17,8 @@ use crate::{
 const MAX_MS: u64 = (1 << 48) - 1;
 /// A longer spec is kept under a key of its own, so that the record that changes with every step stays small.
 pub(crate) const SPEC_INLINE_BYTES: usize = 1 << 10;
+/// A longer history is kept apart, too; with room for what stands in front of an attempt.
+const HISTORY_INLINE_BYTES: usize = 2000;
 
 /// Bytes for a function.
 #[derive(Debug, Default)]
@@ -112,50 +116,84 @@ pub(crate) fn start_of(start: Start) -> (u8, u64) {
     }
 }
 
-/// For `submit.lua`.
-pub(crate) fn new_job(job: &NewJob) -> Result<Vec<u8>> {
-    let apart = job.spec.len() > SPEC_INLINE_BYTES;
-    let (inline, outside) = if apart { ("", job.spec.as_str()) } else { (job.spec.as_str(), "") };
-    let mut fixed = Packed::default().name(job.queue.as_str()).name(job.task.as_str()).0;
-    fixed.extend_from_slice(inline.as_bytes());
-    let (start, start_ms) = start_of(job.start);
-    let mut packed = Packed::default()
-        .u8(job.priority.min(9))
-        .u8(if apart { FLAG_SPEC_APART } else { 0 } | if job.broker_options.is_some() { FLAG_MORE } else { 0 })
-        .u32(job.max_deliveries)
-        .u8(start)
-        .ms(start_ms)
-        .ms(job.expires_ms)
-        .ms(job.expires_at.map_or(0, |at| at.max(1)))
-        .ms(job.result_ttl_ms)
-        .ms(job.dead_ttl_ms)
-        .name(&member(&job.tenant, job.id))
-        .name(job.queue.as_str());
-    packed = packed.u32(fixed.len() as u32);
-    packed.0.extend_from_slice(&fixed);
-    packed = packed.text(outside);
-    packed = match &job.idempotency {
-        Some(i) => {
-            if i.key.len() > 1024 || i.body.len() > 1024 {
-                return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
-            }
-            packed.short(&i.key).short(&i.body).ms(i.ttl_ms)
-        }
-        None => packed.short("").short("").ms(0),
-    };
-    let packed = packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default());
-    let more = job.broker_options.as_ref().map(|more| broker_options(more)).transpose()?.unwrap_or_default();
-    Ok(packed.u16(more.len() as u16).raw(&more).0)
+/// Groups, numbers and pieces, for `submit.lua`.
+pub(crate) fn new_jobs(jobs: &[NewJob]) -> Result<Vec<Vec<u8>>> {
+    let (mut groups, mut numbers) = (HashMap::new(), Vec::with_capacity(2 * jobs.len()));
+    let mut args = vec![Vec::new(); 2];
+    let mut known = HashSet::with_capacity(jobs.len());
+    for job in jobs {
+        // One that comes twice is found out where jobs are stored one by one.
+        let details = details(job, !known.insert((&job.tenant, job.id)))?;
+        let group = group(job, details.is_some())?;
+        let next = groups.len() as u16;
+        let number = *groups.entry(group).or_insert_with_key(|group| {
+            args[0].extend_from_slice(group);
+            next
+        });
+        numbers.extend_from_slice(&number.to_le_bytes());
+        args.extend([job.id.to_string().into_bytes(), second_piece(job)]);
+        args.extend(details);
+    }
+    args[1] = numbers;
+    Ok(args)
 }
 
-/// For `claim.lua`.
-pub(crate) fn claim(claim: &Claim, max: u32) -> Result<Vec<u8>> {
+fn is_apart(job: &NewJob) -> bool {
+    job.spec.len() > SPEC_INLINE_BYTES
+}
+
+/// As `GROUP` in `submit.lua`. The record begins as a job that is ready.
+fn group(job: &NewJob, has_details: bool) -> Result<Vec<u8>> {
+    let options = job.broker_options.as_ref().map(|options| broker_options(options)).transpose()?.unwrap_or_default();
+    let flags = if is_apart(job) { FLAG_SPEC_APART } else { 0 } | if options.is_empty() { 0 } else { FLAG_MORE };
+    let limits = job.broker_options.as_ref().and_then(|options| options.limits.as_ref());
+    let bits = u8::from(has_details) | if limits.is_some() { 2 } else { 0 };
+    let names = Packed::default().u8(bits).name(job.tenant.as_str()).name(job.queue.as_str()).name(job.task.as_str());
+    let names = names.name(limits.and_then(|limits| limits.key.as_deref()).unwrap_or_default());
+    let head = names.u8(1).u8(1).u8(flags).u8(job.priority.min(9));
+    Ok(head.u32(0).u32(0).u32(job.max_deliveries).u16(options.len() as u16).raw(&options).done())
+}
+
+/// A record from the last byte of its score on, which is the priority.
+fn second_piece(job: &NewJob) -> Vec<u8> {
+    let (queue, task) = (job.queue.as_str(), job.task.as_str());
+    let spec = if is_apart(job) { "" } else { job.spec.as_str() };
+    let fixed = queue.len() + task.len() + spec.len() + 2;
+    let packed = Packed(Vec::with_capacity(fixed + 43)).u8(9 - job.priority.min(9)).raw(&[0; 7]);
+    let packed = packed.ms(job.result_ttl_ms).ms(job.dead_ttl_ms).raw(&[0; 2]);
+    packed.u32(fixed as u32).name(queue).name(task).raw(spec.as_bytes()).raw(&[0; 17]).done()
+}
+
+/// As `DETAILS` in `submit.lua`; nothing for a job that is merely ready at once.
+fn details(job: &NewJob, is_second: bool) -> Result<Option<Vec<u8>>> {
+    let is_unique = job.broker_options.as_ref().is_some_and(|options| options.unique.is_some());
+    let is_plain = job.start == Start::Now && job.expires_ms == 0 && job.expires_at.is_none() && !is_apart(job);
+    if is_plain && !is_unique && !is_second && job.idempotency.is_none() && job.redrive_of.is_none() {
+        return Ok(None);
+    }
+    let (start, start_ms) = start_of(job.start);
+    let packed = Packed::default().u8(start).ms(start_ms).ms(job.expires_ms);
+    let packed = packed.ms(job.expires_at.map_or(0, |at| at.max(1)));
+    let packed = packed.text(if is_apart(job) { &job.spec } else { "" });
+    let packed = match &job.idempotency {
+        Some(i) if i.key.len() > 1024 || i.body.len() > 1024 => {
+            return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
+        }
+        Some(i) => packed.short(&i.key).short(&i.body).ms(i.ttl_ms),
+        None => packed.short("").short("").ms(0),
+    };
+    Ok(Some(packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default()).done()))
+}
+
+/// For `claim.lua`. `hears`: whether the worker hears what is published for it.
+pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     // Better refused before than found out after the jobs were taken.
     Token::new(format!("{}-{max}", claim.token_seed))
         .map_err(|_| Error::Failed("the token seed of a claim is too long".into()))?;
     let queues = &claim.queues[..claim.queues.len().min(usize::from(u16::MAX))];
     let mut packed =
         Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
+    packed = packed.u8(u8::from(hears));
     packed.0.extend_from_slice(&(queues.len() as u16).to_le_bytes());
     for queue in queues {
         packed = packed.name(queue.as_str());
@@ -163,8 +201,34 @@ pub(crate) fn claim(claim: &Claim, max: u32) -> Result<Vec<u8>> {
     Ok(packed.0)
 }
 
-/// For `settle.lua`.
-pub(crate) fn settle(settle: &Settle) -> Result<Vec<u8>> {
+/// Kinds and arguments, for `settle.lua`.
+pub(crate) fn settles(settles: &[Settle]) -> Result<Vec<Vec<u8>>> {
+    let mut args = vec![Vec::with_capacity(settles.len())];
+    for settle in settles {
+        let entry = settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default();
+        let is_bare = settle.progress.is_none() && settle.growth.is_none() && settle.logs.is_empty();
+        match &settle.resolution {
+            Resolution::Succeed { result } if is_bare && entry.len() < HISTORY_INLINE_BYTES => {
+                args[0].push(b's');
+                let member = member(&settle.tenant, settle.id).into_bytes();
+                let ending = Packed::default().text(result.as_ref().map_or("", |r| r.get())).raw(&[0; 8]);
+                let ending = match entry.len() as u32 {
+                    0 => ending.raw(&[0; 5]),
+                    length => ending.u8(1).u32(length + 4).text(&entry),
+                };
+                args.extend([member, settle.token.as_str().as_bytes().to_vec(), ending.done()]);
+            }
+            _ => {
+                args[0].push(b'o');
+                args.push(any_settle(settle, &entry)?);
+            }
+        }
+    }
+    Ok(args)
+}
+
+/// As `FORMAT` in `settle.lua`.
+fn any_settle(settle: &Settle, entry: &str) -> Result<Vec<u8>> {
     let (code, delay_ms, payload) = match &settle.resolution {
         Resolution::Succeed { result } => (0, 0, result.as_ref().map(|r| r.get().to_owned()).unwrap_or_default()),
         Resolution::Fail { failure } => (1, 0, json(failure)?),
@@ -180,7 +244,7 @@ pub(crate) fn settle(settle: &Settle) -> Result<Vec<u8>> {
         .u8(code)
         .ms(delay_ms)
         .text(&payload)
-        .text(&settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default())
+        .text(entry)
         .text(&settle.progress.as_ref().map(json).transpose()?.unwrap_or_default())
         .long(&growth(settle)?);
     Ok(packed.logs(&settle.logs)?.0)

@@ -1,5 +1,7 @@
 //! Submit, claim, renew, settle: the operations in batches.
 
+use std::collections::HashSet;
+
 use redis::Value;
 use umbel_broker::{
     Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, SUPERSEDED, Settle, Settled, Submitted,
@@ -22,9 +24,7 @@ impl RedisBroker {
             let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
             let mut args: Vec<Vec<u8>> =
                 limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
-            for job in batch {
-                args.push(encode::new_job(job)?);
-            }
+            args.extend(encode::new_jobs(batch)?);
             let mut answer = Answer::new(self.run("submit", args, Repeat::Safe).await?)?;
             for code in answer.text()?.bytes() {
                 answers.push(match code {
@@ -48,7 +48,7 @@ impl RedisBroker {
         then: Option<&Claim>,
     ) -> Result<(Vec<Settled>, Vec<Delivery>)> {
         let then = then.filter(|claim| claim.max > 0 && !claim.queues.is_empty());
-        let batches: Vec<&[Settle]> = settles.chunks(BATCH).collect();
+        let batches = batches(settles);
         let (last, others) = match batches.split_last() {
             Some((last, others)) => (*last, others),
             // Also when nothing is wished for: it goes on with the work list.
@@ -76,14 +76,13 @@ impl RedisBroker {
         settled: &mut Vec<Settled>,
     ) -> Result<Vec<Delivery>> {
         let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
-        let request = then.map(|claim| encode::claim(claim, max)).transpose()?.unwrap_or_default();
+        let hears = |claim: &Claim| self.signals.hears(&self.connection, &claim.worker);
+        let request = then.map(|claim| encode::claim(claim, max, hears(claim))).transpose()?.unwrap_or_default();
         let repeat = if request.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
         let mut args = self.workflow_limits();
         let grows = settles.iter().any(|settle| settle.growth.is_some());
         args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
-        for settle in settles {
-            args.push(encode::settle(settle)?);
-        }
+        args.extend(encode::settles(settles)?);
         let value =
             if grows { self.settle_growing(args, repeat).await? } else { self.run("settle", args, repeat).await? };
         let mut answer = Answer::new(value)?;
@@ -134,6 +133,23 @@ impl RedisBroker {
         }
         Ok(states)
     }
+}
+
+/// Pieces of at most `BATCH`, none with a job twice: a call reads all of its jobs before it ends any.
+fn batches(settles: &[Settle]) -> Vec<&[Settle]> {
+    let (mut batches, mut first, mut seen) = (Vec::new(), 0, HashSet::with_capacity(settles.len().min(BATCH)));
+    for (at, settle) in settles.iter().enumerate() {
+        if at - first == BATCH || !seen.insert((&settle.tenant, settle.id)) {
+            batches.push(&settles[first..at]);
+            first = at;
+            seen.clear();
+            seen.insert((&settle.tenant, settle.id));
+        }
+    }
+    if first < settles.len() {
+        batches.push(&settles[first..]);
+    }
+    batches
 }
 
 fn unknown_code() -> Error {

@@ -33,20 +33,22 @@
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
+//! | `queue_used` | sorted set | queues by the time at which a job came into them last, or they were seen in use |
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `services.lua` |
+//! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
 //! it.
-//! `work`, `done` and `cancel` after the prefix are channels.
+//! `work`, `done` and `cancel` after the prefix are channels, `work:<worker>` is one of a worker that waits in `idle:…`.
 
 use umbel_broker::{DocumentKind, Topic};
-use umbel_model::{JobId, TenantId};
+use umbel_model::{JobId, TenantId, WorkerId};
 
 /// Version of the keys and of what is in them. A store of a newer one is refused, an older one becomes one of this: 2
 /// added workflows, 3 broker options and limits; each reads all that the ones before wrote.
@@ -96,6 +98,11 @@ impl Keys {
             Topic::Cancel => "cancel",
         };
         format!("{}{name}", self.prefix)
+    }
+
+    /// What is published for one worker.
+    pub(crate) fn work_channel(&self, worker: &WorkerId) -> String {
+        format!("{}work:{worker}", self.prefix)
     }
 
     pub(crate) fn job(&self, tenant: &TenantId, id: JobId) -> String {

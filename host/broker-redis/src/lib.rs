@@ -273,6 +273,10 @@ impl Controls for RedisBroker {
         self.list_queues(tenant).await
     }
 
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        self.drop_queue(tenant, queue).await
+    }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.list_ready_queues().await
     }

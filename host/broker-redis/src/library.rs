@@ -24,7 +24,7 @@ pub(crate) const CODE: &str = code! {
     "do" "idempotency" "end"
     "do" "workflows" "work_items" "do" "new_workflows" "end" "do" "growth" "end" "end"
     "do" "submit" "end"
-    "do" "ready_reader" "fair_claim" "claim" "settle" "end"
+    "do" "ready_reader" "do" "fair_claim" "end" "claim" "settle" "end"
     "do" "renew" "end"
     "do" "maintenance" "end"
     "do" "deletion" "end"

@@ -52,6 +52,7 @@ impl RedisBroker {
     }
 
     pub(crate) async fn drop_worker(&self, worker: &WorkerId) -> Result<()> {
+        self.signals.forget(worker);
         self.ask_workers(worker.as_str(), Vec::new()).await.map(drop)
     }
 

@@ -1,21 +1,28 @@
-//! Hints: one subscription per broker, started when somebody first listens, made anew for ever when it is lost.
+//! Hints: one subscription per broker, started when somebody first listens, made anew for ever when it is lost. It has the
+//! channels of the topics that somebody listens to, and for work those of the workers that claim through this broker.
 //! After a loss every listener gets `Resync`.
 
 use std::{
+    collections::BTreeSet,
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::StreamExt;
-use redis::{Msg, aio::PubSub};
+use redis::{
+    Msg,
+    aio::{PubSub, PubSubSink, PubSubStream},
+};
 use tokio::{
     sync::{broadcast, watch},
     task::JoinHandle,
     time::MissedTickBehavior,
 };
 use umbel_broker::{Error, Result, Signal, Topic};
+use umbel_model::WorkerId;
 
-use crate::connection::Connection;
+use crate::{connection::Connection, keys::Keys};
 
 /// Hints that a slow receiver may fall behind before it is told to look for itself.
 const SIGNALS: usize = 1_024;
@@ -45,12 +52,27 @@ impl Senders {
     }
 }
 
-const TOPICS: [Topic; 3] = [Topic::Work, Topic::Done, Topic::Cancel];
+/// Whom a broker listens for.
+#[derive(Debug, Default)]
+struct Wanted {
+    topics: Vec<Topic>,
+    /// Workers that claim through this broker: they are told of work one by one.
+    workers: BTreeSet<WorkerId>,
+}
+
+impl Wanted {
+    fn channels(&self, keys: &Keys) -> BTreeSet<String> {
+        let topics = self.topics.iter().map(|topic| keys.channel(*topic));
+        topics.chain(self.workers.iter().map(|worker| keys.work_channel(worker))).collect()
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Signals {
     senders: Senders,
-    subscribed: watch::Sender<bool>,
+    wanted: watch::Sender<Wanted>,
+    /// Channels from which hints come.
+    subscribed: watch::Sender<BTreeSet<String>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -58,22 +80,47 @@ impl Signals {
     pub(crate) fn new() -> Self {
         let sender = || broadcast::channel(SIGNALS).0;
         let senders = Senders { work: sender(), done: sender(), cancel: sender() };
-        Self { senders, subscribed: watch::Sender::new(false), task: Mutex::new(None) }
+        let (wanted, subscribed) = (watch::Sender::default(), watch::Sender::default());
+        Self { senders, wanted, subscribed, task: Mutex::new(None) }
     }
 
     /// Hints from now on: the subscription has been acknowledged, or the server cannot be reached and a `Resync` will
     /// come when it is back.
     pub(crate) async fn receiver(&self, connection: &Arc<Connection>, topic: Topic) -> broadcast::Receiver<Signal> {
         let receiver = self.senders.of(topic).subscribe();
+        self.wanted.send_if_modified(|wanted| {
+            let is_new = !wanted.topics.contains(&topic);
+            if is_new {
+                wanted.topics.push(topic);
+            }
+            is_new
+        });
         {
             let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
             if task.as_ref().is_none_or(JoinHandle::is_finished) {
-                *task = Some(tokio::spawn(listen(connection.clone(), self.senders.clone(), self.subscribed.clone())));
+                let (senders, subscribed) = (self.senders.clone(), self.subscribed.clone());
+                *task = Some(tokio::spawn(listen(connection.clone(), senders, self.wanted.subscribe(), subscribed)));
             }
         }
+        let channel = connection.keys.channel(topic);
         let mut subscribed = self.subscribed.subscribe();
-        let _ = tokio::time::timeout(connection.patience, subscribed.wait_for(|yes| *yes)).await;
+        let _ = tokio::time::timeout(connection.patience, subscribed.wait_for(|all| all.contains(&channel))).await;
         receiver
+    }
+
+    /// Whether a worker hears what is published for it. If somebody listens for work here, it soon will.
+    pub(crate) fn hears(&self, connection: &Connection, worker: &WorkerId) -> bool {
+        if self.subscribed.borrow().contains(&connection.keys.work_channel(worker)) {
+            return true;
+        }
+        self.wanted
+            .send_if_modified(|wanted| wanted.topics.contains(&Topic::Work) && wanted.workers.insert(worker.clone()));
+        false
+    }
+
+    /// A worker ended.
+    pub(crate) fn forget(&self, worker: &WorkerId) {
+        self.wanted.send_if_modified(|wanted| wanted.workers.remove(worker));
     }
 }
 
@@ -86,19 +133,26 @@ impl Drop for Signals {
 }
 
 /// Keeps a subscription. Aborted by the broker's drop.
-async fn listen(connection: Arc<Connection>, senders: Senders, subscribed: watch::Sender<bool>) {
-    let mut told = false;
+async fn listen(
+    connection: Arc<Connection>,
+    senders: Senders,
+    mut wanted: watch::Receiver<Wanted>,
+    subscribed: watch::Sender<BTreeSet<String>>,
+) {
+    let (mut is_first, mut told) = (true, false);
     loop {
-        match subscribe(&connection).await {
+        match connect(&connection).await {
             Ok(pubsub) => {
                 if told {
                     tracing::info!(address = %connection.address(), "hearing Redis again");
                 }
                 told = false;
-                if subscribed.send_replace(true) {
-                    TOPICS.into_iter().for_each(|topic| senders.send(topic, Signal::Resync));
-                }
-                pass_on(&connection, &senders, pubsub).await;
+                let (sink, messages) = pubsub.split();
+                let mut hearing = Hearing { connection: &connection, senders: &senders, subscribed: &subscribed, sink };
+                let resync = !std::mem::take(&mut is_first);
+                // Until the subscription ends.
+                let _ = hearing.pass_on(&mut wanted, messages, resync).await;
+                subscribed.send_replace(BTreeSet::new());
             }
             Err(error) if !told => {
                 tracing::warn!(address = %connection.address(), %error, "Redis cannot be heard; polling until it can");
@@ -110,52 +164,100 @@ async fn listen(connection: Arc<Connection>, senders: Senders, subscribed: watch
     }
 }
 
-async fn subscribe(connection: &Connection) -> Result<PubSub> {
-    let subscribing = async {
-        let mut pubsub = connection.client().get_async_pubsub().await.map_err(|e| connection.told(&e))?;
-        let channels: Vec<String> = TOPICS.iter().map(|topic| connection.keys.channel(*topic)).collect();
-        pubsub.subscribe(&channels).await.map_err(|e| connection.told(&e))?;
-        Ok(pubsub)
-    };
+async fn connect(connection: &Connection) -> Result<PubSub> {
+    let connecting = async { connection.client().get_async_pubsub().await.map_err(|e| connection.told(&e)) };
     let late =
         |_| Error::Unavailable(format!("{} did not answer in {:?}", connection.address(), connection.connect_timeout));
-    tokio::time::timeout(connection.connect_timeout, subscribing).await.map_err(late)?
+    tokio::time::timeout(connection.connect_timeout, connecting).await.map_err(late)?
 }
 
-/// Until the subscription ends.
-async fn pass_on(connection: &Connection, senders: &Senders, pubsub: PubSub) {
-    let (mut sink, mut messages) = pubsub.split();
-    let mut ping = tokio::time::interval(PING_EVERY);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            message = messages.next() => match message {
-                Some(message) => {
-                    if let Some((topic, signal)) = read(connection, &message) {
-                        senders.send(topic, signal);
-                    }
+/// One subscription.
+struct Hearing<'a> {
+    connection: &'a Connection,
+    senders: &'a Senders,
+    subscribed: &'a watch::Sender<BTreeSet<String>>,
+    sink: PubSubSink,
+}
+
+/// Why a subscription ended does not matter: it is made anew.
+struct Ended;
+
+impl Hearing<'_> {
+    async fn pass_on(
+        &mut self,
+        wanted: &mut watch::Receiver<Wanted>,
+        mut messages: PubSubStream,
+        resync: bool,
+    ) -> Result<(), Ended> {
+        self.follow(wanted).await?;
+        if resync {
+            for topic in [Topic::Work, Topic::Done, Topic::Cancel] {
+                self.senders.send(topic, Signal::Resync);
+            }
+        }
+        let mut ping = tokio::time::interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let (topic, signal) = read(self.connection, &message.ok_or(Ended)?);
+                    self.senders.send(topic, signal);
                 }
-                None => return,
-            },
-            _ = ping.tick() => {
-                let pong = tokio::time::timeout(connection.connect_timeout, sink.ping::<redis::Value>()).await;
-                if !matches!(pong, Ok(Ok(_))) {
-                    return;
+                changed = wanted.changed() => {
+                    changed.map_err(|_| Ended)?;
+                    self.follow(wanted).await?;
+                }
+                _ = ping.tick() => {
+                    let pong = self.sink.ping::<redis::Value>();
+                    answered(self.connection, pong).await?;
                 }
             }
         }
     }
+
+    /// Subscribes to what is wanted, and to nothing else.
+    async fn follow(&mut self, wanted: &mut watch::Receiver<Wanted>) -> Result<(), Ended> {
+        let channels = wanted.borrow_and_update().channels(&self.connection.keys);
+        let before = self.subscribed.borrow().clone();
+        let new: Vec<&String> = channels.difference(&before).collect();
+        if !new.is_empty() {
+            answered(self.connection, self.sink.subscribe(&new)).await?;
+        }
+        let gone: Vec<&String> = before.difference(&channels).collect();
+        if !gone.is_empty() {
+            answered(self.connection, self.sink.unsubscribe(&gone)).await?;
+        }
+        self.subscribed.send_replace(channels);
+        Ok(())
+    }
+}
+
+async fn answered<T>(
+    connection: &Connection,
+    answer: impl Future<Output = redis::RedisResult<T>>,
+) -> Result<(), Ended> {
+    match tokio::time::timeout(connection.connect_timeout, answer).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Ended),
+    }
 }
 
 /// A hint that cannot be read says to look.
-fn read(connection: &Connection, message: &Msg) -> Option<(Topic, Signal)> {
-    let topic = TOPICS.into_iter().find(|topic| connection.keys.channel(*topic) == message.get_channel_name())?;
+fn read(connection: &Connection, message: &Msg) -> (Topic, Signal) {
+    let channel = message.get_channel_name();
+    let is_of = |topic| connection.keys.channel(topic) == channel;
     let text = str::from_utf8(message.get_payload_bytes()).unwrap_or_default();
     let parts = text.split(',');
-    let signal = match topic {
-        Topic::Work => parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map(Signal::Work),
-        Topic::Done => parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map(Signal::Done),
-        Topic::Cancel => parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map(Signal::Cancel),
+    let (topic, signal) = if is_of(Topic::Done) {
+        (Topic::Done, parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map(Signal::Done))
+    } else if is_of(Topic::Cancel) {
+        (Topic::Cancel, parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map(Signal::Cancel))
+    } else {
+        // To all, or to one worker.
+        return (
+            Topic::Work,
+            parts.map(str::parse).collect::<Result<Arc<[_]>, _>>().map_or(Signal::Resync, Signal::Work),
+        );
     };
-    Some((topic, signal.unwrap_or(Signal::Resync)))
+    (topic, signal.unwrap_or(Signal::Resync))
 }

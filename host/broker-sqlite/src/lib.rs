@@ -229,6 +229,11 @@ impl Controls for SqliteBroker {
         self.read(move |conn| reads::queues(conn, &tenant)).await
     }
 
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        let (tenant, queue) = (tenant.clone(), queue.clone());
+        self.write(1, move |step| Ok(step.delete_queue(&tenant, &queue))).await
+    }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.read(reads::ready_queues).await
     }

@@ -201,7 +201,8 @@ pub(crate) fn logs(
 }
 
 pub(crate) fn queues(conn: &Connection, tenant: &TenantId) -> Result<Vec<QueueStats>, Fault> {
-    let sql = "SELECT queue, ready, running, delayed, paused, dead FROM line WHERE tenant = ? ORDER BY queue";
+    let sql = "SELECT queue, ready, running, delayed, paused, dead FROM line
+        WHERE tenant = ? AND used_at IS NOT NULL ORDER BY queue";
     all(conn, sql, &[&tenant.as_str()], |row| {
         Ok(QueueStats {
             name: name(row, 0)?,

@@ -11,11 +11,19 @@ use crate::{Result, limits::is_default};
 /// Queues that `ready_queues` names at most: as many as a tenant may have.
 pub const MAX_READY_QUEUES: u32 = 1_000;
 
+/// A queue into which no job came for so long, milliseconds, is forgotten once it is empty: a day. It is empty when it
+/// has no job that is queued, running, scheduled, retrying or dead, and no control. It is there again when a job comes
+/// into it.
+pub const QUEUE_IDLE_MS: u64 = 86_400_000;
+
 /// Lists queues, and pauses or limits what is handed out.
 #[async_trait]
 pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// The tenant's queues by name.
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>>;
+
+    /// Forgets a queue that is empty, as `prune` does after `QUEUE_IDLE_MS`.
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted>;
 
     /// Queues in which jobs of any tenant can be handed out now, by name; the first `MAX_READY_QUEUES`.
     async fn ready_queues(&self) -> Result<Vec<QueueName>>;
@@ -46,6 +54,15 @@ pub struct QueueStats {
     #[serde(default)]
     pub dead: u64,
     pub paused: bool,
+}
+
+/// The answer to the deletion of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueDeleted {
+    Deleted,
+    /// It has jobs that have not ended, dead jobs or a control.
+    NotEmpty,
+    NotFound,
 }
 
 /// What a control is about.

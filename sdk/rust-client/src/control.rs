@@ -143,6 +143,11 @@ impl Client {
         self.patch(format!("/v1/queues/{name}")).json(patch).repeatable().answer().await
     }
 
+    /// Deletes an empty queue. One that is empty and unused for a day goes by itself.
+    pub async fn delete_queue(&self, name: &str) -> Result<(), Error> {
+        self.delete(format!("/v1/queues/{name}")).text().await.map(drop)
+    }
+
     /// Cancels everything that waits in a queue.
     pub async fn purge_queue(&self, name: &str) -> Result<Bulk, Error> {
         self.post(format!("/v1/queues/{name}/purge")).answer().await

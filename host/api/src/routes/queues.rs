@@ -7,10 +7,10 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, StatusCode},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
-use umbel_broker::{Control, ControlPatch, QueueStats, Scope};
+use umbel_broker::{Control, ControlPatch, QueueDeleted, QueueStats, Scope};
 use umbel_bulk::{Action, Filter};
 use umbel_model::{JobState, QueueName};
 use utoipa::ToSchema;
@@ -63,7 +63,11 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
 
 async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue, Problem> {
     let found = all(api, caller).await?.into_iter().find(|queue| queue.name == name.as_str());
-    found.ok_or_else(|| Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`")))
+    found.ok_or_else(|| unknown(name.as_str()))
+}
+
+pub(crate) fn unknown(name: &str) -> Problem {
+    Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`, or it was forgotten"))
 }
 
 /// The tenant's queues by name.
@@ -90,6 +94,31 @@ pub(crate) async fn patch(
     let body: ControlBody = json_of(&api, &headers, body).await?;
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
     answer(StatusCode::OK, &one(&api, &caller, &name).await?)
+}
+
+/// Deletes an empty queue. One that is empty and unused for a day is deleted by itself.
+///
+/// Jobs that have ended stay. The queue is there again when a job comes into it.
+#[utoipa::path(
+    delete, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)),
+    responses((status = 204, description = "It is gone"))
+)]
+pub(crate) async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Of(name): Of<QueueName>,
+) -> Result<Response, Problem> {
+    match api.broker.delete_queue(&caller.tenant, &name).await? {
+        QueueDeleted::Deleted => {
+            tracing::info!(queue = %name, "queue deleted");
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        QueueDeleted::NotEmpty => {
+            let detail = format!("queue `{name}` has jobs that have not ended, dead jobs or a control");
+            Err(Problem::new(Code::QueueNotEmpty, detail))
+        }
+        QueueDeleted::NotFound => Err(unknown(name.as_str())),
+    }
 }
 
 /// Stops handing out the queue's jobs, durably. Running jobs go on.

@@ -166,6 +166,11 @@ impl Controls for Broken {
         self.inner.queues(tenant).await
     }
 
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        self.check()?;
+        self.inner.delete_queue(tenant, queue).await
+    }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.check()?;
         self.inner.ready_queues().await

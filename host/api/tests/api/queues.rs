@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use umbel_broker::WorkerInfo;
-use umbel_model::{QueueName, WorkerId};
+use umbel_model::{QueueName, Resolution, WorkerId};
 
-use crate::app::TestApp;
+use crate::app::{Answer, TestApp};
 
 #[tokio::test]
 async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
@@ -28,6 +28,26 @@ async fn a_queue_that_nobody_used_is_not_found() {
     let app = TestApp::new().await;
     app.post("/v1/queues/nope/pause", "").await.problem(404, "queue_not_found");
     app.post("/v1/queues/a%20b/resume", "").await.problem(404, "queue_not_found");
+}
+
+async fn delete(app: &TestApp) -> Answer {
+    app.with_headers("DELETE", "/v1/queues/default", &[], "").await
+}
+
+#[tokio::test]
+async fn an_empty_queue_can_be_deleted() {
+    let app = TestApp::with_tasks().await;
+    app.submit_add(json!({})).await;
+    delete(&app).await.problem(409, "queue_not_empty");
+    let delivery = app.claim().await;
+    app.settle(&delivery, Resolution::Succeed { result: None }).await;
+    assert_eq!(delete(&app).await.status, 204);
+    assert_eq!(app.get("/v1/queues").await.ok(200)["items"], json!([]));
+    delete(&app).await.problem(404, "queue_not_found");
+    // What has ended is still there, and so is the queue with the next job.
+    app.get(&format!("/v1/jobs/{}", delivery.id)).await.ok(200);
+    app.submit_add(json!({})).await;
+    assert_eq!(app.get("/v1/queues").await.ok(200)["items"][0]["queued"], 1);
 }
 
 #[tokio::test]

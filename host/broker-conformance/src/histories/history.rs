@@ -133,6 +133,8 @@ impl History {
                 self.properties.all_ended(&self.model, &*self.subject.broker).await?;
             }
             if quiet == 4 {
+                self.subject.pass(QUEUE_IDLE_MS);
+                self.both(&Doing::Prune(50), || "a day later".into()).await?;
                 return Ok(());
             }
         }

@@ -102,7 +102,7 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
     done
 }
 
-/// Cancels what waits in a queue, as a bulk action does: page by page, one after the other.
+/// Cancels what waits in a queue, as a bulk action does: page by page, one after the other; and deletes it, if it can.
 async fn purge(broker: &dyn Broker, tenant: &TenantId, queue: &QueueName) -> String {
     let mut answers = Vec::new();
     for state in [JobState::Queued, JobState::Scheduled, JobState::Retrying] {
@@ -111,7 +111,7 @@ async fn purge(broker: &dyn Broker, tenant: &TenantId, queue: &QueueName) -> Str
             answers.push((job.id, broker.cancel(tenant, job.id, true).await.unwrap()));
         }
     }
-    format!("{answers:?}")
+    format!("{answers:?} {:?}", broker.delete_queue(tenant, queue).await)
 }
 
 /// Goes on whatever the answers are, as one does whose replies are lost.

@@ -70,7 +70,7 @@ local function look_at_job(member)
           call('ZADD', tq.ready, r[SCORE], id)
           sub_queues.settle_tenant_queue(tq)
         end
-        ready_in[tq.queue] = true
+        ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
       end)
     end
   elseif state == RUNNING and not is_in('leases', member) then

@@ -1,81 +1,98 @@
 -- Handing out jobs.
 
--- Worker, token seed, lease, max, number of queues; their names follow.
-local CLAIM = '<Bc0Bc0I6I4I2'
+-- Worker, token seed, lease, max, whether it hears what is published for it, number of queues; their names follow.
+local CLAIM = '<Bc0Bc0I6I4BI2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
 
--- By bytes, as Redis sorts: '<' follows the server's locale.
-local function before(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = byte(a, i), byte(b, i)
-    if x ~= y then return x < y end
-  end
-  return #a < #b
-end
+-- Of this claim: the worker, the token seed, the end of the leases, jobs handed out so far, the answer and its length.
+local worker, seed, lease, count, out, out_n
+-- Leases to write, entries of `look` to remove, tenant queues and who holds them.
+local leases, looks, served
+-- Picked jobs: tenant queues and ids; of those that were picked one by one records, tasks and keys of sub-queues; how many.
+local picked_tqs, picked_ids, picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, {}, {}, 0
+-- Keys and records of jobs. Kept from call to call, so that they grow once.
+local keys, records = {}, {}
+-- The beginning of a delivered record by that of a ready one; the same of what is between its score and its immutable part.
+local fronts, middles
+
+-- ---- which jobs
 
 -- At most `want` ready jobs of one tenant: it is alone, or only one job is wanted.
 local function pick_of_one(queue, tenant, tag, want)
   local tq = tenant_queue_of(tenant, queue)
-  local popped = call('ZPOPMIN', tq.ready, want)
-  local n = #popped / 2
+  picked_ids = call('ZRANGE', tq.ready, 0, want - 1)
+  local n = #picked_ids
+  call('ZREMRANGEBYRANK', tq.ready, 0, want - 1)
   if n < want or call('EXISTS', tq.ready) == 0 then
     call('ZREM', tq.fair, tenant)
     tq.active = false
   else
     call('ZADD', tq.fair, tag + n, tenant)
   end
-  for i = 1, n do popped[i] = { tq, popped[2 * i - 1] } end
-  for i = n + 1, 2 * n do popped[i] = nil end
-  return popped
+  for i = 1, n do picked_tqs[i] = tq end
+  return n
 end
 
--- Start-time fair queueing among several tenants: level by level of their tags, by name inside a level. The k-th job
--- comes from one of the k tenants served least, so no more than `want` of them matter.
-local function pick_of_many(queue, tenants, want)
-  local sources = {}
-  for i = 1, #tenants, 2 do
-    sources[#sources + 1] = source_of(tenant_queue_of(tenants[i], queue), tonumber(tenants[i + 1]))
+-- The next job of a tenant; at most `share` are read at once.
+local function take(reader, share)
+  if reader.taken == reader.read then
+    local more = call('ZRANGE', reader.tq.ready, reader.read, reader.read + share - 1)
+    for i = 1, #more do reader[reader.read + i] = more[i] end
+    reader.read = reader.read + #more
   end
-  local share = math.ceil(want / #sources)
-  local picked, n, fresh, level = {}, 0, 1, {}
+  reader.taken = reader.taken + 1
+  return reader[reader.taken]
+end
+
+-- Start-time fair queueing among several tenants: level by level of their virtual finish times, by name inside a level. The
+-- k-th job comes from one of the k tenants served least, so no more than `want` of them matter.
+local function pick_of_many(queue, tenants, want)
+  local readers = {}
+  for i = 1, #tenants, 2 do
+    local tq = tenant_queue_of(tenants[i], queue)
+    readers[#readers + 1] = { tq = tq, tag = tonumber(tenants[i + 1]), taken = 0, size = call('ZCARD', tq.ready), read = 0 }
+  end
+  local share = math.ceil(want / #readers)
+  local n, fresh, level = 0, 1, {}
+  picked_ids = {}
   while n < want do
-    if #level == 0 and not sources[fresh] then break end
-    local tag = #level > 0 and level[1].tag or sources[fresh].tag
+    if #level == 0 and not readers[fresh] then break end
+    local tag = #level > 0 and level[1].tag or readers[fresh].tag
     local joined = false
-    while sources[fresh] and sources[fresh].tag == tag do
-      level[#level + 1] = sources[fresh]
+    while readers[fresh] and readers[fresh].tag == tag do
+      level[#level + 1] = readers[fresh]
       fresh, joined = fresh + 1, true
     end
     if joined then table.sort(level, function(a, b) return before(a.tq.tenant, b.tq.tenant) end) end
     local left = {}
-    for _, source in ipairs(level) do
+    for _, reader in ipairs(level) do
       if n == want then break end
-      source.tag = source.tag + 1
+      reader.tag = reader.tag + 1
       n = n + 1
-      picked[n] = { source.tq, take(source, share) }
-      if source.taken < source.size then left[#left + 1] = source end
+      picked_tqs[n], picked_ids[n] = reader.tq, take(reader, share)
+      if reader.taken < reader.size then left[#left + 1] = reader end
     end
     level = left
   end
-  for _, source in ipairs(sources) do
-    if source.taken > 0 then
-      take_out(source)
-      if source.taken == source.size then
-        call('ZREM', source.tq.fair, source.tq.tenant)
-        source.tq.active = false
+  for _, reader in ipairs(readers) do
+    if reader.taken > 0 then
+      call('ZREMRANGEBYRANK', reader.tq.ready, 0, reader.taken - 1)
+      if reader.taken == reader.size then
+        call('ZREM', reader.tq.fair, reader.tq.tenant)
+        reader.tq.active = false
       else
-        call('ZADD', source.tq.fair, source.tag, source.tq.tenant)
+        call('ZADD', reader.tq.fair, reader.tag, reader.tq.tenant)
       end
     end
   end
-  return picked
+  return n
 end
 
--- At most `want` jobs, or nothing if they must be picked one by one.
+-- Picks at most `want` jobs and answers how many; nothing if they must be picked one by one.
 local function pick(queue, want)
   local tenants = call('ZRANGE', P .. 'fair:' .. queue, 0, want - 1, 'WITHSCORES')
-  if #tenants == 0 then return tenants end
+  if #tenants == 0 then return 0 end
   for i = 1, #tenants, 2 do
     if is_special(tenant_queue_of(tenants[i], queue)) then return end
     -- None is.
@@ -87,85 +104,193 @@ local function pick(queue, want)
   return pick_of_many(queue, tenants, want)
 end
 
+-- ---- their delivery
+
+-- Keeps what is written when all have been handed out. The record is stored before a job runs: whatever fails from here on,
+-- the lease brings it back.
+local function hand_out(tq, member, text)
+  local l = leases.n
+  leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
+  count = count + 1
+  tq.running = tq.running + 1
+  if not tq.holder then
+    local s = served.n
+    tq.holder, served[s + 1], served[s + 2], served.n = worker, tq.name, worker, s + 2
+  end
+  out[out_n + 1], out[out_n + 2], out_n = member, text, out_n + 2
+end
+
+-- Delivers any job. One that has expired ends.
+local function deliver(tq, id, text)
+  local member = tq.tenant .. ',' .. id
+  local key = P .. 'job:' .. member
+  text = text or call('GET', key)
+  if not text or not is_readable(text) then return end
+  local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
+    dead_ttl, _, _, rest = unpack_struct(HEAD, text)
+  if expires > 0 and expires <= now then
+    local r = opened(text)
+    finish(member, r, EXPIRED)
+    return save(member, r)
+  end
+  if expires > 0 then
+    looks.n = looks.n + 1
+    looks[looks.n] = member
+  end
+  local token = seed .. '-' .. count
+  local stored = text
+  text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0, score,
+    math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
+  call('SET', key, text)
+  add_event(member, RUNNING, stored, rest + 4)
+  hand_out(tq, member, text)
+  if has(flags, SPEC_APART) then
+    out_n = out_n + 1
+    out[out_n] = call('GET', P .. 'spec:' .. member) or ''
+  end
+  if has(flags, NODE) then
+    out[out_n + 1], out[out_n + 2] = workflows.delivered(member, stored, rest + 4)
+    out_n = out_n + 2
+  end
+end
+
+-- A job with something damaged must not take the others of this claim with it.
+local function try(tq, id, text, task, key)
+  local before = out_n
+  if pcall(deliver, tq, id, text) then return end
+  if task then fair_claim.count_start(tq.tenant, task, key, -1) end
+  for i = #out, before + 1, -1 do out[i] = nil end
+  out_n = before
+end
+
+-- The first 46 bytes, up to the score, of a record as it is delivered; false when there is more to do than that.
+local function front_of(old)
+  if #old < 46 or byte(old) ~= 1 then return false end
+  local _, _, flags, _, _, deliveries, _, _, expires = unpack_struct('<BBBBI4I4I4I6I6', old)
+  if expires > 0 or has(flags, SPEC_APART) or has(flags, NODE) then return false end
+  return pack('BB', 1, RUNNING) .. sub(old, 3, 8) .. pack('<I4', deliveries + 1) .. sub(old, 13, 28)
+    .. pack('<I6I6I6', 0, now, 0)
+end
+
+-- Fence and retentions; false when the record has a token or a worker.
+local function middle_of(old)
+  if sub(old, -2) ~= '\0\0' then return false end
+  return pack('<I7', math.max(now * 1000, unpack_struct('<I7', old) + 1)) .. sub(old, 8, 19)
+end
+
+-- The records of the picked jobs.
+local function read_picked(n)
+  for i = 1, n do keys[i] = picked_tqs[i].job .. picked_ids[i] end
+  if picked_n == 0 then return call('MGET', unpack(keys, 1, n)) end
+  local texts, missing, at = picked_texts, {}, {}
+  for i = 1, n do
+    if not texts[i] then missing[#missing + 1], at[#at + 1] = keys[i], i end
+  end
+  if #missing == 0 then return texts end
+  local more = call('MGET', unpack(missing))
+  for i = 1, #at do texts[at[i]] = more[i] end
+  return texts
+end
+
+local function add_picked(tq, id, text, task, key)
+  picked_n = picked_n + 1
+  picked_tqs[picked_n], picked_ids[picked_n], picked_texts[picked_n] = tq, id, text
+  picked_tasks[picked_n], picked_keys[picked_n] = task, key
+end
+
+-- Delivers the picked jobs. What most of them are, ready for the first time and with all in one record, is spliced: their
+-- records differ in few pieces, which are made once.
+local function deliver_picked(n)
+  if n == 0 then return end
+  local texts = read_picked(n)
+  local records, records_n = records, 0
+  local prefix, its_worker = seed .. '-', pack('Bc0', #worker, worker)
+  local listened = is_anybody_subscribed()
+  for i = 1, n do
+    local text, tq, id = texts[i], picked_tqs[i], picked_ids[i]
+    local front, middle
+    if text and #text >= 95 then
+      local old = sub(text, 1, 46)
+      front = fronts[old]
+      if front == nil then
+        front = front_of(old)
+        fronts[old] = front
+      end
+      if front then
+        old = sub(text, 54, 74)
+        middle = middles[old]
+        if middle == nil then
+          middle = middle_of(old)
+          middles[old] = middle
+        end
+      end
+    end
+    if middle then
+      local member, number = tq.member .. id, NUMBERS[count]
+      local delivered = front .. sub(text, 47, 53) .. middle .. CHARS[#prefix + #number] .. prefix .. number .. its_worker
+        .. sub(text, 75)
+      records[records_n + 1], records[records_n + 2], records_n = keys[i], delivered, records_n + 2
+      if listened then add_event(member, RUNNING, text, 79) end
+      hand_out(tq, member, delivered)
+    elseif text then
+      try(tq, id, text, picked_tasks[i], picked_keys[i])
+    end
+    tq.picked = 0
+  end
+  picked_texts, picked_tasks, picked_n = {}, {}, 0
+  if records_n > 0 then call('MSET', unpack(records, 1, records_n)) end
+end
+
+-- A worker that claimed fewer jobs than it wanted waits for more of its queues; one that got all is busy.
+local function wait_or_work(queues, is_busy)
+  for i = 1, #queues do
+    local key = P .. 'idle:' .. queues[i]
+    if is_busy then
+      call('ZREM', key, worker)
+    elseif call('ZADD', key, now, worker) == 1 then
+      -- A day later nobody waits for it.
+      call('PEXPIRE', key, 86400000)
+    end
+  end
+end
+
 -- Takes a packed claim, see CLAIM and encode.rs, and appends to a list, per delivery: member, record, the spec (of a node: its
 -- arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes() before it.
--- Complexity: O(n log N) for n jobs: one GET and one SET per job, and a few calls per tenant that is served; while one of the
---   tenants has sub-queues or controls, two more per job, and some 25 per job, block or move of its own.
-local function claim(request, out)
-  local worker, seed, lease_ms, max, queues, at = unpack_struct(CLAIM, request)
-  local lease = string.format('%.0f', now + lease_ms)
-  local count, n, budget = 0, #out, max + CLAIM_SCAN
-  local leases, looks, served = { n = 0 }, { n = 0 }, { n = 0 }
-
-  local function deliver(tq, id, text)
-    local member = tq.tenant .. ',' .. id
-    local key = P .. 'job:' .. member
-    text = text or call('GET', key)
-    if not text or not is_readable(text) then return end
-    local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
-      dead_ttl, _, _, rest = unpack_struct(HEAD, text)
-    if expires > 0 and expires <= now then
-      local r = opened(text)
-      finish(member, r, EXPIRED)
-      save(member, r)
-      return
-    end
-    if expires > 0 then
-      looks.n = looks.n + 1
-      looks[looks.n] = member
-    end
-    local token = seed .. '-' .. count
-    local stored = text
-    text = pack(HEAD, 1, RUNNING, flags, priority, retries, deliveries + 1, max_deliveries, created, expires, 0, now, 0,
-      score, math.max(now * 1000, fence + 1), result_ttl, dead_ttl, #token, token, #worker, worker) .. sub(text, rest)
-    -- Before it runs: whatever fails from here on, the lease brings it back.
-    local l = leases.n
-    leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
-    call('SET', key, text)
-    add_event(member, RUNNING, stored, rest + 4)
-    count = count + 1
-    tq.running = tq.running + 1
-    if flags >= IN_SUB_QUEUE then sub_queues.count_started(member, text) end
-    if not tq.holder then
-      tq.holder, served[served.n + 1], served[served.n + 2], served.n = worker, tq.name, worker, served.n + 2
-    end
-    out[n + 1], out[n + 2], n = member, text, n + 2
-    if has(flags, SPEC_APART) then
-      n = n + 1
-      out[n] = call('GET', P .. 'spec:' .. member) or ''
-    end
-    if has(flags, NODE) then
-      out[n + 1], out[n + 2] = workflows.delivered(member, stored, rest + 4)
-      n = n + 2
-    end
-  end
-
-  -- A job with something damaged must not take the others of this claim with it.
-  local function try(tq, id, text)
-    local before = n
-    if pcall(deliver, tq, id, text) then return end
-    for i = #out, before + 1, -1 do out[i] = nil end
-    n = before
-  end
-
+-- Complexity: O(n log N) for n jobs: all are read and written together, and a few calls per tenant that is served; while one
+--   of the tenants has sub-queues or controls, some 25 calls per job, block or move of its own.
+local function claim(request, answer)
+  local lease_ms, max, hears, queues, at
+  worker, seed, lease_ms, max, hears, queues, at = unpack_struct(CLAIM, request)
+  lease, count, out, out_n = string.format('%.0f', now + lease_ms), 0, answer, #answer
+  picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, 0
+  leases, looks, served, fronts, middles = { n = 0 }, { n = 0 }, { n = 0 }, {}, {}
+  local budget, waits_for = max + CLAIM_SCAN, {}
   for _ = 1, queues do
-    local queue
+    local before, queue, one_by_one = count, nil, nil
     queue, at = unpack_struct('<Bc0', request, at)
     while count < max and budget > 0 do
-      local picked = pick(queue, math.min(max - count, budget))
-      if not picked then
-        budget = serve(queue, worker, max - count, budget, function(tq, id, text)
-          try(tq, id, text)
-          return count < max
-        end)
-        break
+      local picked, missing = not one_by_one and pick(queue, math.min(max - count, budget)), 0
+      if picked then
+        budget = budget - picked
+        deliver_picked(picked)
+      else
+        one_by_one = one_by_one or {}
+        budget, missing = fair_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
+        picked = picked_n
+        deliver_picked(picked)
       end
-      if #picked == 0 then break end
-      budget = budget - #picked
-      for i = 1, #picked do try(picked[i][1], picked[i][2]) end
+      if picked == 0 or missing > 0 then break end
     end
-    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then ready_in[queue] = true end
+    if not fair_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
+    -- Nobody need hear of jobs that are taken at once.
+    local left = (ready_in[queue] or 0) - (count - before)
+    ready_in[queue] = left > 0 and left or nil
+    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then
+      ready_in[queue], opened_in[queue] = (ready_in[queue] or 0) + 1, true
+    end
   end
+  if hears == 1 then wait_or_work(waits_for, count >= max) end
+  fair_claim.write_limits()
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

@@ -57,6 +57,7 @@ register('control', 'allow-oom', function(args)
     sub_queues.settle_and_notify(tq)
   end
   if kind == 'q' then
+    tenant_queue_of(tenant, name).used = true
     open(name)
   else
     for _, field in ipairs(call('HKEYS', queues)) do

@@ -39,17 +39,28 @@ local MAX_EVENTS = 10000
 
 -- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
 local call, pack, unpack_struct, sub, byte
+-- Texts that are made once: each byte; the last three digits of a number; numbers.
+local CHARS, DIGITS, NUMBERS = {}, {}, {}
+
+local function bind()
+  call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
+  for i = 0, 255 do CHARS[i] = string.char(i) end
+  for i = 0, 999 do DIGITS[i], NUMBERS[i] = string.format('%03d', i), string.format('%d', i) end
+end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion.
-local sub_queues, unique, dead_set, workflows, work, new_workflows, idempotency, deletion = {}, {}, {}, {}, {}, {}, {}, {}
+-- idempotency keys, deletion, claims one by one.
+local sub_queues, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, fair_claim = {}, {}, {}, {}
 
 -- ---- the state of one call
 
 -- The prefix of all keys, the time, and the limit of dead jobs.
 local P, now, max_dead
--- Index writes by key, tenant queues by name, queues that have become ready, ids that ended, and how many; ids to stop.
-local added, removed, tenant_queues, ready_in, ended, ended_n, to_stop
+-- Index writes by key, tenant queues by name, ids that ended, and how many; ids to stop.
+local added, removed, tenant_queues, ended, ended_n, to_stop
+-- How many jobs of a queue have become ready, and whether one of its tenants had none before.
+local ready_in, opened_in
 -- Whether there is a key `special`, and whether it names subscribers; subscriptions by tenant.
 local anything_special, anybody_subscribed, subscriptions
 -- Numbers of arrivals that are reserved.
@@ -58,25 +69,22 @@ local seq, seq_end, seq_block
 -- Functions that reset the state of other files.
 local resets = {}
 
-local function outgrown(found)
-  return redis.error_reply('OUTGROWN it holds data of version ' .. found)
-end
-
 -- Begins a call: nothing of one before may be left, however it ended. Answers an error when the store is of a newer layout.
 local function begin(keys, args)
-  if not call then
-    call, pack, unpack_struct, sub, byte = redis.call, struct.pack, struct.unpack, string.sub, string.byte
-  end
+  if not call then bind() end
   P = sub(keys[1], 1, -5)
   local stored = call('GET', keys[1])
-  if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then return outgrown(stored) end
+  if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then
+    return redis.error_reply('OUTGROWN it holds data of version ' .. stored)
+  end
   now, max_dead = string.match(args[1], '^(%d*);(%d+)$')
   now = tonumber(now)
   if not now then
     local t = call('TIME')
     now = t[1] * 1000 + math.floor(t[2] / 1000)
   end
-  added, removed, tenant_queues, ready_in, ended, ended_n, to_stop = {}, {}, {}, {}, {}, 0, {}
+  added, removed, tenant_queues, ended, ended_n, to_stop = {}, {}, {}, {}, 0, {}
+  ready_in, opened_in = {}, {}
   anything_special, anybody_subscribed, subscriptions = nil, nil, {}
   seq, seq_end, seq_block = 0, 0, 1
   for i = 1, #resets do resets[i]() end
@@ -184,8 +192,8 @@ local function tenant_queue_of(tenant, queue)
   local name = tenant .. ',' .. queue
   local tq = tenant_queues[name]
   if not tq then
-    tq = { tenant = tenant, queue = queue, name = name, ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue,
-      running = 0, delayed = 0 }
+    tq = { tenant = tenant, queue = queue, name = name, member = tenant .. ',', job = P .. 'job:' .. tenant .. ',',
+      ready = P .. 'ready:' .. name, fair = P .. 'fair:' .. queue, running = 0, picked = 0, delayed = 0 }
     tenant_queues[name] = tq
   end
   return tq
@@ -198,10 +206,24 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
--- Publishes the notifications of this call: one message per topic.
+-- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
+-- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
+-- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue for which no worker waits, when it had
+-- no jobs before.
 local function notify()
   local queues = {}
-  for queue in pairs(ready_in) do queues[#queues + 1] = queue end
+  -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
+  local long_ago = now - 10000
+  for queue, jobs in pairs(ready_in) do
+    local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), false
+    for i = 1, #idle, 2 do
+      if tonumber(idle[i + 1]) > long_ago then
+        call('PUBLISH', P .. 'work:' .. idle[i], queue)
+        told = true
+      end
+    end
+    if not told and opened_in[queue] then queues[#queues + 1] = queue end
+  end
   if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
   if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
@@ -228,12 +250,6 @@ end
 -- ---- event subscriptions, see the broker's events.rs: `followed` has '<until> <last number>' by tenant, and `special` has
 -- ',' while there is a subscription, so that it costs nothing to find out that there is none.
 
-local function end_subscription(tenant)
-  call('HDEL', P .. 'followed', tenant)
-  call('UNLINK', P .. 'events:' .. tenant)
-  if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
-end
-
 -- The subscription of a tenant, or false.
 local function subscription_of(tenant)
   local subscription = subscriptions[tenant]
@@ -245,7 +261,9 @@ local function subscription_of(tenant)
       if tonumber(until_ms) > now then
         subscription = { until_ms = until_ms, last = tonumber(last), n = 0 }
       else
-        end_subscription(tenant)
+        call('HDEL', P .. 'followed', tenant)
+        call('UNLINK', P .. 'events:' .. tenant)
+        if call('EXISTS', P .. 'followed') == 0 then call('HDEL', P .. 'special', ',') end
       end
     end
     subscriptions[tenant] = subscription
@@ -253,12 +271,16 @@ local function subscription_of(tenant)
   return subscription
 end
 
--- A job's state was changed. Its immutable part begins at `at` in `text`.
-local function add_event(member, state, text, at)
+local function is_anybody_subscribed()
   if anybody_subscribed == nil then
     anybody_subscribed = is_anything_special() and call('HEXISTS', P .. 'special', ',') == 1
   end
-  local subscription = anybody_subscribed and subscription_of(tenant_of(member))
+  return anybody_subscribed
+end
+
+-- A job's state was changed. Its immutable part begins at `at` in `text`.
+local function add_event(member, state, text, at)
+  local subscription = is_anybody_subscribed() and subscription_of(tenant_of(member))
   if not subscription then return end
   at = at + 1 + byte(text, at)
   local n = subscription.n + 1
@@ -282,6 +304,17 @@ local function flush_events()
   if highest and highest > tonumber(call('GET', P .. 'last_event') or 0) then call('SET', P .. 'last_event', highest) end
 end
 
+-- Makes a tenant's queue, unless there is one.
+local function make_queue(tq)
+  tq.known = true
+  local queues, queue = P .. 'queues:' .. tq.tenant, tq.queue
+  if call('HEXISTS', queues, queue .. ':p') == 1 then return end
+  call('HINCRBY', queues, queue .. ':r', 0)
+  call('HINCRBY', queues, queue .. ':d', 0)
+  call('HSET', queues, queue .. ':p', 0)
+  tq.used = true
+end
+
 -- Sends what was collected. Called once, at the end.
 local function flush()
   work.flush()
@@ -289,6 +322,12 @@ local function flush()
   flush_events()
   for _, tq in pairs(tenant_queues) do
     local queues = P .. 'queues:' .. tq.tenant
+    if tq.used then
+      -- It may have been forgotten while a node waited for its turn in it.
+      if not tq.known then make_queue(tq) end
+      call('ZADD', P .. 'queue_used', now, tq.name)
+      tq.used = false
+    end
     -- Where nothing runs, nobody asks who ran it.
     if tq.running ~= 0 and call('HINCRBY', queues, tq.queue .. ':r', tq.running) <= 0 then
       call('HDEL', P .. 'holders', tq.name)
@@ -303,6 +342,7 @@ end
 -- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
 -- back after each of its jobs would always be first.
 local function take_turn(tq)
+  opened_in[tq.queue] = true
   local first = call('ZRANGE', tq.fair, 0, 0, 'WITHSCORES')
   if first[2] then
     call('ZADD', tq.fair, tonumber(first[2]) + 1, tq.tenant)
@@ -329,7 +369,8 @@ local function put_ready(tq, score, id)
     zadd(tq.ready, score, id)
     activate(tq)
   end
-  ready_in[tq.queue] = true
+  tq.used = true
+  ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
 end
 
 -- To the ready jobs, with the score in the record.
@@ -337,7 +378,8 @@ local function enqueue(member, r, tq)
   if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
   r[STATE], r[DUE] = QUEUED, 0
   if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
-  ready_in[tq.queue] = true
+  tq.used = true
+  ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
   add_event(member, QUEUED, r[FIXED], 1)
   if r[FLAGS] >= HAS_OPTIONS and sub_queues.enter(member, r, tq) then return end
   call('ZADD', tq.ready, r[SCORE], id_of(member))
@@ -362,7 +404,7 @@ local function delay(member, r, tq, state, due)
   local look = due
   if r[EXPIRES] > 0 and r[EXPIRES] < due then look = r[EXPIRES] end
   zadd(P .. 'look', look, member)
-  tq.delayed = tq.delayed + 1
+  tq.delayed, tq.used = tq.delayed + 1, true
 end
 
 -- Takes a job out of whatever it waits in.

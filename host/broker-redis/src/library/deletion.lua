@@ -71,6 +71,33 @@ local function prune_workflow(name, most)
   return count + 1
 end
 
+-- A queue into which no job came for so long, milliseconds, is forgotten; QUEUE_IDLE_MS in the broker's contract.
+local QUEUE_IDLE_MS = 86400000
+
+-- Whether a queue has no jobs but those that ended, none of them dead, and no control.
+local function is_queue_empty(tq)
+  local counts = call('HMGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':r', tq.queue .. ':d', tq.queue .. ':p')
+  return tonumber(counts[1] or 0) <= 0 and tonumber(counts[2] or 0) <= 0 and counts[3] ~= '1'
+    and call('EXISTS', tq.ready, P .. 'line:' .. tq.name) == 0 and call('HEXISTS', P .. 'deads:' .. tq.tenant, tq.queue) == 0
+    and call('HEXISTS', P .. 'control:' .. tq.tenant, 'q:' .. tq.queue) == 0
+end
+
+local function forget_queue(tq)
+  call('HDEL', P .. 'queues:' .. tq.tenant, tq.queue .. ':r', tq.queue .. ':d', tq.queue .. ':p')
+  call('HDEL', P .. 'holders', tq.name)
+  call('ZREM', P .. 'queue_used', tq.name)
+end
+
+-- Forgets queues into which no job came for long, if they are empty; how many it looked at.
+local function forget_queues(max)
+  local names = call('ZRANGEBYSCORE', P .. 'queue_used', '-inf', now - QUEUE_IDLE_MS, 'LIMIT', 0, max)
+  for _, name in ipairs(names) do
+    local tq = tenant_queue_of(string.match(name, '^([^,]*),(.*)$'))
+    if is_queue_empty(tq) then forget_queue(tq) else call('ZADD', P .. 'queue_used', now, name) end
+  end
+  return #names
+end
+
 -- Takes out of a sorted set what is over, at most `max`: their names.
 local function take_due(set, due, max)
   local names = call('ZRANGEBYSCORE', set, '-inf', due, 'LIMIT', 0, max)
@@ -88,16 +115,16 @@ local function prune_keys(set, prefix, max)
 end
 
 -- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys and unique keys that
--- are over, what no rate needs any more, and subscriptions that have ended.
+-- are over, what no rate needs any more, queues that nobody uses, and subscriptions that have ended.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
 -- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
--- Returns the number of jobs, nodes and workflows that were deleted, and the largest number of keys of a kind.
+-- Returns the number of jobs, nodes and workflows that were deleted, and the largest number of keys of a kind, or queues.
 -- Complexity: O(m log N) for m deleted.
 register('prune', 'allow-oom', function(args)
   local max_keys = tonumber(args[3])
   local rates = take_due(P .. 'rates', now * 1000, max_keys)
   in_pieces('HDEL', P .. 'paces', rates)
-  local keys = math.max(#rates, prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
+  local keys = math.max(#rates, forget_queues(max_keys), prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
     prune_keys(P .. 'uniq_due', P .. 'uniq:', max_keys))
 
   -- This ends those that are over.
@@ -116,6 +143,18 @@ register('prune', 'allow-oom', function(args)
   end
   flush()
   return { count, keys }
+end)
+
+-- Forgets a queue that is empty.
+-- ARGV[2] tenant   ARGV[3] queue
+-- Returns 'N' when there is no such queue, 'F' when it is not empty, 'D' when it was deleted.
+-- Complexity: O(log N).
+register('delete_queue', 'allow-oom', function(args)
+  local tq = tenant_queue_of(args[2], args[3])
+  if call('HEXISTS', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') == 0 then return 'N' end
+  if not is_queue_empty(tq) then return 'F' end
+  forget_queue(tq)
+  return 'D'
 end)
 
 -- Deletes a job that has ended.

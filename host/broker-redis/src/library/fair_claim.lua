@@ -1,57 +1,193 @@
--- Picks jobs one by one, for a queue in which a tenant has sub-queues or controls.
--- Complexity: bounded by the budget: a few calls for a job of a tenant queue without sub-queues, block and controls, and at
---   most some 25 for each other job, block and move.
+-- Picks jobs one by one, for a queue in which a tenant has sub-queues or controls. What is known of its tenant queues is read
+-- once, and written once when all have been picked, or before something is blocked or moved.
+-- Complexity: bounded by the budget: some 4 calls for a job, and some 30 for each block and move.
 
 local named, control_of = sub_queues.named, sub_queues.control_of
--- Steps without a job after which a claim looks at other lines first; LOOKS_A_LINE in the broker's contract.
+-- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_LINE in the broker's contract.
 local LOOKS_A_TENANT_QUEUE = 8
--- What will have been used of the rates if the job under way starts: until when, name, and by what interval and burst.
-local taking, taking_n
+
+-- Of this call: the tenants of the queue in turn, the tenant queues that were read, changed counters of running jobs, and
+-- rates by name: until when they are used, microseconds, by what interval and burst.
+local turns, read_ahead, used, rates
+-- Starts that a job takes from rates: until when, interval and burst by name, if it starts.
+local taking
 -- By tenant: how many of its jobs are stored as running, and the tenant queues in which this call may have changed that.
 local of_tenants
 
-resets[#resets + 1] = function() taking, taking_n, of_tenants = {}, 0, {} end
+resets[#resets + 1] = function()
+  turns, read_ahead, used, rates, taking, of_tenants = nil, {}, {}, {}, {}, {}
+end
+
+-- ---- what was read ahead
+
+-- A tenant queue: its plain jobs, tasks with a sub-queue in turn, their number, and the clocks of both.
+local function ahead_of(tq)
+  local ahead = tq.ahead
+  if not ahead then
+    local v = call('HMGET', sub_queues.hash_of(tq), 'n', 'c', 'p')
+    ahead = { plain = reader_of(tq.ready, 2), tasks = v[1] and reader_of(P .. 'lanes:' .. tq.name, 1), by_task = {},
+      count = tonumber(v[1] or 0), clock = tonumber(v[2] or 0), plain_tag = tonumber(v[3] or 0), taken = 0, forgotten = 0 }
+    tq.ahead, read_ahead[#read_ahead + 1] = ahead, tq
+  end
+  return ahead
+end
+
+-- The sub-queue of a task: its keys in turn, their number, and their clock.
+local function task_ahead(tq, task)
+  local t = tq.ahead.by_task[task]
+  if not t then
+    local v = call('HMGET', sub_queues.hash_of(tq), 'n:' .. task, 'c:' .. task)
+    t = { keys = reader_of(P .. 'keys:' .. named(tq.name, task), 1), by_key = {}, count = tonumber(v[1] or 0),
+      clock = tonumber(v[2] or 0), gone = 0 }
+    tq.ahead.by_task[task] = t
+  end
+  return t
+end
+
+-- The jobs of a key's sub-queue.
+local function jobs_ahead(tq, t, task, key)
+  local jobs = t.by_key[key]
+  if not jobs then
+    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 2)
+    t.by_key[key] = jobs
+  end
+  return jobs
+end
+
+local function write_tasks(tq, ahead, hash)
+  local clocks = {}
+  for task, t in pairs(ahead.by_task) do
+    write_changed(t.keys)
+    for _, jobs in pairs(t.by_key) do write_taken(jobs) end
+    if t.count <= 0 then
+      call('HDEL', hash, 'n:' .. task, 'c:' .. task)
+    elseif t.changed then
+      clocks[#clocks + 1], clocks[#clocks + 2] = 'c:' .. task, t.clock
+      if t.gone > 0 then call('HINCRBY', hash, 'n:' .. task, 0 - t.gone) end
+    end
+  end
+  in_pieces('HSET', hash, clocks)
+  if ahead.tasks then write_changed(ahead.tasks) end
+  if ahead.taken > 0 then call('HINCRBY', hash, 'q', 0 - ahead.taken) end
+  if ahead.forgotten > 0 then call('HINCRBY', hash, 'n', 0 - ahead.forgotten) end
+end
+
+-- Writes what was taken, and forgets what was read.
+local function write_ahead()
+  local fair, list = turns, read_ahead
+  turns, read_ahead = nil, {}
+  if fair then write_changed(fair) end
+  for _, tq in ipairs(list) do
+    local ahead, hash = tq.ahead, sub_queues.hash_of(tq)
+    tq.ahead = nil
+    write_taken(ahead.plain)
+    write_tasks(tq, ahead, hash)
+    if ahead.forgotten > 0 and ahead.count <= 0 then
+      call('HDEL', hash, 'n', 'q', 'c', 'p')
+    else
+      if ahead.ticked then call('HSET', hash, 'c', ahead.clock) end
+      if ahead.plain_ticked then call('HSET', hash, 'p', ahead.plain_tag) end
+    end
+    -- It may have no sub-queue any more.
+    if ahead.count <= 0 then sub_queues.settle_tenant_queue(tq) end
+  end
+end
+
+local function block(...)
+  write_ahead()
+  sub_queues.block(...)
+end
+
+-- ---- limits
+
+local function used_of(name)
+  local count = used[name]
+  if not count then
+    count = tonumber(call('HGET', P .. 'used', name) or 0)
+    used[name] = count
+  end
+  return count
+end
+
+-- A job of a sub-queue starts, or (-1) does not start after all.
+function fair_claim.count_start(tenant, task, key, more)
+  local name = named(tenant, task)
+  used[name] = used_of(name) + more
+  if key ~= '' then
+    name = named(tenant, task, key)
+    used[name] = used_of(name) + more
+  end
+end
+
+local function rate_of(name)
+  local rate = rates[name]
+  if not rate then
+    rate = { until_us = tonumber(call('ZSCORE', P .. 'rates', name) or 0) }
+    local pace = rate.until_us > now * 1000 and call('HGET', P .. 'paces', name)
+    if pace then
+      local interval, burst = string.match(pace, '^(%d+) (%d+)$')
+      rate.interval, rate.burst = tonumber(interval), tonumber(burst)
+    end
+    rates[name] = rate
+  end
+  return rate
+end
 
 -- How long it takes for what was used of a rate to come back, microseconds, and whether another rate used it: Rate::debt_us
 -- in the model.
-local function debt_of(name, interval, ahead)
-  local debt = tonumber(call('ZSCORE', P .. 'rates', name) or 0) - now * 1000
+local function debt_of(rate, interval, ahead)
+  local debt = rate.until_us - now * 1000
   if debt <= 0 then return 0 end
-  local pace = call('HGET', P .. 'paces', name)
-  if not pace then return debt > ahead and ahead - interval or debt, true end
-  local before, burst = string.match(pace, '^(%d+) (%d+)$')
-  debt = math.min(debt, before * burst)
-  if tonumber(before) == interval then return debt end
-  return math.floor(debt / before * interval), true
+  if not rate.interval then return debt > ahead and ahead - interval or debt, true end
+  debt = math.min(debt, rate.interval * rate.burst)
+  if rate.interval == interval then return debt end
+  return math.floor(debt / rate.interval * interval), true
 end
 
-local function store_rate(until_us, name, interval, burst)
-  call('ZADD', P .. 'rates', until_us, name)
-  call('HSET', P .. 'paces', name, string.format('%.0f %.0f', interval, burst))
+local function take_rate(rate, until_us, interval, burst)
+  rate.until_us, rate.interval, rate.burst, rate.changed = until_us, interval, burst, true
 end
 
 -- Whether a rate lets one more start; if not, when it does.
-local function rate_lets(name, rate)
-  if not rate then return true end
-  local count, period, burst = rate[1], rate[2], rate[3]
+local function rate_lets(name, wanted)
+  if not wanted then return true end
+  local count, period, burst = wanted[1], wanted[2], wanted[3]
   local interval = math.max(math.floor(period * 1000 / math.max(count, 1)), 1)
   burst = math.max(burst, 1)
-  local ahead = interval * burst
-  local debt, is_anothers = debt_of(name, interval, ahead)
+  local ahead, rate = interval * burst, rate_of(name)
+  local debt, is_anothers = debt_of(rate, interval, ahead)
   local next = now * 1000 + debt + interval
   if next > now * 1000 + ahead then
     -- It comes back by this rate from now on.
-    if is_anothers then store_rate(now * 1000 + debt, name, interval, math.max(burst, math.ceil(debt / interval))) end
+    if is_anothers then take_rate(rate, now * 1000 + debt, interval, math.max(burst, math.ceil(debt / interval))) end
     return false, math.ceil((next - ahead) / 1000)
   end
-  taking_n = taking_n + 1
-  taking[taking_n] = { next, name, interval, burst }
+  taking[#taking + 1] = { rate, next, interval, burst }
   return true
 end
 
--- How many jobs of a line, or of all of a tenant, run; those of this script are not written yet.
+-- Writes counters and rates.
+function fair_claim.write_limits()
+  local counts, times, paces = {}, {}, {}
+  for name, count in pairs(used) do
+    if count > 0 then counts[#counts + 1], counts[#counts + 2] = name, count else call('HDEL', P .. 'used', name) end
+  end
+  for name, rate in pairs(rates) do
+    if rate.changed then
+      times[#times + 1], times[#times + 2] = rate.until_us, name
+      paces[#paces + 1], paces[#paces + 2] = name, string.format('%.0f %.0f', rate.interval, rate.burst)
+    end
+  end
+  in_pieces('HSET', P .. 'used', counts)
+  in_pieces('ZADD', P .. 'rates', times)
+  in_pieces('HSET', P .. 'paces', paces)
+  used, rates = {}, {}
+end
+
+-- How many jobs of a tenant queue, or of all of a tenant, run; those of this call are not written yet.
 local function running_in(tq)
-  return (call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':r') or 0) + tq.running
+  if not tq.stored_running then tq.stored_running = tonumber(call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':r') or 0) end
+  return tq.stored_running + tq.running + tq.picked
 end
 
 local function running_of(tq)
@@ -69,72 +205,37 @@ local function running_of(tq)
   end
   of.tenant_queues[tq] = true
   local sum = of.stored
-  for other in pairs(of.tenant_queues) do sum = sum + other.running end
+  for other in pairs(of.tenant_queues) do sum = sum + other.running + other.picked end
   return sum
 end
 
--- Parks a line of which nothing may start now.
+-- Blocks a tenant queue of which nothing may start now.
 local function is_full(tq)
   local tenant, queue = control_of(tq.tenant, 't'), control_of(tq.tenant, 'q:' .. tq.queue)
   if tenant and tenant.concurrency > 0 and running_of(tq) >= tenant.concurrency then
-    sub_queues.block(tq, sub_queues.BY_TENANT)
+    block(tq, sub_queues.BY_TENANT)
     return true
   end
   if queue and queue.concurrency > 0 and running_in(tq) >= queue.concurrency then
-    sub_queues.block(tq, sub_queues.BY_QUEUE)
+    block(tq, sub_queues.BY_QUEUE)
     return true
   end
   local lets, at = rate_lets('t:' .. tq.tenant, tenant and tenant.rate)
   if lets then lets, at = rate_lets('q:' .. tq.name, queue and queue.rate) end
-  if not lets then sub_queues.block(tq, sub_queues.UNTIL, at) end
+  if not lets then block(tq, sub_queues.UNTIL, at) end
   return not lets
 end
 
--- What is next in an open line: its id and score, and of a laned job task, key and the tags of both.
-local function next_of(tq)
-  local plain = call('ZRANGE', tq.ready, 0, 0, 'WITHSCORES')
-  local v = call('HMGET', sub_queues.hash_of(tq), 'n', 'c', 'p')
-  local lane = v[1] and call('ZRANGE', P .. 'lanes:' .. tq.name, 0, 0, 'WITHSCORES') or {}
-  if plain[2] then
-    local tag = math.max(tonumber(v[2] or 0), tonumber(v[3] or 0))
-    local mine = plain[2] - plain[2] % PRIORITY_STEP + tag
-    if not lane[2] or mine <= tonumber(lane[2]) then return { id = plain[1], score = plain[2], lanes = v[1], tag = tag } end
-  end
-  local task = lane[1]
-  if not task then return end
-  local key = call('ZRANGE', P .. 'keys:' .. named(tq.name, task), 0, 0, 'WITHSCORES')
-  local first = key[1] and call('ZRANGE', P .. 'lane:' .. named(tq.name, task, key[1]), 0, 0, 'WITHSCORES') or {}
-  if not first[1] then return end
-  return { id = first[1], score = first[2], lanes = true, task = task, key = key[1], tag = lane[2] % PRIORITY_STEP,
-    key_tag = key[2] % PRIORITY_STEP, clock = tonumber(v[2] or 0) }
-end
-
--- Takes what is next out of its line, and counts its turn.
-local function take_next(tq, next)
-  local hash = sub_queues.hash_of(tq)
-  call('ZINCRBY', tq.fair, 1, tq.tenant)
-  if not next.task then
-    if next.lanes then call('HSET', hash, 'c', next.tag, 'p', next.tag + 1) end
-    call('ZREM', tq.ready, next.id)
-    return sub_queues.settle_tenant_queue(tq)
-  end
-  local field = 'c:' .. next.task
-  local task_clock = math.max(tonumber(call('HGET', hash, field) or 0), next.key_tag)
-  local clock = math.max(next.clock, next.tag)
-  call('HSET', hash, field, task_clock, 'c', clock)
-  sub_queues.take_out(tq, next.task, next.key, next.id, task_clock + 1, clock + 1)
-end
-
--- Whether the limits of its task and key let a laned job start; parks its lane or key lane if not.
-local function sub_queue_has_room(tq, next, options, control)
-  local limits, tenant, task, key = options and options.has_limits and options or {}, tq.tenant, next.task, next.key
+-- Whether the limits of its task and key let a job of a sub-queue start; blocks the task or the key if not.
+local function has_room(tq, task, key, options, control)
+  local limits, tenant = options and options.has_limits and options or {}, tq.tenant
   local function used_up(name, cap, rate, why, of_key)
-    if cap and cap > 0 and tonumber(call('HGET', P .. 'used', name) or 0) >= cap then
-      sub_queues.block(tq, why, nil, task, of_key)
+    if cap and cap > 0 and used_of(name) >= cap then
+      block(tq, why, nil, task, of_key)
       return true
     end
     local lets, at = rate_lets('k:' .. name, rate)
-    if not lets then sub_queues.block(tq, sub_queues.UNTIL, at, task, of_key) end
+    if not lets then block(tq, sub_queues.UNTIL, at, task, of_key) end
     return not lets
   end
   local cap, rate = limits.concurrency, limits.rate
@@ -147,6 +248,68 @@ local function sub_queue_has_room(tq, next, options, control)
     or not used_up(named(tenant, task, key), limits.key_concurrency, limits.key_rate, sub_queues.BY_KEY, key)
 end
 
+-- ---- who is next
+
+-- What is next in an open tenant queue: its id and score, and of a job in a sub-queue task and key. Nothing when it is not
+-- open.
+local function next_of(tq)
+  local ahead = ahead_of(tq)
+  local id, score = first_of(ahead.plain)
+  local task, task_score
+  if ahead.tasks then task, task_score = first_of(ahead.tasks) end
+  if id then
+    local level = score - score % PRIORITY_STEP
+    if not task or level + math.max(ahead.clock, ahead.plain_tag) <= task_score then return id, score end
+  end
+  if not task then return end
+  local t = task_ahead(tq, task)
+  local key = first_of(t.keys)
+  if not key then return end
+  id, score = first_of(jobs_ahead(tq, t, task, key))
+  return id, score, task, key
+end
+
+-- Takes a job out of its sub-queue.
+local function take_of_task(tq, ahead, task, key)
+  local t = task_ahead(tq, task)
+  local jobs = jobs_ahead(tq, t, task, key)
+  local _, key_score = first_of(t.keys)
+  local _, task_score = first_of(ahead.tasks)
+  t.clock, t.changed = math.max(t.clock, key_score % PRIORITY_STEP), true
+  ahead.clock, ahead.ticked, ahead.taken = math.max(ahead.clock, task_score % PRIORITY_STEP), true, ahead.taken + 1
+  take_first(jobs)
+  local _, score = first_of(jobs)
+  replace_first(t.keys, score and score - score % PRIORITY_STEP + t.clock + 1)
+  if not score then
+    t.count, t.gone = t.count - 1, t.gone + 1
+    if t.count <= 0 then ahead.count, ahead.forgotten = ahead.count - 1, ahead.forgotten + 1 end
+  end
+  _, score = first_of(t.keys)
+  replace_first(ahead.tasks, score and score - score % PRIORITY_STEP + ahead.clock + 1)
+  if ahead.count <= 0 then ahead.tasks, ahead.clock, ahead.plain_tag = nil, 0, 0 end
+end
+
+-- Takes what is next out of its tenant queue, and counts its turn.
+local function take_next(tq, task, key)
+  local ahead = ahead_of(tq)
+  if task then
+    local tasks = ahead.tasks
+    take_of_task(tq, ahead, task, key)
+    -- Written as all others are.
+    if not ahead.tasks then write_changed(tasks) end
+  else
+    take_first(ahead.plain)
+    if ahead.tasks then
+      ahead.clock, ahead.ticked = math.max(ahead.clock, ahead.plain_tag), true
+      ahead.plain_tag, ahead.plain_ticked = ahead.clock + 1, true
+    end
+  end
+  local _, turn = first_of(turns)
+  local is_open = first_of(ahead.plain) or (ahead.tasks and first_of(ahead.tasks))
+  replace_first(turns, is_open and turn + 1)
+  tq.active = false
+end
+
 -- The task in a record. An error when it is damaged.
 local function task_at(text)
   local at = 74 + byte(text, 73)
@@ -155,105 +318,138 @@ local function task_at(text)
   return sub(text, at + 1, at + byte(text, at))
 end
 
--- Takes the next job out of an open line, and answers its id and record; nothing when something was parked or moved instead.
+-- Moves a plain job whose task has a control into a sub-queue.
+local function move(tq, id, score, task, flags)
+  write_ahead()
+  call('SETRANGE', tq.job .. id, FLAGS - 1, string.char(flags + IN_SUB_QUEUE))
+  sub_queues.insert(tq, task, '', score, id)
+  call('ZREM', tq.ready, id)
+  sub_queues.settle_tenant_queue(tq)
+end
+
+-- Takes the next job out of an open tenant queue, and answers its id and record, and task and key of its sub-queue; nothing
+-- when something was blocked or moved instead.
 local function pick_next(tq)
-  taking_n = 0
+  taking = {}
   if is_full(tq) then return end
-  local next = next_of(tq)
+  local id, score, in_task, key = next_of(tq)
   -- It is not open, whatever stands in `fair`.
-  if not next then
-    call('ZREM', tq.fair, tq.tenant)
+  if not id then
+    replace_first(turns)
     return
   end
-  local member = tq.tenant .. ',' .. next.id
-  local text = call('GET', P .. 'job:' .. member)
-  if not text or not is_readable(text) then return take_next(tq, next) end
-  local flags, task = byte(text, FLAGS), next.task
+  local text, more
+  if in_task then
+    local found = call('MGET', tq.job .. id, P .. 'more:' .. tq.member .. id)
+    text, more = found[1], found[2]
+  else
+    text = call('GET', tq.job .. id)
+  end
+  if not text or not is_readable(text) then return take_next(tq, in_task, key) end
+  local flags, task = byte(text, FLAGS), in_task
   if not task then
     local done
     done, task = pcall(task_at, text)
-    if not done then return take_next(tq, next) end
+    if not done then return take_next(tq) end
   end
   local control = control_of(tq.tenant, 'k:' .. task)
-  if control and not next.task then
-    call('SETRANGE', P .. 'job:' .. member, FLAGS - 1, string.char(flags + IN_SUB_QUEUE))
-    sub_queues.insert(tq, task, '', next.score, next.id)
-    call('ZREM', tq.ready, next.id)
-    return sub_queues.settle_tenant_queue(tq)
-  end
-  if control and control.paused then return sub_queues.block(tq, sub_queues.PAUSED, nil, next.task) end
+  if control and not in_task then return move(tq, id, score, task, flags) end
+  if control and control.paused then return block(tq, sub_queues.PAUSED, nil, task) end
   local expires = unpack_struct('<I6', text, 23)
-  if expires == 0 or expires > now then
-    local options = next.task and sub_queues.options_of(member, flags)
-    if next.task and not sub_queue_has_room(tq, next, options, control) then return end
-    for i = 1, taking_n do store_rate(unpack(taking[i])) end
+  local starts = expires == 0 or expires > now
+  if starts then
+    local options = more and has(flags, HAS_OPTIONS) and sub_queues.read_options(more)
+    if in_task and not has_room(tq, task, key, options, control) then return end
+    for _, take in ipairs(taking) do take_rate(unpack(take)) end
+    if in_task then fair_claim.count_start(tq.tenant, task, key, 1) end
+    tq.picked = tq.picked + 1
   end
-  take_next(tq, next)
-  return next.id, text
+  take_next(tq, in_task, key)
+  return id, text, starts and in_task, key
 end
 
--- Takes the next job of a plain line, and counts its turn.
-local function pick_plain(tq, sources, share)
-  local source = sources[tq]
-  if not source then
-    source = source_of(tq)
-    sources[tq] = source
+-- Takes the next job of a plain tenant queue, and counts its turn.
+local function pick_plain(tq)
+  local jobs = tq.plain
+  if not jobs then
+    jobs = reader_of(tq.ready, 16)
+    tq.plain = jobs
   end
-  local id = take(source, share)
-  if source.taken < source.size then
-    call('ZINCRBY', tq.fair, 1, tq.tenant)
+  local id = first_of(jobs)
+  if id then take_first(jobs) end
+  local _, turn = first_of(turns)
+  if first_of(jobs) then
+    replace_first(turns, turn + 1)
   else
-    call('ZREM', tq.fair, tq.tenant)
+    replace_first(turns)
     tq.active = false
   end
   return id
 end
 
--- The next line of a queue, of those that were not passed over.
-local function next_line(queue, excluded, count)
-  for _, tenant in ipairs(call('ZRANGE', P .. 'fair:' .. queue, 0, count)) do
-    if not excluded[tenant] then return tenant_queue_of(tenant, queue) end
+-- The next tenant queue of a queue, of those that are not excluded.
+local function next_tenant_queue(queue, excluded)
+  turns = turns or reader_of(P .. 'fair:' .. queue, 4)
+  local tenant = first_of(turns)
+  while tenant and excluded[tenant] do
+    take_first(turns)
+    tenant = first_of(turns)
   end
+  return tenant and tenant_queue_of(tenant, queue)
 end
+
+-- Queues of this call that have jobs only for other workers.
+resets[#resets + 1] = function() fair_claim.held_by_others = {} end
 
 local function is_held_by_another(tq, worker)
   local control = control_of(tq.tenant, 'q:' .. tq.queue)
-  if not control or not control.exclusive or running_in(tq) == 0 then return false end
+  if not control or not control.exclusive or running_in(tq) == 0 or tq.picked > 0 then return false end
   return (tq.holder or call('HGET', P .. 'holders', tq.name)) ~= worker
 end
 
--- Delivers jobs of a queue, at most `want`, until `deliver` answers false; what is left of the budget.
-local function serve(queue, worker, want, budget, deliver)
-  -- `tired` are lines that are passed over while another one is open.
-  local excluded, count, looks, deferred = {}, 0, {}, {}
-  local sources, share = {}, math.ceil(want / math.max(call('ZCARD', P .. 'fair:' .. queue), 1))
-  while budget > 0 do
-    local tq = next_line(queue, excluded, count)
+-- Picks at most `want` jobs of a queue; calls `picked` with tenant queue, id, record, task and key, and answers what is left
+-- of the budget. `state` is the same table in all calls for one claim and queue.
+function fair_claim.serve(queue, worker, want, budget, state, picked)
+  -- `deferred` are tenants that are excluded while another one is open.
+  state.excluded, state.looks, state.deferred = state.excluded or {}, state.looks or {}, state.deferred or {}
+  local plain = {}
+  while budget > 0 and want > 0 do
+    local tq = next_tenant_queue(queue, state.excluded)
     if tq then
       budget = budget - 1
       local tenant = tq.tenant
       local is_plain = not is_special(tq)
       if not is_plain and is_held_by_another(tq, worker) then
-        excluded[tenant], count = true, count + 1
+        state.excluded[tenant], fair_claim.held_by_others[queue] = true, true
       else
-        local id, text
-        if is_plain then id = pick_plain(tq, sources, share) else id, text = pick_next(tq) end
-        if id then
-          looks[tenant] = nil
-          if not deliver(tq, id, text) then break end
+        local id, text, task, key
+        if is_plain then
+          id = pick_plain(tq)
+          plain[tq] = tq.plain
         else
-          looks[tenant] = (looks[tenant] or 0) + 1
-          if looks[tenant] >= LOOKS_A_TENANT_QUEUE then
-            excluded[tenant], count, deferred[#deferred + 1] = true, count + 1, tenant
+          id, text, task, key = pick_next(tq)
+        end
+        if id then
+          state.looks[tenant], want = nil, want - 1
+          picked(tq, id, text, task, key)
+        else
+          state.looks[tenant] = (state.looks[tenant] or 0) + 1
+          if state.looks[tenant] >= LOOKS_A_TENANT_QUEUE then
+            state.excluded[tenant], state.deferred[#state.deferred + 1] = true, tenant
           end
         end
       end
     else
-      if #deferred == 0 then break end
-      for _, tenant in ipairs(deferred) do excluded[tenant], count = nil, count - 1 end
-      looks, deferred = {}, {}
+      if #state.deferred == 0 then break end
+      for _, tenant in ipairs(state.deferred) do state.excluded[tenant] = nil end
+      state.looks, state.deferred = {}, {}
+      write_ahead()
     end
   end
-  for _, source in pairs(sources) do take_out(source) end
-  return budget
+  write_ahead()
+  for tq, jobs in pairs(plain) do
+    write_taken(jobs)
+    tq.plain = nil
+  end
+  return budget, want
 end

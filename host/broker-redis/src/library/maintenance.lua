@@ -1,5 +1,24 @@
 -- What follows from the passage of time: `promote` and `reap`.
 
+-- When a promotion finds the next one due; -1 when nothing waits.
+local next_due
+
+local function due_at(at)
+  if next_due < 0 or at < next_due then next_due = at end
+end
+
+-- What is due of a sorted set, at most `max`.
+local function due_in(key, max)
+  local first = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  local due = {}
+  if first and first <= now then
+    due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, max)
+    first = tonumber(call('ZRANGE', key, #due, #due, 'WITHSCORES')[2])
+  end
+  if first then due_at(first) end
+  return due
+end
+
 -- Opens what a rate had blocked, queues what is due and ends what expired; cancels workflows at their deadline; goes on with
 -- the work items.
 -- ARGV[2] max
@@ -7,25 +26,9 @@
 -- Complexity: O(m log N) for m jobs and workflows looked at, and that of work.advance().
 register('promote', 'allow-oom', function(args)
   local max = tonumber(args[2])
-  local moved, expired, opened, next_due = 0, 0, 0, -1
-
-  local function due_at(at)
-    if next_due < 0 or at < next_due then next_due = at end
-  end
-
-  -- What is due of a sorted set, at most `max`.
-  local function due_in(key)
-    local first = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
-    local due = {}
-    if first and first <= now then
-      due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, max)
-      first = tonumber(call('ZRANGE', key, #due, #due, 'WITHSCORES')[2])
-    end
-    if first then due_at(first) end
-    return due
-  end
-
-  local late, waiting = due_in(P .. 'deadlines'), due_in(P .. 'look')
+  local moved, expired, opened = 0, 0, 0
+  next_due = -1
+  local late, waiting = due_in(P .. 'deadlines', max), due_in(P .. 'look', max)
   if call('EXISTS', P .. 'parked') == 1 then
     local opens
     opened, opens = sub_queues.open_rates(max)

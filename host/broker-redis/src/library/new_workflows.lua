@@ -54,13 +54,7 @@ function new_workflows.store_templates(wf, texts)
     fields[2 * i - 1], fields[2 * i] = wf.templates + i - 1, text
     local queue = queue_of_template(text)
     local tq = tenant_queue_of(wf.tenant, queue)
-    if not tq.stored then
-      local key = P .. 'queues:' .. wf.tenant
-      if call('HEXISTS', key, queue .. ':p') == 0 then
-        call('HSET', key, queue .. ':r', 0, queue .. ':d', 0, queue .. ':p', 0)
-      end
-      tq.stored = true
-    end
+    if not tq.known then make_queue(tq) end
   end
   in_pieces('HSET', P .. 'wft:' .. wf.prefix .. '000000', fields)
   wf.templates, wf.dirty = wf.templates + #texts, true

@@ -227,8 +227,9 @@ register('queues', 'no-writes', function(args)
     local n = #out
     local tq = tenant_queue_of(args[2], queue)
     out[n + 1], out[n + 2] = queue, call('ZCARD', tq.ready) + (call('HGET', P .. 'line:' .. tq.name, 'q') or 0)
-    out[n + 3], out[n + 4], out[n + 5] = entry.r, entry.d, tonumber(call('HGET', P .. 'deads:' .. args[2], queue) or 0)
-    out[n + 6] = entry.p
+    out[n + 3], out[n + 4] = entry.r or 0, entry.d or 0
+    out[n + 5] = tonumber(call('HGET', P .. 'deads:' .. args[2], queue) or 0)
+    out[n + 6] = entry.p or 0
   end
   return out
 end)

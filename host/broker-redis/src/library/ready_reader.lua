@@ -1,21 +1,73 @@
--- The ready jobs of a plain tenant queue (without sub-queues, block and controls) are read ahead, and taken out afterwards.
--- Nothing else changes them while a claim hands them out.
+-- Readers of sorted sets of which the first entries are taken: ready jobs, and the children of a tenant queue in turn.
+-- A reader reads ahead, and is written when all has been taken. Nothing else may change its set meanwhile.
 
-local function source_of(tq, tag)
-  return { tq = tq, tag = tag, taken = 0, read = 0, size = call('ZCARD', tq.ready) }
-end
-
--- The next job; at most `share` are read at once.
-local function take(source, share)
-  if source.taken == source.read then
-    local more = call('ZRANGE', source.tq.ready, source.read, source.read + share - 1)
-    for i = 1, #more do source[source.read + i] = more[i] end
-    source.read = source.read + #more
+-- By bytes, as Redis sorts: '<' follows the server's locale.
+local function before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x < y end
   end
-  source.taken = source.taken + 1
-  return source[source.taken]
+  return #a < #b
 end
 
-local function take_out(source)
-  call('ZREMRANGEBYRANK', source.tq.ready, 0, source.taken - 1)
+-- At first it reads `step` entries, then more and more.
+local function reader_of(key, step)
+  return { key = key, step = step, names = {}, scores = {}, next = 1, read = 0, at_end = false,
+    back = {}, back_first = 1, back_last = 0, changed = {} }
+end
+
+-- The first entry that was not taken, and its score; nothing when there is none.
+local function first_of(reader)
+  local next = reader.next
+  if next > reader.read and not reader.at_end then
+    local read, step = reader.read, reader.step
+    local more = call('ZRANGE', reader.key, read, read + step - 1, 'WITHSCORES')
+    local n = #more / 2
+    for i = 1, n do reader.names[read + i], reader.scores[read + i] = more[2 * i - 1], tonumber(more[2 * i]) end
+    reader.at_end, reader.read, reader.step = n < step, read + n, math.min(4 * step, 256)
+  end
+  local name, score, other = reader.names[next], reader.scores[next], reader.back[reader.back_first]
+  if other and (not name or other.score < score or (other.score == score and before(other.name, name))) then
+    return other.name, other.score
+  end
+  return name, score
+end
+
+-- Takes what first_of() answered.
+local function take_first(reader)
+  local other = reader.back[reader.back_first]
+  if other and other.name == first_of(reader) then
+    reader.back[reader.back_first], reader.back_first = nil, reader.back_first + 1
+  else
+    reader.next = reader.next + 1
+  end
+end
+
+-- Takes the first entry and puts it back with another score, or not at all.
+local function replace_first(reader, score)
+  local name = first_of(reader)
+  take_first(reader)
+  reader.changed[name] = score or false
+  if not score then return end
+  local back, i = reader.back, reader.back_last
+  while i >= reader.back_first
+    and (back[i].score > score or (back[i].score == score and before(name, back[i].name))) do
+    back[i + 1], i = back[i], i - 1
+  end
+  back[i + 1], reader.back_last = { name = name, score = score }, reader.back_last + 1
+end
+
+-- Writes what replace_first() changed.
+local function write_changed(reader)
+  local out, back = {}, {}
+  for name, score in pairs(reader.changed) do
+    if score then back[#back + 1], back[#back + 2] = score, name else out[#out + 1] = name end
+  end
+  in_pieces('ZREM', reader.key, out)
+  in_pieces('ZADD', reader.key, back)
+end
+
+-- Removes what was taken of a set of which nothing was put back.
+local function write_taken(reader)
+  if reader.next > 1 then call('ZREMRANGEBYRANK', reader.key, 0, reader.next - 2) end
 end

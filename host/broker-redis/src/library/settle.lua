@@ -3,10 +3,14 @@
 -- The growth is '' or as joining.lua reads it, or REFUSED when there can be no room for it. The logs follow.
 local FORMAT = '<Bc0Bc0BI6I4c0I4c0I4c0I4c0I2'
 local REFUSED = 'refused'
+-- The letter 's'.
+local SUCCESS = 115
 local SUCCEED, FAIL, RETRY, SNOOZE, REVOKE, RELEASE, REPLACE = 0, 1, 2, 3, 4, 5, 6
 local ENDS = { [SUCCEED] = SUCCEEDED, [FAIL] = FAILED, [REVOKE] = REVOKED }
 -- Of this call: most log lines of a job, the time as a record has it, and whether growths are stored.
 local max_log_lines, finished_now, may_grow
+-- Members whose leases are over; times and members to retain, and the last of those times with its duration.
+local unleased, unleased_n, to_retain, retained_n, retained_ttl, retained_until
 
 local function resolve(member, r, tq, how, delay_ms, payload)
   if how == SUCCEED then
@@ -33,30 +37,40 @@ local function resolve(member, r, tq, how, delay_ms, payload)
   end
 end
 
--- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. Spliced instead of
--- unpacked and packed: half the time. True when it was done.
-local function succeed_at_once(member, text, token, result, entry)
+-- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. `ending` is all that stands in
+-- its record behind the immutable part. Answers the new record; nothing when this is not such a settle.
+local function succeeded(member, text, more, token, ending)
+  if not text or #text < 95 then return end
+  local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
-  local flags = byte(text, FLAGS)
-  if byte(text, STATE) ~= RUNNING or flags >= HAS_OPTIONS or sub(text, -17) ~= NOTHING_YET then return false end
-  local ttl, _, current, _, _, queue, task = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
-  if current ~= token or #entry + 4 > HISTORY_INLINE then return false end
-  local history = '\0\0\0\0\0'
-  if #entry > 0 then history = pack('<BI4I4c0', 1, #entry + 4, #entry, entry) end
-  call('SET', P .. 'job:' .. member, '\1\4' .. sub(text, 3, 40) .. finished_now .. sub(text, 47, -18)
-    .. pack('<I4c0I4I4', #result, result, 0, 0) .. history)
-  zrem(P .. 'leases', member)
+  if version ~= 1 or state ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return end
+  local options = more and sub_queues.read_options(more)
+  -- One that holds a unique key gives it back.
+  if options and options.wins > 0 then return end
+  local ttl, _, current, _, _, queue, behind_queue = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
+  if current ~= token then return end
   local tq = tenant_queue_of(tenant_of(member), queue)
   tq.running = tq.running - 1
-  if is_special(tq) then sub_queues.release_capacity(tq) end
-  notify_ended(member)
-  add_event(member, SUCCEEDED, text, task - 1 - #queue)
-  if flags < NODE then
-    zadd(P .. 'retain', now + ttl, member)
-  else
-    workflows.succeeded(member, text, task - 1 - #queue)
+  if flags >= IN_SUB_QUEUE then
+    flags = flags - IN_SUB_QUEUE
+    local task = unpack_struct('Bc0', text, behind_queue)
+    sub_queues.free(tq, task, options and options.has_limits and options.key or '')
+  elseif is_special(tq) then
+    sub_queues.free(tq)
   end
-  return true
+  notify_ended(member)
+  unleased_n = unleased_n + 1
+  unleased[unleased_n] = member
+  if anybody_subscribed then add_event(member, SUCCEEDED, text, behind_queue - 1 - #queue) end
+  if has(flags, NODE) then
+    workflows.succeeded(member, text, behind_queue - 1 - #queue)
+  else
+    local n = retained_n
+    -- One text for all that are kept equally long.
+    if ttl ~= retained_ttl then retained_ttl, retained_until = ttl, string.format('%.0f', math.min(now + ttl, MAX_MS)) end
+    to_retain[n + 1], to_retain[n + 2], retained_n = retained_until, member, n + 2
+  end
+  return '\1\4' .. CHARS[flags] .. sub(text, 4, 40) .. finished_now .. sub(text, 47, -18) .. ending
 end
 
 -- Whether a settle that comes again with its token could have led to what the job is now.
@@ -67,14 +81,8 @@ local function could_have_followed(how, payload, r)
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
 
-local function settle(blob)
-  local member, token, how, delay_ms, payload, entry, progress, growth, logs, at = unpack_struct(FORMAT, blob)
-  local text = call('GET', P .. 'job:' .. member)
+local function settle(member, text, token, how, delay_ms, payload, entry, progress, growth, blob, at, logs)
   if not text or not is_readable(text) then return 'L' end
-  if how == SUCCEED and logs == 0 and progress == '' and growth == ''
-    and succeed_at_once(member, text, token, payload, entry) then
-    return 'R'
-  end
   local r = opened(text)
   if r[TOKEN] ~= token then return 'L' end
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
@@ -92,19 +100,80 @@ local function settle(blob)
   return 'R'
 end
 
+-- The same of a success that is not as succeeded() has it.
+local function settle_success(member, text, token, ending)
+  local result, at = unpack_struct('<I4c0', ending)
+  -- Failure and progress are empty; then comes the history with its length.
+  local entry = byte(ending, at + 8) == 1 and unpack_struct('<I4c0', ending, at + 13) or ''
+  return settle(member, text, token, SUCCEED, 0, result, entry, '', '', '', 1, 0)
+end
+
+-- The records of those that are sent as a success, and their broker options by the same numbers.
+local function read_successes(args, kinds)
+  local at, n, members = 8, 0, {}
+  for k = 1, #kinds do
+    if byte(kinds, k) == SUCCESS then
+      n = n + 1
+      keys[n], members[n], at = P .. 'job:' .. args[at], args[at], at + 3
+    else
+      at = at + 1
+    end
+  end
+  if n == 0 then return end
+  local texts, mores, at_number, wanted = call('MGET', unpack(keys, 1, n)), {}, {}, {}
+  for i = 1, n do
+    if texts[i] and has(byte(texts[i], FLAGS) or 0, HAS_OPTIONS) then
+      at_number[#at_number + 1], wanted[#wanted + 1] = i, P .. 'more:' .. members[i]
+    end
+  end
+  local found = #wanted > 0 and call('MGET', unpack(wanted)) or wanted
+  for i = 1, #wanted do mores[at_number[i]] = found[i] end
+  return texts, mores
+end
+
+-- Settles in order, one letter for each.
+local function settle_all(args, kinds)
+  unleased, unleased_n, to_retain, retained_n, retained_ttl = {}, 0, {}, 0, nil
+  is_anybody_subscribed()
+  local texts, mores = read_successes(args, kinds)
+  local codes, at, read, n = {}, 8, 0, 0
+  for k = 1, #kinds do
+    if byte(kinds, k) == SUCCESS then
+      read = read + 1
+      local member, token, ending = args[at], args[at + 1], args[at + 2]
+      local record = succeeded(member, texts[read], mores[read], token, ending)
+      if record then
+        records[n + 1], records[n + 2], n = keys[read], record, n + 2
+      end
+      if not record then sub_queues.release_freed() end
+      codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending), at + 3
+    else
+      sub_queues.release_freed()
+      local member, token, how, delay_ms, payload, entry, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
+      local text = call('GET', P .. 'job:' .. member)
+      codes[k] = settle(member, text, token, how, delay_ms, payload, entry, progress, growth, args[at], behind, logs)
+      at = at + 1
+    end
+  end
+  sub_queues.release_freed()
+  if n > 0 then call('MSET', unpack(records, 1, n)) end
+  in_pieces('ZREM', P .. 'leases', unleased)
+  in_pieces('ZADD', P .. 'retain', to_retain)
+  return table.concat(codes)
+end
+
 -- Ends deliveries, does what follows from that, and claims more in the same step.
--- ARGV[2…4] limits   ARGV[5] max_log_lines   ARGV[6] a packed claim, or ''   ARGV[7…] one packed settle each, see FORMAT and
---   encode.rs
+-- ARGV[2…4] limits   ARGV[5] max_log_lines   ARGV[6] a packed claim, or ''   ARGV[7] per settle: 's' for a success with
+--   nothing but a result and an attempt, 'o' for any other   ARGV[8…] of a success: member, token, and the record behind its
+--   immutable part; of another: see FORMAT and encode.rs. No job comes twice.
 -- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N no capacity), then the deliveries as
 --   claim() appends them.
--- Complexity: O(n log N): one GET and one SET per job; the indexes are written in one call each; and that of work.advance().
+-- Complexity: O(n log N), and that of work.advance(). All successes are read and written together.
 local function run(args)
   new_workflows.limit(args)
   max_log_lines, finished_now = tonumber(args[5]), pack('<I6', now)
-  local codes = {}
-  for i = 7, #args do codes[i - 6] = settle(args[i]) end
+  local out = { settle_all(args, args[7]) }
   work.advance()
-  local out = { table.concat(codes) }
   if #args[6] > 0 then
     flush_indexes()
     claim(args[6], out)

@@ -20,8 +20,13 @@ local OPTIONS = '<BBBI4I6I4I4I4I6I4I4Bc0BI6I6Bc0'
 
 -- Whether listeners hear of a tenant queue that opens; controls by tenant and scope; whether a tenant has any.
 local notifying, controls, controlled
+-- Broker options by their text; capacity that is to be released: how many running jobs ended by name, and what may open, in
+-- order.
+local options_by_text, freed, opening
 
-resets[#resets + 1] = function() notifying, controls, controlled = false, {}, {} end
+resets[#resets + 1] = function()
+  notifying, controls, controlled, options_by_text, freed, opening = false, {}, {}, {}, {}, {}
+end
 
 -- ---- controls
 
@@ -125,7 +130,7 @@ local function settle_tenant_queue(tq)
   local was = call('ZSCORE', tq.fair, tq.tenant)
   if open and not was then
     take_turn(tq)
-    if notifying then ready_in[tq.queue] = true end
+    if notifying then ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1 end
   elseif was and not open then
     call('ZREM', tq.fair, tq.tenant)
   end
@@ -193,18 +198,61 @@ local function insert(tq, task, key, score, id)
   settle_key(tq, task, key)
 end
 
+-- Inserts jobs, of which the first one comes first. `known` is kept for all insertions of which only the last is followed by
+-- write_inserted(), and nothing else happens between: what it has of a task that is open need not be looked at again.
+local function insert_many(known, tq, task, key, list, n)
+  mark(tq)
+  local name, jobs = named(tq.name, task), P .. 'lane:' .. named(tq.name, task, key)
+  local is_new, t = call('EXISTS', jobs) == 0, known[name]
+  list.n = n
+  in_pieces('ZADD', jobs, list)
+  if not t then
+    t = { tq = tq, task = task, jobs = 0, new_keys = 0, turns = {} }
+    known[name] = t
+  end
+  t.jobs = t.jobs + n / 2
+  local first = tonumber(list[1])
+  local level = first - first % PRIORITY_STEP
+  if t.level and is_new and level >= t.level then
+    local turns = t.turns
+    turns[#turns + 1], turns[#turns + 2], t.new_keys = level + t.tag, key, t.new_keys + 1
+    return
+  end
+  if not is_new and call('ZRANGE', jobs, 0, 0)[1] ~= list[2] then return end
+  local hash = hash_of(tq)
+  if is_new and call('HINCRBY', hash, 'n:' .. task, 1) == 1 then call('HINCRBY', hash, 'n', 1) end
+  settle_key(tq, task, key)
+  local score = call('ZSCORE', tq.fair, tq.tenant) and call('ZSCORE', P .. 'lanes:' .. tq.name, task)
+  t.level = score and score - score % PRIORITY_STEP
+  t.tag = (call('HGET', hash, 'c:' .. task) or 0) + 1
+end
+
+local function write_inserted(known)
+  for name, t in pairs(known) do
+    local hash = hash_of(t.tq)
+    call('HINCRBY', hash, 'q', t.jobs)
+    if t.new_keys > 0 then call('HINCRBY', hash, 'n:' .. t.task, t.new_keys) end
+    in_pieces('ZADD', P .. 'keys:' .. name, t.turns)
+  end
+end
+
 local function take_out(tq, task, key, id, key_tag, task_tag)
   if call('ZREM', P .. 'lane:' .. named(tq.name, task, key), id) == 0 then return end
   call('HINCRBY', hash_of(tq), 'q', -1)
   settle_key(tq, task, key, key_tag, task_tag)
 end
 
+-- Nobody changes what is answered.
 local function read_options(text)
-  local v = { unpack_struct(OPTIONS, text) }
-  local options = { on_lost = v[2], has_limits = v[3] == 1, concurrency = v[7], key_concurrency = v[11], key = v[12],
-    wins = v[13], for_ms = v[14], max_wait_ms = v[15], unique = v[16] }
-  if v[4] > 0 then options.rate = { v[4], v[5], v[6] } end
-  if v[8] > 0 then options.key_rate = { v[8], v[9], v[10] } end
+  local options = options_by_text[text]
+  if not options then
+    local v = { unpack_struct(OPTIONS, text) }
+    options = { on_lost = v[2], has_limits = v[3] == 1, concurrency = v[7], key_concurrency = v[11], key = v[12],
+      wins = v[13], for_ms = v[14], max_wait_ms = v[15], unique = v[16] }
+    if v[4] > 0 then options.rate = { v[4], v[5], v[6] } end
+    if v[8] > 0 then options.key_rate = { v[8], v[9], v[10] } end
+    options_by_text[text] = options
+  end
   return options
 end
 
@@ -278,10 +326,15 @@ local function unblock(tq, why, task, key)
   return true
 end
 
+-- For all of its jobs.
 local function settle_and_notify(tq)
   notifying = true
   settle_tenant_queue(tq)
   notifying = false
+  if ready_in[tq.queue] then
+    local in_sub_queues = tonumber(call('HGET', hash_of(tq), 'q') or 0)
+    ready_in[tq.queue] = ready_in[tq.queue] + call('ZCARD', tq.ready) + in_sub_queues
+  end
 end
 
 -- Opens what a cap of the tenant, the task or the key had blocked, in all queues.
@@ -294,14 +347,6 @@ end
 
 local function count_running(name, more)
   if call('HINCRBY', P .. 'used', name, more) <= 0 then call('HDEL', P .. 'used', name) end
-end
-
--- A job of a sub-queue starts. The text is its record.
-local function count_started(member, text)
-  local r, tenant = opened(text), tenant_of(member)
-  local task, key = out_of_sub_queue(member, r)
-  count_running(named(tenant, task), 1)
-  if key ~= '' then count_running(named(tenant, task, key), 1) end
 end
 
 -- A delivery ended: opens what waited for its capacity. Without a record: of a plain job.
@@ -319,6 +364,41 @@ local function release_capacity(tq, member, r)
   if is_controlled(tenant) then
     unblock(tq, BY_QUEUE)
     unblock_all(BY_TENANT, tenant)
+  end
+end
+
+-- The same, of a task and key or (without) of a plain job, is done by release_freed() for many that end one after the other.
+local function free(tq, task, key)
+  local function add(name, why, ...)
+    if not freed[name] then
+      freed[name], opening[#opening + 1] = 0, { name, why, ... }
+    end
+    freed[name] = freed[name] + 1
+  end
+  local tenant = tq.tenant
+  if task then
+    add(named(tenant, task), BY_TASK, tenant, task)
+    if key ~= '' then add(named(tenant, task, key), BY_KEY, tenant, task, key) end
+  end
+  if is_controlled(tenant) then
+    -- No name of a counter has a space.
+    add(tq.name .. ' ', BY_QUEUE, tq)
+    add(tenant .. ' ', BY_TENANT, tenant)
+  end
+end
+
+local function release_freed()
+  local list, counts = opening, freed
+  if #list == 0 then return end
+  freed, opening = {}, {}
+  for _, open in ipairs(list) do
+    local name, why = open[1], open[2]
+    if why == BY_TASK or why == BY_KEY then count_running(name, 0 - counts[name]) end
+    if why == BY_QUEUE then
+      unblock(open[3], BY_QUEUE)
+    else
+      unblock_all(why, open[3], open[4], open[5])
+    end
   end
 end
 
@@ -343,7 +423,6 @@ sub_queues.PAUSED = PAUSED
 sub_queues.UNTIL = UNTIL
 sub_queues.blocked_set = blocked_set
 sub_queues.control_of = control_of
-sub_queues.count_started = count_started
 sub_queues.hash_of = hash_of
 sub_queues.insert = insert
 sub_queues.is_open = is_open
@@ -364,3 +443,5 @@ sub_queues.take_out = take_out
 sub_queues.task_in = task_in
 sub_queues.unblock_all = unblock_all
 sub_queues.unblock = unblock
+sub_queues.insert_many, sub_queues.write_inserted = insert_many, write_inserted
+sub_queues.free, sub_queues.release_freed = free, release_freed

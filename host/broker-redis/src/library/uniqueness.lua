@@ -91,7 +91,11 @@ end
 dead_set.add = function(member, r)
   local tenant, id = tenant_of(member), id_of(member)
   local dead = P .. 'dead:' .. tenant
-  if call('ZADD', dead, 0, id) == 1 then count_dead(tenant, queue_in(r[FIXED]), 1) end
+  if call('ZADD', dead, 0, id) == 1 then
+    local tq = tenant_queue_of(tenant, queue_in(r[FIXED]))
+    count_dead(tenant, tq.queue, 1)
+    tq.used = true
+  end
   if call('ZCARD', dead) <= tonumber(max_dead) then return end
   local oldest = call('ZRANGE', dead, 0, 0)[1]
   local name = tenant .. ',' .. oldest

@@ -146,19 +146,27 @@ struct Meter {
     bytes: f64,
 }
 
+async fn text_of(broker: &RedisBroker, command: &[&str]) -> String {
+    let value = broker.command(&redis::cmd(command[0]).arg(&command[1..]).to_owned()).await.unwrap();
+    String::from_redis_value(value).unwrap()
+}
+
 async fn meter(broker: &RedisBroker) -> Meter {
-    let info = redis::cmd("INFO").arg("everything").to_owned();
-    let Value::BulkString(text) = broker.command(&info).await.unwrap() else { panic!() };
-    let text = String::from_utf8(text).unwrap();
+    // Redis shrinks the buffers of clients when it has time.
+    let clients = text_of(broker, &["CLIENT", "LIST"]).await;
+    let buffers = clients.split_whitespace().filter_map(|field| field.strip_prefix("tot-mem="));
+    let buffers: f64 = buffers.map(|bytes| bytes.parse::<f64>().unwrap()).sum();
+    let text = text_of(broker, &["INFO", "everything"]).await;
     let fields: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once(':')).collect();
+    let number = |name: &str| fields[name].parse::<f64>().unwrap();
     let of = |line: &str, name: &str| -> f64 {
         line.split(',').find_map(|part| part.strip_prefix(name)).map_or(0.0, |v| v.parse().unwrap())
     };
     let stats = fields.iter().filter(|(name, _)| name.starts_with("cmdstat_"));
     Meter {
-        cpu_us: ["used_cpu_user", "used_cpu_sys"].iter().map(|name| fields[name].parse::<f64>().unwrap() * 1e6).sum(),
+        cpu_us: ["used_cpu_user", "used_cpu_sys"].into_iter().map(|name| number(name) * 1e6).sum(),
         commands: stats.map(|(_, line)| of(line, "calls=")).sum(),
-        bytes: fields["used_memory"].parse().unwrap(),
+        bytes: number("used_memory") - buffers,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
-use umbel_model::{AttemptRecord, Resolution, Token, Usage};
+use umbel_model::{AttemptRecord, Rate, Resolution, Token, Usage};
 
 use super::*;
 
@@ -75,15 +75,22 @@ pub(super) async fn meter(broker: &RedisBroker) -> (f64, f64, f64, f64) {
     (script, (number("used_cpu_user") + number("used_cpu_sys")) * 1e6, number("used_memory"), calls)
 }
 
+/// Limits of the job with that number.
+type LimitsOf = fn(u64) -> JobLimits;
+
 /// `cap`: of the first tenant, which is never reached; its jobs are given out one by one.
-async fn measure(tenants: u64, cap: Option<u32>, server: &RedisServer) {
+async fn measure(tenants: u64, cap: Option<u32>, limits: Option<LimitsOf>, server: &RedisServer) {
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
     broker.command(&redis::cmd("FLUSHALL")).await.unwrap();
     if cap.is_some() {
         let patch = ControlPatch { concurrency: cap, ..ControlPatch::default() };
         broker.set_control(&TenantId::new("tenant0").unwrap(), &Scope::Tenant, &patch).await.unwrap();
     }
-    let jobs = jobs(tenants);
+    let mut jobs = jobs(tenants);
+    for (n, job) in jobs.iter_mut().enumerate().filter(|_| limits.is_some()) {
+        let limits = limits.map(|limits| limits(n as u64));
+        job.broker_options = Some(Box::new(BrokerOptions { limits, ..BrokerOptions::default() }));
+    }
     let a = meter(&broker).await;
     for batch in jobs.chunks(BATCH) {
         let answers = broker.submit(batch).await.unwrap();
@@ -128,7 +135,7 @@ async fn measure(tenants: u64, cap: Option<u32>, server: &RedisServer) {
 async fn cost_of_a_job() {
     let server = RedisServer::start(Options::default());
     for tenants in [1, 1, 10, 1_000] {
-        measure(tenants, None, &server).await;
+        measure(tenants, None, None, &server).await;
     }
 }
 
@@ -137,6 +144,33 @@ async fn cost_of_a_job() {
 async fn cost_of_a_job_beside_a_tenant_with_a_control() {
     let server = RedisServer::start(Options::default());
     for cap in [None, None, Some(1_000_000), Some(1_000_000)] {
-        measure(4, cap, &server).await;
+        measure(4, cap, None, &server).await;
     }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_job_with_limits() {
+    let server = RedisServer::start(Options::default());
+    let kinds: [(&str, Option<LimitsOf>); 5] = [
+        ("no limit", None),
+        (
+            "a rate of the task",
+            Some(|_| JobLimits {
+                rate: Some(Rate { count: 1_000_000, period_ms: 1_000, burst: 1_000_000 }),
+                ..JobLimits::default()
+            }),
+        ),
+        ("a cap of the task", Some(|_| JobLimits { concurrency: 1_000_000, ..JobLimits::default() })),
+        ("a cap of 100 keys", Some(|n| of_key(n % 100))),
+        ("a cap of as many keys as jobs", Some(of_key)),
+    ];
+    for (kind, limits) in kinds {
+        println!("{kind}");
+        measure(1, None, limits, &server).await;
+    }
+}
+
+fn of_key(n: u64) -> JobLimits {
+    JobLimits { key: Some(format!("k{n}")), key_concurrency: 1_000_000, ..JobLimits::default() }
 }

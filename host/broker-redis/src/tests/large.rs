@@ -128,7 +128,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     left.sort();
     // What belongs to the tenant stays: it has queues.
     let names: Vec<&str> = left.iter().map(|k| k.rsplit_once("}:").unwrap().1).collect();
-    assert_eq!(names, ["queues:t1", "seq"]);
+    assert_eq!(names, ["queue_used", "queues:t1", "seq"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What lists cost: they read the heads of records.
 
 use serde_json::value::RawValue;
-use umbel_model::{AttemptRecord, Failure, JobId, Resolution, Usage};
+use umbel_model::{AttemptRecord, Failure, Resolution, Usage};
 
 use super::{cost::meter, *};
 

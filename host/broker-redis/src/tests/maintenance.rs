@@ -11,20 +11,20 @@ fn keyed(n: u64) -> NewJob {
 #[tokio::test]
 async fn all_idempotency_keys_that_are_over_are_gone_after_one_prune() {
     const KEYS: u64 = 50_000;
-    let subject = subject().await;
+    let server = RedisServer::start(Options::default());
+    let (clock, now) = Clock::manual(conformance::START_MS);
+    let broker = RedisBroker::connect(RedisConfig { clock, ..RedisConfig::new(server.url()) }).await.unwrap();
     for first in (0..KEYS).step_by(5_000) {
         let jobs: Vec<NewJob> = (first..first + 5_000).map(keyed).collect();
-        assert!(subject.broker.submit(&jobs).await.unwrap().iter().all(|s| *s == Submitted::Created));
+        assert!(broker.submit(&jobs).await.unwrap().iter().all(|s| *s == Submitted::Created));
     }
-    let database = subject.keep.downcast::<Database>().unwrap();
-    let mut connection = redis::Client::open(database.url()).unwrap().get_connection().unwrap();
-    let mut count = || -> usize {
-        let names: Vec<String> = redis::cmd("KEYS").arg("*:idem*").query(&mut connection).unwrap();
+    let count = || {
+        let names: Vec<String> = redis::cmd("KEYS").arg("*:idem*").query(&mut server.connection()).unwrap();
         names.len()
     };
     assert_eq!(count(), KEYS as usize + 1);
-    subject.now.fetch_add(1_000, Ordering::SeqCst);
-    assert_eq!(subject.broker.prune(500).await.unwrap(), 0);
+    now.fetch_add(1_000, Ordering::SeqCst);
+    assert_eq!(broker.prune(500).await.unwrap(), 0);
     assert_eq!(count(), 0);
 }
 

@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod full;
 mod growth;
+mod hints;
 mod large;
 mod library;
 mod lists;

@@ -72,6 +72,7 @@ impl State {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
         self.unique.retain(|_, holder| holder.holds(now));
         self.rates.retain(|_, used| used.until_us > now * 1_000);
+        self.scheduler.forget_queues();
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));
         let mut due: Vec<(UnixMs, Key)> = jobs.chain(workflows).collect();

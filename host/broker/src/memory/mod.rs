@@ -59,6 +59,7 @@ impl MemoryBroker {
     fn state(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.now = self.now();
+        state.scheduler.now = state.now;
         state
     }
 
@@ -212,6 +213,13 @@ impl Workflows for MemoryBroker {
 impl Controls for MemoryBroker {
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
         Ok(self.state().queues(tenant))
+    }
+
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        let mut state = self.state();
+        let answer = state.scheduler.delete_queue(tenant, queue);
+        self.tell(state);
+        Ok(answer)
     }
 
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {

@@ -107,7 +107,7 @@ impl State {
                 paused: counts.paused,
             }
         };
-        self.scheduler.of_tenant(tenant).into_iter().map(stats).collect()
+        self.scheduler.of_tenant(tenant).into_iter().filter(|id| self.scheduler.is_known(*id)).map(stats).collect()
     }
 
     pub(super) fn ready_queues(&self) -> Vec<QueueName> {

@@ -175,8 +175,9 @@ impl State {
     // ---- where a job waits
 
     /// The number of a job's tenant queue.
-    pub(super) fn queue_of(&mut self, key: &Key) -> QueueId {
-        self.scheduler.queue_id(&key.0, &self.jobs[key].record.queue)
+    pub(super) fn queue_of(&self, key: &Key) -> QueueId {
+        let id = self.scheduler.find_any(&key.0, &self.jobs[key].record.queue);
+        id.expect("a job's tenant queue was made with it")
     }
 
     pub(super) fn enqueue(&mut self, key: &Key, score: Option<u64>) {

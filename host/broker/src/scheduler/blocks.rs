@@ -91,9 +91,12 @@ impl<J: Ord + Copy> Scheduler<J> {
                 Scope::Queue(queue) if *queue != self.queues[id].queue => {}
                 Scope::Task(task) => self.unblock(id, &Branch::task(task)),
                 scope => {
-                    let paused = control.paused;
+                    let (paused, now) = (control.paused, self.now);
                     let opened = self.change(id, |counts| {
                         counts.blocked = None;
+                        if *scope != Scope::Tenant {
+                            counts.used_at = Some(now);
+                        }
                         *(if *scope == Scope::Tenant { &mut counts.tenant_paused } else { &mut counts.paused }) =
                             paused;
                     });

@@ -70,7 +70,7 @@ pub(super) struct Place {
     pub(super) blocked: Option<Block>,
 }
 
-/// A tenant queue's number. They are never deleted.
+/// A tenant queue's number. They are never deleted: one that nobody uses is forgotten, see `idle_queues`.
 pub type QueueId = usize;
 
 /// What is counted of a tenant queue, and where it stands among the tenants of its queue.
@@ -89,11 +89,20 @@ pub struct Counts {
     pub finish: Option<u64>,
     /// The worker of the last delivery.
     pub holder: Option<WorkerId>,
+    /// When a job came into it last, or it was seen in use; none: it is forgotten until a job comes into it.
+    pub used_at: Option<UnixMs>,
     pub(super) tenant_paused: bool,
     pub(super) blocked: Option<Block>,
     /// Virtual time of its sub-queues and plain jobs; 0 while it has no sub-queues, as the next one.
     pub(super) time: u64,
     pub(super) plain_finish: u64,
+}
+
+impl Counts {
+    /// Jobs that wait in it or are dead.
+    pub(super) fn held(&self) -> [u64; 3] {
+        [self.ready, self.delayed, self.dead]
+    }
 }
 
 /// The part of a score that says the priority: less is more urgent.

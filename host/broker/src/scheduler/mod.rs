@@ -9,6 +9,7 @@ mod blocks;
 mod branch;
 mod claim;
 mod controls;
+mod idle_queues;
 mod tenant_queues;
 mod undo;
 

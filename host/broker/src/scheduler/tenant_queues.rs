@@ -41,6 +41,8 @@ pub struct Scheduler<J> {
     pub(super) running: HashMap<LimitName, u64>,
     /// The place of the last job that came.
     pub(super) seq: u64,
+    /// The time of the step under way.
+    pub now: UnixMs,
     /// Queues that got something to hand out. The store takes them.
     pub ready_in: BTreeSet<QueueName>,
     pub(super) undo: Undo<J>,
@@ -57,6 +59,7 @@ impl<J: Ord + Copy> Default for Scheduler<J> {
             full: HashMap::new(),
             running: HashMap::new(),
             seq: 0,
+            now: 0,
             ready_in: BTreeSet::new(),
             undo: Undo::default(),
         }
@@ -67,17 +70,26 @@ impl<J: Ord + Copy> Scheduler<J> {
     // ---- tenant queues
 
     pub fn find(&self, tenant: &TenantId, queue: &QueueName) -> Option<QueueId> {
+        self.find_any(tenant, queue).filter(|id| self.is_known(*id))
+    }
+
+    /// As `find`, and also one that is forgotten.
+    pub fn find_any(&self, tenant: &TenantId, queue: &QueueName) -> Option<QueueId> {
         self.by_name.get(tenant)?.get(queue).copied()
     }
 
-    /// The number of a tenant queue, made if there is none.
+    /// The number of a tenant queue, made or remembered if there is none.
     pub fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueId {
-        if let Some(id) = self.find(tenant, queue) {
+        let used_at = Some(self.now);
+        if let Some(id) = self.find_any(tenant, queue) {
+            if !self.is_known(id) {
+                self.change(id, |counts| counts.used_at = used_at);
+            }
             return id;
         }
         let id = self.queues.len();
         let tenant_paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
-        let counts = Counts { tenant_paused, ..Counts::default() };
+        let counts = Counts { tenant_paused, used_at, ..Counts::default() };
         let (tenant, queue) = (tenant.clone(), queue.clone());
         self.by_name.entry(tenant.clone()).or_default().insert(queue.clone(), id);
         self.queues.push(TenantQueue { tenant, queue, counts, ready: Ready::default(), touched: false });
@@ -105,7 +117,7 @@ impl<J: Ord + Copy> Scheduler<J> {
         &self.queues[id].counts
     }
 
-    /// The tenant queues of a tenant, by name.
+    /// The tenant queues of a tenant, by name, also those that are forgotten.
     pub fn of_tenant(&self, tenant: &TenantId) -> Vec<QueueId> {
         let mut mine: Vec<_> = self.by_name.get(tenant).into_iter().flatten().collect();
         mine.sort();
@@ -113,7 +125,8 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     pub fn queues_of(&self, tenant: &TenantId) -> u64 {
-        self.by_name.get(tenant).map_or(0, |queues| queues.len() as u64)
+        let mine = self.by_name.get(tenant).into_iter().flat_map(HashMap::values);
+        mine.filter(|id| self.is_known(**id)).count() as u64
     }
 
     /// The sum of a count over the tenant's queues.
@@ -173,8 +186,11 @@ impl<J: Ord + Copy> Scheduler<J> {
     pub fn change(&mut self, id: QueueId, change: impl FnOnce(&mut Counts)) -> bool {
         self.remember_counts(id);
         let of = &mut self.queues[id];
-        let (old_finish, old_block) = (of.counts.finish, of.counts.blocked.clone());
+        let (old_finish, old_block, held) = (of.counts.finish, of.counts.blocked.clone(), of.counts.held());
         change(&mut of.counts);
+        if of.counts.held().iter().zip(held).any(|(after, before)| *after > before) {
+            of.counts.used_at = Some(self.now);
+        }
         if of.ready.tasks.is_empty() {
             (of.counts.time, of.counts.plain_finish) = (0, 0);
             if of.ready.plain.is_empty() {
@@ -382,7 +398,7 @@ impl<J: Ord + Copy> Scheduler<J> {
     /// The same tenant queues and controls, without their jobs.
     #[must_use]
     pub fn reopened(self) -> Self {
-        let mut new = Self { controls: self.controls, seq: self.seq, ..Self::default() };
+        let mut new = Self { controls: self.controls, seq: self.seq, now: self.now, ..Self::default() };
         for of in self.queues {
             let id = new.queue_id(&of.tenant, &of.queue);
             new.restore_counts(id, of.counts);
@@ -395,8 +411,8 @@ impl<J: Ord + Copy> Scheduler<J> {
         let tenant_paused = self.queues[id].counts.tenant_paused;
         self.index_finish(id, None, counts.finish);
         let fresh = Counts { tenant_paused, ..Counts::default() };
-        let Counts { delayed, dead, paused, finish, holder, .. } = counts;
-        self.queues[id].counts = Counts { delayed, dead, paused, finish, holder, ..fresh };
+        let Counts { delayed, dead, paused, finish, holder, used_at, .. } = counts;
+        self.queues[id].counts = Counts { delayed, dead, paused, finish, holder, used_at, ..fresh };
     }
 
     pub fn restore_seq(&mut self, seq: u64) {

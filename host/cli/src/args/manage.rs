@@ -95,6 +95,9 @@ pub enum QueueVerb {
         #[arg(long)]
         yes: bool,
     },
+    /// Delete an empty queue; one that nobody uses goes by itself after a day
+    #[command(visible_alias = "rm")]
+    Delete { name: QueueName },
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,6 +33,11 @@ pub async fn run(client: &Client, verb: QueueVerb, terminal: &Terminal) -> Resul
             return terminal.list(&page, COLUMNS, "/name");
         }
         QueueVerb::Purge { name, yes } => return purge(client, &name, yes, terminal).await,
+        QueueVerb::Delete { name } => {
+            let sent = client.delete(format!("/v1/queues/{name}")).text().await;
+            suggested(client, QUEUES, name.as_str(), sent).await?;
+            return terminal.line(name.as_str());
+        }
         QueueVerb::Pause { name } => {
             let sent = client.post(format!("/v1/queues/{name}/pause")).text().await;
             (name, sent)

@@ -181,6 +181,10 @@ impl Controls for Flaky {
         self.inner.queues(tenant).await
     }
 
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        self.inner.delete_queue(tenant, queue).await
+    }
+
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {
         self.inner.ready_queues().await
     }

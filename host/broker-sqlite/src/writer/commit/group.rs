@@ -100,6 +100,8 @@ impl<'a> Group<'a> {
     fn attempt(&mut self, operations: &mut [Box<dyn Operation>], follow_up: FollowUp) -> Result<(), Fault> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for operation in operations {
+            let now = self.writer.timer.now();
+            self.known.scheduler.now = now;
             let mut step = Step {
                 conn: self.conn,
                 scheduler: &mut self.known.scheduler,
@@ -111,7 +113,7 @@ impl<'a> Group<'a> {
                 max_pages: self.writer.max_pages,
                 notifications: &mut self.notifications,
                 follow_up,
-                now: self.writer.timer.now(),
+                now,
             };
             operation.run(&mut step)?;
         }

@@ -1,7 +1,7 @@
 //! Controls, tenant queues and rates in the file.
 
 use rusqlite::params;
-use umbel_broker::{Control, ControlPatch, ControlSet, Scope, scheduler::QueueId};
+use umbel_broker::{Control, ControlPatch, ControlSet, QueueDeleted, Scope, scheduler::QueueId};
 use umbel_model::{QueueName, TenantId};
 
 use crate::writer::{state::stored_scheduler, step::Step};
@@ -25,13 +25,19 @@ fn column(scope: &Scope) -> (i64, &str) {
 impl Step<'_> {
     /// The number of a tenant queue, made if there is none.
     pub(in crate::writer) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
-        if let Some(id) = self.scheduler.find(tenant, queue) {
-            return Ok(id);
-        }
+        let is_new = self.scheduler.find_any(tenant, queue).is_none();
         let id = self.scheduler.queue_id(tenant, queue);
-        let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused) VALUES (?, ?, ?, 0, 0, 0, 0)";
-        self.conn.prepare_cached(sql)?.execute(params![queue_row(id), tenant.as_str(), queue.as_str()])?;
+        if is_new {
+            let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused, used_at)
+                VALUES (?, ?, ?, 0, 0, 0, 0, ?)";
+            let row = params![queue_row(id), tenant.as_str(), queue.as_str(), int(self.now)];
+            self.conn.prepare_cached(sql)?.execute(row)?;
+        }
         Ok(id)
+    }
+
+    pub(crate) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
+        self.scheduler.delete_queue(tenant, queue)
     }
 
     pub(crate) fn set_control(
@@ -64,6 +70,7 @@ impl Step<'_> {
     /// Reads the scheduler from the file again, after its rows were mended.
     pub(in crate::writer) fn reload_scheduler(&mut self) -> Result<(), Fault> {
         *self.scheduler = stored_scheduler::load(self.conn)?;
+        self.scheduler.now = self.now;
         self.scheduler.ready_in = self.scheduler.ready_queues();
         *self.scheduler_reloaded = true;
         Ok(())

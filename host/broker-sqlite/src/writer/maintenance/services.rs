@@ -82,6 +82,7 @@ impl Step<'_> {
         let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
         let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
         self.sweep_events()?;
+        self.scheduler.forget_queues();
         let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
         let mut workflows = self.workflows_over(max)?.into_iter().peekable();
         let mut count = 0;

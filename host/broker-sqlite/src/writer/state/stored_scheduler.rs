@@ -17,16 +17,17 @@ use crate::{
 /// Tenant queues that are written by one statement: more of them than that cost less together.
 const MANY: usize = 8;
 
-const LOAD: &str = "SELECT id, tenant, queue, ready, running, delayed, paused, tag, dead, holder FROM line ORDER BY id";
+const LOAD: &str = "SELECT id, tenant, queue, ready, running, delayed, paused, tag, dead, holder, used_at
+    FROM line ORDER BY id";
 const PLAIN: &str = "SELECT line, score, rid FROM job INDEXED BY job_ready WHERE state = 1 AND lane IS NULL";
 const IN_SUB_QUEUES: &str = "SELECT line, score, job.rid, task, coalesce(json_extract(text, '$.limits.key'), '')
     FROM job INDEXED BY job_ready LEFT JOIN knobs ON knobs.rid = job.rid WHERE state = 1 AND lane IS NOT NULL";
 const RUNNING: &str = "SELECT line, state, lane, task, coalesce(json_extract(text, '$.limits.key'), '')
     FROM job INDEXED BY job_at LEFT JOIN knobs ON knobs.rid = job.rid WHERE phase = ? AND at IS NOT NULL";
-const SAVE: &str =
-    "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ? WHERE id = ?";
+const SAVE: &str = "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ?,
+    used_at = ? WHERE id = ?";
 const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 1, running = of ->> 2, delayed = of ->> 3, paused = of ->> 4,
-    tag = of ->> 5, dead = of ->> 6, holder = of ->> 7
+    tag = of ->> 5, dead = of ->> 6, holder = of ->> 7, used_at = of ->> 8
     FROM (SELECT value AS of FROM json_each(?)) AS changed WHERE line.id = changed.of ->> 0";
 
 /// Reads the file.
@@ -105,19 +106,20 @@ fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
     let (mut counts, holder) = (Counts::default(), row.get::<_, Option<String>>(9)?);
     (counts.ready, counts.running, counts.delayed) = (number(row, 3)?, number(row, 4)?, number(row, 5)?);
     (counts.paused, counts.finish, counts.dead) = (row.get(6)?, time(row, 7)?, number(row, 8)?);
+    counts.used_at = time(row, 10)?;
     counts.holder = holder.map(|w| w.parse().map_err(|error| Fault::stored("holder of a line", error))).transpose()?;
     Ok(counts)
 }
 
 /// What is stored of counts.
-fn counts_row(of: &Counts) -> (i64, i64, i64, bool, Option<i64>, i64, Option<&str>) {
-    let holder = of.holder.as_ref().map(|holder| holder.as_str());
-    (int(of.ready), int(of.running), int(of.delayed), of.paused, of.finish.map(int), int(of.dead), holder)
+fn counts_row(of: &Counts) -> (i64, i64, i64, bool, Option<i64>, i64, Option<&str>, Option<i64>) {
+    let (holder, used_at) = (of.holder.as_ref().map(|holder| holder.as_str()), of.used_at.map(int));
+    (int(of.ready), int(of.running), int(of.delayed), of.paused, of.finish.map(int), int(of.dead), holder, used_at)
 }
 
 fn save(conn: &Connection, id: QueueId, counts: &Counts) -> Result<(), Fault> {
-    let (ready, running, delayed, paused, finish, dead, holder) = counts_row(counts);
-    let row = params![ready, running, delayed, paused, finish, dead, holder, queue_row(id)];
+    let (ready, running, delayed, paused, finish, dead, holder, used_at) = counts_row(counts);
+    let row = params![ready, running, delayed, paused, finish, dead, holder, used_at, queue_row(id)];
     conn.prepare_cached(SAVE)?.execute(row)?;
     Ok(())
 }
@@ -128,8 +130,8 @@ pub(in crate::writer) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, al
     let changed = scheduler.changed().iter().filter(changed).map(|(id, _)| *id);
     if scheduler.changed().len() > MANY {
         let row = |id| {
-            let (ready, running, delayed, paused, finish, dead, holder) = counts_row(scheduler.counts(id));
-            serde_json::json!([queue_row(id), ready, running, delayed, i64::from(paused), finish, dead, holder])
+            let (ready, running, delayed, paused, finish, dead, holder, used_at) = counts_row(scheduler.counts(id));
+            serde_json::json!([queue_row(id), ready, running, delayed, i64::from(paused), finish, dead, holder, used_at])
         };
         let rows: Vec<serde_json::Value> = changed.map(row).collect();
         conn.prepare_cached(SAVE_MANY)?.execute([serde_json::to_string(&rows)?])?;

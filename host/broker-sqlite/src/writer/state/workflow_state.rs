@@ -216,7 +216,7 @@ impl WorkflowStates {
         let row = rows.next()?.ok_or_else(|| Fault::stored("node", format!("there is no template {n}")))?;
         let of = decode_template(row)?;
         let queue_id =
-            scheduler.find(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
+            scheduler.find_any(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
         let template = Arc::new(Template { of, queue_id });
         self.templates.insert((workflow, n), template.clone());
         Ok(template)
