@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
-use umbel_model::{Failure, JobRecord, JobState, Stored, TenantId, WorkflowId};
+use umbel_model::{Failure, JobRecord, JobState, LargeValue, TenantId, WorkflowId};
 
 use crate::{
     problem::{Code, Problem},
@@ -72,13 +72,13 @@ async fn elsewhere(api: &Api, record: &JobRecord, max_bytes: usize) -> Result<Op
     if let Some(child) = record.child {
         return workflow_value(&*api.broker, &api.large, &record.tenant, child, max_bytes).await.map(Some);
     }
-    match record.result.as_ref().and_then(|result| Stored::referred(result.get())) {
+    match record.result.as_ref().and_then(|result| LargeValue::from_reference(result.get())) {
         Some(stored) => read(api, &record.tenant, &stored, max_bytes).await.map(Some),
         None => Ok(None),
     }
 }
 
-async fn read(api: &Api, tenant: &TenantId, stored: &Stored, max_bytes: usize) -> Result<String, ValueError> {
+async fn read(api: &Api, tenant: &TenantId, stored: &LargeValue, max_bytes: usize) -> Result<String, ValueError> {
     if stored.bytes > max_bytes as u64 {
         return Err(ValueError::TooLarge(max_bytes));
     }

@@ -15,9 +15,9 @@ use umbel_broker::{BrokerOptions, IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Start
 use umbel_compose::{BrokerOptionRule, FaultKind, Misplaced, Options};
 use umbel_model::{
     JobId, JobSpec, Policy, QueueName, TaskName, TenantId, UnixMs,
-    bind::{self, pointer_of},
+    binding::{self, pointer_of},
     job::SPEC_VERSION,
-    stored::INLINE_BYTES,
+    large_value::INLINE_BYTES,
 };
 use umbel_modules::ModuleStore;
 
@@ -295,7 +295,7 @@ fn misfit(deployed: &Deployed, args: &[&RawValue], kwargs: &[(Cow<'_, str>, &Raw
             errors.push(FieldError { pointer: format!("/kwargs/{}", escaped(name)), detail });
         }
     }
-    let more = bind::bind(&deployed.parameters, nulls, named).err().unwrap_or_default();
+    let more = binding::bind(&deployed.parameters, nulls, named).err().unwrap_or_default();
     errors.extend(more.into_iter().map(|e| FieldError { pointer: cut(&e.pointer), detail: cut(&e.detail) }));
     errors.truncate(64);
     unfit(errors)

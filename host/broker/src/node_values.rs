@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt, future::Future, pin::Pin};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use umbel_model::{
-    Failure, JobState, OnFailure, Stored, TaskName, TenantId, WorkflowId,
+    Failure, JobState, LargeValue, OnFailure, TaskName, TenantId, WorkflowId,
     canvas::{Range, node_job},
 };
 
@@ -43,7 +43,7 @@ pub enum ValueError {
 #[async_trait]
 pub trait LargeValues: fmt::Debug + Send + Sync {
     /// The text of a value of a tenant's job, checked. Fails with `Unavailable` or `Lost`.
-    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError>;
+    async fn read(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, ValueError>;
 }
 
 /// Nowhere: for brokers without large values, such as those of tests.
@@ -52,7 +52,7 @@ pub struct NoLargeValues;
 
 #[async_trait]
 impl LargeValues for NoLargeValues {
-    async fn read(&self, _: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+    async fn read(&self, _: &TenantId, stored: &LargeValue) -> Result<String, ValueError> {
         Err(ValueError::Lost(format!("{} bytes of job {}", stored.bytes, stored.of)))
     }
 }
@@ -191,7 +191,7 @@ async fn append_one(
         }
         NodeValue::Job { state: JobState::Succeeded, result, .. } => {
             let text = result.as_ref().map_or("null", |result| result.get());
-            match Stored::referred(text) {
+            match LargeValue::from_reference(text) {
                 None => out.push_str(text),
                 Some(stored) if out.len() as u64 + stored.bytes > max_bytes as u64 => {
                     return Err(ValueError::TooLarge(max_bytes));

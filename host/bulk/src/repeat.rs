@@ -6,8 +6,8 @@ use serde_json::{Map, Value, value::RawValue};
 use umbel_broker::{BrokerOptions, DocumentKind, Error, LargeValues as _, NewJob, Start, ValueError};
 use umbel_compose::{Digests, TaskDocument, TaskFacts};
 use umbel_model::{
-    JobId, JobRecord, JobSpec, Policy, PolicyError, PolicyPatch, Stored, TaskName, TenantId, Uniqueness, WorkflowId,
-    bind::bind, outcome::truncated,
+    JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyError, PolicyPatch, TaskName, TenantId, Uniqueness,
+    WorkflowId, binding::bind, outcome::truncated,
 };
 
 use crate::{Carrier, LargeStore, values::value_error};
@@ -177,12 +177,12 @@ impl<'a> Repeater<'a> {
         found.ok_or_else(|| Refusal::TaskGone(task.clone()).into())
     }
 
-    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, Failed> {
+    async fn read(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, Failed> {
         let store = self.carrier.store.ok_or_else(no_store)?;
         Ok(LargeStore(store.clone()).read(tenant, stored).await.map_err(refused)?)
     }
 
-    async fn copied(&self, tenant: &TenantId, stored: &Stored, to: JobId) -> Result<Stored, Failed> {
+    async fn copied(&self, tenant: &TenantId, stored: &LargeValue, to: JobId) -> Result<LargeValue, Failed> {
         let store = self.carrier.store.ok_or_else(no_store)?;
         Ok(store.copy_value(tenant, stored, to).await.map_err(|error| refused(value_error(&error)))?)
     }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use umbel_broker::{LargeValues, ValueError};
-use umbel_model::{Stored, TenantId};
+use umbel_model::{LargeValue, TenantId};
 use umbel_modules::{Error, ModuleStore};
 
 /// Reads large values of a module store.
@@ -11,7 +11,7 @@ pub struct LargeStore(pub ModuleStore);
 
 #[async_trait]
 impl LargeValues for LargeStore {
-    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+    async fn read(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, ValueError> {
         self.0.value(tenant, stored).await.map_err(|error| value_error(&error))
     }
 }

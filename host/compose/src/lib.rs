@@ -23,7 +23,7 @@ pub use error::{Error, Fault, FaultKind, Result};
 pub use json_error::{Misread, plain};
 pub use limits::{Limits, Rules, Stamps};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
-pub use resume::{Digests, Stored};
+pub use resume::{Digests, FailedWorkflow};
 pub use routes::{MAX_ROUTES, ROUTES_NAME, Route, RouteKind, RouteTable, Routes};
 pub use task::{Complaints, TaskFacts, TaskSource};
 pub use task_document::{Deploy, TaskDocument};

@@ -11,7 +11,7 @@ use umbel_broker::{
 use umbel_model::{
     JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
     canvas::{Each, Join, Node, NodeEnd, Signature, Work, resume},
-    stored::REFERENCE,
+    large_value::REFERENCE,
 };
 
 use crate::{
@@ -35,12 +35,12 @@ pub enum Digests {
 
 /// A workflow as it was read to be resumed.
 #[derive(Debug, Clone)]
-pub struct Stored {
+pub struct FailedWorkflow {
     pub record: WorkflowRecord,
     pub nodes: Vec<NodeRecord>,
 }
 
-impl Stored {
+impl FailedWorkflow {
     /// Reads a workflow that is over and did not succeed, with its kept results; none when the tenant has no such
     /// workflow. Results of replaced jobs are read from what replaced them. `max_bytes` bounds the results together.
     pub async fn read(
@@ -84,7 +84,7 @@ impl Stored {
 async fn settle_result(at: NodeAt<'_>, node: &mut NodeRecord, left: usize) -> Result<usize> {
     let NodeWork::Job { record, .. } = &mut node.work else { return Ok(0) };
     let is_reference =
-        record.result.as_ref().is_some_and(|result| umbel_model::Stored::referred(result.get()).is_some());
+        record.result.as_ref().is_some_and(|result| umbel_model::LargeValue::from_reference(result.get()).is_some());
     if record.state == JobState::Succeeded && (record.child.is_some() || is_reference) {
         let text = value_of(at, left).await.map_err(|error| match error {
             ValueError::Broker(error) => Error::Broker(error),
@@ -110,12 +110,12 @@ fn too_large(max: usize) -> Error {
 
 impl<'c> Composer<'c> {
     /// The workflow that does again what failed of `stored`. The composer's stamps are those of the new workflow.
-    pub fn resumed(self, stored: Stored, digests: Digests, head: Head) -> Composing<'c, Composed> {
+    pub fn resumed(self, stored: FailedWorkflow, digests: Digests, head: Head) -> Composing<'c, Composed> {
         Box::pin(async move { self.resume(stored, digests, head).await })
     }
 
-    async fn resume(&self, stored: Stored, digests: Digests, head: Head) -> Result<Composed> {
-        let Stored { record, nodes } = stored;
+    async fn resume(&self, stored: FailedWorkflow, digests: Digests, head: Head) -> Result<Composed> {
+        let FailedWorkflow { record, nodes } = stored;
         let states: Vec<JobState> = nodes.iter().map(state).collect();
         let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Vec<_>>(), &states);
         let mut templates = record.templates;

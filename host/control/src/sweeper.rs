@@ -85,7 +85,7 @@ mod tests {
     use std::{fs, path::Path, time::SystemTime};
 
     use umbel_broker::MemoryBroker;
-    use umbel_model::Stored;
+    use umbel_model::LargeValue;
 
     use super::*;
     use crate::values_owner::other_owner;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     /// A value of a job that is nowhere.
-    async fn orphan(store: &ModuleStore, folder: &Path, text: &str, age: Duration) -> Stored {
+    async fn orphan(store: &ModuleStore, folder: &Path, text: &str, age: Duration) -> LargeValue {
         let value = store.put_value(&tenant(), JobId::from_parts(1, 1), text).await.unwrap();
         let path = folder.join(format!("values/a/{}/{}", value.of, value.sha256.hex()));
         let file = fs::File::options().write(true).open(path).unwrap();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    AttemptRecord, Digest, Failure, JobId, PolicyPatch, QueueName, Stored, TaskName, TenantId, UnixMs, WorkerId,
+    AttemptRecord, Digest, Failure, JobId, LargeValue, PolicyPatch, QueueName, TaskName, TenantId, UnixMs, WorkerId,
     WorkflowId,
 };
 
@@ -108,7 +108,7 @@ pub struct JobSpec {
     pub headers: BTreeMap<String, String>,
     /// Its arguments lie beside the modules because they are large: `arguments` is then `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stored_arguments: Option<Stored>,
+    pub stored_arguments: Option<LargeValue>,
 }
 
 /// What the nodes of one template have in common. Immutable, stored as JSON text that brokers do not read.

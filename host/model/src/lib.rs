@@ -3,28 +3,28 @@
 //! Nothing here does IO, reads a clock, is async or draws random numbers; time and randomness are passed in.
 
 pub mod backoff;
-pub mod bind;
+pub mod binding;
 pub mod canvas;
 pub mod expression;
 pub mod human;
 pub mod ids;
 pub mod job;
+pub mod large_value;
 pub mod outcome;
 pub mod policy;
 pub mod rate;
-pub mod stored;
 pub mod task;
 
 pub use backoff::Backoff;
-pub use bind::{BindError, bind, bind_text};
+pub use binding::{BindError, bind, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
 pub use job::{JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, WorkflowSpec};
+pub use large_value::LargeValue;
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
 pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};
 pub use rate::Rate;
-pub use stored::Stored;
 pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};
 
 /// Milliseconds since the Unix epoch, by the broker's clock.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path as Location};
-use umbel_model::{Digest, JobId, Stored, TenantId};
+use umbel_model::{Digest, JobId, LargeValue, TenantId};
 
 use crate::{Error, ModuleStore};
 
@@ -29,16 +29,16 @@ pub struct ValueEntry {
 
 impl ModuleStore {
     /// Stores a large value of a job; the same text twice is stored once. The caller limits its size.
-    pub async fn put_value(&self, tenant: &TenantId, job: JobId, text: &str) -> Result<Stored, Error> {
+    pub async fn put_value(&self, tenant: &TenantId, job: JobId, text: &str) -> Result<LargeValue, Error> {
         let bytes = text.len() as u64;
         let upload =
             futures::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(text.as_bytes()))]);
         let put = self.put_under(upload, bytes, |digest| location(tenant, job, digest)).await?;
-        Ok(Stored { sha256: put.digest, bytes, of: job })
+        Ok(LargeValue { sha256: put.digest, bytes, of: job })
     }
 
     /// The text of a value of this tenant. A missing or damaged value is a permanent error.
-    pub async fn value(&self, tenant: &TenantId, stored: &Stored) -> Result<String, Error> {
+    pub async fn value(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, Error> {
         let found = match self.objects.get(&location(tenant, stored.of, &stored.sha256)).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Err(Error::ValueMissing { job: stored.of }),
@@ -60,7 +60,7 @@ impl ModuleStore {
     }
 
     /// Stores a value again for another job of the tenant: values are deleted with the job that they belong to.
-    pub async fn copy_value(&self, tenant: &TenantId, stored: &Stored, to: JobId) -> Result<Stored, Error> {
+    pub async fn copy_value(&self, tenant: &TenantId, stored: &LargeValue, to: JobId) -> Result<LargeValue, Error> {
         let text = self.value(tenant, stored).await?;
         self.put_value(tenant, to, &text).await
     }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use futures::TryStreamExt as _;
-use umbel_model::{JobId, Stored, TenantId};
+use umbel_model::{JobId, LargeValue, TenantId};
 use umbel_modules::{Error, ModuleStore, ValueEntry};
 
 fn tenant(name: &str) -> TenantId {
@@ -30,7 +30,7 @@ async fn a_value_comes_back_to_its_own_tenant_and_to_no_other() {
     assert_eq!((stored.bytes, stored.of), (200_002, job(1)));
     assert_eq!(store.value(&tenant("a"), &stored).await.unwrap(), text);
     assert!(matches!(store.value(&tenant("b"), &stored).await, Err(Error::ValueMissing { .. })));
-    let of_another_job = Stored { of: job(2), ..stored };
+    let of_another_job = LargeValue { of: job(2), ..stored };
     assert!(matches!(store.value(&tenant("a"), &of_another_job).await, Err(Error::ValueMissing { .. })));
 }
 
@@ -39,7 +39,7 @@ async fn a_value_that_was_changed_or_is_of_another_size_is_not_given_out() {
     let folder = tempfile::tempdir().unwrap();
     let store = ModuleStore::local(folder.path()).await.unwrap();
     let stored = store.put_value(&tenant("a"), job(1), "[1,2]").await.unwrap();
-    let lying = Stored { bytes: 3, ..stored.clone() };
+    let lying = LargeValue { bytes: 3, ..stored.clone() };
     assert!(matches!(store.value(&tenant("a"), &lying).await, Err(Error::ValueCorrupted { .. })));
     let path = folder.path().join(format!("values/a/{}/{}", job(1), stored.sha256.hex()));
     fs::write(&path, "[1,3]").unwrap();

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
-use umbel_model::{Acks, Digest, Failure, Outcome, Stored, WorkerId, stored::REFERENCE};
+use umbel_model::{Acks, Digest, Failure, Outcome, LargeValue, WorkerId, large_value::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, Stop, WorkflowNode};
 
 use crate::{
@@ -171,7 +171,7 @@ impl Attempts {
         let ended = Ended { usage: attempt.usage, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
         let ended = self.with_additions(active, ended).await;
         match &ended.outcome {
-            Outcome::Value(value) if Stored::is_needed(value.get()) => self.store_result(active, ended).await,
+            Outcome::Value(value) if LargeValue::is_needed(value.get()) => self.store_result(active, ended).await,
             _ => ended,
         }
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, LargeValues, NodeAt, ValueError, error_of, value_of};
 use umbel_model::{
-    BindError, Digest, Failure, NodeArguments, NodeSpec, Outcome, PolicyPatch, Stored, bind_text, job::SPEC_VERSION,
+    BindError, Digest, Failure, LargeValue, NodeArguments, NodeSpec, Outcome, PolicyPatch, bind_text, job::SPEC_VERSION,
 };
 
 use crate::active::Active;
@@ -40,7 +40,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) request_id: Option<Cow<'a, str>>,
     pub(crate) calls: Calls,
     /// Large arguments, which must be read from there: `calls` does not have them.
-    pub(crate) stored: Option<Stored>,
+    pub(crate) stored: Option<LargeValue>,
 }
 
 /// A job's record, borrowed.
@@ -59,7 +59,7 @@ struct Spec<'a> {
     #[serde(borrow, default)]
     request_id: Option<Cow<'a, str>>,
     #[serde(default)]
-    stored_arguments: Option<Stored>,
+    stored_arguments: Option<LargeValue>,
 }
 
 /// The part of a record that every version has.
@@ -204,7 +204,7 @@ pub(crate) async fn read_input(
     let at = |number| NodeAt { broker, large, tenant: &delivery.tenant, workflow: node.workflow, node: number };
     let read = match &node.input {
         Input::Nothing => return Ok(None),
-        Input::Value(text) => match Stored::referred(text) {
+        Input::Value(text) => match LargeValue::from_reference(text) {
             None => return Ok(Some(text.clone())),
             Some(stored) if stored.bytes > MAX_INPUT_BYTES as u64 => Err(ValueError::TooLarge(MAX_INPUT_BYTES)),
             Some(stored) => large.read(&delivery.tenant, &stored).await,

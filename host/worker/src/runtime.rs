@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moka::future::Cache;
 use umbel_broker::{LargeValues, ValueError};
-use umbel_model::{Digest, JobId, ModuleInfo, PolicyBounds, Stored, TaskDescription, TenantId};
+use umbel_model::{Digest, JobId, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore};
 use umbel_sandbox::{CompileError, Compiled, Compiler, Prepared, Sandbox, VerifiedCode};
 
@@ -85,7 +85,7 @@ impl Runtime {
         tenant: &TenantId,
         job: JobId,
         text: &str,
-    ) -> Result<Stored, umbel_modules::Error> {
+    ) -> Result<LargeValue, umbel_modules::Error> {
         self.inner.store.put_value(tenant, job, text).await
     }
 
@@ -201,7 +201,7 @@ impl Inspector for Runtime {
 
 #[async_trait]
 impl LargeValues for Runtime {
-    async fn read(&self, tenant: &TenantId, stored: &Stored) -> Result<String, ValueError> {
+    async fn read(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, ValueError> {
         self.inner.store.value(tenant, stored).await.map_err(|error| match error {
             umbel_modules::Error::ValueMissing { .. } | umbel_modules::Error::ValueCorrupted { .. } => {
                 ValueError::Lost(error.to_string())

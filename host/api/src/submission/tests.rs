@@ -54,7 +54,7 @@ fn binding_text_agrees_with_the_model() {
                 .collect();
             let text = json!({"task": "t", "args": args, "kwargs": kwargs}).to_string();
             let signature: Signature<'_> = serde_json::from_str(&text).unwrap();
-            let expected = bind::bind(&deployed.parameters, args, kwargs).ok().map(Value::Object);
+            let expected = binding::bind(&deployed.parameters, args, kwargs).ok().map(Value::Object);
             assert_eq!(by_text(&deployed, &signature), expected, "{text}");
         }
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use umbel_broker::LogLine;
 use umbel_model::{
-    Failure, JobRecord, JobSpec, JobState as State, NodeArguments, NodeRef, NodeSpec, Policy, PolicyPatch, Stored,
+    Failure, JobRecord, JobSpec, JobState as State, LargeValue, NodeArguments, NodeRef, NodeSpec, Policy, PolicyPatch,
     Usage,
 };
 use utoipa::ToSchema;
@@ -40,7 +40,7 @@ pub(crate) struct Job {
     #[serde(skip_serializing_if = "Option::is_none")]
     arguments_omitted: Option<&'static str>,
     #[serde(skip)]
-    stored_arguments: Option<Stored>,
+    stored_arguments: Option<LargeValue>,
     /// Of a workflow's node.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<NodePlace>,
@@ -275,7 +275,7 @@ impl Job {
     }
 
     /// Where its arguments lie, if not here.
-    pub(crate) fn stored_arguments(&self) -> Option<&Stored> {
+    pub(crate) fn stored_arguments(&self) -> Option<&LargeValue> {
         self.stored_arguments.as_ref()
     }
 

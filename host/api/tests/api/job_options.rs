@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt as _;
 use serde_json::{Value, json};
-use umbel_model::{AttemptRecord, Failure, Resolution, Stored};
+use umbel_model::{AttemptRecord, Failure, LargeValue, Resolution};
 
 use crate::app::{Answer, Builder, TestApp, example_module, id_of, raw};
 
@@ -238,7 +238,7 @@ async fn a_reference_reaches_no_other_tenants_value() {
     let other = umbel_model::TenantId::new("t2").unwrap();
     let id = app.submit_add(json!({})).await;
     let delivery = app.claim().await;
-    let stored: Stored = app.store().await.put_value(&other, delivery.id, "\"secret\"").await.unwrap();
+    let stored: LargeValue = app.store().await.put_value(&other, delivery.id, "\"secret\"").await.unwrap();
     app.settle(&delivery, Resolution::Succeed { result: Some(raw(&stored.reference())) }).await;
     app.get(&format!("/v1/jobs/{id}/result")).await.problem(410, "value_lost");
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::LazyLock};
 
-use umbel_model::{Digest, JobId, Stored};
+use umbel_model::{Digest, JobId, LargeValue};
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
@@ -90,7 +90,7 @@ const WAT: &str = r#"(module
 
 /// What `g` returns: the text of a reference to a value of job 1 that nobody stored.
 pub static FORGED: LazyLock<String> = LazyLock::new(|| {
-    let stored = Stored { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 1) };
+    let stored = LargeValue { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 1) };
     stored.reference()
 });
 

@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt as _;
 use umbel_broker::LargeValues as _;
-use umbel_model::{Acks, Digest, JobRecord, JobState, PolicyPatch, QueueName, Stored};
+use umbel_model::{Acks, Digest, JobRecord, JobState, PolicyPatch, QueueName, LargeValue};
 use umbel_modules::ValueEntry;
 
 use crate::{
@@ -14,8 +14,8 @@ async fn values(world: &World) -> Vec<ValueEntry> {
     world.store.values().try_collect().await.unwrap()
 }
 
-fn stored(job: &JobRecord) -> Stored {
-    Stored::referred(job.result.as_ref().unwrap().get()).unwrap()
+fn stored(job: &JobRecord) -> LargeValue {
+    LargeValue::from_reference(job.result.as_ref().unwrap().get()).unwrap()
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn large_arguments_are_fetched_before_the_run_and_lost_ones_fail_the_job()
     let world = World::new().await;
     let _worker = world.start();
     let arguments = format!(r#"{{"d":"e{}"}}"#, "x".repeat(100_000));
-    let spec = |stored: &Stored| {
+    let spec = |stored: &LargeValue| {
         let more = format!(r#","stored_arguments":{}"#, serde_json::to_string(stored).unwrap());
         world.spec("{}", &PolicyPatch::default(), &more)
     };
@@ -56,7 +56,7 @@ async fn large_arguments_are_fetched_before_the_run_and_lost_ones_fail_the_job()
     world.submit_as(id, QueueName::default(), spec(&put)).await;
     let result = stored(&world.ended(id).await);
     assert_eq!(world.runtime.read(&tenant(), &result).await.unwrap(), arguments);
-    let lost = Stored { sha256: Digest::of(b"nothing"), ..put };
+    let lost = LargeValue { sha256: Digest::of(b"nothing"), ..put };
     let job = world.submit_spec(spec(&lost)).await;
     let job = world.ended(job).await;
     assert_eq!((job.state, job.failure.unwrap().kind.as_str()), (JobState::Failed, "value_lost"));

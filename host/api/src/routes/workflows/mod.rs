@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use umbel_broker::{
     WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, WorkflowSubmitted, submit_workflow, workflow_value,
 };
-use umbel_compose::{Composed, Composer, Composing, Digests, Head, Stamps, Stored, check_key};
+use umbel_compose::{Composed, Composer, Composing, Digests, FailedWorkflow, Head, Stamps, check_key};
 use umbel_model::{Canvas, WorkflowId, WorkflowSpec};
 use utoipa::{IntoParams, ToSchema};
 
@@ -390,7 +390,7 @@ pub(crate) async fn resume(
     let body: ResumeBody = json_or_nothing(&api, &headers, body).await?;
     let key = key_of(&headers, None, "")?;
     let turn = api.workflows.take(&caller.tenant).await?;
-    let old = Stored::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
+    let old = FailedWorkflow::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
     let old = old.ok_or_else(|| unknown(id))?;
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec).map_err(|error| {
         tracing::error!(workflow = %id, %error, "a stored workflow cannot be read");

@@ -12,7 +12,7 @@ pub const REFERENCE: &str = r#"{"$umbel"#;
 
 /// A large value, stored under its job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
+pub struct LargeValue {
     /// SHA-256 of its text: what is read is checked.
     pub sha256: Digest,
     pub bytes: u64,
@@ -25,17 +25,17 @@ pub struct Stored {
 #[serde(deny_unknown_fields)]
 struct Reference {
     #[serde(rename = "$umbel:stored")]
-    stored: Stored,
+    stored: LargeValue,
 }
 
-impl Stored {
+impl LargeValue {
     /// The text that stands in the place of the value, JSON.
     pub fn reference(&self) -> String {
         serde_json::to_string(&Reference { stored: self.clone() }).expect("a reference has text keys only")
     }
 
     /// The value that a result's text stands for; none when it is the result itself.
-    pub fn referred(text: &str) -> Option<Self> {
+    pub fn from_reference(text: &str) -> Option<Self> {
         if !text.starts_with(REFERENCE) {
             return None;
         }
@@ -54,10 +54,10 @@ mod tests {
 
     #[test]
     fn a_reference_is_read_back_and_anything_that_looks_like_one_is_stored_apart() {
-        let stored = Stored { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 2) };
+        let stored = LargeValue { sha256: Digest::of(b"x"), bytes: 1, of: JobId::from_parts(1, 2) };
         let text = stored.reference();
-        assert_eq!(Stored::referred(&text), Some(stored));
-        assert!(Stored::is_needed(&text) && Stored::is_needed(r#"{"$umbel":1}"#));
-        assert!(!Stored::is_needed(r#"{"a":"$umbel"}"#) && Stored::referred("7").is_none());
+        assert_eq!(LargeValue::from_reference(&text), Some(stored));
+        assert!(LargeValue::is_needed(&text) && LargeValue::is_needed(r#"{"$umbel":1}"#));
+        assert!(!LargeValue::is_needed(r#"{"a":"$umbel"}"#) && LargeValue::from_reference("7").is_none());
     }
 }
