@@ -13,11 +13,7 @@ use subtle::ConstantTimeEq as _;
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::TenantId;
 
-use crate::{
-    Error,
-    problem::{Code, Problem},
-    time::Time,
-};
+use crate::{Error, problem::Problem, time::Time};
 
 const PREFIX: &str = "umbel_";
 /// 32 base62 digits are 190 bits.
@@ -29,7 +25,7 @@ const CACHE_TTL: Duration = Duration::from_secs(5);
 const CACHED_TOKENS: u64 = 10_000;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Who asks.
+/// The tenant that a request acts for.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
@@ -41,11 +37,11 @@ impl Caller {
     /// Refuses callers who are no operators.
     pub(crate) fn must_operate(&self) -> Result<(), Problem> {
         let detail = "workers serve all tenants; `umbel token create --operator` makes a token that may order them";
-        if self.operator { Ok(()) } else { Err(Problem::new(Code::OperatorNeeded, detail)) }
+        if self.operator { Ok(()) } else { Err(Problem::operator_needed(detail)) }
     }
 }
 
-/// What is stored of a token, under its hash.
+/// The stored record of a token, under its hash.
 #[derive(Debug, Serialize, Deserialize)]
 struct TokenDocument {
     tenant: TenantId,
@@ -67,7 +63,7 @@ impl Tokens {
         Self { known: Cache::builder().max_capacity(CACHED_TOKENS).time_to_live(CACHE_TTL).build() }
     }
 
-    /// Whose request this is.
+    /// The caller of a request, from its token.
     pub(crate) async fn caller(&self, broker: &dyn Broker, headers: &HeaderMap) -> Result<Caller, Problem> {
         let token = bearer(headers)?;
         if !is_well_formed(token) {
@@ -81,7 +77,7 @@ impl Tokens {
         let document = document.ok_or_else(invalid)?;
         let stored: TokenDocument = serde_json::from_str(&document.body).map_err(|error| {
             tracing::error!(%error, "a token's document cannot be read");
-            Problem::new(Code::RecordUnreadable, "the token's record is damaged; make another token")
+            Problem::record_unreadable("the token's record is damaged; make another token")
         })?;
         let caller = Caller { tenant: stored.tenant, operator: stored.operator };
         self.known.insert(hash, caller.clone()).await;
@@ -96,7 +92,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
         return Err(Error::TokenName);
     }
     let token = random_token()?;
-    let created_at = serde_json::to_value(Time(crate::id_generator::now_ms())).ok();
+    let created_at = serde_json::to_value(Time(crate::time::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
     let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
     let put = PutDocument {
@@ -113,7 +109,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
     }
 }
 
-/// Where all tokens lie: a token is looked up before its tenant is known.
+/// The tenant that has all tokens: a token is looked up before its tenant is known.
 fn home() -> TenantId {
     TenantId::new("system").expect("a fixed name that keeps the rule")
 }
@@ -121,7 +117,7 @@ fn home() -> TenantId {
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         let detail = "send the header `Authorization: Bearer umbel_…`; `umbel token create` makes a token";
-        return Err(challenge(Problem::new(Code::MissingToken, detail)));
+        return Err(challenge(Problem::missing_token(detail)));
     };
     let text = value.to_str().map_err(|_| invalid())?;
     match text.split_once(' ') {
@@ -131,7 +127,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 fn invalid() -> Problem {
-    challenge(Problem::new(Code::InvalidToken, "check that the token was copied whole and was not revoked"))
+    challenge(Problem::invalid_token("check that the token was copied whole and was not revoked"))
 }
 
 fn challenge(problem: Problem) -> Problem {

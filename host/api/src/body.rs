@@ -1,11 +1,10 @@
-//! What comes in: bodies with limits, queries and path parts whose errors are problems.
+//! Bodies: read within limits, parsed with problems that name the field; and JSON answers.
 
-use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+use std::{fmt, marker::PhantomData, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream},
-    extract::{FromRequestParts, Query, RawPathParams},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
@@ -16,12 +15,11 @@ use serde::{
 };
 use serde_json::error::Category;
 use tokio::time::Instant;
-use umbel_compose::{Misread, plain};
-use umbel_model::{Digest, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
+use umbel_compose::JsonError;
 
 use crate::{
     json_limits::{MAX_DEPTH, is_too_deep},
-    problem::{Code, FieldError, Problem},
+    problem::{Code, Problem, cut},
     state::Api,
 };
 
@@ -45,14 +43,12 @@ pub(crate) async fn read_json_up_to(
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
-    if !json {
-        drain(body).await;
-        return Err(Problem::new(Code::UnsupportedMediaType, "send `Content-Type: application/json`"));
-    }
-    if is_declared_longer(headers, limit as u64) {
-        drain(body).await;
-        return Err(too_large(limit));
-    }
+    let checked = match () {
+        () if !json => Err(Problem::unsupported_media_type("send `Content-Type: application/json`")),
+        () if is_declared_longer(headers, limit as u64) => Err(too_large(limit)),
+        () => Ok(()),
+    };
+    let ((), body) = or_drain(checked, body).await?;
     read_all(Chunks::new(api, body), limit).await
 }
 
@@ -63,16 +59,16 @@ pub(crate) fn is_declared_longer(headers: &HeaderMap, limit: u64) -> bool {
 }
 
 pub(crate) fn too_large(limit: usize) -> Problem {
-    Problem::new(Code::BodyTooLarge, format!("at most {limit} bytes are taken here"))
+    Problem::body_too_large(format!("at most {limit} bytes are taken here"))
 }
 
-/// A body that comes in, neither silent nor slower than the limits say.
+/// The parts of a body as they arrive. A body that is silent for too long, or too slow, is a problem.
 pub(crate) struct Chunks {
     stream: BodyDataStream,
     idle: Duration,
     grace: Duration,
     bytes_per_second: u64,
-    /// Time spent in waiting for the client: what the server does between chunks is not the client's.
+    /// Time spent waiting for the client; the server's own work between chunks does not count.
     waited: Duration,
     read: u64,
 }
@@ -91,7 +87,7 @@ impl Chunks {
 
     /// The next part; none at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
-        // When what has come so far will be too little.
+        // Until then the bytes that have come are enough.
         let earned = Duration::from_millis(self.read.saturating_mul(1_000) / self.bytes_per_second);
         let left = self.grace.max(earned).saturating_sub(self.waited);
         let started = Instant::now();
@@ -145,32 +141,43 @@ pub(crate) async fn drain(body: Body) {
     let _ = tokio::time::timeout(DRAIN_TIME, forget).await;
 }
 
+/// `body`, if the request may go on. Otherwise it is read and forgotten before the problem is answered.
+pub(crate) async fn or_drain<T>(checked: Result<T, Problem>, body: Body) -> Result<(T, Body), Problem> {
+    match checked {
+        Ok(value) => Ok((value, body)),
+        Err(problem) => {
+            drain(body).await;
+            Err(problem)
+        }
+    }
+}
+
 fn silent(idle: Duration) -> Problem {
-    Problem::new(Code::BodyUnreadable, format!("nothing came for {} s", idle.as_secs()))
+    Problem::body_unreadable(format!("nothing came for {} s", idle.as_secs()))
 }
 
 fn too_slow(bytes_per_second: u64) -> Problem {
-    Problem::new(Code::BodyTooSlow, format!("it came with less than {bytes_per_second} bytes a second"))
+    Problem::body_too_slow(format!("it came with less than {bytes_per_second} bytes a second"))
 }
 
 fn unreadable() -> Problem {
-    Problem::new(Code::BodyUnreadable, "the connection broke within the body")
+    Problem::body_unreadable("the connection broke within the body")
 }
 
 /// A body's text, not nested too deeply.
 pub(crate) fn checked_text(json: &[u8]) -> Result<&str, Problem> {
     if is_too_deep(json) {
-        return Err(Problem::new(Code::JsonTooDeep, format!("at most {MAX_DEPTH} levels are taken")));
+        return Err(Problem::json_too_deep(format!("at most {MAX_DEPTH} levels are taken")));
     }
     std::str::from_utf8(json)
-        .map_err(|e| Problem::new(Code::InvalidJson, format!("byte {} of the body is not UTF-8", e.valid_up_to())))
+        .map_err(|e| Problem::invalid_json(format!("byte {} of the body is not UTF-8", e.valid_up_to())))
 }
 
-/// What a failed parse means.
+/// The problem of a failed parse.
 fn json_problem(error: &serde_json::Error) -> Problem {
     match error.classify() {
-        Category::Data => Problem::new(Code::InvalidBody, cut(&error.to_string())),
-        _ => Problem::new(Code::InvalidJson, cut(&error.to_string())),
+        Category::Data => Problem::invalid_body(cut(&error.to_string())),
+        _ => Problem::invalid_json(cut(&error.to_string())),
     }
 }
 
@@ -180,18 +187,18 @@ pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap,
     object_of(checked_text(&bytes)?)
 }
 
-/// What a body's text says: an object. Lists are no objects, though serde would take their items as the fields.
+/// The object that a body's text is. A list is refused, though serde would take its items as the fields.
 pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
     if text.trim_ascii_start().starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| misread::<T>(text, &error));
+        return serde_json::from_str(text).map_err(|error| shape_problem::<T>(text, &error));
     }
     match serde_json::from_str::<IgnoredAny>(text) {
-        Ok(_) => Err(Problem::new(Code::InvalidBody, "send a JSON object")),
-        Err(error) => Err(Problem::new(Code::InvalidJson, cut(&error.to_string()))),
+        Ok(_) => Err(Problem::invalid_body("send a JSON object")),
+        Err(error) => Err(Problem::invalid_json(cut(&error.to_string()))),
     }
 }
 
-/// A field that is an object: a list is none, though serde would take its items as the fields, and `[]` as all defaults.
+/// A field that is an object. A list is refused, though serde would take its items as the fields, and `[]` as all defaults.
 pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Fields<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
@@ -208,45 +215,15 @@ pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserialize
     deserializer.deserialize_map(Fields(PhantomData))
 }
 
-/// Why a text is no `T`, with the place.
-pub(crate) fn misread<'de, T: Deserialize<'de>>(text: &'de str, error: &serde_json::Error) -> Problem {
+/// Why a text is no `T`, with the pointer of the field that is wrong.
+pub(crate) fn shape_problem<'de, T: Deserialize<'de>>(text: &'de str, error: &serde_json::Error) -> Problem {
     // A name where there is none is a syntax error to serde.
     let is_json = error.classify() == Category::Data || serde_json::from_str::<IgnoredAny>(text).is_ok();
-    match Misread::of_text::<T>(text).filter(|_| is_json) {
-        Some(Misread { pointer, detail }) if pointer.is_empty() => Problem::new(Code::InvalidBody, cut(&detail)),
-        Some(Misread { pointer, detail }) => {
-            let (pointer, detail) = (cut(&pointer), cut(&detail));
-            let problem = Problem::new(Code::InvalidBody, cut(&format!("{pointer}: {detail}")));
-            problem.errors(vec![FieldError { pointer, detail }])
-        }
+    match JsonError::of_text::<T>(text).filter(|_| is_json) {
+        Some(JsonError { pointer, detail }) if pointer.is_empty() => Problem::invalid_body(cut(&detail)),
+        Some(JsonError { pointer, detail }) => Problem::at(Code::InvalidBody, &pointer, &detail),
         None => json_problem(error),
     }
-}
-
-/// At most 512 bytes: serde's messages quote what was sent.
-pub(crate) fn cut(text: &str) -> String {
-    umbel_model::outcome::truncated(text.to_owned(), 512)
-}
-
-/// The query, with unknown parameters refused by the type.
-pub(crate) fn query_of<T: DeserializeOwned>(parts: &axum::http::Uri) -> Result<T, Problem> {
-    Query::try_from_uri(parts)
-        .map(|Query(query)| query)
-        .map_err(|e| Problem::new(Code::InvalidQuery, cut(&in_words(&e.body_text()))))
-}
-
-/// What is wrong with a query, in words for people.
-fn in_words(message: &str) -> String {
-    let message = message.strip_prefix("Failed to deserialize query string: ").unwrap_or(message);
-    let (field, problem) = message.split_once(": ").unwrap_or(("", message));
-    let words = match problem {
-        "invalid digit found in string" | "cannot parse integer from empty string" => "write a whole number, 0 or more",
-        "number too large to fit in target type" => "the number is too large",
-        "provided string was not `true` or `false`" => "write true or false",
-        _ if field.starts_with("invalid ") => return plain(message),
-        _ => &plain(problem),
-    };
-    if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") }
 }
 
 /// Whether a request has no body.
@@ -272,91 +249,11 @@ pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
     object_of(checked_text(&bytes)?)
 }
 
-/// How long to wait, from a `?wait=` such as `10s`.
-pub(crate) fn wait_of(api: &Api, wait: Option<&str>) -> Result<Duration, Problem> {
-    let Some(text) = wait else { return Ok(Duration::ZERO) };
-    let ms = human::duration_ms(text).map_err(|e| Problem::new(Code::InvalidQuery, cut(&format!("wait: {e}"))))?;
-    if ms > api.config.max_wait_ms {
-        let detail = format!("wait: at most {} s; ask again for longer", api.config.max_wait_ms / 1_000);
-        return Err(Problem::new(Code::InvalidQuery, detail));
-    }
-    Ok(Duration::from_millis(ms))
-}
-
-/// Something that a path names.
-pub(crate) trait Named: FromStr<Err = umbel_model::InvalidName> {
-    const NOT_FOUND: Code;
-}
-
-impl Named for JobId {
-    const NOT_FOUND: Code = Code::JobNotFound;
-}
-impl Named for TaskName {
-    const NOT_FOUND: Code = Code::TaskNotFound;
-}
-impl Named for QueueName {
-    const NOT_FOUND: Code = Code::QueueNotFound;
-}
-impl Named for Digest {
-    const NOT_FOUND: Code = Code::ModuleNotFound;
-}
-
-impl Named for WorkerId {
-    const NOT_FOUND: Code = Code::WorkerNotFound;
-}
-
-/// The id of a bulk action in a path.
-#[derive(Debug)]
-pub(crate) struct BulkOf(pub(crate) JobId);
-
-impl FromStr for BulkOf {
-    type Err = umbel_model::InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-impl Named for BulkOf {
-    const NOT_FOUND: Code = Code::BulkNotFound;
-}
-
-/// The id of a workflow in a path.
-#[derive(Debug)]
-pub(crate) struct WorkflowOf(pub(crate) WorkflowId);
-
-impl FromStr for WorkflowOf {
-    type Err = umbel_model::InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-impl Named for WorkflowOf {
-    const NOT_FOUND: Code = Code::WorkflowNotFound;
-}
-
-/// The one parameter of a path. What breaks the rule of its kind cannot exist: not found, with the rule.
-#[derive(Debug)]
-pub(crate) struct Of<T>(pub(crate) T);
-
-impl<T: Named, S: Send + Sync> FromRequestParts<S> for Of<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
-        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
-        let (_, text) = parameters.iter().next().ok_or_else(missing)?;
-        text.parse().map(Self).map_err(|e: umbel_model::InvalidName| Problem::new(T::NOT_FOUND, e.to_string()))
-    }
-}
-
 /// A JSON answer.
 pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, Problem> {
     let body = serde_json::to_vec(value).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
-        Problem::new(Code::Internal, "the answer cannot be written")
+        Problem::internal("the answer cannot be written")
     })?;
     Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

@@ -1,5 +1,5 @@
-//! The canvas form as the OpenAPI document describes it, written by hand because it is recursive, and where in a canvas
-//! a shape is wrong.
+//! The canvas form as the OpenAPI document describes it, written by hand because it is recursive; and the search for the
+//! step of a canvas that has a wrong shape.
 //!
 //! `umbel_model::canvas::form` is what is read; a test compares the fields.
 
@@ -114,7 +114,7 @@ schemas! {
             "body": {"task": "merge_counts"},
         }],
     }));
-    /// What a node may say of its job.
+    /// The options of a step.
     StepOptions = json!({
         "description": "The fields of a policy, and when the job starts, counted from the moment that it is ready. An \
             idempotency key is the workflow's, not a step's.",

@@ -1,4 +1,4 @@
-//! What the API allows. Every limit is here.
+//! The limits of the API, all of them.
 
 use umbel_model::PolicyBounds;
 
@@ -15,31 +15,31 @@ pub struct ApiConfig {
     pub max_batch_bytes: usize,
     /// Lines of one batch.
     pub max_batch_lines: usize,
-    /// Batches under way at once; further ones wait their turn.
+    /// Batches under way at once; further ones wait for a permit.
     pub max_batches: usize,
-    /// Of these, one tenant's.
+    /// At most so many of them for one tenant.
     pub max_tenant_batches: usize,
     /// Bytes of a workflow's submission.
     pub max_workflow_bytes: usize,
-    /// Workflows being submitted or resumed at once; further ones wait their turn.
+    /// Workflows being submitted or resumed at once; further ones wait for a permit.
     pub max_workflow_submissions: usize,
-    /// Of these, one tenant's.
+    /// At most so many of them for one tenant.
     pub max_tenant_workflow_submissions: usize,
     /// Bytes of a workflow's result, and of a replaced job's, that an answer carries.
     pub max_result_bytes: usize,
-    /// Uploads under way at once; further ones wait their turn. Compiling is the host's most expensive work.
+    /// Uploads under way at once; further ones wait for a permit. Compiling is the host's most expensive work.
     pub max_uploads: usize,
-    /// Of these, one tenant's.
+    /// At most so many of them for one tenant.
     pub max_tenant_uploads: usize,
-    /// Longest wait for the turn of an upload, batch or workflow, milliseconds; then it is answered `overloaded`.
-    pub turn_wait_ms: u64,
+    /// Longest wait for the permit of an upload, batch or workflow, milliseconds; then it is answered `overloaded`.
+    pub permit_wait_ms: u64,
     /// Requests under way at once; further ones are answered `overloaded`.
     pub max_in_flight: usize,
-    /// Of these, one tenant's; further ones are answered `too_many_requests`. Long polls count.
+    /// At most so many of them for one tenant; further ones are answered `too_many_requests`. Long polls count.
     pub max_tenant_in_flight: usize,
     /// Streams of events at once; further ones are answered `overloaded`.
     pub max_streams: usize,
-    /// Of these, one tenant's; further ones are answered `too_many_requests`.
+    /// At most so many of them for one tenant; further ones are answered `too_many_requests`.
     pub max_tenant_streams: usize,
     /// Longest `?wait=`, milliseconds.
     pub max_wait_ms: u64,
@@ -53,7 +53,7 @@ pub struct ApiConfig {
     pub min_body_bytes_per_second: u64,
     /// How long a body may be slow, milliseconds.
     pub body_grace_ms: u64,
-    /// What a policy may ask for.
+    /// The operator's bounds of policies.
     pub bounds: PolicyBounds,
 }
 
@@ -73,7 +73,7 @@ impl Default for ApiConfig {
             max_result_bytes: 16 << 20,
             max_uploads: 4,
             max_tenant_uploads: 2,
-            turn_wait_ms: 10_000,
+            permit_wait_ms: 10_000,
             max_in_flight: 1_024,
             max_tenant_in_flight: 256,
             max_streams: 1_024,

@@ -1,4 +1,4 @@
-//! Controls as JSON: what somebody sets about a tenant, a queue or a task while the service runs.
+//! Controls as JSON: limits and pauses of a tenant, a queue or a task, set while the service runs.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use umbel_broker::{Control, ControlPatch, ControlSet, Scope};
@@ -7,15 +7,14 @@ use utoipa::ToSchema;
 
 use crate::{
     problem::{Code, Problem},
-    routes::queues,
     state::Api,
 };
 
-/// What somebody set at run time. It holds for all jobs, also for those that are queued already.
+/// A control: set at run time, it holds for all jobs, also for those that are queued already.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[schema(as = Control)]
 pub(crate) struct ControlView {
-    /// Nothing of it is handed out; what runs goes on.
+    /// No job of it is handed to a worker; jobs that run go on.
     paused: bool,
     /// Such as `100/m`, across all workers.
     rate_limit: Option<String>,
@@ -50,7 +49,7 @@ fn rate_text(rate: &Rate) -> String {
     format!("{}/{unit}", rate.count)
 }
 
-/// A change of a control. What is not named stays; `null` takes it away.
+/// A change of a control. A field that is left out stays as it is; `null` removes it.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schema(as = ControlPatch)]
@@ -75,7 +74,7 @@ pub(crate) struct ControlBody {
     exclusive: Option<Option<bool>>,
 }
 
-/// What is there, `null` too.
+/// A field that is given, `null` too.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(deserializer).map(Some)
 }
@@ -88,7 +87,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 }
 
 impl ControlBody {
-    /// What the broker is to change of `current`.
+    /// The change that the broker is to make to `current`.
     fn patch(&self, scope: &Scope, current: &Control) -> Result<ControlPatch, Problem> {
         if self.exclusive.is_some() && !matches!(scope, Scope::Queue(_)) {
             return Err(invalid("exclusive", "only a queue can be exclusive"));
@@ -119,13 +118,13 @@ impl ControlBody {
     }
 }
 
-/// What holds for a scope now.
+/// The control of a scope as it is now.
 pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control, Problem> {
     let controls = api.broker.controls(tenant).await?;
     Ok(controls.into_iter().find(|(other, _)| other == scope).map(|(_, control)| control).unwrap_or_default())
 }
 
-/// Changes what holds for a scope; answers what holds now.
+/// Changes the control of a scope; answers the new one.
 pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control, Problem> {
     let patch = body.patch(scope, &control_of(api, tenant, scope).await?)?;
     let control = change(api, tenant, scope, &patch).await?;
@@ -147,11 +146,9 @@ pub(crate) async fn change(
                 Scope::Queue(name) => name.as_str(),
                 _ => "",
             };
-            Err(queues::unknown(name))
+            Err(Problem::no_queue(name))
         }
-        ControlSet::Full => {
-            Err(Problem::new(Code::TooManyDocuments, "so many tasks have a control as may; clear some"))
-        }
+        ControlSet::Full => Err(Problem::too_many_documents("so many tasks have a control as may; clear some")),
     }
 }
 

@@ -1,13 +1,10 @@
 //! Makes job ids that rise within this process, so that a batch is listed in the order it was sent.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Mutex, PoisonError};
 
 use umbel_model::{JobId, UnixMs, WorkflowId, canvas};
 
-use crate::problem::{Code, Problem};
+use crate::{problem::Problem, time::now_ms};
 
 /// Random part of an id: 79 of its 80 bits, so that counting up from it cannot overflow.
 const RANDOM_MASK: u128 = (1 << 79) - 1;
@@ -38,16 +35,11 @@ impl IdGenerator {
     }
 }
 
-/// This machine's clock, for ids and for people. It decides nothing.
-pub(crate) fn now_ms() -> UnixMs {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as UnixMs)
-}
-
 fn random() -> Result<u128, Problem> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         tracing::error!(%error, "the operating system gave no random bytes");
-        Problem::new(Code::Internal, "the server has no random bytes")
+        Problem::internal("the server has no random bytes")
     })?;
     Ok(u128::from_le_bytes(bytes))
 }

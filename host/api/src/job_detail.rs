@@ -1,20 +1,16 @@
-//! A job as a whole: with the result of what replaced it, and with what failed before it.
+//! A job in full: with the result of what replaced it, and with what failed before it.
 
 use serde_json::value::RawValue;
 use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
 use umbel_model::{Failure, JobRecord, JobState, LargeValue, TenantId, WorkflowId};
 
-use crate::{
-    problem::{Code, Problem},
-    state::Api,
-    views::Job,
-};
+use crate::{problem::Problem, state::Api, views::Job};
 
-/// Bytes of a result that is asked for by itself: as much as the workers of a workflow hand on.
+/// Largest result that `GET …/result` sends, bytes: as large as workers pass on within a workflow.
 const MAX_WHOLE_RESULT_BYTES: usize = 64 << 20;
 
 /// Everything about a job.
-pub(crate) async fn whole(api: &Api, mut record: JobRecord) -> Result<Job, Problem> {
+pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job, Problem> {
     let mut omitted = None;
     match elsewhere(api, &record, api.config.max_result_bytes).await {
         Ok(None) => {}
@@ -52,19 +48,17 @@ pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<S
         Ok(Some(text)) => Ok(Some(text)),
         Ok(None) => Ok(record.result.map(|result| result.get().to_owned())),
         Err(ValueError::Broker(error)) => Err(error.into()),
-        Err(ValueError::Lost(why)) => Err(Problem::new(Code::ValueLost, why)),
-        Err(ValueError::Unavailable(_)) => {
-            Err(Problem::new(Code::StorageUnavailable, "try again; the server's log says more"))
-        }
+        Err(ValueError::Lost(why)) => Err(Problem::value_lost(why)),
+        Err(ValueError::Unavailable(_)) => Err(Problem::storage_unavailable("try again; the server's log says more")),
         Err(ValueError::TooLarge(max)) => {
             let detail = format!("it has more than {max} bytes; read the results of its workflow's nodes one by one");
-            Err(Problem::new(Code::NoResult, detail))
+            Err(Problem::no_result(detail))
         }
-        Err(error) => Err(Problem::new(Code::NoResult, error.to_string())),
+        Err(error) => Err(Problem::no_result(error.to_string())),
     }
 }
 
-/// The result of a job that lies elsewhere: in the workflow that replaced it, or beside the modules.
+/// The result of a job that lies elsewhere: in the workflow that replaced it, or in the module store.
 async fn elsewhere(api: &Api, record: &JobRecord, max_bytes: usize) -> Result<Option<String>, ValueError> {
     if record.state != JobState::Succeeded {
         return Ok(None);
@@ -87,7 +81,7 @@ async fn read(api: &Api, tenant: &TenantId, stored: &LargeValue, max_bytes: usiz
     })
 }
 
-/// What made a node (or the end of a workflow) fail; none when that is gone.
+/// The failure that made a node (or the end of a workflow) fail; none when it is gone.
 pub(crate) async fn upstream(
     api: &Api,
     tenant: &TenantId,
@@ -109,7 +103,7 @@ pub(crate) async fn upstream(
     }
 }
 
-/// What a reader of results is told in place of one that there is.
+/// Why a result that there is is left out of an answer.
 pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str, Problem> {
     match error {
         ValueError::Broker(error) => Err(error.into()),
@@ -121,8 +115,6 @@ pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str, Problem> {
 
 /// JSON that was stored by us.
 pub(crate) fn stored_json(text: String) -> Result<Box<RawValue>, Problem> {
-    RawValue::from_string(text).map_err(|error| {
-        tracing::error!(%error, "a stored result is not JSON");
-        Problem::new(Code::RecordUnreadable, "a result is damaged; the server's log says more")
-    })
+    RawValue::from_string(text)
+        .map_err(|error| Problem::unreadable_record("a result is damaged; the server's log says more", &error))
 }

@@ -1,4 +1,4 @@
-//! What every request passes: an id, a place among those under way, a token, a time limit, and a net for panics.
+//! The middleware of every request: its id, admission, its token, its time limit, and a net for panics.
 //!
 //! One middleware and not a stack of layers: each layer costs every request a boxed future, and the order matters.
 
@@ -10,18 +10,14 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
-use crate::{
-    body::drain,
-    problem::{Code, Problem},
-    state::Api,
-};
+use crate::{body::drain, problem::Problem, state::Api};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of a path and query.
@@ -64,7 +60,7 @@ pub(crate) async fn middleware(State(api): State<Arc<Api>>, mut request: Request
     let answer = AssertUnwindSafe(admit(&api, request, next)).catch_unwind().instrument(span.clone()).await;
     let answer = answer.unwrap_or_else(|_| {
         span.in_scope(|| tracing::error!(%method, ?path, "a handler panicked"));
-        Err(Problem::new(Code::Internal, "the server's log says more under this request's id"))
+        Err(Problem::internal("the server's log says more under this request's id"))
     });
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -87,36 +83,37 @@ pub(crate) async fn middleware(State(api): State<Arc<Api>>, mut request: Request
 async fn admit(api: &Api, mut request: Request, next: Next) -> Result<Response, Problem> {
     let uri = request.uri();
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > MAX_URI_BYTES) {
-        return Err(Problem::new(Code::UriTooLong, format!("a path and query have at most {MAX_URI_BYTES} bytes")));
+        return Err(Problem::uri_too_long(format!("a path and query have at most {MAX_URI_BYTES} bytes")));
     }
     if uri.path() == LIVEZ {
         return Ok(next.run(request).await);
     }
-    let place = api.in_flight.try_acquire().map_err(|_| Problem::new(Code::Overloaded, "try again in a second"))?;
+    let permit = api.in_flight.try_acquire().map_err(|_| Problem::overloaded("try again in a second"))?;
     let caller = match api.tokens.caller(&*api.broker, request.headers()).await {
         Ok(caller) => caller,
         Err(problem) => {
             // A stranger's slow body must not keep others out.
-            drop(place);
+            drop(permit);
             return Err(turned_away(api, request, problem).await);
         }
     };
-    let _own_place = api.tenants_in_flight.try_take(&caller.tenant).ok_or_else(|| {
+    let _own_permit = api.tenants_in_flight.try_acquire(&caller.tenant).ok_or_else(|| {
         let detail = format!("a tenant has at most {} requests under way", api.config.max_tenant_in_flight);
-        Problem::new(Code::TooManyRequests, detail)
+        Problem::too_many_requests(detail)
     })?;
     tracing::Span::current().record("tenant", caller.tenant.as_str());
     let limit = time_limit(api, &request);
     request.extensions_mut().insert(caller);
     tokio::time::timeout(limit, next.run(request))
         .await
-        .map_err(|_| Problem::new(Code::RequestTimeout, format!("it was given up after {} s", limit.as_secs())))
+        .map_err(|_| Problem::request_timeout(format!("it was given up after {} s", limit.as_secs())))
 }
 
-/// Reads what a stranger still sends, so that it sees the answer; when many do, the connection closes instead.
+/// Reads the rest of a request without a valid token, so that its sender sees the answer; when there are many of them, the
+/// connection closes instead.
 async fn turned_away(api: &Api, request: Request, problem: Problem) -> Problem {
-    let Ok(_turn) = api.drains.try_acquire() else {
-        return problem.header(header::CONNECTION, HeaderValue::from_static("close"));
+    let Ok(_permit) = api.drains.try_acquire() else {
+        return problem.closing();
     };
     drain(request.into_body()).await;
     problem

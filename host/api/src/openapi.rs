@@ -1,4 +1,4 @@
-//! What the OpenAPI document says beyond the routes.
+//! The parts of the OpenAPI document that are not routes.
 
 use utoipa::{
     Modify, OpenApi,
@@ -29,7 +29,7 @@ use crate::{
         (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
-        (name = "tenant", description = "What holds for all jobs of a tenant, and where they go"),
+        (name = "tenant", description = "Limits of all jobs of a tenant, and the routes to its queues"),
         (name = "dead", description = "Failed jobs kept for inspection and redrive"),
         (name = "workers", description = "Processes that run jobs"),
         (name = "health", description = "Whether the server lives and is ready"),

@@ -1,33 +1,46 @@
 //! Lists come in paging: a limit, an opaque cursor to go on, and no totals.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use crate::problem::{Code, Problem};
+use crate::problem::Problem;
 
 /// Items of a page when the caller does not say.
 const DEFAULT_LIMIT: u32 = 50;
 /// Most items of a page.
 pub(crate) const MAX_LIMIT: u32 = 200;
 
+/// The part of a list that a caller wants.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// From 1 to 200; 50 when not given.
+    pub(crate) limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub(crate) cursor: Option<String>,
+}
+
 /// The number of items that a caller wants.
 pub(crate) fn limit_of(limit: Option<u32>) -> Result<u32, Problem> {
     match limit.unwrap_or(DEFAULT_LIMIT) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
-        _ => Err(Problem::new(Code::InvalidQuery, format!("limit: from 1 to {MAX_LIMIT}"))),
+        _ => Err(Problem::invalid_query(format!("limit: from 1 to {MAX_LIMIT}"))),
     }
 }
 
-/// A cursor that stands for `place`.
-pub(crate) fn cursor(place: &str) -> String {
-    URL_SAFE_NO_PAD.encode(place)
+/// The cursor of a position in a list.
+pub(crate) fn cursor(position: &str) -> String {
+    URL_SAFE_NO_PAD.encode(position)
 }
 
-/// The place that a cursor stands for, as `parse` reads it.
-pub(crate) fn place_of<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+/// The position that a cursor stands for, as `parse` reads it.
+pub(crate) fn parse_cursor<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
     let Some(cursor) = cursor else { return Ok(None) };
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let place = text.as_deref().and_then(parse);
-    place.map(Some).ok_or_else(|| Problem::new(Code::InvalidCursor, "pass on `next_cursor` as it was answered"))
+    let position = text.as_deref().and_then(parse);
+    position.map(Some).ok_or_else(|| Problem::invalid_cursor("pass on `next_cursor` as it was answered"))
 }
 
 /// The cursor after a page of documents: none when the page was not filled.

@@ -1,14 +1,14 @@
-//! Making a new job of a dead one.
+//! Redriving: failed jobs of the dead set are repeated as new ones.
 
 use umbel_broker::NewJob;
-use umbel_bulk::Repeater;
-use umbel_compose::Digests;
-use umbel_model::{JobId, JobRecord, PolicyPatch, TenantId};
+use umbel_bulk::Redriver;
+use umbel_compose::{Digests, Refusal};
+use umbel_model::{JobId, JobRecord, PolicyPatch};
 
 use crate::{
-    problem::{Code, Problem},
+    outcome::{Outcome, submitted},
+    problem::Problem,
     state::Api,
-    submission::{Outcome, submitted},
 };
 
 /// How to repeat.
@@ -27,42 +27,24 @@ impl<'a> How<'a> {
     }
 }
 
-/// Submits a repetition of each dead job. One answer per job, in order.
+/// Submits a repetition of each failed job. One answer per job, in order.
 pub(crate) async fn redrive(
     api: &Api,
     records: &[JobRecord],
     how: &How<'_>,
 ) -> Result<Vec<Result<JobId, Problem>>, Problem> {
-    let mut repeater = Repeater::new(api.carrier(), how.digests, &how.policy, how.request_id);
+    let mut redriver = Redriver::new(api.carrier(), how.digests, &how.policy, how.request_id);
     let mut jobs: Vec<NewJob> = Vec::with_capacity(records.len());
-    let mut refused = Vec::with_capacity(records.len());
+    let mut made = Vec::with_capacity(records.len());
     for record in records {
-        refused.push(match repeater.repetition(record, api.ids.job_id()?).await? {
-            Ok(job) => {
-                jobs.push(job);
-                None
-            }
-            Err(refusal) => Some(Problem::from(refusal)),
-        });
+        made.push(redriver.redrive(record, api.ids.job_id()?).await?.map(|job| jobs.push(job)));
     }
     let answers = if jobs.is_empty() { Vec::new() } else { api.broker.submit(&jobs).await? };
     tracing::info!(jobs = jobs.len(), "dead jobs redriven");
     let mut answered = answers.iter().zip(&jobs).map(|(answer, job)| submitted(*answer, job.id).map(Outcome::id));
-    let missing = || Err(Problem::new(Code::Internal, "the broker did not answer"));
-    Ok(refused
-        .into_iter()
-        .map(|refused| match refused {
-            Some(problem) => Err(problem),
-            None => answered.next().unwrap_or_else(missing),
-        })
-        .collect())
-}
-
-/// One job of the tenant.
-pub(crate) async fn find(api: &Api, tenant: &TenantId, id: JobId) -> Result<JobRecord, Problem> {
-    api.broker.job(tenant, id).await?.ok_or_else(|| unknown(id))
-}
-
-pub(crate) fn unknown(id: JobId) -> Problem {
-    Problem::new(Code::JobNotFound, format!("no job {id}; check the id, or its retention has passed"))
+    let answer = |made: Result<(), Refusal>| match made {
+        Err(refusal) => Err(refusal.into()),
+        Ok(()) => answered.next().unwrap_or_else(|| Err(Problem::no_broker_answer())),
+    };
+    Ok(made.into_iter().map(answer).collect())
 }

@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     middleware::middleware,
     openapi::{Base, complete},
-    problem::{Code, Problem},
+    problem::Problem,
     routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, workers, workflows},
     state::Api,
 };
@@ -29,7 +29,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tasks::show, tasks::patch))
         .routes(routes!(tasks::deploy))
         .routes(routes!(tasks::rollback))
-        .routes(routes!(jobs::submit, jobs::list::list))
+        .routes(routes!(jobs::submit::submit, jobs::list::list))
         .routes(routes!(jobs::batch::submit_batch))
         .routes(routes!(tasks::control))
         .routes(routes!(jobs::show, jobs::forget))
@@ -39,13 +39,13 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(jobs::output::logs))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
-        .routes(routes!(workflows::submit, workflows::list))
+        .routes(routes!(workflows::submit::submit, workflows::list))
         .routes(routes!(workflows::show))
-        .routes(routes!(workflows::nodes))
-        .routes(routes!(workflows::tree))
-        .routes(routes!(workflows::graph))
+        .routes(routes!(workflows::graph::nodes))
+        .routes(routes!(workflows::graph::tree))
+        .routes(routes!(workflows::graph::graph))
         .routes(routes!(workflows::cancel))
-        .routes(routes!(workflows::resume))
+        .routes(routes!(workflows::resume::resume))
         .routes(routes!(queues::list))
         .routes(routes!(queues::patch))
         .routes(routes!(queues::delete))
@@ -95,11 +95,11 @@ pub fn router(api: Api) -> Router {
 
 async fn no_route(uri: Uri) -> Response {
     let path: String = uri.path().chars().take(128).collect();
-    Problem::new(Code::RouteNotFound, format!("{path}; GET /v1/openapi.json lists what there is")).into_response()
+    Problem::route_not_found(format!("{path}; GET /v1/openapi.json lists what there is")).into_response()
 }
 
 async fn no_method(method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(128).collect();
     let method: String = method.as_str().chars().take(16).collect();
-    Problem::new(Code::MethodNotAllowed, format!("{path} does not know {method}")).into_response()
+    Problem::method_not_allowed(format!("{path} does not know {method}")).into_response()
 }

@@ -38,7 +38,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Says in a request that the server is about to end: answers that go on for long end, too.
+/// Tells a handler that the server is about to stop: answers without an end stop then.
 #[derive(Debug, Clone)]
 pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
 
@@ -56,21 +56,21 @@ async fn serve_with(
     shutdown: impl Future<Output = ()>,
     longest_write: Duration,
 ) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (stop, stopping) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {
-        let place = places.clone().acquire_owned();
+        let permit = permits.clone().acquire_owned();
         let accepted = async {
-            let place = place.await.map_err(io::Error::other)?;
+            let permit = permit.await.map_err(io::Error::other)?;
             let (stream, _) = listener.accept().await?;
-            Ok::<_, io::Error>((stream, place))
+            Ok::<_, io::Error>((stream, permit))
         };
         tokio::select! {
             () = &mut shutdown => break,
             accepted = accepted => match accepted {
-                Ok((stream, place)) => {
-                    tokio::spawn(connection(stream, router.clone(), stopping.clone(), place, longest_write));
+                Ok((stream, permit)) => {
+                    tokio::spawn(connection(stream, router.clone(), stopping.clone(), permit, longest_write));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
@@ -81,9 +81,9 @@ async fn serve_with(
     }
     drop(listener);
     let _ = stop.send(true);
-    // All places free: every connection has ended.
+    // All permits are free: every connection has ended.
     let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    if tokio::time::timeout(GRACE, places.acquire_many(all)).await.is_err() {
+    if tokio::time::timeout(GRACE, permits.acquire_many(all)).await.is_err() {
         tracing::warn!("requests under way were cut off after {} s", GRACE.as_secs());
     }
     Ok(())
@@ -93,7 +93,7 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     mut stopping: watch::Receiver<bool>,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     longest_write: Duration,
 ) {
     // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an answer.
@@ -125,7 +125,7 @@ async fn connection(
         // A client that goes away is no event.
         tracing::debug!(%error, "a connection broke");
     }
-    drop(place);
+    drop(permit);
 }
 
 #[cfg(test)]
@@ -141,23 +141,23 @@ mod tests {
 
     const LONGEST: Duration = Duration::from_millis(500);
 
-    /// Serves one answer at a time: events without an end, which hold a place until they are dropped.
+    /// Serves one answer at a time: events without an end, which hold a permit until they are dropped.
     async fn endless() -> (SocketAddr, Arc<Semaphore>) {
-        let places = Arc::new(Semaphore::new(1));
-        let shared = places.clone();
+        let permits = Arc::new(Semaphore::new(1));
+        let shared = permits.clone();
         let answer = async move || {
-            let place = shared.acquire_owned().await.unwrap();
+            let permit = shared.acquire_owned().await.unwrap();
             let piece = Bytes::from(format!("data: {}\n\n", "x".repeat(60_000)));
-            Body::from_stream(stream::unfold(place, move |place| {
+            Body::from_stream(stream::unfold(permit, move |permit| {
                 let piece = piece.clone();
-                async move { Some((Ok::<_, Infallible>(piece), place)) }
+                async move { Some((Ok::<_, Infallible>(piece), permit)) }
             }))
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(answer));
         tokio::spawn(serve_with(listener, router, std::future::pending(), LONGEST));
-        (address, places)
+        (address, permits)
     }
 
     async fn asked(address: SocketAddr) -> TcpStream {
@@ -170,13 +170,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_stalls_is_dropped_and_its_place_is_free() {
-        let (address, places) = endless().await;
+    async fn a_reader_that_stalls_is_dropped_and_its_permit_is_free() {
+        let (address, permits) = endless().await;
         let mut stalled = asked(address).await;
-        assert_eq!(places.available_permits(), 0);
-        let free = tokio::time::timeout(Duration::from_secs(30), places.acquire()).await;
-        drop(free.expect("its place is given up").unwrap());
-        // What the system had taken for it, and then the end.
+        assert_eq!(permits.available_permits(), 0);
+        let free = tokio::time::timeout(Duration::from_secs(30), permits.acquire()).await;
+        drop(free.expect("its permit is given back").unwrap());
+        // The bytes that were in the system's buffers, and then the end.
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(Duration::from_secs(30), stalled.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "its connection is closed");
@@ -184,13 +184,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_reader_that_goes_on_reading_is_kept() {
-        let (address, places) = endless().await;
+        let (address, permits) = endless().await;
         let mut slow = asked(address).await;
         let begun = tokio::time::Instant::now();
         let mut piece = vec![0; 4 << 20];
         while begun.elapsed() < LONGEST * 4 {
             assert!(slow.read(&mut piece).await.unwrap() > 0);
         }
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(permits.available_permits(), 0);
     }
 }

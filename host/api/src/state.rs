@@ -1,13 +1,13 @@
-//! What the handlers share.
+//! The state that the handlers share.
 
 use std::{sync::Arc, time::Duration};
 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
-use umbel_broker::{Broker, Watch};
+use umbel_broker::{Broker, Watch, WorkflowRecord};
 use umbel_bulk::{Carrier, LargeStore};
-use umbel_compose::{Limits, RouteTable, Rules};
-use umbel_model::{TaskName, TenantId};
+use umbel_compose::{Limits, RouteTable, Rules, TaskFacts};
+use umbel_model::{JobId, JobRecord, TaskName, TenantId, WorkflowId};
 use umbel_modules::{Inspector, ModuleStore};
 
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
     auth::Tokens,
     config::ApiConfig,
     id_generator::IdGenerator,
-    schemas::{SchemaCache, Turns},
-    task_cache::Deployed,
+    problem::Problem,
+    schemas::{CheckPermits, SchemaCache},
 };
 
 /// Another server's deploy is seen at most this late; one's own at once.
@@ -25,9 +25,9 @@ const CACHED_TASKS: u64 = 10_000;
 /// Tables of routes: each may have some megabytes of compiled expressions.
 const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
-/// Trees of workflows being read at once; of these, one for each tenant.
+/// Trees of workflows that are read at once; at most one of them for each tenant.
 const MAX_TREES: usize = 4;
-/// Results of any size on their way to readers at once, and of one tenant: each may be 64 MiB.
+/// Results of any size that are sent at once, and those of one tenant: each may be 64 MiB.
 const MAX_RESULTS: usize = 8;
 const MAX_TENANT_RESULTS: usize = 2;
 
@@ -37,12 +37,12 @@ pub struct Api {
     pub(crate) config: ApiConfig,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) store: ModuleStore,
-    /// Large arguments and results, which lie there, too.
+    /// Large arguments and results, which are in the module store as well.
     pub(crate) large: LargeStore,
     pub(crate) inspector: Arc<dyn Inspector>,
     pub(crate) watch: Watch,
     pub(crate) tokens: Tokens,
-    pub(crate) deployed: Cache<(TenantId, TaskName), Arc<Deployed>>,
+    pub(crate) tasks: Cache<(TenantId, TaskName), Arc<TaskFacts>>,
     pub(crate) routes: Cache<TenantId, Arc<RouteTable>>,
     pub(crate) schemas: SchemaCache,
     pub(crate) ids: IdGenerator,
@@ -59,19 +59,19 @@ pub struct Api {
     /// Results of any size, until their readers have them.
     pub(crate) results: FairSemaphore,
     pub(crate) rules: Rules,
-    /// Refused bodies of strangers that are read and forgotten.
+    /// Limits how many refused bodies of callers without a token are read to their end.
     pub(crate) drains: Semaphore,
-    pub(crate) checks: Turns,
+    pub(crate) checks: CheckPermits,
 }
 
 impl Api {
     /// Starts listening for the ends of jobs: call it within a tokio runtime.
     pub fn new(config: ApiConfig, broker: Arc<dyn Broker>, store: ModuleStore, inspector: Arc<dyn Inspector>) -> Self {
-        let turn_wait = Duration::from_millis(config.turn_wait_ms);
+        let permit_wait = Duration::from_millis(config.permit_wait_ms);
         Self {
             watch: Watch::start(broker.clone()),
             tokens: Tokens::new(),
-            deployed: Cache::builder()
+            tasks: Cache::builder()
                 .max_capacity(CACHED_TASKS)
                 .time_to_live(DEPLOYED_TTL)
                 .support_invalidation_closures()
@@ -81,23 +81,23 @@ impl Api {
             ids: IdGenerator::default(),
             in_flight: Semaphore::new(config.max_in_flight),
             tenants_in_flight: TenantSemaphores::new(config.max_tenant_in_flight),
-            batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, turn_wait),
-            uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, turn_wait),
+            batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
+            uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, permit_wait),
             workflows: FairSemaphore::new(
                 config.max_workflow_submissions,
                 config.max_tenant_workflow_submissions,
-                turn_wait,
+                permit_wait,
             ),
             streams: Arc::new(Semaphore::new(config.max_streams)),
             tenants_streams: TenantSemaphores::new(config.max_tenant_streams),
-            trees: FairSemaphore::new(MAX_TREES, 1, turn_wait),
-            results: FairSemaphore::new(MAX_RESULTS, MAX_TENANT_RESULTS, turn_wait),
+            trees: FairSemaphore::new(MAX_TREES, 1, permit_wait),
+            results: FairSemaphore::new(MAX_RESULTS, MAX_TENANT_RESULTS, permit_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },
             },
             drains: Semaphore::new(MAX_DRAINS),
-            checks: Turns::default(),
+            checks: CheckPermits::default(),
             config,
             broker,
             large: LargeStore(store.clone()),
@@ -106,7 +106,17 @@ impl Api {
         }
     }
 
-    /// What doing again, and actions on many jobs, need.
+    /// One job of the tenant.
+    pub(crate) async fn job(&self, tenant: &TenantId, id: JobId) -> Result<JobRecord, Problem> {
+        self.broker.job(tenant, id).await?.ok_or_else(|| Problem::no_job(id))
+    }
+
+    /// One workflow of the tenant.
+    pub(crate) async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowRecord, Problem> {
+        self.broker.workflow(tenant, id).await?.ok_or_else(|| Problem::no_workflow(id))
+    }
+
+    /// Everything that redriving and actions on many jobs need.
     pub(crate) fn carrier(&self) -> Carrier<'_> {
         Carrier { broker: &*self.broker, store: Some(&self.store), bounds: &self.config.bounds }
     }

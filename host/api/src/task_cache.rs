@@ -1,48 +1,28 @@
-//! A task as submissions see it: what its pointer means now, ready to be used many times.
+//! Tasks and routes as submissions see them: what they mean now, ready to be used many times.
 
 use std::sync::Arc;
 
-use umbel_compose::{RouteKind, RouteTable, Routes, TaskDocument};
-use umbel_model::{Digest, Parameter, PolicyPatch, TaskName, TenantId};
+use umbel_compose::{RouteKind, RouteTable, Routes, TaskFacts, ValueChecker};
+use umbel_model::{TaskName, TenantId};
 
-use crate::{
-    problem::{Code, Problem},
-    schemas::Schemas,
-    state::Api,
-    task_store,
-};
-
-/// A snapshot of a task. May be a second old on other servers than the one that deployed.
-#[derive(Debug)]
-pub(crate) struct Deployed {
-    pub(crate) name: TaskName,
-    pub(crate) digest: Digest,
-    pub(crate) parameters: Vec<Parameter>,
-    /// Each parameter's name and default as JSON text.
-    pub(crate) slots: Vec<Slot>,
-    pub(crate) schemas: Arc<Schemas>,
-    /// Code, over it the routes, over them the server's policy.
-    pub(crate) policy: PolicyPatch,
-}
-
-/// A parameter as text.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) name_json: String,
-    pub(crate) default_json: Option<String>,
-}
+use crate::{problem::Problem, schemas::SchemaChecker, state::Api, task_store};
 
 /// The task as it is deployed now.
-pub(crate) async fn deployed(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<Arc<Deployed>, Problem> {
+/// May be a second old on other servers than the one that deployed.
+pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<Arc<TaskFacts>, Problem> {
     let key = (tenant.clone(), name.clone());
-    if let Some(found) = api.deployed.get(&key).await {
+    if let Some(found) = api.tasks.get(&key).await {
         return Ok(found);
     }
     let (document, _) = task_store::get(api, tenant, name).await?;
     let routes = routes(api, tenant).await?;
-    let loaded = Arc::new(loaded(api, document, &routes).await?);
-    api.deployed.insert(key, loaded.clone()).await;
-    Ok(loaded)
+    let digest = document.digest().ok_or_else(|| Problem::record_unreadable("the task points at nothing"))?;
+    let schemas = api.schemas.get(digest, &document.task).await?;
+    let facts = document.facts(Some(&routes)).ok_or_else(Problem::see_log)?;
+    let checker: Arc<dyn ValueChecker> = Arc::new(SchemaChecker { schemas, permits: api.checks.clone() });
+    let facts = Arc::new(TaskFacts { checker: Some(checker), ..facts });
+    api.tasks.insert(key, facts.clone()).await;
+    Ok(facts)
 }
 
 /// The tenant's routes. May be a second old on other servers than the one that set them.
@@ -56,7 +36,7 @@ pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTabl
         let (_, table) = compiled(routes).await?;
         let table = table.map_err(|(at, why)| {
             tracing::error!(at, why, "a stored route cannot be used");
-            Problem::new(Code::RecordUnreadable, "a stored route cannot be used; set the routes again")
+            Problem::record_unreadable("a stored route cannot be used; set the routes again")
         })?;
         Ok::<_, Problem>(Arc::new(table))
     });
@@ -75,18 +55,6 @@ pub(crate) async fn compiled(routes: Routes) -> Result<(Routes, Result<RouteTabl
     });
     work.await.map_err(|error| {
         tracing::error!(%error, "compiling routes failed");
-        Problem::new(Code::Internal, "the routes cannot be compiled")
+        Problem::internal("the routes cannot be compiled")
     })
-}
-
-async fn loaded(api: &Api, document: TaskDocument, routes: &RouteTable) -> Result<Deployed, Problem> {
-    let digest = document.digest().ok_or_else(|| Problem::new(Code::RecordUnreadable, "the task points at nothing"))?;
-    let schemas = api.schemas.get(digest, &document.task).await?;
-    let policy = document.layered(Some(routes));
-    let parameters = document.task.parameters;
-    let slots = parameters.iter().map(|parameter| Slot {
-        name_json: serde_json::Value::from(parameter.name.as_str()).to_string(),
-        default_json: parameter.default.as_ref().map(ToString::to_string),
-    });
-    Ok(Deployed { name: document.task.name, digest, slots: slots.collect(), parameters, schemas, policy })
 }

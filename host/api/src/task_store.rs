@@ -1,9 +1,9 @@
-//! Reading and writing what is stored of tasks.
+//! The stored records of tasks and modules.
 //!
 //! Written only at the version that was read, so that two writers never undo each other.
 
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_compose::{Misplaced, TaskDocument};
+use umbel_compose::{TaskDocument, UnknownParameter};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
@@ -14,35 +14,16 @@ use crate::{
 /// Attempts to write against others who write the same task.
 pub(crate) const MAX_TRIES: usize = 8;
 
-/// A stored task and its version; none when there is no such task.
-pub(crate) async fn find(
-    api: &Api,
-    tenant: &TenantId,
-    name: &TaskName,
-) -> Result<Option<(TaskDocument, u64)>, Problem> {
-    let Some(document) = api.broker.document(tenant, DocumentKind::Task, name.as_str()).await? else {
-        return Ok(None);
-    };
-    Ok(Some((parsed(&document.body)?, document.version)))
-}
-
-/// As `find`, but an unknown task is a problem.
+/// A stored task and its version.
 pub(crate) async fn get(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<(TaskDocument, u64), Problem> {
-    find(api, tenant, name).await?.ok_or_else(|| unknown(name))
-}
-
-pub(crate) fn unknown(name: &TaskName) -> Problem {
-    Problem::new(Code::TaskNotFound, format!("no task `{name}`; push a module that describes it, or check the name"))
+    TaskDocument::read(&*api.broker, tenant, name).await?.ok_or_else(|| Problem::no_task(name))
 }
 
 pub(crate) fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Problem> {
-    serde_json::from_str(body).map_err(|error| {
-        tracing::error!(%error, "a stored document cannot be read");
-        Problem::new(Code::RecordUnreadable, "the server's log says more")
-    })
+    serde_json::from_str(body).map_err(|error| Problem::unreadable_record("the server's log says more", &error))
 }
 
-/// What is known of a module of the tenant.
+/// The record of a module of the tenant.
 pub(crate) async fn module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<Option<ModuleInfo>, Problem> {
     let document = api.broker.document(tenant, DocumentKind::Module, &digest.to_string()).await?;
     document.map(|document| parsed(&document.body)).transpose()
@@ -56,9 +37,9 @@ pub(crate) async fn described(
     name: &TaskName,
 ) -> Result<TaskDescription, Problem> {
     let info = module(api, tenant, digest).await?;
-    let info = info.ok_or_else(|| Problem::new(Code::ModuleNotFound, format!("no module {digest}; push it first")))?;
+    let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let found = info.tasks.into_iter().find(|task| task.name == *name);
-    found.ok_or_else(|| Problem::new(Code::TaskNotInModule, format!("{digest} does not describe `{name}`")))
+    found.ok_or_else(|| Problem::task_not_in_module(format!("{digest} does not describe `{name}`")))
 }
 
 /// Points the task at a module of the tenant: answers what is stored now, and whether anything changed.
@@ -68,9 +49,9 @@ pub(crate) async fn deploy(
     task: &TaskDescription,
     digest: Digest,
 ) -> Result<(TaskDocument, u64, bool), Problem> {
-    let at = crate::id_generator::now_ms();
+    let at = crate::time::now_ms();
     for _ in 0..MAX_TRIES {
-        let (document, expect) = match find(api, tenant, &task.name).await? {
+        let (document, expect) = match TaskDocument::read(&*api.broker, tenant, &task.name).await? {
             Some((document, version)) if document.digest() == Some(digest) => return Ok((document, version, false)),
             Some((mut document, version)) => {
                 document.deploy(task.clone(), digest, at);
@@ -107,31 +88,26 @@ pub(crate) async fn store(
         DocumentPut::Stored(version) => Some(version),
         DocumentPut::Conflict(_) => None,
         DocumentPut::Full => {
-            return Err(Problem::new(Code::TooManyDocuments, "the tenant has as many tasks as it may have"));
+            return Err(Problem::too_many_documents("the tenant has as many tasks as it may have"));
         }
     };
-    api.deployed.invalidate(&(tenant.clone(), name.clone())).await;
+    api.tasks.invalidate(&(tenant.clone(), name.clone())).await;
     Ok(stored)
 }
 
 pub(crate) fn busy(name: &TaskName) -> Problem {
-    Problem::new(Code::ConcurrentChange, format!("`{name}` was changed by others {MAX_TRIES} times; try again"))
+    Problem::concurrent_change(format!("`{name}` was changed by others {MAX_TRIES} times; try again"))
 }
 
 /// Checks what code and server decide together.
 pub(crate) fn check_policy(api: &Api, document: &TaskDocument) -> Result<(), Problem> {
     let policy = Policy::resolve(&document.task.policy.overlaid(&document.policy));
-    api.config.bounds.check(&policy).map_err(|e| invalid_policy(&e))?;
-    match Misplaced::in_policy(&policy, &document.task.parameters) {
-        Some(Misplaced { pointer, detail }) => {
+    api.config.bounds.check(&policy).map_err(|e| Problem::policy(&e))?;
+    let names: Vec<&str> = document.task.parameters.iter().map(|parameter| &*parameter.name).collect();
+    match UnknownParameter::in_policy(&policy, &names) {
+        Some(UnknownParameter { pointer, detail }) => {
             Err(Problem::of_field(Code::InvalidOption, &format!("policy{pointer}"), detail))
         }
         None => Ok(()),
     }
-}
-
-pub(crate) fn invalid_policy(error: &umbel_model::PolicyError) -> Problem {
-    let pointer = format!("/policy/{}", error.field.replace('.', "/"));
-    Problem::new(Code::InvalidPolicy, error.to_string())
-        .errors(vec![crate::problem::FieldError { pointer, detail: error.problem.clone() }])
 }

@@ -1,8 +1,15 @@
-//! Times as RFC 3339 in UTC with milliseconds.
+//! The clock, and times as RFC 3339 in UTC with milliseconds.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer};
 use umbel_model::UnixMs;
+
+/// This machine's clock, for ids and for people. It decides nothing.
+pub(crate) fn now_ms() -> UnixMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as UnixMs)
+}
 
 /// A time that is written for people and programs: `2026-11-22T12:00:00.000Z`.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,5 @@
-//! A connection whose client takes nothing for a while breaks. What it was sent is held in memory, and with it the places
-//! that its answer has: a reader who stops must not keep them.
+//! A time limit for writing: the connection of a client that reads nothing for a while breaks. Its answer is held in memory
+//! and holds permits, which a reader who stops must not keep.
 
 use std::{
     io,

@@ -4,12 +4,13 @@ use futures::{StreamExt as _, stream};
 use umbel_broker::{
     Broker, Cancelled, DocumentPut, Error, Expect, Forgot, NodePage, NodeWork, Result, Results, RunNow, Submitted,
 };
+use umbel_compose::Refusal;
 use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome::truncated};
 
 use crate::{
-    Action, Bulk, Carrier, Refusal, Repeater, State,
-    bulk::Position,
-    store::{MAX_TRIES, bury, drop_entry, drop_orphan, put, read},
+    Action, Bulk, Carrier, Redriver, State,
+    bulk::{MAX_TRIES, Position},
+    store::{bury, drop_entry, drop_orphan, put, read},
 };
 
 /// Calls of the broker under way at once.
@@ -17,18 +18,18 @@ const AT_ONCE: usize = 16;
 /// A page that was begun so long ago is taken up by another, milliseconds.
 const TURN_MS: u64 = 5_000;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advanced {
     /// There is more to do.
     Working,
-    /// Somebody else is at it, or a queue has no room for what is redriven: look again later.
+    /// Another replica works on it, or a queue has no room for redriven jobs: look again later.
     Waiting,
     /// It is over, or there is no such action.
     Ended,
 }
 
-/// What became of the jobs of one page.
+/// The outcomes of the jobs of one page.
 #[derive(Debug, Default)]
 struct Counts {
     done: u64,
@@ -44,8 +45,8 @@ enum Acted {
     Failed(String),
 }
 
-/// Does at most `max` jobs of an action. Any replica may, at any time: what one of them did and did not count, the next one
-/// does again without effect, and counts. `now` is this machine's clock. An error may be tried again.
+/// Does at most `max` jobs of an action. Any replica may, at any time: a page that one of them acted on and did not count, the next one
+/// acts on again without effect, and counts. `now` is this machine's clock. An error may be tried again.
 pub async fn advance(carrier: Carrier<'_>, tenant: &TenantId, id: JobId, now: UnixMs, max: u32) -> Result<Advanced> {
     let broker = carrier.broker;
     let found = match read(broker, tenant, id).await {
@@ -196,7 +197,7 @@ impl Counts {
     }
 }
 
-/// Done to one job. What was done to it before, and was not counted, is done.
+/// Acts on one job. One that was acted on before, and not counted, is done.
 async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Acted> {
     let broker = carrier.broker;
     Ok(match bulk.action {
@@ -235,7 +236,7 @@ async fn cancel(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, id: JobId) 
 async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
     let broker = carrier.broker;
     let request_id = bulk.id.to_string();
-    let mut repeater = Repeater::new(carrier, bulk.digest, &bulk.policy, &request_id);
+    let mut redriver = Redriver::new(carrier, bulk.digest, &bulk.policy, &request_id);
     let (mut counts, mut jobs) = (Counts::default(), Vec::new());
     let mut reads = Vec::with_capacity(bulk.doing.len());
     for id in &bulk.doing {
@@ -247,7 +248,7 @@ async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result
             counts.add(Acted::Skipped);
             continue;
         };
-        match repeater.repetition(&record, repeated_id(bulk, *old)).await? {
+        match redriver.redrive(&record, redriven_id(bulk, *old)).await? {
             Ok(job) => jobs.push(job),
             Err(Refusal::Node(_)) => counts.add(Acted::Skipped),
             Err(Refusal::Unavailable(why)) => return Err(Error::Unavailable(why)),
@@ -270,7 +271,7 @@ async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result
 }
 
 /// The id of the job that repeats `old`: the same each time, so that it is made once.
-fn repeated_id(bulk: &Bulk, old: JobId) -> JobId {
+fn redriven_id(bulk: &Bulk, old: JobId) -> JobId {
     let hash = Digest::of(&[bulk.id.to_bytes(), old.to_bytes()].concat()).hex();
     let random = u128::from_str_radix(&hash[..20], 16).expect("a digest is hexadecimal");
     // 79 bits, as of all ids.

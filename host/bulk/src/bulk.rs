@@ -6,7 +6,12 @@ use umbel_model::{JobId, JobState, PolicyPatch, UnixMs};
 
 use crate::Filter;
 
-/// What is done with each job.
+/// Attempts to write against others who write the same action.
+pub(crate) const MAX_TRIES: usize = 16;
+/// Older than any submission under way, milliseconds.
+pub(crate) const ORPHAN_MS: u64 = 600_000;
+
+/// The action on each job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {

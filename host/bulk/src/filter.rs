@@ -10,8 +10,8 @@ use umbel_model::{JobId, JobRecord, JobState, QueueName, TaskName, TenantId, Uni
 pub const MAX_IDS: usize = 1_000;
 /// Longest tag or header that is looked for, bytes: a workflow's may be so long.
 const MAX_LABEL_BYTES: usize = 1_280;
-/// By so much may the clocks of those who make ids and of the broker differ, milliseconds: a list that is bounded by time
-/// begins and ends so much outside of it, and looks at each job's own time.
+/// The clocks of id makers and of the broker may differ by so many milliseconds: a list that is bounded by time begins that
+/// much earlier and ends that much later, and looks at each job's own time.
 const CLOCK_SLACK_MS: u64 = 600_000;
 
 /// Criteria of jobs. What is not set does not matter.
@@ -82,7 +82,7 @@ mod time {
     }
 }
 
-/// What a spec of any kind says for filters.
+/// The labels of a spec of any kind.
 #[derive(Deserialize)]
 struct Labels {
     #[serde(default)]
@@ -134,7 +134,7 @@ impl Filter {
         if self.tag.is_none() && self.header.is_none() {
             return true;
         }
-        // What cannot be read has no labels.
+        // A spec that cannot be read has no labels.
         let Ok(labels) = serde_json::from_str::<Labels>(&record.spec) else { return false };
         let has = |header: &String| {
             let (name, value) = header.split_once(':').unwrap_or((header, ""));

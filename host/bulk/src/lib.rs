@@ -7,11 +7,11 @@
 
 mod advance;
 mod bulk;
-mod claims;
 mod filter;
-mod repeat;
+mod large_store;
+mod redrive;
+mod start_claims;
 mod store;
-mod values;
 
 use umbel_broker::Broker;
 use umbel_model::PolicyBounds;
@@ -20,17 +20,17 @@ use umbel_modules::ModuleStore;
 pub use advance::{Advanced, advance};
 pub use bulk::{Action, Bulk, State};
 pub use filter::{Filter, MAX_IDS};
-pub use repeat::{Refusal, Repeater};
+pub use large_store::LargeStore;
+pub use redrive::Redriver;
 pub use store::{Aborted, MAX_KEPT, MAX_RUNNING, Started, abort, list, load, running, start};
-pub use values::LargeStore;
 
-/// What carrying out an action needs.
+/// Everything that carrying out an action needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Carrier<'a> {
     pub broker: &'a dyn Broker,
-    /// Where large arguments lie; without it jobs that have them are not repeated.
+    /// The store of large arguments; without it jobs that have them are not repeated.
     pub store: Option<&'a ModuleStore>,
-    /// What a policy may ask for.
+    /// The operator's bounds of policies.
     pub bounds: &'a PolicyBounds,
 }
 

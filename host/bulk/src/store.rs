@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, PutDocument, Result};
 use umbel_model::{JobId, TenantId, UnixMs};
 
-use crate::{Action, Bulk, State, claims};
+use crate::{
+    Action, Bulk, State,
+    bulk::{MAX_TRIES, ORPHAN_MS},
+    start_claims,
+};
 
 /// Actions kept of one tenant; the oldest that ended make room.
 pub const MAX_KEPT: usize = 100;
 /// Actions of one tenant that run at once.
 pub const MAX_RUNNING: usize = 10;
-/// An entry without a document is older than any submission under way after this long, milliseconds.
-pub(crate) const ORPHAN_MS: u64 = 600_000;
-/// Attempts to write against others who write the same action.
-pub(crate) const MAX_TRIES: usize = 16;
 /// How names in the index begin: no action's id does.
 const INDEX: &str = "run:";
 
@@ -106,7 +106,7 @@ pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result
     for _ in 0..MAX_TRIES {
         // These before those that are kept: one that is in neither is written down only after this was read, and then this
         // start's own claim is refused.
-        let (claimed, expect) = claims::read(broker, tenant).await?;
+        let (claimed, expect) = start_claims::read(broker, tenant).await?;
         let kept = list(broker, tenant).await?;
         // The model answers at once: here others come between, as they do with a real broker.
         #[cfg(test)]
@@ -114,7 +114,7 @@ pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result
         if let Some(known) = with_key_of(&bulk, &kept) {
             return Ok(answer_of(&bulk, known, Started::Existing));
         }
-        let mut open = claims::open(claimed, &kept, bulk.created_at);
+        let mut open = start_claims::open(claimed, &kept, bulk.created_at);
         if let Some(known) = with_key_of(&bulk, &open) {
             // Whoever claimed it may have died.
             return match answer_of(&bulk, known, Started::Created) {
@@ -129,7 +129,7 @@ pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result
             return Ok(Started::TooMany);
         }
         open.push(bulk.clone());
-        match claims::write(broker, tenant, open, expect).await? {
+        match start_claims::write(broker, tenant, open, expect).await? {
             DocumentPut::Stored(_) => {}
             DocumentPut::Conflict(_) => continue,
             DocumentPut::Full => return Ok(Started::TooMany),
@@ -164,7 +164,7 @@ async fn store(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Sta
         body: Some(serde_json::to_string(&entry).expect("an entry has text keys only")),
     };
     if broker.put_document(&put_entry).await? == DocumentPut::Full {
-        claims::release(broker, tenant, bulk.id).await?;
+        start_claims::release(broker, tenant, bulk.id).await?;
         return Ok(Started::TooMany);
     }
     match put(broker, tenant, &bulk, Expect::Absent).await? {
@@ -172,7 +172,7 @@ async fn store(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Sta
         DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(Started::Created(Box::new(bulk))),
         DocumentPut::Full => {
             drop_entry(broker, tenant, bulk.id).await?;
-            claims::release(broker, tenant, bulk.id).await?;
+            start_claims::release(broker, tenant, bulk.id).await?;
             Ok(Started::TooMany)
         }
     }
@@ -228,7 +228,7 @@ pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Resu
     let from = after.unwrap_or(INDEX);
     let found = broker.documents(&home(), DocumentKind::Bulk, Some(from), max).await?;
     let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
-    let entries = entries.filter(|document| document.name != claims::CLAIMS);
+    let entries = entries.filter(|document| document.name != start_claims::CLAIMS);
     let readable = entries.filter_map(|document| match serde_json::from_str::<Entry>(&document.body) {
         Ok(entry) => Some((document.name, entry.tenant, entry.id)),
         // One that a newer release wrote must not stop the others.

@@ -13,8 +13,8 @@ use umbel_model::{
 };
 
 use crate::{
-    Aborted, Action, Advanced, Bulk, Carrier, Filter, MAX_KEPT, MAX_RUNNING, Started, State, abort, advance, claims,
-    list, load, running, start,
+    Aborted, Action, Advanced, Bulk, Carrier, Filter, MAX_KEPT, MAX_RUNNING, Started, State, abort, advance, list,
+    load, running, start, start_claims,
     store::{put, read},
 };
 
@@ -262,8 +262,8 @@ async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
     world.fail_all().await;
     let record = world.broker.job(&world.tenant, id).await.unwrap().unwrap();
     let policy = PolicyPatch { unique: Some(umbel_model::Uniqueness::First), ..PolicyPatch::default() };
-    let mut repeater = crate::Repeater::new(world.carrier(), umbel_compose::Digests::Pinned, &policy, "r");
-    let job = repeater.repetition(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap();
+    let mut redriver = crate::Redriver::new(world.carrier(), umbel_compose::Digests::Pinned, &policy, "r");
+    let job = redriver.redrive(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap();
     let broker_options = job.broker_options.unwrap();
     assert!(broker_options.unique.is_none());
     let limits = broker_options.limits.unwrap();
@@ -333,7 +333,7 @@ async fn of_submissions_at_once_no_more_start_than_may_run() {
 #[tokio::test]
 async fn what_a_server_wrote_down_before_it_died_is_started_by_the_next_one_with_its_key() {
     let world = World::new();
-    claims::write(&*world.broker, &world.tenant, vec![keyed(1, "body")], Expect::Absent).await.unwrap();
+    start_claims::write(&*world.broker, &world.tenant, vec![keyed(1, "body")], Expect::Absent).await.unwrap();
     let Started::Existing(bulk) = start(&*world.broker, &world.tenant, keyed(2, "body")).await.unwrap() else {
         panic!("it is that of the key");
     };
@@ -341,8 +341,8 @@ async fn what_a_server_wrote_down_before_it_died_is_started_by_the_next_one_with
     assert_eq!(world.finish(bulk.id).await.state, State::Done);
     // One that nobody asks for again gives its place back in the end.
     let abandoned = keyed(3, "");
-    assert_eq!(claims::open(vec![abandoned.clone()], &[], 2_001).len(), 1);
-    assert!(claims::open(vec![abandoned], &[], LATER).is_empty());
+    assert_eq!(start_claims::open(vec![abandoned.clone()], &[], 2_001).len(), 1);
+    assert!(start_claims::open(vec![abandoned], &[], LATER).is_empty());
 }
 
 #[tokio::test]

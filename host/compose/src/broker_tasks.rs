@@ -1,68 +1,69 @@
-//! Tasks as the broker has them, remembered for a moment.
+//! Tasks as the broker has them, remembered for a second.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use umbel_broker::{Broker, DocumentKind};
+use umbel_broker::Broker;
 use umbel_model::{TaskName, TenantId};
 
 use crate::{Error, Result, RouteTable, Routes, TaskDocument, TaskFacts, TaskSource};
 
 /// A deploy is seen at most this late.
 const TTL: Duration = Duration::from_secs(1);
-/// Tasks remembered at most.
+/// Entries of one cache at most.
 const MAX_CACHED: usize = 1_024;
 
-type Known = (Instant, Option<Arc<TaskFacts>>);
-
-/// Reads tasks from the broker's documents. Remembers each, also that there is none, for a second.
+/// Values that are forgotten after `TTL`.
 #[derive(Debug)]
-pub struct BrokerTasks {
-    broker: Arc<dyn Broker>,
-    known: Mutex<HashMap<(TenantId, TaskName), Known>>,
-    routes: Mutex<HashMap<TenantId, (Instant, Arc<RouteTable>)>>,
-}
+struct Cache<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 
-impl BrokerTasks {
-    pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, known: Mutex::default(), routes: Mutex::default() }
+impl<K: Hash + Eq, V: Clone> Cache<K, V> {
+    fn get(&self, key: &K) -> Option<V> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|(at, _)| at.elapsed() < TTL).map(|(_, value)| value.clone())
     }
 
-    /// The tenant's routes, at most a second old.
-    async fn routes(&self, tenant: &TenantId) -> Result<Arc<RouteTable>> {
-        {
-            let known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((at, table)) = known.get(tenant)
-                && at.elapsed() < TTL
-            {
-                return Ok(table.clone());
-            }
-        }
-        let (routes, _) = Routes::read(&*self.broker, tenant).await?;
-        let table = routes.compile().map_err(|(at, why)| Error::Corrupt(format!("route {at}: {why}")))?;
-        let (table, now) = (Arc::new(table), Instant::now());
-        let mut known = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_CACHED {
-            known.retain(|_, (at, _)| now.duration_since(*at) < TTL);
-        }
-        known.insert(tenant.clone(), (now, table.clone()));
-        Ok(table)
-    }
-
-    fn remember(&self, key: (TenantId, TaskName), facts: Option<Arc<TaskFacts>>) {
+    fn insert(&self, key: K, value: V) {
         let now = Instant::now();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_CACHED {
             known.retain(|_, (at, _)| now.duration_since(*at) < TTL);
             if known.len() >= MAX_CACHED {
                 known.clear();
             }
         }
-        known.insert(key, (now, facts));
+        known.insert(key, (now, value));
+    }
+}
+
+/// Reads tasks from the broker's documents. Remembers each, also that there is none, for a second.
+#[derive(Debug)]
+pub struct BrokerTasks {
+    broker: Arc<dyn Broker>,
+    tasks: Cache<(TenantId, TaskName), Option<Arc<TaskFacts>>>,
+    routes: Cache<TenantId, Arc<RouteTable>>,
+}
+
+impl BrokerTasks {
+    pub fn new(broker: Arc<dyn Broker>) -> Self {
+        Self { broker, tasks: Cache(Mutex::default()), routes: Cache(Mutex::default()) }
+    }
+
+    /// The tenant's routes, at most a second old.
+    async fn routes(&self, tenant: &TenantId) -> Result<Arc<RouteTable>> {
+        if let Some(table) = self.routes.get(tenant) {
+            return Ok(table);
+        }
+        let (routes, _) = Routes::read(&*self.broker, tenant).await?;
+        let table = routes.compile().map_err(|(at, why)| Error::Corrupt(format!("route {at}: {why}")))?;
+        let table = Arc::new(table);
+        self.routes.insert(tenant.clone(), table.clone());
+        Ok(table)
     }
 }
 
@@ -70,28 +71,17 @@ impl BrokerTasks {
 impl TaskSource for BrokerTasks {
     async fn task(&self, tenant: &TenantId, name: &TaskName) -> Result<Option<Arc<TaskFacts>>> {
         let key = (tenant.clone(), name.clone());
-        // In a block: the lock is not held while the broker is asked.
-        {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((at, facts)) = known.get(&key)
-                && at.elapsed() < TTL
-            {
-                return Ok(facts.clone());
-            }
+        if let Some(known) = self.tasks.get(&key) {
+            return Ok(known);
         }
-        let facts = match self.broker.document(tenant, DocumentKind::Task, name.as_str()).await? {
+        let facts = match TaskDocument::read(&*self.broker, tenant, name).await? {
             None => None,
-            Some(document) => {
-                let parsed: TaskDocument = serde_json::from_str(&document.body)
-                    .map_err(|error| Error::Corrupt(format!("task `{name}`: {error}")))?;
-                let routes = self.routes(tenant).await?;
-                let facts = parsed
-                    .facts(Some(&routes))
-                    .ok_or_else(|| Error::Corrupt(format!("task `{name}` points at nothing")))?;
-                Some(Arc::new(facts))
+            Some((document, _)) => {
+                let facts = document.facts(Some(&*self.routes(tenant).await?));
+                Some(Arc::new(facts.ok_or_else(|| Error::Corrupt(format!("task `{name}` points at nothing")))?))
             }
         };
-        self.remember(key, facts.clone());
+        self.tasks.insert(key, facts.clone());
         Ok(facts)
     }
 }

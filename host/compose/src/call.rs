@@ -1,123 +1,97 @@
-//! Whether a call fits its task, before it is known what it will be called with.
+//! Whether a call of a workflow's node fits its task, before it is known what it will be called with.
 //!
-//! A node that takes the result of its source gets it in front of its own arguments: how many arguments there will be is
-//! known now, and only the value of the first is not.
-
-use umbel_model::{
-    Parameter,
-    canvas::{Each, Signature},
-};
+//! A node that takes the result of its source gets it in front of its own arguments, and the items of a `map` or `starmap`
+//! come behind them: how many arguments there will be is known now, and the values of these are not.
 
 use serde_json::value::RawValue;
+use umbel_model::{BindError, BindProblem, Binding, NodeArguments, ParameterText, binding::escape};
 
-use crate::error::{FaultKind, Faults, escape};
+use crate::error::{FaultKind, Faults};
 
 /// A call and where it is written.
+#[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    pub(crate) signature: &'a Signature,
+    pub(crate) arguments: &'a NodeArguments,
     /// The result of its source goes in front of its arguments.
     pub(crate) takes: bool,
     pub(crate) pointer: &'a str,
 }
 
-/// How many parameters are filled by position: least and most over the items of a starmap. None when nothing is called.
-struct Filled {
-    least: usize,
-    most: usize,
-}
-
 impl<'a> Call<'a> {
-    /// Parameters that the own `args` begin with.
-    fn first(&self) -> usize {
-        usize::from(self.takes)
+    /// Binds the call with so many items behind its own arguments. A value that is not known yet is none.
+    pub(crate) fn bind<'p>(
+        &self,
+        parameters: &'p [ParameterText],
+        items: usize,
+    ) -> (Binding<'p, Option<&'a RawValue>>, Vec<BindError>) {
+        let NodeArguments { args, kwargs, .. } = self.arguments;
+        let args = args.iter().map(|value| Some(&**value));
+        let args = self.takes.then_some(None).into_iter().chain(args).chain(std::iter::repeat_n(None, items));
+        Binding::partial(parameters, args, kwargs.iter().map(|(name, value)| (name.as_str(), Some(&**value))))
     }
 
-    fn filled(&self) -> Option<Filled> {
-        let own = self.first() + self.signature.args.len();
-        let same = |count| Some(Filled { least: count, most: count });
-        match &self.signature.each {
-            None => same(own),
-            Some(Each::Map(items)) if items.is_empty() => None,
-            Some(Each::Map(_)) => same(own + 1),
-            Some(Each::Starmap(items)) => {
-                let least = items.iter().map(Vec::len).min()?;
-                let most = items.iter().map(Vec::len).max()?;
-                Some(Filled { least: own + least, most: own + most })
+    /// The least and the most items of one call of the task; none when there is no call, because there are no items.
+    fn items(&self) -> Option<(usize, usize)> {
+        match (&self.arguments.map, &self.arguments.starmap) {
+            (Some(items), _) => (!items.is_empty()).then_some((1, 1)),
+            (None, Some(items)) => {
+                let lengths = || items.iter().map(Vec::len);
+                lengths().min().zip(lengths().max())
             }
+            (None, None) => Some((0, 0)),
         }
     }
 
-    /// Whether the call fits. Looks at no value.
-    pub(crate) fn fits(&self, parameters: &[Parameter]) -> bool {
-        let own = self.first() + self.signature.args.len();
-        let filled = self.filled();
-        let most = filled.as_ref().map_or(own, |f| f.most);
-        let kwargs = &self.signature.kwargs;
-        let named = |name: &str| parameters.iter().position(|p| p.name == name).is_some_and(|at| at >= most);
-        most <= parameters.len()
-            && kwargs.keys().all(|name| named(name))
-            && filled.is_none_or(|filled| {
-                let rest = parameters.get(filled.least..).unwrap_or_default();
-                rest.iter().all(|p| p.default.is_some() || kwargs.contains_key(&p.name))
-            })
+    /// Whether the call fits: notes why not. Looks at no value.
+    pub(crate) fn fits(&self, parameters: &[ParameterText], faults: &mut Faults) -> bool {
+        let items = self.items();
+        let (least, most) = items.unwrap_or((0, 0));
+        let mut errors = self.bind(parameters, most).1;
+        if least < most || items.is_none() {
+            errors.retain(|error| error.problem != BindProblem::Missing);
+        }
+        if least < most {
+            let missing = self.bind(parameters, least).1;
+            errors.extend(missing.into_iter().filter(|error| error.problem == BindProblem::Missing));
+        }
+        for error in &errors {
+            let (pointer, detail) = self.explained(parameters, error);
+            faults.add(FaultKind::Arguments, pointer, detail);
+        }
+        errors.is_empty()
     }
 
-    /// Why the call does not fit: what `fits` refuses, in words, until `faults` are full.
-    pub(crate) fn explain(&self, parameters: &[Parameter], faults: &mut Faults) {
-        let fault =
-            |faults: &mut Faults, pointer: String, detail: String| faults.add(FaultKind::Arguments, pointer, detail);
-        let own = self.first() + self.signature.args.len();
-        let filled = self.filled();
-        let most = filled.as_ref().map_or(own, |f| f.most);
-        if most > parameters.len() {
-            let with = if self.takes { ", with the result of what comes before it" } else { "" };
-            let detail = format!("the task takes {} arguments and {most} were given{with}", parameters.len());
-            fault(faults, self.first_too_many(parameters.len()), detail);
+    /// An error of the binding, in the words and at the place of the canvas.
+    fn explained(&self, parameters: &[ParameterText], error: &BindError) -> (String, String) {
+        let named = || format!("{}{}", self.pointer, error.pointer);
+        let taken = || parameters.first().is_some_and(|p| error.pointer == format!("/kwargs/{}", escape(&p.name)));
+        match error.problem {
+            BindProblem::TooMany => {
+                let with = if self.takes { ", with the result of what comes before it" } else { "" };
+                (self.first_too_many(parameters.len()), format!("{}{with}", error.detail))
+            }
+            BindProblem::GivenTwice if self.takes && taken() => {
+                (named(), "was given twice: by name, and by the result of what comes before it".into())
+            }
+            _ => (named(), error.detail.clone()),
         }
-        for name in self.signature.kwargs.keys() {
-            if faults.is_full() {
-                return;
-            }
-            let pointer = || format!("{}/kwargs/{}", self.pointer, escape(name));
-            match parameters.iter().position(|p| p.name == *name) {
-                None => {
-                    let known: Vec<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
-                    let known = known.join(", ");
-                    fault(faults, pointer(), format!("the task has no parameter of this name; it has: {known}"));
-                }
-                Some(0) if self.takes => {
-                    let detail = "was given twice: by name, and by the result of what comes before it";
-                    fault(faults, pointer(), detail.into());
-                }
-                Some(at) if at < most => fault(faults, pointer(), "was given twice: by position and by name".into()),
-                Some(_) => {}
-            }
-        }
-        let Some(Filled { least, .. }) = filled else { return };
-        for parameter in parameters.get(least..).unwrap_or_default() {
-            if faults.is_full() {
-                return;
-            }
-            if parameter.default.is_none() && !self.signature.kwargs.contains_key(&parameter.name) {
-                let pointer = format!("{}/kwargs/{}", self.pointer, escape(&parameter.name));
-                fault(faults, pointer, format!("the required parameter `{}` is missing", parameter.name));
-            }
-        }
+    }
+
+    /// Parameters that are filled by position before any item.
+    fn own(&self) -> usize {
+        usize::from(self.takes) + self.arguments.args.len()
     }
 
     /// Where the first argument is that the task does not take.
     fn first_too_many(&self, takes: usize) -> String {
-        let own = self.first() + self.signature.args.len();
-        match &self.signature.each {
-            _ if own > takes && takes >= self.first() => format!("{}/args/{}", self.pointer, takes - self.first()),
+        let (first, own) = (usize::from(self.takes), self.own());
+        match (&self.arguments.map, &self.arguments.starmap) {
+            _ if own > takes && takes >= first => format!("{}/args/{}", self.pointer, takes - first),
             // The result of what comes before it is one too many.
             _ if own > takes => self.pointer.to_owned(),
-            Some(Each::Map(_)) => format!("{}/map/0", self.pointer),
-            Some(Each::Starmap(items)) => {
-                let at = items.iter().position(|item| own + item.len() > takes).unwrap_or(0);
-                self.item(at)
-            }
-            None => self.pointer.to_owned(),
+            (Some(_), _) => format!("{}/map/0", self.pointer),
+            (None, Some(items)) => self.item(items.iter().position(|item| own + item.len() > takes).unwrap_or(0)),
+            (None, None) => self.pointer.to_owned(),
         }
     }
 
@@ -132,26 +106,19 @@ impl<'a> Call<'a> {
     }
 
     /// Every value that is known, with the parameter it is for and a way to say where it is.
-    pub(crate) fn values(&self, parameters: &[Parameter]) -> Vec<(usize, &'a RawValue, Place<'a>)> {
-        let signature = self.signature;
-        let (first, own) = (self.first(), self.first() + signature.args.len());
+    pub(crate) fn values(&self, parameters: &[ParameterText]) -> Vec<(usize, &'a RawValue, Place<'a>)> {
+        let NodeArguments { args, kwargs, map, starmap, .. } = self.arguments;
+        let (first, own) = (usize::from(self.takes), self.own());
         let mut values: Vec<(usize, &RawValue, Place<'_>)> =
-            signature.args.iter().enumerate().map(|(at, v)| (first + at, &**v, Place::Argument(at))).collect();
-        for (name, value) in &signature.kwargs {
+            args.iter().enumerate().map(|(at, v)| (first + at, &**v, Place::Argument(at))).collect();
+        for (name, value) in kwargs {
             if let Some(at) = parameters.iter().position(|p| p.name == *name) {
                 values.push((at, value, Place::Named(name)));
             }
         }
-        match &signature.each {
-            None => {}
-            Some(Each::Map(items)) => {
-                values.extend(items.iter().enumerate().map(|(n, item)| (own, &**item, Place::Mapped(n))));
-            }
-            Some(Each::Starmap(items)) => {
-                for (n, item) in items.iter().enumerate() {
-                    values.extend(item.iter().enumerate().map(|(at, v)| (own + at, &**v, Place::Starred(n, at))));
-                }
-            }
+        values.extend(map.iter().flatten().enumerate().map(|(n, item)| (own, &**item, Place::Mapped(n))));
+        for (n, item) in starmap.iter().flatten().enumerate() {
+            values.extend(item.iter().enumerate().map(|(at, v)| (own + at, &**v, Place::Starred(n, at))));
         }
         values
     }

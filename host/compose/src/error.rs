@@ -1,6 +1,6 @@
-//! What can be wrong with a canvas, each with its place.
+//! Faults of a submission, each with its pointer.
 
-/// Places that are named at most.
+/// Faults that are reported at most.
 const MAX_FAULTS: usize = 64;
 /// Longest detail, bytes: it may quote what was sent.
 const MAX_DETAIL_BYTES: usize = 1_024;
@@ -41,7 +41,7 @@ impl FaultKind {
     }
 }
 
-/// One place that is wrong.
+/// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub kind: FaultKind,
@@ -50,16 +50,16 @@ pub struct Fault {
     pub detail: String,
 }
 
-/// Why a canvas did not become a workflow.
+/// Why a submission was not composed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The places that are wrong: one at least, 64 at most.
+    /// One fault at least, 64 at most.
     #[error("{}", first(.0))]
     Refused(Vec<Fault>),
     #[error(transparent)]
     Broker(#[from] umbel_broker::Error),
-    /// What is stored of a task or a workflow cannot be read.
+    /// A stored record of a task or a workflow cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Corrupt(String),
     /// Whoever knows the tasks could not answer; says why.
@@ -72,6 +72,18 @@ pub enum Error {
 
 fn first(faults: &[Fault]) -> String {
     faults.first().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).unwrap_or_default()
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::Refused(vec![fault])
+    }
+}
+
+impl From<Faults> for Error {
+    fn from(faults: Faults) -> Self {
+        Self::Refused(faults.0)
+    }
 }
 
 impl Error {
@@ -116,7 +128,7 @@ impl Faults {
 
     /// An error if there are any.
     pub(crate) fn done(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Refused(self.0)) }
+        if self.0.is_empty() { Ok(()) } else { Err(self.into()) }
     }
 }
 
@@ -124,10 +136,5 @@ impl Faults {
 pub(crate) fn refused(kind: FaultKind, pointer: String, detail: impl Into<String>) -> Error {
     let mut faults = Faults::default();
     faults.add(kind, pointer, detail);
-    Error::Refused(faults.0)
-}
-
-/// A JSON pointer's reference token (RFC 6901).
-pub(crate) fn escape(token: &str) -> String {
-    token.replace('~', "~0").replace('/', "~1")
+    faults.into()
 }

@@ -1,28 +1,26 @@
-//! JSON of a wrong shape: where, and in words for people.
+//! Errors in JSON of a wrong shape: the field, and the cause in words for people.
 //!
-//! Made of what serde says, which is for programmers; looked for only once reading has failed.
+//! Made of the messages of serde, which are for programmers. Computed only once reading has failed.
 
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
-use umbel_model::{JobState, outcome::truncated};
-
-use crate::error::escape;
+use umbel_model::{JobState, binding::escape, outcome::truncated};
 
 /// Longest pointer and detail, bytes: they may quote what was sent.
 const MAX_BYTES: usize = 1_024;
 
-/// What is wrong with some JSON.
+/// An error in some JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misread {
+pub struct JsonError {
     /// JSON pointer into it; empty when it is wrong as a whole.
     pub pointer: String,
     pub detail: String,
 }
 
-impl Misread {
+impl JsonError {
     /// Why this text is no `T`; none when it is one.
     pub fn of_text<'de, T: Deserialize<'de>>(text: &'de str) -> Option<Self> {
         let error = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)).err()?;
@@ -57,7 +55,7 @@ fn without_position(message: &str) -> &str {
     message.rsplit_once(" at line ").map_or(message, |(before, _)| before)
 }
 
-/// What serde says, in words for people.
+/// A message of serde, in words for people.
 pub fn plain(message: &str) -> String {
     let message = without_position(message);
     if message.contains("untagged enum States") {
@@ -131,9 +129,9 @@ mod tests {
 
     use super::*;
 
-    fn misread(value: &Value) -> (String, String) {
-        let by_value = Misread::of_value::<PolicyPatch>(value).unwrap();
-        assert_eq!(Misread::of_text::<PolicyPatch>(&value.to_string()).unwrap().pointer, by_value.pointer);
+    fn error_of(value: &Value) -> (String, String) {
+        let by_value = JsonError::of_value::<PolicyPatch>(value).unwrap();
+        assert_eq!(JsonError::of_text::<PolicyPatch>(&value.to_string()).unwrap().pointer, by_value.pointer);
         (by_value.pointer, by_value.detail)
     }
 
@@ -158,11 +156,11 @@ mod tests {
             (json!({"acks": "x"}), "/acks", "`x` is not known; write `late` or `early`"),
             (json!({"acks": 1}), "/acks", "write one of the names that are known here; this is 1"),
         ] {
-            let found = Misread::of_value::<PolicyPatch>(&value).unwrap();
+            let found = JsonError::of_value::<PolicyPatch>(&value).unwrap();
             assert_eq!((found.pointer.as_str(), found.detail.as_str()), (pointer, detail), "{value}");
-            assert_eq!(Misread::of_text::<PolicyPatch>(&value.to_string()).unwrap().pointer, pointer);
+            assert_eq!(JsonError::of_text::<PolicyPatch>(&value.to_string()).unwrap().pointer, pointer);
         }
-        let (pointer, detail) = misread(&json!({"prioritty": 1}));
+        let (pointer, detail) = error_of(&json!({"prioritty": 1}));
         assert_eq!(pointer, "/prioritty");
         assert!(detail.starts_with("there is no `prioritty`; there are `queue`, `priority`, "), "{detail}");
     }
@@ -174,9 +172,9 @@ mod tests {
             #[expect(dead_code, reason = "only read")]
             task: String,
         }
-        let found = Misread::of_text::<Body>("{}").unwrap();
+        let found = JsonError::of_text::<Body>("{}").unwrap();
         assert_eq!((found.pointer.as_str(), found.detail.as_str()), ("/task", "`task` is missing"));
-        assert_eq!(Misread::of_text::<Body>(r#"{"task": ""}"#), None);
+        assert_eq!(JsonError::of_text::<Body>(r#"{"task": ""}"#), None);
     }
 
     #[test]

@@ -1,32 +1,38 @@
-//! From a canvas to a workflow to store: planned, its tasks looked up, its calls checked, its policies decided.
+//! Makes what is stored of a submission: its tasks looked up, its calls checked, its policies decided.
 //!
-//! Used wherever canvases come in: by the API, and by workers for what guests submit. A `Composer` answers the head and
-//! the nodes that `umbel_broker` stores, or every place of the canvas that is wrong. This crate must not know HTTP.
+//! A `JobTemplate` makes jobs of calls, a `Composer` makes workflows of canvases, `redrive` makes new jobs of dead ones. The
+//! API uses them for what comes over HTTP, workers for what guests submit. A submission that cannot be stored is refused
+//! with a list of its faults. This crate must not know HTTP.
 
 mod broker_options;
 mod broker_tasks;
 mod call;
 mod error;
+mod job;
 mod json_error;
 mod limits;
 mod options;
+mod redrive;
 mod resume;
 mod routes;
 mod task;
 mod task_document;
 mod templates;
+mod unknown_parameter;
 mod workflow;
 
-pub use broker_options::{BrokerOptionRule, Misplaced};
 pub use broker_tasks::BrokerTasks;
 pub use error::{Error, Fault, FaultKind, Result};
-pub use json_error::{Misread, plain};
+pub use job::{JobDraft, JobTemplate};
+pub use json_error::{JsonError, plain};
 pub use limits::{Limits, Rules, Stamps};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
+pub use redrive::{Redrive, Refusal};
 pub use resume::{Digests, FailedWorkflow};
 pub use routes::{MAX_ROUTES, ROUTES_NAME, Route, RouteKind, RouteTable, Routes};
-pub use task::{Complaints, TaskFacts, TaskSource};
+pub use task::{Complaints, TaskFacts, TaskSource, ValueChecker};
 pub use task_document::{Deploy, TaskDocument};
+pub use unknown_parameter::UnknownParameter;
 pub use workflow::{Composed, Composer, Composing, Head};
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! What a canvas may be, and what its jobs inherit.
+//! The limits of submissions, and the stamps that jobs inherit.
 
 use std::collections::BTreeMap;
 
-use umbel_model::{NodeSpec, PolicyBounds, WorkflowSpec, canvas::CanvasLimits};
+use umbel_model::{NodeSpec, PolicyBounds, WorkflowSpec, binding::escape, canvas::CanvasLimits};
 
-use crate::error::{FaultKind, Faults, Result, escape};
+use crate::error::{FaultKind, Faults, Result};
 
 /// Longest name and tag, bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -39,14 +39,14 @@ impl Default for Limits {
     }
 }
 
-/// What an operator allows.
+/// The limits that an operator sets.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     pub bounds: PolicyBounds,
     pub limits: Limits,
 }
 
-/// What every job of a workflow inherits from it.
+/// Labels that every job of a submission gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stamps {
     pub tags: Vec<String>,
@@ -67,7 +67,7 @@ impl From<WorkflowSpec> for Stamps {
     }
 }
 
-/// Checks what people write on a workflow. Pointers are those of a request's body.
+/// Checks the name, tags and headers of a workflow. Pointers are those of a request's body.
 pub(crate) fn check_labels(name: Option<&str>, stamps: &Stamps) -> Result<()> {
     let mut faults = Faults::default();
     let fine = |text: &str, max| (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use umbel_broker::Start;
-use umbel_model::{Canvas, PolicyPatch, UnixMs, outcome::MAX_DELAY_MS, outcome::truncated};
+use umbel_model::{Canvas, PolicyPatch, UnixMs, binding::escape, outcome::MAX_DELAY_MS, outcome::truncated};
 
-use crate::{Fault, FaultKind, Misread, error::escape, plain};
+use crate::{Error, Fault, FaultKind, JsonError, Result, plain};
 
 /// Options that are no field of a policy.
 const OTHERS: &str =
@@ -26,7 +26,7 @@ const MAX_VALUE_CHARS: usize = 256;
 /// Steps that follow one end of a job.
 pub const MAX_CALLBACKS: usize = 16;
 
-/// What a caller may say of a job beyond its arguments.
+/// The options of a job: everything that a caller may set apart from its arguments.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     pub policy: PolicyPatch,
@@ -54,7 +54,14 @@ struct Callbacks<'a> {
 impl Options {
     /// Reads `options`: the fields of a policy, and `countdown_ms`, `eta`, `expires_at`, `idempotency_key`, `tags`,
     /// `headers`, `on_success`, `on_failure`. Pointers begin with `/options`.
-    pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// The first option that cannot be used.
+    pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self> {
+        Self::read(json, now_ms).map_err(Error::from)
+    }
+
+    fn read(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
         let shape = |pointer: &str, detail: String| Fault {
             kind: FaultKind::Options,
             pointer: format!("/options{pointer}"),
@@ -81,7 +88,7 @@ impl Options {
         }
         let fields = Value::Object(fields);
         let policy = PolicyPatch::deserialize(&fields).map_err(|error| {
-            let Some(Misread { pointer, detail }) = Misread::of_value::<PolicyPatch>(&fields) else {
+            let Some(JsonError { pointer, detail }) = JsonError::of_value::<PolicyPatch>(&fields) else {
                 return whole(error);
             };
             let is_unknown = detail.starts_with("there is no ");

@@ -1,6 +1,6 @@
 //! A new workflow of one that failed: what succeeded is kept, the rest is done again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,14 +9,14 @@ use umbel_broker::{
     ValueError, WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
-    JobState, NodeArguments, NodeSpec, Parameter, TenantId, WorkflowId,
-    canvas::{Each, Join, Node, NodeEnd, Signature, Work, resume},
+    JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId,
+    canvas::{Join, Node, NodeEnd, Signature, Work, resume},
     large_value::REFERENCE,
 };
 
 use crate::{
     Composed, Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
-    broker_options::NodeBrokerOptions,
+    broker_options::BrokerOptionsRule,
     call::Call,
     error::{Faults, refused},
     templates::rest_after_spec,
@@ -83,8 +83,7 @@ impl FailedWorkflow {
 /// Puts the result of a replaced job, or a large one, in its record: it will be another job's. Answers the size of the node's result, bytes.
 async fn settle_result(at: NodeAt<'_>, node: &mut NodeRecord, left: usize) -> Result<usize> {
     let NodeWork::Job { record, .. } = &mut node.work else { return Ok(0) };
-    let is_reference =
-        record.result.as_ref().is_some_and(|result| umbel_model::LargeValue::from_reference(result.get()).is_some());
+    let is_reference = record.result.as_ref().is_some_and(|result| LargeValue::from_reference(result.get()).is_some());
     if record.state == JobState::Succeeded && (record.child.is_some() || is_reference) {
         let text = value_of(at, left).await.map_err(|error| match error {
             ValueError::Broker(error) => Error::Broker(error),
@@ -126,84 +125,69 @@ impl<'c> Composer<'c> {
                 known.ok_or_else(|| Error::Corrupt(format!("node {} has no template", node.number)))?.nodes += 1;
             }
         }
-        let (current, broker_options) = self.restamped(&mut templates, digests).await?;
+        let specs = self.restamped(&mut templates, digests).await?;
         if digests == Digests::Current {
-            self.check_again(&nodes, &ends, &current)?;
+            check_again(&nodes, &ends, &specs)?;
         }
-        let nodes: Vec<NewNode> = nodes
-            .into_iter()
-            .zip(ends)
-            .map(|(node, end)| renewed(node, end, &broker_options))
-            .collect::<Result<_>>()?;
+        let nodes: Vec<NewNode> =
+            nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end, &specs)).collect::<Result<_>>()?;
         let mut head = self.head(head, Some(record.id))?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
         Ok(Composed { head, nodes })
     }
 
-    /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the
-    /// parameters of each template that is used, and how the broker options of each are made.
+    /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the spec of
+    /// each template, and how its broker options are made.
     async fn restamped(
         &self,
         templates: &mut [NodeTemplate],
         digests: Digests,
-    ) -> Result<(Vec<Vec<Parameter>>, Vec<NodeBrokerOptions>)> {
-        let mut broker_options = Vec::with_capacity(templates.len());
-        let mut parameters = vec![Vec::new(); templates.len()];
-        let mut tasks: HashMap<umbel_model::TaskName, std::sync::Arc<TaskFacts>> = HashMap::new();
+    ) -> Result<Vec<(NodeSpec, BrokerOptionsRule)>> {
+        let mut specs = Vec::with_capacity(templates.len());
+        let mut tasks: HashMap<TaskName, Arc<TaskFacts>> = HashMap::new();
         let mut left = self.rules.limits.max_bytes;
         for (at, template) in templates.iter_mut().enumerate() {
             let mut spec: NodeSpec = serde_json::from_str(&template.spec)
                 .map_err(|e| Error::Corrupt(format!("template {at} of the workflow: {e}")))?;
             if digests == Digests::Current && template.nodes > 0 {
-                let facts = match tasks.get(&spec.task) {
-                    Some(facts) => facts.clone(),
-                    None => {
-                        let found = self.tasks.task(self.tenant, &spec.task).await?;
-                        let detail = || format!("the task `{}` is gone", spec.task);
-                        let found =
-                            found.ok_or_else(|| refused(FaultKind::TaskNotFound, "/digest".into(), detail()))?;
-                        tasks.insert(spec.task.clone(), found.clone());
-                        found
-                    }
-                };
-                spec.digest = facts.digest;
-                spec.parameters = facts.texts();
-                parameters[at] = facts.parameters.clone();
+                if !tasks.contains_key(&spec.task) {
+                    let found = self.tasks.task(self.tenant, &spec.task).await?;
+                    let detail = || format!("the task `{}` is gone", spec.task);
+                    let found = found.ok_or_else(|| refused(FaultKind::TaskNotFound, "/digest".into(), detail()))?;
+                    tasks.insert(spec.task.clone(), found);
+                }
+                spec.digest = tasks[&spec.task].digest;
+                spec.parameters = tasks[&spec.task].parameters.clone();
             }
             spec.traceparent = self.stamps.traceparent.clone();
             spec.request_id = self.stamps.request_id.clone();
             spec.tags = self.stamps.tags.clone();
             spec.headers = self.stamps.headers.clone();
-            broker_options.push(NodeBrokerOptions::new(&spec));
             template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
             left = rest_after_spec(left, &template.spec, self.rules)?;
+            let rule = BrokerOptionsRule::without_uniqueness(&Policy::resolve(&spec.policy), &spec.task);
+            specs.push((spec, rule));
         }
-        Ok((parameters, broker_options))
+        Ok(specs)
     }
+}
 
-    /// Whether what is done again still fits its tasks.
-    fn check_again(&self, nodes: &[NodeRecord], ends: &[NodeEnd], parameters: &[Vec<Parameter>]) -> Result<()> {
-        let mut faults = Faults::default();
-        for (node, end) in nodes.iter().zip(ends) {
-            let (NodeWork::Job { record, template, takes }, NodeEnd::Redo { .. }) = (&node.work, end) else { continue };
-            let text = record.node.as_ref().map_or("{}", |node| &node.arguments);
-            let arguments: NodeArguments = serde_json::from_str(text)
-                .map_err(|e| Error::Corrupt(format!("arguments of node {}: {e}", node.number)))?;
-            let each = arguments.map.map(Each::Map).or(arguments.starmap.map(Each::Starmap));
-            let (args, kwargs) = (arguments.args, arguments.kwargs);
-            let signature = Signature { args, kwargs, each, ..Signature::new(record.task.clone()) };
-            let pointer = format!("/nodes/{}", node.number);
-            let call = Call { signature: &signature, takes: *takes, pointer: &pointer };
-            let parameters = parameters.get(*template as usize).map_or(&[][..], Vec::as_slice);
-            if !call.fits(parameters) {
-                call.explain(parameters, &mut faults);
-            }
-            if faults.is_full() {
-                break;
-            }
+/// Whether what is done again still fits its tasks.
+fn check_again(nodes: &[NodeRecord], ends: &[NodeEnd], specs: &[(NodeSpec, BrokerOptionsRule)]) -> Result<()> {
+    let mut faults = Faults::default();
+    for (node, end) in nodes.iter().zip(ends) {
+        let (NodeWork::Job { record, template, takes }, NodeEnd::Redo { .. }) = (&node.work, end) else { continue };
+        let text = record.node.as_ref().map_or("{}", |node| &node.arguments);
+        let arguments: NodeArguments = serde_json::from_str(text)
+            .map_err(|e| Error::Corrupt(format!("arguments of node {}: {e}", node.number)))?;
+        let pointer = format!("/nodes/{}", node.number);
+        let call = Call { arguments: &arguments, takes: *takes, pointer: &pointer };
+        call.fits(specs.get(*template as usize).map_or(&[], |(spec, _)| &spec.parameters), &mut faults);
+        if faults.is_full() {
+            break;
         }
-        faults.done()
     }
+    faults.done()
 }
 
 /// The node as `resume` looks at it: what it is called with makes no difference there.
@@ -236,7 +220,7 @@ fn state(node: &NodeRecord) -> JobState {
     }
 }
 
-fn renewed(node: NodeRecord, end: NodeEnd, broker_options: &[NodeBrokerOptions]) -> Result<NewNode> {
+fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule)]) -> Result<NewNode> {
     let NodeRecord { when, on_failure, after, group, next, work, .. } = node;
     let work = match (work, end) {
         (NodeWork::Job { record, template, takes }, end) => {
@@ -245,9 +229,11 @@ fn renewed(node: NodeRecord, end: NodeEnd, broker_options: &[NodeBrokerOptions])
                 NodeEnd::Kept(state) => Some(Kept { state, result: record.result, failure: record.failure }),
                 NodeEnd::KeptJoin | NodeEnd::Redo { .. } => None,
             };
-            let broker_options = match (broker_options.get(template as usize), &kept) {
-                (Some(broker_options), None) => {
-                    broker_options.of_text(&arguments, takes).map_err(|e| Error::Corrupt(e.to_string()))?
+            let broker_options = match (specs.get(template as usize), &kept) {
+                (Some((_, BrokerOptionsRule::Same(broker_options))), None) => broker_options.clone(),
+                (Some((spec, rule)), None) => {
+                    let call = serde_json::from_str(&arguments).map_err(|e| Error::Corrupt(e.to_string()))?;
+                    rule.of_node(&spec.task, &spec.parameters, &call, takes)
                 }
                 _ => None,
             };

@@ -1,5 +1,5 @@
-//! Which queue a task's jobs go to, by rules over the task's name. They stand between what the code says and what the
-//! server's policy of the task says.
+//! Routes: rules over the task's name that say which queue its jobs go to. They win over the code's policy, and the
+//! server's policy of the task wins over them.
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct Routes {
     pub routes: Vec<Route>,
 }
 
-/// Routes made ready to be asked.
+/// Compiled routes.
 #[derive(Debug, Default)]
 pub struct RouteTable(Vec<(Pattern, QueueName)>);
 
@@ -117,7 +117,7 @@ impl RouteTable {
         self.0.iter().find(|(pattern, _)| matches(pattern)).map(|(_, queue)| queue)
     }
 
-    /// What it says of a task, as a layer of its policy.
+    /// The queue of a task as a layer of its policy.
     pub fn patch(&self, task: &TaskName) -> PolicyPatch {
         PolicyPatch { queue: self.queue_of(task).cloned(), ..PolicyPatch::default() }
     }

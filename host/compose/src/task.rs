@@ -1,31 +1,49 @@
-//! What composing a workflow needs to know of tasks, and who knows it.
+//! A task as it is deployed, and who knows the tasks.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::value::RawValue;
-use umbel_model::{Digest, Parameter, ParameterText, PolicyPatch, TaskName, TenantId};
+use umbel_model::{Digest, ParameterText, PolicyPatch, TaskName, TenantId};
 
-use crate::Result;
+use crate::error::{FaultKind, Faults, Result};
 
-/// A task as it is deployed.
+/// A task as submissions need to know it.
 #[derive(Debug, Clone)]
 pub struct TaskFacts {
     pub name: TaskName,
     pub digest: Digest,
     /// Code, over it the routes, over them the server's policy.
     pub policy: PolicyPatch,
-    pub parameters: Vec<Parameter>,
+    pub parameters: Vec<ParameterText>,
+    /// Checks values against the parameters' schemas; without one any value is taken.
+    pub checker: Option<Arc<dyn ValueChecker>>,
 }
 
 impl TaskFacts {
-    /// The parameters as nodes carry them: their schemas stay here.
-    pub(crate) fn texts(&self) -> Vec<ParameterText> {
-        let text = |p: &Parameter| ParameterText {
-            name: p.name.clone(),
-            default: p.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok()),
-        };
-        self.parameters.iter().map(text).collect()
+    pub(crate) fn parameter_names(&self) -> Vec<&str> {
+        self.parameters.iter().map(|parameter| parameter.name.as_str()).collect()
+    }
+
+    /// Notes what is wrong with the value that is given for parameter number `at`. `pointer` says where it is.
+    pub(crate) async fn check_value(
+        &self,
+        at: usize,
+        value: &RawValue,
+        pointer: impl Fn() -> String + Send + Sync,
+        faults: &mut Faults,
+    ) {
+        let Some(checker) = &self.checker else { return };
+        match checker.check(at, value).await {
+            Ok(()) => {}
+            Err(Complaints::Wrong(list)) => list.into_iter().for_each(|(within, detail)| {
+                faults.add(FaultKind::Arguments, format!("{}{within}", pointer()), detail);
+            }),
+            Err(Complaints::TooComplex) => {
+                let detail = "the schema needs too many steps for it; send less, or flatten the schema";
+                faults.add(FaultKind::ArgumentsTooComplex, pointer(), detail);
+            }
+        }
     }
 }
 
@@ -38,19 +56,16 @@ pub enum Complaints {
     TooComplex,
 }
 
+/// Checks values against the schemas of one task's parameters.
+#[async_trait]
+pub trait ValueChecker: Debug + Send + Sync {
+    /// Whether the value may be given for parameter number `at`.
+    async fn check(&self, at: usize, value: &RawValue) -> Result<(), Complaints>;
+}
+
 /// Who knows the tasks.
 #[async_trait]
 pub trait TaskSource: Send + Sync {
     /// The task as it is deployed now; none when the tenant has no such task.
     async fn task(&self, tenant: &TenantId, name: &TaskName) -> Result<Option<Arc<TaskFacts>>>;
-
-    /// Whether `check` does anything.
-    fn checks_values(&self) -> bool {
-        false
-    }
-
-    /// Whether the value may be given for parameter number `at`.
-    async fn check(&self, _task: &TaskFacts, _at: usize, _value: &RawValue) -> Result<(), Complaints> {
-        Ok(())
-    }
 }

@@ -1,14 +1,15 @@
-//! What is stored of a task: its description at the digest it points at, the server's policy, and its deploys.
+//! The stored record of a task: its description at the digest it points at, the server's policy, and its deploys.
 
 use serde::{Deserialize, Serialize};
-use umbel_model::{Digest, PolicyPatch, TaskDescription, UnixMs};
+use umbel_broker::{Broker, DocumentKind};
+use umbel_model::{Digest, ParameterText, PolicyPatch, TaskDescription, TaskName, TenantId, UnixMs};
 
-use crate::{RouteTable, TaskFacts};
+use crate::{Error, Result, RouteTable, TaskFacts};
 
 /// Deploys kept; older ones are forgotten and cannot be rolled back to.
 const MAX_DEPLOYS: usize = 50;
 
-/// One move of the pointer.
+/// One deploy: the task was pointed at a module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deploy {
     pub digest: Digest,
@@ -23,7 +24,7 @@ pub struct Deploy {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TaskDocument {
     pub task: TaskDescription,
-    /// What the server sets over the code's policy.
+    /// The fields of the policy that the server sets over those of the code.
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub policy: PolicyPatch,
     /// Oldest first.
@@ -31,11 +32,19 @@ pub struct TaskDocument {
 }
 
 impl TaskDocument {
+    /// A task as it is stored, and its version; none when the tenant has no such task.
+    pub async fn read(broker: &dyn Broker, tenant: &TenantId, name: &TaskName) -> Result<Option<(Self, u64)>> {
+        let Some(document) = broker.document(tenant, DocumentKind::Task, name.as_str()).await? else { return Ok(None) };
+        let task = serde_json::from_str(&document.body);
+        let task = task.map_err(|error| Error::Corrupt(format!("task `{name}`: {error}")))?;
+        Ok(Some((task, document.version)))
+    }
+
     pub fn first(task: TaskDescription, digest: Digest, at: UnixMs) -> Self {
         Self { task, policy: PolicyPatch::default(), deploys: vec![Deploy { digest, at, rolled_back: false }] }
     }
 
-    /// What the task points at.
+    /// The module that the task points at.
     pub fn digest(&self) -> Option<Digest> {
         self.standing().next().map(|deploy| deploy.digest)
     }
@@ -75,11 +84,12 @@ impl TaskDocument {
         }
     }
 
-    /// What submissions need of it; none when it points at nothing.
+    /// The facts that submissions need, without a checker; none when it points at nothing.
     pub fn facts(self, routes: Option<&RouteTable>) -> Option<TaskFacts> {
         let digest = self.digest()?;
         let policy = self.layered(routes);
-        Some(TaskFacts { name: self.task.name, digest, policy, parameters: self.task.parameters })
+        let parameters = self.task.parameters.iter().map(ParameterText::from).collect();
+        Some(TaskFacts { name: self.task.name, digest, policy, parameters, checker: None })
     }
 }
 

@@ -1,15 +1,21 @@
-//! Calls of one task with the same options, grouped: what they have in common is decided and stored once.
+//! Templates of nodes: what calls of one task with the same options have in common is decided and stored once.
 
 use std::{collections::HashMap, sync::Arc};
 
-use umbel_broker::{BrokerOptions, NodeTemplate, Start};
-use umbel_model::{NodeArguments, NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
+use umbel_broker::{NodeTemplate, Start};
+use umbel_model::{NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
 
 use crate::{
-    Error, Fault, FaultKind, Misplaced, Options, Result, Rules, Stamps, TaskFacts,
-    broker_options::NodeBrokerOptions,
-    error::{escape, refused},
+    FaultKind, Options, Result, Rules, Stamps, TaskFacts, UnknownParameter, broker_options::BrokerOptionsRule,
+    error::refused, job::check_policy,
 };
+
+/// The options of a node: as they were written, or read already.
+#[derive(Clone, Copy)]
+pub(crate) enum NodeOptions<'a> {
+    Text(&'a str),
+    Read(&'a Options),
+}
 
 /// The templates of one workflow.
 pub(crate) struct Templates<'a> {
@@ -19,7 +25,7 @@ pub(crate) struct Templates<'a> {
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
     list: Vec<NodeTemplate>,
-    broker_options: Vec<NodeBrokerOptions>,
+    broker_options: Vec<BrokerOptionsRule>,
     /// Bytes that further specs may have.
     left: usize,
 }
@@ -31,69 +37,63 @@ impl<'a> Templates<'a> {
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
-    pub(crate) fn one_more(&mut self, task: &Arc<TaskFacts>, options: &str) -> Result<u32> {
-        if let Some(at) = self.known.get(&task.name).and_then(|of_task| of_task.get(options)) {
-            self.list[*at as usize].nodes += 1;
-            return Ok(*at);
-        }
+    pub(crate) fn add_node(&mut self, task: &Arc<TaskFacts>, options: NodeOptions<'_>) -> Result<u32> {
+        let at = self.list.len() as u32;
+        let (read, text) = match options {
+            NodeOptions::Read(options) => (options, None),
+            NodeOptions::Text(text) => {
+                if let Some(at) = self.known.get(&task.name).and_then(|of_task| of_task.get(text)) {
+                    self.list[*at as usize].nodes += 1;
+                    return Ok(*at);
+                }
+                let empty = text.is_empty();
+                (&if empty { Options::default() } else { Options::parse(text, self.now_ms)? }, Some(text))
+            }
+        };
         if self.list.len() >= self.rules.limits.max_templates {
             let max = self.rules.limits.max_templates;
             let detail = format!("a workflow has at most {max} different pairs of task and options");
             return Err(refused(FaultKind::Canvas, "/options".into(), detail));
         }
-        let (template, broker_options) = self.template(task, options)?;
+        let (template, broker_options) = self.template(task, read)?;
         self.left = rest_after_spec(self.left, &template.spec, self.rules)?;
-        let at = self.list.len() as u32;
         self.list.push(template);
         self.broker_options.push(broker_options);
-        self.known.entry(task.name.clone()).or_default().insert(options.to_owned(), at);
+        if let Some(text) = text {
+            self.known.entry(task.name.clone()).or_default().insert(text.to_owned(), at);
+        }
         Ok(at)
     }
 
-    /// What a broker must know of a node's policy.
-    pub(crate) fn broker_options(
-        &self,
-        template: u32,
-        call: &NodeArguments,
-        takes: bool,
-    ) -> Option<Box<BrokerOptions>> {
-        // Without its template a node is a fault already.
-        self.broker_options.get(template as usize).and_then(|broker_options| broker_options.of(call, takes))
+    /// How the broker options of a template's nodes are made.
+    pub(crate) fn broker_options(&self, template: u32) -> &BrokerOptionsRule {
+        &self.broker_options[template as usize]
     }
 
-    fn template(&self, task: &Arc<TaskFacts>, options: &str) -> Result<(NodeTemplate, NodeBrokerOptions)> {
-        let parsed = if options.is_empty() { Ok(Options::default()) } else { Options::parse(options, self.now_ms) };
-        let parsed = parsed.map_err(|fault: Fault| Error::Refused(vec![fault]))?;
-        if let Some((field, detail)) = not_of_a_node(&parsed) {
+    fn template(&self, task: &Arc<TaskFacts>, options: &Options) -> Result<(NodeTemplate, BrokerOptionsRule)> {
+        if let Some((field, detail)) = not_of_a_node(options) {
             return Err(refused(FaultKind::Option, format!("/options/{field}"), detail));
         }
-        let Options { policy, start, .. } = parsed;
-        let patch = task.policy.overlaid(&policy);
+        let patch = task.policy.overlaid(&options.policy);
         let policy = Policy::resolve(&patch);
-        self.rules.bounds.check(&policy).map_err(|e| {
-            let fields: Vec<String> = e.field.split('.').map(escape).collect();
-            refused(FaultKind::Policy, format!("/options/{}", fields.join("/")), e.to_string())
-        })?;
-        if let Some(Misplaced { pointer, detail }) = Misplaced::in_node(&policy, &task.parameters) {
-            return Err(refused(FaultKind::Option, format!("/options{pointer}"), detail));
-        }
+        check_policy(&policy, self.rules, UnknownParameter::in_node(&policy, &task.parameter_names()))?;
         let spec = NodeSpec {
             v: patch.spec_version(),
             task: task.name.clone(),
             digest: task.digest,
-            parameters: task.texts(),
+            parameters: task.parameters.clone(),
             policy: patch,
             traceparent: self.stamps.traceparent.clone(),
             request_id: self.stamps.request_id.clone(),
             tags: self.stamps.tags.clone(),
             headers: self.stamps.headers.clone(),
         };
-        let broker_options = NodeBrokerOptions::new(&spec);
+        let broker_options = BrokerOptionsRule::without_uniqueness(&policy, &task.name);
         let template = NodeTemplate {
             task: task.name.clone(),
             queue: policy.queue,
             priority: policy.priority,
-            start: start.unwrap_or(Start::Now),
+            start: options.start.unwrap_or(Start::Now),
             expires_ms: policy.expires_ms,
             max_deliveries: policy.max_deliveries,
             spec: serde_json::to_string(&spec).expect("a spec has text keys only"),
@@ -130,7 +130,7 @@ fn not_of_a_node(options: &Options) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// What is left of the bytes that a workflow's specs may have.
+/// The rest of the bytes that a workflow's specs may have.
 pub(crate) fn rest_after_spec(left: usize, spec: &str, rules: &Rules) -> Result<usize> {
     let detail = || {
         let max = rules.limits.max_bytes;

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 use serde_json::{Value, json, value::RawValue};
 use umbel_broker::{Broker, DocumentKind, Expect, MemoryBroker, NewWork, PutDocument, Start};
 use umbel_model::{
-    Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, PolicyPatch, TaskDescription, TaskName, TenantId,
-    WorkflowSpec, canvas::workflow_id,
+    Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, ParameterText, PolicyPatch, TaskDescription, TaskName,
+    TenantId, WorkflowSpec, canvas::workflow_id,
 };
 
 use crate::{
     BrokerTasks, Complaints, Composed, Composer, Error, Head, Result, Rules, Stamps, TaskDocument, TaskFacts,
-    TaskSource,
+    TaskSource, ValueChecker,
 };
 
 /// `add(x, y)`, `inc(x, by = 1)`, `sum(numbers)`, `now()`; `x` and `y` are numbers.
@@ -30,7 +30,10 @@ fn facts(name: &str) -> Option<TaskFacts> {
     };
     let policy = PolicyPatch { priority: Some(3), ..PolicyPatch::default() };
     let name = TaskName::new(name).unwrap();
-    Some(TaskFacts { digest: Digest::of(name.as_str().as_bytes()), name, policy, parameters })
+    let numbers = parameters.iter().map(|p: &Parameter| matches!(&*p.name, "x" | "y")).collect();
+    let parameters = parameters.iter().map(ParameterText::from).collect();
+    let checker: Option<Arc<dyn ValueChecker>> = Some(Arc::new(Numbers(numbers)));
+    Some(TaskFacts { digest: Digest::of(name.as_str().as_bytes()), name, policy, parameters, checker })
 }
 
 #[async_trait]
@@ -38,13 +41,16 @@ impl TaskSource for Known {
     async fn task(&self, _: &TenantId, name: &TaskName) -> Result<Option<Arc<TaskFacts>>> {
         Ok(facts(name.as_str()).map(Arc::new))
     }
+}
 
-    fn checks_values(&self) -> bool {
-        true
-    }
+/// Parameters that take numbers only.
+#[derive(Debug)]
+struct Numbers(Vec<bool>);
 
-    async fn check(&self, task: &TaskFacts, at: usize, value: &RawValue) -> Result<(), Complaints> {
-        let wants_number = matches!(task.parameters[at].name.as_str(), "x" | "y");
+#[async_trait]
+impl ValueChecker for Numbers {
+    async fn check(&self, at: usize, value: &RawValue) -> Result<(), Complaints> {
+        let wants_number = self.0[at];
         match serde_json::from_str(value.get()).unwrap() {
             Value::Number(_) => Ok(()),
             _ if !wants_number => Ok(()),

@@ -1,7 +1,8 @@
-//! The way from a canvas to a head and nodes.
+//! From a canvas to a workflow to store: planned, its tasks looked up, its calls checked, its policies decided.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
+use serde_json::value::RawValue;
 use umbel_broker::{Idempotency, NewMembers, NewNode, NewWork, NodeTemplate, WorkflowHead};
 use umbel_model::{
     Canvas, JobId, NodeArguments, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
@@ -11,11 +12,11 @@ use umbel_model::{
 };
 
 use crate::{
-    Complaints, Error, FaultKind, Result, Rules, Stamps, TaskFacts, TaskSource,
+    Error, FaultKind, Options, Result, Rules, Stamps, TaskFacts, TaskSource,
     call::Call,
     error::{Faults, refused},
     limits::check_labels,
-    templates::Templates,
+    templates::{NodeOptions, Templates},
 };
 
 /// Makes workflows of canvases.
@@ -24,7 +25,7 @@ pub struct Composer<'a> {
     pub tasks: &'a dyn TaskSource,
     pub rules: &'a Rules,
     pub tenant: &'a TenantId,
-    /// What every job inherits.
+    /// Stamps that every job inherits.
     pub stamps: &'a Stamps,
     /// This machine's clock: bounds an `eta`.
     pub now_ms: UnixMs,
@@ -69,13 +70,19 @@ const MAX_UNKNOWN: usize = 64;
 
 type Tasks = HashMap<TaskName, Arc<TaskFacts>>;
 
-/// What the composer answers with. Boxed: callers need it to be `Send` whatever its lifetimes are.
+/// The answer of the composer. Boxed: callers need it to be `Send` whatever its lifetimes are.
 pub type Composing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 impl<'c> Composer<'c> {
     /// The workflow of a canvas.
     pub fn workflow(self, canvas: Canvas, head: Head) -> Composing<'c, Composed> {
-        Box::pin(async move { self.compose(canvas, head).await })
+        Box::pin(async move { self.compose(canvas, head, None).await })
+    }
+
+    /// The workflow of a job and its callbacks, the `link` and `link_error` of `canvas`, which is one task. `options` are
+    /// that job's: its tags, headers, key and callbacks are taken out of them before.
+    pub fn job_with_callbacks(self, canvas: Canvas, options: Options, head: Head) -> Composing<'c, Composed> {
+        Box::pin(async move { self.compose(canvas, head, Some(options)).await })
     }
 
     /// More members for the group that a running job is in.
@@ -83,19 +90,19 @@ impl<'c> Composer<'c> {
         Box::pin(async move { self.compose_members(members).await })
     }
 
-    async fn compose(&self, canvas: Canvas, head: Head) -> Result<Composed> {
+    async fn compose(&self, canvas: Canvas, head: Head, first: Option<Options>) -> Result<Composed> {
         // First: tags and headers are in every template.
         let mut head = self.head(head, None)?;
         let plan = plan(canvas, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
         let Plan { nodes, starts, end } = plan;
-        let (templates, nodes) = self.nodes(nodes).await?;
+        let (templates, nodes) = self.nodes(nodes, first.as_ref()).await?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, end);
         Ok(Composed { head, nodes })
     }
 
     async fn compose_members(&self, members: Vec<Canvas>) -> Result<NewMembers> {
         let (plan, ends) = plan_members(members, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
-        let (templates, nodes) = self.nodes(plan.nodes).await?;
+        let (templates, nodes) = self.nodes(plan.nodes, None).await?;
         Ok(NewMembers { templates, nodes, ends, starts: plan.starts })
     }
 
@@ -138,7 +145,8 @@ impl<'c> Composer<'c> {
         })
     }
 
-    async fn nodes(&self, nodes: Vec<Node>) -> Result<(Vec<NodeTemplate>, Vec<NewNode>)> {
+    /// The templates and nodes of a plan. `first` are the options of the task that is the whole canvas.
+    async fn nodes(&self, nodes: Vec<Node>, first: Option<&Options>) -> Result<(Vec<NodeTemplate>, Vec<NewNode>)> {
         let tasks = self.tasks(&nodes).await?;
         let mut templates = Templates::new(self.rules, self.stamps, self.now_ms);
         let mut faults = Faults::default();
@@ -166,17 +174,29 @@ impl<'c> Composer<'c> {
                         }
                         continue;
                     };
-                    self.check(task, &Call { signature: &signature, takes, pointer: &pointer }, &mut faults).await;
-                    let options = signature.options.as_ref().map_or("", |options| options.get());
-                    let template = templates.one_more(task, options).unwrap_or_else(|error| {
-                        self.collect(error, &pointer, &mut faults);
-                        0
-                    });
-                    let call = arguments(signature, label);
-                    let broker_options = templates.broker_options(template, &call, takes);
-                    let arguments = serde_json::to_string(&call).expect("arguments have text keys only");
-                    self.measure(&arguments, &mut left, &pointer, &mut faults);
-                    NewWork::Job { template, arguments, takes, kept: None, broker_options }
+                    let (call, options) = arguments(signature, label);
+                    self.check(task, Call { arguments: &call, takes, pointer: &pointer }, &mut faults).await;
+                    let options = match first.filter(|_| pointer.is_empty()) {
+                        Some(options) => NodeOptions::Read(options),
+                        None => NodeOptions::Text(options.as_deref().map_or("", RawValue::get)),
+                    };
+                    let template = templates.add_node(task, options);
+                    let text = serde_json::to_string(&call).expect("arguments have text keys only");
+                    self.measure(&text, &mut left, &pointer, &mut faults);
+                    match template {
+                        Err(error) => {
+                            self.collect(error, &pointer, &mut faults);
+                            if faults.is_full() {
+                                break;
+                            }
+                            continue;
+                        }
+                        Ok(template) => {
+                            let rule = templates.broker_options(template);
+                            let broker_options = rule.of_node(&task.name, &task.parameters, &call, takes);
+                            NewWork::Job { template, arguments: text, takes, kept: None, broker_options }
+                        }
+                    }
                 }
             };
             if faults.is_full() {
@@ -209,30 +229,18 @@ impl<'c> Composer<'c> {
         Ok(tasks)
     }
 
-    async fn check(&self, task: &TaskFacts, call: &Call<'_>, faults: &mut Faults) {
-        if !call.fits(&task.parameters) {
-            let pointer = format!("{}{}", self.pointer, call.pointer);
-            Call { pointer: &pointer, ..*call }.explain(&task.parameters, faults);
-            return;
-        }
-        if !self.tasks.checks_values() {
-            return;
-        }
-        for (at, value, place) in call.values(&task.parameters) {
-            let Err(complaints) = self.tasks.check(task, at, value).await else { continue };
-            let pointer = format!("{}{}", self.pointer, call.pointer_of(&place));
-            match complaints {
-                Complaints::Wrong(list) => list.into_iter().for_each(|(within, detail)| {
-                    faults.add(FaultKind::Arguments, format!("{pointer}{within}"), detail);
-                }),
-                Complaints::TooComplex => {
-                    let detail = "the schema needs too many steps for it; send less, or flatten the schema";
-                    faults.add(FaultKind::ArgumentsTooComplex, pointer, detail);
+    async fn check(&self, task: &TaskFacts, call: Call<'_>, faults: &mut Faults) {
+        let mut found = Faults::default();
+        if call.fits(&task.parameters, &mut found) && task.checker.is_some() {
+            for (at, value, place) in call.values(&task.parameters) {
+                task.check_value(at, value, || call.pointer_of(&place), &mut found).await;
+                if found.is_full() {
+                    break;
                 }
             }
-            if faults.is_full() {
-                return;
-            }
+        }
+        if !found.is_empty() {
+            self.collect(found.into(), "", faults);
         }
     }
 
@@ -263,12 +271,13 @@ impl<'c> Composer<'c> {
     }
 }
 
-fn arguments(signature: Signature, label: Option<String>) -> NodeArguments {
-    let Signature { args, kwargs, each, .. } = signature;
+/// The arguments of a signature as they are stored, and its options.
+fn arguments(signature: Signature, label: Option<String>) -> (NodeArguments, Option<Box<RawValue>>) {
+    let Signature { args, kwargs, each, options, .. } = signature;
     let (map, starmap) = match each {
         None => (None, None),
         Some(Each::Map(items)) => (Some(items), None),
         Some(Each::Starmap(items)) => (None, Some(items)),
     };
-    NodeArguments { args, kwargs, map, starmap, label }
+    (NodeArguments { args, kwargs, map, starmap, label }, options)
 }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::policy::MAX_PATTERN_BYTES;
+/// Longest expression, bytes.
+pub const MAX_EXPRESSION_BYTES: usize = 128;
 
 /// A path into the arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +37,8 @@ impl Expression {
         let hint = || {
             format!("{:?} is not an expression: write kwargs.name or args[0], and fields and items behind it", shown())
         };
-        if text.len() > MAX_PATTERN_BYTES {
-            return Err(format!("an expression has at most {MAX_PATTERN_BYTES} bytes"));
+        if text.len() > MAX_EXPRESSION_BYTES {
+            return Err(format!("an expression has at most {MAX_EXPRESSION_BYTES} bytes"));
         }
         let (root, rest) = match (text.strip_prefix("kwargs"), text.strip_prefix("args")) {
             (Some(rest), _) | (None, Some(rest)) => (&text[..text.len() - rest.len()], rest),
@@ -62,7 +63,7 @@ impl Expression {
         }
     }
 
-    /// What it finds in the value of that parameter; `null` where there is nothing.
+    /// The value that it leads to within the value of that parameter; `null` where there is none.
     pub fn within<'a>(&self, value: &'a Value) -> &'a Value {
         const NOTHING: &Value = &Value::Null;
         self.steps.iter().fold(value, |value, step| match step {

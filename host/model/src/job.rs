@@ -1,4 +1,4 @@
-//! A job: what was asked, and where it stands.
+//! A job: its specification, and its state.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    AttemptRecord, Digest, Failure, JobId, LargeValue, PolicyPatch, QueueName, TaskName, TenantId, UnixMs, WorkerId,
-    WorkflowId,
+    AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
+    WorkerId, WorkflowId,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -16,7 +16,7 @@ pub const SPEC_VERSION: u8 = 2;
 /// Attempts kept in a job's history; older ones are dropped, the first stays.
 pub const MAX_HISTORY: usize = 50;
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -78,7 +78,7 @@ impl JobState {
     }
 }
 
-/// What was asked. Immutable, stored as JSON text that brokers do not read.
+/// The specification of a job. Immutable, stored as JSON text that brokers do not read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobSpec {
     /// `SPEC_VERSION` of whoever wrote it.
@@ -106,12 +106,12 @@ pub struct JobSpec {
     /// Header stamps: they are for people and for filters, and no task sees them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// Its arguments lie beside the modules because they are large: `arguments` is then `{}`.
+    /// Its arguments are in the module store because they are large: `arguments` is then `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_arguments: Option<LargeValue>,
 }
 
-/// What the nodes of one template have in common. Immutable, stored as JSON text that brokers do not read.
+/// The specification of the nodes of one template. Immutable, stored as JSON text that brokers do not read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeSpec {
     /// `SPEC_VERSION` of whoever wrote it.
@@ -144,12 +144,19 @@ pub struct ParameterText {
     pub default: Option<Box<RawValue>>,
 }
 
+impl From<&Parameter> for ParameterText {
+    fn from(parameter: &Parameter) -> Self {
+        let default = parameter.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok());
+        Self { name: parameter.name.clone(), default }
+    }
+}
+
 /// A value that is there, `null` too.
 fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// What one node is called with, before its input is known.
+/// The arguments of a node, before its input is known.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct NodeArguments {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -167,7 +174,7 @@ pub struct NodeArguments {
     pub label: Option<String>,
 }
 
-/// What was asked of a workflow as a whole.
+/// The specification of a workflow as a whole.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct WorkflowSpec {
     pub v: u8,
@@ -197,7 +204,7 @@ pub struct Progress {
     /// A state of the task's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// What the task says of that state.
+    /// Details of that state, given by the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meta: Option<serde_json::Value>,
 }
@@ -251,7 +258,7 @@ pub struct NodeRef {
 }
 
 impl JobRecord {
-    /// What was asked.
+    /// The specification of a job that is no node.
     pub fn parsed_spec(&self) -> Result<JobSpec, serde_json::Error> {
         serde_json::from_str(&self.spec)
     }

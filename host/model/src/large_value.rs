@@ -1,4 +1,4 @@
-//! Large values, which lie beside the modules and not in the broker: the reference that stands in their place.
+//! Large values are kept in the module store; the broker's record has a reference to them instead.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,11 +6,11 @@ use crate::{Digest, JobId};
 
 /// Arguments and results up to this size are kept in the broker's records, bytes.
 pub const INLINE_BYTES: usize = 64 << 10;
-/// How the text of a reference begins. A result of a guest that begins so is stored apart whatever its size: what is found in
-/// the place of a result and begins so was written by a host.
+/// How the text of a reference begins. A result of a guest that begins so goes to the module store whatever its size: so a
+/// text in a record that begins so was always written by a host.
 pub const REFERENCE: &str = r#"{"$umbel"#;
 
-/// A large value, stored under its job.
+/// A large value in the module store, under its job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LargeValue {
     /// SHA-256 of its text: what is read is checked.
@@ -29,12 +29,12 @@ struct Reference {
 }
 
 impl LargeValue {
-    /// The text that stands in the place of the value, JSON.
+    /// The JSON text that the record has instead of the value.
     pub fn reference(&self) -> String {
         serde_json::to_string(&Reference { stored: self.clone() }).expect("a reference has text keys only")
     }
 
-    /// The value that a result's text stands for; none when it is the result itself.
+    /// The value that a result's text refers to; none when the text is the result itself.
     pub fn from_reference(text: &str) -> Option<Self> {
         if !text.starts_with(REFERENCE) {
             return None;
@@ -42,7 +42,7 @@ impl LargeValue {
         serde_json::from_str::<Reference>(text).ok().map(|reference| reference.stored)
     }
 
-    /// Whether a result has to be stored apart.
+    /// Whether a result has to go to the module store.
     pub fn is_needed(text: &str) -> bool {
         text.len() > INLINE_BYTES || text.starts_with(REFERENCE)
     }

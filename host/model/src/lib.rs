@@ -16,7 +16,7 @@ pub mod rate;
 pub mod task;
 
 pub use backoff::Backoff;
-pub use binding::{BindError, bind, bind_text};
+pub use binding::{BindError, BindProblem, Binding, RawObject, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};

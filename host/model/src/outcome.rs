@@ -1,4 +1,4 @@
-//! How an attempt ended, and what that means for its job.
+//! The outcome of an attempt, and what follows for its job.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -105,7 +105,7 @@ pub enum Outcome {
     Released,
 }
 
-/// What an attempt used.
+/// The resources that an attempt used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub fuel: u64,
@@ -132,7 +132,7 @@ pub struct AttemptRecord {
     pub usage: Usage,
 }
 
-/// What a settle asks the broker to do with the job.
+/// The change of a job that a settle asks the broker for.
 #[derive(Debug, Clone)]
 pub enum Resolution {
     /// Terminal `succeeded`; none when the result is not kept.
@@ -145,13 +145,13 @@ pub enum Resolution {
     Snooze { delay_ms: u64 },
     /// Terminal `revoked`.
     Revoke,
-    /// Back to `queued` at its place in the line; the delivery is not counted.
+    /// Back to `queued`, where it was in its queue; the delivery is not counted.
     Release,
     /// `waiting` for the end of this workflow, whose result becomes the job's.
     Replace { workflow: WorkflowId },
 }
 
-/// What follows an outcome under a policy. `retries` were used before this attempt; `random` is uniform.
+/// The resolution of an outcome under a policy. `retries` were used before this attempt; `random` is uniform.
 pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> Resolution {
     let error = |failure: Failure, retry_after_ms: Option<u64>, is_trap| {
         let used_up = !policy.retries_unlimited && retries >= policy.max_retries;

@@ -82,7 +82,7 @@ policy! {
     acks: Acks = Acks::Late;
     /// Deliveries of one attempt before the job goes to the dead set as a worker killer.
     max_deliveries: u32 = 5;
-    /// What becomes of a job whose worker was lost.
+    /// The fate of a job whose worker was lost.
     on_worker_lost: OnWorkerLost = OnWorkerLost::Requeue;
     /// A job that has not started this long after its submission expires, milliseconds. 0: never.
     expires_ms: u64 = 0;
@@ -100,7 +100,7 @@ policy! {
     rate_burst: u32 = 1;
     /// Jobs of this task that run at once across all workers. 0: any number.
     concurrency: u32 = 0;
-    /// What the two limits below count by: an expression over the arguments, such as `kwargs.customer_id`. Its values also
+    /// The key of the two limits below: an expression over the arguments, such as `kwargs.customer_id`. Its values also
     /// take turns. Empty: nothing.
     limit_key: String = String::new();
     /// As `rate_limit`, for each value of `limit_key`.
@@ -108,9 +108,9 @@ policy! {
     key_rate_burst: u32 = 1;
     /// As `concurrency`, for each value of `limit_key`.
     key_concurrency: u32 = 0;
-    /// Whether a job may stand beside one like it.
+    /// Whether there may be two jobs that are alike.
     unique: Uniqueness = Uniqueness::Off;
-    /// What makes two jobs alike: expressions over the arguments. Empty: all arguments. The task always counts.
+    /// Two jobs are alike if these are equal: expressions over the arguments. Empty: all arguments. The task always counts.
     unique_by: Vec<String> = Vec::new();
     /// A job keeps others like it away for so long, milliseconds. 0: until it has ended.
     unique_for_ms: u64 = 0;
@@ -118,7 +118,7 @@ policy! {
     debounce_ms: u64 = 0;
     /// But never longer than this after the first of them, milliseconds. 0: however long.
     debounce_max_wait_ms: u64 = 0;
-    /// What a guest may do beyond logging, progress and sleeping. None is known yet.
+    /// Capabilities of the guest beyond logging, progress and sleeping. None is known yet.
     capabilities: Vec<String> = Vec::new();
 }
 
@@ -131,7 +131,7 @@ pub enum Acks {
     Early,
 }
 
-/// What becomes of a job whose worker was lost while it ran.
+/// The fate of a job whose worker was lost while it ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnWorkerLost {
@@ -144,7 +144,7 @@ pub enum OnWorkerLost {
     Fail,
 }
 
-/// Whether a job may stand beside one like it.
+/// Whether there may be two jobs that are alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Uniqueness {
@@ -152,7 +152,7 @@ pub enum Uniqueness {
     Off,
     /// The first wins: a later submission answers with it.
     First,
-    /// The latest wins: it takes the place of one that still waits.
+    /// The latest wins: it supersedes one that still waits.
     Latest,
 }
 
@@ -183,7 +183,7 @@ impl PolicyPatch {
 
 /// Longest list of patterns or expressions in a policy.
 pub const MAX_PATTERNS: usize = 32;
-/// Longest pattern or expression, bytes.
+/// Longest pattern, bytes.
 pub const MAX_PATTERN_BYTES: usize = 128;
 
 /// The widest values that an operator allows, and the widest that make sense.
@@ -322,6 +322,16 @@ impl Policy {
         }
     }
 
+    /// Whether a job may answer a submission of another one like it.
+    pub fn is_unique(&self) -> bool {
+        self.unique != Uniqueness::Off || self.debounce_ms > 0
+    }
+
+    /// Whether nothing is kept of a failure: neither its message nor a place in the dead set.
+    pub fn forgets_failures(&self) -> bool {
+        self.ignore_result && !self.store_errors_even_if_ignored
+    }
+
     /// Whether a failure of this kind is an expected one.
     pub fn expects(&self, kind: &str) -> bool {
         self.throws.iter().any(|pattern| matches(pattern, kind))
@@ -330,7 +340,7 @@ impl Policy {
     /// The fuel of an attempt after so many retries, within `max`.
     pub fn fuel_after(&self, retries: u32, max: u64) -> u64 {
         let factor = u64::from(self.retry_fuel_factor).saturating_pow(retries);
-        // What was set above the bound before the operator lowered it stays what it is.
+        // Fuel that was set above the bound before the operator lowered it stays as it is.
         self.fuel.saturating_mul(factor).min(max.max(self.fuel))
     }
 }

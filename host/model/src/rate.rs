@@ -14,7 +14,7 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// What has been used of a rate.
+/// How much of a rate has been used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
     /// Until when, microseconds.

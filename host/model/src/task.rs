@@ -1,4 +1,4 @@
-//! What a module says about itself, checked before anybody relies on it.
+//! A module's description of its tasks, checked before anybody relies on it.
 
 use std::collections::BTreeSet;
 
@@ -51,12 +51,12 @@ pub struct TaskDescription {
     /// JSON Schema of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returns: Option<Value>,
-    /// What the author set.
+    /// The fields that the author set.
     #[serde(default)]
     pub policy: PolicyPatch,
 }
 
-/// What is known of an uploaded module: kept once per tenant and digest.
+/// The record of an uploaded module: kept once per tenant and digest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleInfo {
     pub digest: Digest,

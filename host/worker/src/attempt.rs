@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
-use umbel_model::{Acks, Digest, Failure, Outcome, LargeValue, WorkerId, large_value::REFERENCE};
+use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, Stop, WorkflowNode};
 
 use crate::{

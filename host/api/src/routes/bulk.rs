@@ -1,11 +1,7 @@
 //! Actions on many jobs: start one, look, list, abort. The control service carries them out.
 
-use std::sync::Arc;
-
 use axum::{
-    Extension,
     body::Body,
-    extract::State,
     http::{HeaderMap, StatusCode},
     response::Response,
 };
@@ -15,14 +11,13 @@ use umbel_compose::Digests;
 use umbel_model::{Policy, PolicyPatch};
 use utoipa::ToSchema;
 
-use super::jobs::key_of;
 use crate::{
     auth::Caller,
-    body::{BulkOf, Of, answer, checked_text, object, object_of, read_json},
-    id_generator,
+    body::{answer, checked_text, object, object_of, read_json},
+    extract::{BulkParam, Context, PathParam},
     problem::{Code, Problem},
     state::Api,
-    submission::idempotency,
+    submission::{idempotency, key_of},
     time::Time,
     views::PolicyFields,
 };
@@ -43,14 +38,14 @@ pub(crate) struct BulkBody {
     /// Of a cancel: false lets what runs end. True when not given.
     terminate: Option<bool>,
     /// Of a redrive: which module runs; `pinned` when not given.
-    #[schema(value_type = Option<super::workflows::ResumeDigest>)]
+    #[schema(value_type = Option<super::workflows::resume::ResumeDigest>)]
     digest: Option<Digests>,
     /// Of a redrive: laid over each job's policy.
     #[schema(value_type = Option<PolicyFields>)]
     policy: Option<PolicyPatch>,
 }
 
-/// What is done with each job: `cancel` those that have not ended, `redrive` those in the dead set, `forget` those that
+/// The action on each job: `cancel` those that have not ended, `redrive` those in the dead set, `forget` those that
 /// have ended, `run_now` those that are scheduled or retrying.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
@@ -157,7 +152,7 @@ impl BulkBody {
         // Whether fields fit each other is known only with each job's own: what does not is counted as failed.
         let joint = ["limit_key", "unique_for_ms", "debounce_ms", "debounce_max_wait_ms", "soft_time_limit_ms"];
         match wrong.filter(|error| !joint.contains(&error.field)) {
-            Some(error) => Err(crate::task_store::invalid_policy(&error)),
+            Some(error) => Err(Problem::policy(&error)),
             None => Ok(()),
         }
     }
@@ -165,7 +160,7 @@ impl BulkBody {
 
 /// A new action, with an id of its own.
 pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk, Problem> {
-    Ok(Bulk::new(api.ids.job_id()?, action, filter, id_generator::now_ms()))
+    Ok(Bulk::new(api.ids.job_id()?, action, filter, crate::time::now_ms()))
 }
 
 /// Stores an action to be carried out, and answers it.
@@ -176,13 +171,10 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Resp
             answer(StatusCode::ACCEPTED, &BulkView::from(*bulk))
         }
         Started::Existing(bulk) => answer(StatusCode::OK, &BulkView::from(*bulk)),
-        Started::Conflict(id) => {
-            let detail = format!("the key was used for {id} with another body; use a new key for a new request");
-            Err(Problem::new(Code::IdempotencyConflict, detail))
-        }
+        Started::Conflict(id) => Err(Problem::key_conflict(id)),
         Started::TooMany => {
             let detail = format!("at most {} run at once; wait for one or abort it", umbel_bulk::MAX_RUNNING);
-            Err(Problem::new(Code::TooManyBulks, detail))
+            Err(Problem::too_many_bulks(detail))
         }
     }
 }
@@ -201,8 +193,7 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Resp
     )
 )]
 pub(crate) async fn submit(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
+    Context { api, caller, .. }: Context,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -221,10 +212,7 @@ pub(crate) async fn submit(
 
 /// The tenant's actions on many jobs.
 #[utoipa::path(get, path = "/v1/bulk", tag = "bulk", responses((status = 200, body = Bulks)))]
-pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
     let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::from).collect();
     answer(StatusCode::OK, &Bulks { items, next_cursor: None })
 }
@@ -234,9 +222,8 @@ pub(crate) async fn list(
     get, path = "/v1/bulk/{id}", tag = "bulk", params(("id" = String, Path)), responses((status = 200, body = BulkView))
 )]
 pub(crate) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(BulkOf(id)): Of<BulkOf>,
+    Context { api, caller, .. }: Context,
+    PathParam(BulkParam(id)): PathParam<BulkParam>,
 ) -> Result<Response, Problem> {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
     answer(StatusCode::OK, &BulkView::from(bulk))
@@ -248,11 +235,10 @@ pub(crate) async fn show(
     responses((status = 200, body = BulkView))
 )]
 pub(crate) async fn abort(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(BulkOf(id)): Of<BulkOf>,
+    Context { api, caller, .. }: Context,
+    PathParam(BulkParam(id)): PathParam<BulkParam>,
 ) -> Result<Response, Problem> {
-    match stop(&*api.broker, &caller.tenant, id, id_generator::now_ms()).await? {
+    match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");
             answer(StatusCode::OK, &BulkView::from(*bulk))
@@ -260,14 +246,12 @@ pub(crate) async fn abort(
         Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => {
             answer(StatusCode::OK, &BulkView::from(*bulk))
         }
-        Aborted::Over(bulk) => {
-            Err(Problem::new(Code::BulkEnded, format!("bulk action {id} is {}", bulk.state.as_str())))
-        }
+        Aborted::Over(bulk) => Err(Problem::bulk_ended(format!("bulk action {id} is {}", bulk.state.as_str()))),
         Aborted::NotFound => Err(unknown(id)),
     }
 }
 
 fn unknown(id: umbel_model::JobId) -> Problem {
     let kept = umbel_bulk::MAX_KEPT;
-    Problem::new(Code::BulkNotFound, format!("no bulk action {id}; check the id: the last {kept} are kept"))
+    Problem::bulk_not_found(format!("no bulk action {id}; check the id: the last {kept} are kept"))
 }

@@ -1,14 +1,8 @@
 //! The dead set: failed jobs kept for inspection, and redriving them.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode, Uri},
-    response::Response,
-};
+use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{JobPage, JobQuery};
 use umbel_compose::Digests;
@@ -16,19 +10,18 @@ use umbel_model::{JobId, JobRecord, JobState, PolicyPatch};
 use utoipa::ToSchema;
 
 use super::jobs::{
-    self,
-    list::{self as job_list, Jobs, ListQuery},
+    list::{Jobs, ListQuery, page},
+    respond_with_job,
 };
 use crate::{
     auth::Caller,
-    body::{Of, answer, json_of, json_or_nothing},
-    middleware::RequestId,
+    body::answer,
+    extract::{Context, JsonBody, OptionalJsonBody, PathParam, QueryParams},
+    outcome::Outcome,
     problem::{Code, Problem},
-    redrive::{self, How},
+    redrive,
     state::Api,
-    submission::Outcome,
-    views::Job,
-    views::PolicyFields,
+    views::{Job, PolicyFields},
 };
 
 /// Jobs redriven in one request, when the caller does not say and at most.
@@ -40,11 +33,10 @@ const CHUNK: u32 = 100;
 /// Dead jobs, newest first.
 #[utoipa::path(get, path = "/v1/dead", tag = "dead", params(ListQuery), responses((status = 200, body = Jobs)))]
 pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Response, Problem> {
-    job_list::page(&api, &caller, &uri, true).await
+    page(&api, &caller, &query, true).await
 }
 
 /// How to repeat a dead job.
@@ -52,7 +44,7 @@ pub(crate) async fn list(
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RedriveHow {
     /// Which module runs: `pinned`, that of the job; `current`, the one that its task points at now.
-    #[schema(value_type = super::workflows::ResumeDigest)]
+    #[schema(value_type = super::workflows::resume::ResumeDigest)]
     digest: Digests,
     /// Laid over the job's policy.
     #[schema(value_type = Option<PolicyFields>)]
@@ -67,23 +59,19 @@ pub(crate) struct RedriveHow {
     request_body = Option<RedriveHow>, responses((status = 202, body = Job))
 )]
 pub(crate) async fn redrive_one(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Extension(request_id): Extension<RequestId>,
-    Of(id): Of<JobId>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, request_id }: Context,
+    PathParam(id): PathParam<JobId>,
+    OptionalJsonBody(body): OptionalJsonBody<RedriveHow>,
 ) -> Result<Response, Problem> {
-    let body: RedriveHow = json_or_nothing(&api, &headers, body).await?;
-    let how = How { digests: body.digest, policy: body.policy, ..How::new(&request_id.0) };
-    let record = redrive::find(&api, &caller.tenant, id).await?;
+    let how = redrive::How { digests: body.digest, policy: body.policy, ..redrive::How::new(&request_id.0) };
+    let record = api.job(&caller.tenant, id).await?;
     if record.state != JobState::Failed {
         let detail = format!("job {id} is {}; only a job that failed can be redriven", record.state.as_str());
-        return Err(Problem::new(Code::NotDead, detail));
+        return Err(Problem::not_dead(detail));
     }
     let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &how).await?;
-    let new = answers.pop().unwrap_or_else(|| Err(Problem::new(Code::Internal, "the broker did not answer")))?;
-    jobs::respond(&api, &caller, Outcome::New(new), Duration::ZERO).await
+    let new = answers.pop().unwrap_or_else(|| Err(Problem::no_broker_answer()))?;
+    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO).await
 }
 
 /// Which dead jobs to repeat: `all` or `ids`.
@@ -100,7 +88,7 @@ pub(crate) struct RedriveBody {
     max: Option<u32>,
 }
 
-/// What was repeated.
+/// The jobs that were repeated.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Redriven {
     items: Vec<RedrivenJob>,
@@ -129,17 +117,13 @@ pub(crate) struct RefusedJob {
     responses((status = 200, body = Redriven))
 )]
 pub(crate) async fn redrive_many(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Extension(request_id): Extension<RequestId>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, request_id }: Context,
+    JsonBody(body): JsonBody<RedriveBody>,
 ) -> Result<Response, Problem> {
-    let body: RedriveBody = json_of(&api, &headers, body).await?;
     let max = body.max.unwrap_or(DEFAULT_MAX);
     if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {
         let detail = format!("give `all: true` or some `ids`, not both; `max` and the number of ids are 1 to {MAX}");
-        return Err(Problem::new(Code::InvalidBody, detail));
+        return Err(Problem::invalid_body(detail));
     }
     let mut redriven = Redriven::default();
     if body.all {
@@ -167,7 +151,7 @@ async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut R
         };
         let JobPage { jobs, next } = api.broker.jobs(&query).await?;
         left -= jobs.len() as u32;
-        out.take(&jobs, redrive::redrive(api, &jobs, &How::new(request_id)).await?);
+        out.take(&jobs, redrive::redrive(api, &jobs, &redrive::How::new(request_id)).await?);
         before = next;
         if next.is_none() || left == 0 {
             out.more = next.is_some();
@@ -186,7 +170,7 @@ async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out:
                 None => out.refuse(*id, Code::JobNotFound.as_str()),
             }
         }
-        out.take(&found, redrive::redrive(api, &found, &How::new(request_id)).await?);
+        out.take(&found, redrive::redrive(api, &found, &redrive::How::new(request_id)).await?);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub(crate) struct Health {
     status: &'static str,
 }
 
-/// What runs here.
+/// The name and version of the server.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Version {
     /// `umbel`.

@@ -4,13 +4,9 @@
 //! another tenant may be storing at the same moment. Its document comes before its bytes: a tenant that has as many
 //! modules as it may have cannot fill the disk with blobs that nobody uses.
 
-use std::sync::Arc;
-
 use axum::{
-    Extension,
     body::Body,
-    extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -23,9 +19,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Chunks, Of, answer, cut, drain, is_declared_longer, query_of},
-    paging,
-    problem::{Code, Problem},
+    body::{Chunks, answer, is_declared_longer, or_drain},
+    extract::{Context, PathParam, QueryParams},
+    paging::{self, PageQuery},
+    problem::{Problem, cut},
     state::Api,
     task_store,
     views::PolicyFields,
@@ -46,7 +43,7 @@ pub(crate) struct Module {
     /// Interfaces that it imports.
     imports: Vec<String>,
     tasks: Vec<ModuleTask>,
-    /// What the author should know. Only in the answer to a push.
+    /// Warnings for the author. Only in the answer to a push.
     #[serde(skip_serializing_if = "Option::is_none")]
     warnings: Option<Vec<String>>,
 }
@@ -60,7 +57,7 @@ pub(crate) struct ModuleTask {
     /// JSON Schema of the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     returns: Option<serde_json::Value>,
-    /// What the author set.
+    /// The fields that the author set.
     #[schema(value_type = PolicyFields)]
     policy: PolicyPatch,
 }
@@ -129,30 +126,19 @@ pub(crate) struct ModuleBytes(Vec<u8>);
     )
 )]
 pub(crate) async fn push(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    QueryParams(query): QueryParams<PushQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let query: PushQuery = query_of(&uri)?;
-    if let Err(problem) = check_headers(&api, &headers) {
-        drain(body).await;
-        return Err(problem);
-    }
-    let _turn = match api.uploads.take(&caller.tenant).await {
-        Ok(turn) => turn,
-        Err(problem) => {
-            drain(body).await;
-            return Err(problem);
-        }
-    };
+    let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
+    let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
     let bytes = read_module(&api, body).await?;
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
     let known = task_store::module(&api, &caller.tenant, digest).await?;
     if known.is_some() && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
-        return Err(Problem::new(Code::ModuleExists, format!("{digest} was pushed before")));
+        return Err(Problem::module_exists(format!("{digest} was pushed before")));
     }
     let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     let info = match known {
@@ -183,7 +169,7 @@ pub(crate) async fn push(
 fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     let media_type = headers.get(header::CONTENT_TYPE);
     if !media_type.is_some_and(|value| value == WASM || value == "application/octet-stream") {
-        return Err(Problem::new(Code::UnsupportedMediaType, format!("send `Content-Type: {WASM}`")));
+        return Err(Problem::unsupported_media_type(format!("send `Content-Type: {WASM}`")));
     }
     if is_declared_longer(headers, api.config.max_module_bytes) {
         return Err(too_large(api));
@@ -192,7 +178,7 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 fn too_large(api: &Api) -> Problem {
-    Problem::new(Code::ModuleTooLarge, format!("a module has at most {} bytes", api.config.max_module_bytes))
+    Problem::module_too_large(format!("a module has at most {} bytes", api.config.max_module_bytes))
 }
 
 async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
@@ -214,7 +200,7 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
     let given = text.split(',').find_map(|member| member.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
     match given {
         Some(given) if STANDARD.decode(given).ok().as_deref() != Some(&sha2::Sha256::digest(bytes)[..]) => {
-            Err(Problem::new(Code::DigestMismatch, "the bytes that arrived are not those of `Repr-Digest`"))
+            Err(Problem::digest_mismatch("the bytes that arrived are not those of `Repr-Digest`"))
         }
         _ => Ok(()),
     }
@@ -223,12 +209,12 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
 /// Bytes of a parameter's default as JSON: calls of workflows carry it.
 const MAX_DEFAULT_BYTES: usize = 64 << 10;
 
-/// What the inspector says, with the schemas compiled once so that no submission meets a bad one.
+/// The inspector's answer. The schemas are compiled once, so that no submission meets a bad one.
 async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo, Problem> {
     let info = api.inspector.inspect(bytes).await.map_err(refused)?;
     if info.digest != digest {
         tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
-        return Err(Problem::new(Code::Internal, "the module could not be inspected"));
+        return Err(Problem::internal("the module could not be inspected"));
     }
     for task in &info.tasks {
         let large =
@@ -236,7 +222,7 @@ async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo
         if let Some(parameter) = task.parameters.iter().find(large) {
             let (task, name) = (&task.name, cut(&parameter.name));
             let detail = format!("task `{task}`: the default of `{name}` is larger than {MAX_DEFAULT_BYTES} bytes");
-            return Err(Problem::new(Code::SchemaInvalid, detail));
+            return Err(Problem::schema_invalid(detail));
         }
         api.schemas.get(digest, task).await?;
     }
@@ -267,7 +253,7 @@ async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Optio
         DocumentPut::Stored(version) => Ok(Some(version)),
         // Stored by an earlier push: a digest never means anything else.
         DocumentPut::Conflict(_) => Ok(None),
-        DocumentPut::Full => Err(Problem::new(Code::TooManyDocuments, "the tenant has as many modules as it may have")),
+        DocumentPut::Full => Err(Problem::too_many_documents("the tenant has as many modules as it may have")),
     }
 }
 
@@ -310,13 +296,12 @@ fn tag(response: &mut Response, digest: &Digest) {
     responses((status = 200, body = Module))
 )]
 pub(crate) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(digest): Of<Digest>,
+    Context { api, caller, .. }: Context,
+    PathParam(digest): PathParam<Digest>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let info = task_store::module(&api, &caller.tenant, digest).await?;
-    let info = info.ok_or_else(|| Problem::new(Code::ModuleNotFound, format!("no module {digest}")))?;
+    let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let mut response = match fresh {
         Some(text) if text == "*" || text.contains(&format!("\"{digest}\"")) => {
@@ -326,16 +311,6 @@ pub(crate) async fn show(
     };
     tag(&mut response, &digest);
     Ok(response)
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct PageQuery {
-    /// From 1 to 200; 50 when not given.
-    pub(crate) limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    pub(crate) cursor: Option<String>,
 }
 
 /// A page of modules, by digest.
@@ -358,13 +333,11 @@ pub(crate) struct ModuleSummary {
 /// The tenant's modules.
 #[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
 pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    QueryParams(query): QueryParams<PageQuery>,
 ) -> Result<Response, Problem> {
-    let query: PageQuery = query_of(&uri)?;
     let limit = paging::limit_of(query.limit)?;
-    let after = paging::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let after = paging::parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(&caller.tenant, DocumentKind::Module, after.as_deref(), limit).await?;
     let next_cursor = paging::next_by_name(&documents, limit);
     let summary = |info: ModuleInfo| ModuleSummary {

@@ -1,12 +1,7 @@
-//! Queues: how much is where, what holds for them, pause, resume, purge.
-
-use std::sync::Arc;
+//! Queues: counts, controls, pause, resume, purge.
 
 use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode},
+    http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
@@ -18,9 +13,10 @@ use utoipa::ToSchema;
 use super::bulk;
 use crate::{
     auth::Caller,
-    body::{Of, answer, json_of},
+    body::answer,
     controls::{self, ControlBody, ControlView},
-    problem::{Code, Problem},
+    extract::{Context, JsonBody, PathParam},
+    problem::Problem,
     state::Api,
 };
 
@@ -63,35 +59,25 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
 
 async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue, Problem> {
     let found = all(api, caller).await?.into_iter().find(|queue| queue.name == name.as_str());
-    found.ok_or_else(|| unknown(name.as_str()))
-}
-
-pub(crate) fn unknown(name: &str) -> Problem {
-    Problem::new(Code::QueueNotFound, format!("no job was ever sent to a queue `{name}`, or it was forgotten"))
+    found.ok_or_else(|| Problem::no_queue(name.as_str()))
 }
 
 /// The tenant's queues by name.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", responses((status = 200, body = Queues)))]
-pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
     answer(StatusCode::OK, &Queues { items: all(&api, &caller).await? })
 }
 
-/// Changes what holds for a queue from now on.
+/// Changes the control of a queue.
 #[utoipa::path(
     patch, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)), request_body = ControlBody,
     responses((status = 200, body = Queue))
 )]
 pub(crate) async fn patch(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<QueueName>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<QueueName>,
+    JsonBody(body): JsonBody<ControlBody>,
 ) -> Result<Response, Problem> {
-    let body: ControlBody = json_of(&api, &headers, body).await?;
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
     answer(StatusCode::OK, &one(&api, &caller, &name).await?)
 }
@@ -104,9 +90,8 @@ pub(crate) async fn patch(
     responses((status = 204, description = "It is gone"))
 )]
 pub(crate) async fn delete(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<QueueName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<QueueName>,
 ) -> Result<Response, Problem> {
     match api.broker.delete_queue(&caller.tenant, &name).await? {
         QueueDeleted::Deleted => {
@@ -115,9 +100,9 @@ pub(crate) async fn delete(
         }
         QueueDeleted::NotEmpty => {
             let detail = format!("queue `{name}` has jobs that have not ended, dead jobs or a control");
-            Err(Problem::new(Code::QueueNotEmpty, detail))
+            Err(Problem::queue_not_empty(detail))
         }
-        QueueDeleted::NotFound => Err(unknown(name.as_str())),
+        QueueDeleted::NotFound => Err(Problem::no_queue(name.as_str())),
     }
 }
 
@@ -127,9 +112,8 @@ pub(crate) async fn delete(
     responses((status = 200, body = Queue))
 )]
 pub(crate) async fn pause(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<QueueName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<QueueName>,
 ) -> Result<Response, Problem> {
     set_paused(&api, &caller, &name, true).await
 }
@@ -140,9 +124,8 @@ pub(crate) async fn pause(
     responses((status = 200, body = Queue))
 )]
 pub(crate) async fn resume(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<QueueName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<QueueName>,
 ) -> Result<Response, Problem> {
     set_paused(&api, &caller, &name, false).await
 }
@@ -160,9 +143,8 @@ async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) 
     responses((status = 202, body = bulk::BulkView, description = "It is being done"))
 )]
 pub(crate) async fn purge(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<QueueName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<QueueName>,
 ) -> Result<Response, Problem> {
     one(&api, &caller, &name).await?;
     let state = vec![JobState::Queued, JobState::Scheduled, JobState::Retrying];

@@ -1,30 +1,28 @@
 //! Tasks: list, show, deploy, roll back, set policy.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Control, DocumentKind, Expect, Scope};
-use umbel_compose::{Misread, RouteTable, TaskDocument};
+use umbel_compose::{JsonError, RouteTable, TaskDocument};
 use umbel_model::{Digest, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
-use super::modules::{PageQuery, TaskParameter};
+use super::modules::TaskParameter;
 use crate::{
     auth::Caller,
-    body::{Of, answer, cut, json_of, query_of},
+    body::answer,
     controls::{self, ControlBody, ControlView, control_of},
-    paging,
-    problem::{Code, Problem},
+    etag::{if_match, tagged},
+    extract::{Context, JsonBody, PathParam, QueryParams},
+    paging::{self, PageQuery},
+    problem::{Code, Problem, cut},
     state::Api,
-    task_cache::routes,
-    task_store,
+    task_cache, task_store,
     time::Time,
     views::{PolicyFields, PolicyValue, policy_values},
 };
@@ -45,7 +43,7 @@ pub(crate) struct Task {
     returns: Option<serde_json::Value>,
     /// Each field of the policy and where it was decided.
     policy: BTreeMap<String, PolicyValue>,
-    /// What somebody set at run time, for all its jobs.
+    /// The control of all its jobs, set at run time.
     control: ControlView,
     /// Moves of the pointer, newest first; at most 50 are kept.
     deploys: Vec<TaskDeploy>,
@@ -80,14 +78,10 @@ impl Task {
     }
 }
 
-async fn tagged(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result<Response, Problem> {
-    let routes = routes(api, &caller.tenant).await?;
+async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result<Response, Problem> {
+    let routes = task_cache::routes(api, &caller.tenant).await?;
     let control = control_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
-    let mut response = answer(StatusCode::OK, &Task::new(document, version, &routes, &control))?;
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    Ok(response)
+    tagged(&Task::new(document, version, &routes, &control), version)
 }
 
 /// A page of tasks by name.
@@ -112,16 +106,14 @@ pub(crate) struct TaskSummary {
 /// The tenant's tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
 pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    QueryParams(query): QueryParams<PageQuery>,
 ) -> Result<Response, Problem> {
-    let query: PageQuery = query_of(&uri)?;
     let limit = paging::limit_of(query.limit)?;
-    let after = paging::place_of(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let after = paging::parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(&caller.tenant, DocumentKind::Task, after.as_deref(), limit).await?;
     let next_cursor = paging::next_by_name(&documents, limit);
-    let routes = routes(&api, &caller.tenant).await?;
+    let routes = task_cache::routes(&api, &caller.tenant).await?;
     let summary = |version: u64, document: TaskDocument| TaskSummary {
         version,
         digest: document.digest().map(|digest| digest.to_string()),
@@ -140,27 +132,23 @@ pub(crate) async fn list(
     responses((status = 200, body = Task))
 )]
 pub(crate) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<TaskName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<TaskName>,
 ) -> Result<Response, Problem> {
     let (document, version) = task_store::get(&api, &caller.tenant, &name).await?;
-    tagged(&api, &caller, document, version).await
+    tagged_task(&api, &caller, document, version).await
 }
 
-/// Changes what holds for all jobs of a task from now on, also for those that are queued.
+/// Changes the control of all jobs of a task, also of those that are queued.
 #[utoipa::path(
     patch, path = "/v1/tasks/{name}/control", tag = "tasks", params(("name" = String, Path)),
     request_body = ControlBody, responses((status = 200, body = ControlView))
 )]
 pub(crate) async fn control(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<TaskName>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<TaskName>,
+    JsonBody(body): JsonBody<ControlBody>,
 ) -> Result<Response, Problem> {
-    let body: ControlBody = json_of(&api, &headers, body).await?;
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
     answer(StatusCode::OK, &ControlView::from(&control))
@@ -181,16 +169,13 @@ pub(crate) struct DeployBody {
     request_body = DeployBody, responses((status = 200, body = Task))
 )]
 pub(crate) async fn deploy(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<TaskName>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<TaskName>,
+    JsonBody(body): JsonBody<DeployBody>,
 ) -> Result<Response, Problem> {
-    let body: DeployBody = json_of(&api, &headers, body).await?;
     let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
-    tagged(&api, &caller, document, version).await
+    tagged_task(&api, &caller, document, version).await
 }
 
 /// Points the task back at the deploy before.
@@ -199,13 +184,12 @@ pub(crate) async fn deploy(
     responses((status = 200, body = Task))
 )]
 pub(crate) async fn rollback(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<TaskName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<TaskName>,
 ) -> Result<Response, Problem> {
     let tenant = &caller.tenant;
     let (mut document, version) = task_store::get(&api, tenant, &name).await?;
-    let nothing = || Problem::new(Code::NothingToRollBack, format!("`{name}` has no earlier deploy that still stands"));
+    let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
     let previous = document.previous().ok_or_else(nothing)?;
     let task = task_store::described(&api, tenant, previous, &name).await?;
     document.roll_back(task);
@@ -214,13 +198,13 @@ pub(crate) async fn rollback(
     match task_store::store(&api, tenant, &document, Expect::Version(version)).await? {
         Some(version) => {
             tracing::info!(task = %name, digest = %previous, version, "task rolled back");
-            tagged(&api, &caller, document, version).await
+            tagged_task(&api, &caller, document, version).await
         }
         None => Err(task_store::busy(&name)),
     }
 }
 
-/// What the server sets over the code's policy.
+/// The fields of the policy that the server sets over those of the code.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PatchBody {
@@ -239,42 +223,26 @@ pub(crate) struct PatchBody {
     request_body = PatchBody, responses((status = 200, body = Task))
 )]
 pub(crate) async fn patch(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(name): Of<TaskName>,
+    Context { api, caller, .. }: Context,
+    PathParam(name): PathParam<TaskName>,
     headers: HeaderMap,
-    body: Body,
+    JsonBody(body): JsonBody<PatchBody>,
 ) -> Result<Response, Problem> {
     let wanted = if_match(&headers)?;
-    let body: PatchBody = json_of(&api, &headers, body).await?;
     for _ in 0..task_store::MAX_TRIES {
         let (mut document, version) = task_store::get(&api, &caller.tenant, &name).await?;
         if wanted.is_some_and(|wanted| wanted != version) {
-            return Err(Problem::new(
-                Code::VersionConflict,
-                format!("`{name}` is at version {version}; read it again"),
-            ));
+            return Err(Problem::version_conflict(format!("`{name}` is at version {version}; read it again")));
         }
         document.policy = patched(&document.policy, &body.policy)?;
         task_store::check_policy(&api, &document)?;
         let stored = task_store::store(&api, &caller.tenant, &document, Expect::Version(version)).await?;
         if let Some(version) = stored {
             tracing::info!(task = %name, version, "policy of the task set");
-            return tagged(&api, &caller, document, version).await;
+            return tagged_task(&api, &caller, document, version).await;
         }
     }
     Err(task_store::busy(&name))
-}
-
-/// The version that a caller read.
-pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default();
-    if text == "*" {
-        return Ok(None);
-    }
-    let version = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
-    version.map(Some).ok_or_else(|| Problem::new(Code::InvalidHeader, "If-Match: pass on the `ETag` that was answered"))
 }
 
 fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch, Problem> {
@@ -287,12 +255,8 @@ fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value
         fields.insert(name.clone(), value.clone());
     }
     let fields = serde_json::Value::Object(fields);
-    match Misread::of_value::<PolicyPatch>(&fields) {
-        Some(Misread { pointer, detail }) => {
-            Err(Problem::of_field(Code::InvalidPolicy, &cut(&format!("policy{pointer}")), cut(&detail)))
-        }
-        None => {
-            serde_json::from_value(fields).map_err(|e| Problem::new(Code::InvalidPolicy, cut(&format!("policy: {e}"))))
-        }
+    if let Some(JsonError { pointer, detail }) = JsonError::of_value::<PolicyPatch>(&fields) {
+        return Err(Problem::of_field(Code::InvalidPolicy, &cut(&format!("policy{pointer}")), cut(&detail)));
     }
+    serde_json::from_value(fields).map_err(|e| Problem::invalid_policy(cut(&format!("policy: {e}"))))
 }

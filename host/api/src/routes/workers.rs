@@ -1,14 +1,6 @@
 //! Workers that are alive, what they run, and orders to them.
 
-use std::sync::Arc;
-
-use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, StatusCode, Uri},
-    response::Response,
-};
+use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{MAX_READY_QUEUES, Ordered, Shutdown, WorkerInfo, WorkerOrder};
 use umbel_model::{JobState, QueueName, WorkerId};
@@ -17,7 +9,8 @@ use utoipa::ToSchema;
 use super::jobs::list::{Jobs, ListQuery, filtered};
 use crate::{
     auth::Caller,
-    body::{Of, answer, json_of, json_or_nothing, query_of},
+    body::answer,
+    extract::{Context, JsonBody, Operator, OptionalJsonBody, PathParam, QueryParams},
     problem::{Code, Problem},
     state::Api,
     views::Worker,
@@ -62,10 +55,7 @@ pub(crate) struct Workers {
 
 /// Workers that said within 30 s that they are alive, by id. All of them is shown to operators only.
 #[utoipa::path(get, path = "/v1/workers", tag = "workers", responses((status = 200, body = Workers)))]
-pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
     let items = api.broker.workers().await?.into_iter().map(|info| Item::of(info, &caller)).collect();
     answer(StatusCode::OK, &Workers { items })
 }
@@ -76,9 +66,8 @@ pub(crate) async fn list(
     responses((status = 200, body = Item))
 )]
 pub(crate) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
+    Context { api, caller, .. }: Context,
+    PathParam(id): PathParam<WorkerId>,
 ) -> Result<Response, Problem> {
     let found = api.broker.workers().await?.into_iter().find(|info| info.id == id);
     answer(StatusCode::OK, &Item::of(found.ok_or_else(|| unknown(&id))?, &caller))
@@ -90,12 +79,10 @@ pub(crate) async fn show(
     responses((status = 200, body = Jobs))
 )]
 pub(crate) async fn jobs(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    PathParam(id): PathParam<WorkerId>,
+    QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Response, Problem> {
-    let query: ListQuery = query_of(&uri)?;
     let mut filter = query.filter()?;
     filter.worker = Some(id);
     if filter.state.is_empty() {
@@ -111,8 +98,7 @@ pub(crate) struct OrderGiven {
     order: u64,
 }
 
-async fn order(api: &Api, caller: &Caller, id: &WorkerId, order: WorkerOrder) -> Result<Response, Problem> {
-    caller.must_operate()?;
+async fn order(api: &Api, id: &WorkerId, order: WorkerOrder) -> Result<Response, Problem> {
     match api.broker.order_worker(id, &order).await? {
         Ordered::Told(number) => {
             tracing::info!(worker = %id, ?order, number, "worker ordered");
@@ -128,11 +114,10 @@ async fn order(api: &Api, caller: &Caller, id: &WorkerId, order: WorkerOrder) ->
     responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn drain(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
+    Operator(Context { api, .. }): Operator,
+    PathParam(id): PathParam<WorkerId>,
 ) -> Result<Response, Problem> {
-    order(&api, &caller, &id, WorkerOrder { drain: Some(true), ..WorkerOrder::default() }).await
+    order(&api, &id, WorkerOrder { drain: Some(true), ..WorkerOrder::default() }).await
 }
 
 /// Claims again. For operators.
@@ -141,11 +126,10 @@ pub(crate) async fn drain(
     responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn resume(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
+    Operator(Context { api, .. }): Operator,
+    PathParam(id): PathParam<WorkerId>,
 ) -> Result<Response, Problem> {
-    order(&api, &caller, &id, WorkerOrder { drain: Some(false), ..WorkerOrder::default() }).await
+    order(&api, &id, WorkerOrder { drain: Some(false), ..WorkerOrder::default() }).await
 }
 
 /// How a worker ends.
@@ -179,16 +163,12 @@ pub(crate) enum ShutdownMode {
     request_body = Option<ShutdownBody>, responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn shutdown(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
-    headers: HeaderMap,
-    body: Body,
+    Operator(Context { api, .. }): Operator,
+    PathParam(id): PathParam<WorkerId>,
+    OptionalJsonBody(body): OptionalJsonBody<ShutdownBody>,
 ) -> Result<Response, Problem> {
-    caller.must_operate()?;
-    let body: ShutdownBody = json_or_nothing(&api, &headers, body).await?;
     let shutdown = body.mode.or(Some(Shutdown::Warm));
-    order(&api, &caller, &id, WorkerOrder { shutdown, ..WorkerOrder::default() }).await
+    order(&api, &id, WorkerOrder { shutdown, ..WorkerOrder::default() }).await
 }
 
 /// A change of a worker while it runs. What is not named stays.
@@ -236,17 +216,13 @@ impl WorkerPatch {
     responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn patch(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<WorkerId>,
-    headers: HeaderMap,
-    body: Body,
+    Operator(Context { api, .. }): Operator,
+    PathParam(id): PathParam<WorkerId>,
+    JsonBody(body): JsonBody<WorkerPatch>,
 ) -> Result<Response, Problem> {
-    caller.must_operate()?;
-    let body: WorkerPatch = json_of(&api, &headers, body).await?;
-    order(&api, &caller, &id, body.order()?).await
+    order(&api, &id, body.order()?).await
 }
 
 fn unknown(id: &WorkerId) -> Problem {
-    Problem::new(Code::WorkerNotFound, format!("no worker `{id}` is alive; one that ended is forgotten after 30 s"))
+    Problem::worker_not_found(format!("no worker `{id}` is alive; one that ended is forgotten after 30 s"))
 }

@@ -1,4 +1,4 @@
-//! What checking a value against a schema may cost, decided before the check begins.
+//! The cost of checking a value against a schema, bounded before the check begins.
 //!
 //! Without references a schema is a tree, and a check meets each pair of a schema's node and a value's node once at
 //! most. References can make a small schema mean a huge tree, and recursion can make the work exponential in the
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use jsonschema::PatternOptions;
 use serde_json::{Map, Value, json};
 
-use crate::body::cut;
+use crate::problem::cut;
 
 /// Nodes of a schema with its references unfolded, each cycle once.
 const MAX_NODES: usize = 20_000;
@@ -37,7 +37,7 @@ const TEXT_BYTES_A_STEP: u64 = 256;
 /// Schemas within schemas that one check may enter, cycles unfolded.
 const MAX_CHECK_DEPTH: usize = 500;
 
-/// What is known of a schema's cost.
+/// The cost of one schema, as far as it is known without a value.
 #[derive(Debug)]
 pub(super) struct Cost {
     nodes: u64,
@@ -297,7 +297,7 @@ impl Walk<'_> {
         (self.steps <= self.max_steps).then_some(())
     }
 
-    /// What looks at a value as a whole: lengths, comparisons, uniqueness.
+    /// Keywords that look at a value as a whole: lengths, comparisons, uniqueness.
     fn whole(&mut self, schema: &Map<String, Value>, value: &Value) -> Option<()> {
         if let Value::String(text) = value {
             self.charge(text.len() as u64 / TEXT_BYTES_A_STEP)?;

@@ -1,4 +1,4 @@
-//! The JSON Schemas of tasks, compiled, and what a strange schema or argument may cost.
+//! The JSON Schemas of tasks, compiled, with a bound on what a hostile schema or argument costs.
 //!
 //! Schemas come from strangers. Nothing remote is fetched, patterns run on an engine without backtracking, and `cost`
 //! bounds the work before it is begun.
@@ -7,16 +7,15 @@ mod cost;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use jsonschema::{PatternOptions, Validator};
 use moka::future::Cache;
 use serde_json::{Value, value::RawValue};
 use tokio::sync::Semaphore;
+use umbel_compose::{Complaints, ValueChecker};
 use umbel_model::{Digest, Parameter, TaskDescription, TaskName};
 
-use crate::{
-    body::cut,
-    problem::{Code, Problem},
-};
+use crate::problem::{Problem, cut};
 use cost::{Cost, INLINE_STEPS, MAX_PATTERN_BYTES, MAX_STEPS};
 
 /// Long checks at once: they share the processors with everything else.
@@ -46,9 +45,6 @@ struct Compiled {
     cost: Cost,
 }
 
-/// What an argument breaks: a JSON pointer within it, and how.
-pub(crate) type Complaint = (String, String);
-
 impl Schemas {
     /// Compiles the schemas. The error names the parameter.
     pub(crate) fn compile(parameters: &[Parameter]) -> Result<Self, String> {
@@ -72,8 +68,13 @@ impl Schemas {
     }
 
     /// Whether the value may be given for parameter number `at`.
-    /// A long check waits for its turn and runs off the async threads.
-    pub(crate) async fn check(self: &Arc<Self>, at: usize, json: &RawValue, turns: &Turns) -> Result<(), Complaints> {
+    /// A long check waits for a permit and runs off the async threads.
+    pub(crate) async fn check(
+        self: &Arc<Self>,
+        at: usize,
+        json: &RawValue,
+        permits: &CheckPermits,
+    ) -> Result<(), Complaints> {
         let Some(Some(compiled)) = self.parameters.get(at) else { return Ok(()) };
         let value: Value = serde_json::from_str(json.get()).map_err(|e| {
             Complaints::Wrong(vec![(String::new(), format!("cannot be read: {}", cut(&e.to_string())))])
@@ -83,11 +84,11 @@ impl Schemas {
             return compiled.verdict(&value);
         }
         // Closed never: refused is the safe answer.
-        let turn = turns.0.clone().acquire_owned().await.map_err(|_| Complaints::TooComplex)?;
+        let permit = permits.0.clone().acquire_owned().await.map_err(|_| Complaints::TooComplex)?;
         let schemas = self.clone();
         let long = tokio::task::spawn_blocking(move || {
             // Held here: a caller that goes away does not end the work.
-            let _turn = turn;
+            let _permit = permit;
             match schemas.parameters.get(at) {
                 Some(Some(compiled)) => compiled.check(&value, bytes),
                 _ => Ok(()),
@@ -98,22 +99,28 @@ impl Schemas {
     }
 }
 
-/// Turns of long checks.
+/// Checks the values of one task's calls.
 #[derive(Debug)]
-pub(crate) struct Turns(Arc<Semaphore>);
+pub(crate) struct SchemaChecker {
+    pub(crate) schemas: Arc<Schemas>,
+    pub(crate) permits: CheckPermits,
+}
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(HEAVY_CHECKS)))
+#[async_trait]
+impl ValueChecker for SchemaChecker {
+    async fn check(&self, at: usize, value: &RawValue) -> Result<(), Complaints> {
+        self.schemas.check(at, value, &self.permits).await
     }
 }
 
-/// Why an argument is refused.
-#[derive(Debug)]
-pub(crate) enum Complaints {
-    Wrong(Vec<Complaint>),
-    /// Checking it would take too many steps.
-    TooComplex,
+/// Limits how many long checks run at once.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckPermits(Arc<Semaphore>);
+
+impl Default for CheckPermits {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(HEAVY_CHECKS)))
+    }
 }
 
 impl Compiled {
@@ -144,7 +151,7 @@ impl Compiled {
 fn accepts_all(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => *accepts,
-        // What schemars says of `serde_json::Value`: no more than a title.
+        // The schema that schemars makes of `serde_json::Value` has no more than a title.
         Value::Object(map) => map.keys().all(|key| matches!(key.as_str(), "title" | "description" | "$schema")),
         _ => false,
     }
@@ -171,11 +178,11 @@ impl SchemaCache {
         let schemas = match compiled {
             Ok(Ok(schemas)) => Arc::new(schemas),
             Ok(Err(problem)) => {
-                return Err(Problem::new(Code::SchemaInvalid, format!("task `{}`: {problem}", task.name)));
+                return Err(Problem::schema_invalid(format!("task `{}`: {problem}", task.name)));
             }
             Err(_) => {
                 let detail = format!("task `{}`: its schemas crash the compiler", task.name);
-                return Err(Problem::new(Code::SchemaInvalid, detail));
+                return Err(Problem::schema_invalid(detail));
             }
         };
         self.0.insert(key, schemas.clone()).await;

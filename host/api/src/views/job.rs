@@ -1,4 +1,4 @@
-//! What goes out: jobs as JSON.
+//! Jobs as JSON.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,7 @@ use umbel_model::{
 };
 use utoipa::ToSchema;
 
-use crate::{
-    problem::{Code, Problem},
-    time::Time,
-    views::PolicyFields,
-};
+use crate::{problem::Problem, time::Time, views::PolicyFields};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +40,7 @@ pub(crate) struct Job {
     /// Of a workflow's node.
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<NodePlace>,
-    /// Of a workflow's node: what it is called with, before the result that it takes goes in front. Not in lists.
+    /// Of a workflow's node: its own arguments; the result that it takes goes in front of them. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<Call>,
     /// The workflow that it is a node of.
@@ -84,7 +80,7 @@ pub(crate) struct Job {
     /// Header stamps; of a node, its workflow's.
     headers: BTreeMap<String, String>,
     progress: Option<Progress>,
-    /// What the task returned, as it was written. Not in lists.
+    /// The value that the task returned, as it was written. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     result: Option<Box<RawValue>>,
@@ -96,7 +92,7 @@ pub(crate) struct Job {
     /// Its attempts and lost deliveries, oldest first. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<Vec<Attempt>>,
-    /// What code, server and call set; the rest is default. Not in lists.
+    /// The fields that code, server and call set; the others have their defaults. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PolicyFields>)]
     policy: Option<PolicyPatch>,
@@ -114,7 +110,7 @@ pub(crate) struct Progress {
     /// A state of the task's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
-    /// What the task says of that state.
+    /// Details of that state, given by the task.
     #[serde(skip_serializing_if = "Option::is_none")]
     meta: Option<serde_json::Value>,
 }
@@ -186,7 +182,7 @@ pub(crate) struct NodePlace {
     headers: BTreeMap<String, String>,
 }
 
-/// What a workflow's node is called with.
+/// The call of a workflow's node.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Call {
     #[schema(value_type = Vec<Value>)]
@@ -203,7 +199,7 @@ pub(crate) struct Call {
     starmap: Option<Vec<Vec<Box<RawValue>>>>,
 }
 
-/// What is stored of a job's request.
+/// The stored specification of a job or a node.
 enum Asked {
     Job(JobSpec),
     Node(NodeSpec, NodeArguments, NodeRef),
@@ -290,7 +286,7 @@ impl Job {
     fn summary_and_request(record: JobRecord) -> Result<(Self, Asked), Problem> {
         let asked = Asked::of(&record).map_err(|error| {
             tracing::error!(job = %record.id, %error, "a stored job cannot be read");
-            Problem::new(Code::RecordUnreadable, format!("job {}", record.id))
+            Problem::record_unreadable(format!("job {}", record.id))
         })?;
         let mut job = Self {
             id: record.id.to_string(),

@@ -1,4 +1,4 @@
-//! What goes out: policies as JSON.
+//! Policies as JSON.
 
 use std::collections::BTreeMap;
 

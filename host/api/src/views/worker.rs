@@ -1,4 +1,4 @@
-//! What goes out: workers as JSON.
+//! Workers as JSON.
 
 use serde::Serialize;
 use umbel_broker::WorkerInfo;

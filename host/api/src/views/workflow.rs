@@ -1,4 +1,4 @@
-//! What goes out: workflows and their nodes as JSON.
+//! Workflows and their nodes as JSON.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use umbel_model::{
 use utoipa::ToSchema;
 
 use crate::{
-    problem::{Code, Problem},
+    problem::Problem,
     time::Time,
     views::{self, JobError},
 };
@@ -40,7 +40,7 @@ pub(crate) struct Workflow {
     finished_at: Option<Time>,
     /// Kept so long after it is over, milliseconds.
     keep_ms: u64,
-    /// What it gives: the result of the task that it ends with, or the list of its members' results. Not in lists.
+    /// Its result: that of the task that it ends with, or the list of its members' results. Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
     pub(crate) result: Option<Box<RawValue>>,
@@ -89,7 +89,7 @@ pub(crate) struct WorkflowProgress {
     waiting: u32,
 }
 
-/// Where more is.
+/// Links to more about it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Links {
     #[serde(rename = "self")]
@@ -136,7 +136,7 @@ impl Workflow {
     pub(crate) fn new(record: &WorkflowRecord) -> Result<Self, Problem> {
         let spec: WorkflowSpec = serde_json::from_str(&record.spec).map_err(|error| {
             tracing::error!(workflow = %record.id, %error, "a stored workflow cannot be read");
-            Problem::new(Code::RecordUnreadable, format!("workflow {}", record.id))
+            Problem::record_unreadable(format!("workflow {}", record.id))
         })?;
         Ok(Self {
             id: record.id.to_string(),
@@ -188,7 +188,7 @@ impl From<Range> for Nodes {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Node {
     number: u32,
-    /// `job`; `join`: the end of a group, which runs nothing.
+    /// `job`; or `gate`: a join, which runs nothing and waits for the members of a group.
     kind: &'static str,
     task: Option<String>,
     label: Option<String>,
@@ -201,7 +201,7 @@ pub(crate) struct Node {
     when: &'static str,
     /// Whether its source's result goes in front of its arguments.
     takes: bool,
-    /// What waits for it.
+    /// The nodes that wait for it.
     next: Vec<Nodes>,
     /// The join of the innermost group that it is in.
     group: Option<u32>,
@@ -238,6 +238,7 @@ impl Node {
         let NodeRecord { number, when, on_failure, after, group, next, work } = node;
         let plain = Self {
             number,
+            // The word of this API for a join.
             kind: "gate",
             task: None,
             label: None,

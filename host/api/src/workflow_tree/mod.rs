@@ -1,7 +1,7 @@
 //! A workflow's graph, nested again as it was written: chains, groups, chords and callbacks.
 //!
-//! Large workflows are not read whole. The tree is built from the nodes that are at hand; what it missed is read, and it
-//! is built again, until nothing is missing that the caps let it show.
+//! Large workflows are not read whole. The tree is built from the nodes that have been read; then the nodes that were
+//! missing are read, and it is built again, until no node is missing that the caps let it show.
 
 mod build;
 
@@ -13,7 +13,7 @@ use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
 
 use crate::{
-    problem::{Code, Problem},
+    problem::Problem,
     time::Time,
     views,
     views::{label_of, state_of},
@@ -107,17 +107,17 @@ pub(crate) struct TreeStep {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(no_recursion)]
     pub(crate) body: Option<Box<TreeStep>>,
-    /// What starts when it succeeded, besides what is next in its chain.
+    /// Steps that start when it has succeeded, apart from the next one in its chain.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion)]
     pub(crate) link: Vec<TreeStep>,
-    /// What starts when it failed.
+    /// Steps that start when it has failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion)]
     pub(crate) link_error: Vec<TreeStep>,
 }
 
-/// A node that is at hand: its edges, and the step that shows it alone.
+/// A node that has been read: its edges, and the step that shows it alone.
 #[derive(Debug)]
 struct Known {
     when: When,
@@ -129,13 +129,13 @@ struct Known {
     step: TreeStep,
 }
 
-/// The nodes at hand, by number. One that is deleted is none.
+/// The nodes that have been read, by number. None for one that is deleted.
 type Nodes = HashMap<u32, Option<Known>>;
 
 /// The tree of a workflow.
 pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
     let mut nodes = Nodes::new();
-    let mut paging = 0;
+    let mut pages = 0;
     loop {
         let end = record.end;
         // Off the async threads: it has thousands of steps.
@@ -145,10 +145,9 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
             let Builder { missing, shown, .. } = builder;
             (root, missing, shown, nodes)
         });
-        let (root, missing, shown, at_hand) =
-            building.await.map_err(|_| Problem::new(Code::Internal, "the server's log says more"))?;
+        let (root, missing, shown, at_hand) = building.await.map_err(|_| Problem::see_log())?;
         nodes = at_hand;
-        if missing.is_empty() || paging >= MAX_PAGES {
+        if missing.is_empty() || pages >= MAX_PAGES {
             return Ok(Tree {
                 workflow: record.id.to_string(),
                 nodes: record.nodes,
@@ -158,11 +157,11 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
             });
         }
         for number in missing {
-            if nodes.contains_key(&number) || paging >= MAX_PAGES {
+            if nodes.contains_key(&number) || pages >= MAX_PAGES {
                 continue;
             }
-            paging += 1;
-            // What comes before it is likely to be asked for as well as what comes behind it.
+            pages += 1;
+            // The nodes before it are likely to be needed as well as those behind it.
             let mut first = number / PAGE * PAGE;
             // A page of large nodes ends before it has so many.
             while nodes.contains_key(&first) {

@@ -343,7 +343,7 @@ async fn large_arguments_of_a_job_that_was_refused_are_deleted() {
 
 #[tokio::test]
 async fn a_reader_of_a_large_result_holds_its_turn_until_it_has_it() {
-    let config = umbel_api::ApiConfig { turn_wait_ms: 50, ..Default::default() };
+    let config = umbel_api::ApiConfig { permit_wait_ms: 50, ..Default::default() };
     let app = Builder { config, ..Builder::default() }.build().await;
     app.push(&example_module()).await.ok(201);
     let id = app.submit_add(json!({})).await;

@@ -15,16 +15,16 @@ use serde_json::value::RawValue;
 
 use crate::TaskName;
 
-/// What the failure of a step means to whatever waits for it.
+/// The effect of a step's failure on the steps that wait for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
-    /// What waits for it fails too.
+    /// They fail too.
     #[default]
     Fail,
-    /// What waits for it goes on, and gets `{"error": {…}}` in the place of the result.
+    /// They go on, and get `{"error": {…}}` instead of the result.
     Continue,
-    /// What waits for it goes on, and gets `null` in the place of the result.
+    /// They go on, and get `null` instead of the result.
     Ignore,
 }
 
@@ -36,7 +36,7 @@ pub struct Signature {
     pub kwargs: BTreeMap<String, Box<RawValue>>,
     /// A JSON object: the options of a submission.
     pub options: Option<Box<RawValue>>,
-    /// Takes no result of what came before.
+    /// It does not take the result of the step before it.
     pub immutable: bool,
     /// One job that calls the task once for each item, one after the other, and gives the list of the results.
     pub each: Option<Each>,
@@ -51,7 +51,7 @@ pub enum Each {
     Starmap(Vec<Vec<Box<RawValue>>>),
 }
 
-/// What a step is.
+/// The kinds of steps.
 #[derive(Debug, Clone)]
 pub enum Shape {
     Task(Signature),

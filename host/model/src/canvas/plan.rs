@@ -57,7 +57,7 @@ impl Range {
     }
 }
 
-/// What a node waits for of its source.
+/// The end of its source that a node waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum When {
     #[default]
@@ -66,7 +66,7 @@ pub enum When {
     Failure,
 }
 
-/// What a node does when its turn comes.
+/// The work of a node.
 #[derive(Debug, Clone)]
 pub enum Work {
     Job(Signature),
@@ -98,7 +98,7 @@ pub struct Node {
     pub takes: bool,
     /// The join of the innermost group that it is in.
     pub group: Option<u32>,
-    /// What waits for it.
+    /// The nodes that wait for it.
     pub next: Vec<Range>,
     pub label: Option<String>,
     /// JSON pointer into the canvas: for error messages.
@@ -152,7 +152,7 @@ struct Place {
     after: Option<u32>,
     when: When,
     group: Option<u32>,
-    /// What the group around it says of its members.
+    /// The setting of the group around it for its members.
     on_failure: Option<OnFailure>,
     /// Numbers that were set aside for its last and its first node.
     end: Option<u32>,

@@ -1,4 +1,4 @@
-//! What of a workflow that failed is done again, and what is kept.
+//! Resuming a failed workflow: which nodes are run again, and which are kept.
 
 use super::{
     form::OnFailure,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::JobState;
 
-/// What a node of a resumed workflow begins with.
+/// The state in which a node of a resumed workflow begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeEnd {
     /// It ended so before, and keeps its result.
@@ -18,7 +18,7 @@ pub enum NodeEnd {
     Redo { pending: u32, failed: u32, skipped: u32 },
 }
 
-/// For each node what it begins with, and the nodes to start: those to be done again whose source is kept.
+/// The state in which each node begins, and the nodes to start: those to be done again whose source is kept.
 ///
 /// A node that succeeded is kept. One that did not is done again, unless all that waited for its success went on
 /// without it and is kept; and whatever waits for a node that is done again is done again too. `states` has the state

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use umbel_broker::{WorkflowState, WorkflowSubmitted, Workflows, submit_workflow, workflow_value};
 use umbel_compose::{Composer, Head, Result, Rules, Stamps, TaskFacts, TaskSource};
 use umbel_model::{
-    Digest, JobId, JobRecord, JobState, Parameter, PolicyPatch, TaskName, TenantId, WorkflowId,
+    Digest, JobId, JobRecord, JobState, ParameterText, PolicyPatch, TaskName, TenantId, WorkflowId,
     canvas::{node_job, workflow_id},
 };
 
@@ -25,7 +25,8 @@ impl TaskSource for Tasks {
             name: name.clone(),
             digest: self.0,
             policy: PolicyPatch { max_retries: Some(0), ..PolicyPatch::default() },
-            parameters: vec![Parameter { name: "d".into(), schema: true.into(), default: None }],
+            parameters: vec![ParameterText { name: "d".into(), default: None }],
+            checker: None,
         })))
     }
 }

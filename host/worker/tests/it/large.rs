@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt as _;
 use umbel_broker::LargeValues as _;
-use umbel_model::{Acks, Digest, JobRecord, JobState, PolicyPatch, QueueName, LargeValue};
+use umbel_model::{Acks, Digest, JobRecord, JobState, LargeValue, PolicyPatch, QueueName};
 use umbel_modules::ValueEntry;
 
 use crate::{

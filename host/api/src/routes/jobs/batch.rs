@@ -4,30 +4,25 @@
 //! so that a client that writes all before it reads cannot lock itself up; their size has a limit. A failure within
 //! the body cannot undo what was stored: it becomes the last line of the answer.
 
-use std::sync::Arc;
-
 use axum::{
-    Extension,
     body::Body,
-    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
 use tokio::task::JoinHandle;
-use umbel_broker::{NewJob, Submitted};
-use umbel_compose::Options;
+use umbel_broker::Submitted;
+use umbel_compose::{JobTemplate, Options};
 use umbel_model::JobId;
 
 use crate::{
-    auth::Caller,
-    body::{Chunks, checked_text, drain, is_declared_longer, object_of, too_large},
-    middleware::RequestId,
-    problem::{Code, FieldError, Problem},
+    body::{Chunks, checked_text, is_declared_longer, object_of, or_drain, too_large},
+    extract::Context,
+    outcome::{Outcome, submitted},
+    problem::{FieldError, Problem},
     state::Api,
-    submission::{Origin, Outcome, Signature, Template, drop_unused, idempotency, options_of, submitted, task_name},
-    task_cache::deployed,
+    submission::{NewJobs, Origin, Signature, idempotency, options_of},
 };
 
 /// Jobs stored in one step.
@@ -49,23 +44,12 @@ const MAX_DETAILED_BYTES: usize = 16 << 20;
     responses((status = 200, content_type = "application/x-ndjson", body = String))
 )]
 pub(crate) async fn submit_batch(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Extension(request_id): Extension<RequestId>,
+    Context { api, caller, request_id }: Context,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if let Err(problem) = check_headers(&api, &headers) {
-        drain(body).await;
-        return Err(problem);
-    }
-    let _turn = match api.batches.take(&caller.tenant).await {
-        Ok(turn) => turn,
-        Err(problem) => {
-            drain(body).await;
-            return Err(problem);
-        }
-    };
+    let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
+    let (_permit, body) = or_drain(api.batches.acquire(&caller.tenant).await, body).await?;
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
     if let Err(problem) = batch.read(body).await {
         if batch.lines == 0 {
@@ -82,11 +66,11 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if !matches!(&*essence, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
-        return Err(Problem::new(Code::UnsupportedMediaType, "send `Content-Type: application/x-ndjson`"));
+        return Err(Problem::unsupported_media_type("send `Content-Type: application/x-ndjson`"));
     }
     if headers.contains_key("idempotency-key") {
         let detail = "Idempotency-Key: a batch has one key a line, in options.idempotency_key";
-        return Err(Problem::new(Code::InvalidHeader, detail));
+        return Err(Problem::invalid_header(detail));
     }
     if is_declared_longer(headers, api.config.max_batch_bytes as u64) {
         return Err(too_large(api.config.max_batch_bytes));
@@ -97,7 +81,7 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
 /// Places named in one line's error.
 const LINE_ERRORS: usize = 4;
 
-/// What a line became: a job to store, by its id, or a refusal.
+/// The outcome of reading a line: the id of a job to store, or a refusal.
 type Entry = Result<JobId, Problem>;
 
 /// A chunk being stored, and the lines that it answers.
@@ -111,7 +95,7 @@ struct Batch<'a> {
     origin: Origin,
     lines: usize,
     templates: Vec<Prepared>,
-    jobs: Vec<NewJob>,
+    new: NewJobs,
     entries: Vec<Entry>,
     in_flight: Option<InFlight>,
     /// The broker's failure: the lines after it are not tried.
@@ -124,7 +108,7 @@ struct Prepared {
     task: String,
     options: String,
     idempotency_key: Option<String>,
-    template: Template,
+    template: JobTemplate,
 }
 
 impl<'a> Batch<'a> {
@@ -134,7 +118,7 @@ impl<'a> Batch<'a> {
             origin,
             lines: 0,
             templates: Vec::new(),
-            jobs: Vec::with_capacity(CHUNK),
+            new: NewJobs::default(),
             entries: Vec::with_capacity(CHUNK),
             in_flight: None,
             failed: None,
@@ -174,16 +158,12 @@ impl<'a> Batch<'a> {
         }
         if self.lines == self.api.config.max_batch_lines {
             let detail = format!("at most {} lines are taken", self.api.config.max_batch_lines);
-            return Err(Problem::new(Code::TooManyLines, detail));
+            return Err(Problem::too_many_lines(detail));
         }
         self.lines += 1;
         let entry = match &self.failed {
             Some(problem) => Err(problem.clone()),
-            None => self.prepared(line).await.map(|job| {
-                let id = job.id;
-                self.jobs.push(job);
-                id
-            }),
+            None => self.add(line).await,
         };
         self.entries.push(entry);
         if self.entries.len() >= CHUNK {
@@ -192,7 +172,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    async fn prepared(&mut self, line: &[u8]) -> Result<NewJob, Problem> {
+    /// Prepares the job of a line; answers its id.
+    async fn add(&mut self, line: &[u8]) -> Result<JobId, Problem> {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
@@ -204,22 +185,21 @@ impl<'a> Batch<'a> {
         };
         let prepared = &self.templates[at];
         let key = prepared.idempotency_key.as_ref().map(|key| idempotency(key, line));
-        prepared.template.job(self.api, &signature, key).await
+        self.new.add(self.api, &prepared.template, &signature, key).await
     }
 
-    /// The place of a new template.
+    /// The index of a new template.
     async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
         let parsed = if options.is_empty() { Options::default() } else { options_of(options)? };
         if !parsed.on_success.is_empty() || !parsed.on_failure.is_empty() {
             let detail = "on_success, on_failure: a line of a batch has none; use POST /v1/jobs or POST /v1/workflows";
-            return Err(Problem::new(Code::InvalidOption, detail));
+            return Err(Problem::invalid_option(detail));
         }
-        let snapshot = deployed(self.api, &self.origin.tenant, &task_name(task)?).await?;
-        let template = Template::new(self.api, snapshot, &parsed, &self.origin)?;
+        let idempotency_key = parsed.idempotency_key.clone();
+        let template = self.origin.template(self.api, task, parsed).await?;
         if self.templates.len() == TEMPLATES {
             self.templates.clear();
         }
-        let idempotency_key = parsed.idempotency_key;
         self.templates.push(Prepared { task: task.into(), options: options.into(), idempotency_key, template });
         Ok(self.templates.len() - 1)
     }
@@ -229,7 +209,7 @@ impl<'a> Batch<'a> {
         self.join().await;
         // A deploy is seen by the next chunk.
         self.templates.clear();
-        let jobs = std::mem::replace(&mut self.jobs, Vec::with_capacity(CHUNK));
+        let new = std::mem::take(&mut self.new);
         let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK));
         if let Some(problem) = &self.failed {
             let refused: Vec<Entry> = entries.into_iter().map(|entry| entry.and(Err(problem.clone()))).collect();
@@ -237,13 +217,7 @@ impl<'a> Batch<'a> {
             return;
         }
         let (broker, store) = (self.api.broker.clone(), self.api.store.clone());
-        let stored = tokio::spawn(async move {
-            let answers = if jobs.is_empty() { Vec::new() } else { broker.submit(&jobs).await? };
-            for (job, answer) in jobs.iter().zip(&answers) {
-                drop_unused(&store, job, *answer).await;
-            }
-            Ok(answers)
-        });
+        let stored = tokio::spawn(async move { new.submit(&*broker, &store).await });
         self.in_flight = Some(InFlight { stored, entries });
     }
 
@@ -252,14 +226,13 @@ impl<'a> Batch<'a> {
         let Some(InFlight { stored, entries }) = self.in_flight.take() else { return };
         let stored = match stored.await {
             Ok(stored) => stored.map_err(Problem::from),
-            Err(_) => Err(Problem::new(Code::Internal, "storing the chunk failed; the server's log says more")),
+            Err(_) => Err(Problem::internal("storing the chunk failed; the server's log says more")),
         };
         let mut stored = stored.map(Vec::into_iter);
         for entry in entries {
             let outcome = entry.and_then(|id| match &mut stored {
                 Ok(answers) => {
-                    let missing = || Problem::new(Code::Internal, "the broker did not answer");
-                    answers.next().ok_or_else(missing).and_then(|answer| submitted(answer, id))
+                    answers.next().ok_or_else(Problem::no_broker_answer).and_then(|answer| submitted(answer, id))
                 }
                 Err(problem) => Err(problem.clone()),
             });

@@ -2,87 +2,65 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde_json::{Value, value::RawValue};
-use umbel_broker::{Idempotency, Start};
-use umbel_compose::{Head, Options, Stamps};
+use umbel_broker::Idempotency;
+use umbel_compose::{Head, Options};
 use umbel_model::{
-    Canvas, JobId,
+    Canvas,
     canvas::{Shape, Signature as Step, node_job},
 };
 
-use super::super::workflows::{Work, composed, stored};
 use crate::{
-    auth::Caller,
-    id_generator,
-    problem::{Code, FieldError, Problem},
+    outcome::Outcome,
+    problem::{FieldError, Problem},
     state::Api,
     submission::{Origin, Signature, task_name},
+    time::now_ms,
+    workflow_submission::Submission,
 };
 
-/// Submits the job of a signature and what follows it. Answers the job, and whether it was there before.
-pub(crate) async fn submit(
+/// Submits the job of a signature and its callbacks. Answers the job.
+pub(super) async fn submit(
     api: &Arc<Api>,
-    caller: &Caller,
     signature: &Signature<'_>,
     mut options: Options,
     origin: Origin,
     idempotency: Option<Idempotency>,
-) -> Result<(JobId, bool), Problem> {
-    let stamps = Stamps {
-        tags: std::mem::take(&mut options.tags),
-        headers: std::mem::take(&mut options.headers),
-        traceparent: origin.traceparent,
-        request_id: Some(origin.request_id),
-    };
-    let keep_ms = options.policy.result_ttl_ms;
+) -> Result<Outcome, Problem> {
+    let stamps = origin.stamps(&mut options);
+    let head = Head::new(api.ids.workflow_id()?);
+    // Nodes are kept as long as their workflow.
+    let head = Head { idempotency, keep_ms: options.policy.result_ttl_ms.unwrap_or(head.keep_ms), ..head };
     let link = std::mem::take(&mut options.on_success);
     let link_error = std::mem::take(&mut options.on_failure);
-    let canvas = Canvas { link, link_error, ..Canvas::new(Shape::Task(step(signature, &options)?)) };
-    let head = Head { idempotency, ..Head::new(api.ids.workflow_id()?) };
-    // Nodes are kept as long as their workflow.
-    let head = Head { keep_ms: keep_ms.unwrap_or(head.keep_ms), ..head };
-    let turn = api.workflows.take(&caller.tenant).await?;
-    let work = Work { api: api.clone(), caller: caller.clone(), stamps, turn };
-    let (composed, turn) = composed(work, "", |composer| composer.workflow(canvas, head)).await.map_err(placed)?;
-    let first = composed.head.starts.first().map_or(0, |range| range.first);
-    let (workflow, replayed) = stored(api, composed).await?;
-    drop(turn);
-    Ok((node_job(workflow, first), replayed))
+    let canvas = Canvas { link, link_error, ..Canvas::new(Shape::Task(step(signature)?)) };
+    // The key is the workflow's.
+    options.idempotency_key = None;
+    if let Some(at) = options.expires_at.take() {
+        // A node's expiry counts from when it is ready: now, or after its delay, which is not part of it.
+        let left = at.saturating_sub(now_ms()).max(1);
+        let own = options.policy.expires_ms.filter(|ms| *ms > 0);
+        options.policy.expires_ms = Some(own.map_or(left, |ms| ms.min(left)));
+    }
+    let permit = api.workflows.acquire(&origin.tenant).await?;
+    let submission = Submission { api: api.clone(), tenant: origin.tenant, stamps, permit, pointer: "" };
+    let submitted = submission.submit(|composer| composer.job_with_callbacks(canvas, options, head)).await;
+    let (outcome, first) = submitted.map_err(placed)?;
+    Ok(match outcome {
+        Outcome::New(workflow) => Outcome::New(node_job(workflow, first)),
+        other => Outcome::Replayed(node_job(other.id(), first)),
+    })
 }
 
-/// The signature as a step of a canvas: its options are those that a node may have.
-fn step(signature: &Signature<'_>, options: &Options) -> Result<Step, Problem> {
-    let mut named = BTreeMap::new();
-    for (name, value) in signature.kwargs.as_ref().map_or(&[][..], |kwargs| &kwargs.0) {
-        if named.insert(name.to_string(), (*value).to_owned()).is_some() {
-            return Err(Problem::new(Code::InvalidArguments, "an argument was given twice by name"));
+/// The signature as a step of a canvas, without its options.
+fn step(signature: &Signature<'_>) -> Result<Step, Problem> {
+    let mut kwargs = BTreeMap::new();
+    for (name, value) in signature.kwargs.iter().flat_map(|kwargs| kwargs.iter()) {
+        if kwargs.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(Problem::invalid_arguments("an argument was given twice by name"));
         }
     }
-    let mut policy = options.policy.clone();
-    if let Some(at) = options.expires_at {
-        // A node's expiry counts from when it is ready: now, or after its delay, which is not part of it.
-        let left = at.saturating_sub(id_generator::now_ms()).max(1);
-        policy.expires_ms = Some(policy.expires_ms.filter(|ms| *ms > 0).map_or(left, |ms| ms.min(left)));
-    }
-    let mut fields = match serde_json::to_value(&policy) {
-        Ok(Value::Object(fields)) => fields,
-        _ => serde_json::Map::new(),
-    };
-    match options.start {
-        Some(Start::After(ms)) => drop(fields.insert("countdown_ms".into(), ms.into())),
-        Some(Start::At(at)) => {
-            let eta = serde_json::to_value(crate::time::Time(at)).unwrap_or_default();
-            fields.insert("eta".into(), eta);
-        }
-        Some(Start::Now) | None => {}
-    }
-    let text = Value::Object(fields).to_string();
-    Ok(Step {
-        args: signature.args.iter().flatten().map(|value| (*value).to_owned()).collect(),
-        kwargs: named,
-        options: RawValue::from_string(text).ok(),
-        ..Step::new(task_name(&signature.task)?)
-    })
+    let args = signature.args.iter().flatten().map(|value| (*value).to_owned()).collect();
+    Ok(Step { args, kwargs, ..Step::new(task_name(&signature.task)?) })
 }
 
 /// A problem of the canvas, in the words of the submission that it was made of.

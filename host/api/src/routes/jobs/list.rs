@@ -1,13 +1,6 @@
 //! Lists of jobs: all, the dead, a workflow's, a worker's.
 
-use std::sync::Arc;
-
-use axum::{
-    Extension,
-    extract::State,
-    http::{StatusCode, Uri},
-    response::Response,
-};
+use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{NodeWork, PAGE_SCAN, Results};
 use umbel_bulk::Filter;
@@ -15,12 +8,12 @@ use umbel_compose::parse_time;
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkerId, WorkflowId};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::workflows;
 use crate::{
     auth::Caller,
-    body::{answer, query_of},
+    body::answer,
+    extract::{Context, QueryParams},
     paging,
-    problem::{Code, Problem},
+    problem::Problem,
     state::Api,
     views::Job,
 };
@@ -66,7 +59,7 @@ pub(crate) struct Jobs {
 
 impl ListQuery {
     pub(crate) fn filter(&self) -> Result<Filter, Problem> {
-        let bad = |e: String| Problem::new(Code::InvalidQuery, e);
+        let bad = |e: String| Problem::invalid_query(e);
         let time = |name: &str, text: &Option<String>| {
             text.as_deref().map(parse_time).transpose().map_err(|e| bad(format!("{name}: {e}")))
         };
@@ -90,21 +83,20 @@ impl ListQuery {
 pub(crate) fn states_of(list: Option<&str>) -> Result<Vec<JobState>, Problem> {
     let state = |name: &str| {
         let known = || JobState::ALL.map(JobState::as_str).join(", ");
-        JobState::from_name(name).ok_or_else(|| Problem::new(Code::InvalidQuery, format!("state: one of {}", known())))
+        JobState::from_name(name).ok_or_else(|| Problem::invalid_query(format!("state: one of {}", known())))
     };
     list.into_iter().flat_map(|list| list.split(',')).map(state).collect()
 }
 
 /// A page of jobs, of all or of the dead.
-pub(crate) async fn page(api: &Api, caller: &Caller, uri: &Uri, dead: bool) -> Result<Response, Problem> {
-    let query: ListQuery = query_of(uri)?;
+pub(crate) async fn page(api: &Api, caller: &Caller, query: &ListQuery, dead: bool) -> Result<Response, Problem> {
     if let Some(workflow) = &query.workflow {
         if dead {
-            return Err(Problem::new(Code::InvalidQuery, "workflow: the dead set is not listed by workflow"));
+            return Err(Problem::invalid_query("workflow: the dead set is not listed by workflow"));
         }
-        return nodes_page(api, caller, &query, workflow).await;
+        return nodes_page(api, caller, query, workflow).await;
     }
-    filtered(api, caller, &query, &query.filter()?, dead).await
+    filtered(api, caller, query, &query.filter()?, dead).await
 }
 
 /// A page of the jobs that a filter finds. It looks at `PAGE_SCAN` jobs or a little more.
@@ -116,14 +108,14 @@ pub(crate) async fn filtered(
     dead: bool,
 ) -> Result<Response, Problem> {
     let limit = paging::limit_of(query.limit)?;
-    let mut before: Option<JobId> = paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?;
+    let mut before: Option<JobId> = paging::parse_cursor(query.cursor.as_deref(), |text| text.parse().ok())?;
     let (mut items, mut looked_at) = (Vec::new(), 0);
-    'paging: for _ in 0..MAX_QUESTIONS {
+    'pages: for _ in 0..MAX_QUESTIONS {
         let page = api.broker.jobs(&filter.query(&caller.tenant, dead, before, limit)).await?;
         looked_at += page.jobs.len();
         for record in page.jobs {
             if items.len() as u32 == limit {
-                break 'paging;
+                break 'pages;
             }
             let id = record.id;
             if filter.is_simple() || filter.matches(&record) {
@@ -142,13 +134,13 @@ pub(crate) async fn filtered(
 /// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
 /// their texts are large.
 async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
-    let id: WorkflowId = workflow.parse().map_err(|e| Problem::new(Code::WorkflowNotFound, format!("{e}")))?;
-    let from = paging::place_of(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
+    let id: WorkflowId = workflow.parse().map_err(|e| Problem::workflow_not_found(format!("{e}")))?;
+    let from = paging::parse_cursor(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
     let (wanted, limit) = (query.filter()?, paging::limit_of(query.limit)?);
-    let record = api.broker.workflow(&caller.tenant, id).await?.ok_or_else(|| workflows::unknown(id))?;
+    let record = api.workflow(&caller.tenant, id).await?;
     let end = PAGE_SCAN.saturating_add(from).min(record.nodes);
     let (mut items, mut next) = (Vec::new(), from);
-    'paging: for _ in 0..MAX_QUESTIONS {
+    'pages: for _ in 0..MAX_QUESTIONS {
         if next >= end {
             break;
         }
@@ -161,7 +153,7 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
             }
             if items.len() as u32 == limit {
                 next = node.number;
-                break 'paging;
+                break 'pages;
             }
             items.push(Job::summary(*record)?);
         }
@@ -174,9 +166,8 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
 /// Jobs, newest first.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
 pub(crate) async fn list(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Response, Problem> {
-    page(&api, &caller, &uri, false).await
+    page(&api, &caller, &query, false).await
 }

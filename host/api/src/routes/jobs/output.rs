@@ -1,12 +1,10 @@
-//! What a job gives: its log and its result.
+//! The output of a job: its log and its result.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use axum::{
-    Extension,
-    body::{Body, Bytes},
-    extract::State,
-    http::{StatusCode, Uri, header},
+    body::Body,
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use futures::stream;
@@ -16,17 +14,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     admission::Permit,
-    auth::Caller,
-    body::{Of, answer, query_of},
+    body::answer,
+    extract::{Context, PathParam, QueryParams},
     job_detail::result_text,
     paging,
-    problem::{Code, Problem},
-    redrive,
-    state::Api,
+    problem::Problem,
     views::Line,
 };
 
-/// What is written of a result at once, bytes.
+/// Bytes of a result that are written at once.
 const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -47,23 +43,21 @@ pub(crate) struct Lines {
     next_from: u64,
 }
 
-/// What a job wrote.
+/// The log of a job.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(("id" = String, Path), LogsQuery),
     responses((status = 200, body = Lines))
 )]
 pub(crate) async fn logs(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<JobId>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    PathParam(id): PathParam<JobId>,
+    QueryParams(query): QueryParams<LogsQuery>,
 ) -> Result<Response, Problem> {
-    let query: LogsQuery = query_of(&uri)?;
     // 2^53: what a JSON number of any reader can hold.
     let from = query.from.unwrap_or(0).min(1 << 53);
     let lines = api.broker.logs(&caller.tenant, id, from, paging::limit_of(query.limit)?).await?;
     if lines.is_empty() {
-        redrive::find(&api, &caller.tenant, id).await?;
+        api.job(&caller.tenant, id).await?;
     }
     let next_from = from + lines.len() as u64;
     let items = lines.into_iter().zip(from..).map(|(line, number)| Line::new(number, line)).collect();
@@ -76,34 +70,33 @@ pub(crate) async fn logs(
     responses((status = 200, content_type = "application/json", body = serde_json::Value))
 )]
 pub(crate) async fn result(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(id): Of<JobId>,
+    Context { api, caller, .. }: Context,
+    PathParam(id): PathParam<JobId>,
 ) -> Result<Response, Problem> {
-    let record = redrive::find(&api, &caller.tenant, id).await?;
+    let record = api.job(&caller.tenant, id).await?;
     if !record.state.is_terminal() {
         let detail = format!("job {id} is {}; wait for its end", record.state.as_str());
-        return Err(Problem::new(Code::JobNotEnded, detail));
+        return Err(Problem::job_not_ended(detail));
     }
     let state = record.state.as_str();
-    let turn = api.results.take(&caller.tenant).await?;
+    let permit = api.results.acquire(&caller.tenant).await?;
     let text = result_text(&api, record).await?;
     let text = text.ok_or_else(|| {
         let detail = format!("job {id} is {state}, and no result of it is kept");
-        Problem::new(Code::NoResult, detail)
+        Problem::no_result(detail)
     })?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], in_pieces(text, turn)).into_response())
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], in_pieces(text, permit)).into_response())
 }
 
-/// A body whose turn ends when its reader has taken the last piece of it.
-fn in_pieces(text: String, turn: Permit) -> Body {
-    let whole = Bytes::from(text);
-    let pieces = stream::unfold((whole, turn), |(mut left, turn)| async move {
+/// A body that gives its permit back when its reader has taken the last piece of it.
+fn in_pieces(text: String, permit: Permit) -> Body {
+    let whole = bytes::Bytes::from(text);
+    let pieces = stream::unfold((whole, permit), |(mut left, permit)| async move {
         if left.is_empty() {
             return None;
         }
         let piece = left.split_to(left.len().min(PIECE_BYTES));
-        Some((Ok::<_, Infallible>(piece), (left, turn)))
+        Some((Ok::<_, Infallible>(piece), (left, permit)))
     });
     Body::from_stream(pieces)
 }

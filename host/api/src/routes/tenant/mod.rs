@@ -1,28 +1,21 @@
-//! What holds for a whole tenant: its control, and which queues its tasks' jobs go to.
-
-use std::sync::Arc;
+//! The tenant: its control, and the routes from its tasks to queues.
 
 use axum::{
-    Extension,
-    body::Body,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
-use serde::Serialize;
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
 use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
 
 pub(crate) mod events;
 
-use super::tasks::if_match;
 use crate::{
-    auth::Caller,
-    body::{answer, json_of},
+    body::answer,
     controls::{self, ControlBody, ControlView},
-    problem::{Code, FieldError, Problem},
-    state::Api,
+    etag::{if_match, tagged},
+    extract::{Context, JsonBody},
+    problem::{FieldError, Problem},
     task_cache,
 };
 
@@ -30,28 +23,22 @@ use crate::{
 /// that an earlier release stored go on to work.
 const MAX_REGEXES: usize = 32;
 
-/// What holds for all jobs of the tenant.
+/// The control of all jobs of the tenant.
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
-pub(crate) async fn show(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, Problem> {
+pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
     let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
     answer(StatusCode::OK, &ControlView::from(&control))
 }
 
-/// Changes what holds for all jobs of the tenant from now on.
+/// Changes the control of all jobs of the tenant.
 #[utoipa::path(
     patch, path = "/v1/tenant", tag = "tenant", request_body = ControlBody,
     responses((status = 200, body = ControlView))
 )]
 pub(crate) async fn patch(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
+    Context { api, caller, .. }: Context,
+    JsonBody(body): JsonBody<ControlBody>,
 ) -> Result<Response, Problem> {
-    let body: ControlBody = json_of(&api, &headers, body).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
     answer(StatusCode::OK, &ControlView::from(&control))
 }
@@ -88,20 +75,9 @@ pub(crate) enum RouteKindView {
     Regex,
 }
 
-fn tagged<T: Serialize>(value: &T, version: u64) -> Result<Response, Problem> {
-    let mut response = answer(StatusCode::OK, value)?;
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
-    Ok(response)
-}
-
 /// The tenant's routes.
 #[utoipa::path(get, path = "/v1/routes", tag = "tenant", responses((status = 200, body = RoutesView)))]
-pub(crate) async fn routes(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-) -> Result<Response, Problem> {
+pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
     let (routes, version) = Routes::read(&*api.broker, &caller.tenant).await?;
     tagged(&routes, version)
 }
@@ -113,20 +89,18 @@ pub(crate) async fn routes(
     request_body = RoutesView, responses((status = 200, body = RoutesView))
 )]
 pub(crate) async fn put_routes(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
+    Context { api, caller, .. }: Context,
     headers: HeaderMap,
-    body: Body,
+    JsonBody(routes): JsonBody<Routes>,
 ) -> Result<Response, Problem> {
     let expect = match if_match(&headers)? {
         None => Expect::Any,
         Some(0) => Expect::Absent,
         Some(version) => Expect::Version(version),
     };
-    let routes: Routes = json_of(&api, &headers, body).await?;
     let invalid = |at: usize, detail: String| {
         let errors = vec![FieldError { pointer: format!("/routes/{at}/match"), detail: detail.clone() }];
-        Problem::new(Code::InvalidRoute, format!("route {at}: {detail}")).errors(errors)
+        Problem::invalid_route(format!("route {at}: {detail}")).errors(errors)
     };
     let mut regexes = routes.routes.iter().enumerate().filter(|(_, route)| route.kind == RouteKind::Regex);
     if let Some((at, _)) = regexes.nth(MAX_REGEXES) {
@@ -146,14 +120,14 @@ pub(crate) async fn put_routes(
         DocumentPut::Stored(version) => version,
         DocumentPut::Conflict(version) => {
             let detail = format!("the routes are at version {version}; read them again");
-            return Err(Problem::new(Code::VersionConflict, detail));
+            return Err(Problem::version_conflict(detail));
         }
-        DocumentPut::Full => return Err(Problem::new(Code::TooManyDocuments, "no document of this kind fits")),
+        DocumentPut::Full => return Err(Problem::too_many_documents("no document of this kind fits")),
     };
     api.routes.invalidate(&caller.tenant).await;
     // Tasks are remembered with what the routes said of them.
     let tenant = caller.tenant.clone();
-    if let Err(error) = api.deployed.invalidate_entries_if(move |(of, _), _| *of == tenant) {
+    if let Err(error) = api.tasks.invalidate_entries_if(move |(of, _), _| *of == tenant) {
         tracing::warn!(%error, "tasks are remembered with the old routes for a moment");
     }
     tracing::info!(routes = routes.routes.len(), version, "routes set");

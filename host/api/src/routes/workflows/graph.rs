@@ -1,24 +1,18 @@
-//! What a workflow is made of: its nodes, its tree, its picture.
-
-use std::sync::Arc;
+//! The graph of a workflow: as nodes, as a tree, as a picture.
 
 use axum::{
-    Extension,
-    extract::State,
-    http::{StatusCode, Uri, header},
+    http::{StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
 use umbel_broker::Results;
 use utoipa::IntoParams;
 
-use super::find;
 use crate::{
-    auth::Caller,
-    body::{Of, WorkflowOf, answer, query_of},
+    body::answer,
+    extract::{Context, PathParam, QueryParams, WorkflowParam},
     graph_svg,
-    problem::{Code, Problem},
-    state::Api,
+    problem::Problem,
     views::{Node, NodePage},
     workflow_tree::{self, Caps, Tree},
 };
@@ -51,17 +45,15 @@ pub(crate) struct NodesQuery {
     responses((status = 200, body = NodePage))
 )]
 pub(crate) async fn nodes(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(WorkflowOf(id)): Of<WorkflowOf>,
-    uri: Uri,
+    Context { api, caller, .. }: Context,
+    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    QueryParams(query): QueryParams<NodesQuery>,
 ) -> Result<Response, Problem> {
-    let query: NodesQuery = query_of(&uri)?;
     let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
     if !(1..=MAX_NODES).contains(&max) {
-        return Err(Problem::new(Code::InvalidQuery, format!("max: from 1 to {MAX_NODES}")));
+        return Err(Problem::invalid_query(format!("max: from 1 to {MAX_NODES}")));
     }
-    let record = find(&api, &caller, id).await?;
+    let record = api.workflow(&caller.tenant, id).await?;
     let end = from.saturating_add(max).min(record.nodes);
     let (mut items, mut next) = (Vec::new(), from);
     for _ in 0..MAX_QUESTIONS {
@@ -84,12 +76,11 @@ pub(crate) async fn nodes(
     responses((status = 200, body = Tree))
 )]
 pub(crate) async fn tree(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(WorkflowOf(id)): Of<WorkflowOf>,
+    Context { api, caller, .. }: Context,
+    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
 ) -> Result<Response, Problem> {
-    let _turn = api.trees.take(&caller.tenant).await?;
-    let record = find(&api, &caller, id).await?;
+    let _permit = api.trees.acquire(&caller.tenant).await?;
+    let record = api.workflow(&caller.tenant, id).await?;
     answer(StatusCode::OK, &workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
 }
 
@@ -99,12 +90,11 @@ pub(crate) async fn tree(
     responses((status = 200, content_type = "image/svg+xml", body = String))
 )]
 pub(crate) async fn graph(
-    State(api): State<Arc<Api>>,
-    Extension(caller): Extension<Caller>,
-    Of(WorkflowOf(id)): Of<WorkflowOf>,
+    Context { api, caller, .. }: Context,
+    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
 ) -> Result<Response, Problem> {
-    let _turn = api.trees.take(&caller.tenant).await?;
-    let record = find(&api, &caller, id).await?;
+    let _permit = api.trees.acquire(&caller.tenant).await?;
+    let record = api.workflow(&caller.tenant, id).await?;
     let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
     let headers = [
         (header::CONTENT_TYPE, "image/svg+xml; charset=utf-8"),

@@ -131,7 +131,17 @@ pub(in crate::writer) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, al
     if scheduler.changed().len() > MANY {
         let row = |id| {
             let (ready, running, delayed, paused, finish, dead, holder, used_at) = counts_row(scheduler.counts(id));
-            serde_json::json!([queue_row(id), ready, running, delayed, i64::from(paused), finish, dead, holder, used_at])
+            serde_json::json!([
+                queue_row(id),
+                ready,
+                running,
+                delayed,
+                i64::from(paused),
+                finish,
+                dead,
+                holder,
+                used_at
+            ])
         };
         let rows: Vec<serde_json::Value> = changed.map(row).collect();
         conn.prepare_cached(SAVE_MANY)?.execute([serde_json::to_string(&rows)?])?;

@@ -1,9 +1,9 @@
-//! Actions of a tenant that are just being stored. Whoever starts one writes it down here first, and only if nobody else
-//! wrote meanwhile: so two that start at once see each other, and neither the number that may run nor an idempotency key is
-//! given out twice.
+//! Claims: actions of a tenant that are just being stored. A server that starts one writes a claim here first, and only if
+//! nobody else wrote meanwhile. So two servers that start actions at once see each other: no more actions run than may, and
+//! an idempotency key is used once.
 //!
-//! What was written down and not stored, because its server died, is stored by the next one who asks with its key. It
-//! counts as running until it is so old that nobody can still be at it.
+//! An action that was claimed and not stored, because its server died, is stored by the next request with its key. Its claim
+//! counts as running until it is so old that no server can still be storing it.
 
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument, Result};
@@ -11,7 +11,7 @@ use umbel_model::{JobId, TenantId};
 
 use crate::{
     Bulk,
-    store::{MAX_TRIES, ORPHAN_MS},
+    bulk::{MAX_TRIES, ORPHAN_MS},
 };
 
 /// The document's name. It begins as those in the index do, which a list of actions passes over, in older releases, too.
@@ -22,7 +22,7 @@ struct Body {
     claims: Vec<Bulk>,
 }
 
-/// What is being stored, and what must hold for the next write.
+/// The actions that are being stored, and the condition of the next write.
 pub(crate) async fn read(broker: &dyn Broker, tenant: &TenantId) -> Result<(Vec<Bulk>, Expect)> {
     let Some(found) = broker.document(tenant, DocumentKind::Bulk, CLAIMS).await? else {
         return Ok((Vec::new(), Expect::Absent));
@@ -35,7 +35,7 @@ pub(crate) async fn read(broker: &dyn Broker, tenant: &TenantId) -> Result<(Vec<
     Ok((body.claims, Expect::Version(found.version)))
 }
 
-/// Writes down what is being stored from now on.
+/// Writes the claims.
 pub(crate) async fn write(
     broker: &dyn Broker,
     tenant: &TenantId,
@@ -48,13 +48,13 @@ pub(crate) async fn write(
     broker.put_document(&PutDocument { tenant, kind: DocumentKind::Bulk, name, expect, body }).await
 }
 
-/// Of what is being stored, what is not stored yet, by the clock of whoever starts the next one.
+/// The claims whose actions are not stored yet, by the clock of the server that starts the next one.
 pub(crate) fn open(claims: Vec<Bulk>, kept: &[Bulk], now: u64) -> Vec<Bulk> {
     let young = |claim: &Bulk| claim.created_at.saturating_add(ORPHAN_MS) > now;
     claims.into_iter().filter(|claim| young(claim) && !kept.iter().any(|bulk| bulk.id == claim.id)).collect()
 }
 
-/// Takes back one that cannot be stored.
+/// Removes the claim of an action that cannot be stored.
 pub(crate) async fn release(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<()> {
     for _ in 0..MAX_TRIES {
         let (mut claims, expect) = read(broker, tenant).await?;

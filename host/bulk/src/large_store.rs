@@ -1,4 +1,4 @@
-//! Large values where the modules lie, as the broker's readers want them.
+//! Large values of the module store, as the broker's readers ask for them.
 
 use async_trait::async_trait;
 use umbel_broker::{LargeValues, ValueError};

@@ -1,0 +1,191 @@
+//! The extractors of the handlers: the caller, parameters of path and query, JSON bodies. Their errors are problems.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    http::request::Parts,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use umbel_compose::plain;
+use umbel_model::{Digest, InvalidName, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
+use utoipa::IntoParams;
+
+use crate::{
+    auth::Caller,
+    body::{json_of, json_or_nothing},
+    middleware::RequestId,
+    problem::{Code, Problem, cut},
+    state::Api,
+};
+
+/// The state of the API, and the caller.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) api: Arc<Api>,
+    pub(crate) caller: Caller,
+    pub(crate) request_id: RequestId,
+}
+
+impl FromRequestParts<Arc<Api>> for Context {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let (caller, request_id) = (parts.extensions.get::<Caller>(), parts.extensions.get::<RequestId>());
+        // The middleware puts both there.
+        let (caller, request_id) = caller.cloned().zip(request_id.cloned()).ok_or_else(Problem::see_log)?;
+        Ok(Self { api: api.clone(), caller, request_id })
+    }
+}
+
+/// The context of a caller who may order workers; others are refused before anything else of the request is read.
+#[derive(Debug)]
+pub(crate) struct Operator(pub(crate) Context);
+
+impl FromRequestParts<Arc<Api>> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let context = Context::from_request_parts(parts, api).await?;
+        context.caller.must_operate()?;
+        Ok(Self(context))
+    }
+}
+
+/// The query, with unknown parameters refused by the type.
+#[derive(Debug)]
+pub(crate) struct QueryParams<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(query)| Self(query))
+            .map_err(|e| Problem::invalid_query(cut(&in_words(&e.body_text()))))
+    }
+}
+
+/// How long a caller wants to wait.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WaitQuery {
+    /// Answer when it has ended, or after this long: `10s`. At most 60 s.
+    wait: Option<String>,
+}
+
+impl WaitQuery {
+    /// The wait, within the limit.
+    pub(crate) fn wait(&self, api: &Api) -> Result<Duration, Problem> {
+        let Some(text) = &self.wait else { return Ok(Duration::ZERO) };
+        let ms = human::duration_ms(text).map_err(|e| Problem::invalid_query(cut(&format!("wait: {e}"))))?;
+        let max = api.config.max_wait_ms;
+        if ms > max {
+            return Err(Problem::invalid_query(format!("wait: at most {} s; ask again for longer", max / 1_000)));
+        }
+        Ok(Duration::from_millis(ms))
+    }
+}
+
+/// A problem of a query, in words for people.
+fn in_words(message: &str) -> String {
+    let message = message.strip_prefix("Failed to deserialize query string: ").unwrap_or(message);
+    let (field, problem) = message.split_once(": ").unwrap_or(("", message));
+    let words = match problem {
+        "invalid digit found in string" | "cannot parse integer from empty string" => "write a whole number, 0 or more",
+        "number too large to fit in target type" => "the number is too large",
+        "provided string was not `true` or `false`" => "write true or false",
+        _ if field.starts_with("invalid ") => return plain(message),
+        _ => &plain(problem),
+    };
+    if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") }
+}
+
+/// Something that a path names.
+pub(crate) trait Named: FromStr<Err = InvalidName> {
+    const NOT_FOUND: Code;
+}
+
+macro_rules! named {
+    ($($name:ty => $code:ident;)*) => {$(
+        impl Named for $name {
+            const NOT_FOUND: Code = Code::$code;
+        }
+    )*};
+}
+
+named! {
+    JobId => JobNotFound;
+    TaskName => TaskNotFound;
+    QueueName => QueueNotFound;
+    Digest => ModuleNotFound;
+    WorkerId => WorkerNotFound;
+    BulkParam => BulkNotFound;
+    WorkflowParam => WorkflowNotFound;
+}
+
+/// The id of a bulk action in a path.
+#[derive(Debug)]
+pub(crate) struct BulkParam(pub(crate) JobId);
+
+impl FromStr for BulkParam {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// The id of a workflow in a path.
+#[derive(Debug)]
+pub(crate) struct WorkflowParam(pub(crate) WorkflowId);
+
+impl FromStr for WorkflowParam {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// The one parameter of a path. A text that breaks the rule of its kind cannot exist: not found, with the rule.
+#[derive(Debug)]
+pub(crate) struct PathParam<T>(pub(crate) T);
+
+impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
+        let (_, text) = parameters.iter().next().ok_or_else(missing)?;
+        text.parse().map(Self).map_err(|e: InvalidName| Problem::new(T::NOT_FOUND, e.to_string()))
+    }
+}
+
+/// A JSON body, an object.
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        json_of(api, &parts.headers, body).await.map(Self)
+    }
+}
+
+/// A JSON body, an object; the default when there is none.
+#[derive(Debug)]
+pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        json_or_nothing(api, &parts.headers, body).await.map(Self)
+    }
+}

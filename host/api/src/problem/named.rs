@@ -1,0 +1,71 @@
+//! Problems that are met in several places, each with its one text.
+
+use std::fmt::Display;
+
+use axum::http::{HeaderValue, header};
+use umbel_model::{Digest, JobId, PolicyError, TaskName, WorkflowId};
+
+use super::{Code, FieldError, Problem, cut};
+
+impl Problem {
+    pub(crate) fn no_job(id: JobId) -> Self {
+        Self::job_not_found(format!("no job {id}; check the id, or its retention has passed"))
+    }
+
+    pub(crate) fn no_workflow(id: WorkflowId) -> Self {
+        Self::workflow_not_found(format!("no workflow {id}; check the id, or its retention has passed"))
+    }
+
+    pub(crate) fn no_task(name: &TaskName) -> Self {
+        Self::task_not_found(format!("no task `{name}`; push a module that describes it, or check the name"))
+    }
+
+    pub(crate) fn no_module(digest: Digest) -> Self {
+        Self::module_not_found(format!("no module {digest}; push it first"))
+    }
+
+    pub(crate) fn no_queue(name: &str) -> Self {
+        Self::queue_not_found(format!("no job was ever sent to a queue `{name}`, or it was forgotten"))
+    }
+
+    /// The broker gave fewer answers than there were questions.
+    pub(crate) fn no_broker_answer() -> Self {
+        Self::internal("the broker did not answer")
+    }
+
+    /// Something that the server's log explains under the request's id.
+    pub(crate) fn see_log() -> Self {
+        Self::internal("the server's log says more")
+    }
+
+    pub(crate) fn unreadable_record(what: impl Into<String>, error: &dyn Display) -> Self {
+        let what = what.into();
+        tracing::error!(what, %error, "a stored record cannot be read");
+        Self::record_unreadable(what)
+    }
+
+    /// The idempotency key of a submission belongs to `earlier`.
+    pub(crate) fn key_conflict(earlier: impl Display) -> Self {
+        let detail = format!("the key was used for {earlier} with another body; use a new key for a new request");
+        Self::idempotency_conflict(detail)
+    }
+
+    /// A field of a task's policy that cannot be used.
+    pub(crate) fn policy(error: &PolicyError) -> Self {
+        let pointer = format!("/policy/{}", error.field.replace('.', "/"));
+        Self::invalid_policy(error.to_string()).errors(vec![FieldError { pointer, detail: error.problem.clone() }])
+    }
+
+    /// A problem with one place in the body.
+    pub(crate) fn at(code: Code, pointer: &str, detail: &str) -> Self {
+        let (pointer, detail) = (cut(pointer), cut(detail));
+        let problem = Self::new(code, cut(&format!("{pointer}: {detail}")));
+        problem.errors(vec![FieldError { pointer, detail }])
+    }
+
+    /// The problem, and the request to close the connection.
+    #[must_use]
+    pub(crate) fn closing(self) -> Self {
+        self.header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+}

@@ -1,0 +1,108 @@
+//! Submitting one job.
+
+use std::collections::BTreeMap;
+
+use axum::{body::Body, http::HeaderMap, response::Response};
+use utoipa::ToSchema;
+
+use super::{callbacks, respond_with_job};
+use crate::{
+    body::{checked_text, object_of, read_json},
+    canvas_schema::Step,
+    extract::{Context, QueryParams, WaitQuery},
+    outcome::submitted,
+    problem::Problem,
+    submission::{NewJobs, Origin, Signature, idempotency, key_of, options_of},
+    views::{Job, PolicyFields},
+};
+
+/// One call of a task.
+// The OpenAPI document is made from it; the handler reads `Signature`, which borrows.
+#[derive(Debug, ToSchema)]
+#[schema(as = Submission)]
+#[expect(dead_code, reason = "describes the body, is never built")]
+pub(crate) struct SubmissionBody {
+    task: String,
+    /// By position.
+    #[schema(value_type = Option<Vec<Value>>)]
+    args: Option<Vec<serde_json::Value>>,
+    /// By name.
+    #[schema(value_type = Option<Object>)]
+    kwargs: Option<serde_json::Value>,
+    options: Option<SubmissionOptions>,
+}
+
+/// The fields of a policy, and when to start.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body, is never built")]
+pub(crate) struct SubmissionOptions {
+    #[schema(inline)]
+    #[serde(flatten)]
+    policy: PolicyFields,
+    /// Start so many milliseconds after the submission.
+    countdown_ms: Option<u64>,
+    /// Start at this time, RFC 3339.
+    #[schema(format = DateTime)]
+    eta: Option<String>,
+    /// Ends `expired` if it has not started by then, RFC 3339; the earlier of this and `expires_ms` counts.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// As the header `Idempotency-Key`: the same key and body answer with the first job for a day.
+    idempotency_key: Option<String>,
+    /// Words to find it by: at most 16, of 1 to 64 characters.
+    tags: Option<Vec<String>>,
+    /// Stamps to find it by: at most 16, names of 1 to 64 characters without `:`, values of at most 256.
+    headers: Option<BTreeMap<String, String>>,
+    /// A step or a list of steps, at most 16, that run with its result. The job is then the first node of a workflow.
+    on_success: Option<Vec<Step>>,
+    /// The same for its error.
+    on_failure: Option<Vec<Step>>,
+}
+
+impl std::fmt::Debug for SubmissionOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SubmissionOptions")
+    }
+}
+
+/// Submits a job.
+///
+/// Arguments are checked against the task's parameters and their JSON Schemas.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs",
+    params(
+        WaitQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and body answer with the first job"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, carried through the job"),
+    ),
+    request_body = SubmissionBody,
+    responses(
+        (status = 202, body = Job, description = "It waits or runs"),
+        (status = 200, body = Job, description = "It has ended, or the idempotency key was known, or (with the header `Umbel-Unique: duplicate`) a unique job like it was there"),
+    )
+)]
+pub(crate) async fn submit(
+    Context { api, caller, request_id }: Context,
+    QueryParams(query): QueryParams<WaitQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let wait = query.wait(&api)?;
+    let origin = Origin::of(&caller, &request_id, &headers);
+    let bytes = read_json(&api, &headers, body).await?;
+    let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
+    let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
+    let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
+    let idempotency = key.map(|key| idempotency(&key, &bytes));
+    let outcome = if options.on_success.is_empty() && options.on_failure.is_empty() {
+        let template = origin.template(&api, &signature.task, options).await?;
+        let mut new = NewJobs::default();
+        let id = new.add(&api, &template, &signature, idempotency).await?;
+        let answers = new.submit(&*api.broker, &api.store).await?;
+        submitted(*answers.first().ok_or_else(Problem::no_broker_answer)?, id)?
+    } else {
+        callbacks::submit(&api, &signature, options, origin, idempotency).await?
+    };
+    tracing::debug!(job = %outcome.id(), task = &*signature.task, ?outcome, "job submitted");
+    respond_with_job(&api, &caller, outcome, wait).await
+}

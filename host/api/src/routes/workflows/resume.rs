@@ -1,0 +1,83 @@
+//! Resuming a workflow that failed.
+
+use std::time::Duration;
+
+use axum::{http::HeaderMap, response::Response};
+use serde::{Deserialize, Serialize};
+use umbel_compose::{Digests, FailedWorkflow, Head, Stamps};
+use umbel_model::WorkflowSpec;
+use utoipa::ToSchema;
+
+use super::respond_with_workflow;
+use crate::{
+    extract::{Context, OptionalJsonBody, PathParam, WorkflowParam},
+    problem::Problem,
+    submission::{Origin, idempotency, key_of},
+    views::Workflow,
+    workflow_submission::Submission,
+};
+
+/// How to resume a workflow.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ResumeBody {
+    /// Which modules run: `pinned`, those of the first submission; `current`, those that the tasks point at now.
+    digest: ResumeDigest,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ResumeDigest {
+    #[default]
+    Pinned,
+    Current,
+}
+
+/// Does again what failed of a workflow, and what comes after it, as a new workflow that keeps what succeeded.
+#[utoipa::path(
+    post, path = "/v1/workflows/{id}/resume", tag = "workflows",
+    params(
+        ("id" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same key and digest answer with the first workflow"),
+    ),
+    request_body = Option<ResumeBody>,
+    responses(
+        (status = 202, body = Workflow, description = "The new workflow runs"),
+        (status = 200, body = Workflow, description = "It is over, or the idempotency key was known"),
+    )
+)]
+pub(crate) async fn resume(
+    Context { api, caller, request_id }: Context,
+    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    headers: HeaderMap,
+    OptionalJsonBody(body): OptionalJsonBody<ResumeBody>,
+) -> Result<Response, Problem> {
+    let key = key_of(&headers, None, "")?;
+    let permit = api.workflows.acquire(&caller.tenant).await?;
+    let old = FailedWorkflow::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
+    let old = old.ok_or_else(|| Problem::no_workflow(id))?;
+    let spec: WorkflowSpec = serde_json::from_str(&old.record.spec)
+        .map_err(|error| Problem::unreadable_record(format!("workflow {id}"), &error))?;
+    let origin = Origin::of(&caller, &request_id, &headers);
+    let (digests, request) = match body.digest {
+        ResumeDigest::Pinned => (Digests::Pinned, format!("resume {id} pinned")),
+        ResumeDigest::Current => (Digests::Current, format!("resume {id} current")),
+    };
+    let head = Head {
+        name: spec.name.clone(),
+        idempotency: key.map(|key| idempotency(&key, request.as_bytes())),
+        deadline_ms: old.record.deadline_at.map_or(0, |at| at.saturating_sub(old.record.created_at)),
+        keep_ms: old.record.keep_ms,
+        depth: old.record.depth,
+        ..Head::new(api.ids.workflow_id()?)
+    };
+    let stamps = Stamps {
+        traceparent: origin.traceparent.or(spec.traceparent.clone()),
+        request_id: Some(origin.request_id),
+        ..Stamps::from(spec)
+    };
+    let submission = Submission { api: api.clone(), tenant: caller.tenant.clone(), stamps, permit, pointer: "" };
+    let (outcome, _) = submission.submit(move |composer| composer.resumed(old, digests, head)).await?;
+    tracing::info!(workflow = %outcome.id(), resume_of = %id, "workflow resumed");
+    respond_with_workflow(&api, &caller, outcome, Duration::ZERO).await
+}
