@@ -124,8 +124,8 @@ async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes, Problem> {
     Ok(whole.freeze())
 }
 
-/// Reads on and forgets: a client that is still sending when the connection closes may never see the answer. WriteTimeout
-/// in bytes and time, because what it sends is refused already.
+/// Reads the rest of a body and drops it: a client that is still sending when the connection closes may never see the
+/// answer. Bounded in bytes and time, because the body is refused already.
 pub(crate) async fn drain(body: Body) {
     let mut chunks = body.into_data_stream();
     let forget = async {

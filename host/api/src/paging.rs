@@ -1,10 +1,12 @@
-//! Lists come in paging: a limit, an opaque cursor to go on, and no totals.
+//! Lists come in pages: a limit, an opaque cursor to go on, and no totals.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
+use umbel_broker::{Document, DocumentKind};
+use umbel_model::TenantId;
 use utoipa::IntoParams;
 
-use crate::problem::Problem;
+use crate::{problem::Problem, state::Api};
 
 /// Items of a page when the caller does not say.
 const DEFAULT_LIMIT: u32 = 50;
@@ -17,9 +19,9 @@ pub(crate) const MAX_LIMIT: u32 = 200;
 #[into_params(parameter_in = Query)]
 pub(crate) struct PageQuery {
     /// From 1 to 200; 50 when not given.
-    pub(crate) limit: Option<u32>,
+    limit: Option<u32>,
     /// `next_cursor` of the page before.
-    pub(crate) cursor: Option<String>,
+    cursor: Option<String>,
 }
 
 /// The number of items that a caller wants.
@@ -43,8 +45,17 @@ pub(crate) fn parse_cursor<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Opti
     position.map(Some).ok_or_else(|| Problem::invalid_cursor("pass on `next_cursor` as it was answered"))
 }
 
-/// The cursor after a page of documents: none when the page was not filled.
-pub(crate) fn next_by_name(documents: &[umbel_broker::Document], limit: u32) -> Option<String> {
-    let last = documents.last().filter(|_| documents.len() as u64 >= u64::from(limit))?;
-    Some(cursor(&last.name))
+/// A page of the tenant's documents of a kind, by name, and the cursor of the next one: none when the page was not filled.
+pub(crate) async fn documents(
+    api: &Api,
+    tenant: &TenantId,
+    kind: DocumentKind,
+    query: &PageQuery,
+) -> Result<(Vec<Document>, Option<String>), Problem> {
+    let limit = limit_of(query.limit)?;
+    let after = parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
+    let documents = api.broker.documents(tenant, kind, after.as_deref(), limit).await?;
+    let last = documents.last().filter(|_| documents.len() as u64 >= u64::from(limit));
+    let next = last.map(|last| cursor(&last.name));
+    Ok((documents, next))
 }

@@ -19,7 +19,7 @@ use crate::{
     state::Api,
     submission::{idempotency, key_of},
     time::Time,
-    views::PolicyFields,
+    views::{BulkAction, PolicyFields},
 };
 
 /// An action on many jobs.
@@ -43,18 +43,6 @@ pub(crate) struct BulkBody {
     /// Of a redrive: laid over each job's policy.
     #[schema(value_type = Option<PolicyFields>)]
     policy: Option<PolicyPatch>,
-}
-
-/// The action on each job: `cancel` those that have not ended, `redrive` those in the dead set, `forget` those that
-/// have ended, `run_now` those that are scheduled or retrying.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a field, is never built")]
-pub(crate) enum BulkAction {
-    Cancel,
-    Redrive,
-    Forget,
-    RunNow,
 }
 
 /// Which jobs: criteria joined by *and*. `{}`: all that the action can be done to.

@@ -336,10 +336,7 @@ pub(crate) async fn list(
     Context { api, caller, .. }: Context,
     QueryParams(query): QueryParams<PageQuery>,
 ) -> Result<Response, Problem> {
-    let limit = paging::limit_of(query.limit)?;
-    let after = paging::parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
-    let documents = api.broker.documents(&caller.tenant, DocumentKind::Module, after.as_deref(), limit).await?;
-    let next_cursor = paging::next_by_name(&documents, limit);
+    let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Module, &query).await?;
     let summary = |info: ModuleInfo| ModuleSummary {
         digest: info.digest.to_string(),
         size_bytes: info.size_bytes,

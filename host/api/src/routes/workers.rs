@@ -13,7 +13,7 @@ use crate::{
     extract::{Context, JsonBody, Operator, OptionalJsonBody, PathParam, QueryParams},
     problem::{Code, Problem},
     state::Api,
-    views::Worker,
+    views::{ShutdownMode, Worker},
 };
 
 /// Attempts at once that a worker may be told to make.
@@ -144,17 +144,6 @@ impl Default for ShutdownBody {
     fn default() -> Self {
         Self { mode: Some(Shutdown::Warm) }
     }
-}
-
-/// `warm`: when what runs has ended; the default. `soft`: after its grace time at the latest, what runs then is handed back.
-/// `cold`: now.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a field, is never built")]
-pub(crate) enum ShutdownMode {
-    Warm,
-    Soft,
-    Cold,
 }
 
 /// Ends a worker's process. For operators.

@@ -11,6 +11,7 @@ use umbel_model::{
 };
 use utoipa::ToSchema;
 
+use super::JobState;
 use crate::{problem::Problem, time::Time, views::PolicyFields};
 
 /// A job.
@@ -152,23 +153,6 @@ pub(crate) struct Attempt {
     fuel: u64,
     memory_bytes: u64,
     duration_us: u64,
-}
-
-/// The states of a job.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a field, is never built")]
-pub(crate) enum JobState {
-    Scheduled,
-    Queued,
-    Running,
-    Retrying,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
-    Waiting,
-    Skipped,
 }
 
 /// A job's place in its workflow.

@@ -11,6 +11,7 @@ use umbel_model::{
 };
 use utoipa::ToSchema;
 
+use super::WorkflowState;
 use crate::{
     problem::Problem,
     time::Time,
@@ -57,18 +58,6 @@ pub(crate) struct Workflow {
     resume_of: Option<String>,
     traceparent: Option<String>,
     links: Links,
-}
-
-/// The states of a workflow.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a field, is never built")]
-pub(crate) enum WorkflowState {
-    Running,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
 }
 
 /// How many of a workflow's jobs are where.

@@ -60,19 +60,8 @@ pub(crate) struct RouteView {
     /// 1 to 256 bytes.
     #[serde(rename = "match")]
     pattern: String,
-    kind: Option<RouteKindView>,
+    kind: Option<crate::views::RouteKind>,
     queue: String,
-}
-
-/// `name`: the task of this name; the default. `glob`: `*` stands for any text, `?` for one character. `regex`: found
-/// anywhere in the name, unless it has `^` and `$`.
-#[derive(ToSchema)]
-#[schema(as = RouteKind, rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes a field, is never built")]
-pub(crate) enum RouteKindView {
-    Name,
-    Glob,
-    Regex,
 }
 
 /// The tenant's routes.

@@ -1,0 +1,41 @@
+//! Fields whose values are a few names, as the OpenAPI document describes them.
+
+use umbel_broker::WorkflowState as OfWorkflow;
+use umbel_model::JobState as OfJob;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+macro_rules! names {
+    ($($(#[doc = $doc:literal])+ $name:ident = $values:expr;)*) => {$(
+        $(#[doc = $doc])+
+        pub(crate) struct $name;
+
+        impl ToSchema for $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let description = [$($doc),+].map(str::trim).join("\n");
+                let names = ObjectBuilder::new().schema_type(Type::String).enum_values(Some($values));
+                names.description(Some(description)).build().into()
+            }
+        }
+    )*};
+}
+
+names! {
+    /// The states of a job.
+    JobState = OfJob::ALL.map(OfJob::as_str);
+    /// The states of a workflow.
+    WorkflowState = OfWorkflow::ALL.map(OfWorkflow::as_str);
+    /// The action on each job: `cancel` those that have not ended, `redrive` those in the dead set, `forget` those that
+    /// have ended, `run_now` those that are scheduled or retrying.
+    BulkAction = ["cancel", "redrive", "forget", "run_now"];
+    /// `name`: the task of this name; the default. `glob`: `*` stands for any text, `?` for one character. `regex`: found
+    /// anywhere in the name, unless it has `^` and `$`.
+    RouteKind = ["name", "glob", "regex"];
+    /// `warm`: when what runs has ended; the default. `soft`: after its grace time at the latest, what runs then is handed
+    /// back. `cold`: now.
+    ShutdownMode = ["warm", "soft", "cold"];
+}
