@@ -2,8 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use serde_json::{Map, Value, value::RawValue};
-use umbel_model::{Failure as JobFailure, Outcome, Policy, PolicyBounds, Progress, TaskDescription, bind};
+use serde_json::value::RawValue;
+use umbel_model::{
+    Failure as JobFailure, Outcome, ParameterText, Policy, PolicyBounds, Progress, TaskDescription, bind_text,
+};
 use umbel_sandbox::{AttemptInfo, Call, Host, LogLine, Prepared, Sandbox, StopHandle};
 
 use crate::{
@@ -88,27 +90,16 @@ pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'
     })
 }
 
-/// The arguments as one JSON object. Values are bound by their place in a list, so that they stay as they were typed.
+/// The arguments as one JSON object.
 fn bound(task: &TaskDescription, options: &RunOptions) -> Result<String, Failure> {
     let named = arguments::named(&options.kwarg)?;
-    let mut values: Vec<Box<RawValue>> = options.args.iter().map(|text| arguments::value(text)).collect();
-    let place = |at: usize| Value::String(format!("\0{at}"));
-    let args = (0..values.len()).map(place).collect();
-    let mut kwargs = Map::new();
-    for (name, value) in named {
-        kwargs.insert(name, place(values.len()));
-        values.push(value);
-    }
-    let bound = bind(&task.parameters, args, kwargs).map_err(|errors| {
+    let values: Vec<Box<RawValue>> = options.args.iter().map(|text| arguments::value(text)).collect();
+    let parameters: Vec<ParameterText> = task.parameters.iter().map(ParameterText::from).collect();
+    let kwargs = named.iter().map(|(name, value)| (name.as_str(), &**value));
+    bind_text(&parameters, values.iter().map(|value| &**value), kwargs).map_err(|errors| {
         let details = errors.iter().map(|e| format!("{}: {}", e.pointer, e.detail)).collect();
         Failure::new("invalid_arguments", format!("the arguments do not fit the task {}", task.name)).details(details)
-    })?;
-    let fields = bound.iter().map(|(name, value)| {
-        let at = value.as_str().and_then(|text| text.strip_prefix('\0')).and_then(|at| at.parse::<usize>().ok());
-        let text = at.and_then(|at| values.get(at)).map_or_else(|| value.to_string(), |raw| raw.get().to_owned());
-        format!("{}:{text}", Value::from(name.as_str()))
-    });
-    Ok(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
+    })
 }
 
 fn policy(task: &TaskDescription, options: &RunOptions) -> Result<Policy, Failure> {

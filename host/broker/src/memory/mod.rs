@@ -218,7 +218,7 @@ impl Controls for MemoryBroker {
     async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
         let mut state = self.state();
         let answer = state.scheduler.delete_queue(tenant, queue);
-        self.tell(state);
+        self.notify(state);
         Ok(answer)
     }
 
