@@ -138,7 +138,9 @@ impl ClaimSchedule {
         if deliveries.peek().is_none() {
             asked.into_iter().for_each(|queue| *self.misses.entry(queue).or_default() += 1);
         }
-        deliveries.for_each(|queue| drop(self.misses.remove(queue)));
+        for queue in deliveries {
+            self.misses.remove(queue);
+        }
         if self.misses.len() > MAX_COUNTED {
             self.misses.clear();
         }
