@@ -12,8 +12,8 @@ use crate::{RedisBroker, answers::Answer, connection::Repeat, settings};
 const PIECE: usize = 300;
 /// Leases and delays that are counted at once, about 100 ms; with more of them, those counts are left out.
 const MOST_COUNTED: usize = 20_000;
-/// Key lanes of a line, dead jobs of a tenant: the same.
-const MOST_LANES: usize = 7_000;
+/// Key sub-queues of a tenant queue, dead jobs of a tenant: the same.
+const MOST_SUB_QUEUES: usize = 7_000;
 
 /// Kinds of keys that are looked at by name, with all that is in them.
 const KINDS: [&str; 15] = [
@@ -105,7 +105,7 @@ impl RedisBroker {
     ) -> Result<()> {
         let of = |kind: &str| keys.get(kind).into_iter().flatten();
         let tenants: Vec<String> = of("queues").cloned().collect();
-        if tenants.len() <= MOST_LANES {
+        if tenants.len() <= MOST_SUB_QUEUES {
             let args = [vec![MOST_COUNTED.to_string()], tenants].concat();
             self.look_at(fix, "counts", args, found).await?;
         }
@@ -113,15 +113,15 @@ impl RedisBroker {
         for tenant in with_dead {
             self.look_at(fix, "dead", vec![tenant.clone()], found).await?;
         }
-        let mut lanes: BTreeMap<String, Vec<String>> = of("line").map(|line| (line.clone(), Vec::new())).collect();
+        let mut sub_queues: BTreeMap<String, Vec<String>> = of("line").map(|name| (name.clone(), Vec::new())).collect();
         for name in of("lane") {
             // Tenant and queue, then task and key.
             let Some((at, _)) = name.match_indices(',').nth(1) else { continue };
-            lanes.entry(name[..at].into()).or_default().push(name[at + 1..].into());
+            sub_queues.entry(name[..at].into()).or_default().push(name[at + 1..].into());
         }
-        for (line, of_line) in lanes {
-            if of_line.len() <= MOST_LANES {
-                self.look_at(fix, "lanes", [vec![line], of_line].concat(), found).await?;
+        for (tenant_queue, names) in sub_queues {
+            if names.len() <= MOST_SUB_QUEUES {
+                self.look_at(fix, "lanes", [vec![tenant_queue], names].concat(), found).await?;
             }
         }
         Ok(())

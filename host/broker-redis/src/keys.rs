@@ -9,24 +9,24 @@
 //! | `job:<tenant>,<id>` | string | the record, see `HEAD` and `FULL` in `core.lua` |
 //! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
 //! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
-//! | `join:<tenant>,<id>` | string | a node that is a join; one that is a job has a record |
-//! | `wf:<tenant>,<id>` | string | a workflow: what changes, see `WORKFLOW` in `canvas.lua` |
+//! | `gate:<tenant>,<id>` | string | a node that is a join; one that is a job has a record |
+//! | `wf:<tenant>,<id>` | string | a workflow: what changes, see `WORKFLOW` in `workflows.lua` |
 //! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
-//! | `todo` | list | work items, see `ITEM` in `canvas.lua` |
+//! | `todo` | list | work items, see `ITEM` in `workflows.lua` |
 //! | `deadlines` | sorted set | running workflows by deadline |
-//! | `more:<tenant>,<id>` | string | what a job has of broker options, see `KNOBS` in `names.lua` |
+//! | `more:<tenant>,<id>` | string | broker options of a job, see `OPTIONS` in `sub_queues.lua` |
 //! | `deads:<tenant>` | hash | jobs in `dead:<tenant>` by queue |
 //! | `upgrading` | string | the version from which the store is brought to this one, see `upgrade.rs` |
 //! | `ready:<tenant>,<queue>` | sorted set | plain ids by priority and arrival |
-//! | `lane:<tenant>,<queue>,<task>,<key>` | sorted set | the same of a key lane |
-//! | `keys:<tenant>,<queue>,<task>` | sorted set | open key lanes by priority and turns taken |
-//! | `lanes:<tenant>,<queue>` | sorted set | open lanes (tasks) by priority and turns taken |
-//! | `line:<tenant>,<queue>` | hash | what else is known of a line with lanes or a park, see `lanes.lua` |
-//! | `special` | hash | tenants with a control, lines with a `line:…`, and `,` while there is a `followed` |
+//! | `lane:<tenant>,<queue>,<task>,<key>` | sorted set | the same of a key's sub-queue |
+//! | `keys:<tenant>,<queue>,<task>` | sorted set | open keys of a task's sub-queue by priority and virtual finish time |
+//! | `lanes:<tenant>,<queue>` | sorted set | tasks with an open sub-queue by priority and virtual finish time |
+//! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `sub_queues.lua` |
+//! | `special` | hash | tenants with a control, tenant queues with a `line:…`, and `,` while anybody subscribes to events |
 //! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
-//! | `parked` | sorted set | lines, lanes, key lanes by the time at which a rate opens them |
-//! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is parked by that cap |
-//! | `used`, `rates` | hash, sorted set | running jobs of lanes by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
+//! | `parked` | sorted set | blocked tenant queues, tasks and keys by the time at which a rate opens them |
+//! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is blocked by that cap |
+//! | `used`, `rates` | hash, sorted set | running jobs of sub-queues by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
 //! | `paces` | hash | by what interval, microseconds, and burst that was reckoned |
 //! | `holders` | hash | the worker of the last delivery by `<tenant>,<queue>`, while one runs |
 //! | `uniq:<tenant>,<key>`, `uniq_due` | string, sorted set | unique keys; when those are over that are held for some time |
@@ -37,7 +37,7 @@
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
-//! | `followed`, `events:<tenant>` | hash, list | until when tenants are followed and the last number; their events |
+//! | `followed`, `events:<tenant>` | hash, list | event subscriptions: until when, and the last number, by tenant; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `services.lua` |
 //! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |

@@ -93,7 +93,7 @@ register('reap', 'allow-oom', function(args)
         finish(member, r, FAILED)
         buried = buried + 1
       else
-        -- Lost again, it goes to the end: it must not meet the same others in front of the line for ever.
+        -- Lost again, it goes to the end: it must not meet the same others in front of the queue for ever.
         if r[DELIVERIES] >= 2 then r[SCORE] = new_score(r[PRIORITY]) end
         enqueue(member, r, tq)
         requeued = requeued + 1

@@ -440,7 +440,6 @@ sub_queues.settle_and_notify = settle_and_notify
 sub_queues.settle_key = settle_key
 sub_queues.settle_tenant_queue = settle_tenant_queue
 sub_queues.take_out = take_out
-sub_queues.task_in = task_in
 sub_queues.unblock_all = unblock_all
 sub_queues.unblock = unblock
 sub_queues.insert_many, sub_queues.write_inserted = insert_many, write_inserted

@@ -184,3 +184,44 @@ async fn who_holds_an_exclusive_queue_is_forgotten_when_nothing_of_it_runs() {
     assert_eq!(broker.claim(&claim(4, "w1", 1)).await.unwrap().len(), 1);
     assert_eq!(held_by().as_deref(), Some("w1"));
 }
+
+/// Commands of Redis for a job with these limits that is claimed and settled in batches.
+async fn commands_of_a_limited_job(limits: fn(u64) -> JobLimits) -> f64 {
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let limited = |(n, job): (u64, NewJob)| {
+        let options = BrokerOptions { limits: Some(limits(n)), ..BrokerOptions::default() };
+        NewJob { broker_options: Some(Box::new(options)), ..job }
+    };
+    let jobs: Vec<NewJob> = (0..).zip(jobs(1).into_iter().take(2_000)).map(limited).collect();
+    broker.submit(&jobs).await.unwrap();
+    let start = meter(&broker).await;
+    let mut held = broker.claim(&claim(0, "w1", BATCH as u32)).await.unwrap();
+    let mut ended = 0;
+    while !held.is_empty() {
+        let settles: Vec<Settle> = held.iter().map(|delivery| settle(delivery, 1)).collect();
+        ended += settles.len();
+        held = broker.settle(&settles, Some(&claim(ended as u64, "w1", BATCH as u32))).await.unwrap().1;
+    }
+    let end = meter(&broker).await;
+    assert_eq!(ended, jobs.len());
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+    (end.3 - start.3) / jobs.len() as f64
+}
+
+#[tokio::test]
+async fn a_job_with_a_limit_takes_few_commands() {
+    let rate = |_| {
+        let rate = Some(Rate { count: 1_000_000, period_ms: 1_000, burst: 1_000_000 });
+        JobLimits { rate, ..JobLimits::default() }
+    };
+    let cap = |_| JobLimits { concurrency: 1_000_000, ..JobLimits::default() };
+    let key = |n| JobLimits { key: Some(format!("k{n}")), key_concurrency: 1, ..JobLimits::default() };
+    let costs = [
+        commands_of_a_limited_job(rate).await,
+        commands_of_a_limited_job(cap).await,
+        commands_of_a_limited_job(key).await,
+    ];
+    println!("commands of a job with a rate, a cap, a key of its own: {costs:?}");
+    assert!(costs[0] < 2.0 && costs[1] < 2.0 && costs[2] < 9.0, "{costs:?}");
+}
