@@ -7,7 +7,8 @@ use umbel_broker::{DeliveredNode, Delivery, Error, Input, NodeRecord, NodeWork, 
 use umbel_model::{JobRecord, Token, canvas::When};
 
 use crate::{
-    decode::{Reader, Stored, corrupt, read_attempt, stored},
+    bytes::{Reader, corrupt},
+    decode::{Stored, read_attempt, stored},
     nodes::{self, Place},
 };
 

@@ -3,7 +3,7 @@
 use umbel_broker::{BrokerOptions, Error, JobLimits, Result, Unique, Wins};
 use umbel_model::{OnWorkerLost, Rate};
 
-use crate::encode::Packed;
+use crate::bytes::Packed;
 
 /// Longest limit key or unique key, bytes; the contract says 64.
 const MAX_KEY_BYTES: usize = 128;

@@ -6,8 +6,8 @@ use umbel_model::{QueueName, Rate, TenantId};
 use crate::{
     RedisBroker,
     answers::Answer,
+    bytes::{Reader, corrupt},
     connection::Repeat,
-    decode::{Reader, corrupt},
 };
 
 const PAUSED: u8 = 1;

@@ -8,65 +8,15 @@ use umbel_model::{
     canvas::{Range, node_of},
 };
 
-use crate::nodes::Place;
+use crate::{
+    bytes::{FLAG_MORE, FLAG_SPEC_APART, Reader, corrupt, some},
+    nodes::Place,
+};
 
 const FLAG_CANCEL: u8 = 1;
-pub(crate) const FLAG_SPEC_APART: u8 = 2;
 const FLAG_NODE: u8 = 8;
 const FLAG_REPLACED: u8 = 16;
-pub(crate) const FLAG_MORE: u8 = 32;
 const FLAG_LET_END: u8 = 64;
-
-pub(crate) fn corrupt(why: impl std::fmt::Display) -> Error {
-    Error::Corrupt(why.to_string())
-}
-
-/// Reads packed bytes in order.
-#[derive(Debug)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(n).ok_or_else(|| corrupt("it is too short"))?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    pub(crate) fn number(&mut self, bytes: usize) -> Result<u64> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)))
-    }
-
-    pub(crate) fn u8(&mut self) -> Result<u8> {
-        Ok(self.number(1)? as u8)
-    }
-
-    pub(crate) fn u32(&mut self) -> Result<u32> {
-        Ok(self.number(4)? as u32)
-    }
-
-    /// A time; 0 means none.
-    pub(crate) fn time(&mut self) -> Result<Option<UnixMs>> {
-        Ok(Some(self.number(6)?).filter(|ms| *ms > 0))
-    }
-
-    pub(crate) fn bytes(&mut self, length_bytes: usize) -> Result<&'a [u8]> {
-        let n = self.number(length_bytes)? as usize;
-        self.take(n)
-    }
-
-    pub(crate) fn text(&mut self, length_bytes: usize) -> Result<&'a str> {
-        str::from_utf8(self.bytes(length_bytes)?).map_err(corrupt)
-    }
-
-    /// All that is left.
-    pub(crate) fn rest(self) -> Result<&'a str> {
-        str::from_utf8(self.0).map_err(corrupt)
-    }
-
-    pub(crate) fn ranges(&mut self, count: usize) -> Result<Vec<Range>> {
-        (0..count).map(|_| Ok(Range { first: self.u32()?, count: self.u32()? })).collect()
-    }
-}
 
 /// A record as it is stored.
 #[derive(Debug)]
@@ -236,10 +186,6 @@ pub(crate) fn read_attempt(text: &[u8]) -> Result<AttemptRecord> {
         serde_json::from_slice(text).map_err(corrupt)?;
     let usage = Usage { fuel, memory_bytes, duration_us };
     Ok(AttemptRecord { attempt, delivery, worker, ended_at, outcome, failure, usage })
-}
-
-pub(crate) fn some(text: &str) -> Option<&str> {
-    Some(text).filter(|t| !t.is_empty())
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<Option<T>> {

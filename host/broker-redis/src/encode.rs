@@ -8,113 +8,14 @@ use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
 
 use crate::{
     broker_options::broker_options,
-    decode::{FLAG_MORE, FLAG_SPEC_APART, written_attempt},
+    bytes::{FLAG_MORE, FLAG_SPEC_APART, Packed, SPEC_INLINE_BYTES, json, start_of},
+    decode::written_attempt,
     growth::growth,
     keys::member,
 };
 
-/// The largest time or duration that a record holds, milliseconds: 8,900 years. Six bytes.
-const MAX_MS: u64 = (1 << 48) - 1;
-/// A longer spec is kept under a key of its own, so that the record that changes with every step stays small.
-pub(crate) const SPEC_INLINE_BYTES: usize = 1 << 10;
 /// A longer history is kept apart, too; with room for what stands in front of an attempt.
 const HISTORY_INLINE_BYTES: usize = 2000;
-
-/// Bytes for a function.
-#[derive(Debug, Default)]
-pub(crate) struct Packed(Vec<u8>);
-
-impl Packed {
-    pub(crate) fn u8(mut self, n: u8) -> Self {
-        self.0.push(n);
-        self
-    }
-
-    pub(crate) fn u16(mut self, n: u16) -> Self {
-        self.0.extend_from_slice(&n.to_le_bytes());
-        self
-    }
-
-    /// The low three bytes.
-    pub(crate) fn u24(mut self, n: u32) -> Self {
-        self.0.extend_from_slice(&n.to_le_bytes()[..3]);
-        self
-    }
-
-    pub(crate) fn u32(mut self, n: u32) -> Self {
-        self.0.extend_from_slice(&n.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn ms(mut self, n: u64) -> Self {
-        self.0.extend_from_slice(&n.min(MAX_MS).to_le_bytes()[..6]);
-        self
-    }
-
-    /// A name of at most 255 bytes; longer ones cannot be made of the types that come here.
-    pub(crate) fn name(mut self, text: &str) -> Self {
-        debug_assert!(text.len() <= 255);
-        self.0.push(text.len() as u8);
-        self.0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    pub(crate) fn short(mut self, text: &str) -> Self {
-        self.0.extend_from_slice(&(text.len() as u16).to_le_bytes());
-        self.0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    pub(crate) fn text(mut self, text: &str) -> Self {
-        self.0.extend_from_slice(&(text.len() as u32).to_le_bytes());
-        self.0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    /// As it is.
-    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    /// Bytes behind their length.
-    pub(crate) fn long(self, bytes: &[u8]) -> Self {
-        self.u32(bytes.len() as u32).raw(bytes)
-    }
-
-    pub(crate) fn ranges(mut self, ranges: &[Range]) -> Self {
-        for range in ranges {
-            self = self.u32(range.first).u32(range.count);
-        }
-        self
-    }
-
-    pub(crate) fn done(self) -> Vec<u8> {
-        self.0
-    }
-
-    fn logs(mut self, lines: &[LogLine]) -> Result<Self> {
-        let lines = &lines[..lines.len().min(usize::from(u16::MAX))];
-        self.0.extend_from_slice(&(lines.len() as u16).to_le_bytes());
-        for line in lines {
-            self = self.text(&json(line)?);
-        }
-        Ok(self)
-    }
-}
-
-pub(crate) fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::Failed(format!("a value cannot be written as JSON: {e}")))
-}
-
-/// A start as its kind and its time.
-pub(crate) fn start_of(start: Start) -> (u8, u64) {
-    match start {
-        Start::Now => (0, 0),
-        Start::After(ms) => (1, ms),
-        Start::At(at) => (2, at),
-    }
-}
 
 /// Groups, numbers and pieces, for `submit.lua`.
 pub(crate) fn new_jobs(jobs: &[NewJob]) -> Result<Vec<Vec<u8>>> {

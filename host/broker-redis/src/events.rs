@@ -6,8 +6,8 @@ use umbel_model::{JobState, TenantId};
 use crate::{
     RedisBroker,
     answers::Answer,
+    bytes::{Reader, corrupt},
     connection::Repeat,
-    decode::{Reader, corrupt},
 };
 
 /// Numbers of Lua are exact below it; those of events are, for 280 years.

@@ -6,7 +6,7 @@ use umbel_broker::{
 use umbel_model::Resolution;
 
 use crate::{
-    encode::Packed,
+    bytes::Packed,
     nodes::{new_node, new_template, new_workflow},
 };
 

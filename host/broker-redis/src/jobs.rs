@@ -9,7 +9,13 @@ use umbel_broker::{
 };
 use umbel_model::{Failure, JobId};
 
-use crate::{RedisBroker, answers::Answer, connection::Repeat, decode::corrupt, encode};
+use crate::{
+    RedisBroker,
+    answers::Answer,
+    bytes::{corrupt, json},
+    connection::Repeat,
+    encode,
+};
 
 /// Jobs of one call: it stops everybody else while it runs, and 500 take about 3 ms.
 const BATCH: usize = 500;
@@ -20,7 +26,7 @@ impl RedisBroker {
         for batch in jobs.chunks(BATCH) {
             // The model has the words; the function puts the id in.
             let by = JobId::from_parts(0, 0);
-            let superseded = encode::json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
+            let superseded = json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
             let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
             let mut args: Vec<Vec<u8>> =
                 limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
@@ -51,7 +57,7 @@ impl RedisBroker {
         let batches = batches(settles);
         let (last, others) = match batches.split_last() {
             Some((last, others)) => (*last, others),
-            // Also when nothing is wished for: it goes on with the work list.
+            // Also when it claims nothing: it goes on with the work list.
             None => (&[] as &[Settle], &[] as &[&[Settle]]),
         };
         let mut settled = Vec::with_capacity(settles.len());

@@ -7,6 +7,7 @@
 mod answers;
 mod audit;
 mod broker_options;
+mod bytes;
 mod connection;
 mod controls;
 mod decode;

@@ -1,4 +1,4 @@
-//! The passage of time, and wishes about single jobs: promote, reap, prune, cancel, run now.
+//! The passage of time, and actions on single jobs: promote, reap, prune, cancel, run now.
 
 use umbel_broker::{
     Cancelled, Error, Forgot, Promoted, Reaped, Result, RunNow, WORKER_LOST, WORKER_LOST_MESSAGE,
@@ -6,7 +6,7 @@ use umbel_broker::{
 };
 use umbel_model::{Failure, JobId, JobState, TenantId};
 
-use crate::{RedisBroker, answers::Answer, connection::Repeat, decode::corrupt, keys::member};
+use crate::{RedisBroker, answers::Answer, bytes::corrupt, connection::Repeat, keys::member};
 
 /// Jobs of one call; it stops everybody else while it runs.
 const BATCH: u32 = 1_000;

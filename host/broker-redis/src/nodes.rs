@@ -11,8 +11,7 @@ use umbel_model::{
 
 use crate::{
     broker_options::broker_options,
-    decode::{Reader, corrupt, some},
-    encode::{Packed, SPEC_INLINE_BYTES, json, start_of},
+    bytes::{Packed, Reader, SPEC_INLINE_BYTES, corrupt, json, some, start_of},
     keys::member,
 };
 
@@ -25,7 +24,7 @@ const THIRD_BIT: u8 = 8;
 const IS_JOIN: u8 = 1;
 const ARGUMENTS_APART: u8 = 2;
 const IS_KEPT: u8 = 4;
-const HAS_KNOBS: u8 = 8;
+const HAS_BROKER_OPTIONS: u8 = 8;
 
 /// Where a node stands in its workflow, as its record says it.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
             let apart = arguments.len() > SPEC_INLINE_BYTES;
             let kind = if apart { ARGUMENTS_APART } else { 0 }
                 | if kept.is_some() { IS_KEPT } else { 0 }
-                | if more.is_some() { HAS_KNOBS } else { 0 };
+                | if more.is_some() { HAS_BROKER_OPTIONS } else { 0 };
             let mut packed = Packed::default().u8(kind);
             if apart {
                 packed = packed.text(arguments);

@@ -3,7 +3,7 @@
 use umbel_broker::{Error, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_SCAN, QueueStats, Result};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
-use crate::{RedisBroker, answers::Answer, connection::Repeat, decode::corrupt, keys::member};
+use crate::{RedisBroker, answers::Answer, bytes::corrupt, connection::Repeat, keys::member};
 
 impl RedisBroker {
     pub(crate) async fn read_job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {

@@ -9,9 +9,8 @@ use umbel_model::{TenantId, WorkerId};
 use crate::{
     RedisBroker,
     answers::Answer,
+    bytes::{corrupt, json, some},
     connection::Repeat,
-    decode::{corrupt, some},
-    encode::json,
     keys::shelf,
 };
 

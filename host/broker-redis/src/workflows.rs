@@ -11,8 +11,9 @@ use umbel_model::{TenantId, WorkflowId, canvas::node_job};
 use crate::{
     RedisBroker,
     answers::Answer,
+    bytes::corrupt,
     connection::Repeat,
-    decode::{corrupt, job_value},
+    decode::job_value,
     keys::member,
     nodes::{self, new_node, new_template, new_workflow, workflow_code, workflow_state},
 };

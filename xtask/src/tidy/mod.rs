@@ -84,10 +84,10 @@ const LONG: &[(&str, &str)] = &[];
 const LONGEST: usize = 600;
 
 /// Whether an import circle between the files of a crate is a problem.
-const REFUSE_CIRCLES: bool = false;
+const REFUSE_CIRCLES: bool = true;
 
 /// Whether a retired word is a problem.
-const REFUSE_RETIRED_WORDS: bool = false;
+const REFUSE_RETIRED_WORDS: bool = true;
 
 /// Largest picture that may be kept as a fixture, bytes.
 const LARGEST_PICTURE: u64 = 100 << 10;

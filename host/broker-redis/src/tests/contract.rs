@@ -20,8 +20,8 @@ fn the_numbers_of_the_contract_are_those_of_the_functions() {
     says(CORE, format!("local MAX_EVENTS = {MAX_EVENTS}\n"));
     says(CORE, format!("local LAYOUT = '{}'\n", crate::keys::VERSION));
     says(CLAIM, format!("local CLAIM_SCAN = {CLAIM_SCAN}\n"));
-    let flags = format!("{}, {}, {}, {}", crate::decode::FLAG_SPEC_APART, 4, 8, 16);
-    says(CORE, format!("HAS_OPTIONS, LET_END, IN_SUB_QUEUE = 1, {flags}, {}, 64, 128\n", crate::decode::FLAG_MORE));
+    let flags = format!("{}, {}, {}, {}", crate::bytes::FLAG_SPEC_APART, 4, 8, 16);
+    says(CORE, format!("HAS_OPTIONS, LET_END, IN_SUB_QUEUE = 1, {flags}, {}, 64, 128\n", crate::bytes::FLAG_MORE));
 }
 
 #[test]

@@ -103,9 +103,9 @@ async fn compare_with_the_model(seed: u64, ready: &[NewJob]) {
         let ended = draws.below(held.len() as u64 + 1) as usize;
         let settles: Vec<Settle> = held.drain(..ended).map(|delivery| settle(&delivery, 1)).collect();
         let worker = ["w1", "w2"][draws.below(2) as usize];
-        let mut wish = claim(step, worker, 1 + draws.below(30) as u32);
-        wish.queues = queues.to_vec();
-        wish.queues.rotate_left(draws.below(2) as usize);
+        let mut request = claim(step, worker, 1 + draws.below(30) as u32);
+        request.queues = queues.to_vec();
+        request.queues.rotate_left(draws.below(2) as usize);
         let mut claimed = Vec::new();
         for broker in brokers {
             broker.submit(&batch).await.unwrap();
@@ -113,7 +113,7 @@ async fn compare_with_the_model(seed: u64, ready: &[NewJob]) {
                 broker.set_control(&tenant(0), scope, patch).await.unwrap();
             }
             broker.promote(1_000).await.unwrap();
-            claimed.push(broker.settle(&settles, Some(&wish)).await.unwrap());
+            claimed.push(broker.settle(&settles, Some(&request)).await.unwrap());
         }
         let differ = format!("seed {seed}, step {step}");
         assert_eq!(claimed[0], claimed[1], "{differ}");

@@ -1,3 +1,5 @@
+//! What the scheduler alone can show.
+
 use std::{collections::HashMap, convert::Infallible};
 
 use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
