@@ -30,7 +30,7 @@ pub(super) fn with_limits(job: NewJob, limits: JobLimits) -> NewJob {
     NewJob { broker_options: Some(Box::new(BrokerOptions { limits: Some(limits), ..BrokerOptions::default() })), ..job }
 }
 
-/// Job `n` of the task, in its lane: a cap that no scenario reaches.
+/// Job `n` of the task, in its sub-queue: a cap that no scenario reaches.
 pub(super) fn laned(n: u64, name: &str) -> NewJob {
     capped(n, name, 100_000)
 }

@@ -1,4 +1,5 @@
-//! What an operator sets while the service runs: pauses, limits of tasks, queues and tenants, exclusive queues.
+//! Controls that an operator sets while the service runs: pauses, limits of tasks, queues and tenants, exclusive
+//! queues.
 
 use super::{broker_options::*, *};
 
@@ -156,7 +157,7 @@ pub async fn a_control_says_more_than_the_jobs_of_its_task(s: Subject) {
     s.add_all((1..=6).map(|n| capped(n, "mail", 1))).await;
     s.control(&task_scope("mail"), cap(3)).await;
     assert_eq!(s.claim_numbers(10).await, [1, 2, 3]);
-    // Setting anything opens what was parked; the jobs' own cap counts where the control says nothing.
+    // Setting anything opens what was blocked; the jobs' own cap counts where the control says nothing.
     s.control(&task_scope("mail"), ControlPatch { rate: Some(Some(per_second(1, 1))), ..cap(0) }).await;
     assert!(s.claim(10).await.is_empty());
     s.control(&task_scope("mail"), cap(5)).await;

@@ -1,4 +1,4 @@
-//! What should not be in a database, and how it is found. `writer::maintenance::repair` puts it right.
+//! The audit: checks for what should not be in a database. `writer::maintenance::repair` repairs it.
 //!
 //! Reads one view of what is committed: what is under way is not taken for an error, and nobody waits for it.
 
@@ -273,7 +273,7 @@ fn of(check: &str, count: u64, example: String) -> Finding {
     Finding { check: check.to_owned(), count, example, fixed: 0 }
 }
 
-/// What one check finds.
+/// The finding of one check.
 pub(crate) fn finding(conn: &Connection, check: &Check) -> Result<Option<Finding>, Fault> {
     let sql =
         format!("SELECT count(*), min(found.what) FROM (SELECT NULL AS what WHERE 0 UNION ALL {}) AS found", check.sql);

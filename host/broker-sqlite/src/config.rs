@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use umbel_broker::{Clock, Limits};
 
-/// What an acknowledgement is worth.
+/// The durability of an acknowledged operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Synchronous {
-    /// What was acknowledged survives a power cut: one `fsync` for each group of operations.
+    /// It survives a power cut: one `fsync` for each group of operations.
     #[default]
     Full,
-    /// What was acknowledged survives the process, not the machine. For tests.
+    /// It survives the process, not the machine. For tests.
     Off,
 }
 

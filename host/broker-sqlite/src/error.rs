@@ -1,4 +1,4 @@
-//! What can go wrong inside, and what the caller of the broker is told of it.
+//! Faults inside, and the errors that callers of the broker get for them.
 
 use rusqlite::ffi::ErrorCode;
 use umbel_broker::Error;
@@ -12,10 +12,10 @@ pub(crate) enum Fault {
     /// The file has reached the size that was set for it.
     #[error("the database has reached its size limit: raise it, or wait until retention deletes finished jobs")]
     NoRoom,
-    /// What is stored breaks a rule of the model.
+    /// A stored value breaks a rule of the model.
     #[error("{what}: {why}")]
     Stored { what: &'static str, why: String },
-    /// What was given cannot be written as JSON.
+    /// A given value cannot be written as JSON.
     #[error("cannot be stored as JSON: {0}")]
     Unwritable(#[from] serde_json::Error),
 }

@@ -1,4 +1,4 @@
-//! What readers see: jobs, pages, logs, queues, workers, documents.
+//! Reading: jobs, pages, logs, queues, workers, documents.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::value::RawValue;
@@ -35,7 +35,7 @@ pub(crate) fn job(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Opt
     rid(conn, tenant, id)?.map(|rid| record(conn, rid, Parts::All)).transpose()
 }
 
-/// What is read of a job besides its state.
+/// The parts of a job that are read besides its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parts {
     All,
@@ -107,7 +107,7 @@ pub(crate) fn record(conn: &Connection, rid: i64, parts: Parts) -> Result<JobRec
     Ok(record)
 }
 
-/// What the filters of a listing look at.
+/// The part of a job that the filters of a listing look at.
 struct Entry {
     rid: i64,
     id: JobId,

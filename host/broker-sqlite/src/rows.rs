@@ -179,7 +179,7 @@ fn numbers(row: &Row<'_>, column: usize) -> Result<Vec<u32>, Fault> {
     Ok(numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
 }
 
-/// What a control or rate is about: its kind and name.
+/// The scope of a control or rate: its kind and name.
 pub(crate) fn scope(row: &Row<'_>, column: usize) -> Result<Scope, Fault> {
     Ok(match row.get::<_, i64>(column)? {
         0 => Scope::Tenant,

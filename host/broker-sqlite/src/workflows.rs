@@ -1,4 +1,4 @@
-//! What readers see of workflows: records, pages, nodes, and what nodes give.
+//! Reading workflows: records, pages, nodes and their values.
 
 use rusqlite::{Connection, Row, ToSql, params};
 use serde_json::value::RawValue;

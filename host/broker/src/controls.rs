@@ -31,7 +31,7 @@ pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// Changes what holds for a tenant, one of its queues or tasks from now on.
     async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet>;
 
-    /// What was set, in the order of `Scope`; none that is as if it never was.
+    /// All controls of a tenant that are not the default, in the order of `Scope`.
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>>;
 
     /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
@@ -73,7 +73,8 @@ pub enum Scope {
     Task(TaskName),
 }
 
-/// What somebody set about a tenant, a queue or a task while the service runs. Durable. `Control::default()` is nothing.
+/// A pause and limits of a tenant, a queue or a task, set while the service runs. Durable. `Control::default()` sets
+/// nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     /// Nothing of it is handed out; what runs goes on.
@@ -113,7 +114,7 @@ impl Control {
 /// The answer to a change of a control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlSet {
-    /// What holds now.
+    /// The control that holds now.
     Set(Control),
     /// No job was ever sent to this queue.
     Unknown,

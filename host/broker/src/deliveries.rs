@@ -57,7 +57,7 @@ pub struct Delivery {
     pub node: Option<Box<DeliveredNode>>,
 }
 
-/// What a worker says of a delivery that it holds.
+/// A message of a worker about a delivery that it holds.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     pub tenant: TenantId,
@@ -102,6 +102,7 @@ pub enum Settled {
     AlreadyDone,
     /// The token is not the current one; nothing was changed.
     Lost,
-    /// There is no room for its growth, or no group to add members to; nothing was changed, and the lease is still held.
+    /// There is no room for its growth, or no group to add members to; nothing was changed, and the lease is still
+    /// held.
     NoCapacity,
 }

@@ -1,11 +1,11 @@
-//! What happens to the jobs of a tenant, for those who follow it live.
+//! Events: the changes of a tenant's jobs, for those who follow it live. And hints.
 //!
-//! Nothing is recorded while nobody follows: `follow` says that somebody does, for `FOLLOW_MS`. From then on each change of
-//! a job's state (of nodes, too; not of nodes that become `waiting`) appends one event. They are numbered without gaps;
-//! the first number of a following is the broker's time in microseconds, or one more than the last number if that is
-//! larger, so numbers rise across followings. At most `MAX_EVENTS` of a tenant are kept, the newest, and none once the
-//! following has ended. A job that is handed back or requeued in the step in which it was taken has one event for each
-//! state that it was in.
+//! Nothing is recorded while nobody follows: `follow` says that somebody does, for `FOLLOW_MS`. From then on each
+//! change of a job's state (of nodes, too; not of nodes that become `waiting`) appends one event. They are numbered
+//! without gaps; the first number of a following is the broker's time in microseconds, or one more than the last number
+//! if that is larger, so numbers rise across followings. At most `MAX_EVENTS` of a tenant are kept, the newest, and
+//! none once the following has ended. A job that is handed back or requeued in the step in which it was taken has one
+//! event for each state that it was in.
 
 use std::{fmt, sync::Arc};
 
@@ -23,8 +23,8 @@ pub const MAX_EVENTS: u64 = 10_000;
 /// Follows a tenant's jobs, and hints at what changed.
 #[async_trait]
 pub trait Events: Send + Sync + fmt::Debug + 'static {
-    /// Says that somebody follows the tenant's jobs, for `FOLLOW_MS` from now. Answers the number of the last event, or one
-    /// less than that of the first.
+    /// Says that somebody follows the tenant's jobs, for `FOLLOW_MS` from now. Answers the number of the last event, or
+    /// one less than that of the first.
     async fn follow(&self, tenant: &TenantId) -> Result<u64>;
 
     /// The events after number `after`, at most `max`.
@@ -43,7 +43,7 @@ pub struct Event {
     pub at: UnixMs,
     pub job: JobId,
     pub task: TaskName,
-    /// What it is now.
+    /// Its state after the change.
     pub state: JobState,
 }
 
@@ -57,7 +57,7 @@ pub struct EventPage {
     pub last: u64,
 }
 
-/// What a hint is about.
+/// The topics of hints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
     Work,

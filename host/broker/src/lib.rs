@@ -50,7 +50,7 @@ pub enum Error {
     /// No room for what was asked: memory, disk.
     #[error("the broker is full: {0}")]
     Full(String),
-    /// What is stored cannot be read.
+    /// A stored record cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Corrupt(String),
     /// Anything else the store answered.
@@ -93,7 +93,7 @@ impl Clock {
     }
 }
 
-/// What one broker holds at most. Reaching a limit refuses the submission; nothing is dropped.
+/// The limits of one broker. Reaching a limit refuses the submission; nothing is dropped.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Jobs of one tenant in one queue that are queued, scheduled or retrying.

@@ -56,7 +56,7 @@
 //! used up and blocks the sub-queue of `mail`: one look, not 1,000. When one of the two ends its delivery, the sub-queue opens,
 //! and one job of the key with the lesser finish time is handed out.
 //!
-//! What was used of a rate is a number of starts, and comes back by the rate of whoever uses it next (`Rate::take`): a smaller
+//! The used part of a rate is a number of starts, and comes back by the rate of whoever uses it next (`Rate::take`): a smaller
 //! burst or another rate waits for it, and gives nothing back to the others.
 //!
 //! **What opens a blocked branch.** A rate: `promote`, at the time (rounded up to a millisecond) when one more may start, before
@@ -96,7 +96,7 @@ pub fn superseded_message(by: JobId) -> String {
     format!("job {by}, submitted later, took its place")
 }
 
-/// What a broker must know of a job's policy, and most jobs do not use. Stored as JSON text.
+/// The part of a job's policy that a broker needs; most jobs use none of it. Stored as JSON text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerOptions {
     #[serde(default, skip_serializing_if = "is_default")]
@@ -111,7 +111,7 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What limits a job's start. Rates and caps count all jobs of the tenant's task (and key), in all queues.
+/// The limits of a job's start. Rates and caps count all jobs of the tenant's task (and key), in all queues.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +130,7 @@ pub struct JobLimits {
 }
 
 impl JobLimits {
-    /// What holds under the control of the job's task.
+    /// The limits that hold under the control of the job's task.
     #[must_use]
     pub fn under(mut self, control: &Control) -> Self {
         self.rate = control.rate.or(self.rate);
@@ -204,7 +204,7 @@ impl BrokerOptions {
     }
 }
 
-/// What an expression finds in the bound arguments; `null` where there is nothing.
+/// The value of an expression in the bound arguments; `null` where there is nothing.
 fn value_of<'a>(text: &str, parameters: &[&'a str], argument: &mut impl FnMut(&'a str) -> Option<Value>) -> Value {
     let Ok(expression) = Expression::parse(text) else { return Value::Null };
     let name = expression.parameter(parameters.iter().copied());

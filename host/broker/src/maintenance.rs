@@ -40,7 +40,7 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     async fn audit(&self, fix: bool) -> Result<Vec<Finding>>;
 }
 
-/// What a promotion did.
+/// The result of a promotion.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Promoted {
     pub moved: u32,
@@ -52,7 +52,7 @@ pub struct Promoted {
     pub next_due: Option<UnixMs>,
 }
 
-/// What a reaping did.
+/// The result of a reaping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
     pub requeued: u32,
@@ -67,7 +67,7 @@ pub struct Reaped {
 /// Something that an audit found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What was checked, such as `lease of a job that does not run`.
+    /// The name of the check, such as `lease of a job that does not run`.
     pub check: String,
     /// How many times it was found.
     pub count: u64,

@@ -134,7 +134,7 @@ struct Pages<'a> {
 
 /// Nodes of the first page.
 const FIRST_PAGE: u32 = 64;
-/// What a page should hold of results, bytes.
+/// Bytes of results that a page should hold.
 const PAGE_BYTES: usize = 4 << 20;
 
 impl<'a> Pages<'a> {

@@ -44,7 +44,7 @@ pub trait Registry: Send + Sync + fmt::Debug + 'static {
     ) -> Result<Vec<Document>>;
 }
 
-/// What a worker says of itself.
+/// The state of a worker, as it reports it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     pub id: WorkerId,
@@ -77,7 +77,7 @@ pub struct WorkerInfo {
     pub order: u64,
 }
 
-/// What an operator wants of one worker. Kept with the worker, and forgotten with it.
+/// Orders of an operator to one worker. Kept with the worker, and forgotten with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerOrder {
     /// Rises with each order: a worker follows one once, and says in `WorkerInfo::order` which was the last.
@@ -135,7 +135,7 @@ pub enum Ordered {
     Unknown,
 }
 
-/// What a document is.
+/// The kinds of documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentKind {
     Module,
@@ -168,7 +168,7 @@ pub struct Document {
     pub body: String,
 }
 
-/// What must hold for a write to happen.
+/// The condition of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     Any,

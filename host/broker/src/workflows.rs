@@ -105,7 +105,7 @@ pub trait Workflows: Send + Sync + fmt::Debug + 'static {
         results: Results,
     ) -> Result<NodePage>;
 
-    /// What the nodes `first…` give, one answer per node. At most `MAX_NODES_A_CALL`.
+    /// The values of the nodes `first…`, one answer per node. At most `MAX_NODES_A_CALL`.
     async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>>;
 
     /// Cancels a workflow: revokes what waits, asks the workers of what runs to stop.
@@ -147,7 +147,7 @@ pub enum Status {
     Skipped,
 }
 
-/// What many nodes of a workflow have in common.
+/// The common part of many nodes of a workflow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeTemplate {
     pub task: TaskName,
@@ -252,7 +252,7 @@ pub struct NewWorkflow {
     pub nodes: Vec<NewNode>,
 }
 
-/// What a guest asked for while it ran. Stored in the same step as its outcome, or not at all.
+/// Workflows and members that a guest adds while it runs. Stored in the same step as its outcome, or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Growth {
     pub workflows: Vec<NewWorkflow>,
@@ -408,7 +408,7 @@ pub enum NodeWork {
     },
 }
 
-/// What a node gives to those that read it.
+/// The value of a node for those that read it.
 #[derive(Debug, Clone)]
 pub enum NodeValue {
     Job {
@@ -445,7 +445,7 @@ pub struct DeliveredNode {
     pub input: Input,
 }
 
-/// What goes in front of a node's arguments.
+/// The input in front of a node's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     Nothing,
@@ -461,7 +461,7 @@ pub enum Input {
 /// The answer to the cancel of a workflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkflowCancelled {
-    /// What waited is revoked (in many steps, if there is much); what runs is asked to stop.
+    /// Waiting nodes are revoked (many of them in many steps); workers of running ones are asked to stop them.
     Requested,
     /// It was over; nothing was changed.
     AlreadyEnded(WorkflowState),

@@ -49,7 +49,7 @@ pub(super) struct FlowWish {
     pub(super) claims_nodes: Option<u32>,
 }
 
-/// Names of tasks: few, so that their jobs share lanes.
+/// Names of tasks: few, so that their jobs share sub-queues.
 pub(super) const TASKS: [&str; 3] = ["t0", "t1", "t2"];
 
 /// How often a task starts, where its jobs say so. The same for all its jobs, so that it can be checked.

@@ -13,7 +13,7 @@ use crate::{error::Fault, notifications::Notifications};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::writer) enum FollowUp {
     All,
-    /// What it added itself: the rest found no room.
+    /// Only the items that it added itself: the rest found no room.
     Own,
     Nothing,
 }

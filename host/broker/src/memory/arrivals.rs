@@ -1,4 +1,4 @@
-//! What follows from an end: arrivals, joins, the end of a workflow, and cancellation.
+//! The consequences of an end: arrivals, joins, the end of a workflow, and cancellation.
 
 use umbel_model::{
     Failure, JobState, OnFailure, UnixMs,
@@ -231,7 +231,7 @@ impl State {
     }
 }
 
-/// What is left of a range behind its first.
+/// A range without its first node.
 fn rest(range: Range) -> Option<Range> {
     (range.count > 1).then(|| Range { first: range.first + 1, count: range.count - 1 })
 }

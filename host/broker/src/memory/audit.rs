@@ -1,4 +1,4 @@
-//! What should not be in the model.
+//! The audit of the model.
 
 use umbel_model::JobState;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{scheduler::Limit, *};
 
 impl State {
-    /// What should not be: counts that disagree with the jobs.
+    /// Finds counts that disagree with the jobs.
     pub(super) fn audit(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut wrong = |check: &str, example: String| {

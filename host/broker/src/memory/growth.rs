@@ -1,4 +1,4 @@
-//! What guests add to workflows with their outcome.
+//! Workflows and members that guests add with their outcome.
 
 use umbel_model::{
     UnixMs,

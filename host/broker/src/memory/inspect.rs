@@ -1,4 +1,4 @@
-//! What the suite sees of the model beyond the trait: it checks the model's own properties by it.
+//! The model as the suite sees it beyond the traits: it checks the model's own properties with this.
 
 use umbel_model::{JobId, JobState, TaskName, TenantId};
 
@@ -36,7 +36,7 @@ impl MemoryBroker {
         limited.collect()
     }
 
-    /// What is stored of jobs when all of them are gone: nothing.
+    /// Everything that is stored of jobs. Empty when all jobs are gone.
     pub fn leftovers(&self) -> Vec<String> {
         let state = self.state();
         let mut left = Vec::new();

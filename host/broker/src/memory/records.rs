@@ -1,4 +1,4 @@
-//! What the model stores of workflows beside the records of their jobs.
+//! The model's records of workflows, joins and work items.
 
 use umbel_model::{
     JobId, JobState, OnFailure, TenantId, UnixMs,
@@ -9,7 +9,7 @@ use crate::{rules::join::JoinProgress, *};
 
 pub(super) type Key = (TenantId, JobId);
 
-/// What a job's record does not say of its node.
+/// The place of a job in its workflow.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) template: u32,

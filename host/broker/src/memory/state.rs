@@ -58,7 +58,7 @@ pub(super) struct State {
     /// Work items that the step under way added.
     pub(super) queued_items: VecDeque<WorkItem>,
     pub(super) scheduler: Scheduler<JobId>,
-    /// What has been used of rates.
+    /// The used parts of rates.
     pub(super) rates: BTreeMap<LimitName, Used>,
     /// Who holds a unique key.
     pub(super) unique: BTreeMap<(TenantId, String), Holder>,

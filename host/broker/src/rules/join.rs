@@ -13,12 +13,12 @@ pub fn status_of(state: JobState) -> Status {
     }
 }
 
-/// What a node's end means to what waits for it.
+/// The status that a node's end has for the nodes that wait for it.
 pub fn adjusted(raw: Status, on_failure: OnFailure) -> Status {
     if raw == Status::Failed && on_failure != OnFailure::Fail { Status::Ok } else { raw }
 }
 
-/// What a node takes of an arrival: one that waits for a failure is readied by it, and skipped without it.
+/// The status that a node sees: one that waits for a failure is readied by it, and skipped without it.
 fn taken(when: When, raw: Status, adjusted: Status) -> Status {
     match (when, raw) {
         (When::Success, _) => adjusted,
@@ -27,7 +27,7 @@ fn taken(when: When, raw: Status, adjusted: Status) -> Status {
     }
 }
 
-/// What becomes of a waiting job by an arrival.
+/// The effect of an arrival at a waiting job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobArrival {
     Ready,
@@ -36,7 +36,7 @@ pub enum JobArrival {
     FailUpstream,
 }
 
-/// What an arrival does to a waiting job, whose workflow may have been `cancelled`.
+/// Decides about a waiting job, whose workflow may have been `cancelled`.
 pub fn arrive_at_job(when: When, raw: Status, adjusted: Status, cancelled: Option<JobState>) -> JobArrival {
     match (taken(when, raw, adjusted), cancelled) {
         (Status::Skipped, _) => JobArrival::End(JobState::Skipped),
@@ -46,7 +46,7 @@ pub fn arrive_at_job(when: When, raw: Status, adjusted: Status, cancelled: Optio
     }
 }
 
-/// What a join has counted.
+/// The arrivals that a join has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JoinProgress {
     pub pending: u32,
@@ -56,7 +56,7 @@ pub struct JoinProgress {
     pub status: Option<Status>,
 }
 
-/// What an arrival did to a join.
+/// The effect of an arrival at a join.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JoinArrival {
     /// It was the first failure of a group that is to be cancelled then.

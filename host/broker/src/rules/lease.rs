@@ -1,4 +1,4 @@
-//! What a lease allows, and what becomes of a job whose lease is over.
+//! Leases: renewal, cancellation of a running job, and jobs whose lease is over.
 
 use umbel_model::{AttemptRecord, Failure, OnWorkerLost, UnixMs, Usage, WorkerId};
 
@@ -9,7 +9,7 @@ pub fn next_fence(now: UnixMs, last: u64) -> u64 {
     now.saturating_mul(1_000).max(last + 1)
 }
 
-/// What the worker of a running job is told.
+/// The answer to a renewal.
 pub fn state(cancel_requested: bool, let_end: bool) -> LeaseState {
     if cancel_requested && !let_end { LeaseState::Cancel } else { LeaseState::Held }
 }
@@ -19,7 +19,7 @@ pub fn is_let_end(terminate: bool, cancel_requested: bool, let_end: bool) -> boo
     !terminate && (let_end || !cancel_requested)
 }
 
-/// What becomes of a job whose worker was lost.
+/// The next step of a job whose worker was lost.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Lost {
     Revoke,
@@ -55,7 +55,7 @@ pub fn lost(
     lost
 }
 
-/// What the history says of a lost delivery.
+/// The entry of a lost delivery in the history.
 pub fn lost_record(now: UnixMs, retries: u32, delivery: u32, worker: WorkerId) -> AttemptRecord {
     let (attempt, outcome) = (retries + 1, "lost".into());
     AttemptRecord { attempt, delivery, worker, ended_at: now, outcome, failure: None, usage: Usage::default() }

@@ -23,7 +23,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// What a workflow adds.
+    /// The part that one workflow adds.
     pub fn of(head: &WorkflowHead) -> Self {
         Self { workflows: head.parent.is_none().into(), nodes: head.nodes.into() }
     }

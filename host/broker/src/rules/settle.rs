@@ -1,8 +1,8 @@
-//! What follows an outcome.
+//! The steps that follow an outcome.
 
 use umbel_model::{JobState, Resolution, WorkflowId};
 
-/// Whether an outcome may add workflows and members: what was cancelled does not come back, and adds nothing as it goes.
+/// Whether an outcome may add workflows and members: a cancelled job does not come back, and adds nothing when it ends.
 pub fn may_grow(resolution: &Resolution, cancel_requested: bool) -> bool {
     match resolution {
         Resolution::Succeed { .. } => true,
@@ -23,7 +23,7 @@ pub enum Next {
     Wait(WorkflowId),
 }
 
-/// What follows an outcome. What was cancelled does not come back.
+/// Decides where a job goes after an outcome. A cancelled job does not come back.
 pub fn next(resolution: &Resolution, cancel_requested: bool) -> Next {
     match resolution {
         Resolution::Succeed { .. } => Next::End(JobState::Succeeded),

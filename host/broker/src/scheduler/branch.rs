@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umbel_model::{QueueName, TaskName, TenantId, UnixMs, WorkerId};
 
-/// What a rate, or a cap on how many jobs run at once, is of. With the tenant it is a name that is used once.
+/// The owner of a rate or of a cap on how many jobs run at once. Together with the tenant it is unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
     Tenant,
@@ -30,7 +30,7 @@ pub(super) fn limits_of(name: &SubQueueName) -> impl Iterator<Item = Limit> {
     std::iter::once(Limit::Task(name.task.clone())).chain(key)
 }
 
-/// What may be blocked: a tenant queue (no task), the sub-queue of a task (no key), or that of a key in it.
+/// A part of the tree that may be blocked: a tenant queue (no task), the sub-queue of a task (no key), or that of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Branch {
     pub(super) task: Option<TaskName>,
@@ -73,7 +73,7 @@ pub(super) struct Place {
 /// A tenant queue's number. They are never deleted: one that nobody uses is forgotten, see `idle_queues`.
 pub type QueueId = usize;
 
-/// What is counted of a tenant queue, and where it stands among the tenants of its queue.
+/// The counts of a tenant queue, and its place among the tenants of its queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Queued jobs, those in sub-queues too.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Control, JobLimits, LOOKS_A_QUEUE, Scope};
 
-/// What the scheduler asks of the store that has the jobs.
+/// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
     type Error;
 
@@ -28,13 +28,13 @@ pub trait Store<J> {
     /// It was a plain job, and waits in the sub-queue of its task from now on.
     fn moved(&mut self) -> Result<(), Self::Error>;
 
-    /// What has been used of a rate.
+    /// The used part of a rate.
     fn used(&mut self, name: &LimitName) -> Result<Option<Used>, Self::Error>;
 
     fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Self::Error>;
 }
 
-/// What came of a look at a tenant queue.
+/// The result of a look at a tenant queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Picked {
     /// The job that the store looked at last left the queue. Unless it has expired, it counts as running there.
@@ -313,7 +313,7 @@ fn is_full(cap: u32, running: impl FnOnce() -> u64) -> bool {
     cap > 0 && running() >= u64::from(cap)
 }
 
-/// What is stored of a rate when one more starts now, or until when none may (milliseconds).
+/// The used part of a rate when one more job starts now, or the time until which none may (milliseconds).
 fn take_rate<J, S: Store<J>>(
     now: UnixMs,
     name: &LimitName,

@@ -1,4 +1,4 @@
-//! What was set about tenants, queues and tasks.
+//! The controls of tenants, queues and tasks.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,7 +36,7 @@ impl Controls {
         self.0.get(tenant).map_or(0, |of| of.tasks.len() as u64)
     }
 
-    /// What is set about a scope; the default if nothing is.
+    /// The control of a scope; the default if none is set.
     pub fn get(&self, tenant: &TenantId, scope: &Scope) -> Control {
         let found = match scope {
             Scope::Tenant => self.tenant(tenant),

@@ -350,7 +350,7 @@ impl<J: Ord + Copy> Scheduler<J> {
         self.undo.seq
     }
 
-    /// What was changed stays.
+    /// Commits: all changes stay.
     pub fn keep(&mut self) {
         for (id, _) in self.undo.counts.drain(..) {
             self.queues[id].touched = false;
@@ -359,7 +359,7 @@ impl<J: Ord + Copy> Scheduler<J> {
         (self.undo.queues, self.undo.seq) = (self.queues.len(), self.seq);
     }
 
-    /// All is as it was at the last `keep`.
+    /// Rolls back: all is as it was at the last `keep`.
     pub fn undo(&mut self) {
         for change in std::mem::take(&mut self.undo.changes).into_iter().rev() {
             match change {

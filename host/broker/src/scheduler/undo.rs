@@ -5,7 +5,7 @@ use umbel_model::TenantId;
 use super::branch::{Branch, Counts, LimitName, Place, QueueId, SubQueueName};
 use crate::{Control, Scope};
 
-/// What was changed, as it was.
+/// A change, with the value before it.
 #[derive(Debug)]
 pub(super) enum Change<J> {
     Job { id: QueueId, sub: Option<SubQueueName>, job: (u64, J), added: bool },

@@ -48,7 +48,7 @@ where
     }
 }
 
-/// What the writer thread owns.
+/// The things that the writer thread owns.
 pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) limits: Limits,

@@ -1,4 +1,4 @@
-//! What a job asks for beyond what most jobs use: looked at only when its row says that it does.
+//! Broker options: read only when the flags in the job's row say that there are any.
 
 use rusqlite::Connection;
 use umbel_broker::BrokerOptions;
@@ -16,7 +16,7 @@ const KNOBS: &str = "SELECT text FROM knobs WHERE rid = ?";
 const TASK: &str = "SELECT task FROM job WHERE rid = ?";
 
 impl Head {
-    /// With what was asked for beyond what most jobs use.
+    /// With these broker options.
     pub(in crate::writer) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
         let Some(broker_options) = broker_options else { return self };
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
@@ -27,7 +27,7 @@ impl Head {
         self
     }
 
-    /// What it asks for beyond what most jobs use.
+    /// Its broker options, if it has any.
     pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
         if self.has > 0 && self.broker_options.is_none() {
             let text = one(conn.prepare_cached(KNOBS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;

@@ -9,7 +9,7 @@ use crate::{
     rows::{int, phase, queue_row, state_number},
 };
 
-/// What of a new job's row is never read with its head.
+/// The part of a new job's row that is never read with its head.
 pub(in crate::writer) struct Fixed<'a> {
     pub(in crate::writer) tenant: &'a TenantId,
     pub(in crate::writer) task: &'a TaskName,
@@ -18,8 +18,8 @@ pub(in crate::writer) struct Fixed<'a> {
 }
 
 impl Head {
-    /// Stores a queued or delayed job that uses no broker option; false if its id is known, and then nothing was done. What is
-    /// left out has its default: fewer values, and no look for the id before, are what it costs less.
+    /// Stores a queued or delayed job that uses no broker option; false if its id is known, and then nothing was done.
+    /// What is left out has its default: fewer values, and no look for the id before, are what it costs less.
     pub(in crate::writer) fn insert_plain(
         &mut self,
         conn: &Connection,

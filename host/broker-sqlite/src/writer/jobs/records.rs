@@ -1,4 +1,4 @@
-//! What is written once or seldom beside a job's row: its progress, log, history and outcome.
+//! The parts of a job that are written seldom, in tables of their own: its progress, log, history and outcome.
 
 use rusqlite::{Connection, params};
 use serde_json::value::RawValue;

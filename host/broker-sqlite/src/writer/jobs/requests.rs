@@ -1,4 +1,4 @@
-//! What users ask of one job: cancel it, run it now, forget it.
+//! Requests of users about one job: cancel it, run it now, forget it.
 
 use umbel_broker::{Cancelled, Forgot, RunNow, rules::lease::is_let_end};
 use umbel_model::{JobId, JobState, TenantId};

@@ -1,4 +1,4 @@
-//! What a job's change of state does to its row, its tenant queue and the notifications: every operation is made of it.
+//! Changes of a job's state, with its row, its tenant queue and the notifications: every operation is made of them.
 //!
 //! They change a `Head` in memory; the operation writes it once when it is done with it.
 
@@ -24,7 +24,8 @@ impl Head {
 }
 
 impl Step<'_> {
-    /// Gives a job its state, and its place at the end of its tenant queue or, if it had one, there. `arrived` must follow.
+    /// Gives a job its state, and its place at the end of its tenant queue or, if it had one, there. `arrived` must
+    /// follow.
     pub(in crate::writer) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
         if due > self.now {
             head.be_delayed(JobState::Scheduled, due);

@@ -117,7 +117,7 @@ impl Step<'_> {
         Ok(known.map(|(id, same)| uniqueness::repeated_job(id, same)))
     }
 
-    /// What was submitted with this key, and whether it was the same.
+    /// The job or workflow that was submitted with this key, and whether its body was the same.
     pub(in crate::writer) fn known_key(
         &self,
         tenant: &TenantId,

@@ -13,7 +13,7 @@ use crate::{
 const SWEEP_RATES: &str = "DELETE FROM rate WHERE (tenant, kind, name, key) IN
     (SELECT tenant, kind, name, key FROM rate INDEXED BY rate_until WHERE until_us <= ? LIMIT ?)";
 
-/// What a scope is called in tables.
+/// The kind and name of a scope in tables.
 fn column(scope: &Scope) -> (i64, &str) {
     match scope {
         Scope::Tenant => (0, ""),
@@ -67,7 +67,7 @@ impl Step<'_> {
         Ok(deleted as u64 == u64::from(max))
     }
 
-    /// Reads the scheduler from the file again, after its rows were mended.
+    /// Reads the scheduler from the file again, after its rows were repaired.
     pub(in crate::writer) fn reload_scheduler(&mut self) -> Result<(), Fault> {
         *self.scheduler = stored_scheduler::load(self.conn)?;
         self.scheduler.now = self.now;

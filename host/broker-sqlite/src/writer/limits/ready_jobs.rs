@@ -20,7 +20,7 @@ use crate::{
 const USED: &str =
     "SELECT until_us, interval_us, burst FROM rate WHERE tenant = ? AND kind = ? AND name = ? AND key = ?";
 
-/// What a rate is called in the table: as the scope of a control, and 3 for a key.
+/// The kind, name and key of a rate in its table. The kind is that of a control, and 3 for a key.
 fn rate_columns(limit: &Limit) -> (i64, &str, &str) {
     match limit {
         Limit::Tenant => (0, "", ""),

@@ -1,7 +1,7 @@
 //! Tenants that somebody follows, and the events that are recorded for them.
 //!
-//! The table `followed` holds the same. While nobody follows, a change of state costs one comparison. Events of a group are
-//! written at its end; what a group did can be undone.
+//! The table `followed` holds the same. While nobody follows, a change of state costs one comparison. Events of a group
+//! are written at its end; what a group did can be undone.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -36,7 +36,7 @@ pub(in crate::writer) struct EventSubscriptions {
     newest_before: u64,
     /// Events that are not yet written.
     pub(in crate::writer) pending: Vec<(TenantId, Event)>,
-    /// What the group under way changed, as it was.
+    /// Subscriptions that the group under way changed, with their values before it.
     before: HashMap<TenantId, Option<Subscription>>,
     /// Something is not yet written.
     changed: bool,

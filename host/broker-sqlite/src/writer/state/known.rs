@@ -1,4 +1,4 @@
-//! What the writer keeps in memory of the database.
+//! The state that the writer keeps in memory of the database.
 
 use rusqlite::Connection;
 use tracing::warn;
@@ -10,7 +10,7 @@ use crate::writer::{
     state::workflow_state::WorkflowStates,
 };
 
-/// What the writer keeps in memory of the database, and what a group that fails undoes.
+/// The state that the writer keeps in memory of the database. A group that fails undoes its changes.
 #[derive(Debug)]
 pub(in crate::writer) struct Known {
     pub(in crate::writer) scheduler: Scheduler<i64>,

@@ -1,5 +1,5 @@
-//! What the writer keeps in memory between operations, and writes once for a group of them. What a group changed can be
-//! undone.
+//! The state that the writer keeps in memory between operations, and writes once for a group of them. The changes of a
+//! group can be undone.
 
 pub(super) mod event_subscriptions;
 pub(super) mod known;

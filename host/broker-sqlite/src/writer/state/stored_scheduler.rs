@@ -1,8 +1,8 @@
 //! The scheduler and the file: what of it is stored, and how it is read when the file is opened.
 //!
-//! Stored are the counts of each tenant queue (the table `line`), the controls and the used rates. Sub-queues, blocks and
-//! what counts for a limit are made anew from the jobs: a queued or running job with a value in `job.lane` is in the
-//! sub-queue of its task and of the key in its options.
+//! Stored are the counts of each tenant queue (the table `line`), the controls and the used rates. Sub-queues, blocks
+//! and what counts for a limit are made anew from the jobs: a queued or running job with a value in `job.lane` is in
+//! the sub-queue of its task and of the key in its options.
 
 use rusqlite::{Connection, Row, params};
 use tracing::warn;

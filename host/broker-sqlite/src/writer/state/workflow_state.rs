@@ -1,7 +1,7 @@
-//! What a group of operations knows of workflows: read once, changed in memory, written once before the commit.
+//! Workflows that a group of operations works on: read once, changed in memory, written once before the commit.
 //!
-//! A chord's join and its workflow change with each member that ends; a group in which 200 of them end writes both once.
-//! Between groups nothing is kept but the number of work items, so that memory does not grow with workflows.
+//! A chord's join and its workflow change with each member that ends; a group in which 200 of them end writes both
+//! once. Between groups nothing is kept but the number of work items, so that memory does not grow with workflows.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},

@@ -33,7 +33,7 @@ const EDGES: &str = "SELECT next, on_failure FROM node WHERE workflow = ? AND nu
 const DEADLINES: &str = "SELECT rid, deadline_at FROM workflow INDEXED BY workflow_deadline
     WHERE deadline_at IS NOT NULL ORDER BY deadline_at, tenant, id LIMIT ?";
 
-/// What is left of a range when so many of its nodes are done.
+/// The rest of a range of which so many nodes are done.
 fn rest(range: Range, done: u32) -> Option<Range> {
     let left = range.count.saturating_sub(done);
     (left > 0).then(|| Range { first: range.first.saturating_add(done), count: left })

@@ -1,4 +1,4 @@
-//! What a guest added while it ran: workflows, and members of its own group. Stored with its outcome or not at all.
+//! Workflows and members of its own group that a guest added while it ran. Stored with its outcome or not at all.
 
 use rusqlite::params;
 use umbel_broker::{
