@@ -111,8 +111,11 @@ fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
     Ok(counts)
 }
 
+/// The columns of a tenant queue's counts, in the order of `SAVE`.
+type CountsRow<'a> = (i64, i64, i64, bool, Option<i64>, i64, Option<&'a str>, Option<i64>);
+
 /// What is stored of counts.
-fn counts_row(of: &Counts) -> (i64, i64, i64, bool, Option<i64>, i64, Option<&str>, Option<i64>) {
+fn counts_row(of: &Counts) -> CountsRow<'_> {
     let (holder, used_at) = (of.holder.as_ref().map(|holder| holder.as_str()), of.used_at.map(int));
     (int(of.ready), int(of.running), int(of.delayed), of.paused, of.finish.map(int), int(of.dead), holder, used_at)
 }
