@@ -85,7 +85,7 @@ pub async fn a_rate_counts_starts_in_all_queues_and_by_all_workers(s: Subject) {
     assert_eq!(numbers(&s.claim_as("w1", 1).await), [1]);
     assert!(s.claim_as("w2", 1).await.is_empty());
     assert!(s.claim_from("other", 1).await.is_empty());
-    // Both lanes open at the same time; who comes first takes what there is.
+    // Both sub-queues open at the same time; who comes first takes what there is.
     s.pass(1_000);
     s.promote().await;
     assert_eq!(s.ready().await, ["default", "other"]);
@@ -222,7 +222,7 @@ pub async fn a_task_limit_and_a_key_limit_hold_together(s: Subject) {
     let running = s.claim(10).await;
     assert_eq!(numbers(&running), [1, 3]);
     s.succeed_all(&running[..1]).await;
-    // The lane opens, and the key: c came with 2, whose turn is level with it.
+    // The sub-queue opens, and the key: c came with 2, whose turn is level with it.
     let next = s.claim(10).await;
     assert_eq!(next.len(), 1);
     assert!(s.claim(10).await.is_empty());

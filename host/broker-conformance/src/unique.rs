@@ -220,7 +220,7 @@ pub async fn the_latest_leaves_one_that_runs_alone(s: Subject) {
 }
 
 pub async fn a_latest_job_in_a_lane_takes_the_place_of_one_there(s: Subject) {
-    let in_lane = |n: u64| {
+    let in_sub_queue = |n: u64| {
         let mut job = latest(n);
         job.task = task("mail");
         if let Some(broker_options) = &mut job.broker_options {
@@ -230,9 +230,9 @@ pub async fn a_latest_job_in_a_lane_takes_the_place_of_one_there(s: Subject) {
     };
     s.add(capped(1, "mail", 1)).await;
     let running = s.claim_one().await;
-    s.add(in_lane(2)).await;
+    s.add(in_sub_queue(2)).await;
     assert!(s.claim(10).await.is_empty());
-    s.add(in_lane(3)).await;
+    s.add(in_sub_queue(3)).await;
     assert_eq!(s.queue().await.queued, 1);
     s.succeed_all(&[running]).await;
     assert_eq!(s.claim_numbers(10).await, [3]);

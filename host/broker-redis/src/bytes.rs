@@ -15,6 +15,11 @@ pub(crate) const SPEC_INLINE_BYTES: usize = 1 << 10;
 pub(crate) struct Packed(Vec<u8>);
 
 impl Packed {
+    /// With room for so many bytes.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     pub(crate) fn u8(mut self, n: u8) -> Self {
         self.0.push(n);
         self

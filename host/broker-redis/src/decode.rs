@@ -1,15 +1,14 @@
 //! Stored records, as readers want them. `library/core.lua` has the format.
 
 use serde_json::value::RawValue;
-use umbel_broker::{Error, NodeValue, Result};
+use umbel_broker::{NodeValue, Result};
 use umbel_model::{
     AttemptRecord, Failure, JobId, JobRecord, JobState, NodeRef, Progress, TenantId, UnixMs, Usage, WorkerId,
-    WorkflowId,
-    canvas::{Range, node_of},
+    WorkflowId, canvas::node_of,
 };
 
 use crate::{
-    bytes::{FLAG_MORE, FLAG_SPEC_APART, Reader, corrupt, some},
+    bytes::{FLAG_SPEC_APART, Reader, corrupt, some},
     nodes::Place,
 };
 

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use umbel_broker::{Claim, Error, LogLine, NewJob, Renewal, Result, Settle, Start};
-use umbel_model::{AttemptRecord, Resolution, Token, canvas::Range};
+use umbel_broker::{Claim, Error, NewJob, Renewal, Result, Settle, Start};
+use umbel_model::{AttemptRecord, Resolution, Token};
 
 use crate::{
     broker_options::broker_options,
@@ -60,7 +60,7 @@ fn second_piece(job: &NewJob) -> Vec<u8> {
     let (queue, task) = (job.queue.as_str(), job.task.as_str());
     let spec = if is_apart(job) { "" } else { job.spec.as_str() };
     let fixed = queue.len() + task.len() + spec.len() + 2;
-    let packed = Packed(Vec::with_capacity(fixed + 43)).u8(9 - job.priority.min(9)).raw(&[0; 7]);
+    let packed = Packed::with_room(fixed + 43).u8(9 - job.priority.min(9)).raw(&[0; 7]);
     let packed = packed.ms(job.result_ttl_ms).ms(job.dead_ttl_ms).raw(&[0; 2]);
     packed.u32(fixed as u32).name(queue).name(task).raw(spec.as_bytes()).raw(&[0; 17]).done()
 }
@@ -95,11 +95,11 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     let mut packed =
         Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
     packed = packed.u8(u8::from(hears));
-    packed.0.extend_from_slice(&(queues.len() as u16).to_le_bytes());
+    packed = packed.u16(queues.len() as u16);
     for queue in queues {
         packed = packed.name(queue.as_str());
     }
-    Ok(packed.0)
+    Ok(packed.done())
 }
 
 /// Kinds and arguments, for `settle.lua`.
@@ -148,7 +148,7 @@ fn any_settle(settle: &Settle, entry: &str) -> Result<Vec<u8>> {
         .text(entry)
         .text(&settle.progress.as_ref().map(json).transpose()?.unwrap_or_default())
         .long(&growth(settle)?);
-    Ok(packed.logs(&settle.logs)?.0)
+    Ok(packed.logs(&settle.logs)?.done())
 }
 
 /// For `renew.lua`.
@@ -157,7 +157,7 @@ pub(crate) fn renewal(renewal: &Renewal) -> Result<Vec<u8>> {
         .name(&member(&renewal.tenant, renewal.id))
         .name(renewal.token.as_str())
         .text(&renewal.progress.as_ref().map(json).transpose()?.unwrap_or_default());
-    Ok(packed.logs(&renewal.logs)?.0)
+    Ok(packed.logs(&renewal.logs)?.done())
 }
 
 fn attempt(a: &AttemptRecord) -> Result<String> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use umbel_model::{QueueName, Rate, TaskName, TenantId};
 
-use crate::{Result, limits::is_default};
+use crate::Result;
 
 /// Queues that `ready_queues` names at most: as many as a tenant may have.
 pub const MAX_READY_QUEUES: u32 = 1_000;
@@ -120,4 +120,8 @@ pub enum ControlSet {
     Unknown,
     /// `max_documents` tasks have a control.
     Full,
+}
+
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -80,7 +80,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, TaskName, Uniqueness};
 
-use crate::{Control, scheduler::Limit};
+use crate::{Control, controls::is_default, scheduler::Limit};
 
 /// Looks at a tenant queue without a job after which a claim looks at other tenants first.
 pub const LOOKS_A_QUEUE: u32 = 8;
@@ -105,10 +105,6 @@ pub struct BrokerOptions {
     pub limits: Option<JobLimits>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique: Option<Unique>,
-}
-
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// The limits of a job's start. Rates and caps count all jobs of the tenant's task (and key), in all queues.

@@ -226,10 +226,11 @@ mod tests {
         task.await.unwrap();
     }
 
+    /// Steps of each process, what stops them, their tasks, and the clock.
+    type Started = (Vec<Arc<AtomicU32>>, CancellationToken, Vec<tokio::task::JoinHandle<()>>, Arc<AtomicU64>);
+
     /// Processes with one service each on one broker, whose clock does not move by itself.
-    fn start_many(
-        count: u32,
-    ) -> (Vec<Arc<AtomicU32>>, CancellationToken, Vec<tokio::task::JoinHandle<()>>, Arc<AtomicU64>) {
+    fn start_many(count: u32) -> Started {
         let (clock, now) = umbel_broker::Clock::manual(1_000_000);
         let broker = Arc::new(MemoryBroker::new(clock, umbel_broker::Limits::default()));
         let (stop, mut steps, mut tasks) = (CancellationToken::new(), Vec::new(), Vec::new());

@@ -24,7 +24,7 @@ fn idempotency(key: Option<(u8, u8)>) -> Option<Idempotency> {
     key.map(|(key, body)| Idempotency { key: format!("k{key}"), body: format!("b{body}"), ttl_ms: 2_000 })
 }
 
-fn wished(request: &JobRequest) -> NewJob {
+fn requested(request: &JobRequest) -> NewJob {
     NewJob {
         id: history_job(request.job),
         tenant: of(request.tenant),
@@ -44,7 +44,7 @@ fn wished(request: &JobRequest) -> NewJob {
     }
 }
 
-fn wish_of(delivery: &Delivery, wanted: Wanted) -> Doing {
+fn request_of(delivery: &Delivery, wanted: Wanted) -> Doing {
     let (tenant, id) = (delivery.tenant.clone(), delivery.id);
     match wanted {
         Wanted::Cancel { terminate } => Doing::Cancel(tenant, id, terminate),
@@ -60,7 +60,7 @@ fn redrive(tenant: TenantId, id: JobId, job: u8) -> Doing {
 
 /// Jobs that differ in their ids only; caps may limit them, but no rate: it would make the history long.
 fn flood(request: &JobRequest, count: u32) -> Vec<NewJob> {
-    let mut job = NewJob { idempotency: None, redrive_of: None, ..wished(request) };
+    let mut job = NewJob { idempotency: None, redrive_of: None, ..requested(request) };
     if let Some(broker_options) = &mut job.broker_options {
         broker_options.unique = None;
         if let Some(limits) = &mut broker_options.limits {
@@ -74,7 +74,7 @@ impl History {
     /// What a step is, now.
     pub(super) async fn doing(&mut self, step: &Step) -> Doing {
         match step {
-            Step::Submit { requests, again } => Doing::Submit(requests.iter().map(wished).collect(), *again),
+            Step::Submit { requests, again } => Doing::Submit(requests.iter().map(requested).collect(), *again),
             Step::Flood { request, count } => Doing::Submit(flood(request, *count), false),
             Step::Claim { worker, queues, max, lost } => {
                 Doing::Claim(claim_of(WORKERS[*worker as usize], &QUEUES[..(*queues as usize).min(2)], *max), *lost)
@@ -109,7 +109,7 @@ impl History {
             Step::Forget { tenant, job } => Doing::Forget(of(*tenant), history_job(*job)),
             Step::RunNow { tenant, job } => Doing::RunNow(of(*tenant), history_job(*job)),
             Step::OfDelivered { delivery, wanted } => match self.delivery(*delivery) {
-                Some(delivery) => wish_of(&delivery, *wanted),
+                Some(delivery) => request_of(&delivery, *wanted),
                 None => Doing::Nothing,
             },
             Step::Pass { .. } | Step::Reopen => Doing::Nothing,

@@ -39,7 +39,7 @@ pub(super) struct Keep {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct FlowWish {
+pub(super) struct Flowrequest {
     pub(super) tenant: u8,
     pub(super) canvas: Value,
     pub(super) deadline_ms: u64,
@@ -181,7 +181,7 @@ fn with_policy(mut step: Value, policy: Option<&str>) -> Value {
     step
 }
 
-fn task(knobs_often: f64) -> BoxedStrategy<Value> {
+fn task(options_often: f64) -> BoxedStrategy<Value> {
     let options = (
         prop::sample::select(QUEUES.to_vec()),
         0..10_u8,
@@ -191,7 +191,7 @@ fn task(knobs_often: f64) -> BoxedStrategy<Value> {
     );
     (0..3_u8)
         .prop_flat_map(move |task| {
-            (options.clone(), prop::bool::weighted(0.1), policy(), broker_options(task, knobs_often, 0.0)).prop_map(
+            (options.clone(), prop::bool::weighted(0.1), policy(), broker_options(task, options_often, 0.0)).prop_map(
                 move |(options, immutable, policy, broker_options)| {
                     let (queue, priority, delay_ms, expires_ms, max_deliveries) = options;
                     let mut step = json!({ "task": TASKS[task as usize], "args": [task], "options": {
@@ -254,14 +254,14 @@ fn wide() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-pub(super) fn flow_wish() -> BoxedStrategy<FlowWish> {
+pub(super) fn flow_request() -> BoxedStrategy<Flowrequest> {
     let canvas = prop_oneof![200 => canvas(1), 300 => canvas(2), 1 => wide()];
     let deadline = prop_oneof![3 => Just(0), 1 => 1..4_000_u64];
     let key = prop::option::weighted(0.2, (0..3_u8, 0..2_u8));
     let backlog = limits().max_backlog as u32;
     let claims_nodes = prop::option::weighted(0.05, backlog - 2..backlog + 2);
     (0..3_u8, canvas, deadline, 0..100_000_u64, key, claims_nodes)
-        .prop_map(|(tenant, canvas, deadline_ms, keep_ms, key, claims_nodes)| FlowWish {
+        .prop_map(|(tenant, canvas, deadline_ms, keep_ms, key, claims_nodes)| Flowrequest {
             tenant,
             canvas,
             deadline_ms,

@@ -106,7 +106,7 @@ pub(super) enum Step {
     },
     /// Submits a workflow, up to a part of the way.
     Flow {
-        request: FlowWish,
+        request: Flowrequest,
         parts: Parts,
     },
     /// Any workflow again.
@@ -294,7 +294,7 @@ fn about_flows() -> BoxedStrategy<Step> {
     let node = || (any::<usize>(), 0..12_u32);
     let state = prop::option::of(prop::sample::select(WorkflowState::ALL.to_vec()));
     prop_oneof![
-        6 => (flow_wish(), parts()).prop_map(|(request, parts)| Step::Flow { request, parts }),
+        6 => (flow_request(), parts()).prop_map(|(request, parts)| Step::Flow { request, parts }),
         1 => (any::<usize>(), parts()).prop_map(|(flow, parts)| Step::FlowAgain { flow, parts }),
         2 => any::<usize>().prop_map(|flow| Step::Resume { flow }),
         1 => any::<usize>().prop_map(|flow| Step::CancelFlow { flow }),

@@ -39,7 +39,7 @@ fn failed(delivery: &Delivery) -> Settle {
     Settle { resolution: Resolution::Fail { failure: Failure::new("E", "m") }, ..settle(delivery) }
 }
 
-/// Jobs queued, in a lane, delayed, running, dead and ended, a control and a unique key.
+/// Jobs queued, in a sub-queue, delayed, running, dead and ended, a control and a unique key.
 async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
     let broker = broker(server).await;
     broker.submit(&[single(1), single(2), single(3), of_key(4, 1)]).await.unwrap();

@@ -138,19 +138,19 @@ async fn beside_a_tenant_with_limits_jobs_come_in_the_order_of_the_model() {
 
 #[tokio::test]
 async fn many_lanes_that_a_rate_had_parked_are_opened_in_steps_that_follow_at_once() {
-    const LANES: usize = 250;
+    const KEYS: usize = 250;
     let subject = subject().await;
     let rate = Some(Rate { count: 1, period_ms: 1_000, burst: 1 });
     let limited = |(n, job): (usize, NewJob)| {
-        let limits = JobLimits { key: Some(format!("k{}", n % LANES)), key_rate: rate, ..JobLimits::default() };
+        let limits = JobLimits { key: Some(format!("k{}", n % KEYS)), key_rate: rate, ..JobLimits::default() };
         NewJob {
             broker_options: Some(Box::new(BrokerOptions { limits: Some(limits), ..BrokerOptions::default() })),
             ..job
         }
     };
-    let jobs: Vec<NewJob> = jobs(1).into_iter().take(2 * LANES).enumerate().map(limited).collect();
+    let jobs: Vec<NewJob> = jobs(1).into_iter().take(2 * KEYS).enumerate().map(limited).collect();
     subject.broker.submit(&jobs).await.unwrap();
-    assert_eq!(subject.broker.claim(&claim(0, "w1", 1_000)).await.unwrap().len(), LANES);
+    assert_eq!(subject.broker.claim(&claim(0, "w1", 1_000)).await.unwrap().len(), KEYS);
     let opens = conformance::START_MS + 1_000;
     assert_eq!(subject.broker.promote(500).await.unwrap().next_due, Some(opens));
     subject.now.store(opens, Ordering::SeqCst);

@@ -127,7 +127,7 @@ impl Pair {
         }
     }
 
-    fn wish(&mut self) -> Claim {
+    fn request(&mut self) -> Claim {
         self.claims += 1;
         let queues = ["default", "other"].map(|queue| QueueName::new(queue).unwrap()).to_vec();
         Claim { queues, lease_ms: 300, ..claim(self.claims, self.dice.below(5) as u32) }
@@ -144,7 +144,7 @@ impl Pair {
             let delivery = self.given[self.given.len() - 1 - back].clone();
             settles.push(self.settle_of(&delivery));
         }
-        let then = (self.dice.below(2) == 0).then(|| self.wish());
+        let then = (self.dice.below(2) == 0).then(|| self.request());
         let (_, claimed) = both!(self, ("settle", &settles, &then), |broker| broker.settle(&settles, then.as_ref()));
         self.given.extend(claimed);
     }
@@ -213,8 +213,8 @@ impl Pair {
                 both!(self, ("job", job.id), |broker| broker.submit(std::slice::from_ref(&job)));
             }
             4..8 => {
-                let wish = self.wish();
-                let claimed = both!(self, ("claim", &wish), |broker| broker.claim(&wish));
+                let request = self.request();
+                let claimed = both!(self, ("claim", &request), |broker| broker.claim(&request));
                 self.given.extend(claimed);
             }
             8..16 => self.settle().await,
@@ -299,8 +299,8 @@ async fn history(seed: u64) {
         both!(pair, "reap", |broker| broker.reap(99));
         both!(pair, "promote", |broker| broker.promote(99));
     }
-    let wish = Claim { max: 99, ..pair.wish() };
-    let last = both!(pair, "claim", |broker| broker.claim(&wish));
+    let request = Claim { max: 99, ..pair.request() };
+    let last = both!(pair, "claim", |broker| broker.claim(&request));
     let settles: Vec<Settle> = last.iter().map(succeed).collect();
     both!(pair, "settle", |broker| broker.settle(&settles, None));
     pair.look().await;

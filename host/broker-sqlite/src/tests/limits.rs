@@ -1,4 +1,4 @@
-//! Lanes, limits, controls and unique keys on a file: what a restart, a kill and a full disk leave of them, and what
+//! sub-queues, limits, controls and unique keys on a file: what a restart, a kill and a full disk leave of them, and what
 //! many keys cost.
 
 use std::{
@@ -261,11 +261,12 @@ async fn a_cap_of_many_queues_opens_and_parks_all_of_them_as_the_model_does() {
         if round == 30 || round == 90 {
             same!(pair, |broker| broker.set_control(tenant_ref(), &Scope::Tenant, &patch(4 * (round == 30) as u32)));
         }
-        let wish = Claim { queues: queues.clone(), ..claim(round, 5) };
-        held.extend(same!(pair, |broker| broker.claim(&wish)));
+        let request = Claim { queues: queues.clone(), ..claim(round, 5) };
+        held.extend(same!(pair, |broker| broker.claim(&request)));
         if !held.is_empty() && round % 2 == 1 {
             let ended: Vec<Settle> = [held.remove(0)].iter().map(succeed).collect();
-            let then = (round % 4 == 1).then(|| Claim { token_seed: Token::new(format!("t{round}")).unwrap(), ..wish });
+            let then =
+                (round % 4 == 1).then(|| Claim { token_seed: Token::new(format!("t{round}")).unwrap(), ..request });
             held.extend(same!(pair, |broker| broker.settle(&ended, then.as_ref())).1);
         }
         same!(pair, |broker| broker.ready_queues());

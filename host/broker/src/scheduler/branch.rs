@@ -110,6 +110,9 @@ pub(super) fn urgency(score: u64) -> u64 {
     score >> 48
 }
 
+/// The first job of a sub-queue: the rank of the sub-queue (urgency and virtual finish time), its name, score and job.
+pub(super) type First<J> = ((u64, u64), SubQueueName, (u64, J));
+
 /// The jobs of a key, by score.
 #[derive(Debug)]
 pub(super) struct KeyQueue<J> {
@@ -206,7 +209,7 @@ impl<J: Ord + Copy> Ready<J> {
     }
 
     /// The first job of the sub-queue that is next, with its rank.
-    pub(super) fn first_of_tasks(&self) -> Option<((u64, u64), SubQueueName, (u64, J))> {
+    pub(super) fn first_of_tasks(&self) -> Option<First<J>> {
         let (urgency, finish, task) = self.open.first()?;
         let sub = self.tasks.get(task)?;
         let (_, _, key) = sub.open.first()?;

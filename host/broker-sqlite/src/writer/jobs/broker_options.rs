@@ -12,7 +12,7 @@ pub(in crate::writer) const ON_LOST: u8 = 1;
 pub(in crate::writer) const LIMITS: u8 = 2;
 pub(in crate::writer) const UNIQUE: u8 = 4;
 
-const KNOBS: &str = "SELECT text FROM knobs WHERE rid = ?";
+const OPTIONS: &str = "SELECT text FROM knobs WHERE rid = ?";
 const TASK: &str = "SELECT task FROM job WHERE rid = ?";
 
 impl Head {
@@ -30,7 +30,7 @@ impl Head {
     /// Its broker options, if it has any.
     pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
         if self.has > 0 && self.broker_options.is_none() {
-            let text = one(conn.prepare_cached(KNOBS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;
+            let text = one(conn.prepare_cached(OPTIONS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;
             let text = text.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?;
             self.broker_options = Some(json("knobs", &text)?);
         }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_look_at_knobs_costs_no_more_because_there_are_more() {
-        for sql in [KNOBS, TASK] {
+        for sql in [OPTIONS, TASK] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

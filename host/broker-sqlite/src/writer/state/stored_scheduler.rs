@@ -61,7 +61,7 @@ pub(in crate::writer) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault
         if rows::state(row, 1)? == JobState::Running {
             let sub_queue = SubQueueName { task: name(row, 3)?, key: row.get(4)? };
             let sub_queue = Some(&sub_queue)
-                .filter(|_| matches!(row.get_ref(2), Ok(lane) if lane != rusqlite::types::ValueRef::Null));
+                .filter(|_| matches!(row.get_ref(2), Ok(found) if found != rusqlite::types::ValueRef::Null));
             scheduler.restore(queue_id(queues, number(row, 0)?)?, sub_queue, None);
         }
         Ok(())

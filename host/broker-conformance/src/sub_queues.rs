@@ -44,7 +44,7 @@ pub async fn plain_jobs_and_lanes_take_turns(s: Subject) {
     s.add_all((1..=5).map(new_job)).await;
     s.add_all((11..=13).map(|n| laned(n, "mail"))).await;
     s.add_all((21..=22).map(|n| laned(n, "sms"))).await;
-    // Plain jobs are before lanes when level, and a lane that opens comes after what was served.
+    // Plain jobs are before sub-queues when level, and a sub-queue that opens comes after what was served.
     assert_eq!(s.claim_numbers(20).await, [1, 2, 11, 21, 3, 12, 22, 4, 13, 5]);
 }
 
@@ -63,7 +63,7 @@ pub async fn a_line_that_lost_its_last_lane_begins_its_turns_anew(s: Subject) {
     assert_eq!(s.claim_numbers(6).await, [4, 5, 14, 6, 15]);
 }
 
-/// A lane, older than all that comes, whose jobs are less urgent than the 5 that are served before them.
+/// A sub-queue, older than all that comes, whose jobs are less urgent than the 5 that are served before them.
 async fn with_a_lane_that_was_passed_over(s: &Subject) {
     s.add_all((1..=2).map(|n| NewJob { priority: 1, ..laned(n, "z") })).await;
     s.add_all((11..=15).map(|n| NewJob { priority: 9, ..laned(n, "mail") })).await;
@@ -192,7 +192,7 @@ pub async fn a_lane_that_loses_its_last_job_is_forgotten_with_what_parked_it(s: 
     assert_eq!(s.next_due().await, Some(START_MS + 1_000));
     s.cancel(job_id(2)).await;
     assert_eq!(s.next_due().await, None);
-    // The rate is not forgotten: the next job meets it, and parks its lane again.
+    // The rate is not forgotten: the next job meets it, and blocks its sub-queue again.
     s.add(rated(3, per_second(1, 1))).await;
     assert_eq!(s.ready().await, ["default"]);
     assert!(s.claim(10).await.is_empty());
