@@ -39,7 +39,7 @@ pub(super) struct Keep {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Flowrequest {
+pub(super) struct FlowRequest {
     pub(super) tenant: u8,
     pub(super) canvas: Value,
     pub(super) deadline_ms: u64,
@@ -254,14 +254,14 @@ fn wide() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-pub(super) fn flow_request() -> BoxedStrategy<Flowrequest> {
+pub(super) fn flow_request() -> BoxedStrategy<FlowRequest> {
     let canvas = prop_oneof![200 => canvas(1), 300 => canvas(2), 1 => wide()];
     let deadline = prop_oneof![3 => Just(0), 1 => 1..4_000_u64];
     let key = prop::option::weighted(0.2, (0..3_u8, 0..2_u8));
     let backlog = limits().max_backlog as u32;
     let claims_nodes = prop::option::weighted(0.05, backlog - 2..backlog + 2);
     (0..3_u8, canvas, deadline, 0..100_000_u64, key, claims_nodes)
-        .prop_map(|(tenant, canvas, deadline_ms, keep_ms, key, claims_nodes)| Flowrequest {
+        .prop_map(|(tenant, canvas, deadline_ms, keep_ms, key, claims_nodes)| FlowRequest {
             tenant,
             canvas,
             deadline_ms,

@@ -106,7 +106,7 @@ pub(super) enum Step {
     },
     /// Submits a workflow, up to a part of the way.
     Flow {
-        request: Flowrequest,
+        request: FlowRequest,
         parts: Parts,
     },
     /// Any workflow again.
