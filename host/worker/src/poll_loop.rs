@@ -29,7 +29,6 @@ use crate::{
     heartbeat::Vitals,
     hints::Hints,
     leases::LeaseTable,
-    machine::random_u64,
     outbox::Outbox,
     prefetch::Prefetch,
     queues::{Discovery, QueueSet},
@@ -205,7 +204,7 @@ impl PollLoop {
 
     fn follow_work_hint(&mut self, signal: &Signal) {
         match signal {
-            Signal::Work(queues) => self.claims.hint(queues, Instant::now(), random_u64()),
+            Signal::Work(queues) => self.claims.found(queues),
             _ => self.claims.look(),
         }
     }

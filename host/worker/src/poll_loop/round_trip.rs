@@ -117,8 +117,7 @@ impl PollLoop {
             if batch.settles.is_empty() {
                 self.outbox.claimed_alone();
             }
-            let is_full = deliveries.len() as u32 >= claimed;
-            self.claims.answered(deliveries.iter().map(|delivery| &delivery.queue), is_full);
+            self.claims.answered(deliveries.len() as u32 >= claimed);
         }
         self.settled(&batch, &settled);
         // Before the new deliveries start: the job that was settled may have been the last one.
