@@ -3,7 +3,7 @@
 -- Complexity: bounded by the budget: some 4 calls for a job, and some 30 for each block and move.
 
 local named, control_of = sub_queues.named, sub_queues.control_of
--- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_LINE in the broker's contract.
+-- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_QUEUE in the broker's contract.
 local LOOKS_A_TENANT_QUEUE = 8
 
 -- Of this call: the tenants of the queue in turn, the tenant queues that were read, changed counters of running jobs, and

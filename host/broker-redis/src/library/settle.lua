@@ -1,6 +1,6 @@
 -- Settling: the end of deliveries.
 
--- The growth is '' or as joining.lua reads it, or REFUSED when there can be no room for it. The logs follow.
+-- The growth is '' or as growth.lua reads it, or REFUSED when there can be no room for it. The logs follow.
 local FORMAT = '<Bc0Bc0BI6I4c0I4c0I4c0I4c0I2'
 local REFUSED = 'refused'
 -- The letter 's'.
