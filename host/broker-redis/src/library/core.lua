@@ -208,21 +208,21 @@ end
 
 -- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
 -- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
--- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue for which no worker waits, when it had
--- no jobs before.
+-- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue that had no jobs before when fewer
+-- workers wait for it than there are jobs: those that do not know the queue yet cannot wait for it.
 local function notify()
   local queues = {}
   -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
   local long_ago = now - 10000
   for queue, jobs in pairs(ready_in) do
-    local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), false
+    local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), 0
     for i = 1, #idle, 2 do
       if tonumber(idle[i + 1]) > long_ago then
         call('PUBLISH', P .. 'work:' .. idle[i], queue)
-        told = true
+        told = told + 1
       end
     end
-    if not told and opened_in[queue] then queues[#queues + 1] = queue end
+    if told < jobs and opened_in[queue] then queues[#queues + 1] = queue end
   end
   if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
   if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
