@@ -34,7 +34,7 @@ pub use maintenance::*;
 pub use memory::MemoryBroker;
 pub use node_values::*;
 pub use registry::*;
-pub use watch::Watch;
+pub use watch::{Waiter, Watch};
 pub use workflows::*;
 
 /// Why a broker could not answer.

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use serde::Deserialize;
-use umbel_broker::{Cancelled, Forgot, RunNow};
+use umbel_broker::{Cancelled, Forgot, RunNow, Waiter};
 use umbel_model::{JobId, JobState};
 use utoipa::{IntoParams, ToSchema};
 
@@ -30,14 +30,19 @@ use crate::{
     views::Job,
 };
 
-/// The answer to a submission that was stored.
+/// The answer to a submission that was stored. The `waiter` was made before the submission, and waits for the job if that is new.
 pub(crate) async fn respond_with_job(
     api: &Api,
     caller: &Caller,
     outcome: Outcome,
     wait: Duration,
+    waiter: Option<Waiter>,
 ) -> Result<Response, Problem> {
-    let found = match api.watch.job(&caller.tenant, outcome.id(), wait).await {
+    let found = match (outcome, waiter) {
+        (Outcome::New(_), Some(waiter)) => api.watch.new_job(&caller.tenant, waiter, wait).await,
+        _ => api.watch.job(&caller.tenant, outcome.id(), wait).await,
+    };
+    let found = match found {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), job_detail(api, record).await?))),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
@@ -157,5 +162,5 @@ pub(crate) async fn retry(
     let how = redrive::How::new(&request_id.0);
     let mut new = redrive::redrive(&api, &[record], &how).await?;
     let new = new.pop().unwrap_or_else(|| Err(Problem::no_broker_answer()))?;
-    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO).await
+    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO, None).await
 }
