@@ -345,7 +345,7 @@ local function pick_next(tq)
   else
     text = call('GET', tq.job .. id)
   end
-  if not text or not is_readable(text) then return take_next(tq, in_task, key) end
+  if not text or not is_readable(text) or byte(text, STATE) ~= QUEUED then return take_next(tq, in_task, key) end
   local flags, task = byte(text, FLAGS), in_task
   if not task then
     local done

@@ -83,8 +83,8 @@ end
 
 local function settle(member, text, token, how, delay_ms, payload, entry, progress, growth, blob, at, logs)
   if not text or not is_readable(text) then return 'L' end
-  local r = opened(text)
-  if r[TOKEN] ~= token then return 'L' end
+  local done, r = pcall(opened, text)
+  if not done or r[TOKEN] ~= token then return 'L' end
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
   -- What was cancelled adds nothing as it goes.
   if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
