@@ -160,7 +160,7 @@ end
 local function try(tq, id, text, task, key)
   local before = out_n
   if pcall(deliver, tq, id, text) then return end
-  if task then fair_claim.count_start(tq.tenant, task, key, -1) end
+  if task then fair_claim.uncount_start(tq.tenant, task, key) end
   for i = #out, before + 1, -1 do out[i] = nil end
   out_n = before
 end

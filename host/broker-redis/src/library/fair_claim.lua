@@ -38,7 +38,7 @@ local function task_ahead(tq, task)
   if not t then
     local v = call('HMGET', sub_queues.hash_of(tq), 'n:' .. task, 'c:' .. task)
     t = { keys = reader_of(P .. 'keys:' .. named(tq.name, task), 1), by_key = {}, count = tonumber(v[1] or 0),
-      clock = tonumber(v[2] or 0), gone = 0 }
+      clock = tonumber(v[2] or 0), gone = 0, counter = named(tq.tenant, task) }
     tq.ahead.by_task[task] = t
   end
   return t
@@ -48,7 +48,8 @@ end
 local function jobs_ahead(tq, t, task, key)
   local jobs = t.by_key[key]
   if not jobs then
-    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 2)
+    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 4)
+    jobs.counter = key ~= '' and named(tq.tenant, task, key)
     t.by_key[key] = jobs
   end
   return jobs
@@ -109,14 +110,20 @@ local function used_of(name)
   return count
 end
 
--- A job of a sub-queue starts, or (-1) does not start after all.
-function fair_claim.count_start(tenant, task, key, more)
-  local name = named(tenant, task)
-  used[name] = used_of(name) + more
-  if key ~= '' then
-    name = named(tenant, task, key)
-    used[name] = used_of(name) + more
-  end
+-- The names by which the running jobs of a task are counted, and (or false) those of a key.
+local function counters_of(tq, task, key)
+  local t = task_ahead(tq, task)
+  return t.counter, jobs_ahead(tq, t, task, key).counter
+end
+
+local function count_start(of_task, of_key, more)
+  used[of_task] = used_of(of_task) + more
+  if of_key then used[of_key] = used_of(of_key) + more end
+end
+
+-- A job of a sub-queue does not start after all.
+function fair_claim.uncount_start(tenant, task, key)
+  count_start(named(tenant, task), key ~= '' and named(tenant, task, key), -1)
 end
 
 local function rate_of(name)
@@ -226,26 +233,31 @@ local function is_full(tq)
   return not lets
 end
 
+-- Whether a cap or rate keeps back a job of a task or key, which is blocked then.
+local function is_used_up(tq, counter, cap, rate, why, task, key)
+  if cap and cap > 0 and used_of(counter) >= cap then
+    block(tq, why, nil, task, key)
+    return true
+  end
+  if not rate then return false end
+  local lets, at = rate_lets('k:' .. counter, rate)
+  if not lets then block(tq, sub_queues.UNTIL, at, task, key) end
+  return not lets
+end
+
 -- Whether the limits of its task and key let a job of a sub-queue start; blocks the task or the key if not.
 local function has_room(tq, task, key, options, control)
-  local limits, tenant = options and options.has_limits and options or {}, tq.tenant
-  local function used_up(name, cap, rate, why, of_key)
-    if cap and cap > 0 and used_of(name) >= cap then
-      block(tq, why, nil, task, of_key)
-      return true
-    end
-    local lets, at = rate_lets('k:' .. name, rate)
-    if not lets then block(tq, sub_queues.UNTIL, at, task, of_key) end
-    return not lets
-  end
-  local cap, rate = limits.concurrency, limits.rate
+  local cap, rate
+  local limits = options and options.has_limits and options
+  if limits then cap, rate = limits.concurrency, limits.rate end
   if control then
     if control.concurrency > 0 then cap = control.concurrency end
     rate = control.rate or rate
   end
-  if used_up(named(tenant, task), cap, rate, sub_queues.BY_TASK) then return false end
-  return key == ''
-    or not used_up(named(tenant, task, key), limits.key_concurrency, limits.key_rate, sub_queues.BY_KEY, key)
+  local of_task, of_key = counters_of(tq, task, key)
+  if is_used_up(tq, of_task, cap, rate, sub_queues.BY_TASK, task) then return false end
+  return not (of_key and limits)
+    or not is_used_up(tq, of_key, limits.key_concurrency, limits.key_rate, sub_queues.BY_KEY, task, key)
 end
 
 -- ---- who is next
@@ -361,7 +373,10 @@ local function pick_next(tq)
     local options = more and has(flags, HAS_OPTIONS) and sub_queues.read_options(more)
     if in_task and not has_room(tq, task, key, options, control) then return end
     for _, take in ipairs(taking) do take_rate(unpack(take)) end
-    if in_task then fair_claim.count_start(tq.tenant, task, key, 1) end
+    if in_task then
+      local of_task, of_key = counters_of(tq, task, key)
+      count_start(of_task, of_key, 1)
+    end
     tq.picked = tq.picked + 1
   end
   take_next(tq, in_task, key)

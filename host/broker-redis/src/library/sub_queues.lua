@@ -20,12 +20,14 @@ local OPTIONS = '<BBBI4I6I4I4I4I6I4I4Bc0BI6I6Bc0'
 
 -- Whether listeners hear of a tenant queue that opens; controls by tenant and scope; whether a tenant has any.
 local notifying, controls, controlled
--- Broker options by their text; capacity that is to be released: how many running jobs ended by name, and what may open, in
--- order.
-local options_by_text, freed, opening
+-- Capacity that is to be released: how many running jobs ended by name, and what may open, in order.
+local freed, opening
+-- Broker options by their text, and how many: the last ones that were read, also by calls before.
+local options_by_text, options_n = {}, 0
+local MOST_OPTIONS = 1000
 
 resets[#resets + 1] = function()
-  notifying, controls, controlled, options_by_text, freed, opening = false, {}, {}, {}, {}, {}
+  notifying, controls, controlled, freed, opening = false, {}, {}, {}, {}
 end
 
 -- ---- controls
@@ -246,6 +248,8 @@ end
 local function read_options(text)
   local options = options_by_text[text]
   if not options then
+    if options_n == MOST_OPTIONS then options_by_text, options_n = {}, 0 end
+    options_n = options_n + 1
     local v = { unpack_struct(OPTIONS, text) }
     options = { on_lost = v[2], has_limits = v[3] == 1, concurrency = v[7], key_concurrency = v[11], key = v[12],
       wins = v[13], for_ms = v[14], max_wait_ms = v[15], unique = v[16] }
@@ -367,37 +371,56 @@ local function release_capacity(tq, member, r)
   end
 end
 
+-- One more delivery gives back what a name counts; what may open then follows it.
+local function add_freed(name, ...)
+  if not freed[name] then
+    freed[name], opening[#opening + 1] = 0, { name, ... }
+  end
+  freed[name] = freed[name] + 1
+end
+
 -- The same, of a task and key or (without) of a plain job, is done by release_freed() for many that end one after the other.
 local function free(tq, task, key)
-  local function add(name, why, ...)
-    if not freed[name] then
-      freed[name], opening[#opening + 1] = 0, { name, why, ... }
-    end
-    freed[name] = freed[name] + 1
-  end
   local tenant = tq.tenant
   if task then
-    add(named(tenant, task), BY_TASK, tenant, task)
-    if key ~= '' then add(named(tenant, task, key), BY_KEY, tenant, task, key) end
+    add_freed(named(tenant, task), BY_TASK, tenant, task)
+    if key ~= '' then add_freed(named(tenant, task, key), BY_KEY, tenant, task, key) end
   end
   if is_controlled(tenant) then
     -- No name of a counter has a space.
-    add(tq.name .. ' ', BY_QUEUE, tq)
-    add(tenant .. ' ', BY_TENANT, tenant)
+    add_freed(tq.name .. ' ', BY_QUEUE, tq)
+    add_freed(tenant .. ' ', BY_TENANT, tenant)
   end
 end
 
+-- Counts down how many jobs of these names run.
+local function count_ended(names, ended_of)
+  local running, left, gone = call('HMGET', P .. 'used', unpack(names)), {}, {}
+  for i, name in ipairs(names) do
+    local count = (running[i] or 0) - ended_of[name]
+    if count > 0 then left[#left + 1], left[#left + 2] = name, count else gone[#gone + 1] = name end
+  end
+  in_pieces('HSET', P .. 'used', left)
+  in_pieces('HDEL', P .. 'used', gone)
+end
+
 local function release_freed()
-  local list, counts = opening, freed
+  local list, counts, names, sets = opening, freed, {}, {}
   if #list == 0 then return end
   freed, opening = {}, {}
   for _, open in ipairs(list) do
-    local name, why = open[1], open[2]
-    if why == BY_TASK or why == BY_KEY then count_running(name, 0 - counts[name]) end
-    if why == BY_QUEUE then
+    local why = open[2]
+    if why == BY_TASK or why == BY_KEY then names[#names + 1] = open[1] end
+    if why ~= BY_QUEUE then sets[#sets + 1] = blocked_set(why, open[3], open[4], open[5]) end
+  end
+  if #names > 0 then count_ended(names, counts) end
+  -- Mostly nothing is blocked.
+  local is_blocked = #sets > 0 and call('EXISTS', unpack(sets)) > 0
+  for _, open in ipairs(list) do
+    if open[2] == BY_QUEUE then
       unblock(open[3], BY_QUEUE)
-    else
-      unblock_all(why, open[3], open[4], open[5])
+    elseif is_blocked then
+      unblock_all(open[2], open[3], open[4], open[5])
     end
   end
 end
