@@ -160,7 +160,7 @@ end
 local function try(tq, id, text, task, key)
   local before = out_n
   if pcall(deliver, tq, id, text) then return end
-  if task then fair_claim.uncount_start(tq.tenant, task, key) end
+  if task then limited_claim.uncount_start(tq.tenant, task, key) end
   for i = #out, before + 1, -1 do out[i] = nil end
   out_n = before
 end
@@ -280,13 +280,13 @@ local function claim(request, answer)
         if picked < want then break end
       else
         one_by_one = one_by_one or {}
-        budget, missing = fair_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
+        budget, missing = limited_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
         picked = picked_n
         deliver_picked(picked)
       end
       if picked == 0 or missing > 0 then break end
     end
-    if not fair_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
+    if not limited_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
     -- Nobody need hear of jobs that are taken at once.
     local left = (ready_in[queue] or 0) - (count - before)
     ready_in[queue] = left > 0 and left or nil
@@ -295,7 +295,7 @@ local function claim(request, answer)
     end
   end
   if hears == 1 then wait_or_work(waits_for, count >= max) end
-  fair_claim.write_limits()
+  limited_claim.write_limits()
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

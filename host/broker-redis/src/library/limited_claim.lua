@@ -2,7 +2,7 @@
 -- once, and written once when all have been picked, or before something is blocked or moved.
 -- Complexity: bounded by the budget: some 4 calls for a job, and some 30 for each block and move.
 
-local named, control_of = sub_queues.named, sub_queues.control_of
+local named, control_of = limits.named, limits.control_of
 -- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_QUEUE in the broker's contract.
 local LOOKS_A_TENANT_QUEUE = 8
 
@@ -24,7 +24,7 @@ end
 local function ahead_of(tq)
   local ahead = tq.ahead
   if not ahead then
-    local v = call('HMGET', sub_queues.hash_of(tq), 'n', 'c', 'p')
+    local v = call('HMGET', limits.hash_of(tq), 'n', 'c', 'p')
     ahead = { plain = reader_of(tq.ready, 2), tasks = v[1] and reader_of(P .. 'lanes:' .. tq.name, 1), by_task = {},
       count = tonumber(v[1] or 0), clock = tonumber(v[2] or 0), plain_tag = tonumber(v[3] or 0), taken = 0, forgotten = 0 }
     tq.ahead, read_ahead[#read_ahead + 1] = ahead, tq
@@ -36,7 +36,7 @@ end
 local function task_ahead(tq, task)
   local t = tq.ahead.by_task[task]
   if not t then
-    local v = call('HMGET', sub_queues.hash_of(tq), 'n:' .. task, 'c:' .. task)
+    local v = call('HMGET', limits.hash_of(tq), 'n:' .. task, 'c:' .. task)
     t = { keys = reader_of(P .. 'keys:' .. named(tq.name, task), 1), by_key = {}, count = tonumber(v[1] or 0),
       clock = tonumber(v[2] or 0), gone = 0, counter = named(tq.tenant, task) }
     tq.ahead.by_task[task] = t
@@ -79,7 +79,7 @@ local function write_ahead()
   turns, read_ahead = nil, {}
   if fair then write_changed(fair) end
   for _, tq in ipairs(list) do
-    local ahead, hash = tq.ahead, sub_queues.hash_of(tq)
+    local ahead, hash = tq.ahead, limits.hash_of(tq)
     tq.ahead = nil
     write_taken(ahead.plain)
     write_tasks(tq, ahead, hash)
@@ -90,13 +90,13 @@ local function write_ahead()
       if ahead.plain_ticked then call('HSET', hash, 'p', ahead.plain_tag) end
     end
     -- It may have no sub-queue any more.
-    if ahead.count <= 0 then sub_queues.settle_tenant_queue(tq) end
+    if ahead.count <= 0 then limits.settle_tenant_queue(tq) end
   end
 end
 
 local function block(...)
   write_ahead()
-  sub_queues.block(...)
+  limits.block(...)
 end
 
 -- ---- limits
@@ -122,7 +122,7 @@ local function count_start(of_task, of_key, more)
 end
 
 -- A job of a sub-queue does not start after all.
-function fair_claim.uncount_start(tenant, task, key)
+function limited_claim.uncount_start(tenant, task, key)
   count_start(named(tenant, task), key ~= '' and named(tenant, task, key), -1)
 end
 
@@ -174,7 +174,7 @@ local function rate_lets(name, wanted)
 end
 
 -- Writes counters and rates.
-function fair_claim.write_limits()
+function limited_claim.write_limits()
   local counts, times, paces = {}, {}, {}
   for name, count in pairs(used) do
     if count > 0 then counts[#counts + 1], counts[#counts + 2] = name, count else call('HDEL', P .. 'used', name) end
@@ -220,16 +220,16 @@ end
 local function is_full(tq)
   local tenant, queue = control_of(tq.tenant, 't'), control_of(tq.tenant, 'q:' .. tq.queue)
   if tenant and tenant.concurrency > 0 and running_of(tq) >= tenant.concurrency then
-    block(tq, sub_queues.BY_TENANT)
+    block(tq, limits.BY_TENANT)
     return true
   end
   if queue and queue.concurrency > 0 and running_in(tq) >= queue.concurrency then
-    block(tq, sub_queues.BY_QUEUE)
+    block(tq, limits.BY_QUEUE)
     return true
   end
   local lets, at = rate_lets('t:' .. tq.tenant, tenant and tenant.rate)
   if lets then lets, at = rate_lets('q:' .. tq.name, queue and queue.rate) end
-  if not lets then block(tq, sub_queues.UNTIL, at) end
+  if not lets then block(tq, limits.UNTIL, at) end
   return not lets
 end
 
@@ -241,23 +241,23 @@ local function is_used_up(tq, counter, cap, rate, why, task, key)
   end
   if not rate then return false end
   local lets, at = rate_lets('k:' .. counter, rate)
-  if not lets then block(tq, sub_queues.UNTIL, at, task, key) end
+  if not lets then block(tq, limits.UNTIL, at, task, key) end
   return not lets
 end
 
 -- Whether the limits of its task and key let a job of a sub-queue start; blocks the task or the key if not.
 local function has_room(tq, task, key, options, control)
   local cap, rate
-  local limits = options and options.has_limits and options
-  if limits then cap, rate = limits.concurrency, limits.rate end
+  local own = options and options.has_limits and options
+  if own then cap, rate = own.concurrency, own.rate end
   if control then
     if control.concurrency > 0 then cap = control.concurrency end
     rate = control.rate or rate
   end
   local of_task, of_key = counters_of(tq, task, key)
-  if is_used_up(tq, of_task, cap, rate, sub_queues.BY_TASK, task) then return false end
-  return not (of_key and limits)
-    or not is_used_up(tq, of_key, limits.key_concurrency, limits.key_rate, sub_queues.BY_KEY, task, key)
+  if is_used_up(tq, of_task, cap, rate, limits.BY_TASK, task) then return false end
+  return not (of_key and own)
+    or not is_used_up(tq, of_key, own.key_concurrency, own.key_rate, limits.BY_KEY, task, key)
 end
 
 -- ---- who is next
@@ -334,9 +334,9 @@ end
 local function move(tq, id, score, task, flags)
   write_ahead()
   call('SETRANGE', tq.job .. id, FLAGS - 1, string.char(flags + IN_SUB_QUEUE))
-  sub_queues.insert(tq, task, '', score, id)
+  limits.insert(tq, task, '', score, id)
   call('ZREM', tq.ready, id)
-  sub_queues.settle_tenant_queue(tq)
+  limits.settle_tenant_queue(tq)
 end
 
 -- Takes the next job out of an open tenant queue, and answers its id and record, and task and key of its sub-queue; nothing
@@ -366,11 +366,11 @@ local function pick_next(tq)
   end
   local control = control_of(tq.tenant, 'k:' .. task)
   if control and not in_task then return move(tq, id, score, task, flags) end
-  if control and control.paused then return block(tq, sub_queues.PAUSED, nil, task) end
+  if control and control.paused then return block(tq, limits.PAUSED, nil, task) end
   local expires = unpack_struct('<I6', text, 23)
   local starts = expires == 0 or expires > now
   if starts then
-    local options = more and has(flags, HAS_OPTIONS) and sub_queues.read_options(more)
+    local options = more and has(flags, HAS_OPTIONS) and limits.read_options(more)
     if in_task and not has_room(tq, task, key, options, control) then return end
     for _, take in ipairs(taking) do take_rate(unpack(take)) end
     if in_task then
@@ -414,7 +414,7 @@ local function next_tenant_queue(queue, excluded)
 end
 
 -- Queues of this call that have jobs only for other workers.
-resets[#resets + 1] = function() fair_claim.held_by_others = {} end
+resets[#resets + 1] = function() limited_claim.held_by_others = {} end
 
 local function is_held_by_another(tq, worker)
   local control = control_of(tq.tenant, 'q:' .. tq.queue)
@@ -424,7 +424,7 @@ end
 
 -- Picks at most `want` jobs of a queue; calls `picked` with tenant queue, id, record, task and key, and answers what is left
 -- of the budget. `state` is the same table in all calls for one claim and queue.
-function fair_claim.serve(queue, worker, want, budget, state, picked)
+function limited_claim.serve(queue, worker, want, budget, state, picked)
   -- `deferred` are tenants that are excluded while another one is open.
   state.excluded, state.looks, state.deferred = state.excluded or {}, state.looks or {}, state.deferred or {}
   local plain = {}
@@ -435,7 +435,7 @@ function fair_claim.serve(queue, worker, want, budget, state, picked)
       local tenant = tq.tenant
       local is_plain = not is_special(tq)
       if not is_plain and is_held_by_another(tq, worker) then
-        state.excluded[tenant], fair_claim.held_by_others[queue] = true, true
+        state.excluded[tenant], limited_claim.held_by_others[queue] = true, true
       else
         local id, text, task, key
         if is_plain then
