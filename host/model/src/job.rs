@@ -78,6 +78,42 @@ impl JobState {
     }
 }
 
+/// Where a workflow stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkflowState {
+    #[default]
+    Running,
+    Succeeded,
+    Failed,
+    Revoked,
+    Expired,
+}
+
+impl WorkflowState {
+    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Revoked, Self::Expired];
+
+    /// A terminal state never changes.
+    pub fn is_terminal(self) -> bool {
+        self != Self::Running
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
 /// The specification of a job. Immutable, stored as JSON text that brokers do not read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobSpec {

@@ -35,7 +35,7 @@ pub async fn watch(client: &Client, options: &ShowOptions, terminal: &Terminal) 
         } else if seen != last {
             append(&body, &workflow, terminal)?;
         }
-        if workflow.state.is_over() {
+        if workflow.state.is_terminal() {
             if terminal.format == Format::Table {
                 finish(client, options, &workflow, redraw, terminal).await?;
             }

@@ -70,7 +70,7 @@ pub async fn run(client: &Client, verb: WorkflowVerb, terminal: &Terminal) -> Re
                 Some(ms) => ended(client, id, Duration::from_millis(ms), terminal).await?,
             };
             let workflow: Workflow = answer(&body)?;
-            if !workflow.state.is_over() {
+            if !workflow.state.is_terminal() {
                 return Err(Failure::new("not_over", format!("workflow {id} is {}", workflow.state.as_str()))
                     .exit(Exit::Conflict)
                     .help(format!("umbel workflow result {id} --wait")));
@@ -171,7 +171,7 @@ async fn ended(client: &Client, id: WorkflowId, wait: Duration, terminal: &Termi
         let left = until.saturating_duration_since(Instant::now());
         let body = path(client, id).wait(left.min(glance)).text().await?;
         let workflow: Workflow = answer(&body)?;
-        if workflow.state.is_over() {
+        if workflow.state.is_terminal() {
             return Ok(body);
         }
         spinner.say(format!("workflow {id}: {}", tree::summary(&workflow.progress)));
