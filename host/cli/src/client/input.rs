@@ -2,31 +2,21 @@
 
 use std::{
     fs,
-    io::{self, Read as _},
+    io::{self, Read},
     path::Path,
 };
 
-use crate::{
-    failure::{Exit, Failure},
-    output::bytes_text,
-};
+use crate::{Failure, Result, output::bytes_text};
 
 /// The file's text, or stdin's for `-`, of at most `max_bytes`.
-pub fn text(file: &Path, max_bytes: u64) -> Result<String, Failure> {
+pub fn text(file: &Path, max_bytes: u64) -> Result<String> {
     let stdin = file == Path::new("-");
     let shown = if stdin { "stdin".into() } else { file.display().to_string() };
-    let failed = |error: io::Error| {
-        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
-        Failure::new("file", format!("{shown} cannot be read: {error}")).exit(exit)
-    };
+    let failed = |error: io::Error| Failure::file(&shown, &error);
+    let source: &mut dyn Read =
+        if stdin { &mut io::stdin().lock() } else { &mut fs::File::open(file).map_err(failed)? };
     let mut bytes = Vec::new();
-    let limit = max_bytes.saturating_add(1);
-    let read = if stdin {
-        io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        fs::File::open(file).map_err(failed)?.take(limit).read_to_end(&mut bytes)
-    };
-    read.map_err(failed)?;
+    source.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max_bytes {
         let message = format!("{shown} has more than {}, the most that is read", bytes_text(max_bytes));
         return Err(Failure::new("file_too_large", message));
@@ -37,6 +27,7 @@ pub fn text(file: &Path, max_bytes: u64) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Exit;
 
     #[test]
     fn a_file_is_read_up_to_its_limit() {

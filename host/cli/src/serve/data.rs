@@ -12,7 +12,7 @@ use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
 use umbel_worker::{Runtime, RuntimeConfig};
 
-use crate::failure::Failure;
+use crate::{Failure, Result};
 
 /// Slots beyond the jobs that run at once: modules that describe themselves.
 const SPARE_SLOTS: u32 = 4;
@@ -33,7 +33,7 @@ pub struct DataLock(#[allow(dead_code, reason = "the lock lasts as long as the f
 impl Data {
     /// Makes the folder, for its owner only, if it is missing. From here on, whatever this process writes is for its
     /// owner only, wherever that is: arguments and results of jobs, and code that is loaded as it is.
-    pub fn open(folder: &Path) -> Result<Self, Failure> {
+    pub fn open(folder: &Path) -> Result<Self> {
         // SAFETY: sets one number of the process, touches no memory and cannot fail.
         unsafe { libc::umask(0o077) };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -69,7 +69,7 @@ impl Data {
     }
 
     /// Makes this process the only one of the folder.
-    pub fn lock(&self) -> Result<DataLock, Failure> {
+    pub fn lock(&self) -> Result<DataLock> {
         let path = self.folder.join("lock");
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|e| unusable(&self.folder, &e))?;
@@ -93,17 +93,12 @@ impl Data {
     }
 
     /// Where uploaded modules are.
-    pub async fn modules(&self) -> Result<ModuleStore, Failure> {
+    pub async fn modules(&self) -> Result<ModuleStore> {
         ModuleStore::local(self.folder.join("modules")).await.map_err(|e| stored(&e))
     }
 
     /// The sandbox and everything that makes modules ready for it.
-    pub async fn runtime(
-        &self,
-        store: ModuleStore,
-        concurrency: u32,
-        bounds: PolicyBounds,
-    ) -> Result<Runtime, Failure> {
+    pub async fn runtime(&self, store: ModuleStore, concurrency: u32, bounds: PolicyBounds) -> Result<Runtime> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
         Ok(Runtime::new(
@@ -124,7 +119,7 @@ pub fn compiler() -> Compiler {
 }
 
 /// A sandbox for so many attempts at once.
-pub fn sandbox(concurrency: u32) -> Result<Sandbox, Failure> {
+pub fn sandbox(concurrency: u32) -> Result<Sandbox> {
     let config = SandboxConfig { slots: concurrency.saturating_add(SPARE_SLOTS), ..SandboxConfig::default() };
     Sandbox::new(config).map_err(|e| {
         Failure::new("sandbox", e.to_string()).help("lower --concurrency: each job reserves address space")

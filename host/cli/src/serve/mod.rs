@@ -14,7 +14,12 @@ pub mod watch;
 pub mod web;
 pub mod worker;
 
-use umbel_model::TenantId;
+use std::sync::Arc;
+
+use umbel_broker::Broker;
+use umbel_control::{Control, ControlConfig, Dependencies};
+use umbel_model::{PolicyBounds, TenantId};
+use umbel_modules::ModuleStore;
 
 /// The hidden verb of the compiler child.
 pub const COMPILE_VERB: &str = "__compile";
@@ -26,7 +31,7 @@ pub fn default_tenant() -> TenantId {
     TenantId::new(DEFAULT_TENANT).expect("a fixed name that keeps the rule")
 }
 
-/// Processor cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// Starts the background services.
+fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds) -> Control {
+    Control::start(Dependencies { broker, store: Some(store), bounds }, &ControlConfig::default())
 }

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::failure::Failure;
+use crate::{Failure, Result};
 
 /// The signals that end a service. Make it before saying that the service is up.
 pub struct Signals {
@@ -21,7 +21,7 @@ pub enum Ask {
 }
 
 impl Signals {
-    pub fn listen() -> Result<Self, Failure> {
+    pub fn listen() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::new("signals", format!("signals cannot be received: {error}")))
         };
