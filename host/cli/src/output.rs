@@ -163,17 +163,18 @@ pub fn object(body: &str) -> Result<Value> {
     Ok(Value::Object(fields.into_iter().map(value).collect()))
 }
 
-/// The value at a pointer as people read it; empty for null, for nothing and for an object of nothing.
+/// The value at a pointer as people read it; empty for null, for nothing and for an object of nothing. A list of things with
+/// names is their names.
 pub fn text_at(value: &Value, pointer: &str) -> String {
+    let name = |item: &Value| item.as_str().or_else(|| item["name"].as_str()).map(str::to_owned);
     match value.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
         Some(Value::Object(fields)) if fields.is_empty() => String::new(),
         Some(Value::String(text)) => plain(text).into_owned(),
-        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
-            let texts: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-            plain(&texts.join(", ")).into_owned()
-        }
-        Some(other) => escaped(&other.to_string()).into_owned(),
+        Some(other) => match other.as_array().and_then(|items| items.iter().map(name).collect::<Option<Vec<_>>>()) {
+            Some(names) => plain(&names.join(", ")).into_owned(),
+            None => escaped(&other.to_string()).into_owned(),
+        },
     }
 }
 

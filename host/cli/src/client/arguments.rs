@@ -81,23 +81,16 @@ pub fn policy_json(text: &str) -> Result<PolicyPatch> {
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
         Failure::usage(format!("--policy is not a JSON object: {error}")).help(r#"write --policy '{"max_retries": 9}'"#)
     })?;
-    let known = policy_fields();
-    if let Some(wrong) = fields.keys().find(|field| !known.contains(field)) {
+    let known = serde_json::to_value(Policy::default()).and_then(serde_json::from_value::<Map<String, Value>>);
+    let known = known.unwrap_or_default();
+    if let Some(wrong) = fields.keys().find(|field| !known.contains_key(*field)) {
         let failure = Failure::usage(format!("a policy has no field {wrong:?}"));
-        return Err(match nearest(wrong, known.iter().map(String::as_str)) {
+        return Err(match nearest(wrong, known.keys().map(String::as_str)) {
             Some(near) => failure.help(format!("did you mean {near}?")),
             None => failure.help("umbel task show NAME shows all fields"),
         });
     }
     serde_json::from_value(Value::Object(fields)).map_err(|error| Failure::usage(format!("--policy: {error}")))
-}
-
-/// The fields of a policy by name.
-fn policy_fields() -> Vec<String> {
-    match serde_json::to_value(Policy::default()) {
-        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

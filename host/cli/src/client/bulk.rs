@@ -9,12 +9,11 @@ use super::{Context, arguments, confirm, fetch};
 use crate::args::{BulkFlags, BulkVerb};
 use crate::{Exit, Failure, Result, output::Page};
 
-const COLUMNS: &str = "\
-    ID, ACTION, STATE, DRY RUN, FOUND = matched, DONE, SKIPPED, FAILED, CREATED = created_at, FINISHED = finished_at";
+const COLUMNS: &str = "ID, ACTION, STATE, DRY RUN, FOUND = matched, DONE, SKIPPED, FAILED, CREATED = created_at, \
+    FINISHED = finished_at";
 
-const FIELDS: &str = "\
-    id, action, filter, dry run, state, found = matched, done, skipped, failed, created = created_at, \
-    finished = finished_at, error";
+const FIELDS: &str = "id, action, filter, dry run, state, found = matched, done, skipped, failed, \
+    created = created_at, finished = finished_at, error";
 
 /// How long is waited where nobody says.
 pub(super) const LONG: Duration = Duration::from_secs(3_600);
@@ -124,15 +123,17 @@ fn counts(bulk: &Bulk) -> String {
 fn ended(bulk: &Bulk) -> Result {
     let (id, counts) = (bulk.id, counts(bulk));
     let details = bulk.error.clone().into_iter().collect();
-    Err(match bulk.state {
+    let (code, how, exit) = match bulk.state {
         BulkState::Done if bulk.failed == 0 => return Ok(()),
-        BulkState::Done => Failure::new("bulk_incomplete", format!("action {id}: {counts}")).details(details),
-        BulkState::Running => Failure::new("wait_timeout", format!("action {id} is running after the wait: {counts}"))
-            .help(format!("umbel bulk show {id} --wait, or umbel bulk abort {id}")),
-        BulkState::Aborted => {
-            Failure::new("bulk_aborted", format!("action {id} was stopped: {counts}")).exit(Exit::Conflict)
-        }
-        BulkState::Failed => Failure::new("bulk_failed", format!("action {id} failed: {counts}")).details(details),
+        BulkState::Done => ("bulk_incomplete", "", Exit::Failure),
+        BulkState::Running => ("wait_timeout", " is running after the wait", Exit::Failure),
+        BulkState::Aborted => ("bulk_aborted", " was stopped", Exit::Conflict),
+        BulkState::Failed => ("bulk_failed", " failed", Exit::Failure),
+    };
+    let failure = Failure::new(code, format!("action {id}{how}: {counts}")).details(details).exit(exit);
+    Err(match bulk.state {
+        BulkState::Running => failure.help(format!("umbel bulk show {id} --wait, or umbel bulk abort {id}")),
+        _ => failure,
     })
 }
 

@@ -7,12 +7,12 @@ use umbel_model::WorkerId;
 use super::{Context, WORKER, job};
 use crate::{Exit, Failure, Result, args::WorkerVerb, output::Page};
 
-const COLUMNS: &str = "\
-    ID, STATE, RUNNING, LEASES, SLOTS, SETTLED, MEMORY = rss_bytes, QUEUES, SINCE = started_at, VERSION";
+const COLUMNS: &str = "ID, STATE, RUNNING, LEASES, SLOTS, SETTLED, MEMORY = rss_bytes, QUEUES, SINCE = started_at, \
+    VERSION";
 
-const FIELDS: &str = "\
-    id, host, process = pid, version, state, slots, least slots = min_slots, most slots = max_slots, running, leases, \
-    settled, memory = rss_bytes, queues, but not = exclude, since = started_at, last order = order";
+const FIELDS: &str = "id, host, process = pid, version, state, slots, least slots = min_slots, \
+    most slots = max_slots, running, leases, settled, memory = rss_bytes, queues, but not = exclude, \
+    since = started_at, last order = order";
 
 pub async fn run(ctx: &Context, verb: WorkerVerb) -> Result {
     let Context { client, terminal } = ctx;

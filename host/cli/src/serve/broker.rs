@@ -26,19 +26,17 @@ pub fn locate(flags: &BrokerFlags) -> Result<(Data, BrokerUrl)> {
 
 impl BrokerUrl {
     fn parse(url: &str) -> Result<Self> {
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() {
-                return Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"));
+        match url.split_once(':') {
+            Some(("sqlite", "" | "//")) => {
+                Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"))
             }
-            return Ok(Self::Sqlite(path.into()));
+            Some(("sqlite", path)) => Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into())),
+            Some(("redis" | "rediss" | "redis+unix" | "unix" | "valkey", _)) => {
+                Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)))
+            }
+            _ => Err(Failure::usage("the broker's address cannot be used")
+                .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB")),
         }
-        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        if matches!(scheme, "redis" | "rediss" | "redis+unix" | "unix" | "valkey") {
-            return Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)));
-        }
-        Err(Failure::usage("the broker's address cannot be used")
-            .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB"))
     }
 
     /// For people: without a password.

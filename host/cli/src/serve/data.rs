@@ -26,10 +26,6 @@ pub struct Data {
     folder: PathBuf,
 }
 
-/// Held for life by the one process of a folder.
-#[derive(Debug)]
-pub struct DataLock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
-
 impl Data {
     /// Makes the folder, for its owner only, if it is missing. From here on, whatever this process writes is for its
     /// owner only, wherever that is: arguments and results of jobs, and code that is loaded as it is.
@@ -37,9 +33,8 @@ impl Data {
         // SAFETY: sets one number of the process, touches no memory and cannot fail.
         unsafe { libc::umask(0o077) };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|e| unusable(folder, &e))?;
-        let folder = folder.canonicalize().map_err(|e| unusable(folder, &e))?;
-        let data = Self { folder };
+        let made = made.and_then(|()| folder.canonicalize());
+        let data = Self { folder: made.map_err(|e| unusable(folder, &e))? };
         data.close_database().map_err(|e| unusable(&data.folder, &e))?;
         Ok(data)
     }
@@ -68,8 +63,8 @@ impl Data {
         self.folder.join(DATABASE_FILES[0])
     }
 
-    /// Makes this process the only one of the folder.
-    pub fn lock(&self) -> Result<DataLock> {
+    /// Makes this process the only one of the folder, as long as it keeps the file open.
+    pub fn lock(&self) -> Result<File> {
         let path = self.folder.join("lock");
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|e| unusable(&self.folder, &e))?;
@@ -77,7 +72,7 @@ impl Data {
             Ok(()) => {
                 // For the message of whoever comes second; nothing reads it otherwise.
                 let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-                Ok(DataLock(file))
+                Ok(file)
             }
             Err(fs::TryLockError::WouldBlock) => {
                 let mut owner = String::new();
@@ -101,13 +96,8 @@ impl Data {
     pub async fn runtime(&self, store: ModuleStore, concurrency: u32, bounds: PolicyBounds) -> Result<Runtime> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
-        Ok(Runtime::new(
-            RuntimeConfig { bounds, ..RuntimeConfig::default() },
-            store,
-            code,
-            compiler(),
-            sandbox(concurrency)?,
-        ))
+        let (config, sandbox) = (RuntimeConfig { bounds, ..RuntimeConfig::default() }, sandbox(concurrency)?);
+        Ok(Runtime::new(config, store, code, compiler(), sandbox))
     }
 }
 

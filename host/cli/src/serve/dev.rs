@@ -7,7 +7,7 @@ use umbel_broker::{Broker, DocumentKind};
 use umbel_model::TenantId;
 
 use super::{
-    background, broker, broker::BrokerUrl, data::Data, default_tenant, jobs, profile::Profile, signals::Signals,
+    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, jobs, profile::Profile, signals::Signals,
     token::make, watch, web,
 };
 use crate::{Failure, Result, args::DevOptions, output::Terminal};
@@ -54,10 +54,10 @@ fn banner(profile: &Profile, url: &BrokerUrl, data: &Data, path: &str) -> String
 
 /// The token of the profile if the broker still knows it, else a new one.
 async fn token(broker: &dyn Broker, data: &Data) -> Result<String> {
+    let tenant = |name: &str| TenantId::new(name).expect("a fixed name that keeps the rule");
     if let Some(Profile { token, .. }) = Profile::read(data.folder()) {
-        let home = TenantId::new("system").expect("a fixed name that keeps the rule");
         let name: String = Sha256::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
-        let known = broker.document(&home, DocumentKind::ApiToken, &name).await?;
+        let known = broker.document(&tenant("system"), DocumentKind::ApiToken, &name).await?;
         // One that an earlier version made is no operator's: it is replaced.
         let operator = known.is_some_and(|document| {
             serde_json::from_str::<serde_json::Value>(&document.body).is_ok_and(|token| token["operator"] == true)
@@ -66,5 +66,5 @@ async fn token(broker: &dyn Broker, data: &Data) -> Result<String> {
             return Ok(token);
         }
     }
-    make(broker, &default_tenant(), "umbel dev", true).await
+    make(broker, &tenant(DEFAULT_TENANT), "umbel dev", true).await
 }

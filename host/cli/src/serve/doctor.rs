@@ -25,19 +25,17 @@ struct Report {
     fixed: u64,
     /// Nothing is wrong, or nothing is any more.
     healthy: bool,
+    /// Things that are wrong and were not mended.
+    #[serde(skip)]
+    left: u64,
 }
 
 impl Report {
     fn new(broker: String, settings: Option<String>, findings: Vec<Finding>) -> Self {
         let fixed = findings.iter().map(|finding| finding.fixed).sum();
-        let healthy = settings.is_none() && findings.iter().all(|finding| finding.fixed >= finding.count);
-        Self { broker, settings, findings, fixed, healthy }
-    }
-
-    /// Things that are wrong and were not mended.
-    fn left(&self) -> u64 {
-        let left = self.findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
-        left + u64::from(self.settings.is_some())
+        let left = findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
+        let left = left + u64::from(settings.is_some());
+        Self { broker, settings, findings, fixed, healthy: left == 0, left }
     }
 }
 
@@ -135,7 +133,7 @@ fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result {
         });
         return Ok(());
     }
-    let message = format!("{}: {} wrong", report.broker, report.left());
+    let message = format!("{}: {} wrong", report.broker, report.left);
     let details = report.settings.iter().map(|problem| format!("settings: {problem}")).collect();
     let failure = Failure::new("unhealthy", message).details(details);
     Err(match (fix, report.findings.is_empty()) {

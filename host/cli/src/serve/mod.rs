@@ -18,18 +18,13 @@ use std::sync::Arc;
 
 use umbel_broker::Broker;
 use umbel_control::{Control, ControlConfig, Dependencies};
-use umbel_model::{PolicyBounds, TenantId};
+use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 
 /// The hidden verb of the compiler child.
 pub const COMPILE_VERB: &str = "__compile";
 /// Whose everything is until there are more tenants.
 pub const DEFAULT_TENANT: &str = "default";
-
-/// See `DEFAULT_TENANT`.
-pub fn default_tenant() -> TenantId {
-    TenantId::new(DEFAULT_TENANT).expect("a fixed name that keeps the rule")
-}
 
 /// Starts the background services.
 fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds) -> Control {

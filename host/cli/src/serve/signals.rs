@@ -22,14 +22,9 @@ pub enum Ask {
 
 impl Signals {
     pub fn listen() -> Result<Self> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new("signals", format!("signals cannot be received: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            quit: listen(SignalKind::quit())?,
-        })
+        let [interrupt, terminate, quit] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()]
+            .map(|kind| signal(kind).map_err(|e| Failure::new("signals", format!("signals cannot be received: {e}"))));
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, quit: quit? })
     }
 
     /// Waits for one of them.

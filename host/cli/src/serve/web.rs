@@ -24,12 +24,11 @@ pub struct Web {
 pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let failure = Failure::new("listen", format!("{address} cannot be listened on: {error}"));
-        match error.kind() {
-            std::io::ErrorKind::AddrInUse => failure
-                .exit(Exit::Conflict)
-                .help("another process has the port: choose one with --port or --listen, 0 picks a free one"),
-            _ => failure,
+        if error.kind() != std::io::ErrorKind::AddrInUse {
+            return failure;
         }
+        let help = "another process has the port: choose one with --port or --listen, 0 picks a free one";
+        failure.exit(Exit::Conflict).help(help)
     })
 }
 

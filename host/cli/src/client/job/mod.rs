@@ -18,15 +18,14 @@ use crate::{Exit, Failure, Result, safe_text::plain};
 
 pub(super) const COLUMNS: &str = "ID, TASK, QUEUE, STATE, ATTEMPT, CREATED = created_at, ERROR = error/kind";
 
-const FIELDS: &str = "\
-    id, task, state, queue, priority, digest, arguments, attempt, max retries, deliveries, created = created_at, \
-    due = due_at, expires = expires_at, started = started_at, finished = finished_at, worker, \
+const FIELDS: &str = "id, task, state, queue, priority, digest, arguments, attempt, max retries, deliveries, \
+    created = created_at, due = due_at, expires = expires_at, started = started_at, finished = finished_at, worker, \
     progress = progress/message, reports = progress/state, about it = progress/meta, error = error/kind, \
     message = error/message, redrive of, workflow, node = node/number, label = node/label, tags, headers, call, \
     replaced by, result is = result_omitted, traceparent";
 
-const HISTORY: &str = "\
-    ATTEMPT, DELIVERY, OUTCOME, ERROR = error/kind, ENDED = ended_at, MICROSECONDS = duration_us, FUEL, WORKER";
+const HISTORY: &str = "ATTEMPT, DELIVERY, OUTCOME, ERROR = error/kind, ENDED = ended_at, MICROSECONDS = duration_us, \
+    FUEL, WORKER";
 
 pub async fn run(ctx: &Context, verb: JobVerb) -> Result {
     let Context { client, terminal } = ctx;

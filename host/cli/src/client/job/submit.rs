@@ -95,11 +95,7 @@ fn fields(options: &SubmitOptions) -> Result<Options> {
 }
 
 fn followers(texts: &[String]) -> Result<Vec<Box<RawValue>>> {
-    let follower = |text: &String| {
-        let canvas = Step::from(steps::signature(text)?).build().map_err(umbel_client::Error::from)?;
-        raw(&canvas)
-    };
-    texts.iter().map(follower).collect()
+    texts.iter().map(|text| steps::canvas(Step::from(steps::signature(text)?))).collect()
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use glob::MatchOptions;
 
-use crate::{Exit, Failure, Result, output::bytes_text};
+use crate::{Exit, Failure, Result, client::input, output::bytes_text};
 
 /// Files of one workflow.
 pub const MAX_FILES: usize = 100_000;
@@ -31,14 +30,10 @@ pub fn find(patterns: &[String]) -> Result<Vec<PathBuf>> {
     let (mut found, mut known) = (Vec::new(), BTreeSet::new());
     for pattern in patterns {
         let before = found.len();
-        for path in matches(pattern)? {
-            if known.insert(path.clone()) {
-                found.push(path);
-            }
-            if found.len() > MAX_FILES {
-                return Err(Failure::new("too_many_files", format!("more than {MAX_FILES} files"))
-                    .help("take fewer files for each workflow"));
-            }
+        found.extend(matches(pattern)?.into_iter().filter(|path| known.insert(path.clone())));
+        if found.len() > MAX_FILES {
+            let failure = Failure::new("too_many_files", format!("more than {MAX_FILES} files"));
+            return Err(failure.help("take fewer files for each workflow"));
         }
         if found.len() == before && !known.contains(Path::new(pattern)) {
             return Err(nothing(pattern));
@@ -91,13 +86,8 @@ pub fn read(paths: &[PathBuf], base64: bool) -> Result<Vec<Content>> {
 }
 
 fn read_one(path: &Path, base64: bool) -> Result<Content> {
-    let unreadable = |error| Failure::file(path.display(), &error);
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(too_large(path));
-    }
+    let bytes = input::bytes(path.display(), fs::File::open(path), MAX_FILE_BYTES as u64)?;
+    let bytes = bytes.ok_or_else(|| too_large(path))?;
     let text = if base64 {
         BASE64_STANDARD.encode(&bytes)
     } else {

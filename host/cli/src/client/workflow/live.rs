@@ -26,13 +26,11 @@ pub async fn watch(ctx: &Context, options: &ShowOptions) -> Result<Workflow> {
         if redraw {
             draw(ctx, options, &workflow, &mut screen).await?;
         } else if seen != last {
+            let stands = format!("{} {}", workflow.state.as_str(), tree::summary(&workflow.progress));
             match terminal.format {
                 Format::Json | Format::Jsonl => terminal.line(body.trim_end())?,
                 Format::Id => {}
-                Format::Table => {
-                    let state = workflow.state.as_str();
-                    terminal.line(&format!("{state} {}", tree::summary(&workflow.progress)))?;
-                }
+                Format::Table => terminal.line(&stands)?,
             }
         }
         if workflow.state.is_terminal() {

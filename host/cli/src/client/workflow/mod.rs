@@ -21,12 +21,12 @@ use super::{Context, fetch, not_succeeded, omitted};
 use crate::args::{Format, ShowOptions, WorkflowVerb};
 use crate::{Exit, Failure, Result, safe_text::plain};
 
-const COLUMNS: &str = "\
-    ID, NAME, STATE, DONE = progress/done, FAILED = progress/failed, JOBS = progress/total, CREATED = created_at, TAGS";
+const COLUMNS: &str = "ID, NAME, STATE, DONE = progress/done, FAILED = progress/failed, JOBS = progress/total, \
+    CREATED = created_at, TAGS";
 
-const FIELDS: &str = "\
-    id, name, state, tags, headers, created = created_at, deadline = deadline_at, finished = finished_at, parent, \
-    resume of, error = error/kind, message = error/message, result is = result_omitted";
+const FIELDS: &str = "id, name, state, tags, headers, created = created_at, deadline = deadline_at, \
+    finished = finished_at, parent, resume of, error = error/kind, message = error/message, \
+    result is = result_omitted";
 
 /// How often the progress beside a spinner is looked at.
 const GLANCE: Duration = Duration::from_secs(1);

@@ -1,7 +1,8 @@
 //! Steps as they are typed: `add 2 3`, `resize max_side=64`, or a canvas as JSON.
 
+use serde_json::value::RawValue;
 use umbel_client::{
-    Canvas, Step,
+    Canvas, Error, Step,
     canvas::{Signature, task},
 };
 
@@ -34,6 +35,11 @@ pub fn signature(text: &str) -> Result<Signature> {
     // What is wrong is told before anything is read or sent.
     signature.clone().build().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(signature)
+}
+
+/// A step as its canvas.
+pub fn canvas(step: Step) -> Result<Box<RawValue>> {
+    arguments::raw(&step.build().map_err(Error::from)?)
 }
 
 /// `name=value`. A text that looks like it is written as JSON, in quotes.

@@ -83,8 +83,7 @@ fn label(path: &str) -> String {
 }
 
 fn of_canvas(step: Step) -> Result<Body> {
-    let canvas = step.build().map_err(umbel_client::Error::from)?;
-    Ok([("canvas".to_owned(), raw(&canvas)?)].into())
+    Ok([("canvas".to_owned(), steps::canvas(step)?)].into())
 }
 
 /// A canvas by itself, or a whole body.
