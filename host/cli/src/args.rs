@@ -189,7 +189,7 @@ pub struct EventsOptions {
     #[arg(long, value_delimiter = ',', value_name = "TASKS")]
     pub task: Vec<TaskName>,
     /// Only changes to these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
 }
 
@@ -244,13 +244,6 @@ fn word(word: &'static str, help: &'static str) -> PossibleValue {
 fn time(text: &str) -> Result<String, String> {
     let read: Result<jiff::Timestamp, _> = text.parse();
     read.map(|_| text.to_owned()).map_err(|_| format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))
-}
-
-fn job_state(text: &str) -> Result<JobState, String> {
-    JobState::from_name(text).ok_or_else(|| {
-        let names: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 /// A task of a module, its arguments, and the number of calls to measure.

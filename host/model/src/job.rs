@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
-    WorkerId, WorkflowId,
+    WorkerId, WorkflowId, named::named_enum,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -16,101 +16,52 @@ pub const SPEC_VERSION: u8 = 2;
 /// Attempts kept in a job's history; older ones are dropped, the first stays.
 pub const MAX_HISTORY: usize = 50;
 
-/// The state of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Waits for its time.
-    Scheduled,
-    /// Waits for a worker.
-    Queued,
-    /// A worker holds a lease on it.
-    Running,
-    /// Failed, and waits for its next attempt.
-    Retrying,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
-    /// A workflow's node whose inputs are missing, or a job that was replaced and waits for the result.
-    Waiting,
-    /// A workflow's node that had nothing to do: an error callback without an error, and what follows it.
-    Skipped,
+named_enum! {
+    /// The state of a job.
+    pub enum JobState {
+        /// Waits for its time.
+        Scheduled = "scheduled",
+        /// Waits for a worker.
+        Queued = "queued",
+        /// A worker holds a lease on it.
+        Running = "running",
+        /// Failed, and waits for its next attempt.
+        Retrying = "retrying",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Revoked = "revoked",
+        Expired = "expired",
+        /// A workflow's node whose inputs are missing, or a job that was replaced and waits for the result.
+        Waiting = "waiting",
+        /// A workflow's node that had nothing to do: an error callback without an error, and what follows it.
+        Skipped = "skipped",
+    }
 }
 
 impl JobState {
-    pub const ALL: [Self; 10] = [
-        Self::Scheduled,
-        Self::Queued,
-        Self::Running,
-        Self::Retrying,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Revoked,
-        Self::Expired,
-        Self::Waiting,
-        Self::Skipped,
-    ];
-
     /// A terminal state never changes.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Revoked | Self::Expired | Self::Skipped)
     }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Retrying => "retrying",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-            Self::Waiting => "waiting",
-            Self::Skipped => "skipped",
-        }
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
 }
 
-/// Where a workflow stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkflowState {
-    #[default]
-    Running,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
+named_enum! {
+    /// Where a workflow stands.
+    #[derive(Default)]
+    pub enum WorkflowState {
+        #[default]
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Revoked = "revoked",
+        Expired = "expired",
+    }
 }
 
 impl WorkflowState {
-    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Revoked, Self::Expired];
-
     /// A terminal state never changes.
     pub fn is_terminal(self) -> bool {
         self != Self::Running
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod human;
 pub mod ids;
 pub mod job;
 pub mod large_value;
+mod named;
 pub mod outcome;
 pub mod policy;
 pub mod rate;

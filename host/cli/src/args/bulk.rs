@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use umbel_client::BulkFilter;
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
 
-use super::{duration, job_state, time};
+use super::{duration, time};
 
 #[derive(Debug, Subcommand)]
 pub enum BulkVerb {
@@ -76,7 +76,7 @@ pub struct Selection {
     #[arg(long)]
     pub queue: Option<QueueName>,
     /// Only jobs in these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
     pub tag: Option<String>,

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
 
-use super::{PageFlags, duration, job_state, time};
+use super::{PageFlags, duration, time};
 
 #[derive(Debug, Subcommand)]
 pub enum JobVerb {
@@ -49,7 +49,7 @@ pub enum JobVerb {
 #[derive(Debug, Args)]
 pub struct ListOptions {
     /// Only jobs in these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
     pub task: Option<TaskName>,

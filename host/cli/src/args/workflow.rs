@@ -17,7 +17,7 @@ pub enum WorkflowVerb {
     /// List workflows, newest first
     #[command(visible_alias = "ls")]
     List {
-        #[arg(long, value_parser = state)]
+        #[arg(long)]
         state: Option<WorkflowState>,
         #[command(flatten)]
         page: PageFlags,
@@ -161,13 +161,6 @@ pub struct Stamps {
     /// Wait for the end, at most this long, and print the result
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub wait: Option<u64>,
-}
-
-fn state(text: &str) -> Result<WorkflowState, String> {
-    WorkflowState::from_name(text).ok_or_else(|| {
-        let names: Vec<&str> = WorkflowState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 #[cfg(test)]
