@@ -7,7 +7,7 @@ use umbel_model::JobId;
 
 use super::{Context, arguments, confirm, fetch};
 use crate::args::{BulkFlags, BulkVerb};
-use crate::{Exit, Failure, Result, output::Page};
+use crate::{Exit, Failure, Result};
 
 const COLUMNS: &str = "ID, ACTION, STATE, DRY RUN, FOUND = matched, DONE, SKIPPED, FAILED, CREATED = created_at, \
     FINISHED = finished_at";
@@ -33,10 +33,7 @@ pub async fn run(ctx: &Context, verb: BulkVerb) -> Result {
         }
         BulkVerb::Forget { flags } => start(ctx, new(BulkAction::Forget, &flags)?, &flags).await,
         BulkVerb::RunNow { flags } => start(ctx, new(BulkAction::RunNow, &flags)?, &flags).await,
-        BulkVerb::List => {
-            let page: Page = client.get("/v1/bulk").answer().await?;
-            ctx.terminal.list(&page, COLUMNS)
-        }
+        BulkVerb::List => ctx.all("/v1/bulk", COLUMNS).await,
         BulkVerb::Show { id, wait: Some(ms) } => finish(ctx, id, Duration::from_millis(ms)).await,
         BulkVerb::Show { id, wait: None } => ctx.show(client.get(format!("/v1/bulk/{id}")), FIELDS).await,
         BulkVerb::Abort { id } => ctx.show(client.post(format!("/v1/bulk/{id}/abort")).repeatable(), FIELDS).await,

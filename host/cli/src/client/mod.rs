@@ -74,6 +74,11 @@ impl Context {
         }
     }
 
+    /// Prints a list that has no pages.
+    pub async fn all(&self, path: &str, columns: &str) -> Result {
+        self.terminal.list(&self.client.get(path).answer().await?, columns)
+    }
+
     /// Sends a request and prints the thing that it answers with.
     pub async fn show(&self, request: Request, fields: &str) -> Result {
         self.terminal.object(&request.text().await?, fields)

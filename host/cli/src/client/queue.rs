@@ -4,7 +4,7 @@ use umbel_client::ControlPatch;
 use umbel_model::QueueName;
 
 use super::{Context, QUEUE, bulk, confirm, control};
-use crate::{Result, args::QueueVerb, output::Page};
+use crate::{Result, args::QueueVerb};
 
 const COLUMNS: &str = "NAME, QUEUED, RUNNING, DELAYED, DEAD, PAUSED, RATE = control/rate_limit, \
     BURST = control/rate_burst, AT ONCE = control/concurrency, EXCLUSIVE = control/exclusive";
@@ -13,10 +13,7 @@ pub async fn run(ctx: &Context, verb: QueueVerb) -> Result {
     let Context { client, terminal } = ctx;
     let post = |name: &QueueName, verb: &str| client.post(format!("/v1/queues/{name}/{verb}"));
     let (request, name) = match verb {
-        QueueVerb::List => {
-            let page: Page = client.get("/v1/queues").answer().await?;
-            return terminal.list(&page, COLUMNS);
-        }
+        QueueVerb::List => return ctx.all("/v1/queues", COLUMNS).await,
         QueueVerb::Purge { name, yes } => {
             confirm(yes, &format!("cancel everything that waits in {name}?"))?;
             let body = ctx.about(QUEUE, name.as_str(), post(&name, "purge").text().await).await?;

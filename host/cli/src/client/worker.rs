@@ -5,7 +5,7 @@ use umbel_client::{Error, Request, WorkerPatch, typed};
 use umbel_model::WorkerId;
 
 use super::{Context, WORKER, job};
-use crate::{Exit, Failure, Result, args::WorkerVerb, output::Page};
+use crate::{Exit, Failure, Result, args::WorkerVerb};
 
 const COLUMNS: &str = "ID, STATE, RUNNING, LEASES, SLOTS, SETTLED, MEMORY = rss_bytes, QUEUES, SINCE = started_at, \
     VERSION";
@@ -19,10 +19,7 @@ pub async fn run(ctx: &Context, verb: WorkerVerb) -> Result {
     let post = |id: &str, verb: &str| Ok::<_, Failure>(client.post(format!("{}/{verb}", path(id)?)));
     let patch = |id: &str, patch: WorkerPatch| Ok::<_, Failure>(client.patch(path(id)?).json(&patch));
     let (request, id, said) = match verb {
-        WorkerVerb::List => {
-            let page: Page = client.get("/v1/workers").answer().await?;
-            return terminal.list(&page, COLUMNS);
-        }
+        WorkerVerb::List => return ctx.all("/v1/workers", COLUMNS).await,
         WorkerVerb::Show { id } => return terminal.object(&shown(ctx, &id).await?, FIELDS),
         WorkerVerb::Jobs { id, page } => {
             // A worker that is gone has no jobs: it is told apart here.

@@ -71,7 +71,7 @@ fn fields(options: &SubmitOptions) -> Result<Options> {
         Some(Expiry::After(ms)) => (Some(ms), None),
         Some(Expiry::At(time)) => (None, Some(time)),
     };
-    let given = |texts: &'_ Vec<String>| Some(texts.clone()).filter(|texts| !texts.is_empty());
+    let given = |texts: &[String]| Some(texts.to_vec()).filter(|texts| !texts.is_empty());
     let flags = [
         ("queue", options.queue.as_ref().map(raw)),
         ("priority", options.priority.as_ref().map(raw)),
