@@ -73,7 +73,7 @@ impl Watch {
         self.waiter(id).until(wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
     }
 
-    /// The same of a job that was created after its `waiter` was: it is looked at when there is news of it.
+    /// The same of a job that was created after its `waiter` was: it is looked at when a hint tells of it.
     pub async fn new_job(
         &self,
         tenant: &TenantId,
@@ -81,7 +81,7 @@ impl Watch {
         mut wait: Duration,
     ) -> Result<Option<JobRecord>> {
         let started = Instant::now();
-        waiter.news(wait).await;
+        waiter.hint(wait).await;
         wait = wait.saturating_sub(started.elapsed());
         let id = waiter.id;
         waiter.until(wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
@@ -105,7 +105,7 @@ pub struct Waiter {
 
 impl Waiter {
     /// Waits for a hint, but no longer than a lost one may cost.
-    async fn news(&mut self, wait: Duration) {
+    async fn hint(&mut self, wait: Duration) {
         let _ = tokio::time::timeout(wait.min(POLL), self.ended.as_mut()).await;
         self.ended.set(self.notify.clone().notified_owned());
     }
@@ -132,7 +132,7 @@ impl Waiter {
             if ended || left.is_zero() {
                 return Ok(record);
             }
-            self.news(left).await;
+            self.hint(left).await;
         }
     }
 }
