@@ -22,6 +22,7 @@ mod lost;
 mod model;
 mod queues;
 mod random;
+pub mod redis_server;
 mod registry;
 mod sub_queues;
 mod submission;

@@ -23,8 +23,6 @@ mod nodes;
 mod registry;
 mod settings;
 mod signals;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 mod upgrade;
