@@ -2,30 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Exponential backoff with full jitter: `min(max, initial · multiplier^retries)`, then a uniform part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Backoff {
-    /// Before the first retry, milliseconds.
-    pub initial_ms: u64,
-    /// Never longer than this, milliseconds. Celery's `retry_backoff_max` is 600 s.
-    pub max_ms: u64,
-    /// Each delay is so many times the one before it. 1: they are all the same.
-    #[serde(skip_serializing_if = "is_two")]
-    pub multiplier: u32,
-    /// Spread evenly over 0..delay so that jobs that failed together do not come back together.
-    pub jitter: bool,
+use crate::settings;
+
+settings! {
+    /// Exponential backoff with full jitter: `min(max, initial · multiplier^retries)`, then a uniform part of it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Backoff {
+        /// Before the first retry, milliseconds.
+        pub initial_ms: u64 = 1_000,
+        /// Never longer than this, milliseconds. Celery's `retry_backoff_max` is 600 s.
+        pub max_ms: u64 = 600_000,
+        /// Each delay is so many times the one before it. 1: they are all the same.
+        #[serde(skip_serializing_if = "is_two")]
+        pub multiplier: u32 = 2,
+        /// Spread evenly over 0..delay so that jobs that failed together do not come back together.
+        pub jitter: bool = true,
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_two(multiplier: &u32) -> bool {
     *multiplier == 2
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { initial_ms: 1_000, max_ms: 600_000, multiplier: 2, jitter: true }
-    }
 }
 
 impl Backoff {

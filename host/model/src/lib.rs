@@ -2,6 +2,8 @@
 //!
 //! Nothing here does IO, reads a clock, is async or draws random numbers; time and randomness are passed in.
 
+mod macros;
+
 pub mod backoff;
 pub mod binding;
 pub mod canvas;

@@ -6,6 +6,7 @@
 use serde_json::value::RawValue;
 
 use super::form::{Canvas, Each, OnFailure, Shape, Signature};
+use crate::settings;
 
 /// Steps within steps. JSON itself is read to a depth of 128, and a step is two levels of it.
 pub const MAX_DEPTH: usize = 48;
@@ -15,16 +16,12 @@ pub const MAX_NODES: u32 = 250_000;
 /// Bytes that the chunks of one step may have in common, copied to each of them.
 const MAX_COPIED_BYTES: usize = 32 << 20;
 
-/// How large a canvas may be.
-#[derive(Debug, Clone, Copy)]
-pub struct CanvasLimits {
-    pub max_depth: usize,
-    pub max_nodes: u32,
-}
-
-impl Default for CanvasLimits {
-    fn default() -> Self {
-        Self { max_depth: MAX_DEPTH, max_nodes: MAX_NODES }
+settings! {
+    /// How large a canvas may be.
+    #[derive(Debug, Clone, Copy)]
+    pub struct CanvasLimits {
+        pub max_depth: usize = MAX_DEPTH,
+        pub max_nodes: u32 = MAX_NODES,
     }
 }
 
@@ -34,6 +31,12 @@ impl Default for CanvasLimits {
 pub struct CanvasError {
     pub pointer: String,
     pub detail: String,
+}
+
+impl CanvasError {
+    fn new(pointer: &str, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.to_owned(), detail: detail.into() }
+    }
 }
 
 /// Consecutive nodes.
@@ -105,6 +108,13 @@ pub struct Node {
     pub pointer: String,
 }
 
+impl Node {
+    /// The numbers of the nodes that wait for it.
+    pub(super) fn targets(&self) -> impl Iterator<Item = usize> {
+        self.next.iter().flat_map(|range| range.iter()).map(|number| number as usize)
+    }
+}
+
 /// The normal form of a canvas.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -160,6 +170,24 @@ struct Place {
     pointer: String,
 }
 
+impl Place {
+    /// A node that is put here, without edges.
+    fn node(&self, work: Work, on_failure: Option<OnFailure>, label: Option<String>) -> Node {
+        let takes = matches!(&work, Work::Job(signature) if !signature.immutable && signature.each.is_none());
+        Node {
+            work,
+            when: self.when,
+            on_failure: on_failure.unwrap_or_default(),
+            after: self.after,
+            takes: takes && self.after.is_some(),
+            group: self.group,
+            next: Vec::new(),
+            label,
+            pointer: self.pointer.clone(),
+        }
+    }
+}
+
 struct Span {
     starts: Vec<Range>,
     end: u32,
@@ -193,14 +221,23 @@ impl Planner {
         self.nodes.into_iter().map(|node| node.expect("every number that was set aside was used")).collect()
     }
 
+    /// Whether there may be so many nodes more.
+    fn check_room(&self, count: usize, pointer: &str) -> Result<(), CanvasError> {
+        let max = self.limits.max_nodes;
+        let fits = count <= (max as usize).saturating_sub(self.nodes.len());
+        if fits { Ok(()) } else { Err(CanvasError::new(pointer, format!("a workflow has at most {max} nodes"))) }
+    }
+
     fn reserve(&mut self, count: usize, pointer: &str) -> Result<u32, CanvasError> {
+        self.check_room(count, pointer)?;
         let first = self.nodes.len();
-        if first + count > self.limits.max_nodes as usize {
-            let detail = format!("a workflow has at most {} nodes", self.limits.max_nodes);
-            return Err(CanvasError { pointer: pointer.to_owned(), detail });
-        }
         self.nodes.resize_with(first + count, || None);
         Ok(first as u32)
+    }
+
+    /// The number that was set aside, or a new one.
+    fn number(&mut self, set_aside: Option<u32>, place: &Place) -> Result<u32, CanvasError> {
+        set_aside.map_or_else(|| self.reserve(1, &place.pointer), Ok)
     }
 
     fn node(&mut self, number: u32) -> &mut Node {
@@ -210,11 +247,16 @@ impl Planner {
     fn step(&mut self, canvas: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
         if depth >= self.limits.max_depth {
             let detail = format!("steps are nested at most {} deep", self.limits.max_depth);
-            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+            return Err(CanvasError::new(&place.pointer, detail));
         }
         let Canvas { shape, link, link_error, on_failure, label } = canvas;
         let span = match shape {
-            Shape::Task(signature) => self.task(signature, on_failure.or(place.on_failure), label, place)?,
+            Shape::Task(signature) => {
+                let number = self.number(place.end.or(place.start), place)?;
+                let node = place.node(Work::Job(signature), on_failure.or(place.on_failure), label);
+                self.nodes[number as usize] = Some(node);
+                Span { starts: vec![Range::one(number)], end: number }
+            }
             Shape::Chunks { signature, items, size } => {
                 let members = self.chunks(&signature, items, size, &place.pointer)?;
                 let written = ("/chunks/", size as usize);
@@ -239,32 +281,6 @@ impl Planner {
         Ok(span)
     }
 
-    fn task(
-        &mut self,
-        signature: Signature,
-        on_failure: Option<OnFailure>,
-        label: Option<String>,
-        place: &Place,
-    ) -> Result<Span, CanvasError> {
-        let number = match place.end.or(place.start) {
-            Some(number) => number,
-            None => self.reserve(1, &place.pointer)?,
-        };
-        let takes = place.after.is_some() && !signature.immutable && signature.each.is_none();
-        self.nodes[number as usize] = Some(Node {
-            work: Work::Job(signature),
-            when: place.when,
-            on_failure: on_failure.unwrap_or_default(),
-            after: place.after,
-            takes,
-            group: place.group,
-            next: Vec::new(),
-            label,
-            pointer: place.pointer.clone(),
-        });
-        Ok(Span { starts: vec![Range::one(number)], end: number })
-    }
-
     fn chain(
         &mut self,
         steps: Vec<Canvas>,
@@ -274,8 +290,7 @@ impl Planner {
     ) -> Result<Span, CanvasError> {
         let count = steps.len();
         if count == 0 {
-            let detail = "a chain has at least one step".to_owned();
-            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+            return Err(CanvasError::new(&place.pointer, "a chain has at least one step"));
         }
         let mut starts = Vec::new();
         let mut last = None;
@@ -312,35 +327,23 @@ impl Planner {
 
     fn group(&mut self, group: Group, place: &Place, depth: usize) -> Result<Span, CanvasError> {
         let Group { members, written, cancel_rest, on_failure, label } = group;
-        let join = match place.end {
-            Some(number) => number,
-            None => self.reserve(1, &place.pointer)?,
-        };
+        let number = self.number(place.end, place)?;
         let count = members.len() as u32;
         let first = self.nodes.len() as u32;
-        let (ends, mut starts) = self.members((members, written), place, Some(join), on_failure, depth)?;
+        let (ends, mut starts) = self.members((members, written), place, Some(number), on_failure, depth)?;
         let scope = Range { first, count: self.nodes.len() as u32 - first };
-        self.nodes[join as usize] = Some(Node {
-            work: Work::Join(Join {
-                members: ends,
-                scope: if count == 0 { Vec::new() } else { vec![scope] },
-                cancel_rest,
-                // Without members it waits for what the group waits for.
-                pending: count.max(1),
-            }),
-            when: place.when,
-            on_failure: place.on_failure.unwrap_or_default(),
-            after: place.after,
-            takes: false,
-            group: place.group,
-            next: Vec::new(),
-            label,
-            pointer: place.pointer.clone(),
-        });
+        let join = Join {
+            members: ends,
+            scope: if count == 0 { Vec::new() } else { vec![scope] },
+            cancel_rest,
+            // Without members it waits for what the group waits for.
+            pending: count.max(1),
+        };
+        self.nodes[number as usize] = Some(place.node(Work::Join(join), place.on_failure, label));
         if count == 0 {
-            starts = vec![Range::one(join)];
+            starts = vec![Range::one(number)];
         }
-        Ok(Span { starts, end: join })
+        Ok(Span { starts, end: number })
     }
 
     /// The ends and the starts of a group's members.
@@ -407,18 +410,16 @@ impl Planner {
         size: u32,
         pointer: &str,
     ) -> Result<Vec<Canvas>, CanvasError> {
-        let refused = |detail: String| Err(CanvasError { pointer: pointer.to_owned(), detail });
         let count = items.len().div_ceil(size as usize);
-        if count > (self.limits.max_nodes as usize).saturating_sub(self.nodes.len()) {
-            return refused(format!("a workflow has at most {} nodes", self.limits.max_nodes));
-        }
+        self.check_room(count, pointer)?;
         let args: usize = signature.args.iter().map(|value| value.get().len()).sum();
         let kwargs: usize = signature.kwargs.iter().map(|(name, value)| name.len() + value.get().len()).sum();
         let options = signature.options.as_ref().map_or(0, |options| options.get().len());
         if (args + kwargs + options).saturating_mul(count) > MAX_COPIED_BYTES {
-            return refused(format!(
+            let detail = format!(
                 "the arguments that its {count} chunks have in common are at most {MAX_COPIED_BYTES} bytes together"
-            ));
+            );
+            return Err(CanvasError::new(pointer, detail));
         }
         let mut members = Vec::with_capacity(count);
         let mut items = items.into_iter();

@@ -6,7 +6,7 @@ use serde_json::Value;
 use umbel_model::Progress;
 use wasmtime::{
     Engine, Result, StoreContextMut, Trap,
-    component::{Linker, WasmStr},
+    component::{ComponentType, Linker, LinkerInstance, Lower, WasmStr},
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         state::State,
         text::clean,
     },
-    bindings::{GuestAttempt, GuestLevel, GuestWorkflowPlace, names, types},
+    bindings::{GuestLevel, names, types},
 };
 
 /// The longest progress message that is kept, bytes.
@@ -42,23 +42,26 @@ type Caller<'a> = StoreContextMut<'a, State>;
 
 fn add_context(linker: &mut Linker<State>) -> Result<()> {
     let mut context = linker.instance(names::CONTEXT)?;
-    context.func_wrap("current", |mut caller: Caller<'_>, (): ()| -> Result<(GuestAttempt,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().guest_attempt(),))
-    })?;
-    context.func_wrap("remaining-ms", |mut caller: Caller<'_>, (): ()| -> Result<(u64,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().clock.remaining_ms(),))
-    })?;
-    context.func_wrap("should-stop", |mut caller: Caller<'_>, (): ()| -> Result<(bool,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().should_stop(),))
-    })?;
+    add_getter(&mut context, "current", State::guest_attempt)?;
+    add_getter(&mut context, "remaining-ms", |state| state.clock.remaining_ms())?;
+    add_getter(&mut context, "should-stop", State::should_stop)?;
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, String)| -> Result<()> {
         charge(&mut caller, message.len())?;
         let message = clean(&message, MAX_PROGRESS_BYTES);
         report(&mut caller, |now| (now.done, now.total, now.message) = (done, total, message));
         Ok(())
+    })
+}
+
+/// Links a function that only tells the guest something.
+fn add_getter<T: ComponentType + Lower + 'static>(
+    instance: &mut LinkerInstance<'_, State>,
+    name: &str,
+    get: fn(&State) -> T,
+) -> Result<()> {
+    instance.func_wrap(name, move |mut caller: Caller<'_>, (): ()| {
+        charge(&mut caller, 0)?;
+        Ok((get(caller.data()),))
     })
 }
 
@@ -100,10 +103,7 @@ fn meta_value(text: String) -> Result<Value, String> {
 
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let mut canvas = linker.instance(names::CANVAS)?;
-    canvas.func_wrap("place", |mut caller: Caller<'_>, (): ()| -> Result<(Option<GuestWorkflowPlace>,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().guest_workflow_place(),))
-    })?;
+    add_getter(&mut canvas, "place", |state| state.attempt.info.workflow_node.clone())?;
     canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
         workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
     })?;
@@ -174,33 +174,16 @@ fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()>
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 7] = [
+const PROVIDED: [(&str, &str, &[&str]); 9] = [
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", "0.2.", &["random", "insecure", "insecure-seed"]),
-    (
-        "wasi:cli",
-        "0.2.",
-        &[
-            "exit",
-            "environment",
-            "stdin",
-            "stdout",
-            "stderr",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stdin",
-            "terminal-stdout",
-            "terminal-stderr",
-        ],
-    ),
+    ("wasi:cli", "0.2.", &["exit", "environment", "stdin", "stdout", "stderr", "terminal-stdin", "terminal-stdout"]),
+    ("wasi:cli", "0.2.", &["terminal-input", "terminal-output", "terminal-stderr"]),
     ("wasi:filesystem", "0.2.", &["preopens", "types"]),
-    (
-        "wasi:sockets",
-        "0.2.",
-        &["network", "instance-network", "ip-name-lookup", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
-    ),
+    ("wasi:sockets", "0.2.", &["network", "instance-network", "ip-name-lookup"]),
+    ("wasi:sockets", "0.2.", &["tcp", "tcp-create-socket", "udp", "udp-create-socket"]),
 ];
 
 /// Whether an import of this name, such as `wasi:io/poll@0.2.3`, is provided.

@@ -49,32 +49,27 @@ impl AttemptLog {
         // Text beyond a line's limit is cut before it is counted.
         let message = cut(message, self.limits.line_bytes);
         let context = cut(context, MAX_CONTEXT_BYTES);
-        let first_drop = {
+        let dropped = {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
             if level == LogLevel::Critical {
                 counted.last_words = Some(clean(message, MAX_LAST_WORDS_BYTES));
             }
             let bytes = counted.bytes.saturating_add(message.len() + context.len());
-            if counted.dropped > 0 || counted.lines >= self.limits.lines || bytes > self.limits.bytes {
-                counted.dropped += 1;
-                if counted.dropped > 1 {
-                    return;
-                }
-                true
+            if counted.dropped == 0 && counted.lines < self.limits.lines && bytes <= self.limits.bytes {
+                (counted.lines, counted.bytes) = (counted.lines + 1, bytes);
             } else {
-                counted.lines += 1;
-                counted.bytes = bytes;
-                false
+                counted.dropped += 1;
             }
+            counted.dropped
         };
-        if first_drop {
-            let LogLimits { lines, bytes, .. } = self.limits;
-            let text = format!(
-                "log limit reached ({lines} lines or {bytes} bytes): the rest of this attempt's log is dropped"
-            );
-            self.emit(LogLevel::Warn, "umbel", text);
-        } else {
-            self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes));
+        match dropped {
+            0 => self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes)),
+            1 => {
+                let LogLimits { lines, bytes, .. } = self.limits;
+                let limit = format!("log limit reached ({lines} lines or {bytes} bytes)");
+                self.emit(LogLevel::Warn, "umbel", format!("{limit}: the rest of this attempt's log is dropped"));
+            }
+            _ => {}
         }
     }
 

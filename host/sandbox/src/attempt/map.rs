@@ -46,25 +46,26 @@ impl Sandbox {
         let mut usage = Usage::default();
         let mut yielder = Yielder::new(self.inner.config.epoch_tick_ms);
         for (item, arguments) in items.iter().enumerate() {
-            if let Some(outcome) = yielder.pause(&started).await {
-                return started.end(at_item(outcome, item), timed(usage, &started), data);
-            }
-            let limits = self.limits(call.fuel.saturating_sub(usage.fuel), call.memory_bytes);
-            let (outcome, used, kept) = self.call_once(prepared, &limits, &started, data, arguments).await;
-            data = kept;
-            usage.fuel = usage.fuel.saturating_add(used.fuel);
-            usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
-            let pushed = match outcome {
-                Outcome::Value(value) => list.push(value.get()),
-                Outcome::Ignore => list.push("null"),
-                other => Err(other),
+            let ended = match yielder.pause(&started).await {
+                Some(outcome) => Err(outcome),
+                None => {
+                    let limits = self.limits(call.fuel.saturating_sub(usage.fuel), call.memory_bytes);
+                    let (outcome, used, kept) = self.call_once(prepared, &limits, &started, data, arguments).await;
+                    data = kept;
+                    usage.fuel = usage.fuel.saturating_add(used.fuel);
+                    usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
+                    match outcome {
+                        Outcome::Value(value) => list.push(value.get()),
+                        Outcome::Ignore => list.push("null"),
+                        other => Err(other),
+                    }
+                }
             };
-            if let Err(outcome) = pushed {
+            if let Err(outcome) = ended {
                 return started.end(at_item(outcome, item), timed(usage, &started), data);
             }
         }
-        let usage = timed(usage, &started);
-        started.end(list.finish(), usage, data)
+        started.end(list.finish(), timed(usage, &started), data)
     }
 }
 
@@ -143,12 +144,7 @@ fn at_item(outcome: Outcome, item: usize) -> Outcome {
         let details = if with.len() > MAX_DETAILS_BYTES { details(None) } else { with };
         failure.with_details(Some(details))
     };
-    match outcome {
-        Outcome::Error { failure, retry_after_ms } => Outcome::Error { failure: mark(failure), retry_after_ms },
-        Outcome::Fatal(failure) => Outcome::Fatal(mark(failure)),
-        Outcome::Trap(failure) => Outcome::Trap(mark(failure)),
-        other => other,
-    }
+    outcome.map_failure(mark)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
         call::AttemptInfo, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
         workflow_calls::WorkflowCalls,
     },
-    bindings::{GuestAttempt, GuestWorkflowPlace},
+    bindings::GuestAttempt,
 };
 
 /// When an attempt started and must end.
@@ -108,11 +108,6 @@ impl State {
             fence: info.fence,
             traceparent: info.traceparent.clone(),
         }
-    }
-
-    pub(crate) fn guest_workflow_place(&self) -> Option<GuestWorkflowPlace> {
-        let place = self.attempt.info.workflow_node.as_ref()?;
-        Some(GuestWorkflowPlace { workflow_id: place.workflow_id.clone(), node: place.node, in_group: place.in_group })
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    pub(crate) fn outcome(self) -> Outcome {
+    pub fn outcome(self) -> Outcome {
         match self {
             Self::Cancel => Outcome::Revoked,
             Self::Release => Outcome::Released,

@@ -41,20 +41,19 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     let request: Request = read_header(input)?;
     let mut module = Vec::new();
     input.take(request.max_module_bytes.saturating_add(1)).read_to_end(&mut module)?;
-    let (reply, code): (Reply, Vec<u8>) = if module.len() as u64 > request.max_module_bytes {
-        let message = format!("the module is larger than {} bytes", request.max_module_bytes);
-        (Err(CompileError::new(CompileCode::ModuleTooLarge, message)), Vec::new())
-    } else {
-        match compile(&module, &request) {
-            Ok((report, code)) => (Ok(report), code),
-            Err(error) => (Err(error), Vec::new()),
-        }
+    let (reply, code): (Reply, Vec<u8>) = match compile(&module, &request) {
+        Ok((report, code)) => (Ok(report), code),
+        Err(error) => (Err(error), Vec::new()),
     };
     write_message(output, &reply, &code)
 }
 
-/// Admission, contract, compiler.
+/// Size, admission, contract, compiler.
 fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), CompileError> {
+    if module.len() as u64 > request.max_module_bytes {
+        let message = format!("the module is larger than {} bytes", request.max_module_bytes);
+        return Err(CompileError::new(CompileCode::ModuleTooLarge, message));
+    }
     let limits = &request.admission;
     let inspected = admission::inspect(module, limits)?;
     let component = contract::component(module, &inspected)?;
