@@ -62,11 +62,7 @@ impl Options {
     }
 
     fn read(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
-        let shape = |pointer: &str, detail: String| Fault {
-            kind: FaultKind::Options,
-            pointer: format!("/options{pointer}"),
-            detail: truncated(detail, 1_024),
-        };
+        let shape = |pointer: &str, detail| Fault::new(FaultKind::Options, format!("/options{pointer}"), detail);
         let whole = |e: serde_json::Error| shape("", plain(&e.to_string()));
         let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(whole)?;
         fields.retain(|_, value| !value.is_null());
@@ -100,7 +96,7 @@ impl Options {
 }
 
 fn wrong(pointer: &str, detail: impl Into<String>) -> Fault {
-    Fault { kind: FaultKind::Option, pointer: pointer.into(), detail: detail.into() }
+    Fault::new(FaultKind::Option, pointer, detail)
 }
 
 fn countdown_of(value: &Value) -> Result<Start, Fault> {
@@ -157,10 +153,9 @@ fn headers_of(value: &Value) -> Result<BTreeMap<String, String>, Fault> {
 /// One step, or a list of them.
 fn steps_of(field: &str, text: Option<&RawValue>) -> Result<Vec<Canvas>, Fault> {
     let Some(text) = text.map(RawValue::get) else { return Ok(Vec::new()) };
-    let shape = |e: serde_json::Error| Fault {
-        kind: FaultKind::Canvas,
-        pointer: format!("/options/{field}"),
-        detail: truncated(format!("write one step or a list of steps: {}", plain(&e.to_string())), 1_024),
+    let shape = |e: serde_json::Error| {
+        let detail = format!("write one step or a list of steps: {}", plain(&e.to_string()));
+        Fault::new(FaultKind::Canvas, format!("/options/{field}"), detail)
     };
     let steps = match text.trim_start().starts_with('[') {
         true => serde_json::from_str(text).map_err(shape)?,

@@ -28,11 +28,12 @@ macro_rules! settings {
     )*};
 }
 
-/// An enum whose variants have names: the same in JSON, in `as_str` and in `from_name`. The caller's crate needs serde.
+/// An enum by its variants and their names, which are the same in JSON, in stored texts and on the command line. It gets
+/// `ALL`, the variants in their order; `as_str` and `from_name`; and `FromStr`, whose error lists the names. The caller's
+/// crate needs serde.
 ///
 /// ```
 /// umbel_model::named_enum! {
-///     #[derive(Debug, Clone, Copy, PartialEq)]
 ///     pub enum Level {
 ///         Low = "low",
 ///         /// More than enough.
@@ -43,24 +44,33 @@ macro_rules! settings {
 /// ```
 #[macro_export]
 macro_rules! named_enum {
-    ($(#[$meta:meta])* $vis:vis enum $type:ident {
-        $($(#[$variant_meta:meta])* $variant:ident = $name:literal,)*
-    }) => {
-        $(#[$meta])*
-        #[derive(serde::Serialize, serde::Deserialize)]
-        $vis enum $type { $($(#[$variant_meta])* #[serde(rename = $name)] $variant,)* }
+    ($(#[$of_enum:meta])* $vis:vis enum $name:ident { $($(#[$of_variant:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$of_enum])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        $vis enum $name {
+            $($(#[$of_variant])* #[serde(rename = $text)] $variant,)+
+        }
 
-        impl $type {
-            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+        impl $name {
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$variant),+];
 
-            /// Its name.
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
+                match self {
+                    $(Self::$variant => $text,)+
+                }
             }
 
-            /// The one of that name.
+            /// The variant of that name.
             pub fn from_name(name: &str) -> Option<Self> {
-                Self::ALL.into_iter().find(|one| one.as_str() == name)
+                Self::ALL.into_iter().find(|variant| variant.as_str() == name)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(name: &str) -> Result<Self, String> {
+                Self::from_name(name).ok_or_else(|| format!("use one of {}", Self::ALL.map(Self::as_str).join(", ")))
             }
         }
     };

@@ -18,7 +18,6 @@ pub enum Error {
 
 named_enum! {
     /// Why a module was not compiled.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum CompileCode {
         /// The bytes are something else.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use umbel_broker::{Broker, Delivery, Growth, NewWorkflow};
-use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
+use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules};
 use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{
@@ -30,7 +30,7 @@ impl AdditionsComposer {
         template: Option<&NodeSpec>,
         requests: WorkflowRequests,
     ) -> Result<(Growth, Option<WorkflowId>), Outcome> {
-        let stamps = template.cloned().map(Stamps::from).unwrap_or_default();
+        let stamps = template.map(|spec| spec.stamps.clone()).unwrap_or_default();
         let composer = Composer {
             tasks: &self.tasks,
             rules: &self.rules,
@@ -65,8 +65,7 @@ impl AdditionsComposer {
 }
 
 async fn composed(composer: &Composer<'_>, canvas: Canvas, head: Head) -> Result<NewWorkflow, Outcome> {
-    let composed = composer.workflow(canvas, head).await.map_err(refused)?;
-    Ok(NewWorkflow { head: composed.head, nodes: composed.nodes })
+    composer.workflow(canvas, head).await.map_err(refused)
 }
 
 /// Reads a text that was read and checked before, when the guest requested it.

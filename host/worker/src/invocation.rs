@@ -164,8 +164,8 @@ pub(crate) fn read_node<'a>(
     Ok(Invocation {
         task: Cow::Borrowed(spec.task.as_str()),
         digest: spec.digest,
-        traceparent: spec.traceparent.as_deref().map(Cow::Borrowed),
-        request_id: spec.request_id.as_deref().map(Cow::Borrowed),
+        traceparent: spec.stamps.traceparent.as_deref().map(Cow::Borrowed),
+        request_id: spec.stamps.request_id.as_deref().map(Cow::Borrowed),
         calls,
         stored: None,
     })
@@ -251,10 +251,7 @@ mod tests {
             digest: Digest::of(b"x"),
             parameters: parameters.iter().map(parameter).collect(),
             policy: PolicyPatch::default(),
-            traceparent: None,
-            request_id: None,
-            tags: Vec::new(),
-            headers: Default::default(),
+            stamps: Default::default(),
         }
     }
 

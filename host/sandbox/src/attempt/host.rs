@@ -6,7 +6,6 @@ use umbel_model::{Progress, named_enum};
 
 named_enum! {
     /// How grave a log line is, as in `wasi:logging`.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub enum LogLevel {
         Trace = "trace",
         Debug = "debug",
