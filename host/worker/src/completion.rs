@@ -9,14 +9,14 @@ use umbel_broker::{Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
 use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
 use crate::{
-    active::Active,
-    machine::{random_u64, unix_ms},
+    active_delivery::ActiveDelivery,
+    operating_system::{random_u64, unix_ms},
 };
 
 /// The end of one delivery on this worker.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) active: Arc<Active>,
+    pub(crate) active: Arc<ActiveDelivery>,
     pub(crate) settle: Settle,
     /// On its slot, microseconds. None if no guest ran.
     pub(crate) took_us: Option<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
-    pub(crate) fn without_capacity(active: Arc<Active>, refused: &Settle) -> Self {
+    pub(crate) fn without_capacity(active: Arc<ActiveDelivery>, refused: &Settle) -> Self {
         let policy = active.policy();
         let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
                        full, or its group is over";
@@ -47,13 +47,13 @@ impl Finished {
     }
 
     /// Gives back a delivery that no slot has started.
-    pub(crate) fn released(active: Arc<Active>) -> Self {
+    pub(crate) fn released(active: Arc<ActiveDelivery>) -> Self {
         let settle = settle(&active, Resolution::Release, None);
         Self { active, settle, took_us: None }
     }
 
     /// The end of a delivery whose attempt panicked.
-    pub(crate) fn panicked(active: Arc<Active>, worker: &WorkerId) -> Self {
+    pub(crate) fn panicked(active: Arc<ActiveDelivery>, worker: &WorkerId) -> Self {
         let delivery = &active.delivery;
         tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
         let failure = host_panic();
@@ -81,23 +81,19 @@ impl Ended {
     }
 
     /// The settle of this end.
-    pub(crate) fn settle(self, active: &Active, worker: &WorkerId) -> Settle {
+    pub(crate) fn settle(self, active: &ActiveDelivery, worker: &WorkerId) -> Settle {
         let Self { outcome, usage, ran, growth, replaced_by } = self;
         let policy = active.policy();
         let outcome = match outcome {
             // The job may run only once, and it did.
             Outcome::Released if ran && policy.acks == Acks::Early => {
-                Outcome::Fatal(kept(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE), policy))
+                Outcome::Fatal(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))
             }
             Outcome::Released => return settle(active, Resolution::Release, None),
-            Outcome::Error { failure, retry_after_ms } => {
-                Outcome::Error { failure: kept(failure, policy), retry_after_ms }
-            }
-            Outcome::Fatal(failure) => Outcome::Fatal(kept(failure, policy)),
-            Outcome::Trap(failure) => Outcome::Trap(kept(failure, policy)),
-            Outcome::Reject { .. } if keeps_no_message(policy) => Outcome::Reject { reason: String::new() },
+            Outcome::Reject { .. } if policy.forgets_failures() => Outcome::Reject { reason: String::new() },
             other => other,
         };
+        let outcome = outcome.map_failure(|failure| kept(failure, policy));
         let failure = match &outcome {
             Outcome::Error { failure, .. } | Outcome::Fatal(failure) | Outcome::Trap(failure) => Some(failure.clone()),
             Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
@@ -117,13 +113,9 @@ impl Ended {
     }
 }
 
-fn keeps_no_message(policy: &Policy) -> bool {
-    policy.ignore_result && !policy.store_errors_even_if_ignored
-}
-
 /// The part of a failure that its policy keeps.
 fn kept(failure: Failure, policy: &Policy) -> Failure {
-    if keeps_no_message(policy) {
+    if policy.forgets_failures() {
         return Failure::new(failure.kind, "");
     }
     // An expected failure is recorded without its backtrace.
@@ -131,7 +123,13 @@ fn kept(failure: Failure, policy: &Policy) -> Failure {
     Failure { frames, ..failure }
 }
 
-fn record(active: &Active, worker: &WorkerId, outcome: &str, failure: Option<Failure>, usage: Usage) -> AttemptRecord {
+fn record(
+    active: &ActiveDelivery,
+    worker: &WorkerId,
+    outcome: &str,
+    failure: Option<Failure>,
+    usage: Usage,
+) -> AttemptRecord {
     AttemptRecord {
         attempt: active.attempt(),
         delivery: active.delivery.delivery,
@@ -143,7 +141,7 @@ fn record(active: &Active, worker: &WorkerId, outcome: &str, failure: Option<Fai
     }
 }
 
-fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
+fn settle(active: &ActiveDelivery, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
     Settle {
         tenant: active.delivery.tenant.clone(),
         id: active.delivery.id,
@@ -157,7 +155,7 @@ fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>
 }
 
 /// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
-fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure) {
+fn log_failed(active: &ActiveDelivery, worker: &WorkerId, failure: &Failure) {
     let delivery = &active.delivery;
     let (tenant, job, queue, kind) = (&delivery.tenant, &delivery.id, &delivery.queue, &failure.kind);
     let (attempt, task) = (active.attempt(), active.task());
@@ -195,7 +193,7 @@ mod tests {
     use super::*;
 
     fn settled(outcome: Outcome, ran: bool, policy: &str) -> (Resolution, Option<Failure>) {
-        let active = Active::for_test(1, "not even a record");
+        let active = ActiveDelivery::for_test(1, "not even a record");
         active.set_task("task", &serde_json::from_str(policy).unwrap());
         let settle = Ended { ran, ..Ended::unrun(outcome) }.settle(&active, &WorkerId::new("w").unwrap());
         (settle.resolution, settle.record.and_then(|record| record.failure))
@@ -208,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_panic_fails_its_job_and_keeps_its_words_to_itself() {
-        let finished = Finished::panicked(Active::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
+        let finished =
+            Finished::panicked(ActiveDelivery::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         let record = finished.settle.record.unwrap();
@@ -247,7 +246,7 @@ mod tests {
     #[test]
     fn growth_without_room_is_retried_unless_the_job_may_run_only_once() {
         let refused = |policy: &str| {
-            let active = Active::for_test(1, "not even a record");
+            let active = ActiveDelivery::for_test(1, "not even a record");
             active.set_task("task", &serde_json::from_str(policy).unwrap());
             let worker = WorkerId::new("w").unwrap();
             let ran = Ended { ran: true, growth: Some(Box::default()), ..Ended::unrun(Outcome::Ignore) };

@@ -70,7 +70,7 @@ impl WorkerConfig {
             autoscale: None,
             max_jobs: 0,
             max_memory_bytes: 0,
-            memory_bytes: crate::machine::rss_bytes,
+            memory_bytes: crate::operating_system::rss_bytes,
             guest_threads: cores,
             lease_ms: DEFAULT_LEASE_MS,
             grace_ms: 30_000,

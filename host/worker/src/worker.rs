@@ -12,10 +12,10 @@ use umbel_model::WorkerId;
 
 use crate::{
     Error, Runtime, WorkerConfig,
-    active::Wakers,
+    active_delivery::Wakers,
     attempt::Attempts,
     heartbeat::{self, Vitals},
-    machine::{self, random_u64},
+    operating_system::{self, random_u64},
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
@@ -66,7 +66,7 @@ impl Worker {
 
     /// A worker id that no other process has: host name, process id and a random part.
     pub fn unique_id() -> WorkerId {
-        let name = format!("{}-{}-{:08x}", machine::host_name(), std::process::id(), random_u64() as u32);
+        let name = format!("{}-{}-{:08x}", operating_system::host_name(), std::process::id(), random_u64() as u32);
         WorkerId::new(name).expect("the host name has only characters of a worker id")
     }
 }

@@ -14,7 +14,7 @@ use umbel_model::{
 };
 use umbel_sandbox::Refused;
 
-use crate::machine::{random_u64, unix_ms};
+use crate::operating_system::{random_u64, unix_ms};
 
 /// Workflows that guests submit one out of another: a task that replaces itself for ever ends here.
 pub(crate) const MAX_GENERATIONS: u32 = 100;
