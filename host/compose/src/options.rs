@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use umbel_broker::Start;
 use umbel_model::{Canvas, PolicyPatch, UnixMs, binding::escape, outcome::MAX_DELAY_MS, outcome::truncated};
 
-use crate::{Error, Fault, FaultKind, JsonError, Result, plain};
+use crate::{Fault, FaultKind, JsonError, Result, plain};
 
 /// Options that are no field of a policy.
 const OTHERS: &str =
@@ -58,10 +58,6 @@ impl Options {
     /// # Errors
     /// The first option that cannot be used.
     pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self> {
-        Self::read(json, now_ms).map_err(Error::from)
-    }
-
-    fn read(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
         let shape = |pointer: &str, detail| Fault::new(FaultKind::Options, format!("/options{pointer}"), detail);
         let whole = |e: serde_json::Error| shape("", plain(&e.to_string()));
         let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(whole)?;
@@ -69,7 +65,7 @@ impl Options {
         let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
         let eta = fields.remove("eta").map(|value| time_of("eta", &value, now_ms).map(Start::At)).transpose()?;
         if countdown.is_some() && eta.is_some() {
-            return Err(wrong("/options/eta", "set countdown_ms or eta, not both"));
+            return Err(wrong("/options/eta", "set countdown_ms or eta, not both").into());
         }
         let idempotency_key = fields.remove("idempotency_key").map(|value| key_of(&value)).transpose()?;
         let expires_at = fields.remove("expires_at").map(|value| time_of("expires_at", &value, now_ms)).transpose()?;

@@ -116,6 +116,11 @@ impl<'c> Composer<'c> {
 
     async fn resume(&self, stored: FailedWorkflow, digests: Digests, head: Head) -> Result<NewWorkflow> {
         let FailedWorkflow { record, nodes } = stored;
+        // Of a join it is not looked at.
+        let state = |node: &NodeRecord| match &node.work {
+            NodeWork::Job { record, .. } => record.state,
+            NodeWork::Join { .. } => JobState::Waiting,
+        };
         let states: Vec<JobState> = nodes.iter().map(state).collect();
         let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Vec<_>>(), &states);
         let mut templates = record.templates;
@@ -207,14 +212,6 @@ fn planned(node: &NodeRecord) -> Node {
         next: node.next.clone(),
         label: None,
         pointer: String::new(),
-    }
-}
-
-fn state(node: &NodeRecord) -> JobState {
-    match &node.work {
-        NodeWork::Job { record, .. } => record.state,
-        // Not looked at.
-        NodeWork::Join { .. } => JobState::Waiting,
     }
 }
 

@@ -22,16 +22,11 @@ settings! {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_two(multiplier: &u32) -> bool {
+pub(crate) fn is_two(multiplier: &u32) -> bool {
     *multiplier == 2
 }
 
 impl Backoff {
-    /// Whether each delay is twice the one before it, the default.
-    pub fn doubles(&self) -> bool {
-        self.multiplier == 2
-    }
-
     /// The delay before retry number `retries` (0 for the first), milliseconds. `random` is uniform in 0..=u64::MAX.
     pub fn delay_ms(&self, retries: u32, random: u64) -> u64 {
         let factor = u64::from(self.multiplier).saturating_pow(retries);

@@ -83,40 +83,39 @@ macro_rules! name {
     };
 }
 
-fn chars_ok(s: &str, max: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) -> bool {
-    let bytes = s.as_bytes();
-    !bytes.is_empty() && bytes.len() <= max && first(bytes[0]) && bytes[1..].iter().all(|b| rest(*b))
+/// Whether a text has 1 to `max` bytes: the first one passes `first`, each other passes `rest` or is one of `marks`.
+fn fits(text: &str, max: usize, first: fn(&u8) -> bool, rest: fn(&u8) -> bool, marks: &[u8]) -> bool {
+    let Some((begin, end)) = text.as_bytes().split_first() else { return false };
+    text.len() <= max && first(begin) && end.iter().all(|b| rest(b) || marks.contains(b))
 }
+
+const ALPHANUMERIC: fn(&u8) -> bool = u8::is_ascii_alphanumeric;
+const LOWERCASE: fn(&u8) -> bool = |b| b.is_ascii_lowercase() || b.is_ascii_digit();
 
 name!(
     /// An account: its modules, tasks and jobs are invisible to others.
     TenantId, "tenant", "use 1-63 of a-z 0-9 _ -, starting with a letter or digit",
-    |s| chars_ok(s, 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
-        |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+    |s| fits(s, 63, LOWERCASE, LOWERCASE, b"_-")
 );
 name!(
     /// A queue of a tenant.
     QueueName, "queue", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
-    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 64, ALPHANUMERIC, ALPHANUMERIC, b"_.-")
 );
 name!(
     /// A task of a tenant.
     TaskName, "task", "use 1-128 of A-Z a-z 0-9 _ . -, starting with a letter or _",
-    |s| chars_ok(s, 128, |b| b.is_ascii_alphabetic() || b == b'_',
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 128, |b| b.is_ascii_alphabetic() || *b == b'_', ALPHANUMERIC, b"_.-")
 );
 name!(
     /// One worker process, unique for its life: host name, process id and a random part.
     WorkerId, "worker", "use 1-128 of A-Z a-z 0-9 _ . -",
-    |s| chars_ok(s, 128, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 128, ALPHANUMERIC, ALPHANUMERIC, b"_.-")
 );
 name!(
     /// The right to settle one delivery. Random, compared on every write.
     Token, "token", "use 1-64 of A-Z a-z 0-9 _ -",
-    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    |s| fits(s, 64, ALPHANUMERIC, ALPHANUMERIC, b"_-")
 );
 
 impl Default for QueueName {

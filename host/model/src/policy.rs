@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backoff, Expression, QueueName, Rate, settings};
+use crate::{Backoff, Expression, QueueName, Rate, backoff::is_two, settings};
 
 /// Result retention, 1 day: Celery's `result_expires`.
 pub const DEFAULT_RESULT_TTL_MS: u64 = 86_400_000;
@@ -38,7 +38,7 @@ macro_rules! policy {
 
             /// The version of a job's spec that has a policy with these fields: older workers do not know the newer ones.
             pub fn spec_version(&self) -> u8 {
-                let multiplier = self.retry_backoff.is_some_and(|backoff| !backoff.doubles()).then_some(2);
+                let multiplier = self.retry_backoff.is_some_and(|backoff| !is_two(&backoff.multiplier)).then_some(2);
                 let newer = [multiplier, $($(self.$field.is_some().then_some($version),)?)*];
                 newer.into_iter().flatten().max().unwrap_or(1)
             }

@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -58,8 +58,8 @@ pub(crate) struct ActiveDelivery {
     pub(crate) seq: u64,
     pub(crate) delivery: Delivery,
     pub(crate) stop: StopHandle,
-    /// When its attempt began, by this machine's clock: log lines are dated from there. 0: it has not begun.
-    started_at: AtomicU64,
+    /// When its attempt began, by this machine's clock: log lines are dated from there.
+    started_at: OnceLock<UnixMs>,
     reports: Mutex<Reports>,
     task: OnceLock<(Box<str>, Policy)>,
     wakers: Arc<Wakers>,
@@ -73,7 +73,7 @@ impl ActiveDelivery {
             seq,
             delivery,
             stop: StopHandle::new(),
-            started_at: AtomicU64::new(0),
+            started_at: OnceLock::new(),
             reports: Mutex::default(),
             task: OnceLock::new(),
             wakers,
@@ -88,12 +88,12 @@ impl ActiveDelivery {
     }
 
     pub(crate) fn start(&self, now: UnixMs) {
-        self.started_at.store(now, Ordering::Relaxed);
+        let _ = self.started_at.set(now);
     }
 
     /// When its attempt began, if it did.
     pub(crate) fn started_at(&self) -> Option<UnixMs> {
-        Some(self.started_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
+        self.started_at.get().copied()
     }
 
     /// Keeps the name of its task and resolves its policy, both as the job's record has them.
@@ -159,7 +159,7 @@ impl Host for ActiveDelivery {
     fn log(&self, line: umbel_sandbox::LogLine) {
         let elapsed = u64::try_from(line.elapsed.as_millis()).unwrap_or(u64::MAX);
         let line = LogLine {
-            at: self.started_at.load(Ordering::Relaxed).saturating_add(elapsed),
+            at: self.started_at().unwrap_or(0).saturating_add(elapsed),
             attempt: self.attempt(),
             level: line.level.as_str().to_owned(),
             context: line.context,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
+use umbel_broker::{Delivery, Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
 use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
 use crate::{
@@ -42,13 +42,13 @@ impl Finished {
         let resolution = decide(outcome, policy, active.delivery.retries, random_u64());
         // The broker refused the reports with the rest.
         let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
-        let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
+        let settle = Settle { progress, logs, ..active.settle(resolution, record) };
         Self { active, settle, took_us: None }
     }
 
     /// Gives back a delivery that no slot has started.
     pub(crate) fn released(active: Arc<ActiveDelivery>) -> Self {
-        let settle = settle(&active, Resolution::Release, None);
+        let settle = active.settle(Resolution::Release, None);
         Self { active, settle, took_us: None }
     }
 
@@ -56,10 +56,7 @@ impl Finished {
     pub(crate) fn panicked(active: Arc<ActiveDelivery>, worker: &WorkerId) -> Self {
         let delivery = &active.delivery;
         tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
-        let failure = host_panic();
-        log_failed(&active, worker, &failure);
-        let record = record(&active, worker, "fatal", Some(failure.clone()), Usage::default());
-        let settle = settle(&active, Resolution::Fail { failure }, Some(record));
+        let settle = Ended::unrun(Outcome::Fatal(host_panic())).settle(&active, worker);
         Self { active, settle, took_us: None }
     }
 }
@@ -89,7 +86,7 @@ impl Ended {
             Outcome::Released if ran && policy.acks == Acks::Early => {
                 Outcome::Fatal(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))
             }
-            Outcome::Released => return settle(active, Resolution::Release, None),
+            Outcome::Released => return active.settle(Resolution::Release, None),
             Outcome::Reject { .. } if policy.forgets_failures() => Outcome::Reject { reason: String::new() },
             other => other,
         };
@@ -100,16 +97,16 @@ impl Ended {
             _ => None,
         };
         let outcome_name = replaced_by.map_or(name(&outcome), |_| "replaced");
-        let record = record(active, worker, outcome_name, failure, usage);
+        let record = active.record(worker, outcome_name, failure, usage);
         let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
         let resolution = match replaced_by {
             Some(workflow) => Resolution::Replace { workflow },
             None => decide(outcome, policy, active.delivery.retries, random),
         };
         if let Resolution::Fail { failure } = &resolution {
-            log_failed(active, worker, failure);
+            active.log_failed(worker, failure);
         }
-        Settle { growth, ..settle(active, resolution, Some(record)) }
+        Settle { growth, ..active.settle(resolution, Some(record)) }
     }
 }
 
@@ -123,46 +120,34 @@ fn kept(failure: Failure, policy: &Policy) -> Failure {
     Failure { frames, ..failure }
 }
 
-fn record(
-    active: &ActiveDelivery,
-    worker: &WorkerId,
-    outcome: &str,
-    failure: Option<Failure>,
-    usage: Usage,
-) -> AttemptRecord {
-    AttemptRecord {
-        attempt: active.attempt(),
-        delivery: active.delivery.delivery,
-        worker: worker.clone(),
-        ended_at: unix_ms(),
-        outcome: outcome.to_owned(),
-        failure,
-        usage,
+impl ActiveDelivery {
+    fn record(&self, worker: &WorkerId, outcome: &str, failure: Option<Failure>, usage: Usage) -> AttemptRecord {
+        AttemptRecord {
+            attempt: self.attempt(),
+            delivery: self.delivery.delivery,
+            worker: worker.clone(),
+            ended_at: unix_ms(),
+            outcome: outcome.to_owned(),
+            failure,
+            usage,
+        }
     }
-}
 
-fn settle(active: &ActiveDelivery, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
-    Settle {
-        tenant: active.delivery.tenant.clone(),
-        id: active.delivery.id,
-        token: active.delivery.token.clone(),
-        resolution,
-        record,
-        progress: None,
-        logs: Vec::new(),
-        growth: None,
+    fn settle(&self, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
+        let Delivery { tenant, id, token, .. } = &self.delivery;
+        let (tenant, token) = (tenant.clone(), token.clone());
+        Settle { tenant, id: *id, token, resolution, record, progress: None, logs: Vec::new(), growth: None }
     }
-}
 
-/// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
-fn log_failed(active: &ActiveDelivery, worker: &WorkerId, failure: &Failure) {
-    let delivery = &active.delivery;
-    let (tenant, job, queue, kind) = (&delivery.tenant, &delivery.id, &delivery.queue, &failure.kind);
-    let (attempt, task) = (active.attempt(), active.task());
-    if active.policy().expects(kind) {
-        tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
-    } else {
-        tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
+    /// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
+    fn log_failed(&self, worker: &WorkerId, failure: &Failure) {
+        let (Delivery { tenant, id: job, queue, .. }, kind) = (&self.delivery, &failure.kind);
+        let (attempt, task) = (self.attempt(), self.task());
+        if self.policy().expects(kind) {
+            tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
+        } else {
+            tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
+        }
     }
 }
 

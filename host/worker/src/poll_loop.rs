@@ -112,10 +112,8 @@ impl PollLoop {
     /// Runs until the worker is shut down or stopped.
     pub(crate) async fn run(mut self) -> End {
         // Subscribed before the first claim: no hint between the two is missed.
-        let mut work = Hints::new(self.broker.clone(), Topic::Work);
-        let mut cancels = Hints::new(self.broker.clone(), Topic::Cancel);
-        work.connect().await;
-        cancels.connect().await;
+        let mut work = Hints::subscribe(self.broker.clone(), Topic::Work).await;
+        let mut cancels = Hints::subscribe(self.broker.clone(), Topic::Cancel).await;
         let (mut round_trip, mut renewal) = (None, None);
         let mut arrived: Vec<Finished> = Vec::new();
         loop {

@@ -98,7 +98,11 @@ impl Runtime {
             return Ok(prepared);
         }
         let module = self.module(digest).await?;
-        let compiled = self.inner.compiler.compile(&module).await.map_err(|error| refusal(digest, &error))?;
+        let refused = |CompileError { code, message }: CompileError| match code.is_transient() {
+            true => PrepareError::Unavailable(digest, message),
+            false => PrepareError::Refused(digest, code.as_str().to_owned(), message),
+        };
+        let compiled = self.inner.compiler.compile(&module).await.map_err(refused)?;
         self.keep(digest, &compiled).await;
         self.load(digest, compiled.into()).await
     }
@@ -154,13 +158,6 @@ impl Runtime {
 
 fn not_inspected(code: &str, message: String, transient: bool) -> InspectError {
     InspectError { code: code.to_owned(), message, transient }
-}
-
-fn refusal(digest: Digest, error: &CompileError) -> PrepareError {
-    if error.code.is_transient() {
-        return PrepareError::Unavailable(digest, error.message.clone());
-    }
-    PrepareError::Refused(digest, error.code.as_str().to_owned(), error.message.clone())
 }
 
 #[async_trait]

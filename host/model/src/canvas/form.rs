@@ -108,17 +108,6 @@ impl Signature {
     pub fn new(task: TaskName) -> Self {
         Self { task, args: Vec::new(), kwargs: BTreeMap::new(), options: None, immutable: false, each: None }
     }
-
-    /// This signature with more arguments, as Celery merges them: `args` go in front of its own, `kwargs` win over its
-    /// own. An immutable signature stays as it is.
-    #[must_use]
-    pub fn partial(mut self, args: Values, kwargs: BTreeMap<String, Box<RawValue>>) -> Self {
-        if !self.immutable {
-            self.args.splice(0..0, args);
-            self.kwargs.extend(kwargs);
-        }
-        self
-    }
 }
 
 impl From<Signature> for Canvas {

@@ -14,7 +14,7 @@ pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// Wasmtime's own `StoreLimits` counts each memory by itself; this counts them together.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    max_bytes: usize,
+    pub(crate) max_bytes: usize,
     bytes: usize,
     /// The last growth that was allowed, to subtract it if it fails.
     last_growth: usize,
@@ -28,10 +28,6 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(max_bytes: u64) -> Self {
         Self { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), ..Self::default() }
-    }
-
-    pub(crate) fn max_bytes(&self) -> usize {
-        self.max_bytes
     }
 }
 

@@ -68,7 +68,7 @@ fn add_getter<T: ComponentType + Lower + 'static>(
 fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
     let state = caller.data_mut();
     if let Some(progress) = state.attempt.progress.report(change) {
-        state.log.host().progress(progress);
+        state.log.host.progress(progress);
     }
 }
 
@@ -127,7 +127,7 @@ fn workflow_call<T>(
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
     let log = caller.data().log.clone();
-    let answer = call(caller.data_mut(), log.host());
+    let answer = call(caller.data_mut(), &*log.host);
     Ok((answer.map_err(|Refused { kind, message }| types::Failure { kind, message, details: None }),))
 }
 
@@ -138,22 +138,12 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
         let log = caller.data().log.clone();
         let bytes = {
             let (context, message) = (context.to_str(&caller)?, message.to_str(&caller)?);
-            log.push(log_level(level), &context, &message);
+            // Both have the levels in the order of the contract.
+            log.push(LogLevel::ALL[level as usize], &context, &message);
             context.len() + message.len()
         };
         charge(&mut caller, bytes)
     })
-}
-
-fn log_level(level: GuestLevel) -> LogLevel {
-    match level {
-        GuestLevel::Trace => LogLevel::Trace,
-        GuestLevel::Debug => LogLevel::Debug,
-        GuestLevel::Info => LogLevel::Info,
-        GuestLevel::Warn => LogLevel::Warn,
-        GuestLevel::Error => LogLevel::Error,
-        GuestLevel::Critical => LogLevel::Critical,
-    }
 }
 
 /// Charges the fuel of one host call, so that a flood of calls runs out of fuel as any loop does.

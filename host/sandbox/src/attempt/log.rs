@@ -20,7 +20,7 @@ const MAX_CONTEXT_BYTES: usize = 128;
 
 /// Shared by the host functions and the output streams of one attempt.
 pub(crate) struct AttemptLog {
-    host: Arc<dyn Host>,
+    pub(crate) host: Arc<dyn Host>,
     limits: LogLimits,
     started: Instant,
     counted: Mutex<Counted>,
@@ -38,10 +38,6 @@ struct Counted {
 impl AttemptLog {
     pub(crate) fn new(host: Arc<dyn Host>, limits: LogLimits, started: Instant) -> Arc<Self> {
         Arc::new(Self { host, limits, started, counted: Mutex::default() })
-    }
-
-    pub(crate) fn host(&self) -> &dyn Host {
-        &*self.host
     }
 
     /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.

@@ -44,7 +44,8 @@ impl Sandbox {
         data.workflow_calls.is_map = true;
         let mut list = ResultList::new(self.inner.config.max_result_bytes);
         let mut usage = Usage::default();
-        let mut yielder = Yielder::new(self.inner.config.epoch_tick_ms);
+        let tick = Duration::from_millis(self.inner.config.epoch_tick_ms);
+        let mut yielder = Yielder { tick, yielded: Instant::now() };
         for (item, arguments) in items.iter().enumerate() {
             let ended = match yielder.pause(&started).await {
                 Some(outcome) => Err(outcome),
@@ -82,10 +83,6 @@ struct Yielder {
 }
 
 impl Yielder {
-    fn new(tick_ms: u64) -> Self {
-        Self { tick: Duration::from_millis(tick_ms), yielded: Instant::now() }
-    }
-
     /// Why the attempt must end here, if it must.
     async fn pause(&mut self, started: &StartedAttempt) -> Option<Outcome> {
         if self.yielded.elapsed() >= self.tick {

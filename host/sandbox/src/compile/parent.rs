@@ -84,7 +84,7 @@ impl std::fmt::Debug for Compiled {
 impl From<Compiled> for VerifiedCode {
     /// Code that came straight from the compiler needs no MAC to be trusted as much as the compiler is.
     fn from(compiled: Compiled) -> Self {
-        Self::from_compiler(compiled.code)
+        Self(compiled.code)
     }
 }
 
@@ -100,10 +100,6 @@ impl Compiler {
     pub fn new(command: CompilerCommand, limits: CompileLimits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
         Self { command: Arc::new(command), limits, permits }
-    }
-
-    pub fn limits(&self) -> &CompileLimits {
-        &self.limits
     }
 
     /// Checks and compiles `module`, a component or a core module with a component type.

@@ -1,4 +1,4 @@
-//! Follows the commands of the worker's owner, the orders of an operator, and the limits of its process.
+//! Applies the commands of the worker's owner, the orders of an operator, and the limits of its process.
 
 use std::time::Instant;
 
