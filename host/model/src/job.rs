@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
-    WorkerId, WorkflowId, named_enum,
+    WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -136,11 +136,6 @@ impl From<&Parameter> for ParameterText {
         let default = parameter.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok());
         Self { name: parameter.name.clone(), default }
     }
-}
-
-/// A value that is there, `null` too: keeps `Some(null)` apart from `None`.
-pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 /// The arguments of a node, before its input is known.

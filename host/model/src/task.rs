@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, Policy, PolicyBounds, PolicyPatch, TaskName, job::given};
+use crate::{Digest, Policy, PolicyBounds, PolicyPatch, TaskName};
 
 /// Tasks of one module. A module with more is refused.
 pub const MAX_TASKS: usize = 256;
@@ -25,6 +25,11 @@ pub struct Parameter {
     /// Used when a caller leaves the parameter out; without one it is required. A default of `null` is a default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub default: Option<Value>,
+}
+
+/// A value that is there, `null` too: keeps `Some(null)` apart from `None`.
+pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// One task of a module, as its `describe` says.

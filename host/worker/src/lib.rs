@@ -34,7 +34,7 @@ mod workflow_requests;
 
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};
-pub use operating_system::host_name;
+pub use operating_system::{host_name, unique_worker_id};
 pub use poll_loop::End;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use worker::{Worker, WorkerHandle};

@@ -128,7 +128,7 @@ pub struct Plan {
 /// The graph of a canvas.
 pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
-    let span = planner.step(canvas, &Place::default(), 0)?;
+    let span = planner.step(canvas, &Place::default())?;
     planner.callbacks()?;
     Ok(Plan { nodes: planner.finished(), starts: span.starts, end: span.end })
 }
@@ -137,8 +137,8 @@ pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
 /// have no edge to the group's join yet, nor a `group`.
 pub fn plan_members(members: Vec<Canvas>, limits: CanvasLimits) -> Result<(Plan, Vec<Range>), CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
-    let place = Place::default();
-    let (ends, starts) = planner.members((members, ("/", 1)), &place, None, None, 0)?;
+    let place = Place { depth: 1, ..Place::default() };
+    let (ends, starts) = planner.members(members, ("/", 1), &place)?;
     planner.callbacks()?;
     Ok((Plan { nodes: planner.finished(), starts, end: 0 }, ends))
 }
@@ -168,9 +168,16 @@ struct Place {
     end: Option<u32>,
     start: Option<u32>,
     pointer: String,
+    /// Steps around it.
+    depth: usize,
 }
 
 impl Place {
+    /// The place of a step within the step that is put here.
+    fn inside(&self, pointer: &str) -> Self {
+        Self { pointer: format!("{}{pointer}", self.pointer), depth: self.depth + 1, ..self.clone() }
+    }
+
     /// A node that is put here, without edges.
     fn node(&self, work: Work, on_failure: Option<OnFailure>, label: Option<String>) -> Node {
         let takes = matches!(&work, Work::Job(signature) if !signature.immutable && signature.each.is_none());
@@ -193,19 +200,11 @@ struct Span {
     end: u32,
 }
 
-struct Callback {
-    source: u32,
-    when: When,
-    canvas: Canvas,
-    pointer: String,
-    depth: usize,
-}
-
 struct Planner {
     nodes: Vec<Option<Node>>,
     limits: CanvasLimits,
     /// Planned last: they are in no group's scope, so that cancelling the rest of a group leaves them alone.
-    callbacks: Vec<Callback>,
+    callbacks: Vec<(Canvas, Place)>,
 }
 
 /// Adds a range to a list of them. One that goes on where the last one ends makes it longer.
@@ -244,8 +243,8 @@ impl Planner {
         self.nodes[number as usize].as_mut().expect("edges start at nodes that were made")
     }
 
-    fn step(&mut self, canvas: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
-        if depth >= self.limits.max_depth {
+    fn step(&mut self, canvas: Canvas, place: &Place) -> Result<Span, CanvasError> {
+        if place.depth >= self.limits.max_depth {
             let detail = format!("steps are nested at most {} deep", self.limits.max_depth);
             return Err(CanvasError::new(&place.pointer, detail));
         }
@@ -260,34 +259,29 @@ impl Planner {
             Shape::Chunks { signature, items, size } => {
                 let members = self.chunks(&signature, items, size, &place.pointer)?;
                 let written = ("/chunks/", size as usize);
-                self.group(Group { members, written, cancel_rest: false, on_failure, label }, place, depth)?
+                self.group(Group { members, written, cancel_rest: false, on_failure, label }, place)?
             }
-            Shape::Chain(steps) => self.chain(steps, on_failure, place, depth)?,
+            Shape::Chain(steps) => self.chain(steps, on_failure, place)?,
             Shape::Group { members, cancel_rest } => {
                 let written = ("/group/", 1);
-                self.group(Group { members, written, cancel_rest, on_failure, label }, place, depth)?
+                self.group(Group { members, written, cancel_rest, on_failure, label }, place)?
             }
             Shape::Chord { header, cancel_rest, body } => {
                 let group = Group { members: header, written: ("/chord/", 1), cancel_rest, on_failure, label };
-                self.chord(group, *body, place, depth)?
+                self.chord(group, *body, place)?
             }
         };
         for (when, name, list) in [(When::Success, "link", link), (When::Failure, "link_error", link_error)] {
             for (at, canvas) in list.into_iter().enumerate() {
-                let pointer = format!("{}/{name}/{at}", place.pointer);
-                self.callbacks.push(Callback { source: span.end, when, canvas, pointer, depth: depth + 1 });
+                let Place { pointer, depth, .. } = place.inside(&format!("/{name}/{at}"));
+                let place = Place { after: Some(span.end), when, pointer, depth, ..Place::default() };
+                self.callbacks.push((canvas, place));
             }
         }
         Ok(span)
     }
 
-    fn chain(
-        &mut self,
-        steps: Vec<Canvas>,
-        on_failure: Option<OnFailure>,
-        place: &Place,
-        depth: usize,
-    ) -> Result<Span, CanvasError> {
+    fn chain(&mut self, steps: Vec<Canvas>, on_failure: Option<OnFailure>, place: &Place) -> Result<Span, CanvasError> {
         let count = steps.len();
         if count == 0 {
             return Err(CanvasError::new(&place.pointer, "a chain has at least one step"));
@@ -299,13 +293,12 @@ impl Planner {
             let inner = Place {
                 after: last.or(place.after),
                 when: if is_first { place.when } else { When::Success },
-                group: place.group,
                 on_failure: on_failure.or(place.on_failure).filter(|_| is_last),
                 end: place.end.filter(|_| is_last),
                 start: place.start.filter(|_| is_first),
-                pointer: format!("{}/chain/{at}", place.pointer),
+                ..place.inside(&format!("/chain/{at}"))
             };
-            let span = self.step(step, &inner, depth + 1)?;
+            let span = self.step(step, &inner)?;
             match last {
                 Some(source) => self.connect(source, &span.starts),
                 None => starts = span.starts,
@@ -315,22 +308,22 @@ impl Planner {
         Ok(Span { starts, end: last.expect("there is at least one step") })
     }
 
-    fn chord(&mut self, header: Group, body: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+    fn chord(&mut self, header: Group, body: Canvas, place: &Place) -> Result<Span, CanvasError> {
         let group = Place { on_failure: None, end: None, start: None, ..place.clone() };
-        let header = self.group(header, &group, depth)?;
-        let pointer = format!("{}/body", place.pointer);
-        let body_place = Place { after: Some(header.end), when: When::Success, start: None, pointer, ..place.clone() };
-        let body = self.step(body, &body_place, depth + 1)?;
+        let header = self.group(header, &group)?;
+        let after = Place { after: Some(header.end), when: When::Success, start: None, ..place.inside("/body") };
+        let body = self.step(body, &after)?;
         self.connect(header.end, &body.starts);
         Ok(Span { starts: header.starts, end: body.end })
     }
 
-    fn group(&mut self, group: Group, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+    fn group(&mut self, group: Group, place: &Place) -> Result<Span, CanvasError> {
         let Group { members, written, cancel_rest, on_failure, label } = group;
         let number = self.number(place.end, place)?;
         let count = members.len() as u32;
         let first = self.nodes.len() as u32;
-        let (ends, mut starts) = self.members((members, written), place, Some(number), on_failure, depth)?;
+        let inner = Place { group: Some(number), on_failure, ..place.inside("") };
+        let (ends, mut starts) = self.members(members, written, &inner)?;
         let scope = Range { first, count: self.nodes.len() as u32 - first };
         let join = Join {
             members: ends,
@@ -346,14 +339,12 @@ impl Planner {
         Ok(Span { starts, end: number })
     }
 
-    /// The ends and the starts of a group's members.
+    /// The ends and the starts of a group's members, all of which are put at `place`.
     fn members(
         &mut self,
-        (members, (key, each)): (Vec<Canvas>, Written),
+        members: Vec<Canvas>,
+        (key, each): Written,
         place: &Place,
-        join: Option<u32>,
-        on_failure: Option<OnFailure>,
-        depth: usize,
     ) -> Result<(Vec<Range>, Vec<Range>), CanvasError> {
         let count = members.len();
         let first = self.reserve(count, &place.pointer)?;
@@ -368,18 +359,10 @@ impl Planner {
                 chain_start += 1;
                 chain_start - 1
             });
-            let inner = Place {
-                after: place.after,
-                when: place.when,
-                group: join,
-                on_failure,
-                end: Some(end),
-                start,
-                pointer: format!("{}{key}{}", place.pointer, at * each),
-            };
-            let span = self.step(member, &inner, depth + 1)?;
+            let pointer = format!("{}{key}{}", place.pointer, at * each);
+            let span = self.step(member, &Place { end: Some(end), start, pointer, ..place.clone() })?;
             span.starts.into_iter().for_each(|range| push(&mut starts, range));
-            if let Some(join) = join {
+            if let Some(join) = place.group {
                 push(&mut self.node(end).next, Range::one(join));
             }
         }
@@ -393,10 +376,9 @@ impl Planner {
     }
 
     fn callbacks(&mut self) -> Result<(), CanvasError> {
-        while let Some(Callback { source, when, canvas, pointer, depth }) = self.callbacks.pop() {
-            let place = Place { after: Some(source), when, pointer, ..Place::default() };
-            let span = self.step(canvas, &place, depth)?;
-            self.connect(source, &span.starts);
+        while let Some((canvas, place)) = self.callbacks.pop() {
+            let span = self.step(canvas, &place)?;
+            place.after.into_iter().for_each(|source| self.connect(source, &span.starts));
         }
         Ok(())
     }
