@@ -246,7 +246,7 @@ pub struct Kept {
     pub failure: Option<Failure>,
 }
 
-/// A workflow that a guest adds with its outcome: stored and started in one step.
+/// A workflow to store. One that a guest adds is stored and started in the same step as its outcome.
 #[derive(Debug, Clone)]
 pub struct NewWorkflow {
     pub head: WorkflowHead,

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
-    WorkerId, WorkflowId, named::named_enum,
+    WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -65,6 +65,23 @@ impl WorkflowState {
     }
 }
 
+/// Labels that every job of a submission gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamps {
+    /// W3C trace context of the submitter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The HTTP request that submitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Header stamps: they are for people and for filters, and no task sees them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
 /// The specification of a job. Immutable, stored as JSON text that brokers do not read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -78,21 +95,11 @@ pub struct JobSpec {
     /// Code, server and call laid over each other; the defaults apply below.
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub policy: PolicyPatch,
-    /// W3C trace context of the submitter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    /// The HTTP request that submitted it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    #[serde(flatten)]
+    pub stamps: Stamps,
     /// The job that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<JobId>,
-    /// Words to find it by.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Header stamps: they are for people and for filters, and no task sees them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
     /// Its arguments are in the module store because they are large: `arguments` is then `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_arguments: Option<LargeValue>,
@@ -110,16 +117,9 @@ pub struct NodeSpec {
     pub parameters: Vec<ParameterText>,
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub policy: PolicyPatch,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
-    /// Of the workflow.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Header stamps of the workflow.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    /// Those of the workflow.
+    #[serde(flatten)]
+    pub stamps: Stamps,
 }
 
 /// A parameter without its schema.
@@ -136,11 +136,6 @@ impl From<&Parameter> for ParameterText {
         let default = parameter.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok());
         Self { name: parameter.name.clone(), default }
     }
-}
-
-/// A value that is there, `null` too.
-fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The arguments of a node, before its input is known.
@@ -167,15 +162,9 @@ pub struct WorkflowSpec {
     pub v: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Stamps that its jobs inherit.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    /// Its jobs inherit them.
+    #[serde(flatten)]
+    pub stamps: Stamps,
     /// The workflow whose failed nodes this one does again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_of: Option<WorkflowId>,

@@ -2,6 +2,8 @@
 //!
 //! Nothing here does IO, reads a clock, is async or draws random numbers; time and randomness are passed in.
 
+mod macros;
+
 pub mod backoff;
 pub mod binding;
 pub mod canvas;
@@ -10,7 +12,6 @@ pub mod human;
 pub mod ids;
 pub mod job;
 pub mod large_value;
-mod named;
 pub mod outcome;
 pub mod policy;
 pub mod rate;
@@ -22,7 +23,7 @@ pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
 pub use job::{
-    JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, WorkflowSpec,
+    JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps, WorkflowSpec,
     WorkflowState,
 };
 pub use large_value::LargeValue;

@@ -313,17 +313,22 @@ impl Job {
         match &asked {
             Asked::Job(spec) => {
                 job.redrive_of = spec.redrive_of.map(|id| id.to_string());
-                job.traceparent.clone_from(&spec.traceparent);
-                job.tags.clone_from(&spec.tags);
-                job.headers.clone_from(&spec.headers);
+                job.traceparent.clone_from(&spec.stamps.traceparent);
+                job.tags.clone_from(&spec.stamps.tags);
+                job.headers.clone_from(&spec.stamps.headers);
             }
             Asked::Node(spec, arguments, node) => {
-                job.traceparent.clone_from(&spec.traceparent);
-                job.tags.clone_from(&spec.tags);
-                job.headers.clone_from(&spec.headers);
+                job.traceparent.clone_from(&spec.stamps.traceparent);
+                job.tags.clone_from(&spec.stamps.tags);
+                job.headers.clone_from(&spec.stamps.headers);
                 job.workflow = Some(node.workflow.to_string());
                 let (number, label) = (node.number, arguments.label.clone());
-                job.node = Some(NodePlace { number, label, tags: spec.tags.clone(), headers: spec.headers.clone() });
+                job.node = Some(NodePlace {
+                    number,
+                    label,
+                    tags: spec.stamps.tags.clone(),
+                    headers: spec.stamps.headers.clone(),
+                });
             }
         }
         Ok((job, asked))

@@ -133,8 +133,8 @@ impl Workflow {
             state: record.state.as_str(),
             progress: WorkflowProgress::new(&record.jobs),
             nodes: record.nodes,
-            tags: spec.tags,
-            headers: spec.headers,
+            tags: spec.stamps.tags,
+            headers: spec.stamps.headers,
             cancel_requested: record.cancel_requested,
             created_at: Time(record.created_at),
             deadline_at: record.deadline_at.map(Time),
@@ -146,7 +146,7 @@ impl Workflow {
             parent: record.parent.map(|id| id.to_string()),
             depth: record.depth,
             resume_of: spec.resume_of.map(|id| id.to_string()),
-            traceparent: spec.traceparent,
+            traceparent: spec.stamps.traceparent,
             links: Links::new(record.id),
         })
     }

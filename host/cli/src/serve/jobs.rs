@@ -11,7 +11,7 @@ use crate::{Failure, Result};
 
 /// How this process's worker works: as many jobs at once as these, or else as the worker decides by the cores.
 pub fn config(flags: &RunFlags, concurrency: Option<u32>) -> WorkerConfig {
-    let default = WorkerConfig::new(Worker::unique_id());
+    let default = WorkerConfig::default();
     WorkerConfig {
         concurrency: concurrency.unwrap_or(default.concurrency),
         grace_ms: flags.shutdown_timeout.0.unwrap_or(default.grace_ms),
