@@ -8,7 +8,7 @@ use super::{
     branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of, urgency},
     tenant_queues::{Scheduler, TenantQueue},
 };
-use crate::{Control, JobLimits, LOOKS_A_QUEUE, Scope};
+use crate::{CLAIM_SCAN, Claim, Control, JobLimits, LOOKS_A_QUEUE, Scope};
 
 /// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
@@ -34,18 +34,22 @@ pub trait Store<J> {
     fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Self::Error>;
 }
 
-/// The result of a look at a tenant queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Picked {
-    /// The job that the store looked at last left the queue. Unless it has expired, it counts as running there.
-    Job,
-    /// A branch was blocked, or a job was moved to its sub-queue or dropped.
-    Nothing,
+/// A claim on its way through its queues.
+#[derive(Debug)]
+pub struct ClaimRound<'a> {
+    claim: &'a Claim,
+    /// Queues that are left, the one that it looks at first.
+    queues: &'a [QueueName],
+    /// Looks that are left.
+    budget: u32,
+    /// Jobs that it got, without those that have expired.
+    jobs: u32,
+    of_queue: Looks,
 }
 
-/// Which tenant queues of a queue one claim does not look at.
+/// Which tenant queues of a queue a claim does not look at.
 #[derive(Debug, Default)]
-pub struct ClaimRound {
+pub(super) struct Looks {
     /// Until the claim ends.
     excluded: BTreeSet<QueueId>,
     /// While another one is open: they took `LOOKS_A_QUEUE` looks without a job.
@@ -53,18 +57,52 @@ pub struct ClaimRound {
     looks: HashMap<QueueId, u32>,
 }
 
-impl ClaimRound {
+impl<'a> ClaimRound<'a> {
+    pub fn new(claim: &'a Claim) -> Self {
+        let budget = claim.max.saturating_add(CLAIM_SCAN);
+        Self { claim, queues: &claim.queues, budget, jobs: 0, of_queue: Looks::default() }
+    }
+
+    /// Takes the next job, to run or because it has expired: the one that the store looked at last left its queue. Unless
+    /// it has expired, it counts as running there. False: there is no more for this claim.
+    pub fn take<J: Ord + Copy, S: Store<J>>(
+        &mut self,
+        scheduler: &mut Scheduler<J>,
+        store: &mut S,
+    ) -> Result<bool, S::Error> {
+        while let [queue, rest @ ..] = self.queues {
+            while self.jobs < self.claim.max && self.budget > 0 {
+                let Some(next) = self.of_queue.next(scheduler, queue, &self.claim.worker) else { break };
+                self.budget -= 1;
+                let Ok(id) = next else { continue };
+                let found = scheduler.pick(id, &self.claim.worker, store)?;
+                self.of_queue.looked(id, found);
+                if found {
+                    self.jobs += u32::from(!store.has_expired());
+                    return Ok(true);
+                }
+            }
+            if self.budget == 0 && self.jobs < self.claim.max && scheduler.is_open(queue) {
+                scheduler.ready_in.insert(queue.clone());
+            }
+            (self.queues, self.of_queue) = (rest, Looks::default());
+        }
+        Ok(false)
+    }
+}
+
+impl Looks {
     /// Start-time fair queueing: the open tenant queue with the least virtual finish time, by name when level. An
     /// exclusive one whose jobs run on another worker is excluded: then it is `Err`.
-    pub fn next<J: Ord + Copy>(
+    pub(super) fn next<J: Ord + Copy>(
         &mut self,
         scheduler: &Scheduler<J>,
         queue: &QueueName,
         worker: &WorkerId,
     ) -> Option<Result<QueueId, ()>> {
         let open = scheduler.fair.get(queue)?;
-        let first = |round: &Self| {
-            let next = |id: &QueueId| !round.excluded.contains(id) && !round.deferred.contains(id);
+        let first = |of: &Self| {
+            let next = |id: &QueueId| !of.excluded.contains(id) && !of.deferred.contains(id);
             open.iter().map(|(_, _, id)| *id).find(next)
         };
         let id = match first(self) {
@@ -84,7 +122,7 @@ impl ClaimRound {
     }
 
     /// Counts a look: `found` a job.
-    pub fn looked(&mut self, id: QueueId, found: bool) {
+    pub(super) fn looked(&mut self, id: QueueId, found: bool) {
         if found {
             self.looks.remove(&id);
             return;
@@ -99,7 +137,7 @@ impl ClaimRound {
 
 impl<J: Ord + Copy> Scheduler<J> {
     /// Whether a queue has anything to hand out.
-    pub fn is_open(&self, queue: &QueueName) -> bool {
+    fn is_open(&self, queue: &QueueName) -> bool {
         self.fair.get(queue).is_some_and(|open| !open.is_empty())
     }
 
@@ -110,23 +148,23 @@ impl<J: Ord + Copy> Scheduler<J> {
             && self.controls.queue(&of.tenant, &of.queue).is_some_and(|control| control.exclusive)
     }
 
-    /// Takes the next job out of an open tenant queue, to run or because it has expired.
-    pub fn pick<S: Store<J>>(
+    /// Takes the next job out of an open tenant queue, to run or because it has expired. False: a branch was blocked, or
+    /// a job was moved to its sub-queue or dropped.
+    pub(super) fn pick<S: Store<J>>(
         &mut self,
-        now: UnixMs,
         id: QueueId,
         worker: &WorkerId,
         store: &mut S,
-    ) -> Result<Picked, S::Error> {
-        if let Some(why) = self.queue_is_full(now, id, store)? {
+    ) -> Result<bool, S::Error> {
+        if let Some(why) = self.queue_is_full(id, store)? {
             self.block(id, &Branch::QUEUE, why);
-            return Ok(Picked::Nothing);
+            return Ok(false);
         }
-        let Some((sub, job)) = self.next_in(id) else { return Ok(Picked::Nothing) };
+        let Some((sub, job)) = self.next_in(id) else { return Ok(false) };
         let tenant = self.queues[id].tenant.clone();
         if !store.look(&tenant, job.1)? {
             self.remove(id, sub.as_ref(), job);
-            return Ok(Picked::Nothing);
+            return Ok(false);
         }
         let control = self.control_of(&tenant, sub.as_ref(), store)?;
         match (&sub, control) {
@@ -135,28 +173,28 @@ impl<J: Ord + Copy> Scheduler<J> {
                 self.take_job(id, None, job);
                 self.put_job(id, Some(&SubQueueName { task, key: String::new() }), job);
                 self.change(id, |_| {});
-                return Ok(Picked::Nothing);
+                return Ok(false);
             }
             (Some(name), Some((_, control))) if control.paused => {
                 self.block(id, &Branch::task(&name.task), Block::Paused);
-                return Ok(Picked::Nothing);
+                return Ok(false);
             }
             (_, control) if !store.has_expired() => {
                 let limits = match &sub {
                     Some(_) => store.limits()?.under(&control.map(|(_, control)| control).unwrap_or_default()),
                     None => JobLimits::default(),
                 };
-                if let Some((branch, why)) = self.sub_queue_is_full(now, &tenant, sub.as_ref(), &limits, store)? {
+                if let Some((branch, why)) = self.sub_queue_is_full(&tenant, sub.as_ref(), &limits, store)? {
                     self.block(id, &branch, why);
-                    return Ok(Picked::Nothing);
+                    return Ok(false);
                 }
-                self.take_rates(now, id, sub.as_ref(), &limits, store)?;
+                self.take_rates(id, sub.as_ref(), &limits, store)?;
                 self.count_start(id, sub.as_ref(), worker);
             }
             _ => {}
         }
         self.take_turn(id, sub.as_ref(), job);
-        Ok(Picked::Job)
+        Ok(true)
     }
 
     /// The job that is next in a tenant queue.
@@ -231,7 +269,7 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     /// Why nothing of a tenant queue may start now.
-    fn queue_is_full<S: Store<J>>(&self, now: UnixMs, id: QueueId, store: &mut S) -> Result<Option<Block>, S::Error> {
+    fn queue_is_full<S: Store<J>>(&self, id: QueueId, store: &mut S) -> Result<Option<Block>, S::Error> {
         let of = &self.queues[id];
         let Some(of_tenant) = self.controls.tenant(&of.tenant) else { return Ok(None) };
         if is_full(of_tenant.concurrency, || self.sum(&of.tenant, |counts| counts.running)) {
@@ -242,7 +280,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             return Ok(Some(Block::Full(Limit::Queue(of.queue.clone()))));
         }
         for (name, rate) in self.queue_rates(id) {
-            if let Err(at) = take_rate(now, &name, rate, store)? {
+            if let Err(at) = take_rate(self.now, &name, rate, store)? {
                 return Ok(Some(Block::Until(at)));
             }
         }
@@ -261,7 +299,6 @@ impl<J: Ord + Copy> Scheduler<J> {
     /// Which branch of a sub-queue may start nothing now, and why.
     fn sub_queue_is_full<S: Store<J>>(
         &self,
-        now: UnixMs,
         tenant: &TenantId,
         sub: Option<&SubQueueName>,
         limits: &JobLimits,
@@ -274,7 +311,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             let block = if is_full(cap, || self.running.get(&limit_name).copied().unwrap_or(0)) {
                 Block::Full(limit_name.1.clone())
             } else if let Some(rate) = rate
-                && let Err(at) = take_rate(now, &limit_name, rate, store)?
+                && let Err(at) = take_rate(self.now, &limit_name, rate, store)?
             {
                 Block::Until(at)
             } else {
@@ -289,7 +326,6 @@ impl<J: Ord + Copy> Scheduler<J> {
     /// Takes one from each rate that holds for a job that starts now.
     fn take_rates<S: Store<J>>(
         &self,
-        now: UnixMs,
         id: QueueId,
         sub: Option<&SubQueueName>,
         limits: &JobLimits,
@@ -301,7 +337,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             rates.extend(limits.of(&limit).1.map(|rate| ((tenant.clone(), limit), rate)));
         }
         for (name, rate) in rates {
-            if let Ok(used) = take_rate(now, &name, rate, store)? {
+            if let Ok(used) = take_rate(self.now, &name, rate, store)? {
                 store.set_used(&name, used)?;
             }
         }
@@ -320,12 +356,13 @@ fn take_rate<J, S: Store<J>>(
     rate: Rate,
     store: &mut S,
 ) -> Result<Result<Used, UnixMs>, S::Error> {
-    let wait = match rate.take(now, store.used(name)?) {
-        Ok(used) => return Ok(Ok(used)),
-        Err(wait) => wait,
-    };
-    if let Some(used) = wait.store {
-        store.set_used(name, used)?;
-    }
-    Ok(Err(wait.until_ms))
+    Ok(match rate.take(now, store.used(name)?) {
+        Ok(used) => Ok(used),
+        Err(wait) => {
+            if let Some(used) = wait.store {
+                store.set_used(name, used)?;
+            }
+            Err(wait.until_ms)
+        }
+    })
 }

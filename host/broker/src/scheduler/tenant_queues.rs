@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use umbel_model::{QueueName, TenantId, UnixMs};
+use umbel_model::{JobState, QueueName, TenantId, UnixMs};
 
 use super::{
     branch::{Block, Branch, Counts, LimitName, Place, QueueId, Ready, SubQueueName, limits_of},
@@ -40,7 +40,7 @@ pub struct Scheduler<J> {
     /// Jobs of sub-queues that run, by the limit of their task and of their key.
     pub(super) running: HashMap<LimitName, u64>,
     /// The place of the last job that came.
-    pub(super) seq: u64,
+    pub seq: u64,
     /// The time of the step under way.
     pub now: UnixMs,
     /// Queues that got something to hand out. The store takes them.
@@ -158,10 +158,6 @@ impl<J: Ord + Copy> Scheduler<J> {
         ready_score(priority, self.seq)
     }
 
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
-
     /// Queues a job, by score, in a sub-queue or (without) as a plain one.
     pub fn insert(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
         self.put_job(id, sub, job);
@@ -172,8 +168,20 @@ impl<J: Ord + Copy> Scheduler<J> {
         }
     }
 
+    /// Takes a job out of what it waits in, or counts its delivery as ended.
+    pub fn leave(&mut self, id: QueueId, state: JobState, sub: Option<&SubQueueName>, job: (u64, J)) {
+        match state {
+            JobState::Queued => self.remove(id, sub, job),
+            JobState::Running => self.release_capacity(id, sub),
+            JobState::Scheduled | JobState::Retrying => {
+                self.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
+            }
+            _ => {}
+        }
+    }
+
     /// Takes a queued job out.
-    pub fn remove(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+    pub(super) fn remove(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
         if self.take_job(id, sub, job) {
             self.change(id, |counts| counts.ready = counts.ready.saturating_sub(1));
         }
@@ -233,19 +241,21 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
             }
         }
-        if self.queues[id].ready.change(sub, job, true) {
-            self.undo.job(id, sub, job, true);
-        }
-        self.settle_sub_queue(id, sub);
+        self.change_job(id, sub, job, true);
     }
 
     pub(super) fn take_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) -> bool {
-        let was_there = self.queues[id].ready.change(sub, job, false);
-        if was_there {
-            self.undo.job(id, sub, job, false);
+        self.change_job(id, sub, job, false)
+    }
+
+    /// Adds a job or takes it out; false if nothing changed.
+    fn change_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J), added: bool) -> bool {
+        let changed = self.queues[id].ready.change(sub, job, added);
+        if changed {
+            self.undo.changes.push(Change::Job { id, sub: sub.cloned(), job, added });
         }
         self.settle_sub_queue(id, sub);
-        was_there
+        changed
     }
 
     /// Opens, closes or forgets the sub-queues of a key and its task whose jobs or block changed.
@@ -276,7 +286,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     pub(super) fn set_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) {
         let before = self.put_place(id, branch, place);
-        self.undo.place(id, branch, before);
+        self.undo.changes.push(Change::Place { id, branch: branch.clone(), before });
     }
 
     fn put_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) -> Option<Place> {
@@ -318,7 +328,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     pub(super) fn count_running(&mut self, name: &LimitName, more: i64) {
         let before = self.running.get(name).copied().unwrap_or(0);
-        self.undo.running(name, before);
+        self.undo.changes.push(Change::Running { name: name.clone(), before });
         self.put_running(name, before.saturating_add_signed(more));
     }
 
@@ -415,10 +425,6 @@ impl<J: Ord + Copy> Scheduler<J> {
         self.queues[id].counts = Counts { delayed, dead, paused, finish, holder, used_at, ..fresh };
     }
 
-    pub fn restore_seq(&mut self, seq: u64) {
-        self.seq = seq;
-    }
-
     /// Puts a job back that is queued (with its score) or runs.
     pub fn restore(&mut self, id: QueueId, sub: Option<&SubQueueName>, queued: Option<(u64, J)>) {
         match queued {
@@ -434,7 +440,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
             }
         }
-        self.undo.forget();
+        self.undo.changes.clear();
     }
 
     /// Opens what has something to hand out, after all jobs were put back.

@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, ffi::ErrorCode};
 use tracing::{debug, warn};
-use umbel_broker::{Error, Result};
+use umbel_broker::{Error, Result, in_process::Notifications};
 
+use crate::error::Fault;
 use crate::writer::{
     commit::operation::Operation, commit::operation::Writer, state::known::Known, step::FollowUp, step::Step,
 };
-use crate::{error::Fault, notifications::Notifications};
 
 /// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4_000;
@@ -75,8 +75,8 @@ impl<'a> Group<'a> {
         match self.attempt(operations, follow_up) {
             Ok(()) => {
                 self.known.keep();
-                self.notifications.ready_in_all(std::mem::take(&mut self.known.scheduler.ready_in));
-                self.writer.channels.notify(&mut self.notifications);
+                let ready_in = std::mem::take(&mut self.known.scheduler.ready_in);
+                self.writer.channels.notify(ready_in, std::mem::take(&mut self.notifications));
                 if self.failing && self.conn.total_changes() != changes {
                     self.failing = false;
                     warn!("the database takes writes again");
@@ -91,7 +91,7 @@ impl<'a> Group<'a> {
                     warn!(%error, "a transaction could not be rolled back");
                 }
                 self.known.undo(self.conn);
-                self.notifications.forget();
+                self.notifications = Notifications::default();
                 Err(fault)
             }
         }

@@ -4,10 +4,10 @@ use std::{fs::File, sync::Arc};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
-use umbel_broker::{Error, Limits, Result};
+use umbel_broker::{Error, Limits, Result, in_process::Channels};
 
 use crate::writer::step::Step;
-use crate::{error::Fault, notifications::Channels, timer::Timer};
+use crate::{error::Fault, timer::Timer};
 
 /// An operation on its way through the writer.
 pub(crate) trait Operation: Send {

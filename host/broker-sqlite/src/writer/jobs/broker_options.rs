@@ -4,8 +4,11 @@ use rusqlite::Connection;
 use umbel_broker::BrokerOptions;
 use umbel_model::{OnWorkerLost, TaskName};
 
-use crate::writer::{jobs::head::Head, jobs::head::one};
-use crate::{error::Fault, rows, rows::json};
+use crate::writer::jobs::head::Head;
+use crate::{
+    error::Fault,
+    rows::{first, one},
+};
 
 /// Flags in `job.broker_options`.
 pub(in crate::writer) const ON_LOST: u8 = 1;
@@ -30,9 +33,8 @@ impl Head {
     /// Its broker options, if it has any.
     pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
         if self.has > 0 && self.broker_options.is_none() {
-            let text = one(conn.prepare_cached(OPTIONS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;
-            let text = text.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?;
-            self.broker_options = Some(json("knobs", &text)?);
+            let stored = one(conn, OPTIONS, &[&self.rid], first)?;
+            self.broker_options = Some(Box::new(stored.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?));
         }
         Ok(self.broker_options.as_deref())
     }
@@ -41,8 +43,7 @@ impl Head {
         if let Some(task) = &self.task {
             return Ok(task.clone());
         }
-        let task = one(conn.prepare_cached(TASK)?, [self.rid], |row| rows::name(row, 0))?;
-        task.ok_or_else(|| Fault::stored("job", "it is missing"))
+        one(conn, TASK, &[&self.rid], first)?.ok_or_else(|| Fault::stored("job", "it is missing"))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Recording changes of jobs for those who follow a tenant.
 
-use rusqlite::params;
 use umbel_broker::{Event, FOLLOW_MS};
 use umbel_model::TenantId;
 
@@ -8,7 +7,10 @@ use crate::writer::{
     jobs::head::Head, state::event_subscriptions::Subscription, state::event_subscriptions::TRIM,
     state::event_subscriptions::keeps_events, step::FollowUp, step::Step,
 };
-use crate::{error::Fault, rows::int};
+use crate::{
+    error::Fault,
+    rows::{changed, run},
+};
 
 /// Events that one prune deletes at most.
 const EVENT_SWEEP: u64 = 5_000;
@@ -25,7 +27,7 @@ impl Step<'_> {
             ended => {
                 if let Some(ended) = ended {
                     self.write_subscriptions()?;
-                    self.conn.prepare_cached(TRIM)?.execute(params![tenant.as_str(), int(ended.last)])?;
+                    run(self.conn, TRIM, &[tenant, &ended.last])?;
                 }
                 self.now.saturating_mul(1_000).max(self.subscriptions.newest + 1) - 1
             }
@@ -71,7 +73,7 @@ impl Step<'_> {
         self.write_subscriptions()?;
         let mut budget = EVENT_SWEEP;
         for tenant in over {
-            let deleted = self.conn.prepare_cached(SWEEP)?.execute(params![tenant.as_str(), int(budget)])? as u64;
+            let deleted = changed(self.conn, SWEEP, &[&tenant, &budget])?;
             budget = budget.saturating_sub(deleted);
             if budget == 0 {
                 break;

@@ -1,18 +1,18 @@
 //! The part of a job that changes, and the statements that read and write it.
 
-use rusqlite::{CachedStatement, Connection, Params, Row, params};
+use rusqlite::{Connection, Row};
 use umbel_broker::{
     BrokerOptions, NewJob, NodeTemplate,
     scheduler::{QueueId, Scheduler, ready_score},
 };
 use umbel_model::{
-    JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
+    JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkerId, WorkflowId,
     canvas::{Range, When},
 };
 
 use crate::{
     error::Fault,
-    rows::{self, int, number, phase, queue_id, small, state, state_number, time},
+    rows::{self, all, get, one, phase, read, run, update},
 };
 
 /// A job's row but for what only readers want.
@@ -40,7 +40,7 @@ pub(in crate::writer) struct Head {
     pub(in crate::writer) due_at: Option<UnixMs>,
     pub(in crate::writer) started_at: Option<UnixMs>,
     pub(in crate::writer) finished_at: Option<UnixMs>,
-    pub(in crate::writer) worker: Option<String>,
+    pub(in crate::writer) worker: Option<WorkerId>,
     pub(in crate::writer) token: Option<String>,
     pub(in crate::writer) records: u64,
     pub(in crate::writer) log_lines: u64,
@@ -74,9 +74,9 @@ pub(in crate::writer) struct Target {
 macro_rules! select_head {
     ($rest:literal) => {
         concat!(
-            "SELECT job.rid, job.id, line, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
-             job.at, score, retries, deliveries, fence, cancel_requested, dead, due_at, started_at, finished_at, \
-             worker, token, records, log_lines, job.workflow, job.child, job.lane, job.knobs",
+            "SELECT job.rid, job.id, line - 1, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
+             job.at, score, retries, deliveries, fence, cancel_requested, cancel_requested = 2, dead, due_at, started_at, \
+             finished_at, worker, token, records, log_lines, job.workflow, job.child, job.lane IS NOT NULL, job.knobs",
             $rest
         )
     };
@@ -88,55 +88,22 @@ const READY: &str =
 const BY_TIME: &str =
     select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
 const TARGETS: &str = select_head!(
-    ", node.number, node.error_callback, node.template FROM node LEFT JOIN job ON job.rid = node.rid
+    ", node.number, node.error_callback, coalesce(node.template, 0) FROM node LEFT JOIN job ON job.rid = node.rid
      WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number"
 );
 /// The first column after those of a head.
-const REST: usize = 27;
+const REST: usize = 28;
 
 fn decode(queues: usize, row: &Row<'_>) -> Result<Head, Fault> {
-    let state = state(row, 8)?;
-    Ok(Head {
-        rid: row.get(0)?,
-        id: rows::id(row, 1)?,
-        queue_id: queue_id(queues, number(row, 2)?)?,
-        priority: row.get(3)?,
-        max_deliveries: small(row, 4)?,
-        result_ttl_ms: number(row, 5)?,
-        dead_ttl_ms: number(row, 6)?,
-        expires_at: time(row, 7)?,
-        state,
-        at: time(row, 9)?,
-        score: number(row, 10)?,
-        retries: small(row, 11)?,
-        deliveries: small(row, 12)?,
-        fence: number(row, 13)?,
-        cancel_requested: row.get(14)?,
-        let_end: row.get::<_, i64>(14)? == 2,
-        dead: row.get(15)?,
-        due_at: time(row, 16)?,
-        started_at: time(row, 17)?,
-        finished_at: time(row, 18)?,
-        worker: row.get(19)?,
-        token: row.get(20)?,
-        records: number(row, 21)?,
-        log_lines: number(row, 22)?,
-        workflow: row.get(23)?,
-        child: rows::id_or_none(row, 24)?,
-        in_sub_queue: row.get::<_, Option<i64>>(25)?.is_some(),
-        has: row.get(26)?,
-        broker_options: None,
-        task: None,
-        was: state,
-    })
-}
-
-pub(in crate::writer) fn one<T>(
-    mut statement: CachedStatement<'_>,
-    params: impl Params,
-    decode: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
-) -> Result<Option<T>, Fault> {
-    statement.query(params)?.next()?.map(decode).transpose()
+    let mut head = read!(row => Head {
+        rid, id, queue_id, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, at, score, retries,
+        deliveries, fence, cancel_requested, let_end, dead, due_at, started_at, finished_at, worker, token, records,
+        log_lines, workflow, child, in_sub_queue, has;
+        broker_options: None, task: None, was: JobState::Queued
+    });
+    head.was = head.state;
+    rows::known_queue(queues, head.queue_id)?;
+    Ok(head)
 }
 
 /// The job of a tenant with this id.
@@ -146,12 +113,12 @@ pub(in crate::writer) fn by_id(
     tenant: &TenantId,
     id: JobId,
 ) -> Result<Option<Head>, Fault> {
-    one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(scheduler.len(), row))
+    one(conn, BY_ID, &[tenant, &id], |row| decode(scheduler.len(), row))
 }
 
 /// A queued job, and the text of its spec; none when either is missing.
 pub(in crate::writer) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
-    one(conn.prepare_cached(READY)?, [rid], |row| Ok((decode(queues, row)?, row.get(REST)?)))
+    one(conn, READY, &[&rid], |row| Ok((decode(queues, row)?, get(row, REST)?)))
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
@@ -162,13 +129,7 @@ pub(in crate::writer) fn by_time(
     until: UnixMs,
     max: u32,
 ) -> Result<Vec<Head>, Fault> {
-    let mut statement = conn.prepare_cached(BY_TIME)?;
-    let mut rows = statement.query(params![phase, int(until), max])?;
-    let mut heads = Vec::new();
-    while let Some(row) = rows.next()? {
-        heads.push(decode(scheduler.len(), row)?);
-    }
-    Ok(heads)
+    all(conn, BY_TIME, &[&phase, &until, &max], |row| decode(scheduler.len(), row))
 }
 
 /// The nodes of a range that are there, in order.
@@ -178,20 +139,12 @@ pub(in crate::writer) fn targets(
     workflow: i64,
     nodes: Range,
 ) -> Result<Vec<Target>, Fault> {
-    let mut statement = conn.prepare_cached(TARGETS)?;
     let end = i64::from(nodes.first) + i64::from(nodes.count.max(1));
-    let mut rows = statement.query(params![workflow, nodes.first, end])?;
-    let mut targets = Vec::new();
-    while let Some(row) = rows.next()? {
-        let is_job = row.get::<_, Option<i64>>(0)?.is_some();
-        targets.push(Target {
-            number: small(row, REST)?,
-            when: rows::when(row, REST + 1)?,
-            template: row.get::<_, Option<u32>>(REST + 2)?.unwrap_or(0),
-            head: is_job.then(|| decode(scheduler.len(), row)).transpose()?,
-        });
-    }
-    Ok(targets)
+    all(conn, TARGETS, &[&workflow, &nodes.first, &end], |row| {
+        let is_job = get::<Option<i64>>(row, 0)?.is_some();
+        let head = is_job.then(|| decode(scheduler.len(), row)).transpose()?;
+        Ok(read!(row, REST => Target { number, when, template; head: head }))
+    })
 }
 
 impl Head {
@@ -253,32 +206,14 @@ impl Head {
 
     /// Writes all that may have changed. `Step::save` counts it, too.
     pub(in crate::writer) fn save(&self, conn: &Connection) -> Result<(), Fault> {
-        let sql = "UPDATE job SET state = ?, phase = ?, at = ?, score = ?, retries = ?, deliveries = ?, fence = ?,
-            cancel_requested = ?, dead = ?, due_at = ?, started_at = ?, finished_at = ?, worker = ?, token = ?,
-            records = ?, log_lines = ?, expires_at = ?, child = ?, lane = ? WHERE rid = ?";
-        conn.prepare_cached(sql)?.execute(params![
-            state_number(self.state),
-            phase(self.state),
-            self.at.map(int),
-            int(self.score),
-            self.retries,
-            self.deliveries,
-            int(self.fence),
-            i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end),
-            self.dead,
-            self.due_at.map(int),
-            self.started_at.map(int),
-            self.finished_at.map(int),
-            self.worker,
-            self.token,
-            int(self.records),
-            int(self.log_lines),
-            self.expires_at.map(int),
-            self.child.map(|child| child.to_bytes()),
-            self.in_sub_queue.then_some(1),
-            self.rid,
-        ])?;
-        Ok(())
+        let cancel_requested = i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end);
+        update!(conn, "job" {
+            state: self.state, phase: phase(self.state), at: self.at, score: self.score, retries: self.retries,
+            deliveries: self.deliveries, fence: self.fence, cancel_requested: cancel_requested, dead: self.dead,
+            due_at: self.due_at, started_at: self.started_at, finished_at: self.finished_at, worker: self.worker,
+            token: self.token, records: self.records, log_lines: self.log_lines, expires_at: self.expires_at,
+            child: self.child, "lane": self.in_sub_queue.then_some(1_i64)
+        } "rid = ?", self.rid)
     }
 
     pub(in crate::writer) fn has_token(&self, token: &Token) -> bool {
@@ -314,8 +249,7 @@ impl Head {
     }
 
     pub(in crate::writer) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
-        conn.prepare_cached(sql)?.execute([self.rid])?;
-        Ok(())
+        run(conn, sql, &[&self.rid])
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! They change a `Head` in memory; the operation writes it once when it is done with it.
 
-use umbel_broker::{rules::retention, scheduler::SubQueueName};
+use umbel_broker::{
+    rules::{dead_set, retention},
+    scheduler::SubQueueName,
+};
 use umbel_model::{JobState, UnixMs};
 
 use crate::error::Fault;
@@ -77,14 +80,7 @@ impl Step<'_> {
     pub(in crate::writer) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
         let (id, sub_queue) = (head.queue_id, self.sub_queue_of(head)?);
         head.in_sub_queue = false;
-        match head.state {
-            JobState::Queued => self.scheduler.remove(id, sub_queue.as_ref(), (head.score, head.rid)),
-            JobState::Scheduled | JobState::Retrying => {
-                self.scheduler.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
-            }
-            JobState::Running => self.scheduler.release_capacity(id, sub_queue.as_ref()),
-            _ => {}
-        }
+        self.scheduler.leave(id, head.state, sub_queue.as_ref(), (head.score, head.rid));
         Ok(())
     }
 
@@ -94,7 +90,7 @@ impl Step<'_> {
 
     /// Ends a job; `dead`: into the dead set, if it may get there. What waits for it is told; `save` must follow.
     pub(in crate::writer) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
-        let dead = dead && retention::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
+        let dead = dead && dead_set::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
         let until = self.release_key(head)?;
         head.state = state;
         head.finished_at = Some(self.now);
@@ -107,7 +103,7 @@ impl Step<'_> {
         if dead {
             self.bury(head)?;
         }
-        self.notifications.ended(head.id);
+        self.notifications.ended.push(head.id);
         self.record_event(head)?;
         match head.workflow {
             Some(workflow) => self.ended_node(workflow, head),

@@ -1,6 +1,5 @@
 //! Unique keys: who holds them, and which submission supersedes which.
 
-use rusqlite::params;
 use umbel_broker::{
     NewJob, SUPERSEDED, Start, Wins,
     rules::uniqueness::{self, Holder, unique_of},
@@ -16,7 +15,7 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{self, int, number},
+    rows::{changed, insert, one, read, run},
 };
 
 /// Unique keys that one prune deletes at most.
@@ -28,10 +27,7 @@ const SWEEP_UNIQUE: &str = "DELETE FROM unique_key WHERE (tenant, key) IN
 
 impl Step<'_> {
     fn holder(&self, tenant: &TenantId, key: &str) -> Result<Option<Holder>, Fault> {
-        let mut statement = self.conn.prepare_cached(HOLDER)?;
-        let mut rows = statement.query(params![tenant.as_str(), key])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        Ok(Some(Holder { id: rows::id(row, 0)?, until: number(row, 1)?, since: number(row, 2)? }))
+        one(self.conn, HOLDER, &[tenant, &key], |row| Ok(read!(row => Holder { id, until, since })))
     }
 
     /// The job that keeps a submission away.
@@ -52,9 +48,9 @@ impl Step<'_> {
             (since, place) = (holder.since, old);
         }
         let Holder { id, until, since } = Holder::new(new.id, unique, self.now, since);
-        let sql = "INSERT OR REPLACE INTO unique_key (tenant, key, id, until, since) VALUES (?, ?, ?, ?, ?)";
-        let row = params![new.tenant.as_str(), unique.key, id.to_bytes(), int(until), int(since)];
-        self.conn.prepare_cached(sql)?.execute(row)?;
+        insert!(self.conn, "INSERT OR REPLACE INTO unique_key" {
+            tenant: new.tenant, key: unique.key, id: id, until: until, since: since
+        })?;
         Ok((uniqueness::start_of(new.start, unique, self.now, since), place))
     }
 
@@ -98,14 +94,12 @@ impl Step<'_> {
 
     pub(in crate::writer) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
         let sql = "DELETE FROM unique_key WHERE tenant = ? AND key = ?";
-        self.conn.prepare_cached(sql)?.execute(params![self.scheduler.tenant(head.queue_id).as_str(), key])?;
-        Ok(())
+        run(self.conn, sql, &[self.scheduler.tenant(head.queue_id), &key])
     }
 
     /// Forgets unique keys whose time is over; whether there may be more.
     pub(in crate::writer) fn sweep_unique(&self) -> Result<bool, Fault> {
-        let deleted = self.conn.prepare_cached(SWEEP_UNIQUE)?.execute([int(self.now), UNIQUE_SWEEP.into()])?;
-        Ok(deleted as u64 == u64::from(UNIQUE_SWEEP))
+        Ok(changed(self.conn, SWEEP_UNIQUE, &[&self.now, &UNIQUE_SWEEP])? == u64::from(UNIQUE_SWEEP))
     }
 }
 

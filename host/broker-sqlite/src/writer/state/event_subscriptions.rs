@@ -5,13 +5,13 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use umbel_broker::{Event, MAX_EVENTS};
 use umbel_model::{TenantId, UnixMs};
 
 use crate::{
     error::Fault,
-    rows::{int, name, number, state_number},
+    rows::{all, first, get, insert, one, read, run},
     schema,
 };
 
@@ -44,14 +44,10 @@ pub(in crate::writer) struct EventSubscriptions {
 
 impl EventSubscriptions {
     pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
-        let mut all = HashMap::new();
-        let mut statement = conn.prepare("SELECT tenant, until, last FROM followed")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            all.insert(name(row, 0)?, Subscription { until: number(row, 1)?, last: number(row, 2)? });
-        }
-        let newest: i64 = conn.query_row("SELECT event FROM meta", [], |row| row.get(0))?;
-        let newest = newest.unsigned_abs();
+        let sql = "SELECT until, last, tenant FROM followed";
+        let all = all(conn, sql, &[], |row| Ok((get(row, 2)?, read!(row => Subscription { until, last }))))?;
+        let all = all.into_iter().collect();
+        let newest = one(conn, "SELECT event FROM meta", &[], first)?.unwrap_or(0);
         let (pending, before) = (Vec::new(), HashMap::new());
         let mut followed =
             Self { all, first_end: UnixMs::MAX, newest, newest_before: newest, pending, before, changed: false };
@@ -108,27 +104,25 @@ impl EventSubscriptions {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
-        let sql = "INSERT INTO event (tenant, number, at, job, task, state) VALUES (?, ?, ?, ?, ?, ?)";
         let lost = !keep && self.has_pending();
         for (tenant, event) in self.pending.drain(..).filter(|_| keep) {
-            let (number, at, state) = (int(event.number), int(event.at), state_number(event.state));
-            let row = params![tenant.as_str(), number, at, event.job.to_bytes(), event.task.as_str(), state];
-            conn.prepare_cached(sql)?.execute(row)?;
+            insert!(conn, "INSERT INTO event" {
+                tenant: tenant, number: event.number, at: event.at, job: event.job, task: event.task, state: event.state
+            })?;
         }
         for tenant in self.before.keys() {
             let Some(following) = self.all.get(tenant) else {
-                conn.prepare_cached("DELETE FROM followed WHERE tenant = ?")?.execute([tenant.as_str()])?;
+                run(conn, "DELETE FROM followed WHERE tenant = ?", &[tenant])?;
                 continue;
             };
-            let sql = "INSERT OR REPLACE INTO followed (tenant, until, last) VALUES (?, ?, ?)";
-            let (until, last) = (int(following.until), int(following.last));
-            conn.prepare_cached(sql)?.execute(params![tenant.as_str(), until, last])?;
+            let Subscription { until, last } = *following;
+            insert!(conn, "INSERT OR REPLACE INTO followed" { tenant: tenant, until: until, last: last })?;
             // There are no gaps in what is kept.
-            let drop = if lost { last } else { int(following.last.saturating_sub(MAX_EVENTS)) };
-            conn.prepare_cached(TRIM)?.execute(params![tenant.as_str(), drop])?;
+            let drop = if lost { last } else { last.saturating_sub(MAX_EVENTS) };
+            run(conn, TRIM, &[tenant, &drop])?;
         }
         if self.newest != self.newest_before {
-            conn.prepare_cached("UPDATE meta SET event = ?")?.execute([int(self.newest)])?;
+            run(conn, "UPDATE meta SET event = ?", &[&self.newest])?;
         }
         Ok(())
     }

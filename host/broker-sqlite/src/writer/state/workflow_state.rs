@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 use umbel_broker::{
     NodeTemplate, Status, WorkflowState,
     rules::join::JoinProgress,
@@ -22,8 +22,8 @@ use umbel_model::{
 use crate::writer::state::work_items::WorkItems;
 use crate::{
     error::Fault,
-    rows::{self, JobCounts, int, number, small, state_number, status_number, time},
-    templates::decode_template,
+    rows::{JobCounts, Numbered, first, one, progress, read, update},
+    templates::{decode_template, select_template},
 };
 
 /// A workflow's row.
@@ -92,7 +92,7 @@ pub(in crate::writer) struct Template {
     pub(in crate::writer) queue_id: QueueId,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::writer) struct WorkflowStates {
     pub(in crate::writer) work_items: WorkItems,
     workflows: HashMap<i64, StoredWorkflow>,
@@ -104,36 +104,31 @@ pub(in crate::writer) struct WorkflowStates {
 
 pub(in crate::writer) const FLOW: &str =
     "SELECT id, tenant, nodes, end_node, parent, depth, deadline_ms, keep_ms, staged, created_at,
-    deadline_at, finished_at, delete_at, state, cancelled, end_status, pruned, jobs, orphaned FROM workflow WHERE rid = ?";
+    deadline_at, finished_at, delete_at, state, cancelled, end_status, orphaned, pruned, jobs FROM workflow WHERE rid = ?";
 pub(in crate::writer) const FLOW_BY_ID: &str =
     "SELECT rid FROM workflow INDEXED BY workflow_id WHERE tenant = ? AND id = ?";
 pub(in crate::writer) const JOIN: &str =
     "SELECT error_callback, on_failure, next, members, scope, cancel_rest, pending, failed,
     skipped, status FROM node CROSS JOIN gate ON gate.workflow = node.workflow AND gate.number = node.number
     WHERE node.workflow = ? AND node.number = ?";
-pub(in crate::writer) const TEMPLATE: &str =
-    "SELECT task, queue, priority, start_after_ms, start_at, expires_ms, max_deliveries,
-    nodes, spec FROM template WHERE workflow = ? AND n = ?";
+pub(in crate::writer) const TEMPLATE: &str = select_template!("n = ?");
 
 /// The row of a tenant's workflow.
 pub(in crate::writer) fn find(conn: &Connection, tenant: &TenantId, id: WorkflowId) -> Result<Option<i64>, Fault> {
-    let mut statement = conn.prepare_cached(FLOW_BY_ID)?;
-    Ok(statement.query_row(params![tenant.as_str(), id.to_bytes()], |row| row.get(0)).optional()?)
+    one(conn, FLOW_BY_ID, &[tenant, &id], first)
 }
 
 impl WorkflowStates {
     pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
-        Ok(Self {
-            work_items: WorkItems::load(conn)?,
-            workflows: HashMap::new(),
-            joins: HashMap::new(),
-            templates: HashMap::new(),
-            touched: BTreeSet::new(),
-        })
+        Ok(Self { work_items: WorkItems::load(conn)?, ..Self::default() })
     }
 
     /// To be looked at.
     pub(in crate::writer) fn flow(&mut self, conn: &Connection, rid: i64) -> Result<&StoredWorkflow, Fault> {
+        self.read(conn, rid).map(|flow| &*flow)
+    }
+
+    fn read(&mut self, conn: &Connection, rid: i64) -> Result<&mut StoredWorkflow, Fault> {
         Ok(match self.workflows.entry(rid) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(load_flow(conn, rid)?),
@@ -142,10 +137,7 @@ impl WorkflowStates {
 
     /// To be changed.
     pub(in crate::writer) fn flow_mut(&mut self, conn: &Connection, rid: i64) -> Result<&mut StoredWorkflow, Fault> {
-        let flow = match self.workflows.entry(rid) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(load_flow(conn, rid)?),
-        };
+        let flow = self.read(conn, rid)?;
         flow.changed = true;
         Ok(flow)
     }
@@ -160,11 +152,11 @@ impl WorkflowStates {
     ) -> Result<(), Fault> {
         let flow = self.flow_mut(conn, rid)?;
         if let Some(from) = from {
-            let count = &mut flow.jobs[state_number(from) as usize];
+            let count = &mut flow.jobs[from.number() as usize];
             *count = count.saturating_sub(1);
         }
         if let Some(to) = to {
-            flow.jobs[state_number(to) as usize] += 1;
+            flow.jobs[to.number() as usize] += 1;
         }
         self.touch(rid);
         Ok(())
@@ -211,10 +203,8 @@ impl WorkflowStates {
             return Ok(known.clone());
         }
         let tenant = self.flow(conn, workflow)?.tenant.clone();
-        let mut statement = conn.prepare_cached(TEMPLATE)?;
-        let mut rows = statement.query(params![workflow, n])?;
-        let row = rows.next()?.ok_or_else(|| Fault::stored("node", format!("there is no template {n}")))?;
-        let of = decode_template(row)?;
+        let of = one(conn, TEMPLATE, &[&workflow, &n], decode_template)?;
+        let of = of.ok_or_else(|| Fault::stored("node", format!("there is no template {n}")))?;
         let queue_id =
             scheduler.find_any(&tenant, &of.queue).ok_or_else(|| Fault::stored("template", "its queue is missing"))?;
         let template = Arc::new(Template { of, queue_id });
@@ -280,82 +270,37 @@ impl WorkflowStates {
 }
 
 fn load_flow(conn: &Connection, rid: i64) -> Result<StoredWorkflow, Fault> {
-    let mut statement = conn.prepare_cached(FLOW)?;
-    let mut rows = statement.query([rid])?;
-    let row = rows.next()?.ok_or_else(|| Fault::stored("node", "its workflow is missing"))?;
-    Ok(StoredWorkflow {
-        id: rows::id(row, 0)?,
-        tenant: rows::name(row, 1)?,
-        nodes: small(row, 2)?,
-        end: small(row, 3)?,
-        parent: rows::id_or_none(row, 4)?,
-        depth: small(row, 5)?,
-        deadline_ms: number(row, 6)?,
-        keep_ms: number(row, 7)?,
-        staged: row.get(8)?,
-        created_at: number(row, 9)?,
-        deadline_at: time(row, 10)?,
-        finished_at: time(row, 11)?,
-        delete_at: time(row, 12)?,
-        state: rows::workflow_state(row, 13)?,
-        cancelled: rows::state_or_none(row, 14)?,
-        end_status: rows::status_or_none(row, 15)?,
-        pruned: row.get(16)?,
-        jobs: rows::counts(row, 17)?,
-        orphaned: row.get(18)?,
-        changed: false,
-    })
+    let found = one(conn, FLOW, &[&rid], |row| {
+        Ok(read!(row => StoredWorkflow {
+            id, tenant, nodes, end, parent, depth, deadline_ms, keep_ms, staged, created_at, deadline_at, finished_at,
+            delete_at, state, cancelled, end_status, orphaned, pruned, jobs; changed: false
+        }))
+    })?;
+    found.ok_or_else(|| Fault::stored("node", "its workflow is missing"))
 }
 
 fn save_flow(conn: &Connection, rid: i64, flow: &StoredWorkflow) -> Result<(), Fault> {
-    let sql =
-        "UPDATE workflow SET nodes = ?, staged = ?, created_at = ?, deadline_at = ?, finished_at = ?, delete_at = ?,
-        state = ?, cancelled = ?, end_status = ?, orphaned = ?, pruned = ?, jobs = ? WHERE rid = ?";
-    conn.prepare_cached(sql)?.execute(params![
-        flow.nodes,
-        flow.staged,
-        int(flow.created_at),
-        flow.deadline_at.map(int),
-        flow.finished_at.map(int),
-        flow.delete_at.map(int),
-        rows::workflow_state_number(flow.state),
-        flow.cancelled.map(state_number),
-        flow.end_status.map(status_number),
-        flow.orphaned,
-        flow.pruned,
-        rows::counts_blob(&flow.jobs),
-        rid,
-    ])?;
-    Ok(())
+    update!(conn, "workflow" {
+        nodes: flow.nodes, staged: flow.staged, created_at: flow.created_at, deadline_at: flow.deadline_at,
+        finished_at: flow.finished_at, delete_at: flow.delete_at, state: flow.state, cancelled: flow.cancelled,
+        end_status: flow.end_status, orphaned: flow.orphaned, pruned: flow.pruned, jobs: flow.jobs
+    } "rid = ?", rid)
 }
 
 fn load_join(conn: &Connection, workflow: i64, number: u32) -> Result<Option<Join>, Fault> {
-    let mut statement = conn.prepare_cached(JOIN)?;
-    let mut rows = statement.query(params![workflow, number])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(Join {
-        when: rows::when(row, 0)?,
-        on_failure: rows::on_failure(row, 1)?,
-        next: rows::ranges(row, 2)?,
-        members: rows::ranges(row, 3)?,
-        scope: rows::ranges(row, 4)?,
-        cancel_rest: row.get(5)?,
-        progress: JoinProgress {
-            pending: small(row, 6)?,
-            failed: small(row, 7)?,
-            skipped: small(row, 8)?,
-            status: rows::status_or_none(row, 9)?,
-        },
-        changed: false,
-    }))
+    one(conn, JOIN, &[&workflow, &number], |row| {
+        let progress = progress(row, 6)?;
+        Ok(read!(row => Join {
+            when, on_failure, next, members, scope, cancel_rest; progress: progress, changed: false
+        }))
+    })
 }
 
 fn save_join(conn: &Connection, workflow: i64, number: u32, join: &Join) -> Result<(), Fault> {
-    let sql = "UPDATE gate SET pending = ?, failed = ?, skipped = ?, status = ? WHERE workflow = ? AND number = ?";
     let JoinProgress { pending, failed, skipped, status } = join.progress;
-    let row = params![pending, failed, skipped, status.map(status_number), workflow, number];
-    conn.prepare_cached(sql)?.execute(row)?;
-    Ok(())
+    update!(conn, "gate" {
+        pending: pending, failed: failed, skipped: skipped, status: status
+    } "workflow = ? AND number = ?", workflow, number)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Deletion of workflows: their nodes a part at a time, then themselves.
 
-use rusqlite::params;
 use umbel_model::{TenantId, UnixMs, WorkflowId, canvas::Range};
 
 use crate::writer::{
@@ -11,7 +10,7 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{self, int, number},
+    rows::{all, read, run},
 };
 
 const OVER: &str = "SELECT rid, delete_at, tenant, id FROM workflow INDEXED BY workflow_delete
@@ -29,14 +28,7 @@ impl Step<'_> {
     /// At most `max` workflows whose retention has passed, by time, tenant and id.
     pub(in crate::writer) fn workflows_over(&mut self, max: u32) -> Result<Vec<Over>, Fault> {
         self.workflows.write(self.conn)?;
-        let mut statement = self.conn.prepare_cached(OVER)?;
-        let mut rows = statement.query(params![int(self.now), max])?;
-        let mut over = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (tenant, id) = (rows::name(row, 2)?, rows::id(row, 3)?);
-            over.push(Over { rid: row.get(0)?, at: number(row, 1)?, tenant, id });
-        }
-        Ok(over)
+        all(self.conn, OVER, &[&self.now, &max], |row| Ok(read!(row => Over { rid, at, tenant, id })))
     }
 
     /// Deletes a job that has ended, or a node. The workflow that replaced it is deleted next, or when it is over:
@@ -84,7 +76,7 @@ impl Step<'_> {
             "DELETE FROM workflow_spec WHERE rid = ?",
             "DELETE FROM template WHERE workflow = ?",
         ] {
-            self.conn.prepare_cached(sql)?.execute([rid])?;
+            run(self.conn, sql, &[&rid])?;
         }
         Ok(count + 1)
     }
@@ -96,7 +88,7 @@ impl Step<'_> {
             "DELETE FROM node WHERE workflow = ? AND number >= ? AND number < ?",
             "DELETE FROM gate WHERE workflow = ? AND number >= ? AND number < ?",
         ] {
-            self.conn.prepare_cached(sql)?.execute(params![rid, nodes.first, end])?;
+            run(self.conn, sql, &[&rid, &nodes.first, &end])?;
         }
         Ok(())
     }
