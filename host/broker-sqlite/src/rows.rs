@@ -85,8 +85,12 @@ macro_rules! update {
 
 /// The name of a column. One whose word is used nowhere else is a literal.
 macro_rules! column {
-    ($name:ident) => { stringify!($name) };
-    ($name:literal) => { $name };
+    ($name:ident) => {
+        stringify!($name)
+    };
+    ($name:literal) => {
+        $name
+    };
 }
 
 pub(crate) use {column, insert, read, update};
@@ -273,43 +277,52 @@ json!(
     Control "control", WorkerInfo "worker", WorkerOrder "order to a worker"
 );
 
-fn text(value: ValueRef<'_>) -> Result<&str, Fault> {
-    value.as_str().map_err(|error| Fault::stored("text", error))
+/// Other types: what is read of a column, and what is written to one.
+macro_rules! columns {
+    (read { $($Read:ty: |$value:ident| $read:expr;)* } write { $($Write:ty: |$own:ident| $written:expr;)* }) => {
+        $(impl Column for $Read {
+            fn read($value: ValueRef<'_>) -> Result<Self, Fault> {
+                $read
+            }
+        })*
+
+        $(impl Stored for $Write {
+            fn write(&self) -> ToSqlOutput<'_> {
+                let $own = self;
+                $written.into()
+            }
+        })*
+    };
 }
 
-impl Column for String {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        text(value).map(str::to_owned)
+columns! {
+    read {
+        bool: |value| Ok(i64::read(value)? != 0);
+        String: |value| text(value).map(str::to_owned);
+        Box<RawValue>: |value| RawValue::from_string(String::read(value)?).map_err(|error| Fault::stored("result", error));
+        JobId: |value| {
+            let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("id", "it has not 16 bytes"))
+        };
+        Vec<Range>: |value| {
+            let numbers = numbers(value)?;
+            if !numbers.len().is_multiple_of(2) {
+                return Err(Fault::stored("ranges", "half a range"));
+            }
+            Ok(numbers.chunks_exact(2).map(|pair| Range { first: pair[0], count: pair[1] }).collect())
+        };
+        JobCounts: |value| {
+            numbers(value)?.try_into().map_err(|_| Fault::stored("counts of a workflow", "not one for each state"))
+        };
     }
-}
-
-impl Stored for String {
-    fn write(&self) -> ToSqlOutput<'_> {
-        self.as_str().into()
-    }
-}
-
-impl Stored for str {
-    fn write(&self) -> ToSqlOutput<'_> {
-        self.into()
-    }
-}
-
-impl Column for Box<RawValue> {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        RawValue::from_string(String::read(value)?).map_err(|error| Fault::stored("result", error))
-    }
-}
-
-impl Column for bool {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        Ok(i64::read(value)? != 0)
-    }
-}
-
-impl Stored for bool {
-    fn write(&self) -> ToSqlOutput<'_> {
-        (*self).into()
+    write {
+        bool: |is| *is;
+        str: |text| text;
+        String: |text| text.as_str();
+        Vec<u8>: |bytes| bytes.as_slice();
+        JobId: |id| id.to_bytes().to_vec();
+        Vec<Range>: |ranges| blob(ranges.iter().flat_map(|range| [range.first, range.count]));
+        JobCounts: |counts| counts_blob(counts);
     }
 }
 
@@ -331,60 +344,19 @@ impl<T: Stored + ?Sized> Stored for &T {
     }
 }
 
-impl Column for JobId {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("id", "it has not 16 bytes"))
-    }
-}
-
-impl Stored for JobId {
-    fn write(&self) -> ToSqlOutput<'_> {
-        self.to_bytes().to_vec().into()
-    }
-}
-
-impl Stored for Vec<u8> {
-    fn write(&self) -> ToSqlOutput<'_> {
-        self.as_slice().into()
-    }
-}
-
-impl Column for Vec<Range> {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        let numbers = numbers(value)?;
-        if !numbers.len().is_multiple_of(2) {
-            return Err(Fault::stored("ranges", "half a range"));
-        }
-        Ok(numbers.chunks_exact(2).map(|pair| Range { first: pair[0], count: pair[1] }).collect())
-    }
-}
-
-impl Stored for Vec<Range> {
-    fn write(&self) -> ToSqlOutput<'_> {
-        let numbers = self.iter().flat_map(|range| [range.first, range.count]);
-        numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>().into()
-    }
-}
-
 /// Counts by state, in the order of `JobState::ALL`.
 pub(crate) type JobCounts = [u32; JobState::ALL.len()];
 
 pub(crate) fn counts_blob(counts: &JobCounts) -> Vec<u8> {
-    counts.iter().copied().flat_map(u32::to_le_bytes).collect()
+    blob(counts.iter().copied())
 }
 
-impl Column for JobCounts {
-    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
-        let not_each = |_| Fault::stored("counts of a workflow", "not one for each state");
-        numbers(value)?.try_into().map_err(not_each)
-    }
+fn blob(numbers: impl Iterator<Item = u32>) -> Vec<u8> {
+    numbers.flat_map(u32::to_le_bytes).collect()
 }
 
-impl Stored for JobCounts {
-    fn write(&self) -> ToSqlOutput<'_> {
-        counts_blob(self).into()
-    }
+fn text(value: ValueRef<'_>) -> Result<&str, Fault> {
+    value.as_str().map_err(|error| Fault::stored("text", error))
 }
 
 fn numbers(value: ValueRef<'_>) -> Result<Vec<u32>, Fault> {

@@ -82,7 +82,9 @@ impl<J: Ord + Copy> Scheduler<J> {
         let before = self.controls.get(tenant, scope);
         let control = before.patched(patch);
         let is_new_task = matches!(scope, Scope::Task(_)) && before == Control::default() && control != before;
-        if is_new_task && self.controls.tasks(tenant) >= max_tasks {
+        let tasks =
+            self.controls.of_tenant(tenant).iter().filter(|(of, _)| matches!(of, Scope::Task(_))).count() as u64;
+        if is_new_task && tasks >= max_tasks {
             return ControlSet::Full;
         }
         self.controls.put(tenant, scope, control.clone());

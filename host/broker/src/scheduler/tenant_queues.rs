@@ -9,6 +9,7 @@ use super::{
     controls::Controls,
     undo::{Change, Undo},
 };
+use crate::Scope;
 
 /// Orders ready jobs: priority 9 first, then the order of arrival.
 pub fn ready_score(priority: u8, seq: u64) -> u64 {
@@ -88,7 +89,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             return id;
         }
         let id = self.queues.len();
-        let tenant_paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
+        let tenant_paused = self.controls.get(tenant, &Scope::Tenant).paused;
         let counts = Counts { tenant_paused, used_at, ..Counts::default() };
         let (tenant, queue) = (tenant.clone(), queue.clone());
         self.by_name.entry(tenant.clone()).or_default().insert(queue.clone(), id);
@@ -142,7 +143,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     /// Whether no job of a limit runs, and no tenant queue has a sub-queue.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.queues.iter().all(|queue| queue.ready.tasks.is_empty())
+        self.running.is_empty() && self.queues.iter().all(|queue| queue.ready.tasks.by_name.is_empty())
     }
 
     /// Jobs that count as running for a limit of a task or key.
@@ -199,13 +200,13 @@ impl<J: Ord + Copy> Scheduler<J> {
         if of.counts.held().iter().zip(held).any(|(after, before)| *after > before) {
             of.counts.used_at = Some(self.now);
         }
-        if of.ready.tasks.is_empty() {
+        if of.ready.tasks.by_name.is_empty() {
             (of.counts.time, of.counts.plain_finish) = (0, 0);
             if of.ready.plain.is_empty() {
                 of.counts.blocked = None;
             }
         }
-        let has = !of.ready.plain.is_empty() || !of.ready.open.is_empty();
+        let has = !of.ready.plain.is_empty() || !of.ready.tasks.open.is_empty();
         let is_open = has && !of.counts.paused && !of.counts.tenant_paused && of.counts.blocked.is_none();
         let least = || self.fair.get(&of.queue).and_then(BTreeSet::first).map_or(0, |(least, ..)| least + 1);
         of.counts.finish =
@@ -261,26 +262,15 @@ impl<J: Ord + Copy> Scheduler<J> {
     /// Opens, closes or forgets the sub-queues of a key and its task whose jobs or block changed.
     pub(super) fn settle_sub_queue(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
         let Some(name) = sub else { return };
-        let of = &self.queues[id];
-        if let (Some(key), Some(task)) = (of.ready.key(name), of.ready.tasks.get(&name.task)) {
-            let open = key.place.blocked.is_none();
-            if key.jobs.is_empty() {
-                self.set_place(id, &Branch::key(name), None);
-            } else if open != key.place.open {
-                let finish = if open { task.place.time + 1 } else { key.place.finish };
-                let place = Place { open, finish, ..key.place.clone() };
-                self.set_place(id, &Branch::key(name), Some(place));
-            }
+        let task = self.queues[id].ready.tasks.by_name.get(&name.task);
+        let key = task.and_then(|task| task.holds.by_name.get(&name.key)?.settled(task.place.time));
+        if let Some(place) = key {
+            self.set_place(id, &Branch::key(name), place);
         }
         let of = &self.queues[id];
-        let Some(task) = of.ready.tasks.get(&name.task) else { return };
-        let open = task.place.blocked.is_none() && !task.open.is_empty();
-        if task.keys.is_empty() {
-            self.set_place(id, &Branch::task(&name.task), None);
-        } else if open != task.place.open {
-            let finish = if open { of.counts.time + 1 } else { task.place.finish };
-            let place = Place { open, finish, ..task.place.clone() };
-            self.set_place(id, &Branch::task(&name.task), Some(place));
+        let task = of.ready.tasks.by_name.get(&name.task).and_then(|task| task.settled(of.counts.time));
+        if let Some(place) = task {
+            self.set_place(id, &Branch::task(&name.task), place);
         }
     }
 

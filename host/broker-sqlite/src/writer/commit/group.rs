@@ -21,7 +21,7 @@ const VACUUM_PAGES: i64 = 256;
 const VACUUM_EVERY: u32 = 64;
 
 /// The state of the writer thread.
-pub(in crate::writer) struct Group<'a> {
+pub(crate) struct Group<'a> {
     conn: &'a Connection,
     writer: &'a Writer,
     known: Known,
@@ -31,12 +31,12 @@ pub(in crate::writer) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    pub(in crate::writer) fn new(writer: &'a Writer, known: Known) -> Self {
+    pub(crate) fn new(writer: &'a Writer, known: Known) -> Self {
         Self { conn: &writer.conn, writer, known, notifications: Notifications::default(), groups: 0, failing: false }
     }
 
     /// Runs, commits and answers what waits.
-    pub(in crate::writer) fn serve(&mut self, waiting: &mut Vec<Box<dyn Operation>>) {
+    pub(crate) fn serve(&mut self, waiting: &mut Vec<Box<dyn Operation>>) {
         match self.commit_in_part(waiting) {
             Ok(()) => waiting.drain(..).for_each(|operation| operation.answer(Ok(()))),
             Err(_) if waiting.len() > 1 => {

@@ -19,11 +19,11 @@ pub(crate) trait Operation: Send {
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
-pub(in crate::writer) struct Typed<T, F> {
-    pub(in crate::writer) jobs: usize,
-    pub(in crate::writer) work: F,
-    pub(in crate::writer) value: Option<T>,
-    pub(in crate::writer) reply: oneshot::Sender<Result<T>>,
+pub(crate) struct Typed<T, F> {
+    pub(crate) jobs: usize,
+    pub(crate) work: F,
+    pub(crate) value: Option<T>,
+    pub(crate) reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T, F> Operation for Typed<T, F>

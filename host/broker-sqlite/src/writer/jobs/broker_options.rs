@@ -11,16 +11,16 @@ use crate::{
 };
 
 /// Flags in `job.broker_options`.
-pub(in crate::writer) const ON_LOST: u8 = 1;
-pub(in crate::writer) const LIMITS: u8 = 2;
-pub(in crate::writer) const UNIQUE: u8 = 4;
+pub(crate) const ON_LOST: u8 = 1;
+pub(crate) const LIMITS: u8 = 2;
+pub(crate) const UNIQUE: u8 = 4;
 
 const OPTIONS: &str = "SELECT text FROM knobs WHERE rid = ?";
 const TASK: &str = "SELECT task FROM job WHERE rid = ?";
 
 impl Head {
     /// With these broker options.
-    pub(in crate::writer) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
+    pub(crate) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
         let Some(broker_options) = broker_options else { return self };
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         self.has = flag(broker_options.on_lost != OnWorkerLost::default(), ON_LOST)
@@ -31,7 +31,7 @@ impl Head {
     }
 
     /// Its broker options, if it has any.
-    pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
+    pub(crate) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
         if self.has > 0 && self.broker_options.is_none() {
             let stored = one(conn, OPTIONS, &[&self.rid], first)?;
             self.broker_options = Some(Box::new(stored.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?));
@@ -39,7 +39,7 @@ impl Head {
         Ok(self.broker_options.as_deref())
     }
 
-    pub(in crate::writer) fn task(&self, conn: &Connection) -> Result<TaskName, Fault> {
+    pub(crate) fn task(&self, conn: &Connection) -> Result<TaskName, Fault> {
         if let Some(task) = &self.task {
             return Ok(task.clone());
         }

@@ -17,7 +17,7 @@ const OLDEST_DEAD: &str = "SELECT id FROM job INDEXED BY job_dead WHERE tenant =
 
 impl Step<'_> {
     /// Puts a job that ends into the dead set; the oldest leaves it when there are too many.
-    pub(in crate::writer) fn bury(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn bury(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.dead = true;
         self.scheduler.change(head.queue_id, |counts| counts.dead += 1);
         let tenant = self.scheduler.tenant(head.queue_id);
@@ -39,7 +39,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    pub(in crate::writer) fn leave_dead(&mut self, head: &mut Head) {
+    pub(crate) fn leave_dead(&mut self, head: &mut Head) {
         if std::mem::take(&mut head.dead) {
             self.scheduler.change(head.queue_id, |counts| counts.dead = counts.dead.saturating_sub(1));
         }

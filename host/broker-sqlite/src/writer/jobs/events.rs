@@ -39,7 +39,7 @@ impl Step<'_> {
     }
 
     /// The job's state was changed.
-    pub(in crate::writer) fn record_event(&mut self, head: &Head) -> Result<(), Fault> {
+    pub(crate) fn record_event(&mut self, head: &Head) -> Result<(), Fault> {
         if !self.subscriptions.is_anybody() {
             return Ok(());
         }
@@ -52,17 +52,17 @@ impl Step<'_> {
     }
 
     /// Whether somebody may follow a tenant: what is not yet stored must then know its task.
-    pub(in crate::writer) fn is_followed(&self, tenant: &TenantId) -> bool {
+    pub(crate) fn is_followed(&self, tenant: &TenantId) -> bool {
         self.subscriptions.is_anybody() && self.subscriptions.all.contains_key(tenant)
     }
 
-    pub(in crate::writer) fn write_subscriptions(&mut self) -> Result<(), Fault> {
+    pub(crate) fn write_subscriptions(&mut self) -> Result<(), Fault> {
         let keep = keeps_events(self.conn, self.subscriptions, self.max_pages, self.follow_up == FollowUp::All)?;
         self.subscriptions.write(self.conn, keep)
     }
 
     /// Deletes the events of followings that have ended.
-    pub(in crate::writer) fn sweep_events(&mut self) -> Result<(), Fault> {
+    pub(crate) fn sweep_events(&mut self) -> Result<(), Fault> {
         // Those that nobody missed, later: as long as that a clock may be set back, and all brokers agree.
         self.subscriptions.end_until(self.now.saturating_sub(FOLLOW_MS));
         let over = self.subscriptions.all.iter().filter(|(_, following)| following.until == 0);

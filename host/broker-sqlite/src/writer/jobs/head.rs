@@ -17,57 +17,57 @@ use crate::{
 
 /// A job's row but for what only readers want.
 #[derive(Debug)]
-pub(in crate::writer) struct Head {
-    pub(in crate::writer) rid: i64,
-    pub(in crate::writer) id: JobId,
-    pub(in crate::writer) queue_id: QueueId,
-    pub(in crate::writer) priority: u8,
-    pub(in crate::writer) max_deliveries: u32,
-    pub(in crate::writer) result_ttl_ms: u64,
-    pub(in crate::writer) dead_ttl_ms: u64,
-    pub(in crate::writer) expires_at: Option<UnixMs>,
-    pub(in crate::writer) state: JobState,
+pub(crate) struct Head {
+    pub(crate) rid: i64,
+    pub(crate) id: JobId,
+    pub(crate) queue_id: QueueId,
+    pub(crate) priority: u8,
+    pub(crate) max_deliveries: u32,
+    pub(crate) result_ttl_ms: u64,
+    pub(crate) dead_ttl_ms: u64,
+    pub(crate) expires_at: Option<UnixMs>,
+    pub(crate) state: JobState,
     /// When it is to be looked at: due or expiring, its lease over, to be deleted.
-    pub(in crate::writer) at: Option<UnixMs>,
-    pub(in crate::writer) score: u64,
-    pub(in crate::writer) retries: u32,
-    pub(in crate::writer) deliveries: u32,
-    pub(in crate::writer) fence: u64,
-    pub(in crate::writer) cancel_requested: bool,
+    pub(crate) at: Option<UnixMs>,
+    pub(crate) score: u64,
+    pub(crate) retries: u32,
+    pub(crate) deliveries: u32,
+    pub(crate) fence: u64,
+    pub(crate) cancel_requested: bool,
     /// It was cancelled while it ran and is left to end.
-    pub(in crate::writer) let_end: bool,
-    pub(in crate::writer) dead: bool,
-    pub(in crate::writer) due_at: Option<UnixMs>,
-    pub(in crate::writer) started_at: Option<UnixMs>,
-    pub(in crate::writer) finished_at: Option<UnixMs>,
-    pub(in crate::writer) worker: Option<WorkerId>,
-    pub(in crate::writer) token: Option<String>,
-    pub(in crate::writer) records: u64,
-    pub(in crate::writer) log_lines: u64,
+    pub(crate) let_end: bool,
+    pub(crate) dead: bool,
+    pub(crate) due_at: Option<UnixMs>,
+    pub(crate) started_at: Option<UnixMs>,
+    pub(crate) finished_at: Option<UnixMs>,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) token: Option<String>,
+    pub(crate) records: u64,
+    pub(crate) log_lines: u64,
     /// The row of the workflow whose node it is.
-    pub(in crate::writer) workflow: Option<i64>,
+    pub(crate) workflow: Option<i64>,
     /// The workflow that replaced it.
-    pub(in crate::writer) child: Option<WorkflowId>,
+    pub(crate) child: Option<WorkflowId>,
     /// It is queued in the sub-queue of its task and key, or counts as running there. Stored as `lane`.
-    pub(in crate::writer) in_sub_queue: bool,
+    pub(crate) in_sub_queue: bool,
     /// Which broker options it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
-    pub(in crate::writer) has: u8,
+    pub(crate) has: u8,
     /// Its broker options, once they were looked at.
-    pub(in crate::writer) broker_options: Option<Box<BrokerOptions>>,
+    pub(crate) broker_options: Option<Box<BrokerOptions>>,
     /// Its task, once that was looked at.
-    pub(in crate::writer) task: Option<TaskName>,
+    pub(crate) task: Option<TaskName>,
     /// Its state as it is stored.
-    pub(in crate::writer) was: JobState,
+    pub(crate) was: JobState,
 }
 
 /// A node on which something is to be done.
 #[derive(Debug)]
-pub(in crate::writer) struct Target {
-    pub(in crate::writer) number: u32,
-    pub(in crate::writer) when: When,
-    pub(in crate::writer) template: u32,
+pub(crate) struct Target {
+    pub(crate) number: u32,
+    pub(crate) when: When,
+    pub(crate) template: u32,
     /// None: it is a join.
-    pub(in crate::writer) head: Option<Head>,
+    pub(crate) head: Option<Head>,
 }
 
 /// The columns of a head, in the order of `decode`.
@@ -107,7 +107,7 @@ fn decode(queues: usize, row: &Row<'_>) -> Result<Head, Fault> {
 }
 
 /// The job of a tenant with this id.
-pub(in crate::writer) fn by_id(
+pub(crate) fn by_id(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     tenant: &TenantId,
@@ -117,12 +117,12 @@ pub(in crate::writer) fn by_id(
 }
 
 /// A queued job, and the text of its spec; none when either is missing.
-pub(in crate::writer) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
+pub(crate) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
     one(conn, READY, &[&rid], |row| Ok((decode(queues, row)?, get(row, REST)?)))
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
-pub(in crate::writer) fn by_time(
+pub(crate) fn by_time(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     phase: i64,
@@ -133,7 +133,7 @@ pub(in crate::writer) fn by_time(
 }
 
 /// The nodes of a range that are there, in order.
-pub(in crate::writer) fn targets(
+pub(crate) fn targets(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     workflow: i64,
@@ -149,7 +149,7 @@ pub(in crate::writer) fn targets(
 
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
-    pub(in crate::writer) fn new(now: UnixMs, queue_id: QueueId, new: &NewJob) -> Self {
+    pub(crate) fn new(now: UnixMs, queue_id: QueueId, new: &NewJob) -> Self {
         let within = (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms));
         Self {
             result_ttl_ms: new.result_ttl_ms,
@@ -162,7 +162,7 @@ impl Head {
     }
 
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
-    pub(in crate::writer) fn of_node(id: JobId, queue_id: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
+    pub(crate) fn of_node(id: JobId, queue_id: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
         let head = Self::blank(id, queue_id, template.priority, template.max_deliveries, JobState::Waiting);
         // Its end must find room in a full file: the score keeps it until then.
         Self { workflow: Some(workflow), score: ready_score(0, 0), ..head }
@@ -205,7 +205,7 @@ impl Head {
     }
 
     /// Writes all that may have changed. `Step::save` counts it, too.
-    pub(in crate::writer) fn save(&self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn save(&self, conn: &Connection) -> Result<(), Fault> {
         let cancel_requested = i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end);
         update!(conn, "job" {
             state: self.state, phase: phase(self.state), at: self.at, score: self.score, retries: self.retries,
@@ -216,20 +216,20 @@ impl Head {
         } "rid = ?", self.rid)
     }
 
-    pub(in crate::writer) fn has_token(&self, token: &Token) -> bool {
+    pub(crate) fn has_token(&self, token: &Token) -> bool {
         self.token.as_deref() == Some(token.as_str())
     }
 
-    pub(in crate::writer) fn held_by(&self, token: &Token) -> bool {
+    pub(crate) fn held_by(&self, token: &Token) -> bool {
         self.state == JobState::Running && self.has_token(token)
     }
 
-    pub(in crate::writer) fn expired(&self, now: UnixMs) -> bool {
+    pub(crate) fn expired(&self, now: UnixMs) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
     /// Deletes the job and all that belongs to it.
-    pub(in crate::writer) fn delete(&self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn delete(&self, conn: &Connection) -> Result<(), Fault> {
         for sql in [
             "DELETE FROM job WHERE rid = ?",
             "DELETE FROM spec WHERE rid = ?",
@@ -248,7 +248,7 @@ impl Head {
         Ok(())
     }
 
-    pub(in crate::writer) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
+    pub(crate) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
         run(conn, sql, &[&self.rid])
     }
 }

@@ -29,26 +29,21 @@ const INSERT: &str = insert_job!("finished_at, workflow, lane, knobs, ", "?, ?, 
 const INSERT_PLAIN: &str = insert_job!("", "", " ON CONFLICT (tenant, id) DO NOTHING");
 
 /// The part of a new job's row that is never read with its head.
-pub(in crate::writer) struct Fixed<'a> {
-    pub(in crate::writer) tenant: &'a TenantId,
-    pub(in crate::writer) task: &'a TaskName,
+pub(crate) struct Fixed<'a> {
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) task: &'a TaskName,
     /// Its spec, or a node's arguments.
-    pub(in crate::writer) text: &'a str,
+    pub(crate) text: &'a str,
 }
 
 impl Head {
     /// Stores a queued or delayed job that uses no broker option; false if its id is known, and then nothing was done.
     /// What is left out has its default: fewer values, and no look for the id before, are what it costs less.
-    pub(in crate::writer) fn insert_plain(
-        &mut self,
-        conn: &Connection,
-        now: UnixMs,
-        fixed: &Fixed<'_>,
-    ) -> Result<bool, Fault> {
+    pub(crate) fn insert_plain(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<bool, Fault> {
         self.insert_row(conn, INSERT_PLAIN, now, fixed, &[])
     }
 
-    pub(in crate::writer) fn insert(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<(), Fault> {
+    pub(crate) fn insert(&mut self, conn: &Connection, now: UnixMs, fixed: &Fixed<'_>) -> Result<(), Fault> {
         let (finished_at, workflow, sub_queue, has) =
             (self.finished_at, self.workflow, self.in_sub_queue.then_some(1_i64), self.has);
         self.insert_row(conn, INSERT, now, fixed, &[&finished_at, &workflow, &sub_queue, &has])?;

@@ -13,7 +13,7 @@ use crate::{
 
 impl Head {
     /// Keeps what a worker says: the newest progress, and the log lines that there is room for. `save` must follow.
-    pub(in crate::writer) fn hear(
+    pub(crate) fn hear(
         &mut self,
         conn: &Connection,
         max_lines: u64,
@@ -34,7 +34,7 @@ impl Head {
     }
 
     /// Keeps the first attempt and the newest ones. `save` must follow.
-    pub(in crate::writer) fn remember(&mut self, conn: &Connection, record: &AttemptRecord) -> Result<(), Fault> {
+    pub(crate) fn remember(&mut self, conn: &Connection, record: &AttemptRecord) -> Result<(), Fault> {
         if self.records >= MAX_HISTORY as u64 {
             let oldest_but_one = self.records - (MAX_HISTORY as u64 - 1);
             run(conn, "DELETE FROM history WHERE rid = ? AND n = ?", &[&self.rid, &oldest_but_one])?;
@@ -45,7 +45,7 @@ impl Head {
         Ok(())
     }
 
-    pub(in crate::writer) fn put_result(&self, conn: &Connection, result: Option<&str>) -> Result<(), Fault> {
+    pub(crate) fn put_result(&self, conn: &Connection, result: Option<&str>) -> Result<(), Fault> {
         match result {
             Some(result) => self.put_outcome(conn, Some(result), None),
             None => self.clear_outcome(conn),
@@ -53,11 +53,11 @@ impl Head {
     }
 
     /// Takes away the failure of an earlier attempt. Only a retry leaves one behind.
-    pub(in crate::writer) fn clear_outcome(&self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn clear_outcome(&self, conn: &Connection) -> Result<(), Fault> {
         if self.retries > 0 { self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?") } else { Ok(()) }
     }
 
-    pub(in crate::writer) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
+    pub(crate) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
         self.put_outcome(conn, None, Some(serde_json::to_string(failure)?))
     }
 
@@ -71,7 +71,7 @@ impl Head {
     }
 
     /// How a node ended in the workflow that its own resumes.
-    pub(in crate::writer) fn keep_outcome(
+    pub(crate) fn keep_outcome(
         &self,
         conn: &Connection,
         result: Option<&RawValue>,

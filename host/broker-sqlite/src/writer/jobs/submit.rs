@@ -20,7 +20,7 @@ impl Step<'_> {
     }
 
     /// Whether half of the file's reserve is used.
-    pub(in crate::writer) fn is_nearly_full(&self) -> Result<bool, Fault> {
+    pub(crate) fn is_nearly_full(&self) -> Result<bool, Fault> {
         self.fills(self.max_pages.map_or(0, schema::reserve) / 2)
     }
 
@@ -98,7 +98,7 @@ impl Step<'_> {
     }
 
     /// Queues a job now or when its time comes.
-    pub(in crate::writer) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
+    pub(crate) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
         self.place(head, self.due(start), None);
         self.arrived(head)
     }
@@ -117,7 +117,7 @@ impl Step<'_> {
     }
 
     /// The job or workflow that was submitted with this key, and whether its body was the same.
-    pub(in crate::writer) fn known_key(
+    pub(crate) fn known_key(
         &self,
         tenant: &TenantId,
         asked: Option<&Idempotency>,
@@ -147,12 +147,7 @@ impl Step<'_> {
         capacity::for_job(self.limits, self.scheduler, &new.tenant, &new.queue)
     }
 
-    pub(in crate::writer) fn keep_key(
-        &self,
-        tenant: &TenantId,
-        id: JobId,
-        asked: Option<&Idempotency>,
-    ) -> Result<(), Fault> {
+    pub(crate) fn keep_key(&self, tenant: &TenantId, id: JobId, asked: Option<&Idempotency>) -> Result<(), Fault> {
         let Some(Idempotency { key, body, ttl_ms }) = asked else { return Ok(()) };
         let expires_at = self.now.saturating_add(*ttl_ms);
         insert!(self.conn, "INSERT OR REPLACE INTO idempotency" {

@@ -31,14 +31,14 @@ impl Step<'_> {
     }
 
     /// The job that keeps a submission away.
-    pub(in crate::writer) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
+    pub(crate) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
         let Some(unique) = unique_of(new).filter(|unique| unique.wins == Wins::First) else { return Ok(None) };
         let holder = self.holder(&new.tenant, &unique.key)?;
         Ok(holder.filter(|holder| holder.holds(self.now)).map(|holder| holder.id))
     }
 
     /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
-    pub(in crate::writer) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
+    pub(crate) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
         let Some(unique) = unique_of(new) else { return Ok((new.start, None)) };
         let (mut since, mut place) = (self.now, None);
         if unique.wins == Wins::Latest
@@ -71,7 +71,7 @@ impl Step<'_> {
     }
 
     /// A job ends: it holds its key no more, or until the time that is answered.
-    pub(in crate::writer) fn release_key(&mut self, head: &mut Head) -> Result<UnixMs, Fault> {
+    pub(crate) fn release_key(&mut self, head: &mut Head) -> Result<UnixMs, Fault> {
         match self.held_by(head)? {
             Some((key, 0)) => {
                 self.drop_key(head, &key)?;
@@ -82,7 +82,7 @@ impl Step<'_> {
     }
 
     /// The key that a job holds, and until when; 0: until it ends.
-    pub(in crate::writer) fn held_by(&self, head: &mut Head) -> Result<Option<(String, UnixMs)>, Fault> {
+    pub(crate) fn held_by(&self, head: &mut Head) -> Result<Option<(String, UnixMs)>, Fault> {
         if head.has & UNIQUE == 0 {
             return Ok(None);
         }
@@ -92,13 +92,13 @@ impl Step<'_> {
         Ok(holder.filter(|holder| holder.id == head.id).map(|holder| (key, holder.until)))
     }
 
-    pub(in crate::writer) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
+    pub(crate) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
         let sql = "DELETE FROM unique_key WHERE tenant = ? AND key = ?";
         run(self.conn, sql, &[self.scheduler.tenant(head.queue_id), &key])
     }
 
     /// Forgets unique keys whose time is over; whether there may be more.
-    pub(in crate::writer) fn sweep_unique(&self) -> Result<bool, Fault> {
+    pub(crate) fn sweep_unique(&self) -> Result<bool, Fault> {
         Ok(changed(self.conn, SWEEP_UNIQUE, &[&self.now, &UNIQUE_SWEEP])? == u64::from(UNIQUE_SWEEP))
     }
 }

@@ -23,7 +23,7 @@ fn column(scope: &Scope) -> (i64, &str) {
 
 impl Step<'_> {
     /// The number of a tenant queue, made if there is none.
-    pub(in crate::writer) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
+    pub(crate) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
         let is_new = self.scheduler.find_any(tenant, queue).is_none();
         let id = self.scheduler.queue_id(tenant, queue);
         if is_new {
@@ -58,12 +58,12 @@ impl Step<'_> {
     }
 
     /// Forgets rates that are not used up any more; whether there may be more.
-    pub(in crate::writer) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
+    pub(crate) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
         Ok(changed(self.conn, SWEEP_RATES, &[&self.now.saturating_mul(1_000), &max])? == u64::from(max))
     }
 
     /// Reads the scheduler from the file again, after its rows were repaired.
-    pub(in crate::writer) fn reload_scheduler(&mut self) -> Result<(), Fault> {
+    pub(crate) fn reload_scheduler(&mut self) -> Result<(), Fault> {
         *self.scheduler = stored_scheduler::load(self.conn)?;
         self.scheduler.now = self.now;
         self.scheduler.ready_in = self.scheduler.ready_queues();

@@ -31,13 +31,13 @@ fn rate_columns(limit: &Limit) -> (i64, &str, &str) {
 }
 
 /// The ready jobs of the file as the scheduler sees them.
-pub(in crate::writer) struct ReadyJobs<'a> {
-    pub(in crate::writer) conn: &'a Connection,
-    pub(in crate::writer) now: UnixMs,
+pub(crate) struct ReadyJobs<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) now: UnixMs,
     /// How many tenant queues there are.
-    pub(in crate::writer) queues: usize,
+    pub(crate) queues: usize,
     /// The job that was looked at, and its spec or (of a node) its arguments.
-    pub(in crate::writer) looked: Option<(Head, String)>,
+    pub(crate) looked: Option<(Head, String)>,
 }
 
 impl ReadyJobs<'_> {

@@ -15,27 +15,27 @@ use crate::{
     schema,
 };
 
-pub(in crate::writer) const TRIM: &str = "DELETE FROM event WHERE tenant = ? AND number <= ?";
+pub(crate) const TRIM: &str = "DELETE FROM event WHERE tenant = ? AND number <= ?";
 
 /// Somebody follows a tenant, or did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::writer) struct Subscription {
+pub(crate) struct Subscription {
     /// 0: it has ended, and is to be deleted.
-    pub(in crate::writer) until: UnixMs,
+    pub(crate) until: UnixMs,
     /// The number of the last event.
-    pub(in crate::writer) last: u64,
+    pub(crate) last: u64,
 }
 
 #[derive(Debug)]
-pub(in crate::writer) struct EventSubscriptions {
-    pub(in crate::writer) all: HashMap<TenantId, Subscription>,
+pub(crate) struct EventSubscriptions {
+    pub(crate) all: HashMap<TenantId, Subscription>,
     /// When the first of them ends; `UnixMs::MAX`: nobody follows.
     first_end: UnixMs,
     /// The highest number that an event had.
-    pub(in crate::writer) newest: u64,
+    pub(crate) newest: u64,
     newest_before: u64,
     /// Events that are not yet written.
-    pub(in crate::writer) pending: Vec<(TenantId, Event)>,
+    pub(crate) pending: Vec<(TenantId, Event)>,
     /// Subscriptions that the group under way changed, with their values before it.
     before: HashMap<TenantId, Option<Subscription>>,
     /// Something is not yet written.
@@ -43,7 +43,7 @@ pub(in crate::writer) struct EventSubscriptions {
 }
 
 impl EventSubscriptions {
-    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
+    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
         let sql = "SELECT until, last, tenant FROM followed";
         let all = all(conn, sql, &[], |row| Ok((get(row, 2)?, read!(row => Subscription { until, last }))))?;
         let all = all.into_iter().collect();
@@ -55,16 +55,16 @@ impl EventSubscriptions {
         Ok(followed)
     }
 
-    pub(in crate::writer) fn is_anybody(&self) -> bool {
+    pub(crate) fn is_anybody(&self) -> bool {
         self.first_end < UnixMs::MAX
     }
 
-    pub(in crate::writer) fn look_ahead(&mut self) {
+    pub(crate) fn look_ahead(&mut self) {
         let ends = self.all.values().map(|following| following.until).filter(|until| *until > 0);
         self.first_end = ends.min().unwrap_or(UnixMs::MAX);
     }
 
-    pub(in crate::writer) fn set(&mut self, tenant: &TenantId, following: Option<Subscription>) {
+    pub(crate) fn set(&mut self, tenant: &TenantId, following: Option<Subscription>) {
         let before = match following {
             Some(following) => self.all.insert(tenant.clone(), following),
             None => self.all.remove(tenant),
@@ -74,7 +74,7 @@ impl EventSubscriptions {
     }
 
     /// Ends the followings that nobody prolonged until `now`.
-    pub(in crate::writer) fn end_until(&mut self, now: UnixMs) {
+    pub(crate) fn end_until(&mut self, now: UnixMs) {
         if self.first_end > now {
             return;
         }
@@ -87,7 +87,7 @@ impl EventSubscriptions {
     }
 
     /// The number of a tenant's next event; none when nobody follows it.
-    pub(in crate::writer) fn next_number(&mut self, now: UnixMs, tenant: &TenantId) -> Option<u64> {
+    pub(crate) fn next_number(&mut self, now: UnixMs, tenant: &TenantId) -> Option<u64> {
         self.end_until(now);
         let following = self.all.get_mut(tenant).filter(|following| following.until > 0)?;
         if !self.before.contains_key(tenant) {
@@ -100,7 +100,7 @@ impl EventSubscriptions {
     }
 
     /// Writes what is not yet written. Without `keep` no events are: their numbers are used up.
-    pub(in crate::writer) fn write(&mut self, conn: &Connection, keep: bool) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, conn: &Connection, keep: bool) -> Result<(), Fault> {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
@@ -127,18 +127,18 @@ impl EventSubscriptions {
         Ok(())
     }
 
-    pub(in crate::writer) fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// The group was committed.
-    pub(in crate::writer) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.before.clear();
         self.newest_before = self.newest;
     }
 
     /// The group was rolled back.
-    pub(in crate::writer) fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         for (tenant, following) in std::mem::take(&mut self.before) {
             match (self.all.entry(tenant), following) {
                 (entry, Some(following)) => drop(entry.insert_entry(following)),
@@ -154,7 +154,7 @@ impl EventSubscriptions {
 }
 
 /// Whether a group's events are kept: in a full file what is left is for finishing what was accepted.
-pub(in crate::writer) fn keeps_events(
+pub(crate) fn keeps_events(
     conn: &Connection,
     subscriptions: &EventSubscriptions,
     max_pages: Option<u64>,

@@ -32,7 +32,7 @@ const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 0, running = of ->> 1, d
     FROM (SELECT value ->> 0 AS id, value -> 1 AS of FROM json_each(?)) AS changed WHERE line.id = changed.id";
 
 /// Reads the file.
-pub(in crate::writer) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault> {
+pub(crate) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault> {
     let mut scheduler = Scheduler::default();
     load_controls(conn, &mut scheduler)?;
     scheduler.seq = one(conn, "SELECT seq FROM meta", &[], first)?.unwrap_or(0);
@@ -105,7 +105,7 @@ fn save(conn: &Connection, id: QueueId, counts: &Counts) -> Result<(), Fault> {
 }
 
 /// Writes what the group changed of tenant queues. `all`: what is stored may differ from what was before the group.
-pub(in crate::writer) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, all: bool) -> Result<(), Fault> {
+pub(crate) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, all: bool) -> Result<(), Fault> {
     let changed = |(id, before): &&(QueueId, Counts)| all || counts_row(scheduler.counts(*id)) != counts_row(before);
     let changed = scheduler.changed().iter().filter(changed).map(|(id, _)| *id);
     if scheduler.changed().len() > MANY {

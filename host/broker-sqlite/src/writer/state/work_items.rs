@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A work item. Workflows are named by their rows.
-pub(in crate::writer) type Item = WorkItem<i64>;
+pub(crate) type Item = WorkItem<i64>;
 
 const ARRIVE: i64 = 0;
 const CANCEL: i64 = 1;
@@ -25,7 +25,7 @@ const ADOPT: i64 = 2;
 
 /// Where an item was taken from.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::writer) enum Origin {
+pub(crate) enum Origin {
     /// The operation under way added it.
     Own,
     Stored(i64),
@@ -34,7 +34,7 @@ pub(in crate::writer) enum Origin {
 }
 
 #[derive(Debug, Default)]
-pub(in crate::writer) struct WorkItems {
+pub(crate) struct WorkItems {
     /// Items in the table.
     stored: u64,
     /// The same before the group under way.
@@ -45,35 +45,35 @@ pub(in crate::writer) struct WorkItems {
     own: VecDeque<Item>,
 }
 
-pub(in crate::writer) const FRONT: &str =
+pub(crate) const FRONT: &str =
     "SELECT seq, kind, workflow, first, count, raw, adjusted, how, tenant, job FROM todo ORDER BY seq LIMIT 1";
 
 impl WorkItems {
-    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
+    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
         let stored = one(conn, "SELECT count(*) FROM todo", &[], first)?.unwrap_or(0);
         Ok(Self { stored, stored_before: stored, ..Self::default() })
     }
 
-    pub(in crate::writer) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.stored == 0 && self.late.is_empty() && self.own.is_empty()
     }
 
-    pub(in crate::writer) fn push(&mut self, item: Item) {
+    pub(crate) fn push(&mut self, item: Item) {
         self.own.push_back(item);
     }
 
     /// Whether the operation under way has added what is not done.
-    pub(in crate::writer) fn has_own(&self) -> bool {
+    pub(crate) fn has_own(&self) -> bool {
         !self.own.is_empty()
     }
 
     /// The first item that the operation under way added. What is left of it must be `put_back`.
-    pub(in crate::writer) fn take_own(&mut self) -> Option<Item> {
+    pub(crate) fn take_own(&mut self) -> Option<Item> {
         self.own.pop_front()
     }
 
     /// The item in front of the list. What is left of it must be `put_back`.
-    pub(in crate::writer) fn take(&mut self, conn: &Connection) -> Result<Option<(Origin, Item)>, Fault> {
+    pub(crate) fn take(&mut self, conn: &Connection) -> Result<Option<(Origin, Item)>, Fault> {
         if self.stored == 0 {
             return Ok(self.late.pop_front().map(|item| (Origin::Late, item)));
         }
@@ -82,12 +82,7 @@ impl WorkItems {
     }
 
     /// Keeps the rest of an item in front, or strikes it off when it is done.
-    pub(in crate::writer) fn put_back(
-        &mut self,
-        conn: &Connection,
-        origin: Origin,
-        rest: Option<Item>,
-    ) -> Result<(), Fault> {
+    pub(crate) fn put_back(&mut self, conn: &Connection, origin: Origin, rest: Option<Item>) -> Result<(), Fault> {
         match (origin, rest) {
             (Origin::Own | Origin::Late, None) => {}
             (Origin::Own, Some(rest)) => self.own.push_front(rest),
@@ -106,7 +101,7 @@ impl WorkItems {
     }
 
     /// Strikes off what is stored of workflows that are gone.
-    pub(in crate::writer) fn strike_gone(&mut self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn strike_gone(&mut self, conn: &Connection) -> Result<(), Fault> {
         let sql = "DELETE FROM todo WHERE kind IN (0, 1)
             AND NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = todo.workflow)";
         self.stored = self.stored.saturating_sub(changed(conn, sql, &[])?);
@@ -114,12 +109,12 @@ impl WorkItems {
     }
 
     /// Leaves to others what the operation under way has added and not done: at the end of the list.
-    pub(in crate::writer) fn put_off(&mut self) {
+    pub(crate) fn put_off(&mut self) {
         self.late.append(&mut self.own);
     }
 
     /// Stores what was added and not done.
-    pub(in crate::writer) fn flush(&mut self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn flush(&mut self, conn: &Connection) -> Result<(), Fault> {
         self.put_off();
         if self.late.is_empty() {
             return Ok(());
@@ -135,12 +130,12 @@ impl WorkItems {
     }
 
     /// The group was committed.
-    pub(in crate::writer) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.stored_before = self.stored;
     }
 
     /// The group was rolled back.
-    pub(in crate::writer) fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         self.late.clear();
         self.own.clear();
         self.stored = self.stored_before;

@@ -183,7 +183,7 @@ impl Step<'_> {
     }
 
     /// Called for every job of a workflow that ended.
-    pub(in crate::writer) fn ended_node(&mut self, workflow: i64, head: &Head) -> Result<(), Fault> {
+    pub(crate) fn ended_node(&mut self, workflow: i64, head: &Head) -> Result<(), Fault> {
         let number = node_of(head.id).1;
         let edges = one(self.conn, EDGES, &[&workflow, &number], |row| Ok((get::<Vec<Range>>(row, 0)?, get(row, 1)?)))?;
         let (next, on_failure) = edges.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
@@ -208,7 +208,7 @@ impl Step<'_> {
     }
 
     /// Ends the workflows that are over since the last look.
-    pub(in crate::writer) fn finish_workflows(&mut self) -> Result<(), Fault> {
+    pub(crate) fn finish_workflows(&mut self) -> Result<(), Fault> {
         for rid in self.workflows.take_touched() {
             let flow = self.workflows.flow(self.conn, rid)?;
             let Some(end) = flow.end_status else { continue };
@@ -242,7 +242,7 @@ impl Step<'_> {
     }
 
     /// Marks a running workflow as cancelled, and lists its nodes to be cancelled.
-    pub(in crate::writer) fn give_up(&mut self, rid: i64, how: JobState) -> Result<(), Fault> {
+    pub(crate) fn give_up(&mut self, rid: i64, how: JobState) -> Result<(), Fault> {
         let flow = self.workflows.flow(self.conn, rid)?;
         if !flow.is_running() || flow.cancelled.is_some() {
             return Ok(());
@@ -256,7 +256,7 @@ impl Step<'_> {
     }
 
     /// Ends a job that waits, and cancels the workflow that replaced it; asks the worker of a running one to stop it.
-    pub(in crate::writer) fn cancel_job(&mut self, head: &mut Head, how: JobState) -> Result<(), Fault> {
+    pub(crate) fn cancel_job(&mut self, head: &mut Head, how: JobState) -> Result<(), Fault> {
         head.cancel_requested = true;
         if head.state == JobState::Running {
             // Once it is to be stopped, it is.
@@ -287,7 +287,7 @@ impl Step<'_> {
     }
 
     /// Cancels at most `max` workflows whose deadline has come; when the next one is.
-    pub(in crate::writer) fn pass_deadlines(&mut self, max: u32) -> Result<Option<UnixMs>, Fault> {
+    pub(crate) fn pass_deadlines(&mut self, max: u32) -> Result<Option<UnixMs>, Fault> {
         self.workflows.write(self.conn)?;
         let (mut passed, mut next) = (Vec::new(), None);
         each(self.conn, DEADLINES, &[&(u64::from(max) + 1)], |row| {

@@ -28,7 +28,7 @@ const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
 
 impl Step<'_> {
     /// Whether what a guest asked for can be stored.
-    pub(in crate::writer) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
+    pub(crate) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
         if !growth::is_sound(head.id, settle) {
             return Ok(false);
         }
@@ -76,7 +76,7 @@ impl Step<'_> {
     }
 
     /// Stores and starts what `has_room` agreed to.
-    pub(in crate::writer) fn grow(&mut self, head: &Head, growth: &Growth) -> Result<(), Fault> {
+    pub(crate) fn grow(&mut self, head: &Head, growth: &Growth) -> Result<(), Fault> {
         for new in &growth.workflows {
             let rid = self.store_head(&new.head)?;
             for (number, node) in (0..).zip(&new.nodes) {

@@ -17,23 +17,23 @@ const OVER: &str = "SELECT rid, delete_at, tenant, id FROM workflow INDEXED BY w
     WHERE delete_at <= ? ORDER BY delete_at, tenant, id LIMIT ?";
 
 /// A workflow to be deleted.
-pub(in crate::writer) struct Over {
-    pub(in crate::writer) rid: i64,
-    pub(in crate::writer) at: UnixMs,
-    pub(in crate::writer) tenant: TenantId,
-    pub(in crate::writer) id: WorkflowId,
+pub(crate) struct Over {
+    pub(crate) rid: i64,
+    pub(crate) at: UnixMs,
+    pub(crate) tenant: TenantId,
+    pub(crate) id: WorkflowId,
 }
 
 impl Step<'_> {
     /// At most `max` workflows whose retention has passed, by time, tenant and id.
-    pub(in crate::writer) fn workflows_over(&mut self, max: u32) -> Result<Vec<Over>, Fault> {
+    pub(crate) fn workflows_over(&mut self, max: u32) -> Result<Vec<Over>, Fault> {
         self.workflows.write(self.conn)?;
         all(self.conn, OVER, &[&self.now, &max], |row| Ok(read!(row => Over { rid, at, tenant, id })))
     }
 
     /// Deletes a job that has ended, or a node. The workflow that replaced it is deleted next, or when it is over:
     /// callbacks may outlive its end.
-    pub(in crate::writer) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
         self.leave_dead(head);
         head.delete(self.conn)?;
         let Some(child) = head.child else { return Ok(()) };
@@ -47,7 +47,7 @@ impl Step<'_> {
     }
 
     /// Deletes at most `max` of a workflow's nodes and then itself; how many.
-    pub(in crate::writer) fn prune_workflow(&mut self, over: &Over, max: u32) -> Result<u32, Fault> {
+    pub(crate) fn prune_workflow(&mut self, over: &Over, max: u32) -> Result<u32, Fault> {
         let rid = over.rid;
         let flow = self.workflows.flow(self.conn, rid)?;
         let (first, nodes) = (flow.pruned.unwrap_or(0), flow.nodes);
@@ -82,7 +82,7 @@ impl Step<'_> {
     }
 
     /// Deletes the rows of nodes and joins whose jobs are gone.
-    pub(in crate::writer) fn delete_graph(&self, rid: i64, nodes: Range) -> Result<(), Fault> {
+    pub(crate) fn delete_graph(&self, rid: i64, nodes: Range) -> Result<(), Fault> {
         let end = i64::from(nodes.first) + i64::from(nodes.count);
         for sql in [
             "DELETE FROM node WHERE workflow = ? AND number >= ? AND number < ?",

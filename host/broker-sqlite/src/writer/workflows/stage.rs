@@ -65,7 +65,7 @@ impl Step<'_> {
     }
 
     /// Why so many workflows with these templates cannot be added.
-    pub(in crate::writer) fn refused<'a>(
+    pub(crate) fn refused<'a>(
         &self,
         tenant: &TenantId,
         new: Held,
@@ -78,14 +78,14 @@ impl Step<'_> {
     }
 
     /// Counts workflows (that replace no job) and nodes.
-    pub(in crate::writer) fn count_workflows(&self, tenant: &TenantId, held: i64, nodes: i64) -> Result<(), Fault> {
+    pub(crate) fn count_workflows(&self, tenant: &TenantId, held: i64, nodes: i64) -> Result<(), Fault> {
         let sql = "INSERT INTO workflow_count (tenant, held, nodes) VALUES (?, ?, ?)
             ON CONFLICT (tenant) DO UPDATE SET held = held + excluded.held, nodes = nodes + excluded.nodes";
         run(self.conn, sql, &[tenant, &held, &nodes])
     }
 
     /// Stores a workflow without its nodes, staged; its row.
-    pub(in crate::writer) fn store_head(&mut self, head: &WorkflowHead) -> Result<i64, Fault> {
+    pub(crate) fn store_head(&mut self, head: &WorkflowHead) -> Result<i64, Fault> {
         insert!(self.conn, "INSERT INTO workflow" {
             tenant: head.tenant, id: head.id, nodes: head.nodes, end_node: head.end, parent: head.parent,
             depth: head.depth, deadline_ms: head.deadline_ms, keep_ms: head.keep_ms, staged: true, created_at: self.now,
@@ -104,7 +104,7 @@ impl Step<'_> {
     }
 
     /// Stores templates from number `first` on, and makes the queues that they need.
-    pub(in crate::writer) fn store_templates(
+    pub(crate) fn store_templates(
         &mut self,
         tenant: &TenantId,
         workflow: i64,
@@ -178,7 +178,7 @@ impl Step<'_> {
     }
 
     /// Stores a node of a workflow whose head is stored, in a place that is free.
-    pub(in crate::writer) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
+    pub(crate) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
             NewWork::Job { template, arguments, takes, kept, broker_options } => {
                 let job =
@@ -272,7 +272,7 @@ impl Step<'_> {
     }
 
     /// From now on it counts: its time runs, and these of its nodes are readied.
-    pub(in crate::writer) fn begin(&mut self, rid: i64, starts: &[Range]) -> Result<(), Fault> {
+    pub(crate) fn begin(&mut self, rid: i64, starts: &[Range]) -> Result<(), Fault> {
         let now = self.now;
         let flow = self.workflows.flow_mut(self.conn, rid)?;
         flow.staged = false;
@@ -285,7 +285,7 @@ impl Step<'_> {
     }
 
     /// Lists nodes to be readied, whatever they wait for.
-    pub(in crate::writer) fn ready(&mut self, rid: i64, starts: &[Range]) {
+    pub(crate) fn ready(&mut self, rid: i64, starts: &[Range]) {
         for nodes in starts {
             self.workflows.work_items.push(WorkItem::start(rid, *nodes));
         }
