@@ -7,6 +7,7 @@
 mod controls;
 mod deliveries;
 mod events;
+pub mod in_process;
 mod jobs;
 mod limits;
 mod maintenance;
