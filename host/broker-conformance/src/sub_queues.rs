@@ -35,6 +35,14 @@ pub async fn jobs_of_one_key_keep_their_order_by_priority_and_age(s: Subject) {
     assert_eq!(s.claim_numbers(10).await, [3, 5, 1, 4, 2]);
 }
 
+pub async fn an_urgent_job_brings_its_key_forward_also_among_jobs_of_one_batch(s: Subject) {
+    s.add(new_job(9)).await;
+    assert_eq!(s.claim_numbers(1).await, [9], "the queue is known");
+    let urgent = NewJob { priority: 9, ..keyed(3, "b", 100) };
+    s.add_all([keyed(1, "a", 100), keyed(2, "b", 100), urgent]).await;
+    assert_eq!(s.claim_numbers(10).await, [3, 1, 2]);
+}
+
 pub async fn jobs_without_a_key_have_a_turn_among_those_with_one(s: Subject) {
     s.add_all([laned(1, "mail"), laned(2, "mail"), keyed(3, "a", 100), keyed(4, "a", 100)]).await;
     assert_eq!(s.claim_numbers(10).await, [1, 3, 2, 4]);

@@ -180,6 +180,7 @@ macro_rules! conformance_suite {
             a_key_that_comes_late_does_not_catch_up_on_the_past,
             a_key_with_one_job_at_a_time_starves_nobody,
             jobs_of_one_key_keep_their_order_by_priority_and_age,
+            an_urgent_job_brings_its_key_forward_also_among_jobs_of_one_batch,
             jobs_without_a_key_have_a_turn_among_those_with_one,
             plain_jobs_and_lanes_take_turns,
             a_lane_that_comes_late_does_not_catch_up_on_the_past,

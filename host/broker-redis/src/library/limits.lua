@@ -202,6 +202,14 @@ function limits.insert(tq, task, key, score, id)
   limits.settle_key(tq, task, key)
 end
 
+-- Writes the keys that insert_many() only noted.
+local function write_new_keys(name, t)
+  if t.new_keys == 0 then return end
+  call('HINCRBY', limits.hash_of(t.tq), 'n:' .. t.task, t.new_keys)
+  in_pieces('ZADD', P .. 'keys:' .. name, t.turns)
+  t.turns, t.new_keys = {}, 0
+end
+
 -- Inserts jobs, of which the first one comes first. `known` is kept for all insertions of which only the last is followed by
 -- write_inserted(), and nothing else happens between: what it has of a task that is open need not be looked at again.
 function limits.insert_many(known, tq, task, key, list, n)
@@ -224,6 +232,8 @@ function limits.insert_many(known, tq, task, key, list, n)
   end
   if not is_new and call('ZRANGE', jobs, 0, 0)[1] ~= list[2] then return end
   local hash = limits.hash_of(tq)
+  -- This key may be one of them.
+  write_new_keys(name, t)
   if is_new and call('HINCRBY', hash, 'n:' .. task, 1) == 1 then call('HINCRBY', hash, 'n', 1) end
   limits.settle_key(tq, task, key)
   local score = call('ZSCORE', tq.fair, tq.tenant) and call('ZSCORE', P .. 'lanes:' .. tq.name, task)
@@ -233,10 +243,8 @@ end
 
 function limits.write_inserted(known)
   for name, t in pairs(known) do
-    local hash = limits.hash_of(t.tq)
-    call('HINCRBY', hash, 'q', t.jobs)
-    if t.new_keys > 0 then call('HINCRBY', hash, 'n:' .. t.task, t.new_keys) end
-    in_pieces('ZADD', P .. 'keys:' .. name, t.turns)
+    call('HINCRBY', limits.hash_of(t.tq), 'q', t.jobs)
+    write_new_keys(name, t)
   end
 end
 
