@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use umbel_model::TenantId;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Result};
 
 /// Tenants remembered before those without a permit are forgotten.
 const KEPT_TENANTS: usize = 1_024;
@@ -72,7 +72,7 @@ impl FairSemaphore {
     }
 
     /// A permit, in the order of asking.
-    pub(crate) async fn acquire(&self, tenant: &TenantId) -> Result<Permit, Problem> {
+    pub(crate) async fn acquire(&self, tenant: &TenantId) -> Result<Permit> {
         let own = self.tenants.of(tenant);
         let both = async {
             // The tenant's own first: while it waits for that, it holds up nobody else.

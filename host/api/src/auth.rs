@@ -13,7 +13,11 @@ use subtle::ConstantTimeEq as _;
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::TenantId;
 
-use crate::{Error, problem::Problem, time::Time};
+use crate::{
+    Error,
+    problem::{Problem, Result},
+    time::Timestamp,
+};
 
 const PREFIX: &str = "umbel_";
 /// 32 base62 digits are 190 bits.
@@ -35,7 +39,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Refuses callers who are no operators.
-    pub(crate) fn must_operate(&self) -> Result<(), Problem> {
+    pub(crate) fn must_operate(&self) -> Result<()> {
         let detail = "workers serve all tenants; `umbel token create --operator` makes a token that may order them";
         if self.operator { Ok(()) } else { Err(Problem::operator_needed(detail)) }
     }
@@ -64,7 +68,7 @@ impl Tokens {
     }
 
     /// The caller of a request, from its token.
-    pub(crate) async fn caller(&self, broker: &dyn Broker, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(crate) async fn caller(&self, broker: &dyn Broker, headers: &HeaderMap) -> Result<Caller> {
         let token = bearer(headers)?;
         if !is_well_formed(token) {
             return Err(invalid());
@@ -92,7 +96,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
         return Err(Error::TokenName);
     }
     let token = random_token()?;
-    let created_at = serde_json::to_value(Time(crate::time::now_ms())).ok();
+    let created_at = serde_json::to_value(Timestamp(crate::time::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
     let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
     let put = PutDocument {
@@ -114,7 +118,7 @@ fn home() -> TenantId {
     TenantId::new("system").expect("a fixed name that keeps the rule")
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+fn bearer(headers: &HeaderMap) -> Result<&str> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         let detail = "send the header `Authorization: Bearer umbel_…`; `umbel token create` makes a token";
         return Err(challenge(Problem::missing_token(detail)));

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use axum::{
     body::{Body, BodyDataStream},
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -19,7 +19,7 @@ use umbel_compose::JsonError;
 
 use crate::{
     json_limits::{MAX_DEPTH, is_too_deep},
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
 };
 
@@ -29,17 +29,12 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// A JSON body, whole.
-pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes> {
     read_json_up_to(api, headers, body, api.config.max_body_bytes).await
 }
 
 /// As `read_json`, with a limit of its own.
-pub(crate) async fn read_json_up_to(
-    api: &Api,
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-) -> Result<Bytes, Problem> {
+pub(crate) async fn read_json_up_to(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
@@ -86,7 +81,7 @@ impl Chunks {
     }
 
     /// The next part; none at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         // Until then the bytes that have come are enough.
         let earned = Duration::from_millis(self.read.saturating_mul(1_000) / self.bytes_per_second);
         let left = self.grace.max(earned).saturating_sub(self.waited);
@@ -101,7 +96,7 @@ impl Chunks {
     }
 }
 
-async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes, Problem> {
+async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(chunk) = chunks.next().await? {
@@ -142,7 +137,7 @@ pub(crate) async fn drain(body: Body) {
 }
 
 /// `body`, if the request may go on. Otherwise it is read and forgotten before the problem is answered.
-pub(crate) async fn or_drain<T>(checked: Result<T, Problem>, body: Body) -> Result<(T, Body), Problem> {
+pub(crate) async fn or_drain<T>(checked: Result<T>, body: Body) -> Result<(T, Body)> {
     match checked {
         Ok(value) => Ok((value, body)),
         Err(problem) => {
@@ -165,7 +160,7 @@ fn unreadable() -> Problem {
 }
 
 /// A body's text, not nested too deeply.
-pub(crate) fn checked_text(json: &[u8]) -> Result<&str, Problem> {
+pub(crate) fn checked_text(json: &[u8]) -> Result<&str> {
     if is_too_deep(json) {
         return Err(Problem::json_too_deep(format!("at most {MAX_DEPTH} levels are taken")));
     }
@@ -182,13 +177,13 @@ fn json_problem(error: &serde_json::Error) -> Problem {
 }
 
 /// A JSON body as a value of its own.
-pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T> {
     let bytes = read_json(api, headers, body).await?;
     object_of(checked_text(&bytes)?)
 }
 
 /// The object that a body's text is. A list is refused, though serde would take its items as the fields.
-pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
+pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
     if text.trim_ascii_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| shape_problem::<T>(text, &error));
     }
@@ -238,7 +233,7 @@ pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
-) -> Result<T, Problem> {
+) -> Result<T> {
     if is_empty(headers) {
         return Ok(T::default());
     }
@@ -249,8 +244,13 @@ pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
     object_of(checked_text(&bytes)?)
 }
 
+/// A JSON answer of the status 200.
+pub(crate) fn ok<T: Serialize>(value: &T) -> Result {
+    answer(StatusCode::OK, value)
+}
+
 /// A JSON answer.
-pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, Problem> {
+pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result {
     let body = serde_json::to_vec(value).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
         Problem::internal("the answer cannot be written")

@@ -6,7 +6,7 @@ use umbel_model::{Rate, TenantId};
 use utoipa::ToSchema;
 
 use crate::{
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
     state::Api,
 };
 
@@ -88,7 +88,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 
 impl ControlBody {
     /// The change that the broker is to make to `current`.
-    fn patch(&self, scope: &Scope, current: &Control) -> Result<ControlPatch, Problem> {
+    fn patch(&self, scope: &Scope, current: &Control) -> Result<ControlPatch> {
         if self.exclusive.is_some() && !matches!(scope, Scope::Queue(_)) {
             return Err(invalid("exclusive", "only a queue can be exclusive"));
         }
@@ -100,7 +100,7 @@ impl ControlBody {
         })
     }
 
-    fn rate(&self, current: &Control) -> Result<Option<Option<Rate>>, Problem> {
+    fn rate(&self, current: &Control) -> Result<Option<Option<Rate>>> {
         let burst = match self.rate_burst {
             None => current.rate.map_or(1, |rate| rate.burst),
             Some(burst) => burst.unwrap_or(1),
@@ -119,13 +119,13 @@ impl ControlBody {
 }
 
 /// The control of a scope as it is now.
-pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control, Problem> {
+pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control> {
     let controls = api.broker.controls(tenant).await?;
     Ok(controls.into_iter().find(|(other, _)| other == scope).map(|(_, control)| control).unwrap_or_default())
 }
 
 /// Changes the control of a scope; answers the new one.
-pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control, Problem> {
+pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control> {
     let patch = body.patch(scope, &control_of(api, tenant, scope).await?)?;
     let control = change(api, tenant, scope, &patch).await?;
     tracing::info!(?scope, ?control, "control set");
@@ -133,12 +133,7 @@ pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &Cont
 }
 
 /// As `set`, with a patch that was checked.
-pub(crate) async fn change(
-    api: &Api,
-    tenant: &TenantId,
-    scope: &Scope,
-    patch: &ControlPatch,
-) -> Result<Control, Problem> {
+pub(crate) async fn change(api: &Api, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<Control> {
     match api.broker.set_control(tenant, scope, patch).await? {
         ControlSet::Set(control) => Ok(control),
         ControlSet::Unknown => {
@@ -156,7 +151,7 @@ pub(crate) async fn change(
 mod tests {
     use super::*;
 
-    fn rate(body: &str, current: Option<Rate>) -> Result<Option<Option<Rate>>, Problem> {
+    fn rate(body: &str, current: Option<Rate>) -> Result<Option<Option<Rate>>> {
         let body: ControlBody = serde_json::from_str(body).unwrap();
         body.rate(&Control { rate: current, ..Control::default() })
     }

@@ -20,7 +20,12 @@ use futures::stream;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{auth::Caller, problem::Problem, serve::Stopping, state::Api};
+use crate::{
+    auth::Caller,
+    problem::{Problem, Result},
+    serve::Stopping,
+    state::Api,
+};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Between two looks at the store.
@@ -67,7 +72,7 @@ impl Events {
 }
 
 /// The id of the last event that a client has seen, as `parse` reads it.
-pub(crate) fn last_event_id<T>(headers: &HeaderMap, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+pub(crate) fn last_event_id<T>(headers: &HeaderMap, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let seen = value.to_str().ok().and_then(parse);
     let refused = || Problem::invalid_header("Last-Event-ID: pass on the id of an event of this stream");
@@ -81,7 +86,7 @@ pub(crate) struct StreamPermits {
 }
 
 impl StreamPermits {
-    pub(crate) fn take(api: &Api, caller: &Caller) -> Result<Self, Problem> {
+    pub(crate) fn take(api: &Api, caller: &Caller) -> Result<Self> {
         let all = api.streams.clone().try_acquire_owned();
         let all = all.map_err(|_| Problem::overloaded("too many streams of events; poll, or try again later"))?;
         let own = api.tenants_streams.try_acquire(&caller.tenant).ok_or_else(|| {

@@ -15,7 +15,7 @@ use crate::{
     auth::Caller,
     body::{json_of, json_or_nothing},
     middleware::RequestId,
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Context {
 impl FromRequestParts<Arc<Api>> for Context {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
         let (caller, request_id) = (parts.extensions.get::<Caller>(), parts.extensions.get::<RequestId>());
         // The middleware puts both there.
         let (caller, request_id) = caller.cloned().zip(request_id.cloned()).ok_or_else(Problem::see_log)?;
@@ -45,7 +45,7 @@ pub(crate) struct Operator(pub(crate) Context);
 impl FromRequestParts<Arc<Api>> for Operator {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
         let context = Context::from_request_parts(parts, api).await?;
         context.caller.must_operate()?;
         Ok(Self(context))
@@ -59,7 +59,7 @@ pub(crate) struct QueryParams<T>(pub(crate) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         Query::try_from_uri(&parts.uri)
             .map(|Query(query)| Self(query))
             .map_err(|e| Problem::invalid_query(cut(&in_words(&e.body_text()))))
@@ -77,7 +77,7 @@ pub(crate) struct WaitQuery {
 
 impl WaitQuery {
     /// The wait, within the limit.
-    pub(crate) fn wait(&self, api: &Api) -> Result<Duration, Problem> {
+    pub(crate) fn wait(&self, api: &Api) -> Result<Duration> {
         let Some(text) = &self.wait else { return Ok(Duration::ZERO) };
         let ms = human::duration_ms(text).map_err(|e| Problem::invalid_query(cut(&format!("wait: {e}"))))?;
         let max = api.config.max_wait_ms;
@@ -156,7 +156,7 @@ pub(crate) struct PathParam<T>(pub(crate) T);
 impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
         let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
         let (_, text) = parameters.iter().next().ok_or_else(missing)?;
@@ -171,7 +171,7 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
         json_of(api, &parts.headers, body).await.map(Self)
     }
@@ -184,7 +184,7 @@ pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
         json_or_nothing(api, &parts.headers, body).await.map(Self)
     }

@@ -15,7 +15,7 @@ use crate::{
     auth::Tokens,
     config::ApiConfig,
     id_generator::IdGenerator,
-    problem::Problem,
+    problem::{Problem, Result},
     schemas::{CheckPermits, SchemaCache},
 };
 
@@ -107,12 +107,12 @@ impl Api {
     }
 
     /// One job of the tenant.
-    pub(crate) async fn job(&self, tenant: &TenantId, id: JobId) -> Result<JobRecord, Problem> {
+    pub(crate) async fn job(&self, tenant: &TenantId, id: JobId) -> Result<JobRecord> {
         self.broker.job(tenant, id).await?.ok_or_else(|| Problem::no_job(id))
     }
 
     /// One workflow of the tenant.
-    pub(crate) async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowRecord, Problem> {
+    pub(crate) async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowRecord> {
         self.broker.workflow(tenant, id).await?.ok_or_else(|| Problem::no_workflow(id))
     }
 

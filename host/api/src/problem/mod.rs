@@ -127,6 +127,9 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// The result of everything that a request may fail in: mostly its answer, or a problem.
+pub(crate) type Result<T = Response, E = Problem> = std::result::Result<T, E>;
+
 /// A failure, ready to be answered.
 #[derive(Debug, Clone)]
 pub struct Problem(Box<Parts>);

@@ -3,7 +3,6 @@
 use axum::{
     body::Body,
     http::{HeaderMap, StatusCode},
-    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use umbel_bulk::{Aborted, Action, Bulk, Filter, Started, abort as stop, list as all, load};
@@ -13,12 +12,12 @@ use utoipa::ToSchema;
 
 use crate::{
     auth::Caller,
-    body::{answer, checked_text, object, object_of, read_json},
+    body::{answer, checked_text, object, object_of, ok, read_json},
     extract::{BulkParam, Context, PathParam},
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
     state::Api,
     submission::{idempotency, key_of},
-    time::Time,
+    time::Timestamp,
     views::{BulkAction, PolicyFields},
 };
 
@@ -88,10 +87,8 @@ pub(crate) struct BulkView {
     skipped: u64,
     /// It could not be done; `error` says why for the last of them.
     failed: u64,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Time,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
+    created_at: Timestamp,
+    finished_at: Option<Timestamp>,
     error: Option<String>,
 }
 
@@ -106,8 +103,8 @@ impl From<Bulk> for BulkView {
             done: bulk.done,
             skipped: bulk.skipped,
             failed: bulk.failed,
-            created_at: Time(bulk.created_at),
-            finished_at: bulk.finished_at.map(Time),
+            created_at: Timestamp(bulk.created_at),
+            finished_at: bulk.finished_at.map(Timestamp),
             error: bulk.error,
             filter: bulk.filter,
         }
@@ -127,7 +124,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 }
 
 impl BulkBody {
-    fn check(&self, api: &Api) -> Result<(), Problem> {
+    fn check(&self, api: &Api) -> Result<()> {
         self.filter.check().map_err(|(field, detail)| invalid(&format!("filter/{field}"), detail))?;
         if self.terminate.is_some() && self.action != Action::Cancel {
             return Err(invalid("terminate", "only a cancel has it"));
@@ -147,18 +144,18 @@ impl BulkBody {
 }
 
 /// A new action, with an id of its own.
-pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk, Problem> {
+pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk> {
     Ok(Bulk::new(api.ids.job_id()?, action, filter, crate::time::now_ms()))
 }
 
 /// Stores an action to be carried out, and answers it.
-pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Response, Problem> {
+pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     match umbel_bulk::start(&*api.broker, &caller.tenant, bulk).await? {
         Started::Created(bulk) => {
             tracing::info!(bulk = %bulk.id, action = bulk.action.as_str(), dry_run = bulk.dry_run, "bulk action started");
             answer(StatusCode::ACCEPTED, &BulkView::from(*bulk))
         }
-        Started::Existing(bulk) => answer(StatusCode::OK, &BulkView::from(*bulk)),
+        Started::Existing(bulk) => ok(&BulkView::from(*bulk)),
         Started::Conflict(id) => Err(Problem::key_conflict(id)),
         Started::TooMany => {
             let detail = format!("at most {} run at once; wait for one or abort it", umbel_bulk::MAX_RUNNING);
@@ -180,11 +177,7 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Resp
         (status = 200, body = BulkView, description = "The idempotency key was known"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, .. }: Context,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: HeaderMap, body: Body) -> Result {
     let bytes = read_json(&api, &headers, body).await?;
     let body: BulkBody = object_of(checked_text(&bytes)?)?;
     body.check(&api)?;
@@ -200,40 +193,33 @@ pub(crate) async fn submit(
 
 /// The tenant's actions on many jobs.
 #[utoipa::path(get, path = "/v1/bulk", tag = "bulk", responses((status = 200, body = Bulks)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
     let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::from).collect();
-    answer(StatusCode::OK, &Bulks { items, next_cursor: None })
+    ok(&Bulks { items, next_cursor: None })
 }
 
 /// One action.
-#[utoipa::path(
-    get, path = "/v1/bulk/{id}", tag = "bulk", params(("id" = String, Path)), responses((status = 200, body = BulkView))
-)]
+#[utoipa::path(get, path = "/v1/bulk/{id}", tag = "bulk", responses((status = 200, body = BulkView)))]
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result<Response, Problem> {
+) -> Result {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
-    answer(StatusCode::OK, &BulkView::from(bulk))
+    ok(&BulkView::from(bulk))
 }
 
 /// Stops an action. What it did stays done.
-#[utoipa::path(
-    post, path = "/v1/bulk/{id}/abort", tag = "bulk", params(("id" = String, Path)),
-    responses((status = 200, body = BulkView))
-)]
+#[utoipa::path(post, path = "/v1/bulk/{id}/abort", tag = "bulk", responses((status = 200, body = BulkView)))]
 pub(crate) async fn abort(
     Context { api, caller, .. }: Context,
     PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result<Response, Problem> {
+) -> Result {
     match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");
-            answer(StatusCode::OK, &BulkView::from(*bulk))
+            ok(&BulkView::from(*bulk))
         }
-        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => {
-            answer(StatusCode::OK, &BulkView::from(*bulk))
-        }
+        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => ok(&BulkView::from(*bulk)),
         Aborted::Over(bulk) => Err(Problem::bulk_ended(format!("bulk action {id} is {}", bulk.state.as_str()))),
         Aborted::NotFound => Err(unknown(id)),
     }

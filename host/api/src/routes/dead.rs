@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{JobPage, JobQuery};
 use umbel_compose::Digests;
@@ -15,10 +14,10 @@ use super::jobs::{
 };
 use crate::{
     auth::Caller,
-    body::answer,
+    body::ok,
     extract::{Context, JsonBody, OptionalJsonBody, PathParam, QueryParams},
     outcome::Outcome,
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
     redrive,
     state::Api,
     views::{Job, PolicyFields},
@@ -32,10 +31,7 @@ const CHUNK: u32 = 100;
 
 /// Dead jobs, newest first.
 #[utoipa::path(get, path = "/v1/dead", tag = "dead", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<ListQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<ListQuery>) -> Result {
     page(&api, &caller, &query, true).await
 }
 
@@ -55,14 +51,14 @@ pub(crate) struct RedriveHow {
 ///
 /// It has the job's policy, without uniqueness.
 #[utoipa::path(
-    post, path = "/v1/dead/{id}/redrive", tag = "dead", params(("id" = String, Path)),
+    post, path = "/v1/dead/{id}/redrive", tag = "dead",
     request_body = Option<RedriveHow>, responses((status = 202, body = Job))
 )]
 pub(crate) async fn redrive_one(
     Context { api, caller, request_id }: Context,
     PathParam(id): PathParam<JobId>,
     OptionalJsonBody(body): OptionalJsonBody<RedriveHow>,
-) -> Result<Response, Problem> {
+) -> Result {
     let how = redrive::How { digests: body.digest, policy: body.policy, ..redrive::How::new(&request_id.0) };
     let record = api.job(&caller.tenant, id).await?;
     if record.state != JobState::Failed {
@@ -119,7 +115,7 @@ pub(crate) struct RefusedJob {
 pub(crate) async fn redrive_many(
     Context { api, caller, request_id }: Context,
     JsonBody(body): JsonBody<RedriveBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     let max = body.max.unwrap_or(DEFAULT_MAX);
     if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {
         let detail = format!("give `all: true` or some `ids`, not both; `max` and the number of ids are 1 to {MAX}");
@@ -131,10 +127,10 @@ pub(crate) async fn redrive_many(
     } else {
         by_id(&api, &caller, &request_id.0, &body.ids, &mut redriven).await?;
     }
-    answer(StatusCode::OK, &redriven)
+    ok(&redriven)
 }
 
-async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut Redriven) -> Result<(), Problem> {
+async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut Redriven) -> Result<()> {
     let mut before = None;
     let mut left = max;
     loop {
@@ -160,7 +156,7 @@ async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut R
     }
 }
 
-async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out: &mut Redriven) -> Result<(), Problem> {
+async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out: &mut Redriven) -> Result<()> {
     for chunk in ids.chunks(CHUNK as usize) {
         let mut found = Vec::new();
         for id in chunk {
@@ -176,7 +172,7 @@ async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out:
 }
 
 impl Redriven {
-    fn take(&mut self, old: &[JobRecord], answers: Vec<Result<JobId, Problem>>) {
+    fn take(&mut self, old: &[JobRecord], answers: Vec<Result<JobId>>) {
         for (record, answer) in old.iter().zip(answers) {
             match answer {
                 Ok(id) => {

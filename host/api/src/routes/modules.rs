@@ -19,10 +19,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Chunks, answer, is_declared_longer, or_drain},
+    body::{Chunks, answer, is_declared_longer, ok, or_drain},
     extract::{Context, PathParam, QueryParams},
     paging::{self, PageQuery},
-    problem::{Problem, cut},
+    problem::{Problem, Result, cut},
     state::Api,
     task_store,
     views::PolicyFields,
@@ -130,7 +130,7 @@ pub(crate) async fn push(
     QueryParams(query): QueryParams<PushQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result {
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
     let bytes = read_module(&api, body).await?;
@@ -166,7 +166,7 @@ pub(crate) async fn push(
     Ok(response)
 }
 
-fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
     let media_type = headers.get(header::CONTENT_TYPE);
     if !media_type.is_some_and(|value| value == WASM || value == "application/octet-stream") {
         return Err(Problem::unsupported_media_type(format!("send `Content-Type: {WASM}`")));
@@ -181,7 +181,7 @@ fn too_large(api: &Api) -> Problem {
     Problem::module_too_large(format!("a module has at most {} bytes", api.config.max_module_bytes))
 }
 
-async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
+async fn read_module(api: &Api, body: Body) -> Result<Bytes> {
     let mut chunks = Chunks::new(api, body);
     let mut whole = BytesMut::new();
     while let Some(chunk) = chunks.next().await? {
@@ -194,7 +194,7 @@ async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
 }
 
 /// Compares with `Repr-Digest` when it names SHA-256; other algorithms are left alone, as RFC 9530 asks.
-fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
+fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<()> {
     use sha2::Digest as _;
     let text = headers.get(REPR_DIGEST).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let given = text.split(',').find_map(|member| member.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
@@ -210,7 +210,7 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
 const MAX_DEFAULT_BYTES: usize = 64 << 10;
 
 /// The inspector's answer. The schemas are compiled once, so that no submission meets a bad one.
-async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo, Problem> {
+async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo> {
     let info = api.inspector.inspect(bytes).await.map_err(refused)?;
     if info.digest != digest {
         tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
@@ -241,7 +241,7 @@ fn refused(error: InspectError) -> Problem {
 }
 
 /// The version of the document when this push made it.
-async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>, Problem> {
+async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>> {
     let put = PutDocument {
         tenant: caller.tenant.clone(),
         kind: DocumentKind::Module,
@@ -272,7 +272,7 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
 }
 
 /// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.
-async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<(), Problem> {
+async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<()> {
     for task in &info.tasks {
         match task_store::deploy(api, &caller.tenant, task, info.digest).await {
             Ok(_) => {}
@@ -291,15 +291,12 @@ fn tag(response: &mut Response, digest: &Digest) {
 }
 
 /// One module.
-#[utoipa::path(
-    get, path = "/v1/modules/{digest}", tag = "modules", params(("digest" = String, Path)),
-    responses((status = 200, body = Module))
-)]
+#[utoipa::path(get, path = "/v1/modules/{digest}", tag = "modules", responses((status = 200, body = Module)))]
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(digest): PathParam<Digest>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result {
     let info = task_store::module(&api, &caller.tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
@@ -307,7 +304,7 @@ pub(crate) async fn show(
         Some(text) if text == "*" || text.contains(&format!("\"{digest}\"")) => {
             StatusCode::NOT_MODIFIED.into_response()
         }
-        _ => answer(StatusCode::OK, &Module::new(info, None))?,
+        _ => ok(&Module::new(info, None))?,
     };
     tag(&mut response, &digest);
     Ok(response)
@@ -332,10 +329,7 @@ pub(crate) struct ModuleSummary {
 
 /// The tenant's modules.
 #[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PageQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Module, &query).await?;
     let summary = |info: ModuleInfo| ModuleSummary {
         digest: info.digest.to_string(),
@@ -345,5 +339,5 @@ pub(crate) async fn list(
         tasks: info.tasks.into_iter().map(|task| task.name.into()).collect(),
     };
     let items = documents.iter().map(|d| task_store::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Modules { items, next_cursor })
+    ok(&Modules { items, next_cursor })
 }

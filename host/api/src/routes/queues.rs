@@ -1,9 +1,6 @@
 //! Queues: counts, controls, pause, resume, purge.
 
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse as _, Response},
-};
+use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Serialize;
 use umbel_broker::{Control, ControlPatch, QueueDeleted, QueueStats, Scope};
 use umbel_bulk::{Action, Filter};
@@ -13,10 +10,10 @@ use utoipa::ToSchema;
 use super::bulk;
 use crate::{
     auth::Caller,
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView},
     extract::{Context, JsonBody, PathParam},
-    problem::Problem,
+    problem::{Problem, Result},
     state::Api,
 };
 
@@ -47,7 +44,7 @@ impl Queue {
     }
 }
 
-async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
+async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>> {
     let controls = api.broker.controls(&caller.tenant).await?;
     let control = |name: &QueueName| {
         let found = controls.iter().find(|(scope, _)| matches!(scope, Scope::Queue(queue) if queue == name));
@@ -57,42 +54,39 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
     Ok(queues.map(|stats| (control(&stats.name), stats)).map(|(control, stats)| Queue::new(stats, &control)).collect())
 }
 
-async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue, Problem> {
+async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue> {
     let found = all(api, caller).await?.into_iter().find(|queue| queue.name == name.as_str());
     found.ok_or_else(|| Problem::no_queue(name.as_str()))
 }
 
 /// The tenant's queues by name.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", responses((status = 200, body = Queues)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
-    answer(StatusCode::OK, &Queues { items: all(&api, &caller).await? })
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
+    ok(&Queues { items: all(&api, &caller).await? })
 }
 
 /// Changes the control of a queue.
 #[utoipa::path(
-    patch, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)), request_body = ControlBody,
+    patch, path = "/v1/queues/{name}", tag = "queues", request_body = ControlBody,
     responses((status = 200, body = Queue))
 )]
 pub(crate) async fn patch(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<QueueName>,
     JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
-    answer(StatusCode::OK, &one(&api, &caller, &name).await?)
+    ok(&one(&api, &caller, &name).await?)
 }
 
 /// Deletes an empty queue. One that is empty and unused for a day is deleted by itself.
 ///
 /// Jobs that have ended stay. The queue is there again when a job comes into it.
 #[utoipa::path(
-    delete, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)),
+    delete, path = "/v1/queues/{name}", tag = "queues",
     responses((status = 204, description = "It is gone"))
 )]
-pub(crate) async fn delete(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
     match api.broker.delete_queue(&caller.tenant, &name).await? {
         QueueDeleted::Deleted => {
             tracing::info!(queue = %name, "queue deleted");
@@ -107,45 +101,30 @@ pub(crate) async fn delete(
 }
 
 /// Stops handing out the queue's jobs, durably. Running jobs go on.
-#[utoipa::path(
-    post, path = "/v1/queues/{name}/pause", tag = "queues", params(("name" = String, Path)),
-    responses((status = 200, body = Queue))
-)]
-pub(crate) async fn pause(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", responses((status = 200, body = Queue)))]
+pub(crate) async fn pause(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
     set_paused(&api, &caller, &name, true).await
 }
 
 /// Hands out the queue's jobs again.
-#[utoipa::path(
-    post, path = "/v1/queues/{name}/resume", tag = "queues", params(("name" = String, Path)),
-    responses((status = 200, body = Queue))
-)]
-pub(crate) async fn resume(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/queues/{name}/resume", tag = "queues", responses((status = 200, body = Queue)))]
+pub(crate) async fn resume(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
     set_paused(&api, &caller, &name, false).await
 }
 
-async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result<Response, Problem> {
+async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result {
     let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
     controls::change(api, &caller.tenant, &Scope::Queue(name.clone()), &patch).await?;
     tracing::info!(queue = %name, paused, "queue set");
-    answer(StatusCode::OK, &one(api, caller, name).await?)
+    ok(&one(api, caller, name).await?)
 }
 
 /// Cancels every job that waits in the queue: queued, scheduled, retrying. What runs goes on.
 #[utoipa::path(
-    post, path = "/v1/queues/{name}/purge", tag = "queues", params(("name" = String, Path)),
+    post, path = "/v1/queues/{name}/purge", tag = "queues",
     responses((status = 202, body = bulk::BulkView, description = "It is being done"))
 )]
-pub(crate) async fn purge(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+pub(crate) async fn purge(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
     one(&api, &caller, &name).await?;
     let state = vec![JobState::Queued, JobState::Scheduled, JobState::Retrying];
     let filter = Filter { queue: Some(name), state, ..Filter::default() };

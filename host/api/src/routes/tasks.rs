@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Control, DocumentKind, Expect, Scope};
 use umbel_compose::{JsonError, RouteTable, TaskDocument};
@@ -15,15 +12,15 @@ use utoipa::ToSchema;
 use super::modules::TaskParameter;
 use crate::{
     auth::Caller,
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView, control_of},
     etag::{if_match, tagged},
     extract::{Context, JsonBody, PathParam, QueryParams},
     paging::{self, PageQuery},
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
     task_cache, task_store,
-    time::Time,
+    time::Timestamp,
     views::{PolicyFields, PolicyValue, policy_values},
 };
 
@@ -52,8 +49,7 @@ pub(crate) struct Task {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct TaskDeploy {
     digest: String,
-    #[schema(value_type = String, format = DateTime)]
-    at: Time,
+    at: Timestamp,
     rolled_back: bool,
 }
 
@@ -61,7 +57,7 @@ impl Task {
     fn new(document: TaskDocument, version: u64, routes: &RouteTable, control: &Control) -> Self {
         let deploys = document.deploys.iter().rev().map(|deploy| TaskDeploy {
             digest: deploy.digest.to_string(),
-            at: Time(deploy.at),
+            at: Timestamp(deploy.at),
             rolled_back: deploy.rolled_back,
         });
         Self {
@@ -78,7 +74,7 @@ impl Task {
     }
 }
 
-async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result<Response, Problem> {
+async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result {
     let routes = task_cache::routes(api, &caller.tenant).await?;
     let control = control_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
     tagged(&Task::new(document, version, &routes, &control), version)
@@ -105,10 +101,7 @@ pub(crate) struct TaskSummary {
 
 /// The tenant's tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PageQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Task, &query).await?;
     let routes = task_cache::routes(&api, &caller.tenant).await?;
     let summary = |version: u64, document: TaskDocument| TaskSummary {
@@ -120,35 +113,29 @@ pub(crate) async fn list(
         parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
     };
     let items = documents.iter().map(|d| task_store::parsed(&d.body).map(|task| summary(d.version, task)));
-    answer(StatusCode::OK, &Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
+    ok(&Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
 }
 
 /// One task.
-#[utoipa::path(
-    get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
-    responses((status = 200, body = Task))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/tasks/{name}", tag = "tasks", responses((status = 200, body = Task)))]
+pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(name): PathParam<TaskName>) -> Result {
     let (document, version) = task_store::get(&api, &caller.tenant, &name).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
 /// Changes the control of all jobs of a task, also of those that are queued.
 #[utoipa::path(
-    patch, path = "/v1/tasks/{name}/control", tag = "tasks", params(("name" = String, Path)),
+    patch, path = "/v1/tasks/{name}/control", tag = "tasks",
     request_body = ControlBody, responses((status = 200, body = ControlView))
 )]
 pub(crate) async fn control(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<TaskName>,
     JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::from(&control))
 }
 
 /// Where to point a task.
@@ -162,28 +149,22 @@ pub(crate) struct DeployBody {
 
 /// Points the task at a module. Jobs that were submitted before keep theirs.
 #[utoipa::path(
-    post, path = "/v1/tasks/{name}/deploy", tag = "tasks", params(("name" = String, Path)),
+    post, path = "/v1/tasks/{name}/deploy", tag = "tasks",
     request_body = DeployBody, responses((status = 200, body = Task))
 )]
 pub(crate) async fn deploy(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<TaskName>,
     JsonBody(body): JsonBody<DeployBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
 /// Points the task back at the deploy before.
-#[utoipa::path(
-    post, path = "/v1/tasks/{name}/rollback", tag = "tasks", params(("name" = String, Path)),
-    responses((status = 200, body = Task))
-)]
-pub(crate) async fn rollback(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/tasks/{name}/rollback", tag = "tasks", responses((status = 200, body = Task)))]
+pub(crate) async fn rollback(Context { api, caller, .. }: Context, PathParam(name): PathParam<TaskName>) -> Result {
     let tenant = &caller.tenant;
     let (mut document, version) = task_store::get(&api, tenant, &name).await?;
     let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
@@ -214,7 +195,6 @@ pub(crate) struct PatchBody {
 #[utoipa::path(
     patch, path = "/v1/tasks/{name}", tag = "tasks",
     params(
-        ("name" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed"),
     ),
     request_body = PatchBody, responses((status = 200, body = Task))
@@ -224,7 +204,7 @@ pub(crate) async fn patch(
     PathParam(name): PathParam<TaskName>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<PatchBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     let wanted = if_match(&headers)?;
     for _ in 0..task_store::MAX_TRIES {
         let (mut document, version) = task_store::get(&api, &caller.tenant, &name).await?;
@@ -242,7 +222,7 @@ pub(crate) async fn patch(
     Err(task_store::busy(&name))
 }
 
-fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch, Problem> {
+fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch> {
     let mut fields = match serde_json::to_value(old) {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

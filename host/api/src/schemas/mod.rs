@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use umbel_compose::{Complaints, ValueChecker};
 use umbel_model::{Digest, Parameter, TaskDescription, TaskName};
 
-use crate::problem::{Problem, cut};
+use crate::problem::{Problem, Result, cut};
 use cost::{Cost, INLINE_STEPS, MAX_PATTERN_BYTES, MAX_STEPS};
 
 /// Long checks at once: they share the processors with everything else.
@@ -168,7 +168,7 @@ impl SchemaCache {
     }
 
     /// The schemas of a task; compiled off the async threads when they are not known.
-    pub(crate) async fn get(&self, digest: Digest, task: &TaskDescription) -> Result<Arc<Schemas>, Problem> {
+    pub(crate) async fn get(&self, digest: Digest, task: &TaskDescription) -> Result<Arc<Schemas>> {
         let key = (digest, task.name.clone());
         if let Some(schemas) = self.0.get(&key).await {
             return Ok(schemas);

@@ -12,7 +12,11 @@ use umbel_model::{
 use utoipa::ToSchema;
 
 use super::JobState;
-use crate::{problem::Problem, time::Time, views::PolicyFields};
+use crate::{
+    problem::{Problem, Result},
+    time::Timestamp,
+    views::PolicyFields,
+};
 
 /// A job.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,21 +61,15 @@ pub(crate) struct Job {
     max_retries: u32,
     /// Deliveries of the current attempt.
     deliveries: u32,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Time,
+    created_at: Timestamp,
     /// When a scheduled or retrying job is due.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    due_at: Option<Time>,
+    due_at: Option<Timestamp>,
     /// When it is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    retry_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    started_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
+    retry_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
     worker: Option<String>,
     cancel_requested: bool,
     /// It was cancelled while it ran and is left to end.
@@ -145,8 +143,7 @@ pub(crate) struct Attempt {
     delivery: u32,
     worker: String,
     /// By the worker's clock.
-    #[schema(value_type = String, format = DateTime)]
-    ended_at: Time,
+    ended_at: Timestamp,
     /// `succeeded`, `ignored`, `error`, `fatal`, `snoozed`, `rejected`, `trap`, `revoked`, `lost`.
     outcome: String,
     error: Option<JobError>,
@@ -216,7 +213,7 @@ impl Asked {
 
 impl Job {
     /// Everything that the record of a job says.
-    pub(crate) fn whole(mut record: JobRecord) -> Result<Self, Problem> {
+    pub(crate) fn whole(mut record: JobRecord) -> Result<Self> {
         let history = std::mem::take(&mut record.history).into_iter().map(Attempt::from).collect();
         let result = record.result.take();
         let (mut job, asked) = Self::summary_and_request(record)?;
@@ -235,7 +232,7 @@ impl Job {
     }
 
     /// A job as a line of a list.
-    pub(crate) fn summary(record: JobRecord) -> Result<Self, Problem> {
+    pub(crate) fn summary(record: JobRecord) -> Result<Self> {
         Self::summary_and_request(record).map(|(job, _)| job)
     }
 
@@ -267,7 +264,7 @@ impl Job {
         }
     }
 
-    fn summary_and_request(record: JobRecord) -> Result<(Self, Asked), Problem> {
+    fn summary_and_request(record: JobRecord) -> Result<(Self, Asked)> {
         let asked = Asked::of(&record).map_err(|error| {
             tracing::error!(job = %record.id, %error, "a stored job cannot be read");
             Problem::record_unreadable(format!("job {}", record.id))
@@ -290,12 +287,12 @@ impl Job {
             retries: record.retries,
             max_retries: Policy::resolve(asked.policy()).max_retries,
             deliveries: record.deliveries,
-            created_at: Time(record.created_at),
-            due_at: record.due_at.map(Time),
-            retry_at: record.due_at.filter(|_| record.state == State::Retrying).map(Time),
-            expires_at: record.expires_at.map(Time),
-            started_at: record.started_at.map(Time),
-            finished_at: record.finished_at.map(Time),
+            created_at: Timestamp(record.created_at),
+            due_at: record.due_at.map(Timestamp),
+            retry_at: record.due_at.filter(|_| record.state == State::Retrying).map(Timestamp),
+            expires_at: record.expires_at.map(Timestamp),
+            started_at: record.started_at.map(Timestamp),
+            finished_at: record.finished_at.map(Timestamp),
             worker: record.worker.map(Into::into),
             cancel_requested: record.cancel_requested,
             let_end: record.let_end,
@@ -344,7 +341,7 @@ impl From<umbel_model::AttemptRecord> for Attempt {
             attempt: record.attempt,
             delivery: record.delivery,
             worker: record.worker.into(),
-            ended_at: Time(record.ended_at),
+            ended_at: Timestamp(record.ended_at),
             outcome: record.outcome,
             error: record.failure.map(JobError::from),
             fuel,
@@ -359,8 +356,7 @@ impl From<umbel_model::AttemptRecord> for Attempt {
 pub(crate) struct Line {
     /// From 0.
     number: u64,
-    #[schema(value_type = String, format = DateTime)]
-    at: Time,
+    at: Timestamp,
     attempt: u32,
     level: String,
     context: String,
@@ -370,6 +366,6 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn new(number: u64, line: LogLine) -> Self {
         let LogLine { at, attempt, level, context, message } = line;
-        Self { number, at: Time(at), attempt, level, context, message }
+        Self { number, at: Timestamp(at), attempt, level, context, message }
     }
 }

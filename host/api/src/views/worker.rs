@@ -4,7 +4,7 @@ use serde::Serialize;
 use umbel_broker::WorkerInfo;
 use utoipa::ToSchema;
 
-use crate::time::Time;
+use crate::time::Timestamp;
 
 /// A worker that is alive.
 #[derive(Debug, Serialize, ToSchema)]
@@ -25,8 +25,7 @@ pub(crate) struct Worker {
     leases: u32,
     /// `running`, `draining`.
     state: String,
-    #[schema(value_type = String, format = DateTime)]
-    started_at: Time,
+    started_at: Timestamp,
     /// Jobs settled since it started.
     settled: u64,
     /// Resident memory, bytes.
@@ -51,7 +50,7 @@ impl From<WorkerInfo> for Worker {
             running: info.running,
             leases: info.leases,
             state: info.state,
-            started_at: Time(info.started_at),
+            started_at: Timestamp(info.started_at),
             settled: info.settled,
             rss_bytes: info.rss_bytes,
             order: info.order,

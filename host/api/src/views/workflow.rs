@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 
 use super::WorkflowState;
 use crate::{
-    problem::Problem,
-    time::Time,
+    problem::{Problem, Result},
+    time::Timestamp,
     views::{self, JobError},
 };
 
@@ -33,12 +33,9 @@ pub(crate) struct Workflow {
     /// Stamps that its jobs inherit.
     headers: BTreeMap<String, String>,
     cancel_requested: bool,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Time,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    deadline_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
+    created_at: Timestamp,
+    deadline_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
     /// Kept so long after it is over, milliseconds.
     keep_ms: u64,
     /// Its result: that of the task that it ends with, or the list of its members' results. Not in lists.
@@ -122,7 +119,7 @@ impl Links {
 
 impl Workflow {
     /// A workflow without its result.
-    pub(crate) fn new(record: &WorkflowRecord) -> Result<Self, Problem> {
+    pub(crate) fn new(record: &WorkflowRecord) -> Result<Self> {
         let spec: WorkflowSpec = serde_json::from_str(&record.spec).map_err(|error| {
             tracing::error!(workflow = %record.id, %error, "a stored workflow cannot be read");
             Problem::record_unreadable(format!("workflow {}", record.id))
@@ -136,9 +133,9 @@ impl Workflow {
             tags: spec.tags,
             headers: spec.headers,
             cancel_requested: record.cancel_requested,
-            created_at: Time(record.created_at),
-            deadline_at: record.deadline_at.map(Time),
-            finished_at: record.finished_at.map(Time),
+            created_at: Timestamp(record.created_at),
+            deadline_at: record.deadline_at.map(Timestamp),
+            finished_at: record.finished_at.map(Timestamp),
             keep_ms: record.keep_ms,
             result: None,
             result_omitted: None,
@@ -202,10 +199,8 @@ pub(crate) struct Node {
     on_failure: OnFailure,
     /// The id of its job.
     job: Option<String>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    started_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
     retries: u32,
     error: Option<JobError>,
     /// The workflow that replaced its job.
@@ -257,8 +252,8 @@ impl Node {
                 task: Some(record.task.into()),
                 takes,
                 job: Some(node_job(workflow, number).to_string()),
-                started_at: record.started_at.map(Time),
-                finished_at: record.finished_at.map(Time),
+                started_at: record.started_at.map(Timestamp),
+                finished_at: record.finished_at.map(Timestamp),
                 retries: record.retries,
                 error: record.failure.map(JobError::from),
                 replaced_by: record.child.map(|id| id.to_string()),

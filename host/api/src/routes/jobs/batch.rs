@@ -7,7 +7,7 @@
 use axum::{
     body::Body,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::{
     body::{Chunks, checked_text, is_declared_longer, object_of, or_drain, too_large},
     extract::Context,
     outcome::{Outcome, submitted},
-    problem::{FieldError, Problem},
+    problem::{FieldError, Problem, Result},
     state::Api,
     submission::{NewJobs, Origin, Signature, idempotency, options_of},
 };
@@ -47,7 +47,7 @@ pub(crate) async fn submit_batch(
     Context { api, caller, request_id }: Context,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result {
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.batches.acquire(&caller.tenant).await, body).await?;
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
@@ -62,7 +62,7 @@ pub(crate) async fn submit_batch(
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/x-ndjson")], batch.answers).into_response())
 }
 
-fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if !matches!(&*essence, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
@@ -82,7 +82,7 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
 const LINE_ERRORS: usize = 4;
 
 /// The outcome of reading a line: the id of a job to store, or a refusal.
-type Entry = Result<JobId, Problem>;
+type Entry = Result<JobId>;
 
 /// A chunk being stored, and the lines that it answers.
 struct InFlight {
@@ -126,7 +126,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn read(&mut self, body: Body) -> Result<(), Problem> {
+    async fn read(&mut self, body: Body) -> Result<()> {
         let mut chunks = Chunks::new(self.api, body);
         let mut rest = BytesMut::new();
         let mut read = 0;
@@ -151,7 +151,7 @@ impl<'a> Batch<'a> {
         self.line(&rest).await
     }
 
-    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+    async fn line(&mut self, line: &[u8]) -> Result<()> {
         let line = line.trim_ascii();
         if line.is_empty() {
             return Ok(());
@@ -173,7 +173,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Prepares the job of a line; answers its id.
-    async fn add(&mut self, line: &[u8]) -> Result<JobId, Problem> {
+    async fn add(&mut self, line: &[u8]) -> Result<JobId> {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
@@ -189,7 +189,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The index of a new template.
-    async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
+    async fn prepare(&mut self, task: &str, options: &str) -> Result<usize> {
         let parsed = if options.is_empty() { Options::default() } else { options_of(options)? };
         if !parsed.on_success.is_empty() || !parsed.on_failure.is_empty() {
             let detail = "on_success, on_failure: a line of a batch has none; use POST /v1/jobs or POST /v1/workflows";
@@ -241,7 +241,7 @@ impl<'a> Batch<'a> {
         self.failed = stored.err();
     }
 
-    fn answer(&mut self, outcome: Result<Outcome, Problem>) {
+    fn answer(&mut self, outcome: Result<Outcome>) {
         match outcome {
             Ok(Outcome::New(id)) => {
                 self.answers.extend_from_slice(b"{\"id\":\"");

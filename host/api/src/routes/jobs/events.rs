@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -18,10 +18,10 @@ use crate::{
     event_stream::{EventSource, Events, Looked, POLL, StreamPermits, event_stream, last_event_id},
     extract::{Context, PathParam},
     job_detail::job_detail,
-    problem::Problem,
+    problem::Result,
     serve::Stopping,
     state::Api,
-    time::Time,
+    time::Timestamp,
     views::{self, JobError, Line},
 };
 
@@ -71,7 +71,7 @@ struct Change<'a> {
     /// Number of the current or last attempt, from 1.
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    due_at: Option<Time>,
+    due_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +86,6 @@ struct Change<'a> {
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(
-        ("id" = String, Path),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
     ),
     responses(
@@ -99,7 +98,7 @@ pub(crate) async fn follow(
     stopping: Option<Extension<Stopping>>,
     PathParam(id): PathParam<JobId>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result {
     let seen = last_event_id(&headers, Seen::parse)?.unwrap_or_default();
     if seen.end {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -192,7 +191,7 @@ impl JobEvents {
             id: self.id.to_string(),
             state: record.state.as_str(),
             attempt: record.retries + 1,
-            due_at: record.due_at.map(Time),
+            due_at: record.due_at.map(Timestamp),
             worker: record.worker.as_ref().map(umbel_model::WorkerId::as_str),
             error: record.failure.clone().map(JobError::from),
         };

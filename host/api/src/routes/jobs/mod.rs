@@ -9,10 +9,7 @@ pub(crate) mod submit;
 
 use std::time::Duration;
 
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse as _, Response},
-};
+use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Deserialize;
 use umbel_broker::{Cancelled, Forgot, RunNow};
 use umbel_model::{JobId, JobState};
@@ -20,23 +17,18 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::answer,
+    body::{answer, ok},
     extract::{Context, OptionalJsonBody, PathParam, QueryParams, WaitQuery},
     job_detail::job_detail,
     outcome::{Outcome, respond},
-    problem::Problem,
+    problem::{Problem, Result},
     redrive,
     state::Api,
     views::Job,
 };
 
 /// The answer to a submission that was stored.
-pub(crate) async fn respond_with_job(
-    api: &Api,
-    caller: &Caller,
-    outcome: Outcome,
-    wait: Duration,
-) -> Result<Response, Problem> {
+pub(crate) async fn respond_with_job(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
     let found = match api.watch.job(&caller.tenant, outcome.id(), wait).await {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), job_detail(api, record).await?))),
         Ok(None) => Ok(None),
@@ -46,31 +38,22 @@ pub(crate) async fn respond_with_job(
 }
 
 /// One job; with `wait`, once it has ended or the time is over.
-#[utoipa::path(
-    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path), WaitQuery),
-    responses((status = 200, body = Job))
-)]
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(WaitQuery), responses((status = 200, body = Job)))]
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(id): PathParam<JobId>,
     QueryParams(query): QueryParams<WaitQuery>,
-) -> Result<Response, Problem> {
+) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
-    answer(StatusCode::OK, &job_detail(&api, record).await?)
+    ok(&job_detail(&api, record).await?)
 }
 
 /// Deletes a job that has ended, with its log and its result.
 ///
 /// A node is deleted with its workflow.
-#[utoipa::path(
-    delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 204, description = "It is gone"))
-)]
-pub(crate) async fn forget(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-) -> Result<Response, Problem> {
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", responses((status = 204, description = "It is gone")))]
+pub(crate) async fn forget(Context { api, caller, .. }: Context, PathParam(id): PathParam<JobId>) -> Result {
     match api.broker.forget(&caller.tenant, id).await? {
         Forgot::Forgotten => {}
         Forgot::NotEnded(state) => {
@@ -102,7 +85,7 @@ pub(crate) struct CancelBody {
 
 /// Revokes a job that waits; asks the worker of a running one to stop it, or lets it end.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path), CancelBody),
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(CancelBody),
     request_body = Option<CancelBody>,
     responses(
         (status = 200, body = Job, description = "It is revoked"),
@@ -114,7 +97,7 @@ pub(crate) async fn cancel(
     PathParam(id): PathParam<JobId>,
     QueryParams(query): QueryParams<CancelBody>,
     OptionalJsonBody(body): OptionalJsonBody<CancelBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     let terminate = body.terminate.or(query.terminate).unwrap_or(true);
     let status = match api.broker.cancel(&caller.tenant, id, terminate).await? {
         Cancelled::Revoked | Cancelled::AlreadyEnded(JobState::Revoked) => StatusCode::OK,
@@ -129,20 +112,17 @@ pub(crate) async fn cancel(
 
 /// Runs a scheduled or retrying job now; repeats a failed one as a new job.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path)),
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
     responses(
         (status = 200, body = Job, description = "The job is queued"),
         (status = 202, body = Job, description = "A new job repeats the failed one"),
     )
 )]
-pub(crate) async fn retry(
-    Context { api, caller, request_id }: Context,
-    PathParam(id): PathParam<JobId>,
-) -> Result<Response, Problem> {
+pub(crate) async fn retry(Context { api, caller, request_id }: Context, PathParam(id): PathParam<JobId>) -> Result {
     let record = match api.broker.run_now(&caller.tenant, id).await? {
         RunNow::Queued => {
             let record = api.job(&caller.tenant, id).await?;
-            return answer(StatusCode::OK, &job_detail(&api, record).await?);
+            return ok(&job_detail(&api, record).await?);
         }
         RunNow::NotFound => return Err(Problem::no_job(id)),
         RunNow::NotWaiting(JobState::Failed) => api.job(&caller.tenant, id).await?,

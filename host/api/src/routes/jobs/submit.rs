@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, http::HeaderMap, response::Response};
+use axum::{body::Body, http::HeaderMap};
 use utoipa::ToSchema;
 
 use super::{callbacks, respond_with_job};
@@ -11,7 +11,7 @@ use crate::{
     canvas_schema::Step,
     extract::{Context, QueryParams, WaitQuery},
     outcome::submitted,
-    problem::Problem,
+    problem::{Problem, Result},
     submission::{NewJobs, Origin, Signature, idempotency, key_of, options_of},
     views::{Job, PolicyFields},
 };
@@ -86,7 +86,7 @@ pub(crate) async fn submit(
     QueryParams(query): QueryParams<WaitQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result {
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let bytes = read_json(&api, &headers, body).await?;

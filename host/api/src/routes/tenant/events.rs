@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Extension, http::HeaderMap, response::Response};
+use axum::{Extension, http::HeaderMap};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Event, FOLLOW_MS};
@@ -21,10 +21,10 @@ use super::super::jobs::list::states_of;
 use crate::{
     event_stream::{EventSource, Events, Looked, MAX_SILENCE, StreamPermits, event_stream, last_event_id},
     extract::{Context, QueryParams},
-    problem::Problem,
+    problem::{Problem, Result},
     serve::Stopping,
     state::Api,
-    time::Time,
+    time::Timestamp,
 };
 
 /// Well before a following ends, also when the broker is away for as long as a stream lives without it.
@@ -53,7 +53,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(query: &EventsQuery) -> Result<Self, Problem> {
+    fn of(query: &EventsQuery) -> Result<Self> {
         let bad = |detail: String| Problem::invalid_query(detail);
         let names = query.task.iter().flat_map(|list| list.split(','));
         let tasks: BTreeSet<_> =
@@ -76,7 +76,7 @@ struct Change<'a> {
     job_id: String,
     task: &'a str,
     state: &'static str,
-    at: Time,
+    at: Timestamp,
 }
 
 /// The changes of all jobs of the tenant from now on, as server-sent events.
@@ -98,7 +98,7 @@ pub(crate) async fn follow_all(
     stopping: Option<Extension<Stopping>>,
     QueryParams(query): QueryParams<EventsQuery>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result {
     let wanted = Wanted::of(&query)?;
     let seen = last_event_id(&headers, |text| text.parse::<u64>().ok())?;
     let permits = StreamPermits::take(&api, &caller)?;
@@ -166,7 +166,7 @@ impl TenantEvents {
                     job_id: event.job.to_string(),
                     task: event.task.as_str(),
                     state: event.state.as_str(),
-                    at: Time(event.at),
+                    at: Timestamp(event.at),
                 };
                 events.push(self.after, "job", &change);
             }

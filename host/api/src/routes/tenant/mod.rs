@@ -1,9 +1,6 @@
 //! The tenant: its control, and the routes from its tasks to queues.
 
-use axum::{
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::http::HeaderMap;
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
 use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
@@ -11,11 +8,11 @@ use utoipa::ToSchema;
 pub(crate) mod events;
 
 use crate::{
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
     extract::{Context, JsonBody},
-    problem::{FieldError, Problem},
+    problem::{FieldError, Problem, Result},
     task_cache,
 };
 
@@ -25,9 +22,9 @@ const MAX_REGEXES: usize = 32;
 
 /// The control of all jobs of the tenant.
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
-pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
     let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::from(&control))
 }
 
 /// Changes the control of all jobs of the tenant.
@@ -35,12 +32,9 @@ pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result<Respons
     patch, path = "/v1/tenant", tag = "tenant", request_body = ControlBody,
     responses((status = 200, body = ControlView))
 )]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+pub(crate) async fn patch(Context { api, caller, .. }: Context, JsonBody(body): JsonBody<ControlBody>) -> Result {
     let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::from(&control))
 }
 
 /// The tenant's routes: the first that matches a task's name says which queue its jobs go to, unless the task's policy
@@ -66,7 +60,7 @@ pub(crate) struct RouteView {
 
 /// The tenant's routes.
 #[utoipa::path(get, path = "/v1/routes", tag = "tenant", responses((status = 200, body = RoutesView)))]
-pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result {
     let (routes, version) = Routes::read(&*api.broker, &caller.tenant).await?;
     tagged(&routes, version)
 }
@@ -81,7 +75,7 @@ pub(crate) async fn put_routes(
     Context { api, caller, .. }: Context,
     headers: HeaderMap,
     JsonBody(routes): JsonBody<Routes>,
-) -> Result<Response, Problem> {
+) -> Result {
     let expect = match if_match(&headers)? {
         None => Expect::Any,
         Some(0) => Expect::Absent,

@@ -6,30 +6,25 @@ pub(crate) mod submit;
 
 use std::time::Duration;
 
-use axum::{http::StatusCode, response::Response};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use umbel_broker::{WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value};
 use utoipa::IntoParams;
 
 use crate::{
     auth::Caller,
-    body::answer,
+    body::{answer, ok},
     extract::{Context, PathParam, QueryParams, WaitQuery, WorkflowParam},
     job_detail::{stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
-    problem::Problem,
+    problem::{Problem, Result},
     state::Api,
     views::{JobError, Workflow, Workflows},
 };
 
 /// The answer to a submission that was stored.
-async fn respond_with_workflow(
-    api: &Api,
-    caller: &Caller,
-    outcome: Outcome,
-    wait: Duration,
-) -> Result<Response, Problem> {
+async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
     let found = match api.watch.workflow(&caller.tenant, outcome.id(), wait).await {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), detail(api, &record).await?))),
         Ok(None) => Ok(None),
@@ -39,7 +34,7 @@ async fn respond_with_workflow(
 }
 
 /// A workflow with its result or why it failed.
-async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem> {
+async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
     let mut workflow = Workflow::new(record)?;
     match record.state {
         WorkflowState::Succeeded => {
@@ -60,17 +55,17 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem>
 
 /// One workflow; with `wait`, once it is over or the time is.
 #[utoipa::path(
-    get, path = "/v1/workflows/{id}", tag = "workflows", params(("id" = String, Path), WaitQuery),
+    get, path = "/v1/workflows/{id}", tag = "workflows", params(WaitQuery),
     responses((status = 200, body = Workflow))
 )]
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
     QueryParams(query): QueryParams<WaitQuery>,
-) -> Result<Response, Problem> {
+) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.workflow(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_workflow(id))?;
-    answer(StatusCode::OK, &detail(&api, &record).await?)
+    ok(&detail(&api, &record).await?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -93,7 +88,7 @@ pub(crate) struct WorkflowsQuery {
 pub(crate) async fn list(
     Context { api, caller, .. }: Context,
     QueryParams(query): QueryParams<WorkflowsQuery>,
-) -> Result<Response, Problem> {
+) -> Result {
     let state = query.state.as_deref().map(|name| {
         let known = || WorkflowState::ALL.map(WorkflowState::as_str).join(", ");
         WorkflowState::from_name(name).ok_or_else(|| Problem::invalid_query(format!("state: one of {}", known())))
@@ -106,12 +101,12 @@ pub(crate) async fn list(
     };
     let page = api.broker.workflows(&query).await?;
     let items = page.workflows.iter().map(Workflow::new).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
+    ok(&Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
 }
 
 /// Revokes what waits; asks the workers of what runs to stop it.
 #[utoipa::path(
-    post, path = "/v1/workflows/{id}/cancel", tag = "workflows", params(("id" = String, Path)),
+    post, path = "/v1/workflows/{id}/cancel", tag = "workflows",
     responses(
         (status = 200, body = Workflow, description = "It is revoked"),
         (status = 202, body = Workflow, description = "It ends when what runs has stopped"),
@@ -120,7 +115,7 @@ pub(crate) async fn list(
 pub(crate) async fn cancel(
     Context { api, caller, .. }: Context,
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result<Response, Problem> {
+) -> Result {
     match api.broker.cancel_workflow(&caller.tenant, id).await? {
         WorkflowCancelled::Requested | WorkflowCancelled::AlreadyEnded(WorkflowState::Revoked) => {}
         WorkflowCancelled::AlreadyEnded(state) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{http::HeaderMap, response::Response};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use umbel_compose::{Digests, FailedWorkflow, Head, Stamps};
 use umbel_model::WorkflowSpec;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::respond_with_workflow;
 use crate::{
     extract::{Context, OptionalJsonBody, PathParam, WorkflowParam},
-    problem::Problem,
+    problem::{Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::Workflow,
     workflow_submission::Submission,
@@ -37,7 +37,6 @@ pub(crate) enum ResumeDigest {
 #[utoipa::path(
     post, path = "/v1/workflows/{id}/resume", tag = "workflows",
     params(
-        ("id" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and digest answer with the first workflow"),
     ),
     request_body = Option<ResumeBody>,
@@ -51,7 +50,7 @@ pub(crate) async fn resume(
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
     headers: HeaderMap,
     OptionalJsonBody(body): OptionalJsonBody<ResumeBody>,
-) -> Result<Response, Problem> {
+) -> Result {
     let key = key_of(&headers, None, "")?;
     let permit = api.workflows.acquire(&caller.tenant).await?;
     let old = FailedWorkflow::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, http::HeaderMap, response::Response};
+use axum::{body::Body, http::HeaderMap};
 use bytes::Bytes;
 use serde::Deserialize;
 use umbel_compose::{Head, Stamps, check_key};
@@ -15,7 +15,7 @@ use crate::{
     canvas_schema::{Step, step_fault},
     extract::{Context, QueryParams, WaitQuery},
     json_limits::marks,
-    problem::{Code, FieldError, Problem},
+    problem::{Code, FieldError, Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::Workflow,
     workflow_submission::Submission,
@@ -69,7 +69,7 @@ pub(crate) async fn submit(
     QueryParams(query): QueryParams<WaitQuery>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result {
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let (permit, body) = or_drain(api.workflows.acquire(&caller.tenant).await, body).await?;
@@ -103,7 +103,7 @@ pub(crate) async fn submit(
     respond_with_workflow(&api, &caller, outcome, wait).await
 }
 
-async fn parsed(bytes: Bytes) -> Result<WorkflowBody, Problem> {
+async fn parsed(bytes: Bytes) -> Result<WorkflowBody> {
     let parse = move || {
         let text = checked_text(&bytes)?;
         let marks = marks(&bytes);
