@@ -1,6 +1,6 @@
 //! Controls as JSON: limits and pauses of a tenant, a queue or a task, set while the service runs.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use umbel_broker::{Control, ControlPatch, ControlSet, Scope};
 use umbel_model::{Rate, TenantId};
 use utoipa::ToSchema;
@@ -8,33 +8,23 @@ use utoipa::ToSchema;
 use crate::{
     problem::{Code, Problem, Result},
     state::Api,
+    views::views,
 };
 
-/// A control: set at run time, it holds for all jobs, also for those that are queued already.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
-#[schema(as = Control)]
-pub(crate) struct ControlView {
-    /// No job of it is handed to a worker; jobs that run go on.
-    paused: bool,
-    /// Such as `100/m`, across all workers.
-    rate_limit: Option<String>,
-    /// So many may start at once before the rate holds.
-    rate_burst: Option<u32>,
-    /// Jobs at once, across all workers.
-    concurrency: Option<u32>,
-    /// Of a queue: its jobs run on one worker at a time.
-    exclusive: bool,
-}
-
-impl From<&Control> for ControlView {
-    fn from(control: &Control) -> Self {
-        Self {
-            paused: control.paused,
-            rate_limit: control.rate.as_ref().map(rate_text),
-            rate_burst: control.rate.map(|rate| rate.burst),
-            concurrency: (control.concurrency > 0).then_some(control.concurrency),
-            exclusive: control.exclusive,
-        }
+views! {
+    /// A control: set at run time, it holds for all jobs, also for those that are queued already.
+    #[schema(as = Control)]
+    ControlView from (control: &Control) {
+        /// No job of it is handed to a worker; jobs that run go on.
+        paused: bool = control.paused,
+        /// Such as `100/m`, across all workers.
+        rate_limit: Option<String> = control.rate.as_ref().map(rate_text),
+        /// So many may start at once before the rate holds.
+        rate_burst: Option<u32> = control.rate.map(|rate| rate.burst),
+        /// Jobs at once, across all workers.
+        concurrency: Option<u32> = Some(control.concurrency).filter(|concurrency| *concurrency > 0),
+        /// Of a queue: its jobs run on one worker at a time.
+        exclusive: bool = control.exclusive,
     }
 }
 

@@ -36,11 +36,12 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
         }
     }
     let tenant = record.tenant.clone();
-    let mut job = Job::whole(record)?.without_result(omitted);
-    if let Some(stored) = job.stored_arguments().cloned() {
-        match read(api, &tenant, &stored, api.config.max_result_bytes).await {
-            Ok(text) => job.set_arguments(Ok(stored_json(text)?)),
-            Err(error) => job.set_arguments(Err(why_omitted(error)?)),
+    let mut job = Job::whole(record)?;
+    job.result_omitted = omitted;
+    if let Some(stored) = &job.stored_arguments {
+        match read(api, &tenant, stored, api.config.max_result_bytes).await {
+            Ok(text) => job.arguments = Some(stored_json(text)?),
+            Err(error) => job.arguments_omitted = Some(why_omitted(error)?),
         }
     }
     Ok(job)

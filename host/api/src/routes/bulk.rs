@@ -18,7 +18,7 @@ use crate::{
     state::Api,
     submission::{idempotency, key_of},
     time::Timestamp,
-    views::{BulkAction, PolicyFields},
+    views::{BulkAction, PolicyFields, views},
 };
 
 /// An action on many jobs.
@@ -68,46 +68,28 @@ pub(crate) struct BulkFilter {
     ids: Option<Vec<String>>,
 }
 
-/// An action on many jobs, and how far it is.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Bulk)]
-pub(crate) struct BulkView {
-    id: String,
-    #[schema(value_type = BulkAction)]
-    action: &'static str,
-    #[schema(value_type = BulkFilter)]
-    filter: Filter,
-    /// `running`, `done`, `aborted`, `failed`.
-    state: &'static str,
-    dry_run: bool,
-    /// Jobs found so far.
-    matched: u64,
-    done: u64,
-    /// Found, and then in no state in which it could be done; or nodes of workflows.
-    skipped: u64,
-    /// It could not be done; `error` says why for the last of them.
-    failed: u64,
-    created_at: Timestamp,
-    finished_at: Option<Timestamp>,
-    error: Option<String>,
-}
-
-impl From<Bulk> for BulkView {
-    fn from(bulk: Bulk) -> Self {
-        Self {
-            id: bulk.id.to_string(),
-            action: bulk.action.as_str(),
-            state: bulk.state.as_str(),
-            dry_run: bulk.dry_run,
-            matched: bulk.matched,
-            done: bulk.done,
-            skipped: bulk.skipped,
-            failed: bulk.failed,
-            created_at: Timestamp(bulk.created_at),
-            finished_at: bulk.finished_at.map(Timestamp),
-            error: bulk.error,
-            filter: bulk.filter,
-        }
+views! {
+    /// An action on many jobs, and how far it is.
+    #[schema(as = Bulk)]
+    BulkView from (bulk: Bulk) {
+        id: String = bulk.id.to_string(),
+        #[schema(value_type = BulkAction)]
+        action: &'static str = bulk.action.as_str(),
+        #[schema(value_type = BulkFilter)]
+        filter: Filter = bulk.filter,
+        /// `running`, `done`, `aborted`, `failed`.
+        state: &'static str = bulk.state.as_str(),
+        dry_run: bool = bulk.dry_run,
+        /// Jobs found so far.
+        matched: u64 = bulk.matched,
+        done: u64 = bulk.done,
+        /// Found, and then in no state in which it could be done; or nodes of workflows.
+        skipped: u64 = bulk.skipped,
+        /// It could not be done; `error` says why for the last of them.
+        failed: u64 = bulk.failed,
+        created_at: Timestamp = Timestamp(bulk.created_at),
+        finished_at: Option<Timestamp> = bulk.finished_at.map(Timestamp),
+        error: Option<String> = bulk.error,
     }
 }
 
@@ -153,9 +135,9 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     match umbel_bulk::start(&*api.broker, &caller.tenant, bulk).await? {
         Started::Created(bulk) => {
             tracing::info!(bulk = %bulk.id, action = bulk.action.as_str(), dry_run = bulk.dry_run, "bulk action started");
-            answer(StatusCode::ACCEPTED, &BulkView::from(*bulk))
+            answer(StatusCode::ACCEPTED, &BulkView::new(*bulk))
         }
-        Started::Existing(bulk) => ok(&BulkView::from(*bulk)),
+        Started::Existing(bulk) => ok(&BulkView::new(*bulk)),
         Started::Conflict(id) => Err(Problem::key_conflict(id)),
         Started::TooMany => {
             let detail = format!("at most {} run at once; wait for one or abort it", umbel_bulk::MAX_RUNNING);
@@ -194,7 +176,7 @@ pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: Header
 /// The tenant's actions on many jobs.
 #[utoipa::path(get, path = "/v1/bulk", tag = "bulk", responses((status = 200, body = Bulks)))]
 pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
-    let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::from).collect();
+    let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::new).collect();
     ok(&Bulks { items, next_cursor: None })
 }
 
@@ -205,7 +187,7 @@ pub(crate) async fn show(
     PathParam(BulkParam(id)): PathParam<BulkParam>,
 ) -> Result {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
-    ok(&BulkView::from(bulk))
+    ok(&BulkView::new(bulk))
 }
 
 /// Stops an action. What it did stays done.
@@ -217,9 +199,9 @@ pub(crate) async fn abort(
     match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");
-            ok(&BulkView::from(*bulk))
+            ok(&BulkView::new(*bulk))
         }
-        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => ok(&BulkView::from(*bulk)),
+        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => ok(&BulkView::new(*bulk)),
         Aborted::Over(bulk) => Err(Problem::bulk_ended(format!("bulk action {id} is {}", bulk.state.as_str()))),
         Aborted::NotFound => Err(unknown(id)),
     }

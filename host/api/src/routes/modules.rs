@@ -12,7 +12,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
@@ -25,75 +25,61 @@ use crate::{
     problem::{Problem, Result, cut},
     state::Api,
     task_store,
-    views::PolicyFields,
+    views::{PolicyFields, views},
 };
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// The media type of a module.
 const WASM: &str = "application/wasm";
 
-/// A module of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Module {
-    /// `sha256:` and 64 hex digits: of the bytes that were sent.
-    digest: String,
-    size_bytes: u64,
-    /// True when a core module was sent, which the host wraps.
-    core_module: bool,
-    /// Interfaces that it imports.
-    imports: Vec<String>,
-    tasks: Vec<ModuleTask>,
-    /// Warnings for the author. Only in the answer to a push.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    warnings: Option<Vec<String>>,
-}
-
-/// A task as its module describes it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ModuleTask {
-    name: String,
-    description: String,
-    parameters: Vec<TaskParameter>,
-    /// JSON Schema of the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    returns: Option<serde_json::Value>,
-    /// The fields that the author set.
-    #[schema(value_type = PolicyFields)]
-    policy: PolicyPatch,
-}
-
-/// A parameter, in the order of positional arguments.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskParameter {
-    name: String,
-    /// JSON Schema, draft 2020-12.
-    #[schema(value_type = Value)]
-    schema: serde_json::Value,
-    /// Without one the parameter is required.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Value>)]
-    default: Option<serde_json::Value>,
-}
-
-impl From<Parameter> for TaskParameter {
-    fn from(Parameter { name, schema, default }: Parameter) -> Self {
-        Self { name, schema, default }
+views! {
+    /// A module of the tenant.
+    Module from (info: ModuleInfo, of_push: Option<Vec<String>>) {
+        /// `sha256:` and 64 hex digits: of the bytes that were sent.
+        digest: String = info.digest.to_string(),
+        size_bytes: u64 = info.size_bytes,
+        /// True when a core module was sent, which the host wraps.
+        core_module: bool = info.core_module,
+        /// Interfaces that it imports.
+        imports: Vec<String> = info.imports,
+        tasks: Vec<ModuleTask> = info.tasks.into_iter().map(ModuleTask::new).collect(),
+        /// Warnings for the author. Only in the answer to a push.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warnings: Option<Vec<String>> = of_push,
     }
-}
 
-impl From<TaskDescription> for ModuleTask {
-    fn from(task: TaskDescription) -> Self {
-        let TaskDescription { name, description, parameters, returns, policy } = task;
-        let parameters = parameters.into_iter().map(TaskParameter::from).collect();
-        Self { name: name.into(), description, parameters, returns, policy }
+    ModuleSummary from (info: ModuleInfo) {
+        digest: String = info.digest.to_string(),
+        size_bytes: u64 = info.size_bytes,
+        core_module: bool = info.core_module,
+        imports: Vec<String> = info.imports,
+        /// Names of the tasks that it describes.
+        tasks: Vec<String> = info.tasks.into_iter().map(|task| task.name.into()).collect(),
     }
-}
 
-impl Module {
-    fn new(info: ModuleInfo, warnings: Option<Vec<String>>) -> Self {
-        let ModuleInfo { digest, size_bytes, core_module, imports, tasks } = info;
-        let tasks = tasks.into_iter().map(ModuleTask::from).collect();
-        Self { digest: digest.to_string(), size_bytes, core_module, imports, tasks, warnings }
+    /// A task as its module describes it.
+    ModuleTask from (task: TaskDescription) {
+        name: String = task.name.into(),
+        description: String = task.description,
+        parameters: Vec<TaskParameter> = task.parameters.into_iter().map(TaskParameter::new).collect(),
+        /// JSON Schema of the result.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        returns: Option<serde_json::Value> = task.returns,
+        /// The fields that the author set.
+        #[schema(value_type = PolicyFields)]
+        policy: PolicyPatch = task.policy,
+    }
+
+    /// A parameter, in the order of positional arguments.
+    TaskParameter from (parameter: Parameter) {
+        name: String = parameter.name,
+        /// JSON Schema, draft 2020-12.
+        #[schema(value_type = Value)]
+        schema: serde_json::Value = parameter.schema,
+        /// Without one the parameter is required.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<Value>)]
+        default: Option<serde_json::Value> = parameter.default,
     }
 }
 
@@ -317,27 +303,11 @@ pub(crate) struct Modules {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ModuleSummary {
-    digest: String,
-    size_bytes: u64,
-    core_module: bool,
-    imports: Vec<String>,
-    /// Names of the tasks that it describes.
-    tasks: Vec<String>,
-}
-
 /// The tenant's modules.
 #[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
 pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Module, &query).await?;
-    let summary = |info: ModuleInfo| ModuleSummary {
-        digest: info.digest.to_string(),
-        size_bytes: info.size_bytes,
-        core_module: info.core_module,
-        imports: info.imports,
-        tasks: info.tasks.into_iter().map(|task| task.name.into()).collect(),
-    };
-    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
+    let summary = |d: &Document| task_store::parsed(&d.body).map(ModuleSummary::new);
+    let items = documents.iter().map(summary).collect::<Result<_>>()?;
     ok(&Modules { items, next_cursor })
 }

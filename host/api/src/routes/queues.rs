@@ -15,33 +15,28 @@ use crate::{
     extract::{Context, JsonBody, PathParam},
     problem::{Problem, Result},
     state::Api,
+    views::views,
 };
 
-/// A queue of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Queue {
-    name: String,
-    /// Jobs that wait for a worker.
-    queued: u64,
-    running: u64,
-    /// Jobs that wait for their time: scheduled or retrying.
-    delayed: u64,
-    /// In the dead set.
-    dead: u64,
-    paused: bool,
-    control: ControlView,
+views! {
+    /// A queue of the tenant.
+    Queue from (stats: QueueStats, set: &Control) {
+        name: String = stats.name.into(),
+        /// Jobs that wait for a worker.
+        queued: u64 = stats.queued,
+        running: u64 = stats.running,
+        /// Jobs that wait for their time: scheduled or retrying.
+        delayed: u64 = stats.delayed,
+        /// In the dead set.
+        dead: u64 = stats.dead,
+        paused: bool = stats.paused,
+        control: ControlView = ControlView::new(set),
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Queues {
     items: Vec<Queue>,
-}
-
-impl Queue {
-    fn new(stats: QueueStats, control: &Control) -> Self {
-        let QueueStats { name, queued, running, delayed, dead, paused } = stats;
-        Self { name: name.into(), queued, running, delayed, dead, paused, control: control.into() }
-    }
 }
 
 async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>> {

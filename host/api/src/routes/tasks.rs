@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Control, DocumentKind, Expect, Scope};
-use umbel_compose::{JsonError, RouteTable, TaskDocument};
-use umbel_model::{Digest, PolicyPatch, TaskName};
+use umbel_broker::{Control, Document, DocumentKind, Expect, Scope};
+use umbel_compose::{Deploy, JsonError, RouteTable, TaskDocument};
+use umbel_model::{Digest, Policy, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
 use super::modules::TaskParameter;
@@ -21,56 +21,47 @@ use crate::{
     state::Api,
     task_cache, task_store,
     time::Timestamp,
-    views::{PolicyFields, PolicyValue, policy_values},
+    views::{PolicyFields, PolicyValue, policy_values, views},
 };
 
-/// A task of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Task {
-    name: String,
-    /// Rises with each change; the entity tag.
-    version: u64,
-    /// The module that it points at.
-    digest: Option<String>,
-    description: String,
-    /// In the order of positional arguments.
-    parameters: Vec<TaskParameter>,
-    /// JSON Schema of the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    returns: Option<serde_json::Value>,
-    /// Each field of the policy and where it was decided.
-    policy: BTreeMap<String, PolicyValue>,
-    /// The control of all its jobs, set at run time.
-    control: ControlView,
-    /// Moves of the pointer, newest first; at most 50 are kept.
-    deploys: Vec<TaskDeploy>,
-}
+views! {
+    /// A task of the tenant.
+    Task from (document: TaskDocument, current: u64, routes: &RouteTable, set: &Control) {
+        name: String = document.task.name.to_string(),
+        /// Rises with each change; the entity tag.
+        version: u64 = current,
+        /// The module that it points at.
+        digest: Option<String> = document.digest().map(|digest| digest.to_string()),
+        description: String = document.task.description,
+        /// In the order of positional arguments.
+        parameters: Vec<TaskParameter> = document.task.parameters.into_iter().map(TaskParameter::new).collect(),
+        /// JSON Schema of the result.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        returns: Option<serde_json::Value> = document.task.returns,
+        /// Each field of the policy and where it was decided.
+        policy: BTreeMap<String, PolicyValue> =
+            policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
+        /// The control of all its jobs, set at run time.
+        control: ControlView = ControlView::new(set),
+        /// Moves of the pointer, newest first; at most 50 are kept.
+        deploys: Vec<TaskDeploy> = document.deploys.iter().rev().map(TaskDeploy::new).collect(),
+    }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskDeploy {
-    digest: String,
-    at: Timestamp,
-    rolled_back: bool,
-}
+    TaskDeploy from (deploy: &Deploy) {
+        digest: String = deploy.digest.to_string(),
+        at: Timestamp = Timestamp(deploy.at),
+        rolled_back: bool = deploy.rolled_back,
+    }
 
-impl Task {
-    fn new(document: TaskDocument, version: u64, routes: &RouteTable, control: &Control) -> Self {
-        let deploys = document.deploys.iter().rev().map(|deploy| TaskDeploy {
-            digest: deploy.digest.to_string(),
-            at: Timestamp(deploy.at),
-            rolled_back: deploy.rolled_back,
-        });
-        Self {
-            version,
-            digest: document.digest().map(|digest| digest.to_string()),
-            deploys: deploys.collect(),
-            policy: policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
-            control: control.into(),
-            name: document.task.name.into(),
-            description: document.task.description,
-            parameters: document.task.parameters.into_iter().map(TaskParameter::from).collect(),
-            returns: document.task.returns,
-        }
+    TaskSummary from (document: TaskDocument, current: u64, routes: &RouteTable) {
+        name: String = document.task.name.to_string(),
+        version: u64 = current,
+        digest: Option<String> = document.digest().map(|digest| digest.to_string()),
+        description: String = document.task.description.clone(),
+        /// Names of the parameters.
+        parameters: Vec<String> = document.task.parameters.iter().map(|parameter| parameter.name.clone()).collect(),
+        /// Where its jobs wait unless a call says otherwise.
+        queue: String = Policy::resolve(&document.layered(Some(routes))).queue.into(),
     }
 }
 
@@ -87,33 +78,14 @@ pub(crate) struct Tasks {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskSummary {
-    name: String,
-    version: u64,
-    digest: Option<String>,
-    description: String,
-    /// Names of the parameters.
-    parameters: Vec<String>,
-    /// Where its jobs wait unless a call says otherwise.
-    queue: String,
-}
-
 /// The tenant's tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
 pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Task, &query).await?;
     let routes = task_cache::routes(&api, &caller.tenant).await?;
-    let summary = |version: u64, document: TaskDocument| TaskSummary {
-        version,
-        digest: document.digest().map(|digest| digest.to_string()),
-        queue: umbel_model::Policy::resolve(&document.layered(Some(&routes))).queue.into(),
-        name: document.task.name.into(),
-        description: document.task.description,
-        parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
-    };
-    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(|task| summary(d.version, task)));
-    ok(&Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
+    let summary = |d: &Document| Ok(TaskSummary::new(task_store::parsed(&d.body)?, d.version, &routes));
+    let items = documents.iter().map(summary).collect::<Result<_>>()?;
+    ok(&Tasks { items, next_cursor })
 }
 
 /// One task.
@@ -135,7 +107,7 @@ pub(crate) async fn control(
 ) -> Result {
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
-    ok(&ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// Where to point a task.

@@ -13,25 +13,11 @@ use crate::{
     extract::{Context, JsonBody, Operator, OptionalJsonBody, PathParam, QueryParams},
     problem::{Code, Problem, Result},
     state::Api,
-    views::{ShutdownMode, Worker},
+    views::{ShutdownMode, Worker, WorkerSummary},
 };
 
 /// Attempts at once that a worker may be told to make.
 const MAX_SLOTS: u32 = 4_096;
-
-/// A worker as those see it who are no operators: workers serve all tenants.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WorkerSummary {
-    id: String,
-    state: String,
-    version: String,
-}
-
-impl From<WorkerInfo> for WorkerSummary {
-    fn from(info: WorkerInfo) -> Self {
-        Self { id: info.id.into(), state: info.state, version: info.version }
-    }
-}
 
 /// All of a worker to an operator, a summary to others.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +30,7 @@ pub(crate) enum Item {
 
 impl Item {
     fn of(info: WorkerInfo, caller: &Caller) -> Self {
-        if caller.operator { Self::Whole(Box::new(info.into())) } else { Self::Summary(info.into()) }
+        if caller.operator { Self::Whole(Box::new(Worker::new(info))) } else { Self::Summary(WorkerSummary::new(info)) }
     }
 }
 

@@ -162,7 +162,7 @@ impl JobEvents {
             && self.progress.as_ref() != Some(&progress)
         {
             self.progress = Some(progress.clone());
-            events.push(self.seen.id(), "progress", &views::Progress::from(progress));
+            events.push(self.seen.id(), "progress", &views::Progress::new(progress));
         }
         if !ended {
             return Looked::More;
@@ -193,7 +193,7 @@ impl JobEvents {
             attempt: record.retries + 1,
             due_at: record.due_at.map(Timestamp),
             worker: record.worker.as_ref().map(umbel_model::WorkerId::as_str),
-            error: record.failure.clone().map(JobError::from),
+            error: record.failure.clone().map(JobError::new),
         };
         events.push(self.seen.id(), "state", &change);
     }

@@ -24,7 +24,7 @@ const MAX_REGEXES: usize = 32;
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
 pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
     let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
-    ok(&ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// Changes the control of all jobs of the tenant.
@@ -34,7 +34,7 @@ pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
 )]
 pub(crate) async fn patch(Context { api, caller, .. }: Context, JsonBody(body): JsonBody<ControlBody>) -> Result {
     let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
-    ok(&ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// The tenant's routes: the first that matches a task's name says which queue its jobs go to, unless the task's policy

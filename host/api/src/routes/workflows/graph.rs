@@ -63,7 +63,7 @@ pub(crate) async fn nodes(
         let count = NODES_A_QUESTION.min(end - next);
         let page = api.broker.nodes(&caller.tenant, id, next, count, Results::Omitted).await?;
         next = page.next;
-        items.extend(page.nodes.into_iter().map(|node| Node::new(id, node)));
+        items.extend(page.nodes.iter().map(|node| Node::of(id, node)));
     }
     ok(&NodePage { items, next_from: (next < record.nodes).then_some(next) })
 }

@@ -35,7 +35,7 @@ async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wai
 
 /// A workflow with its result or why it failed.
 async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
-    let mut workflow = Workflow::new(record)?;
+    let mut workflow = Workflow::summary(record)?;
     match record.state {
         WorkflowState::Succeeded => {
             match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, api.config.max_result_bytes).await
@@ -47,7 +47,7 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
         WorkflowState::Running => {}
         _ => {
             let why = upstream(api, &record.tenant, record.id, Some(record.end)).await?;
-            workflow.error = why.map(JobError::from);
+            workflow.error = why.map(JobError::new);
         }
     }
     Ok(workflow)
@@ -100,7 +100,7 @@ pub(crate) async fn list(
         max: paging::limit_of(query.limit)?,
     };
     let page = api.broker.workflows(&query).await?;
-    let items = page.workflows.iter().map(Workflow::new).collect::<Result<_, _>>()?;
+    let items = page.workflows.iter().map(Workflow::summary).collect::<Result<_, _>>()?;
     ok(&Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
 }
 
