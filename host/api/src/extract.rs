@@ -3,7 +3,7 @@
 use std::{str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::request::Parts,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -54,14 +54,14 @@ impl FromRequestParts<Arc<Api>> for Operator {
 
 /// The query, with unknown parameters refused by the type.
 #[derive(Debug)]
-pub(crate) struct QueryParams<T>(pub(crate) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        Query::try_from_uri(&parts.uri)
-            .map(|Query(query)| Self(query))
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
             .map_err(|e| Problem::invalid_query(cut(&in_words(&e.body_text()))))
     }
 }
@@ -166,9 +166,9 @@ impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
 
 /// A JSON body, an object.
 #[derive(Debug)]
-pub(crate) struct JsonBody<T>(pub(crate) T);
+pub(crate) struct Json<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
@@ -179,9 +179,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
 
 /// A JSON body, an object; the default when there is none.
 #[derive(Debug)]
-pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+pub(crate) struct OptionalJson<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {

@@ -15,7 +15,7 @@ use super::jobs::{
 use crate::{
     auth::Caller,
     body::ok,
-    extract::{Context, JsonBody, OptionalJsonBody, PathParam, QueryParams},
+    extract::{Context, Json, OptionalJson, PathParam, Query},
     outcome::Outcome,
     problem::{Code, Problem, Result},
     redrive,
@@ -31,7 +31,7 @@ const CHUNK: u32 = 100;
 
 /// Dead jobs, newest first.
 #[utoipa::path(get, path = "/v1/dead", tag = "dead", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<ListQuery>) -> Result {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<ListQuery>) -> Result {
     page(&api, &caller, &query, true).await
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct RedriveHow {
 pub(crate) async fn redrive_one(
     Context { api, caller, request_id }: Context,
     PathParam(id): PathParam<JobId>,
-    OptionalJsonBody(body): OptionalJsonBody<RedriveHow>,
+    OptionalJson(body): OptionalJson<RedriveHow>,
 ) -> Result {
     let how = redrive::How { digests: body.digest, policy: body.policy, ..redrive::How::new(&request_id.0) };
     let record = api.job(&caller.tenant, id).await?;
@@ -108,13 +108,10 @@ pub(crate) struct RefusedJob {
 }
 
 /// Repeats many dead jobs, each as a new one that names it.
-#[utoipa::path(
-    post, path = "/v1/dead/redrive", tag = "dead", request_body = RedriveBody,
-    responses((status = 200, body = Redriven))
-)]
+#[utoipa::path(post, path = "/v1/dead/redrive", tag = "dead", responses((status = 200, body = Redriven)))]
 pub(crate) async fn redrive_many(
     Context { api, caller, request_id }: Context,
-    JsonBody(body): JsonBody<RedriveBody>,
+    Json(body): Json<RedriveBody>,
 ) -> Result {
     let max = body.max.unwrap_or(DEFAULT_MAX);
     if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {

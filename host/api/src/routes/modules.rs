@@ -20,7 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{Chunks, answer, is_declared_longer, ok, or_drain},
-    extract::{Context, PathParam, QueryParams},
+    extract::{Context, PathParam, Query},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
     state::Api,
@@ -113,7 +113,7 @@ pub(crate) struct ModuleBytes(Vec<u8>);
 )]
 pub(crate) async fn push(
     Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PushQuery>,
+    Query(query): Query<PushQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result {
@@ -304,8 +304,11 @@ pub(crate) struct Modules {
 }
 
 /// The tenant's modules.
-#[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
+#[utoipa::path(
+    get, path = "/v1/modules", tag = "modules", params(PageQuery),
+    responses((status = 200, body = Modules))
+)]
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Module, &query).await?;
     let summary = |d: &Document| task_store::parsed(&d.body).map(ModuleSummary::new);
     let items = documents.iter().map(summary).collect::<Result<_>>()?;

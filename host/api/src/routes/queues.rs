@@ -12,7 +12,7 @@ use crate::{
     auth::Caller,
     body::ok,
     controls::{self, ControlBody, ControlView},
-    extract::{Context, JsonBody, PathParam},
+    extract::{Context, Json, PathParam},
     problem::{Problem, Result},
     state::Api,
     views::views,
@@ -61,14 +61,11 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 }
 
 /// Changes the control of a queue.
-#[utoipa::path(
-    patch, path = "/v1/queues/{name}", tag = "queues", request_body = ControlBody,
-    responses((status = 200, body = Queue))
-)]
+#[utoipa::path(patch, path = "/v1/queues/{name}", tag = "queues", responses((status = 200, body = Queue)))]
 pub(crate) async fn patch(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<QueueName>,
-    JsonBody(body): JsonBody<ControlBody>,
+    Json(body): Json<ControlBody>,
 ) -> Result {
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
     ok(&one(&api, &caller, &name).await?)

@@ -15,7 +15,7 @@ use crate::{
     body::ok,
     controls::{self, ControlBody, ControlView, control_of},
     etag::{if_match, tagged},
-    extract::{Context, JsonBody, PathParam, QueryParams},
+    extract::{Context, Json, PathParam, Query},
     paging::{self, PageQuery},
     problem::{Code, Problem, Result, cut},
     state::Api,
@@ -80,7 +80,7 @@ pub(crate) struct Tasks {
 
 /// The tenant's tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<PageQuery>) -> Result {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Task, &query).await?;
     let routes = task_cache::routes(&api, &caller.tenant).await?;
     let summary = |d: &Document| Ok(TaskSummary::new(task_store::parsed(&d.body)?, d.version, &routes));
@@ -96,14 +96,11 @@ pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(name): 
 }
 
 /// Changes the control of all jobs of a task, also of those that are queued.
-#[utoipa::path(
-    patch, path = "/v1/tasks/{name}/control", tag = "tasks",
-    request_body = ControlBody, responses((status = 200, body = ControlView))
-)]
+#[utoipa::path(patch, path = "/v1/tasks/{name}/control", tag = "tasks", responses((status = 200, body = ControlView)))]
 pub(crate) async fn control(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<TaskName>,
-    JsonBody(body): JsonBody<ControlBody>,
+    Json(body): Json<ControlBody>,
 ) -> Result {
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
@@ -120,14 +117,11 @@ pub(crate) struct DeployBody {
 }
 
 /// Points the task at a module. Jobs that were submitted before keep theirs.
-#[utoipa::path(
-    post, path = "/v1/tasks/{name}/deploy", tag = "tasks",
-    request_body = DeployBody, responses((status = 200, body = Task))
-)]
+#[utoipa::path(post, path = "/v1/tasks/{name}/deploy", tag = "tasks", responses((status = 200, body = Task)))]
 pub(crate) async fn deploy(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<TaskName>,
-    JsonBody(body): JsonBody<DeployBody>,
+    Json(body): Json<DeployBody>,
 ) -> Result {
     let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
@@ -169,13 +163,13 @@ pub(crate) struct PatchBody {
     params(
         ("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed"),
     ),
-    request_body = PatchBody, responses((status = 200, body = Task))
+    responses((status = 200, body = Task))
 )]
 pub(crate) async fn patch(
     Context { api, caller, .. }: Context,
     PathParam(name): PathParam<TaskName>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<PatchBody>,
+    Json(body): Json<PatchBody>,
 ) -> Result {
     let wanted = if_match(&headers)?;
     for _ in 0..task_store::MAX_TRIES {

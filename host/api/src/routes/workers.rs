@@ -10,7 +10,7 @@ use super::jobs::list::{Jobs, ListQuery, filtered};
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, JsonBody, Operator, OptionalJsonBody, PathParam, QueryParams},
+    extract::{Context, Json, Operator, OptionalJson, PathParam, Query},
     problem::{Code, Problem, Result},
     state::Api,
     views::{ShutdownMode, Worker, WorkerSummary},
@@ -61,7 +61,7 @@ pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(id): Pa
 pub(crate) async fn jobs(
     Context { api, caller, .. }: Context,
     PathParam(id): PathParam<WorkerId>,
-    QueryParams(query): QueryParams<ListQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result {
     let mut filter = query.filter()?;
     filter.worker = Some(id);
@@ -122,7 +122,7 @@ impl Default for ShutdownBody {
 pub(crate) async fn shutdown(
     Operator(Context { api, .. }): Operator,
     PathParam(id): PathParam<WorkerId>,
-    OptionalJsonBody(body): OptionalJsonBody<ShutdownBody>,
+    OptionalJson(body): OptionalJson<ShutdownBody>,
 ) -> Result {
     let shutdown = body.mode.or(Some(Shutdown::Warm));
     order(&api, &id, WorkerOrder { shutdown, ..WorkerOrder::default() }).await
@@ -168,14 +168,11 @@ impl WorkerPatch {
 }
 
 /// Changes the slots or the queues of a worker. For operators.
-#[utoipa::path(
-    patch, path = "/v1/workers/{id}", tag = "workers", request_body = WorkerPatch,
-    responses((status = 202, body = OrderGiven))
-)]
+#[utoipa::path(patch, path = "/v1/workers/{id}", tag = "workers", responses((status = 202, body = OrderGiven)))]
 pub(crate) async fn patch(
     Operator(Context { api, .. }): Operator,
     PathParam(id): PathParam<WorkerId>,
-    JsonBody(body): JsonBody<WorkerPatch>,
+    Json(body): Json<WorkerPatch>,
 ) -> Result {
     order(&api, &id, body.order()?).await
 }

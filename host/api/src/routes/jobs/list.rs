@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::ok,
-    extract::{Context, QueryParams},
+    extract::{Context, Query},
     paging,
     problem::{Problem, Result},
     state::Api,
@@ -158,6 +158,6 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
 
 /// Jobs, newest first.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context, QueryParams(query): QueryParams<ListQuery>) -> Result {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<ListQuery>) -> Result {
     page(&api, &caller, &query, false).await
 }

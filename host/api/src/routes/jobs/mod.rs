@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, OptionalJsonBody, PathParam, QueryParams, WaitQuery},
+    extract::{Context, OptionalJson, PathParam, Query, WaitQuery},
     job_detail::job_detail,
     outcome::{Outcome, respond},
     problem::{Problem, Result},
@@ -42,7 +42,7 @@ pub(crate) async fn respond_with_job(api: &Api, caller: &Caller, outcome: Outcom
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<WaitQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
@@ -85,8 +85,7 @@ pub(crate) struct CancelBody {
 
 /// Revokes a job that waits; asks the worker of a running one to stop it, or lets it end.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(CancelBody),
-    request_body = Option<CancelBody>,
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(CancelBody), request_body = Option<CancelBody>,
     responses(
         (status = 200, body = Job, description = "It is revoked"),
         (status = 202, body = Job, description = "It runs; its worker was asked to stop it"),
@@ -95,8 +94,8 @@ pub(crate) struct CancelBody {
 pub(crate) async fn cancel(
     Context { api, caller, .. }: Context,
     PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<CancelBody>,
-    OptionalJsonBody(body): OptionalJsonBody<CancelBody>,
+    Query(query): Query<CancelBody>,
+    OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result {
     let terminate = body.terminate.or(query.terminate).unwrap_or(true);
     let status = match api.broker.cancel(&caller.tenant, id, terminate).await? {

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     admission::Permit,
     body::ok,
-    extract::{Context, PathParam, QueryParams},
+    extract::{Context, PathParam, Query},
     job_detail::result_text,
     paging,
     problem::{Problem, Result},
@@ -51,7 +51,7 @@ pub(crate) struct Lines {
 pub(crate) async fn logs(
     Context { api, caller, .. }: Context,
     PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<LogsQuery>,
+    Query(query): Query<LogsQuery>,
 ) -> Result {
     // 2^53: what a JSON number of any reader can hold.
     let from = query.from.unwrap_or(0).min(1 << 53);

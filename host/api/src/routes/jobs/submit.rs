@@ -9,7 +9,7 @@ use super::{callbacks, respond_with_job};
 use crate::{
     body::{checked_text, object_of, read_json},
     canvas_schema::Step,
-    extract::{Context, QueryParams, WaitQuery},
+    extract::{Context, Query, WaitQuery},
     outcome::submitted,
     problem::{Problem, Result},
     submission::{NewJobs, Origin, Signature, idempotency, key_of, options_of},
@@ -83,7 +83,7 @@ impl std::fmt::Debug for SubmissionOptions {
 )]
 pub(crate) async fn submit(
     Context { api, caller, request_id }: Context,
-    QueryParams(query): QueryParams<WaitQuery>,
+    Query(query): Query<WaitQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result {

@@ -20,7 +20,7 @@ use utoipa::IntoParams;
 use super::super::jobs::list::states_of;
 use crate::{
     event_stream::{EventSource, Events, Looked, MAX_SILENCE, StreamPermits, event_stream, last_event_id},
-    extract::{Context, QueryParams},
+    extract::{Context, Query},
     problem::{Problem, Result},
     serve::Stopping,
     state::Api,
@@ -96,7 +96,7 @@ struct Change<'a> {
 pub(crate) async fn follow_all(
     Context { api, caller, .. }: Context,
     stopping: Option<Extension<Stopping>>,
-    QueryParams(query): QueryParams<EventsQuery>,
+    Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result {
     let wanted = Wanted::of(&query)?;

@@ -11,7 +11,7 @@ use crate::{
     body::ok,
     controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
-    extract::{Context, JsonBody},
+    extract::{Context, Json},
     problem::{FieldError, Problem, Result},
     task_cache,
 };
@@ -28,11 +28,8 @@ pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
 }
 
 /// Changes the control of all jobs of the tenant.
-#[utoipa::path(
-    patch, path = "/v1/tenant", tag = "tenant", request_body = ControlBody,
-    responses((status = 200, body = ControlView))
-)]
-pub(crate) async fn patch(Context { api, caller, .. }: Context, JsonBody(body): JsonBody<ControlBody>) -> Result {
+#[utoipa::path(patch, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
+pub(crate) async fn patch(Context { api, caller, .. }: Context, Json(body): Json<ControlBody>) -> Result {
     let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
     ok(&ControlView::new(&control))
 }
@@ -74,7 +71,7 @@ pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result {
 pub(crate) async fn put_routes(
     Context { api, caller, .. }: Context,
     headers: HeaderMap,
-    JsonBody(routes): JsonBody<Routes>,
+    Json(routes): Json<Routes>,
 ) -> Result {
     let expect = match if_match(&headers)? {
         None => Expect::Any,

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use crate::{
     body::ok,
-    extract::{Context, PathParam, QueryParams, WorkflowParam},
+    extract::{Context, PathParam, Query, WorkflowParam},
     graph_svg,
     problem::{Problem, Result},
     views::{Node, NodePage},
@@ -47,7 +47,7 @@ pub(crate) struct NodesQuery {
 pub(crate) async fn nodes(
     Context { api, caller, .. }: Context,
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-    QueryParams(query): QueryParams<NodesQuery>,
+    Query(query): Query<NodesQuery>,
 ) -> Result {
     let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
     if !(1..=MAX_NODES).contains(&max) {

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, PathParam, QueryParams, WaitQuery, WorkflowParam},
+    extract::{Context, PathParam, Query, WaitQuery, WorkflowParam},
     job_detail::{stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
@@ -61,7 +61,7 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-    QueryParams(query): QueryParams<WaitQuery>,
+    Query(query): Query<WaitQuery>,
 ) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.workflow(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_workflow(id))?;
@@ -85,10 +85,7 @@ pub(crate) struct WorkflowsQuery {
     get, path = "/v1/workflows", tag = "workflows", params(WorkflowsQuery),
     responses((status = 200, body = Workflows))
 )]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<WorkflowsQuery>,
-) -> Result {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<WorkflowsQuery>) -> Result {
     let state = query.state.as_deref().map(|name| {
         let known = || WorkflowState::ALL.map(WorkflowState::as_str).join(", ");
         WorkflowState::from_name(name).ok_or_else(|| Problem::invalid_query(format!("state: one of {}", known())))

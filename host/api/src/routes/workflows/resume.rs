@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::respond_with_workflow;
 use crate::{
-    extract::{Context, OptionalJsonBody, PathParam, WorkflowParam},
+    extract::{Context, OptionalJson, PathParam, WorkflowParam},
     problem::{Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::Workflow,
@@ -49,7 +49,7 @@ pub(crate) async fn resume(
     Context { api, caller, request_id }: Context,
     PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
     headers: HeaderMap,
-    OptionalJsonBody(body): OptionalJsonBody<ResumeBody>,
+    OptionalJson(body): OptionalJson<ResumeBody>,
 ) -> Result {
     let key = key_of(&headers, None, "")?;
     let permit = api.workflows.acquire(&caller.tenant).await?;

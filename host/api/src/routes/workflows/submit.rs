@@ -13,7 +13,7 @@ use super::respond_with_workflow;
 use crate::{
     body::{checked_text, object_of, or_drain, read_json_up_to, shape_problem},
     canvas_schema::{Step, step_fault},
-    extract::{Context, QueryParams, WaitQuery},
+    extract::{Context, Query, WaitQuery},
     json_limits::marks,
     problem::{Code, FieldError, Problem, Result},
     submission::{Origin, idempotency, key_of},
@@ -66,7 +66,7 @@ pub(crate) struct WorkflowBody {
 )]
 pub(crate) async fn submit(
     Context { api, caller, request_id }: Context,
-    QueryParams(query): QueryParams<WaitQuery>,
+    Query(query): Query<WaitQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result {
