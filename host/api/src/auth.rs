@@ -79,10 +79,9 @@ impl Tokens {
         }
         let document = broker.document(&home(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
         let document = document.ok_or_else(invalid)?;
-        let stored: TokenDocument = serde_json::from_str(&document.body).map_err(|error| {
-            tracing::error!(%error, "a token's document cannot be read");
-            Problem::record_unreadable("the token's record is damaged; make another token")
-        })?;
+        let damaged = "the token's record is damaged; make another token";
+        let stored: TokenDocument =
+            serde_json::from_str(&document.body).map_err(|error| Problem::unreadable_record(damaged, &error))?;
         let caller = Caller { tenant: stored.tenant, operator: stored.operator };
         self.known.insert(hash, caller.clone()).await;
         Ok(caller)

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::error::Category;
 use tokio::time::Instant;
@@ -28,23 +28,24 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How long a refused body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// A JSON body, whole.
-pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes> {
-    read_json_up_to(api, headers, body, api.config.max_body_bytes).await
-}
-
-/// As `read_json`, with a limit of its own.
-pub(crate) async fn read_json_up_to(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+/// A JSON body of at most `limit` bytes, whole.
+pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
+    let media_type = media_type(headers);
     let checked = match () {
-        () if !json => Err(Problem::unsupported_media_type("send `Content-Type: application/json`")),
+        () if media_type != "application/json" && !media_type.ends_with("+json") => {
+            Err(Problem::unsupported_media_type("send `Content-Type: application/json`"))
+        }
         () if is_declared_longer(headers, limit as u64) => Err(too_large(limit)),
         () => Ok(()),
     };
     let ((), body) = or_drain(checked, body).await?;
-    read_all(Chunks::new(api, body), limit).await
+    read_all(Chunks::new(api, body), limit, || too_large(limit)).await
+}
+
+/// The media type of a body in small letters, without its parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether `Content-Length` says more than `limit`.
@@ -87,21 +88,26 @@ impl Chunks {
         let left = self.grace.max(earned).saturating_sub(self.waited);
         let started = Instant::now();
         let Ok(chunk) = tokio::time::timeout(left.min(self.idle), self.stream.next()).await else {
-            return Err(if self.idle <= left { silent(self.idle) } else { too_slow(self.bytes_per_second) });
+            return Err(if self.idle <= left {
+                Problem::body_unreadable(format!("nothing came for {} s", self.idle.as_secs()))
+            } else {
+                Problem::body_too_slow(format!("it came with less than {} bytes a second", self.bytes_per_second))
+            });
         };
         self.waited += started.elapsed();
-        let chunk = chunk.transpose().map_err(|_| unreadable())?;
+        let chunk = chunk.transpose().map_err(|_| Problem::body_unreadable("the connection broke within the body"))?;
         self.read += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         Ok(chunk)
     }
 }
 
-async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes> {
+/// All of a body of at most `limit` bytes.
+pub(crate) async fn read_all(mut chunks: Chunks, limit: usize, too_large: impl Fn() -> Problem) -> Result<Bytes> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(chunk) = chunks.next().await? {
         if first.len() + rest.len() + chunk.len() > limit {
-            return Err(too_large(limit));
+            return Err(too_large());
         }
         // Most bodies are one chunk: not copied.
         if first.is_empty() {
@@ -147,18 +153,6 @@ pub(crate) async fn or_drain<T>(checked: Result<T>, body: Body) -> Result<(T, Bo
     }
 }
 
-fn silent(idle: Duration) -> Problem {
-    Problem::body_unreadable(format!("nothing came for {} s", idle.as_secs()))
-}
-
-fn too_slow(bytes_per_second: u64) -> Problem {
-    Problem::body_too_slow(format!("it came with less than {bytes_per_second} bytes a second"))
-}
-
-fn unreadable() -> Problem {
-    Problem::body_unreadable("the connection broke within the body")
-}
-
 /// A body's text, not nested too deeply.
 pub(crate) fn checked_text(json: &[u8]) -> Result<&str> {
     if is_too_deep(json) {
@@ -174,12 +168,6 @@ fn json_problem(error: &serde_json::Error) -> Problem {
         Category::Data => Problem::invalid_body(cut(&error.to_string())),
         _ => Problem::invalid_json(cut(&error.to_string())),
     }
-}
-
-/// A JSON body as a value of its own.
-pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T> {
-    let bytes = read_json(api, headers, body).await?;
-    object_of(checked_text(&bytes)?)
 }
 
 /// The object that a body's text is. A list is refused, though serde would take its items as the fields.
@@ -226,22 +214,6 @@ pub(crate) fn is_empty(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
         && !headers.contains_key(header::TRANSFER_ENCODING)
         && !headers.contains_key(header::CONTENT_TYPE)
-}
-
-/// A JSON body as a value of its own; what it is by default when there is none.
-pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
-    api: &Api,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T> {
-    if is_empty(headers) {
-        return Ok(T::default());
-    }
-    let bytes = read_json(api, headers, body).await?;
-    if bytes.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
-    object_of(checked_text(&bytes)?)
 }
 
 /// A JSON answer of the status 200.

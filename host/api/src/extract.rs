@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use crate::{
     auth::Caller,
-    body::{json_of, json_or_nothing},
+    body::{checked_text, is_empty, object_of, read_json},
     middleware::RequestId,
     problem::{Code, Problem, Result, cut},
     state::Api,
@@ -103,55 +103,41 @@ fn in_words(message: &str) -> String {
 }
 
 /// Something that a path names.
-pub(crate) trait Named: FromStr<Err = InvalidName> {
+pub(crate) trait Named {
+    type Name: FromStr<Err = InvalidName>;
     const NOT_FOUND: Code;
 }
 
 macro_rules! named {
-    ($($name:ty => $code:ident;)*) => {$(
-        impl Named for $name {
+    ($($kind:ty: $name:ty => $code:ident;)*) => {$(
+        impl Named for $kind {
+            type Name = $name;
             const NOT_FOUND: Code = Code::$code;
         }
     )*};
 }
 
 named! {
-    JobId => JobNotFound;
-    TaskName => TaskNotFound;
-    QueueName => QueueNotFound;
-    Digest => ModuleNotFound;
-    WorkerId => WorkerNotFound;
-    BulkParam => BulkNotFound;
-    WorkflowParam => WorkflowNotFound;
+    JobId: JobId => JobNotFound;
+    TaskName: TaskName => TaskNotFound;
+    QueueName: QueueName => QueueNotFound;
+    Digest: Digest => ModuleNotFound;
+    WorkerId: WorkerId => WorkerNotFound;
+    BulkParam: JobId => BulkNotFound;
+    WorkflowParam: WorkflowId => WorkflowNotFound;
 }
 
-/// The id of a bulk action in a path.
+/// The kind of a bulk action's id.
 #[derive(Debug)]
-pub(crate) struct BulkParam(pub(crate) JobId);
+pub(crate) enum BulkParam {}
 
-impl FromStr for BulkParam {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// The id of a workflow in a path.
+/// The kind of a workflow's id.
 #[derive(Debug)]
-pub(crate) struct WorkflowParam(pub(crate) WorkflowId);
-
-impl FromStr for WorkflowParam {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
+pub(crate) enum WorkflowParam {}
 
 /// The one parameter of a path. A text that breaks the rule of its kind cannot exist: not found, with the rule.
 #[derive(Debug)]
-pub(crate) struct PathParam<T>(pub(crate) T);
+pub(crate) struct PathParam<T: Named>(pub(crate) T::Name);
 
 impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
     type Rejection = Problem;
@@ -173,7 +159,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        json_of(api, &parts.headers, body).await.map(Self)
+        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
+        object_of(checked_text(&bytes)?).map(Self)
     }
 }
 
@@ -186,6 +173,13 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        json_or_nothing(api, &parts.headers, body).await.map(Self)
+        if is_empty(&parts.headers) {
+            return Ok(Self(T::default()));
+        }
+        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        object_of(checked_text(&bytes)?).map(Self)
     }
 }

@@ -49,12 +49,6 @@ pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome> {
     }
 }
 
-/// A job or workflow that is stored, but is gone already or cannot be read now.
-#[derive(Debug, Serialize)]
-struct IdOnly {
-    id: String,
-}
-
 /// The answer to a submission that was stored under `path`: whatever happens now, it never reads as a failure to submit,
 /// which a client would answer with a second submission. `found` is what was read back, and whether it has ended.
 pub(crate) fn respond<T: Serialize>(
@@ -63,7 +57,8 @@ pub(crate) fn respond<T: Serialize>(
     found: umbel_broker::Result<Option<(bool, T)>>,
 ) -> Result {
     let (id, is_new) = (outcome.id(), matches!(outcome, Outcome::New(_)));
-    let id_only = || IdOnly { id: id.to_string() };
+    // It is stored, but is gone already or cannot be read now.
+    let id_only = || serde_json::json!({ "id": id.to_string() });
     let mut response = match found {
         Ok(Some((ended, view))) => answer(if ended || !is_new { StatusCode::OK } else { StatusCode::ACCEPTED }, &view)?,
         // It ended, and was forgotten or its retention is over.

@@ -160,7 +160,7 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     )
 )]
 pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: HeaderMap, body: Body) -> Result {
-    let bytes = read_json(&api, &headers, body).await?;
+    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
     let body: BulkBody = object_of(checked_text(&bytes)?)?;
     body.check(&api)?;
     let key = key_of(&headers, None, "")?.map(|key| idempotency(&key, &bytes));
@@ -182,20 +182,14 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 
 /// One action.
 #[utoipa::path(get, path = "/v1/bulk/{id}", tag = "bulk", responses((status = 200, body = BulkView)))]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result {
+pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(id): PathParam<BulkParam>) -> Result {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
     ok(&BulkView::new(bulk))
 }
 
 /// Stops an action. What it did stays done.
 #[utoipa::path(post, path = "/v1/bulk/{id}/abort", tag = "bulk", responses((status = 200, body = BulkView)))]
-pub(crate) async fn abort(
-    Context { api, caller, .. }: Context,
-    PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result {
+pub(crate) async fn abort(Context { api, caller, .. }: Context, PathParam(id): PathParam<BulkParam>) -> Result {
     match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");

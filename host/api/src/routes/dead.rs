@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use umbel_broker::{JobPage, JobQuery};
+use umbel_broker::JobPage;
+use umbel_bulk::Filter;
 use umbel_compose::Digests;
 use umbel_model::{JobId, JobRecord, JobState, PolicyPatch};
 use utoipa::ToSchema;
@@ -131,17 +132,7 @@ async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut R
     let mut before = None;
     let mut left = max;
     loop {
-        let tenant = caller.tenant.clone();
-        let query = JobQuery {
-            tenant,
-            dead: true,
-            state: None,
-            task: None,
-            queue: None,
-            worker: None,
-            before,
-            max: CHUNK.min(left),
-        };
+        let query = Filter::default().query(&caller.tenant, true, before, CHUNK.min(left));
         let JobPage { jobs, next } = api.broker.jobs(&query).await?;
         left -= jobs.len() as u32;
         out.take(&jobs, redrive::redrive(api, &jobs, &redrive::How::new(request_id)).await?);

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
@@ -19,7 +19,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Chunks, answer, is_declared_longer, ok, or_drain},
+    body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
     extract::{Context, PathParam, Query},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
@@ -119,7 +119,8 @@ pub(crate) async fn push(
 ) -> Result {
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
-    let bytes = read_module(&api, body).await?;
+    let limit = api.config.max_module_bytes as usize;
+    let bytes = read_all(Chunks::new(&api, body), limit, || too_large(&api)).await?;
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
     let known = task_store::module(&api, &caller.tenant, digest).await?;
@@ -165,18 +166,6 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
 
 fn too_large(api: &Api) -> Problem {
     Problem::module_too_large(format!("a module has at most {} bytes", api.config.max_module_bytes))
-}
-
-async fn read_module(api: &Api, body: Body) -> Result<Bytes> {
-    let mut chunks = Chunks::new(api, body);
-    let mut whole = BytesMut::new();
-    while let Some(chunk) = chunks.next().await? {
-        if whole.len() as u64 + chunk.len() as u64 > api.config.max_module_bytes {
-            return Err(too_large(api));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(whole.freeze())
 }
 
 /// Compares with `Repr-Digest` when it names SHA-256; other algorithms are left alone, as RFC 9530 asks.

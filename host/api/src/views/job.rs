@@ -209,10 +209,7 @@ impl Job {
     }
 
     fn read(record: JobRecord, is_whole: bool) -> Result<Self> {
-        let unreadable = |error| {
-            tracing::error!(job = %record.id, %error, "a stored job cannot be read");
-            Problem::record_unreadable(format!("job {}", record.id))
-        };
+        let unreadable = |error| Problem::unreadable_record(format!("job {}", record.id), &error);
         let spec: Spec = serde_json::from_str(&record.spec).map_err(unreadable)?;
         let own =
             record.node.as_ref().map(|node| serde_json::from_str(&node.arguments)).transpose().map_err(unreadable)?;

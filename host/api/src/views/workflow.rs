@@ -138,10 +138,8 @@ fn count_of(jobs: &[u32], state: JobState) -> u32 {
 impl Workflow {
     /// A workflow without its result.
     pub(crate) fn summary(record: &WorkflowRecord) -> Result<Self> {
-        let spec = serde_json::from_str(&record.spec).map_err(|error| {
-            tracing::error!(workflow = %record.id, %error, "a stored workflow cannot be read");
-            Problem::record_unreadable(format!("workflow {}", record.id))
-        })?;
+        let unreadable = |error| Problem::unreadable_record(format!("workflow {}", record.id), &error);
+        let spec = serde_json::from_str(&record.spec).map_err(unreadable)?;
         Ok(Self::new(record, spec))
     }
 }

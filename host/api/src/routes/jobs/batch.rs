@@ -17,7 +17,7 @@ use umbel_compose::{JobTemplate, Options};
 use umbel_model::JobId;
 
 use crate::{
-    body::{Chunks, checked_text, is_declared_longer, object_of, or_drain, too_large},
+    body::{Chunks, checked_text, is_declared_longer, media_type, object_of, or_drain, too_large},
     extract::Context,
     outcome::{Outcome, submitted},
     problem::{FieldError, Problem, Result},
@@ -63,9 +63,8 @@ pub(crate) async fn submit_batch(
 }
 
 fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !matches!(&*essence, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
+    let media_type = media_type(headers);
+    if !matches!(&*media_type, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
         return Err(Problem::unsupported_media_type("send `Content-Type: application/x-ndjson`"));
     }
     if headers.contains_key("idempotency-key") {
@@ -243,13 +242,15 @@ impl<'a> Batch<'a> {
 
     fn answer(&mut self, outcome: Result<Outcome>) {
         match outcome {
-            Ok(Outcome::New(id)) => {
-                self.answers.extend_from_slice(b"{\"id\":\"");
-                self.answers.extend_from_slice(id.to_string().as_bytes());
-                self.answers.extend_from_slice(b"\"}\n");
+            Ok(outcome) => {
+                let known = match outcome {
+                    Outcome::New(_) => "",
+                    Outcome::Replayed(_) => r#","replayed":true"#,
+                    Outcome::Duplicate(_) => r#","duplicate":true"#,
+                };
+                let line = format!("{{\"id\":\"{}\"{known}}}\n", outcome.id());
+                self.answers.extend_from_slice(line.as_bytes());
             }
-            Ok(Outcome::Replayed(id)) => self.write(&Replayed { id: id.to_string(), replayed: true }),
-            Ok(Outcome::Duplicate(id)) => self.write(&Duplicate { id: id.to_string(), duplicate: true }),
             Err(problem) => {
                 let detailed = self.answers.len() < MAX_DETAILED_BYTES;
                 let error = LineError {
@@ -258,29 +259,13 @@ impl<'a> Batch<'a> {
                     retryable: problem.is_retryable(),
                     errors: if detailed { problem.first_errors(LINE_ERRORS) } else { &[] },
                 };
-                self.write(&Refused { error });
+                // Texts and numbers into memory: there is nothing to fail.
+                if serde_json::to_writer(&mut self.answers, &Refused { error }).is_ok() {
+                    self.answers.push(b'\n');
+                }
             }
         }
     }
-
-    fn write<T: Serialize>(&mut self, line: &T) {
-        // Texts and numbers into memory: there is nothing to fail.
-        if serde_json::to_writer(&mut self.answers, line).is_ok() {
-            self.answers.push(b'\n');
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Replayed {
-    id: String,
-    replayed: bool,
-}
-
-#[derive(Serialize)]
-struct Duplicate {
-    id: String,
-    duplicate: bool,
 }
 
 #[derive(Serialize)]

@@ -89,7 +89,7 @@ pub(crate) async fn submit(
 ) -> Result {
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
-    let bytes = read_json(&api, &headers, body).await?;
+    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
     let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;

@@ -46,7 +46,7 @@ pub(crate) struct NodesQuery {
 )]
 pub(crate) async fn nodes(
     Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    PathParam(id): PathParam<WorkflowParam>,
     Query(query): Query<NodesQuery>,
 ) -> Result {
     let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
@@ -72,10 +72,7 @@ pub(crate) async fn nodes(
 ///
 /// At most 2,000 nodes are shown; groups say how many members are left out.
 #[utoipa::path(get, path = "/v1/workflows/{id}/tree", tag = "workflows", responses((status = 200, body = Tree)))]
-pub(crate) async fn tree(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result {
+pub(crate) async fn tree(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
     ok(&workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
@@ -86,10 +83,7 @@ pub(crate) async fn tree(
     get, path = "/v1/workflows/{id}/graph.svg", tag = "workflows",
     responses((status = 200, content_type = "image/svg+xml", body = String))
 )]
-pub(crate) async fn graph(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result {
+pub(crate) async fn graph(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
     let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;

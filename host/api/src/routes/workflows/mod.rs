@@ -60,7 +60,7 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
 )]
 pub(crate) async fn show(
     Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    PathParam(id): PathParam<WorkflowParam>,
     Query(query): Query<WaitQuery>,
 ) -> Result {
     let wait = query.wait(&api)?;
@@ -109,10 +109,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Que
         (status = 202, body = Workflow, description = "It ends when what runs has stopped"),
     )
 )]
-pub(crate) async fn cancel(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result {
+pub(crate) async fn cancel(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
     match api.broker.cancel_workflow(&caller.tenant, id).await? {
         WorkflowCancelled::Requested | WorkflowCancelled::AlreadyEnded(WorkflowState::Revoked) => {}
         WorkflowCancelled::AlreadyEnded(state) => {

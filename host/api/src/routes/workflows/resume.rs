@@ -47,7 +47,7 @@ pub(crate) enum ResumeDigest {
 )]
 pub(crate) async fn resume(
     Context { api, caller, request_id }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    PathParam(id): PathParam<WorkflowParam>,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ResumeBody>,
 ) -> Result {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::respond_with_workflow;
 use crate::{
-    body::{checked_text, object_of, or_drain, read_json_up_to, shape_problem},
+    body::{checked_text, object_of, or_drain, read_json, shape_problem},
     canvas_schema::{Step, step_fault},
     extract::{Context, Query, WaitQuery},
     json_limits::marks,
@@ -73,7 +73,7 @@ pub(crate) async fn submit(
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let (permit, body) = or_drain(api.workflows.acquire(&caller.tenant).await, body).await?;
-    let bytes = read_json_up_to(&api, &headers, body, api.config.max_workflow_bytes).await?;
+    let bytes = read_json(&api, &headers, body, api.config.max_workflow_bytes).await?;
     let body = parsed(bytes.clone()).await?;
     if let Some(key) = &body.idempotency_key {
         check_key(key).map_err(|detail| {
