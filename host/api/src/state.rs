@@ -16,7 +16,7 @@ use crate::{
     config::ApiConfig,
     id_generator::IdGenerator,
     problem::{Problem, Result},
-    schemas::{CheckPermits, SchemaCache},
+    schemas::{HEAVY_CHECKS, SchemaCache},
 };
 
 /// Another server's deploy is seen at most this late; one's own at once.
@@ -61,7 +61,8 @@ pub struct Api {
     pub(crate) rules: Rules,
     /// Limits how many refused bodies of callers without a token are read to their end.
     pub(crate) drains: Semaphore,
-    pub(crate) checks: CheckPermits,
+    /// Limits how many long checks of arguments run at once.
+    pub(crate) checks: Arc<Semaphore>,
 }
 
 impl Api {
@@ -97,7 +98,7 @@ impl Api {
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },
             },
             drains: Semaphore::new(MAX_DRAINS),
-            checks: CheckPermits::default(),
+            checks: Arc::new(Semaphore::new(HEAVY_CHECKS)),
             config,
             broker,
             large: LargeStore(store.clone()),
