@@ -45,22 +45,17 @@ fn rate_text(rate: &Rate) -> String {
 #[schema(as = ControlPatch)]
 pub(crate) struct ControlBody {
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<bool>)]
     paused: Option<Option<bool>>,
     /// A number and `/s`, `/m` or `/h`.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<String>)]
     rate_limit: Option<Option<String>>,
     /// 1 when it was never set: starts are spread evenly.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
     rate_burst: Option<Option<u32>>,
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
     concurrency: Option<Option<u32>>,
     /// Of a queue only.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<bool>)]
     exclusive: Option<Option<bool>>,
 }
 

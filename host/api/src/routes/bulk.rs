@@ -37,7 +37,7 @@ pub(crate) struct BulkBody {
     /// Of a cancel: false lets what runs end. True when not given.
     terminate: Option<bool>,
     /// Of a redrive: which module runs; `pinned` when not given.
-    #[schema(value_type = Option<super::workflows::resume::ResumeDigest>)]
+    #[schema(value_type = Option<crate::views::ResumeDigest>)]
     digest: Option<Digests>,
     /// Of a redrive: laid over each job's policy.
     #[schema(value_type = Option<PolicyFields>)]

@@ -41,7 +41,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Que
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RedriveHow {
     /// Which module runs: `pinned`, that of the job; `current`, the one that its task points at now.
-    #[schema(value_type = super::workflows::resume::ResumeDigest)]
+    #[schema(value_type = crate::views::ResumeDigest)]
     digest: Digests,
     /// Laid over the job's policy.
     #[schema(value_type = Option<PolicyFields>)]

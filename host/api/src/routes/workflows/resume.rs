@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use umbel_compose::{Digests, FailedWorkflow, Head, Stamps};
 use umbel_model::WorkflowSpec;
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use crate::{
     extract::{Context, OptionalJson, PathParam, WorkflowParam},
     problem::{Problem, Result},
     submission::{Origin, idempotency, key_of},
-    views::Workflow,
+    views::{ResumeDigest, Workflow},
     workflow_submission::Submission,
 };
 
@@ -22,15 +22,8 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ResumeBody {
     /// Which modules run: `pinned`, those of the first submission; `current`, those that the tasks point at now.
-    digest: ResumeDigest,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ResumeDigest {
-    #[default]
-    Pinned,
-    Current,
+    #[schema(value_type = ResumeDigest)]
+    digest: Digests,
 }
 
 /// Does again what failed of a workflow, and what comes after it, as a new workflow that keeps what succeeded.
@@ -58,9 +51,10 @@ pub(crate) async fn resume(
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec)
         .map_err(|error| Problem::unreadable_record(format!("workflow {id}"), &error))?;
     let origin = Origin::of(&caller, &request_id, &headers);
-    let (digests, request) = match body.digest {
-        ResumeDigest::Pinned => (Digests::Pinned, format!("resume {id} pinned")),
-        ResumeDigest::Current => (Digests::Current, format!("resume {id} current")),
+    let digests = body.digest;
+    let request = match digests {
+        Digests::Pinned => format!("resume {id} pinned"),
+        Digests::Current => format!("resume {id} current"),
     };
     let head = Head {
         name: spec.name.clone(),
