@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_bulk::system_tenant;
 use umbel_model::TenantId;
 
 use crate::{
@@ -77,7 +78,8 @@ impl Tokens {
         if let Some(caller) = self.known.get(&hash).await {
             return Ok(caller);
         }
-        let document = broker.document(&home(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
+        // A token is looked up before its tenant is known.
+        let document = broker.document(&system_tenant(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
         let document = document.ok_or_else(invalid)?;
         let damaged = "the token's record is damaged; make another token";
         let stored: TokenDocument =
@@ -99,7 +101,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
     let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
     let put = PutDocument {
-        tenant: home(),
+        tenant: system_tenant(),
         kind: DocumentKind::ApiToken,
         name: hex::encode(Sha256::digest(&token)),
         expect: Expect::Absent,
@@ -110,11 +112,6 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
         DocumentPut::Full => Err(Error::TooManyTokens),
         DocumentPut::Conflict(_) => Err(Error::Random("they repeat".into())),
     }
-}
-
-/// The tenant that has all tokens: a token is looked up before its tenant is known.
-fn home() -> TenantId {
-    TenantId::new("system").expect("a fixed name that keeps the rule")
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str> {
@@ -193,7 +190,7 @@ mod tests {
     async fn only_the_hash_of_a_token_is_stored() {
         let broker = umbel_broker::memory::shared();
         let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "laptop", false).await.unwrap();
-        let stored = broker.documents(&home(), DocumentKind::ApiToken, None, 10).await.unwrap();
+        let stored = broker.documents(&system_tenant(), DocumentKind::ApiToken, None, 10).await.unwrap();
         assert_eq!(stored.len(), 1);
         assert!(!stored[0].body.contains(&token) && !stored[0].name.contains(&token[6..]));
     }

@@ -22,15 +22,6 @@ pub enum Action {
 }
 
 impl Action {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Redrive => "redrive",
-            Self::Forget => "forget",
-            Self::RunNow => "run_now",
-        }
-    }
-
     /// Whether there is anything to do for a job in this state.
     pub fn applies(self, state: JobState) -> bool {
         match self {
