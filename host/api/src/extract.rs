@@ -1,6 +1,6 @@
 //! The extractors of the handlers: the caller, parameters of path and query, JSON bodies. Their errors are problems.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
@@ -19,36 +19,36 @@ use crate::{
     state::Api,
 };
 
-/// The state of the API, and the caller.
-#[derive(Debug)]
-pub(crate) struct Context {
+/// The state of the API, the caller, and what the path names.
+pub(crate) struct Context<T: Named = ()> {
     pub(crate) api: Arc<Api>,
     pub(crate) caller: Caller,
     pub(crate) request_id: RequestId,
+    pub(crate) id: T::Name,
 }
 
-impl FromRequestParts<Arc<Api>> for Context {
+impl<T: Named> FromRequestParts<Arc<Api>> for Context<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
         let (caller, request_id) = (parts.extensions.get::<Caller>(), parts.extensions.get::<RequestId>());
         // The middleware puts both there.
         let (caller, request_id) = caller.cloned().zip(request_id.cloned()).ok_or_else(Problem::see_log)?;
-        Ok(Self { api: api.clone(), caller, request_id })
+        let parameters = RawPathParams::from_request_parts(parts, api).await.ok();
+        let text = parameters.as_ref().and_then(|parameters| parameters.iter().next()).map(|(_, text)| text);
+        Ok(Self { api: api.clone(), caller, request_id, id: T::parse(text)? })
     }
 }
 
 /// The context of a caller who may order workers; others are refused before anything else of the request is read.
-#[derive(Debug)]
-pub(crate) struct Operator(pub(crate) Context);
+pub(crate) struct Operator<T: Named>(pub(crate) Context<T>);
 
-impl FromRequestParts<Arc<Api>> for Operator {
+impl<T: Named> FromRequestParts<Arc<Api>> for Operator<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
-        let context = Context::from_request_parts(parts, api).await?;
-        context.caller.must_operate()?;
-        Ok(Self(context))
+        Context::<()>::from_request_parts(parts, api).await?.caller.must_operate()?;
+        Context::from_request_parts(parts, api).await.map(Self)
     }
 }
 
@@ -102,17 +102,32 @@ fn in_words(message: &str) -> String {
     if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") }
 }
 
-/// Something that a path names.
+/// The kind of what a path names, if anything.
 pub(crate) trait Named {
-    type Name: FromStr<Err = InvalidName>;
-    const NOT_FOUND: Code;
+    type Name;
+
+    /// Reads the one parameter of a path; none when it is not UTF-8. A text that breaks the rule of its kind cannot exist: not
+    /// found, with the rule.
+    fn parse(text: Option<&str>) -> Result<Self::Name>;
+}
+
+impl Named for () {
+    type Name = ();
+
+    fn parse(_: Option<&str>) -> Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! named {
     ($($kind:ty: $name:ty => $code:ident;)*) => {$(
         impl Named for $kind {
             type Name = $name;
-            const NOT_FOUND: Code = Code::$code;
+
+            fn parse(text: Option<&str>) -> Result<$name> {
+                let text = text.ok_or_else(|| Problem::new(Code::$code, "the path is not UTF-8"))?;
+                text.parse().map_err(|e: InvalidName| Problem::new(Code::$code, e.to_string()))
+            }
         }
     )*};
 }
@@ -128,27 +143,10 @@ named! {
 }
 
 /// The kind of a bulk action's id.
-#[derive(Debug)]
 pub(crate) enum BulkParam {}
 
 /// The kind of a workflow's id.
-#[derive(Debug)]
 pub(crate) enum WorkflowParam {}
-
-/// The one parameter of a path. A text that breaks the rule of its kind cannot exist: not found, with the rule.
-#[derive(Debug)]
-pub(crate) struct PathParam<T: Named>(pub(crate) T::Name);
-
-impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
-        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
-        let (_, text) = parameters.iter().next().ok_or_else(missing)?;
-        text.parse().map(Self).map_err(|e: InvalidName| Problem::new(T::NOT_FOUND, e.to_string()))
-    }
-}
 
 /// A JSON body, an object.
 #[derive(Debug)]

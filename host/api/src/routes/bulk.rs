@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{
     auth::Caller,
     body::{answer, checked_text, object, object_of, ok, read_json},
-    extract::{BulkParam, Context, PathParam},
+    extract::{BulkParam, Context},
     problem::{Code, Problem, Result},
     state::Api,
     submission::{idempotency, key_of},
@@ -182,14 +182,14 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 
 /// One action.
 #[utoipa::path(get, path = "/v1/bulk/{id}", tag = "bulk", responses((status = 200, body = BulkView)))]
-pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(id): PathParam<BulkParam>) -> Result {
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<BulkParam>) -> Result {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
     ok(&BulkView::new(bulk))
 }
 
 /// Stops an action. What it did stays done.
 #[utoipa::path(post, path = "/v1/bulk/{id}/abort", tag = "bulk", responses((status = 200, body = BulkView)))]
-pub(crate) async fn abort(Context { api, caller, .. }: Context, PathParam(id): PathParam<BulkParam>) -> Result {
+pub(crate) async fn abort(Context { api, caller, id, .. }: Context<BulkParam>) -> Result {
     match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");

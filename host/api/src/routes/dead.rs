@@ -16,7 +16,7 @@ use super::jobs::{
 use crate::{
     auth::Caller,
     body::ok,
-    extract::{Context, Json, OptionalJson, PathParam, Query},
+    extract::{Context, Json, OptionalJson, Query},
     outcome::Outcome,
     problem::{Code, Problem, Result},
     redrive,
@@ -55,11 +55,8 @@ pub(crate) struct RedriveHow {
     post, path = "/v1/dead/{id}/redrive", tag = "dead",
     request_body = Option<RedriveHow>, responses((status = 202, body = Job))
 )]
-pub(crate) async fn redrive_one(
-    Context { api, caller, request_id }: Context,
-    PathParam(id): PathParam<JobId>,
-    OptionalJson(body): OptionalJson<RedriveHow>,
-) -> Result {
+pub(crate) async fn redrive_one(cx: Context<JobId>, OptionalJson(body): OptionalJson<RedriveHow>) -> Result {
+    let Context { api, caller, id, request_id } = cx;
     let how = redrive::How { digests: body.digest, policy: body.policy, ..redrive::How::new(&request_id.0) };
     let record = api.job(&caller.tenant, id).await?;
     if record.state != JobState::Failed {
@@ -110,10 +107,8 @@ pub(crate) struct RefusedJob {
 
 /// Repeats many dead jobs, each as a new one that names it.
 #[utoipa::path(post, path = "/v1/dead/redrive", tag = "dead", responses((status = 200, body = Redriven)))]
-pub(crate) async fn redrive_many(
-    Context { api, caller, request_id }: Context,
-    Json(body): Json<RedriveBody>,
-) -> Result {
+pub(crate) async fn redrive_many(cx: Context, Json(body): Json<RedriveBody>) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let max = body.max.unwrap_or(DEFAULT_MAX);
     if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {
         let detail = format!("give `all: true` or some `ids`, not both; `max` and the number of ids are 1 to {MAX}");

@@ -20,7 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
-    extract::{Context, PathParam, Query},
+    extract::{Context, Query},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
     state::Api,
@@ -111,12 +111,8 @@ pub(crate) struct ModuleBytes(Vec<u8>);
         (status = 200, body = Module, description = "The same bytes were known"),
     )
 )]
-pub(crate) async fn push(
-    Context { api, caller, .. }: Context,
-    Query(query): Query<PushQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result {
+pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
     let limit = api.config.max_module_bytes as usize;
@@ -267,11 +263,7 @@ fn tag(response: &mut Response, digest: &Digest) {
 
 /// One module.
 #[utoipa::path(get, path = "/v1/modules/{digest}", tag = "modules", responses((status = 200, body = Module)))]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(digest): PathParam<Digest>,
-    headers: HeaderMap,
-) -> Result {
+pub(crate) async fn show(Context { api, caller, id: digest, .. }: Context<Digest>, headers: HeaderMap) -> Result {
     let info = task_store::module(&api, &caller.tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());

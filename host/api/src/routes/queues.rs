@@ -12,7 +12,7 @@ use crate::{
     auth::Caller,
     body::ok,
     controls::{self, ControlBody, ControlView},
-    extract::{Context, Json, PathParam},
+    extract::{Context, Json},
     problem::{Problem, Result},
     state::Api,
     views::views,
@@ -62,11 +62,8 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 
 /// Changes the control of a queue.
 #[utoipa::path(patch, path = "/v1/queues/{name}", tag = "queues", responses((status = 200, body = Queue)))]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-    Json(body): Json<ControlBody>,
-) -> Result {
+pub(crate) async fn patch(cx: Context<QueueName>, Json(body): Json<ControlBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
     ok(&one(&api, &caller, &name).await?)
 }
@@ -78,7 +75,7 @@ pub(crate) async fn patch(
     delete, path = "/v1/queues/{name}", tag = "queues",
     responses((status = 204, description = "It is gone"))
 )]
-pub(crate) async fn delete(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
+pub(crate) async fn delete(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     match api.broker.delete_queue(&caller.tenant, &name).await? {
         QueueDeleted::Deleted => {
             tracing::info!(queue = %name, "queue deleted");
@@ -94,13 +91,13 @@ pub(crate) async fn delete(Context { api, caller, .. }: Context, PathParam(name)
 
 /// Stops handing out the queue's jobs, durably. Running jobs go on.
 #[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", responses((status = 200, body = Queue)))]
-pub(crate) async fn pause(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
+pub(crate) async fn pause(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     set_paused(&api, &caller, &name, true).await
 }
 
 /// Hands out the queue's jobs again.
 #[utoipa::path(post, path = "/v1/queues/{name}/resume", tag = "queues", responses((status = 200, body = Queue)))]
-pub(crate) async fn resume(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
+pub(crate) async fn resume(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     set_paused(&api, &caller, &name, false).await
 }
 
@@ -116,7 +113,7 @@ async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) 
     post, path = "/v1/queues/{name}/purge", tag = "queues",
     responses((status = 202, body = bulk::BulkView, description = "It is being done"))
 )]
-pub(crate) async fn purge(Context { api, caller, .. }: Context, PathParam(name): PathParam<QueueName>) -> Result {
+pub(crate) async fn purge(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     one(&api, &caller, &name).await?;
     let state = vec![JobState::Queued, JobState::Scheduled, JobState::Retrying];
     let filter = Filter { queue: Some(name), state, ..Filter::default() };

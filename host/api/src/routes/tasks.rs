@@ -15,7 +15,7 @@ use crate::{
     body::ok,
     controls::{self, ControlBody, ControlView, control_of},
     etag::{if_match, tagged},
-    extract::{Context, Json, PathParam, Query},
+    extract::{Context, Json, Query},
     paging::{self, PageQuery},
     problem::{Code, Problem, Result, cut},
     state::Api,
@@ -90,18 +90,15 @@ pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Que
 
 /// One task.
 #[utoipa::path(get, path = "/v1/tasks/{name}", tag = "tasks", responses((status = 200, body = Task)))]
-pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(name): PathParam<TaskName>) -> Result {
+pub(crate) async fn show(Context { api, caller, id: name, .. }: Context<TaskName>) -> Result {
     let (document, version) = task_store::get(&api, &caller.tenant, &name).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
 /// Changes the control of all jobs of a task, also of those that are queued.
 #[utoipa::path(patch, path = "/v1/tasks/{name}/control", tag = "tasks", responses((status = 200, body = ControlView)))]
-pub(crate) async fn control(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    Json(body): Json<ControlBody>,
-) -> Result {
+pub(crate) async fn control(cx: Context<TaskName>, Json(body): Json<ControlBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
     ok(&ControlView::new(&control))
@@ -118,11 +115,8 @@ pub(crate) struct DeployBody {
 
 /// Points the task at a module. Jobs that were submitted before keep theirs.
 #[utoipa::path(post, path = "/v1/tasks/{name}/deploy", tag = "tasks", responses((status = 200, body = Task)))]
-pub(crate) async fn deploy(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    Json(body): Json<DeployBody>,
-) -> Result {
+pub(crate) async fn deploy(cx: Context<TaskName>, Json(body): Json<DeployBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
     tagged_task(&api, &caller, document, version).await
@@ -130,7 +124,7 @@ pub(crate) async fn deploy(
 
 /// Points the task back at the deploy before.
 #[utoipa::path(post, path = "/v1/tasks/{name}/rollback", tag = "tasks", responses((status = 200, body = Task)))]
-pub(crate) async fn rollback(Context { api, caller, .. }: Context, PathParam(name): PathParam<TaskName>) -> Result {
+pub(crate) async fn rollback(Context { api, caller, id: name, .. }: Context<TaskName>) -> Result {
     let tenant = &caller.tenant;
     let (mut document, version) = task_store::get(&api, tenant, &name).await?;
     let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
@@ -165,12 +159,8 @@ pub(crate) struct PatchBody {
     ),
     responses((status = 200, body = Task))
 )]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    headers: HeaderMap,
-    Json(body): Json<PatchBody>,
-) -> Result {
+pub(crate) async fn patch(cx: Context<TaskName>, headers: HeaderMap, Json(body): Json<PatchBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     let wanted = if_match(&headers)?;
     for _ in 0..task_store::MAX_TRIES {
         let (mut document, version) = task_store::get(&api, &caller.tenant, &name).await?;

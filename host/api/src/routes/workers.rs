@@ -10,7 +10,7 @@ use super::jobs::list::{Jobs, ListQuery, filtered};
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, Json, Operator, OptionalJson, PathParam, Query},
+    extract::{Context, Json, Operator, OptionalJson, Query},
     problem::{Code, Problem, Result},
     state::Api,
     views::{ShutdownMode, Worker, WorkerSummary},
@@ -48,7 +48,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 
 /// One worker.
 #[utoipa::path(get, path = "/v1/workers/{id}", tag = "workers", responses((status = 200, body = Item)))]
-pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkerId>) -> Result {
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<WorkerId>) -> Result {
     let found = api.broker.workers().await?.into_iter().find(|info| info.id == id);
     ok(&Item::of(found.ok_or_else(|| unknown(&id))?, &caller))
 }
@@ -58,11 +58,7 @@ pub(crate) async fn show(Context { api, caller, .. }: Context, PathParam(id): Pa
     get, path = "/v1/workers/{id}/jobs", tag = "workers", params(ListQuery),
     responses((status = 200, body = Jobs))
 )]
-pub(crate) async fn jobs(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<WorkerId>,
-    Query(query): Query<ListQuery>,
-) -> Result {
+pub(crate) async fn jobs(Context { api, caller, id, .. }: Context<WorkerId>, Query(query): Query<ListQuery>) -> Result {
     let mut filter = query.filter()?;
     filter.worker = Some(id);
     if filter.state.is_empty() {
@@ -90,13 +86,13 @@ async fn order(api: &Api, id: &WorkerId, order: WorkerOrder) -> Result {
 
 /// Claims nothing more, until it is resumed; what runs goes on. For operators.
 #[utoipa::path(post, path = "/v1/workers/{id}/drain", tag = "workers", responses((status = 202, body = OrderGiven)))]
-pub(crate) async fn drain(Operator(Context { api, .. }): Operator, PathParam(id): PathParam<WorkerId>) -> Result {
+pub(crate) async fn drain(Operator(Context { api, id, .. }): Operator<WorkerId>) -> Result {
     order(&api, &id, WorkerOrder { drain: Some(true), ..WorkerOrder::default() }).await
 }
 
 /// Claims again. For operators.
 #[utoipa::path(post, path = "/v1/workers/{id}/resume", tag = "workers", responses((status = 202, body = OrderGiven)))]
-pub(crate) async fn resume(Operator(Context { api, .. }): Operator, PathParam(id): PathParam<WorkerId>) -> Result {
+pub(crate) async fn resume(Operator(Context { api, id, .. }): Operator<WorkerId>) -> Result {
     order(&api, &id, WorkerOrder { drain: Some(false), ..WorkerOrder::default() }).await
 }
 
@@ -120,8 +116,7 @@ impl Default for ShutdownBody {
     request_body = Option<ShutdownBody>, responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn shutdown(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
+    Operator(Context { api, id, .. }): Operator<WorkerId>,
     OptionalJson(body): OptionalJson<ShutdownBody>,
 ) -> Result {
     let shutdown = body.mode.or(Some(Shutdown::Warm));
@@ -169,11 +164,8 @@ impl WorkerPatch {
 
 /// Changes the slots or the queues of a worker. For operators.
 #[utoipa::path(patch, path = "/v1/workers/{id}", tag = "workers", responses((status = 202, body = OrderGiven)))]
-pub(crate) async fn patch(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
-    Json(body): Json<WorkerPatch>,
-) -> Result {
+pub(crate) async fn patch(Operator(cx): Operator<WorkerId>, Json(body): Json<WorkerPatch>) -> Result {
+    let Context { api, id, .. } = cx;
     order(&api, &id, body.order()?).await
 }
 

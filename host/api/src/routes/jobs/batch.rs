@@ -43,11 +43,8 @@ const MAX_DETAILED_BYTES: usize = 16 << 20;
     request_body(content = String, content_type = "application/x-ndjson"),
     responses((status = 200, content_type = "application/x-ndjson", body = String))
 )]
-pub(crate) async fn submit_batch(
-    Context { api, caller, request_id }: Context,
-    headers: HeaderMap,
-    body: Body,
-) -> Result {
+pub(crate) async fn submit_batch(cx: Context, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.batches.acquire(&caller.tenant).await, body).await?;
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));

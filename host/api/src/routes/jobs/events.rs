@@ -16,7 +16,7 @@ use umbel_model::{JobId, JobRecord, JobState, Progress, TenantId};
 
 use crate::{
     event_stream::{EventSource, Events, Looked, POLL, StreamPermits, event_stream, last_event_id},
-    extract::{Context, PathParam},
+    extract::Context,
     job_detail::job_detail,
     problem::Result,
     serve::Stopping,
@@ -93,12 +93,8 @@ struct Change<'a> {
         (status = 204, description = "Its end was seen already"),
     )
 )]
-pub(crate) async fn follow(
-    Context { api, caller, .. }: Context,
-    stopping: Option<Extension<Stopping>>,
-    PathParam(id): PathParam<JobId>,
-    headers: HeaderMap,
-) -> Result {
+pub(crate) async fn follow(cx: Context<JobId>, stopping: Option<Extension<Stopping>>, headers: HeaderMap) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let seen = last_event_id(&headers, Seen::parse)?.unwrap_or_default();
     if seen.end {
         return Ok(StatusCode::NO_CONTENT.into_response());

@@ -18,7 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, OptionalJson, PathParam, Query, WaitQuery},
+    extract::{Context, OptionalJson, Query, WaitQuery},
     job_detail::job_detail,
     outcome::{Outcome, respond},
     problem::{Problem, Result},
@@ -39,11 +39,7 @@ pub(crate) async fn respond_with_job(api: &Api, caller: &Caller, outcome: Outcom
 
 /// One job; with `wait`, once it has ended or the time is over.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(WaitQuery), responses((status = 200, body = Job)))]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-    Query(query): Query<WaitQuery>,
-) -> Result {
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<JobId>, Query(query): Query<WaitQuery>) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
     ok(&job_detail(&api, record).await?)
@@ -53,7 +49,7 @@ pub(crate) async fn show(
 ///
 /// A node is deleted with its workflow.
 #[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", responses((status = 204, description = "It is gone")))]
-pub(crate) async fn forget(Context { api, caller, .. }: Context, PathParam(id): PathParam<JobId>) -> Result {
+pub(crate) async fn forget(Context { api, caller, id, .. }: Context<JobId>) -> Result {
     match api.broker.forget(&caller.tenant, id).await? {
         Forgot::Forgotten => {}
         Forgot::NotEnded(state) => {
@@ -92,8 +88,7 @@ pub(crate) struct CancelBody {
     )
 )]
 pub(crate) async fn cancel(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
+    Context { api, caller, id, .. }: Context<JobId>,
     Query(query): Query<CancelBody>,
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result {
@@ -117,7 +112,7 @@ pub(crate) async fn cancel(
         (status = 202, body = Job, description = "A new job repeats the failed one"),
     )
 )]
-pub(crate) async fn retry(Context { api, caller, request_id }: Context, PathParam(id): PathParam<JobId>) -> Result {
+pub(crate) async fn retry(Context { api, caller, id, request_id }: Context<JobId>) -> Result {
     let record = match api.broker.run_now(&caller.tenant, id).await? {
         RunNow::Queued => {
             let record = api.job(&caller.tenant, id).await?;

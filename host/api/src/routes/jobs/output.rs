@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     admission::Permit,
     body::ok,
-    extract::{Context, PathParam, Query},
+    extract::{Context, Query},
     job_detail::result_text,
     paging,
     problem::{Problem, Result},
@@ -48,11 +48,7 @@ pub(crate) struct Lines {
     get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(LogsQuery),
     responses((status = 200, body = Lines))
 )]
-pub(crate) async fn logs(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-    Query(query): Query<LogsQuery>,
-) -> Result {
+pub(crate) async fn logs(Context { api, caller, id, .. }: Context<JobId>, Query(query): Query<LogsQuery>) -> Result {
     // 2^53: what a JSON number of any reader can hold.
     let from = query.from.unwrap_or(0).min(1 << 53);
     let lines = api.broker.logs(&caller.tenant, id, from, paging::limit_of(query.limit)?).await?;
@@ -69,7 +65,7 @@ pub(crate) async fn logs(
     get, path = "/v1/jobs/{id}/result", tag = "jobs",
     responses((status = 200, content_type = "application/json", body = serde_json::Value))
 )]
-pub(crate) async fn result(Context { api, caller, .. }: Context, PathParam(id): PathParam<JobId>) -> Result {
+pub(crate) async fn result(Context { api, caller, id, .. }: Context<JobId>) -> Result {
     let record = api.job(&caller.tenant, id).await?;
     if !record.state.is_terminal() {
         let detail = format!("job {id} is {}; wait for its end", record.state.as_str());

@@ -81,12 +81,8 @@ impl std::fmt::Debug for SubmissionOptions {
         (status = 200, body = Job, description = "It has ended, or the idempotency key was known, or (with the header `Umbel-Unique: duplicate`) a unique job like it was there"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, request_id }: Context,
-    Query(query): Query<WaitQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result {
+pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;

@@ -68,11 +68,8 @@ pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result {
     params(("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed")),
     request_body = RoutesView, responses((status = 200, body = RoutesView))
 )]
-pub(crate) async fn put_routes(
-    Context { api, caller, .. }: Context,
-    headers: HeaderMap,
-    Json(routes): Json<Routes>,
-) -> Result {
+pub(crate) async fn put_routes(cx: Context, headers: HeaderMap, Json(routes): Json<Routes>) -> Result {
+    let Context { api, caller, .. } = cx;
     let expect = match if_match(&headers)? {
         None => Expect::Any,
         Some(0) => Expect::Absent,

@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use crate::{
     body::ok,
-    extract::{Context, PathParam, Query, WorkflowParam},
+    extract::{Context, Query, WorkflowParam},
     graph_svg,
     problem::{Problem, Result},
     views::{Node, NodePage},
@@ -44,11 +44,8 @@ pub(crate) struct NodesQuery {
     get, path = "/v1/workflows/{id}/nodes", tag = "workflows", params(NodesQuery),
     responses((status = 200, body = NodePage))
 )]
-pub(crate) async fn nodes(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<WorkflowParam>,
-    Query(query): Query<NodesQuery>,
-) -> Result {
+pub(crate) async fn nodes(cx: Context<WorkflowParam>, Query(query): Query<NodesQuery>) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
     if !(1..=MAX_NODES).contains(&max) {
         return Err(Problem::invalid_query(format!("max: from 1 to {MAX_NODES}")));
@@ -72,7 +69,7 @@ pub(crate) async fn nodes(
 ///
 /// At most 2,000 nodes are shown; groups say how many members are left out.
 #[utoipa::path(get, path = "/v1/workflows/{id}/tree", tag = "workflows", responses((status = 200, body = Tree)))]
-pub(crate) async fn tree(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
+pub(crate) async fn tree(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
     ok(&workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
@@ -83,7 +80,7 @@ pub(crate) async fn tree(Context { api, caller, .. }: Context, PathParam(id): Pa
     get, path = "/v1/workflows/{id}/graph.svg", tag = "workflows",
     responses((status = 200, content_type = "image/svg+xml", body = String))
 )]
-pub(crate) async fn graph(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
+pub(crate) async fn graph(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
     let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 use crate::{
     auth::Caller,
     body::{answer, ok},
-    extract::{Context, PathParam, Query, WaitQuery, WorkflowParam},
+    extract::{Context, Query, WaitQuery, WorkflowParam},
     job_detail::{stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
@@ -58,11 +58,8 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
     get, path = "/v1/workflows/{id}", tag = "workflows", params(WaitQuery),
     responses((status = 200, body = Workflow))
 )]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<WorkflowParam>,
-    Query(query): Query<WaitQuery>,
-) -> Result {
+pub(crate) async fn show(cx: Context<WorkflowParam>, Query(query): Query<WaitQuery>) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let wait = query.wait(&api)?;
     let record = api.watch.workflow(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_workflow(id))?;
     ok(&detail(&api, &record).await?)
@@ -109,7 +106,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Que
         (status = 202, body = Workflow, description = "It ends when what runs has stopped"),
     )
 )]
-pub(crate) async fn cancel(Context { api, caller, .. }: Context, PathParam(id): PathParam<WorkflowParam>) -> Result {
+pub(crate) async fn cancel(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     match api.broker.cancel_workflow(&caller.tenant, id).await? {
         WorkflowCancelled::Requested | WorkflowCancelled::AlreadyEnded(WorkflowState::Revoked) => {}
         WorkflowCancelled::AlreadyEnded(state) => {

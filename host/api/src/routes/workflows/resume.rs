@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::respond_with_workflow;
 use crate::{
-    extract::{Context, OptionalJson, PathParam, WorkflowParam},
+    extract::{Context, OptionalJson, WorkflowParam},
     problem::{Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::{ResumeDigest, Workflow},
@@ -39,8 +39,7 @@ pub(crate) struct ResumeBody {
     )
 )]
 pub(crate) async fn resume(
-    Context { api, caller, request_id }: Context,
-    PathParam(id): PathParam<WorkflowParam>,
+    Context { api, caller, id, request_id }: Context<WorkflowParam>,
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ResumeBody>,
 ) -> Result {

@@ -64,12 +64,8 @@ pub(crate) struct WorkflowBody {
         (status = 200, body = Workflow, description = "It is over, or the idempotency key was known"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, request_id }: Context,
-    Query(query): Query<WaitQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result {
+pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let (permit, body) = or_drain(api.workflows.acquire(&caller.tenant).await, body).await?;
