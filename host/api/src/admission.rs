@@ -60,9 +60,10 @@ pub(crate) struct FairSemaphore {
 
 /// Given back when it is dropped.
 #[derive(Debug)]
+#[expect(dead_code, reason = "held until they are dropped")]
 pub(crate) struct Permit {
-    _own: OwnedSemaphorePermit,
-    _shared: OwnedSemaphorePermit,
+    pub(crate) own: OwnedSemaphorePermit,
+    pub(crate) shared: OwnedSemaphorePermit,
 }
 
 impl FairSemaphore {
@@ -77,7 +78,7 @@ impl FairSemaphore {
         let both = async {
             // The tenant's own first: while it waits for that, it holds up nobody else.
             let own = own.acquire_owned().await.ok()?;
-            Some(Permit { _own: own, _shared: self.all.clone().acquire_owned().await.ok()? })
+            Some(Permit { own, shared: self.all.clone().acquire_owned().await.ok()? })
         };
         let late = || {
             let seconds = self.wait.as_secs();

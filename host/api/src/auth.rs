@@ -10,13 +10,14 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect};
 use umbel_bulk::system_tenant;
 use umbel_model::TenantId;
 
 use crate::{
     Error,
     problem::{Problem, Result},
+    records,
     time::Timestamp,
 };
 
@@ -99,14 +100,9 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
     let token = random_token()?;
     let created_at = serde_json::to_value(Timestamp(crate::time::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
-    let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
-    let put = PutDocument {
-        tenant: system_tenant(),
-        kind: DocumentKind::ApiToken,
-        name: hex::encode(Sha256::digest(&token)),
-        expect: Expect::Absent,
-        body: Some(serde_json::to_string(&document).expect("names and texts are JSON")),
-    };
+    let record = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
+    let hash = hex::encode(Sha256::digest(&token));
+    let put = records::write_of(&system_tenant(), DocumentKind::ApiToken, hash, Expect::Absent, &record);
     match broker.put_document(&put).await? {
         DocumentPut::Stored(_) => Ok(token),
         DocumentPut::Full => Err(Error::TooManyTokens),

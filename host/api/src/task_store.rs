@@ -2,12 +2,13 @@
 //!
 //! Written only at the version that was read, so that two writers never undo each other.
 
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{DocumentKind, DocumentPut, Expect};
 use umbel_compose::{TaskDocument, UnknownParameter};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
     problem::{Code, Problem, Result},
+    records,
     state::Api,
 };
 
@@ -77,13 +78,7 @@ pub(crate) async fn store(
     expect: Expect,
 ) -> Result<Option<u64>> {
     let name = &document.task.name;
-    let put = PutDocument {
-        tenant: tenant.clone(),
-        kind: DocumentKind::Task,
-        name: name.to_string(),
-        expect,
-        body: Some(serde_json::to_string(document).expect("a task document has text keys only")),
-    };
+    let put = records::write_of(tenant, DocumentKind::Task, name, expect, document);
     let stored = match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => Some(version),
         DocumentPut::Conflict(_) => None,

@@ -23,6 +23,7 @@ use crate::{
     extract::{Context, Query},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
+    records,
     state::Api,
     task_store,
     views::{PolicyFields, views},
@@ -213,13 +214,8 @@ fn refused(error: InspectError) -> Problem {
 
 /// The version of the document when this push made it.
 async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>> {
-    let put = PutDocument {
-        tenant: caller.tenant.clone(),
-        kind: DocumentKind::Module,
-        name: info.digest.to_string(),
-        expect: Expect::Absent,
-        body: Some(serde_json::to_string(info).expect("a module's record has text keys only")),
-    };
+    let (kind, expect) = (DocumentKind::Module, Expect::Absent);
+    let put = records::write_of(&caller.tenant, kind, info.digest, expect, info);
     match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => Ok(Some(version)),
         // Stored by an earlier push: a digest never means anything else.

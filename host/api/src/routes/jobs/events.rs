@@ -15,7 +15,7 @@ use serde::Serialize;
 use umbel_model::{JobId, JobRecord, JobState, Progress, TenantId};
 
 use crate::{
-    event_stream::{EventSource, Events, Looked, POLL, StreamPermits, event_stream, last_event_id},
+    event_stream::{EventSource, Events, Looked, POLL, event_stream, last_event_id, stream_permit},
     extract::Context,
     job_detail::job_detail,
     problem::Result,
@@ -99,10 +99,10 @@ pub(crate) async fn follow(cx: Context<JobId>, stopping: Option<Extension<Stoppi
     if seen.end {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let permits = StreamPermits::take(&api, &caller)?;
+    let permit = stream_permit(&api, &caller)?;
     let next = Some(api.job(&caller.tenant, id).await?);
     let source = JobEvents { api, tenant: caller.tenant, id, seen, progress: None, next };
-    Ok(event_stream(source, permits, stopping, None))
+    Ok(event_stream(source, permit, stopping, None))
 }
 
 /// One client's view of one job.

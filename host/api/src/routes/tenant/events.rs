@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 
 use super::super::jobs::list::states_of;
 use crate::{
-    event_stream::{EventSource, Events, Looked, MAX_SILENCE, StreamPermits, event_stream, last_event_id},
+    event_stream::{EventSource, Events, Looked, MAX_SILENCE, event_stream, last_event_id, stream_permit},
     extract::{Context, Query},
     problem::{Problem, Result},
     serve::Stopping,
@@ -101,13 +101,13 @@ pub(crate) async fn follow_all(
 ) -> Result {
     let wanted = Wanted::of(&query)?;
     let seen = last_event_id(&headers, |text| text.parse::<u64>().ok())?;
-    let permits = StreamPermits::take(&api, &caller)?;
+    let permit = stream_permit(&api, &caller)?;
     let last = api.broker.follow(&caller.tenant).await?;
     let after = seen.unwrap_or(last);
     let source = TenantEvents { api, tenant: caller.tenant, wanted, after, followed: Instant::now() };
     // A client whose connection breaks before the first event must know where it stood.
     let greeting = source.heartbeat();
-    Ok(event_stream(source, permits, stopping, Some(greeting)))
+    Ok(event_stream(source, permit, stopping, Some(greeting)))
 }
 
 /// One client's view of a tenant's jobs.

@@ -1,7 +1,7 @@
 //! The tenant: its control, and the routes from its tasks to queues.
 
 use axum::http::HeaderMap;
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
+use umbel_broker::{DocumentKind, DocumentPut, Expect, Scope};
 use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
 
@@ -12,8 +12,8 @@ use crate::{
     controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
     extract::{Context, Json},
-    problem::{FieldError, Problem, Result},
-    task_cache,
+    problem::{Problem, Result},
+    records, task_cache,
 };
 
 /// Regular expressions among a tenant's routes: each takes a moment to compile, and is tried for each task. More of them
@@ -76,8 +76,7 @@ pub(crate) async fn put_routes(cx: Context, headers: HeaderMap, Json(routes): Js
         Some(version) => Expect::Version(version),
     };
     let invalid = |at: usize, detail: String| {
-        let errors = vec![FieldError { pointer: format!("/routes/{at}/match"), detail: detail.clone() }];
-        Problem::invalid_route(format!("route {at}: {detail}")).errors(errors)
+        Problem::invalid_route(format!("route {at}: {detail}")).with_place(format!("/routes/{at}/match"), detail)
     };
     let mut regexes = routes.routes.iter().enumerate().filter(|(_, route)| route.kind == RouteKind::Regex);
     if let Some((at, _)) = regexes.nth(MAX_REGEXES) {
@@ -86,13 +85,7 @@ pub(crate) async fn put_routes(cx: Context, headers: HeaderMap, Json(routes): Js
     drop(regexes);
     let (routes, compiled) = task_cache::compiled(routes).await?;
     compiled.map_err(|(at, detail)| invalid(at, detail))?;
-    let put = PutDocument {
-        tenant: caller.tenant.clone(),
-        kind: DocumentKind::Routes,
-        name: ROUTES_NAME.into(),
-        expect,
-        body: Some(serde_json::to_string(&routes).expect("routes have text keys only")),
-    };
+    let put = records::write_of(&caller.tenant, DocumentKind::Routes, ROUTES_NAME, expect, &routes);
     let version = match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => version,
         DocumentPut::Conflict(version) => {

@@ -15,7 +15,7 @@ use crate::{
     canvas_schema::{Step, step_fault},
     extract::{Context, Query, WaitQuery},
     json_limits::marks,
-    problem::{Code, FieldError, Problem, Result},
+    problem::{Code, Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::Workflow,
     workflow_submission::Submission,
@@ -72,10 +72,8 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
     let bytes = read_json(&api, &headers, body, api.config.max_workflow_bytes).await?;
     let body = parsed(bytes.clone()).await?;
     if let Some(key) = &body.idempotency_key {
-        check_key(key).map_err(|detail| {
-            let errors = vec![FieldError { pointer: "/idempotency_key".into(), detail: detail.clone() }];
-            Problem::invalid_option(detail).errors(errors)
-        })?;
+        let refused = |detail: String| Problem::invalid_option(&*detail).with_place("/idempotency_key", &*detail);
+        check_key(key).map_err(refused)?;
     }
     let key = key_of(&headers, body.idempotency_key.as_deref(), "idempotency_key")?;
     let head = Head::new(api.ids.workflow_id()?);
