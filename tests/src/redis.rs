@@ -1,8 +1,8 @@
 //! Real Redis servers of a test's own: the guard that the Redis broker's tests use, with the settings of the scenarios.
 
 use anyhow::Result;
-use umbel_broker_redis::testing::Options;
-pub use umbel_broker_redis::testing::RedisServer;
+use umbel_broker_conformance::redis_server::Options;
+pub use umbel_broker_conformance::redis_server::RedisServer;
 
 /// Without persistence, as the peers' benchmarks run it.
 pub fn redis() -> RedisServer {

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{Broker, IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Submitted};
-use umbel_compose::{JobTemplate, Options, Stamps, check_key};
-use umbel_model::{JobId, RawObject, TaskName, TenantId};
+use umbel_compose::{JobTemplate, Options, check_key};
+use umbel_model::{JobId, RawObject, Stamps, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
 use crate::{

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{WorkflowSubmitted, submit_workflow};
-use umbel_compose::{Composed, Composer, Composing, Stamps};
+use umbel_broker::{NewWorkflow, WorkflowSubmitted, submit_workflow};
+use umbel_compose::{Composer, Composing};
 
 use crate::{
     admission::Permit,
@@ -13,7 +13,7 @@ use crate::{
     task_source::ApiTasks,
     time::now_ms,
 };
-use umbel_model::TenantId;
+use umbel_model::{Stamps, TenantId};
 
 /// A workflow that is being submitted.
 pub(crate) struct Submission {
@@ -30,7 +30,7 @@ impl Submission {
     /// Composes a workflow and stores it. Answers which one it is, and the number of its first node.
     pub(crate) async fn submit<F>(self, compose: F) -> Result<(Outcome, u32)>
     where
-        F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, Composed> + Send + 'static,
+        F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, NewWorkflow> + Send + 'static,
     {
         let api = self.api.clone();
         let runtime = tokio::runtime::Handle::current();
@@ -49,12 +49,12 @@ impl Submission {
     }
 }
 
-async fn stored(api: &Api, composed: Composed) -> Result<Outcome> {
+async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
     use WorkflowSubmitted as S;
     let broker = api.broker.clone();
     // A task of its own: a client that goes away does not leave half of a workflow behind.
     let storing = tokio::spawn(async move {
-        let Composed { head, nodes } = composed;
+        let NewWorkflow { head, nodes } = composed;
         let answer = submit_workflow(&*broker, &head, &nodes).await;
         (head, answer)
     });

@@ -7,8 +7,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod broker_options;
-mod canvas;
-mod canvases;
 mod celery;
 mod controls;
 mod dead;
@@ -22,11 +20,14 @@ mod lost;
 mod model;
 mod queues;
 mod random;
+mod random_canvases;
+pub mod redis_server;
 mod registry;
 mod sub_queues;
 mod submission;
 mod suite;
 mod unique;
+mod workflows;
 
 use std::{
     any::Any,
@@ -47,8 +48,6 @@ use umbel_model::{
 
 use umbel_broker::*;
 
-pub use canvas::*;
-pub use canvases::{Canvases, random_canvases};
 pub use celery::*;
 pub use controls::*;
 pub use dead::*;
@@ -58,10 +57,12 @@ pub use limits::*;
 pub use lists::*;
 pub use lost::*;
 pub use queues::*;
+pub use random_canvases::{Canvases, random_canvases};
 pub use registry::*;
 pub use sub_queues::*;
 pub use submission::*;
 pub use unique::*;
+pub use workflows::*;
 
 /// The time at which every scenario starts.
 pub const START_MS: UnixMs = 1_800_000_000_000;

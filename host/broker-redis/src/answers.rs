@@ -1,6 +1,6 @@
 //! The answers of functions, part by part.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Display, str::FromStr};
 
 use redis::Value;
 use umbel_broker::{DeliveredNode, Delivery, Error, Input, NodeRecord, NodeWork, Result};
@@ -51,6 +51,19 @@ impl Answer {
 
     pub(crate) fn text(&mut self) -> Result<String> {
         String::from_utf8(self.bytes()?).map_err(corrupt)
+    }
+
+    pub(crate) fn parsed<T: FromStr<Err: Display>>(&mut self) -> Result<T> {
+        self.text()?.parse().map_err(corrupt)
+    }
+
+    /// What `read` makes of the parts that are left.
+    pub(crate) fn rest<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        while !self.done() {
+            all.push(read(self)?);
+        }
+        Ok(all)
     }
 
     pub(crate) fn number(&mut self) -> Result<i64> {
@@ -115,10 +128,7 @@ impl Answer {
     /// What `read` in `reading.lua` appended for a job.
     pub(crate) fn job(&mut self) -> Result<JobRecord> {
         let (mut record, _) = self.summary()?;
-        let mut entries = Self::new(self.next()?)?;
-        while !entries.done() {
-            record.history.push(read_attempt(&entries.bytes()?)?);
-        }
+        record.history.extend(Self::new(self.next()?)?.rest(|entries| read_attempt(&entries.bytes()?))?);
         Ok(record)
     }
 

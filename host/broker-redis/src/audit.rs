@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redis::{FromRedisValue, Value};
+use redis::FromRedisValue;
 use umbel_broker::{Error, Finding, Result};
 
 use crate::{RedisBroker, answers::Answer, connection::Repeat, settings};
@@ -142,9 +142,7 @@ impl RedisBroker {
                 .to_owned();
             let mut answer = Answer::new(self.command(&scan).await?)?;
             cursor = answer.text()?;
-            let mut names = Answer::new(answer.next()?)?;
-            while !names.done() {
-                let key = names.text()?;
+            for key in Answer::new(answer.next()?)?.rest(Answer::text)? {
                 let name = key.strip_prefix(prefix).unwrap_or(&key);
                 let (kind, name) = name.split_once(':').unwrap_or((name, ""));
                 let known = [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().contains(&kind);
@@ -172,8 +170,7 @@ impl RedisBroker {
     async fn look_at(&self, fix: bool, what: &str, args: Vec<String>, found: &mut Findings) -> Result<i64> {
         let first = [u8::from(fix).to_string(), what.to_owned()];
         let args = first.into_iter().chain(args).map(String::into_bytes).collect();
-        let value: Value = self.run("audit", args, Repeat::Safe).await?;
-        let mut answer = Answer::new(value)?;
+        let mut answer = self.answer("audit", args, Repeat::Safe).await?;
         let next = answer.number()?;
         while !answer.done() {
             let (check, example, fixed) = (answer.text()?, answer.text()?, answer.bytes()?);

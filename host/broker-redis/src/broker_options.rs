@@ -1,4 +1,4 @@
-//! Broker options as bytes: what `OPTIONS` in `library/sub_queues.lua` says. Brokers never give them back, so nothing reads them here.
+//! Broker options as bytes: what `OPTIONS` in `library/limits.lua` says. Brokers never give them back, so nothing reads them here.
 
 use umbel_broker::{BrokerOptions, Error, JobLimits, Result, Unique, Wins};
 use umbel_model::{OnWorkerLost, Rate};

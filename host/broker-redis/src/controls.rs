@@ -1,64 +1,76 @@
-//! What is set about tenants, queues and tasks while the service runs.
+//! Queues, and what is set about tenants, queues and tasks while the service runs.
 
-use umbel_broker::{Control, ControlPatch, ControlSet, Error, QueueDeleted, Result, Scope};
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use umbel_broker::{
+    Control, ControlPatch, ControlSet, Controls, Error, MAX_READY_QUEUES, QueueDeleted, QueueStats, Result, Scope,
+};
 use umbel_model::{QueueName, Rate, TenantId};
 
 use crate::{
     RedisBroker,
     answers::Answer,
+    args,
     bytes::{Reader, corrupt},
     connection::Repeat,
+    jobs::or_nothing,
+    unknown_code,
 };
 
 const PAUSED: u8 = 1;
 const EXCLUSIVE: u8 = 2;
 const HAS_RATE: u8 = 4;
 
-impl RedisBroker {
-    pub(crate) async fn drop_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
-        let args = [tenant.to_string(), queue.to_string()].map(String::into_bytes).to_vec();
-        match self.typed::<String>("delete_queue", args, Repeat::OnlyUnsent).await?.as_str() {
+#[async_trait]
+impl Controls for RedisBroker {
+    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
+        let mut answer = self.answer("queues", args([tenant]), Repeat::Safe).await?;
+        let mut queues = answer.rest(|answer| {
+            let name = answer.parsed()?;
+            let mut count =
+                || u64::try_from(answer.number()?).map_err(|_| Error::Corrupt("a count is negative".into()));
+            let (queued, running, delayed, dead, paused) = (count()?, count()?, count()?, count()?, count()? > 0);
+            Ok(QueueStats { name, queued, running, delayed, dead, paused })
+        })?;
+        queues.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(queues)
+    }
+
+    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
+        self.answer("ready_queues", args([&MAX_READY_QUEUES]), Repeat::Safe).await?.rest(Answer::parsed)
+    }
+
+    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
+        match self.typed::<String>("delete_queue", args([tenant, queue]), Repeat::OnlyUnsent).await?.as_str() {
             "D" => Ok(QueueDeleted::Deleted),
             "F" => Ok(QueueDeleted::NotEmpty),
             _ => Ok(QueueDeleted::NotFound),
         }
     }
 
-    pub(crate) async fn patch_control(
-        &self,
-        tenant: &TenantId,
-        scope: &Scope,
-        patch: &ControlPatch,
-    ) -> Result<ControlSet> {
+    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
         let flag = |wanted: Option<bool>| wanted.map(|yes| u8::from(yes).to_string()).unwrap_or_default();
         let rate = match &patch.rate {
             None => String::new(),
             Some(None) => "-".into(),
             Some(Some(rate)) => format!("{} {} {}", rate.count, rate.period_ms.min(1 << 40), rate.burst),
         };
-        let args = [
-            tenant.to_string(),
-            field(scope),
-            flag(patch.paused),
-            flag(patch.exclusive),
-            rate,
-            patch.concurrency.map(|n| n.to_string()).unwrap_or_default(),
-            self.limits.max_documents.to_string(),
-        ];
-        let args = args.map(String::into_bytes).to_vec();
+        let (scope, concurrency) = (field(scope), or_nothing(patch.concurrency.as_ref()));
+        let (paused, exclusive) = (flag(patch.paused), flag(patch.exclusive));
+        let args = args([tenant, &scope, &paused, &exclusive, &rate, &concurrency, &self.limits.max_documents]);
         let answer: Vec<u8> = self.typed("control", args, Repeat::Safe).await?;
         match answer.split_first() {
             Some((b'S', packed)) => Ok(ControlSet::Set(control(packed)?)),
             Some((b'U', _)) => Ok(ControlSet::Unknown),
             Some((b'F', _)) => Ok(ControlSet::Full),
-            _ => Err(Error::Failed("a function answered with a code that is not known".into())),
+            _ => Err(unknown_code()),
         }
     }
 
-    pub(crate) async fn list_controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
-        let args = vec![tenant.to_string().into_bytes()];
-        let mut answer = Answer::new(self.run("controls", args, Repeat::Safe).await?)?;
-        let mut controls = std::collections::BTreeMap::new();
+    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
+        let mut answer = self.answer("controls", args([tenant]), Repeat::Safe).await?;
+        let mut controls = BTreeMap::new();
         while !answer.done() {
             let (field, packed) = (answer.text()?, answer.bytes()?);
             let scope = match field.split_at_checked(2) {
@@ -86,7 +98,7 @@ fn field(scope: &Scope) -> String {
     }
 }
 
-/// As `CONTROL` in `sub_queues.lua`.
+/// As `CONTROL` in `limits.lua`.
 fn control(bytes: &[u8]) -> Result<Control> {
     let mut r = Reader(bytes);
     let (bits, count, period_ms, burst, concurrency) = (r.u8()?, r.u32()?, r.number(6)?, r.u32()?, r.u32()?);

@@ -1,11 +1,12 @@
 //! What happens to the jobs of a tenant that somebody follows.
 
-use umbel_broker::{Event, EventPage, FOLLOW_MS, MAX_EVENTS, Result};
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+use umbel_broker::{Event, EventPage, Events, FOLLOW_MS, MAX_EVENTS, Result, Signal, Topic};
 use umbel_model::{JobState, TenantId};
 
 use crate::{
-    RedisBroker,
-    answers::Answer,
+    RedisBroker, args,
     bytes::{Reader, corrupt},
     connection::Repeat,
 };
@@ -13,29 +14,29 @@ use crate::{
 /// Numbers of Lua are exact below it; those of events are, for 280 years.
 const LARGEST: u64 = 1 << 53;
 
-impl RedisBroker {
-    pub(crate) async fn follow_tenant(&self, tenant: &TenantId) -> Result<u64> {
-        let args = vec![tenant.to_string().into_bytes(), FOLLOW_MS.to_string().into_bytes()];
-        let last: i64 = self.typed("follow", args, Repeat::Safe).await?;
+#[async_trait]
+impl Events for RedisBroker {
+    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
+        let last: i64 = self.typed("follow", args([tenant, &FOLLOW_MS]), Repeat::Safe).await?;
         u64::try_from(last).map_err(corrupt)
     }
 
-    pub(crate) async fn read_events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
-        let max = u64::from(max).min(MAX_EVENTS);
-        let args = [tenant.to_string(), after.min(LARGEST).to_string(), max.to_string()];
-        let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run("events", args, Repeat::Safe).await?)?;
+    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
+        let args = args([tenant, &after.min(LARGEST), &u64::from(max).min(MAX_EVENTS)]);
+        let mut answer = self.answer("events", args, Repeat::Safe).await?;
         let mut number = || u64::try_from(answer.number()?).map_err(corrupt);
         let last = number()?;
         if last == 0 {
             return Ok(EventPage { missed: after > 0, ..EventPage::default() });
         }
         let (first, begin) = (number()?, number()?);
-        let mut events = Vec::new();
-        while !answer.done() {
-            events.push(event(begin + events.len() as u64, &answer.bytes()?)?);
-        }
+        let mut numbers = begin..;
+        let events = answer.rest(|answer| event(numbers.next().unwrap_or_default(), &answer.bytes()?))?;
         Ok(EventPage { events, missed: after.saturating_add(1) < first || after > last, last })
+    }
+
+    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
+        Ok(self.signals.receiver(&self.connection, topic).await)
     }
 }
 

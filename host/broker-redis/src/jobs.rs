@@ -1,43 +1,47 @@
-//! Submit, claim, renew, settle: the operations in batches.
+//! Jobs, one by one and in batches: submitted, read, cancelled, forgotten.
 
-use std::collections::HashSet;
+use std::fmt::Display;
 
-use redis::Value;
+use async_trait::async_trait;
 use umbel_broker::{
-    Claim, Delivery, Error, LeaseState, NewJob, Renewal, Result, SUPERSEDED, Settle, Settled, Submitted,
-    superseded_message,
+    Cancelled, Error, Forgot, JobPage, JobQuery, Jobs, LogLine, NewJob, PAGE_SCAN, Result, RunNow, SUPERSEDED,
+    Submitted, superseded_message,
 };
-use umbel_model::{Failure, JobId};
+use umbel_model::{Failure, JobId, JobRecord, JobState, TenantId};
 
 use crate::{
     RedisBroker,
     answers::Answer,
-    bytes::{corrupt, json},
+    args,
+    bytes::{corrupt, json, some},
     connection::Repeat,
     encode,
+    keys::member,
+    unknown_code,
 };
 
 /// Jobs of one call: it stops everybody else while it runs, and 500 take about 3 ms.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
+/// How the function `cancel` is told to leave alone what runs.
+const ONLY_WAITING: u8 = 2;
 
-impl RedisBroker {
-    pub(crate) async fn submit_batches(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
+#[async_trait]
+impl Jobs for RedisBroker {
+    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(BATCH) {
             // The model has the words; the function puts the id in.
             let by = JobId::from_parts(0, 0);
             let superseded = json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
-            let limits = [self.limits.max_backlog.to_string(), self.limits.max_queues.to_string()];
-            let mut args: Vec<Vec<u8>> =
-                limits.into_iter().chain([superseded, by.to_string()]).map(String::into_bytes).collect();
+            let mut args = args([&self.limits.max_backlog, &self.limits.max_queues, &superseded, &by]);
             args.extend(encode::new_jobs(batch)?);
-            let mut answer = Answer::new(self.run("submit", args, Repeat::Safe).await?)?;
+            let mut answer = self.answer("submit", args, Repeat::Safe).await?;
             for code in answer.text()?.bytes() {
                 answers.push(match code {
                     b'C' => Submitted::Created,
-                    b'E' => Submitted::Existing(answer.text()?.parse().map_err(corrupt)?),
-                    b'X' => Submitted::Conflict(answer.text()?.parse().map_err(corrupt)?),
-                    b'D' => Submitted::Duplicate(answer.text()?.parse().map_err(corrupt)?),
+                    b'E' => Submitted::Existing(answer.parsed()?),
+                    b'X' => Submitted::Conflict(answer.parsed()?),
+                    b'D' => Submitted::Duplicate(answer.parsed()?),
                     b'F' => Submitted::QueueFull,
                     b'Q' => Submitted::TooManyQueues,
                     b'N' => Submitted::NotDead,
@@ -48,116 +52,92 @@ impl RedisBroker {
         Ok(answers)
     }
 
-    pub(crate) async fn settle_batches(
-        &self,
-        settles: &[Settle],
-        then: Option<&Claim>,
-    ) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        let then = then.filter(|claim| claim.max > 0 && !claim.queues.is_empty());
-        let batches = batches(settles);
-        let (last, others) = match batches.split_last() {
-            Some((last, others)) => (*last, others),
-            // Also when it claims nothing: it goes on with the work list.
-            None => (&[] as &[Settle], &[] as &[&[Settle]]),
-        };
-        let mut settled = Vec::with_capacity(settles.len());
-        for batch in others {
-            self.settle_batch(batch, None, &mut settled).await?;
-        }
-        let deliveries = match self.settle_batch(last, then, &mut settled).await {
-            // The reply was lost, and with it perhaps deliveries, which their leases will bring back. What was settled
-            // is asked again; the claim is not, or it would take as much a second time.
-            Err(Error::Unavailable(_)) if then.is_some() && !last.is_empty() => {
-                self.settle_batch(last, None, &mut settled).await?
-            }
-            other => other?,
-        };
-        Ok((settled, deliveries))
+    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
+        let mut answer = self.answer("read", args([&member(tenant, id)]), Repeat::Safe).await?;
+        if answer.done() { Ok(None) } else { answer.job().map(Some) }
     }
 
-    async fn settle_batch(
-        &self,
-        settles: &[Settle],
-        then: Option<&Claim>,
-        settled: &mut Vec<Settled>,
-    ) -> Result<Vec<Delivery>> {
-        let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
-        let hears = |claim: &Claim| self.signals.hears(&self.connection, &claim.worker);
-        let request = then.map(|claim| encode::claim(claim, max, hears(claim))).transpose()?.unwrap_or_default();
-        let repeat = if request.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
-        let mut args = self.workflow_limits();
-        let grows = settles.iter().any(|settle| settle.growth.is_some());
-        args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
-        args.extend(encode::settles(settles)?);
-        let value =
-            if grows { self.settle_growing(args, repeat).await? } else { self.run("settle", args, repeat).await? };
-        let mut answer = Answer::new(value)?;
-        for code in answer.text()?.bytes() {
-            settled.push(match code {
-                b'R' => Settled::Recorded,
-                b'A' => Settled::AlreadyDone,
-                b'L' => Settled::Lost,
-                b'N' => Settled::NoCapacity,
-                _ => return Err(unknown_code()),
-            });
-        }
-        let mut deliveries = Vec::new();
-        while !answer.done() {
-            deliveries.push(answer.delivery()?);
-        }
-        Ok(deliveries)
+    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
+        let state = query.state.and_then(|state| JobState::ALL.iter().position(|s| *s == state));
+        let args = args([
+            &query.tenant,
+            &if query.dead { "dead" } else { "jobs" },
+            &or_nothing(query.before.as_ref()),
+            &query.max,
+            &PAGE_SCAN,
+            &or_nothing(state.as_ref()),
+            &or_nothing(query.task.as_ref()),
+            &or_nothing(query.queue.as_ref()),
+            &or_nothing(query.worker.as_ref()),
+        ]);
+        let mut answer = self.answer("list", args, Repeat::Safe).await?;
+        let next = some(&answer.text()?).map(str::parse).transpose().map_err(corrupt)?;
+        Ok(JobPage { jobs: answer.rest(|answer| Ok(answer.summary()?.0))?, next })
     }
 
-    /// A full server refuses what guests add, and records what ended.
-    async fn settle_growing(&self, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
-        match self.run("settle_growing", args.clone(), repeat).await {
-            Err(Error::Full(_)) => self.run("settle", args, repeat).await,
-            other => other,
-        }
+    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
+        let Some(last) = u64::from(max).checked_sub(1).and_then(|n| from.checked_add(n)) else { return Ok(Vec::new()) };
+        let bound = |n: u64| n.min(i64::MAX as u64);
+        let key = self.connection.keys.logs(tenant, id);
+        let lrange = redis::cmd("LRANGE").arg(key).arg(bound(from)).arg(bound(last)).to_owned();
+        let mut answer = Answer::new(self.command(&lrange).await?)?;
+        answer.rest(|answer| serde_json::from_slice(&answer.bytes()?).map_err(corrupt))
     }
 
-    pub(crate) async fn renew_batches(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        let mut states = Vec::with_capacity(renewals.len());
-        for batch in renewals.chunks(BATCH) {
-            let mut args = vec![
-                self.limits.max_log_lines.to_string().into_bytes(),
-                lease_ms.min(1 << 48).to_string().into_bytes(),
-            ];
-            for renewal in batch {
-                args.push(encode::renewal(renewal)?);
-            }
-            // Log lines may come twice when a reply was lost; better than a lease that ends.
-            let answer: Vec<u8> = self.typed("renew", args, Repeat::Safe).await?;
-            for code in answer {
-                states.push(match code {
-                    b'H' => LeaseState::Held,
-                    b'C' => LeaseState::Cancel,
-                    b'L' => LeaseState::Lost,
-                    _ => return Err(unknown_code()),
-                });
-            }
-        }
-        Ok(states)
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        self.cancel_how(tenant, id, u8::from(terminate)).await
+    }
+
+    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
+        self.cancel_how(tenant, id, ONLY_WAITING).await
+    }
+
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        let code: i64 = self.typed("run_now", args([&member(tenant, id)]), Repeat::Safe).await?;
+        Ok(match state(code)? {
+            None => RunNow::NotFound,
+            Some(JobState::Scheduled | JobState::Retrying) => RunNow::Queued,
+            Some(state) => RunNow::NotWaiting(state),
+        })
+    }
+
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        let code: i64 = self.typed("forget", args([&member(tenant, id)]), Repeat::OnlyUnsent).await?;
+        Ok(match code {
+            -2 => Forgot::Node,
+            _ => match state(code)? {
+                None => Forgot::NotFound,
+                Some(state) if state.is_terminal() => Forgot::Forgotten,
+                Some(state) => Forgot::NotEnded(state),
+            },
+        })
     }
 }
 
-/// Pieces of at most `BATCH`, none with a job twice: a call reads all of its jobs before it ends any.
-fn batches(settles: &[Settle]) -> Vec<&[Settle]> {
-    let (mut batches, mut first, mut seen) = (Vec::new(), 0, HashSet::with_capacity(settles.len().min(BATCH)));
-    for (at, settle) in settles.iter().enumerate() {
-        if at - first == BATCH || !seen.insert((&settle.tenant, settle.id)) {
-            batches.push(&settles[first..at]);
-            first = at;
-            seen.clear();
-            seen.insert((&settle.tenant, settle.id));
-        }
+impl RedisBroker {
+    /// `how`: see the function.
+    async fn cancel_how(&self, tenant: &TenantId, id: JobId, how: u8) -> Result<Cancelled> {
+        let code: i64 = self.typed("cancel", args([&member(tenant, id), &how]), Repeat::Safe).await?;
+        Ok(match state(code)? {
+            None => Cancelled::NotFound,
+            Some(JobState::Running) if how == ONLY_WAITING => Cancelled::Runs,
+            Some(JobState::Running) => Cancelled::Requested,
+            Some(state) if state.is_terminal() => Cancelled::AlreadyEnded(state),
+            Some(_) => Cancelled::Revoked,
+        })
     }
-    if first < settles.len() {
-        batches.push(&settles[first..]);
-    }
-    batches
 }
 
-fn unknown_code() -> Error {
-    Error::Failed("a function answered with a code that is not known".into())
+/// How a function is given what may be missing.
+pub(crate) fn or_nothing(value: Option<&impl Display>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
+/// The state of a function's code; none for -1.
+fn state(code: i64) -> Result<Option<JobState>> {
+    if code < 0 {
+        return Ok(None);
+    }
+    let state = usize::try_from(code).ok().and_then(|n| JobState::ALL.get(n));
+    state.map(|s| Some(*s)).ok_or_else(|| Error::Corrupt("a job's state is not known".into()))
 }

@@ -14,14 +14,14 @@
 //! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
 //! | `todo` | list | work items, see `ITEM` in `workflows.lua` |
 //! | `deadlines` | sorted set | running workflows by deadline |
-//! | `more:<tenant>,<id>` | string | broker options of a job, see `OPTIONS` in `sub_queues.lua` |
+//! | `more:<tenant>,<id>` | string | broker options of a job, see `OPTIONS` in `limits.lua` |
 //! | `deads:<tenant>` | hash | jobs in `dead:<tenant>` by queue |
 //! | `upgrading` | string | the version from which the store is brought to this one, see `upgrade.rs` |
 //! | `ready:<tenant>,<queue>` | sorted set | plain ids by priority and arrival |
 //! | `lane:<tenant>,<queue>,<task>,<key>` | sorted set | the same of a key's sub-queue |
 //! | `keys:<tenant>,<queue>,<task>` | sorted set | open keys of a task's sub-queue by priority and virtual finish time |
 //! | `lanes:<tenant>,<queue>` | sorted set | tasks with an open sub-queue by priority and virtual finish time |
-//! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `sub_queues.lua` |
+//! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `limits.lua` |
 //! | `special` | hash | tenants with a control, tenant queues with a `line:…`, and `,` while anybody subscribes to events |
 //! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
 //! | `parked` | sorted set | blocked tenant queues, tasks and keys by the time at which a rate opens them |
@@ -39,7 +39,7 @@
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `followed`, `events:<tenant>` | hash, list | event subscriptions: until when, and the last number, by tenant; their events |
 //! | `last_event` | string | the highest number that an event had |
-//! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `services.lua` |
+//! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `service_leases.lua` |
 //! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!

@@ -11,6 +11,7 @@ mod bytes;
 mod connection;
 mod controls;
 mod decode;
+mod deliveries;
 mod encode;
 mod events;
 mod growth;
@@ -19,12 +20,9 @@ mod keys;
 mod library;
 mod maintenance;
 mod nodes;
-mod reading;
 mod registry;
 mod settings;
 mod signals;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -32,12 +30,10 @@ mod workflows;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Value};
-use tokio::sync::broadcast;
-use umbel_broker::*;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
+use umbel_broker::{Clock, Error, Limits, Result};
 
+use answers::Answer;
 use connection::{Connection, Failed, Repeat};
 use keys::Keys;
 use signals::Signals;
@@ -150,6 +146,11 @@ impl RedisBroker {
         Err(Error::Failed("the server forgets functions as soon as it is given them".into()))
     }
 
+    /// Calls a function whose answer is a list.
+    pub(crate) async fn answer(&self, function: &str, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Answer> {
+        Answer::new(self.run(function, args, repeat).await?)
+    }
+
     /// Calls a function whose answer is one value.
     pub(crate) async fn typed<T: FromRedisValue>(
         &self,
@@ -170,204 +171,11 @@ impl RedisBroker {
     }
 }
 
-#[async_trait]
-impl Jobs for RedisBroker {
-    async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
-        self.submit_batches(jobs).await
-    }
-
-    async fn job(&self, tenant: &TenantId, id: JobId) -> Result<Option<JobRecord>> {
-        self.read_job(tenant, id).await
-    }
-
-    async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
-        self.list_jobs(query).await
-    }
-
-    async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {
-        self.read_logs(tenant, id, from, max).await
-    }
-
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
-        self.cancel_one(tenant, id, u8::from(terminate)).await
-    }
-
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.cancel_one(tenant, id, 2).await
-    }
-
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.run_one_now(tenant, id).await
-    }
-
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        self.forget_one(tenant, id).await
-    }
+/// Arguments of a function that are texts.
+fn args<const N: usize>(texts: [&dyn fmt::Display; N]) -> Vec<Vec<u8>> {
+    texts.map(|text| text.to_string().into_bytes()).into()
 }
 
-#[async_trait]
-impl Deliveries for RedisBroker {
-    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
-        Ok(self.settle_batches(&[], Some(claim)).await?.1)
-    }
-
-    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
-        self.renew_batches(lease_ms, renewals).await
-    }
-
-    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        self.settle_batches(settles, then).await
-    }
-}
-
-#[async_trait]
-impl Workflows for RedisBroker {
-    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
-        self.stage(head).await
-    }
-
-    async fn stage_nodes(
-        &self,
-        tenant: &TenantId,
-        id: WorkflowId,
-        first: u32,
-        nodes: &[NewNode],
-    ) -> Result<WorkflowSubmitted> {
-        self.stage_some(tenant, id, first, nodes).await
-    }
-
-    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
-        self.start(tenant, id).await
-    }
-
-    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
-        self.read_workflow(tenant, id).await
-    }
-
-    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
-        self.list_workflows(query).await
-    }
-
-    async fn nodes(
-        &self,
-        tenant: &TenantId,
-        id: WorkflowId,
-        first: u32,
-        max: u32,
-        results: Results,
-    ) -> Result<NodePage> {
-        self.read_nodes(tenant, id, first, max, results).await
-    }
-
-    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
-        self.read_values(tenant, id, first, max).await
-    }
-
-    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
-        self.cancel_all(tenant, id).await
-    }
-}
-
-#[async_trait]
-impl Controls for RedisBroker {
-    async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>> {
-        self.list_queues(tenant).await
-    }
-
-    async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
-        self.drop_queue(tenant, queue).await
-    }
-
-    async fn ready_queues(&self) -> Result<Vec<QueueName>> {
-        self.list_ready_queues().await
-    }
-
-    async fn set_control(&self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<ControlSet> {
-        self.patch_control(tenant, scope, patch).await
-    }
-
-    async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
-        self.list_controls(tenant).await
-    }
-}
-
-#[async_trait]
-impl Registry for RedisBroker {
-    async fn heartbeat(&self, worker: &WorkerInfo) -> Result<Option<WorkerOrder>> {
-        self.keep_worker(worker).await
-    }
-
-    async fn order_worker(&self, worker: &WorkerId, order: &WorkerOrder) -> Result<Ordered> {
-        self.give_order(worker, order).await
-    }
-
-    async fn forget_worker(&self, worker: &WorkerId) -> Result<()> {
-        self.drop_worker(worker).await
-    }
-
-    async fn workers(&self) -> Result<Vec<WorkerInfo>> {
-        self.list_workers().await
-    }
-
-    async fn put_document(&self, put: &PutDocument) -> Result<DocumentPut> {
-        self.write_document(put).await
-    }
-
-    async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>> {
-        self.read_document(tenant, kind, name).await
-    }
-
-    async fn documents(
-        &self,
-        tenant: &TenantId,
-        kind: DocumentKind,
-        after: Option<&str>,
-        max: u32,
-    ) -> Result<Vec<Document>> {
-        self.list_documents(tenant, kind, after, max).await
-    }
-}
-
-#[async_trait]
-impl Events for RedisBroker {
-    async fn follow(&self, tenant: &TenantId) -> Result<u64> {
-        self.follow_tenant(tenant).await
-    }
-
-    async fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage> {
-        self.read_events(tenant, after, max).await
-    }
-
-    async fn signals(&self, topic: Topic) -> Result<broadcast::Receiver<Signal>> {
-        Ok(self.signals.receiver(&self.connection, topic).await)
-    }
-}
-
-#[async_trait]
-impl Maintenance for RedisBroker {
-    async fn promote(&self, max: u32) -> Result<Promoted> {
-        self.promote_batch(max).await
-    }
-
-    async fn reap(&self, max: u32) -> Result<Reaped> {
-        self.reap_batch(max).await
-    }
-
-    async fn prune(&self, max: u32) -> Result<u32> {
-        self.prune_batch(max).await
-    }
-
-    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
-        let args = [service, process, &ttl_ms.to_string()].map(|arg| arg.as_bytes().to_vec()).to_vec();
-        let others_ms: i64 = self.typed("hold_service", args, Repeat::Safe).await?;
-        Ok(u64::try_from(others_ms).ok())
-    }
-
-    async fn check(&self) -> Result<()> {
-        self.connection.check().await
-    }
-
-    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
-        self.look_through(fix).await
-    }
+fn unknown_code() -> Error {
+    Error::Failed("a function answered with a code that is not known".into())
 }

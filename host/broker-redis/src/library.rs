@@ -19,12 +19,12 @@ macro_rules! code {
 /// The files in order. What is between "do" and "end" keeps its locals to itself: a Lua function has at most 200.
 pub(crate) const CODE: &str = code! {
     "core"
-    "do" "sub_queues" "end"
-    "do" "uniqueness" "end"
+    "do" "limits" "end"
+    "do" "uniqueness" "dead_set" "end"
     "do" "idempotency" "end"
     "do" "workflows" "work_items" "do" "new_workflows" "end" "do" "growth" "end" "end"
     "do" "submit" "end"
-    "do" "ready_reader" "do" "fair_claim" "end" "claim" "settle" "end"
+    "do" "ready_reader" "do" "limited_claim" "end" "claim" "settle" "end"
     "do" "renew" "end"
     "do" "maintenance" "end"
     "do" "deletion" "end"
@@ -34,7 +34,7 @@ pub(crate) const CODE: &str = code! {
     "do" "controls" "end"
     "do" "events" "end"
     "do" "registry" "end"
-    "do" "services" "end"
+    "do" "service_leases" "end"
     "do" "audit_keys" "audit_sets" "audit_counts" "end"
 };
 

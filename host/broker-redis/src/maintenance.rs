@@ -1,21 +1,21 @@
-//! The passage of time, and actions on single jobs: promote, reap, prune, cancel, run now.
+//! The passage of time, and the state of the store.
 
+use async_trait::async_trait;
 use umbel_broker::{
-    Cancelled, Error, Forgot, Promoted, Reaped, Result, RunNow, WORKER_LOST, WORKER_LOST_MESSAGE,
-    memory::max_deliveries_message,
+    Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message,
 };
-use umbel_model::{Failure, JobId, JobState, TenantId};
+use umbel_model::Failure;
 
-use crate::{RedisBroker, answers::Answer, bytes::corrupt, connection::Repeat, keys::member};
+use crate::{RedisBroker, args, bytes::json, connection::Repeat};
 
 /// Jobs of one call; it stops everybody else while it runs.
 const BATCH: u32 = 1_000;
 
-impl RedisBroker {
+#[async_trait]
+impl Maintenance for RedisBroker {
     /// At most `BATCH` at a time.
-    pub(crate) async fn promote_batch(&self, max: u32) -> Result<Promoted> {
-        let args = vec![max.min(BATCH).to_string().into_bytes()];
-        let mut answer = Answer::new(self.run("promote", args, Repeat::Safe).await?)?;
+    async fn promote(&self, max: u32) -> Result<Promoted> {
+        let mut answer = self.answer("promote", args([&max.min(BATCH)]), Repeat::Safe).await?;
         Ok(Promoted {
             moved: answer.number()? as u32,
             expired: answer.number()? as u32,
@@ -25,14 +25,13 @@ impl RedisBroker {
     }
 
     /// At most `BATCH` at a time.
-    pub(crate) async fn reap_batch(&self, max: u32) -> Result<Reaped> {
+    async fn reap(&self, max: u32) -> Result<Reaped> {
         // The model has the words; the function puts the number in.
         let number = u32::MAX;
         let failure = Failure::new("max_deliveries", max_deliveries_message(number));
-        let failure = serde_json::to_vec(&failure).map_err(corrupt)?;
-        let lost = serde_json::to_vec(&Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE)).map_err(corrupt)?;
-        let args = vec![max.min(BATCH).to_string().into_bytes(), failure, number.to_string().into_bytes(), lost];
-        let mut answer = Answer::new(self.run("reap", args, Repeat::Safe).await?)?;
+        let lost = json(&Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
+        let args = args([&max.min(BATCH), &json(&failure)?, &number, &lost]);
+        let mut answer = self.answer("reap", args, Repeat::Safe).await?;
         Ok(Reaped {
             requeued: answer.number()? as u32,
             buried: answer.number()? as u32,
@@ -42,7 +41,7 @@ impl RedisBroker {
     }
 
     /// At most `BATCH` at a time; then keys, until none is over.
-    pub(crate) async fn prune_batch(&self, max: u32) -> Result<u32> {
+    async fn prune(&self, max: u32) -> Result<u32> {
         let (deleted, mut keys) = self.prune_once(max.min(BATCH)).await?;
         while keys >= BATCH {
             (_, keys) = self.prune_once(0).await?;
@@ -50,53 +49,22 @@ impl RedisBroker {
         Ok(deleted)
     }
 
-    async fn prune_once(&self, max: u32) -> Result<(u32, u32)> {
-        let args = vec![max.to_string().into_bytes(), BATCH.to_string().into_bytes()];
-        self.typed("prune", args, Repeat::Safe).await
+    async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {
+        let others_ms: i64 = self.typed("hold_service", args([&service, &process, &ttl_ms]), Repeat::Safe).await?;
+        Ok(u64::try_from(others_ms).ok())
     }
 
-    /// `how`: see the function.
-    pub(crate) async fn cancel_one(&self, tenant: &TenantId, id: JobId, how: u8) -> Result<Cancelled> {
-        let args = vec![member(tenant, id).into_bytes(), how.to_string().into_bytes()];
-        let code: i64 = self.typed("cancel", args, Repeat::Safe).await?;
-        Ok(match state(code)? {
-            None => Cancelled::NotFound,
-            Some(JobState::Running) if how == 2 => Cancelled::Runs,
-            Some(JobState::Running) => Cancelled::Requested,
-            Some(state) if state.is_terminal() => Cancelled::AlreadyEnded(state),
-            Some(_) => Cancelled::Revoked,
-        })
+    async fn check(&self) -> Result<()> {
+        self.connection.check().await
     }
 
-    pub(crate) async fn forget_one(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        let args = vec![member(tenant, id).into_bytes()];
-        let code: i64 = self.typed("forget", args, Repeat::OnlyUnsent).await?;
-        Ok(match code {
-            -2 => Forgot::Node,
-            _ => match state(code)? {
-                None => Forgot::NotFound,
-                Some(state) if state.is_terminal() => Forgot::Forgotten,
-                Some(state) => Forgot::NotEnded(state),
-            },
-        })
-    }
-
-    pub(crate) async fn run_one_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        let args = vec![member(tenant, id).into_bytes()];
-        let code: i64 = self.typed("run_now", args, Repeat::Safe).await?;
-        Ok(match state(code)? {
-            None => RunNow::NotFound,
-            Some(JobState::Scheduled | JobState::Retrying) => RunNow::Queued,
-            Some(state) => RunNow::NotWaiting(state),
-        })
+    async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {
+        self.look_through(fix).await
     }
 }
 
-/// The state of a function's code; none for -1.
-fn state(code: i64) -> Result<Option<JobState>> {
-    if code < 0 {
-        return Ok(None);
+impl RedisBroker {
+    async fn prune_once(&self, max: u32) -> Result<(u32, u32)> {
+        self.typed("prune", args([&max, &BATCH]), Repeat::Safe).await
     }
-    let state = usize::try_from(code).ok().and_then(|n| JobState::ALL.get(n));
-    state.map(|s| Some(*s)).ok_or_else(|| Error::Corrupt("a job's state is not known".into()))
 }

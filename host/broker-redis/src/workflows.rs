@@ -1,50 +1,33 @@
 //! Workflows: submission in steps, cancelling, reading.
 
+use async_trait::async_trait;
 use redis::Value;
 use umbel_broker::{
     Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodePage, NodeValue, NodeWork, PAGE_SCAN, Result, Results,
     STAGED_TTL_MS, WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState,
-    WorkflowSubmitted,
+    WorkflowSubmitted, Workflows,
 };
 use umbel_model::{TenantId, WorkflowId, canvas::node_job};
 
 use crate::{
     RedisBroker,
     answers::Answer,
-    bytes::corrupt,
+    args,
+    bytes::{corrupt, some},
     connection::Repeat,
     decode::job_value,
+    jobs::or_nothing,
     keys::member,
     nodes::{self, new_node, new_template, new_workflow, workflow_code, workflow_state},
+    unknown_code,
 };
 
 /// Records that one command reads: each may hold a result of a megabyte, and Redis puts the whole reply together.
 const TEXTS_A_REPLY: usize = 64;
 
-impl RedisBroker {
-    /// What `new_workflows.limit` reads.
-    pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
-        let Limits { max_backlog, max_queues, max_workflows, max_nodes, .. } = self.limits;
-        let limits = [max_backlog.to_string(), max_queues.to_string(), format!("{max_workflows},{max_nodes}")];
-        limits.map(String::into_bytes).into()
-    }
-
-    async fn submission(&self, function: &str, args: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
-        let answer: String = self.typed(function, args, Repeat::Safe).await?;
-        let id = answer.get(1..).unwrap_or_default();
-        Ok(match answer.bytes().next() {
-            Some(b'C') => WorkflowSubmitted::Created,
-            Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
-            Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
-            Some(b'F') => WorkflowSubmitted::QueueFull,
-            Some(b'Q') => WorkflowSubmitted::TooManyQueues,
-            Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
-            Some(b'U') => WorkflowSubmitted::Unknown,
-            _ => return Err(Error::Failed("a function answered with a code that is not known".into())),
-        })
-    }
-
-    pub(crate) async fn stage(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
+#[async_trait]
+impl Workflows for RedisBroker {
+    async fn stage_workflow(&self, head: &WorkflowHead) -> Result<WorkflowSubmitted> {
         if head.templates.len() > MAX_TEMPLATES {
             return Err(Error::Failed(format!("a workflow has at most {MAX_TEMPLATES} templates")));
         }
@@ -54,7 +37,7 @@ impl RedisBroker {
         self.submission("stage_workflow", args).await
     }
 
-    pub(crate) async fn stage_some(
+    async fn stage_nodes(
         &self,
         tenant: &TenantId,
         id: WorkflowId,
@@ -64,20 +47,19 @@ impl RedisBroker {
         if nodes.len() > MAX_NODES_A_CALL as usize {
             return Err(Error::Failed(format!("at most {MAX_NODES_A_CALL} nodes are stored in one call")));
         }
-        let mut args = vec![member(tenant, id).into_bytes(), first.to_string().into_bytes()];
+        let mut args = args([&member(tenant, id), &first]);
         for node in nodes {
             args.push(new_node(node)?);
         }
         self.submission("stage_nodes", args).await
     }
 
-    pub(crate) async fn start(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
-        self.submission("start_workflow", vec![member(tenant, id).into_bytes()]).await
+    async fn start_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted> {
+        self.submission("start_workflow", args([&member(tenant, id)])).await
     }
 
-    pub(crate) async fn cancel_all(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
-        let args = vec![member(tenant, id).into_bytes()];
-        let code: i64 = self.typed("cancel_workflow", args, Repeat::Safe).await?;
+    async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled> {
+        let code: i64 = self.typed("cancel_workflow", args([&member(tenant, id)]), Repeat::Safe).await?;
         let Ok(code) = u8::try_from(code) else { return Ok(WorkflowCancelled::NotFound) };
         Ok(match workflow_state(code)? {
             WorkflowState::Running => WorkflowCancelled::Requested,
@@ -85,42 +67,30 @@ impl RedisBroker {
         })
     }
 
-    pub(crate) async fn read_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
-        let args = vec![member(tenant, id).into_bytes()];
-        let mut answer = Answer::new(self.run("workflow", args, Repeat::Safe).await?)?;
+    async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<Option<WorkflowRecord>> {
+        let mut answer = self.answer("workflow", args([&member(tenant, id)]), Repeat::Safe).await?;
         if answer.done() {
             return Ok(None);
         }
         let (bytes, spec) = (answer.bytes()?, answer.text()?);
         let mut record = nodes::workflow(tenant, id, &bytes, spec)?;
-        while !answer.done() {
-            record.templates.push(nodes::template(&answer.bytes()?)?);
-        }
+        record.templates = answer.rest(|answer| nodes::template(&answer.bytes()?))?;
         Ok(Some(record))
     }
 
-    pub(crate) async fn list_workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
-        let args = [
-            query.tenant.to_string(),
-            query.before.map(|id| id.to_string()).unwrap_or_default(),
-            query.max.to_string(),
-            PAGE_SCAN.to_string(),
-            query.state.map(|state| workflow_code(state).to_string()).unwrap_or_default(),
-        ];
-        let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run("workflows", args, Repeat::Safe).await?)?;
-        let next = answer.text()?;
-        let next = if next.is_empty() { None } else { Some(next.parse().map_err(corrupt)?) };
-        let mut workflows = Vec::new();
-        while !answer.done() {
-            let id = answer.text()?.parse().map_err(corrupt)?;
-            let (bytes, spec) = (answer.bytes()?, answer.text()?);
-            workflows.push(nodes::workflow(&query.tenant, id, &bytes, spec)?);
-        }
+    async fn workflows(&self, query: &WorkflowQuery) -> Result<WorkflowPage> {
+        let (before, state) = (or_nothing(query.before.as_ref()), query.state.map(workflow_code));
+        let args = args([&query.tenant, &before, &query.max, &PAGE_SCAN, &or_nothing(state.as_ref())]);
+        let mut answer = self.answer("workflows", args, Repeat::Safe).await?;
+        let next = some(&answer.text()?).map(str::parse).transpose().map_err(corrupt)?;
+        let workflows = answer.rest(|answer| {
+            let (id, bytes, spec) = (answer.parsed()?, answer.bytes()?, answer.text()?);
+            nodes::workflow(&query.tenant, id, &bytes, spec)
+        })?;
         Ok(WorkflowPage { workflows, next })
     }
 
-    pub(crate) async fn read_nodes(
+    async fn nodes(
         &self,
         tenant: &TenantId,
         id: WorkflowId,
@@ -129,26 +99,15 @@ impl RedisBroker {
         results: Results,
     ) -> Result<NodePage> {
         let end = first.saturating_add(max.min(MAX_NODES_A_CALL));
-        let with_results = if results == Results::Included { "1" } else { "0" };
-        let args = [member(tenant, id), first.to_string(), end.to_string(), with_results.into()];
-        let args = args.map(String::into_bytes).to_vec();
-        let mut answer = Answer::new(self.run("nodes", args, Repeat::Safe).await?)?;
+        let with_results = u8::from(results == Results::Included);
+        let args = args([&member(tenant, id), &first, &end, &with_results]);
+        let mut answer = self.answer("nodes", args, Repeat::Safe).await?;
         let next = answer.number()? as u32;
-        let mut nodes = Vec::new();
-        while !answer.done() {
-            nodes.push(answer.node()?);
-        }
-        Ok(NodePage { nodes, next })
+        Ok(NodePage { nodes: answer.rest(Answer::node)?, next })
     }
 
     /// Without a function: what is read is much, and does not change once it has ended.
-    pub(crate) async fn read_values(
-        &self,
-        tenant: &TenantId,
-        id: WorkflowId,
-        first: u32,
-        max: u32,
-    ) -> Result<Vec<NodeValue>> {
+    async fn values(&self, tenant: &TenantId, id: WorkflowId, first: u32, max: u32) -> Result<Vec<NodeValue>> {
         let numbers: Vec<u32> = (first..first.saturating_add(max.min(MAX_NODES_A_CALL))).collect();
         let mut values = Vec::with_capacity(numbers.len());
         for bytes in self.texts(numbers.iter().map(|n| self.connection.keys.job(tenant, node_job(id, *n)))).await? {
@@ -167,16 +126,36 @@ impl RedisBroker {
         }
         Ok(values.into_iter().map(|value| value.unwrap_or(NodeValue::Missing)).collect())
     }
+}
+
+impl RedisBroker {
+    /// What `new_workflows.limit` reads.
+    pub(crate) fn workflow_limits(&self) -> Vec<Vec<u8>> {
+        let Limits { max_backlog, max_queues, max_workflows, max_nodes, .. } = self.limits;
+        args([&max_backlog, &max_queues, &format_args!("{max_workflows},{max_nodes}")])
+    }
+
+    async fn submission(&self, function: &str, args: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
+        let answer: String = self.typed(function, args, Repeat::Safe).await?;
+        let id = answer.get(1..).unwrap_or_default();
+        Ok(match answer.bytes().next() {
+            Some(b'C') => WorkflowSubmitted::Created,
+            Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
+            Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
+            Some(b'F') => WorkflowSubmitted::QueueFull,
+            Some(b'Q') => WorkflowSubmitted::TooManyQueues,
+            Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
+            Some(b'U') => WorkflowSubmitted::Unknown,
+            _ => return Err(unknown_code()),
+        })
+    }
 
     async fn texts(&self, keys: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>> {
         let keys: Vec<String> = keys.collect();
         let mut texts = Vec::with_capacity(keys.len());
         for keys in keys.chunks(TEXTS_A_REPLY) {
             let value: Value = self.command(&redis::cmd("MGET").arg(keys).to_owned()).await?;
-            let mut answer = Answer::new(value)?;
-            while !answer.done() {
-                texts.push(answer.maybe_bytes()?);
-            }
+            texts.extend(Answer::new(value)?.rest(Answer::maybe_bytes)?);
         }
         Ok(texts)
     }

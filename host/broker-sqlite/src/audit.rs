@@ -2,13 +2,15 @@
 //!
 //! Reads one view of what is committed: what is under way is not taken for an error, and nobody waits for it.
 
+use std::collections::HashMap;
+
 use rusqlite::Connection;
 use umbel_broker::Finding;
 use umbel_model::{JobState, UnixMs};
 
 use crate::{
     error::Fault,
-    rows::{all, counts, state_number},
+    rows::{JobCounts, Numbered, all, get},
 };
 
 /// How something that was found is repaired.
@@ -31,47 +33,57 @@ pub(crate) struct Check {
     pub(crate) repair: Repair,
 }
 
+/// A check of rows: what is wrong with some of a table, how one is shown, and the statement that repairs those, up to its
+/// `WHERE`; none when only a backup helps.
+macro_rules! rows {
+    ($name:expr, $table:expr, $shown:expr, $wrong:expr $(, $repair:expr)?) => {
+        Check {
+            name: $name,
+            sql: concat!("SELECT ", $shown, " FROM ", $table, " WHERE ", $wrong),
+            repair: rows!(@repair $wrong $(, $repair)?),
+        }
+    };
+    (@repair $wrong:expr) => { Repair::Nothing };
+    (@repair $wrong:expr, $repair:expr) => { Repair::Sql(&[concat!($repair, " WHERE ", $wrong)]) };
+}
+
+/// Jobs, or workflows, with which something is wrong.
+macro_rules! named {
+    ($table:literal, $name:literal, $wrong:expr $(, $repair:literal)?) => {
+        rows!($name, $table, "tenant || ' ' || hex(id)", $wrong $(, $repair)?)
+    };
+}
+
 /// Parts of a job whose row is gone.
 macro_rules! orphans {
     ($table:literal) => {
-        Check {
-            name: concat!($table, " of a job that is gone"),
-            sql: concat!(
-                "SELECT 'row ' || rid FROM ",
-                $table,
-                " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
-            ),
-            repair: Repair::Sql(&[concat!(
-                "DELETE FROM ",
-                $table,
-                " AS part WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)"
-            )]),
-        }
+        rows!(
+            concat!($table, " of a job that is gone"),
+            concat!($table, " AS part"),
+            "'row ' || rid",
+            "NOT EXISTS (SELECT 1 FROM job WHERE job.rid = part.rid)",
+            concat!("DELETE FROM ", $table, " AS part")
+        )
     };
 }
 
 /// Parts of a workflow whose row is gone.
 macro_rules! parts {
     ($table:literal, $column:literal) => {
-        Check {
-            name: concat!($table, " of a workflow that is gone"),
-            sql: concat!(
-                "SELECT 'row ' || part.",
-                $column,
-                " FROM ",
-                $table,
-                " AS part WHERE NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.",
-                $column,
-                ")"
-            ),
-            repair: Repair::Sql(&[concat!(
-                "DELETE FROM ",
-                $table,
-                " AS part WHERE NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.",
-                $column,
-                ")"
-            )]),
-        }
+        rows!(
+            concat!($table, " of a workflow that is gone"),
+            concat!($table, " AS part"),
+            concat!("'row ' || part.", $column),
+            concat!("NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = part.", $column, ")"),
+            concat!("DELETE FROM ", $table, " AS part")
+        )
+    };
+}
+
+/// Nodes of a graph, or joins, with which something is wrong.
+macro_rules! numbered {
+    ($table:literal, $name:literal, $wrong:literal $(, $repair:literal)?) => {
+        rows!($name, $table, "'row ' || workflow || ', node ' || number", $wrong $(, $repair)?)
     };
 }
 
@@ -101,122 +113,111 @@ macro_rules! line_counts {
 // In this order they are repaired: first what owns, then what is owned, then what is counted. The numbers of states are in
 // `rows.rs`: 0 scheduled, 1 queued, 2 running, 3 retrying, 4 to 7 and 9 ended, 8 waiting.
 pub(crate) const CHECKS: &[Check] = &[
-    Check {
-        name: "job of a workflow that is gone",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE workflow IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)",
-        repair: Repair::Sql(&["DELETE FROM job WHERE workflow IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)"]),
-    },
+    named!(
+        "job",
+        "job of a workflow that is gone",
+        "workflow IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM node WHERE node.workflow = job.workflow AND node.rid = job.rid)",
+        "DELETE FROM job"
+    ),
     parts!("node", "workflow"),
     parts!("gate", "workflow"),
     parts!("template", "workflow"),
     parts!("workflow_spec", "rid"),
-    Check {
-        name: "workflow without its spec",
-        sql: "SELECT tenant || ' ' || hex(id) FROM workflow
-            WHERE NOT EXISTS (SELECT 1 FROM workflow_spec WHERE workflow_spec.rid = workflow.rid)",
-        repair: Repair::Nothing,
-    },
-    Check {
-        name: "node without its job",
-        sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM job WHERE job.rid = node.rid)",
-        repair: Repair::Nothing,
-    },
-    Check {
-        name: "gate without its node",
-        sql: "SELECT 'row ' || workflow || ', node ' || number FROM gate WHERE NOT EXISTS
-            (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)",
-        repair: Repair::Sql(&["DELETE FROM gate WHERE NOT EXISTS
-            (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)"]),
-    },
-    Check {
-        name: "node without its gate",
-        sql: "SELECT 'row ' || workflow || ', node ' || number FROM node WHERE rid IS NULL
-            AND NOT EXISTS (SELECT 1 FROM gate WHERE gate.workflow = node.workflow AND gate.number = node.number)",
-        repair: Repair::Nothing,
-    },
+    named!(
+        "workflow",
+        "workflow without its spec",
+        "NOT EXISTS (SELECT 1 FROM workflow_spec WHERE workflow_spec.rid = workflow.rid)"
+    ),
+    numbered!(
+        "node",
+        "node without its job",
+        "rid IS NOT NULL AND NOT EXISTS (SELECT 1 FROM job WHERE job.rid = node.rid)"
+    ),
+    numbered!(
+        "gate",
+        "gate without its node",
+        "NOT EXISTS
+        (SELECT 1 FROM node WHERE node.workflow = gate.workflow AND node.number = gate.number AND rid IS NULL)",
+        "DELETE FROM gate"
+    ),
+    numbered!(
+        "node",
+        "node without its gate",
+        "rid IS NULL
+        AND NOT EXISTS (SELECT 1 FROM gate WHERE gate.workflow = node.workflow AND gate.number = node.number)"
+    ),
     Check {
         name: "work item of a workflow that is gone",
         sql: "SELECT 'item ' || seq FROM todo WHERE kind IN (0, 1)
             AND NOT EXISTS (SELECT 1 FROM workflow WHERE workflow.rid = todo.workflow)",
         repair: Repair::WorkItems,
     },
-    Check {
-        name: "job without its spec",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE NOT EXISTS (SELECT 1 FROM spec WHERE spec.rid = job.rid)",
-        repair: Repair::Nothing,
-    },
-    Check {
-        name: "job without its knobs",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE knobs > 0
-            AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
-        repair: Repair::Sql(&["UPDATE job SET knobs = 0 WHERE knobs > 0
-            AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)"]),
-    },
+    named!("job", "job without its spec", "NOT EXISTS (SELECT 1 FROM spec WHERE spec.rid = job.rid)"),
+    named!(
+        "job",
+        "job without its knobs",
+        "knobs > 0 AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
+        "UPDATE job SET knobs = 0"
+    ),
     orphans!("spec"),
     orphans!("outcome"),
     orphans!("progress"),
     orphans!("history"),
     orphans!("log"),
     orphans!("knobs"),
-    Check {
-        name: "job whose phase is not that of its state",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job
-            WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END",
-        repair: Repair::Sql(&["UPDATE job
-            SET phase = CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END
-            WHERE phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END"]),
-    },
-    Check {
-        name: "job that nothing will look at again",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE at IS NULL
-            AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))",
-        repair: Repair::Sql(&["UPDATE job SET at = :now WHERE at IS NULL
-            AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))"]),
-    },
-    Check {
-        name: "job in the dead set that did not fail",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job INDEXED BY job_dead WHERE dead = 1 AND state <> 5",
-        repair: Repair::Sql(&["UPDATE job SET dead = 0 WHERE dead = 1 AND state <> 5"]),
-    },
-    Check {
-        name: "workflow that nothing will delete",
-        sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE delete_at IS NULL
-            AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))",
-        repair: Repair::Sql(&["UPDATE workflow SET delete_at = :now WHERE delete_at IS NULL
-            AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))"]),
-    },
-    Check {
-        name: "workflow that replaced a job that is gone",
-        sql: "SELECT tenant || ' ' || hex(id) FROM workflow WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
-            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
-                WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)",
-        repair: Repair::Sql(&["UPDATE workflow SET orphaned = 1, delete_at = iif(finished_at IS NULL, NULL, :now)
-            WHERE parent IS NOT NULL AND orphaned = 0 AND staged = 0
-            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
-                WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)"]),
-    },
-    Check {
-        name: "unique key of a job that ended",
-        sql: "SELECT tenant || ' ' || key FROM unique_key AS held WHERE until = 0
-            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
-                WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)",
-        repair: Repair::Sql(&["DELETE FROM unique_key AS held WHERE until = 0
-            AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
-                WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)"]),
-    },
-    Check {
-        name: "job in a lane in which it does not wait or run",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE lane IS NOT NULL AND state NOT IN (1, 2)",
-        repair: Repair::Sql(&["UPDATE job SET lane = NULL WHERE lane IS NOT NULL AND state NOT IN (1, 2)"]),
-    },
-    Check {
-        name: "job with limits that waits in no lane",
-        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE state = 1 AND lane IS NULL AND knobs & 2",
-        repair: Repair::Sql(&["UPDATE job SET lane = 1 WHERE state = 1 AND lane IS NULL AND knobs & 2"]),
-    },
+    named!(
+        "job",
+        "job whose phase is not that of its state",
+        "phase <> CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END",
+        "UPDATE job SET phase = CASE WHEN state IN (0, 1, 3, 8) THEN 0 WHEN state = 2 THEN 1 ELSE 2 END"
+    ),
+    named!(
+        "job",
+        "job that nothing will look at again",
+        "at IS NULL AND (state IN (0, 2, 3) OR (state IN (4, 5, 6, 7, 9) AND workflow IS NULL))",
+        "UPDATE job SET at = :now"
+    ),
+    rows!(
+        "job in the dead set that did not fail",
+        "job INDEXED BY job_dead",
+        "tenant || ' ' || hex(id)",
+        "dead = 1 AND state <> 5",
+        "UPDATE job SET dead = 0"
+    ),
+    named!(
+        "workflow",
+        "workflow that nothing will delete",
+        "delete_at IS NULL AND (staged = 1 OR (finished_at IS NOT NULL AND (parent IS NULL OR orphaned = 1)))",
+        "UPDATE workflow SET delete_at = :now"
+    ),
+    named!(
+        "workflow",
+        "workflow that replaced a job that is gone",
+        "parent IS NOT NULL AND orphaned = 0 AND staged = 0 AND NOT EXISTS
+        (SELECT 1 FROM job INDEXED BY job_id WHERE job.tenant = workflow.tenant AND job.id = workflow.parent)",
+        "UPDATE workflow SET orphaned = 1, delete_at = iif(finished_at IS NULL, NULL, :now)"
+    ),
+    rows!(
+        "unique key of a job that ended",
+        "unique_key AS held",
+        "tenant || ' ' || key",
+        "until = 0 AND NOT EXISTS (SELECT 1 FROM job INDEXED BY job_id
+            WHERE job.tenant = held.tenant AND job.id = held.id AND phase <> 2 AND knobs & 4)",
+        "DELETE FROM unique_key AS held"
+    ),
+    named!(
+        "job",
+        "job in a lane in which it does not wait or run",
+        "lane IS NOT NULL AND state NOT IN (1, 2)",
+        "UPDATE job SET lane = NULL"
+    ),
+    named!(
+        "job",
+        "job with limits that waits in no lane",
+        "state = 1 AND lane IS NULL AND knobs & 2",
+        "UPDATE job SET lane = 1"
+    ),
     Check {
         name: "events that are not those of a following",
         sql: "SELECT event.tenant FROM event LEFT JOIN followed ON followed.tenant = event.tenant GROUP BY event.tenant
@@ -256,7 +257,7 @@ pub(crate) fn findings(conn: &Connection) -> Result<Vec<Finding>, Fault> {
     }
     let miscounted = miscounted_workflows(conn)?;
     if let Some(first) = miscounted.first() {
-        found.push(of(MISCOUNTED_WORKFLOW, miscounted.len() as u64, format!("row {first}")));
+        found.push(of(MISCOUNTED_WORKFLOW, miscounted.len() as u64, format!("row {}", first.0)));
     }
     let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if mode != "wal" && mode != "memory" {
@@ -282,20 +283,17 @@ pub(crate) fn finding(conn: &Connection, check: &Check) -> Result<Option<Finding
     Ok((count > 0).then(|| of(check.name, count.unsigned_abs(), example.unwrap_or_default())))
 }
 
-/// Rows of workflows that count their jobs wrongly. One that is being deleted counts what it had.
-pub(crate) fn miscounted_workflows(conn: &Connection) -> Result<Vec<i64>, Fault> {
-    let mut real = std::collections::HashMap::<i64, [u32; JobState::ALL.len()]>::new();
+/// Rows of workflows that count their jobs wrongly, with the right counts. One that is being deleted counts what it had.
+pub(crate) fn miscounted_workflows(conn: &Connection) -> Result<Vec<(i64, JobCounts)>, Fault> {
+    let mut real = HashMap::<i64, JobCounts>::new();
     let sql = "SELECT workflow, state, count(*) FROM job WHERE workflow IS NOT NULL GROUP BY workflow, state";
-    for (rid, state, n) in all(conn, sql, &[], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get(2)?)))? {
-        let at = JobState::ALL.iter().position(|known| state_number(*known) == state);
-        if let Some(at) = at {
-            real.entry(rid).or_default()[at] = n;
-        }
+    for (rid, state, n) in all(conn, sql, &[], |row| Ok((get(row, 0)?, get::<JobState>(row, 1)?, get(row, 2)?)))? {
+        real.entry(rid).or_default()[state.number() as usize] = n;
     }
     let sql = "SELECT rid, jobs FROM workflow WHERE pruned IS NULL";
-    let counted = all(conn, sql, &[], |row| Ok((row.get::<_, i64>(0)?, counts(row, 1)?)))?;
-    let wrong = counted.into_iter().filter(|(rid, jobs)| *jobs != real.get(rid).copied().unwrap_or_default());
-    Ok(wrong.map(|(rid, _)| rid).collect())
+    let counted: Vec<(i64, JobCounts)> = all(conn, sql, &[], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+    let real = counted.into_iter().map(|(rid, jobs)| (rid, jobs, real.get(&rid).copied().unwrap_or_default()));
+    Ok(real.filter(|(_, jobs, real)| jobs != real).map(|(rid, _, real)| (rid, real)).collect())
 }
 
 /// Runs the statements that repair what a check found.

@@ -1,38 +1,157 @@
-//! How values of the model are spelled in columns. Knows no table and no rule.
+//! How values of the model are spelled in columns, and how statements are run. Knows no table and no rule.
 
-use rusqlite::{Connection, Row, ToSql};
-use serde::de::DeserializeOwned;
-use umbel_broker::{Scope, Status, WorkflowState, scheduler::QueueId};
+use rusqlite::{
+    Connection, Row, params_from_iter,
+    types::{ToSqlOutput, Value, ValueRef},
+};
+use serde_json::value::RawValue;
+use umbel_broker::{BrokerOptions, Control, LogLine, Scope, Status, WorkerInfo, WorkerOrder, WorkflowState};
+use umbel_broker::{rules::join::JoinProgress, scheduler::QueueId};
 use umbel_model::{
-    InvalidName, JobId, JobState, OnFailure, UnixMs,
+    AttemptRecord, Failure, JobId, JobState, OnFailure, Progress, QueueName, TaskName, TenantId, WorkerId,
     canvas::{Range, When},
 };
 
 use crate::error::Fault;
 
-/// A number as SQLite holds it. What does not fit (a time beyond the sun's) is the largest that does.
-pub(crate) fn int(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+/// A value that a column may have.
+pub(crate) trait Column: Sized {
+    fn read(value: ValueRef<'_>) -> Result<Self, Fault>;
 }
 
-pub(crate) fn json<T: DeserializeOwned>(what: &'static str, text: &str) -> Result<T, Fault> {
-    serde_json::from_str(text).map_err(|error| Fault::stored(what, error))
+/// A value that can be written to a column.
+pub(crate) trait Stored {
+    fn write(&self) -> ToSqlOutput<'_>;
 }
+
+/// Reads one column of a row.
+pub(crate) fn get<T: Column>(row: &Row<'_>, column: usize) -> Result<T, Fault> {
+    T::read(row.get_ref(column)?)
+}
+
+/// Reads the first column of a row.
+pub(crate) fn first<T: Column>(row: &Row<'_>) -> Result<T, Fault> {
+    get(row, 0)
+}
+
+/// The columns of a row from a number on.
+pub(crate) struct Columns<'a, 'r>(pub(crate) &'a Row<'r>, pub(crate) usize);
+
+impl Columns<'_, '_> {
+    /// Reads the next one.
+    pub(crate) fn value<T: Column>(&mut self) -> Result<T, Fault> {
+        self.1 += 1;
+        get(self.0, self.1 - 1)
+    }
+}
+
+/// Reads a struct from a row: its fields are the columns in this order, from a number on. Behind the `;` come the fields
+/// that are no columns.
+macro_rules! read {
+    ($row:expr $(, $from:expr)? => $Type:ident { $($field:ident),* $(; $($other:ident: $value:expr),*)? }) => {{
+        let mut columns = $crate::rows::Columns($row, 0 $(+ $from)?);
+        $Type { $($field: columns.value()?,)* $($($other: $value,)*)? }
+    }};
+}
+
+/// Inserts a row: columns and their values.
+macro_rules! insert {
+    ($conn:expr, $into:literal { $column:tt: $value:expr $(, $columns:tt: $values:expr)* }) => {
+        $crate::rows::run(
+            $conn,
+            concat!(
+                $into, " (", $crate::rows::column!($column), $(", ", $crate::rows::column!($columns),)* ") VALUES (?",
+                $($crate::rows::insert!(@value $columns),)* ")"
+            ),
+            &[&$value $(, &$values)*],
+        )
+    };
+    (@value $column:tt) => { ", ?" };
+}
+
+/// Updates the rows that a condition picks: columns and their new values, the condition and its values.
+macro_rules! update {
+    ($conn:expr, $table:literal { $column:tt: $value:expr $(, $columns:tt: $values:expr)* } $when:literal, $($is:expr),+) => {
+        $crate::rows::run(
+            $conn,
+            concat!(
+                "UPDATE ", $table, " SET ", $crate::rows::column!($column), " = ?",
+                $(", ", $crate::rows::column!($columns), " = ?",)* " WHERE ", $when
+            ),
+            &[&$value $(, &$values)* $(, &$is)+],
+        )
+    };
+}
+
+/// The name of a column. One whose word is used nowhere else is a literal.
+macro_rules! column {
+    ($name:ident) => {
+        stringify!($name)
+    };
+    ($name:literal) => {
+        $name
+    };
+}
+
+pub(crate) use {column, insert, read, update};
 
 /// All rows of a statement, decoded.
 pub(crate) fn all<T>(
     conn: &Connection,
     sql: &str,
-    params: &[&dyn ToSql],
+    values: &[&dyn Stored],
     decode: impl Fn(&Row<'_>) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
-    let mut statement = conn.prepare_cached(sql)?;
-    let mut rows = statement.query(params)?;
     let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
+    each(conn, sql, values, |row| {
         found.push(decode(row)?);
-    }
+        Ok(true)
+    })?;
     Ok(found)
+}
+
+/// The first row of a statement, decoded.
+pub(crate) fn one<T>(
+    conn: &Connection,
+    sql: &str,
+    values: &[&dyn Stored],
+    decode: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    conn.prepare_cached(sql)?.query(written(values))?.next()?.map(decode).transpose()
+}
+
+/// Looks at the rows of a statement while `look` says so.
+pub(crate) fn each(
+    conn: &Connection,
+    sql: &str,
+    values: &[&dyn Stored],
+    mut look: impl FnMut(&Row<'_>) -> Result<bool, Fault>,
+) -> Result<(), Fault> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(written(values))?;
+    while let Some(row) = rows.next()?
+        && look(row)?
+    {}
+    Ok(())
+}
+
+/// Runs a statement that changes rows.
+pub(crate) fn run(conn: &Connection, sql: &str, values: &[&dyn Stored]) -> Result<(), Fault> {
+    changed(conn, sql, values).map(drop)
+}
+
+/// Runs a statement that changes rows; how many.
+pub(crate) fn changed(conn: &Connection, sql: &str, values: &[&dyn Stored]) -> Result<u64, Fault> {
+    Ok(conn.prepare_cached(sql)?.execute(written(values))? as u64)
+}
+
+fn written<'a>(values: &'a [&dyn Stored]) -> impl rusqlite::Params + use<'a> {
+    params_from_iter(values.iter().map(|value| value.write()))
+}
+
+/// A number as SQLite holds it. What does not fit (a time beyond the sun's) is the largest that does.
+pub(crate) fn int(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// The row of a tenant queue.
@@ -40,26 +159,9 @@ pub(crate) fn queue_row(id: QueueId) -> i64 {
     int(id as u64 + 1)
 }
 
-/// The number of a tenant queue out of a job's row, of so many.
-pub(crate) fn queue_id(queues: usize, row: u64) -> Result<QueueId, Fault> {
-    let id = usize::try_from(row).ok().and_then(|row| row.checked_sub(1)).filter(|id| *id < queues);
-    id.ok_or_else(|| Fault::stored("line of a job", row))
-}
-
-/// The number of a state; `schema.sql` relies on 1 for queued.
-pub(crate) fn state_number(state: JobState) -> i64 {
-    match state {
-        JobState::Scheduled => 0,
-        JobState::Queued => 1,
-        JobState::Running => 2,
-        JobState::Retrying => 3,
-        JobState::Succeeded => 4,
-        JobState::Failed => 5,
-        JobState::Revoked => 6,
-        JobState::Expired => 7,
-        JobState::Waiting => 8,
-        JobState::Skipped => 9,
-    }
+/// The number of a tenant queue as it was read from a job (`line - 1`), if there are so many queues.
+pub(crate) fn known_queue(queues: usize, id: QueueId) -> Result<QueueId, Fault> {
+    if id < queues { Ok(id) } else { Err(Fault::stored("line of a job", id + 1)) }
 }
 
 /// The phase of a state, as `schema.sql` says.
@@ -75,103 +177,190 @@ pub(crate) const WAITS: i64 = 0;
 pub(crate) const RUNS: i64 = 1;
 pub(crate) const ENDED: i64 = 2;
 
-fn known_state(number: i64) -> Result<JobState, Fault> {
-    let found = JobState::ALL.into_iter().find(|state| state_number(*state) == number);
-    found.ok_or_else(|| Fault::stored("state of a job", number))
+/// Integers.
+macro_rules! integers {
+    ($($Type:ident)*) => {$(
+        impl Column for $Type {
+            fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
+                let number = value.as_i64().map_err(|error| Fault::stored("number", error))?;
+                Self::try_from(number).map_err(|_| Fault::stored("number", number))
+            }
+        }
+
+        impl Stored for $Type {
+            fn write(&self) -> ToSqlOutput<'_> {
+                i64::try_from(*self).unwrap_or(i64::MAX).into()
+            }
+        }
+    )*};
 }
 
-pub(crate) fn state(row: &Row<'_>, column: usize) -> Result<JobState, Fault> {
-    known_state(row.get(column)?)
+integers!(i64 u64 u32 u8 usize);
+
+/// Enums by number.
+macro_rules! numbered {
+    ($($Type:ident $what:literal { $($variant:ident = $number:literal),* })*) => {$(
+        impl Numbered for $Type {
+            fn number(self) -> i64 {
+                match self {
+                    $(Self::$variant => $number,)*
+                }
+            }
+        }
+
+        impl Column for $Type {
+            fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
+                match i64::read(value)? {
+                    $($number => Ok(Self::$variant),)*
+                    other => Err(Fault::stored($what, other)),
+                }
+            }
+        }
+
+        impl Stored for $Type {
+            fn write(&self) -> ToSqlOutput<'_> {
+                self.number().into()
+            }
+        }
+    )*};
 }
 
-pub(crate) fn state_or_none(row: &Row<'_>, column: usize) -> Result<Option<JobState>, Fault> {
-    row.get::<_, Option<i64>>(column)?.map(known_state).transpose()
+/// The number of an enum's value.
+pub(crate) trait Numbered {
+    fn number(self) -> i64;
 }
 
-pub(crate) fn workflow_state_number(state: WorkflowState) -> i64 {
-    match state {
-        WorkflowState::Running => 0,
-        WorkflowState::Succeeded => 1,
-        WorkflowState::Failed => 2,
-        WorkflowState::Revoked => 3,
-        WorkflowState::Expired => 4,
+// `schema.sql` relies on 1 for queued.
+numbered! {
+    JobState "state of a job" {
+        Scheduled = 0, Queued = 1, Running = 2, Retrying = 3, Succeeded = 4, Failed = 5, Revoked = 6, Expired = 7,
+        Waiting = 8, Skipped = 9
+    }
+    WorkflowState "state of a workflow" { Running = 0, Succeeded = 1, Failed = 2, Revoked = 3, Expired = 4 }
+    Status "status" { Ok = 0, Failed = 1, Skipped = 2 }
+    When "error callback" { Success = 0, Failure = 1 }
+    OnFailure "policy of a node" { Fail = 0, Continue = 1, Ignore = 2 }
+}
+
+/// Texts that keep the rule of their type.
+macro_rules! names {
+    ($($Type:ident)*) => {$(
+        impl Column for $Type {
+            fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
+                text(value)?.parse().map_err(|error| Fault::stored("name", error))
+            }
+        }
+
+        impl Stored for $Type {
+            fn write(&self) -> ToSqlOutput<'_> {
+                self.as_str().into()
+            }
+        }
+    )*};
+}
+
+names!(TenantId QueueName TaskName WorkerId);
+
+/// Values that are kept as JSON.
+macro_rules! json {
+    ($($Type:ident $what:literal),*) => {$(
+        impl Column for $Type {
+            fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
+                serde_json::from_str(text(value)?).map_err(|error| Fault::stored($what, error))
+            }
+        }
+    )*};
+}
+
+json!(
+    Progress "progress", Failure "failure", AttemptRecord "history", LogLine "log line", BrokerOptions "knobs",
+    Control "control", WorkerInfo "worker", WorkerOrder "order to a worker"
+);
+
+/// Other types: what is read of a column, and what is written to one.
+macro_rules! columns {
+    (read { $($Read:ty: |$value:ident| $read:expr;)* } write { $($Write:ty: |$own:ident| $written:expr;)* }) => {
+        $(impl Column for $Read {
+            fn read($value: ValueRef<'_>) -> Result<Self, Fault> {
+                $read
+            }
+        })*
+
+        $(impl Stored for $Write {
+            fn write(&self) -> ToSqlOutput<'_> {
+                let $own = self;
+                $written.into()
+            }
+        })*
+    };
+}
+
+columns! {
+    read {
+        bool: |value| Ok(i64::read(value)? != 0);
+        String: |value| text(value).map(str::to_owned);
+        Box<RawValue>: |value| RawValue::from_string(String::read(value)?).map_err(|error| Fault::stored("result", error));
+        JobId: |value| {
+            let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("id", "it has not 16 bytes"))
+        };
+        Vec<Range>: |value| {
+            let numbers = numbers(value)?;
+            if !numbers.len().is_multiple_of(2) {
+                return Err(Fault::stored("ranges", "half a range"));
+            }
+            Ok(numbers.chunks_exact(2).map(|pair| Range { first: pair[0], count: pair[1] }).collect())
+        };
+        JobCounts: |value| {
+            numbers(value)?.try_into().map_err(|_| Fault::stored("counts of a workflow", "not one for each state"))
+        };
+    }
+    write {
+        bool: |is| *is;
+        str: |text| text;
+        String: |text| text.as_str();
+        Vec<u8>: |bytes| bytes.as_slice();
+        JobId: |id| id.to_bytes().to_vec();
+        Vec<Range>: |ranges| blob(ranges.iter().flat_map(|range| [range.first, range.count]));
+        JobCounts: |counts| counts_blob(counts);
     }
 }
 
-pub(crate) fn workflow_state(row: &Row<'_>, column: usize) -> Result<WorkflowState, Fault> {
-    let number: i64 = row.get(column)?;
-    let found = WorkflowState::ALL.into_iter().find(|state| workflow_state_number(*state) == number);
-    found.ok_or_else(|| Fault::stored("state of a workflow", number))
-}
-
-pub(crate) fn status_number(status: Status) -> i64 {
-    match status {
-        Status::Ok => 0,
-        Status::Failed => 1,
-        Status::Skipped => 2,
+impl<T: Column> Column for Option<T> {
+    fn read(value: ValueRef<'_>) -> Result<Self, Fault> {
+        if value == ValueRef::Null { Ok(None) } else { T::read(value).map(Some) }
     }
 }
 
-pub(crate) fn status_or_none(row: &Row<'_>, column: usize) -> Result<Option<Status>, Fault> {
-    match row.get::<_, Option<i64>>(column)? {
-        None => Ok(None),
-        Some(0) => Ok(Some(Status::Ok)),
-        Some(1) => Ok(Some(Status::Failed)),
-        Some(2) => Ok(Some(Status::Skipped)),
-        Some(other) => Err(Fault::stored("status", other)),
+impl<T: Stored> Stored for Option<T> {
+    fn write(&self) -> ToSqlOutput<'_> {
+        self.as_ref().map_or(ToSqlOutput::Owned(Value::Null), T::write)
     }
 }
 
-pub(crate) fn status(row: &Row<'_>, column: usize) -> Result<Status, Fault> {
-    status_or_none(row, column)?.ok_or_else(|| Fault::stored("status", "is missing"))
-}
-
-pub(crate) fn when(row: &Row<'_>, column: usize) -> Result<When, Fault> {
-    Ok(if row.get(column)? { When::Failure } else { When::Success })
-}
-
-pub(crate) fn on_failure_number(on_failure: OnFailure) -> i64 {
-    match on_failure {
-        OnFailure::Fail => 0,
-        OnFailure::Continue => 1,
-        OnFailure::Ignore => 2,
+impl<T: Stored + ?Sized> Stored for &T {
+    fn write(&self) -> ToSqlOutput<'_> {
+        (**self).write()
     }
-}
-
-pub(crate) fn on_failure(row: &Row<'_>, column: usize) -> Result<OnFailure, Fault> {
-    match row.get::<_, i64>(column)? {
-        0 => Ok(OnFailure::Fail),
-        1 => Ok(OnFailure::Continue),
-        2 => Ok(OnFailure::Ignore),
-        other => Err(Fault::stored("policy of a node", other)),
-    }
-}
-
-pub(crate) fn ranges_blob(ranges: &[Range]) -> Vec<u8> {
-    ranges.iter().flat_map(|range| [range.first, range.count]).flat_map(u32::to_le_bytes).collect()
-}
-
-pub(crate) fn ranges(row: &Row<'_>, column: usize) -> Result<Vec<Range>, Fault> {
-    let numbers = numbers(row, column)?;
-    if !numbers.len().is_multiple_of(2) {
-        return Err(Fault::stored("ranges", "half a range"));
-    }
-    Ok(numbers.chunks_exact(2).map(|pair| Range { first: pair[0], count: pair[1] }).collect())
 }
 
 /// Counts by state, in the order of `JobState::ALL`.
 pub(crate) type JobCounts = [u32; JobState::ALL.len()];
 
 pub(crate) fn counts_blob(counts: &JobCounts) -> Vec<u8> {
-    counts.iter().copied().flat_map(u32::to_le_bytes).collect()
+    blob(counts.iter().copied())
 }
 
-pub(crate) fn counts(row: &Row<'_>, column: usize) -> Result<JobCounts, Fault> {
-    numbers(row, column)?.try_into().map_err(|_| Fault::stored("counts of a workflow", "not one for each state"))
+fn blob(numbers: impl Iterator<Item = u32>) -> Vec<u8> {
+    numbers.flat_map(u32::to_le_bytes).collect()
 }
 
-fn numbers(row: &Row<'_>, column: usize) -> Result<Vec<u32>, Fault> {
-    let bytes = row.get_ref(column)?.as_blob().map_err(|error| Fault::stored("numbers", error))?;
+fn text(value: ValueRef<'_>) -> Result<&str, Fault> {
+    value.as_str().map_err(|error| Fault::stored("text", error))
+}
+
+fn numbers(value: ValueRef<'_>) -> Result<Vec<u32>, Fault> {
+    let bytes = value.as_blob().map_err(|error| Fault::stored("numbers", error))?;
     let (numbers, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
         return Err(Fault::stored("numbers", "part of a number"));
@@ -179,42 +368,19 @@ fn numbers(row: &Row<'_>, column: usize) -> Result<Vec<u32>, Fault> {
     Ok(numbers.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
 }
 
+/// The progress of a join: `pending`, `failed`, `skipped`, `status`, from a column on.
+pub(crate) fn progress(row: &Row<'_>, from: usize) -> Result<JoinProgress, Fault> {
+    Ok(read!(row, from => JoinProgress { pending, failed, skipped, status }))
+}
+
 /// The scope of a control or rate: its kind and name.
 pub(crate) fn scope(row: &Row<'_>, column: usize) -> Result<Scope, Fault> {
-    Ok(match row.get::<_, i64>(column)? {
-        0 => Scope::Tenant,
-        1 => Scope::Queue(name(row, column + 1)?),
-        2 => Scope::Task(name(row, column + 1)?),
+    Ok(match get(row, column)? {
+        0_i64 => Scope::Tenant,
+        1 => Scope::Queue(get(row, column + 1)?),
+        2 => Scope::Task(get(row, column + 1)?),
         other => return Err(Fault::stored("kind of a control", other)),
     })
-}
-
-pub(crate) fn id(row: &Row<'_>, column: usize) -> Result<JobId, Fault> {
-    Ok(JobId::from_bytes(row.get(column)?))
-}
-
-pub(crate) fn id_or_none(row: &Row<'_>, column: usize) -> Result<Option<JobId>, Fault> {
-    Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(JobId::from_bytes))
-}
-
-pub(crate) fn number(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
-    let number: i64 = row.get(column)?;
-    u64::try_from(number).map_err(|_| Fault::stored("number", number))
-}
-
-pub(crate) fn small(row: &Row<'_>, column: usize) -> Result<u32, Fault> {
-    Ok(row.get(column)?)
-}
-
-pub(crate) fn time(row: &Row<'_>, column: usize) -> Result<Option<UnixMs>, Fault> {
-    let time: Option<i64> = row.get(column)?;
-    time.map(|t| u64::try_from(t).map_err(|_| Fault::stored("time", t))).transpose()
-}
-
-/// A text that keeps the rule of its type.
-pub(crate) fn name<T: std::str::FromStr<Err = InvalidName>>(row: &Row<'_>, column: usize) -> Result<T, Fault> {
-    let text = row.get_ref(column)?.as_str().map_err(|error| Fault::stored("name", error))?;
-    text.parse().map_err(|error| Fault::stored("name", error))
 }
 
 #[cfg(test)]
@@ -224,11 +390,11 @@ mod tests {
     #[test]
     fn states_are_numbered_in_the_order_in_which_they_are_listed() {
         for (at, state) in JobState::ALL.into_iter().enumerate() {
-            assert_eq!(state_number(state), at as i64);
+            assert_eq!(state.number(), at as i64);
             assert_eq!(phase(state) == ENDED, state.is_terminal());
         }
         for (at, state) in WorkflowState::ALL.into_iter().enumerate() {
-            assert_eq!(workflow_state_number(state), at as i64);
+            assert_eq!(state.number(), at as i64);
         }
     }
 }

@@ -5,31 +5,33 @@ use umbel_broker::{NodeTemplate, Start};
 
 use crate::{
     error::Fault,
-    rows::{all, name, number, small, time},
+    rows::{all, first, get, one, read},
 };
 
-/// The columns of a template, in the order of `writer::flows::TEMPLATE`.
+/// The columns of a template, in the order of `decode_template`.
+macro_rules! select_template {
+    ($rest:literal) => {
+        concat!(
+            "SELECT task, queue, priority, expires_ms, max_deliveries, nodes, spec, start_after_ms, start_at FROM template
+            WHERE workflow = ? AND ",
+            $rest
+        )
+    };
+}
+
+pub(crate) use select_template;
+
 pub(crate) fn decode_template(row: &Row<'_>) -> Result<NodeTemplate, Fault> {
-    let start = match (time(row, 3)?, time(row, 4)?) {
+    let start = match (get(row, 7)?, get(row, 8)?) {
         (Some(ms), _) => Start::After(ms),
         (None, Some(at)) => Start::At(at),
         (None, None) => Start::Now,
     };
-    Ok(NodeTemplate {
-        task: name(row, 0)?,
-        queue: name(row, 1)?,
-        priority: row.get(2)?,
-        start,
-        expires_ms: number(row, 5)?,
-        max_deliveries: small(row, 6)?,
-        nodes: small(row, 7)?,
-        spec: row.get(8)?,
-    })
+    Ok(read!(row => NodeTemplate { task, queue, priority, expires_ms, max_deliveries, nodes, spec; start: start }))
 }
 
-const TEMPLATES: &str =
-    "SELECT task, queue, priority, start_after_ms, start_at, expires_ms, max_deliveries, nodes, spec
-    FROM template WHERE workflow = ? AND n >= ? ORDER BY n";
+const TEMPLATES: &str = select_template!("n >= ? ORDER BY n");
+
 /// The templates of a workflow from number `first` on.
 pub(crate) fn templates_from(conn: &Connection, workflow: i64, first: u32) -> Result<Vec<NodeTemplate>, Fault> {
     all(conn, TEMPLATES, &[&workflow, &first], decode_template)
@@ -40,7 +42,7 @@ const TEMPLATE_SPEC: &str = "SELECT spec FROM node CROSS JOIN template
 
 /// The spec that a node has in common with others.
 pub(crate) fn template_spec(conn: &Connection, workflow: i64, number: u32) -> Result<String, Fault> {
-    let found = all(conn, TEMPLATE_SPEC, &[&workflow, &number], |row| Ok(row.get(0)?))?.pop();
+    let found = one(conn, TEMPLATE_SPEC, &[&workflow, &number], first)?;
     found.ok_or_else(|| Fault::stored("job of a workflow", "its template is missing"))
 }
 

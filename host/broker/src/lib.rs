@@ -7,6 +7,7 @@
 mod controls;
 mod deliveries;
 mod events;
+pub mod in_process;
 mod jobs;
 mod limits;
 mod maintenance;
@@ -34,7 +35,7 @@ pub use maintenance::*;
 pub use memory::MemoryBroker;
 pub use node_values::*;
 pub use registry::*;
-pub use watch::Watch;
+pub use watch::{Waiter, Watch};
 pub use workflows::*;
 
 /// Why a broker could not answer.

@@ -53,7 +53,7 @@ pub struct Promoted {
 }
 
 /// The result of a reaping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reaped {
     pub requeued: u32,
     /// To the dead set: after `max_deliveries`, or because their policy says so.

@@ -11,7 +11,7 @@ use umbel_model::{
     canvas::{Range, node_job},
 };
 
-use crate::{Broker, Error, MAX_NODES_A_CALL, NodeValue, Status, UPSTREAM_FAILED};
+use crate::{Broker, Error, MAX_NODES_A_CALL, NodeValue, Status, UPSTREAM_FAILED, rules::join::status_of};
 
 /// Failed members that an error names; it says how many more there are.
 pub const MAX_NAMED: usize = 100;
@@ -67,6 +67,14 @@ pub struct NodeAt<'a> {
     pub node: u32,
 }
 
+impl NodeAt<'_> {
+    /// The node at which another workflow of the tenant ends; none when there is no such workflow.
+    async fn end_of(self, workflow: WorkflowId) -> Result<Option<Self>, ValueError> {
+        let record = self.broker.workflow(self.tenant, workflow).await?;
+        Ok(record.map(|record| Self { workflow, node: record.end, ..self }))
+    }
+}
+
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ValueError>> + Send + 'a>>;
 
 /// The value of a node as JSON text, at most `max_bytes`: a job's result; of a join the list of its members' values. In
@@ -85,8 +93,8 @@ pub async fn workflow_value(
     workflow: WorkflowId,
     max_bytes: usize,
 ) -> Result<String, ValueError> {
-    let record = broker.workflow(tenant, workflow).await?.ok_or(ValueError::None(0))?;
-    value_of(NodeAt { broker, large, tenant, workflow, node: record.end }, max_bytes).await
+    let end = NodeAt { broker, large, tenant, workflow, node: 0 }.end_of(workflow).await?;
+    value_of(end.ok_or(ValueError::None(0))?, max_bytes).await
 }
 
 /// Appends the values of the nodes, as a list or (of a single one) as they are.
@@ -170,26 +178,15 @@ async fn append_one(
     out: &mut String,
     depth: u32,
 ) -> Result<(), ValueError> {
-    match value {
-        NodeValue::Missing => Err(ValueError::None(at.node)),
-        NodeValue::Join { members, status: Some(Status::Ok), .. } => {
-            append(at, &members, true, max_bytes, out, depth + 1).await
+    match (value.ended(), value.on_failure(), value) {
+        (Some(Status::Ok), _, NodeValue::Join { members, .. }) => {
+            return append(at, &members, true, max_bytes, out, depth + 1).await;
         }
-        NodeValue::Join { status: Some(Status::Failed), on_failure: OnFailure::Continue, .. } => {
-            append_error(at, out).await
+        (Some(Status::Ok), _, NodeValue::Job { child: Some(child), .. }) => {
+            let end = at.end_of(child).await?.ok_or(ValueError::None(at.node))?;
+            return append(end, &[Range::one(end.node)], false, max_bytes, out, depth + 1).await;
         }
-        NodeValue::Join { status: Some(Status::Failed), on_failure: OnFailure::Ignore, .. }
-        | NodeValue::Join { status: Some(Status::Skipped), .. } => {
-            out.push_str("null");
-            Ok(())
-        }
-        NodeValue::Join { .. } => Err(ValueError::None(at.node)),
-        NodeValue::Job { state: JobState::Succeeded, child: Some(child), .. } => {
-            let record = at.broker.workflow(at.tenant, child).await?.ok_or(ValueError::None(at.node))?;
-            let end = NodeAt { workflow: child, node: record.end, ..at };
-            append(end, &[Range::one(record.end)], false, max_bytes, out, depth + 1).await
-        }
-        NodeValue::Job { state: JobState::Succeeded, result, .. } => {
+        (Some(Status::Ok), _, NodeValue::Job { result, .. }) => {
             let text = result.as_ref().map_or("null", |result| result.get());
             match LargeValue::from_reference(text) {
                 None => out.push_str(text),
@@ -198,27 +195,34 @@ async fn append_one(
                 }
                 Some(stored) => out.push_str(&at.large.read(at.tenant, &stored).await?),
             }
-            Ok(())
         }
-        NodeValue::Job { state, on_failure, .. } => match (state, on_failure) {
-            (JobState::Failed | JobState::Revoked | JobState::Expired, OnFailure::Continue) => {
-                append_error(at, out).await
-            }
-            (JobState::Failed | JobState::Revoked | JobState::Expired, OnFailure::Ignore) | (JobState::Skipped, _) => {
-                out.push_str("null");
-                Ok(())
-            }
-            _ => Err(ValueError::None(at.node)),
-        },
+        (Some(Status::Failed), OnFailure::Continue, _) => {
+            out.push_str(r#"{"error":"#);
+            out.push_str(&error_of(at).await?);
+            out.push('}');
+        }
+        (Some(Status::Failed), OnFailure::Ignore, _) | (Some(Status::Skipped), ..) => out.push_str("null"),
+        _ => return Err(ValueError::None(at.node)),
     }
+    Ok(())
 }
 
-async fn append_error(at: NodeAt<'_>, out: &mut String) -> Result<(), ValueError> {
-    let error = error_of(at).await?;
-    out.push_str(r#"{"error":"#);
-    out.push_str(&error);
-    out.push('}');
-    Ok(())
+impl NodeValue {
+    /// How it ended, if it did.
+    fn ended(&self) -> Option<Status> {
+        match self {
+            Self::Job { state, .. } => state.is_terminal().then(|| status_of(*state)),
+            Self::Join { status, .. } => *status,
+            Self::Missing => None,
+        }
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        match self {
+            Self::Job { on_failure, .. } | Self::Join { on_failure, .. } => *on_failure,
+            Self::Missing => OnFailure::Fail,
+        }
+    }
 }
 
 /// A job that failed by itself, was cancelled or expired.
@@ -266,14 +270,12 @@ impl Explanation {
 
     fn list(&self) -> Vec<Value> {
         // All of them fit into the details of a failure.
-        let room = if self.failed.len() > 20 { 0 } else { 256 };
-        let shown = |f: &FailedNode| {
-            let mut shown = json!({
-                "job_id": node_job(f.workflow, f.node).to_string(), "node": f.node, "task": f.task.as_str(),
-                "kind": f.failure.kind,
-            });
-            if room > 0 {
-                shown["message"] = umbel_model::outcome::truncated(f.failure.message.clone(), room).into();
+        let is_short = self.failed.len() <= 20;
+        let shown = |failed: &FailedNode| {
+            let mut shown = failed.shown();
+            if is_short {
+                let message = failed.failure.message.clone();
+                shown["message"] = umbel_model::outcome::truncated(message, 256).into();
             }
             shown
         };
@@ -281,20 +283,27 @@ impl Explanation {
     }
 }
 
+impl FailedNode {
+    fn shown(&self) -> Value {
+        json!({
+            "job_id": node_job(self.workflow, self.node).to_string(), "node": self.node, "task": self.task.as_str(),
+            "kind": self.failure.kind,
+        })
+    }
+}
+
 /// The error of a node as an error callback gets it, JSON text: `kind`, `message` and `details` of a job that failed by
 /// itself, with its `job_id`, `node` and `task`; of anything else, what failed below it.
 pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
     let why = explain(at).await?;
-    let own = match &why.failed[..] {
-        [one] if one.workflow == at.workflow && one.node == at.node => Some(one),
-        _ => None,
-    };
-    let error = match own {
-        Some(one) => json!({
-            "job_id": node_job(one.workflow, one.node).to_string(), "node": one.node, "task": one.task.as_str(),
-            "kind": one.failure.kind, "message": one.failure.message, "details": one.failure.details,
-        }),
-        None => json!({
+    let error = match &why.failed[..] {
+        [one] if (one.workflow, one.node) == (at.workflow, at.node) => {
+            let mut own = one.shown();
+            own["message"] = one.failure.message.clone().into();
+            own["details"] = json!(one.failure.details);
+            own
+        }
+        _ => json!({
             "node": at.node, "kind": UPSTREAM_FAILED, "message": why.message(), "failed": why.list(), "count": why.count,
             "more": why.more,
         }),
@@ -339,29 +348,24 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
     let (mut at, mut value, mut is_member) = (at, value, depth > 0);
     let mut page = Page::default();
     loop {
+        // A member whose failure is not minded is nobody's reason.
+        let is_minded = !is_member || value.on_failure() == OnFailure::Fail;
+        if value.ended() != Some(Status::Failed) || !is_minded {
+            return Ok(());
+        }
         let source = match value {
-            NodeValue::Missing => return Ok(()),
-            NodeValue::Join { after, members, on_failure, status } => {
-                let minded = !is_member || on_failure == OnFailure::Fail;
-                if status != Some(Status::Failed) || !minded {
-                    return Ok(());
-                }
+            NodeValue::Missing => None,
+            NodeValue::Join { after, members, .. } => {
                 let before = why.count;
                 follow(at, &members, why, depth + 1).await?;
                 // A group whose members never ran.
                 after.filter(|_| why.count == before)
             }
-            NodeValue::Job { state, on_failure, after, failure, child, task, .. } => {
-                // A member whose failure is not minded is nobody's reason.
-                let minded = !is_member || on_failure == OnFailure::Fail;
-                if !matches!(state, JobState::Failed | JobState::Revoked | JobState::Expired) || !minded {
-                    return Ok(());
-                }
+            NodeValue::Job { state, after, failure, child, task, .. } => {
                 let upstream = failure.as_ref().is_some_and(|f| f.kind == UPSTREAM_FAILED);
                 if let (true, Some(child)) = (upstream, child) {
-                    let Some(record) = at.broker.workflow(at.tenant, child).await? else { return Ok(()) };
-                    let end = NodeAt { workflow: child, node: record.end, ..at };
-                    return follow(end, &[Range::one(record.end)], why, depth + 1).await;
+                    let Some(end) = at.end_of(child).await? else { return Ok(()) };
+                    return follow(end, &[Range::one(end.node)], why, depth + 1).await;
                 }
                 let source = after.filter(|_| upstream);
                 if source.is_none() {
@@ -374,10 +378,7 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
                 source
             }
         };
-        let Some(source) = source else { return Ok(()) };
-        if !why.followed.insert((at.workflow, source)) {
-            return Ok(());
-        }
+        let Some(source) = source.filter(|source| why.followed.insert((at.workflow, *source))) else { return Ok(()) };
         value = page.value(at, source).await?;
         (at.node, is_member) = (source, false);
     }

@@ -187,6 +187,23 @@ pub struct PutDocument {
     pub body: Option<String>,
 }
 
+impl PutDocument {
+    /// The answer when this version is stored (0: none), and as many documents of the kind as there may be (`is_full`).
+    pub fn decide(&self, found: u64, is_full: bool) -> DocumentPut {
+        let is_expected = match self.expect {
+            Expect::Any => true,
+            Expect::Absent => found == 0,
+            Expect::Version(version) => found == version,
+        };
+        match &self.body {
+            _ if !is_expected => DocumentPut::Conflict(found),
+            None => DocumentPut::Stored(0),
+            Some(_) if found == 0 && is_full => DocumentPut::Full,
+            Some(_) => DocumentPut::Stored(found + 1),
+        }
+    }
+}
+
 /// The answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocumentPut {

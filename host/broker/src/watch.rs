@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, broadcast::error::RecvError},
+    sync::{Notify, broadcast::error::RecvError, futures::OwnedNotified},
     time::Instant,
 };
 use umbel_model::{JobId, JobRecord, TenantId, WorkflowId};
@@ -58,30 +59,66 @@ impl Watch {
         Self { broker, waiters }
     }
 
+    /// A place among those who wait for a job or workflow that need not exist yet: its end from now on is not missed.
+    pub fn waiter(&self, id: JobId) -> Waiter {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let notify = waiters.entry(id).or_default().clone();
+        drop(waiters);
+        let ended = Box::pin(notify.clone().notified_owned());
+        Waiter { watch: self.clone(), id, notify, ended }
+    }
+
     /// The job once it has ended, or as it stands when `wait` is over. None when there is no such job.
     pub async fn job(&self, tenant: &TenantId, id: JobId, wait: Duration) -> Result<Option<JobRecord>> {
-        self.until(id, wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
+        self.waiter(id).until(wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
+    }
+
+    /// The same of a job that was created after its `waiter` was: it is looked at when a hint tells of it.
+    pub async fn new_job(
+        &self,
+        tenant: &TenantId,
+        mut waiter: Waiter,
+        mut wait: Duration,
+    ) -> Result<Option<JobRecord>> {
+        let started = Instant::now();
+        waiter.hint(wait).await;
+        wait = wait.saturating_sub(started.elapsed());
+        let id = waiter.id;
+        waiter.until(wait, || self.broker.job(tenant, id), |record| record.state.is_terminal()).await
     }
 
     /// The workflow once it is over, or as it stands when `wait` is over. None when there is no such workflow.
     pub async fn workflow(&self, tenant: &TenantId, id: WorkflowId, wait: Duration) -> Result<Option<WorkflowRecord>> {
-        self.until(id, wait, || self.broker.workflow(tenant, id), |record| record.state.is_terminal()).await
+        self.waiter(id).until(wait, || self.broker.workflow(tenant, id), |record| record.state.is_terminal()).await
+    }
+}
+
+/// One place in the table, given back on drop.
+#[derive(Debug)]
+pub struct Waiter {
+    watch: Watch,
+    id: JobId,
+    notify: Arc<Notify>,
+    /// Hears of what happened since it was made.
+    ended: Pin<Box<OwnedNotified>>,
+}
+
+impl Waiter {
+    /// Waits for a hint, but no longer than a lost one may cost.
+    async fn hint(&mut self, wait: Duration) {
+        let _ = tokio::time::timeout(wait.min(POLL), self.ended.as_mut()).await;
+        self.ended.set(self.notify.clone().notified_owned());
     }
 
     async fn until<R, F: Future<Output = Result<Option<R>>>>(
-        &self,
-        id: JobId,
+        mut self,
         wait: Duration,
         look: impl Fn() -> F,
         is_over: impl Fn(&R) -> bool,
     ) -> Result<Option<R>> {
         let deadline = Instant::now() + wait;
-        let waiter = Waiter::new(self, id);
         loop {
-            // Registered before the look: an end between the look and the wait is not missed.
-            let notified = waiter.notify.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
+            // Its place was taken before the look: an end between the look and the wait is not missed.
             let record = match look().await {
                 // An outage in the middle of a wait is waited out too.
                 Err(error) if error.is_transient() && Instant::now() < deadline => {
@@ -95,31 +132,16 @@ impl Watch {
             if ended || left.is_zero() {
                 return Ok(record);
             }
-            let _ = tokio::time::timeout(left.min(POLL), notified).await;
+            self.hint(left).await;
         }
     }
 }
 
-/// One place in the table, given back on drop.
-struct Waiter<'a> {
-    watch: &'a Watch,
-    id: JobId,
-    notify: Arc<Notify>,
-}
-
-impl<'a> Waiter<'a> {
-    fn new(watch: &'a Watch, id: JobId) -> Self {
-        let mut waiters = watch.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        let notify = waiters.entry(id).or_default().clone();
-        Self { watch, id, notify }
-    }
-}
-
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiters = self.watch.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two: the table's and ours. Nobody else can be in between while the table is locked.
-        if Arc::strong_count(&self.notify) == 2 {
+        // The table's, ours, and that in `ended`. Nobody else can be in between while the table is locked.
+        if Arc::strong_count(&self.notify) == 3 {
             waiters.remove(&self.id);
         }
     }

@@ -42,6 +42,7 @@ use std::fmt;
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::value::RawValue;
+pub use umbel_model::WorkflowState;
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When},
@@ -245,7 +246,7 @@ pub struct Kept {
     pub failure: Option<Failure>,
 }
 
-/// A workflow that a guest adds with its outcome: stored and started in one step.
+/// A workflow to store. One that a guest adds is stored and started in the same step as its outcome.
 #[derive(Debug, Clone)]
 pub struct NewWorkflow {
     pub head: WorkflowHead,
@@ -287,39 +288,6 @@ pub enum WorkflowSubmitted {
     TooManyWorkflows,
     /// No such workflow is staged: its time was over.
     Unknown,
-}
-
-/// Where a workflow stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkflowState {
-    Running,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
-}
-
-impl WorkflowState {
-    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Revoked, Self::Expired];
-
-    pub fn is_terminal(self) -> bool {
-        self != Self::Running
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
 }
 
 /// A workflow as a reader sees it.

@@ -8,8 +8,8 @@ use umbel_broker::{
     Submitted,
 };
 use umbel_model::{
-    Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, TaskName, TenantId,
-    Token, WorkerId,
+    Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, Stamps, TaskName,
+    TenantId, Token, WorkerId,
 };
 
 use crate::{
@@ -34,11 +34,12 @@ fn spec(tags: &[&str]) -> String {
         digest: Digest::of(b"m"),
         arguments: RawValue::from_string(r#"{"x":{"a":1}}"#.into()).unwrap(),
         policy: PolicyPatch { limit_key: Some("args[0].a".into()), key_concurrency: Some(2), ..PolicyPatch::default() },
-        traceparent: None,
-        request_id: None,
+        stamps: Stamps {
+            tags: tags.iter().map(ToString::to_string).collect(),
+            headers: [("order".to_owned(), "7".to_owned())].into(),
+            ..Stamps::default()
+        },
         redrive_of: None,
-        tags: tags.iter().map(ToString::to_string).collect(),
-        headers: [("order".to_owned(), "7".to_owned())].into(),
         stored_arguments: None,
     };
     serde_json::to_string(&spec).unwrap()
@@ -269,7 +270,7 @@ async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
     let limits = broker_options.limits.unwrap();
     assert!(limits.key.is_some() && limits.key_concurrency == 2);
     let spec: JobSpec = serde_json::from_str(&job.spec).unwrap();
-    assert_eq!((spec.tags, spec.v), (vec!["red".to_owned()], 2));
+    assert_eq!((spec.stamps.tags, spec.v), (vec!["red".to_owned()], 2));
 }
 
 #[tokio::test]

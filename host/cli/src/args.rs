@@ -9,20 +9,17 @@ mod workflow;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use umbel_model::{Digest, JobState, Rate, TaskName, human};
-
-pub use self::workflow::{MapOptions, ShowOptions, Stamps, WorkflowSubmitOptions, WorkflowVerb};
-pub use self::{
-    bulk::{BulkFlags, BulkVerb},
-    job::{Expiry, JobVerb, ListOptions, SubmitOptions},
-    manage::{DeadVerb, QueueVerb, RedriveOptions, RouteChoice, RoutesVerb, TaskVerb, TenantVerb},
-    service::{
-        BoundFlags, BrokerFlags, DevOptions, DoctorOptions, Patience, QueueFlags, RunFlags, ServerOptions,
-        TokenOptions, TokenVerb,
-    },
-    worker::{Scale, WorkerCommand, WorkerOptions, WorkerVerb},
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use serde::de::DeserializeOwned;
+use umbel_model::{
+    Digest, JobState, Rate, TaskName,
+    human::{duration_ms as duration, size_bytes as size},
+};
+
+pub use self::{bulk::*, job::*, manage::*, service::*, worker::*, workflow::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -59,26 +56,11 @@ pub struct ServerFlags {
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
     /// Form of the output
-    #[arg(
-        short,
-        long,
-        global = true,
-        env = "UMBEL_OUTPUT",
-        value_enum,
-        default_value = "table",
-        value_name = "FORMAT"
-    )]
+    #[arg(short, long, global = true, env = "UMBEL_OUTPUT", default_value = "table", value_name = "FORMAT")]
     pub output: Format,
     /// The same as `-o json`
     #[arg(long, global = true)]
     pub json: bool,
-}
-
-impl OutputFlags {
-    /// The chosen form.
-    pub fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.output }
-    }
 }
 
 /// Form of the output.
@@ -98,7 +80,7 @@ pub enum Format {
 #[command(next_help_heading = "Log (stderr)")]
 pub struct LoggingFlags {
     /// Form of log lines
-    #[arg(long, global = true, env = "UMBEL_LOG_FORMAT", value_enum, default_value = "human", value_name = "FORMAT")]
+    #[arg(long, global = true, env = "UMBEL_LOG_FORMAT", default_value = "human", value_name = "FORMAT")]
     pub log_format: LogFormat,
     /// Lowest level to log, or a filter such as info,umbel_worker=debug
     #[arg(long, global = true, env = "UMBEL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
@@ -207,7 +189,7 @@ pub struct EventsOptions {
     #[arg(long, value_delimiter = ',', value_name = "TASKS")]
     pub task: Vec<TaskName>,
     /// Only changes to these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
 }
 
@@ -222,46 +204,46 @@ pub struct PageFlags {
 }
 
 /// A value, or `none`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrNone<T>(pub Option<T>);
+
+fn or_none<T>(text: &str, read: impl FnOnce(&str) -> Result<Option<T>, String>) -> Result<OrNone<T>, String> {
+    if text == "none" { Ok(OrNone(None)) } else { read(text).map(OrNone) }
+}
 
 /// A rate such as `100/m`, or `none`.
 fn rate(text: &str) -> Result<OrNone<String>, String> {
-    if text == "none" {
-        return Ok(OrNone(None));
-    }
-    Rate::parse(text, 1).map(|rate| OrNone(rate.map(|_| text.to_owned())))
+    or_none(text, |text| Ok(Rate::parse(text, 1)?.map(|_| text.to_owned())))
 }
 
 /// A whole number, or `none`.
 fn number(text: &str) -> Result<OrNone<u32>, String> {
-    match text {
-        "none" => Ok(OrNone(None)),
-        _ => {
-            text.parse().map(|n| OrNone(Some(n))).map_err(|_| format!("{text:?} is neither a whole number nor `none`"))
-        }
-    }
+    let hint = |_| format!("{text:?} is neither a whole number nor `none`");
+    or_none(text, |text| text.parse().map(Some).map_err(hint))
+}
+
+/// A duration in milliseconds, or `none`.
+fn patience(text: &str) -> Result<OrNone<u64>, String> {
+    or_none(text, |text| duration(text).map(Some))
+}
+
+/// One of these words, as the type that has them as its names.
+fn choice<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    words: impl IntoIterator<Item = impl Into<PossibleValue>>,
+) -> impl TypedValueParser<Value = T> {
+    let name = |word: String| serde_json::from_value(word.into()).expect("each word is a name of the type");
+    PossibleValuesParser::new(words).map(name)
+}
+
+/// A word of a choice, and what it means.
+fn word(word: &'static str, help: &'static str) -> PossibleValue {
+    PossibleValue::new(word).help(help)
 }
 
 /// A time as RFC 3339, such as 2026-01-31T12:00:00Z.
 fn time(text: &str) -> Result<String, String> {
     let read: Result<jiff::Timestamp, _> = text.parse();
     read.map(|_| text.to_owned()).map_err(|_| format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))
-}
-
-fn duration(text: &str) -> Result<u64, String> {
-    human::duration_ms(text)
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    human::size_bytes(text)
-}
-
-fn job_state(text: &str) -> Result<JobState, String> {
-    JobState::from_name(text).ok_or_else(|| {
-        let names: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 /// A task of a module, its arguments, and the number of calls to measure.

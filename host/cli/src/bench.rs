@@ -7,16 +7,18 @@ use std::{
 };
 
 use serde_json::json;
-use umbel_model::{Outcome, Policy, TaskDescription};
-use umbel_sandbox::{AttemptInfo, Call, Discard, Prepared, Sandbox, StopHandle};
+use umbel_model::{Outcome, Policy};
+use umbel_sandbox::{Call, Discard, Prepared, Sandbox, StopHandle};
 
-use crate::{args::BenchOptions, failure::Failure, local, output::Terminal, serve::data};
+use crate::{Failure, Result, args::BenchOptions, local, output::Terminal, serve::data};
 
 /// Prints one JSON object of microseconds: `mean_us`, `p50_us`, `p99_us`.
-pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result {
     let sandbox = data::sandbox(1)?;
     let (prepared, tasks) = local::prepare(&sandbox, &options.module, terminal).await?;
-    let call = call(local::pick(&tasks, Some(&options.task))?, &options.arguments);
+    let task = local::pick(&tasks, Some(&options.task))?;
+    // At the limits that a job of the task has: fuel and deadline are on.
+    let call = local::call(task, &Policy::resolve(&task.policy), options.arguments, "bench");
     // So that caches and branch predictors are as they are in a worker.
     repeat(&sandbox, &prepared, &call, options.calls / 10).await?;
     let mut times = repeat(&sandbox, &prepared, &call, options.calls).await?;
@@ -28,21 +30,7 @@ pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result<(), Failu
     terminal.line(&row.to_string())
 }
 
-/// At the limits that a job of the task has: fuel and deadline are on.
-fn call(task: &TaskDescription, arguments: &str) -> Call {
-    let policy = Policy::resolve(&task.policy);
-    Call {
-        task: task.name.as_str().into(),
-        arguments: arguments.into(),
-        fuel: policy.fuel,
-        memory_bytes: policy.memory_bytes,
-        time_limit_ms: policy.time_limit_ms,
-        soft_time_limit_ms: policy.soft_time_limit_ms,
-        info: AttemptInfo { job_id: "bench".into(), queue: "bench".into(), attempt: 1, ..AttemptInfo::default() },
-    }
-}
-
-async fn repeat(sandbox: &Sandbox, prepared: &Prepared, call: &Call, calls: usize) -> Result<Vec<Duration>, Failure> {
+async fn repeat(sandbox: &Sandbox, prepared: &Prepared, call: &Call, calls: usize) -> Result<Vec<Duration>> {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
         let call = call.clone();

@@ -1,13 +1,19 @@
 //! The failure of a verb: its code, message, details, the next command to try, and the exit code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+};
 
 use owo_colors::OwoColorize as _;
 
+use crate::safe_text::plain;
+
 /// Exit codes, documented in docs/guides/cli.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
+    #[default]
     Failure = 1,
     Usage = 2,
     JobFailed = 3,
@@ -19,8 +25,9 @@ pub enum Exit {
     Again = 75,
 }
 
-/// A failed verb.
-#[derive(Debug, Clone)]
+/// A failed verb. One without a code and a message is not printed: it was before, or nobody reads.
+#[derive(Debug, Clone, Default)]
+#[must_use]
 pub struct Failure {
     pub code: String,
     pub message: String,
@@ -29,65 +36,55 @@ pub struct Failure {
     /// The next command to try.
     pub help: Option<String>,
     pub exit: Exit,
-    /// Nothing is to be printed: it was, or nobody reads.
-    quiet: bool,
 }
 
 impl Failure {
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code: code.into(),
-            message: message.into(),
-            details: Vec::new(),
-            help: None,
-            exit: Exit::Failure,
-            quiet: false,
-        }
+        Self { code: code.into(), message: message.into(), ..Self::default() }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new("usage", message).exit(Exit::Usage)
     }
 
-    /// Ends with this code and no words.
-    pub fn quiet(exit: Exit) -> Self {
-        Self { quiet: true, ..Self::new("", "").exit(exit) }
+    /// A file that cannot be read.
+    pub fn file(file: impl Display, error: &io::Error) -> Self {
+        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
+        Self::new("file", format!("{file} cannot be read: {error}")).exit(exit)
     }
 
-    #[must_use]
+    /// Ends with this code and no words.
+    pub fn quiet(exit: Exit) -> Self {
+        Self::default().exit(exit)
+    }
+
     pub fn exit(self, exit: Exit) -> Self {
         Self { exit, ..self }
     }
 
-    #[must_use]
     pub fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 
-    #[must_use]
     pub fn details(self, details: Vec<String>) -> Self {
         Self { details, ..self }
     }
 
     /// Writes it to stderr. A closed stderr is nobody's problem.
     pub fn print(&self) {
-        if self.quiet {
+        if self.code.is_empty() && self.message.is_empty() {
             return;
         }
         let mut stderr = anstream::stderr().lock();
         // A code may be the kind that a guest gave its error.
-        let label = format!("error[{}]", crate::safe_text::plain(&self.code));
-        let _ = writeln!(stderr, "{}: {}", label.red().bold(), crate::safe_text::plain(&self.message));
+        let label = format!("error[{}]", plain(&self.code));
+        let _ = writeln!(stderr, "{}: {}", label.red().bold(), plain(&self.message));
         for detail in &self.details {
-            let _ = writeln!(stderr, "  {}", crate::safe_text::plain(detail));
+            let _ = writeln!(stderr, "  {}", plain(detail));
         }
         if let Some(help) = &self.help {
-            let _ = writeln!(stderr, "{}: {}", "help".cyan().bold(), crate::safe_text::plain(help));
+            let _ = writeln!(stderr, "{}: {}", "help".cyan().bold(), plain(help));
         }
-    }
-
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.exit as u8)
     }
 }
 

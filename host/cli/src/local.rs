@@ -8,61 +8,42 @@ use umbel_model::{
 };
 use umbel_sandbox::{AttemptInfo, Call, Host, LogLine, Prepared, Sandbox, StopHandle};
 
-use crate::{
-    args::{Format, RunOptions},
-    client::arguments,
-    failure::{Exit, Failure},
-    output::{Terminal, bytes_text},
-    serve::data,
-    suggest::nearest,
-};
+use crate::args::{Format, RunOptions};
+use crate::output::{Terminal, bytes_text};
+use crate::{Exit, Failure, Result, client::arguments, serve::data, suggest::nearest};
 
 /// Guests that may be in the sandbox: the description, then the task.
 const SLOTS: u32 = 1;
 
-pub async fn run(options: RunOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(options: RunOptions, terminal: &Terminal) -> Result {
     let sandbox = data::sandbox(SLOTS)?;
     let (prepared, tasks) = prepare(&sandbox, &options.module, terminal).await?;
     let task = pick(&tasks, options.task.as_ref().map(|name| name.as_str()))?;
-    let arguments = bound(task, &options)?;
-    let policy = policy(task, &options)?;
-    let call = Call {
+    let call = call(task, &policy(task, &options)?, bound(task, &options)?, "local");
+    let attempt = sandbox.run(&prepared, call, Arc::new(Stderr(*terminal)), &StopHandle::new()).await;
+    let usage = attempt.usage;
+    let (took_us, fuel, memory) = (usage.duration_us, usage.fuel, bytes_text(usage.memory_bytes));
+    terminal.note(&format!("{took_us} µs, {fuel} fuel, {memory} of memory"));
+    finish(attempt.outcome, terminal)
+}
+
+/// A call of a task within the limits of its policy, as a first attempt. `name` stands for the job and the queue.
+pub fn call(task: &TaskDescription, policy: &Policy, arguments: String, name: &str) -> Call {
+    let (job_id, queue) = (name.into(), name.into());
+    Call {
         task: task.name.as_str().into(),
         arguments: arguments.into(),
         fuel: policy.fuel,
         memory_bytes: policy.memory_bytes,
         time_limit_ms: policy.time_limit_ms,
         soft_time_limit_ms: policy.soft_time_limit_ms,
-        info: AttemptInfo {
-            job_id: "local".into(),
-            queue: "local".into(),
-            attempt: 1,
-            delivery: 1,
-            ..Default::default()
-        },
-    };
-    let stop = StopHandle::new();
-    let attempt = sandbox.run(&prepared, call, Arc::new(Stderr(*terminal)), &stop).await;
-    let usage = attempt.usage;
-    terminal.note(&format!(
-        "{} µs, {} fuel, {} of memory",
-        usage.duration_us,
-        usage.fuel,
-        bytes_text(usage.memory_bytes)
-    ));
-    finish(attempt.outcome, terminal)
+        info: AttemptInfo { job_id, queue, attempt: 1, delivery: 1, ..Default::default() },
+    }
 }
 
 /// Compiles and loads a module file, and asks it for its tasks.
-pub async fn prepare(
-    sandbox: &Sandbox,
-    file: &Path,
-    terminal: &Terminal,
-) -> Result<(Prepared, Vec<TaskDescription>), Failure> {
-    let module = std::fs::read(file).map_err(|error| {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
-        Failure::new("file", format!("{} cannot be read: {error}", file.display())).exit(exit)
-    })?;
+pub async fn prepare(sandbox: &Sandbox, file: &Path, terminal: &Terminal) -> Result<(Prepared, Vec<TaskDescription>)> {
+    let module = std::fs::read(file).map_err(|error| Failure::file(file.display(), &error))?;
     let spinner = terminal.spinner("compiling");
     let compiled = data::compiler().compile(&module).await.map_err(|e| Failure::new(e.code.as_str(), e.message))?;
     drop(spinner);
@@ -73,7 +54,7 @@ pub async fn prepare(
 }
 
 /// The task of that name; the only one if none is named.
-pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'a TaskDescription, Failure> {
+pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'a TaskDescription> {
     let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
     let Some(wanted) = wanted else {
         return match tasks {
@@ -91,7 +72,7 @@ pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'
 }
 
 /// The arguments as one JSON object.
-fn bound(task: &TaskDescription, options: &RunOptions) -> Result<String, Failure> {
+fn bound(task: &TaskDescription, options: &RunOptions) -> Result<String> {
     let named = arguments::named(&options.kwarg)?;
     let values: Vec<Box<RawValue>> = options.args.iter().map(|text| arguments::value(text)).collect();
     let parameters: Vec<ParameterText> = task.parameters.iter().map(ParameterText::from).collect();
@@ -102,7 +83,7 @@ fn bound(task: &TaskDescription, options: &RunOptions) -> Result<String, Failure
     })
 }
 
-fn policy(task: &TaskDescription, options: &RunOptions) -> Result<Policy, Failure> {
+fn policy(task: &TaskDescription, options: &RunOptions) -> Result<Policy> {
     let mut policy = Policy::resolve(&task.policy);
     policy.fuel = options.fuel.unwrap_or(policy.fuel);
     policy.memory_bytes = options.memory.unwrap_or(policy.memory_bytes);
@@ -119,13 +100,9 @@ struct Stderr(Terminal);
 
 impl Host for Stderr {
     fn log(&self, line: LogLine) {
-        let context = if line.context.is_empty() { String::new() } else { format!(" {}:", line.context) };
-        self.0.note(&format!(
-            "{:>9.3}s {:>5}{context} {}",
-            line.elapsed.as_secs_f64(),
-            line.level.as_str(),
-            line.message
-        ));
+        let LogLine { elapsed, level, context, message, .. } = line;
+        let context = if context.is_empty() { context } else { format!(" {context}:") };
+        self.0.note(&format!("{:>9.3}s {:>5}{context} {message}", elapsed.as_secs_f64(), level.as_str()));
     }
 
     fn progress(&self, progress: Progress) {
@@ -134,7 +111,7 @@ impl Host for Stderr {
     }
 }
 
-fn finish(outcome: Outcome, terminal: &Terminal) -> Result<(), Failure> {
+fn finish(outcome: Outcome, terminal: &Terminal) -> Result {
     let failed = |failure: JobFailure, what: &str| {
         let mut details: Vec<String> = failure.frames.iter().map(|frame| format!("at {}", frame.function)).collect();
         details.extend(failure.details.iter().map(|details| format!("details: {details}")));
@@ -142,10 +119,7 @@ fn finish(outcome: Outcome, terminal: &Terminal) -> Result<(), Failure> {
     };
     let other = |code: &str, message: String| Err(Failure::new(code, message).exit(Exit::JobFailed));
     match outcome {
-        Outcome::Value(result) if terminal.format == Format::Id => {
-            drop(result);
-            Ok(())
-        }
+        Outcome::Value(_) if terminal.format == Format::Id => Ok(()),
         Outcome::Value(result) => terminal.json(result.get()),
         Outcome::Ignore => terminal.line("null"),
         Outcome::Error { failure, .. } => failed(failure, "the task failed, and would be retried"),

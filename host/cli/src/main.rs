@@ -13,113 +13,75 @@ mod safe_text;
 mod serve;
 mod suggest;
 
-use std::process::ExitCode;
+use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 
 use crate::{
-    args::{Cli, Command},
-    failure::Failure,
+    args::{Cli, Command, Format, TokenVerb, WorkerCommand},
+    client::{Context, bulk, dead, events, job, module, queue, routes, task, tenant, worker, workflow},
+    failure::{Exit, Failure},
     output::Terminal,
 };
+
+/// The outcome of a verb, or of a step of it.
+type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     // Before anything else: the compiler child has a small memory limit and an empty environment.
     if std::env::args_os().nth(1).is_some_and(|first| first == serve::COMPILE_VERB) {
         return umbel_sandbox::compile_child_main();
     }
-    let cli = Cli::parse();
-    let terminal = Terminal::new(cli.output.format());
-    let ended = run(cli, &terminal);
-    match ended {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print();
-            failure.exit_code()
+            ExitCode::from(failure.exit as u8)
         }
     }
 }
 
-fn run(cli: Cli, terminal: &Terminal) -> Result<(), Failure> {
-    let logging = &cli.logging;
+fn run(cli: Cli) -> Result {
+    // The API shares its process with many connections and gets the cores; everything else is one thread.
+    let many_threads = matches!(cli.command, Command::Dev(_) | Command::Server(_) | Command::Run(_));
+    let is_worker = matches!(cli.command, Command::Worker(WorkerCommand { verb: None, .. }));
+    if many_threads || is_worker || matches!(cli.command, Command::Doctor(_)) {
+        cli.logging.start()?;
+    }
+    block_on(many_threads, dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> Result {
+    let terminal = Terminal { format: if cli.output.json { Format::Json } else { cli.output.output } };
+    let context = || Context::new(&cli.server, terminal);
     match cli.command {
-        Command::Dev(options) => {
-            logging.start()?;
-            block_on(true, serve::dev::run(options, terminal))
-        }
-        Command::Server(options) => {
-            logging.start()?;
-            block_on(true, serve::server::run(options))
-        }
-        Command::Worker(args::WorkerCommand { verb: Some(verb), .. }) => {
-            client(&cli.server, |client| async move { client::worker::run(&client, verb, terminal).await })
-        }
-        Command::Worker(args::WorkerCommand { verb: None, options }) => {
-            logging.start()?;
-            block_on(false, serve::worker::run(options))
-        }
-        Command::Doctor(options) => {
-            logging.start()?;
-            block_on(false, serve::doctor::run(options, terminal))
-        }
-        Command::Token(args::TokenVerb::Create(options)) => block_on(false, serve::token::create(options, terminal)),
-        Command::Run(options) => {
-            logging.start()?;
-            block_on(true, local::run(options, terminal))
-        }
-        Command::BenchSandbox(options) => block_on(false, bench::run(options, terminal)),
+        Command::Dev(options) => serve::dev::run(options, &terminal).await,
+        Command::Server(options) => serve::server::run(options).await,
+        Command::Worker(WorkerCommand { verb: None, options }) => serve::worker::run(options).await,
+        Command::Worker(WorkerCommand { verb: Some(verb), .. }) => worker::run(&context()?, verb).await,
+        Command::Module(verb) => module::run(&context()?, verb).await,
+        Command::Task(verb) => task::run(&context()?, verb).await,
+        Command::Run(options) => local::run(options, &terminal).await,
+        Command::Job(verb) => job::run(&context()?, verb).await,
+        Command::Events(options) => events::run(&context()?, options).await,
+        Command::Workflow(verb) => workflow::run(&context()?, verb).await,
+        Command::Queue(verb) => queue::run(&context()?, verb).await,
+        Command::Tenant(verb) => tenant::run(&context()?, verb).await,
+        Command::Routes(verb) => routes::run(&context()?, verb).await,
+        Command::Bulk(verb) => bulk::run(&context()?, verb).await,
+        Command::Dead(verb) => dead::run(&context()?, verb).await,
+        Command::Doctor(options) => serve::doctor::run(options, &terminal).await,
+        Command::Token(TokenVerb::Create(options)) => serve::token::create(options, &terminal).await,
+        Command::BenchSandbox(options) => bench::run(options, &terminal).await,
         Command::Completions { shell } => output::completions(shell),
-        Command::Module(verb) => {
-            client(&cli.server, |client| async move { client::module::run(&client, verb, terminal).await })
-        }
-        Command::Task(verb) => {
-            client(&cli.server, |client| async move { client::task::run(&client, verb, terminal).await })
-        }
-        Command::Job(verb) => {
-            client(&cli.server, |client| async move { client::job::run(&client, verb, terminal).await })
-        }
-        Command::Events(options) => {
-            client(&cli.server, |client| async move { client::events::run(&client, options, terminal).await })
-        }
-        Command::Workflow(verb) => {
-            client(&cli.server, |client| async move { client::workflow::run(&client, verb, terminal).await })
-        }
-        Command::Queue(verb) => {
-            client(&cli.server, |client| async move { client::queue::run(&client, verb, terminal).await })
-        }
-        Command::Tenant(verb) => {
-            client(&cli.server, |client| async move { client::tenant::run(&client, verb, terminal).await })
-        }
-        Command::Routes(verb) => {
-            client(&cli.server, |client| async move { client::routes::run(&client, verb, terminal).await })
-        }
-        Command::Bulk(verb) => {
-            client(&cli.server, |client| async move { client::bulk::run(&client, verb, terminal).await })
-        }
-        Command::Dead(verb) => {
-            client(&cli.server, |client| async move { client::dead::run(&client, verb, terminal).await })
-        }
     }
 }
 
-/// Runs a client verb against the server that flags, environment or profile name.
-fn client<F>(server: &args::ServerFlags, verb: impl FnOnce(umbel_client::Client) -> F) -> Result<(), Failure>
-where
-    F: Future<Output = Result<(), Failure>>,
-{
-    let client = client::from_flags(server)?;
-    block_on(false, verb(client))
-}
-
-/// The API shares its process with many connections and gets the cores; everything else is one thread.
-fn block_on(many_threads: bool, main: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut builder = if many_threads {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(serve::cores().clamp(2, 16));
-        builder
-    } else {
-        tokio::runtime::Builder::new_current_thread()
-    };
+fn block_on(many_threads: bool, main: impl Future<Output = Result>) -> Result {
+    let mut builder = if many_threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    // For many threads only.
+    builder.worker_threads(available_parallelism().map_or(1, NonZero::get).clamp(2, 16));
     let runtime = builder.thread_name("umbel-main").enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new("threads", format!("the threads cannot be started: {e}")))?;
     let ended = runtime.block_on(main);

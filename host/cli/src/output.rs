@@ -6,29 +6,29 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
+    iter,
     time::Duration,
 };
 
+use console::{Alignment, measure_text_width, pad_str};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
-
-use crate::{
-    args::{Cli, Format},
-    failure::{Exit, Failure},
-    safe_text::{escaped, plain},
+use serde::{Deserialize, Serialize};
+use serde_json::{
+    Value,
+    value::{RawValue, to_raw_value},
 };
+
+use crate::args::{Cli, Format};
+use crate::safe_text::{escaped, plain};
+use crate::{Failure, Result};
 
 /// Where output goes and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     pub format: Format,
 }
-
-/// A column of a table: its title, and a JSON pointer to its value.
-pub type Column = (&'static str, &'static str);
 
 /// A page of a list, each item as the server wrote it: numbers keep all their digits.
 #[derive(Debug, Deserialize)]
@@ -38,22 +38,31 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-impl Terminal {
-    pub fn new(format: Format) -> Self {
-        Self { format }
+impl Page {
+    /// A list of our own.
+    pub fn of<T: Serialize>(items: &[T]) -> Result<Self> {
+        let items: Result<_, _> = items.iter().map(to_raw_value).collect();
+        Ok(Self { items: items.map_err(unwritten)?, next_cursor: None })
     }
+}
 
+impl Terminal {
     /// One line to stdout.
-    pub fn line(&self, text: &str) -> Result<(), Failure> {
+    pub fn line(&self, text: &str) -> Result {
         let mut stdout = anstream::stdout().lock();
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(closed)
     }
 
     /// A value that a guest or a user wrote, to stdout: as it is for programs, and safe to look at for people.
-    pub fn json(&self, text: &str) -> Result<(), Failure> {
+    pub fn json(&self, text: &str) -> Result {
+        self.line(&if self.format == Format::Table { escaped(text) } else { text.into() })
+    }
+
+    /// A thing that was made or changed: its id, or for programs the server's whole answer.
+    pub fn brief(&self, id: &str, body: &str) -> Result {
         match self.format {
-            Format::Table => self.line(&escaped(text)),
-            Format::Json | Format::Jsonl | Format::Id => self.line(text),
+            Format::Table | Format::Id => self.line(id),
+            Format::Json | Format::Jsonl => self.line(body.trim_end()),
         }
     }
 
@@ -62,101 +71,60 @@ impl Terminal {
         let _ = writeln!(anstream::stderr().lock(), "{}", plain(text));
     }
 
-    /// A list.
-    pub fn list(&self, page: &Page, columns: &[Column], id: &str) -> Result<(), Failure> {
+    /// A list, with the columns that `cells` reads.
+    pub fn list(&self, page: &Page, columns: &str) -> Result {
+        let items = page.items.iter().map(|item| item.get());
         match self.format {
             Format::Json => {
-                let items: Vec<&str> = page.items.iter().map(|item| item.get()).collect();
+                let items: Vec<&str> = items.collect();
                 let cursor = Value::from(page.next_cursor.clone());
-                self.line(&format!(r#"{{"items":[{}],"next_cursor":{cursor}}}"#, items.join(",")))
+                return self.line(&format!(r#"{{"items":[{}],"next_cursor":{cursor}}}"#, items.join(",")));
             }
-            Format::Jsonl => page.items.iter().try_for_each(|item| self.line(item.get())),
-            Format::Id => page.items.iter().try_for_each(|item| self.line(&text_at(&parsed(item), id))),
-            Format::Table => {
-                if page.items.is_empty() {
-                    self.note("nothing found");
-                    return Ok(());
-                }
-                let header: Vec<&str> = columns.iter().map(|(title, _)| *title).collect();
-                let rows = page.items.iter().map(|item| {
-                    let value = parsed(item);
-                    columns.iter().map(|(_, pointer)| shown(pointer, text_at(&value, pointer))).collect()
-                });
-                self.line(&table_of(&header, rows))
-            }
-        }?;
-        if let (Some(cursor), true) = (&page.next_cursor, self.format != Format::Json) {
+            Format::Jsonl => items.into_iter().try_for_each(|item| self.line(item))?,
+            Format::Id => items.into_iter().try_for_each(|item| self.line(&id(&parsed(item), columns)))?,
+            Format::Table if page.items.is_empty() => self.note("nothing found"),
+            Format::Table => self.line(&table(columns, items.map(parsed)))?,
+        }
+        if let Some(cursor) = &page.next_cursor {
             self.note(&format!("there are more: --cursor {cursor}"));
         }
         Ok(())
     }
 
-    /// One object. `rows` names what a table shows, in order; what is not there is left out.
-    pub fn object(&self, body: &str, rows: &[Column], id: &str) -> Result<(), Failure> {
+    /// One object. `fields` is what a table shows, in order, as `cells` reads it; empty fields are left out.
+    pub fn object(&self, body: &str, fields: &str) -> Result {
         let value = object(body)?;
         match self.format {
             Format::Json | Format::Jsonl => self.line(body.trim_end()),
-            Format::Id => self.line(&text_at(&value, id)),
+            Format::Id => self.line(&id(&value, fields)),
             Format::Table => {
-                let cells = rows.iter().map(|(title, pointer)| (*title, shown(pointer, text_at(&value, pointer))));
-                let cells: Vec<(&str, String)> = cells.filter(|(_, text)| !text.is_empty()).collect();
-                let width = cells.iter().map(|(title, _)| title.len()).max().unwrap_or(0);
-                let lines = cells.iter().map(|(title, text)| {
-                    format!("{}{}{}", title.bold(), " ".repeat(width + 2 - title.len()), coloured(text))
-                });
+                let cells: Vec<_> = cells(&value, fields).filter(|(_, text)| !text.is_empty()).collect();
+                let width = cells.iter().map(|(title, _)| title.len()).max().unwrap_or(0) + 2;
+                let title = |title: &str| pad_str(&title.bold().to_string(), width, Alignment::Left, None).into_owned();
+                let lines = cells.iter().map(|(name, text)| title(name) + &coloured(text));
                 self.line(&lines.collect::<Vec<_>>().join("\n"))
             }
         }
     }
 
-    /// A spinner on stderr, when that is a terminal.
-    pub fn spinner(&self, text: impl Into<Cow<'static, str>>) -> Spinner {
-        if !io::stderr().is_terminal() {
-            return Spinner(None);
-        }
+    /// A spinner on stderr while that is a terminal, until it is dropped.
+    pub fn spinner(&self, text: impl Into<Cow<'static, str>>) -> ProgressBar {
         let bar = ProgressBar::new_spinner().with_message(text);
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Spinner(Some(bar))
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        bar
     }
 
-    /// A bar for `total` bytes on stderr, when that is a terminal.
-    pub fn bytes_bar(&self, total: u64, text: &'static str) -> Spinner {
-        if !io::stderr().is_terminal() {
-            return Spinner(None);
-        }
+    /// A bar for `total` bytes on stderr while that is a terminal, until it is dropped.
+    pub fn bytes_bar(&self, total: u64, text: &'static str) -> ProgressBar {
         let style = ProgressStyle::with_template("{msg} [{wide_bar}] {bytes}/{total_bytes}");
-        let bar = ProgressBar::new(total).with_message(text);
-        Spinner(Some(style.map_or(bar.clone(), |style| bar.with_style(style))))
-    }
-}
-
-/// Progress on a terminal, or nothing. Cleared when dropped.
-pub struct Spinner(Option<ProgressBar>);
-
-impl Spinner {
-    pub fn advance(&self, bytes: u64) {
-        if let Some(bar) = &self.0 {
-            bar.inc(bytes);
-        }
-    }
-
-    pub fn say(&self, text: String) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(plain(&text).into_owned());
-        }
-    }
-}
-
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
+        ProgressBar::new(total).with_message(text).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 }
 
 /// Completions to stdout.
-pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+pub fn completions(shell: clap_complete::Shell) -> Result {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "umbel", &mut script);
     io::stdout().lock().write_all(&script).map_err(closed)
@@ -171,14 +139,13 @@ pub fn closed(error: io::Error) -> Failure {
     Failure::new("output", format!("stdout cannot be written: {error}"))
 }
 
-/// The server's answer is not what it should be.
-pub fn bad_answer() -> Failure {
-    Failure::new("bad_answer", "the server's answer cannot be read; is it an umbel of another version?")
-        .exit(Exit::Failure)
+/// A value of ours is no JSON.
+pub fn unwritten(error: serde_json::Error) -> Failure {
+    Failure::new("output", error.to_string())
 }
 
-fn parsed(item: &RawValue) -> Value {
-    object(item.get()).unwrap_or(Value::Null)
+fn parsed(item: &str) -> Value {
+    object(item).unwrap_or(Value::Null)
 }
 
 /// Fields that users and guests wrote: shown with all their digits, and whatever they are.
@@ -186,42 +153,62 @@ const RAW_FIELDS: [&str; 3] = ["arguments", "call", "result"];
 
 /// An object of the server's, field by field: one that cannot be read (nested too deep, a number that nothing holds)
 /// is its own text, so that a job with such a result can still be looked at. So are `RAW_FIELDS` always.
-pub fn object(body: &str) -> Result<Value, Failure> {
-    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(body).map_err(|_| bad_answer())?;
+pub fn object(body: &str) -> Result<Value> {
+    let fields: BTreeMap<String, Box<RawValue>> = umbel_client::typed(body)?;
     let value = |(name, raw): (String, Box<RawValue>)| {
-        let read = if RAW_FIELDS.contains(&name.as_str()) && raw.get() != "null" {
-            None
-        } else {
-            serde_json::from_str(raw.get()).ok()
-        };
-        let value = read.unwrap_or_else(|| Value::from(escaped(raw.get()).into_owned()));
-        (name, value)
+        let is_raw = RAW_FIELDS.contains(&name.as_str()) && raw.get() != "null";
+        let read = if is_raw { None } else { serde_json::from_str(raw.get()).ok() };
+        (name, read.unwrap_or_else(|| Value::from(escaped(raw.get()))))
     };
     Ok(Value::Object(fields.into_iter().map(value).collect()))
 }
 
-/// The value at a pointer as people read it; empty for null, for nothing and for an object of nothing.
+/// The value at a pointer as people read it; empty for null, for nothing and for an object of nothing. A list of things with
+/// names is their names.
 pub fn text_at(value: &Value, pointer: &str) -> String {
+    let name = |item: &Value| item.as_str().or_else(|| item["name"].as_str()).map(str::to_owned);
     match value.pointer(pointer) {
         None | Some(Value::Null) => String::new(),
         Some(Value::Object(fields)) if fields.is_empty() => String::new(),
         Some(Value::String(text)) => plain(text).into_owned(),
-        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
-            let texts: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
-            plain(&texts.join(", ")).into_owned()
-        }
-        Some(other) => escaped(&other.to_string()).into_owned(),
+        Some(other) => match other.as_array().and_then(|items| items.iter().map(name).collect::<Option<Vec<_>>>()) {
+            Some(names) => plain(&names.join(", ")).into_owned(),
+            None => escaped(&other.to_string()).into_owned(),
+        },
     }
+}
+
+/// Titles and JSON pointers of such a text as `id, max retries, error = error/kind`: the path to a value, where it is not
+/// the title with `_` for spaces. The first one names the thing.
+fn columns(text: &str) -> impl Iterator<Item = (&str, String)> {
+    text.split(", ").map(|column| {
+        let (title, path) = column.split_once(" = ").unwrap_or((column, column));
+        (title, format!("/{}", path.to_lowercase().replace(' ', "_")))
+    })
+}
+
+/// The titles of `columns` and the texts of a value for them.
+fn cells<'a>(value: &Value, columns: &'a str) -> impl Iterator<Item = (&'a str, String)> {
+    self::columns(columns).map(move |(title, pointer)| (title, shown(&pointer, text_at(value, &pointer))))
+}
+
+/// What names a thing.
+fn id(value: &Value, columns: &str) -> String {
+    cells(value, columns).next().map(|(_, text)| text).unwrap_or_default()
+}
+
+/// A table of these values.
+pub fn table(columns: &str, rows: impl Iterator<Item = Value>) -> String {
+    let header: Vec<&str> = self::columns(columns).map(|(title, _)| title).collect();
+    table_of(&header, rows.map(|value| cells(&value, columns).map(|(_, text)| text).collect()))
 }
 
 /// A cell: sizes in human units, and one line.
 fn shown(pointer: &str, text: String) -> String {
-    if pointer.ends_with("_bytes")
-        && let Ok(bytes) = text.parse::<u64>()
-    {
-        return bytes_text(bytes);
+    match text.parse() {
+        Ok(bytes) if pointer.ends_with("_bytes") => bytes_text(bytes),
+        _ => text.replace(['\n', '\t'], " "),
     }
-    if text.contains(['\n', '\t']) { text.replace(['\n', '\t'], " ") } else { text }
 }
 
 /// States in colour. A cell that is such a word and no state is coloured too, and nobody minds.
@@ -238,27 +225,16 @@ pub fn coloured(text: &str) -> Cow<'_, str> {
 
 /// Cells of one column start below each other; the last one may be as long as it likes.
 pub fn table_of(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let rows: Vec<Vec<String>> = rows.collect();
-    let width = |at: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
-        cells.max().unwrap_or(0).max(header[at].len())
-    };
+    let titles = header.iter().map(|title| title.bold().to_string()).collect();
+    let rows = rows.map(|row| row.iter().map(|cell| coloured(cell).into_owned()).collect());
+    let lines: Vec<Vec<String>> = iter::once(titles).chain(rows).collect();
+    let width = |at: usize| lines.iter().map(|line| measure_text_width(&line[at])).max().unwrap_or(0) + 2;
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &[(&str, Cow<'_, str>)]| {
-        let mut line = String::new();
-        for ((plain, shown), width) in cells.iter().zip(&widths) {
-            line.push_str(shown);
-            line.extend(std::iter::repeat_n(' ', width + 2 - plain.chars().count()));
-        }
-        line.trim_end().to_owned()
+    let line = |cells: &Vec<String>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None));
+        padded.collect::<String>().trim_end().to_owned()
     };
-    let titles: Vec<_> = header.iter().map(|title| (*title, title.bold().to_string().into())).collect();
-    let mut lines = vec![line(&titles)];
-    lines.extend(rows.iter().map(|row| {
-        let cells: Vec<_> = row.iter().map(|cell| (cell.as_str(), coloured(cell))).collect();
-        line(&cells)
-    }));
-    lines.join("\n")
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Bytes in human units.

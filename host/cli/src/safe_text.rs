@@ -7,6 +7,20 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     if text.contains(deceptive) { text.replace(deceptive, "\u{fffd}").into() } else { text.into() }
 }
 
+/// The same in one line.
+pub fn one_line(text: &str) -> String {
+    plain(text).replace(['\n', '\t'], " ")
+}
+
+/// The first `most` characters; a text that is cut ends with `…`.
+pub fn shortened(text: &str, most: usize) -> String {
+    let mut short: String = text.chars().take(most).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 /// The same JSON with control characters and invisible marks as `\uXXXX`. Line feeds and tabs stay.
 pub fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(deceptive) {

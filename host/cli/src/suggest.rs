@@ -1,25 +1,13 @@
 //! Names that are near a wrong one.
 
-/// The nearest of `names` if it is near enough to be meant.
+use strsim::levenshtein;
+
+/// The nearest of `names` if it is near enough to be meant, without regard to case.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (wrong.chars().count() / 3).clamp(1, 3);
-    let distances = names.into_iter().map(|name| (distance(wrong, name), name));
+    let wrong = wrong.to_lowercase();
+    let distances = names.into_iter().map(|name| (levenshtein(&wrong, &name.to_lowercase()), name));
     distances.filter(|(distance, _)| *distance <= allowed).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
-}
-
-/// Levenshtein distance without regard to case.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -1,13 +1,9 @@
 //! Tasks as the broker has them, remembered for a second.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use moka::future::Cache;
 use umbel_broker::Broker;
 use umbel_model::{TaskName, TenantId};
 
@@ -16,30 +12,7 @@ use crate::{Error, Result, RouteTable, Routes, TaskDocument, TaskFacts, TaskSour
 /// A deploy is seen at most this late.
 const TTL: Duration = Duration::from_secs(1);
 /// Entries of one cache at most.
-const MAX_CACHED: usize = 1_024;
-
-/// Values that are forgotten after `TTL`.
-#[derive(Debug)]
-struct Cache<K, V>(Mutex<HashMap<K, (Instant, V)>>);
-
-impl<K: Hash + Eq, V: Clone> Cache<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|(at, _)| at.elapsed() < TTL).map(|(_, value)| value.clone())
-    }
-
-    fn insert(&self, key: K, value: V) {
-        let now = Instant::now();
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_CACHED {
-            known.retain(|_, (at, _)| now.duration_since(*at) < TTL);
-            if known.len() >= MAX_CACHED {
-                known.clear();
-            }
-        }
-        known.insert(key, (now, value));
-    }
-}
+const MAX_CACHED: u64 = 1_024;
 
 /// Reads tasks from the broker's documents. Remembers each, also that there is none, for a second.
 #[derive(Debug)]
@@ -51,18 +24,20 @@ pub struct BrokerTasks {
 
 impl BrokerTasks {
     pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, tasks: Cache(Mutex::default()), routes: Cache(Mutex::default()) }
+        let tasks = Cache::builder().max_capacity(MAX_CACHED).time_to_live(TTL).build();
+        let routes = Cache::builder().max_capacity(MAX_CACHED).time_to_live(TTL).build();
+        Self { broker, tasks, routes }
     }
 
     /// The tenant's routes, at most a second old.
     async fn routes(&self, tenant: &TenantId) -> Result<Arc<RouteTable>> {
-        if let Some(table) = self.routes.get(tenant) {
+        if let Some(table) = self.routes.get(tenant).await {
             return Ok(table);
         }
         let (routes, _) = Routes::read(&*self.broker, tenant).await?;
         let table = routes.compile().map_err(|(at, why)| Error::Corrupt(format!("route {at}: {why}")))?;
         let table = Arc::new(table);
-        self.routes.insert(tenant.clone(), table.clone());
+        self.routes.insert(tenant.clone(), table.clone()).await;
         Ok(table)
     }
 }
@@ -71,7 +46,7 @@ impl BrokerTasks {
 impl TaskSource for BrokerTasks {
     async fn task(&self, tenant: &TenantId, name: &TaskName) -> Result<Option<Arc<TaskFacts>>> {
         let key = (tenant.clone(), name.clone());
-        if let Some(known) = self.tasks.get(&key) {
+        if let Some(known) = self.tasks.get(&key).await {
             return Ok(known);
         }
         let facts = match TaskDocument::read(&*self.broker, tenant, name).await? {
@@ -81,7 +56,7 @@ impl TaskSource for BrokerTasks {
                 Some(Arc::new(facts.ok_or_else(|| Error::Corrupt(format!("task `{name}` points at nothing")))?))
             }
         };
-        self.tasks.insert(key, facts.clone());
+        self.tasks.insert(key, facts.clone()).await;
         Ok(facts)
     }
 }

@@ -1,43 +1,31 @@
 //! Faults of a submission, each with its pointer.
 
+use umbel_model::{named_enum, outcome::truncated};
+
 /// Faults that are reported at most.
 const MAX_FAULTS: usize = 64;
-/// Longest detail, bytes: it may quote what was sent.
-const MAX_DETAIL_BYTES: usize = 1_024;
+/// Longest pointer and detail, bytes: they may quote what was sent.
+const MAX_TEXT_BYTES: usize = 1_024;
 
-/// The kind of a fault: what a caller can rely on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FaultKind {
-    /// The canvas has a wrong shape, or is too large or too deep.
-    Canvas,
-    /// The tenant has no such task.
-    TaskNotFound,
-    /// A call does not fit its task.
-    Arguments,
-    ArgumentsTooLarge,
-    /// Checking a value against its schema would take too many steps.
-    ArgumentsTooComplex,
-    /// `options` is no object, or has an unknown field or one of a wrong type.
-    Options,
-    /// An option, tag, header or time that cannot be used.
-    Option,
-    /// A policy that breaks a bound of the operator.
-    Policy,
-}
-
-impl FaultKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Canvas => "invalid_canvas",
-            Self::TaskNotFound => "task_not_found",
-            Self::Arguments => "invalid_arguments",
-            Self::ArgumentsTooLarge => "arguments_too_large",
-            Self::ArgumentsTooComplex => "arguments_too_complex",
-            Self::Options => "invalid_body",
-            Self::Option => "invalid_option",
-            Self::Policy => "invalid_policy",
-        }
+named_enum! {
+    /// The kind of a fault: what a caller can rely on.
+    #[non_exhaustive]
+    pub enum FaultKind {
+        /// The canvas has a wrong shape, or is too large or too deep.
+        Canvas = "invalid_canvas",
+        /// The tenant has no such task.
+        TaskNotFound = "task_not_found",
+        /// A call does not fit its task.
+        Arguments = "invalid_arguments",
+        ArgumentsTooLarge = "arguments_too_large",
+        /// Checking a value against its schema would take too many steps.
+        ArgumentsTooComplex = "arguments_too_complex",
+        /// `options` is no object, or has an unknown field or one of a wrong type.
+        Options = "invalid_body",
+        /// An option, tag, header or time that cannot be used.
+        Option = "invalid_option",
+        /// A policy that breaks a bound of the operator.
+        Policy = "invalid_policy",
     }
 }
 
@@ -48,6 +36,14 @@ pub struct Fault {
     /// JSON pointer into the request.
     pub pointer: String,
     pub detail: String,
+}
+
+impl Fault {
+    /// With a bounded pointer and detail.
+    pub(crate) fn new(kind: FaultKind, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let [pointer, detail] = [pointer.into(), detail.into()].map(|text| truncated(text, MAX_TEXT_BYTES));
+        Self { kind, pointer, detail }
+    }
 }
 
 /// Why a submission was not composed.
@@ -110,11 +106,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub(crate) struct Faults(Vec<Fault>);
 
 impl Faults {
-    pub(crate) fn add(&mut self, kind: FaultKind, pointer: String, detail: impl Into<String>) {
+    pub(crate) fn add(&mut self, kind: FaultKind, pointer: impl Into<String>, detail: impl Into<String>) {
         if !self.is_full() {
-            let pointer = umbel_model::outcome::truncated(pointer, MAX_DETAIL_BYTES);
-            let detail = umbel_model::outcome::truncated(detail.into(), MAX_DETAIL_BYTES);
-            self.0.push(Fault { kind, pointer, detail });
+            self.0.push(Fault::new(kind, pointer, detail));
         }
     }
 
@@ -133,8 +127,6 @@ impl Faults {
 }
 
 /// One fault as an error.
-pub(crate) fn refused(kind: FaultKind, pointer: String, detail: impl Into<String>) -> Error {
-    let mut faults = Faults::default();
-    faults.add(kind, pointer, detail);
-    faults.into()
+pub(crate) fn refused(kind: FaultKind, pointer: impl Into<String>, detail: impl Into<String>) -> Error {
+    Fault::new(kind, pointer, detail).into()
 }

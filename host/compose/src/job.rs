@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use umbel_broker::{BrokerOptions, Idempotency, NewJob, Start};
 use umbel_model::{
-    Binding, JobId, JobSpec, LargeValue, Policy, RawObject, TenantId, UnixMs, job::SPEC_VERSION,
+    Binding, JobId, JobSpec, LargeValue, Policy, RawObject, Stamps, TenantId, UnixMs, job::SPEC_VERSION,
     large_value::INLINE_BYTES,
 };
 
 use crate::{
-    Fault, FaultKind, Options, Result, Rules, Stamps, TaskFacts, UnknownParameter,
+    FaultKind, Options, Result, Rules, TaskFacts, UnknownParameter,
     broker_options::BrokerOptionsRule,
     error::{Faults, refused},
 };
@@ -69,14 +70,11 @@ impl JobTemplate {
             digest: task.digest,
             arguments: RawValue::from_string("{}".into()).expect("an empty object is JSON"),
             policy: patch,
-            traceparent: stamps.traceparent,
-            request_id: stamps.request_id,
+            stamps,
             redrive_of: None,
-            tags: stamps.tags,
-            headers: stamps.headers,
             stored_arguments: None,
         };
-        let text = serde_json::to_string(&spec).expect("a spec has text keys only");
+        let text = spec_text(&spec);
         let (before, after) = text.split_once(NO_ARGUMENTS).expect("no field before the arguments has quotes in it");
         // The last of a burst starts it; a delay of the call's own wins.
         let debounced = if policy.debounce_ms > 0 { Start::After(policy.debounce_ms) } else { Start::Now };
@@ -125,7 +123,7 @@ impl JobTemplate {
         let arguments = binding.to_json();
         if arguments.len() > self.max_arguments_bytes {
             let detail = format!("{} bytes with defaults; at most {}", arguments.len(), self.max_arguments_bytes);
-            return Err(refused(FaultKind::ArgumentsTooLarge, String::new(), detail));
+            return Err(refused(FaultKind::ArgumentsTooLarge, "", detail));
         }
         let names = task.parameters.iter().map(|parameter| parameter.name.as_str());
         let broker_options = self.broker_options.of_call(&task.name, names, |at| binding.argument(at));
@@ -183,7 +181,8 @@ pub(crate) fn new_job(
     }
 }
 
-pub(crate) fn spec_text(spec: &JobSpec) -> String {
+/// The text of a spec of a job, a node or a workflow.
+pub(crate) fn spec_text(spec: &impl Serialize) -> String {
     serde_json::to_string(spec).expect("a spec has text keys only")
 }
 
@@ -191,12 +190,8 @@ pub(crate) fn spec_text(spec: &JobSpec) -> String {
 pub(crate) fn check_policy(policy: &Policy, rules: &Rules, unknown: Option<UnknownParameter>) -> Result<()> {
     rules.bounds.check(policy).map_err(|e| {
         let pointer = format!("/options/{}", e.field.replace('.', "/"));
-        Fault { kind: FaultKind::Policy, pointer, detail: e.problem }
+        refused(FaultKind::Policy, pointer, e.problem)
     })?;
-    match unknown {
-        Some(UnknownParameter { pointer, detail }) => {
-            Err(refused(FaultKind::Option, format!("/options{pointer}"), detail))
-        }
-        None => Ok(()),
-    }
+    let named = unknown.map(|e| refused(FaultKind::Option, format!("/options{}", e.pointer), e.detail));
+    named.map_or(Ok(()), Err)
 }

@@ -25,7 +25,7 @@ pub use broker_tasks::BrokerTasks;
 pub use error::{Error, Fault, FaultKind, Result};
 pub use job::{JobDraft, JobTemplate};
 pub use json_error::{JsonError, plain};
-pub use limits::{Limits, Rules, Stamps};
+pub use limits::{Limits, Rules};
 pub use options::{MAX_CALLBACKS, Options, check_key, parse_time};
 pub use redrive::{Redrive, Refusal};
 pub use resume::{Digests, FailedWorkflow};
@@ -33,7 +33,7 @@ pub use routes::{MAX_ROUTES, ROUTES_NAME, Route, RouteKind, RouteTable, Routes};
 pub use task::{Complaints, TaskFacts, TaskSource, ValueChecker};
 pub use task_document::{Deploy, TaskDocument};
 pub use unknown_parameter::UnknownParameter;
-pub use workflow::{Composed, Composer, Composing, Head};
+pub use workflow::{Composer, Composing, Head};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use umbel_broker::Start;
 use umbel_model::{Canvas, PolicyPatch, UnixMs, binding::escape, outcome::MAX_DELAY_MS, outcome::truncated};
 
-use crate::{Error, Fault, FaultKind, JsonError, Result, plain};
+use crate::{Fault, FaultKind, JsonError, Result, plain};
 
 /// Options that are no field of a policy.
 const OTHERS: &str =
@@ -58,22 +58,14 @@ impl Options {
     /// # Errors
     /// The first option that cannot be used.
     pub fn parse(json: &str, now_ms: UnixMs) -> Result<Self> {
-        Self::read(json, now_ms).map_err(Error::from)
-    }
-
-    fn read(json: &str, now_ms: UnixMs) -> Result<Self, Fault> {
-        let shape = |pointer: &str, detail: String| Fault {
-            kind: FaultKind::Options,
-            pointer: format!("/options{pointer}"),
-            detail: truncated(detail, 1_024),
-        };
+        let shape = |pointer: &str, detail| Fault::new(FaultKind::Options, format!("/options{pointer}"), detail);
         let whole = |e: serde_json::Error| shape("", plain(&e.to_string()));
         let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(whole)?;
         fields.retain(|_, value| !value.is_null());
         let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
         let eta = fields.remove("eta").map(|value| time_of("eta", &value, now_ms).map(Start::At)).transpose()?;
         if countdown.is_some() && eta.is_some() {
-            return Err(wrong("/options/eta", "set countdown_ms or eta, not both"));
+            return Err(wrong("/options/eta", "set countdown_ms or eta, not both").into());
         }
         let idempotency_key = fields.remove("idempotency_key").map(|value| key_of(&value)).transpose()?;
         let expires_at = fields.remove("expires_at").map(|value| time_of("expires_at", &value, now_ms)).transpose()?;
@@ -100,7 +92,7 @@ impl Options {
 }
 
 fn wrong(pointer: &str, detail: impl Into<String>) -> Fault {
-    Fault { kind: FaultKind::Option, pointer: pointer.into(), detail: detail.into() }
+    Fault::new(FaultKind::Option, pointer, detail)
 }
 
 fn countdown_of(value: &Value) -> Result<Start, Fault> {
@@ -157,10 +149,9 @@ fn headers_of(value: &Value) -> Result<BTreeMap<String, String>, Fault> {
 /// One step, or a list of them.
 fn steps_of(field: &str, text: Option<&RawValue>) -> Result<Vec<Canvas>, Fault> {
     let Some(text) = text.map(RawValue::get) else { return Ok(Vec::new()) };
-    let shape = |e: serde_json::Error| Fault {
-        kind: FaultKind::Canvas,
-        pointer: format!("/options/{field}"),
-        detail: truncated(format!("write one step or a list of steps: {}", plain(&e.to_string())), 1_024),
+    let shape = |e: serde_json::Error| {
+        let detail = format!("write one step or a list of steps: {}", plain(&e.to_string()));
+        Fault::new(FaultKind::Canvas, format!("/options/{field}"), detail)
     };
     let steps = match text.trim_start().starts_with('[') {
         true => serde_json::from_str(text).map_err(shape)?,

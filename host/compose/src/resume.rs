@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Broker, Kept, LargeValues, MAX_NODES_A_CALL, NewNode, NewWork, NodeAt, NodeRecord, NodeTemplate, NodeWork, Results,
-    ValueError, WorkflowRecord, WorkflowState, value_of,
+    Broker, Kept, LargeValues, MAX_NODES_A_CALL, NewNode, NewWork, NewWorkflow, NodeAt, NodeRecord, NodeTemplate,
+    NodeWork, Results, ValueError, WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
     JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId,
@@ -15,10 +15,11 @@ use umbel_model::{
 };
 
 use crate::{
-    Composed, Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
+    Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
     broker_options::BrokerOptionsRule,
     call::Call,
     error::{Faults, refused},
+    job::spec_text,
     templates::rest_after_spec,
 };
 
@@ -104,17 +105,22 @@ async fn settle_result(at: NodeAt<'_>, node: &mut NodeRecord, left: usize) -> Re
 
 fn too_large(max: usize) -> Error {
     let detail = format!("the results that would be kept have more than {max} bytes together");
-    refused(FaultKind::ArgumentsTooLarge, String::new(), detail)
+    refused(FaultKind::ArgumentsTooLarge, "", detail)
 }
 
 impl<'c> Composer<'c> {
     /// The workflow that does again what failed of `stored`. The composer's stamps are those of the new workflow.
-    pub fn resumed(self, stored: FailedWorkflow, digests: Digests, head: Head) -> Composing<'c, Composed> {
+    pub fn resumed(self, stored: FailedWorkflow, digests: Digests, head: Head) -> Composing<'c, NewWorkflow> {
         Box::pin(async move { self.resume(stored, digests, head).await })
     }
 
-    async fn resume(&self, stored: FailedWorkflow, digests: Digests, head: Head) -> Result<Composed> {
+    async fn resume(&self, stored: FailedWorkflow, digests: Digests, head: Head) -> Result<NewWorkflow> {
         let FailedWorkflow { record, nodes } = stored;
+        // Of a join it is not looked at.
+        let state = |node: &NodeRecord| match &node.work {
+            NodeWork::Job { record, .. } => record.state,
+            NodeWork::Join { .. } => JobState::Waiting,
+        };
         let states: Vec<JobState> = nodes.iter().map(state).collect();
         let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Vec<_>>(), &states);
         let mut templates = record.templates;
@@ -133,7 +139,7 @@ impl<'c> Composer<'c> {
             nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end, &specs)).collect::<Result<_>>()?;
         let mut head = self.head(head, Some(record.id))?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
-        Ok(Composed { head, nodes })
+        Ok(NewWorkflow { head, nodes })
     }
 
     /// Gives the templates this workflow's stamps and, if asked, the modules that are deployed now. Answers the spec of
@@ -153,17 +159,14 @@ impl<'c> Composer<'c> {
                 if !tasks.contains_key(&spec.task) {
                     let found = self.tasks.task(self.tenant, &spec.task).await?;
                     let detail = || format!("the task `{}` is gone", spec.task);
-                    let found = found.ok_or_else(|| refused(FaultKind::TaskNotFound, "/digest".into(), detail()))?;
+                    let found = found.ok_or_else(|| refused(FaultKind::TaskNotFound, "/digest", detail()))?;
                     tasks.insert(spec.task.clone(), found);
                 }
                 spec.digest = tasks[&spec.task].digest;
                 spec.parameters = tasks[&spec.task].parameters.clone();
             }
-            spec.traceparent = self.stamps.traceparent.clone();
-            spec.request_id = self.stamps.request_id.clone();
-            spec.tags = self.stamps.tags.clone();
-            spec.headers = self.stamps.headers.clone();
-            template.spec = serde_json::to_string(&spec).expect("a spec has text keys only");
+            spec.stamps = self.stamps.clone();
+            template.spec = spec_text(&spec);
             left = rest_after_spec(left, &template.spec, self.rules)?;
             let rule = BrokerOptionsRule::without_uniqueness(&Policy::resolve(&spec.policy), &spec.task);
             specs.push((spec, rule));
@@ -209,14 +212,6 @@ fn planned(node: &NodeRecord) -> Node {
         next: node.next.clone(),
         label: None,
         pointer: String::new(),
-    }
-}
-
-fn state(node: &NodeRecord) -> JobState {
-    match &node.work {
-        NodeWork::Job { record, .. } => record.state,
-        // Not looked at.
-        NodeWork::Join { .. } => JobState::Waiting,
     }
 }
 

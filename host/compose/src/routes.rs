@@ -54,7 +54,7 @@ pub struct RouteTable(Vec<(Pattern, QueueName)>);
 
 #[derive(Debug)]
 enum Pattern {
-    Name(String),
+    Name(TaskName),
     Glob(String),
     Regex(Regex),
 }
@@ -91,7 +91,7 @@ impl Route {
             return Err(format!("a pattern has 1 to {MAX_PATTERN_BYTES} bytes"));
         }
         Ok(match self.kind {
-            RouteKind::Name => Pattern::Name(TaskName::new(&self.pattern).map_err(|e| e.to_string())?.into()),
+            RouteKind::Name => Pattern::Name(TaskName::new(&self.pattern).map_err(|e| e.to_string())?),
             RouteKind::Glob => Pattern::Glob(self.pattern.clone()),
             // Names are ASCII: classes of Unicode would only be large.
             RouteKind::Regex => {
@@ -110,7 +110,7 @@ impl RouteTable {
     /// Where the task's jobs go; none when no route says.
     pub fn queue_of(&self, task: &TaskName) -> Option<&QueueName> {
         let matches = |pattern: &Pattern| match pattern {
-            Pattern::Name(name) => name == task.as_str(),
+            Pattern::Name(name) => name == task,
             Pattern::Glob(glob) => glob_matches(glob.as_bytes(), task.as_str().as_bytes()),
             Pattern::Regex(regex) => regex.is_match(task.as_str().as_bytes()),
         };

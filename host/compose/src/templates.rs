@@ -3,11 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use umbel_broker::{NodeTemplate, Start};
-use umbel_model::{NodeSpec, Policy, TaskName, Uniqueness, UnixMs};
+use umbel_model::{NodeSpec, Policy, Stamps, TaskName, Uniqueness, UnixMs};
 
 use crate::{
-    FaultKind, Options, Result, Rules, Stamps, TaskFacts, UnknownParameter, broker_options::BrokerOptionsRule,
-    error::refused, job::check_policy,
+    FaultKind, Options, Result, Rules, TaskFacts, UnknownParameter,
+    broker_options::BrokerOptionsRule,
+    error::refused,
+    job::{check_policy, spec_text},
 };
 
 /// The options of a node: as they were written, or read already.
@@ -24,8 +26,8 @@ pub(crate) struct Templates<'a> {
     now_ms: UnixMs,
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
-    list: Vec<NodeTemplate>,
-    broker_options: Vec<BrokerOptionsRule>,
+    /// Each with how the broker options of its nodes are made.
+    list: Vec<(NodeTemplate, BrokerOptionsRule)>,
     /// Bytes that further specs may have.
     left: usize,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Templates<'a> {
 impl<'a> Templates<'a> {
     pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs) -> Self {
         let left = rules.limits.max_bytes;
-        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), broker_options: Vec::new(), left }
+        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), left }
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
@@ -43,7 +45,7 @@ impl<'a> Templates<'a> {
             NodeOptions::Read(options) => (options, None),
             NodeOptions::Text(text) => {
                 if let Some(at) = self.known.get(&task.name).and_then(|of_task| of_task.get(text)) {
-                    self.list[*at as usize].nodes += 1;
+                    self.list[*at as usize].0.nodes += 1;
                     return Ok(*at);
                 }
                 let empty = text.is_empty();
@@ -53,12 +55,11 @@ impl<'a> Templates<'a> {
         if self.list.len() >= self.rules.limits.max_templates {
             let max = self.rules.limits.max_templates;
             let detail = format!("a workflow has at most {max} different pairs of task and options");
-            return Err(refused(FaultKind::Canvas, "/options".into(), detail));
+            return Err(refused(FaultKind::Canvas, "/options", detail));
         }
-        let (template, broker_options) = self.template(task, read)?;
-        self.left = rest_after_spec(self.left, &template.spec, self.rules)?;
-        self.list.push(template);
-        self.broker_options.push(broker_options);
+        let made = self.template(task, read)?;
+        self.left = rest_after_spec(self.left, &made.0.spec, self.rules)?;
+        self.list.push(made);
         if let Some(text) = text {
             self.known.entry(task.name.clone()).or_default().insert(text.to_owned(), at);
         }
@@ -67,7 +68,7 @@ impl<'a> Templates<'a> {
 
     /// How the broker options of a template's nodes are made.
     pub(crate) fn broker_options(&self, template: u32) -> &BrokerOptionsRule {
-        &self.broker_options[template as usize]
+        &self.list[template as usize].1
     }
 
     fn template(&self, task: &Arc<TaskFacts>, options: &Options) -> Result<(NodeTemplate, BrokerOptionsRule)> {
@@ -83,10 +84,7 @@ impl<'a> Templates<'a> {
             digest: task.digest,
             parameters: task.parameters.clone(),
             policy: patch,
-            traceparent: self.stamps.traceparent.clone(),
-            request_id: self.stamps.request_id.clone(),
-            tags: self.stamps.tags.clone(),
-            headers: self.stamps.headers.clone(),
+            stamps: self.stamps.clone(),
         };
         let broker_options = BrokerOptionsRule::without_uniqueness(&policy, &task.name);
         let template = NodeTemplate {
@@ -96,14 +94,14 @@ impl<'a> Templates<'a> {
             start: options.start.unwrap_or(Start::Now),
             expires_ms: policy.expires_ms,
             max_deliveries: policy.max_deliveries,
-            spec: serde_json::to_string(&spec).expect("a spec has text keys only"),
+            spec: spec_text(&spec),
             nodes: 1,
         };
         Ok((template, broker_options))
     }
 
     pub(crate) fn into_list(self) -> Vec<NodeTemplate> {
-        self.list
+        self.list.into_iter().map(|(template, _)| template).collect()
     }
 }
 
@@ -139,5 +137,5 @@ pub(crate) fn rest_after_spec(left: usize, spec: &str, rules: &Rules) -> Result<
              together"
         )
     };
-    left.checked_sub(spec.len()).ok_or_else(|| refused(FaultKind::ArgumentsTooLarge, "/options".into(), detail()))
+    left.checked_sub(spec.len()).ok_or_else(|| refused(FaultKind::ArgumentsTooLarge, "/options", detail()))
 }

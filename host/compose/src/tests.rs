@@ -4,15 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, json, value::RawValue};
-use umbel_broker::{Broker, DocumentKind, Expect, MemoryBroker, NewWork, PutDocument, Start};
+use umbel_broker::{Broker, DocumentKind, Expect, MemoryBroker, NewWork, NewWorkflow, PutDocument, Start};
 use umbel_model::{
-    Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, ParameterText, PolicyPatch, TaskDescription, TaskName,
-    TenantId, WorkflowSpec, canvas::workflow_id,
+    Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, ParameterText, PolicyPatch, Stamps, TaskDescription,
+    TaskName, TenantId, WorkflowSpec, canvas::workflow_id,
 };
 
 use crate::{
-    BrokerTasks, Complaints, Composed, Composer, Error, Head, Result, Rules, Stamps, TaskDocument, TaskFacts,
-    TaskSource, ValueChecker,
+    BrokerTasks, Complaints, Composer, Error, Head, Result, Rules, TaskDocument, TaskFacts, TaskSource, ValueChecker,
 };
 
 /// `add(x, y)`, `inc(x, by = 1)`, `sum(numbers)`, `now()`; `x` and `y` are numbers.
@@ -59,14 +58,14 @@ impl ValueChecker for Numbers {
     }
 }
 
-async fn composed_with(rules: &Rules, canvas: Value, stamps: &Stamps) -> Result<Composed> {
+async fn composed_with(rules: &Rules, canvas: Value, stamps: &Stamps) -> Result<NewWorkflow> {
     let tenant = TenantId::new("t").unwrap();
     let composer = Composer { tasks: &Known, rules, tenant: &tenant, stamps, now_ms: 1_000, pointer: "/canvas" };
     let canvas: Canvas = serde_json::from_str(&canvas.to_string()).unwrap();
     composer.workflow(canvas, Head::new(workflow_id(JobId::from_parts(5, 1 << 70)))).await
 }
 
-async fn composed(canvas: Value) -> Composed {
+async fn composed(canvas: Value) -> NewWorkflow {
     composed_with(&Rules::default(), canvas, &Stamps::default()).await.unwrap()
 }
 
@@ -87,7 +86,7 @@ async fn calls_of_one_task_with_the_same_options_share_a_template() {
         {"task": "add", "args": [3, 4], "options": {"queue": "q", "countdown_ms": 5}},
         {"task": "inc", "args": [3]},
     ], "body": {"task": "sum"}});
-    let Composed { head, nodes } = composed(canvas).await;
+    let NewWorkflow { head, nodes } = composed(canvas).await;
     let shown: Vec<_> = head.templates.iter().map(|t| (t.task.as_str(), t.queue.as_str(), t.nodes)).collect();
     assert_eq!(shown, [("add", "default", 2), ("add", "q", 1), ("inc", "default", 1), ("sum", "default", 1)]);
     assert_eq!(head.templates[1].start, Start::After(5));
@@ -104,13 +103,13 @@ async fn a_spec_carries_what_running_and_reading_a_node_needs() {
         request_id: Some("r".into()),
     };
     let canvas = json!({"task": "inc", "args": [1], "label": "first"});
-    let Composed { head, nodes } = composed_with(&Rules::default(), canvas, &stamps).await.unwrap();
+    let NewWorkflow { head, nodes } = composed_with(&Rules::default(), canvas, &stamps).await.unwrap();
     let spec: NodeSpec = serde_json::from_str(&head.templates[0].spec).unwrap();
     assert_eq!(spec.digest, Digest::of(b"inc"));
     assert_eq!(spec.parameters[1].default.as_ref().unwrap().get(), "1");
-    assert_eq!(Stamps::from(spec), stamps);
+    assert_eq!(spec.stamps, stamps);
     let spec: WorkflowSpec = serde_json::from_str(&head.spec).unwrap();
-    assert_eq!(Stamps::from(spec), stamps);
+    assert_eq!(spec.stamps, stamps);
     let NewWork::Job { arguments, .. } = &nodes[0].work else { panic!() };
     let arguments: NodeArguments = serde_json::from_str(arguments).unwrap();
     assert_eq!((arguments.label.as_deref(), arguments.args[0].get()), (Some("first"), "1"));
@@ -276,7 +275,7 @@ async fn what_templates_repeat_is_measured() {
     let mut rules = Rules::default();
     composed_with(&rules, canvas.clone(), &stamps(8)).await.unwrap();
     rules.limits.max_bytes = 1 << 20;
-    let kind = |answer: Result<Composed>| answer.map(|_| "").unwrap_or_else(|error| error.kind());
+    let kind = |answer: Result<NewWorkflow>| answer.map(|_| "").unwrap_or_else(|error| error.kind());
     assert_eq!(kind(composed_with(&rules, canvas.clone(), &stamps(8)).await), "arguments_too_large");
     assert_eq!(kind(composed_with(&rules, canvas, &stamps(9)).await), "invalid_option");
 }

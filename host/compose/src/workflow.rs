@@ -3,18 +3,19 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use serde_json::value::RawValue;
-use umbel_broker::{Idempotency, NewMembers, NewNode, NewWork, NodeTemplate, WorkflowHead};
+use umbel_broker::{Idempotency, NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
 use umbel_model::{
-    Canvas, JobId, NodeArguments, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
-    canvas::{CanvasError, Each, Node, Plan, Signature, Work, plan, plan_members},
+    Canvas, JobId, NodeArguments, Stamps, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
+    canvas::{CanvasError, Each, Join, Node, Plan, Signature, Work, plan, plan_members},
     outcome::MAX_DELAY_MS,
     policy::DEFAULT_RESULT_TTL_MS,
 };
 
 use crate::{
-    Error, FaultKind, Options, Result, Rules, Stamps, TaskFacts, TaskSource,
+    Error, FaultKind, Options, Result, Rules, TaskFacts, TaskSource,
     call::Call,
     error::{Faults, refused},
+    job::spec_text,
     limits::check_labels,
     templates::{NodeOptions, Templates},
 };
@@ -58,13 +59,6 @@ impl Head {
     }
 }
 
-/// A workflow to store.
-#[derive(Debug, Clone)]
-pub struct Composed {
-    pub head: WorkflowHead,
-    pub nodes: Vec<NewNode>,
-}
-
 /// Unknown tasks that are looked up before the rest is left: as many as faults are named.
 const MAX_UNKNOWN: usize = 64;
 
@@ -75,35 +69,34 @@ pub type Composing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>
 
 impl<'c> Composer<'c> {
     /// The workflow of a canvas.
-    pub fn workflow(self, canvas: Canvas, head: Head) -> Composing<'c, Composed> {
+    pub fn workflow(self, canvas: Canvas, head: Head) -> Composing<'c, NewWorkflow> {
         Box::pin(async move { self.compose(canvas, head, None).await })
     }
 
     /// The workflow of a job and its callbacks, the `link` and `link_error` of `canvas`, which is one task. `options` are
     /// that job's: its tags, headers, key and callbacks are taken out of them before.
-    pub fn job_with_callbacks(self, canvas: Canvas, options: Options, head: Head) -> Composing<'c, Composed> {
+    pub fn job_with_callbacks(self, canvas: Canvas, options: Options, head: Head) -> Composing<'c, NewWorkflow> {
         Box::pin(async move { self.compose(canvas, head, Some(options)).await })
     }
 
     /// More members for the group that a running job is in.
     pub fn members(self, members: Vec<Canvas>) -> Composing<'c, NewMembers> {
-        Box::pin(async move { self.compose_members(members).await })
+        Box::pin(async move {
+            let limits = self.rules.limits.canvas;
+            let (plan, ends) = plan_members(members, limits).map_err(|e| self.misplanned(e))?;
+            let (templates, nodes) = self.nodes(plan.nodes, None).await?;
+            Ok(NewMembers { templates, nodes, ends, starts: plan.starts })
+        })
     }
 
-    async fn compose(&self, canvas: Canvas, head: Head, first: Option<Options>) -> Result<Composed> {
+    async fn compose(&self, canvas: Canvas, head: Head, first: Option<Options>) -> Result<NewWorkflow> {
         // First: tags and headers are in every template.
         let mut head = self.head(head, None)?;
         let plan = plan(canvas, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
         let Plan { nodes, starts, end } = plan;
         let (templates, nodes) = self.nodes(nodes, first.as_ref()).await?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, end);
-        Ok(Composed { head, nodes })
-    }
-
-    async fn compose_members(&self, members: Vec<Canvas>) -> Result<NewMembers> {
-        let (plan, ends) = plan_members(members, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
-        let (templates, nodes) = self.nodes(plan.nodes, None).await?;
-        Ok(NewMembers { templates, nodes, ends, starts: plan.starts })
+        Ok(NewWorkflow { head, nodes })
     }
 
     fn misplanned(&self, error: CanvasError) -> Error {
@@ -115,7 +108,7 @@ impl<'c> Composer<'c> {
         check_labels(head.name.as_deref(), self.stamps)?;
         let bounded = |pointer: &str, ms: u64, max: u64| {
             let detail = format!("write whole milliseconds, at most {max}");
-            if ms > max { Err(refused(FaultKind::Option, pointer.into(), detail)) } else { Ok(()) }
+            if ms > max { Err(refused(FaultKind::Option, pointer, detail)) } else { Ok(()) }
         };
         bounded("/deadline_ms", head.deadline_ms, MAX_DELAY_MS)?;
         bounded("/keep_ms", head.keep_ms, self.rules.bounds.max_retention_ms)?;
@@ -123,16 +116,13 @@ impl<'c> Composer<'c> {
             // Workflows are as the last release knows them.
             v: 1,
             name: head.name,
-            tags: self.stamps.tags.clone(),
-            headers: self.stamps.headers.clone(),
-            traceparent: self.stamps.traceparent.clone(),
-            request_id: self.stamps.request_id.clone(),
+            stamps: self.stamps.clone(),
             resume_of,
         };
         Ok(WorkflowHead {
             id: head.id,
             tenant: self.tenant.clone(),
-            spec: serde_json::to_string(&spec).expect("a spec has text keys only"),
+            spec: spec_text(&spec),
             templates: Vec::new(),
             nodes: 0,
             starts: Vec::new(),
@@ -156,53 +146,39 @@ impl<'c> Composer<'c> {
         for node in nodes {
             let Node { work, when, on_failure, after, takes, group, next, label, pointer } = node;
             let work = match work {
-                Work::Join(join) => NewWork::Join {
-                    members: join.members,
-                    scope: join.scope,
-                    cancel_rest: join.cancel_rest,
-                    pending: join.pending,
-                    failed: 0,
-                    skipped: 0,
-                    kept: false,
-                },
-                Work::Job(signature) => {
-                    let Some(task) = tasks.get(&signature.task) else {
+                Work::Join(Join { members, scope, cancel_rest, pending }) => {
+                    Some(NewWork::Join { members, scope, cancel_rest, pending, failed: 0, skipped: 0, kept: false })
+                }
+                Work::Job(signature) => match tasks.get(&signature.task) {
+                    None => {
                         let detail = format!("no task `{}`; push a module that describes it", signature.task);
                         faults.add(FaultKind::TaskNotFound, format!("{}{pointer}/task", self.pointer), detail);
-                        if faults.is_full() {
-                            break;
-                        }
-                        continue;
-                    };
-                    let (call, options) = arguments(signature, label);
-                    self.check(task, Call { arguments: &call, takes, pointer: &pointer }, &mut faults).await;
-                    let options = match first.filter(|_| pointer.is_empty()) {
-                        Some(options) => NodeOptions::Read(options),
-                        None => NodeOptions::Text(options.as_deref().map_or("", RawValue::get)),
-                    };
-                    let template = templates.add_node(task, options);
-                    let text = serde_json::to_string(&call).expect("arguments have text keys only");
-                    self.measure(&text, &mut left, &pointer, &mut faults);
-                    match template {
-                        Err(error) => {
-                            self.collect(error, &pointer, &mut faults);
-                            if faults.is_full() {
-                                break;
-                            }
-                            continue;
-                        }
-                        Ok(template) => {
-                            let rule = templates.broker_options(template);
-                            let broker_options = rule.of_node(&task.name, &task.parameters, &call, takes);
-                            NewWork::Job { template, arguments: text, takes, kept: None, broker_options }
-                        }
+                        None
                     }
-                }
+                    Some(task) => {
+                        let (arguments, options) = arguments(signature, label);
+                        let call = Call { arguments: &arguments, takes, pointer: &pointer };
+                        self.check(task, call, &mut faults).await;
+                        let options = match first.filter(|_| pointer.is_empty()) {
+                            Some(options) => NodeOptions::Read(options),
+                            None => NodeOptions::Text(options.as_deref().map_or("", RawValue::get)),
+                        };
+                        let template = templates.add_node(task, options);
+                        let text = serde_json::to_string(&arguments).expect("arguments have text keys only");
+                        self.measure(&text, &mut left, &pointer, &mut faults);
+                        let template = template.map_err(|error| self.collect(error, &pointer, &mut faults)).ok();
+                        template.map(|template| {
+                            let rule = templates.broker_options(template);
+                            let broker_options = rule.of_node(&task.name, &task.parameters, &arguments, takes);
+                            NewWork::Job { template, arguments: text, takes, kept: None, broker_options }
+                        })
+                    }
+                },
             };
             if faults.is_full() {
                 break;
             }
-            made.push(NewNode { when, on_failure, after, group, next, work });
+            made.extend(work.map(|work| NewNode { when, on_failure, after, group, next, work }));
         }
         faults.done()?;
         Ok((templates.into_list(), made))
@@ -274,10 +250,6 @@ impl<'c> Composer<'c> {
 /// The arguments of a signature as they are stored, and its options.
 fn arguments(signature: Signature, label: Option<String>) -> (NodeArguments, Option<Box<RawValue>>) {
     let Signature { args, kwargs, each, options, .. } = signature;
-    let (map, starmap) = match each {
-        None => (None, None),
-        Some(Each::Map(items)) => (Some(items), None),
-        Some(Each::Starmap(items)) => (None, Some(items)),
-    };
+    let (map, starmap) = Each::split(each);
     (NodeArguments { args, kwargs, map, starmap, label }, options)
 }

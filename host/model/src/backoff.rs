@@ -2,38 +2,31 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Exponential backoff with full jitter: `min(max, initial · multiplier^retries)`, then a uniform part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Backoff {
-    /// Before the first retry, milliseconds.
-    pub initial_ms: u64,
-    /// Never longer than this, milliseconds. Celery's `retry_backoff_max` is 600 s.
-    pub max_ms: u64,
-    /// Each delay is so many times the one before it. 1: they are all the same.
-    #[serde(skip_serializing_if = "is_two")]
-    pub multiplier: u32,
-    /// Spread evenly over 0..delay so that jobs that failed together do not come back together.
-    pub jitter: bool,
+use crate::settings;
+
+settings! {
+    /// Exponential backoff with full jitter: `min(max, initial · multiplier^retries)`, then a uniform part of it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct Backoff {
+        /// Before the first retry, milliseconds.
+        pub initial_ms: u64 = 1_000,
+        /// Never longer than this, milliseconds. Celery's `retry_backoff_max` is 600 s.
+        pub max_ms: u64 = 600_000,
+        /// Each delay is so many times the one before it. 1: they are all the same.
+        #[serde(skip_serializing_if = "is_two")]
+        pub multiplier: u32 = 2,
+        /// Spread evenly over 0..delay so that jobs that failed together do not come back together.
+        pub jitter: bool = true,
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_two(multiplier: &u32) -> bool {
+pub(crate) fn is_two(multiplier: &u32) -> bool {
     *multiplier == 2
 }
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { initial_ms: 1_000, max_ms: 600_000, multiplier: 2, jitter: true }
-    }
-}
-
 impl Backoff {
-    /// Whether each delay is twice the one before it, the default.
-    pub fn doubles(&self) -> bool {
-        self.multiplier == 2
-    }
-
     /// The delay before retry number `retries` (0 for the first), milliseconds. `random` is uniform in 0..=u64::MAX.
     pub fn delay_ms(&self, retries: u32, random: u64) -> u64 {
         let factor = u64::from(self.multiplier).saturating_pow(retries);

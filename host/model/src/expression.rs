@@ -11,16 +11,9 @@ pub const MAX_EXPRESSION_BYTES: usize = 128;
 /// A path into the arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expression {
-    root: Root,
+    /// The parameter, by its name or its position.
+    root: Step,
     steps: Vec<Step>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Root {
-    /// The parameter at a position.
-    Position(usize),
-    /// The parameter of a name.
-    Name(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +39,9 @@ impl Expression {
         };
         let mut steps = steps_of(rest).ok_or_else(hint)?.into_iter();
         let root = match (root, steps.next()) {
-            ("kwargs", Some(Step::Field(name))) => Root::Name(name),
-            ("args", Some(Step::Item(at))) => Root::Position(at),
+            ("kwargs", Some(root @ Step::Field(_))) | ("args", Some(root @ Step::Item(_))) => root,
             // As people also write it.
-            ("args", Some(Step::Field(at))) => Root::Position(at.parse().map_err(|_| hint())?),
+            ("args", Some(Step::Field(at))) => Step::Item(at.parse().map_err(|_| hint())?),
             _ => return Err(hint()),
         };
         Ok(Self { root, steps: steps.collect() })
@@ -58,8 +50,8 @@ impl Expression {
     /// The name of the parameter that it begins with, of those in their order; none if there is no such parameter.
     pub fn parameter<'a>(&'a self, mut parameters: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         match &self.root {
-            Root::Name(name) => parameters.find(|parameter| parameter == name),
-            Root::Position(at) => parameters.nth(*at),
+            Step::Field(name) => parameters.find(|parameter| parameter == name),
+            Step::Item(at) => parameters.nth(*at),
         }
     }
 
@@ -75,11 +67,8 @@ impl Expression {
 
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.root {
-            Root::Name(name) => write!(f, "kwargs.{name}")?,
-            Root::Position(at) => write!(f, "args[{at}]")?,
-        }
-        self.steps.iter().try_for_each(|step| match step {
+        f.write_str(if matches!(self.root, Step::Field(_)) { "kwargs" } else { "args" })?;
+        std::iter::once(&self.root).chain(&self.steps).try_for_each(|step| match step {
             Step::Field(name) => write!(f, ".{name}"),
             Step::Item(at) => write!(f, "[{at}]"),
         })

@@ -2,43 +2,25 @@
 
 /// Milliseconds of a text such as `30s`, `1.5h` or `250ms`.
 pub fn duration_ms(text: &str) -> Result<u64, String> {
+    let units = [("ms", 1.0), ("s", 1e3), ("m", 60e3), ("min", 60e3), ("h", 3_600e3), ("d", 86_400e3)];
     let hint = || format!("{text:?} is not a duration: write a number and ms, s, m, h or d, such as 30s");
-    let (number, unit) = split(text).ok_or_else(hint)?;
-    let factor = match unit {
-        "ms" => 1.0,
-        "s" => 1e3,
-        "m" | "min" => 60e3,
-        "h" => 3_600e3,
-        "d" => 86_400e3,
-        _ => return Err(hint()),
-    };
-    scaled(number, factor).ok_or_else(hint)
+    parse(text, &units).ok_or_else(hint)
 }
 
 /// Bytes of a text such as `64MiB`, `1GiB` or `512KiB` (also `64MB`: decimal).
 pub fn size_bytes(text: &str) -> Result<u64, String> {
+    let binary = [("", 1.0), ("B", 1.0), ("KiB", 1024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0)];
+    let decimal = [("kB", 1e3), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9)];
     let hint = || format!("{text:?} is not a size: write a number and B, KiB, MiB or GiB, such as 64MiB");
-    let (number, unit) = split(text).ok_or_else(hint)?;
-    let factor = match unit {
-        "" | "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1_048_576.0,
-        "GiB" => 1_073_741_824.0,
-        "kB" | "KB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        _ => return Err(hint()),
-    };
-    scaled(number, factor).ok_or_else(hint)
+    parse(text, &binary).or_else(|| parse(text, &decimal)).ok_or_else(hint)
 }
 
-fn split(text: &str) -> Option<(f64, &str)> {
+/// The value of a number with one of these units, rounded.
+fn parse(text: &str, units: &[(&str, f64)]) -> Option<u64> {
     let text = text.trim();
     let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    Some((text[..at].parse().ok()?, text[at..].trim()))
-}
-
-fn scaled(number: f64, factor: f64) -> Option<u64> {
+    let (number, unit) = (text[..at].parse::<f64>().ok()?, text[at..].trim());
+    let factor = units.iter().find(|(known, _)| *known == unit)?.1;
     let value = (number * factor).round();
     // 2^53: beyond it a float no longer holds whole numbers.
     (value.is_finite() && (0.0..=9_007_199_254_740_992.0).contains(&value)).then_some(value as u64)

@@ -3,8 +3,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::Digest as _;
+
+use crate::UnixMs;
 
 /// A name or id that breaks its rule. Says which rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,23 +18,49 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
+impl InvalidName {
+    fn new(what: &'static str, given: &str, rule: &'static str) -> Self {
+        Self { what, shown: given.chars().take(64).collect(), rule }
+    }
+}
+
+/// Serde and `String` by the text of a type: its `Display` and its `FromStr`.
+macro_rules! as_text {
+    ($type:ident) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(value: $type) -> String {
+                value.to_string()
+            }
+        }
+    };
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $rule:literal, $ok:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $type(Box<str>);
+
+        as_text!($type);
 
         impl $type {
             /// Checks the rule and keeps the name.
             pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
                 let name = name.as_ref();
                 let ok: fn(&str) -> bool = $ok;
-                if ok(name) {
-                    Ok(Self(name.into()))
-                } else {
-                    Err(InvalidName { what: $what, shown: name.chars().take(64).collect(), rule: $rule })
-                }
+                if ok(name) { Ok(Self(name.into())) } else { Err(InvalidName::new($what, name, $rule)) }
             }
 
             pub fn as_str(&self) -> &str {
@@ -52,56 +80,42 @@ macro_rules! name {
                 Self::new(s)
             }
         }
-
-        impl TryFrom<String> for $type {
-            type Error = InvalidName;
-            fn try_from(s: String) -> Result<Self, InvalidName> {
-                Self::new(s)
-            }
-        }
-
-        impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0.into()
-            }
-        }
     };
 }
 
-fn chars_ok(s: &str, max: usize, first: fn(u8) -> bool, rest: fn(u8) -> bool) -> bool {
-    let bytes = s.as_bytes();
-    !bytes.is_empty() && bytes.len() <= max && first(bytes[0]) && bytes[1..].iter().all(|b| rest(*b))
+/// Whether a text has 1 to `max` bytes: the first one passes `first`, each other passes `rest` or is one of `marks`.
+fn fits(text: &str, max: usize, first: fn(&u8) -> bool, rest: fn(&u8) -> bool, marks: &[u8]) -> bool {
+    let Some((begin, end)) = text.as_bytes().split_first() else { return false };
+    text.len() <= max && first(begin) && end.iter().all(|b| rest(b) || marks.contains(b))
 }
+
+const ALPHANUMERIC: fn(&u8) -> bool = u8::is_ascii_alphanumeric;
+const LOWERCASE: fn(&u8) -> bool = |b| b.is_ascii_lowercase() || b.is_ascii_digit();
 
 name!(
     /// An account: its modules, tasks and jobs are invisible to others.
     TenantId, "tenant", "use 1-63 of a-z 0-9 _ -, starting with a letter or digit",
-    |s| chars_ok(s, 63, |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
-        |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+    |s| fits(s, 63, LOWERCASE, LOWERCASE, b"_-")
 );
 name!(
     /// A queue of a tenant.
     QueueName, "queue", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
-    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 64, ALPHANUMERIC, ALPHANUMERIC, b"_.-")
 );
 name!(
     /// A task of a tenant.
     TaskName, "task", "use 1-128 of A-Z a-z 0-9 _ . -, starting with a letter or _",
-    |s| chars_ok(s, 128, |b| b.is_ascii_alphabetic() || b == b'_',
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 128, |b| b.is_ascii_alphabetic() || *b == b'_', ALPHANUMERIC, b"_.-")
 );
 name!(
     /// One worker process, unique for its life: host name, process id and a random part.
     WorkerId, "worker", "use 1-128 of A-Z a-z 0-9 _ . -",
-    |s| chars_ok(s, 128, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    |s| fits(s, 128, ALPHANUMERIC, ALPHANUMERIC, b"_.-")
 );
 name!(
     /// The right to settle one delivery. Random, compared on every write.
     Token, "token", "use 1-64 of A-Z a-z 0-9 _ -",
-    |s| chars_ok(s, 64, |b| b.is_ascii_alphanumeric(),
-        |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    |s| fits(s, 64, ALPHANUMERIC, ALPHANUMERIC, b"_-")
 );
 
 impl Default for QueueName {
@@ -111,9 +125,10 @@ impl Default for QueueName {
 }
 
 /// One call of a task: a ULID, so ids sort by the time of submission.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(ulid::Ulid);
+
+as_text!(JobId);
 
 impl JobId {
     /// From a time and 80 random bits.
@@ -137,8 +152,6 @@ impl JobId {
     }
 }
 
-use crate::UnixMs;
-
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -157,32 +170,18 @@ impl FromStr for JobId {
         // Only the canonical spelling: one id has one name.
         match ulid::Ulid::from_str(s) {
             Ok(id) if id.to_string() == s => Ok(Self(id)),
-            _ => Err(InvalidName {
-                what: "job id",
-                shown: s.chars().take(64).collect(),
-                rule: "use the 26 capital letters and digits that the submission answered",
-            }),
+            _ => {
+                Err(InvalidName::new("job id", s, "use the 26 capital letters and digits that the submission answered"))
+            }
         }
     }
 }
 
-impl TryFrom<String> for JobId {
-    type Error = InvalidName;
-    fn try_from(s: String) -> Result<Self, InvalidName> {
-        s.parse()
-    }
-}
-
-impl From<JobId> for String {
-    fn from(id: JobId) -> String {
-        id.to_string()
-    }
-}
-
 /// The SHA-256 of a module's bytes as the user sent them, written `sha256:<64 hex>`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
+
+as_text!(Digest);
 
 impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
@@ -214,11 +213,7 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = InvalidName;
     fn from_str(s: &str) -> Result<Self, InvalidName> {
-        let invalid = || InvalidName {
-            what: "digest",
-            shown: s.chars().take(64).collect(),
-            rule: "write sha256: and 64 lower-case hex digits",
-        };
+        let invalid = || InvalidName::new("digest", s, "write sha256: and 64 lower-case hex digits");
         let text = s.strip_prefix("sha256:").ok_or_else(invalid)?;
         if text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(invalid());
@@ -226,19 +221,6 @@ impl FromStr for Digest {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid())?;
         Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = InvalidName;
-    fn try_from(s: String) -> Result<Self, InvalidName> {
-        s.parse()
-    }
-}
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> String {
-        digest.to_string()
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
-    WorkerId, WorkflowId,
+    WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -16,66 +16,70 @@ pub const SPEC_VERSION: u8 = 2;
 /// Attempts kept in a job's history; older ones are dropped, the first stays.
 pub const MAX_HISTORY: usize = 50;
 
-/// The state of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum JobState {
-    /// Waits for its time.
-    Scheduled,
-    /// Waits for a worker.
-    Queued,
-    /// A worker holds a lease on it.
-    Running,
-    /// Failed, and waits for its next attempt.
-    Retrying,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
-    /// A workflow's node whose inputs are missing, or a job that was replaced and waits for the result.
-    Waiting,
-    /// A workflow's node that had nothing to do: an error callback without an error, and what follows it.
-    Skipped,
+named_enum! {
+    /// The state of a job.
+    pub enum JobState {
+        /// Waits for its time.
+        Scheduled = "scheduled",
+        /// Waits for a worker.
+        Queued = "queued",
+        /// A worker holds a lease on it.
+        Running = "running",
+        /// Failed, and waits for its next attempt.
+        Retrying = "retrying",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Revoked = "revoked",
+        Expired = "expired",
+        /// A workflow's node whose inputs are missing, or a job that was replaced and waits for the result.
+        Waiting = "waiting",
+        /// A workflow's node that had nothing to do: an error callback without an error, and what follows it.
+        Skipped = "skipped",
+    }
 }
 
 impl JobState {
-    pub const ALL: [Self; 10] = [
-        Self::Scheduled,
-        Self::Queued,
-        Self::Running,
-        Self::Retrying,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Revoked,
-        Self::Expired,
-        Self::Waiting,
-        Self::Skipped,
-    ];
-
     /// A terminal state never changes.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Revoked | Self::Expired | Self::Skipped)
     }
+}
 
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Retrying => "retrying",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-            Self::Waiting => "waiting",
-            Self::Skipped => "skipped",
-        }
+named_enum! {
+    /// Where a workflow stands.
+    #[derive(Default)]
+    pub enum WorkflowState {
+        #[default]
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Revoked = "revoked",
+        Expired = "expired",
     }
+}
 
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
+impl WorkflowState {
+    /// A terminal state never changes.
+    pub fn is_terminal(self) -> bool {
+        self != Self::Running
     }
+}
+
+/// Labels that every job of a submission gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamps {
+    /// W3C trace context of the submitter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The HTTP request that submitted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Words to find it by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Header stamps: they are for people and for filters, and no task sees them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// The specification of a job. Immutable, stored as JSON text that brokers do not read.
@@ -91,21 +95,11 @@ pub struct JobSpec {
     /// Code, server and call laid over each other; the defaults apply below.
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub policy: PolicyPatch,
-    /// W3C trace context of the submitter.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    /// The HTTP request that submitted it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    #[serde(flatten)]
+    pub stamps: Stamps,
     /// The job that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<JobId>,
-    /// Words to find it by.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Header stamps: they are for people and for filters, and no task sees them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
     /// Its arguments are in the module store because they are large: `arguments` is then `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_arguments: Option<LargeValue>,
@@ -123,16 +117,9 @@ pub struct NodeSpec {
     pub parameters: Vec<ParameterText>,
     #[serde(default, skip_serializing_if = "PolicyPatch::is_empty")]
     pub policy: PolicyPatch,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
-    /// Of the workflow.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Header stamps of the workflow.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    /// Those of the workflow.
+    #[serde(flatten)]
+    pub stamps: Stamps,
 }
 
 /// A parameter without its schema.
@@ -149,11 +136,6 @@ impl From<&Parameter> for ParameterText {
         let default = parameter.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok());
         Self { name: parameter.name.clone(), default }
     }
-}
-
-/// A value that is there, `null` too.
-fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// The arguments of a node, before its input is known.
@@ -180,15 +162,9 @@ pub struct WorkflowSpec {
     pub v: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<String>,
-    /// Stamps that its jobs inherit.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    /// Its jobs inherit them.
+    #[serde(flatten)]
+    pub stamps: Stamps,
     /// The workflow whose failed nodes this one does again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_of: Option<WorkflowId>,

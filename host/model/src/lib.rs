@@ -2,6 +2,8 @@
 //!
 //! Nothing here does IO, reads a clock, is async or draws random numbers; time and randomness are passed in.
 
+mod macros;
+
 pub mod backoff;
 pub mod binding;
 pub mod canvas;
@@ -20,7 +22,10 @@ pub use binding::{BindError, BindProblem, Binding, RawObject, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
-pub use job::{JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, WorkflowSpec};
+pub use job::{
+    JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps, WorkflowSpec,
+    WorkflowState,
+};
 pub use large_value::LargeValue;
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
 pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};

@@ -72,13 +72,7 @@ impl Failure {
 
 /// `text` cut at a character boundary to at most `max` bytes.
 pub fn truncated(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let mut at = max;
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        text.truncate(at);
-    }
+    text.truncate(text.floor_char_boundary(max));
     text
 }
 
@@ -103,6 +97,19 @@ pub enum Outcome {
     Revoked,
     /// The worker gave it back unrun or stopped it for its own shutdown: costs the job nothing.
     Released,
+}
+
+impl Outcome {
+    /// The same outcome with its failure changed, if it has one.
+    #[must_use]
+    pub fn map_failure(self, change: impl FnOnce(Failure) -> Failure) -> Self {
+        match self {
+            Self::Error { failure, retry_after_ms } => Self::Error { failure: change(failure), retry_after_ms },
+            Self::Fatal(failure) => Self::Fatal(change(failure)),
+            Self::Trap(failure) => Self::Trap(change(failure)),
+            other => other,
+        }
+    }
 }
 
 /// The resources that an attempt used.

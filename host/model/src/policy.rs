@@ -3,22 +3,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backoff, Expression, QueueName, Rate};
+use crate::{Backoff, Expression, QueueName, Rate, backoff::is_two, settings};
 
 /// Result retention, 1 day: Celery's `result_expires`.
 pub const DEFAULT_RESULT_TTL_MS: u64 = 86_400_000;
 /// Dead-set retention, 14 days: two sprints to notice and redrive.
 pub const DEFAULT_DEAD_TTL_MS: u64 = 14 * 86_400_000;
 
+/// The options of a policy, each with its default and, unless it is the first, the version of a job's spec that brought it.
 macro_rules! policy {
-    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr;)*) => {
-        /// How a job runs, with every field decided.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct Policy { $($(#[$doc])* pub $field: $type,)* }
-
-        impl Default for Policy {
-            fn default() -> Self { Self { $($field: $default,)* } }
+    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr $(, since $version:literal)?;)*) => {
+        settings! {
+            /// How a job runs, with every field decided.
+            #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+            #[serde(deny_unknown_fields)]
+            pub struct Policy { $($(#[$doc])* pub $field: $type = $default,)* }
         }
 
         /// The fields of a policy that somebody set; the others are left to the layer below.
@@ -36,6 +35,13 @@ macro_rules! policy {
             }
 
             pub fn is_empty(&self) -> bool { *self == Self::default() }
+
+            /// The version of a job's spec that has a policy with these fields: older workers do not know the newer ones.
+            pub fn spec_version(&self) -> u8 {
+                let multiplier = self.retry_backoff.is_some_and(|backoff| !is_two(&backoff.multiplier)).then_some(2);
+                let newer = [multiplier, $($(self.$field.is_some().then_some($version),)?)*];
+                newer.into_iter().flatten().max().unwrap_or(1)
+            }
         }
 
         impl Policy {
@@ -62,13 +68,13 @@ policy! {
     /// Kinds of failure that are retried, as names or with a `*` at the end. Empty: every error of the guest's own. A trap
     /// is retried only when a pattern other than `*` names it (`deadline`, `trap:*`), `out_of_fuel` only when
     /// `retry_fuel_factor` gives it more; `bad_output` and fatal errors never.
-    retry_on: Vec<String> = Vec::new();
+    retry_on: Vec<String> = Vec::new(), since 2;
     /// Kinds that are not retried, whatever `retry_on` says.
-    dont_retry_on: Vec<String> = Vec::new();
+    dont_retry_on: Vec<String> = Vec::new(), since 2;
     /// Each retry gets so many times the fuel of the attempt before it, up to the operator's bound.
-    retry_fuel_factor: u32 = 1;
+    retry_fuel_factor: u32 = 1, since 2;
     /// Kinds of failure that are expected: logged by the worker as information, without frames.
-    throws: Vec<String> = Vec::new();
+    throws: Vec<String> = Vec::new(), since 2;
     /// Hard wall-clock limit of one attempt, milliseconds: the guest is stopped.
     time_limit_ms: u64 = 300_000;
     /// Soft limit, milliseconds: `should_stop` turns true so that the guest can clean up. 0: none.
@@ -79,11 +85,11 @@ policy! {
     memory_bytes: u64 = 64 << 20;
     /// When a delivery is over: `late`, when its outcome is settled, or `early`, when it is handed out. Early is *at most
     /// once*: a job whose worker was lost fails.
-    acks: Acks = Acks::Late;
+    acks: Acks = Acks::Late, since 2;
     /// Deliveries of one attempt before the job goes to the dead set as a worker killer.
     max_deliveries: u32 = 5;
     /// The fate of a job whose worker was lost.
-    on_worker_lost: OnWorkerLost = OnWorkerLost::Requeue;
+    on_worker_lost: OnWorkerLost = OnWorkerLost::Requeue, since 2;
     /// A job that has not started this long after its submission expires, milliseconds. 0: never.
     expires_ms: u64 = 0;
     /// How long a finished job and its result are kept, milliseconds.
@@ -91,33 +97,33 @@ policy! {
     /// How long a failed job is kept in the dead set, milliseconds. 0: it never gets there.
     dead_ttl_ms: u64 = DEFAULT_DEAD_TTL_MS;
     /// The result is not kept.
-    ignore_result: bool = false;
+    ignore_result: bool = false, since 2;
     /// With `ignore_result`: false keeps no message of a failure either, and leaves the job out of the dead set.
-    store_errors_even_if_ignored: bool = true;
+    store_errors_even_if_ignored: bool = true, since 2;
     /// Jobs of this task started in a period across all workers, such as `100/m`. Empty: any number.
     rate_limit: String = String::new();
     /// So many of them may start at once before the rate holds. 1 spreads them evenly.
-    rate_burst: u32 = 1;
+    rate_burst: u32 = 1, since 2;
     /// Jobs of this task that run at once across all workers. 0: any number.
-    concurrency: u32 = 0;
+    concurrency: u32 = 0, since 2;
     /// The key of the two limits below: an expression over the arguments, such as `kwargs.customer_id`. Its values also
     /// take turns. Empty: nothing.
-    limit_key: String = String::new();
+    limit_key: String = String::new(), since 2;
     /// As `rate_limit`, for each value of `limit_key`.
-    key_rate_limit: String = String::new();
-    key_rate_burst: u32 = 1;
+    key_rate_limit: String = String::new(), since 2;
+    key_rate_burst: u32 = 1, since 2;
     /// As `concurrency`, for each value of `limit_key`.
-    key_concurrency: u32 = 0;
+    key_concurrency: u32 = 0, since 2;
     /// Whether there may be two jobs that are alike.
-    unique: Uniqueness = Uniqueness::Off;
+    unique: Uniqueness = Uniqueness::Off, since 2;
     /// Two jobs are alike if these are equal: expressions over the arguments. Empty: all arguments. The task always counts.
-    unique_by: Vec<String> = Vec::new();
+    unique_by: Vec<String> = Vec::new(), since 2;
     /// A job keeps others like it away for so long, milliseconds. 0: until it has ended.
-    unique_for_ms: u64 = 0;
+    unique_for_ms: u64 = 0, since 2;
     /// Starts so long after the last of the submissions like it, milliseconds; with it `unique` is `latest`. 0: at once.
-    debounce_ms: u64 = 0;
+    debounce_ms: u64 = 0, since 2;
     /// But never longer than this after the first of them, milliseconds. 0: however long.
-    debounce_max_wait_ms: u64 = 0;
+    debounce_max_wait_ms: u64 = 0, since 2;
     /// Capabilities of the guest beyond logging, progress and sleeping. None is known yet.
     capabilities: Vec<String> = Vec::new();
 }
@@ -156,58 +162,22 @@ pub enum Uniqueness {
     Latest,
 }
 
-impl PolicyPatch {
-    /// The version of a job's spec that has a policy with these fields: older workers do not know the newer ones.
-    pub fn spec_version(&self) -> u8 {
-        let old = Self {
-            queue: self.queue.clone(),
-            priority: self.priority,
-            max_retries: self.max_retries,
-            retries_unlimited: self.retries_unlimited,
-            retry_backoff: self.retry_backoff.filter(Backoff::doubles),
-            time_limit_ms: self.time_limit_ms,
-            soft_time_limit_ms: self.soft_time_limit_ms,
-            fuel: self.fuel,
-            memory_bytes: self.memory_bytes,
-            max_deliveries: self.max_deliveries,
-            expires_ms: self.expires_ms,
-            result_ttl_ms: self.result_ttl_ms,
-            dead_ttl_ms: self.dead_ttl_ms,
-            rate_limit: self.rate_limit.clone(),
-            capabilities: self.capabilities.clone(),
-            ..Self::default()
-        };
-        if *self == old { 1 } else { 2 }
-    }
-}
-
 /// Longest list of patterns or expressions in a policy.
 pub const MAX_PATTERNS: usize = 32;
 /// Longest pattern, bytes.
 pub const MAX_PATTERN_BYTES: usize = 128;
 
-/// The widest values that an operator allows, and the widest that make sense.
-#[derive(Debug, Clone)]
-pub struct PolicyBounds {
-    /// An hour by default: an attempt holds a worker's slot all the while.
-    pub max_time_limit_ms: u64,
-    pub max_fuel: u64,
-    pub max_memory_bytes: u64,
-    pub max_retries: u32,
-    pub max_retention_ms: u64,
-    pub max_deliveries: u32,
-}
-
-impl Default for PolicyBounds {
-    fn default() -> Self {
-        Self {
-            max_time_limit_ms: 3_600_000,
-            max_fuel: 100_000_000_000_000,
-            max_memory_bytes: 256 << 20,
-            max_retries: 10_000,
-            max_retention_ms: 365 * 86_400_000,
-            max_deliveries: 100,
-        }
+settings! {
+    /// The widest values that an operator allows, and the widest that make sense.
+    #[derive(Debug, Clone)]
+    pub struct PolicyBounds {
+        /// An hour: an attempt holds a worker's slot all the while.
+        pub max_time_limit_ms: u64 = 3_600_000,
+        pub max_fuel: u64 = 100_000_000_000_000,
+        pub max_memory_bytes: u64 = 256 << 20,
+        pub max_retries: u32 = 10_000,
+        pub max_retention_ms: u64 = 365 * 86_400_000,
+        pub max_deliveries: u32 = 100,
     }
 }
 
@@ -235,14 +205,14 @@ impl PolicyBounds {
         range("retry_backoff.max_ms", p.retry_backoff.max_ms, p.retry_backoff.initial_ms, self.max_retention_ms)?;
         if p.soft_time_limit_ms >= p.time_limit_ms {
             let problem = format!("{} must be below time_limit_ms, {}", p.soft_time_limit_ms, p.time_limit_ms);
-            return Err(PolicyError { field: "soft_time_limit_ms", problem });
+            return Err(refused("soft_time_limit_ms", problem));
         }
         range("retry_backoff.multiplier", p.retry_backoff.multiplier.into(), 1, 100)?;
         range("retry_fuel_factor", p.retry_fuel_factor.into(), 1, 1_000)?;
         range("rate_burst", p.rate_burst.into(), 1, 1_000_000)?;
         range("key_rate_burst", p.key_rate_burst.into(), 1, 1_000_000)?;
         for (field, rate) in [("rate_limit", &p.rate_limit), ("key_rate_limit", &p.key_rate_limit)] {
-            Rate::parse(rate, 1).map_err(|problem| PolicyError { field, problem })?;
+            Rate::parse(rate, 1).map_err(|problem| refused(field, problem))?;
         }
         check_patterns("retry_on", &p.retry_on)?;
         check_patterns("dont_retry_on", &p.dont_retry_on)?;
@@ -253,7 +223,7 @@ impl PolicyBounds {
         range("debounce_max_wait_ms", p.debounce_max_wait_ms, 0, self.max_retention_ms)?;
         if let Some(name) = p.capabilities.first() {
             let problem = format!("{name:?} is not a capability of this server, which knows none yet");
-            return Err(PolicyError { field: "capabilities", problem });
+            return Err(refused("capabilities", problem));
         }
         Ok(())
     }
@@ -263,7 +233,7 @@ fn range(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), Poli
     if (min..=max).contains(&value) {
         return Ok(());
     }
-    Err(PolicyError { field, problem: format!("{value} is outside {min} to {max}") })
+    Err(refused(field, format!("{value} is outside {min} to {max}")))
 }
 
 fn refused(field: &'static str, problem: impl Into<String>) -> PolicyError {
@@ -292,16 +262,12 @@ impl Policy {
         }
         self.unique_by.iter().try_for_each(|text| expression("unique_by", text))?;
         if self.unique_for_ms > 0 && self.unique != Uniqueness::First {
-            return Err(refused(
-                "unique_for_ms",
-                "it needs `unique` to be `first`: only the first job keeps others away",
-            ));
+            let problem = "it needs `unique` to be `first`: only the first job keeps others away";
+            return Err(refused("unique_for_ms", problem));
         }
         if self.debounce_ms > 0 && self.unique == Uniqueness::First {
-            return Err(refused(
-                "debounce_ms",
-                "it needs `unique` to be `latest`: the last submission is the one that runs",
-            ));
+            let problem = "it needs `unique` to be `latest`: the last submission is the one that runs";
+            return Err(refused("debounce_ms", problem));
         }
         if self.debounce_max_wait_ms > 0 && self.debounce_ms == 0 {
             return Err(refused("debounce_max_wait_ms", "set debounce_ms as well"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::{Digest, Policy, PolicyBounds, PolicyPatch, TaskName};
@@ -22,23 +22,14 @@ pub struct Parameter {
     pub name: String,
     /// JSON Schema, draft 2020-12.
     pub schema: Value,
-    /// Used when a caller leaves the parameter out; without one it is required.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "some_value")]
+    /// Used when a caller leaves the parameter out; without one it is required. A default of `null` is a default.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub default: Option<Value>,
 }
 
-/// Keeps `Some(null)` apart from `None`: a default of `null` is a default.
-mod some_value {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use serde_json::Value;
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<Value>, s: S) -> Result<S::Ok, S::Error> {
-        value.serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
-        Value::deserialize(d).map(Some)
-    }
+/// A value that is there, `null` too: keeps `Some(null)` apart from `None`.
+pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// One task of a module, as its `describe` says.

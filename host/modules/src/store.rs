@@ -4,13 +4,14 @@
 //! large values of jobs (see `values.rs`).
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use object_store::{
     MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, local::LocalFileSystem, path::Path as Location,
 };
@@ -72,9 +73,7 @@ impl ModuleStore {
         max_bytes: u64,
         location: impl FnOnce(&Digest) -> Location,
     ) -> Result<StoredBlob, Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|e| Error::Unavailable { path: self.path(), problem: e.to_string() })?;
-        let temporary = Location::from(format!("uploads/{}", hex::encode(random)));
+        let temporary = Location::from(format!("uploads/{}", random_name(&self.shown)?));
         let mut parts = self.objects.put_multipart(&temporary).await.map_err(|e| self.failed(&e))?;
         let stored = match self.write(&mut *parts, upload, max_bytes).await {
             Ok(stored) => stored,
@@ -124,59 +123,56 @@ impl ModuleStore {
 
     /// Stores bytes that are in memory already.
     pub async fn put_bytes(&self, bytes: Bytes, max_bytes: u64) -> Result<StoredBlob, Error> {
-        let upload = futures::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
-        self.put(upload, max_bytes).await
+        self.put(in_memory(bytes), max_bytes).await
     }
 
     /// The bytes of `digest`, checked. Damaged bytes are an error and never returned.
     pub async fn get(&self, digest: &Digest) -> Result<Bytes, Error> {
-        let found = self.objects.get(&location(digest)).await.map_err(|e| self.missing(digest, &e))?;
-        let size = usize::try_from(found.meta.size).unwrap_or(0);
-        let mut sha = Sha256::new();
-        let mut bytes = Vec::with_capacity(size.min(DEFAULT_MAX_MODULE_BYTES as usize));
-        let mut pieces = found.into_stream();
-        while let Some(piece) = pieces.try_next().await.map_err(|e| self.failed(&e))? {
-            sha.update(&piece);
-            bytes.extend_from_slice(&piece);
-        }
-        if Digest::from_bytes(sha.finalize().into()) != *digest {
+        let found = self.found(self.objects.get(&location(digest)).await)?.ok_or(Error::Missing(*digest))?;
+        let bytes = found.bytes().await.map_err(|e| self.failed(&e))?;
+        if Digest::of(&bytes) != *digest {
             tracing::error!(%digest, folder = %self.shown.display(), "a stored module is damaged");
             return Err(Error::Corrupted(*digest));
         }
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
     /// Whether there is a blob of that name. Its bytes are not read.
     pub async fn exists(&self, digest: &Digest) -> Result<bool, Error> {
-        match self.objects.head(&location(digest)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(self.failed(&error)),
-        }
+        Ok(self.found(self.objects.head(&location(digest)).await)?.is_some())
     }
 
     /// Deletes a blob; a missing one is no error.
     pub async fn delete(&self, digest: &Digest) -> Result<(), Error> {
-        match self.objects.delete(&location(digest)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.failed(&error)),
-        }
-    }
-
-    fn path(&self) -> String {
-        self.shown.display().to_string()
+        self.found(self.objects.delete(&location(digest)).await).map(drop)
     }
 
     pub(crate) fn failed(&self, error: &object_store::Error) -> Error {
         Error::store(&self.shown, error)
     }
 
-    fn missing(&self, digest: &Digest, error: &object_store::Error) -> Error {
-        match error {
-            object_store::Error::NotFound { .. } => Error::Missing(*digest),
-            other => self.failed(other),
+    /// The answer about an object; none if it is missing.
+    pub(crate) fn found<T>(&self, answer: object_store::Result<T>) -> Result<Option<T>, Error> {
+        match answer {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(&error)),
         }
     }
+}
+
+/// A name that nothing else has.
+pub(crate) fn random_name(folder: &Path) -> Result<String, Error> {
+    let mut random = [0; 16];
+    let failed =
+        |e: getrandom::Error| Error::Unavailable { path: folder.display().to_string(), problem: e.to_string() };
+    getrandom::fill(&mut random).map_err(failed)?;
+    Ok(hex::encode(random))
+}
+
+/// An upload of bytes that are in memory.
+pub(crate) fn in_memory(bytes: Bytes) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    futures::stream::iter([Ok(bytes)])
 }
 
 /// Deletes uploads that are too old to be still written. Younger ones may be those of another process.

@@ -3,14 +3,20 @@
 //! `values/<tenant>/<job>/<sha256>` holds one. The path contains the tenant of the reader, so no reference, whoever wrote it,
 //! leads to another tenant's value; the bytes are checked against the reference.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path as Location};
 use umbel_model::{Digest, JobId, LargeValue, TenantId};
 
-use crate::{Error, ModuleStore};
+use crate::{
+    Error, ModuleStore,
+    store::{in_memory, random_name},
+};
 
 /// The folder of all values.
 const ROOT: &str = "values";
@@ -31,19 +37,15 @@ impl ModuleStore {
     /// Stores a large value of a job; the same text twice is stored once. The caller limits its size.
     pub async fn put_value(&self, tenant: &TenantId, job: JobId, text: &str) -> Result<LargeValue, Error> {
         let bytes = text.len() as u64;
-        let upload =
-            futures::stream::iter([Ok::<_, std::convert::Infallible>(Bytes::copy_from_slice(text.as_bytes()))]);
+        let upload = in_memory(Bytes::copy_from_slice(text.as_bytes()));
         let put = self.put_under(upload, bytes, |digest| location(tenant, job, digest)).await?;
         Ok(LargeValue { sha256: put.digest, bytes, of: job })
     }
 
     /// The text of a value of this tenant. A missing or damaged value is a permanent error.
     pub async fn value(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, Error> {
-        let found = match self.objects.get(&location(tenant, stored.of, &stored.sha256)).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Err(Error::ValueMissing { job: stored.of }),
-            Err(error) => return Err(self.failed(&error)),
-        };
+        let found = self.objects.get(&location(tenant, stored.of, &stored.sha256)).await;
+        let found = self.found(found)?.ok_or(Error::ValueMissing { job: stored.of })?;
         let corrupted = || {
             tracing::error!(%tenant, job = %stored.of, "a stored value is damaged");
             Error::ValueCorrupted { job: stored.of }
@@ -78,22 +80,15 @@ impl ModuleStore {
             self.objects.list(Some(&folder)).try_collect().await.map_err(|e| self.failed(&e))?;
         let mut deleted = 0;
         for value in found.iter().filter(|value| age(value) >= least) {
-            match self.objects.delete(&value.location).await {
-                Ok(()) => deleted += 1,
-                Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(self.failed(&error)),
-            }
+            deleted += u32::from(self.found(self.objects.delete(&value.location).await)?.is_some());
         }
         Ok(deleted)
     }
 
     /// The name of the broker whose jobs have these values; none when no broker claimed them.
     pub async fn values_owner(&self) -> Result<Option<String>, Error> {
-        let found = match self.objects.get(&Location::from(format!("{ROOT}/{OWNER}"))).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(self.failed(&error)),
-        };
+        let found = self.objects.get(&Location::from(format!("{ROOT}/{OWNER}"))).await;
+        let Some(found) = self.found(found)? else { return Ok(None) };
         let bytes = found.bytes().await.map_err(|e| self.failed(&e))?;
         Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
@@ -104,11 +99,8 @@ impl ModuleStore {
             return Ok(known);
         }
         let location = Location::from(format!("{ROOT}/{OWNER}"));
-        match self
-            .objects
-            .put_opts(&location, Bytes::copy_from_slice(owner.as_bytes()).into(), PutMode::Create.into())
-            .await
-        {
+        let owner_bytes = Bytes::copy_from_slice(owner.as_bytes());
+        match self.objects.put_opts(&location, owner_bytes.into(), PutMode::Create.into()).await {
             Ok(_) => Ok(owner.to_owned()),
             // Another process was faster.
             Err(object_store::Error::AlreadyExists { .. }) => Ok(self.values_owner().await?.unwrap_or_default()),
@@ -118,10 +110,7 @@ impl ModuleStore {
 
     /// A new unique name for a broker.
     pub fn new_owner() -> Result<String, Error> {
-        let mut random = [0; 16];
-        let failed = |e: getrandom::Error| Error::Unavailable { path: ROOT.into(), problem: e.to_string() };
-        getrandom::fill(&mut random).map_err(failed)?;
-        Ok(hex::encode(random))
+        random_name(Path::new(ROOT))
     }
 
     /// Every value of every tenant, in no order. Other files are skipped.

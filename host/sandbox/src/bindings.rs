@@ -16,9 +16,9 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
-pub(crate) use self::umbel::task::{
-    canvas::WorkflowPlace as GuestWorkflowPlace, context::Attempt as GuestAttempt, types,
-};
+/// The node of a workflow that a job is.
+pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
+pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
 pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
 
 /// The instances and functions of the contract, by their names in a component.

@@ -1,6 +1,6 @@
 //! Runs a module's `describe` in a sandbox with small limits, and checks the tasks that it returns.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::Value;
 use umbel_model::{
@@ -15,7 +15,7 @@ use crate::{
         host::Discard,
         log::AttemptLog,
         outcome::{self, Phase},
-        run::{Ended, Limits, bounded},
+        run::{Ended, Limits, TIMER_GRACE, bounded},
         state::{Clock, State},
         stop::StopHandle,
         text::clean,
@@ -57,8 +57,7 @@ impl Sandbox {
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
         let data = self.attempt_data("".into(), AttemptInfo::default());
         let mut store = self.store(&store_limits, clock, stop.clone(), log, data);
-        let until = clock.hard + Duration::from_millis(50);
-        let ended = bounded(call_describe(&mut store, prepared), until, &stop).await;
+        let ended = bounded(call_describe(&mut store, prepared), clock.hard + TIMER_GRACE, &stop).await;
         let (error, phase) = match ended {
             Ended::Returned(Ok(tasks)) => return Ok(tasks),
             Ended::Returned(Err(error)) => error,

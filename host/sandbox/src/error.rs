@@ -1,6 +1,7 @@
 //! The errors of this crate. A failure of a guest is an outcome and not an error.
 
 use serde::{Deserialize, Serialize};
+use umbel_model::named_enum;
 
 /// The sandbox itself cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -15,43 +16,29 @@ pub enum Error {
     Load(String),
 }
 
-/// Why a module was not compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum CompileCode {
-    /// The bytes are something else.
-    NotWasm,
-    /// WebAssembly, but truncated, malformed or of a proposal that is off.
-    InvalidModule,
-    /// It does not export the guest interface.
-    NoContract,
-    /// It imports something that nobody provides; the message names it.
-    UnknownImport,
-    ModuleTooLarge,
-    /// It is beyond a limit that keeps compiling cheap; the message names the limit.
-    ModuleTooComplex,
-    CompileTimeout,
-    CompileMemory,
-    /// The compiler died or could not be started.
-    CompileFailed,
+named_enum! {
+    /// Why a module was not compiled.
+    #[non_exhaustive]
+    pub enum CompileCode {
+        /// The bytes are something else.
+        NotWasm = "not_wasm",
+        /// WebAssembly, but truncated, malformed or of a proposal that is off.
+        InvalidModule = "invalid_module",
+        /// It does not export the guest interface.
+        NoContract = "no_contract",
+        /// It imports something that nobody provides; the message names it.
+        UnknownImport = "unknown_import",
+        ModuleTooLarge = "module_too_large",
+        /// It is beyond a limit that keeps compiling cheap; the message names the limit.
+        ModuleTooComplex = "module_too_complex",
+        CompileTimeout = "compile_timeout",
+        CompileMemory = "compile_memory",
+        /// The compiler died or could not be started.
+        CompileFailed = "compile_failed",
+    }
 }
 
 impl CompileCode {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotWasm => "not_wasm",
-            Self::InvalidModule => "invalid_module",
-            Self::NoContract => "no_contract",
-            Self::UnknownImport => "unknown_import",
-            Self::ModuleTooLarge => "module_too_large",
-            Self::ModuleTooComplex => "module_too_complex",
-            Self::CompileTimeout => "compile_timeout",
-            Self::CompileMemory => "compile_memory",
-            Self::CompileFailed => "compile_failed",
-        }
-    }
-
     /// True when the same bytes may compile another time, so that the refusal must not be remembered.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::CompileTimeout | Self::CompileMemory | Self::CompileFailed)

@@ -18,11 +18,12 @@ mod error;
 mod prepared;
 
 pub use attempt::{
-    call::{Attempt, AttemptInfo, Call, WorkflowNode},
+    call::{Attempt, AttemptInfo, Call},
     host::{Discard, Host, LogLevel, LogLine, Refused},
     stop::{Stop, StopHandle},
     text::deceives,
 };
+pub use bindings::WorkflowNode;
 pub use compile::{
     admission::AdmissionLimits,
     child::compile_child_main,

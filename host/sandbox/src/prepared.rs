@@ -7,7 +7,7 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use crate::{attempt::state::State, bindings::names, engine::Sandbox, error::Error};
 
 /// Native code whose origin was checked. Making one is what `unsafe` guards, not loading it.
-pub struct VerifiedCode(Vec<u8>);
+pub struct VerifiedCode(pub(crate) Vec<u8>);
 
 impl VerifiedCode {
     /// Vouches for `code`.
@@ -16,10 +16,6 @@ impl VerifiedCode {
     /// `code` must be the unmodified product of a [`crate::Compiler`] of this host, shown by a MAC that was checked
     /// on exactly these bytes: it is native code, and loading it is trusting it with this process.
     pub unsafe fn assume_verified(code: Vec<u8>) -> Self {
-        Self(code)
-    }
-
-    pub(crate) fn from_compiler(code: Vec<u8>) -> Self {
         Self(code)
     }
 }

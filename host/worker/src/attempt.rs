@@ -10,22 +10,25 @@ use serde_json::value::RawValue;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
 use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
-use umbel_sandbox::{AttemptInfo, Call, Stop, WorkflowNode};
+use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
     Runtime,
-    active::Active,
-    additions::AdditionsComposer,
+    active_delivery::ActiveDelivery,
     completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
-    invocation::{self, Calls, Invocation, InvocationError, SNOOZE_MS, Templates},
-    machine::unix_ms,
+    invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
+    operating_system::unix_ms,
+    request_composer::RequestComposer,
 };
+
+/// The failure of a job that may run only once and whose large result was not stored.
+const UNSTORED: &str = "its result is large, and could not be stored; see the worker's log";
 
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
     broker: Arc<dyn Broker>,
-    additions: Arc<AdditionsComposer>,
+    composer: Arc<RequestComposer>,
     templates: Templates,
     runtime: Runtime,
     worker: WorkerId,
@@ -40,24 +43,24 @@ impl Attempts {
         worker: WorkerId,
         background: tokio::runtime::Handle,
     ) -> Self {
-        let additions = Arc::new(AdditionsComposer::new(broker.clone(), runtime.bounds().clone()));
-        Self { broker, additions, templates: Templates::default(), runtime, worker, background }
+        let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
+        Self { broker, composer, templates: Templates::default(), runtime, worker, background }
     }
 
     /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
     /// second attempt may panic again.
-    pub(crate) async fn run_caught(&self, active: Arc<Active>) -> Finished {
+    pub(crate) async fn run_caught(&self, active: Arc<ActiveDelivery>) -> Finished {
         let run = self.run(active.clone());
         caught(active, &self.worker, run).await
     }
 
-    async fn run(&self, active: Arc<Active>) -> Finished {
+    async fn run(&self, active: Arc<ActiveDelivery>) -> Finished {
         let begun = Instant::now();
         active.start(unix_ms());
         // Stopped while it waited for a slot.
         let ended = match active.stop.stopped() {
-            Some(stop) => Ended::unrun(stopped(stop)),
-            None => self.attempt(&active).await,
+            Some(stop) => Ended::unrun(stop.outcome()),
+            None => self.read_and_call(&active).await.unwrap_or_else(Ended::unrun),
         };
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let ran = ended.ran;
@@ -65,20 +68,12 @@ impl Attempts {
         Finished { active, settle, took_us: ran.then_some(took_us) }
     }
 
-    async fn attempt(&self, active: &Arc<Active>) -> Ended {
-        match self.read_and_call(active).await {
-            Ok(ended) => ended,
-            Err(InvocationError::NewerVersion(version)) => newer(active, version),
-            Err(InvocationError::Ended(outcome)) => Ended::unrun(outcome),
-        }
-    }
-
-    async fn read_and_call(&self, active: &Arc<Active>) -> Result<Ended, InvocationError> {
+    async fn read_and_call(&self, active: &Arc<ActiveDelivery>) -> Result<Ended, Outcome> {
         let template;
         let mut invocation = match &active.delivery.node {
             None => invocation::read_job(active)?,
             Some(node) => {
-                template = self.templates.parsed(&active.delivery.spec)?;
+                template = self.templates.parsed(&active.delivery)?;
                 let input = self.input(active, node).await?;
                 invocation::read_node(active, &template, node, input.as_deref())?
             }
@@ -89,11 +84,11 @@ impl Attempts {
             let text = self.in_background(active, read).await?.map_err(|e| invocation::unread(&active.delivery, e))?;
             invocation.calls = Calls::One(text.into());
         }
-        Ok(self.call(active, invocation).await)
+        self.call(active, invocation).await
     }
 
     /// The first argument of a node: the result or error of its source.
-    async fn input(&self, active: &Arc<Active>, node: &DeliveredNode) -> Result<Option<String>, InvocationError> {
+    async fn input(&self, active: &Arc<ActiveDelivery>, node: &DeliveredNode) -> Result<Option<String>, Outcome> {
         match &node.input {
             Input::Nothing => return Ok(None),
             Input::Value(value) if !value.starts_with(REFERENCE) => return Ok(Some(value.clone())),
@@ -107,7 +102,7 @@ impl Attempts {
     /// Runs `work`, which waits for other machines, away from the guests' threads, until the attempt is stopped.
     async fn in_background<T: Send + 'static>(
         &self,
-        active: &Active,
+        active: &ActiveDelivery,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Outcome> {
         let task = AbortOnDropHandle::new(self.background.spawn(work));
@@ -118,20 +113,16 @@ impl Attempts {
                 Err(error) if error.is_panic() => Err(Outcome::Fatal(host_panic())),
                 Err(_) => Err(Outcome::Released),
             },
-            stop = active.stop.wait() => Err(stopped(stop)),
+            stop = active.stop.wait() => Err(stop.outcome()),
         }
     }
 
-    async fn call(&self, active: &Arc<Active>, invocation: Invocation<'_>) -> Ended {
+    async fn call(&self, active: &Arc<ActiveDelivery>, invocation: Invocation<'_>) -> Result<Ended, Outcome> {
         let delivery = &active.delivery;
         let policy = active.policy();
         let prepared = match self.runtime.cached(&invocation.digest).await {
-            Some(prepared) => Ok(prepared),
-            None => self.prepare(active, invocation.digest).await,
-        };
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(outcome) => return Ended::unrun(outcome),
+            Some(prepared) => prepared,
+            None => self.prepare(active, invocation.digest).await?,
         };
         let info = AttemptInfo {
             job_id: delivery.id.to_string(),
@@ -169,52 +160,49 @@ impl Attempts {
             duration_us = attempt.usage.duration_us, fuel = attempt.usage.fuel, "attempt ended"
         );
         let ended = Ended { usage: attempt.usage, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
-        let ended = self.with_additions(active, ended).await;
+        let ended = self.with_requests(active, ended).await;
         match &ended.outcome {
-            Outcome::Value(value) if LargeValue::is_needed(value.get()) => self.store_result(active, ended).await,
-            _ => ended,
+            Outcome::Value(value) if LargeValue::is_needed(value.get()) => Ok(self.store_result(active, ended).await),
+            _ => Ok(ended),
         }
     }
 
     /// Stores a large result in the module store; the outcome then has a reference to it.
-    async fn store_result(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+    async fn store_result(&self, active: &Arc<ActiveDelivery>, ended: Ended) -> Ended {
         let Outcome::Value(value) = &ended.outcome else { return ended };
         if active.policy().ignore_result || ended.replaced_by.is_some() {
             return ended;
         }
         let (large, keeper, text) = (self.runtime.clone(), active.clone(), value.get().to_owned());
-        let put = async move { large.put_value(&keeper.delivery.tenant, keeper.delivery.id, &text).await };
+        let put = async move { large.store().put_value(&keeper.delivery.tenant, keeper.delivery.id, &text).await };
         let outcome = match self.in_background(active, put).await {
             Ok(Ok(stored)) => match RawValue::from_string(stored.reference()) {
                 Ok(reference) => Outcome::Value(reference),
                 Err(_) => Outcome::Fatal(host_panic()),
             },
-            Ok(Err(error)) => self.not_put(active, &error),
+            Ok(Err(error)) => {
+                let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
+                tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "a large result cannot be stored");
+                // The job runs again later at no cost, unless it may run only once.
+                match active.policy().acks {
+                    Acks::Early => Outcome::Fatal(Failure::new("value_unavailable", UNSTORED)),
+                    Acks::Late => Outcome::Snooze { delay_ms: SNOOZE_MS },
+                }
+            }
             Err(outcome) => outcome,
         };
         // The workflows that it requested are stored with its result or not at all.
         Ended { outcome, ..ended }
     }
 
-    /// A result that cannot be stored now. The job runs again later at no cost, unless it may run only once.
-    fn not_put(&self, active: &Active, error: &umbel_modules::Error) -> Outcome {
-        let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
-        tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "a large result cannot be stored");
-        if active.policy().acks == Acks::Early {
-            let message = "its result is large, and could not be stored; see the worker's log";
-            return Outcome::Fatal(Failure::new("value_unavailable", message));
-        }
-        Outcome::Snooze { delay_ms: SNOOZE_MS }
-    }
-
     /// Composes the workflows and members that the guest requested, if its attempt ended well.
-    async fn with_additions(&self, active: &Arc<Active>, ended: Ended) -> Ended {
+    async fn with_requests(&self, active: &Arc<ActiveDelivery>, ended: Ended) -> Ended {
         let requests = active.take_workflow_requests();
         if requests.is_empty() || !matches!(ended.outcome, Outcome::Value(_) | Outcome::Ignore) {
             return ended;
         }
-        let (composer, asker) = (self.additions.clone(), active.clone());
-        let template = active.delivery.node.as_ref().and_then(|_| self.templates.parsed(&active.delivery.spec).ok());
+        let (composer, asker) = (self.composer.clone(), active.clone());
+        let template = active.delivery.node.as_ref().and_then(|_| self.templates.parsed(&active.delivery).ok());
         let compose = async move { composer.compose(&asker.delivery, template.as_deref(), requests).await };
         match self.in_background(active, compose).await {
             Ok(Ok((growth, replaced_by))) => Ended { growth: Some(Box::new(growth)), replaced_by, ..ended },
@@ -226,24 +214,19 @@ impl Attempts {
         }
     }
 
-    async fn prepare(&self, active: &Arc<Active>, digest: Digest) -> Result<umbel_sandbox::Prepared, Outcome> {
+    async fn prepare(&self, active: &Arc<ActiveDelivery>, digest: Digest) -> Result<umbel_sandbox::Prepared, Outcome> {
         let runtime = self.runtime.clone();
+        // A task of its own, which goes on when this job is stopped: other jobs of the module wait for it.
         let preparing = self.background.spawn(async move { runtime.prepared(digest).await });
-        let error = tokio::select! {
-            biased;
-            prepared = preparing => match prepared {
-                Ok(Ok(prepared)) => return Ok(prepared),
-                Ok(Err(error)) => error,
-                Err(error) if error.is_panic() => return Err(Outcome::Fatal(host_panic())),
-                Err(_) => PrepareError::Unavailable(digest, "the preparation was stopped".into()),
-            },
-            // The preparation goes on: other jobs of the module wait for it.
-            stop = active.stop.wait() => return Err(stopped(stop)),
+        let error = match self.in_background(active, preparing).await? {
+            Ok(prepared) => return prepared.map_err(|error| self.unprepared(active, &error)),
+            Err(error) if error.is_panic() => return Err(Outcome::Fatal(host_panic())),
+            Err(_) => PrepareError::Unavailable(digest, "the preparation was stopped".into()),
         };
         Err(self.unprepared(active, &error))
     }
 
-    fn unprepared(&self, active: &Active, error: &PrepareError) -> Outcome {
+    fn unprepared(&self, active: &ActiveDelivery, error: &PrepareError) -> Outcome {
         let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
         let kind = match error {
             PrepareError::Refused(..) => return Outcome::Fatal(Failure::new("module_refused", error.to_string())),
@@ -260,28 +243,12 @@ impl Attempts {
     }
 }
 
-async fn caught(active: Arc<Active>, worker: &WorkerId, run: impl Future<Output = Finished>) -> Finished {
+async fn caught(active: Arc<ActiveDelivery>, worker: &WorkerId, run: impl Future<Output = Finished>) -> Finished {
     // The state that a panic may leave half changed belongs to this job and is dropped with the future.
     match AssertUnwindSafe(run).catch_unwind().await {
         Ok(finished) => finished,
         Err(_) => Finished::panicked(active, worker),
     }
-}
-
-fn stopped(stop: Stop) -> Outcome {
-    match stop {
-        Stop::Cancel => Outcome::Revoked,
-        Stop::Release => Outcome::Released,
-    }
-}
-
-fn newer(active: &Active, version: u64) -> Ended {
-    let delivery = &active.delivery;
-    tracing::warn!(
-        tenant = %delivery.tenant, job = %delivery.id, version, retry_in_ms = SNOOZE_MS,
-        "job snoozed: a newer version of umbel submitted it; update this worker"
-    );
-    Ended::unrun(Outcome::Snooze { delay_ms: SNOOZE_MS })
 }
 
 #[cfg(test)]
@@ -294,7 +261,8 @@ mod tests {
     async fn a_panic_fails_its_job_and_leaves_the_slot() {
         let worker = WorkerId::new("w").unwrap();
         let finished =
-            caught(Active::for_test(1, "not even a record"), &worker, async { panic!("as the test wants") }).await;
+            caught(ActiveDelivery::for_test(1, "not even a record"), &worker, async { panic!("as the test wants") })
+                .await;
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         assert!(!failure.message.contains("as the test wants"));

@@ -5,18 +5,18 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
+use umbel_broker::{Delivery, Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
 use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
 use crate::{
-    active::Active,
-    machine::{random_u64, unix_ms},
+    active_delivery::ActiveDelivery,
+    operating_system::{random_u64, unix_ms},
 };
 
 /// The end of one delivery on this worker.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) active: Arc<Active>,
+    pub(crate) active: Arc<ActiveDelivery>,
     pub(crate) settle: Settle,
     /// On its slot, microseconds. None if no guest ran.
     pub(crate) took_us: Option<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
-    pub(crate) fn without_capacity(active: Arc<Active>, refused: &Settle) -> Self {
+    pub(crate) fn without_capacity(active: Arc<ActiveDelivery>, refused: &Settle) -> Self {
         let policy = active.policy();
         let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
                        full, or its group is over";
@@ -42,24 +42,21 @@ impl Finished {
         let resolution = decide(outcome, policy, active.delivery.retries, random_u64());
         // The broker refused the reports with the rest.
         let (progress, logs) = (refused.progress.clone(), refused.logs.clone());
-        let settle = Settle { progress, logs, ..settle(&active, resolution, record) };
+        let settle = Settle { progress, logs, ..active.settle(resolution, record) };
         Self { active, settle, took_us: None }
     }
 
     /// Gives back a delivery that no slot has started.
-    pub(crate) fn released(active: Arc<Active>) -> Self {
-        let settle = settle(&active, Resolution::Release, None);
+    pub(crate) fn released(active: Arc<ActiveDelivery>) -> Self {
+        let settle = active.settle(Resolution::Release, None);
         Self { active, settle, took_us: None }
     }
 
     /// The end of a delivery whose attempt panicked.
-    pub(crate) fn panicked(active: Arc<Active>, worker: &WorkerId) -> Self {
+    pub(crate) fn panicked(active: Arc<ActiveDelivery>, worker: &WorkerId) -> Self {
         let delivery = &active.delivery;
         tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
-        let failure = host_panic();
-        log_failed(&active, worker, &failure);
-        let record = record(&active, worker, "fatal", Some(failure.clone()), Usage::default());
-        let settle = settle(&active, Resolution::Fail { failure }, Some(record));
+        let settle = Ended::unrun(Outcome::Fatal(host_panic())).settle(&active, worker);
         Self { active, settle, took_us: None }
     }
 }
@@ -81,49 +78,41 @@ impl Ended {
     }
 
     /// The settle of this end.
-    pub(crate) fn settle(self, active: &Active, worker: &WorkerId) -> Settle {
+    pub(crate) fn settle(self, active: &ActiveDelivery, worker: &WorkerId) -> Settle {
         let Self { outcome, usage, ran, growth, replaced_by } = self;
         let policy = active.policy();
         let outcome = match outcome {
             // The job may run only once, and it did.
             Outcome::Released if ran && policy.acks == Acks::Early => {
-                Outcome::Fatal(kept(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE), policy))
+                Outcome::Fatal(Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))
             }
-            Outcome::Released => return settle(active, Resolution::Release, None),
-            Outcome::Error { failure, retry_after_ms } => {
-                Outcome::Error { failure: kept(failure, policy), retry_after_ms }
-            }
-            Outcome::Fatal(failure) => Outcome::Fatal(kept(failure, policy)),
-            Outcome::Trap(failure) => Outcome::Trap(kept(failure, policy)),
-            Outcome::Reject { .. } if keeps_no_message(policy) => Outcome::Reject { reason: String::new() },
+            Outcome::Released => return active.settle(Resolution::Release, None),
+            Outcome::Reject { .. } if policy.forgets_failures() => Outcome::Reject { reason: String::new() },
             other => other,
         };
+        let outcome = outcome.map_failure(|failure| kept(failure, policy));
         let failure = match &outcome {
             Outcome::Error { failure, .. } | Outcome::Fatal(failure) | Outcome::Trap(failure) => Some(failure.clone()),
             Outcome::Reject { reason } => Some(Failure::new("rejected", reason.as_str())),
             _ => None,
         };
         let outcome_name = replaced_by.map_or(name(&outcome), |_| "replaced");
-        let record = record(active, worker, outcome_name, failure, usage);
+        let record = active.record(worker, outcome_name, failure, usage);
         let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
         let resolution = match replaced_by {
             Some(workflow) => Resolution::Replace { workflow },
             None => decide(outcome, policy, active.delivery.retries, random),
         };
         if let Resolution::Fail { failure } = &resolution {
-            log_failed(active, worker, failure);
+            active.log_failed(worker, failure);
         }
-        Settle { growth, ..settle(active, resolution, Some(record)) }
+        Settle { growth, ..active.settle(resolution, Some(record)) }
     }
-}
-
-fn keeps_no_message(policy: &Policy) -> bool {
-    policy.ignore_result && !policy.store_errors_even_if_ignored
 }
 
 /// The part of a failure that its policy keeps.
 fn kept(failure: Failure, policy: &Policy) -> Failure {
-    if keeps_no_message(policy) {
+    if policy.forgets_failures() {
         return Failure::new(failure.kind, "");
     }
     // An expected failure is recorded without its backtrace.
@@ -131,40 +120,34 @@ fn kept(failure: Failure, policy: &Policy) -> Failure {
     Failure { frames, ..failure }
 }
 
-fn record(active: &Active, worker: &WorkerId, outcome: &str, failure: Option<Failure>, usage: Usage) -> AttemptRecord {
-    AttemptRecord {
-        attempt: active.attempt(),
-        delivery: active.delivery.delivery,
-        worker: worker.clone(),
-        ended_at: unix_ms(),
-        outcome: outcome.to_owned(),
-        failure,
-        usage,
+impl ActiveDelivery {
+    fn record(&self, worker: &WorkerId, outcome: &str, failure: Option<Failure>, usage: Usage) -> AttemptRecord {
+        AttemptRecord {
+            attempt: self.attempt(),
+            delivery: self.delivery.delivery,
+            worker: worker.clone(),
+            ended_at: unix_ms(),
+            outcome: outcome.to_owned(),
+            failure,
+            usage,
+        }
     }
-}
 
-fn settle(active: &Active, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
-    Settle {
-        tenant: active.delivery.tenant.clone(),
-        id: active.delivery.id,
-        token: active.delivery.token.clone(),
-        resolution,
-        record,
-        progress: None,
-        logs: Vec::new(),
-        growth: None,
+    fn settle(&self, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
+        let Delivery { tenant, id, token, .. } = &self.delivery;
+        let (tenant, token) = (tenant.clone(), token.clone());
+        Settle { tenant, id: *id, token, resolution, record, progress: None, logs: Vec::new(), growth: None }
     }
-}
 
-/// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
-fn log_failed(active: &Active, worker: &WorkerId, failure: &Failure) {
-    let delivery = &active.delivery;
-    let (tenant, job, queue, kind) = (&delivery.tenant, &delivery.id, &delivery.queue, &failure.kind);
-    let (attempt, task) = (active.attempt(), active.task());
-    if active.policy().expects(kind) {
-        tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
-    } else {
-        tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
+    /// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
+    fn log_failed(&self, worker: &WorkerId, failure: &Failure) {
+        let (Delivery { tenant, id: job, queue, .. }, kind) = (&self.delivery, &failure.kind);
+        let (attempt, task) = (self.attempt(), self.task());
+        if self.policy().expects(kind) {
+            tracing::info!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed as its task expects");
+        } else {
+            tracing::warn!(%tenant, %job, %queue, attempt, %worker, ?task, ?kind, "job failed");
+        }
     }
 }
 
@@ -195,7 +178,7 @@ mod tests {
     use super::*;
 
     fn settled(outcome: Outcome, ran: bool, policy: &str) -> (Resolution, Option<Failure>) {
-        let active = Active::for_test(1, "not even a record");
+        let active = ActiveDelivery::for_test(1, "not even a record");
         active.set_task("task", &serde_json::from_str(policy).unwrap());
         let settle = Ended { ran, ..Ended::unrun(outcome) }.settle(&active, &WorkerId::new("w").unwrap());
         (settle.resolution, settle.record.and_then(|record| record.failure))
@@ -208,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_panic_fails_its_job_and_keeps_its_words_to_itself() {
-        let finished = Finished::panicked(Active::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
+        let finished =
+            Finished::panicked(ActiveDelivery::for_test(1, "not even a record"), &WorkerId::new("w").unwrap());
         let Resolution::Fail { failure } = finished.settle.resolution else { panic!("{:?}", finished.settle) };
         assert_eq!(failure.kind, "host_panic");
         let record = finished.settle.record.unwrap();
@@ -247,7 +231,7 @@ mod tests {
     #[test]
     fn growth_without_room_is_retried_unless_the_job_may_run_only_once() {
         let refused = |policy: &str| {
-            let active = Active::for_test(1, "not even a record");
+            let active = ActiveDelivery::for_test(1, "not even a record");
             active.set_task("task", &serde_json::from_str(policy).unwrap());
             let worker = WorkerId::new("w").unwrap();
             let ran = Ended { ran: true, growth: Some(Box::default()), ..Ended::unrun(Outcome::Ignore) };

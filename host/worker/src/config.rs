@@ -1,7 +1,9 @@
 //! Settings of a worker.
 
 use umbel_broker::DEFAULT_LEASE_MS;
-use umbel_model::{QueueName, WorkerId};
+use umbel_model::{QueueName, WorkerId, settings};
+
+use crate::operating_system::unique_worker_id;
 
 /// A day: no shutdown waits longer, and no sum with a clock overflows.
 const MAX_GRACE_MS: u64 = 86_400_000;
@@ -22,64 +24,49 @@ pub enum Queues {
     All,
 }
 
-/// Settings of one worker.
-#[derive(Debug, Clone)]
-pub struct WorkerConfig {
-    pub id: WorkerId,
-    pub queues: Queues,
-    /// Queues that are never served, whatever `queues` and orders say.
-    pub exclude: Vec<QueueName>,
-    /// Attempts at once, 1–10,000. The sandbox should have at least as many slots.
-    pub concurrency: u32,
-    /// The least and the most attempts at once: more when all slots are busy and work waits, fewer when some were idle
-    /// for half a minute. None: always `concurrency`; otherwise that is where it begins.
-    pub autoscale: Option<(u32, u32)>,
-    /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never. It claims nothing more
-    /// and waits for running jobs, which end within their time limits. It hands none back: an early acknowledged job would
-    /// fail by that, and a job that is longer than the time between two replacements would never end.
-    pub max_jobs: u64,
-    /// Resident memory of the process, bytes, above which it does the same. 0: never. Above four fifths of it no slot is added.
-    pub max_memory_bytes: u64,
-    /// Reads that memory, bytes. A test may replace it.
-    pub memory_bytes: fn() -> u64,
-    /// Threads that run guests. More threads than cores gain nothing: guests share a thread by yielding.
-    pub guest_threads: u32,
-    /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
-    /// cancelled jobs.
-    pub lease_ms: u64,
-    /// How long a drain lets running attempts go on, milliseconds, at most a day.
-    pub grace_ms: u64,
-    /// Deliveries claimed ahead at most, while attempts are short. 0: none ever.
-    pub max_ahead: u32,
-    /// Longest time without a claim while slots are free, milliseconds: the delay that a lost hint costs.
-    pub poll_ms: u64,
-    /// How long finished attempts are gathered before they are settled, milliseconds, and only while there is
-    /// plenty of claimed work to go on with.
-    pub gather_ms: u64,
+settings! {
+    /// Settings of one worker: by default four attempts a core at once, all queues, and a name that no other has.
+    #[derive(Debug, Clone)]
+    pub struct WorkerConfig {
+        pub id: WorkerId = unique_worker_id(),
+        pub queues: Queues = Queues::All,
+        /// Queues that are never served, whatever `queues` and orders say.
+        pub exclude: Vec<QueueName> = Vec::new(),
+        /// Attempts at once, 1–10,000. The sandbox should have at least as many slots.
+        pub concurrency: u32 = (4 * cores()).max(8),
+        /// The least and the most attempts at once: more when all slots are busy and work waits, fewer when some were idle
+        /// for half a minute. None: always `concurrency`; otherwise that is where it begins.
+        pub autoscale: Option<(u32, u32)> = None,
+        /// Jobs after which the worker drains and ends, so that its process can be replaced. 0: never. It claims nothing more
+        /// and waits for running jobs, which end within their time limits. It hands none back: an early acknowledged job would
+        /// fail by that, and a job that is longer than the time between two replacements would never end.
+        pub max_jobs: u64 = 0,
+        /// Resident memory of the process, bytes, above which it does the same. 0: never. Above four fifths of it no slot is added.
+        pub max_memory_bytes: u64 = 0,
+        /// Reads that memory, bytes. A test may replace it.
+        pub memory_bytes: fn() -> u64 = crate::operating_system::rss_bytes,
+        /// Threads that run guests. More threads than cores gain nothing: guests share a thread by yielding.
+        pub guest_threads: u32 = cores(),
+        /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
+        /// cancelled jobs.
+        pub lease_ms: u64 = DEFAULT_LEASE_MS,
+        /// How long a drain lets running attempts go on, milliseconds, at most a day.
+        pub grace_ms: u64 = 30_000,
+        /// Deliveries claimed ahead at most, while attempts are short. 0: none ever.
+        pub max_ahead: u32 = crate::prefetch::MAX_PREFETCH,
+        /// Longest time without a claim while slots are free, milliseconds: the delay that a lost hint costs.
+        pub poll_ms: u64 = 1_000,
+        /// How long finished attempts are gathered before they are settled, milliseconds, and only while there is
+        /// plenty of claimed work to go on with.
+        pub gather_ms: u64 = 4,
+    }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }
 
 impl WorkerConfig {
-    /// Defaults for a worker of this name: four attempts a core at once, all queues.
-    pub fn new(id: WorkerId) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Self {
-            id,
-            queues: Queues::All,
-            exclude: Vec::new(),
-            concurrency: (4 * cores).max(8),
-            autoscale: None,
-            max_jobs: 0,
-            max_memory_bytes: 0,
-            memory_bytes: crate::machine::rss_bytes,
-            guest_threads: cores,
-            lease_ms: DEFAULT_LEASE_MS,
-            grace_ms: 30_000,
-            max_ahead: crate::prefetch::MAX_PREFETCH,
-            poll_ms: 1_000,
-            gather_ms: 4,
-        }
-    }
-
     /// The least and the most slots, and how many there are at first.
     pub(crate) fn slots(&self) -> (u32, u32, u32) {
         let (least, most) = self.autoscale.unwrap_or((self.concurrency, self.concurrency));
@@ -126,8 +113,7 @@ mod tests {
 
     #[test]
     fn a_grace_time_of_more_than_a_day_is_refused() {
-        let mut config = WorkerConfig::new(WorkerId::new("w").unwrap());
-        config.grace_ms = MAX_GRACE_MS;
+        let mut config = WorkerConfig { grace_ms: MAX_GRACE_MS, ..WorkerConfig::default() };
         config.check().unwrap();
         config.grace_ms = u64::MAX;
         assert!(config.check().unwrap_err().to_string().contains("24 h"));
@@ -137,7 +123,7 @@ mod tests {
     fn ranges_weights_and_exclusions_that_make_no_sense_are_refused() {
         let name = |text: &str| QueueName::new(text).unwrap();
         let refused = |change: &dyn Fn(&mut WorkerConfig)| {
-            let mut config = WorkerConfig::new(WorkerId::new("w").unwrap());
+            let mut config = WorkerConfig::default();
             change(&mut config);
             config.check().unwrap_err().to_string()
         };

@@ -14,7 +14,7 @@ use umbel_broker::{Broker, WorkerInfo, WorkerOrder};
 
 use crate::{
     WorkerConfig,
-    machine::{host_name, rss_bytes, unix_ms},
+    operating_system::{host_name, rss_bytes, unix_ms},
 };
 
 /// Between two heartbeats, and so the latest time at which an order arrives. A heartbeat costs one small round trip, and an

@@ -15,13 +15,9 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    pub(crate) fn new(broker: Arc<dyn Broker>, topic: Topic) -> Self {
-        Self { broker, topic, receiver: None }
-    }
-
     /// Subscribes: hints that are sent from now on are received.
-    pub(crate) async fn connect(&mut self) {
-        self.receiver = self.broker.signals(self.topic).await.ok();
+    pub(crate) async fn subscribe(broker: Arc<dyn Broker>, topic: Topic) -> Self {
+        Self { receiver: broker.signals(topic).await.ok(), broker, topic }
     }
 
     /// Safe to drop at any await: no hint is taken and lost.
@@ -29,7 +25,7 @@ impl Hints {
         loop {
             let Some(receiver) = &mut self.receiver else {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                self.connect().await;
+                self.receiver = self.broker.signals(self.topic).await.ok();
                 if self.receiver.is_some() {
                     return Signal::Resync;
                 }

@@ -13,7 +13,7 @@ use umbel_model::{
     BindError, Digest, Failure, LargeValue, NodeArguments, NodeSpec, Outcome, PolicyPatch, bind_text, job::SPEC_VERSION,
 };
 
-use crate::active::Active;
+use crate::active_delivery::ActiveDelivery;
 
 /// The delay of a job that this worker cannot run now but a later or another one may, milliseconds.
 pub(crate) const SNOOZE_MS: u64 = 30_000;
@@ -68,41 +68,32 @@ struct Version {
     v: u64,
 }
 
-/// Why a task cannot be called.
-#[derive(Debug)]
-pub(crate) enum InvocationError {
-    /// A newer Umbel wrote the record, in this version.
-    NewerVersion(u64),
-    Ended(Outcome),
+/// The end of a job that cannot be run.
+fn fatal(kind: &str, message: impl Into<String>) -> Outcome {
+    Outcome::Fatal(Failure::new(kind, message))
 }
 
-impl From<Outcome> for InvocationError {
-    fn from(outcome: Outcome) -> Self {
-        Self::Ended(outcome)
+/// Parses the record of a delivery. A newer worker can read the record of a newer Umbel; any other that cannot be read
+/// fails its job.
+fn read_spec<'a, T: Deserialize<'a>>(delivery: &'a Delivery, version: fn(&T) -> u8) -> Result<T, Outcome> {
+    let spec = serde_json::from_str::<T>(&delivery.spec);
+    let version = match &spec {
+        Ok(spec) => version(spec).into(),
+        Err(_) => serde_json::from_str(&delivery.spec).map_or(0, |Version { v }| v),
+    };
+    if version > u64::from(SPEC_VERSION) {
+        tracing::warn!(
+            tenant = %delivery.tenant, job = %delivery.id, version, retry_in_ms = SNOOZE_MS,
+            "job snoozed: a newer version of umbel submitted it; update this worker"
+        );
+        return Err(Outcome::Snooze { delay_ms: SNOOZE_MS });
     }
-}
-
-impl InvocationError {
-    fn fatal(kind: &str, message: impl Into<String>) -> Self {
-        Self::Ended(Outcome::Fatal(Failure::new(kind, message)))
-    }
-}
-
-/// A newer worker can read the record of a newer Umbel; any other record that cannot be read fails its job.
-fn unreadable(text: &str, error: &serde_json::Error) -> InvocationError {
-    match serde_json::from_str::<Version>(text) {
-        Ok(Version { v }) if v > u64::from(SPEC_VERSION) => InvocationError::NewerVersion(v),
-        _ => InvocationError::fatal("bad_spec", format!("the job's record cannot be read: {error}")),
-    }
+    spec.map_err(|error| fatal("bad_spec", format!("the job's record cannot be read: {error}")))
 }
 
 /// Reads a job that is not a workflow's node.
-pub(crate) fn read_job(active: &Active) -> Result<Invocation<'_>, InvocationError> {
-    let text = &active.delivery.spec;
-    let spec: Spec<'_> = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
-    if spec.v > SPEC_VERSION {
-        return Err(InvocationError::NewerVersion(spec.v.into()));
-    }
+pub(crate) fn read_job(active: &ActiveDelivery) -> Result<Invocation<'_>, Outcome> {
+    let spec: Spec<'_> = read_spec(&active.delivery, |spec: &Spec<'_>| spec.v)?;
     active.set_task(&spec.task, &spec.policy);
     Ok(Invocation {
         task: spec.task,
@@ -120,38 +111,34 @@ pub(crate) struct Templates(Mutex<Option<(String, Arc<NodeSpec>)>>);
 
 impl Templates {
     /// The template of a node.
-    pub(crate) fn parsed(&self, text: &str) -> Result<Arc<NodeSpec>, InvocationError> {
+    pub(crate) fn parsed(&self, delivery: &Delivery) -> Result<Arc<NodeSpec>, Outcome> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, spec)) = &*last
-            && known == text
+            && *known == delivery.spec
         {
             return Ok(spec.clone());
         }
-        let spec: NodeSpec = serde_json::from_str(text).map_err(|e| unreadable(text, &e))?;
-        if spec.v > SPEC_VERSION {
-            return Err(InvocationError::NewerVersion(spec.v.into()));
-        }
-        let spec = Arc::new(spec);
-        *last = Some((text.to_owned(), spec.clone()));
+        let spec = Arc::new(read_spec(delivery, |spec: &NodeSpec| spec.v)?);
+        *last = Some((delivery.spec.clone(), spec.clone()));
         Ok(spec)
     }
 }
 
 /// Reads a workflow's node; `input` is the first argument, in front of its own ones.
 pub(crate) fn read_node<'a>(
-    active: &Active,
+    active: &ActiveDelivery,
     spec: &'a NodeSpec,
     node: &DeliveredNode,
     input: Option<&str>,
-) -> Result<Invocation<'a>, InvocationError> {
+) -> Result<Invocation<'a>, Outcome> {
     active.set_task(spec.task.as_str(), &spec.policy);
     let own: NodeArguments = serde_json::from_str(&node.arguments)
-        .map_err(|e| InvocationError::fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
+        .map_err(|e| fatal("bad_spec", format!("the node's arguments cannot be read: {e}")))?;
     let input: Option<&RawValue> = input
         .map(serde_json::from_str)
         .transpose()
-        .map_err(|e| InvocationError::fatal("bad_spec", format!("the result that it takes cannot be read: {e}")))?;
-    let bind = |more: &[Box<RawValue>]| -> Result<Box<str>, InvocationError> {
+        .map_err(|e| fatal("bad_spec", format!("the result that it takes cannot be read: {e}")))?;
+    let bind = |more: &[Box<RawValue>]| -> Result<Box<str>, Outcome> {
         let args = input.into_iter().chain(own.args.iter().map(|arg| &**arg)).chain(more.iter().map(|arg| &**arg));
         let kwargs = own.kwargs.iter().map(|(name, value)| (name.as_str(), &**value));
         bind_text(&spec.parameters, args, kwargs).map(String::into_boxed_str).map_err(|e| misfit(&spec.task, &e))
@@ -164,34 +151,31 @@ pub(crate) fn read_node<'a>(
     Ok(Invocation {
         task: Cow::Borrowed(spec.task.as_str()),
         digest: spec.digest,
-        traceparent: spec.traceparent.as_deref().map(Cow::Borrowed),
-        request_id: spec.request_id.as_deref().map(Cow::Borrowed),
+        traceparent: spec.stamps.traceparent.as_deref().map(Cow::Borrowed),
+        request_id: spec.stamps.request_id.as_deref().map(Cow::Borrowed),
         calls,
         stored: None,
     })
 }
 
 /// The calls of a map. Each repeats the common arguments, so together they may be far larger than the submission.
-fn each(calls: impl Iterator<Item = Result<Box<str>, InvocationError>>) -> Result<Vec<Box<str>>, InvocationError> {
+fn each(calls: impl Iterator<Item = Result<Box<str>, Outcome>>) -> Result<Vec<Box<str>>, Outcome> {
     let (mut made, mut bytes) = (Vec::new(), 0);
     for call in calls {
         let call = call?;
         bytes += call.len();
         if bytes > MAX_INPUT_BYTES {
             let message = format!("the arguments of its calls are larger than {MAX_INPUT_BYTES} bytes together");
-            return Err(InvocationError::fatal("host_limit:input", message));
+            return Err(fatal("host_limit:input", message));
         }
         made.push(call);
     }
     Ok(made)
 }
 
-fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> InvocationError {
+fn misfit(task: &umbel_model::TaskName, errors: &[BindError]) -> Outcome {
     let problems: Vec<String> = errors.iter().take(MAX_PROBLEMS).map(ToString::to_string).collect();
-    InvocationError::fatal(
-        "invalid_arguments",
-        format!("`{task}` cannot be called with these: {}", problems.join("; ")),
-    )
+    fatal("invalid_arguments", format!("`{task}` cannot be called with these: {}", problems.join("; ")))
 }
 
 /// Reads the result or error of its source that a node takes as input.
@@ -199,7 +183,7 @@ pub(crate) async fn read_input(
     broker: &dyn Broker,
     large: &dyn LargeValues,
     delivery: &Delivery,
-) -> Result<Option<String>, InvocationError> {
+) -> Result<Option<String>, Outcome> {
     let Some(node) = &delivery.node else { return Ok(None) };
     let at = |number| NodeAt { broker, large, tenant: &delivery.tenant, workflow: node.workflow, node: number };
     let read = match &node.input {
@@ -216,24 +200,24 @@ pub(crate) async fn read_input(
 }
 
 /// The end of a job that needs a value that cannot be read.
-pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> InvocationError {
+pub(crate) fn unread(delivery: &Delivery, error: ValueError) -> Outcome {
     let (tenant, job) = (&delivery.tenant, &delivery.id);
     match error {
         // Back to the queue, at no cost: the broker is gone for the settle too, or another worker has better luck.
         ValueError::Broker(error) if error.is_transient() => {
             tracing::warn!(%tenant, %job, %error, "input not read; job given back");
-            InvocationError::Ended(Outcome::Released)
+            Outcome::Released
         }
         ValueError::Unavailable(_) => {
             tracing::error!(%tenant, %job, %error, retry_in_ms = SNOOZE_MS, "job snoozed");
-            InvocationError::Ended(Outcome::Snooze { delay_ms: SNOOZE_MS })
+            Outcome::Snooze { delay_ms: SNOOZE_MS }
         }
         ValueError::Lost(_) => {
             tracing::error!(%tenant, %job, %error, "a value that a job needs is lost");
-            InvocationError::fatal("value_lost", error.to_string())
+            fatal("value_lost", error.to_string())
         }
-        ValueError::TooLarge(_) => InvocationError::fatal("host_limit:input", error.to_string()),
-        other => InvocationError::fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
+        ValueError::TooLarge(_) => fatal("host_limit:input", error.to_string()),
+        other => fatal("bad_spec", format!("the result that it takes cannot be read: {other}")),
     }
 }
 
@@ -251,10 +235,7 @@ mod tests {
             digest: Digest::of(b"x"),
             parameters: parameters.iter().map(parameter).collect(),
             policy: PolicyPatch::default(),
-            traceparent: None,
-            request_id: None,
-            tags: Vec::new(),
-            headers: Default::default(),
+            stamps: Default::default(),
         }
     }
 
@@ -271,11 +252,11 @@ mod tests {
 
     fn calls(parameters: &[&str], arguments: &str, input: Option<&str>) -> Result<Vec<String>, String> {
         let spec = spec(parameters);
-        let active = Active::for_test(1, "{}");
+        let active = ActiveDelivery::for_test(1, "{}");
         match read_node(&active, &spec, &node(arguments), input) {
             Ok(Invocation { calls: Calls::One(one), .. }) => Ok(vec![one.into()]),
             Ok(Invocation { calls: Calls::Map(each), .. }) => Ok(each.into_iter().map(Into::into).collect()),
-            Err(InvocationError::Ended(Outcome::Fatal(failure))) => Err(failure.kind),
+            Err(Outcome::Fatal(failure)) => Err(failure.kind),
             Err(other) => panic!("{other:?}"),
         }
     }

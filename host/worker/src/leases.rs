@@ -13,8 +13,8 @@ use umbel_model::JobId;
 use umbel_sandbox::Stop;
 
 use crate::{
-    active::{Active, Reports},
-    machine::unix_ms,
+    active_delivery::{ActiveDelivery, Reports},
+    operating_system::unix_ms,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ enum Phase {
 
 #[derive(Debug)]
 struct Lease {
-    active: Arc<Active>,
+    active: Arc<ActiveDelivery>,
     phase: Phase,
     /// The end of the lease, counted from before the request that got or renewed it.
     until: Instant,
@@ -50,8 +50,8 @@ pub(crate) struct PendingRenewal {
 pub(crate) struct LeaseTable {
     leases: HashMap<u64, Lease>,
     duration: Duration,
-    /// Deliveries in the local queue or on a slot.
-    open: u32,
+    /// Deliveries in the local queue or on a slot, including lost ones: their slots are not free yet.
+    pub(crate) open: u32,
 }
 
 impl LeaseTable {
@@ -60,7 +60,7 @@ impl LeaseTable {
     }
 
     /// `since` is a moment before the claim was sent.
-    pub(crate) fn add(&mut self, active: Arc<Active>, since: Instant) {
+    pub(crate) fn add(&mut self, active: Arc<ActiveDelivery>, since: Instant) {
         self.open += 1;
         let lease = Lease { phase: Phase::Open, until: since + self.duration, is_reporting: false, active };
         self.leases.insert(lease.active.seq, lease);
@@ -73,11 +73,6 @@ impl LeaseTable {
     /// All deliveries, including those whose settle is not answered yet.
     pub(crate) fn len(&self) -> u32 {
         self.leases.len() as u32
-    }
-
-    /// Deliveries in the local queue or on a slot, including lost ones: their slots are not free yet.
-    pub(crate) fn open(&self) -> u32 {
-        self.open
     }
 
     /// Notes that a delivery ended here. False if its lease was lost: then it must not be settled.
@@ -196,7 +191,7 @@ mod tests {
     fn the_jobs_that_run_longest_are_named_first_and_those_that_ended_or_did_not_begin_are_not() {
         let mut leases = LeaseTable::new(Duration::from_secs(30));
         for seq in 1..=5 {
-            let active = Active::for_test(seq, "{}");
+            let active = ActiveDelivery::for_test(seq, "{}");
             if seq < 5 {
                 active.start(unix_ms() - 1_000_000 * seq);
             }
@@ -211,16 +206,16 @@ mod tests {
     fn a_lease_is_renewed_when_it_is_old_and_lost_when_the_broker_says_so_or_its_time_is_over() {
         let (lease, start) = (Duration::from_secs(30), Instant::now());
         let mut leases = LeaseTable::new(lease);
-        (1..=3).for_each(|seq| leases.add(Active::for_test(seq, "{}"), start));
+        (1..=3).for_each(|seq| leases.add(ActiveDelivery::for_test(seq, "{}"), start));
         assert!(leases.renewal(start, lease / 3, false).is_none());
-        assert!(leases.end(3) && leases.open() == 2);
+        assert!(leases.end(3) && leases.open == 2);
         let later = start + lease / 2;
         let pending = leases.renewal(later, lease / 3, false).unwrap();
         let answer = |seq: &u64| Some(if *seq == 2 { LeaseState::Lost } else { LeaseState::Held });
         let answers: Vec<_> = pending.seqs.iter().map(answer).collect();
         leases.renewed(pending, &answers);
         // A lost delivery is not settled, and its slot is free only when it ends.
-        assert!((leases.open(), leases.end(2), leases.open()) == (2, false, 1));
+        assert!((leases.open, leases.end(2), leases.open) == (2, false, 1));
         assert_eq!(leases.stop_expired(start + lease, Duration::ZERO), 0);
         assert_eq!(leases.stop_expired(later + lease, Duration::ZERO), 1);
     }
@@ -230,7 +225,7 @@ mod tests {
         use umbel_model::Progress;
         use umbel_sandbox::Host as _;
 
-        let (start, active) = (Instant::now(), Active::for_test(1, "{}"));
+        let (start, active) = (Instant::now(), ActiveDelivery::for_test(1, "{}"));
         let mut leases = LeaseTable::new(Duration::from_secs(30));
         leases.add(active.clone(), start);
         active.progress(Progress::default());

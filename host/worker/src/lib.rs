@@ -10,11 +10,10 @@
 //! about 20 ms of work ahead while attempts are short; a settle is repeated until the broker answers or the lease is lost.
 //! This crate must not know HTTP, Redis, SQL or wasmtime.
 
-mod active;
-mod additions;
+mod active_delivery;
 mod attempt;
 mod autoscale;
-mod backoff;
+mod broker_failures;
 mod completion;
 mod config;
 mod error;
@@ -22,11 +21,12 @@ mod heartbeat;
 mod hints;
 mod invocation;
 mod leases;
-mod machine;
+mod operating_system;
 mod outbox;
 mod poll_loop;
 mod prefetch;
 mod queues;
+mod request_composer;
 mod runtime;
 mod slots;
 mod worker;
@@ -34,7 +34,7 @@ mod workflow_requests;
 
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};
-pub use machine::host_name;
+pub use operating_system::{host_name, unique_worker_id};
 pub use poll_loop::End;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use worker::{Worker, WorkerHandle};

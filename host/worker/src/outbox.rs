@@ -6,10 +6,10 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
-use umbel_broker::{NewNode, NewWork, NodeTemplate, Settle};
+use umbel_broker::{Growth, NewNode, NewWork, NodeTemplate, Settle};
 use umbel_model::Resolution;
 
-use crate::{active::Active, completion::Finished, leases::LeaseTable};
+use crate::{active_delivery::ActiveDelivery, completion::Finished, leases::LeaseTable};
 
 /// Settles of one round trip at most.
 const BATCH: usize = 500;
@@ -31,22 +31,21 @@ fn size_of(settle: &Settle) -> usize {
         NewWork::Job { arguments, .. } => NODE_BYTES + arguments.len(),
         NewWork::Join { .. } => NODE_BYTES,
     };
-    let template = |template: &NodeTemplate| NODE_BYTES + template.spec.len();
-    let growth = settle.growth.as_deref();
-    let workflows =
-        growth.into_iter().flat_map(|growth| &growth.workflows).map(|new| (&new.nodes, &new.head.templates));
-    let members = growth.and_then(|growth| growth.members.as_ref()).map(|new| (&new.nodes, &new.templates));
-    let parts = workflows.chain(members);
-    let bytes = |(nodes, templates): (&Vec<NewNode>, &Vec<NodeTemplate>)| -> usize {
-        nodes.iter().map(node).sum::<usize>() + templates.iter().map(template).sum::<usize>()
+    let size = |nodes: &[NewNode], templates: &[NodeTemplate]| -> usize {
+        let templates = templates.iter().map(|template| NODE_BYTES + template.spec.len());
+        nodes.iter().map(node).chain(templates).sum()
     };
-    result + parts.map(bytes).sum::<usize>()
+    let growth = settle.growth.as_deref().map_or(0, |Growth { workflows, members }| {
+        let workflows = workflows.iter().map(|new| size(&new.nodes, &new.head.templates));
+        workflows.sum::<usize>() + members.as_ref().map_or(0, |new| size(&new.nodes, &new.templates))
+    });
+    result + growth
 }
 
 /// One waiting settle.
 #[derive(Debug)]
 struct Waiting {
-    active: Arc<Active>,
+    active: Arc<ActiveDelivery>,
     settle: Settle,
     failures: u32,
 }
@@ -55,11 +54,11 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) settles: Vec<Settle>,
-    deliveries: Vec<(Arc<Active>, u32)>,
+    deliveries: Vec<(Arc<ActiveDelivery>, u32)>,
 }
 
 impl Batch {
-    pub(crate) fn actives(&self) -> impl Iterator<Item = &Arc<Active>> {
+    pub(crate) fn actives(&self) -> impl Iterator<Item = &Arc<ActiveDelivery>> {
         self.deliveries.iter().map(|(active, _)| active)
     }
 
@@ -80,8 +79,8 @@ pub(crate) struct Outbox {
     max_batch: usize,
     /// A call with settles and a claim failed: no call has both until a claim alone is answered.
     without_claim: bool,
-    /// Finished attempts are gathered until then.
-    gather_until: Option<Instant>,
+    /// Finished attempts are gathered until then; None: they are sent at once.
+    pub(crate) gather_until: Option<Instant>,
 }
 
 impl Outbox {
@@ -134,20 +133,13 @@ impl Outbox {
         };
         let mut batch = Batch { settles: Vec::with_capacity(count), deliveries: Vec::with_capacity(count) };
         for Waiting { active, mut settle, failures } in self.ready.drain(..count) {
-            if active.has_reports() {
-                let reports = active.take_reports();
-                settle.logs.extend(reports.logs);
-                settle.progress = reports.progress.or(settle.progress);
-            }
+            let reports = active.take_reports();
+            settle.logs.extend(reports.logs);
+            settle.progress = reports.progress.or(settle.progress);
             batch.settles.push(settle);
             batch.deliveries.push((active, failures));
         }
         batch
-    }
-
-    /// Gathers what finishes until then; None: sends it at once.
-    pub(crate) fn gather(&mut self, until: Option<Instant>) {
-        self.gather_until = until;
     }
 
     /// Until when finished attempts are gathered, if they are.
@@ -212,7 +204,7 @@ mod tests {
     fn waiting(count: u64) -> (Outbox, LeaseTable) {
         let (mut outbox, mut leases) = (Outbox::new(), LeaseTable::new(Duration::from_secs(30)));
         for seq in 1..=count {
-            let active = Active::for_test(seq, "{}");
+            let active = ActiveDelivery::for_test(seq, "{}");
             leases.add(active.clone(), Instant::now());
             assert!(leases.end(seq));
             outbox.push(Finished::released(active), false);

@@ -4,27 +4,27 @@
 //! Invariants: at most one round trip (settles, a claim, or both) and at most one renewal are under way; renewals never
 //! wait for guests, nor for a round trip; when idle nothing waits for a batch to fill.
 
+mod apply_commands;
 mod capacity;
 mod claims;
 mod commands;
-mod follow;
 mod lifecycle;
 mod renewals;
 mod round_trip;
 
 use std::{
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use umbel_broker::{Broker, Signal, Topic, WorkerOrder};
 
 use crate::{
     WorkerConfig,
-    active::Wakers,
-    backoff::Backoff,
+    active_delivery::Wakers,
+    broker_failures::Backoff,
     completion::Finished,
     heartbeat::Vitals,
     hints::Hints,
@@ -38,7 +38,7 @@ use crate::{
 
 use capacity::Capacity;
 use claims::ClaimSchedule;
-use commands::Followed;
+use commands::Applied;
 use lifecycle::Lifecycle;
 use renewals::Renewals;
 
@@ -65,7 +65,7 @@ pub(crate) struct PollLoop {
     broker: Arc<dyn Broker>,
     config: WorkerConfig,
     channels: Channels,
-    followed: Followed,
+    applied: Applied,
     lifecycle: Lifecycle,
     capacity: Capacity,
     local_queue: Arc<LocalQueue>,
@@ -87,7 +87,7 @@ impl PollLoop {
         let queues = QueueSet::new(&config.queues, &config.exclude);
         let slots = config.slots().2;
         let mut this = Self {
-            followed: Followed::default(),
+            applied: Applied::default(),
             lifecycle: Lifecycle::new(Duration::from_millis(config.grace_ms)),
             local_queue: pool.queue.clone(),
             capacity: Capacity::new(&config, pool, now),
@@ -112,10 +112,8 @@ impl PollLoop {
     /// Runs until the worker is shut down or stopped.
     pub(crate) async fn run(mut self) -> End {
         // Subscribed before the first claim: no hint between the two is missed.
-        let mut work = Hints::new(self.broker.clone(), Topic::Work);
-        let mut cancels = Hints::new(self.broker.clone(), Topic::Cancel);
-        work.connect().await;
-        cancels.connect().await;
+        let mut work = Hints::subscribe(self.broker.clone(), Topic::Work).await;
+        let mut cancels = Hints::subscribe(self.broker.clone(), Topic::Cancel).await;
         let (mut round_trip, mut renewal) = (None, None);
         let mut arrived: Vec<Finished> = Vec::new();
         loop {
@@ -139,11 +137,11 @@ impl PollLoop {
             tokio::select! {
                 biased;
                 command = self.channels.commands.changed() => match command {
-                    Ok(()) => self.follow_command(),
+                    Ok(()) => self.apply_command(),
                     // Nobody could ever wait for this worker or end it.
                     Err(_) => return End::Requested,
                 },
-                Ok(()) = self.channels.orders.changed() => self.follow_order(),
+                Ok(()) = self.channels.orders.changed() => self.apply_order(),
                 done = poll_some(&mut round_trip) => {
                     round_trip = None;
                     self.round_trip_done(done);
@@ -156,7 +154,7 @@ impl PollLoop {
                 // Not during a round trip: the attempts that end meanwhile are the next batch, and need not wake the loop.
                 n = self.channels.finished.recv_many(&mut arrived, MAX_CLAIM as usize),
                     if round_trip.is_none() && !gathers => if n == 0 { return End::Died },
-                () = self.channels.wakers.refill.notified(), if gathers => self.outbox.gather(None),
+                () = self.channels.wakers.refill.notified(), if gathers => self.outbox.gather_until = None,
                 () = self.channels.wakers.report.notified() => self.renewals.flush_soon(now),
                 queues = self.discovery.next() => self.claims.found(&queues),
                 signal = work.next() => self.follow_work_hint(&signal),
@@ -177,7 +175,7 @@ impl PollLoop {
             self.give_back();
         }
         self.continue_shutdown(now);
-        let (open, waiting) = (self.leases.open(), self.local_queue.len() as u32);
+        let (open, waiting) = (self.leases.open, self.local_queue.len() as u32);
         let held = (open.saturating_sub(waiting), self.leases.len());
         self.channels.vitals.set(|info| (info.running, info.leases) = held);
         self.check_load(now);
@@ -205,7 +203,7 @@ impl PollLoop {
     fn follow_work_hint(&mut self, signal: &Signal) {
         match signal {
             Signal::Work(queues) => self.claims.found(queues),
-            _ => self.claims.look(),
+            _ => self.claims.expects_work = true,
         }
     }
 
@@ -215,13 +213,13 @@ impl PollLoop {
             _ => !self.leases.is_empty(),
         };
         if concerns_us {
-            self.renewals.renew_all_now();
+            self.renewals.all_now = true;
         }
     }
 }
 
 /// Polls the future that is there; waits for ever for one that is not.
-async fn poll_some<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+async fn poll_some<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
     match slot {
         Some(future) => future.await,
         None => std::future::pending().await,

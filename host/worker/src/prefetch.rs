@@ -14,49 +14,41 @@ pub(crate) const MAX_PREFETCH: u32 = 512;
 const GROWTH: u64 = 4;
 /// Weight of the newest attempt in the mean: 1/16.
 const WEIGHT: u64 = 16;
-/// The mean that is assumed before an attempt ended, and after the local queue stalled: too long to claim ahead.
+/// The mean that is assumed after the local queue stalled: too long to claim ahead.
 const LONG_US: u64 = 1_000_000;
 
 /// Recent mean duration of attempts, and how many deliveries that allows to claim ahead.
 #[derive(Debug)]
 pub(crate) struct Prefetch {
-    mean_us: u64,
+    /// None before an attempt ended.
+    mean_us: Option<u64>,
     max_ahead: u32,
-    known: bool,
-    count: u32,
+    /// Deliveries to hold beyond the free slots, as of the last `update`.
+    pub(crate) count: u32,
 }
 
 impl Prefetch {
     /// `max_ahead` is cut to `MAX_PREFETCH`.
     pub(crate) fn new(max_ahead: u32) -> Self {
-        Self { mean_us: LONG_US, max_ahead: max_ahead.min(MAX_PREFETCH), known: false, count: 0 }
+        Self { mean_us: None, max_ahead: max_ahead.min(MAX_PREFETCH), count: 0 }
     }
 
     /// Learns from an attempt: how long it was on its slot, microseconds.
     pub(crate) fn learn(&mut self, took_us: u64) {
         let took_us = took_us.min(60_000_000);
-        if self.known {
-            self.mean_us = (self.mean_us * (WEIGHT - 1) + took_us) / WEIGHT;
-        } else {
-            (self.known, self.mean_us) = (true, took_us);
-        }
+        self.mean_us = Some(self.mean_us.map_or(took_us, |mean| (mean * (WEIGHT - 1) + took_us) / WEIGHT));
     }
 
     /// No slot took from the local queue: nothing is claimed ahead until short attempts end again.
     pub(crate) fn stalled(&mut self) {
-        self.mean_us = LONG_US;
-    }
-
-    /// Deliveries to hold beyond the free slots, as of the last `update`.
-    pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.mean_us = self.mean_us.map(|_| LONG_US);
     }
 
     /// Decides anew how many. `finished` since the last claim: a worker that was idle claims no more than its slots and
     /// leaves the rest to others; a busy one reaches its full number in a few claims.
     pub(crate) fn update(&mut self, guest_threads: u32, finished: usize) -> u32 {
-        let jobs =
-            if self.mean_us < PREFETCH_US { PREFETCH_US * u64::from(guest_threads) / self.mean_us.max(1) } else { 0 };
+        let short_us = self.mean_us.filter(|mean| *mean < PREFETCH_US);
+        let jobs = short_us.map_or(0, |mean| PREFETCH_US * u64::from(guest_threads) / mean.max(1));
         let jobs = jobs.min(GROWTH.saturating_mul(finished as u64));
         self.count = u32::try_from(jobs).unwrap_or(u32::MAX).min(self.max_ahead);
         self.count

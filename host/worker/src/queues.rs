@@ -95,25 +95,21 @@ impl QueueSet {
         if !self.is_discovered() {
             return queues.iter().any(|queue| self.known.contains(queue));
         }
-        let mut served = false;
-        for queue in queues {
-            if self.exclude.contains(queue) {
-                continue;
-            }
-            served = true;
+        let served: Vec<_> = queues.iter().filter(|queue| !self.exclude.contains(queue)).collect();
+        for queue in &served {
             if !self.known.contains(queue) {
                 self.learn(queue);
             }
         }
         if self.known.len() > MAX_PER_CLAIM {
-            for queue in queues {
+            for queue in &served {
                 // All of them are known, but for those that were replaced meanwhile.
-                if self.hinted.len() < MAX_KNOWN && !self.hinted.contains(queue) && !self.exclude.contains(queue) {
-                    self.hinted.push_back(queue.clone());
+                if self.hinted.len() < MAX_KNOWN && !self.hinted.contains(queue) {
+                    self.hinted.push_back((*queue).clone());
                 }
             }
         }
-        served
+        !served.is_empty()
     }
 
     fn learn(&mut self, queue: &QueueName) {

@@ -9,26 +9,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moka::future::Cache;
 use umbel_broker::{LargeValues, ValueError};
-use umbel_model::{Digest, JobId, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId};
+use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId, settings};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore};
 use umbel_sandbox::{CompileError, Compiled, Compiler, Prepared, Sandbox, VerifiedCode};
 
 use crate::error::PrepareError;
 
-/// Settings of a [`Runtime`].
-#[derive(Debug, Clone)]
-pub struct RuntimeConfig {
-    /// Compiled code kept in memory, bytes. The least used modules go first.
-    pub max_prepared_bytes: u64,
-    /// A module that no job used for this time leaves memory, seconds.
-    pub idle_s: u64,
-    /// The widest policies that a module may ask for.
-    pub bounds: PolicyBounds,
-}
-
-impl Default for RuntimeConfig {
-    fn default() -> Self {
-        Self { max_prepared_bytes: 512 << 20, idle_s: 3_600, bounds: PolicyBounds::default() }
+settings! {
+    /// Settings of a [`Runtime`].
+    #[derive(Debug, Clone)]
+    pub struct RuntimeConfig {
+        /// Compiled code kept in memory, bytes. The least used modules go first.
+        pub max_prepared_bytes: u64 = 512 << 20,
+        /// A module that no job used for this time leaves memory, seconds.
+        pub idle_s: u64 = 3_600,
+        /// The widest policies that a module may ask for.
+        pub bounds: PolicyBounds = PolicyBounds::default(),
     }
 }
 
@@ -79,14 +75,8 @@ impl Runtime {
         &self.inner.bounds
     }
 
-    /// Stores a large value of a job in the module store.
-    pub(crate) async fn put_value(
-        &self,
-        tenant: &TenantId,
-        job: JobId,
-        text: &str,
-    ) -> Result<LargeValue, umbel_modules::Error> {
-        self.inner.store.put_value(tenant, job, text).await
+    pub(crate) fn store(&self) -> &ModuleStore {
+        &self.inner.store
     }
 
     /// The module if it is in memory.
@@ -108,7 +98,11 @@ impl Runtime {
             return Ok(prepared);
         }
         let module = self.module(digest).await?;
-        let compiled = self.inner.compiler.compile(&module).await.map_err(|error| refusal(digest, &error))?;
+        let refused = |CompileError { code, message }: CompileError| match code.is_transient() {
+            true => PrepareError::Unavailable(digest, message),
+            false => PrepareError::Refused(digest, code.as_str().to_owned(), message),
+        };
+        let compiled = self.inner.compiler.compile(&module).await.map_err(refused)?;
         self.keep(digest, &compiled).await;
         self.load(digest, compiled.into()).await
     }
@@ -121,11 +115,8 @@ impl Runtime {
             tracing::error!(%digest, problem, "a compiled module cannot be loaded");
             PrepareError::Unavailable(digest, problem)
         };
-        match loaded {
-            Ok(Ok(prepared)) => Ok(prepared),
-            Ok(Err(error)) => Err(unavailable(error.to_string())),
-            Err(error) => Err(unavailable(error.to_string())),
-        }
+        let loaded = loaded.map_err(|error| unavailable(error.to_string()))?;
+        loaded.map_err(|error| unavailable(error.to_string()))
     }
 
     /// The code from the cache, if its MAC is right.
@@ -158,21 +149,15 @@ impl Runtime {
         let describing = tokio::task::spawn_blocking(move || {
             handle.block_on(this.inner.sandbox.describe(&prepared, &this.inner.bounds))
         });
-        let refused =
-            |code: &str, message: String, transient| InspectError { code: code.to_owned(), message, transient };
         match describing.await {
-            Ok(Ok(tasks)) => Ok(tasks),
-            Ok(Err(error)) => Err(refused(error.code(), error.to_string(), false)),
-            Err(error) => Err(refused("describe_failed", error.to_string(), true)),
+            Ok(described) => described.map_err(|error| not_inspected(error.code(), error.to_string(), false)),
+            Err(error) => Err(not_inspected("describe_failed", error.to_string(), true)),
         }
     }
 }
 
-fn refusal(digest: Digest, error: &CompileError) -> PrepareError {
-    if error.code.is_transient() {
-        return PrepareError::Unavailable(digest, error.message.clone());
-    }
-    PrepareError::Refused(digest, error.code.as_str().to_owned(), error.message.clone())
+fn not_inspected(code: &str, message: String, transient: bool) -> InspectError {
+    InspectError { code: code.to_owned(), message, transient }
 }
 
 #[async_trait]
@@ -180,19 +165,12 @@ impl Inspector for Runtime {
     /// Compiles the module even if its code is cached: only the compiler knows what it imports.
     async fn inspect(&self, module: Bytes) -> Result<ModuleInfo, InspectError> {
         let digest = Digest::of(&module);
-        let compiled = self.inner.compiler.compile(&module).await.map_err(|error| InspectError {
-            code: error.code.as_str().to_owned(),
-            transient: error.code.is_transient(),
-            message: error.message,
-        })?;
+        let refused = |e: CompileError| not_inspected(e.code.as_str(), e.message, e.code.is_transient());
+        let compiled = self.inner.compiler.compile(&module).await.map_err(refused)?;
         self.keep(digest, &compiled).await;
         let Compiled { core_module, imports, .. } = compiled.clone();
-        let failed = |error: PrepareError| InspectError {
-            code: "compile_failed".to_owned(),
-            message: error.to_string(),
-            transient: true,
-        };
-        let prepared = self.load(digest, compiled.into()).await.map_err(failed)?;
+        let unloaded = |error: PrepareError| not_inspected("compile_failed", error.to_string(), true);
+        let prepared = self.load(digest, compiled.into()).await.map_err(unloaded)?;
         let tasks = self.describe(&prepared).await?;
         self.inner.prepared.insert(digest, prepared).await;
         Ok(ModuleInfo { digest, size_bytes: module.len() as u64, core_module, imports, tasks })

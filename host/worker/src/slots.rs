@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -16,7 +17,7 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    active::{Active, Wakers},
+    active_delivery::{ActiveDelivery, Wakers},
     attempt::Attempts,
     completion::Finished,
 };
@@ -31,7 +32,7 @@ pub(crate) struct LocalQueue {
 }
 
 struct Waiting {
-    deliveries: VecDeque<Arc<Active>>,
+    deliveries: VecDeque<Arc<ActiveDelivery>>,
     /// The poll loop is called when so many are left.
     low_water: usize,
     last_taken: Instant,
@@ -40,13 +41,8 @@ struct Waiting {
     alive: u32,
 }
 
-/// The next action of a slot.
-enum Next {
-    Run(Arc<Active>),
-    Wait,
-    /// There are more slots than there should be.
-    End,
-}
+/// The next action of a slot: run a delivery, end because there are more slots than there should be, or wait.
+type Next = ControlFlow<Option<Arc<ActiveDelivery>>>;
 
 impl LocalQueue {
     pub(crate) fn new(wakers: Arc<Wakers>) -> Self {
@@ -64,7 +60,7 @@ impl LocalQueue {
     }
 
     /// Hands deliveries to the slots, and wakes no more slots than there is work for.
-    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Arc<Active>>) {
+    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Arc<ActiveDelivery>>) {
         let mut waiting = self.waiting();
         if waiting.deliveries.is_empty() {
             waiting.last_taken = Instant::now();
@@ -82,7 +78,7 @@ impl LocalQueue {
     }
 
     /// Everything that no slot has taken, to be given back to the broker.
-    pub(crate) fn take_back(&self) -> Vec<Arc<Active>> {
+    pub(crate) fn take_back(&self) -> Vec<Arc<ActiveDelivery>> {
         self.waiting().deliveries.drain(..).collect()
     }
 
@@ -113,43 +109,36 @@ impl LocalQueue {
                 // It may have been woken for one of them.
                 self.arrived.notify_one();
             }
-            return Next::End;
+            return Next::Break(None);
         }
-        let Some(active) = waiting.deliveries.pop_front() else { return Next::Wait };
+        let Some(active) = waiting.deliveries.pop_front() else { return Next::Continue(()) };
         waiting.last_taken = Instant::now();
         let low = waiting.deliveries.len() == waiting.low_water;
         drop(waiting);
         if low {
             self.wakers.refill.notify_one();
         }
-        Next::Run(active)
+        Next::Break(Some(active))
     }
 
     /// The next delivery; none when this slot should end.
-    async fn take(&self) -> Option<Arc<Active>> {
-        match self.next() {
-            Next::Run(active) => return Some(active),
-            Next::End => return None,
-            Next::Wait => {}
-        }
+    async fn take(&self) -> Option<Arc<ActiveDelivery>> {
         loop {
+            if let Next::Break(next) = self.next() {
+                return next;
+            }
             let arrived = self.arrived.notified();
             tokio::pin!(arrived);
             // Registered and counted before the second look: a push between the look and the wait wakes this slot.
             arrived.as_mut().enable();
             self.idle.fetch_add(1, Ordering::SeqCst);
-            let mut next = self.next();
-            if let Next::Wait = next {
+            let next = self.next();
+            if next.is_continue() {
                 arrived.await;
-                self.idle.fetch_sub(1, Ordering::SeqCst);
-                next = self.next();
-            } else {
-                self.idle.fetch_sub(1, Ordering::SeqCst);
             }
-            match next {
-                Next::Run(active) => return Some(active),
-                Next::End => return None,
-                Next::Wait => {}
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+            if let Next::Break(next) = next {
+                return next;
             }
         }
     }

@@ -12,10 +12,9 @@ use umbel_model::WorkerId;
 
 use crate::{
     Error, Runtime, WorkerConfig,
-    active::Wakers,
+    active_delivery::Wakers,
     attempt::Attempts,
     heartbeat::{self, Vitals},
-    machine::{self, random_u64},
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
@@ -62,12 +61,6 @@ impl Worker {
             end
         });
         Ok(WorkerHandle { id, command, vitals, task: Some(task), end: End::Died })
-    }
-
-    /// A worker id that no other process has: host name, process id and a random part.
-    pub fn unique_id() -> WorkerId {
-        let name = format!("{}-{}-{:08x}", machine::host_name(), std::process::id(), random_u64() as u32);
-        WorkerId::new(name).expect("the host name has only characters of a worker id")
     }
 }
 

@@ -7,14 +7,15 @@ use std::{
     time::Instant,
 };
 
+use serde::de::DeserializeOwned;
 use umbel_broker::{DeliveredNode, MAX_GROWTH};
 use umbel_model::{
-    Canvas, JobId, TenantId, WorkflowId,
-    canvas::{CanvasError, CanvasLimits, plan, plan_members, workflow_id},
+    JobId, TenantId, WorkflowId,
+    canvas::{CanvasError, CanvasLimits, Plan, plan, plan_members, workflow_id},
 };
 use umbel_sandbox::Refused;
 
-use crate::machine::{random_u64, unix_ms};
+use crate::operating_system::{random_u64, unix_ms};
 
 /// Workflows that guests submit one out of another: a task that replaces itself for ever ends here.
 pub(crate) const MAX_GENERATIONS: u32 = 100;
@@ -43,14 +44,14 @@ impl WorkflowRequests {
     }
 
     pub(crate) fn submit(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<WorkflowId, Refused> {
-        self.check(requester, canvas)?;
+        self.check(requester, canvas, plan)?;
         let id = new_workflow_id();
         self.submitted.push((id, canvas.to_owned()));
         Ok(id)
     }
 
     pub(crate) fn replace(&mut self, requester: &Requester<'_>, canvas: &str) -> Result<(), Refused> {
-        self.check(requester, canvas)?;
+        self.check(requester, canvas, plan)?;
         self.replacement = Some((new_workflow_id(), canvas.to_owned()));
         Ok(())
     }
@@ -59,28 +60,26 @@ impl WorkflowRequests {
         if requester.node.and_then(|node| node.group).is_none() {
             return Err(Refused::new("not_in_group", "this job is in no group"));
         }
-        let parsed: Vec<Canvas> = parsed(members)?;
-        let (planned, _) = plan_members(parsed, self.limits(requester)?).map_err(|e| unplanned(&e))?;
-        self.count(requester, planned.nodes.len() as u32)?;
+        self.check(requester, members, |parsed, limits| plan_members(parsed, limits).map(|(plan, _)| plan))?;
         self.members.push(members.to_owned());
         Ok(())
     }
 
-    fn check(&mut self, requester: &Requester<'_>, text: &str) -> Result<(), Refused> {
-        let planned = plan(parsed(text)?, self.limits(requester)?).map_err(|e| unplanned(&e))?;
-        self.count(requester, planned.nodes.len() as u32)
-    }
-
-    fn limits(&self, requester: &Requester<'_>) -> Result<CanvasLimits, Refused> {
+    /// Plans a text of the guest, and counts its nodes.
+    fn check<T: DeserializeOwned>(
+        &mut self,
+        requester: &Requester<'_>,
+        text: &str,
+        plan: fn(T, CanvasLimits) -> Result<Plan, CanvasError>,
+    ) -> Result<(), Refused> {
+        let parsed = parsed(text)?;
         let depth = requester.node.map_or(0, |node| node.depth);
         if depth >= MAX_GENERATIONS {
             let message = format!("guests may submit each other {MAX_GENERATIONS} times in a row");
             return Err(Refused::new("host_limit:canvas_depth", message));
         }
-        Ok(CanvasLimits { max_nodes: MAX_GROWTH - self.nodes, ..CanvasLimits::default() })
-    }
-
-    fn count(&mut self, requester: &Requester<'_>, nodes: u32) -> Result<(), Refused> {
+        let limits = CanvasLimits { max_nodes: MAX_GROWTH - self.nodes, ..CanvasLimits::default() };
+        let nodes = plan(parsed, limits).map_err(|error| unplanned(&error))?.nodes.len() as u32;
         requester.rates.take(requester.tenant, nodes)?;
         self.nodes += nodes;
         Ok(())
@@ -92,7 +91,7 @@ fn new_workflow_id() -> WorkflowId {
 }
 
 /// Parses a guest's text, unless it has so many values that they would take the host's memory.
-pub(crate) fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Refused> {
+pub(crate) fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, Refused> {
     if text.bytes().filter(|byte| *byte == b',').count() > MAX_VALUES {
         return Err(Refused::new("host_limit:canvas", format!("a canvas has at most {MAX_VALUES} values")));
     }

@@ -40,10 +40,10 @@ pub use job::{
     Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, Module, NodePlace, Progress, Refusal, Submitted,
 };
 pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
-pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId};
+pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{
-    Digests, Node, NodePage, NodeRange, Tree, Workflow, WorkflowOptions, WorkflowPage, WorkflowProgress, WorkflowState,
+    Digests, Node, NodePage, NodeRange, Tree, Workflow, WorkflowOptions, WorkflowPage, WorkflowProgress,
 };
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub struct Worker {
 }
 
 /// How a worker ends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shutdown {
     /// When what runs has ended, however long that takes.

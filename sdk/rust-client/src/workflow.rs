@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::Stream;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use umbel_model::{Canvas, JobId, JobState, OnFailure, WorkflowId};
+use umbel_model::{Canvas, JobId, JobState, OnFailure, WorkflowId, WorkflowState};
 
 use crate::{
     canvas::Step,
@@ -68,41 +68,6 @@ impl WorkflowOptions {
     #[must_use]
     pub fn idempotency_key(self, key: &str) -> Self {
         Self { idempotency_key: Some(key.to_owned()), ..self }
-    }
-}
-
-/// Where a workflow stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WorkflowState {
-    #[default]
-    Running,
-    Succeeded,
-    Failed,
-    Revoked,
-    Expired,
-}
-
-impl WorkflowState {
-    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Revoked, Self::Expired];
-
-    pub fn is_over(self) -> bool {
-        self != Self::Running
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 }
 
@@ -313,7 +278,7 @@ impl watch::Watched for Workflow {
     }
 
     fn is_over(&self) -> bool {
-        self.state.is_over()
+        self.state.is_terminal()
     }
 
     fn state_name(&self) -> &'static str {

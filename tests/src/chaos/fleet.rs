@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use umbel_broker_redis::testing::Options;
+use umbel_broker_conformance::redis_server::Options;
 
 use crate::{Client, Process, RedisServer, free_port, process::command_of, proxy::Proxy, service::answers, until};
 

@@ -65,6 +65,9 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
             line(&format!("start of a quiet one's job {name}, {shown} ms"), json!({"what": what}), field);
         }
     }
+    for (name, field) in [("idle", "idle"), ("200 jobs/s", "at_once"), ("200 delayed jobs/s", "delayed")] {
+        line(&format!("16 workers and 2 servers, {name}: Redis, % of a core"), json!({"what": "fleet"}), field);
+    }
     line("chain of 200 steps, s", json!({"what": "chain", "n": CHAIN}), "seconds");
     for n in &CHORDS[1..] {
         let (marks, size) = (json!({"what": "chord", "n": n}), short(*n as f64));

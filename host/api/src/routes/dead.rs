@@ -65,7 +65,7 @@ pub(crate) async fn redrive_one(cx: Context<JobId>, OptionalJson(body): Optional
     }
     let mut answers = redrive::redrive(&api, std::slice::from_ref(&record), &how).await?;
     let new = answers.pop().unwrap_or_else(|| Err(Problem::no_broker_answer()))?;
-    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO).await
+    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO, None).await
 }
 
 /// Which dead jobs to repeat: `all` or `ids`.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use umbel_broker::LogLine;
 use umbel_model::{
     AttemptRecord, Digest, Failure, JobId, JobRecord, JobState as State, LargeValue, NodeArguments, NodeRef, Policy,
-    PolicyPatch, Progress as ModelProgress,
+    PolicyPatch, Progress as ModelProgress, Stamps,
 };
 
 use super::{JobState, PolicyFields};
@@ -44,7 +44,7 @@ views! {
         #[serde(skip_serializing_if = "Option::is_none")]
         node: Option<NodePlace> = {
             let node = record.node.as_ref().zip(own.as_ref());
-            node.map(|(node, own)| NodePlace::new(node, own, &spec.tags, &spec.headers))
+            node.map(|(node, own)| NodePlace::new(node, own, &spec.stamps))
         },
         /// Of a workflow's node: its own arguments; the result that it takes goes in front of them. Not in lists.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,9 +76,9 @@ views! {
         /// It was cancelled while it ran and is left to end.
         let_end: bool = record.let_end,
         /// Words to find it by; of a node, its workflow's.
-        tags: Vec<String> = spec.tags,
+        tags: Vec<String> = spec.stamps.tags,
         /// Header stamps; of a node, its workflow's.
-        headers: BTreeMap<String, String> = spec.headers,
+        headers: BTreeMap<String, String> = spec.stamps.headers,
         progress: Option<Progress> = record.progress.map(Progress::new),
         /// The value that the task returned, as it was written. Not in lists.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,7 @@ views! {
         policy: Option<PolicyPatch> = Some(spec.policy).filter(|_| is_whole),
         /// The dead job that this one repeats.
         redrive_of: Option<String> = spec.redrive_of.map(|id| id.to_string()),
-        traceparent: Option<String> = spec.traceparent,
+        traceparent: Option<String> = spec.stamps.traceparent,
     }
 
     Progress from (progress: ModelProgress) {
@@ -143,13 +143,13 @@ views! {
     }
 
     /// A job's place in its workflow.
-    NodePlace from (node: &NodeRef, own: &NodeArguments, of_all: &[String], stamps: &BTreeMap<String, String>) {
+    NodePlace from (node: &NodeRef, own: &NodeArguments, of_all: &Stamps) {
         number: u32 = node.number,
         label: Option<String> = own.label.clone(),
         /// Of the workflow.
-        tags: Vec<String> = of_all.to_vec(),
+        tags: Vec<String> = of_all.tags.clone(),
         /// Header stamps of the workflow.
-        headers: BTreeMap<String, String> = stamps.clone(),
+        headers: BTreeMap<String, String> = of_all.headers.clone(),
     }
 
     /// The call of a workflow's node.
@@ -186,11 +186,8 @@ pub(crate) struct Spec {
     digest: Digest,
     #[serde(default)]
     policy: PolicyPatch,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    traceparent: Option<String>,
+    #[serde(flatten)]
+    stamps: Stamps,
     redrive_of: Option<JobId>,
     /// Of a job. When they are stored elsewhere they are empty here.
     arguments: Option<Box<RawValue>>,

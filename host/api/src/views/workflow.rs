@@ -28,9 +28,9 @@ views! {
         progress: WorkflowProgress = WorkflowProgress::new(&record.jobs),
         /// Jobs and joins (the ends of groups).
         nodes: u32 = record.nodes,
-        tags: Vec<String> = spec.tags,
+        tags: Vec<String> = spec.stamps.tags,
         /// Stamps that its jobs inherit.
-        headers: BTreeMap<String, String> = spec.headers,
+        headers: BTreeMap<String, String> = spec.stamps.headers,
         cancel_requested: bool = record.cancel_requested,
         created_at: Timestamp = Timestamp(record.created_at),
         deadline_at: Option<Timestamp> = record.deadline_at.map(Timestamp),
@@ -52,7 +52,7 @@ views! {
         depth: u32 = record.depth,
         /// The workflow whose failed nodes it does again.
         resume_of: Option<String> = spec.resume_of.map(|id| id.to_string()),
-        traceparent: Option<String> = spec.traceparent,
+        traceparent: Option<String> = spec.stamps.traceparent,
         links: Links = Links::new(record.id),
     }
 

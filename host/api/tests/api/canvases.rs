@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use umbel_broker::{Delivery, Growth, NewWorkflow, Settle, Settled};
-use umbel_compose::{BrokerTasks, Composed, Composer, Head, Rules, Stamps};
-use umbel_model::{JobId, Resolution};
+use umbel_compose::{BrokerTasks, Composer, Head, Rules};
+use umbel_model::{JobId, Resolution, Stamps};
 
 use crate::app::{TestApp, id_of};
 
@@ -144,7 +144,7 @@ async fn replace(app: &TestApp, job: &Delivery) {
     let workflow = umbel_model::canvas::workflow_id(JobId::from_parts(5, random));
     let head = Head { parent: Some(job.id), depth: 1, ..Head::new(workflow) };
     let canvas = serde_json::from_value(json!({"task": "add", "args": [1]})).unwrap();
-    let Composed { head, nodes } = composer.workflow(canvas, head).await.unwrap();
+    let NewWorkflow { head, nodes } = composer.workflow(canvas, head).await.unwrap();
     let settle = Settle {
         tenant: job.tenant.clone(),
         id: job.id,

@@ -34,7 +34,7 @@ async fn the_stored_spec_is_what_a_worker_reads() {
     let spec: umbel_model::JobSpec = serde_json::from_str(&delivery.spec).unwrap();
     assert_eq!(spec.arguments.get(), r#"{"x":1,"y":2}"#);
     assert_eq!((spec.policy.priority, spec.policy.fuel, spec.policy.max_retries), (Some(8), Some(5), Some(1)));
-    assert_eq!((spec.traceparent.as_deref(), spec.request_id.as_deref()), (Some(trace), Some("r-1")));
+    assert_eq!((spec.stamps.traceparent.as_deref(), spec.stamps.request_id.as_deref()), (Some(trace), Some("r-1")));
     assert_eq!(serde_json::to_string(&spec).unwrap(), delivery.spec, "one spelling");
 }
 

@@ -57,7 +57,7 @@ local function look_at_counts(args)
       running[tenant] = running[tenant] or {}
       add(running[tenant], queue_in(r[FIXED]))
       if r[FLAGS] >= IN_SUB_QUEUE then
-        local task, key = sub_queues.sub_queue_of(member, r)
+        local task, key = limits.sub_queue_of(member, r)
         add(used, named(tenant, task))
         if key ~= '' then add(used, named(tenant, task, key)) end
       end
@@ -75,8 +75,8 @@ local function look_at_counts(args)
     local tenant, queues = args[i], 'queues:' .. args[i]
     compare('running jobs of a line', running[tenant] or {}, numbers_in(queues, ':r'), function(queue, is)
       call('HSET', P .. queues, queue .. ':r', is)
-      sub_queues.unblock(tenant_queue_of(tenant, queue), sub_queues.BY_QUEUE)
-      sub_queues.unblock_all(sub_queues.BY_TENANT, tenant)
+      limits.unblock(tenant_queue_of(tenant, queue), limits.BY_QUEUE)
+      limits.unblock_all(limits.BY_TENANT, tenant)
     end)
     compare('delayed jobs of a line', delayed[tenant] or {}, numbers_in(queues, ':d'), function(queue, is)
       call('HSET', P .. queues, queue .. ':d', is)
@@ -86,9 +86,9 @@ local function look_at_counts(args)
     if is == 0 then call('HDEL', P .. 'used', name) else call('HSET', P .. 'used', name, is) end
     local tenant, task, key = string.match(name, '^([^,]*),([^,]*),?([^,]*)$')
     if key == '' then
-      sub_queues.unblock_all(sub_queues.BY_TASK, tenant, task)
+      limits.unblock_all(limits.BY_TASK, tenant, task)
     else
-      sub_queues.unblock_all(sub_queues.BY_KEY, tenant, task, key)
+      limits.unblock_all(limits.BY_KEY, tenant, task, key)
     end
   end)
 end
@@ -110,7 +110,7 @@ end
 local function look_at_sub_queues(args)
   local name = args[4]
   local tq, seen, fields = tenant_queue_in(name), {}, call('HGETALL', P .. 'line:' .. name)
-  local hash = sub_queues.hash_of(tq)
+  local hash = limits.hash_of(tq)
   for i = 5, #args do seen[args[i]] = true end
   for i = 1, #fields, 2 do
     local task = string.match(fields[i], '^n:(.*)$')
@@ -132,9 +132,9 @@ local function look_at_sub_queues(args)
       if not tasks[task] then count = count + 1 end
       tasks[task] = true
       add(real, 'n:' .. task)
-      if not open and call('HEXISTS', hash, sub_queues.block_field(task, key)) == 0 then
+      if not open and call('HEXISTS', hash, limits.block_field(task, key)) == 0 then
         found('ready jobs that nobody is given', named(name, task, key), function()
-          sub_queues.settle_key(tq, task, key)
+          limits.settle_key(tq, task, key)
         end)
       end
     elseif open then
@@ -149,7 +149,7 @@ local function look_at_sub_queues(args)
   end
   compare('queued jobs of a line', real, counted, function(field, is)
     if is == 0 then call('HDEL', hash, field) else call('HSET', hash, field, is) end
-    sub_queues.settle_tenant_queue(tq)
+    limits.settle_tenant_queue(tq)
   end)
 end
 

@@ -2,7 +2,7 @@
 
 -- Of this call: whether to mend, and the answer.
 local fix, out
-local named = sub_queues.named
+local named = limits.named
 
 -- `mend` is called if it is asked for; a finding that cannot be mended has none.
 local function found(check, example, mend)
@@ -59,16 +59,16 @@ local function look_at_job(member)
     local task, key = nil, nil
     local set = 'ready:' .. tq.name
     if r[FLAGS] >= IN_SUB_QUEUE then
-      task, key = sub_queues.sub_queue_of(member, r)
+      task, key = limits.sub_queue_of(member, r)
       set = 'lane:' .. named(tq.name, task, key)
     end
     if not is_in(set, id) then
       found('queued job that is in no queue', member, function()
         if task then
-          sub_queues.insert(tq, task, key, r[SCORE], id)
+          limits.insert(tq, task, key, r[SCORE], id)
         else
           call('ZADD', tq.ready, r[SCORE], id)
-          sub_queues.settle_tenant_queue(tq)
+          limits.settle_tenant_queue(tq)
         end
         ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
       end)
@@ -154,13 +154,13 @@ local function look_at_tenant_queue(name)
     if task then
       task, key = task ~= '' and task or nil, key ~= '' and key or nil
       local known = true
-      if why == sub_queues.UNTIL then
+      if why == limits.UNTIL then
         known = is_in('parked', named(name, task, key))
-      elseif sub_queues.blocked_set(why, tq.tenant, task, key) then
-        known = call('SISMEMBER', sub_queues.blocked_set(why, tq.tenant, task, key), tq.queue) == 1
+      elseif limits.blocked_set(why, tq.tenant, task, key) then
+        known = call('SISMEMBER', limits.blocked_set(why, tq.tenant, task, key), tq.queue) == 1
       end
       if not known then
-        found('limit that stops jobs for ever', named(name, task, key), function() sub_queues.unblock(tq, nil, task, key) end)
+        found('limit that stops jobs for ever', named(name, task, key), function() limits.unblock(tq, nil, task, key) end)
       end
     end
   end
@@ -170,10 +170,10 @@ local function look_at_queues(tenant)
   for _, field in ipairs(call('HKEYS', P .. 'queues:' .. tenant)) do
     if sub(field, -2) == ':p' then
       local tq = tenant_queue_of(tenant, sub(field, 1, -3))
-      local open, is_served = sub_queues.is_open(tq), call('ZSCORE', tq.fair, tenant)
+      local open, is_served = limits.is_open(tq), call('ZSCORE', tq.fair, tenant)
       if (open and not is_served) or (is_served and not open) then
         local check = open and 'ready jobs that nobody is given' or 'turn of a tenant without ready jobs'
-        found(check, tq.name, function() sub_queues.settle_tenant_queue(tq) end)
+        found(check, tq.name, function() limits.settle_tenant_queue(tq) end)
       end
       if is_served and not is_in('active_queues', tq.queue) then
         found('queue that no worker hears of', tq.queue, adds('active_queues', 0, tq.queue))
@@ -186,8 +186,8 @@ local function look_at_blocked(name)
   local tenant, task, key = string.match(name, '^([^,]*),?([^,]*),?([^,]*)$')
   task, key = task ~= '' and task or nil, key ~= '' and key or nil
   for _, queue in ipairs(call('SMEMBERS', P .. 'blocked:' .. name)) do
-    local why = call('HGET', sub_queues.hash_of(tenant_queue_of(tenant, queue)), sub_queues.block_field(task, key))
-    if not why or sub_queues.blocked_set(why, tenant, task, key) ~= P .. 'blocked:' .. name then
+    local why = call('HGET', limits.hash_of(tenant_queue_of(tenant, queue)), limits.block_field(task, key))
+    if not why or limits.blocked_set(why, tenant, task, key) ~= P .. 'blocked:' .. name then
       found('limit of nothing that is parked', name, function() call('SREM', P .. 'blocked:' .. name, queue) end)
     end
   end

@@ -15,7 +15,7 @@ sets.ready = function(name, id)
   if is_state(tq.tenant .. ',' .. id, fits) then return end
   return 'ready entry of a job that is not queued', function()
     call('ZREM', tq.ready, id)
-    sub_queues.settle_tenant_queue(tq)
+    limits.settle_tenant_queue(tq)
   end
 end
 
@@ -24,11 +24,11 @@ sets.lane = function(name, id)
   local member = tq.tenant .. ',' .. id
   local function fits(r)
     if r[STATE] ~= QUEUED or r[FLAGS] < IN_SUB_QUEUE or queue_in(r[FIXED]) ~= tq.queue then return false end
-    local its_task, its_key = sub_queues.sub_queue_of(member, r)
+    local its_task, its_key = limits.sub_queue_of(member, r)
     return its_task == task and its_key == key
   end
   if is_state(member, fits) then return end
-  return 'ready entry of a job that is not queued', function() sub_queues.take_out(tq, task, key, id) end
+  return 'ready entry of a job that is not queued', function() limits.take_out(tq, task, key, id) end
 end
 
 sets.leases = function(_, member)
@@ -74,8 +74,8 @@ end
 
 sets.parked = function(_, name)
   local tq, task, key = tenant_queue_in(name)
-  local field = sub_queues.block_field(task ~= '' and task or nil, key ~= '' and key or nil)
-  if call('HGET', sub_queues.hash_of(tq), field) ~= sub_queues.UNTIL then return 'limit of nothing that is parked' end
+  local field = limits.block_field(task ~= '' and task or nil, key ~= '' and key or nil)
+  if call('HGET', limits.hash_of(tq), field) ~= limits.UNTIL then return 'limit of nothing that is parked' end
 end
 
 sets.idem_due = function(_, name)

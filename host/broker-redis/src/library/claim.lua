@@ -126,8 +126,10 @@ local function deliver(tq, id, text)
   local key = P .. 'job:' .. member
   text = text or call('GET', key)
   if not text or not is_readable(text) then return end
-  local _, _, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
+  local _, state, flags, priority, retries, deliveries, max_deliveries, created, expires, _, _, _, score, fence, result_ttl,
     dead_ttl, _, _, rest = unpack_struct(HEAD, text)
+  -- An index that names a job which does not wait is damaged.
+  if state ~= QUEUED then return end
   if expires > 0 and expires <= now then
     local r = opened(text)
     finish(member, r, EXPIRED)
@@ -158,7 +160,7 @@ end
 local function try(tq, id, text, task, key)
   local before = out_n
   if pcall(deliver, tq, id, text) then return end
-  if task then fair_claim.count_start(tq.tenant, task, key, -1) end
+  if task then limited_claim.uncount_start(tq.tenant, task, key) end
   for i = #out, before + 1, -1 do out[i] = nil end
   out_n = before
 end
@@ -166,8 +168,8 @@ end
 -- The first 46 bytes, up to the score, of a record as it is delivered; false when there is more to do than that.
 local function front_of(old)
   if #old < 46 or byte(old) ~= 1 then return false end
-  local _, _, flags, _, _, deliveries, _, _, expires = unpack_struct('<BBBBI4I4I4I6I6', old)
-  if expires > 0 or has(flags, SPEC_APART) or has(flags, NODE) then return false end
+  local _, state, flags, _, _, deliveries, _, _, expires = unpack_struct('<BBBBI4I4I4I6I6', old)
+  if state ~= QUEUED or expires > 0 or has(flags, SPEC_APART) or has(flags, NODE) then return false end
   return pack('BB', 1, RUNNING) .. sub(old, 3, 8) .. pack('<I4', deliveries + 1) .. sub(old, 13, 28)
     .. pack('<I6I6I6', 0, now, 0)
 end
@@ -269,19 +271,22 @@ local function claim(request, answer)
     local before, queue, one_by_one = count, nil, nil
     queue, at = unpack_struct('<Bc0', request, at)
     while count < max and budget > 0 do
-      local picked, missing = not one_by_one and pick(queue, math.min(max - count, budget)), 0
+      local want = math.min(max - count, budget)
+      local picked, missing = not one_by_one and pick(queue, want), 0
       if picked then
         budget = budget - picked
         deliver_picked(picked)
+        -- There were no more.
+        if picked < want then break end
       else
         one_by_one = one_by_one or {}
-        budget, missing = fair_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
+        budget, missing = limited_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
         picked = picked_n
         deliver_picked(picked)
       end
       if picked == 0 or missing > 0 then break end
     end
-    if not fair_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
+    if not limited_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
     -- Nobody need hear of jobs that are taken at once.
     local left = (ready_in[queue] or 0) - (count - before)
     ready_in[queue] = left > 0 and left or nil
@@ -290,7 +295,7 @@ local function claim(request, answer)
     end
   end
   if hears == 1 then wait_or_work(waits_for, count >= max) end
-  fair_claim.write_limits()
+  limited_claim.write_limits()
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

@@ -13,7 +13,7 @@ register('control', 'allow-oom', function(args)
   local queues, key = P .. 'queues:' .. tenant, P .. 'control:' .. tenant
   if kind == 'q' and call('HEXISTS', queues, name .. ':p') == 0 then return 'U' end
   local stored = call('HGET', key, scope)
-  local control = stored and sub_queues.opened_control(stored) or { concurrency = 0 }
+  local control = stored and limits.opened_control(stored) or { concurrency = 0 }
   -- Also a queue without another control may be paused, so that is kept with its counts.
   if kind == 'q' then control.paused = call('HGET', queues, name .. ':p') == '1' end
 
@@ -42,7 +42,7 @@ register('control', 'allow-oom', function(args)
   local says_more = control.exclusive or control.rate or control.concurrency > 0
   if says_more or (control.paused and kind ~= 'q') then
     if kind == 'k' and not stored and is_full(tonumber(args[8])) then return 'F' end
-    call('HSET', key, scope, sub_queues.packed_control(control))
+    call('HSET', key, scope, limits.packed_control(control))
     call('HSET', P .. 'special', tenant, 1)
   elseif stored then
     call('HDEL', key, scope)
@@ -52,9 +52,9 @@ register('control', 'allow-oom', function(args)
 
   local function open(queue)
     local tq = tenant_queue_of(tenant, queue)
-    if kind == 'k' then return sub_queues.unblock(tq, nil, name) end
-    sub_queues.unblock(tq)
-    sub_queues.settle_and_notify(tq)
+    if kind == 'k' then return limits.unblock(tq, nil, name) end
+    limits.unblock(tq)
+    limits.settle_and_notify(tq)
   end
   if kind == 'q' then
     tenant_queue_of(tenant, name).used = true
@@ -66,7 +66,7 @@ register('control', 'allow-oom', function(args)
   end
   flush()
   notify()
-  return 'S' .. sub_queues.packed_control(control)
+  return 'S' .. limits.packed_control(control)
 end)
 
 -- What was set of a tenant.

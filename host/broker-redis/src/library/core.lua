@@ -50,8 +50,8 @@ end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
 -- idempotency keys, deletion, claims one by one.
-local sub_queues, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
-local new_workflows, idempotency, deletion, fair_claim = {}, {}, {}, {}
+local limits, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, limited_claim = {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -364,7 +364,7 @@ end
 local function put_ready(tq, score, id)
   if is_special(tq) then
     call('ZADD', tq.ready, score, id)
-    sub_queues.settle_tenant_queue(tq)
+    limits.settle_tenant_queue(tq)
   else
     zadd(tq.ready, score, id)
     activate(tq)
@@ -381,9 +381,9 @@ local function enqueue(member, r, tq)
   tq.used = true
   ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1
   add_event(member, QUEUED, r[FIXED], 1)
-  if r[FLAGS] >= HAS_OPTIONS and sub_queues.enter(member, r, tq) then return end
+  if r[FLAGS] >= HAS_OPTIONS and limits.enter(member, r, tq) then return end
   call('ZADD', tq.ready, r[SCORE], id_of(member))
-  if is_special(tq) then sub_queues.settle_tenant_queue(tq) else activate(tq) end
+  if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
 end
 
 -- The score of a job that joins its tenant queue now. Numbers are taken from the store in growing blocks.
@@ -411,10 +411,10 @@ end
 local function leave(member, r, tq)
   local state = r[STATE]
   if state == QUEUED then
-    if r[FLAGS] >= IN_SUB_QUEUE then return sub_queues.leave(member, r, tq) end
+    if r[FLAGS] >= IN_SUB_QUEUE then return limits.leave(member, r, tq) end
     call('ZREM', tq.ready, id_of(member))
     if is_special(tq) then
-      sub_queues.settle_tenant_queue(tq)
+      limits.settle_tenant_queue(tq)
     elseif call('EXISTS', tq.ready) == 0 then
       call('ZREM', tq.fair, tq.tenant)
       tq.active = false
@@ -422,7 +422,7 @@ local function leave(member, r, tq)
   elseif state == RUNNING then
     zrem(P .. 'leases', member)
     tq.running = tq.running - 1
-    if r[FLAGS] >= IN_SUB_QUEUE or is_special(tq) then sub_queues.release_capacity(tq, member, r) end
+    if r[FLAGS] >= IN_SUB_QUEUE or is_special(tq) then limits.release_capacity(tq, member, r) end
   elseif state == SCHEDULED or state == RETRYING then
     tq.delayed = tq.delayed - 1
   end

@@ -31,7 +31,7 @@ register('promote', 'allow-oom', function(args)
   local late, waiting = due_in(P .. 'deadlines', max), due_in(P .. 'look', max)
   if call('EXISTS', P .. 'parked') == 1 then
     local opens
-    opened, opens = sub_queues.open_rates(max)
+    opened, opens = limits.open_rates(max)
     if opens then due_at(opens) end
   end
   for _, member in ipairs(late) do workflows.give_up(sub(member, 1, -7), EXPIRED) end
@@ -74,7 +74,7 @@ register('reap', 'allow-oom', function(args)
     local r = load(member)
     if r then
       local tq = tenant_queue_of(tenant_of(member), queue_in(r[FIXED]))
-      local options = r[FLAGS] >= HAS_OPTIONS and sub_queues.options_of(member, r[FLAGS])
+      local options = r[FLAGS] >= HAS_OPTIONS and limits.options_of(member, r[FLAGS])
       local on_lost = options and options.on_lost
       leave(member, r, tq)
       r[TOKEN] = ''

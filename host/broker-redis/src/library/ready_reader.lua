@@ -16,8 +16,8 @@ local function reader_of(key, step)
     back = {}, back_first = 1, back_last = 0, changed = {} }
 end
 
--- The first entry that was not taken, and its score; nothing when there is none.
-local function first_of(reader)
+-- Finds the first entry that was not taken.
+local function find_first(reader)
   local next = reader.next
   if next > reader.read and not reader.at_end then
     local read, step = reader.read, reader.step
@@ -27,20 +27,26 @@ local function first_of(reader)
     reader.at_end, reader.read, reader.step = n < step, read + n, math.min(4 * step, 256)
   end
   local name, score, other = reader.names[next], reader.scores[next], reader.back[reader.back_first]
-  if other and (not name or other.score < score or (other.score == score and before(other.name, name))) then
-    return other.name, other.score
-  end
-  return name, score
+  local is_back = other and (not name or other.score < score or (other.score == score and before(other.name, name)))
+  if is_back then name, score = other.name, other.score end
+  reader.is_found, reader.is_back, reader.name, reader.score = true, is_back, name, score
+end
+
+-- The first entry that was not taken, and its score; nothing when there is none.
+local function first_of(reader)
+  if not reader.is_found then find_first(reader) end
+  return reader.name, reader.score
 end
 
 -- Takes what first_of() answered.
 local function take_first(reader)
-  local other = reader.back[reader.back_first]
-  if other and other.name == first_of(reader) then
+  if not reader.is_found then find_first(reader) end
+  if reader.is_back then
     reader.back[reader.back_first], reader.back_first = nil, reader.back_first + 1
   else
     reader.next = reader.next + 1
   end
+  reader.is_found = false
 end
 
 -- Takes the first entry and puts it back with another score, or not at all.

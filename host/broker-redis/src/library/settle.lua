@@ -44,7 +44,7 @@ local function succeeded(member, text, more, token, ending)
   local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
   if version ~= 1 or state ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return end
-  local options = more and sub_queues.read_options(more)
+  local options = more and limits.read_options(more)
   -- One that holds a unique key gives it back.
   if options and options.wins > 0 then return end
   local ttl, _, current, _, _, queue, behind_queue = unpack_struct('<I6I6Bc0Bc0I4Bc0', text, 61)
@@ -54,9 +54,9 @@ local function succeeded(member, text, more, token, ending)
   if flags >= IN_SUB_QUEUE then
     flags = flags - IN_SUB_QUEUE
     local task = unpack_struct('Bc0', text, behind_queue)
-    sub_queues.free(tq, task, options and options.has_limits and options.key or '')
+    limits.free(tq, task, options and options.has_limits and options.key or '')
   elseif is_special(tq) then
-    sub_queues.free(tq)
+    limits.free(tq)
   end
   notify_ended(member)
   unleased_n = unleased_n + 1
@@ -83,8 +83,8 @@ end
 
 local function settle(member, text, token, how, delay_ms, payload, entry, progress, growth, blob, at, logs)
   if not text or not is_readable(text) then return 'L' end
-  local r = opened(text)
-  if r[TOKEN] ~= token then return 'L' end
+  local done, r = pcall(opened, text)
+  if not done or r[TOKEN] ~= token then return 'L' end
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
   -- What was cancelled adds nothing as it goes.
   if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
@@ -145,17 +145,17 @@ local function settle_all(args, kinds)
       if record then
         records[n + 1], records[n + 2], n = keys[read], record, n + 2
       end
-      if not record then sub_queues.release_freed() end
+      if not record then limits.release_freed() end
       codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending), at + 3
     else
-      sub_queues.release_freed()
+      limits.release_freed()
       local member, token, how, delay_ms, payload, entry, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
       local text = call('GET', P .. 'job:' .. member)
       codes[k] = settle(member, text, token, how, delay_ms, payload, entry, progress, growth, args[at], behind, logs)
       at = at + 1
     end
   end
-  sub_queues.release_freed()
+  limits.release_freed()
   if n > 0 then call('MSET', unpack(records, 1, n)) end
   in_pieces('ZREM', P .. 'leases', unleased)
   in_pieces('ZADD', P .. 'retain', to_retain)

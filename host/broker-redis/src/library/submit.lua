@@ -74,7 +74,7 @@ end
 
 -- What keeps a job from being stored: a letter, and an id.
 local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
-  local tenant, options = g.tq.tenant, g.more and sub_queues.read_options(g.more)
+  local tenant, options = g.tq.tenant, g.more and limits.read_options(g.more)
   if #idem_key > 0 or #redrive > 0 or options then
     if call('EXISTS', key) == 1 then return 'E', id end
     if #idem_key > 0 then
@@ -96,7 +96,7 @@ end
 local function submit(g, id, piece, details)
   local start, start_ms, expires_ms, expires_at, apart, idem_key, idem_body, idem_ttl, redrive =
     unpack_struct(DETAILS, details)
-  local tq, options, tenant, queue = g.tq, g.more and sub_queues.read_options(g.more), g.tq.tenant, g.tq.queue
+  local tq, options, tenant, queue = g.tq, g.more and limits.read_options(g.more), g.tq.tenant, g.tq.queue
   local flags, priority = byte(g.head, FLAGS, PRIORITY)
   local member, key = g.tq.member .. id, g.tq.job .. id
   local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
@@ -135,7 +135,7 @@ local function submit(g, id, piece, details)
     arrival = arrival + 1
     if expires > 0 then zadd(P .. 'look', expires, member) end
     if in_sub_queue then
-      sub_queues.insert(tq, g.task, g.key, score, id)
+      limits.insert(tq, g.task, g.key, score, id)
       ready_in[queue] = (ready_in[queue] or 0) + 1
     else
       put_ready(tq, score, id)
@@ -225,14 +225,14 @@ local function index(order)
     local m = #names
     for i = 1, n, 2 do names[m + i], names[m + i + 1] = '0', list[i + 1] end
     if g.has_limits then
-      sub_queues.insert_many(known, tq, g.task, g.key, list, n)
+      limits.insert_many(known, tq, g.task, g.key, list, n)
     else
       in_pieces('ZADD', tq.ready, list)
-      if is_special(tq) then sub_queues.settle_tenant_queue(tq) else activate(tq) end
+      if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
     end
     ready_in[tq.queue], tq.used = (ready_in[tq.queue] or 0) + n / 2, true
   end
-  sub_queues.write_inserted(known)
+  limits.write_inserted(known)
   for tenant, names in pairs(by_tenant) do in_pieces('ZADD', P .. 'jobs:' .. tenant, names) end
 end
 

@@ -94,6 +94,43 @@ async fn a_damaged_record_or_key_stops_nobody_and_is_found() {
 }
 
 #[tokio::test]
+async fn a_settle_of_a_damaged_record_is_lost_and_the_others_of_its_batch_are_recorded() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    broker.submit(&[of_key(1, 1), single(2), single(3)]).await.unwrap();
+    let mut held = broker.claim(&claim(3)).await.unwrap();
+    held.sort_by_key(|delivery| delivery.id);
+    let running = format!("\u{1}\u{2}{}", "x".repeat(200));
+    run(&server, &["SET", &key(&format!("job:{},{}", tenant(), single(2).id)), &running]);
+    let settles = [settle(&held[0]), failed(&held[1]), failed(&held[2])];
+    let answers = broker.settle(&settles, None).await.unwrap().0;
+    assert_eq!(answers, [Settled::Recorded, Settled::Lost, Settled::Recorded]);
+    broker.submit(&[NewJob { id: single(4).id, ..of_key(1, 1) }]).await.unwrap();
+    assert_eq!(broker.claim(&claim(3)).await.unwrap().len(), 1, "the key's capacity was freed");
+}
+
+#[tokio::test]
+async fn an_entry_of_a_job_that_does_not_wait_makes_it_run_no_second_time() {
+    let server = RedisServer::start(Options::default());
+    let broker = broker(&server).await;
+    broker.submit(&[single(1), single(2)]).await.unwrap();
+    let held = broker.claim(&claim(2)).await.unwrap();
+    broker.settle(&[settle(&held[0])], None).await.unwrap();
+    let ready = key(&format!("ready:{},default", tenant()));
+    let patch = ControlPatch { concurrency: Some(100), ..ControlPatch::default() };
+    for next in [3, 4] {
+        for id in [single(1).id, single(2).id] {
+            run(&server, &["ZADD", &ready, "1", &id.to_string()]);
+        }
+        broker.submit(&[single(next)]).await.unwrap();
+        let ids: Vec<_> = broker.claim(&claim(10)).await.unwrap().iter().map(|delivery| delivery.id).collect();
+        assert_eq!(ids, [single(next).id]);
+        // From now on jobs are picked one by one.
+        broker.set_control(&tenant(), &Scope::Tenant, &patch).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_audit_finds_and_mends_each_damage() {
     let server = RedisServer::start(Options::default());
     let (broker, held) = populated(&server).await;

@@ -113,3 +113,24 @@ async fn a_process_subscribes_only_to_what_it_listens_to() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn cost_of_a_submission_while_others_listen() {
+    for listeners in [1, 100] {
+        let server = RedisServer::start(Options::default());
+        let mut processes = Vec::new();
+        for n in 0..listeners {
+            let process = Process::start(&server, n).await;
+            process.claim(4).await;
+            processes.push(process);
+        }
+        let broker = &processes[0].broker;
+        let before = cost::meter(broker).await;
+        for n in 0..2_000 {
+            broker.submit(&[job(n)]).await.unwrap();
+        }
+        let after = cost::meter(broker).await;
+        println!("{listeners} listen: {:.1} us of CPU a submission", (after.1 - before.1) / 2_000.0);
+    }
+}

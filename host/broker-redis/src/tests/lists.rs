@@ -6,8 +6,10 @@ use umbel_model::{AttemptRecord, Failure, Resolution, Usage};
 use super::{cost::meter, *};
 
 const PAGE: u32 = 200;
-/// Inline, and apart.
-const HISTORIES: [usize; 2] = [100, 20_000];
+/// Attempts of each job: as many as a history keeps.
+const ATTEMPTS: u32 = 50;
+/// Bytes of an attempt's message: a part of the history is inline, or all of it is apart.
+const HISTORIES: [usize; 2] = [100, 4_000];
 
 fn attempt(message_bytes: usize) -> AttemptRecord {
     AttemptRecord {
@@ -33,11 +35,11 @@ fn claim(n: u32) -> Claim {
 
 /// Snoozes what is ready some times, and lets it succeed with large results.
 async fn work(broker: &RedisBroker, message_bytes: usize) {
-    for round in 0..10 {
+    for round in 0..ATTEMPTS {
         let held = broker.claim(&claim(round)).await.unwrap();
         assert_eq!(held.len(), PAGE as usize);
         let resolution = || match round {
-            9 => Resolution::Succeed {
+            _ if round == ATTEMPTS - 1 => Resolution::Succeed {
                 result: Some(RawValue::from_string(format!("\"{}\"", "r".repeat(100_000))).unwrap()),
             },
             _ => Resolution::Snooze { delay_ms: 0 },

@@ -21,10 +21,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use redis::Value;
+use tokio::sync::broadcast;
+use umbel_broker::*;
 use umbel_broker_conformance::{self as conformance, Subject};
+use umbel_model::{JobId, QueueName, TenantId, WorkerId};
 
 use super::*;
-use crate::testing::{Options, RedisServer};
+use conformance::redis_server::{Options, RedisServer};
 
 /// One server for all tests of this process; the kernel ends it with the process.
 fn server() -> &'static RedisServer {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use umbel_model::{
-    OnFailure, UnixMs,
+    OnFailure, UnixMs, WorkflowId,
     canvas::{self, Canvas, CanvasLimits, Node, Range, Work},
 };
 

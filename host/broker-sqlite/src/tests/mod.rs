@@ -16,7 +16,8 @@ mod upgrade;
 
 use std::path::Path;
 
-use umbel_model::{Resolution, TaskName, Token};
+use umbel_broker::*;
+use umbel_model::{JobId, QueueName, Resolution, TaskName, TenantId, Token, WorkerId};
 
 use crate::*;
 

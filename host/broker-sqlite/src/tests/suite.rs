@@ -1,6 +1,7 @@
 //! The suite that every broker passes: 10,000 random histories in memory, the scenarios and fewer histories on a file.
 
 use futures::future::BoxFuture;
+use umbel_broker::Broker;
 use umbel_broker_conformance::{self as conformance, Histories, Reopen, Subject};
 
 use crate::*;

@@ -1,13 +1,13 @@
 //! One operation under way, inside the transaction of its group.
 
 use rusqlite::Connection;
-use umbel_broker::{Limits, scheduler::Scheduler};
+use umbel_broker::{Limits, in_process::Notifications, scheduler::Scheduler};
 use umbel_model::UnixMs;
 
+use crate::error::Fault;
 use crate::writer::{
     state::event_subscriptions::EventSubscriptions, state::stored_scheduler, state::workflow_state::WorkflowStates,
 };
-use crate::{error::Fault, notifications::Notifications};
 
 /// How much of the work list an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,19 +1,19 @@
 //! The consequences of an end: arrivals, joins, the end of a workflow, and cancellation.
 
 use umbel_model::{
-    Failure, JobState, OnFailure, UnixMs,
+    Failure, JobState, TenantId, UnixMs, WorkflowId,
     canvas::{Range, node_job, node_of},
 };
 
 use super::{
-    records::Key,
-    records::{WorkItem, Workflow},
+    records::{Key, Workflow},
     state::State,
 };
 use crate::{
     rules::{
         join::{JobArrival, adjusted, arrive_at_job, status_of, workflow_state},
         retention::delete_workflow_at,
+        work_items::WorkItem,
     },
     *,
 };
@@ -22,33 +22,25 @@ impl State {
     // ---- the work list
 
     /// Does at most `ADVANCE` nodes of the list, then looks which workflows are over.
-    pub(super) fn advance(&mut self, now: UnixMs) {
-        let mut budget = ADVANCE;
-        while budget > 0 {
-            let own = !self.queued_items.is_empty();
-            let Some(item) = self.queued_items.pop_front().or_else(|| self.work_items.pop_front()) else { break };
-            let mut put_back =
-                |item| if own { self.queued_items.push_front(item) } else { self.work_items.push_front(item) };
-            budget -= 1;
+    pub(super) fn advance(&mut self) {
+        for _ in 0..ADVANCE {
+            let list = if self.queued_items.is_empty() { &mut self.work_items } else { &mut self.queued_items };
+            let Some(item) = list.pop_front() else { break };
+            if let Some(rest) = item.clone().rest(1) {
+                list.push_front(rest);
+            }
             match item {
-                WorkItem::Adopt { job, status } => self.adopt(now, &job, status),
-                WorkItem::Arrive { workflow, targets, raw, adjusted } => {
-                    let node = targets.first;
-                    if let Some(left) = rest(targets) {
-                        put_back(WorkItem::Arrive { workflow: workflow.clone(), targets: left, raw, adjusted });
-                    }
-                    self.arrive(now, &workflow, node, raw, adjusted);
+                WorkItem::Adopt { tenant, job, status } => self.adopt(&(tenant, job), status),
+                WorkItem::Arrive { workflow, nodes, raw, adjusted } => {
+                    self.arrive(&workflow, nodes.first, raw, adjusted);
                 }
-                WorkItem::Cancel { workflow, nodes, how } => {
-                    if let Some(left) = rest(nodes) {
-                        put_back(WorkItem::Cancel { workflow: workflow.clone(), nodes: left, how });
-                    }
-                    self.cancel_node(now, &(workflow.0.clone(), node_job(workflow.1, nodes.first)), how);
+                WorkItem::Cancel { workflow: (tenant, id), nodes, how } => {
+                    self.cancel_job(&(tenant, node_job(id, nodes.first)), how);
                 }
             }
         }
         self.put_off();
-        self.finish_workflows(now);
+        self.finish_workflows();
     }
 
     /// Leaves the step's own items that are left to later steps.
@@ -56,7 +48,7 @@ impl State {
         self.work_items.append(&mut self.queued_items);
     }
 
-    fn arrive(&mut self, now: UnixMs, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
+    fn arrive(&mut self, workflow: &Key, node: u32, raw: Status, adjusted: Status) {
         let key = (workflow.0.clone(), node_job(workflow.1, node));
         if self.joins.contains_key(&key) {
             return self.arrive_at_join(workflow, &key, raw, adjusted);
@@ -67,59 +59,49 @@ impl State {
             return;
         }
         let cancelled = self.workflows.get(workflow).and_then(|w| w.cancelled);
-        match arrive_at_job(place.when, raw, adjusted, cancelled) {
-            JobArrival::End(state) => self.finish(now, &key, state),
-            JobArrival::Ready => self.make_ready(now, workflow, &key),
-            JobArrival::FailUpstream => self.fail_upstream(now, &key),
+        match arrive_at_job(place.node.when, raw, adjusted, cancelled) {
+            JobArrival::End(state) => self.finish(&key, state),
+            JobArrival::Ready => {
+                let template = self.workflows[workflow].head.templates[place.template as usize].clone();
+                let now = self.now;
+                self.job_mut(&key).record.expires_at = (template.expires_ms > 0).then_some(now + template.expires_ms);
+                self.start(&key, template.start, None);
+            }
+            JobArrival::FailUpstream => self.fail_upstream(&key, false),
         }
     }
 
-    fn fail_upstream(&mut self, now: UnixMs, key: &Key) {
+    fn fail_upstream(&mut self, key: &Key, dead: bool) {
         self.job_mut(key).record.failure = Some(Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE));
-        self.end(now, key, JobState::Failed, false);
-    }
-
-    fn make_ready(&mut self, now: UnixMs, workflow: &Key, key: &Key) {
-        let place = self.jobs[key].place.as_ref().expect("only nodes are made ready");
-        let template = self.workflows[workflow].head.templates[place.template as usize].clone();
-        self.job_mut(key).record.expires_at = (template.expires_ms > 0).then_some(now + template.expires_ms);
-        self.start(now, key, template.start);
+        self.end(key, JobState::Failed, dead);
     }
 
     fn arrive_at_join(&mut self, workflow: &Key, key: &Key, raw: Status, adjusted: Status) {
         let join = self.joins.get_mut(key).expect("looked up before");
-        let of_join = (join.when, !join.members.is_empty(), join.cancel_rest);
+        let of_join = (join.node.when, !join.members.is_empty(), join.cancel_rest);
         let arrival = join.progress.arrive(of_join, raw, adjusted);
         if arrival.cancels_scope {
-            let how = JobState::Revoked;
-            let cancel = |nodes: &Range| WorkItem::Cancel { workflow: workflow.clone(), nodes: *nodes, how };
+            let cancel =
+                |nodes: &Range| WorkItem::Cancel { workflow: workflow.clone(), nodes: *nodes, how: JobState::Revoked };
             self.queued_items.extend(join.scope.iter().map(cancel));
         }
         if let Some(status) = arrival.ended {
-            let (next, on_failure) = (join.next.clone(), join.on_failure);
-            self.emit(key, &next, status, on_failure);
+            let node = join.node.clone();
+            self.emit(key, &node, status);
         }
     }
 
     /// Tells what waits for a node that it ended.
-    fn emit(&mut self, key: &Key, next: &[Range], raw: Status, on_failure: OnFailure) {
-        let (id, number) = node_of(key.1);
-        let workflow = (key.0.clone(), id);
-        let adjusted = adjusted(raw, on_failure);
-        for targets in next {
-            self.queued_items.push_back(WorkItem::Arrive {
-                workflow: workflow.clone(),
-                targets: *targets,
-                raw,
-                adjusted,
-            });
-        }
-        let Some(stored) = self.workflows.get_mut(&workflow) else { return };
-        if stored.head.end == number {
-            stored.end = Some(adjusted);
-            if let Some(parent) = stored.head.parent {
-                self.queued_items.push_back(WorkItem::Adopt { job: (key.0.clone(), parent), status: adjusted });
-            }
+    fn emit(&mut self, (tenant, job): &Key, node: &NewNode, raw: Status) {
+        let (id, number) = node_of(*job);
+        let workflow = (tenant.clone(), id);
+        let adjusted = adjusted(raw, node.on_failure);
+        let arrive = |nodes: &Range| WorkItem::Arrive { workflow: workflow.clone(), nodes: *nodes, raw, adjusted };
+        self.queued_items.extend(node.next.iter().map(arrive));
+        let Some(stored) = self.workflows.get_mut(&workflow).filter(|stored| stored.head.end == number) else { return };
+        stored.end = Some(adjusted);
+        if let Some(job) = stored.head.parent {
+            self.queued_items.push_back(WorkItem::Adopt { tenant: tenant.clone(), job, status: adjusted });
         }
     }
 
@@ -127,30 +109,27 @@ impl State {
     pub(super) fn ended_node(&mut self, key: &Key) {
         let job = &self.jobs[key];
         let Some(place) = &job.place else { return };
-        let (next, raw, on_failure) = (place.next.clone(), status_of(job.record.state), place.on_failure);
-        self.emit(key, &next, raw, on_failure);
+        let (node, status) = (place.node.clone(), status_of(job.record.state));
+        self.emit(key, &node, status);
     }
 
-    fn adopt(&mut self, now: UnixMs, key: &Key, status: Status) {
-        let Some(job) = self.jobs.get(key) else { return };
+    fn adopt(&mut self, key: &Key, status: Status) {
+        let Some(job) = self.jobs.get_mut(key) else { return };
         if job.record.state != JobState::Waiting || job.record.child.is_none() {
             return;
         }
-        match status {
-            Status::Ok => {
-                self.job_mut(key).record.failure = None;
-                self.finish(now, key, JobState::Succeeded);
-            }
+        if status == Status::Ok {
+            job.record.failure = None;
+            self.finish(key, JobState::Succeeded);
+        } else {
             // A job on its own goes to the dead set: nobody else tells of it.
-            _ => {
-                let alone = job.place.is_none();
-                self.job_mut(key).record.failure = Some(Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE));
-                self.end(now, key, JobState::Failed, alone);
-            }
+            let alone = job.place.is_none();
+            self.fail_upstream(key, alone);
         }
     }
 
-    pub(super) fn finish_workflows(&mut self, now: UnixMs) {
+    pub(super) fn finish_workflows(&mut self) {
+        let now = self.now;
         let jobs = &self.jobs;
         let open = |key: &Key, nodes: u32| {
             let own = jobs.range((key.0.clone(), key.1)..=(key.0.clone(), node_job(key.1, nodes)));
@@ -165,25 +144,23 @@ impl State {
             workflow.deadline_at = None;
             let (keep_ms, replaces) = (workflow.head.keep_ms, workflow.head.parent.is_some());
             workflow.delete_at = delete_workflow_at(now, keep_ms, replaces, workflow.orphaned);
-            self.ended.push(key.1);
+            self.notifications.ended.push(key.1);
         }
     }
 
     // ---- cancellation
 
-    pub(super) fn cancel_workflow(&mut self, now: UnixMs, key: &Key) -> WorkflowCancelled {
-        let answer = match self.workflows.get(key) {
-            Some(found) if !found.staged && found.pruned.is_none() => match found.finished {
-                Some((state, _)) => WorkflowCancelled::AlreadyEnded(state),
-                None => WorkflowCancelled::Requested,
-            },
-            _ => WorkflowCancelled::NotFound,
+    pub(super) fn cancel_workflow(&mut self, tenant: &TenantId, id: WorkflowId) -> WorkflowCancelled {
+        let key = (tenant.clone(), id);
+        let Some(found) = self.workflows.get(&key).filter(|workflow| !workflow.is_hidden()) else {
+            return WorkflowCancelled::NotFound;
         };
-        if answer == WorkflowCancelled::Requested {
-            self.give_up(key, JobState::Revoked);
-            self.advance(now);
+        if let Some((state, _)) = found.finished {
+            return WorkflowCancelled::AlreadyEnded(state);
         }
-        answer
+        self.give_up(&key, JobState::Revoked);
+        self.advance();
+        WorkflowCancelled::Requested
     }
 
     /// Marks a running workflow as cancelled, and lists its nodes to be cancelled.
@@ -198,40 +175,33 @@ impl State {
         self.queued_items.push_back(WorkItem::Cancel { workflow: key.clone(), nodes, how });
     }
 
-    fn cancel_node(&mut self, now: UnixMs, key: &Key, how: JobState) {
-        let Some(job) = self.jobs.get_mut(key) else { return };
-        if job.record.state.is_terminal() {
-            return;
-        }
+    /// Ends a job that waits, and cancels the workflow that replaced it; asks the worker of a running one to stop it.
+    pub(super) fn cancel_job(&mut self, key: &Key, how: JobState) {
+        let Some(job) = self.jobs.get_mut(key).filter(|job| !job.record.state.is_terminal()) else { return };
         job.record.cancel_requested = true;
         if job.record.state == JobState::Running {
             // Once it is to be stopped, it is.
             job.record.let_end = false;
-            self.to_stop.push(key.1);
+            self.notifications.to_cancel.push(key.1);
             return;
         }
         let child = job.record.child;
         self.leave(key);
-        self.finish(now, key, how);
+        self.finish(key, how);
         if let Some(child) = child {
             self.give_up(&(key.0.clone(), child), how);
         }
     }
 
     /// Cancels at most `max` workflows whose deadline has come; when the next one is.
-    pub(super) fn pass_deadlines(&mut self, now: UnixMs, max: u32) -> Option<UnixMs> {
+    pub(super) fn pass_deadlines(&mut self, max: u32) -> Option<UnixMs> {
         let with = |w: (&Key, &Workflow)| Some((w.1.deadline_at?, w.0.clone()));
         let mut due: Vec<(UnixMs, Key)> = self.workflows.iter().filter_map(with).collect();
         due.sort();
-        let passed = due.iter().take(max as usize).take_while(|(at, _)| *at <= now).count();
+        let passed = due.iter().take(max as usize).take_while(|(at, _)| *at <= self.now).count();
         for (_, key) in &due[..passed] {
             self.give_up(key, JobState::Expired);
         }
         due.get(passed).map(|(at, _)| *at)
     }
-}
-
-/// A range without its first node.
-fn rest(range: Range) -> Option<Range> {
-    (range.count > 1).then(|| Range { first: range.first + 1, count: range.count - 1 })
 }

@@ -3,8 +3,8 @@
 use umbel_model::JobState;
 
 use super::{
-    records::Key,
-    state::{Job, State},
+    records::{Job, Key},
+    state::State,
 };
 use crate::{scheduler::Limit, *};
 

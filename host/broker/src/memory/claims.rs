@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, convert::Infallible};
 use umbel_model::{JobId, JobState, TaskName, TenantId, UnixMs, rate::Used};
 
 use super::{
-    records::Key,
-    state::{Job, State},
+    records::{Job, Key},
+    state::State,
 };
 use crate::{
-    scheduler::{ClaimRound, LimitName, Picked, Store, SubQueueName},
+    scheduler::{ClaimRound, LimitName, Store, SubQueueName},
     *,
 };
 
@@ -47,8 +47,7 @@ impl Store<JobId> for Looked<'_> {
     }
 
     fn limits(&mut self) -> Result<JobLimits, Infallible> {
-        let broker_options = self.job().broker_options.as_ref();
-        Ok(broker_options.and_then(|broker_options| broker_options.limits.clone()).unwrap_or_default())
+        Ok(self.job().options().limits.unwrap_or_default())
     }
 
     fn moved(&mut self) -> Result<(), Infallible> {
@@ -68,37 +67,23 @@ impl Store<JobId> for Looked<'_> {
 }
 
 impl State {
-    pub(super) fn hand_out(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
-        let mut deliveries = Vec::new();
-        let mut budget = claim.max + CLAIM_SCAN;
-        for queue in &claim.queues {
-            let mut round = ClaimRound::default();
-            while (deliveries.len() as u32) < claim.max && budget > 0 {
-                let Some(next) = round.next(&self.scheduler, queue, &claim.worker) else { break };
-                budget -= 1;
-                let Ok(id) = next else { continue };
-                let mut store = Looked { now, jobs: &mut self.jobs, rates: &mut self.rates, key: None };
-                let Ok(picked) = self.scheduler.pick(now, id, &claim.worker, &mut store);
-                round.looked(id, picked == Picked::Job);
-                let Some(key) = store.key.clone().filter(|_| picked == Picked::Job) else { continue };
-                if store.has_expired() {
-                    self.finish(now, &key, JobState::Expired);
-                } else {
-                    deliveries.push(self.deliver(now, &key, claim, deliveries.len()));
-                }
-            }
-            if budget == 0 && (deliveries.len() as u32) < claim.max && self.scheduler.is_open(queue) {
-                self.scheduler.ready_in.insert(queue.clone());
+    pub(super) fn hand_out(&mut self, claim: &Claim) -> Vec<Delivery> {
+        let (mut round, mut deliveries) = (ClaimRound::new(claim), Vec::new());
+        loop {
+            let mut store = Looked { now: self.now, jobs: &mut self.jobs, rates: &mut self.rates, key: None };
+            let Ok(true) = round.take(&mut self.scheduler, &mut store) else { break };
+            let expired = store.has_expired();
+            let key = store.key.expect("the job that was taken was looked at");
+            if expired {
+                self.finish(&key, JobState::Expired);
+            } else {
+                deliveries.push(self.deliver(&key, claim, deliveries.len()));
             }
         }
         self.put_off();
         // One that expired may have been the last of its workflow.
-        self.finish_workflows(now);
+        self.finish_workflows();
         deliveries
-    }
-
-    pub(super) fn set_control(&mut self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> ControlSet {
-        self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents)
     }
 
     /// As a broker that was opened again: nothing is blocked, the sub-queues of a tenant queue are level, and what ran

@@ -1,9 +1,9 @@
 //! The dead set of the model, and jobs that are deleted before their time.
 
-use umbel_model::{JobId, TenantId, UnixMs};
+use umbel_model::{JobId, TenantId};
 
 use super::{records::Key, state::State};
-use crate::*;
+use crate::{rules::dead_set, *};
 
 impl State {
     /// Into the dead set; the oldest leaves it when there are too many.
@@ -14,11 +14,10 @@ impl State {
         if mine.clone().count() as u64 > self.limits.max_dead {
             let oldest = mine.min().cloned().expect("it was just put there");
             self.leave_dead(&oldest);
-            // Whoever holds a unique key still answers for it.
             let held = self.held_until(&oldest).unwrap_or(0);
             let job = self.job_mut(&oldest);
-            let kept = job.record.finished_at.unwrap_or(0) + job.result_ttl_ms;
-            job.delete_at = job.delete_at.map(|_| held.max(kept));
+            let without = dead_set::delete_at_without(job.record.finished_at, job.new.result_ttl_ms, held);
+            job.delete_at = job.delete_at.map(|_| without);
         }
     }
 
@@ -35,7 +34,18 @@ impl State {
 
     // ---- deletion
 
-    pub(super) fn forget(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Forgot {
+    /// Deletes a job. Its child is deleted next, or when it is over: callbacks may outlive its end.
+    pub(super) fn delete_job(&mut self, key: &Key) {
+        self.leave_dead(key);
+        let now = self.now;
+        let child = self.jobs.remove(key).and_then(|job| job.record.child);
+        if let Some(workflow) = child.and_then(|child| self.workflows.get_mut(&(key.0.clone(), child))) {
+            workflow.orphaned = true;
+            workflow.delete_at = workflow.finished.map(|_| now);
+        }
+    }
+
+    pub(super) fn forget(&mut self, tenant: &TenantId, id: JobId) -> Forgot {
         let key = (tenant.clone(), id);
         if self.is_hidden(&key) {
             return Forgot::NotFound;
@@ -47,12 +57,9 @@ impl State {
         if !job.record.state.is_terminal() {
             return Forgot::NotEnded(job.record.state);
         }
-        self.leave_dead(&key);
         // Nobody could look at what a duplicate is answered with.
         self.drop_key(&key);
-        if let Some(child) = self.jobs.remove(&key).and_then(|job| job.record.child) {
-            self.orphan(now, tenant, child);
-        }
+        self.delete_job(&key);
         Forgot::Forgotten
     }
 }

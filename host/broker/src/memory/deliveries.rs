@@ -1,6 +1,6 @@
 //! Deliveries in the model: claim, renew, settle, and what follows an outcome.
 
-use umbel_model::{JobState, Resolution, Token, UnixMs};
+use umbel_model::{JobState, Resolution, Token};
 
 use super::{records::Key, state::State};
 use crate::{
@@ -12,35 +12,31 @@ use crate::{
 };
 
 impl State {
-    pub(super) fn claim(&mut self, now: UnixMs, claim: &Claim) -> Vec<Delivery> {
-        self.advance(now);
-        self.hand_out(now, claim)
+    pub(super) fn claim(&mut self, claim: &Claim) -> Vec<Delivery> {
+        self.advance();
+        self.hand_out(claim)
     }
 
     /// Ends deliveries, does what follows from that, and hands out more.
-    pub(super) fn settle_all(
-        &mut self,
-        now: UnixMs,
-        settles: &[Settle],
-        then: Option<&Claim>,
-    ) -> (Vec<Settled>, Vec<Delivery>) {
-        let settled = settles.iter().map(|settle| self.settle(now, settle)).collect();
-        self.advance(now);
-        (settled, then.map(|claim| self.hand_out(now, claim)).unwrap_or_default())
+    pub(super) fn settle(&mut self, settles: &[Settle], then: Option<&Claim>) -> (Vec<Settled>, Vec<Delivery>) {
+        let settled = settles.iter().map(|settle| self.settle_one(settle)).collect();
+        self.advance();
+        (settled, then.map(|claim| self.hand_out(claim)).unwrap_or_default())
     }
 
-    pub(super) fn deliver(&mut self, now: UnixMs, key: &Key, claim: &Claim, index: usize) -> Delivery {
+    pub(super) fn deliver(&mut self, key: &Key, claim: &Claim, index: usize) -> Delivery {
+        let (now, node) = (self.now, self.delivered(key));
         let job = self.job_mut(key);
+        let token = Token::new(format!("{}-{index}", claim.token_seed)).expect("a token and a number are a token");
+        job.token = Some(token.clone());
+        job.look_at = None;
+        job.lease_until = now + claim.lease_ms;
         let record = &mut job.record;
         record.state = JobState::Running;
         record.deliveries += 1;
         record.fence = lease::next_fence(now, record.fence);
         record.started_at = Some(now);
         record.worker = Some(claim.worker.clone());
-        job.look_at = None;
-        job.lease_until = now + claim.lease_ms;
-        let token = Token::new(format!("{}-{index}", claim.token_seed)).expect("a token and a number are a token");
-        job.token = Some(token.clone());
         let delivery = Delivery {
             tenant: key.0.clone(),
             id: key.1,
@@ -50,29 +46,25 @@ impl State {
             spec: record.spec.clone(),
             retries: record.retries,
             delivery: record.deliveries,
-            node: None,
+            node,
         };
-        let delivery = Delivery { node: self.delivered(key), ..delivery };
         self.record_event(key);
         delivery
     }
 
-    pub(super) fn renew(&mut self, now: UnixMs, lease_ms: u64, renewal: &Renewal) -> LeaseState {
-        let max_lines = self.limits.max_log_lines;
-        match self.jobs.get_mut(&(renewal.tenant.clone(), renewal.id)) {
-            Some(job) if job.held_by(&renewal.token) => {
-                job.lease_until = now + lease_ms;
-                if renewal.progress.is_some() {
-                    job.record.progress.clone_from(&renewal.progress);
-                }
-                job.append_logs(max_lines, &renewal.logs);
-                lease::state(job.record.cancel_requested, job.record.let_end)
-            }
-            _ => LeaseState::Lost,
-        }
+    pub(super) fn renew(&mut self, lease_ms: u64, renewals: &[Renewal]) -> Vec<LeaseState> {
+        renewals.iter().map(|renewal| self.renew_one(lease_ms, renewal)).collect()
     }
 
-    fn settle(&mut self, now: UnixMs, asked: &Settle) -> Settled {
+    fn renew_one(&mut self, lease_ms: u64, renewal: &Renewal) -> LeaseState {
+        let job = self.jobs.get_mut(&(renewal.tenant.clone(), renewal.id));
+        let Some(job) = job.filter(|job| job.held_by(&renewal.token)) else { return LeaseState::Lost };
+        job.lease_until = self.now + lease_ms;
+        job.hear(self.limits.max_log_lines, renewal.progress.as_ref(), &renewal.logs);
+        lease::state(job.record.cancel_requested, job.record.let_end)
+    }
+
+    fn settle_one(&mut self, asked: &Settle) -> Settled {
         let key = (asked.tenant.clone(), asked.id);
         let max_lines = self.limits.max_log_lines;
         let Some(job) = self.jobs.get(&key) else { return Settled::Lost };
@@ -86,38 +78,32 @@ impl State {
                 return Settled::NoCapacity;
             }
             if let Some(growth) = &asked.growth {
-                self.grow(now, &key, growth);
+                self.grow(&key, growth);
             }
         }
         let job = self.job_mut(&key);
-        if asked.progress.is_some() {
-            job.record.progress.clone_from(&asked.progress);
-        }
-        job.append_logs(max_lines, &asked.logs);
+        job.hear(max_lines, asked.progress.as_ref(), &asked.logs);
         if let Some(record) = &asked.record {
             job.remember(record.clone());
         }
         self.leave(&key);
-        self.resolve(now, &key, &asked.resolution);
+        self.resolve(&key, &asked.resolution);
         Settled::Recorded
     }
 
-    fn resolve(&mut self, now: UnixMs, key: &Key, resolution: &Resolution) {
+    fn resolve(&mut self, key: &Key, resolution: &Resolution) {
+        let now = self.now;
         let job = self.job_mut(key);
         let next = settle::next(resolution, job.record.cancel_requested);
-        match resolution {
-            Resolution::Succeed { result } => {
-                job.record.result.clone_from(result);
-                job.record.failure = None;
-            }
-            Resolution::Fail { failure } => job.record.failure = Some(failure.clone()),
-            Resolution::Retry { failure, .. } if next != Next::End(JobState::Revoked) => {
-                job.record.failure = Some(failure.clone());
-            }
-            _ => {}
+        if let Some(failure) = settle::failure(resolution, next) {
+            job.record.failure = Some(failure.clone());
+        }
+        if let Resolution::Succeed { result } = resolution {
+            job.record.result.clone_from(result);
+            job.record.failure = None;
         }
         match next {
-            Next::End(state) => self.finish(now, key, state),
+            Next::End(state) => self.finish(key, state),
             Next::Delay(state, delay_ms) => {
                 job.record.retries += u32::from(state == JobState::Retrying);
                 job.record.deliveries = 0;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use umbel_model::{JobState, TenantId, UnixMs};
+use umbel_model::{JobState, TenantId};
 
 use super::{
     records::Key,
@@ -11,8 +11,9 @@ use super::{
 use crate::events::*;
 
 impl State {
-    pub(super) fn follow(&mut self, now: UnixMs, tenant: &TenantId) -> u64 {
-        self.end_followings(now);
+    pub(super) fn follow(&mut self, tenant: &TenantId) -> u64 {
+        let now = self.now;
+        self.end_followings();
         let newest = self.last_event;
         let start = || Following { until: 0, last: (now * 1_000).max(newest + 1) - 1, kept: VecDeque::new() };
         let following = self.followed.entry(tenant.clone()).or_insert_with(start);
@@ -20,14 +21,14 @@ impl State {
         following.last
     }
 
-    pub(super) fn end_followings(&mut self, now: UnixMs) {
-        self.followed.retain(|_, following| following.until > now);
+    fn end_followings(&mut self) {
+        self.followed.retain(|_, following| following.until > self.now);
     }
 
     /// The job's state was changed.
     pub(super) fn record_event(&mut self, key: &Key) {
         let now = self.now;
-        self.end_followings(now);
+        self.end_followings();
         let Some(following) = self.followed.get_mut(&key.0) else { return };
         let record = &self.jobs[key].record;
         following.last += 1;
@@ -39,8 +40,8 @@ impl State {
         }
     }
 
-    pub(super) fn events(&self, now: UnixMs, tenant: &TenantId, after: u64, max: u32) -> EventPage {
-        let Some(following) = self.followed.get(tenant).filter(|following| following.until > now) else {
+    pub(super) fn events(&self, tenant: &TenantId, after: u64, max: u32) -> EventPage {
+        let Some(following) = self.followed.get(tenant).filter(|following| following.until > self.now) else {
             return EventPage { missed: after > 0, ..EventPage::default() };
         };
         let first = following.last + 1 - following.kept.len() as u64;

@@ -1,17 +1,17 @@
 //! Workflows and members that guests add with their outcome.
 
-use umbel_model::{
-    UnixMs,
-    canvas::{MAX_NODES, Range, node_job, node_of, push_range},
-};
+use umbel_model::canvas::{MAX_NODES, Range, node_job, node_of, push_range};
 
-use super::{records::Key, records::WorkItem, state::State};
-use crate::{rules::room, *};
+use super::{records::Key, state::State};
+use crate::{
+    rules::{capacity, growth, work_items::WorkItem},
+    *,
+};
 
 impl State {
     /// Whether what a guest asked for can be stored.
     pub(super) fn has_room(&self, job: &Key, settle: &Settle) -> bool {
-        if !room::growth_is_sound(job.1, settle) {
+        if !growth::is_sound(job.1, settle) {
             return false;
         }
         let Some(growth) = &settle.growth else { return true };
@@ -19,13 +19,17 @@ impl State {
         if growth.workflows.iter().any(known) || growth.members.as_ref().is_some_and(|new| !self.may_join(job, new)) {
             return false;
         }
-        let (wanted, templates) = room::wanted(growth);
-        self.no_room_for(&job.0, wanted, templates).is_none()
+        let (wanted, templates) = capacity::wanted(growth);
+        self.refused(&job.0, wanted, templates).is_none()
+    }
+
+    /// The join of the group that a job is in.
+    fn group_of(&self, job: &Key) -> Option<u32> {
+        self.jobs[job].place.as_ref()?.node.group
     }
 
     fn may_join(&self, job: &Key, members: &NewMembers) -> bool {
-        let Some(place) = &self.jobs[job].place else { return false };
-        let Some(group) = place.group else { return false };
+        let Some(group) = self.group_of(job) else { return false };
         let workflow = (job.0.clone(), node_of(job.1).0);
         let join = self.joins.get(&(job.0.clone(), node_job(workflow.1, group)));
         let Some(stored) = self.workflows.get(&workflow) else { return false };
@@ -34,23 +38,22 @@ impl State {
             && stored.head.templates.len() + members.templates.len() <= MAX_TEMPLATES
     }
 
-    pub(super) fn grow(&mut self, now: UnixMs, job: &Key, growth: &Growth) {
+    pub(super) fn grow(&mut self, job: &Key, growth: &Growth) {
         for new in &growth.workflows {
             let key = (job.0.clone(), new.head.id);
-            self.store_head(now, &new.head);
+            self.store_head(&new.head);
             for (number, node) in (0..).zip(&new.nodes) {
-                self.store_node(now, &key, number, node);
+                self.store_node(&key, number, node);
             }
-            self.begin(now, &key);
+            self.begin(&key);
         }
         if let Some(members) = &growth.members {
-            self.join(now, job, members);
+            self.join(job, members);
         }
     }
 
-    fn join(&mut self, now: UnixMs, job: &Key, members: &NewMembers) {
-        let group = self.jobs[job].place.as_ref().and_then(|place| place.group);
-        let group = group.expect("checked by `may_join`");
+    fn join(&mut self, job: &Key, members: &NewMembers) {
+        let group = self.group_of(job).expect("checked by `may_join`");
         let key = (job.0.clone(), node_of(job.1).0);
         let workflow = self.workflows.get_mut(&key).expect("checked by `may_join`");
         let base = workflow.head.nodes;
@@ -60,10 +63,10 @@ impl State {
         for template in &members.templates {
             self.scheduler.queue_id(&key.0, &template.queue);
         }
-        let moved = |range: &Range| room::moved(range, base);
+        let moved = |range: &Range| growth::moved(range, base);
         for (number, node) in (0..).zip(&members.nodes) {
-            let node = room::placed(members, number, node, base, &numbers, group);
-            self.store_node(now, &key, base + number, &node);
+            let node = growth::placed(members, number, node, base, &numbers, group);
+            self.store_node(&key, base + number, &node);
         }
         let join = self.joins.get_mut(&(key.0.clone(), node_job(key.1, group))).expect("checked by `may_join`");
         join.progress.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
@@ -71,20 +74,13 @@ impl State {
         if !members.nodes.is_empty() {
             push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
-        let arrive = |targets: &Range| WorkItem::Arrive {
-            workflow: key.clone(),
-            targets: moved(targets),
-            raw: Status::Failed,
-            adjusted: Status::Ok,
-        };
-        let items: Vec<WorkItem> = members.starts.iter().map(arrive).collect();
-        self.queued_items.extend(items);
+        self.queued_items.extend(members.starts.iter().map(|nodes| WorkItem::start(key.clone(), moved(nodes))));
     }
 }
 
 /// The number of a template that serves the new one.
 fn place_of(templates: &mut Vec<NodeTemplate>, new: &NodeTemplate) -> u32 {
-    room::template_for(0, templates, new).unwrap_or_else(|| {
+    growth::template_for(0, templates, new).unwrap_or_else(|| {
         templates.push(new.clone());
         templates.len() as u32 - 1
     })

@@ -30,7 +30,7 @@ impl MemoryBroker {
         let state = self.state();
         let running = state.jobs.iter().filter(|(_, job)| job.record.state == JobState::Running);
         let limited = running.filter_map(|(key, job)| {
-            let limits = job.broker_options.as_ref()?.limits.clone()?;
+            let limits = job.options().limits?;
             Some(Limited { tenant: key.0.clone(), id: key.1, task: job.record.task.clone(), limits })
         });
         limited.collect()

@@ -1,6 +1,6 @@
 //! The passage of time in the model: what is due, leases that are over, and what is deleted.
 
-use umbel_model::{JobState, UnixMs};
+use umbel_model::{JobState, UnixMs, canvas::node_job};
 
 use super::{records::Key, state::State};
 use crate::{
@@ -9,12 +9,13 @@ use crate::{
 };
 
 impl State {
-    pub(super) fn promote(&mut self, now: UnixMs, max: u32) -> Promoted {
+    pub(super) fn promote(&mut self, max: u32) -> Promoted {
+        let now = self.now;
         let mut waiting: Vec<(UnixMs, Key)> =
             self.jobs.iter().filter_map(|(key, job)| Some((job.look_at?, key.clone()))).collect();
         waiting.sort();
-        let (opened, opens) = self.scheduler.open_rates(now, max);
-        let deadline = self.pass_deadlines(now, max);
+        let (opened, opens) = self.scheduler.open_rates(max);
+        let deadline = self.pass_deadlines(max);
         let mut promoted = Promoted { opened, ..Promoted::default() };
         for (at, key) in waiting {
             if at > now || promoted.moved + promoted.expired == max {
@@ -23,26 +24,27 @@ impl State {
             }
             self.leave(&key);
             if self.jobs[&key].record.expires_at.is_some_and(|expires| expires <= now) {
-                self.finish(now, &key, JobState::Expired);
+                self.finish(&key, JobState::Expired);
                 promoted.expired += 1;
             } else {
                 self.enqueue(&key, None);
                 promoted.moved += 1;
             }
         }
-        self.advance(now);
+        self.advance();
         let left = (!self.work_items.is_empty()).then_some(now);
         promoted.next_due = [promoted.next_due, opens, deadline, left].into_iter().flatten().min();
         promoted
     }
 
-    pub(super) fn reap(&mut self, now: UnixMs, max: u32) -> Reaped {
+    pub(super) fn reap(&mut self, max: u32) -> Reaped {
+        let now = self.now;
         let running = self.jobs.iter().filter(|(_, job)| job.record.state == JobState::Running);
         let mut lost: Vec<(UnixMs, Key)> = running.map(|(key, job)| (job.lease_until, key.clone())).collect();
         lost.retain(|(until, _)| *until <= now);
         lost.sort();
         lost.truncate(max as usize);
-        let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
+        let mut reaped = Reaped::default();
         for (_, key) in lost {
             self.leave(&key);
             let job = self.job_mut(&key);
@@ -50,13 +52,12 @@ impl State {
             let worker = job.record.worker.clone().expect("a running job has a worker");
             let (retries, deliveries) = (job.record.retries, job.record.deliveries);
             job.remember(lease::lost_record(now, retries, deliveries, worker));
-            let on_lost = job.broker_options.as_ref().map(|broker_options| broker_options.on_lost).unwrap_or_default();
-            let (cancelled, max) = (job.record.cancel_requested, job.max_deliveries);
-            match lease::lost(cancelled, on_lost, deliveries, max, &mut reaped) {
-                Lost::Revoke => self.finish(now, &key, JobState::Revoked),
+            let (cancelled, max) = (job.record.cancel_requested, job.new.max_deliveries);
+            match lease::lost(cancelled, job.options().on_lost, deliveries, max, &mut reaped) {
+                Lost::Revoke => self.finish(&key, JobState::Revoked),
                 Lost::Fail { failure, dead } => {
                     job.record.failure = Some(failure);
-                    self.end(now, &key, JobState::Failed, dead);
+                    self.end(&key, JobState::Failed, dead);
                 }
                 Lost::Requeue { at_its_place } => {
                     let score = at_its_place.then_some(job.score);
@@ -64,11 +65,12 @@ impl State {
                 }
             }
         }
-        self.advance(now);
+        self.advance();
         reaped
     }
 
-    pub(super) fn prune(&mut self, now: UnixMs, max: u32) -> u32 {
+    pub(super) fn prune(&mut self, max: u32) -> u32 {
+        let now = self.now;
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
         self.unique.retain(|_, holder| holder.holds(now));
         self.rates.retain(|_, used| used.until_us > now * 1_000);
@@ -84,14 +86,34 @@ impl State {
                 break;
             }
             if self.workflows.contains_key(key) {
-                count += self.prune_workflow(now, key, max - count);
-                continue;
+                count += self.prune_workflow(key, max - count);
+            } else {
+                self.delete_job(key);
+                count += 1;
             }
-            self.leave_dead(key);
-            if let Some(child) = self.jobs.remove(key).and_then(|job| job.record.child) {
-                self.orphan(now, &key.0, child);
-            }
+        }
+        count
+    }
+
+    /// Deletes at most `max` of a workflow's nodes and then itself; how many.
+    fn prune_workflow(&mut self, key: &Key, max: u32) -> u32 {
+        let mut count = 0;
+        while count < max {
             count += 1;
+            let Some(workflow) = self.workflows.get_mut(key) else { break };
+            let number = workflow.pruned.unwrap_or(0);
+            if number >= workflow.head.nodes {
+                self.workflows.remove(key);
+                break;
+            }
+            workflow.pruned = Some(number + 1);
+            let node = (key.0.clone(), node_job(key.1, number));
+            self.joins.remove(&node);
+            // An error callback of a staged node that was cancelled may be queued.
+            if self.jobs.contains_key(&node) {
+                self.leave(&node);
+                self.delete_job(&node);
+            }
         }
         count
     }

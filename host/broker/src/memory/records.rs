@@ -1,33 +1,114 @@
-//! The model's records of workflows, joins and work items.
+//! The model's records of jobs, workflows and joins.
 
 use umbel_model::{
-    JobId, JobState, OnFailure, TenantId, UnixMs,
-    canvas::{Range, When},
+    AttemptRecord, JobId, JobRecord, JobState, Progress, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
 };
 
-use crate::{rules::join::JoinProgress, *};
+use crate::{rules::join::JoinProgress, scheduler::SubQueueName, *};
 
 pub(super) type Key = (TenantId, JobId);
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) record: JobRecord,
+    /// As it was submitted.
+    pub(super) new: NewJob,
+    /// Of a workflow's node.
+    pub(super) place: Option<Place>,
+    /// The sub-queue in which it is queued, or counts as running.
+    pub(super) sub_queue: Option<SubQueueName>,
+    /// Place in the queue while queued, kept while running so that the first lost delivery does not lose it.
+    pub(super) score: u64,
+    /// Of the current delivery; kept after its settle so that a repeated one is recognised, cleared by the reaper.
+    pub(super) token: Option<Token>,
+    pub(super) lease_until: UnixMs,
+    /// When it is to be looked at: due, or expiring.
+    pub(super) look_at: Option<UnixMs>,
+    pub(super) delete_at: Option<UnixMs>,
+    pub(super) logs: Vec<LogLine>,
+}
+
+impl Job {
+    pub(super) fn new(now: UnixMs, new: NewJob) -> Self {
+        let within = (new.expires_ms > 0).then_some(now + new.expires_ms);
+        Self {
+            record: JobRecord {
+                id: new.id,
+                tenant: new.tenant.clone(),
+                task: new.task.clone(),
+                queue: new.queue.clone(),
+                priority: new.priority,
+                state: JobState::Queued,
+                spec: new.spec.clone(),
+                retries: 0,
+                deliveries: 0,
+                fence: 0,
+                cancel_requested: false,
+                let_end: false,
+                created_at: now,
+                due_at: None,
+                expires_at: within.into_iter().chain(new.expires_at).min(),
+                started_at: None,
+                finished_at: None,
+                worker: None,
+                progress: None,
+                result: None,
+                failure: None,
+                history: Vec::new(),
+                node: None,
+                child: None,
+            },
+            new,
+            place: None,
+            sub_queue: None,
+            score: 0,
+            token: None,
+            lease_until: 0,
+            look_at: None,
+            delete_at: None,
+            logs: Vec::new(),
+        }
+    }
+
+    /// Its broker options; the default if it has none.
+    pub(super) fn options(&self) -> BrokerOptions {
+        self.new.broker_options.as_deref().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn held_by(&self, token: &Token) -> bool {
+        self.record.state == JobState::Running && self.token.as_ref() == Some(token)
+    }
+
+    /// Keeps what a worker says: the newest progress, and the log lines that there is room for.
+    pub(super) fn hear(&mut self, max_lines: u64, progress: Option<&Progress>, lines: &[LogLine]) {
+        if progress.is_some() {
+            self.record.progress = progress.cloned();
+        }
+        let room = (max_lines as usize).saturating_sub(self.logs.len());
+        self.logs.extend(lines.iter().take(room).cloned());
+    }
+
+    /// The first attempt and the newest ones are kept.
+    pub(super) fn remember(&mut self, record: AttemptRecord) {
+        let history = &mut self.record.history;
+        if history.len() == MAX_HISTORY {
+            history.remove(1);
+        }
+        history.push(record);
+    }
+}
 
 /// The place of a job in its workflow.
 #[derive(Debug)]
 pub(super) struct Place {
+    pub(super) node: NewNode,
     pub(super) template: u32,
-    pub(super) when: When,
-    pub(super) on_failure: OnFailure,
-    pub(super) after: Option<u32>,
-    pub(super) group: Option<u32>,
-    pub(super) next: Vec<Range>,
     pub(super) takes: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Join {
-    pub(super) when: When,
-    pub(super) on_failure: OnFailure,
-    pub(super) after: Option<u32>,
-    pub(super) group: Option<u32>,
-    pub(super) next: Vec<Range>,
+    pub(super) node: NewNode,
     pub(super) members: Vec<Range>,
     pub(super) scope: Vec<Range>,
     pub(super) cancel_rest: bool,
@@ -59,27 +140,6 @@ impl Workflow {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        !self.staged && self.finished.is_none() && self.pruned.is_none()
+        !self.is_hidden() && self.finished.is_none()
     }
-}
-
-/// A work item. What is left of it stays in front.
-#[derive(Debug)]
-pub(super) enum WorkItem {
-    Arrive {
-        workflow: Key,
-        targets: Range,
-        raw: Status,
-        adjusted: Status,
-    },
-    /// The workflow that replaced a job ended.
-    Adopt {
-        job: Key,
-        status: Status,
-    },
-    Cancel {
-        workflow: Key,
-        nodes: Range,
-        how: JobState,
-    },
 }

@@ -1,20 +1,20 @@
 //! Workers, documents and leases of services of the in-memory model.
 
-use umbel_model::{TenantId, UnixMs, WorkerId};
+use umbel_model::{TenantId, WorkerId};
 
 use super::state::State;
 use crate::*;
 
 impl State {
-    pub(super) fn heartbeat(&mut self, now: UnixMs, worker: &WorkerInfo) -> Option<WorkerOrder> {
-        self.forget_silent(now);
+    pub(super) fn heartbeat(&mut self, worker: &WorkerInfo) -> Option<WorkerOrder> {
+        self.forget_silent();
         let order = self.workers.get(&worker.id).and_then(|(_, _, order)| order.clone());
-        self.workers.insert(worker.id.clone(), (now, worker.clone(), order.clone()));
+        self.workers.insert(worker.id.clone(), (self.now, worker.clone(), order.clone()));
         order
     }
 
-    pub(super) fn order_worker(&mut self, now: UnixMs, worker: &WorkerId, order: &WorkerOrder) -> Ordered {
-        self.forget_silent(now);
+    pub(super) fn order_worker(&mut self, worker: &WorkerId, order: &WorkerOrder) -> Ordered {
+        self.forget_silent();
         let Some((_, info, given)) = self.workers.get_mut(worker) else { return Ordered::Unknown };
         let merged = given.take().unwrap_or_else(|| WorkerOrder::after(info)).followed_by(order);
         let number = merged.number;
@@ -22,52 +22,45 @@ impl State {
         Ordered::Told(number)
     }
 
-    fn forget_silent(&mut self, now: UnixMs) {
-        self.workers.retain(|_, (seen, ..)| *seen + WORKER_TTL_MS > now);
+    fn forget_silent(&mut self) {
+        self.workers.retain(|_, (seen, ..)| *seen + WORKER_TTL_MS > self.now);
     }
 
     pub(super) fn forget_worker(&mut self, worker: &WorkerId) {
         self.workers.remove(worker);
     }
 
-    pub(super) fn workers(&mut self, now: UnixMs) -> Vec<WorkerInfo> {
-        self.forget_silent(now);
+    pub(super) fn workers(&mut self) -> Vec<WorkerInfo> {
+        self.forget_silent();
         self.workers.values().map(|(_, info, _)| info.clone()).collect()
     }
 
-    pub(super) fn hold_service(&mut self, now: UnixMs, service: &str, process: &str, ttl_ms: u64) -> Option<u64> {
+    pub(super) fn hold_service(&mut self, service: &str, process: &str, ttl_ms: u64) -> Option<u64> {
         if let Some((holder, until)) = self.services.get(service)
             && holder != process
-            && *until > now
+            && *until > self.now
         {
-            return Some(*until - now);
+            return Some(*until - self.now);
         }
-        self.services.insert(service.to_owned(), (process.to_owned(), now + ttl_ms));
+        self.services.insert(service.to_owned(), (process.to_owned(), self.now + ttl_ms));
         None
     }
 
     pub(super) fn put_document(&mut self, put: &PutDocument) -> DocumentPut {
-        let count = self.documents.keys().filter(|(t, k, _)| *t == put.tenant && *k == put.kind).count() as u64;
+        let mine = self.documents.keys().filter(|(tenant, kind, _)| *tenant == put.tenant && *kind == put.kind);
+        let count = mine.count() as u64;
         let key = (put.tenant.clone(), put.kind, put.name.clone());
         let found = self.documents.get(&key).map_or(0, |d| d.version);
-        let expected = match put.expect {
-            Expect::Any => true,
-            Expect::Absent => found == 0,
-            Expect::Version(version) => found == version,
-        };
-        if !expected {
-            return DocumentPut::Conflict(found);
+        let answer = put.decide(found, count >= self.limits.max_documents);
+        match (answer, &put.body) {
+            (DocumentPut::Stored(version), Some(body)) => {
+                let (name, body) = (put.name.clone(), body.clone());
+                self.documents.insert(key, Document { name, version, body });
+            }
+            (DocumentPut::Stored(_), None) => drop(self.documents.remove(&key)),
+            _ => {}
         }
-        let Some(body) = &put.body else {
-            self.documents.remove(&key);
-            return DocumentPut::Stored(0);
-        };
-        if found == 0 && count >= self.limits.max_documents {
-            return DocumentPut::Full;
-        }
-        let version = found + 1;
-        self.documents.insert(key, Document { name: put.name.clone(), version, body: body.clone() });
-        DocumentPut::Stored(version)
+        answer
     }
 
     pub(super) fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Option<Document> {

@@ -1,6 +1,6 @@
 //! Reading the model's jobs and queues, and what users ask of a job.
 
-use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId, UnixMs};
+use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
 use super::state::State;
 use crate::{rules::lease, *};
@@ -10,7 +10,7 @@ impl State {
         self.jobs.get(&(tenant.clone(), id)).map(|job| job.record.clone())
     }
 
-    pub(super) fn page(&self, query: &JobQuery) -> JobPage {
+    pub(super) fn jobs(&self, query: &JobQuery) -> JobPage {
         let mut page = JobPage { jobs: Vec::new(), next: None };
         let mine = self.jobs.iter().rev().filter(|((tenant, id), _)| {
             *tenant == query.tenant && (!query.dead || self.dead.contains(&(tenant.clone(), *id)))
@@ -43,7 +43,7 @@ impl State {
         job.logs.iter().skip(from as usize).take(max as usize).cloned().collect()
     }
 
-    pub(super) fn cancel(&mut self, now: UnixMs, tenant: &TenantId, id: JobId, terminate: bool) -> Cancelled {
+    pub(super) fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Cancelled {
         let key = (tenant.clone(), id);
         if self.is_hidden(&key) {
             return Cancelled::NotFound;
@@ -51,41 +51,35 @@ impl State {
         let Some(job) = self.jobs.get_mut(&key) else { return Cancelled::NotFound };
         match job.record.state {
             state if state.is_terminal() => Cancelled::AlreadyEnded(state),
-            JobState::Running => {
+            JobState::Running if !terminate => {
                 let record = &mut job.record;
                 record.let_end = lease::is_let_end(terminate, record.cancel_requested, record.let_end);
-                job.record.cancel_requested = true;
-                if terminate {
-                    self.to_stop.push(id);
-                }
+                record.cancel_requested = true;
                 Cancelled::Requested
             }
-            _ => {
-                job.record.cancel_requested = true;
-                let child = job.record.child;
-                self.leave(&key);
-                self.finish(now, &key, JobState::Revoked);
-                if let Some(child) = child {
-                    self.give_up(&(tenant.clone(), child), JobState::Revoked);
+            state => {
+                self.cancel_job(&key, JobState::Revoked);
+                if state == JobState::Running {
+                    return Cancelled::Requested;
                 }
-                self.advance(now);
+                self.advance();
                 Cancelled::Revoked
             }
         }
     }
 
-    pub(super) fn cancel_waiting(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> Cancelled {
+    pub(super) fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Cancelled {
         let state = self.jobs.get(&(tenant.clone(), id)).map(|job| job.record.state);
-        if state == Some(JobState::Running) { Cancelled::Runs } else { self.cancel(now, tenant, id, true) }
+        if state == Some(JobState::Running) { Cancelled::Runs } else { self.cancel(tenant, id, true) }
     }
 
-    pub(super) fn run_now(&mut self, now: UnixMs, tenant: &TenantId, id: JobId) -> RunNow {
+    pub(super) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> RunNow {
         let key = (tenant.clone(), id);
         let Some(job) = self.jobs.get(&key) else { return RunNow::NotFound };
         match job.record.state {
             JobState::Scheduled | JobState::Retrying => {
                 // One that has expired is left to the promoter.
-                if job.record.expires_at.is_none_or(|at| at > now) {
+                if job.record.expires_at.is_none_or(|at| at > self.now) {
                     self.leave(&key);
                     self.enqueue(&key, None);
                 }
@@ -108,6 +102,18 @@ impl State {
             }
         };
         self.scheduler.of_tenant(tenant).into_iter().filter(|id| self.scheduler.is_known(*id)).map(stats).collect()
+    }
+
+    pub(super) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
+        self.scheduler.delete_queue(tenant, queue)
+    }
+
+    pub(super) fn controls(&self, tenant: &TenantId) -> Vec<(Scope, Control)> {
+        self.scheduler.controls.of_tenant(tenant)
+    }
+
+    pub(super) fn set_control(&mut self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> ControlSet {
+        self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents)
     }
 
     pub(super) fn ready_queues(&self) -> Vec<QueueName> {

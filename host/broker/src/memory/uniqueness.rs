@@ -10,16 +10,16 @@ use crate::{
 
 impl State {
     /// The job that keeps a submission away.
-    pub(super) fn find_duplicate(&self, now: UnixMs, new: &NewJob) -> Option<JobId> {
+    pub(super) fn find_duplicate(&self, new: &NewJob) -> Option<JobId> {
         let unique = unique_of(new).filter(|unique| unique.wins == Wins::First)?;
         let holder = self.unique.get(&(new.tenant.clone(), unique.key.clone()))?;
-        holder.holds(now).then_some(holder.id)
+        holder.holds(self.now).then_some(holder.id)
     }
 
     /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
-    pub(super) fn supersede(&mut self, now: UnixMs, new: &NewJob) -> (Start, Option<u64>) {
+    pub(super) fn supersede(&mut self, new: &NewJob) -> (Start, Option<u64>) {
         let Some(unique) = unique_of(new) else { return (new.start, None) };
-        let (mut since, mut place) = (now, None);
+        let (now, mut since, mut place) = (self.now, self.now, None);
         let name = (new.tenant.clone(), unique.key.clone());
         if unique.wins == Wins::Latest
             && let Some(holder) = self.unique.get(&name).copied()
@@ -34,7 +34,7 @@ impl State {
                 place = (alike && job.state == JobState::Queued).then_some(score);
                 self.job_mut(&old).record.failure = Some(Failure::new(SUPERSEDED, superseded_message(new.id)));
                 self.leave(&old);
-                self.finish(now, &old, JobState::Revoked);
+                self.finish(&old, JobState::Revoked);
             }
         }
         self.unique.insert(name, Holder::new(new.id, unique, now, since));
@@ -42,17 +42,17 @@ impl State {
     }
 
     /// A job ended: it holds its key no more, or until the time that is answered.
-    pub(super) fn release_key(&mut self, key: &Key) -> Option<UnixMs> {
-        let until = self.held_until(key)?;
-        if until == 0 {
+    pub(super) fn release_key(&mut self, key: &Key) -> UnixMs {
+        let until = self.held_until(key);
+        if until == Some(0) {
             self.drop_key(key);
         }
-        Some(until)
+        until.unwrap_or(0)
     }
 
     /// Until when a job holds its key, if it does; 0: until it ends.
     pub(super) fn held_until(&self, key: &Key) -> Option<UnixMs> {
-        let unique = self.jobs[key].broker_options.as_ref()?.unique.as_ref()?;
+        let unique = unique_of(&self.jobs[key].new)?;
         let holder = self.unique.get(&(key.0.clone(), unique.key.clone()))?;
         (holder.id == key.1).then_some(holder.until)
     }

@@ -1,58 +1,51 @@
 //! Workflows in the model: what is stored of one, and its submission. What follows is in `arrivals`, `growth` and
-//! `lookup`.
+//! `workflow_reads`.
 
-use umbel_model::{
-    JobId, JobState, NodeRef, TenantId, UnixMs,
-    canvas::{Range, node_job},
-};
+use umbel_model::{JobId, JobState, NodeRef, TenantId, WorkflowId, canvas::node_job};
 
 use super::{
-    records::{Join, Key, Place, WorkItem, Workflow},
-    state::{Job, State},
+    records::{Job, Join, Key, Place, Workflow},
+    state::State,
 };
 use crate::{
     rules::{
+        capacity::{self, Held},
         join::{JoinProgress, adjusted, status_of},
-        room::{self, Held},
-        uniqueness,
+        work_items::WorkItem,
     },
     *,
 };
 
 impl State {
-    // ---- submission
-
-    pub(super) fn stage_workflow(&mut self, now: UnixMs, head: &WorkflowHead) -> WorkflowSubmitted {
+    pub(super) fn stage_workflow(&mut self, head: &WorkflowHead) -> WorkflowSubmitted {
         let key = (head.tenant.clone(), head.id);
-        match self.workflows.get(&key) {
-            Some(found) if found.pruned.is_some() => return WorkflowSubmitted::Unknown,
-            Some(found) if !found.staged => return WorkflowSubmitted::Existing(head.id),
-            _ => {}
-        }
-        if let Some(answer) = self.known_workflow(now, head) {
+        let is_known = self.workflows.contains_key(&key);
+        if let Some(answer) = self.not_staged(&key).filter(|_| is_known) {
             return answer;
         }
-        if self.workflows.contains_key(&key) {
-            return WorkflowSubmitted::Created;
+        if let Some((id, same)) = self.known_key(&head.tenant, head.idempotency.as_ref()) {
+            return if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) };
         }
-        if let Some(refusal) = self.no_room_for(&head.tenant, Held::of(head), &head.templates) {
-            return refusal;
+        if !is_known {
+            if let Some(refusal) = self.refused(&head.tenant, Held::of(head), &head.templates) {
+                return refusal;
+            }
+            self.store_head(head);
         }
-        self.store_head(now, head);
         WorkflowSubmitted::Created
     }
 
-    pub(super) fn known_workflow(&self, now: UnixMs, head: &WorkflowHead) -> Option<WorkflowSubmitted> {
-        let asked = head.idempotency.as_ref()?;
-        let (id, body, expires) = self.idempotency.get(&(head.tenant.clone(), asked.key.clone()))?;
-        if *expires <= now {
-            return None;
+    /// The answer to a step of a submission whose workflow is not staged.
+    fn not_staged(&self, key: &Key) -> Option<WorkflowSubmitted> {
+        match self.workflows.get(key).filter(|workflow| workflow.pruned.is_none()) {
+            Some(found) if found.staged => None,
+            Some(_) => Some(WorkflowSubmitted::Existing(key.1)),
+            None => Some(WorkflowSubmitted::Unknown),
         }
-        Some(uniqueness::repeated_workflow(*id, *body == asked.body))
     }
 
     /// Why so many workflows with these templates cannot be added.
-    pub(super) fn no_room_for<'a>(
+    pub(super) fn refused<'a>(
         &self,
         tenant: &TenantId,
         new: Held,
@@ -61,56 +54,55 @@ impl State {
         let mine = || self.workflows.iter().filter(|(key, _)| key.0 == *tenant).map(|(_, workflow)| workflow);
         let workflows = mine().filter(|w| w.head.parent.is_none() && w.pruned.is_none()).count() as u64;
         let held = Held { workflows, nodes: mine().map(|w| u64::from(w.head.nodes)).sum() };
-        let backlog = |queue: &_| {
-            let counts = self.scheduler.counts(self.scheduler.find(tenant, queue)?);
-            Some(counts.ready + counts.delayed)
-        };
-        room::for_workflows(&self.limits, held, new, self.scheduler.queues_of(tenant), backlog, templates)
+        capacity::for_workflows(&self.limits, &self.scheduler, tenant, held, new, templates)
     }
 
-    pub(super) fn store_head(&mut self, now: UnixMs, head: &WorkflowHead) {
+    pub(super) fn store_head(&mut self, head: &WorkflowHead) {
         for template in &head.templates {
             self.scheduler.queue_id(&head.tenant, &template.queue);
         }
         let workflow = Workflow {
             head: head.clone(),
             staged: true,
-            created_at: now,
+            created_at: self.now,
             deadline_at: None,
             cancelled: None,
             end: None,
             finished: None,
-            delete_at: Some(now + STAGED_TTL_MS),
+            delete_at: Some(self.now + STAGED_TTL_MS),
             orphaned: false,
             pruned: None,
         };
         self.workflows.insert((head.tenant.clone(), head.id), workflow);
     }
 
-    pub(super) fn stage_nodes(&mut self, now: UnixMs, key: &Key, first: u32, nodes: &[NewNode]) -> WorkflowSubmitted {
-        match self.workflows.get(key) {
-            Some(found) if found.pruned.is_some() => WorkflowSubmitted::Unknown,
-            Some(found) if !found.staged => WorkflowSubmitted::Existing(key.1),
-            Some(_) => {
-                for (number, node) in (first..).zip(nodes) {
-                    self.store_node(now, key, number, node);
-                }
-                WorkflowSubmitted::Created
-            }
-            None => WorkflowSubmitted::Unknown,
+    pub(super) fn stage_nodes(
+        &mut self,
+        tenant: &TenantId,
+        id: WorkflowId,
+        first: u32,
+        nodes: &[NewNode],
+    ) -> WorkflowSubmitted {
+        let key = (tenant.clone(), id);
+        if let Some(answer) = self.not_staged(&key) {
+            return answer;
         }
+        for (number, node) in (first..).zip(nodes) {
+            self.store_node(&key, number, node);
+        }
+        WorkflowSubmitted::Created
     }
 
-    pub(super) fn store_node(&mut self, now: UnixMs, key: &Key, number: u32, new: &NewNode) {
+    pub(super) fn store_node(&mut self, key: &Key, number: u32, new: &NewNode) {
+        let now = self.now;
         let workflow = self.workflows.get_mut(key).expect("nodes are stored for a stored workflow");
         let id = node_job(key.1, number);
+        let (node, name) = (new.clone(), (key.0.clone(), id));
         let is_end = workflow.head.end == number;
-        let next = new.next.clone();
         match &new.work {
             NewWork::Job { template, arguments, takes, kept, broker_options } => {
                 let of = &workflow.head.templates[*template as usize];
-                let mut job = Job::new(now, &plain(&key.0, id, of));
-                job.broker_options.clone_from(broker_options);
+                let mut job = Job::new(now, plain(&key.0, id, of, broker_options.clone()));
                 job.record.state = JobState::Waiting;
                 job.record.expires_at = None;
                 job.record.node = Some(NodeRef { workflow: key.1, number, arguments: arguments.clone() });
@@ -123,71 +115,49 @@ impl State {
                         workflow.end = Some(adjusted(status_of(kept.state), new.on_failure));
                     }
                 }
-                let (when, on_failure, after, group) = (new.when, new.on_failure, new.after, new.group);
-                job.place = Some(Place { template: *template, when, on_failure, after, group, next, takes: *takes });
-                self.jobs.insert((key.0.clone(), id), job);
+                job.place = Some(Place { node, template: *template, takes: *takes });
+                self.jobs.insert(name, job);
             }
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
                 let status = kept.then_some(Status::Ok);
                 if is_end {
                     workflow.end = status;
                 }
-                let join = Join {
-                    when: new.when,
-                    on_failure: new.on_failure,
-                    after: new.after,
-                    group: new.group,
-                    next,
-                    members: members.clone(),
-                    scope: scope.clone(),
-                    cancel_rest: *cancel_rest,
-                    progress: JoinProgress { pending: *pending, failed: *failed, skipped: *skipped, status },
-                };
-                self.joins.insert((key.0.clone(), id), join);
+                let progress = JoinProgress { pending: *pending, failed: *failed, skipped: *skipped, status };
+                let (members, scope, cancel_rest) = (members.clone(), scope.clone(), *cancel_rest);
+                self.joins.insert(name, Join { node, members, scope, cancel_rest, progress });
             }
         }
     }
 
-    pub(super) fn start_workflow(&mut self, now: UnixMs, key: &Key) -> WorkflowSubmitted {
-        let head = match self.workflows.get(key) {
-            Some(found) if found.pruned.is_some() => return WorkflowSubmitted::Unknown,
-            Some(found) if !found.staged => return WorkflowSubmitted::Existing(key.1),
-            Some(found) => found.head.clone(),
-            None => return WorkflowSubmitted::Unknown,
-        };
-        if let Some(answer) = self.known_workflow(now, &head) {
+    pub(super) fn start_workflow(&mut self, tenant: &TenantId, id: WorkflowId) -> WorkflowSubmitted {
+        let key = (tenant.clone(), id);
+        if let Some(answer) = self.not_staged(&key) {
             return answer;
         }
-        if let Some(asked) = &head.idempotency {
-            let entry = (key.1, asked.body.clone(), now + asked.ttl_ms);
-            self.idempotency.insert((key.0.clone(), asked.key.clone()), entry);
+        let idempotency = self.workflows[&key].head.idempotency.clone();
+        if let Some((id, same)) = self.known_key(tenant, idempotency.as_ref()) {
+            return if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) };
         }
-        self.begin(now, key);
-        self.advance(now);
+        self.keep_key(tenant, idempotency.as_ref(), id);
+        self.begin(&key);
+        self.advance();
         WorkflowSubmitted::Created
     }
 
-    pub(super) fn begin(&mut self, now: UnixMs, key: &Key) {
+    pub(super) fn begin(&mut self, key: &Key) {
         let workflow = self.workflows.get_mut(key).expect("a workflow that begins is stored");
         workflow.staged = false;
-        workflow.created_at = now;
+        workflow.created_at = self.now;
         workflow.delete_at = None;
         let deadline_ms = workflow.head.deadline_ms;
-        workflow.deadline_at = (deadline_ms > 0).then_some(now + deadline_ms);
-        // Whatever a node waits for, this readies it.
-        let arrive = |targets: &Range| WorkItem::Arrive {
-            workflow: key.clone(),
-            targets: *targets,
-            raw: Status::Failed,
-            adjusted: Status::Ok,
-        };
-        let items: Vec<WorkItem> = workflow.head.starts.iter().map(arrive).collect();
-        self.queued_items.extend(items);
+        workflow.deadline_at = (deadline_ms > 0).then_some(self.now + deadline_ms);
+        self.queued_items.extend(workflow.head.starts.iter().map(|nodes| WorkItem::start(key.clone(), *nodes)));
     }
 }
 
 /// A node's job as if it had been submitted on its own.
-fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate) -> NewJob {
+fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate, broker_options: Option<Box<BrokerOptions>>) -> NewJob {
     NewJob {
         id,
         tenant: tenant.clone(),
@@ -202,7 +172,7 @@ fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate) -> NewJob {
         // Nodes are deleted with their workflow.
         result_ttl_ms: 0,
         dead_ttl_ms: 0,
-        broker_options: None,
+        broker_options,
         idempotency: None,
         redrive_of: None,
     }

@@ -2,7 +2,7 @@
 
 use umbel_model::{JobState, OnFailure, canvas::When};
 
-use crate::{Status, WorkflowState};
+use crate::{INLINE_INPUT_BYTES, Input, Status, WorkflowState};
 
 /// How a job ended, as its workflow sees it.
 pub fn status_of(state: JobState) -> Status {
@@ -24,6 +24,15 @@ fn taken(when: When, raw: Status, adjusted: Status) -> Status {
         (When::Success, _) => adjusted,
         (When::Failure, Status::Failed) => Status::Ok,
         (When::Failure, _) => Status::Skipped,
+    }
+}
+
+/// The input of a node whose source is this job, with this result: small ones of jobs that were not replaced come along.
+pub fn input(source: u32, state: JobState, is_replaced: bool, result: &str) -> Input {
+    if state == JobState::Succeeded && !is_replaced && result.len() <= INLINE_INPUT_BYTES {
+        Input::Value(result.to_owned())
+    } else {
+        Input::Result(source)
     }
 }
 

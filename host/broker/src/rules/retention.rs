@@ -2,11 +2,6 @@
 
 use umbel_model::UnixMs;
 
-/// Whether a job that failed gets into the dead set. A node does, whatever its policy: its workflow is kept.
-pub fn may_be_dead(dead_ttl_ms: u64, is_node: bool) -> bool {
-    dead_ttl_ms > 0 || is_node
-}
-
 /// When a job that ends now is deleted, one on its own: not while it is `held_until` a time by a unique key.
 pub fn delete_job_at(now: UnixMs, dead: bool, result_ttl_ms: u64, dead_ttl_ms: u64, held_until: UnixMs) -> UnixMs {
     let keep_ms = if dead { result_ttl_ms.max(dead_ttl_ms) } else { result_ttl_ms };

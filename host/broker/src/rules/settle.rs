@@ -1,6 +1,6 @@
 //! The steps that follow an outcome.
 
-use umbel_model::{JobState, Resolution, WorkflowId};
+use umbel_model::{Failure, JobState, Resolution, WorkflowId};
 
 /// Whether an outcome may add workflows and members: a cancelled job does not come back, and adds nothing when it ends.
 pub fn may_grow(resolution: &Resolution, cancel_requested: bool) -> bool {
@@ -34,6 +34,15 @@ pub fn next(resolution: &Resolution, cancel_requested: bool) -> Next {
         Resolution::Snooze { delay_ms } => Next::Delay(JobState::Scheduled, *delay_ms),
         Resolution::Release => Next::Release,
         Resolution::Replace { workflow } => Next::Wait(*workflow),
+    }
+}
+
+/// The failure that an outcome leaves behind when this is what follows.
+pub fn failure(resolution: &Resolution, next: Next) -> Option<&Failure> {
+    match resolution {
+        Resolution::Fail { failure } => Some(failure),
+        Resolution::Retry { failure, .. } if next != Next::End(JobState::Revoked) => Some(failure),
+        _ => None,
     }
 }
 

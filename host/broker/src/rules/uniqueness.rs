@@ -2,7 +2,7 @@
 
 use umbel_model::{JobId, JobState, UnixMs};
 
-use crate::{NewJob, Start, Submitted, Unique, Wins, WorkflowSubmitted};
+use crate::{NewJob, Start, Unique, Wins};
 
 /// Who holds a unique key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,16 +54,6 @@ pub fn due(start: Start, now: UnixMs) -> UnixMs {
         Start::After(ms) => now.saturating_add(ms),
         Start::At(at) => at,
     }
-}
-
-/// The answer to a job with an idempotency key that this one used, with the `same` body or another.
-pub fn repeated_job(id: JobId, same: bool) -> Submitted {
-    if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }
-}
-
-/// The same for a workflow.
-pub fn repeated_workflow(id: JobId, same: bool) -> WorkflowSubmitted {
-    if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use umbel_model::{TenantId, UnixMs};
 use super::{
     branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of},
     tenant_queues::Scheduler,
+    undo::Change,
 };
 use crate::{Control, ControlPatch, ControlSet, Scope};
 
@@ -40,8 +41,8 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     /// Opens at most `max` branches that a rate blocked until now; how many, and when the next one is to be opened.
-    pub fn open_rates(&mut self, now: UnixMs, max: u32) -> (u32, Option<UnixMs>) {
-        let due = self.by_time.iter().take(max as usize).take_while(|(at, ..)| *at <= now);
+    pub fn open_rates(&mut self, max: u32) -> (u32, Option<UnixMs>) {
+        let due = self.by_time.iter().take(max as usize).take_while(|(at, ..)| *at <= self.now);
         let due: Vec<(QueueId, Branch)> = due.map(|(_, _, _, branch, id)| (*id, branch.clone())).collect();
         for (id, branch) in &due {
             self.unblock(*id, branch);
@@ -50,7 +51,7 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     /// A delivery ended: opens what waited for its end.
-    pub fn release_capacity(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
+    pub(super) fn release_capacity(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
         self.change(id, |counts| counts.running = counts.running.saturating_sub(1));
         let tenant = self.queues[id].tenant.clone();
         let mut name = (tenant, Limit::Tenant);
@@ -81,11 +82,13 @@ impl<J: Ord + Copy> Scheduler<J> {
         let before = self.controls.get(tenant, scope);
         let control = before.patched(patch);
         let is_new_task = matches!(scope, Scope::Task(_)) && before == Control::default() && control != before;
-        if is_new_task && self.controls.tasks(tenant) >= max_tasks {
+        let tasks =
+            self.controls.of_tenant(tenant).iter().filter(|(of, _)| matches!(of, Scope::Task(_))).count() as u64;
+        if is_new_task && tasks >= max_tasks {
             return ControlSet::Full;
         }
         self.controls.put(tenant, scope, control.clone());
-        self.undo.control(tenant, scope, before);
+        self.undo.changes.push(Change::Control { tenant: tenant.clone(), scope: scope.clone(), before });
         for id in self.of_tenant(tenant) {
             match scope {
                 Scope::Queue(queue) if *queue != self.queues[id].queue => {}

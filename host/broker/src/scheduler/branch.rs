@@ -47,6 +47,15 @@ impl Branch {
     pub(super) fn key(name: &SubQueueName) -> Self {
         Self { task: Some(name.task.clone()), key: Some(name.key.clone()) }
     }
+
+    /// The branch that a used-up limit blocks.
+    pub(super) fn of(limit: &Limit) -> Self {
+        match limit {
+            Limit::Tenant | Limit::Queue(_) => Self::QUEUE,
+            Limit::Task(task) => Self::task(task),
+            Limit::Key(task, key) => Self { task: Some(task.clone()), key: Some(key.clone()) },
+        }
+    }
 }
 
 /// Why a branch is not served.
@@ -113,144 +122,149 @@ pub(super) fn urgency(score: u64) -> u64 {
 /// The first job of a sub-queue: the rank of the sub-queue (urgency and virtual finish time), its name, score and job.
 pub(super) type First<J> = ((u64, u64), SubQueueName, (u64, J));
 
-/// The jobs of a key, by score.
-#[derive(Debug)]
-pub(super) struct KeyQueue<J> {
-    pub(super) jobs: BTreeSet<(u64, J)>,
-    pub(super) place: Place,
+/// Jobs by score.
+pub(super) type Jobs<J> = BTreeSet<(u64, J)>;
+
+/// What a sub-queue holds: jobs, or sub-queues by name.
+pub(super) trait Contents: Default {
+    fn is_empty(&self) -> bool;
+
+    /// The urgency of what is next; none when nothing in it is open.
+    fn urgency(&self) -> Option<u64>;
 }
 
-/// The sub-queue of a task.
-#[derive(Debug)]
-pub(super) struct SubQueue<J> {
-    pub(super) keys: BTreeMap<String, KeyQueue<J>>,
-    /// Those that are open, in the order in which they are served: urgency, virtual finish time, key.
-    pub(super) open: BTreeSet<(u64, u64, String)>,
-    pub(super) place: Place,
-}
+impl<J: Ord> Contents for Jobs<J> {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
 
-impl<J: Ord> KeyQueue<J> {
-    fn rank(&self) -> Option<(u64, u64)> {
-        let urgency = self.jobs.first().map_or(u64::MAX, |(score, _)| urgency(*score));
-        self.place.open.then_some((urgency, self.place.finish))
+    fn urgency(&self) -> Option<u64> {
+        self.first().map(|(score, _)| urgency(*score))
     }
 }
 
-impl<J: Ord> SubQueue<J> {
-    fn rank(&self) -> Option<(u64, u64)> {
-        let urgency = self.open.first().map_or(u64::MAX, |(urgency, ..)| *urgency);
-        self.place.open.then_some((urgency, self.place.finish))
+/// The sub-queue of a task or of a key.
+#[derive(Debug)]
+pub(super) struct SubQueue<C> {
+    pub(super) holds: C,
+    pub(super) place: Place,
+}
+
+impl<C: Contents> SubQueue<C> {
+    /// Its place after its contents or its block changed, if that is another: none when nothing is in it any more. When it
+    /// opens, its turn comes after the virtual time of its parent.
+    pub(super) fn settled(&self, parent_time: u64) -> Option<Option<Place>> {
+        let open = self.place.blocked.is_none() && self.holds.urgency().is_some();
+        if self.holds.is_empty() {
+            return Some(None);
+        }
+        let finish = if open { parent_time + 1 } else { self.place.finish };
+        (open != self.place.open).then(|| Some(Place { open, finish, ..self.place.clone() }))
+    }
+}
+
+/// Sub-queues by name.
+#[derive(Debug)]
+pub(super) struct SubQueues<N, C> {
+    pub(super) by_name: BTreeMap<N, SubQueue<C>>,
+    /// Those that are open, in the order in which they are served: urgency, virtual finish time, name.
+    pub(super) open: BTreeSet<(u64, u64, N)>,
+}
+
+impl<N, C> Default for SubQueues<N, C> {
+    fn default() -> Self {
+        Self { by_name: BTreeMap::new(), open: BTreeSet::new() }
+    }
+}
+
+impl<N, C> Contents for SubQueues<N, C> {
+    fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    fn urgency(&self) -> Option<u64> {
+        self.open.iter().next().map(|(urgency, ..)| *urgency)
+    }
+}
+
+impl<N: Ord + Clone, C: Contents> SubQueues<N, C> {
+    fn rank(&self, name: &N) -> Option<(u64, u64)> {
+        let SubQueue { holds, place } = self.by_name.get(name)?;
+        place.open.then(|| (holds.urgency().unwrap_or(u64::MAX), place.finish))
+    }
+
+    /// Changes the one of this name, and lets the order of what is open follow.
+    fn change<T>(&mut self, name: &N, change: impl FnOnce(&mut BTreeMap<N, SubQueue<C>>) -> T) -> T {
+        let old = self.rank(name);
+        let answer = change(&mut self.by_name);
+        let new = self.rank(name);
+        if old != new {
+            old.map(|(urgency, finish)| self.open.remove(&(urgency, finish, name.clone())));
+            new.map(|(urgency, finish)| self.open.insert((urgency, finish, name.clone())));
+        }
+        answer
+    }
+
+    /// Puts one in its place, made if there is none; with no place, it goes. The place before.
+    fn put(&mut self, name: &N, place: Option<Place>) -> Option<Place> {
+        self.change(name, |all| match (all.get_mut(name), place) {
+            (Some(found), Some(place)) => Some(std::mem::replace(&mut found.place, place)),
+            (None, Some(place)) => {
+                all.insert(name.clone(), SubQueue { holds: C::default(), place });
+                None
+            }
+            (_, None) => all.remove(name).map(|gone| gone.place),
+        })
     }
 }
 
 /// The ready jobs of a tenant queue.
 #[derive(Debug)]
 pub(super) struct Ready<J> {
-    pub(super) plain: BTreeSet<(u64, J)>,
-    pub(super) tasks: BTreeMap<TaskName, SubQueue<J>>,
-    /// Those that are open, in the order in which they are served: urgency, virtual finish time, task.
-    pub(super) open: BTreeSet<(u64, u64, TaskName)>,
+    pub(super) plain: Jobs<J>,
+    pub(super) tasks: SubQueues<TaskName, SubQueues<String, Jobs<J>>>,
 }
 
 impl<J> Default for Ready<J> {
     fn default() -> Self {
-        Self { plain: BTreeSet::new(), tasks: BTreeMap::new(), open: BTreeSet::new() }
+        Self { plain: BTreeSet::new(), tasks: SubQueues::default() }
     }
 }
 
 impl<J: Ord + Copy> Ready<J> {
-    pub(super) fn key(&self, name: &SubQueueName) -> Option<&KeyQueue<J>> {
-        self.tasks.get(&name.task)?.keys.get(&name.key)
-    }
-
     pub(super) fn place(&self, branch: &Branch) -> Option<&Place> {
-        let sub = self.tasks.get(branch.task.as_ref()?)?;
+        let sub = self.tasks.by_name.get(branch.task.as_ref()?)?;
         match &branch.key {
             None => Some(&sub.place),
-            Some(key) => sub.keys.get(key).map(|key| &key.place),
+            Some(key) => sub.holds.by_name.get(key).map(|key| &key.place),
         }
     }
 
     /// Puts a sub-queue in its place, made if there is none; with no place, it goes. The place before.
     pub(super) fn put(&mut self, branch: &Branch, place: Option<Place>) -> Option<Place> {
         let task = branch.task.as_ref()?;
-        let old = self.tasks.get(task).and_then(SubQueue::rank);
-        let before = match (&branch.key, place) {
-            (None, None) => self.tasks.remove(task).map(|sub| sub.place),
-            (None, Some(place)) => match self.tasks.get_mut(task) {
-                Some(sub) => Some(std::mem::replace(&mut sub.place, place)),
-                None => {
-                    let sub = SubQueue { keys: BTreeMap::new(), open: BTreeSet::new(), place };
-                    self.tasks.insert(task.clone(), sub);
-                    None
-                }
-            },
-            (Some(key), place) => self.tasks.get_mut(task)?.put(key, place),
-        };
-        let new = self.tasks.get(task).and_then(SubQueue::rank);
-        follow(&mut self.open, old, new, task);
-        before
+        match &branch.key {
+            None => self.tasks.put(task, place),
+            Some(key) => self.tasks.change(task, |tasks| tasks.get_mut(task)?.holds.put(key, place)),
+        }
     }
 
     /// Adds a job, or takes it out; false if it was there already, or was not.
     pub(super) fn change(&mut self, name: Option<&SubQueueName>, job: (u64, J), add: bool) -> bool {
-        let change = |jobs: &mut BTreeSet<(u64, J)>| if add { jobs.insert(job) } else { jobs.remove(&job) };
-        let Some(name) = name else { return change(&mut self.plain) };
-        let Some(sub) = self.tasks.get_mut(&name.task) else { return false };
-        let old = sub.rank();
-        let Some(key) = sub.keys.get_mut(&name.key) else { return false };
-        let old_key = key.rank();
-        let changed = change(&mut key.jobs);
-        let new_key = key.rank();
-        follow(&mut sub.open, old_key, new_key, &name.key);
-        let new = sub.rank();
-        follow(&mut self.open, old, new, &name.task);
-        changed
+        let change = |jobs: &mut Jobs<J>| if add { jobs.insert(job) } else { jobs.remove(&job) };
+        let Some(SubQueueName { task, key }) = name else { return change(&mut self.plain) };
+        let changed = self.tasks.change(task, |tasks| {
+            tasks.get_mut(task)?.holds.change(key, |keys| Some(change(&mut keys.get_mut(key)?.holds)))
+        });
+        changed.unwrap_or(false)
     }
 
     /// The first job of the sub-queue that is next, with its rank.
     pub(super) fn first_of_tasks(&self) -> Option<First<J>> {
-        let (urgency, finish, task) = self.open.first()?;
-        let sub = self.tasks.get(task)?;
-        let (_, _, key) = sub.open.first()?;
-        let job = *sub.keys.get(key)?.jobs.first()?;
+        let (urgency, finish, task) = self.tasks.open.first()?;
+        let keys = &self.tasks.by_name.get(task)?.holds;
+        let (_, _, key) = keys.open.first()?;
+        let job = *keys.by_name.get(key)?.holds.first()?;
         Some(((*urgency, *finish), SubQueueName { task: task.clone(), key: key.clone() }, job))
-    }
-}
-
-impl<J: Ord> SubQueue<J> {
-    fn put(&mut self, key: &str, place: Option<Place>) -> Option<Place> {
-        let old = self.keys.get(key).and_then(KeyQueue::rank);
-        let before = match place {
-            None => self.keys.remove(key).map(|key| key.place),
-            Some(place) => match self.keys.get_mut(key) {
-                Some(key) => Some(std::mem::replace(&mut key.place, place)),
-                None => {
-                    self.keys.insert(key.to_owned(), KeyQueue { jobs: BTreeSet::new(), place });
-                    None
-                }
-            },
-        };
-        let new = self.keys.get(key).and_then(KeyQueue::rank);
-        follow(&mut self.open, old, new, key);
-        before
-    }
-}
-
-/// Lets the order of what is open follow a change of one of them.
-fn follow<N: Ord, B: ToOwned<Owned = N> + ?Sized>(
-    open: &mut BTreeSet<(u64, u64, N)>,
-    old: Option<(u64, u64)>,
-    new: Option<(u64, u64)>,
-    name: &B,
-) {
-    if old == new {
-        return;
-    }
-    if let Some((urgency, finish)) = old {
-        open.remove(&(urgency, finish, name.to_owned()));
-    }
-    if let Some((urgency, finish)) = new {
-        open.insert((urgency, finish, name.to_owned()));
     }
 }

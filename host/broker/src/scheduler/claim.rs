@@ -8,7 +8,7 @@ use super::{
     branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of, urgency},
     tenant_queues::{Scheduler, TenantQueue},
 };
-use crate::{Control, JobLimits, LOOKS_A_QUEUE, Scope};
+use crate::{CLAIM_SCAN, Claim, Control, JobLimits, LOOKS_A_QUEUE, Scope};
 
 /// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
@@ -34,18 +34,22 @@ pub trait Store<J> {
     fn set_used(&mut self, name: &LimitName, used: Used) -> Result<(), Self::Error>;
 }
 
-/// The result of a look at a tenant queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Picked {
-    /// The job that the store looked at last left the queue. Unless it has expired, it counts as running there.
-    Job,
-    /// A branch was blocked, or a job was moved to its sub-queue or dropped.
-    Nothing,
+/// A claim on its way through its queues.
+#[derive(Debug)]
+pub struct ClaimRound<'a> {
+    claim: &'a Claim,
+    /// Queues that are left, the one that it looks at first.
+    queues: &'a [QueueName],
+    /// Looks that are left.
+    budget: u32,
+    /// Jobs that it got, without those that have expired.
+    jobs: u32,
+    of_queue: Looks,
 }
 
-/// Which tenant queues of a queue one claim does not look at.
+/// Which tenant queues of a queue a claim does not look at.
 #[derive(Debug, Default)]
-pub struct ClaimRound {
+pub(super) struct Looks {
     /// Until the claim ends.
     excluded: BTreeSet<QueueId>,
     /// While another one is open: they took `LOOKS_A_QUEUE` looks without a job.
@@ -53,18 +57,52 @@ pub struct ClaimRound {
     looks: HashMap<QueueId, u32>,
 }
 
-impl ClaimRound {
+impl<'a> ClaimRound<'a> {
+    pub fn new(claim: &'a Claim) -> Self {
+        let budget = claim.max.saturating_add(CLAIM_SCAN);
+        Self { claim, queues: &claim.queues, budget, jobs: 0, of_queue: Looks::default() }
+    }
+
+    /// Takes the next job, to run or because it has expired: the one that the store looked at last left its queue. Unless
+    /// it has expired, it counts as running there. False: there is no more for this claim.
+    pub fn take<J: Ord + Copy, S: Store<J>>(
+        &mut self,
+        scheduler: &mut Scheduler<J>,
+        store: &mut S,
+    ) -> Result<bool, S::Error> {
+        while let [queue, rest @ ..] = self.queues {
+            while self.jobs < self.claim.max && self.budget > 0 {
+                let Some(next) = self.of_queue.next(scheduler, queue, &self.claim.worker) else { break };
+                self.budget -= 1;
+                let Ok(id) = next else { continue };
+                let found = scheduler.pick(id, &self.claim.worker, store)?;
+                self.of_queue.looked(id, found);
+                if found {
+                    self.jobs += u32::from(!store.has_expired());
+                    return Ok(true);
+                }
+            }
+            if self.budget == 0 && self.jobs < self.claim.max && scheduler.is_open(queue) {
+                scheduler.ready_in.insert(queue.clone());
+            }
+            (self.queues, self.of_queue) = (rest, Looks::default());
+        }
+        Ok(false)
+    }
+}
+
+impl Looks {
     /// Start-time fair queueing: the open tenant queue with the least virtual finish time, by name when level. An
     /// exclusive one whose jobs run on another worker is excluded: then it is `Err`.
-    pub fn next<J: Ord + Copy>(
+    pub(super) fn next<J: Ord + Copy>(
         &mut self,
         scheduler: &Scheduler<J>,
         queue: &QueueName,
         worker: &WorkerId,
     ) -> Option<Result<QueueId, ()>> {
         let open = scheduler.fair.get(queue)?;
-        let first = |round: &Self| {
-            let next = |id: &QueueId| !round.excluded.contains(id) && !round.deferred.contains(id);
+        let first = |of: &Self| {
+            let next = |id: &QueueId| !of.excluded.contains(id) && !of.deferred.contains(id);
             open.iter().map(|(_, _, id)| *id).find(next)
         };
         let id = match first(self) {
@@ -84,7 +122,7 @@ impl ClaimRound {
     }
 
     /// Counts a look: `found` a job.
-    pub fn looked(&mut self, id: QueueId, found: bool) {
+    pub(super) fn looked(&mut self, id: QueueId, found: bool) {
         if found {
             self.looks.remove(&id);
             return;
@@ -99,7 +137,7 @@ impl ClaimRound {
 
 impl<J: Ord + Copy> Scheduler<J> {
     /// Whether a queue has anything to hand out.
-    pub fn is_open(&self, queue: &QueueName) -> bool {
+    fn is_open(&self, queue: &QueueName) -> bool {
         self.fair.get(queue).is_some_and(|open| !open.is_empty())
     }
 
@@ -107,26 +145,26 @@ impl<J: Ord + Copy> Scheduler<J> {
         let of = &self.queues[id];
         of.counts.running > 0
             && of.counts.holder.as_ref() != Some(worker)
-            && self.controls.queue(&of.tenant, &of.queue).is_some_and(|control| control.exclusive)
+            && self.controls.get(&of.tenant, &Scope::Queue(of.queue.clone())).exclusive
     }
 
-    /// Takes the next job out of an open tenant queue, to run or because it has expired.
-    pub fn pick<S: Store<J>>(
+    /// Takes the next job out of an open tenant queue, to run or because it has expired. False: a branch was blocked, or
+    /// a job was moved to its sub-queue or dropped.
+    pub(super) fn pick<S: Store<J>>(
         &mut self,
-        now: UnixMs,
         id: QueueId,
         worker: &WorkerId,
         store: &mut S,
-    ) -> Result<Picked, S::Error> {
-        if let Some(why) = self.queue_is_full(now, id, store)? {
-            self.block(id, &Branch::QUEUE, why);
-            return Ok(Picked::Nothing);
+    ) -> Result<bool, S::Error> {
+        let of_queue = self.bounds_of_queue(id);
+        if self.block_if_used_up(id, &of_queue, store)? {
+            return Ok(false);
         }
-        let Some((sub, job)) = self.next_in(id) else { return Ok(Picked::Nothing) };
+        let Some((sub, job)) = self.next_in(id) else { return Ok(false) };
         let tenant = self.queues[id].tenant.clone();
         if !store.look(&tenant, job.1)? {
             self.remove(id, sub.as_ref(), job);
-            return Ok(Picked::Nothing);
+            return Ok(false);
         }
         let control = self.control_of(&tenant, sub.as_ref(), store)?;
         match (&sub, control) {
@@ -135,28 +173,36 @@ impl<J: Ord + Copy> Scheduler<J> {
                 self.take_job(id, None, job);
                 self.put_job(id, Some(&SubQueueName { task, key: String::new() }), job);
                 self.change(id, |_| {});
-                return Ok(Picked::Nothing);
+                return Ok(false);
             }
             (Some(name), Some((_, control))) if control.paused => {
                 self.block(id, &Branch::task(&name.task), Block::Paused);
-                return Ok(Picked::Nothing);
+                return Ok(false);
             }
             (_, control) if !store.has_expired() => {
-                let limits = match &sub {
-                    Some(_) => store.limits()?.under(&control.map(|(_, control)| control).unwrap_or_default()),
-                    None => JobLimits::default(),
+                let of_sub_queue = match &sub {
+                    Some(name) => {
+                        bounds_of(name, &store.limits()?.under(&control.map(|(_, of)| of).unwrap_or_default()))
+                    }
+                    None => Vec::new(),
                 };
-                if let Some((branch, why)) = self.sub_queue_is_full(now, &tenant, sub.as_ref(), &limits, store)? {
-                    self.block(id, &branch, why);
-                    return Ok(Picked::Nothing);
+                if self.block_if_used_up(id, &of_sub_queue, store)? {
+                    return Ok(false);
                 }
-                self.take_rates(now, id, sub.as_ref(), &limits, store)?;
+                for (limit, bound) in of_queue.into_iter().chain(of_sub_queue) {
+                    let name = (tenant.clone(), limit);
+                    if let Bound::Rate(rate) = bound
+                        && let Ok(used) = self.take_rate(&name, rate, store)?
+                    {
+                        store.set_used(&name, used)?;
+                    }
+                }
                 self.count_start(id, sub.as_ref(), worker);
             }
             _ => {}
         }
         self.take_turn(id, sub.as_ref(), job);
-        Ok(Picked::Job)
+        Ok(true)
     }
 
     /// The job that is next in a tenant queue.
@@ -179,14 +225,14 @@ impl<J: Ord + Copy> Scheduler<J> {
         sub: Option<&SubQueueName>,
         store: &mut S,
     ) -> Result<Option<(TaskName, Control)>, S::Error> {
-        if self.controls.tasks(tenant) == 0 {
+        if !self.controls.has_of_task(tenant) {
             return Ok(None);
         }
         let task = match sub {
             Some(name) => name.task.clone(),
             None => store.task()?,
         };
-        Ok(self.controls.task(tenant, &task).cloned().map(|control| (task, control)))
+        Ok(self.controls.find(tenant, &Scope::Task(task.clone())).cloned().map(|control| (task, control)))
     }
 
     fn count_start(&mut self, id: QueueId, sub: Option<&SubQueueName>, worker: &WorkerId) {
@@ -217,7 +263,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                 self.set_place(id, &key_branch, Some(key));
                 self.set_place(id, &task_branch, Some(task));
             }
-        } else if !ready.tasks.is_empty() {
+        } else if !ready.tasks.by_name.is_empty() {
             time = time.max(plain_finish);
             plain_finish = time + 1;
         }
@@ -230,102 +276,86 @@ impl<J: Ord + Copy> Scheduler<J> {
         });
     }
 
-    /// Why nothing of a tenant queue may start now.
-    fn queue_is_full<S: Store<J>>(&self, now: UnixMs, id: QueueId, store: &mut S) -> Result<Option<Block>, S::Error> {
-        let of = &self.queues[id];
-        let Some(of_tenant) = self.controls.tenant(&of.tenant) else { return Ok(None) };
-        if is_full(of_tenant.concurrency, || self.sum(&of.tenant, |counts| counts.running)) {
-            return Ok(Some(Block::Full(Limit::Tenant)));
-        }
-        let cap = self.controls.queue(&of.tenant, &of.queue).map_or(0, |control| control.concurrency);
-        if is_full(cap, || of.counts.running) {
-            return Ok(Some(Block::Full(Limit::Queue(of.queue.clone()))));
-        }
-        for (name, rate) in self.queue_rates(id) {
-            if let Err(at) = take_rate(now, &name, rate, store)? {
-                return Ok(Some(Block::Until(at)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The rates of a tenant queue's tenant and queue.
-    fn queue_rates(&self, id: QueueId) -> Vec<(LimitName, Rate)> {
+    /// The bounds of a tenant and its queue, in the order in which they are looked at. Most tenants have none.
+    fn bounds_of_queue(&self, id: QueueId) -> Vec<(Limit, Bound)> {
         let TenantQueue { tenant, queue, .. } = &self.queues[id];
-        let of_tenant = self.controls.get(tenant, &Scope::Tenant).rate.map(|rate| (Limit::Tenant, rate));
-        let of_queue = self.controls.queue(tenant, queue).and_then(|control| control.rate);
-        let of_queue = of_queue.map(|rate| (Limit::Queue(queue.clone()), rate));
-        of_tenant.into_iter().chain(of_queue).map(|(limit, rate)| ((tenant.clone(), limit), rate)).collect()
-    }
-
-    /// Which branch of a sub-queue may start nothing now, and why.
-    fn sub_queue_is_full<S: Store<J>>(
-        &self,
-        now: UnixMs,
-        tenant: &TenantId,
-        sub: Option<&SubQueueName>,
-        limits: &JobLimits,
-        store: &mut S,
-    ) -> Result<Option<(Branch, Block)>, S::Error> {
-        let Some(name) = sub else { return Ok(None) };
-        for limit in limits_of(name) {
-            let (cap, rate) = limits.of(&limit);
-            let limit_name = (tenant.clone(), limit);
-            let block = if is_full(cap, || self.running.get(&limit_name).copied().unwrap_or(0)) {
-                Block::Full(limit_name.1.clone())
-            } else if let Some(rate) = rate
-                && let Err(at) = take_rate(now, &limit_name, rate, store)?
-            {
-                Block::Until(at)
-            } else {
-                continue;
-            };
-            let of_task = matches!(limit_name.1, Limit::Task(_));
-            return Ok(Some((if of_task { Branch::task(&name.task) } else { Branch::key(name) }, block)));
+        if !self.controls.has_any(tenant) {
+            return Vec::new();
         }
-        Ok(None)
+        let of_tenant = (Limit::Tenant, self.controls.get(tenant, &Scope::Tenant));
+        let of_queue = (Limit::Queue(queue.clone()), self.controls.get(tenant, &Scope::Queue(queue.clone())));
+        let both = [of_tenant, of_queue];
+        let caps = both.iter().map(|(limit, control)| (limit.clone(), Bound::Cap(control.concurrency)));
+        let rates = both.iter().filter_map(|(limit, control)| Some((limit.clone(), Bound::Rate(control.rate?))));
+        caps.chain(rates).collect()
     }
 
-    /// Takes one from each rate that holds for a job that starts now.
-    fn take_rates<S: Store<J>>(
-        &self,
-        now: UnixMs,
+    /// Blocks the branch of the first bound that is used up, if there is one.
+    fn block_if_used_up<S: Store<J>>(
+        &mut self,
         id: QueueId,
-        sub: Option<&SubQueueName>,
-        limits: &JobLimits,
+        bounds: &[(Limit, Bound)],
         store: &mut S,
-    ) -> Result<(), S::Error> {
-        let tenant = &self.queues[id].tenant;
-        let mut rates = if self.controls.tenant(tenant).is_some() { self.queue_rates(id) } else { Vec::new() };
-        for limit in sub.into_iter().flat_map(limits_of) {
-            rates.extend(limits.of(&limit).1.map(|rate| ((tenant.clone(), limit), rate)));
+    ) -> Result<bool, S::Error> {
+        for (limit, bound) in bounds {
+            let why = match bound {
+                Bound::Cap(cap) if *cap > 0 && self.running_for(id, limit) >= u64::from(*cap) => {
+                    Block::Full(limit.clone())
+                }
+                Bound::Cap(_) => continue,
+                Bound::Rate(rate) => {
+                    match self.take_rate(&(self.queues[id].tenant.clone(), limit.clone()), *rate, store)? {
+                        Ok(_) => continue,
+                        Err(at) => Block::Until(at),
+                    }
+                }
+            };
+            self.block(id, &Branch::of(limit), why);
+            return Ok(true);
         }
-        for (name, rate) in rates {
-            if let Ok(used) = take_rate(now, &name, rate, store)? {
-                store.set_used(&name, used)?;
-            }
+        Ok(false)
+    }
+
+    /// Jobs that run and count for a limit of a tenant queue.
+    fn running_for(&self, id: QueueId, limit: &Limit) -> u64 {
+        let TenantQueue { tenant, counts, .. } = &self.queues[id];
+        match limit {
+            Limit::Tenant => self.sum(tenant, |counts| counts.running),
+            Limit::Queue(_) => counts.running,
+            limit => self.running.get(&(tenant.clone(), limit.clone())).copied().unwrap_or(0),
         }
-        Ok(())
+    }
+
+    /// The used part of a rate when one more job starts now, or the time until which none may (milliseconds).
+    fn take_rate<S: Store<J>>(
+        &self,
+        name: &LimitName,
+        rate: Rate,
+        store: &mut S,
+    ) -> Result<Result<Used, UnixMs>, S::Error> {
+        let wait = match rate.take(self.now, store.used(name)?) {
+            Ok(used) => return Ok(Ok(used)),
+            Err(wait) => wait,
+        };
+        if let Some(used) = wait.store {
+            store.set_used(name, used)?;
+        }
+        Ok(Err(wait.until_ms))
     }
 }
 
-fn is_full(cap: u32, running: impl FnOnce() -> u64) -> bool {
-    cap > 0 && running() >= u64::from(cap)
+/// What a limit bounds: how many jobs run at once (0: any number), or how many start.
+enum Bound {
+    Cap(u32),
+    Rate(Rate),
 }
 
-/// The used part of a rate when one more job starts now, or the time until which none may (milliseconds).
-fn take_rate<J, S: Store<J>>(
-    now: UnixMs,
-    name: &LimitName,
-    rate: Rate,
-    store: &mut S,
-) -> Result<Result<Used, UnixMs>, S::Error> {
-    let wait = match rate.take(now, store.used(name)?) {
-        Ok(used) => return Ok(Ok(used)),
-        Err(wait) => wait,
+/// The bounds of a sub-queue, in the order in which they are looked at.
+fn bounds_of(name: &SubQueueName, limits: &JobLimits) -> Vec<(Limit, Bound)> {
+    let of = |limit: Limit| {
+        let (cap, rate) = limits.of(&limit);
+        let rate = rate.map(|rate| (limit.clone(), Bound::Rate(rate)));
+        std::iter::once((limit, Bound::Cap(cap))).chain(rate)
     };
-    if let Some(used) = wait.store {
-        store.set_used(name, used)?;
-    }
-    Ok(Err(wait.until_ms))
+    limits_of(name).flat_map(of).collect()
 }

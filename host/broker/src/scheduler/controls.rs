@@ -2,57 +2,39 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use umbel_model::{QueueName, TaskName, TenantId};
+use umbel_model::TenantId;
 
 use crate::{Control, Scope};
 
+/// All controls. Those that set nothing are not in it.
 #[derive(Debug, Default)]
-struct OfTenant {
-    tenant: Control,
-    queues: BTreeMap<QueueName, Control>,
-    tasks: BTreeMap<TaskName, Control>,
-}
-
-/// All controls.
-#[derive(Debug, Default)]
-pub struct Controls(HashMap<TenantId, OfTenant>);
+pub struct Controls(HashMap<TenantId, BTreeMap<Scope, Control>>);
 
 impl Controls {
-    /// The tenant's own control, if the tenant has any control at all.
-    pub fn tenant(&self, tenant: &TenantId) -> Option<&Control> {
-        self.0.get(tenant).map(|of| &of.tenant)
-    }
-
-    pub fn queue(&self, tenant: &TenantId, queue: &QueueName) -> Option<&Control> {
-        self.0.get(tenant)?.queues.get(queue)
-    }
-
-    pub fn task(&self, tenant: &TenantId, task: &TaskName) -> Option<&Control> {
-        self.0.get(tenant)?.tasks.get(task)
-    }
-
-    /// How many tasks of a tenant have one.
-    pub fn tasks(&self, tenant: &TenantId) -> u64 {
-        self.0.get(tenant).map_or(0, |of| of.tasks.len() as u64)
+    pub fn find(&self, tenant: &TenantId, scope: &Scope) -> Option<&Control> {
+        self.0.get(tenant)?.get(scope)
     }
 
     /// The control of a scope; the default if none is set.
     pub fn get(&self, tenant: &TenantId, scope: &Scope) -> Control {
-        let found = match scope {
-            Scope::Tenant => self.tenant(tenant),
-            Scope::Queue(queue) => self.queue(tenant, queue),
-            Scope::Task(task) => self.task(tenant, task),
-        };
-        found.cloned().unwrap_or_default()
+        self.find(tenant, scope).cloned().unwrap_or_default()
+    }
+
+    /// Whether a tenant has any: most have none.
+    pub fn has_any(&self, tenant: &TenantId) -> bool {
+        self.0.contains_key(tenant)
+    }
+
+    /// Whether a task of a tenant has one. Tasks are the last in the order of `Scope`.
+    pub fn has_of_task(&self, tenant: &TenantId) -> bool {
+        let last = self.0.get(tenant).and_then(BTreeMap::last_key_value);
+        matches!(last, Some((Scope::Task(_), _)))
     }
 
     /// All of a tenant, in the order of `Scope`.
     pub fn of_tenant(&self, tenant: &TenantId) -> Vec<(Scope, Control)> {
-        let Some(of) = self.0.get(tenant) else { return Vec::new() };
-        let own = (of.tenant != Control::default()).then(|| (Scope::Tenant, of.tenant.clone()));
-        let queues = of.queues.iter().map(|(queue, control)| (Scope::Queue(queue.clone()), control.clone()));
-        let tasks = of.tasks.iter().map(|(task, control)| (Scope::Task(task.clone()), control.clone()));
-        own.into_iter().chain(queues).chain(tasks).collect()
+        let all = self.0.get(tenant).into_iter().flatten();
+        all.map(|(scope, control)| (scope.clone(), control.clone())).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,15 +44,12 @@ impl Controls {
     /// Sets a control without opening or closing anything: as it was stored.
     pub fn put(&mut self, tenant: &TenantId, scope: &Scope, control: Control) {
         let of = self.0.entry(tenant.clone()).or_default();
-        let is_none = control == Control::default();
-        match scope {
-            Scope::Tenant => of.tenant = control,
-            Scope::Queue(queue) if is_none => drop(of.queues.remove(queue)),
-            Scope::Queue(queue) => drop(of.queues.insert(queue.clone(), control)),
-            Scope::Task(task) if is_none => drop(of.tasks.remove(task)),
-            Scope::Task(task) => drop(of.tasks.insert(task.clone(), control)),
+        if control == Control::default() {
+            of.remove(scope);
+        } else {
+            of.insert(scope.clone(), control);
         }
-        if of.tenant == Control::default() && of.queues.is_empty() && of.tasks.is_empty() {
+        if of.is_empty() {
             self.0.remove(tenant);
         }
     }

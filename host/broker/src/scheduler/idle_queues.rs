@@ -4,7 +4,7 @@
 use umbel_model::{QueueName, TenantId};
 
 use super::{QueueId, Scheduler};
-use crate::{QUEUE_IDLE_MS, QueueDeleted};
+use crate::{QUEUE_IDLE_MS, QueueDeleted, Scope};
 
 impl<J: Ord + Copy> Scheduler<J> {
     /// Whether a tenant queue is not forgotten.
@@ -15,7 +15,7 @@ impl<J: Ord + Copy> Scheduler<J> {
     /// Whether it has no jobs but those that ended, none of them dead, and no control.
     fn is_unused(&self, id: QueueId) -> bool {
         let of = &self.queues[id];
-        let has_control = self.controls.queue(&of.tenant, &of.queue).is_some();
+        let has_control = self.controls.find(&of.tenant, &Scope::Queue(of.queue.clone())).is_some();
         of.counts.held() == [0; 3] && of.counts.running == 0 && !has_control
     }
 

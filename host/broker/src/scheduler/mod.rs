@@ -17,6 +17,6 @@ mod undo;
 mod tests;
 
 pub use branch::{Counts, Limit, LimitName, QueueId, SubQueueName};
-pub use claim::{ClaimRound, Picked, Store};
+pub use claim::{ClaimRound, Store};
 pub use controls::Controls;
 pub use tenant_queues::{Scheduler, ready_score};

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use umbel_model::{QueueName, TenantId, UnixMs};
+use umbel_model::{JobState, QueueName, TenantId, UnixMs};
 
 use super::{
     branch::{Block, Branch, Counts, LimitName, Place, QueueId, Ready, SubQueueName, limits_of},
     controls::Controls,
     undo::{Change, Undo},
 };
+use crate::Scope;
 
 /// Orders ready jobs: priority 9 first, then the order of arrival.
 pub fn ready_score(priority: u8, seq: u64) -> u64 {
@@ -40,7 +41,7 @@ pub struct Scheduler<J> {
     /// Jobs of sub-queues that run, by the limit of their task and of their key.
     pub(super) running: HashMap<LimitName, u64>,
     /// The place of the last job that came.
-    pub(super) seq: u64,
+    pub seq: u64,
     /// The time of the step under way.
     pub now: UnixMs,
     /// Queues that got something to hand out. The store takes them.
@@ -88,7 +89,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             return id;
         }
         let id = self.queues.len();
-        let tenant_paused = self.controls.tenant(tenant).is_some_and(|control| control.paused);
+        let tenant_paused = self.controls.get(tenant, &Scope::Tenant).paused;
         let counts = Counts { tenant_paused, used_at, ..Counts::default() };
         let (tenant, queue) = (tenant.clone(), queue.clone());
         self.by_name.entry(tenant.clone()).or_default().insert(queue.clone(), id);
@@ -142,7 +143,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     /// Whether no job of a limit runs, and no tenant queue has a sub-queue.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.queues.iter().all(|queue| queue.ready.tasks.is_empty())
+        self.running.is_empty() && self.queues.iter().all(|queue| queue.ready.tasks.by_name.is_empty())
     }
 
     /// Jobs that count as running for a limit of a task or key.
@@ -158,10 +159,6 @@ impl<J: Ord + Copy> Scheduler<J> {
         ready_score(priority, self.seq)
     }
 
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
-
     /// Queues a job, by score, in a sub-queue or (without) as a plain one.
     pub fn insert(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
         self.put_job(id, sub, job);
@@ -172,8 +169,20 @@ impl<J: Ord + Copy> Scheduler<J> {
         }
     }
 
+    /// Takes a job out of what it waits in, or counts its delivery as ended.
+    pub fn leave(&mut self, id: QueueId, state: JobState, sub: Option<&SubQueueName>, job: (u64, J)) {
+        match state {
+            JobState::Queued => self.remove(id, sub, job),
+            JobState::Running => self.release_capacity(id, sub),
+            JobState::Scheduled | JobState::Retrying => {
+                self.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
+            }
+            _ => {}
+        }
+    }
+
     /// Takes a queued job out.
-    pub fn remove(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
+    pub(super) fn remove(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) {
         if self.take_job(id, sub, job) {
             self.change(id, |counts| counts.ready = counts.ready.saturating_sub(1));
         }
@@ -191,13 +200,13 @@ impl<J: Ord + Copy> Scheduler<J> {
         if of.counts.held().iter().zip(held).any(|(after, before)| *after > before) {
             of.counts.used_at = Some(self.now);
         }
-        if of.ready.tasks.is_empty() {
+        if of.ready.tasks.by_name.is_empty() {
             (of.counts.time, of.counts.plain_finish) = (0, 0);
             if of.ready.plain.is_empty() {
                 of.counts.blocked = None;
             }
         }
-        let has = !of.ready.plain.is_empty() || !of.ready.open.is_empty();
+        let has = !of.ready.plain.is_empty() || !of.ready.tasks.open.is_empty();
         let is_open = has && !of.counts.paused && !of.counts.tenant_paused && of.counts.blocked.is_none();
         let least = || self.fair.get(&of.queue).and_then(BTreeSet::first).map_or(0, |(least, ..)| least + 1);
         of.counts.finish =
@@ -233,50 +242,41 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
             }
         }
-        if self.queues[id].ready.change(sub, job, true) {
-            self.undo.job(id, sub, job, true);
-        }
-        self.settle_sub_queue(id, sub);
+        self.change_job(id, sub, job, true);
     }
 
     pub(super) fn take_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J)) -> bool {
-        let was_there = self.queues[id].ready.change(sub, job, false);
-        if was_there {
-            self.undo.job(id, sub, job, false);
+        self.change_job(id, sub, job, false)
+    }
+
+    /// Adds a job or takes it out; false if nothing changed.
+    fn change_job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J), added: bool) -> bool {
+        let changed = self.queues[id].ready.change(sub, job, added);
+        if changed {
+            self.undo.changes.push(Change::Job { id, sub: sub.cloned(), job, added });
         }
         self.settle_sub_queue(id, sub);
-        was_there
+        changed
     }
 
     /// Opens, closes or forgets the sub-queues of a key and its task whose jobs or block changed.
     pub(super) fn settle_sub_queue(&mut self, id: QueueId, sub: Option<&SubQueueName>) {
         let Some(name) = sub else { return };
-        let of = &self.queues[id];
-        if let (Some(key), Some(task)) = (of.ready.key(name), of.ready.tasks.get(&name.task)) {
-            let open = key.place.blocked.is_none();
-            if key.jobs.is_empty() {
-                self.set_place(id, &Branch::key(name), None);
-            } else if open != key.place.open {
-                let finish = if open { task.place.time + 1 } else { key.place.finish };
-                let place = Place { open, finish, ..key.place.clone() };
-                self.set_place(id, &Branch::key(name), Some(place));
-            }
+        let task = self.queues[id].ready.tasks.by_name.get(&name.task);
+        let key = task.and_then(|task| task.holds.by_name.get(&name.key)?.settled(task.place.time));
+        if let Some(place) = key {
+            self.set_place(id, &Branch::key(name), place);
         }
         let of = &self.queues[id];
-        let Some(task) = of.ready.tasks.get(&name.task) else { return };
-        let open = task.place.blocked.is_none() && !task.open.is_empty();
-        if task.keys.is_empty() {
-            self.set_place(id, &Branch::task(&name.task), None);
-        } else if open != task.place.open {
-            let finish = if open { of.counts.time + 1 } else { task.place.finish };
-            let place = Place { open, finish, ..task.place.clone() };
-            self.set_place(id, &Branch::task(&name.task), Some(place));
+        let task = of.ready.tasks.by_name.get(&name.task).and_then(|task| task.settled(of.counts.time));
+        if let Some(place) = task {
+            self.set_place(id, &Branch::task(&name.task), place);
         }
     }
 
     pub(super) fn set_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) {
         let before = self.put_place(id, branch, place);
-        self.undo.place(id, branch, before);
+        self.undo.changes.push(Change::Place { id, branch: branch.clone(), before });
     }
 
     fn put_place(&mut self, id: QueueId, branch: &Branch, place: Option<Place>) -> Option<Place> {
@@ -318,7 +318,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     pub(super) fn count_running(&mut self, name: &LimitName, more: i64) {
         let before = self.running.get(name).copied().unwrap_or(0);
-        self.undo.running(name, before);
+        self.undo.changes.push(Change::Running { name: name.clone(), before });
         self.put_running(name, before.saturating_add_signed(more));
     }
 
@@ -415,10 +415,6 @@ impl<J: Ord + Copy> Scheduler<J> {
         self.queues[id].counts = Counts { delayed, dead, paused, finish, holder, used_at, ..fresh };
     }
 
-    pub fn restore_seq(&mut self, seq: u64) {
-        self.seq = seq;
-    }
-
     /// Puts a job back that is queued (with its score) or runs.
     pub fn restore(&mut self, id: QueueId, sub: Option<&SubQueueName>, queued: Option<(u64, J)>) {
         match queued {
@@ -434,7 +430,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
             }
         }
-        self.undo.forget();
+        self.undo.changes.clear();
     }
 
     /// Opens what has something to hand out, after all jobs were put back.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, convert::Infallible};
 
 use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
 
-use super::*;
+use super::{claim::Looks, *};
 use crate::{ControlPatch, JobLimits, Scope};
 
 /// Jobs by number: their task and limits follow from it.
@@ -99,12 +99,13 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
             scheduler.insert(id, sub_queue(n).as_ref(), (score, n));
         }
         5 | 6 => {
-            let mut round = ClaimRound::default();
+            let mut looks = Looks::default();
+            scheduler.now = n * 10;
             for _ in 0..5 {
-                let Some(Ok(id)) = round.next(scheduler, &queue, &worker) else { return };
-                let Ok(picked) = scheduler.pick(n * 10, id, &worker, jobs);
-                round.looked(id, picked == Picked::Job);
-                if picked == Picked::Job && !jobs.has_expired() {
+                let Some(Ok(id)) = looks.next(scheduler, &queue, &worker) else { return };
+                let Ok(found) = scheduler.pick(id, &worker, jobs);
+                looks.looked(id, found);
+                if found && !jobs.has_expired() {
                     held.push((id, jobs.looked));
                 }
             }
@@ -114,7 +115,10 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
                 scheduler.release_capacity(id, sub_queue(job).as_ref());
             }
         }
-        8 => drop(scheduler.open_rates(n * 10, 2)),
+        8 => {
+            scheduler.now = n * 10;
+            scheduler.open_rates(2);
+        }
         _ => {
             let scope = [Scope::Tenant, Scope::Queue(queue), Scope::Task(task(n))][dice.below(3) as usize].clone();
             let patch = ControlPatch {
@@ -161,9 +165,9 @@ fn a_tenant_that_floods_a_queue_does_not_hold_up_another() {
         }
     }
     let mut order = Vec::new();
-    let mut round = ClaimRound::default();
-    while let Some(Ok(id)) = round.next(&scheduler, &queue, &worker) {
-        let Ok(_) = scheduler.pick(0, id, &worker, &mut jobs);
+    let mut looks = Looks::default();
+    while let Some(Ok(id)) = looks.next(&scheduler, &queue, &worker) {
+        let Ok(_) = scheduler.pick(id, &worker, &mut jobs);
         order.push(jobs.looked);
     }
     // The one that came later begins one turn behind.

@@ -30,25 +30,3 @@ impl<J> Default for Undo<J> {
         Self { changes: Vec::new(), counts: Vec::new(), queues: 0, seq: 0 }
     }
 }
-
-impl<J> Undo<J> {
-    pub(super) fn forget(&mut self) {
-        self.changes.clear();
-    }
-
-    pub(super) fn job(&mut self, id: QueueId, sub: Option<&SubQueueName>, job: (u64, J), added: bool) {
-        self.changes.push(Change::Job { id, sub: sub.cloned(), job, added });
-    }
-
-    pub(super) fn place(&mut self, id: QueueId, branch: &Branch, before: Option<Place>) {
-        self.changes.push(Change::Place { id, branch: branch.clone(), before });
-    }
-
-    pub(super) fn running(&mut self, name: &LimitName, before: u64) {
-        self.changes.push(Change::Running { name: name.clone(), before });
-    }
-
-    pub(super) fn control(&mut self, tenant: &TenantId, scope: &Scope, before: Control) {
-        self.changes.push(Change::Control { tenant: tenant.clone(), scope: scope.clone(), before });
-    }
-}

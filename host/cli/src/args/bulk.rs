@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use umbel_client::BulkFilter;
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
 
-use super::{duration, job_state, time};
+use super::{duration, time};
 
 #[derive(Debug, Subcommand)]
 pub enum BulkVerb {
@@ -76,7 +76,7 @@ pub struct Selection {
     #[arg(long)]
     pub queue: Option<QueueName>,
     /// Only jobs in these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
     pub tag: Option<String>,
@@ -108,14 +108,14 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// As it is sent. The header is `name:value` there; it was checked before.
-    pub fn filter(&self, header: Option<(String, String)>) -> BulkFilter {
+    /// As it is sent, with the header as `name:value`.
+    pub fn filter(&self, header: Option<String>) -> BulkFilter {
         BulkFilter {
             task: self.task.as_ref().map(ToString::to_string),
             queue: self.queue.as_ref().map(ToString::to_string),
             state: self.state.clone(),
             tag: self.tag.clone(),
-            header: header.map(|(name, value)| format!("{name}:{value}")),
+            header,
             workflow_id: self.workflow,
             dead: self.dead.then_some(true),
             worker: self.worker.clone(),
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn an_action_wants_a_selection_and_all_must_be_said() {
         let flags = cancel(&["--task", "t", "--state", "queued,retrying", "--dry-run", "--wait=5s"]).unwrap();
-        let filter = flags.selection.filter(Some(("k".into(), "v".into())));
+        let filter = flags.selection.filter(Some("k:v".into()));
         assert_eq!((filter.state.len(), filter.header.as_deref(), flags.wait), (2, Some("k:v"), Some(5_000)));
         assert!(cancel(&[]).is_err() && cancel(&["--dry-run"]).is_err());
         assert!(cancel(&["--all"]).unwrap().selection.all);

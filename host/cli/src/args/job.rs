@@ -1,9 +1,9 @@
 //! `umbel job`: its verbs and flags.
 
 use clap::{Args, Subcommand};
-use umbel_model::{JobId, JobState, PolicyPatch, QueueName, TaskName, WorkflowId, human};
+use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
 
-use super::{PageFlags, duration, job_state, time};
+use super::{PageFlags, duration, time};
 
 #[derive(Debug, Subcommand)]
 pub enum JobVerb {
@@ -49,7 +49,7 @@ pub enum JobVerb {
 #[derive(Debug, Args)]
 pub struct ListOptions {
     /// Only jobs in these states
-    #[arg(long, value_parser = job_state, value_delimiter = ',', value_name = "STATES")]
+    #[arg(long, value_delimiter = ',', value_name = "STATES")]
     pub state: Vec<JobState>,
     #[arg(long)]
     pub task: Option<TaskName>,
@@ -133,23 +133,6 @@ pub struct SubmitOptions {
     pub wait: Option<u64>,
 }
 
-impl SubmitOptions {
-    /// The fields of the policy that have a flag and were given.
-    pub fn policy(&self) -> PolicyPatch {
-        PolicyPatch {
-            queue: self.queue.clone(),
-            priority: self.priority,
-            max_retries: self.max_retries,
-            time_limit_ms: self.time_limit,
-            expires_ms: match self.expires {
-                Some(Expiry::After(ms)) => Some(ms),
-                _ => None,
-            },
-            ..PolicyPatch::default()
-        }
-    }
-}
-
 /// When a job that has not started expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expiry {
@@ -161,7 +144,7 @@ pub enum Expiry {
 
 fn expiry(text: &str) -> Result<Expiry, String> {
     let hint = |_| format!("{text:?} is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z");
-    human::duration_ms(text).map(Expiry::After).or_else(|_| time(text).map(Expiry::At)).map_err(hint)
+    duration(text).map(Expiry::After).or_else(|_| time(text).map(Expiry::At)).map_err(hint)
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use umbel_client::{ControlPatch, RouteKind};
 use umbel_model::{Digest, JobId, QueueName, TaskName};
 
-use super::{OrNone, PageFlags, number, rate};
+use super::{OrNone, PageFlags, choice, number, rate};
 
 #[derive(Debug, Subcommand)]
 pub enum TaskVerb {
@@ -129,8 +129,8 @@ pub enum RoutesVerb {
         pattern: String,
         queue: QueueName,
         /// Kind of MATCH, if its text does not show it
-        #[arg(long, value_enum)]
-        kind: Option<RouteChoice>,
+        #[arg(long, value_parser = choice::<RouteKind>(["name", "glob", "regex"]))]
+        kind: Option<RouteKind>,
         /// Add it before the others
         #[arg(long)]
         first: bool,
@@ -142,32 +142,12 @@ pub enum RoutesVerb {
     },
 }
 
-/// How a route names tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RouteChoice {
-    Name,
-    Glob,
-    Regex,
-}
-
-impl RouteChoice {
-    /// Kind of a pattern.
-    pub fn of(pattern: &str) -> Self {
-        match pattern {
-            _ if pattern.starts_with('^') => Self::Regex,
-            _ if pattern.contains('*') => Self::Glob,
-            _ => Self::Name,
-        }
-    }
-}
-
-impl From<RouteChoice> for RouteKind {
-    fn from(choice: RouteChoice) -> Self {
-        match choice {
-            RouteChoice::Name => Self::Name,
-            RouteChoice::Glob => Self::Glob,
-            RouteChoice::Regex => Self::Regex,
-        }
+/// Kind of a pattern by its text.
+pub fn route_kind(pattern: &str) -> RouteKind {
+    match pattern {
+        _ if pattern.starts_with('^') => RouteKind::Regex,
+        _ if pattern.contains('*') => RouteKind::Glob,
+        _ => RouteKind::Name,
     }
 }
 
@@ -239,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_route_is_what_its_pattern_looks_like() {
-        let kinds = ["orders", "orders.*", "^orders"].map(RouteChoice::of);
-        assert_eq!(kinds, [RouteChoice::Name, RouteChoice::Glob, RouteChoice::Regex]);
+        let kinds = ["orders", "orders.*", "^orders"].map(route_kind);
+        assert_eq!(kinds, [RouteKind::Name, RouteKind::Glob, RouteKind::Regex]);
     }
 }

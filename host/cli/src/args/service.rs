@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use umbel_broker::Limits;
 use umbel_model::{PolicyBounds, QueueName};
 
-use super::duration;
+use super::{OrNone, duration, patience};
 
 /// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
@@ -130,24 +130,13 @@ pub struct RunFlags {
     pub queues: QueueFlags,
     /// Time that running jobs have after the first SIGTERM before they are handed back; `none`: no limit
     #[arg(long, visible_alias = "grace", env = "UMBEL_GRACE", default_value = "30s", value_parser = patience, value_name = "DURATION")]
-    pub shutdown_timeout: Patience,
+    pub shutdown_timeout: OrNone<u64>,
     /// Threads for guests; by default the number of cores
     #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
     pub guest_threads: Option<u32>,
     /// Length of a lease; it is renewed well before it ends
     #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub lease: u64,
-}
-
-/// A time limit in milliseconds; none: no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience(pub Option<u64>);
-
-fn patience(text: &str) -> Result<Patience, String> {
-    match text {
-        "none" => Ok(Patience(None)),
-        _ => duration(text).map(|ms| Patience(Some(ms))),
-    }
 }
 
 #[derive(Debug, Args)]

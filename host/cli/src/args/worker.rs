@@ -1,9 +1,9 @@
 //! `umbel worker`: its flags, and the verbs for workers that are alive.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, builder::TypedValueParser};
 use umbel_client::Shutdown;
 
-use super::{BoundFlags, BrokerFlags, PageFlags, RunFlags, size};
+use super::{BoundFlags, BrokerFlags, PageFlags, RunFlags, choice, size, word};
 
 const SIGNALS: &str = "\
 After SIGTERM or SIGINT the worker claims no more jobs. Running jobs may end within --shutdown-timeout; then they are
@@ -40,8 +40,8 @@ pub enum WorkerVerb {
     /// End a worker
     Shutdown {
         id: String,
-        #[arg(long, value_enum, default_value = "warm")]
-        mode: ShutdownChoice,
+        #[arg(long, value_parser = shutdown(), default_value = "warm")]
+        mode: Shutdown,
     },
     /// Set the number of jobs at once
     Slots {
@@ -68,27 +68,6 @@ pub enum WorkerVerb {
     },
 }
 
-/// How a worker ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ShutdownChoice {
-    /// After all running jobs have ended, without a time limit
-    Warm,
-    /// After its own --shutdown-timeout at the latest; then running jobs are handed back
-    Soft,
-    /// At once; running jobs are handed back
-    Cold,
-}
-
-impl From<ShutdownChoice> for Shutdown {
-    fn from(choice: ShutdownChoice) -> Self {
-        match choice {
-            ShutdownChoice::Warm => Self::Warm,
-            ShutdownChoice::Soft => Self::Soft,
-            ShutdownChoice::Cold => Self::Cold,
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 pub struct WorkerOptions {
     /// Jobs at once; with --autoscale at the start
@@ -112,6 +91,15 @@ pub struct WorkerOptions {
     pub run: RunFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+}
+
+/// How a worker ends.
+fn shutdown() -> impl TypedValueParser<Value = Shutdown> {
+    choice([
+        word("warm", "After all running jobs have ended, without a time limit"),
+        word("soft", "After its own --shutdown-timeout at the latest; then running jobs are handed back"),
+        word("cold", "At once; running jobs are handed back"),
+    ])
 }
 
 /// Lowest and highest number of slots.

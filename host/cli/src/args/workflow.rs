@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, builder::TypedValueParser};
 use umbel_client::{Digests, OnFailure, WorkflowState};
 use umbel_model::WorkflowId;
 
-use super::{PageFlags, duration};
+use super::{PageFlags, choice, duration, word};
 
 #[derive(Debug, Subcommand)]
 pub enum WorkflowVerb {
@@ -17,7 +17,7 @@ pub enum WorkflowVerb {
     /// List workflows, newest first
     #[command(visible_alias = "ls")]
     List {
-        #[arg(long, value_parser = state)]
+        #[arg(long)]
         state: Option<WorkflowState>,
         #[command(flatten)]
         page: PageFlags,
@@ -37,8 +37,8 @@ pub enum WorkflowVerb {
     Resume {
         id: WorkflowId,
         /// Which modules it runs
-        #[arg(long, value_enum, default_value = "pinned")]
-        digest: DigestChoice,
+        #[arg(long, value_parser = digests(), default_value = "pinned")]
+        digest: Digests,
         /// Wait for its end, at most so long, and print the result
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,
@@ -59,21 +59,11 @@ pub struct ShowOptions {
 }
 
 /// Which modules a resumed workflow runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DigestChoice {
-    /// The modules of its submission
-    Pinned,
-    /// The modules that its tasks point at now
-    Current,
-}
-
-impl From<DigestChoice> for Digests {
-    fn from(choice: DigestChoice) -> Self {
-        match choice {
-            DigestChoice::Pinned => Self::Pinned,
-            DigestChoice::Current => Self::Current,
-        }
-    }
+fn digests() -> impl TypedValueParser<Value = Digests> {
+    choice([
+        word("pinned", "The modules of its submission"),
+        word("current", "The modules that its tasks point at now"),
+    ])
 }
 
 const STEPS: &str = "\
@@ -129,8 +119,8 @@ pub struct MapOptions {
     #[arg(long, value_name = "NAME")]
     pub path_as: Option<String>,
     /// Effect of a failed file on the other steps
-    #[arg(long, value_enum, default_value = "fail", value_name = "POLICY")]
-    pub on_failure: FailureChoice,
+    #[arg(long, value_parser = on_failure(), default_value = "fail", value_name = "POLICY")]
+    pub on_failure: OnFailure,
     /// Cancel the other jobs when one fails
     #[arg(long)]
     pub cancel_rest: bool,
@@ -139,24 +129,12 @@ pub struct MapOptions {
 }
 
 /// Effect of a failed step on the steps that wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum FailureChoice {
-    /// The steps that wait for it fail too
-    Fail,
-    /// The steps that wait for it run and get {"error": …} instead of the result
-    Continue,
-    /// The steps that wait for it run and get null instead of the result
-    Ignore,
-}
-
-impl From<FailureChoice> for OnFailure {
-    fn from(choice: FailureChoice) -> Self {
-        match choice {
-            FailureChoice::Fail => Self::Fail,
-            FailureChoice::Continue => Self::Continue,
-            FailureChoice::Ignore => Self::Ignore,
-        }
-    }
+fn on_failure() -> impl TypedValueParser<Value = OnFailure> {
+    choice([
+        word("fail", "The steps that wait for it fail too"),
+        word("continue", "The steps that wait for it run and get {\"error\": …} instead of the result"),
+        word("ignore", "The steps that wait for it run and get null instead of the result"),
+    ])
 }
 
 /// Options of a workflow.
@@ -183,13 +161,6 @@ pub struct Stamps {
     /// Wait for the end, at most this long, and print the result
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
     pub wait: Option<u64>,
-}
-
-fn state(text: &str) -> Result<WorkflowState, String> {
-    WorkflowState::from_name(text).ok_or_else(|| {
-        let names: Vec<&str> = WorkflowState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 #[cfg(test)]

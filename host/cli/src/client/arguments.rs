@@ -9,7 +9,7 @@ use serde_json::{
 };
 use umbel_model::{Policy, PolicyPatch, human};
 
-use crate::{failure::Failure, suggest::nearest};
+use crate::{Failure, Result, suggest::nearest};
 
 /// A value as it was typed.
 pub fn value(text: &str) -> Box<RawValue> {
@@ -19,13 +19,17 @@ pub fn value(text: &str) -> Box<RawValue> {
     })
 }
 
+/// The parts of `NAME=VALUE`; `example` is such a text for the failure.
+fn pair<'a>(text: &'a str, example: &str) -> Result<(&'a str, &'a str)> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.ok_or_else(|| Failure::usage(format!("{text:?} is not NAME=VALUE")).help(format!("write {example}")))
+}
+
 /// `NAME=VALUE` pairs.
-pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>, Failure> {
+pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>> {
     let mut named = BTreeMap::new();
-    for pair in pairs {
-        let Some((name, text)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(Failure::usage(format!("{pair:?} is not NAME=VALUE")).help("write --kwarg express=true"));
-        };
+    for text in pairs {
+        let (name, text) = pair(text, "--kwarg express=true")?;
         if named.insert(name.to_owned(), value(text)).is_some() {
             return Err(Failure::usage(format!("the argument {name:?} is given twice")));
         }
@@ -34,24 +38,27 @@ pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>, Failur
 }
 
 /// A value of ours as JSON.
-pub fn raw(value: &impl Serialize) -> Result<Box<RawValue>, Failure> {
+pub fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
     to_raw_value(value).map_err(|error| Failure::usage(format!("this cannot be written as JSON: {error}")))
 }
 
 /// A header stamp, `NAME=VALUE`.
-pub fn stamp(pair: &str) -> Result<(String, String), Failure> {
-    let stamp = pair.split_once('=').filter(|(name, _)| !name.is_empty());
-    let stamp = stamp.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    stamp.ok_or_else(|| Failure::usage(format!("{pair:?} is not NAME=VALUE")).help("write --header order=7"))
+fn stamp(text: &str) -> Result<(String, String)> {
+    pair(text, "--header order=7").map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+/// A header stamp to search for, as the server takes it: `name:value`.
+pub fn header_filter(stamp: Option<&str>) -> Result<Option<String>> {
+    stamp.map(|text| self::stamp(text).map(|(name, value)| format!("{name}:{value}"))).transpose()
 }
 
 /// Header stamps; of two of one name the last one counts.
-pub fn stamps(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub fn stamps(pairs: &[String]) -> Result<BTreeMap<String, String>> {
     pairs.iter().map(|pair| stamp(pair)).collect()
 }
 
 /// `FIELD=VALUE` as fields of a policy. Durations and sizes may have units.
-pub fn policy(fields: &[String]) -> Result<Map<String, Value>, Failure> {
+pub fn policy(fields: &[String]) -> Result<Map<String, Value>> {
     let mut policy = Map::new();
     for field in fields {
         let Some((name, text)) = field.split_once('=') else {
@@ -70,27 +77,20 @@ pub fn policy(fields: &[String]) -> Result<Map<String, Value>, Failure> {
 }
 
 /// A policy as JSON, as `--policy` takes it. A field that there is not is refused with the nearest one.
-pub fn policy_json(text: &str) -> Result<PolicyPatch, Failure> {
+pub fn policy_json(text: &str) -> Result<PolicyPatch> {
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
         Failure::usage(format!("--policy is not a JSON object: {error}")).help(r#"write --policy '{"max_retries": 9}'"#)
     })?;
-    let known = policy_fields();
-    if let Some(wrong) = fields.keys().find(|field| !known.contains(field)) {
+    let known = serde_json::to_value(Policy::default()).and_then(serde_json::from_value::<Map<String, Value>>);
+    let known = known.unwrap_or_default();
+    if let Some(wrong) = fields.keys().find(|field| !known.contains_key(*field)) {
         let failure = Failure::usage(format!("a policy has no field {wrong:?}"));
-        return Err(match nearest(wrong, known.iter().map(String::as_str)) {
+        return Err(match nearest(wrong, known.keys().map(String::as_str)) {
             Some(near) => failure.help(format!("did you mean {near}?")),
             None => failure.help("umbel task show NAME shows all fields"),
         });
     }
     serde_json::from_value(Value::Object(fields)).map_err(|error| Failure::usage(format!("--policy: {error}")))
-}
-
-/// The fields of a policy by name.
-fn policy_fields() -> Vec<String> {
-    match serde_json::to_value(Policy::default()) {
-        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

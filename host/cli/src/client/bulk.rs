@@ -2,82 +2,46 @@
 
 use std::time::{Duration, Instant};
 
-use umbel_client::{Bulk, BulkAction, BulkState, Client, NewBulk, fresh_key};
+use umbel_client::{Bulk, BulkAction, BulkState, NewBulk, fresh_key, typed};
 use umbel_model::JobId;
 
-use super::confirm;
-use crate::{
-    args::{BulkFlags, BulkVerb},
-    client::{answer, arguments},
-    failure::{Exit, Failure},
-    output::{Column, Page, Terminal},
-};
+use super::{Context, arguments, confirm, fetch};
+use crate::args::{BulkFlags, BulkVerb};
+use crate::{Exit, Failure, Result};
 
-const COLUMNS: &[Column] = &[
-    ("ID", "/id"),
-    ("ACTION", "/action"),
-    ("STATE", "/state"),
-    ("DRY RUN", "/dry_run"),
-    ("FOUND", "/matched"),
-    ("DONE", "/done"),
-    ("SKIPPED", "/skipped"),
-    ("FAILED", "/failed"),
-    ("CREATED", "/created_at"),
-    ("FINISHED", "/finished_at"),
-];
+const COLUMNS: &str = "ID, ACTION, STATE, DRY RUN, FOUND = matched, DONE, SKIPPED, FAILED, CREATED = created_at, \
+    FINISHED = finished_at";
 
-const ROWS: &[Column] = &[
-    ("id", "/id"),
-    ("action", "/action"),
-    ("filter", "/filter"),
-    ("dry run", "/dry_run"),
-    ("state", "/state"),
-    ("found", "/matched"),
-    ("done", "/done"),
-    ("skipped", "/skipped"),
-    ("failed", "/failed"),
-    ("created", "/created_at"),
-    ("finished", "/finished_at"),
-    ("error", "/error"),
-];
+const FIELDS: &str = "id, action, filter, dry run, state, found = matched, done, skipped, failed, \
+    created = created_at, finished = finished_at, error";
 
 /// How long is waited where nobody says.
 pub(super) const LONG: Duration = Duration::from_secs(3_600);
 /// How often it is looked at.
 const GLANCE: Duration = Duration::from_millis(500);
 
-pub async fn run(client: &Client, verb: BulkVerb, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(ctx: &Context, verb: BulkVerb) -> Result {
+    let client = &ctx.client;
     match verb {
         BulkVerb::Cancel { flags, let_end } => {
             let bulk = new(BulkAction::Cancel, &flags)?;
-            start(client, if let_end { bulk.let_end() } else { bulk }, &flags, terminal).await
+            start(ctx, if let_end { bulk.let_end() } else { bulk }, &flags).await
         }
         BulkVerb::Redrive { flags, current, policy } => {
             let bulk = redrive(new(BulkAction::Redrive, &flags)?, current, policy.as_deref())?;
-            start(client, bulk, &flags, terminal).await
+            start(ctx, bulk, &flags).await
         }
-        BulkVerb::Forget { flags } => start(client, new(BulkAction::Forget, &flags)?, &flags, terminal).await,
-        BulkVerb::RunNow { flags } => start(client, new(BulkAction::RunNow, &flags)?, &flags, terminal).await,
-        BulkVerb::List => {
-            let page: Page = client.get("/v1/bulk").answer().await?;
-            terminal.list(&page, COLUMNS, "/id")
-        }
-        BulkVerb::Show { id, wait } => match wait {
-            None => {
-                let body = client.get(format!("/v1/bulk/{id}")).text().await?;
-                terminal.object(&body, ROWS, "/id")
-            }
-            Some(ms) => finish(client, id, Duration::from_millis(ms), terminal).await,
-        },
-        BulkVerb::Abort { id } => {
-            let body = client.post(format!("/v1/bulk/{id}/abort")).repeatable().text().await?;
-            terminal.object(&body, ROWS, "/id")
-        }
+        BulkVerb::Forget { flags } => start(ctx, new(BulkAction::Forget, &flags)?, &flags).await,
+        BulkVerb::RunNow { flags } => start(ctx, new(BulkAction::RunNow, &flags)?, &flags).await,
+        BulkVerb::List => ctx.all("/v1/bulk", COLUMNS).await,
+        BulkVerb::Show { id, wait: Some(ms) } => finish(ctx, id, Duration::from_millis(ms)).await,
+        BulkVerb::Show { id, wait: None } => ctx.show(client.get(format!("/v1/bulk/{id}")), FIELDS).await,
+        BulkVerb::Abort { id } => ctx.show(client.post(format!("/v1/bulk/{id}/abort")).repeatable(), FIELDS).await,
     }
 }
 
-fn new(action: BulkAction, flags: &BulkFlags) -> Result<NewBulk, Failure> {
-    let header = flags.selection.header.as_deref().map(arguments::stamp).transpose()?;
+fn new(action: BulkAction, flags: &BulkFlags) -> Result<NewBulk> {
+    let header = arguments::header_filter(flags.selection.header.as_deref())?;
     let mut filter = flags.selection.filter(header);
     if action == BulkAction::Redrive {
         // Nothing else can be run again.
@@ -88,7 +52,7 @@ fn new(action: BulkAction, flags: &BulkFlags) -> Result<NewBulk, Failure> {
 }
 
 /// Which module and policy the repetitions get.
-pub(super) fn redrive(bulk: NewBulk, current: bool, policy: Option<&str>) -> Result<NewBulk, Failure> {
+pub(super) fn redrive(bulk: NewBulk, current: bool, policy: Option<&str>) -> Result<NewBulk> {
     let bulk = if current { bulk.current() } else { bulk };
     Ok(match policy {
         Some(text) => bulk.policy(arguments::policy_json(text)?),
@@ -96,7 +60,7 @@ pub(super) fn redrive(bulk: NewBulk, current: bool, policy: Option<&str>) -> Res
     })
 }
 
-async fn start(client: &Client, bulk: NewBulk, flags: &BulkFlags, terminal: &Terminal) -> Result<(), Failure> {
+async fn start(ctx: &Context, bulk: NewBulk, flags: &BulkFlags) -> Result {
     if flags.selection.all && !flags.dry_run {
         let what = match bulk.action {
             BulkAction::Cancel => "cancel all jobs that have not ended?",
@@ -108,54 +72,43 @@ async fn start(client: &Client, bulk: NewBulk, flags: &BulkFlags, terminal: &Ter
     }
     // A dry run is for its count.
     let wait = flags.wait.map(Duration::from_millis).or_else(|| flags.dry_run.then_some(LONG));
-    send(client, &bulk, wait, terminal).await
+    send(ctx, &bulk, wait).await
 }
 
-pub(super) async fn send(
-    client: &Client,
-    bulk: &NewBulk,
-    wait: Option<Duration>,
-    terminal: &Terminal,
-) -> Result<(), Failure> {
-    let body = client.post("/v1/bulk").json(bulk).idempotency_key(fresh_key()?).text().await?;
-    told(client, &body, wait, terminal).await
+pub(super) async fn send(ctx: &Context, bulk: &NewBulk, wait: Option<Duration>) -> Result {
+    let body = ctx.client.post("/v1/bulk").json(bulk).idempotency_key(fresh_key()?).text().await?;
+    told(ctx, &body, wait).await
 }
 
 /// Prints an action that was started: as it is or, after the wait, as it ended.
-pub(super) async fn told(
-    client: &Client,
-    body: &str,
-    wait: Option<Duration>,
-    terminal: &Terminal,
-) -> Result<(), Failure> {
-    let bulk: Bulk = answer(body)?;
+pub(super) async fn told(ctx: &Context, body: &str, wait: Option<Duration>) -> Result {
+    let bulk: Bulk = typed(body)?;
     match wait {
-        Some(wait) => finish(client, bulk.id, wait, terminal).await,
+        Some(wait) => finish(ctx, bulk.id, wait).await,
         None => {
-            terminal.note(&format!("it goes on by itself: umbel bulk show {} --wait", bulk.id));
-            terminal.object(body, ROWS, "/id")
+            ctx.terminal.note(&format!("it goes on by itself: umbel bulk show {} --wait", bulk.id));
+            ctx.terminal.object(body, FIELDS)
         }
     }
 }
 
 /// Shows how far it is until it is over, and prints how it ended.
-async fn finish(client: &Client, id: JobId, wait: Duration, terminal: &Terminal) -> Result<(), Failure> {
+async fn finish(ctx: &Context, id: JobId, wait: Duration) -> Result {
     let until = Instant::now() + wait;
-    let spinner = terminal.spinner(format!("action {id}"));
+    let spinner = ctx.terminal.spinner(format!("action {id}"));
     let mut pause = GLANCE / 10;
     let (body, bulk) = loop {
-        let body = client.get(format!("/v1/bulk/{id}")).text().await?;
-        let bulk: Bulk = answer(&body)?;
+        let (body, bulk): (_, Bulk) = fetch(ctx.client.get(format!("/v1/bulk/{id}"))).await?;
         let left = until.saturating_duration_since(Instant::now());
         if bulk.state.is_over() || left.is_zero() {
             break (body, bulk);
         }
-        spinner.say(format!("action {id}: {}", counts(&bulk)));
+        spinner.set_message(format!("action {id}: {}", counts(&bulk)));
         tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 2).min(GLANCE);
     };
     drop(spinner);
-    terminal.object(&body, ROWS, "/id")?;
+    ctx.terminal.object(&body, FIELDS)?;
     ended(&bulk)
 }
 
@@ -164,21 +117,21 @@ fn counts(bulk: &Bulk) -> String {
     format!("{matched} found, {done} done, {skipped} skipped, {failed} failed")
 }
 
-fn ended(bulk: &Bulk) -> Result<(), Failure> {
+fn ended(bulk: &Bulk) -> Result {
     let (id, counts) = (bulk.id, counts(bulk));
     let details = bulk.error.clone().into_iter().collect();
-    match bulk.state {
-        BulkState::Done if bulk.failed == 0 => Ok(()),
-        BulkState::Done => Err(Failure::new("bulk_incomplete", format!("action {id}: {counts}")).details(details)),
-        BulkState::Running => {
-            Err(Failure::new("wait_timeout", format!("action {id} is running after the wait: {counts}"))
-                .help(format!("umbel bulk show {id} --wait, or umbel bulk abort {id}")))
-        }
-        BulkState::Aborted => {
-            Err(Failure::new("bulk_aborted", format!("action {id} was stopped: {counts}")).exit(Exit::Conflict))
-        }
-        BulkState::Failed => Err(Failure::new("bulk_failed", format!("action {id} failed: {counts}")).details(details)),
-    }
+    let (code, how, exit) = match bulk.state {
+        BulkState::Done if bulk.failed == 0 => return Ok(()),
+        BulkState::Done => ("bulk_incomplete", "", Exit::Failure),
+        BulkState::Running => ("wait_timeout", " is running after the wait", Exit::Failure),
+        BulkState::Aborted => ("bulk_aborted", " was stopped", Exit::Conflict),
+        BulkState::Failed => ("bulk_failed", " failed", Exit::Failure),
+    };
+    let failure = Failure::new(code, format!("action {id}{how}: {counts}")).details(details).exit(exit);
+    Err(match bulk.state {
+        BulkState::Running => failure.help(format!("umbel bulk show {id} --wait, or umbel bulk abort {id}")),
+        _ => failure,
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use serde_json::Value;
 use umbel_client::ControlPatch;
 
-use crate::{failure::Failure, output::text_at};
+use crate::{Failure, Result, output::text_at};
 
 /// A change that changes something.
-pub fn asked(patch: ControlPatch) -> Result<ControlPatch, Failure> {
+pub fn asked(patch: ControlPatch) -> Result<ControlPatch> {
     if patch == ControlPatch::default() {
         return Err(Failure::usage("nothing is to be changed").help("give --rate, --burst, --concurrency or --none"));
     }

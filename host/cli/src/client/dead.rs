@@ -1,26 +1,14 @@
 //! `umbel dead`.
 
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
-use umbel_client::{BulkAction, BulkFilter, Client, Digests, NewBulk, Redrive};
+use serde_json::{Value, json, value::RawValue};
+use umbel_client::{BulkAction, BulkFilter, Digests, NewBulk, Redrive};
 
-use crate::{
-    args::{DeadVerb, Format, RedriveOptions},
-    client::{answer, arguments, bulk, confirm, pages},
-    failure::{Exit, Failure},
-    output::{Column, Page, Terminal},
-};
+use super::{Context, arguments, bulk, confirm, fetch};
+use crate::args::{DeadVerb, Format, RedriveOptions};
+use crate::{Exit, Failure, Result, output::Page};
 
-const COLUMNS: &[Column] = &[
-    ("ID", "/id"),
-    ("TASK", "/task"),
-    ("QUEUE", "/queue"),
-    ("ERROR", "/error/kind"),
-    ("FINISHED", "/finished_at"),
-    ("MESSAGE", "/error/message"),
-];
-
-const NEW: &[Column] = &[("NEW JOB", "/id"), ("REPEATS", "/redrive_of")];
+const COLUMNS: &str = "ID, TASK, QUEUE, ERROR = error/kind, FINISHED = finished_at, MESSAGE = error/message";
 
 #[derive(Debug, Deserialize)]
 struct Redriven {
@@ -35,79 +23,75 @@ struct Refused {
     code: String,
 }
 
-pub async fn run(client: &Client, verb: DeadVerb, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(ctx: &Context, verb: DeadVerb) -> Result {
     match verb {
-        DeadVerb::List(page) => terminal.list(&pages(client, "/v1/dead", &[], &page).await?, COLUMNS, "/id"),
-        DeadVerb::Redrive(options) => redrive(client, &options, terminal).await,
+        DeadVerb::List(page) => ctx.list("/v1/dead", &[], &page, COLUMNS).await,
+        DeadVerb::Redrive(options) => redrive(ctx, &options).await,
     }
 }
 
-async fn redrive(client: &Client, options: &RedriveOptions, terminal: &Terminal) -> Result<(), Failure> {
+async fn redrive(ctx: &Context, options: &RedriveOptions) -> Result {
     let changed = options.current || options.policy.is_some();
-    match options.all {
-        true => {
-            confirm(options.yes, "run all dead jobs again?")?;
-            if changed {
-                let bulk = NewBulk::new(BulkAction::Redrive, BulkFilter::default().dead());
-                let bulk = bulk::redrive(bulk, options.current, options.policy.as_deref())?;
-                return bulk::send(client, &bulk, Some(bulk::LONG), terminal).await;
-            }
-            repeat(client, json!({ "all": true, "max": 10_000 }), terminal).await
+    if options.all {
+        confirm(options.yes, "run all dead jobs again?")?;
+    }
+    match (options.all, changed) {
+        (true, true) => {
+            let bulk = NewBulk::new(BulkAction::Redrive, BulkFilter::default().dead());
+            let bulk = bulk::redrive(bulk, options.current, options.policy.as_deref())?;
+            bulk::send(ctx, &bulk, Some(bulk::LONG)).await
         }
-        false if changed => one_by_one(client, options, terminal).await,
-        false => {
-            let ids: Vec<String> = options.ids.iter().map(ToString::to_string).collect();
-            repeat(client, json!({ "ids": ids }), terminal).await
-        }
+        (true, false) => repeat(ctx, json!({ "all": true, "max": 10_000 })).await,
+        (false, true) => one_by_one(ctx, options).await,
+        (false, false) => repeat(ctx, json!({ "ids": options.ids })).await,
     }
 }
 
 /// Runs each again with another module or policy.
-async fn one_by_one(client: &Client, options: &RedriveOptions, terminal: &Terminal) -> Result<(), Failure> {
+async fn one_by_one(ctx: &Context, options: &RedriveOptions) -> Result {
     let digest = if options.current { Digests::Current } else { Digests::Pinned };
     let policy = options.policy.as_deref().map(arguments::policy_json).transpose()?.unwrap_or_default();
     let how = Redrive { digest, policy };
     let mut new = Vec::new();
     let mut ended = Ok(());
     for id in &options.ids {
-        let sent = client.post(format!("/v1/dead/{id}/redrive")).json(&how).answer::<Box<RawValue>>().await;
-        match sent {
+        match ctx.client.post(format!("/v1/dead/{id}/redrive")).json(&how).answer().await {
             Ok(job) => new.push(job),
             // What was run again before is told, too.
             Err(error) => {
-                ended = Err(Failure::from(error));
+                ended = Err(error.into());
                 break;
             }
         }
     }
     let count = new.len();
     if count > 0 {
-        terminal.list(&Page { items: new, next_cursor: None }, NEW, "/id")?;
+        list(ctx, new)?;
     }
-    terminal.note(&format!("{count} jobs run again"));
+    ctx.terminal.note(&format!("{count} jobs run again"));
     ended
 }
 
-async fn repeat(client: &Client, body: serde_json::Value, terminal: &Terminal) -> Result<(), Failure> {
-    let body = client.post("/v1/dead/redrive").json(&body).text().await?;
-    if terminal.format == Format::Json {
-        terminal.line(body.trim_end())?;
+/// Prints the new jobs.
+fn list(ctx: &Context, items: Vec<Box<RawValue>>) -> Result {
+    ctx.terminal.list(&Page { items, next_cursor: None }, "NEW JOB = id, REPEATS = redrive_of")
+}
+
+async fn repeat(ctx: &Context, request: Value) -> Result {
+    let (body, redriven): (_, Redriven) = fetch(ctx.client.post("/v1/dead/redrive").json(&request)).await?;
+    let Redriven { items, refused, more } = redriven;
+    let count = items.len();
+    match ctx.terminal.format {
+        Format::Json => ctx.terminal.line(body.trim_end())?,
+        _ => list(ctx, items)?,
     }
-    let redriven: Redriven = answer(&body)?;
-    let count = redriven.items.len();
-    if terminal.format != Format::Json {
-        terminal.list(&Page { items: redriven.items, next_cursor: None }, NEW, "/id")?;
-    }
-    terminal.note(&format!(
-        "{count} jobs run again{}",
-        if redriven.more { "; there are more, repeat the command" } else { "" }
-    ));
-    if redriven.refused.is_empty() {
+    let rest = if more { "; there are more, repeat the command" } else { "" };
+    ctx.terminal.note(&format!("{count} jobs run again{rest}"));
+    if refused.is_empty() {
         return Ok(());
     }
-    let details = redriven.refused.iter().map(|refused| format!("{}: {}", refused.id, refused.code)).collect();
-    let missing = redriven.refused.iter().all(|refused| refused.code == "job_not_found");
-    let exit = if missing { Exit::NotFound } else { Exit::Conflict };
-    let code = if missing { "job_not_found" } else { "not_dead" };
-    Err(Failure::new(code, format!("{} jobs were not run again", redriven.refused.len())).details(details).exit(exit))
+    let missing = refused.iter().all(|refused| refused.code == "job_not_found");
+    let (code, exit) = if missing { ("job_not_found", Exit::NotFound) } else { ("not_dead", Exit::Conflict) };
+    let details = refused.iter().map(|refused| format!("{}: {}", refused.id, refused.code)).collect();
+    Err(Failure::new(code, format!("{} jobs were not run again", refused.len())).details(details).exit(exit))
 }

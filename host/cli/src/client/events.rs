@@ -1,31 +1,21 @@
 //! `umbel events`: what happens to all jobs, until it is interrupted.
 
-use umbel_client::{Client, Event, EventFilter, TenantEvent};
+use umbel_client::{Event, EventFilter, TenantEvent};
 
-use crate::{
-    args::{EventsOptions, Format},
-    client::job::as_sent,
-    failure::Failure,
-    output::{Terminal, coloured},
-    safe_text::plain,
-};
+use super::{Context, job};
+use crate::args::{EventsOptions, Format};
+use crate::{Result, output::coloured, safe_text::plain};
 
-pub async fn run(client: &Client, options: EventsOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(ctx: &Context, options: EventsOptions) -> Result {
     let filter = EventFilter::default().states(&options.state);
     let filter = options.task.iter().fold(filter, |filter, task| filter.task(task.as_str()));
-    let mut feed = client.tenant_feed(&filter);
-    loop {
-        let event = feed.next().await?;
-        if let Some(line) = shown(&event, terminal.format)? {
-            terminal.line(&line)?;
-        }
-    }
+    job::follow(ctx, ctx.client.tenant_feed(&filter), shown).await.map(drop)
 }
 
 /// An event as a line; none for what is not wanted, or is of a later version.
-fn shown(event: &Event, format: Format) -> Result<Option<String>, Failure> {
+fn shown(event: &Event, format: Format) -> Result<Option<String>> {
     if matches!(format, Format::Json | Format::Jsonl) {
-        return Ok(Some(as_sent(event)));
+        return Ok(Some(job::as_sent(event)));
     }
     Ok(match event.of_tenant()? {
         Some(TenantEvent::Job(job)) if format == Format::Id => Some(job.job_id.to_string()),

@@ -1,42 +1,39 @@
 //! Input of a verb: a file, or stdin for `-`.
 
 use std::{
+    fmt::Display,
     fs,
-    io::{self, Read as _},
+    io::{self, Read},
     path::Path,
 };
 
-use crate::{
-    failure::{Exit, Failure},
-    output::bytes_text,
-};
+use crate::{Failure, Result, output::bytes_text};
 
 /// The file's text, or stdin's for `-`, of at most `max_bytes`.
-pub fn text(file: &Path, max_bytes: u64) -> Result<String, Failure> {
-    let stdin = file == Path::new("-");
-    let shown = if stdin { "stdin".into() } else { file.display().to_string() };
-    let failed = |error: io::Error| {
-        let exit = if error.kind() == io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
-        Failure::new("file", format!("{shown} cannot be read: {error}")).exit(exit)
+pub fn text(file: &Path, max_bytes: u64) -> Result<String> {
+    let (shown, bytes) = match file == Path::new("-") {
+        true => ("stdin".into(), bytes("stdin", Ok(io::stdin().lock()), max_bytes)?),
+        false => (file.display().to_string(), bytes(file.display(), fs::File::open(file), max_bytes)?),
     };
-    let mut bytes = Vec::new();
-    let limit = max_bytes.saturating_add(1);
-    let read = if stdin {
-        io::stdin().lock().take(limit).read_to_end(&mut bytes)
-    } else {
-        fs::File::open(file).map_err(failed)?.take(limit).read_to_end(&mut bytes)
-    };
-    read.map_err(failed)?;
-    if bytes.len() as u64 > max_bytes {
+    let bytes = bytes.ok_or_else(|| {
         let message = format!("{shown} has more than {}, the most that is read", bytes_text(max_bytes));
-        return Err(Failure::new("file_too_large", message));
-    }
+        Failure::new("file_too_large", message)
+    })?;
     String::from_utf8(bytes).map_err(|_| Failure::new("not_json", format!("{shown} is not UTF-8 text")))
+}
+
+/// What is in a source, which is called `shown`; none if that is more than `max_bytes`.
+pub fn bytes(shown: impl Display, source: io::Result<impl Read>, max_bytes: u64) -> Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let read = source.and_then(|source| source.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::file(shown, &error))?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= max_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Exit;
 
     #[test]
     fn a_file_is_read_up_to_its_limit() {

@@ -10,9 +10,9 @@ pub mod job;
 pub mod module;
 pub mod queue;
 pub mod routes;
-mod suggested;
 pub mod task;
 pub mod tenant;
+mod unknown;
 pub mod worker;
 pub mod workflow;
 
@@ -22,70 +22,84 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
-use umbel_client::{Client, Error, FailedJob, JobError, JobId, Retry, WorkflowId};
+use umbel_client::{Client, Error, FailedJob, JobError, JobId, Request, Retry, WorkflowId, typed};
 
-use crate::{
-    args::{PageFlags, ServerFlags},
-    failure::{Exit, Failure},
-    output::{Page, bad_answer},
-    safe_text::plain,
-    serve::profile::Profile,
-};
+use self::unknown::{QUEUE, TASK, WORKER};
+use crate::args::{PageFlags, ServerFlags};
+use crate::output::{Page, Terminal};
+use crate::{Exit, Failure, Result, safe_text::plain, serve::profile::Profile};
 
 /// Items of one request, the server's limit.
 const PAGE: u32 = 200;
 /// People wait for a failure: fewer repetitions than a program's client makes.
 const RETRY: Retry = Retry { times: 2, first: Duration::from_millis(100), longest: Duration::from_millis(500) };
 
-/// Flags and environment first, then the nearest profile.
-pub fn from_flags(flags: &ServerFlags) -> Result<Client, Failure> {
-    let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
-    let (url, token) = destination(flags, profile)?;
-    Ok(Client::with_retry(&url, &token, RETRY)?)
+/// Parameters of a list, those that are given.
+type Query<'a> = &'a [(&'static str, Option<String>)];
+
+/// What a client verb works with: the server, and the terminal that it prints to.
+pub struct Context {
+    pub client: Client,
+    pub terminal: Terminal,
 }
 
-/// Up to `flags.limit` items of a list, in as many requests as that takes.
-pub async fn pages(
-    client: &Client,
-    path: &str,
-    query: &[(&'static str, String)],
-    flags: &PageFlags,
-) -> Result<Page, Failure> {
-    let mut all = Page { items: Vec::new(), next_cursor: flags.cursor.clone() };
-    loop {
-        let left = flags.limit as usize - all.items.len();
-        let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
-        let mut request = client.get(path);
-        for (name, value) in query {
-            request = request.query(name, value);
+impl Context {
+    /// The server of the flags and the environment, or else of the nearest profile.
+    pub fn new(flags: &ServerFlags, terminal: Terminal) -> Result<Self> {
+        let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
+        let (url, token) = destination(flags, profile)?;
+        Ok(Self { client: Client::with_retry(&url, &token, RETRY)?, terminal })
+    }
+
+    /// Prints up to `flags.limit` items of a list, read in as many requests as that takes.
+    pub async fn list(&self, path: &str, query: Query<'_>, flags: &PageFlags, columns: &str) -> Result {
+        self.terminal.list(&self.pages(path, query, flags).await?, columns)
+    }
+
+    async fn pages(&self, path: &str, query: Query<'_>, flags: &PageFlags) -> Result<Page> {
+        let mut all = Page { items: Vec::new(), next_cursor: flags.cursor.clone() };
+        loop {
+            let left = flags.limit as usize - all.items.len();
+            let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
+            let mut request = self.client.get(path).query("limit", limit.to_string());
+            for (name, value) in query.iter().chain([&("cursor", all.next_cursor)]) {
+                request = value.iter().fold(request, |request, value| request.query(name, value));
+            }
+            let page: Page = request.answer().await?;
+            all.items.extend(page.items);
+            all.next_cursor = page.next_cursor;
+            if all.next_cursor.is_none() || all.items.len() >= flags.limit as usize {
+                return Ok(all);
+            }
         }
-        request = request.query("limit", limit.to_string());
-        if let Some(cursor) = &all.next_cursor {
-            request = request.query("cursor", cursor);
-        }
-        let page: Page = request.answer().await?;
-        all.items.extend(page.items);
-        all.next_cursor = page.next_cursor;
-        if all.next_cursor.is_none() || all.items.len() >= flags.limit as usize {
-            return Ok(all);
-        }
+    }
+
+    /// Prints a list that has no pages.
+    pub async fn all(&self, path: &str, columns: &str) -> Result {
+        self.terminal.list(&self.client.get(path).answer().await?, columns)
+    }
+
+    /// Sends a request and prints the thing that it answers with.
+    pub async fn show(&self, request: Request, fields: &str) -> Result {
+        self.terminal.object(&request.text().await?, fields)
     }
 }
 
 /// The server's address, and the token for it. A token goes only to the server that it was given with: a profile's to
 /// no other address, and a token of a flag or the environment to no address of a profile that does not know it (the
 /// profile may be anybody's who can write a folder above this one).
-fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String, String), Failure> {
+fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String, String)> {
     let bare = |url: &str| url.trim_end_matches('/').to_owned();
+    let no_server = |message: &str| Failure::new("no_server", message).exit(Exit::Usage);
     match (&flags.url, &flags.token, profile) {
         (Some(url), Some(token), _) => Ok((bare(url), token.clone())),
         (None, Some(token), Some(profile)) if profile.token == *token => Ok((bare(&profile.url), profile.token)),
-        (None, Some(_), _) => Err(Failure::new("no_server", "a token is given, but not the server that it is for")
-            .exit(Exit::Usage)
-            .help("give --url too, or set UMBEL_URL")),
+        (None, Some(_), _) => {
+            Err(no_server("a token is given, but not the server that it is for")
+                .help("give --url too, or set UMBEL_URL"))
+        }
         (None, None, Some(profile)) => Ok((bare(&profile.url), profile.token)),
-        (None, None, None) => Err(Failure::new("no_server", "no server is known here")
-            .exit(Exit::Usage)
+        (None, None, None) => Err(no_server("no server is known here")
             .help("start one with `umbel dev` in this folder, or give --url and --token")),
         (Some(url), None, Some(profile)) if bare(&profile.url) == bare(url) => Ok((bare(url), profile.token)),
         (Some(url), None, _) => Err(Failure::new("no_token", format!("no token for {} is known here", bare(url)))
@@ -95,7 +109,7 @@ fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String,
 }
 
 /// Asks on a terminal; elsewhere `--yes` must say it.
-pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+pub fn confirm(yes: bool, question: &str) -> Result {
     if yes {
         return Ok(());
     }
@@ -108,9 +122,11 @@ pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if reply.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::quiet(Exit::Failure)) }
 }
 
-/// A typed answer.
-pub fn answer<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
-    serde_json::from_str(body).map_err(|_| bad_answer())
+/// The answer to a request: its text, and typed.
+pub async fn fetch<T: DeserializeOwned>(request: Request) -> Result<(String, T)> {
+    let body = request.text().await?;
+    let typed = typed(&body)?;
+    Ok((body, typed))
 }
 
 impl From<Error> for Failure {
@@ -128,7 +144,7 @@ impl From<Error> for Failure {
                 .help("is it running? `umbel dev` starts one"),
             Error::Address(_) => Self::usage("the server's address must start with http://")
                 .help("this build speaks no TLS: use a tunnel or a local proxy for https"),
-            Error::BadAnswer => bad_answer(),
+            Error::BadAnswer => Self::new("bad_answer", error.to_string()),
             Error::Request(_) | Error::Canvas(_) => Self::usage(error.to_string()),
             other => Self::new("client", other.to_string()),
         }
@@ -151,10 +167,21 @@ fn refused(problem: umbel_client::Problem) -> Failure {
 }
 
 /// Details of a failure: where a guest trapped, which jobs of a workflow failed.
-pub fn causes(error: &JobError) -> Vec<String> {
+fn causes(error: &JobError) -> Vec<String> {
     let frames = error.frames.iter().map(|frame| format!("at {frame}"));
     let one = |job: FailedJob| format!("{} {}: {}: {}", job.job_id, job.task, job.kind, job.message);
     frames.chain(error.failed_jobs().into_iter().map(one)).collect()
+}
+
+/// A job or a workflow, `what`, that did not succeed: exit code 3.
+pub fn not_succeeded(what: &str, state: &str, error: Option<&JobError>) -> Failure {
+    match error {
+        Some(error) => {
+            Failure::new(error.kind.clone(), format!("{what} {state}: {}", error.message)).details(causes(error))
+        }
+        None => Failure::new(state, format!("{what} is {state}")),
+    }
+    .exit(Exit::JobFailed)
 }
 
 /// A result that there is, but not in the server's answer: `too_large`, or `gone` with the workflow that gave it.
@@ -163,7 +190,7 @@ pub fn omitted(what: &str, id: JobId, why: &str, workflow: WorkflowId) -> Failur
         .help(format!("umbel job list --workflow {workflow}; umbel job show ID"))
 }
 
-/// Of those that proxies answer with.
+/// The name of a status that proxies answer with.
 fn reason(status: u16) -> &'static str {
     match status {
         400 => " Bad Request",

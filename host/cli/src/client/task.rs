@@ -1,87 +1,64 @@
 //! `umbel task`.
 
 use serde_json::{Value, json};
-use umbel_client::{Client, ControlPatch};
+use umbel_client::{ControlPatch, Request, typed};
 use umbel_model::TaskName;
 
-use crate::{
-    args::TaskVerb,
-    client::{
-        answer, arguments, control, pages,
-        suggested::{TASKS, suggested},
-    },
-    failure::Failure,
-    output::{Column, Terminal, table_of, text_at},
-    safe_text::escaped,
-};
+use super::{Context, TASK, arguments, control};
+use crate::args::{Format, TaskVerb};
+use crate::output::{table_of, text_at};
+use crate::{Result, safe_text::escaped};
 
-const COLUMNS: &[Column] =
-    &[("NAME", "/name"), ("DIGEST", "/digest"), ("VERSION", "/version"), ("DESCRIPTION", "/description")];
-
-pub async fn run(client: &Client, verb: TaskVerb, terminal: &Terminal) -> Result<(), Failure> {
-    let changed = match verb {
-        TaskVerb::List(page) => {
-            return terminal.list(&pages(client, "/v1/tasks", &[], &page).await?, COLUMNS, "/name");
-        }
-        TaskVerb::Show { name } => {
-            let body = client.get(format!("/v1/tasks/{name}")).text().await;
-            return show(&suggested(client, TASKS, name.as_str(), body).await?, terminal);
-        }
+pub async fn run(ctx: &Context, verb: TaskVerb) -> Result {
+    let client = &ctx.client;
+    let path = |name: &TaskName| format!("/v1/tasks/{name}");
+    let (request, name) = match verb {
+        TaskVerb::List(page) => return ctx.list("/v1/tasks", &[], &page, "NAME, DIGEST, VERSION, DESCRIPTION").await,
+        TaskVerb::Show { name } => (client.get(path(&name)), name),
         TaskVerb::Deploy { name, digest } => {
-            let request = client.post(format!("/v1/tasks/{name}/deploy"));
-            let sent = request.json(&json!({ "digest": digest.to_string() })).text().await;
-            suggested(client, TASKS, name.as_str(), sent).await?
+            (client.post(format!("/v1/tasks/{name}/deploy")).json(&json!({ "digest": digest.to_string() })), name)
         }
-        TaskVerb::Rollback { name } => {
-            let sent = client.post(format!("/v1/tasks/{name}/rollback")).text().await;
-            suggested(client, TASKS, name.as_str(), sent).await?
-        }
+        TaskVerb::Rollback { name } => (client.post(format!("/v1/tasks/{name}/rollback")), name),
         TaskVerb::Set { name, fields } => {
             let patch = arguments::policy(&fields)?;
-            let found = client.get(format!("/v1/tasks/{name}")).text().await;
-            let task: Value = answer(&suggested(client, TASKS, name.as_str(), found).await?)?;
-            let request = client
-                .patch(format!("/v1/tasks/{name}"))
-                .header("if-match", format!("\"{}\"", text_at(&task, "/version")))
-                .json(&json!({ "policy": patch }));
-            request.text().await?
+            let found = client.get(path(&name)).text().await;
+            let task: Value = typed(&ctx.about(TASK, name.as_str(), found).await?)?;
+            let version = format!("\"{}\"", text_at(&task, "/version"));
+            (client.patch(path(&name)).header("if-match", version).json(&json!({ "policy": patch })), name)
         }
-        TaskVerb::Pause { name } => set_control(client, &name, &ControlPatch::default().paused(true)).await?,
-        TaskVerb::Resume { name } => set_control(client, &name, &ControlPatch::default().paused(false)).await?,
-        TaskVerb::Limit { name, limits } => set_control(client, &name, &control::asked(limits.patch())?).await?,
+        TaskVerb::Pause { name } => set_control(ctx, name, &ControlPatch::default().paused(true)).await?,
+        TaskVerb::Resume { name } => set_control(ctx, name, &ControlPatch::default().paused(false)).await?,
+        TaskVerb::Limit { name, limits } => set_control(ctx, name, &control::asked(limits.patch())?).await?,
     };
-    show(&changed, terminal)
+    show(ctx, &ctx.about(TASK, name.as_str(), request.text().await).await?)
 }
 
-/// Changes what holds for all jobs of a task; the task as it is then.
-async fn set_control(client: &Client, name: &TaskName, patch: &ControlPatch) -> Result<String, Failure> {
-    let request = client.patch(format!("/v1/tasks/{name}/control")).json(patch).repeatable();
-    suggested(client, TASKS, name.as_str(), request.text().await).await?;
-    Ok(client.get(format!("/v1/tasks/{name}")).text().await?)
+/// Changes what holds for all jobs of a task, and returns the request that reads the task as it is then.
+async fn set_control(ctx: &Context, name: TaskName, patch: &ControlPatch) -> Result<(Request, TaskName)> {
+    let request = ctx.client.patch(format!("/v1/tasks/{name}/control")).json(patch).repeatable();
+    ctx.about(TASK, name.as_str(), request.text().await).await?;
+    Ok((ctx.client.get(format!("/v1/tasks/{name}")), name))
 }
 
-fn show(body: &str, terminal: &Terminal) -> Result<(), Failure> {
-    let rows: &[Column] =
-        &[("name", "/name"), ("description", "/description"), ("digest", "/digest"), ("version", "/version")];
-    terminal.object(body, rows, "/name")?;
-    if terminal.format != crate::args::Format::Table {
+fn show(ctx: &Context, body: &str) -> Result {
+    let terminal = &ctx.terminal;
+    terminal.object(body, "name, description, digest, version")?;
+    if terminal.format != Format::Table {
         return Ok(());
     }
-    let task: Value = answer(body)?;
+    let task: Value = typed(body)?;
     let limits = control::text(&task);
     if !limits.is_empty() {
         terminal.line(&format!("\nheld at run time: {limits}"))?;
     }
-    let parameters = task.pointer("/parameters").and_then(Value::as_array).cloned().unwrap_or_default();
-    if !parameters.is_empty() {
+    if let Some(parameters) = task["parameters"].as_array().filter(|parameters| !parameters.is_empty()) {
         let rows = parameters.iter().map(|p| {
-            let default =
-                p.get("default").map_or_else(|| "required".to_owned(), |d| format!("= {}", escaped(&d.to_string())));
-            vec![text_at(p, "/name"), text_at(p, "/schema/type"), default]
+            let default = p.get("default").map(|default| format!("= {}", escaped(&default.to_string())));
+            vec![text_at(p, "/name"), text_at(p, "/schema/type"), default.unwrap_or_else(|| "required".to_owned())]
         });
         terminal.line(&format!("\n{}", table_of(&["PARAMETER", "TYPE", "DEFAULT"], rows)))?;
     }
-    if let Some(policy) = task.pointer("/policy").and_then(Value::as_object) {
+    if let Some(policy) = task["policy"].as_object() {
         let rows = policy.iter().map(|(name, of)| vec![name.clone(), text_at(of, "/value"), text_at(of, "/from")]);
         terminal.line(&format!("\n{}", table_of(&["POLICY", "VALUE", "FROM"], rows)))?;
     }

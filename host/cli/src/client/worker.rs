@@ -1,144 +1,96 @@
 //! `umbel worker` with a verb: workers that are alive, and orders to them.
 
-use serde_json::Value;
-use umbel_client::{Client, Error, Request, Shutdown, WorkerPatch};
+use serde_json::{Value, json};
+use umbel_client::{Error, Request, WorkerPatch, typed};
+use umbel_model::WorkerId;
 
-use crate::{
-    args::{Format, WorkerVerb},
-    client::{
-        answer, job, pages,
-        suggested::{WORKERS, suggested},
-    },
-    failure::{Exit, Failure},
-    output::{Column, Page, Terminal},
-};
+use super::{Context, WORKER, job};
+use crate::{Exit, Failure, Result, args::WorkerVerb};
 
-const COLUMNS: &[Column] = &[
-    ("ID", "/id"),
-    ("STATE", "/state"),
-    ("RUNNING", "/running"),
-    ("LEASES", "/leases"),
-    ("SLOTS", "/slots"),
-    ("SETTLED", "/settled"),
-    ("MEMORY", "/rss_bytes"),
-    ("QUEUES", "/queues"),
-    ("SINCE", "/started_at"),
-    ("VERSION", "/version"),
-];
+const COLUMNS: &str = "ID, STATE, RUNNING, LEASES, SLOTS, SETTLED, MEMORY = rss_bytes, QUEUES, SINCE = started_at, \
+    VERSION";
 
-const ROWS: &[Column] = &[
-    ("id", "/id"),
-    ("host", "/host"),
-    ("process", "/pid"),
-    ("version", "/version"),
-    ("state", "/state"),
-    ("slots", "/slots"),
-    ("least slots", "/min_slots"),
-    ("most slots", "/max_slots"),
-    ("running", "/running"),
-    ("leases", "/leases"),
-    ("settled", "/settled"),
-    ("memory", "/rss_bytes"),
-    ("queues", "/queues"),
-    ("but not", "/exclude"),
-    ("since", "/started_at"),
-    ("last order", "/order"),
-];
+const FIELDS: &str = "id, host, process = pid, version, state, slots, least slots = min_slots, \
+    most slots = max_slots, running, leases, settled, memory = rss_bytes, queues, but not = exclude, \
+    since = started_at, last order = order";
 
-pub async fn run(client: &Client, verb: WorkerVerb, terminal: &Terminal) -> Result<(), Failure> {
-    match verb {
-        WorkerVerb::List => {
-            let page: Page = client.get("/v1/workers").answer().await?;
-            terminal.list(&page, COLUMNS, "/id")
-        }
-        WorkerVerb::Show { id } => {
-            let sent = client.get(path(&id)?).text().await;
-            terminal.object(&suggested(client, WORKERS, &id, sent).await?, ROWS, "/id")
-        }
+pub async fn run(ctx: &Context, verb: WorkerVerb) -> Result {
+    let Context { client, terminal } = ctx;
+    let post = |id: &str, verb: &str| Ok::<_, Failure>(client.post(format!("{}/{verb}", path(id)?)));
+    let patch = |id: &str, patch: WorkerPatch| Ok::<_, Failure>(client.patch(path(id)?).json(&patch));
+    let (request, id, said) = match verb {
+        WorkerVerb::List => return ctx.all("/v1/workers", COLUMNS).await,
+        WorkerVerb::Show { id } => return terminal.object(&shown(ctx, &id).await?, FIELDS),
         WorkerVerb::Jobs { id, page } => {
             // A worker that is gone has no jobs: it is told apart here.
-            let sent = client.get(path(&id)?).text().await;
-            suggested(client, WORKERS, &id, sent).await?;
-            let jobs = pages(client, &format!("{}/jobs", path(&id)?), &[], &page).await?;
-            terminal.list(&jobs, job::COLUMNS, "/id")
+            shown(ctx, &id).await?;
+            return ctx.list(&format!("{}/jobs", path(&id)?), &[], &page, job::COLUMNS).await;
         }
-        WorkerVerb::Drain { id } => post(client, &id, "drain", "it claims nothing more", terminal).await,
-        WorkerVerb::Resume { id } => post(client, &id, "resume", "it claims again", terminal).await,
+        WorkerVerb::Drain { id } => (post(&id, "drain")?, id, "it claims nothing more".to_owned()),
+        WorkerVerb::Resume { id } => (post(&id, "resume")?, id, "it claims again".to_owned()),
         WorkerVerb::Shutdown { id, mode } => {
-            let mode: Shutdown = mode.into();
-            let request = client.post(format!("{}/shutdown", path(&id)?)).json(&serde_json::json!({ "mode": mode }));
-            ordered(client, &id, request, "it ends", terminal).await
+            (post(&id, "shutdown")?.json(&json!({ "mode": mode })), id, "it ends".to_owned())
         }
         WorkerVerb::Slots { id, n } => {
-            let said = format!("it runs {n} at once");
-            patch(client, &id, &WorkerPatch::default().slots(n), &said, terminal).await
+            (patch(&id, WorkerPatch::default().slots(n))?, id, format!("it runs {n} at once"))
         }
         WorkerVerb::Autoscale { min, max, .. } if min > max => {
-            Err(Failure::usage(format!("the least, {min}, is more than the most, {max}")))
+            return Err(Failure::usage(format!("the least, {min}, is more than the most, {max}")));
         }
         WorkerVerb::Autoscale { id, min, max } => {
             let said = format!("it runs {min} to {max} at once");
-            patch(client, &id, &WorkerPatch::default().autoscale(min, max), &said, terminal).await
+            (patch(&id, WorkerPatch::default().autoscale(min, max))?, id, said)
         }
         WorkerVerb::Queues { id, changes, all } => {
-            let queues = if all { Vec::new() } else { queues(client, &id, &changes).await? };
+            let queues = if all { Vec::new() } else { queues(ctx, &id, &changes).await? };
             let said = if all { "it serves all queues".into() } else { format!("it serves {}", queues.join(", ")) };
-            patch(client, &id, &WorkerPatch::default().queues(queues), &said, terminal).await
+            (patch(&id, WorkerPatch::default().queues(queues))?, id, said)
         }
-    }
+    };
+    ordered(ctx, &id, request, &said).await
 }
 
 /// The address of a worker. An id with other characters than ids have would be another address.
-fn path(id: &str) -> Result<String, Failure> {
-    if umbel_model::WorkerId::new(id).is_err() {
+fn path(id: &str) -> Result<String> {
+    if WorkerId::new(id).is_err() {
         return Err(Failure::usage(format!("{id:?} is not the id of a worker")).help("umbel worker list shows them"));
     }
     Ok(format!("/v1/workers/{id}"))
 }
 
-async fn post(client: &Client, id: &str, verb: &str, said: &str, terminal: &Terminal) -> Result<(), Failure> {
-    ordered(client, id, client.post(format!("{}/{verb}", path(id)?)), said, terminal).await
-}
-
-async fn patch(client: &Client, id: &str, patch: &WorkerPatch, said: &str, terminal: &Terminal) -> Result<(), Failure> {
-    ordered(client, id, client.patch(path(id)?).json(patch), said, terminal).await
+/// The worker as the server shows it.
+async fn shown(ctx: &Context, id: &str) -> Result<String> {
+    let sent = ctx.client.get(path(id)?).text().await;
+    ctx.about(WORKER, id, sent).await
 }
 
 /// Sends an order; twice is the same as once.
-async fn ordered(client: &Client, id: &str, request: Request, said: &str, terminal: &Terminal) -> Result<(), Failure> {
+async fn ordered(ctx: &Context, id: &str, request: Request, said: &str) -> Result {
     let sent = request.repeatable().text().await;
     let forbidden = matches!(&sent, Err(Error::Problem(problem)) if problem.status == 403);
-    let body = suggested(client, WORKERS, id, sent).await.map_err(|failure| match forbidden {
+    let body = ctx.about(WORKER, id, sent).await.map_err(|failure| match forbidden {
         true => failure.help("workers take orders from an operator's token: umbel token create --operator"),
         false => failure,
     })?;
-    terminal.note(&format!("{said}, within a few seconds: umbel worker show {id}"));
-    match terminal.format {
-        Format::Table | Format::Id => terminal.line(id),
-        Format::Json | Format::Jsonl if body.trim().is_empty() => Ok(()),
-        Format::Json | Format::Jsonl => terminal.line(body.trim_end()),
-    }
+    ctx.terminal.note(&format!("{said}, within a few seconds: umbel worker show {id}"));
+    ctx.terminal.brief(id, &body)
 }
 
 /// The queues that a worker shall serve.
-async fn queues(client: &Client, id: &str, changes: &[String]) -> Result<Vec<String>, Failure> {
-    let relative = changes.iter().any(|change| change.starts_with(['+', '-']));
-    if !relative {
+async fn queues(ctx: &Context, id: &str, changes: &[String]) -> Result<Vec<String>> {
+    if !changes.iter().any(|change| change.starts_with(['+', '-'])) {
         return Ok(changes.to_vec());
     }
-    let sent = client.get(path(id)?).text().await;
-    let worker: Value = answer(&suggested(client, WORKERS, id, sent).await?)?;
-    let now = worker["queues"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let now = now.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    changed(now, changes)
+    let worker: Value = typed(&shown(ctx, id).await?)?;
+    let now = worker["queues"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    changed(now.collect(), changes)
 }
 
-fn changed(mut queues: Vec<String>, changes: &[String]) -> Result<Vec<String>, Failure> {
+fn changed(mut queues: Vec<String>, changes: &[String]) -> Result<Vec<String>> {
     if queues.is_empty() {
         let message = "it serves all queues: none can be added or taken away";
-        return Err(Failure::new("all_queues", message)
-            .exit(Exit::Conflict)
-            .help("name exactly those that it shall serve, without + and -"));
+        let failure = Failure::new("all_queues", message).exit(Exit::Conflict);
+        return Err(failure.help("name exactly those that it shall serve, without + and -"));
     }
     for change in changes {
         match change.split_at_checked(1) {

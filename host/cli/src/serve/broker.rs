@@ -6,7 +6,8 @@ use umbel_broker::Broker;
 use umbel_broker_redis::{RedisBroker, RedisConfig};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 
-use crate::{args::BrokerFlags, failure::Failure, serve::data::Data};
+use super::data::Data;
+use crate::{Failure, Result, args::BrokerFlags};
 
 /// Where jobs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,29 +16,27 @@ pub enum BrokerUrl {
     Redis(String),
 }
 
-impl BrokerUrl {
-    /// The broker of `--broker`, or the SQLite file of the data folder.
-    pub fn from_flags(flags: &BrokerFlags, data: &Data) -> Result<Self, Failure> {
-        match &flags.broker {
-            None => Ok(Self::Sqlite(data.database())),
-            Some(url) => Self::parse(url),
-        }
-    }
+/// The data folder, and the broker of `--broker` or else the SQLite file of that folder.
+pub fn locate(flags: &BrokerFlags) -> Result<(Data, BrokerUrl)> {
+    let data = Data::open(&flags.data)?;
+    let url = flags.broker.as_deref().map(BrokerUrl::parse).transpose()?;
+    let url = url.unwrap_or_else(|| BrokerUrl::Sqlite(data.database()));
+    Ok((data, url))
+}
 
-    fn parse(url: &str) -> Result<Self, Failure> {
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() {
-                return Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"));
+impl BrokerUrl {
+    fn parse(url: &str) -> Result<Self> {
+        match url.split_once(':') {
+            Some(("sqlite", "" | "//")) => {
+                Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"))
             }
-            return Ok(Self::Sqlite(path.into()));
+            Some(("sqlite", path)) => Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into())),
+            Some(("redis" | "rediss" | "redis+unix" | "unix" | "valkey", _)) => {
+                Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)))
+            }
+            _ => Err(Failure::usage("the broker's address cannot be used")
+                .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB")),
         }
-        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        if matches!(scheme, "redis" | "rediss" | "redis+unix" | "unix" | "valkey") {
-            return Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)));
-        }
-        Err(Failure::usage("the broker's address cannot be used")
-            .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB"))
     }
 
     /// For people: without a password.
@@ -52,36 +51,23 @@ impl BrokerUrl {
     }
 }
 
-/// Opens the broker. A Redis that cannot be reached is waited for, for ever; one that is refused is an error.
-pub async fn open(url: &BrokerUrl, flags: &BrokerFlags) -> Result<Arc<dyn Broker>, Failure> {
-    opened(url, flags, true).await
-}
-
-/// Opens the broker. A Redis that cannot be reached is an error.
-pub async fn open_now(url: &BrokerUrl, flags: &BrokerFlags) -> Result<Arc<dyn Broker>, Failure> {
-    opened(url, flags, false).await
-}
-
-async fn opened(url: &BrokerUrl, flags: &BrokerFlags, wait_for_server: bool) -> Result<Arc<dyn Broker>, Failure> {
+/// Opens the broker. A Redis that cannot be reached is an error or, with `wait_for_server`, is waited for, for ever; one
+/// that is refused is an error.
+pub async fn open(url: &BrokerUrl, flags: &BrokerFlags, wait_for_server: bool) -> Result<Arc<dyn Broker>> {
     let limits = flags.limits.limits();
-    match url {
-        BrokerUrl::Sqlite(path) => {
-            let config = SqliteConfig { limits, ..SqliteConfig::new(path) };
-            Ok(Arc::new(SqliteBroker::open(config).map_err(refused)?))
-        }
+    Ok(match url {
+        BrokerUrl::Sqlite(path) => Arc::new(SqliteBroker::open(SqliteConfig { limits, ..SqliteConfig::new(path) })?),
         BrokerUrl::Redis(address) => {
-            let mut config = RedisConfig::new(address);
-            config.allow_unsafe_settings = flags.allow_unsafe_redis;
-            config.wait_for_server = wait_for_server;
-            config.limits = limits;
-            let broker = RedisBroker::connect(config).await.map_err(refused)?;
-            Ok(Arc::new(broker))
+            let allow_unsafe_settings = flags.allow_unsafe_redis;
+            let config = RedisConfig::new(address);
+            let config = RedisConfig { allow_unsafe_settings, wait_for_server, limits, ..config };
+            Arc::new(RedisBroker::connect(config).await?)
         }
-    }
+    })
 }
 
 /// Waits until the broker answers, and says so while it does not.
-pub async fn wait_for(broker: &dyn Broker, url: &BrokerUrl) -> Result<(), Failure> {
+pub async fn wait_for(broker: &dyn Broker, url: &BrokerUrl) -> Result {
     let mut pause = Duration::from_millis(250);
     let mut said = false;
     loop {
@@ -97,15 +83,11 @@ pub async fn wait_for(broker: &dyn Broker, url: &BrokerUrl) -> Result<(), Failur
                     tracing::warn!(broker = url.shown(), %error, "waiting for the broker, for ever; start it or correct --broker");
                 }
             }
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
-}
-
-fn refused(error: umbel_broker::Error) -> Failure {
-    Failure::from(error)
 }
 
 #[cfg(test)]

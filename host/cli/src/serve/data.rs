@@ -12,7 +12,7 @@ use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
 use umbel_worker::{Runtime, RuntimeConfig};
 
-use crate::failure::Failure;
+use crate::{Failure, Result};
 
 /// Slots beyond the jobs that run at once: modules that describe themselves.
 const SPARE_SLOTS: u32 = 4;
@@ -26,20 +26,15 @@ pub struct Data {
     folder: PathBuf,
 }
 
-/// Held for life by the one process of a folder.
-#[derive(Debug)]
-pub struct DataLock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
-
 impl Data {
     /// Makes the folder, for its owner only, if it is missing. From here on, whatever this process writes is for its
     /// owner only, wherever that is: arguments and results of jobs, and code that is loaded as it is.
-    pub fn open(folder: &Path) -> Result<Self, Failure> {
+    pub fn open(folder: &Path) -> Result<Self> {
         // SAFETY: sets one number of the process, touches no memory and cannot fail.
         unsafe { libc::umask(0o077) };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|e| unusable(folder, &e))?;
-        let folder = folder.canonicalize().map_err(|e| unusable(folder, &e))?;
-        let data = Self { folder };
+        let made = made.and_then(|()| folder.canonicalize());
+        let data = Self { folder: made.map_err(|e| unusable(folder, &e))? };
         data.close_database().map_err(|e| unusable(&data.folder, &e))?;
         Ok(data)
     }
@@ -68,8 +63,8 @@ impl Data {
         self.folder.join(DATABASE_FILES[0])
     }
 
-    /// Makes this process the only one of the folder.
-    pub fn lock(&self) -> Result<DataLock, Failure> {
+    /// Makes this process the only one of the folder, as long as it keeps the file open.
+    pub fn lock(&self) -> Result<File> {
         let path = self.folder.join("lock");
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.map_err(|e| unusable(&self.folder, &e))?;
@@ -77,7 +72,7 @@ impl Data {
             Ok(()) => {
                 // For the message of whoever comes second; nothing reads it otherwise.
                 let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-                Ok(DataLock(file))
+                Ok(file)
             }
             Err(fs::TryLockError::WouldBlock) => {
                 let mut owner = String::new();
@@ -93,26 +88,16 @@ impl Data {
     }
 
     /// Where uploaded modules are.
-    pub async fn modules(&self) -> Result<ModuleStore, Failure> {
+    pub async fn modules(&self) -> Result<ModuleStore> {
         ModuleStore::local(self.folder.join("modules")).await.map_err(|e| stored(&e))
     }
 
     /// The sandbox and everything that makes modules ready for it.
-    pub async fn runtime(
-        &self,
-        store: ModuleStore,
-        concurrency: u32,
-        bounds: PolicyBounds,
-    ) -> Result<Runtime, Failure> {
+    pub async fn runtime(&self, store: ModuleStore, concurrency: u32, bounds: PolicyBounds) -> Result<Runtime> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
-        Ok(Runtime::new(
-            RuntimeConfig { bounds, ..RuntimeConfig::default() },
-            store,
-            code,
-            compiler(),
-            sandbox(concurrency)?,
-        ))
+        let (config, sandbox) = (RuntimeConfig { bounds, ..RuntimeConfig::default() }, sandbox(concurrency)?);
+        Ok(Runtime::new(config, store, code, compiler(), sandbox))
     }
 }
 
@@ -124,7 +109,7 @@ pub fn compiler() -> Compiler {
 }
 
 /// A sandbox for so many attempts at once.
-pub fn sandbox(concurrency: u32) -> Result<Sandbox, Failure> {
+pub fn sandbox(concurrency: u32) -> Result<Sandbox> {
     let config = SandboxConfig { slots: concurrency.saturating_add(SPARE_SLOTS), ..SandboxConfig::default() };
     Sandbox::new(config).map_err(|e| {
         Failure::new("sandbox", e.to_string()).help("lower --concurrency: each job reserves address space")

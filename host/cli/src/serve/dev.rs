@@ -1,46 +1,34 @@
 //! `umbel dev`: API, worker and background services in one process.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::net::Ipv4Addr;
 
 use sha2::{Digest as _, Sha256};
 use umbel_broker::{Broker, DocumentKind};
-use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::TenantId;
 
-use crate::{
-    args::DevOptions,
-    failure::Failure,
-    output::Terminal,
-    serve::{
-        broker::{self, BrokerUrl},
-        data::Data,
-        default_tenant, jobs,
-        profile::Profile,
-        signals::Signals,
-        watch, web,
-    },
+use super::{
+    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, jobs, profile::Profile, signals::Signals,
+    token::make, watch, web,
 };
+use crate::{Failure, Result, args::DevOptions, output::Terminal};
 
-pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let mut signals = Signals::listen()?;
-    let data = Data::open(&options.broker.data)?;
+    let (data, url) = broker::locate(&options.broker)?;
     let _lock = data.lock()?;
     let listener = web::listen((Ipv4Addr::LOCALHOST, options.port).into()).await?;
-    let url = BrokerUrl::from_flags(&options.broker, &data)?;
-    let broker = broker::open(&url, &options.broker).await?;
+    let broker = broker::open(&url, &options.broker, true).await?;
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         _ = signals.next() => return Ok(()),
     }
-    let concurrency = options.concurrency.unwrap_or_else(jobs::default_concurrency);
+    let (config, bounds) = (jobs::config(&options.run, options.concurrency), options.bounds.bounds());
     let store = data.modules().await?;
-    let runtime = data.runtime(store.clone(), concurrency, options.bounds.bounds()).await?;
+    let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone()).await?;
     let token = token(&*broker, &data).await?;
-    let dependencies =
-        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
-    let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
-    let control = Control::start(dependencies, &ControlConfig::default());
-    let mut worker = jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(concurrency))?;
+    let mut web = web::start(listener, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
+    let control = background(broker.clone(), store, bounds);
+    let mut worker = jobs::start(broker.clone(), runtime, config)?;
     let profile = Profile { url: web.url(), token };
     let path = profile.write(data.folder());
     let path = path.map_err(|e| Failure::new("data_folder", format!("the profile cannot be written: {e}")))?;
@@ -49,13 +37,7 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result<(), Failure
     watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;
     web.stop().await;
     control.stop().await;
-    close(broker);
     told.map(drop)
-}
-
-/// The last owner closes the store, which may wait for the disk.
-pub fn close(broker: Arc<dyn Broker>) {
-    drop(broker);
 }
 
 fn banner(profile: &Profile, url: &BrokerUrl, data: &Data, path: &str) -> String {
@@ -71,11 +53,11 @@ fn banner(profile: &Profile, url: &BrokerUrl, data: &Data, path: &str) -> String
 }
 
 /// The token of the profile if the broker still knows it, else a new one.
-async fn token(broker: &dyn Broker, data: &Data) -> Result<String, Failure> {
+async fn token(broker: &dyn Broker, data: &Data) -> Result<String> {
+    let tenant = |name: &str| TenantId::new(name).expect("a fixed name that keeps the rule");
     if let Some(Profile { token, .. }) = Profile::read(data.folder()) {
-        let home = TenantId::new("system").expect("a fixed name that keeps the rule");
         let name: String = Sha256::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
-        let known = broker.document(&home, DocumentKind::ApiToken, &name).await?;
+        let known = broker.document(&tenant("system"), DocumentKind::ApiToken, &name).await?;
         // One that an earlier version made is no operator's: it is replaced.
         let operator = known.is_some_and(|document| {
             serde_json::from_str::<serde_json::Value>(&document.body).is_ok_and(|token| token["operator"] == true)
@@ -84,5 +66,5 @@ async fn token(broker: &dyn Broker, data: &Data) -> Result<String, Failure> {
             return Ok(token);
         }
     }
-    crate::serve::token::make(broker, &default_tenant(), "umbel dev", true).await
+    make(broker, &tenant(DEFAULT_TENANT), "umbel dev", true).await
 }

@@ -5,16 +5,12 @@
 use serde::Serialize;
 use umbel_broker::Finding;
 
-use crate::{
-    args::{DoctorOptions, Format},
-    failure::{Exit, Failure},
-    output::{Terminal, table_of},
-    serve::{
-        broker::{self, BrokerUrl},
-        data::Data,
-    },
-};
+use super::{broker, broker::BrokerUrl, data::Data};
+use crate::args::{DoctorOptions, Format};
+use crate::output::{Page, Terminal, unwritten};
+use crate::{Exit, Failure, Result};
 
+const COLUMNS: &str = "FOUND = check, TIMES = count, MENDED = fixed, SUCH AS = example";
 /// Passes that mend, at most.
 const MAX_PASSES: usize = 5;
 
@@ -29,25 +25,22 @@ struct Report {
     fixed: u64,
     /// Nothing is wrong, or nothing is any more.
     healthy: bool,
+    /// Things that are wrong and were not mended.
+    #[serde(skip)]
+    left: u64,
 }
 
 impl Report {
     fn new(broker: String, settings: Option<String>, findings: Vec<Finding>) -> Self {
         let fixed = findings.iter().map(|finding| finding.fixed).sum();
-        let healthy = settings.is_none() && findings.iter().all(|finding| finding.fixed >= finding.count);
-        Self { broker, settings, findings, fixed, healthy }
-    }
-
-    /// Things that are wrong and were not mended.
-    fn left(&self) -> u64 {
-        let left = self.findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
-        left + u64::from(self.settings.is_some())
+        let left = findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
+        let left = left + u64::from(settings.is_some());
+        Self { broker, settings, findings, fixed, healthy: left == 0, left }
     }
 }
 
-pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Failure> {
-    let data = Data::open(&options.broker.data)?;
-    let url = BrokerUrl::from_flags(&options.broker, &data)?;
+pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result {
+    let (data, url) = broker::locate(&options.broker)?;
     if let BrokerUrl::Sqlite(path) = &url
         && !path.exists()
     {
@@ -55,7 +48,7 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result<(), Fail
         let message = format!("there is no broker {}", url.shown());
         return Err(Failure::new("no_broker", message).exit(Exit::NotFound).help("name it with --broker or --data"));
     }
-    let broker = broker::open_now(&url, &options.broker).await?;
+    let broker = broker::open(&url, &options.broker, false).await?;
     let settings = match broker.check().await {
         Ok(()) => None,
         Err(umbel_broker::Error::Refused(problem)) => Some(problem),
@@ -111,7 +104,7 @@ fn together(before: Vec<Finding>, now: Vec<Finding>) -> Vec<Finding> {
 
 /// Two brokers on one data folder: neither can tell which of the large values there are still wanted. No finding: the folder
 /// of this machine need not be that of the broker's servers.
-async fn say_whose_values(broker: &dyn umbel_broker::Broker, data: &Data, terminal: &Terminal) -> Result<(), Failure> {
+async fn say_whose_values(broker: &dyn umbel_broker::Broker, data: &Data, terminal: &Terminal) -> Result {
     let store = data.modules().await?;
     let found = umbel_control::other_owner(broker, &store).await;
     let found = found.map_err(|e| Failure::new("data_folder", format!("the large values cannot be looked at: {e}")))?;
@@ -124,32 +117,15 @@ async fn say_whose_values(broker: &dyn umbel_broker::Broker, data: &Data, termin
     Ok(())
 }
 
-fn print(report: &Report, terminal: &Terminal) -> Result<(), Failure> {
-    let written = |error: serde_json::Error| Failure::new("output", error.to_string());
+fn print(report: &Report, terminal: &Terminal) -> Result {
     match terminal.format {
-        Format::Json => terminal.line(&serde_json::to_string(report).map_err(written)?),
-        Format::Jsonl => report.findings.iter().try_for_each(|finding| {
-            let line = serde_json::to_string(finding).map_err(written)?;
-            terminal.line(&line)
-        }),
-        Format::Id => report.findings.iter().try_for_each(|finding| terminal.line(&plain(&finding.check))),
+        Format::Json => terminal.line(&serde_json::to_string(report).map_err(unwritten)?),
         Format::Table if report.findings.is_empty() => Ok(()),
-        Format::Table => {
-            let rows = report.findings.iter().map(|finding| {
-                let counts = [finding.count.to_string(), finding.fixed.to_string()];
-                [plain(&finding.check), counts[0].clone(), counts[1].clone(), plain(&finding.example)].to_vec()
-            });
-            terminal.line(&table_of(&["FOUND", "TIMES", "MENDED", "SUCH AS"], rows))
-        }
+        _ => terminal.list(&Page::of(&report.findings)?, COLUMNS),
     }
 }
 
-/// An example may be what somebody else wrote into the store.
-fn plain(text: &str) -> String {
-    crate::safe_text::plain(text).replace(['\n', '\t'], " ")
-}
-
-fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result<(), Failure> {
+fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result {
     if report.healthy {
         terminal.note(&match report.fixed {
             0 => format!("{} is well", report.broker),
@@ -157,7 +133,7 @@ fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result<(), Failur
         });
         return Ok(());
     }
-    let message = format!("{}: {} wrong", report.broker, report.left());
+    let message = format!("{}: {} wrong", report.broker, report.left);
     let details = report.settings.iter().map(|problem| format!("settings: {problem}")).collect();
     let failure = Failure::new("unhealthy", message).details(details);
     Err(match (fix, report.findings.is_empty()) {
@@ -204,13 +180,14 @@ mod tests {
     #[test]
     fn a_broker_is_well_only_when_nothing_is_left() {
         let report = |settings: Option<&str>, findings| Report::new("b".into(), settings.map(str::to_owned), findings);
-        let json = Terminal::new(Format::Json);
+        let json = Terminal { format: Format::Json };
         assert!(verdict(&report(None, vec![]), false, &json).is_ok());
         assert!(verdict(&report(None, vec![finding(3, 3)]), true, &json).is_ok());
         let left = verdict(&report(None, vec![finding(3, 1), finding(2, 2)]), true, &json).unwrap_err();
         assert_eq!((left.exit, left.message.as_str()), (Exit::Failure, "b: 2 wrong"));
         let settings = verdict(&report(Some("evicts"), vec![]), false, &json).unwrap_err();
         assert_eq!(settings.details, ["settings: evicts"]);
-        assert!(!plain(&finding(1, 0).example).contains('\u{1b}'));
+        let found = serde_json::to_value(finding(1, 0)).unwrap();
+        assert!(!crate::output::table(COLUMNS, [found].into_iter()).contains("\u{1b}x"));
     }
 }

@@ -6,53 +6,25 @@ use umbel_broker::Broker;
 use umbel_model::QueueName;
 use umbel_worker::{Queues, Runtime, Worker, WorkerConfig, WorkerHandle};
 
-use crate::{
-    args::{QueueFlags, RunFlags, Scale},
-    failure::Failure,
-};
+use crate::args::{QueueFlags, RunFlags};
+use crate::{Failure, Result};
 
-/// How much a worker does at once, and after what it wants a new process.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Size {
-    pub concurrency: u32,
-    pub autoscale: Option<Scale>,
-    /// Jobs; 0: none.
-    pub max_jobs: u64,
-    /// Resident memory, bytes; 0: none.
-    pub max_memory_bytes: u64,
-}
-
-impl Size {
-    /// Always so many jobs at once.
-    pub fn fixed(concurrency: u32) -> Self {
-        Self { concurrency, ..Self::default() }
+/// How this process's worker works: as many jobs at once as these, or else as the worker decides by the cores.
+pub fn config(flags: &RunFlags, concurrency: Option<u32>) -> WorkerConfig {
+    let default = WorkerConfig::default();
+    WorkerConfig {
+        concurrency: concurrency.unwrap_or(default.concurrency),
+        grace_ms: flags.shutdown_timeout.0.unwrap_or(default.grace_ms),
+        lease_ms: flags.lease,
+        guest_threads: flags.guest_threads.unwrap_or(default.guest_threads),
+        queues: served(&flags.queues),
+        exclude: flags.queues.exclude.clone(),
+        ..default
     }
-
-    /// Jobs at once at most.
-    pub fn most(&self) -> u32 {
-        self.autoscale.map_or(self.concurrency, |scale| scale.max)
-    }
-}
-
-/// Jobs at once if nobody says: more than cores, because many jobs wait more than they compute.
-pub fn default_concurrency() -> u32 {
-    u32::try_from(crate::serve::cores() * 4).unwrap_or(8).max(8)
 }
 
 /// Starts a worker of this process.
-pub fn start(broker: Arc<dyn Broker>, runtime: Runtime, flags: &RunFlags, size: Size) -> Result<WorkerHandle, Failure> {
-    let mut config = WorkerConfig::new(Worker::unique_id());
-    config.concurrency = size.concurrency;
-    config.autoscale = size.autoscale.map(|scale| (scale.min, scale.max));
-    config.max_jobs = size.max_jobs;
-    config.max_memory_bytes = size.max_memory_bytes;
-    config.grace_ms = flags.shutdown_timeout.0.unwrap_or(config.grace_ms);
-    config.lease_ms = flags.lease;
-    if let Some(threads) = flags.guest_threads {
-        config.guest_threads = threads;
-    }
-    config.queues = served(&flags.queues);
-    config.exclude = flags.queues.exclude.clone();
+pub fn start(broker: Arc<dyn Broker>, runtime: Runtime, config: WorkerConfig) -> Result<WorkerHandle> {
     let shown = shown(&config.queues);
     let (concurrency, guest_threads, lease_ms) = (config.concurrency, config.guest_threads, config.lease_ms);
     let handle = Worker::start(broker, runtime, config).map_err(|e| Failure::usage(e.to_string()))?;
@@ -76,13 +48,12 @@ fn served(flags: &QueueFlags) -> Queues {
 }
 
 fn shown(queues: &Queues) -> String {
-    match queues {
-        Queues::All => "all".to_owned(),
-        Queues::Named(names) => names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(","),
-        Queues::Weighted(queues) => {
-            queues.iter().map(|(name, weight)| format!("{name}={weight}")).collect::<Vec<_>>().join(",")
-        }
-    }
+    let names: Vec<String> = match queues {
+        Queues::All => return "all".to_owned(),
+        Queues::Named(names) => names.iter().map(ToString::to_string).collect(),
+        Queues::Weighted(queues) => queues.iter().map(|(name, weight)| format!("{name}={weight}")).collect(),
+    };
+    names.join(",")
 }
 
 #[cfg(test)]

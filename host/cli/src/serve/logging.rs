@@ -4,22 +4,20 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::EnvFilter;
 
-use crate::{
-    args::{LogFormat, LoggingFlags},
-    failure::Failure,
-};
+use crate::args::{LogFormat, LoggingFlags};
+use crate::{Failure, Result};
 
 impl LoggingFlags {
     /// Sends this process's events to stderr.
-    pub fn start(&self) -> Result<(), Failure> {
+    pub fn start(&self) -> Result {
         let filter = EnvFilter::try_new(&self.log_level).map_err(|_| {
             Failure::usage("--log-level cannot be read")
                 .help("use error, warn, info, debug or a filter such as info,umbel_worker=debug")
         })?;
         let ansi = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(OneLine { ansi });
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || OneLine { ansi });
         let started = match self.log_format {
             LogFormat::Human => builder.with_ansi(ansi).with_target(false).try_init(),
             LogFormat::Json => builder.with_ansi(false).json().flatten_event(true).with_current_span(false).try_init(),
@@ -33,14 +31,6 @@ impl LoggingFlags {
 struct OneLine {
     /// The formatter's own colours are let through. What users wrote was escaped by the formatter before.
     ansi: bool,
-}
-
-impl<'a> MakeWriter<'a> for OneLine {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        *self
-    }
 }
 
 impl Write for OneLine {

@@ -14,19 +14,19 @@ pub mod watch;
 pub mod web;
 pub mod worker;
 
-use umbel_model::TenantId;
+use std::sync::Arc;
+
+use umbel_broker::Broker;
+use umbel_control::{Control, ControlConfig, Dependencies};
+use umbel_model::PolicyBounds;
+use umbel_modules::ModuleStore;
 
 /// The hidden verb of the compiler child.
 pub const COMPILE_VERB: &str = "__compile";
 /// Whose everything is until there are more tenants.
 pub const DEFAULT_TENANT: &str = "default";
 
-/// See `DEFAULT_TENANT`.
-pub fn default_tenant() -> TenantId {
-    TenantId::new(DEFAULT_TENANT).expect("a fixed name that keeps the rule")
-}
-
-/// Processor cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+/// Starts the background services.
+fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds) -> Control {
+    Control::start(Dependencies { broker, store: Some(store), bounds }, &ControlConfig::default())
 }

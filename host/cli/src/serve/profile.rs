@@ -31,9 +31,7 @@ impl Profile {
         if !metadata.is_file() || metadata.uid() != me || metadata.mode() & 0o022 != 0 {
             return None;
         }
-        let mut text = String::new();
-        io::Read::read_to_string(&mut io::Read::take(file, MAX_BYTES), &mut text).ok()?;
-        serde_json::from_str(&text).ok()
+        serde_json::from_reader(io::Read::take(file, MAX_BYTES)).ok()
     }
 
     /// Writes it into `folder`, readable by its owner only, never half.

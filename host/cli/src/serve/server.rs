@@ -1,45 +1,31 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
-use umbel_control::{Control, ControlConfig, Dependencies};
+use super::{background, broker, broker::BrokerUrl, jobs, signals::Signals, watch, web};
+use crate::{Failure, Result, args::ServerOptions};
 
-use crate::{
-    args::ServerOptions,
-    failure::Failure,
-    serve::{
-        broker::{self, BrokerUrl},
-        data::Data,
-        jobs,
-        signals::Signals,
-        watch, web,
-    },
-};
-
-pub async fn run(options: ServerOptions) -> Result<(), Failure> {
+pub async fn run(options: ServerOptions) -> Result {
     let mut signals = Signals::listen()?;
-    let data = Data::open(&options.broker.data)?;
-    let url = BrokerUrl::from_flags(&options.broker, &data)?;
+    let (data, url) = broker::locate(&options.broker)?;
     if let (BrokerUrl::Sqlite(_), 0) = (&url, options.concurrency) {
         let message = "a SQLite broker belongs to one process, and this one would run no jobs";
         let help = "add --concurrency 8 to run jobs here too, or use --broker redis://… and `umbel worker`";
         return Err(Failure::new("sqlite_one_process", message).help(help));
     }
     let listener = web::listen(options.listen).await?;
-    let broker = broker::open(&url, &options.broker).await?;
-    let store = data.modules().await?;
-    let runtime = data.runtime(store.clone(), options.concurrency, options.bounds.bounds()).await?;
+    let broker = broker::open(&url, &options.broker, true).await?;
+    let (store, bounds) = (data.modules().await?, options.bounds.bounds());
+    let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let dependencies =
-        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: options.bounds.bounds() };
-    let mut web = web::start(listener, broker.clone(), store, runtime.clone(), options.bounds.bounds())?;
+    let mut web = web::start(listener, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),
     }
-    let control = Control::start(dependencies, &ControlConfig::default());
+    let control = background(broker.clone(), store, bounds);
     let mut worker = match options.concurrency {
         0 => None,
-        n => Some(jobs::start(broker.clone(), runtime, &options.run, jobs::Size::fixed(n))?),
+        n => Some(jobs::start(broker.clone(), runtime, jobs::config(&options.run, Some(n)))?),
     };
     let told = watch::until_told(&mut signals, worker.as_mut(), Some(&mut web)).await;
     watch::wind_down(worker.as_mut(), signals, &told, options.run.shutdown_timeout).await;

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::failure::Failure;
+use crate::{Failure, Result};
 
 /// The signals that end a service. Make it before saying that the service is up.
 pub struct Signals {
@@ -21,15 +21,10 @@ pub enum Ask {
 }
 
 impl Signals {
-    pub fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new("signals", format!("signals cannot be received: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            quit: listen(SignalKind::quit())?,
-        })
+    pub fn listen() -> Result<Self> {
+        let [interrupt, terminate, quit] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()]
+            .map(|kind| signal(kind).map_err(|e| Failure::new("signals", format!("signals cannot be received: {e}"))));
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, quit: quit? })
     }
 
     /// Waits for one of them.

@@ -3,20 +3,12 @@
 use umbel_broker::Broker;
 use umbel_model::TenantId;
 
-use crate::{
-    args::TokenOptions,
-    failure::Failure,
-    output::Terminal,
-    serve::{
-        broker::{self, BrokerUrl},
-        data::Data,
-    },
-};
+use super::broker;
+use crate::{Failure, Result, args::TokenOptions, output::Terminal};
 
-pub async fn create(options: TokenOptions, terminal: &Terminal) -> Result<(), Failure> {
-    let data = Data::open(&options.broker.data)?;
-    let url = BrokerUrl::from_flags(&options.broker, &data)?;
-    let broker = broker::open(&url, &options.broker).await?;
+pub async fn create(options: TokenOptions, terminal: &Terminal) -> Result {
+    let (_, url) = broker::locate(&options.broker)?;
+    let broker = broker::open(&url, &options.broker, true).await?;
     broker.check().await?;
     let token = make(&*broker, &options.tenant, &options.name, options.operator).await?;
     terminal.line(&token)?;
@@ -28,7 +20,7 @@ pub async fn create(options: TokenOptions, terminal: &Terminal) -> Result<(), Fa
 }
 
 /// Makes and stores a token.
-pub async fn make(broker: &dyn Broker, tenant: &TenantId, name: &str, operator: bool) -> Result<String, Failure> {
+pub async fn make(broker: &dyn Broker, tenant: &TenantId, name: &str, operator: bool) -> Result<String> {
     umbel_api::create_token(broker, tenant, name, operator).await.map_err(|error| match error {
         umbel_api::Error::Broker(error) => error.into(),
         other => Failure::new("token", other.to_string()),

@@ -6,14 +6,8 @@
 use umbel_broker::Shutdown;
 use umbel_worker::{End, WorkerHandle};
 
-use crate::{
-    args::Patience,
-    failure::Failure,
-    serve::{
-        signals::{Ask, Signals, end_at_once},
-        web::Web,
-    },
-};
+use super::{signals::Ask, signals::Signals, signals::end_at_once, web::Web};
+use crate::{Failure, Result, args::OrNone};
 
 /// Why a service ends in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,19 +23,9 @@ pub async fn until_told(
     signals: &mut Signals,
     worker: Option<&mut WorkerHandle>,
     web: Option<&mut Web>,
-) -> Result<Told, Failure> {
-    let worker = async {
-        match worker {
-            Some(worker) => worker.join().await,
-            None => std::future::pending().await,
-        }
-    };
-    let web = async {
-        match web {
-            Some(web) => web.ended().await,
-            None => std::future::pending().await,
-        }
-    };
+) -> Result<Told> {
+    let worker = or_never(worker.map(WorkerHandle::join));
+    let web = or_never(web.map(Web::ended));
     let part = tokio::select! {
         biased;
         ask = signals.next() => return Ok(Told::Signal(ask)),
@@ -58,13 +42,21 @@ pub async fn until_told(
     Err(Failure::new(part.0, part.1).help("the log lines above say why; start it again"))
 }
 
+/// The end of a part; without the part there is none.
+async fn or_never<T>(part: Option<impl Future<Output = T>>) -> T {
+    match part {
+        Some(part) => part.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Ends the worker: the first signal as `patience` says, a second one (or SIGQUIT) by handing back what runs, a third by
 /// ending the process. Afterwards any signal does that, while the rest of the service ends.
 pub async fn wind_down(
     worker: Option<&mut WorkerHandle>,
     mut signals: Signals,
-    told: &Result<Told, Failure>,
-    patience: Patience,
+    told: &Result<Told>,
+    patience: OrNone<u64>,
 ) {
     let mut cold = matches!(told, Ok(Told::Signal(Ask::EndNow)));
     if let Some(worker) = worker {

@@ -10,7 +10,7 @@ use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 use umbel_worker::Runtime;
 
-use crate::failure::{Exit, Failure};
+use crate::{Exit, Failure, Result};
 
 /// The API while it runs.
 pub struct Web {
@@ -21,15 +21,14 @@ pub struct Web {
 }
 
 /// Takes the address. Done first, so that a taken port is known before anything else starts.
-pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let failure = Failure::new("listen", format!("{address} cannot be listened on: {error}"));
-        match error.kind() {
-            std::io::ErrorKind::AddrInUse => failure
-                .exit(Exit::Conflict)
-                .help("another process has the port: choose one with --port or --listen, 0 picks a free one"),
-            _ => failure,
+        if error.kind() != std::io::ErrorKind::AddrInUse {
+            return failure;
         }
+        let help = "another process has the port: choose one with --port or --listen, 0 picks a free one";
+        failure.exit(Exit::Conflict).help(help)
     })
 }
 
@@ -40,7 +39,7 @@ pub fn start(
     store: ModuleStore,
     runtime: Runtime,
     bounds: PolicyBounds,
-) -> Result<Web, Failure> {
+) -> Result<Web> {
     let address = listener.local_addr().map_err(|e| Failure::new("listen", e.to_string()))?;
     let api = Api::new(ApiConfig { bounds, ..ApiConfig::default() }, broker, store, Arc::new(runtime));
     let router = umbel_api::router(api);

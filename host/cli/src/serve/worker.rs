@@ -2,43 +2,36 @@
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
-use umbel_control::{Control, ControlConfig, Dependencies};
-use umbel_modules::ModuleStore;
-use umbel_worker::{End, Runtime};
+use umbel_worker::{End, WorkerConfig};
 
-use crate::{
-    args::WorkerOptions,
-    failure::{Exit, Failure},
-    serve::{
-        broker::{self, BrokerUrl},
-        data::Data,
-        jobs::{self, Size},
-        signals::Signals,
-        watch::{self, Told},
-    },
-};
+use super::{background, broker, broker::BrokerUrl, jobs, signals::Signals, watch, watch::Told};
+use crate::{Exit, Failure, Result, args::WorkerOptions};
 
-pub async fn run(options: WorkerOptions) -> Result<(), Failure> {
+pub async fn run(options: WorkerOptions) -> Result {
     let mut signals = Signals::listen()?;
-    let data = Data::open(&options.broker.data)?;
-    let url = BrokerUrl::from_flags(&options.broker, &data)?;
+    let (data, url) = broker::locate(&options.broker)?;
     if let BrokerUrl::Sqlite(_) = url {
         let message = "a SQLite broker belongs to one process, so a separate worker cannot use it";
         let help = "use `umbel dev` or `umbel server --concurrency N`, or a Redis: --broker redis://HOST:PORT/DB";
         return Err(Failure::new("sqlite_one_process", message).help(help));
     }
-    let broker = broker::open(&url, &options.broker).await?;
+    let broker = broker::open(&url, &options.broker, true).await?;
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         _ = signals.next() => return Ok(()),
     }
-    let size = size(&options);
+    let (config, bounds) = (config(&options), options.bounds.bounds());
+    let most = config.autoscale.map_or(config.concurrency, |(_, max)| max);
     let store = data.modules().await?;
-    let runtime = runtime(&data, &options, &store, size).await?;
+    // With room for more slots than there are now, so that `umbel worker slots` can add some; without, where address space
+    // is short.
+    let runtime = match data.runtime(store.clone(), room(most), bounds.clone()).await {
+        Ok(runtime) => runtime,
+        Err(_) => data.runtime(store.clone(), most, bounds.clone()).await?,
+    };
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
-    let dependencies = Dependencies { broker: broker.clone(), store: Some(store), bounds: options.bounds.bounds() };
-    let control = Control::start(dependencies, &ControlConfig::default());
-    let mut worker = jobs::start(broker, runtime, &options.run, size)?;
+    let control = background(broker.clone(), store, bounds);
+    let mut worker = jobs::start(broker, runtime, config)?;
     let told = watch::until_told(&mut signals, Some(&mut worker), None).await;
     watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;
     control.stop().await;
@@ -53,23 +46,13 @@ pub async fn run(options: WorkerOptions) -> Result<(), Failure> {
     }
 }
 
-fn size(options: &WorkerOptions) -> Size {
-    let least = options.autoscale.map(|scale| scale.min);
-    Size {
-        concurrency: options.concurrency.or(least).unwrap_or_else(jobs::default_concurrency),
-        autoscale: options.autoscale,
+fn config(options: &WorkerOptions) -> WorkerConfig {
+    let scale = options.autoscale;
+    WorkerConfig {
+        autoscale: scale.map(|scale| (scale.min, scale.max)),
         max_jobs: options.max_jobs.unwrap_or(0),
         max_memory_bytes: options.max_memory.unwrap_or(0),
-    }
-}
-
-/// With room for more slots than there are now, so that `umbel worker slots` can add some; without, where address space
-/// is short.
-async fn runtime(data: &Data, options: &WorkerOptions, store: &ModuleStore, size: Size) -> Result<Runtime, Failure> {
-    let (bounds, most) = (options.bounds.bounds(), size.most());
-    match data.runtime(store.clone(), room(most), bounds.clone()).await {
-        Ok(runtime) => Ok(runtime),
-        Err(_) => data.runtime(store.clone(), most, bounds).await,
+        ..jobs::config(&options.run, options.concurrency.or(scale.map(|scale| scale.min)))
     }
 }
 

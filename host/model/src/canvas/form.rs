@@ -28,11 +28,14 @@ pub enum OnFailure {
     Ignore,
 }
 
+/// JSON values as they were written.
+pub type Values = Vec<Box<RawValue>>;
+
 /// A call of a task, complete or partial.
 #[derive(Debug, Clone)]
 pub struct Signature {
     pub task: TaskName,
-    pub args: Vec<Box<RawValue>>,
+    pub args: Values,
     pub kwargs: BTreeMap<String, Box<RawValue>>,
     /// A JSON object: the options of a submission.
     pub options: Option<Box<RawValue>>,
@@ -46,9 +49,20 @@ pub struct Signature {
 #[derive(Debug, Clone)]
 pub enum Each {
     /// Each item is the last positional argument.
-    Map(Vec<Box<RawValue>>),
+    Map(Values),
     /// Each item is a list of positional arguments.
-    Starmap(Vec<Vec<Box<RawValue>>>),
+    Starmap(Vec<Values>),
+}
+
+impl Each {
+    /// The items of a `map` and those of a `starmap`, as JSON has them in two fields.
+    pub fn split(each: Option<Self>) -> (Option<Values>, Option<Vec<Values>>) {
+        match each {
+            None => (None, None),
+            Some(Self::Map(items)) => (Some(items), None),
+            Some(Self::Starmap(items)) => (None, Some(items)),
+        }
+    }
 }
 
 /// The kinds of steps.
@@ -58,7 +72,7 @@ pub enum Shape {
     /// The items in starmaps of `size`, as a group.
     Chunks {
         signature: Signature,
-        items: Vec<Vec<Box<RawValue>>>,
+        items: Vec<Values>,
         size: u32,
     },
     Chain(Vec<Canvas>),
@@ -94,17 +108,6 @@ impl Signature {
     pub fn new(task: TaskName) -> Self {
         Self { task, args: Vec::new(), kwargs: BTreeMap::new(), options: None, immutable: false, each: None }
     }
-
-    /// This signature with more arguments, as Celery merges them: `args` go in front of its own, `kwargs` win over its
-    /// own. An immutable signature stays as it is.
-    #[must_use]
-    pub fn partial(mut self, args: Vec<Box<RawValue>>, kwargs: BTreeMap<String, Box<RawValue>>) -> Self {
-        if !self.immutable {
-            self.args.splice(0..0, args);
-            self.kwargs.extend(kwargs);
-        }
-        self
-    }
 }
 
 impl From<Signature> for Canvas {
@@ -138,7 +141,7 @@ struct Form {
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<TaskName>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    args: Vec<Box<RawValue>>,
+    args: Values,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     kwargs: BTreeMap<String, Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -146,11 +149,11 @@ struct Form {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     immutable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    map: Option<Vec<Box<RawValue>>>,
+    map: Option<Values>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    starmap: Option<Vec<Vec<Box<RawValue>>>>,
+    starmap: Option<Vec<Values>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    chunks: Option<Vec<Vec<Box<RawValue>>>>,
+    chunks: Option<Vec<Values>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,32 +183,23 @@ impl TryFrom<Form> for Canvas {
     type Error = String;
 
     fn try_from(mut form: Form) -> Result<Self, String> {
-        let kinds = [form.task.is_some(), form.chain.is_some(), form.group.is_some(), form.chord.is_some()];
-        if kinds.into_iter().filter(|is| *is).count() != 1 {
-            return Err("a step has exactly one of `task`, `chain`, `group` and `chord`".into());
-        }
+        let count = |given: &[bool]| given.iter().filter(|is| **is).count();
+        let kinds = count(&[form.task.is_some(), form.chain.is_some(), form.group.is_some(), form.chord.is_some()]);
+        let items = count(&[form.map.is_some(), form.starmap.is_some(), form.chunks.is_some()]);
         let of_task = !form.args.is_empty() || !form.kwargs.is_empty() || form.options.is_some() || form.immutable;
-        let items = [form.map.is_some(), form.starmap.is_some(), form.chunks.is_some()];
-        let items = items.into_iter().filter(|is| *is).count();
-        if form.task.is_none() && (of_task || items > 0) {
-            return Err(
-                "`args`, `kwargs`, `options`, `immutable`, `map`, `starmap` and `chunks` belong to a `task`".into()
-            );
-        }
-        if items > 1 {
-            return Err("a task has at most one of `map`, `starmap` and `chunks`".into());
-        }
-        if form.size.is_some() != form.chunks.is_some() {
-            return Err("`chunks` needs a `size`, and only `chunks` has one".into());
-        }
-        if form.size == Some(0) {
-            return Err("`size` is at least 1".into());
-        }
-        if form.body.is_some() != form.chord.is_some() {
-            return Err("`chord` needs a `body`, and only `chord` has one".into());
-        }
-        if form.cancel_rest && form.group.is_none() && form.chord.is_none() {
-            return Err("`cancel_rest` belongs to a `group` or a `chord`".into());
+        let is_group = form.group.is_some() || form.chord.is_some();
+        let task_fields = "`args`, `kwargs`, `options`, `immutable`, `map`, `starmap` and `chunks` belong to a `task`";
+        let broken = [
+            (kinds != 1, "a step has exactly one of `task`, `chain`, `group` and `chord`"),
+            (form.task.is_none() && (of_task || items > 0), task_fields),
+            (items > 1, "a task has at most one of `map`, `starmap` and `chunks`"),
+            (form.size.is_some() != form.chunks.is_some(), "`chunks` needs a `size`, and only `chunks` has one"),
+            (form.size == Some(0), "`size` is at least 1"),
+            (form.body.is_some() != form.chord.is_some(), "`chord` needs a `body`, and only `chord` has one"),
+            (form.cancel_rest && !is_group, "`cancel_rest` belongs to a `group` or a `chord`"),
+        ];
+        if let Some((_, rule)) = broken.into_iter().find(|(is_broken, _)| *is_broken) {
+            return Err(rule.into());
         }
         if let Some(label) = &form.label
             && (label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control))
@@ -234,34 +228,28 @@ impl TryFrom<Form> for Canvas {
     }
 }
 
+impl From<Signature> for Form {
+    fn from(signature: Signature) -> Self {
+        let Signature { task, args, kwargs, options, immutable, each } = signature;
+        let (map, starmap) = Each::split(each);
+        Self { task: Some(task), args, kwargs, options, immutable, map, starmap, ..Self::default() }
+    }
+}
+
 impl From<Canvas> for Form {
     fn from(canvas: Canvas) -> Self {
         let Canvas { shape, link, link_error, on_failure, label } = canvas;
-        let mut form = Self { link, link_error, on_failure, label, ..Self::default() };
-        let sign = |form: &mut Self, signature: Signature| {
-            let Signature { task, args, kwargs, options, immutable, each } = signature;
-            (form.task, form.args, form.kwargs, form.options) = (Some(task), args, kwargs, options);
-            form.immutable = immutable;
-            match each {
-                Some(Each::Map(items)) => form.map = Some(items),
-                Some(Each::Starmap(items)) => form.starmap = Some(items),
-                None => {}
+        let form = match shape {
+            Shape::Task(signature) => signature.into(),
+            Shape::Chunks { signature, items, size } => {
+                Self { chunks: Some(items), size: Some(size), ..signature.into() }
+            }
+            Shape::Chain(steps) => Self { chain: Some(steps), ..Self::default() },
+            Shape::Group { members, cancel_rest } => Self { group: Some(members), cancel_rest, ..Self::default() },
+            Shape::Chord { header, cancel_rest, body } => {
+                Self { chord: Some(header), cancel_rest, body: Some(body), ..Self::default() }
             }
         };
-        match shape {
-            Shape::Task(signature) => sign(&mut form, signature),
-            Shape::Chunks { signature, items, size } => {
-                sign(&mut form, signature);
-                (form.chunks, form.size) = (Some(items), Some(size));
-            }
-            Shape::Chain(steps) => form.chain = Some(steps),
-            Shape::Group { members, cancel_rest } => {
-                (form.group, form.cancel_rest) = (Some(members), cancel_rest);
-            }
-            Shape::Chord { header, cancel_rest, body } => {
-                (form.chord, form.cancel_rest, form.body) = (Some(header), cancel_rest, Some(body));
-            }
-        }
-        form
+        Self { link, link_error, on_failure, label, ..form }
     }
 }

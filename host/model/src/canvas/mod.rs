@@ -7,7 +7,7 @@ mod form;
 mod plan;
 mod resume;
 
-pub use form::{Canvas, Each, OnFailure, Shape, Signature};
+pub use form::{Canvas, Each, OnFailure, Shape, Signature, Values};
 pub use plan::{
     CanvasError, CanvasLimits, Join, MAX_DEPTH, MAX_NODES, Node, Plan, Range, When, Work, plan, plan_members,
     push as push_range,
@@ -26,9 +26,7 @@ pub fn node_job(workflow: WorkflowId, node: u32) -> JobId {
 
 /// The workflow and the number of a node, from the id of its job. Only meaningful for the job of a workflow.
 pub fn node_of(job: JobId) -> (WorkflowId, u32) {
-    let bits = u128::from_be_bytes(job.to_bytes());
-    let low = bits & u128::from(u32::MAX);
-    (JobId::from_bytes((bits - low).to_be_bytes()), (low as u32).wrapping_sub(1))
+    (workflow_id(job), (u128::from_be_bytes(job.to_bytes()) as u32).wrapping_sub(1))
 }
 
 /// A workflow's id made of any new id.

@@ -6,6 +6,7 @@
 use serde_json::value::RawValue;
 
 use super::form::{Canvas, Each, OnFailure, Shape, Signature};
+use crate::settings;
 
 /// Steps within steps. JSON itself is read to a depth of 128, and a step is two levels of it.
 pub const MAX_DEPTH: usize = 48;
@@ -15,16 +16,12 @@ pub const MAX_NODES: u32 = 250_000;
 /// Bytes that the chunks of one step may have in common, copied to each of them.
 const MAX_COPIED_BYTES: usize = 32 << 20;
 
-/// How large a canvas may be.
-#[derive(Debug, Clone, Copy)]
-pub struct CanvasLimits {
-    pub max_depth: usize,
-    pub max_nodes: u32,
-}
-
-impl Default for CanvasLimits {
-    fn default() -> Self {
-        Self { max_depth: MAX_DEPTH, max_nodes: MAX_NODES }
+settings! {
+    /// How large a canvas may be.
+    #[derive(Debug, Clone, Copy)]
+    pub struct CanvasLimits {
+        pub max_depth: usize = MAX_DEPTH,
+        pub max_nodes: u32 = MAX_NODES,
     }
 }
 
@@ -34,6 +31,12 @@ impl Default for CanvasLimits {
 pub struct CanvasError {
     pub pointer: String,
     pub detail: String,
+}
+
+impl CanvasError {
+    fn new(pointer: &str, detail: impl Into<String>) -> Self {
+        Self { pointer: pointer.to_owned(), detail: detail.into() }
+    }
 }
 
 /// Consecutive nodes.
@@ -105,6 +108,13 @@ pub struct Node {
     pub pointer: String,
 }
 
+impl Node {
+    /// The numbers of the nodes that wait for it.
+    pub(super) fn targets(&self) -> impl Iterator<Item = usize> {
+        self.next.iter().flat_map(|range| range.iter()).map(|number| number as usize)
+    }
+}
+
 /// The normal form of a canvas.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -118,7 +128,7 @@ pub struct Plan {
 /// The graph of a canvas.
 pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
-    let span = planner.step(canvas, &Place::default(), 0)?;
+    let span = planner.step(canvas, &Place::default())?;
     planner.callbacks()?;
     Ok(Plan { nodes: planner.finished(), starts: span.starts, end: span.end })
 }
@@ -127,8 +137,8 @@ pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
 /// have no edge to the group's join yet, nor a `group`.
 pub fn plan_members(members: Vec<Canvas>, limits: CanvasLimits) -> Result<(Plan, Vec<Range>), CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
-    let place = Place::default();
-    let (ends, starts) = planner.members((members, ("/", 1)), &place, None, None, 0)?;
+    let place = Place { depth: 1, ..Place::default() };
+    let (ends, starts) = planner.members(members, ("/", 1), &place)?;
     planner.callbacks()?;
     Ok((Plan { nodes: planner.finished(), starts, end: 0 }, ends))
 }
@@ -158,6 +168,31 @@ struct Place {
     end: Option<u32>,
     start: Option<u32>,
     pointer: String,
+    /// Steps around it.
+    depth: usize,
+}
+
+impl Place {
+    /// The place of a step within the step that is put here.
+    fn inside(&self, pointer: &str) -> Self {
+        Self { pointer: format!("{}{pointer}", self.pointer), depth: self.depth + 1, ..self.clone() }
+    }
+
+    /// A node that is put here, without edges.
+    fn node(&self, work: Work, on_failure: Option<OnFailure>, label: Option<String>) -> Node {
+        let takes = matches!(&work, Work::Job(signature) if !signature.immutable && signature.each.is_none());
+        Node {
+            work,
+            when: self.when,
+            on_failure: on_failure.unwrap_or_default(),
+            after: self.after,
+            takes: takes && self.after.is_some(),
+            group: self.group,
+            next: Vec::new(),
+            label,
+            pointer: self.pointer.clone(),
+        }
+    }
 }
 
 struct Span {
@@ -165,19 +200,11 @@ struct Span {
     end: u32,
 }
 
-struct Callback {
-    source: u32,
-    when: When,
-    canvas: Canvas,
-    pointer: String,
-    depth: usize,
-}
-
 struct Planner {
     nodes: Vec<Option<Node>>,
     limits: CanvasLimits,
     /// Planned last: they are in no group's scope, so that cancelling the rest of a group leaves them alone.
-    callbacks: Vec<Callback>,
+    callbacks: Vec<(Canvas, Place)>,
 }
 
 /// Adds a range to a list of them. One that goes on where the last one ends makes it longer.
@@ -193,89 +220,71 @@ impl Planner {
         self.nodes.into_iter().map(|node| node.expect("every number that was set aside was used")).collect()
     }
 
+    /// Whether there may be so many nodes more.
+    fn check_room(&self, count: usize, pointer: &str) -> Result<(), CanvasError> {
+        let max = self.limits.max_nodes;
+        let fits = count <= (max as usize).saturating_sub(self.nodes.len());
+        if fits { Ok(()) } else { Err(CanvasError::new(pointer, format!("a workflow has at most {max} nodes"))) }
+    }
+
     fn reserve(&mut self, count: usize, pointer: &str) -> Result<u32, CanvasError> {
+        self.check_room(count, pointer)?;
         let first = self.nodes.len();
-        if first + count > self.limits.max_nodes as usize {
-            let detail = format!("a workflow has at most {} nodes", self.limits.max_nodes);
-            return Err(CanvasError { pointer: pointer.to_owned(), detail });
-        }
         self.nodes.resize_with(first + count, || None);
         Ok(first as u32)
+    }
+
+    /// The number that was set aside, or a new one.
+    fn number(&mut self, set_aside: Option<u32>, place: &Place) -> Result<u32, CanvasError> {
+        set_aside.map_or_else(|| self.reserve(1, &place.pointer), Ok)
     }
 
     fn node(&mut self, number: u32) -> &mut Node {
         self.nodes[number as usize].as_mut().expect("edges start at nodes that were made")
     }
 
-    fn step(&mut self, canvas: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
-        if depth >= self.limits.max_depth {
+    fn step(&mut self, canvas: Canvas, place: &Place) -> Result<Span, CanvasError> {
+        if place.depth >= self.limits.max_depth {
             let detail = format!("steps are nested at most {} deep", self.limits.max_depth);
-            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+            return Err(CanvasError::new(&place.pointer, detail));
         }
         let Canvas { shape, link, link_error, on_failure, label } = canvas;
         let span = match shape {
-            Shape::Task(signature) => self.task(signature, on_failure.or(place.on_failure), label, place)?,
+            Shape::Task(signature) => {
+                let number = self.number(place.end.or(place.start), place)?;
+                let node = place.node(Work::Job(signature), on_failure.or(place.on_failure), label);
+                self.nodes[number as usize] = Some(node);
+                Span { starts: vec![Range::one(number)], end: number }
+            }
             Shape::Chunks { signature, items, size } => {
                 let members = self.chunks(&signature, items, size, &place.pointer)?;
                 let written = ("/chunks/", size as usize);
-                self.group(Group { members, written, cancel_rest: false, on_failure, label }, place, depth)?
+                self.group(Group { members, written, cancel_rest: false, on_failure, label }, place)?
             }
-            Shape::Chain(steps) => self.chain(steps, on_failure, place, depth)?,
+            Shape::Chain(steps) => self.chain(steps, on_failure, place)?,
             Shape::Group { members, cancel_rest } => {
                 let written = ("/group/", 1);
-                self.group(Group { members, written, cancel_rest, on_failure, label }, place, depth)?
+                self.group(Group { members, written, cancel_rest, on_failure, label }, place)?
             }
             Shape::Chord { header, cancel_rest, body } => {
                 let group = Group { members: header, written: ("/chord/", 1), cancel_rest, on_failure, label };
-                self.chord(group, *body, place, depth)?
+                self.chord(group, *body, place)?
             }
         };
         for (when, name, list) in [(When::Success, "link", link), (When::Failure, "link_error", link_error)] {
             for (at, canvas) in list.into_iter().enumerate() {
-                let pointer = format!("{}/{name}/{at}", place.pointer);
-                self.callbacks.push(Callback { source: span.end, when, canvas, pointer, depth: depth + 1 });
+                let Place { pointer, depth, .. } = place.inside(&format!("/{name}/{at}"));
+                let place = Place { after: Some(span.end), when, pointer, depth, ..Place::default() };
+                self.callbacks.push((canvas, place));
             }
         }
         Ok(span)
     }
 
-    fn task(
-        &mut self,
-        signature: Signature,
-        on_failure: Option<OnFailure>,
-        label: Option<String>,
-        place: &Place,
-    ) -> Result<Span, CanvasError> {
-        let number = match place.end.or(place.start) {
-            Some(number) => number,
-            None => self.reserve(1, &place.pointer)?,
-        };
-        let takes = place.after.is_some() && !signature.immutable && signature.each.is_none();
-        self.nodes[number as usize] = Some(Node {
-            work: Work::Job(signature),
-            when: place.when,
-            on_failure: on_failure.unwrap_or_default(),
-            after: place.after,
-            takes,
-            group: place.group,
-            next: Vec::new(),
-            label,
-            pointer: place.pointer.clone(),
-        });
-        Ok(Span { starts: vec![Range::one(number)], end: number })
-    }
-
-    fn chain(
-        &mut self,
-        steps: Vec<Canvas>,
-        on_failure: Option<OnFailure>,
-        place: &Place,
-        depth: usize,
-    ) -> Result<Span, CanvasError> {
+    fn chain(&mut self, steps: Vec<Canvas>, on_failure: Option<OnFailure>, place: &Place) -> Result<Span, CanvasError> {
         let count = steps.len();
         if count == 0 {
-            let detail = "a chain has at least one step".to_owned();
-            return Err(CanvasError { pointer: place.pointer.clone(), detail });
+            return Err(CanvasError::new(&place.pointer, "a chain has at least one step"));
         }
         let mut starts = Vec::new();
         let mut last = None;
@@ -284,13 +293,12 @@ impl Planner {
             let inner = Place {
                 after: last.or(place.after),
                 when: if is_first { place.when } else { When::Success },
-                group: place.group,
                 on_failure: on_failure.or(place.on_failure).filter(|_| is_last),
                 end: place.end.filter(|_| is_last),
                 start: place.start.filter(|_| is_first),
-                pointer: format!("{}/chain/{at}", place.pointer),
+                ..place.inside(&format!("/chain/{at}"))
             };
-            let span = self.step(step, &inner, depth + 1)?;
+            let span = self.step(step, &inner)?;
             match last {
                 Some(source) => self.connect(source, &span.starts),
                 None => starts = span.starts,
@@ -300,57 +308,43 @@ impl Planner {
         Ok(Span { starts, end: last.expect("there is at least one step") })
     }
 
-    fn chord(&mut self, header: Group, body: Canvas, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+    fn chord(&mut self, header: Group, body: Canvas, place: &Place) -> Result<Span, CanvasError> {
         let group = Place { on_failure: None, end: None, start: None, ..place.clone() };
-        let header = self.group(header, &group, depth)?;
-        let pointer = format!("{}/body", place.pointer);
-        let body_place = Place { after: Some(header.end), when: When::Success, start: None, pointer, ..place.clone() };
-        let body = self.step(body, &body_place, depth + 1)?;
+        let header = self.group(header, &group)?;
+        let after = Place { after: Some(header.end), when: When::Success, start: None, ..place.inside("/body") };
+        let body = self.step(body, &after)?;
         self.connect(header.end, &body.starts);
         Ok(Span { starts: header.starts, end: body.end })
     }
 
-    fn group(&mut self, group: Group, place: &Place, depth: usize) -> Result<Span, CanvasError> {
+    fn group(&mut self, group: Group, place: &Place) -> Result<Span, CanvasError> {
         let Group { members, written, cancel_rest, on_failure, label } = group;
-        let join = match place.end {
-            Some(number) => number,
-            None => self.reserve(1, &place.pointer)?,
-        };
+        let number = self.number(place.end, place)?;
         let count = members.len() as u32;
         let first = self.nodes.len() as u32;
-        let (ends, mut starts) = self.members((members, written), place, Some(join), on_failure, depth)?;
+        let inner = Place { group: Some(number), on_failure, ..place.inside("") };
+        let (ends, mut starts) = self.members(members, written, &inner)?;
         let scope = Range { first, count: self.nodes.len() as u32 - first };
-        self.nodes[join as usize] = Some(Node {
-            work: Work::Join(Join {
-                members: ends,
-                scope: if count == 0 { Vec::new() } else { vec![scope] },
-                cancel_rest,
-                // Without members it waits for what the group waits for.
-                pending: count.max(1),
-            }),
-            when: place.when,
-            on_failure: place.on_failure.unwrap_or_default(),
-            after: place.after,
-            takes: false,
-            group: place.group,
-            next: Vec::new(),
-            label,
-            pointer: place.pointer.clone(),
-        });
+        let join = Join {
+            members: ends,
+            scope: if count == 0 { Vec::new() } else { vec![scope] },
+            cancel_rest,
+            // Without members it waits for what the group waits for.
+            pending: count.max(1),
+        };
+        self.nodes[number as usize] = Some(place.node(Work::Join(join), place.on_failure, label));
         if count == 0 {
-            starts = vec![Range::one(join)];
+            starts = vec![Range::one(number)];
         }
-        Ok(Span { starts, end: join })
+        Ok(Span { starts, end: number })
     }
 
-    /// The ends and the starts of a group's members.
+    /// The ends and the starts of a group's members, all of which are put at `place`.
     fn members(
         &mut self,
-        (members, (key, each)): (Vec<Canvas>, Written),
+        members: Vec<Canvas>,
+        (key, each): Written,
         place: &Place,
-        join: Option<u32>,
-        on_failure: Option<OnFailure>,
-        depth: usize,
     ) -> Result<(Vec<Range>, Vec<Range>), CanvasError> {
         let count = members.len();
         let first = self.reserve(count, &place.pointer)?;
@@ -365,18 +359,10 @@ impl Planner {
                 chain_start += 1;
                 chain_start - 1
             });
-            let inner = Place {
-                after: place.after,
-                when: place.when,
-                group: join,
-                on_failure,
-                end: Some(end),
-                start,
-                pointer: format!("{}{key}{}", place.pointer, at * each),
-            };
-            let span = self.step(member, &inner, depth + 1)?;
+            let pointer = format!("{}{key}{}", place.pointer, at * each);
+            let span = self.step(member, &Place { end: Some(end), start, pointer, ..place.clone() })?;
             span.starts.into_iter().for_each(|range| push(&mut starts, range));
-            if let Some(join) = join {
+            if let Some(join) = place.group {
                 push(&mut self.node(end).next, Range::one(join));
             }
         }
@@ -390,10 +376,9 @@ impl Planner {
     }
 
     fn callbacks(&mut self) -> Result<(), CanvasError> {
-        while let Some(Callback { source, when, canvas, pointer, depth }) = self.callbacks.pop() {
-            let place = Place { after: Some(source), when, pointer, ..Place::default() };
-            let span = self.step(canvas, &place, depth)?;
-            self.connect(source, &span.starts);
+        while let Some((canvas, place)) = self.callbacks.pop() {
+            let span = self.step(canvas, &place)?;
+            place.after.into_iter().for_each(|source| self.connect(source, &span.starts));
         }
         Ok(())
     }
@@ -407,18 +392,16 @@ impl Planner {
         size: u32,
         pointer: &str,
     ) -> Result<Vec<Canvas>, CanvasError> {
-        let refused = |detail: String| Err(CanvasError { pointer: pointer.to_owned(), detail });
         let count = items.len().div_ceil(size as usize);
-        if count > (self.limits.max_nodes as usize).saturating_sub(self.nodes.len()) {
-            return refused(format!("a workflow has at most {} nodes", self.limits.max_nodes));
-        }
+        self.check_room(count, pointer)?;
         let args: usize = signature.args.iter().map(|value| value.get().len()).sum();
         let kwargs: usize = signature.kwargs.iter().map(|(name, value)| name.len() + value.get().len()).sum();
         let options = signature.options.as_ref().map_or(0, |options| options.get().len());
         if (args + kwargs + options).saturating_mul(count) > MAX_COPIED_BYTES {
-            return refused(format!(
+            let detail = format!(
                 "the arguments that its {count} chunks have in common are at most {MAX_COPIED_BYTES} bytes together"
-            ));
+            );
+            return Err(CanvasError::new(pointer, detail));
         }
         let mut members = Vec::with_capacity(count);
         let mut items = items.into_iter();

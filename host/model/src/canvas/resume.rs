@@ -2,7 +2,7 @@
 
 use super::{
     form::OnFailure,
-    plan::{Node, Range, When, Work},
+    plan::{Node, Range, When, Work, push},
 };
 use crate::JobState;
 
@@ -34,9 +34,9 @@ pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>)
     }
     let mut open: Vec<usize> = (0..nodes.len()).filter(|n| redo[*n]).collect();
     while let Some(number) = open.pop() {
-        for target in nodes[number].next.iter().flat_map(|range| range.iter()) {
-            if !std::mem::replace(&mut redo[target as usize], true) {
-                open.push(target as usize);
+        for target in nodes[number].targets() {
+            if !std::mem::replace(&mut redo[target], true) {
+                open.push(target);
             }
         }
     }
@@ -44,19 +44,11 @@ pub fn resume(nodes: &[Node], states: &[JobState]) -> (Vec<NodeEnd>, Vec<Range>)
     let is_start = |n: &usize| {
         let kept_source = nodes[*n].after.is_none_or(|source| !redo[source as usize]);
         // A join with members is started by them.
-        let starts = match &nodes[*n].work {
-            Work::Job(_) => true,
-            Work::Join(join) => join.members.is_empty(),
-        };
+        let starts = !matches!(&nodes[*n].work, Work::Join(join) if !join.members.is_empty());
         redo[*n] && kept_source && starts
     };
     let mut starts: Vec<Range> = Vec::new();
-    for number in (0..nodes.len()).filter(is_start) {
-        match starts.last_mut() {
-            Some(last) if last.first + last.count == number as u32 => last.count += 1,
-            _ => starts.push(Range::one(number as u32)),
-        }
-    }
+    (0..nodes.len()).filter(is_start).for_each(|number| push(&mut starts, Range::one(number as u32)));
     (ends, starts)
 }
 
@@ -65,13 +57,13 @@ fn went_on(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Opti
     if nodes[number].on_failure == OnFailure::Fail {
         return false;
     }
-    let mut waiting = nodes[number]
-        .next
-        .iter()
-        .flat_map(|range| range.iter())
-        .filter(|n| nodes[*n as usize].when == When::Success || matches!(nodes[*n as usize].work, Work::Join(_)))
-        .peekable();
-    waiting.peek().is_some() && waiting.all(|target| is_done(nodes, states, target as usize, known))
+    let mut waiting = nodes[number].targets().filter(|n| needs_success(&nodes[*n])).peekable();
+    waiting.peek().is_some() && waiting.all(|target| is_done(nodes, states, target, known))
+}
+
+/// Whether a node waits for the success of its source: all but error callbacks do.
+fn needs_success(node: &Node) -> bool {
+    node.when == When::Success || matches!(node.work, Work::Join(_))
 }
 
 /// Whether a job succeeded; of a join, whether all that waits for it did. Groups nest at most `MAX_DEPTH` deep, and each
@@ -83,11 +75,7 @@ fn is_done(nodes: &[Node], states: &[JobState], number: usize, known: &mut [Opti
     if let Some(known) = known[number] {
         return known;
     }
-    let mut targets = nodes[number].next.iter().flat_map(|range| range.iter());
-    let done = targets.all(|n| {
-        let minds = nodes[n as usize].when == When::Success || matches!(nodes[n as usize].work, Work::Join(_));
-        !minds || is_done(nodes, states, n as usize, known)
-    });
+    let done = nodes[number].targets().all(|n| !needs_success(&nodes[n]) || is_done(nodes, states, n, known));
     known[number] = Some(done);
     done
 }
@@ -96,21 +84,14 @@ fn begin(nodes: &[Node], states: &[JobState], redo: &[bool], number: usize) -> N
     match (&nodes[number].work, redo[number]) {
         (Work::Job(_), false) => NodeEnd::Kept(states[number]),
         (Work::Join(_), false) => NodeEnd::KeptJoin,
-        (Work::Job(_), true) => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
-        (Work::Join(join), true) if join.members.is_empty() => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
-        (Work::Join(join), true) => {
-            let (mut pending, mut skipped) = (0, 0);
-            for member in join.members.iter().flat_map(|range| range.iter()) {
-                if redo[member as usize] {
-                    pending += 1;
-                } else if matches!(nodes[member as usize].work, Work::Job(_))
-                    && states[member as usize] == JobState::Skipped
-                {
-                    skipped += 1;
-                }
-            }
+        (Work::Join(join), true) if !join.members.is_empty() => {
+            let members = || join.members.iter().flat_map(|range| range.iter()).map(|member| member as usize);
+            let was_skipped = |n: &usize| matches!(nodes[*n].work, Work::Job(_)) && states[*n] == JobState::Skipped;
+            let pending = members().filter(|n| redo[*n]).count() as u32;
+            let skipped = members().filter(|n| !redo[*n] && was_skipped(n)).count() as u32;
             // A member that failed and is kept went on without its result: it counts as arrived.
             NodeEnd::Redo { pending, failed: 0, skipped }
         }
+        (Work::Job(_) | Work::Join(_), true) => NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 },
     }
 }

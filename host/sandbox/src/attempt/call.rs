@@ -2,6 +2,8 @@
 
 use umbel_model::{Outcome, Usage};
 
+use crate::bindings::WorkflowNode;
+
 /// One call of a task.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -33,16 +35,6 @@ pub struct AttemptInfo {
     pub traceparent: Option<String>,
     /// None: the job was submitted by itself.
     pub workflow_node: Option<WorkflowNode>,
-}
-
-/// The node of a workflow that a job is. WIT calls it `workflow-place`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkflowNode {
-    pub workflow_id: String,
-    /// Its number in the workflow.
-    pub node: u32,
-    /// It is a member of a group to which members can be added.
-    pub in_group: bool,
 }
 
 /// How an attempt ended.

@@ -2,31 +2,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use umbel_model::Progress;
+use umbel_model::{Progress, named_enum};
 
-/// How grave a log line is, as in `wasi:logging`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
-    Critical,
-}
-
-impl LogLevel {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Trace => "trace",
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-            Self::Critical => "critical",
-        }
+named_enum! {
+    /// How grave a log line is, as in `wasi:logging`.
+    pub enum LogLevel {
+        Trace = "trace",
+        Debug = "debug",
+        Info = "info",
+        Warn = "warn",
+        Error = "error",
+        Critical = "critical",
     }
 }
 

@@ -32,6 +32,12 @@ impl<'de> Deserialize<'de> for Readable {
     }
 }
 
+macro_rules! keeps_nothing {
+    ($($visit:ident: $of:ty),*) => {$(
+        fn $visit<E>(self, _: $of) -> Result<Self, E> { Ok(self) }
+    )*};
+}
+
 impl<'de> Visitor<'de> for Readable {
     type Value = Self;
 
@@ -41,21 +47,7 @@ impl<'de> Visitor<'de> for Readable {
     fn visit_unit<E>(self) -> Result<Self, E> {
         Ok(self)
     }
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
+    keeps_nothing!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
         while items.next_element::<Self>()?.is_some() {}
         Ok(self)

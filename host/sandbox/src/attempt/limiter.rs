@@ -12,9 +12,9 @@ pub(crate) const MAX_TABLES: u32 = 8;
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
 
 /// Wasmtime's own `StoreLimits` counts each memory by itself; this counts them together.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    max_bytes: usize,
+    pub(crate) max_bytes: usize,
     bytes: usize,
     /// The last growth that was allowed, to subtract it if it fails.
     last_growth: usize,
@@ -27,19 +27,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(max_bytes: u64) -> Self {
-        Self {
-            max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
-            bytes: 0,
-            last_growth: 0,
-            peak_bytes: 0,
-            memory_refused: false,
-            table_refused: false,
-            elements: 0,
-        }
-    }
-
-    pub(crate) fn max_bytes(&self) -> usize {
-        self.max_bytes
+        Self { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), ..Self::default() }
     }
 }
 

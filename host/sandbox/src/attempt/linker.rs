@@ -6,7 +6,7 @@ use serde_json::Value;
 use umbel_model::Progress;
 use wasmtime::{
     Engine, Result, StoreContextMut, Trap,
-    component::{Linker, WasmStr},
+    component::{ComponentType, Linker, LinkerInstance, Lower, WasmStr},
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         state::State,
         text::clean,
     },
-    bindings::{GuestAttempt, GuestLevel, GuestWorkflowPlace, names, types},
+    bindings::{GuestLevel, names, types},
 };
 
 /// The longest progress message that is kept, bytes.
@@ -42,18 +42,9 @@ type Caller<'a> = StoreContextMut<'a, State>;
 
 fn add_context(linker: &mut Linker<State>) -> Result<()> {
     let mut context = linker.instance(names::CONTEXT)?;
-    context.func_wrap("current", |mut caller: Caller<'_>, (): ()| -> Result<(GuestAttempt,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().guest_attempt(),))
-    })?;
-    context.func_wrap("remaining-ms", |mut caller: Caller<'_>, (): ()| -> Result<(u64,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().clock.remaining_ms(),))
-    })?;
-    context.func_wrap("should-stop", |mut caller: Caller<'_>, (): ()| -> Result<(bool,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().should_stop(),))
-    })?;
+    add_getter(&mut context, "current", State::guest_attempt)?;
+    add_getter(&mut context, "remaining-ms", |state| state.clock.remaining_ms())?;
+    add_getter(&mut context, "should-stop", State::should_stop)?;
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, String)| -> Result<()> {
         charge(&mut caller, message.len())?;
         let message = clean(&message, MAX_PROGRESS_BYTES);
@@ -62,10 +53,22 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     })
 }
 
+/// Links a function that only tells the guest something.
+fn add_getter<T: ComponentType + Lower + 'static>(
+    instance: &mut LinkerInstance<'_, State>,
+    name: &str,
+    get: fn(&State) -> T,
+) -> Result<()> {
+    instance.func_wrap(name, move |mut caller: Caller<'_>, (): ()| {
+        charge(&mut caller, 0)?;
+        Ok((get(caller.data()),))
+    })
+}
+
 fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
     let state = caller.data_mut();
     if let Some(progress) = state.attempt.progress.report(change) {
-        state.log.host().progress(progress);
+        state.log.host.progress(progress);
     }
 }
 
@@ -100,10 +103,7 @@ fn meta_value(text: String) -> Result<Value, String> {
 
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let mut canvas = linker.instance(names::CANVAS)?;
-    canvas.func_wrap("place", |mut caller: Caller<'_>, (): ()| -> Result<(Option<GuestWorkflowPlace>,)> {
-        charge(&mut caller, 0)?;
-        Ok((caller.data().guest_workflow_place(),))
-    })?;
+    add_getter(&mut canvas, "place", |state| state.attempt.info.workflow_node.clone())?;
     canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
         workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
     })?;
@@ -127,7 +127,7 @@ fn workflow_call<T>(
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
     let log = caller.data().log.clone();
-    let answer = call(caller.data_mut(), log.host());
+    let answer = call(caller.data_mut(), &*log.host);
     Ok((answer.map_err(|Refused { kind, message }| types::Failure { kind, message, details: None }),))
 }
 
@@ -138,22 +138,12 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
         let log = caller.data().log.clone();
         let bytes = {
             let (context, message) = (context.to_str(&caller)?, message.to_str(&caller)?);
-            log.push(log_level(level), &context, &message);
+            // Both have the levels in the order of the contract.
+            log.push(LogLevel::ALL[level as usize], &context, &message);
             context.len() + message.len()
         };
         charge(&mut caller, bytes)
     })
-}
-
-fn log_level(level: GuestLevel) -> LogLevel {
-    match level {
-        GuestLevel::Trace => LogLevel::Trace,
-        GuestLevel::Debug => LogLevel::Debug,
-        GuestLevel::Info => LogLevel::Info,
-        GuestLevel::Warn => LogLevel::Warn,
-        GuestLevel::Error => LogLevel::Error,
-        GuestLevel::Critical => LogLevel::Critical,
-    }
 }
 
 /// Charges the fuel of one host call, so that a flood of calls runs out of fuel as any loop does.
@@ -174,33 +164,16 @@ fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()>
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 7] = [
+const PROVIDED: [(&str, &str, &[&str]); 9] = [
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", "0.2.", &["random", "insecure", "insecure-seed"]),
-    (
-        "wasi:cli",
-        "0.2.",
-        &[
-            "exit",
-            "environment",
-            "stdin",
-            "stdout",
-            "stderr",
-            "terminal-input",
-            "terminal-output",
-            "terminal-stdin",
-            "terminal-stdout",
-            "terminal-stderr",
-        ],
-    ),
+    ("wasi:cli", "0.2.", &["exit", "environment", "stdin", "stdout", "stderr", "terminal-stdin", "terminal-stdout"]),
+    ("wasi:cli", "0.2.", &["terminal-input", "terminal-output", "terminal-stderr"]),
     ("wasi:filesystem", "0.2.", &["preopens", "types"]),
-    (
-        "wasi:sockets",
-        "0.2.",
-        &["network", "instance-network", "ip-name-lookup", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
-    ),
+    ("wasi:sockets", "0.2.", &["network", "instance-network", "ip-name-lookup"]),
+    ("wasi:sockets", "0.2.", &["tcp", "tcp-create-socket", "udp", "udp-create-socket"]),
 ];
 
 /// Whether an import of this name, such as `wasi:io/poll@0.2.3`, is provided.

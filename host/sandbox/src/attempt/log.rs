@@ -20,7 +20,7 @@ const MAX_CONTEXT_BYTES: usize = 128;
 
 /// Shared by the host functions and the output streams of one attempt.
 pub(crate) struct AttemptLog {
-    host: Arc<dyn Host>,
+    pub(crate) host: Arc<dyn Host>,
     limits: LogLimits,
     started: Instant,
     counted: Mutex<Counted>,
@@ -40,41 +40,32 @@ impl AttemptLog {
         Arc::new(Self { host, limits, started, counted: Mutex::default() })
     }
 
-    pub(crate) fn host(&self) -> &dyn Host {
-        &*self.host
-    }
-
     /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.
     pub(crate) fn push(&self, level: LogLevel, context: &str, message: &str) {
         // Text beyond a line's limit is cut before it is counted.
         let message = cut(message, self.limits.line_bytes);
         let context = cut(context, MAX_CONTEXT_BYTES);
-        let first_drop = {
+        let dropped = {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
             if level == LogLevel::Critical {
                 counted.last_words = Some(clean(message, MAX_LAST_WORDS_BYTES));
             }
             let bytes = counted.bytes.saturating_add(message.len() + context.len());
-            if counted.dropped > 0 || counted.lines >= self.limits.lines || bytes > self.limits.bytes {
-                counted.dropped += 1;
-                if counted.dropped > 1 {
-                    return;
-                }
-                true
+            if counted.dropped == 0 && counted.lines < self.limits.lines && bytes <= self.limits.bytes {
+                (counted.lines, counted.bytes) = (counted.lines + 1, bytes);
             } else {
-                counted.lines += 1;
-                counted.bytes = bytes;
-                false
+                counted.dropped += 1;
             }
+            counted.dropped
         };
-        if first_drop {
-            let LogLimits { lines, bytes, .. } = self.limits;
-            let text = format!(
-                "log limit reached ({lines} lines or {bytes} bytes): the rest of this attempt's log is dropped"
-            );
-            self.emit(LogLevel::Warn, "umbel", text);
-        } else {
-            self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes));
+        match dropped {
+            0 => self.emit(level, &clean(context, MAX_CONTEXT_BYTES), clean(message, self.limits.line_bytes)),
+            1 => {
+                let LogLimits { lines, bytes, .. } = self.limits;
+                let limit = format!("log limit reached ({lines} lines or {bytes} bytes)");
+                self.emit(LogLevel::Warn, "umbel", format!("{limit}: the rest of this attempt's log is dropped"));
+            }
+            _ => {}
         }
     }
 

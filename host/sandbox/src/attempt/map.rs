@@ -44,27 +44,29 @@ impl Sandbox {
         data.workflow_calls.is_map = true;
         let mut list = ResultList::new(self.inner.config.max_result_bytes);
         let mut usage = Usage::default();
-        let mut yielder = Yielder::new(self.inner.config.epoch_tick_ms);
+        let tick = Duration::from_millis(self.inner.config.epoch_tick_ms);
+        let mut yielder = Yielder { tick, yielded: Instant::now() };
         for (item, arguments) in items.iter().enumerate() {
-            if let Some(outcome) = yielder.pause(&started).await {
-                return started.end(at_item(outcome, item), timed(usage, &started), data);
-            }
-            let limits = self.limits(call.fuel.saturating_sub(usage.fuel), call.memory_bytes);
-            let (outcome, used, kept) = self.call_once(prepared, &limits, &started, data, arguments).await;
-            data = kept;
-            usage.fuel = usage.fuel.saturating_add(used.fuel);
-            usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
-            let pushed = match outcome {
-                Outcome::Value(value) => list.push(value.get()),
-                Outcome::Ignore => list.push("null"),
-                other => Err(other),
+            let ended = match yielder.pause(&started).await {
+                Some(outcome) => Err(outcome),
+                None => {
+                    let limits = self.limits(call.fuel.saturating_sub(usage.fuel), call.memory_bytes);
+                    let (outcome, used, kept) = self.call_once(prepared, &limits, &started, data, arguments).await;
+                    data = kept;
+                    usage.fuel = usage.fuel.saturating_add(used.fuel);
+                    usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
+                    match outcome {
+                        Outcome::Value(value) => list.push(value.get()),
+                        Outcome::Ignore => list.push("null"),
+                        other => Err(other),
+                    }
+                }
             };
-            if let Err(outcome) = pushed {
+            if let Err(outcome) = ended {
                 return started.end(at_item(outcome, item), timed(usage, &started), data);
             }
         }
-        let usage = timed(usage, &started);
-        started.end(list.finish(), usage, data)
+        started.end(list.finish(), timed(usage, &started), data)
     }
 }
 
@@ -81,10 +83,6 @@ struct Yielder {
 }
 
 impl Yielder {
-    fn new(tick_ms: u64) -> Self {
-        Self { tick: Duration::from_millis(tick_ms), yielded: Instant::now() }
-    }
-
     /// Why the attempt must end here, if it must.
     async fn pause(&mut self, started: &StartedAttempt) -> Option<Outcome> {
         if self.yielded.elapsed() >= self.tick {
@@ -143,12 +141,7 @@ fn at_item(outcome: Outcome, item: usize) -> Outcome {
         let details = if with.len() > MAX_DETAILS_BYTES { details(None) } else { with };
         failure.with_details(Some(details))
     };
-    match outcome {
-        Outcome::Error { failure, retry_after_ms } => Outcome::Error { failure: mark(failure), retry_after_ms },
-        Outcome::Fatal(failure) => Outcome::Fatal(mark(failure)),
-        Outcome::Trap(failure) => Outcome::Trap(mark(failure)),
-        other => other,
-    }
+    outcome.map_failure(mark)
 }
 
 #[cfg(test)]

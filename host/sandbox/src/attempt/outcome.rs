@@ -78,9 +78,6 @@ fn named(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes:
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return Failure::new("trap:exit", format!("the guest called exit({code}) instead of returning"));
     }
-    if error.downcast_ref::<ResourceTableError>().is_some_and(|e| matches!(e, ResourceTableError::Full)) {
-        return Failure::new("host_limit:handles", "the guest holds too many open resources");
-    }
     let text = clean(&format!("{:#}", error.root_cause()), 1_024);
     // Wasmtime gives these two no public type.
     if text.contains("fuel allocated for hostcalls") {
@@ -90,7 +87,8 @@ fn named(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes:
             result_too_large(max_result_bytes)
         };
     }
-    if text.contains("resource table has no free keys") || text.contains("component handles") {
+    let is_table_full = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
+    if is_table_full || text.contains("resource table has no free keys") || text.contains("component handles") {
         return Failure::new("host_limit:handles", "the guest holds too many open resources");
     }
     match phase {
@@ -129,7 +127,7 @@ pub(crate) fn deadline() -> Failure {
 }
 
 fn memory(state: &State) -> Failure {
-    let max = state.limiter.max_bytes();
+    let max = state.limiter.max_bytes;
     Failure::new("memory", format!("the guest needed more than its memory limit of {max} bytes"))
 }
 

@@ -34,7 +34,7 @@ use crate::{
 /// interrupted attempt reports is at most this much too low.
 const FUEL_YIELD_INTERVAL: u64 = 20_000_000;
 /// The timer for guests that wait in the host is later than the epoch's deadline by this.
-const TIMER_GRACE: Duration = Duration::from_millis(50);
+pub(crate) const TIMER_GRACE: Duration = Duration::from_millis(50);
 /// Resource handles of one store, all kinds together.
 const MAX_HANDLES: usize = 1_024;
 /// Bytes that a guest may hand over besides its result: kinds, messages and details of failures.
@@ -50,7 +50,7 @@ pub(crate) struct StartedAttempt {
 impl StartedAttempt {
     pub(crate) fn end(&self, outcome: Outcome, usage: Usage, mut data: AttemptData) -> Attempt {
         if let Some(progress) = data.progress.finish() {
-            self.log.host().progress(progress);
+            self.log.host.progress(progress);
         }
         Attempt { outcome, usage, began: true, log_dropped: self.log.dropped() }
     }
@@ -68,9 +68,7 @@ impl Sandbox {
     /// Runs `call` and names its end. Needs a tokio runtime with time; computes on the thread that polls it, and
     /// yields every tick. Waits first when all slots are taken; that wait does not count as time of the attempt.
     pub async fn run(&self, prepared: &Prepared, call: Call, host: Arc<dyn Host>, stop: &StopHandle) -> Attempt {
-        let Ok(_slot) = self.inner.slots.acquire().await else {
-            return Attempt::unrun(Outcome::Released);
-        };
+        let Ok(_slot) = self.inner.slots.acquire().await else { return Attempt::unrun(Outcome::Released) };
         if let Some(stop) = stop.stopped() {
             return Attempt::unrun(stop.outcome());
         }
@@ -142,7 +140,8 @@ impl Sandbox {
         let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.workflow_calls.byte_fuel);
         let charge = Charge { call, byte, canvas_byte };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
-        let state = State::new(limiter, clock, stop.clone(), log, data, charge);
+        let stopping = stop.clone();
+        let state = State { limiter, clock, stop, log, attempt: data, charge, wasi: None, wasi_calls: 0 };
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.call_bytes);
@@ -152,7 +151,7 @@ impl Sandbox {
         store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect(fuel_is_on);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |context| {
-            if stop.stopped().is_some() || Instant::now() >= clock.hard {
+            if stopping.stopped().is_some() || Instant::now() >= clock.hard {
                 return Ok(UpdateDeadline::Interrupt);
             }
             // WASI calls cannot be charged when they are made: a flood of them ends here, at most a tick later.

@@ -13,7 +13,7 @@ use crate::{
         call::AttemptInfo, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
         workflow_calls::WorkflowCalls,
     },
-    bindings::{GuestAttempt, GuestWorkflowPlace},
+    bindings::GuestAttempt,
 };
 
 /// When an attempt started and must end.
@@ -61,9 +61,9 @@ pub(crate) struct State {
     pub(crate) log: Arc<AttemptLog>,
     pub(crate) attempt: AttemptData,
     pub(crate) charge: Charge,
-    wasi: Option<Box<Wasi>>,
+    pub(crate) wasi: Option<Box<Wasi>>,
     /// WASI calls cannot be charged when they are made: each tick compares their sum with the fuel, and the usage includes it.
-    wasi_calls: u64,
+    pub(crate) wasi_calls: u64,
 }
 
 /// Fuel that host calls cost.
@@ -76,19 +76,8 @@ pub(crate) struct Charge {
 }
 
 impl State {
-    pub(crate) fn new(
-        limiter: Limiter,
-        clock: Clock,
-        stop: StopHandle,
-        log: Arc<AttemptLog>,
-        attempt: AttemptData,
-        charge: Charge,
-    ) -> Self {
-        Self { limiter, clock, stop, log, attempt, charge, wasi: None, wasi_calls: 0 }
-    }
-
     pub(crate) fn should_stop(&self) -> bool {
-        self.stop.is_asked() || self.clock.soft_passed() || self.log.host().should_stop()
+        self.stop.is_asked() || self.clock.soft_passed() || self.log.host.should_stop()
     }
 
     /// Fuel of the WASI calls so far.
@@ -108,11 +97,6 @@ impl State {
             fence: info.fence,
             traceparent: info.traceparent.clone(),
         }
-    }
-
-    pub(crate) fn guest_workflow_place(&self) -> Option<GuestWorkflowPlace> {
-        let place = self.attempt.info.workflow_node.as_ref()?;
-        Some(GuestWorkflowPlace { workflow_id: place.workflow_id.clone(), node: place.node, in_group: place.in_group })
     }
 }
 

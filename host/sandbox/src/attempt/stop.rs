@@ -1,8 +1,8 @@
 //! Lets the owner of an attempt end it from outside.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -18,18 +18,13 @@ pub enum Stop {
 }
 
 impl Stop {
-    pub(crate) fn outcome(self) -> Outcome {
+    pub fn outcome(self) -> Outcome {
         match self {
             Self::Cancel => Outcome::Revoked,
             Self::Release => Outcome::Released,
         }
     }
 }
-
-const RUNNING: u8 = 0;
-const ASKED: u8 = 1;
-const CANCEL: u8 = 2;
-const RELEASE: u8 = 3;
 
 /// Stops one attempt, whether the guest computes or waits in a host call. Clones are the same handle.
 #[derive(Debug, Clone, Default)]
@@ -39,7 +34,8 @@ pub struct StopHandle {
 
 #[derive(Debug, Default)]
 struct Shared {
-    state: AtomicU8,
+    is_asked: AtomicBool,
+    stop: OnceLock<Stop>,
     notify: Notify,
 }
 
@@ -50,29 +46,23 @@ impl StopHandle {
 
     /// Turns the guest's `should-stop` true; it may go on.
     pub fn ask(&self) {
-        let _ = self.shared.state.compare_exchange(RUNNING, ASKED, Ordering::AcqRel, Ordering::Acquire);
+        self.shared.is_asked.store(true, Ordering::Release);
     }
 
     /// Ends the attempt within about two epoch ticks. The first reason stays.
     pub fn stop(&self, stop: Stop) {
-        let new = if stop == Stop::Cancel { CANCEL } else { RELEASE };
-        let update = |old| (old < CANCEL).then_some(new);
-        let _ = self.shared.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, update);
+        let _ = self.shared.stop.set(stop);
         self.shared.notify.notify_waiters();
     }
 
     /// True once `ask` or `stop` was called.
     pub fn is_asked(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) != RUNNING
+        self.shared.is_asked.load(Ordering::Acquire) || self.stopped().is_some()
     }
 
     /// The reason, once `stop` was called.
     pub fn stopped(&self) -> Option<Stop> {
-        match self.shared.state.load(Ordering::Acquire) {
-            CANCEL => Some(Stop::Cancel),
-            RELEASE => Some(Stop::Release),
-            _ => None,
-        }
+        self.shared.stop.get().copied()
     }
 
     /// Waits for `stop`. Safe to drop at any await.

@@ -75,6 +75,7 @@ impl HostWallClock for Coarse {
 }
 
 /// Standard output or error: a view on the log.
+#[derive(Clone)]
 struct Output {
     log: Arc<AttemptLog>,
     level: LogLevel,
@@ -94,15 +95,13 @@ impl StdoutStream for Output {
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Lines { log: self.log.clone(), level: self.level, context: self.context, rest: Vec::new() })
+        Box::new(Lines { output: self.clone(), rest: Vec::new() })
     }
 }
 
 /// Cuts output into lines.
 struct Lines {
-    log: Arc<AttemptLog>,
-    level: LogLevel,
-    context: &'static str,
+    output: Output,
     /// An unfinished line, shorter than `MAX_LINE_BYTES`.
     rest: Vec<u8>,
 }
@@ -112,7 +111,8 @@ const MAX_LINE_BYTES: usize = 8 << 10;
 
 impl Lines {
     fn emit(&mut self) {
-        self.log.push(self.level, self.context, &String::from_utf8_lossy(&self.rest));
+        let Output { log, level, context } = &self.output;
+        log.push(*level, context, &String::from_utf8_lossy(&self.rest));
         self.rest.clear();
     }
 }

@@ -4,62 +4,42 @@
 //! they admit wrongly meets the child's memory and time limits.
 
 use serde::{Deserialize, Serialize};
+use umbel_model::settings;
 use wasmparser::{ComponentExternalKind, Encoding, FunctionBody, Operator, Parser, Payload};
 
 use crate::error::{CompileCode, CompileError};
 
-/// Largest counts in one upload, all nested modules and components together.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct AdmissionLimits {
-    /// CPython has about 15,000; 100,000 empty ones take 4.5 s and 592 MiB.
-    pub functions: u64,
-    /// Bytes of one function's body.
-    pub body_bytes: u64,
-    /// Locals of one function.
-    pub locals: u64,
-    /// Locals × body bytes of one function: what register allocation costs grows with both.
-    pub locals_times_bytes: u64,
-    /// The same product, summed over all functions: many that each just pass cost as much as one that does not.
-    /// CPython (Pyodide 0.27) has 0.04e9, SpiderMonkey (componentize-js 0.18) 0.11e9.
-    pub sum_locals_times_bytes: u64,
-    /// Nested blocks of one function: a switch of n cases makes n.
-    pub block_depth: u64,
-    /// Modules and components inside of one another.
-    pub nesting: u64,
-    pub modules: u64,
-    /// Instances of modules and components.
-    pub instances: u64,
-    pub imports: u64,
-    pub exports: u64,
-    pub types: u64,
-    pub globals: u64,
-    /// Data and element segments.
-    pub segments: u64,
-    pub custom_sections: u64,
-    /// Aliases and canonical functions of components.
-    pub component_items: u64,
-}
-
-impl Default for AdmissionLimits {
-    fn default() -> Self {
-        Self {
-            functions: 60_000,
-            body_bytes: 1 << 20,
-            locals: 20_000,
-            locals_times_bytes: 400_000_000,
-            sum_locals_times_bytes: 2_000_000_000,
-            block_depth: 4_000,
-            nesting: 8,
-            modules: 64,
-            instances: 512,
-            imports: 10_000,
-            exports: 60_000,
-            types: 60_000,
-            globals: 60_000,
-            segments: 100_000,
-            custom_sections: 1_000,
-            component_items: 60_000,
-        }
+settings! {
+    /// Largest counts in one upload, all nested modules and components together.
+    #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+    pub struct AdmissionLimits {
+        /// CPython has about 15,000; 100,000 empty ones take 4.5 s and 592 MiB.
+        pub functions: u64 = 60_000,
+        /// Bytes of one function's body.
+        pub body_bytes: u64 = 1 << 20,
+        /// Locals of one function.
+        pub locals: u64 = 20_000,
+        /// Locals × body bytes of one function: what register allocation costs grows with both.
+        pub locals_times_bytes: u64 = 400_000_000,
+        /// The same product, summed over all functions: many that each just pass cost as much as one that does not.
+        /// CPython (Pyodide 0.27) has 0.04e9, SpiderMonkey (componentize-js 0.18) 0.11e9.
+        pub sum_locals_times_bytes: u64 = 2_000_000_000,
+        /// Nested blocks of one function: a switch of n cases makes n.
+        pub block_depth: u64 = 4_000,
+        /// Modules and components inside of one another.
+        pub nesting: u64 = 8,
+        pub modules: u64 = 64,
+        /// Instances of modules and components.
+        pub instances: u64 = 512,
+        pub imports: u64 = 10_000,
+        pub exports: u64 = 60_000,
+        pub types: u64 = 60_000,
+        pub globals: u64 = 60_000,
+        /// Data and element segments.
+        pub segments: u64 = 100_000,
+        pub custom_sections: u64 = 1_000,
+        /// Aliases and canonical functions of components.
+        pub component_items: u64 = 60_000,
     }
 }
 
@@ -78,7 +58,7 @@ pub(crate) struct Inspected {
 
 /// Reads `bytes` and refuses a module beyond `limits`.
 pub(crate) fn inspect(bytes: &[u8], limits: &AdmissionLimits) -> Result<Inspected, CompileError> {
-    let mut walk = Walk { limits, counts: Counts::default(), depth: 0, found: Inspected::default() };
+    let mut walk = Walk { limits: *limits, left: *limits, depth: 0, found: Inspected::default() };
     for payload in Parser::new(0).parse_all(bytes) {
         walk.payload(payload.map_err(|e| malformed(&e))?)?;
     }
@@ -90,33 +70,16 @@ fn malformed(error: &wasmparser::Error) -> CompileError {
     CompileError::new(CompileCode::InvalidModule, message)
 }
 
-#[derive(Default)]
-struct Counts {
-    functions: u64,
-    modules: u64,
-    instances: u64,
-    imports: u64,
-    exports: u64,
-    types: u64,
-    globals: u64,
-    segments: u64,
-    custom_sections: u64,
-    component_items: u64,
-    locals_times_bytes: u64,
-}
-
-struct Walk<'l> {
-    limits: &'l AdmissionLimits,
-    counts: Counts,
+struct Walk {
+    limits: AdmissionLimits,
+    /// Of `limits`.
+    left: AdmissionLimits,
     depth: u64,
     found: Inspected,
 }
 
-/// Adds to a count and refuses what goes over its limit.
-fn add(count: &mut u64, more: impl Into<u64>, limit: u64, what: &str) -> Result<(), CompileError> {
-    *count = count.saturating_add(more.into());
-    within(*count, limit, what)
-}
+/// One of the limits.
+type Limit = fn(&mut AdmissionLimits) -> &mut u64;
 
 fn within(count: u64, limit: u64, what: &str) -> Result<(), CompileError> {
     if count <= limit {
@@ -126,42 +89,46 @@ fn within(count: u64, limit: u64, what: &str) -> Result<(), CompileError> {
     Err(CompileError::new(CompileCode::ModuleTooComplex, message))
 }
 
-impl Walk<'_> {
+impl Walk {
+    /// Counts `more` of something and refuses what goes over its limit.
+    fn add(&mut self, of: Limit, more: impl Into<u64>, what: &str) -> Result<(), CompileError> {
+        let (limit, left) = (*of(&mut self.limits), of(&mut self.left));
+        let count = (limit - *left).saturating_add(more.into());
+        within(count, limit, what)?;
+        *left = limit - count;
+        Ok(())
+    }
+
     fn payload(&mut self, payload: Payload<'_>) -> Result<(), CompileError> {
-        let (counts, limits) = (&mut self.counts, self.limits);
         match payload {
             Payload::Version { encoding, .. } => self.version(encoding)?,
             Payload::End(_) => self.depth = self.depth.saturating_sub(1),
-            Payload::TypeSection(s) => add(&mut counts.types, s.count(), limits.types, "types")?,
-            Payload::CoreTypeSection(s) => add(&mut counts.types, s.count(), limits.types, "types")?,
-            Payload::ComponentTypeSection(s) => add(&mut counts.types, s.count(), limits.types, "types")?,
+            Payload::TypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
+            Payload::CoreTypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
+            Payload::ComponentTypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
             Payload::ImportSection(s) => self.core_imports(s)?,
-            Payload::FunctionSection(s) => add(&mut counts.functions, s.count(), limits.functions, "functions")?,
-            Payload::GlobalSection(s) => add(&mut counts.globals, s.count(), limits.globals, "globals")?,
-            Payload::TableSection(s) => add(&mut counts.globals, s.count(), limits.globals, "globals and tables")?,
-            Payload::MemorySection(s) => add(&mut counts.globals, s.count(), limits.globals, "globals and memories")?,
-            Payload::ExportSection(s) => add(&mut counts.exports, s.count(), limits.exports, "exports")?,
-            Payload::ElementSection(s) => add(&mut counts.segments, s.count(), limits.segments, "segments")?,
-            Payload::DataSection(s) => add(&mut counts.segments, s.count(), limits.segments, "segments")?,
+            Payload::FunctionSection(s) => self.add(|l| &mut l.functions, s.count(), "functions")?,
+            Payload::GlobalSection(s) => self.add(|l| &mut l.globals, s.count(), "globals")?,
+            Payload::TableSection(s) => self.add(|l| &mut l.globals, s.count(), "globals and tables")?,
+            Payload::MemorySection(s) => self.add(|l| &mut l.globals, s.count(), "globals and memories")?,
+            Payload::ExportSection(s) => self.add(|l| &mut l.exports, s.count(), "exports")?,
+            Payload::ElementSection(s) => self.add(|l| &mut l.segments, s.count(), "segments")?,
+            Payload::DataSection(s) => self.add(|l| &mut l.segments, s.count(), "segments")?,
             Payload::CodeSectionEntry(body) => {
-                let product = function(&body, limits)?;
-                let limit = limits.sum_locals_times_bytes;
-                add(&mut counts.locals_times_bytes, product, limit, "locals × bytes, summed over its functions")?;
+                let product = function(&body, &self.limits)?;
+                let what = "locals × bytes, summed over its functions";
+                self.add(|l| &mut l.sum_locals_times_bytes, product, what)?;
             }
-            Payload::InstanceSection(s) => add(&mut counts.instances, s.count(), limits.instances, "instances")?,
-            Payload::ComponentInstanceSection(s) => {
-                add(&mut counts.instances, s.count(), limits.instances, "instances")?;
-            }
-            Payload::ComponentAliasSection(s) => {
-                add(&mut counts.component_items, s.count(), limits.component_items, "aliases")?;
-            }
+            Payload::InstanceSection(s) => self.add(|l| &mut l.instances, s.count(), "instances")?,
+            Payload::ComponentInstanceSection(s) => self.add(|l| &mut l.instances, s.count(), "instances")?,
+            Payload::ComponentAliasSection(s) => self.add(|l| &mut l.component_items, s.count(), "aliases")?,
             Payload::ComponentCanonicalSection(s) => {
-                add(&mut counts.component_items, s.count(), limits.component_items, "canonical functions")?;
+                self.add(|l| &mut l.component_items, s.count(), "canonical functions")?;
             }
             Payload::ComponentImportSection(s) => self.component_imports(s)?,
             Payload::ComponentExportSection(s) => self.component_exports(s)?,
             Payload::CustomSection(s) => {
-                add(&mut counts.custom_sections, 1_u32, limits.custom_sections, "custom sections")?;
+                self.add(|l| &mut l.custom_sections, 1_u32, "custom sections")?;
                 if self.depth == 1 && s.name().starts_with("component-type") {
                     self.found.has_component_type = true;
                 }
@@ -178,13 +145,13 @@ impl Walk<'_> {
         if self.depth == 1 {
             self.found.core_module = encoding == Encoding::Module;
         }
-        add(&mut self.counts.modules, 1_u32, self.limits.modules, "modules and components")
+        self.add(|l| &mut l.modules, 1_u32, "modules and components")
     }
 
     fn core_imports(&mut self, section: wasmparser::ImportSectionReader<'_>) -> Result<(), CompileError> {
         for import in section.into_imports() {
             let import = import.map_err(|e| malformed(&e))?;
-            add(&mut self.counts.imports, 1_u32, self.limits.imports, "imports")?;
+            self.add(|l| &mut l.imports, 1_u32, "imports")?;
             let is_interface = import.module.contains(':') || import.module.starts_with(['[', '$']);
             if self.depth == 1 && self.found.core_module && !is_interface {
                 self.found.imports.push(format!("{}.{}", import.module, import.name));
@@ -194,7 +161,7 @@ impl Walk<'_> {
     }
 
     fn component_imports(&mut self, s: wasmparser::ComponentImportSectionReader<'_>) -> Result<(), CompileError> {
-        add(&mut self.counts.imports, s.count(), self.limits.imports, "imports")?;
+        self.add(|l| &mut l.imports, s.count(), "imports")?;
         if self.depth == 1 {
             for import in s {
                 self.found.imports.push(import.map_err(|e| malformed(&e))?.name.name.to_owned());
@@ -204,7 +171,7 @@ impl Walk<'_> {
     }
 
     fn component_exports(&mut self, s: wasmparser::ComponentExportSectionReader<'_>) -> Result<(), CompileError> {
-        add(&mut self.counts.exports, s.count(), self.limits.exports, "exports")?;
+        self.add(|l| &mut l.exports, s.count(), "exports")?;
         if self.depth == 1 {
             for export in s {
                 let export = export.map_err(|e| malformed(&e))?;

@@ -17,7 +17,7 @@ use crate::{
     },
     compile::{
         admission, contract, lockdown,
-        protocol::{Reply, Report, Request, read_header, write_message},
+        protocol::{Reply, Report, Request, header, read_header},
     },
     engine,
     error::{CompileCode, CompileError},
@@ -41,20 +41,21 @@ fn serve(input: &mut impl Read, output: &mut impl Write) -> io::Result<()> {
     let request: Request = read_header(input)?;
     let mut module = Vec::new();
     input.take(request.max_module_bytes.saturating_add(1)).read_to_end(&mut module)?;
-    let (reply, code): (Reply, Vec<u8>) = if module.len() as u64 > request.max_module_bytes {
-        let message = format!("the module is larger than {} bytes", request.max_module_bytes);
-        (Err(CompileError::new(CompileCode::ModuleTooLarge, message)), Vec::new())
-    } else {
-        match compile(&module, &request) {
-            Ok((report, code)) => (Ok(report), code),
-            Err(error) => (Err(error), Vec::new()),
-        }
+    let (reply, code): (Reply, Vec<u8>) = match compile(&module, &request) {
+        Ok((report, code)) => (Ok(report), code),
+        Err(error) => (Err(error), Vec::new()),
     };
-    write_message(output, &reply, &code)
+    output.write_all(&header(&reply)?)?;
+    output.write_all(&code)?;
+    output.flush()
 }
 
-/// Admission, contract, compiler.
+/// Size, admission, contract, compiler.
 fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), CompileError> {
+    if module.len() as u64 > request.max_module_bytes {
+        let message = format!("the module is larger than {} bytes", request.max_module_bytes);
+        return Err(CompileError::new(CompileCode::ModuleTooLarge, message));
+    }
     let limits = &request.admission;
     let inspected = admission::inspect(module, limits)?;
     let component = contract::component(module, &inspected)?;
@@ -64,7 +65,9 @@ fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), Compil
     let engine = engine::compiler_engine().map_err(|e| failed(&e))?;
     let linker = linker::build(&engine).map_err(|e| failed(&e))?;
     let compiled = Component::from_binary(&engine, &component).map_err(|e| invalid(&e))?;
-    linker.instantiate_pre(&compiled).map_err(|e| mislinked(&e))?;
+    linker.instantiate_pre(&compiled).map_err(|e| {
+        CompileError::new(CompileCode::UnknownImport, format!("an import does not fit what is provided: {e:#}"))
+    })?;
     fits_a_slot(&compiled, request.max_memory_bytes)?;
     let code = compiled.serialize().map_err(|e| failed(&e))?;
     let fingerprint = engine::fingerprint(&engine);
@@ -77,10 +80,6 @@ fn invalid(error: &wasmtime::Error) -> CompileError {
         return CompileError::new(CompileCode::CompileMemory, "compiling the module takes too much memory");
     }
     CompileError::new(CompileCode::InvalidModule, format!("the module is not valid: {text}"))
-}
-
-fn mislinked(error: &wasmtime::Error) -> CompileError {
-    CompileError::new(CompileCode::UnknownImport, format!("an import does not fit what is provided: {error:#}"))
 }
 
 /// Refuses, with a clear message, a module that the pool would refuse when it is loaded.

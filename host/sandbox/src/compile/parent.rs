@@ -14,6 +14,7 @@ use tokio::{
     process::{Child, Command},
     sync::Semaphore,
 };
+use umbel_model::settings;
 use wasmtime::Engine;
 
 use crate::{
@@ -35,38 +36,25 @@ pub struct CompilerCommand {
     pub args: Vec<String>,
 }
 
-/// Limits of one compilation.
-#[derive(Debug, Clone, Copy)]
-pub struct CompileLimits {
-    /// The upload, bytes.
-    pub max_module_bytes: u64,
-    /// Compiled code, bytes.
-    pub max_code_bytes: u64,
-    /// Initial size of a module's linear memory, bytes: should equal `SandboxConfig::max_memory_bytes`.
-    pub max_memory_bytes: u64,
-    /// Address space of the child, bytes (RLIMIT_AS). A Python component takes 400 MiB.
-    pub memory_bytes: u64,
-    /// Processor time of the child, seconds (RLIMIT_CPU).
-    pub cpu_s: u64,
-    /// Wall-clock time, milliseconds. A JavaScript component takes 13 s alone.
-    pub time_ms: u64,
-    /// Compilations at once; more wait.
-    pub concurrency: usize,
-    pub admission: AdmissionLimits,
-}
-
-impl Default for CompileLimits {
-    fn default() -> Self {
-        Self {
-            max_module_bytes: 64 << 20,
-            max_code_bytes: 512 << 20,
-            max_memory_bytes: SandboxConfig::default().max_memory_bytes,
-            memory_bytes: 3 << 30,
-            cpu_s: 60,
-            time_ms: 120_000,
-            concurrency: 1,
-            admission: AdmissionLimits::default(),
-        }
+settings! {
+    /// Limits of one compilation.
+    #[derive(Debug, Clone, Copy)]
+    pub struct CompileLimits {
+        /// The upload, bytes.
+        pub max_module_bytes: u64 = 64 << 20,
+        /// Compiled code, bytes.
+        pub max_code_bytes: u64 = 512 << 20,
+        /// Initial size of a module's linear memory, bytes: should equal `SandboxConfig::max_memory_bytes`.
+        pub max_memory_bytes: u64 = SandboxConfig::default().max_memory_bytes,
+        /// Address space of the child, bytes (RLIMIT_AS). A Python component takes 400 MiB.
+        pub memory_bytes: u64 = 3 << 30,
+        /// Processor time of the child, seconds (RLIMIT_CPU).
+        pub cpu_s: u64 = 60,
+        /// Wall-clock time, milliseconds. A JavaScript component takes 13 s alone.
+        pub time_ms: u64 = 120_000,
+        /// Compilations at once; more wait.
+        pub concurrency: usize = 1,
+        pub admission: AdmissionLimits = AdmissionLimits::default(),
     }
 }
 
@@ -96,7 +84,7 @@ impl std::fmt::Debug for Compiled {
 impl From<Compiled> for VerifiedCode {
     /// Code that came straight from the compiler needs no MAC to be trusted as much as the compiler is.
     fn from(compiled: Compiled) -> Self {
-        Self::from_compiler(compiled.code)
+        Self(compiled.code)
     }
 }
 
@@ -112,10 +100,6 @@ impl Compiler {
     pub fn new(command: CompilerCommand, limits: CompileLimits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
         Self { command: Arc::new(command), limits, permits }
-    }
-
-    pub fn limits(&self) -> &CompileLimits {
-        &self.limits
     }
 
     /// Checks and compiles `module`, a component or a core module with a component type.

@@ -2,7 +2,7 @@
 //!
 //! parent → child: `Request`, then the module. child → parent: `Reply`, then the compiled code if it is `Ok`.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -35,12 +35,6 @@ pub(crate) fn header(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut out = length.to_le_bytes().to_vec();
     out.extend_from_slice(&json);
     Ok(out)
-}
-
-pub(crate) fn write_message(to: &mut impl Write, value: &impl Serialize, body: &[u8]) -> io::Result<()> {
-    to.write_all(&header(value)?)?;
-    to.write_all(body)?;
-    to.flush()
 }
 
 pub(crate) fn read_header<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {

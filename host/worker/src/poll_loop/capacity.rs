@@ -14,8 +14,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The slots, and the range in which their number may change.
 pub(super) struct Capacity {
     pool: SlotPool,
-    slots: u32,
-    scaler: Autoscaler,
+    /// Attempts at once.
+    pub(super) slots: u32,
+    pub(super) scaler: Autoscaler,
     next_tick: Instant,
     /// See [`WorkerConfig::max_memory_bytes`].
     max_memory_bytes: u64,
@@ -42,16 +43,6 @@ impl Capacity {
         let scaler = Autoscaler::new(least.min(pool.most), most.min(pool.most));
         let (max_memory_bytes, memory_bytes) = (config.max_memory_bytes, config.memory_bytes);
         Self { pool, slots: 0, scaler, next_tick: now, max_memory_bytes, memory_bytes }
-    }
-
-    /// Attempts at once.
-    pub(super) fn slots(&self) -> u32 {
-        self.slots
-    }
-
-    /// The least and the most slots.
-    pub(super) fn range(&self) -> (u32, u32) {
-        (self.scaler.least, self.scaler.most)
     }
 
     /// From now on there are so many slots, or as many as the sandbox has; answers how many.

@@ -1,6 +1,6 @@
 //! When to claim, and which queues: by polls, and sooner by hints. Plain decisions, no IO.
 //!
-//! A broker with many workers sends the hint of a job to few of them, so a hint is followed at once.
+//! A broker with many workers sends the hint of a job to few of them, so a hint is applied at once.
 //!
 //! Invariants: a hint is a reason to look and never the truth; no time without a claim is longer than the poll interval,
 //! while slots are free and the broker answers.
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use umbel_model::QueueName;
 
-use crate::{backoff::Backoff, queues::QueueSet};
+use crate::{broker_failures::Backoff, queues::QueueSet};
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(super) struct ClaimSchedule {
     pub(super) queues: QueueSet,
     poll: Duration,
     next_poll: Instant,
-    /// There may be work: claim as soon as a slot is free.
-    is_due: bool,
+    /// There may be work that nobody has claimed: claim as soon as a slot is free.
+    pub(super) expects_work: bool,
     /// Claims failed while settles did not: no claim before its end.
     pub(super) failures: Backoff,
 }
@@ -26,22 +26,12 @@ pub(super) struct ClaimSchedule {
 impl ClaimSchedule {
     /// The first claim is due at once.
     pub(super) fn new(queues: QueueSet, poll: Duration, now: Instant) -> Self {
-        Self { queues, poll, next_poll: now, is_due: true, failures: Backoff::default() }
-    }
-
-    /// There may be work, for another reason than a hint.
-    pub(super) fn look(&mut self) {
-        self.is_due = true;
+        Self { queues, poll, next_poll: now, expects_work: true, failures: Backoff::default() }
     }
 
     /// A hint or a lookup says that there is work in these queues.
     pub(super) fn found(&mut self, queues: &[QueueName]) {
-        self.is_due |= self.queues.hear(queues);
-    }
-
-    /// Whether there may be work that nobody has claimed.
-    pub(super) fn expects_work(&self) -> bool {
-        self.is_due
+        self.expects_work |= self.queues.hear(queues);
     }
 
     /// Whether a claim should be sent now, if a slot is free.
@@ -50,7 +40,7 @@ impl ClaimSchedule {
         if polls {
             self.next_poll = now + self.poll;
         }
-        polls || self.is_due
+        polls || self.expects_work
     }
 
     /// When a claim is due next if nothing happens.
@@ -61,14 +51,14 @@ impl ClaimSchedule {
     /// Starts a claim: the queues that it asks, none when no queue is known yet.
     pub(super) fn start(&mut self, now: Instant) -> Vec<QueueName> {
         let queues = self.queues.next();
-        self.is_due = self.queues.has_more();
+        self.expects_work = self.queues.has_more();
         self.next_poll = now + self.poll;
         queues
     }
 
     /// The claim was answered; `is_full` if there were as many deliveries as it allowed.
     pub(super) fn answered(&mut self, is_full: bool) {
-        self.is_due |= is_full;
+        self.expects_work |= is_full;
     }
 }
 

@@ -1,5 +1,5 @@
 //! Commands of the worker's owner and orders of an operator, and which parts of a new one differ from the last: a part
-//! that was followed before is not followed again, however often it arrives.
+//! that was applied before is not applied again, however often it arrives.
 
 use umbel_broker::{Shutdown, WorkerOrder};
 
@@ -12,14 +12,14 @@ pub(crate) struct Command {
     pub(crate) stop: bool,
 }
 
-/// The command and the order that were followed last.
+/// The command and the order that were applied last.
 #[derive(Debug, Default)]
-pub(super) struct Followed {
+pub(super) struct Applied {
     command: Command,
     order: WorkerOrder,
 }
 
-impl Followed {
+impl Applied {
     /// The pause and the shutdown of a command, where they changed.
     pub(super) fn command(&mut self, command: Command) -> (Option<bool>, Option<Shutdown>) {
         let last = std::mem::replace(&mut self.command, command);
@@ -49,15 +49,15 @@ mod tests {
 
     #[test]
     fn only_parts_that_changed_are_followed() {
-        let mut followed = Followed::default();
+        let mut applied = Applied::default();
         let command = Command { paused: true, ..Command::default() };
-        assert_eq!(followed.command(command), (Some(true), None));
+        assert_eq!(applied.command(command), (Some(true), None));
         let command = Command { shutdown: Some(Shutdown::Soft), ..command };
-        assert_eq!(followed.command(command), (None, Some(Shutdown::Soft)));
-        assert_eq!(followed.command(command), (None, None));
+        assert_eq!(applied.command(command), (None, Some(Shutdown::Soft)));
+        assert_eq!(applied.command(command), (None, None));
         let order = WorkerOrder { number: 1, drain: Some(true), ..WorkerOrder::default() };
-        assert_eq!(followed.order(order.clone()), order);
+        assert_eq!(applied.order(order.clone()), order);
         let next = WorkerOrder { number: 2, slots: Some((1, 2)), ..order };
-        assert_eq!(followed.order(next.clone()), WorkerOrder { drain: None, ..next });
+        assert_eq!(applied.order(next.clone()), WorkerOrder { drain: None, ..next });
     }
 }

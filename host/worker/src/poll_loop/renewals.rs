@@ -9,8 +9,8 @@ use std::{
 use umbel_broker::{Broker, Error as BrokerError, LeaseState, Renewal as Lease};
 
 use crate::{
-    active::Wakers,
-    backoff::is_fault_of_request,
+    active_delivery::Wakers,
+    broker_failures::is_fault_of_request,
     leases::{LeaseTable, PendingRenewal},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Renewals {
     wakers: Arc<Wakers>,
     next: Instant,
     /// A job here may be cancelled: renew every lease at once.
-    all_now: bool,
+    pub(super) all_now: bool,
     /// When the reports of guests are sent.
     flush_at: Option<Instant>,
     /// The last renewal failed, for at least one lease.
@@ -42,10 +42,6 @@ pub(super) struct Renewals {
 impl Renewals {
     pub(super) fn new(lease: Duration, wakers: Arc<Wakers>, now: Instant) -> Self {
         Self { lease, wakers, next: now, all_now: false, flush_at: None, fails: false }
-    }
-
-    pub(super) fn renew_all_now(&mut self) {
-        self.all_now = true;
     }
 
     /// A guest reported something.
@@ -139,7 +135,7 @@ async fn renew(broker: &dyn Broker, lease_ms: u64, renewals: &[Lease]) -> Renewa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::active::Active;
+    use crate::active_delivery::ActiveDelivery;
 
     #[test]
     fn a_young_lease_is_renewed_only_by_a_cancel_and_an_old_one_at_its_time() {
@@ -147,9 +143,9 @@ mod tests {
         let mut leases = LeaseTable::new(lease);
         let mut renewals = Renewals::new(lease, Arc::default(), start);
         assert!(renewals.next_wake(&leases).is_none());
-        leases.add(Active::for_test(1, "{}"), start);
+        leases.add(ActiveDelivery::for_test(1, "{}"), start);
         assert!(renewals.start(start, &mut leases).is_none());
-        renewals.renew_all_now();
+        renewals.all_now = true;
         let pending = renewals.start(start, &mut leases).unwrap();
         renewals.done(start, &mut leases, pending, Ok(vec![Some(LeaseState::Held)]));
         assert_eq!(renewals.next_wake(&leases), Some(start + EVERY));

@@ -1,24 +1,25 @@
 //! The round trip: settles what finished and claims more, in one request.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use umbel_broker::{Broker, Claim, Delivery, Error as BrokerError, Settled};
+use futures::future::BoxFuture;
+use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
 use umbel_model::{Resolution, Token};
 
-use super::{MAX_CLAIM, PollLoop, renewals};
+use super::{
+    MAX_CLAIM, PollLoop,
+    renewals::{self, RenewalAnswer},
+};
 use crate::{
-    active::Active, backoff::is_fault_of_request, completion::Finished, leases::PendingRenewal, machine::random_u64,
-    outbox::Batch,
+    active_delivery::ActiveDelivery, broker_failures::is_fault_of_request, completion::Finished,
+    leases::PendingRenewal, operating_system::random_u64, outbox::Batch,
 };
 
 /// Fewer deliveries ahead than this are too few to gather settles for.
 const MIN_GATHERING: usize = 32;
-
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub(super) struct RoundTrip {
     batch: Batch,
@@ -29,7 +30,10 @@ pub(super) struct RoundTrip {
 }
 
 impl PollLoop {
-    pub(super) fn start_renewal(&mut self, now: Instant) -> Option<Pending<(PendingRenewal, renewals::RenewalAnswer)>> {
+    pub(super) fn start_renewal(
+        &mut self,
+        now: Instant,
+    ) -> Option<BoxFuture<'static, (PendingRenewal, RenewalAnswer)>> {
         let pending = self.renewals.start(now, &mut self.leases)?;
         Some(Box::pin(renewals::send(self.broker.clone(), self.config.lease_ms, pending)))
     }
@@ -66,10 +70,10 @@ impl PollLoop {
         }
         let ahead = self.prefetch.update(self.config.guest_threads, self.outbox.ready());
         self.local_queue.set_low_water(ahead as usize / 2);
-        (self.capacity.slots() + ahead).saturating_sub(self.leases.open()).min(MAX_CLAIM)
+        (self.capacity.slots + ahead).saturating_sub(self.leases.open).min(MAX_CLAIM)
     }
 
-    pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<Pending<RoundTrip>> {
+    pub(super) fn start_round_trip(&mut self, now: Instant) -> Option<BoxFuture<'static, RoundTrip>> {
         if self.failures.until(now).is_some() {
             return None;
         }
@@ -94,7 +98,13 @@ impl PollLoop {
         let limit = Duration::from_millis(self.config.lease_ms.max(5_000));
         let broker = self.broker.clone();
         Some(Box::pin(async move {
-            let answer = tokio::time::timeout(limit, exchange(&*broker, &batch, claim.as_ref())).await;
+            let exchange = async {
+                match &claim {
+                    Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
+                    claim => broker.settle(&batch.settles, claim.as_ref()).await,
+                }
+            };
+            let answer = tokio::time::timeout(limit, exchange).await;
             let answer = answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into())));
             RoundTrip { batch, claimed: claim.map_or(0, |claim| claim.max), started: now, answer }
         }))
@@ -123,9 +133,9 @@ impl PollLoop {
         // Before the new deliveries start: the job that was settled may have been the last one.
         self.check_job_count();
         self.hand_out(deliveries, started);
-        let ahead = self.prefetch.count() as usize;
+        let ahead = self.prefetch.count as usize;
         let gathers = ahead >= MIN_GATHERING && self.local_queue.len() > ahead / 2 && !self.lifecycle.shuts_down();
-        self.outbox.gather(gathers.then(|| Instant::now() + Duration::from_millis(self.config.gather_ms)));
+        self.outbox.gather_until = gathers.then(|| Instant::now() + Duration::from_millis(self.config.gather_ms));
     }
 
     /// Takes the answers to settles.
@@ -154,7 +164,7 @@ impl PollLoop {
         let (worker, now) = (&self.config.id, Instant::now());
         let has_claim = claimed > 0;
         if has_claim {
-            self.claims.look();
+            self.claims.expects_work = true;
         }
         let is_faulty = is_fault_of_request(error);
         if is_faulty && has_claim && !batch.settles.is_empty() {
@@ -182,7 +192,7 @@ impl PollLoop {
         let mut actives = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             self.last_seq += 1;
-            let active = Arc::new(Active::new(self.last_seq, delivery, wakers.clone(), rates.clone()));
+            let active = Arc::new(ActiveDelivery::new(self.last_seq, delivery, wakers.clone(), rates.clone()));
             self.leases.add(active.clone(), since);
             actives.push(active);
         }
@@ -199,18 +209,7 @@ impl PollLoop {
         for active in self.local_queue.take_back() {
             self.end(Finished::released(active));
         }
-        self.outbox.gather(None);
-    }
-}
-
-async fn exchange(
-    broker: &dyn Broker,
-    batch: &Batch,
-    claim: Option<&Claim>,
-) -> Result<(Vec<Settled>, Vec<Delivery>), BrokerError> {
-    match claim {
-        Some(claim) if batch.settles.is_empty() => Ok((Vec::new(), broker.claim(claim).await?)),
-        claim => broker.settle(&batch.settles, claim).await,
+        self.outbox.gather_until = None;
     }
 }
 

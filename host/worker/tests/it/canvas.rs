@@ -7,9 +7,9 @@ use std::sync::{
 
 use async_trait::async_trait;
 use umbel_broker::{WorkflowState, WorkflowSubmitted, Workflows, submit_workflow, workflow_value};
-use umbel_compose::{Composer, Head, Result, Rules, Stamps, TaskFacts, TaskSource};
+use umbel_compose::{Composer, Head, Result, Rules, TaskFacts, TaskSource};
 use umbel_model::{
-    Digest, JobId, JobRecord, JobState, ParameterText, PolicyPatch, TaskName, TenantId, WorkflowId,
+    Digest, JobId, JobRecord, JobState, ParameterText, PolicyPatch, Stamps, TaskName, TenantId, WorkflowId,
     canvas::{node_job, workflow_id},
 };
 

@@ -12,7 +12,7 @@ use umbel_broker::{Clock, Jobs, Maintenance, NewJob, Start, Submitted};
 use umbel_model::{Digest, JobId, JobRecord, JobState, PolicyPatch, QueueName, TaskName, TenantId};
 use umbel_modules::{CodeCache, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
-use umbel_worker::{Queues, Runtime, RuntimeConfig, Worker, WorkerConfig, WorkerHandle};
+use umbel_worker::{Queues, Runtime, RuntimeConfig, Worker, WorkerConfig, WorkerHandle, unique_worker_id};
 
 use crate::{broker::Flaky, guest::MODULE};
 
@@ -90,10 +90,8 @@ impl World {
         let compiler = Compiler::new(command, CompileLimits::default());
         let runtime = Runtime::new(RuntimeConfig::default(), store.clone(), code, compiler, sandbox);
         runtime.prepared(digest).await.unwrap();
-        let mut config = WorkerConfig::new(Worker::unique_id());
-        config.queues = Queues::Named(vec![QueueName::default()]);
-        config.concurrency = 4;
-        config.guest_threads = 2;
+        let queues = Queues::Named(vec![QueueName::default()]);
+        let config = WorkerConfig { queues, concurrency: 4, guest_threads: 2, ..WorkerConfig::default() };
         Self {
             broker: Flaky::new(clock),
             clock: handle,
@@ -120,7 +118,7 @@ impl World {
 
     pub fn start(&self) -> WorkerHandle {
         let mut config = self.config.clone();
-        config.id = Worker::unique_id();
+        config.id = unique_worker_id();
         Worker::start(self.broker.clone(), self.runtime.clone(), config).unwrap()
     }
 

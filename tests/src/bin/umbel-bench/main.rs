@@ -6,6 +6,7 @@
 mod canvas;
 mod connection;
 mod fairness;
+mod fleet;
 mod measure;
 mod redis_info;
 
@@ -16,7 +17,8 @@ use serde_json::Value;
 
 use measure::Limit;
 
-const NAMES: &[&str] = &["sandbox", "throughput", "limited", "latency", "memory", "chord", "chain", "noisy", "keys"];
+const NAMES: &[&str] =
+    &["sandbox", "throughput", "limited", "latency", "memory", "chord", "chain", "noisy", "keys", "fleet"];
 /// Jobs of each run with a limit, and of the run without one beside them.
 const LIMITED: usize = 20_000;
 /// Steps of the chain, as the peers have it.
@@ -84,6 +86,8 @@ async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>>
         "latency" => rows.push(measure::latency(broker).await?),
         "noisy" => rows.push(fairness::noisy(broker).await?),
         "keys" => rows.push(fairness::keys(broker).await?),
+        "fleet" if broker == "redis" => rows.push(fleet::fleet().await?),
+        "fleet" => {}
         _ => rows.push(measure::memory(broker).await?),
     }
     Ok(rows)

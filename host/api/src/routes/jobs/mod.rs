@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Deserialize;
-use umbel_broker::{Cancelled, Forgot, RunNow};
+use umbel_broker::{Cancelled, Forgot, RunNow, Waiter};
 use umbel_model::{JobId, JobState};
 use utoipa::{IntoParams, ToSchema};
 
@@ -27,9 +27,19 @@ use crate::{
     views::Job,
 };
 
-/// The answer to a submission that was stored.
-pub(crate) async fn respond_with_job(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
-    let found = match api.watch.job(&caller.tenant, outcome.id(), wait).await {
+/// The answer to a submission that was stored. The `waiter` was made before the submission, and waits for the job if that is new.
+pub(crate) async fn respond_with_job(
+    api: &Api,
+    caller: &Caller,
+    outcome: Outcome,
+    wait: Duration,
+    waiter: Option<Waiter>,
+) -> Result {
+    let found = match (outcome, waiter) {
+        (Outcome::New(_), Some(waiter)) => api.watch.new_job(&caller.tenant, waiter, wait).await,
+        _ => api.watch.job(&caller.tenant, outcome.id(), wait).await,
+    };
+    let found = match found {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), job_detail(api, record).await?))),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
@@ -131,5 +141,5 @@ pub(crate) async fn retry(Context { api, caller, id, request_id }: Context<JobId
     let how = redrive::How::new(&request_id.0);
     let mut new = redrive::redrive(&api, &[record], &how).await?;
     let new = new.pop().unwrap_or_else(|| Err(Problem::no_broker_answer()))?;
-    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO).await
+    respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO, None).await
 }

@@ -90,15 +90,17 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
     let idempotency = key.map(|key| idempotency(&key, &bytes));
+    let mut waiter = None;
     let outcome = if options.on_success.is_empty() && options.on_failure.is_empty() {
         let template = origin.template(&api, &signature.task, options).await?;
         let mut new = NewJobs::default();
         let id = new.add(&api, &template, &signature, idempotency).await?;
+        waiter = (!wait.is_zero()).then(|| api.watch.waiter(id));
         let answers = new.submit(&*api.broker, &api.store).await?;
         submitted(*answers.first().ok_or_else(Problem::no_broker_answer)?, id)?
     } else {
         callbacks::submit(&api, &signature, options, origin, idempotency).await?
     };
     tracing::debug!(job = %outcome.id(), task = &*signature.task, ?outcome, "job submitted");
-    respond_with_job(&api, &caller, outcome, wait).await
+    respond_with_job(&api, &caller, outcome, wait, waiter).await
 }

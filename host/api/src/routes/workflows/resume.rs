@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
-use umbel_compose::{Digests, FailedWorkflow, Head, Stamps};
-use umbel_model::WorkflowSpec;
+use umbel_compose::{Digests, FailedWorkflow, Head};
+use umbel_model::{Stamps, WorkflowSpec};
 use utoipa::ToSchema;
 
 use super::respond_with_workflow;
@@ -64,9 +64,9 @@ pub(crate) async fn resume(
         ..Head::new(api.ids.workflow_id()?)
     };
     let stamps = Stamps {
-        traceparent: origin.traceparent.or(spec.traceparent.clone()),
+        traceparent: origin.traceparent.or(spec.stamps.traceparent.clone()),
         request_id: Some(origin.request_id),
-        ..Stamps::from(spec)
+        ..spec.stamps
     };
     let submission = Submission { api: api.clone(), tenant: caller.tenant.clone(), stamps, permit, pointer: "" };
     let (outcome, _) = submission.submit(move |composer| composer.resumed(old, digests, head)).await?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::{body::Body, http::HeaderMap};
 use bytes::Bytes;
 use serde::Deserialize;
-use umbel_compose::{Head, Stamps, check_key};
-use umbel_model::Canvas;
+use umbel_compose::{Head, check_key};
+use umbel_model::{Canvas, Stamps};
 use utoipa::ToSchema;
 
 use super::respond_with_workflow;

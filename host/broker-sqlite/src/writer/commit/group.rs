@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, ffi::ErrorCode};
 use tracing::{debug, warn};
-use umbel_broker::{Error, Result};
+use umbel_broker::{Error, Result, in_process::Notifications};
 
+use crate::error::Fault;
 use crate::writer::{
     commit::operation::Operation, commit::operation::Writer, state::known::Known, step::FollowUp, step::Step,
 };
-use crate::{error::Fault, notifications::Notifications};
 
 /// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4_000;
@@ -21,7 +21,7 @@ const VACUUM_PAGES: i64 = 256;
 const VACUUM_EVERY: u32 = 64;
 
 /// The state of the writer thread.
-pub(in crate::writer) struct Group<'a> {
+pub(crate) struct Group<'a> {
     conn: &'a Connection,
     writer: &'a Writer,
     known: Known,
@@ -31,12 +31,12 @@ pub(in crate::writer) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    pub(in crate::writer) fn new(writer: &'a Writer, known: Known) -> Self {
+    pub(crate) fn new(writer: &'a Writer, known: Known) -> Self {
         Self { conn: &writer.conn, writer, known, notifications: Notifications::default(), groups: 0, failing: false }
     }
 
     /// Runs, commits and answers what waits.
-    pub(in crate::writer) fn serve(&mut self, waiting: &mut Vec<Box<dyn Operation>>) {
+    pub(crate) fn serve(&mut self, waiting: &mut Vec<Box<dyn Operation>>) {
         match self.commit_in_part(waiting) {
             Ok(()) => waiting.drain(..).for_each(|operation| operation.answer(Ok(()))),
             Err(_) if waiting.len() > 1 => {
@@ -75,8 +75,8 @@ impl<'a> Group<'a> {
         match self.attempt(operations, follow_up) {
             Ok(()) => {
                 self.known.keep();
-                self.notifications.ready_in_all(std::mem::take(&mut self.known.scheduler.ready_in));
-                self.writer.channels.notify(&mut self.notifications);
+                let ready_in = std::mem::take(&mut self.known.scheduler.ready_in);
+                self.writer.channels.notify(ready_in, std::mem::take(&mut self.notifications));
                 if self.failing && self.conn.total_changes() != changes {
                     self.failing = false;
                     warn!("the database takes writes again");
@@ -91,7 +91,7 @@ impl<'a> Group<'a> {
                     warn!(%error, "a transaction could not be rolled back");
                 }
                 self.known.undo(self.conn);
-                self.notifications.forget();
+                self.notifications = Notifications::default();
                 Err(fault)
             }
         }

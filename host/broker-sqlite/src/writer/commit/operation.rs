@@ -4,10 +4,10 @@ use std::{fs::File, sync::Arc};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
-use umbel_broker::{Error, Limits, Result};
+use umbel_broker::{Error, Limits, Result, in_process::Channels};
 
 use crate::writer::step::Step;
-use crate::{error::Fault, notifications::Channels, timer::Timer};
+use crate::{error::Fault, timer::Timer};
 
 /// An operation on its way through the writer.
 pub(crate) trait Operation: Send {
@@ -19,11 +19,11 @@ pub(crate) trait Operation: Send {
     fn answer(self: Box<Self>, committed: Result<()>);
 }
 
-pub(in crate::writer) struct Typed<T, F> {
-    pub(in crate::writer) jobs: usize,
-    pub(in crate::writer) work: F,
-    pub(in crate::writer) value: Option<T>,
-    pub(in crate::writer) reply: oneshot::Sender<Result<T>>,
+pub(crate) struct Typed<T, F> {
+    pub(crate) jobs: usize,
+    pub(crate) work: F,
+    pub(crate) value: Option<T>,
+    pub(crate) reply: oneshot::Sender<Result<T>>,
 }
 
 impl<T, F> Operation for Typed<T, F>

@@ -4,20 +4,23 @@ use rusqlite::Connection;
 use umbel_broker::BrokerOptions;
 use umbel_model::{OnWorkerLost, TaskName};
 
-use crate::writer::{jobs::head::Head, jobs::head::one};
-use crate::{error::Fault, rows, rows::json};
+use crate::writer::jobs::head::Head;
+use crate::{
+    error::Fault,
+    rows::{first, one},
+};
 
 /// Flags in `job.broker_options`.
-pub(in crate::writer) const ON_LOST: u8 = 1;
-pub(in crate::writer) const LIMITS: u8 = 2;
-pub(in crate::writer) const UNIQUE: u8 = 4;
+pub(crate) const ON_LOST: u8 = 1;
+pub(crate) const LIMITS: u8 = 2;
+pub(crate) const UNIQUE: u8 = 4;
 
 const OPTIONS: &str = "SELECT text FROM knobs WHERE rid = ?";
 const TASK: &str = "SELECT task FROM job WHERE rid = ?";
 
 impl Head {
     /// With these broker options.
-    pub(in crate::writer) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
+    pub(crate) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
         let Some(broker_options) = broker_options else { return self };
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
         self.has = flag(broker_options.on_lost != OnWorkerLost::default(), ON_LOST)
@@ -28,21 +31,19 @@ impl Head {
     }
 
     /// Its broker options, if it has any.
-    pub(in crate::writer) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
+    pub(crate) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
         if self.has > 0 && self.broker_options.is_none() {
-            let text = one(conn.prepare_cached(OPTIONS)?, [self.rid], |row| Ok(row.get::<_, String>(0)?))?;
-            let text = text.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?;
-            self.broker_options = Some(json("knobs", &text)?);
+            let stored = one(conn, OPTIONS, &[&self.rid], first)?;
+            self.broker_options = Some(Box::new(stored.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?));
         }
         Ok(self.broker_options.as_deref())
     }
 
-    pub(in crate::writer) fn task(&self, conn: &Connection) -> Result<TaskName, Fault> {
+    pub(crate) fn task(&self, conn: &Connection) -> Result<TaskName, Fault> {
         if let Some(task) = &self.task {
             return Ok(task.clone());
         }
-        let task = one(conn.prepare_cached(TASK)?, [self.rid], |row| rows::name(row, 0))?;
-        task.ok_or_else(|| Fault::stored("job", "it is missing"))
+        one(conn, TASK, &[&self.rid], first)?.ok_or_else(|| Fault::stored("job", "it is missing"))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Claim, renew, settle.
 
-use rusqlite::params;
+use rusqlite::Row;
 use umbel_broker::{
-    CLAIM_SCAN, Claim, DeliveredNode, Delivery, INLINE_INPUT_BYTES, Input, LeaseState, Renewal, Settle, Settled,
+    Claim, DeliveredNode, Delivery, Input, LeaseState, Renewal, Settle, Settled,
     rules::{
-        lease,
-        settle::{Next, could_have_followed, may_grow, next},
+        join, lease,
+        settle::{Next, could_have_followed, failure, may_grow, next},
     },
-    scheduler::{ClaimRound, Picked},
+    scheduler::ClaimRound,
 };
 use umbel_model::{
     JobState, Resolution, Token,
@@ -22,11 +22,12 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{self, int},
+    rows::{get, one, update},
 };
 
-const NODE: &str = "SELECT template, gate, source, takes, error_callback FROM node WHERE workflow = ? AND number = ?";
-const INPUT: &str = "SELECT state, child IS NULL, outcome.result FROM node CROSS JOIN job ON job.rid = node.rid
+const NODE: &str =
+    "SELECT template, gate, iif(takes, source, NULL), error_callback FROM node WHERE workflow = ? AND number = ?";
+const INPUT: &str = "SELECT state, child IS NOT NULL, outcome.result FROM node CROSS JOIN job ON job.rid = node.rid
     LEFT JOIN outcome ON outcome.rid = job.rid WHERE node.workflow = ? AND node.number = ?";
 
 impl Step<'_> {
@@ -36,43 +37,29 @@ impl Step<'_> {
     }
 
     /// Ends deliveries, does what follows from that, and hands out more.
-    pub(crate) fn settle_all(
+    pub(crate) fn settle(
         &mut self,
         settles: &[Settle],
         then: Option<&Claim>,
     ) -> Result<(Vec<Settled>, Vec<Delivery>), Fault> {
-        let settled = settles.iter().map(|settle| self.settle(settle)).collect::<Result<_, _>>()?;
+        let settled = settles.iter().map(|settle| self.settle_one(settle)).collect::<Result<_, _>>()?;
         self.advance()?;
         let deliveries = then.map(|claim| self.hand_out(claim)).transpose()?;
         Ok((settled, deliveries.unwrap_or_default()))
     }
 
     fn hand_out(&mut self, claim: &Claim) -> Result<Vec<Delivery>, Fault> {
-        let mut deliveries = Vec::new();
-        let mut budget = claim.max.saturating_add(CLAIM_SCAN);
-        let wants_more = |deliveries: &Vec<Delivery>| (deliveries.len() as u64) < u64::from(claim.max);
-        for queue in &claim.queues {
-            let mut round = ClaimRound::default();
-            while wants_more(&deliveries) && budget > 0 {
-                let Some(next) = round.next(self.scheduler, queue, &claim.worker) else { break };
-                budget -= 1;
-                let Ok(id) = next else { continue };
-                let queues = self.scheduler.len();
-                let mut store = ReadyJobs { conn: self.conn, now: self.now, queues, looked: None };
-                let picked = self.scheduler.pick(self.now, id, &claim.worker, &mut store)?;
-                round.looked(id, picked == Picked::Job);
-                let Some((mut head, text)) = store.looked.filter(|_| picked == Picked::Job) else { continue };
-                if head.expired(self.now) {
-                    head.in_sub_queue = false;
-                    self.finish(&mut head, JobState::Expired)?;
-                } else {
-                    deliveries.push(self.deliver(&mut head, text, claim, deliveries.len())?);
-                }
-                self.save(&mut head)?;
+        let (mut round, mut deliveries) = (ClaimRound::new(claim), Vec::new());
+        let mut store = ReadyJobs { conn: self.conn, now: self.now, queues: self.scheduler.len(), looked: None };
+        while round.take(self.scheduler, &mut store)? {
+            let Some((mut head, text)) = store.looked.take() else { break };
+            if head.expired(self.now) {
+                head.in_sub_queue = false;
+                self.finish(&mut head, JobState::Expired)?;
+            } else {
+                deliveries.push(self.deliver(&mut head, text, claim, deliveries.len())?);
             }
-            if budget == 0 && wants_more(&deliveries) && self.scheduler.is_open(queue) {
-                self.notifications.ready_in(queue);
-            }
+            self.save(&mut head)?;
         }
         self.workflows.work_items.put_off();
         // One that expired may have been the last of its workflow.
@@ -88,7 +75,7 @@ impl Step<'_> {
         head.deliveries += 1;
         head.fence = lease::next_fence(self.now, head.fence);
         head.started_at = Some(self.now);
-        head.worker = Some(claim.worker.as_str().to_owned());
+        head.worker = Some(claim.worker.clone());
         head.at = Some(self.now.saturating_add(claim.lease_ms));
         head.token = Some(token.as_str().to_owned());
         let (spec, node) = match head.workflow {
@@ -117,13 +104,10 @@ impl Step<'_> {
         arguments: String,
     ) -> Result<(String, Option<Box<DeliveredNode>>), Fault> {
         let (id, number) = node_of(head.id);
-        let (template, group, source, when) = {
-            let mut statement = self.conn.prepare_cached(NODE)?;
-            let mut found = statement.query(params![workflow, number])?;
-            let row = found.next()?.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
-            let source: Option<u32> = row.get(2)?;
-            (row.get(0)?, row.get(1)?, source.filter(|_| row.get(3).unwrap_or(false)), rows::when(row, 4)?)
-        };
+        let decode = |row: &Row<'_>| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?, get(row, 3)?));
+        let found = one(self.conn, NODE, &[&workflow, &number], decode)?;
+        let (template, group, source, when) =
+            found.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
         let input = match (source, when) {
             (None, _) => Input::Nothing,
             (Some(source), When::Failure) => Input::Error(source),
@@ -136,35 +120,31 @@ impl Step<'_> {
     }
 
     fn input(&self, workflow: i64, source: u32) -> Result<Input, Fault> {
-        let mut statement = self.conn.prepare_cached(INPUT)?;
-        let mut found = statement.query(params![workflow, source])?;
-        let Some(row) = found.next()? else { return Ok(Input::Result(source)) };
-        let whole = rows::state(row, 0)? == JobState::Succeeded && row.get(1)?;
-        let result = row.get_ref(2)?.as_str_or_null().map_err(|error| Fault::stored("result", error))?;
-        let result = result.unwrap_or("null");
-        Ok(if whole && result.len() <= INLINE_INPUT_BYTES {
-            Input::Value(result.to_owned())
-        } else {
-            Input::Result(source)
-        })
+        let input = one(self.conn, INPUT, &[&workflow, &source], |row| {
+            let result = row.get_ref(2)?.as_str_or_null().map_err(|error| Fault::stored("result", error))?;
+            Ok(join::input(source, get(row, 0)?, get(row, 1)?, result.unwrap_or("null")))
+        })?;
+        Ok(input.unwrap_or(Input::Result(source)))
     }
 
-    pub(crate) fn renew(&mut self, lease_ms: u64, renewal: &Renewal) -> Result<LeaseState, Fault> {
+    pub(crate) fn renew(&mut self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>, Fault> {
+        renewals.iter().map(|renewal| self.renew_one(lease_ms, renewal)).collect()
+    }
+
+    fn renew_one(&mut self, lease_ms: u64, renewal: &Renewal) -> Result<LeaseState, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, &renewal.tenant, renewal.id)? else {
             return Ok(LeaseState::Lost);
         };
         if !head.held_by(&renewal.token) {
             return Ok(LeaseState::Lost);
         }
-        head.put_progress(self.conn, renewal.progress.as_ref())?;
-        head.append_logs(self.conn, self.limits.max_log_lines, &renewal.logs)?;
-        let sql = "UPDATE job SET at = ?, log_lines = ? WHERE rid = ?";
-        let lease_until = int(self.now.saturating_add(lease_ms));
-        self.conn.prepare_cached(sql)?.execute(params![lease_until, int(head.log_lines), head.rid])?;
+        head.hear(self.conn, self.limits.max_log_lines, renewal.progress.as_ref(), &renewal.logs)?;
+        let at = self.now.saturating_add(lease_ms);
+        update!(self.conn, "job" { at: at, log_lines: head.log_lines } "rid = ?", head.rid)?;
         Ok(lease::state(head.cancel_requested, head.let_end))
     }
 
-    pub(crate) fn settle(&mut self, settle: &Settle) -> Result<Settled, Fault> {
+    fn settle_one(&mut self, settle: &Settle) -> Result<Settled, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, &settle.tenant, settle.id)? else {
             return Ok(Settled::Lost);
         };
@@ -181,8 +161,7 @@ impl Step<'_> {
                 self.grow(&head, growth)?;
             }
         }
-        head.put_progress(self.conn, settle.progress.as_ref())?;
-        head.append_logs(self.conn, self.limits.max_log_lines, &settle.logs)?;
+        head.hear(self.conn, self.limits.max_log_lines, settle.progress.as_ref(), &settle.logs)?;
         if let Some(record) = &settle.record {
             head.remember(self.conn, record)?;
         }
@@ -194,15 +173,11 @@ impl Step<'_> {
 
     fn resolve(&mut self, head: &mut Head, resolution: &Resolution) -> Result<(), Fault> {
         let next = next(resolution, head.cancel_requested);
-        match resolution {
-            Resolution::Succeed { result } => {
-                head.put_result(self.conn, result.as_ref().map(|result| result.get()))?;
-            }
-            Resolution::Fail { failure } => head.put_failure(self.conn, failure)?,
-            Resolution::Retry { failure, .. } if next != Next::End(JobState::Revoked) => {
-                head.put_failure(self.conn, failure)?;
-            }
-            _ => {}
+        if let Some(failure) = failure(resolution, next) {
+            head.put_failure(self.conn, failure)?;
+        }
+        if let Resolution::Succeed { result } = resolution {
+            head.put_result(self.conn, result.as_ref().map(|result| result.get()))?;
         }
         match next {
             Next::End(state) => self.finish(head, state),

@@ -1,6 +1,5 @@
 //! Recording changes of jobs for those who follow a tenant.
 
-use rusqlite::params;
 use umbel_broker::{Event, FOLLOW_MS};
 use umbel_model::TenantId;
 
@@ -8,7 +7,10 @@ use crate::writer::{
     jobs::head::Head, state::event_subscriptions::Subscription, state::event_subscriptions::TRIM,
     state::event_subscriptions::keeps_events, step::FollowUp, step::Step,
 };
-use crate::{error::Fault, rows::int};
+use crate::{
+    error::Fault,
+    rows::{changed, run},
+};
 
 /// Events that one prune deletes at most.
 const EVENT_SWEEP: u64 = 5_000;
@@ -25,7 +27,7 @@ impl Step<'_> {
             ended => {
                 if let Some(ended) = ended {
                     self.write_subscriptions()?;
-                    self.conn.prepare_cached(TRIM)?.execute(params![tenant.as_str(), int(ended.last)])?;
+                    run(self.conn, TRIM, &[tenant, &ended.last])?;
                 }
                 self.now.saturating_mul(1_000).max(self.subscriptions.newest + 1) - 1
             }
@@ -37,7 +39,7 @@ impl Step<'_> {
     }
 
     /// The job's state was changed.
-    pub(in crate::writer) fn record_event(&mut self, head: &Head) -> Result<(), Fault> {
+    pub(crate) fn record_event(&mut self, head: &Head) -> Result<(), Fault> {
         if !self.subscriptions.is_anybody() {
             return Ok(());
         }
@@ -50,17 +52,17 @@ impl Step<'_> {
     }
 
     /// Whether somebody may follow a tenant: what is not yet stored must then know its task.
-    pub(in crate::writer) fn is_followed(&self, tenant: &TenantId) -> bool {
+    pub(crate) fn is_followed(&self, tenant: &TenantId) -> bool {
         self.subscriptions.is_anybody() && self.subscriptions.all.contains_key(tenant)
     }
 
-    pub(in crate::writer) fn write_subscriptions(&mut self) -> Result<(), Fault> {
+    pub(crate) fn write_subscriptions(&mut self) -> Result<(), Fault> {
         let keep = keeps_events(self.conn, self.subscriptions, self.max_pages, self.follow_up == FollowUp::All)?;
         self.subscriptions.write(self.conn, keep)
     }
 
     /// Deletes the events of followings that have ended.
-    pub(in crate::writer) fn sweep_events(&mut self) -> Result<(), Fault> {
+    pub(crate) fn sweep_events(&mut self) -> Result<(), Fault> {
         // Those that nobody missed, later: as long as that a clock may be set back, and all brokers agree.
         self.subscriptions.end_until(self.now.saturating_sub(FOLLOW_MS));
         let over = self.subscriptions.all.iter().filter(|(_, following)| following.until == 0);
@@ -71,7 +73,7 @@ impl Step<'_> {
         self.write_subscriptions()?;
         let mut budget = EVENT_SWEEP;
         for tenant in over {
-            let deleted = self.conn.prepare_cached(SWEEP)?.execute(params![tenant.as_str(), int(budget)])? as u64;
+            let deleted = changed(self.conn, SWEEP, &[&tenant, &budget])?;
             budget = budget.saturating_sub(deleted);
             if budget == 0 {
                 break;

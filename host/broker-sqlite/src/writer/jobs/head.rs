@@ -1,82 +1,82 @@
 //! The part of a job that changes, and the statements that read and write it.
 
-use rusqlite::{CachedStatement, Connection, Params, Row, params};
+use rusqlite::{Connection, Row};
 use umbel_broker::{
     BrokerOptions, NewJob, NodeTemplate,
     scheduler::{QueueId, Scheduler, ready_score},
 };
 use umbel_model::{
-    JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkflowId,
+    JobId, JobState, TaskName, TenantId, Token, UnixMs, WorkerId, WorkflowId,
     canvas::{Range, When},
 };
 
 use crate::{
     error::Fault,
-    rows::{self, int, number, phase, queue_id, small, state, state_number, time},
+    rows::{self, all, get, one, phase, read, run, update},
 };
 
 /// A job's row but for what only readers want.
 #[derive(Debug)]
-pub(in crate::writer) struct Head {
-    pub(in crate::writer) rid: i64,
-    pub(in crate::writer) id: JobId,
-    pub(in crate::writer) queue_id: QueueId,
-    pub(in crate::writer) priority: u8,
-    pub(in crate::writer) max_deliveries: u32,
-    pub(in crate::writer) result_ttl_ms: u64,
-    pub(in crate::writer) dead_ttl_ms: u64,
-    pub(in crate::writer) expires_at: Option<UnixMs>,
-    pub(in crate::writer) state: JobState,
+pub(crate) struct Head {
+    pub(crate) rid: i64,
+    pub(crate) id: JobId,
+    pub(crate) queue_id: QueueId,
+    pub(crate) priority: u8,
+    pub(crate) max_deliveries: u32,
+    pub(crate) result_ttl_ms: u64,
+    pub(crate) dead_ttl_ms: u64,
+    pub(crate) expires_at: Option<UnixMs>,
+    pub(crate) state: JobState,
     /// When it is to be looked at: due or expiring, its lease over, to be deleted.
-    pub(in crate::writer) at: Option<UnixMs>,
-    pub(in crate::writer) score: u64,
-    pub(in crate::writer) retries: u32,
-    pub(in crate::writer) deliveries: u32,
-    pub(in crate::writer) fence: u64,
-    pub(in crate::writer) cancel_requested: bool,
+    pub(crate) at: Option<UnixMs>,
+    pub(crate) score: u64,
+    pub(crate) retries: u32,
+    pub(crate) deliveries: u32,
+    pub(crate) fence: u64,
+    pub(crate) cancel_requested: bool,
     /// It was cancelled while it ran and is left to end.
-    pub(in crate::writer) let_end: bool,
-    pub(in crate::writer) dead: bool,
-    pub(in crate::writer) due_at: Option<UnixMs>,
-    pub(in crate::writer) started_at: Option<UnixMs>,
-    pub(in crate::writer) finished_at: Option<UnixMs>,
-    pub(in crate::writer) worker: Option<String>,
-    pub(in crate::writer) token: Option<String>,
-    pub(in crate::writer) records: u64,
-    pub(in crate::writer) log_lines: u64,
+    pub(crate) let_end: bool,
+    pub(crate) dead: bool,
+    pub(crate) due_at: Option<UnixMs>,
+    pub(crate) started_at: Option<UnixMs>,
+    pub(crate) finished_at: Option<UnixMs>,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) token: Option<String>,
+    pub(crate) records: u64,
+    pub(crate) log_lines: u64,
     /// The row of the workflow whose node it is.
-    pub(in crate::writer) workflow: Option<i64>,
+    pub(crate) workflow: Option<i64>,
     /// The workflow that replaced it.
-    pub(in crate::writer) child: Option<WorkflowId>,
+    pub(crate) child: Option<WorkflowId>,
     /// It is queued in the sub-queue of its task and key, or counts as running there. Stored as `lane`.
-    pub(in crate::writer) in_sub_queue: bool,
+    pub(crate) in_sub_queue: bool,
     /// Which broker options it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
-    pub(in crate::writer) has: u8,
+    pub(crate) has: u8,
     /// Its broker options, once they were looked at.
-    pub(in crate::writer) broker_options: Option<Box<BrokerOptions>>,
+    pub(crate) broker_options: Option<Box<BrokerOptions>>,
     /// Its task, once that was looked at.
-    pub(in crate::writer) task: Option<TaskName>,
+    pub(crate) task: Option<TaskName>,
     /// Its state as it is stored.
-    pub(in crate::writer) was: JobState,
+    pub(crate) was: JobState,
 }
 
 /// A node on which something is to be done.
 #[derive(Debug)]
-pub(in crate::writer) struct Target {
-    pub(in crate::writer) number: u32,
-    pub(in crate::writer) when: When,
-    pub(in crate::writer) template: u32,
+pub(crate) struct Target {
+    pub(crate) number: u32,
+    pub(crate) when: When,
+    pub(crate) template: u32,
     /// None: it is a join.
-    pub(in crate::writer) head: Option<Head>,
+    pub(crate) head: Option<Head>,
 }
 
 /// The columns of a head, in the order of `decode`.
 macro_rules! select_head {
     ($rest:literal) => {
         concat!(
-            "SELECT job.rid, job.id, line, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
-             job.at, score, retries, deliveries, fence, cancel_requested, dead, due_at, started_at, finished_at, \
-             worker, token, records, log_lines, job.workflow, job.child, job.lane, job.knobs",
+            "SELECT job.rid, job.id, line - 1, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
+             job.at, score, retries, deliveries, fence, cancel_requested, cancel_requested = 2, dead, due_at, started_at, \
+             finished_at, worker, token, records, log_lines, job.workflow, job.child, job.lane IS NOT NULL, job.knobs",
             $rest
         )
     };
@@ -88,115 +88,68 @@ const READY: &str =
 const BY_TIME: &str =
     select_head!(" FROM job INDEXED BY job_at WHERE phase = ? AND at <= ? ORDER BY at, tenant, id LIMIT ?");
 const TARGETS: &str = select_head!(
-    ", node.number, node.error_callback, node.template FROM node LEFT JOIN job ON job.rid = node.rid
+    ", node.number, node.error_callback, coalesce(node.template, 0) FROM node LEFT JOIN job ON job.rid = node.rid
      WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number"
 );
 /// The first column after those of a head.
-const REST: usize = 27;
+const REST: usize = 28;
 
 fn decode(queues: usize, row: &Row<'_>) -> Result<Head, Fault> {
-    let state = state(row, 8)?;
-    Ok(Head {
-        rid: row.get(0)?,
-        id: rows::id(row, 1)?,
-        queue_id: queue_id(queues, number(row, 2)?)?,
-        priority: row.get(3)?,
-        max_deliveries: small(row, 4)?,
-        result_ttl_ms: number(row, 5)?,
-        dead_ttl_ms: number(row, 6)?,
-        expires_at: time(row, 7)?,
-        state,
-        at: time(row, 9)?,
-        score: number(row, 10)?,
-        retries: small(row, 11)?,
-        deliveries: small(row, 12)?,
-        fence: number(row, 13)?,
-        cancel_requested: row.get(14)?,
-        let_end: row.get::<_, i64>(14)? == 2,
-        dead: row.get(15)?,
-        due_at: time(row, 16)?,
-        started_at: time(row, 17)?,
-        finished_at: time(row, 18)?,
-        worker: row.get(19)?,
-        token: row.get(20)?,
-        records: number(row, 21)?,
-        log_lines: number(row, 22)?,
-        workflow: row.get(23)?,
-        child: rows::id_or_none(row, 24)?,
-        in_sub_queue: row.get::<_, Option<i64>>(25)?.is_some(),
-        has: row.get(26)?,
-        broker_options: None,
-        task: None,
-        was: state,
-    })
-}
-
-pub(in crate::writer) fn one<T>(
-    mut statement: CachedStatement<'_>,
-    params: impl Params,
-    decode: impl FnOnce(&Row<'_>) -> Result<T, Fault>,
-) -> Result<Option<T>, Fault> {
-    statement.query(params)?.next()?.map(decode).transpose()
+    let mut head = read!(row => Head {
+        rid, id, queue_id, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, at, score, retries,
+        deliveries, fence, cancel_requested, let_end, dead, due_at, started_at, finished_at, worker, token, records,
+        log_lines, workflow, child, in_sub_queue, has;
+        broker_options: None, task: None, was: JobState::Queued
+    });
+    head.was = head.state;
+    rows::known_queue(queues, head.queue_id)?;
+    Ok(head)
 }
 
 /// The job of a tenant with this id.
-pub(in crate::writer) fn by_id(
+pub(crate) fn by_id(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     tenant: &TenantId,
     id: JobId,
 ) -> Result<Option<Head>, Fault> {
-    one(conn.prepare_cached(BY_ID)?, params![tenant.as_str(), id.to_bytes()], |row| decode(scheduler.len(), row))
+    one(conn, BY_ID, &[tenant, &id], |row| decode(scheduler.len(), row))
 }
 
 /// A queued job, and the text of its spec; none when either is missing.
-pub(in crate::writer) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
-    one(conn.prepare_cached(READY)?, [rid], |row| Ok((decode(queues, row)?, row.get(REST)?)))
+pub(crate) fn ready(conn: &Connection, queues: usize, rid: i64) -> Result<Option<(Head, String)>, Fault> {
+    one(conn, READY, &[&rid], |row| Ok((decode(queues, row)?, get(row, REST)?)))
 }
 
 /// At most `max` jobs of a phase that are to be looked at until `until`, by that time, tenant and id.
-pub(in crate::writer) fn by_time(
+pub(crate) fn by_time(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     phase: i64,
     until: UnixMs,
     max: u32,
 ) -> Result<Vec<Head>, Fault> {
-    let mut statement = conn.prepare_cached(BY_TIME)?;
-    let mut rows = statement.query(params![phase, int(until), max])?;
-    let mut heads = Vec::new();
-    while let Some(row) = rows.next()? {
-        heads.push(decode(scheduler.len(), row)?);
-    }
-    Ok(heads)
+    all(conn, BY_TIME, &[&phase, &until, &max], |row| decode(scheduler.len(), row))
 }
 
 /// The nodes of a range that are there, in order.
-pub(in crate::writer) fn targets(
+pub(crate) fn targets(
     conn: &Connection,
     scheduler: &Scheduler<i64>,
     workflow: i64,
     nodes: Range,
 ) -> Result<Vec<Target>, Fault> {
-    let mut statement = conn.prepare_cached(TARGETS)?;
     let end = i64::from(nodes.first) + i64::from(nodes.count.max(1));
-    let mut rows = statement.query(params![workflow, nodes.first, end])?;
-    let mut targets = Vec::new();
-    while let Some(row) = rows.next()? {
-        let is_job = row.get::<_, Option<i64>>(0)?.is_some();
-        targets.push(Target {
-            number: small(row, REST)?,
-            when: rows::when(row, REST + 1)?,
-            template: row.get::<_, Option<u32>>(REST + 2)?.unwrap_or(0),
-            head: is_job.then(|| decode(scheduler.len(), row)).transpose()?,
-        });
-    }
-    Ok(targets)
+    all(conn, TARGETS, &[&workflow, &nodes.first, &end], |row| {
+        let is_job = get::<Option<i64>>(row, 0)?.is_some();
+        let head = is_job.then(|| decode(scheduler.len(), row)).transpose()?;
+        Ok(read!(row, REST => Target { number, when, template; head: head }))
+    })
 }
 
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
-    pub(in crate::writer) fn new(now: UnixMs, queue_id: QueueId, new: &NewJob) -> Self {
+    pub(crate) fn new(now: UnixMs, queue_id: QueueId, new: &NewJob) -> Self {
         let within = (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms));
         Self {
             result_ttl_ms: new.result_ttl_ms,
@@ -209,7 +162,7 @@ impl Head {
     }
 
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
-    pub(in crate::writer) fn of_node(id: JobId, queue_id: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
+    pub(crate) fn of_node(id: JobId, queue_id: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
         let head = Self::blank(id, queue_id, template.priority, template.max_deliveries, JobState::Waiting);
         // Its end must find room in a full file: the score keeps it until then.
         Self { workflow: Some(workflow), score: ready_score(0, 0), ..head }
@@ -252,49 +205,31 @@ impl Head {
     }
 
     /// Writes all that may have changed. `Step::save` counts it, too.
-    pub(in crate::writer) fn save(&self, conn: &Connection) -> Result<(), Fault> {
-        let sql = "UPDATE job SET state = ?, phase = ?, at = ?, score = ?, retries = ?, deliveries = ?, fence = ?,
-            cancel_requested = ?, dead = ?, due_at = ?, started_at = ?, finished_at = ?, worker = ?, token = ?,
-            records = ?, log_lines = ?, expires_at = ?, child = ?, lane = ? WHERE rid = ?";
-        conn.prepare_cached(sql)?.execute(params![
-            state_number(self.state),
-            phase(self.state),
-            self.at.map(int),
-            int(self.score),
-            self.retries,
-            self.deliveries,
-            int(self.fence),
-            i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end),
-            self.dead,
-            self.due_at.map(int),
-            self.started_at.map(int),
-            self.finished_at.map(int),
-            self.worker,
-            self.token,
-            int(self.records),
-            int(self.log_lines),
-            self.expires_at.map(int),
-            self.child.map(|child| child.to_bytes()),
-            self.in_sub_queue.then_some(1),
-            self.rid,
-        ])?;
-        Ok(())
+    pub(crate) fn save(&self, conn: &Connection) -> Result<(), Fault> {
+        let cancel_requested = i64::from(self.cancel_requested) + i64::from(self.cancel_requested && self.let_end);
+        update!(conn, "job" {
+            state: self.state, phase: phase(self.state), at: self.at, score: self.score, retries: self.retries,
+            deliveries: self.deliveries, fence: self.fence, cancel_requested: cancel_requested, dead: self.dead,
+            due_at: self.due_at, started_at: self.started_at, finished_at: self.finished_at, worker: self.worker,
+            token: self.token, records: self.records, log_lines: self.log_lines, expires_at: self.expires_at,
+            child: self.child, "lane": self.in_sub_queue.then_some(1_i64)
+        } "rid = ?", self.rid)
     }
 
-    pub(in crate::writer) fn has_token(&self, token: &Token) -> bool {
+    pub(crate) fn has_token(&self, token: &Token) -> bool {
         self.token.as_deref() == Some(token.as_str())
     }
 
-    pub(in crate::writer) fn held_by(&self, token: &Token) -> bool {
+    pub(crate) fn held_by(&self, token: &Token) -> bool {
         self.state == JobState::Running && self.has_token(token)
     }
 
-    pub(in crate::writer) fn expired(&self, now: UnixMs) -> bool {
+    pub(crate) fn expired(&self, now: UnixMs) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
     /// Deletes the job and all that belongs to it.
-    pub(in crate::writer) fn delete(&self, conn: &Connection) -> Result<(), Fault> {
+    pub(crate) fn delete(&self, conn: &Connection) -> Result<(), Fault> {
         for sql in [
             "DELETE FROM job WHERE rid = ?",
             "DELETE FROM spec WHERE rid = ?",
@@ -313,9 +248,8 @@ impl Head {
         Ok(())
     }
 
-    pub(in crate::writer) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
-        conn.prepare_cached(sql)?.execute([self.rid])?;
-        Ok(())
+    pub(crate) fn delete_from(&self, conn: &Connection, sql: &str) -> Result<(), Fault> {
+        run(conn, sql, &[&self.rid])
     }
 }
 

@@ -4,48 +4,46 @@ use umbel_broker::{Cancelled, Forgot, RunNow, rules::lease::is_let_end};
 use umbel_model::{JobId, JobState, TenantId};
 
 use crate::error::Fault;
-use crate::writer::{jobs::head, step::Step};
+use crate::writer::{
+    jobs::head::{self, Head},
+    step::Step,
+};
 
 impl Step<'_> {
-    /// `waiting`: only if it does not run.
-    pub(crate) fn cancel(
-        &mut self,
-        tenant: &TenantId,
-        id: JobId,
-        terminate: bool,
-        waiting: bool,
-    ) -> Result<Cancelled, Fault> {
+    pub(crate) fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else {
             return Ok(Cancelled::NotFound);
         };
-        if let Some(workflow) = head.workflow
-            && self.workflows.flow(self.conn, workflow)?.is_hidden()
-        {
+        if self.is_hidden(&head)? {
             return Ok(Cancelled::NotFound);
         }
         let state = head.state;
         if state.is_terminal() {
             return Ok(Cancelled::AlreadyEnded(state));
         }
-        if waiting && state == JobState::Running {
-            return Ok(Cancelled::Runs);
-        }
-        let let_end = is_let_end(terminate, head.cancel_requested, head.let_end);
-        head.cancel_requested = true;
-        if state != JobState::Running {
-            self.leave(&mut head)?;
-            self.finish(&mut head, JobState::Revoked)?;
+        if state == JobState::Running && !terminate {
+            head.let_end = is_let_end(terminate, head.cancel_requested, head.let_end);
+            head.cancel_requested = true;
             self.save(&mut head)?;
-            self.give_up_child(&head, JobState::Revoked)?;
-            self.advance()?;
-            return Ok(Cancelled::Revoked);
+            return Ok(Cancelled::Requested);
         }
-        head.let_end = let_end;
-        if terminate {
-            self.notifications.cancel_asked(id);
+        self.cancel_job(&mut head, JobState::Revoked)?;
+        if state == JobState::Running {
+            return Ok(Cancelled::Requested);
         }
-        self.save(&mut head)?;
-        Ok(Cancelled::Requested)
+        self.advance()?;
+        Ok(Cancelled::Revoked)
+    }
+
+    pub(crate) fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Fault> {
+        let head = head::by_id(self.conn, self.scheduler, tenant, id)?;
+        let runs = head.is_some_and(|head| head.state == JobState::Running);
+        if runs { Ok(Cancelled::Runs) } else { self.cancel(tenant, id, true) }
+    }
+
+    /// Whether a job is the node of a workflow that is staged or half deleted.
+    fn is_hidden(&mut self, head: &Head) -> Result<bool, Fault> {
+        head.workflow.map_or(Ok(false), |rid| Ok(self.workflows.flow(self.conn, rid)?.is_hidden()))
     }
 
     pub(crate) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> Result<RunNow, Fault> {
@@ -64,9 +62,8 @@ impl Step<'_> {
 
     pub(crate) fn forget(&mut self, tenant: &TenantId, id: JobId) -> Result<Forgot, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else { return Ok(Forgot::NotFound) };
-        if let Some(workflow) = head.workflow {
-            let hidden = self.workflows.flow(self.conn, workflow)?.is_hidden();
-            return Ok(if hidden { Forgot::NotFound } else { Forgot::Node });
+        if head.workflow.is_some() {
+            return Ok(if self.is_hidden(&head)? { Forgot::NotFound } else { Forgot::Node });
         }
         if !head.state.is_terminal() {
             return Ok(Forgot::NotEnded(head.state));

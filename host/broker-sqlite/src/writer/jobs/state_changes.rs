@@ -2,7 +2,10 @@
 //!
 //! They change a `Head` in memory; the operation writes it once when it is done with it.
 
-use umbel_broker::{rules::retention, scheduler::SubQueueName};
+use umbel_broker::{
+    rules::{dead_set, retention},
+    scheduler::SubQueueName,
+};
 use umbel_model::{JobState, UnixMs};
 
 use crate::error::Fault;
@@ -26,7 +29,7 @@ impl Head {
 impl Step<'_> {
     /// Gives a job its state, and its place at the end of its tenant queue or, if it had one, there. `arrived` must
     /// follow.
-    pub(in crate::writer) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
+    pub(crate) fn place(&mut self, head: &mut Head, due: UnixMs, score: Option<u64>) {
         if due > self.now {
             head.be_delayed(JobState::Scheduled, due);
         } else {
@@ -36,24 +39,24 @@ impl Step<'_> {
     }
 
     /// To the end of its tenant queue.
-    pub(in crate::writer) fn enqueue(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn enqueue(&mut self, head: &mut Head) -> Result<(), Fault> {
         self.place(head, self.now, None);
         self.arrived(head)
     }
 
     /// To where it was in its tenant queue.
-    pub(in crate::writer) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.be_queued();
         self.arrived(head)
     }
 
-    pub(in crate::writer) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
+    pub(crate) fn delay(&mut self, head: &mut Head, state: JobState, due: UnixMs) -> Result<(), Fault> {
         head.be_delayed(state, due);
         self.arrived(head)
     }
 
     /// A job that is stored is queued or delayed.
-    pub(in crate::writer) fn arrived(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn arrived(&mut self, head: &mut Head) -> Result<(), Fault> {
         if head.state == JobState::Queued {
             let sub_queue = self.sub_queue_of(head)?;
             self.scheduler.insert(head.queue_id, sub_queue.as_ref(), (head.score, head.rid));
@@ -74,27 +77,20 @@ impl Step<'_> {
     }
 
     /// Out of whatever it waits in.
-    pub(in crate::writer) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn leave(&mut self, head: &mut Head) -> Result<(), Fault> {
         let (id, sub_queue) = (head.queue_id, self.sub_queue_of(head)?);
         head.in_sub_queue = false;
-        match head.state {
-            JobState::Queued => self.scheduler.remove(id, sub_queue.as_ref(), (head.score, head.rid)),
-            JobState::Scheduled | JobState::Retrying => {
-                self.scheduler.change(id, |counts| counts.delayed = counts.delayed.saturating_sub(1));
-            }
-            JobState::Running => self.scheduler.release_capacity(id, sub_queue.as_ref()),
-            _ => {}
-        }
+        self.scheduler.leave(id, head.state, sub_queue.as_ref(), (head.score, head.rid));
         Ok(())
     }
 
-    pub(in crate::writer) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
+    pub(crate) fn finish(&mut self, head: &mut Head, state: JobState) -> Result<(), Fault> {
         self.end(head, state, state == JobState::Failed)
     }
 
     /// Ends a job; `dead`: into the dead set, if it may get there. What waits for it is told; `save` must follow.
-    pub(in crate::writer) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
-        let dead = dead && retention::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
+    pub(crate) fn end(&mut self, head: &mut Head, state: JobState, dead: bool) -> Result<(), Fault> {
+        let dead = dead && dead_set::may_be_dead(head.dead_ttl_ms, head.workflow.is_some());
         let until = self.release_key(head)?;
         head.state = state;
         head.finished_at = Some(self.now);
@@ -107,7 +103,7 @@ impl Step<'_> {
         if dead {
             self.bury(head)?;
         }
-        self.notifications.ended(head.id);
+        self.notifications.ended.push(head.id);
         self.record_event(head)?;
         match head.workflow {
             Some(workflow) => self.ended_node(workflow, head),
@@ -116,7 +112,7 @@ impl Step<'_> {
     }
 
     /// Writes a job, and counts its state in its workflow.
-    pub(in crate::writer) fn save(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn save(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.save(self.conn)?;
         if let Some(workflow) = head.workflow
             && head.state != head.was

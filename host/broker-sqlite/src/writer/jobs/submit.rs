@@ -1,16 +1,15 @@
 //! Submissions.
 
-use rusqlite::{OptionalExtension, params};
 use umbel_broker::{
     Idempotency, NewJob, Start, Submitted,
-    rules::{room, uniqueness},
+    rules::{capacity, uniqueness},
 };
 use umbel_model::{JobId, TenantId, UnixMs};
 
 use crate::writer::{jobs::head::Head, jobs::inserts::Fixed, step::Step};
 use crate::{
     error::Fault,
-    rows::{int, queue_id},
+    rows::{Stored, first, get, insert, known_queue, one},
     schema,
 };
 
@@ -21,7 +20,7 @@ impl Step<'_> {
     }
 
     /// Whether half of the file's reserve is used.
-    pub(in crate::writer) fn is_nearly_full(&self) -> Result<bool, Fault> {
+    pub(crate) fn is_nearly_full(&self) -> Result<bool, Fault> {
         self.fills(self.max_pages.map_or(0, schema::reserve) / 2)
     }
 
@@ -30,7 +29,12 @@ impl Step<'_> {
         schema::fills(self.conn, self.max_pages, more)
     }
 
-    pub(crate) fn submit(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
+    pub(crate) fn submit(&mut self, jobs: &[NewJob]) -> Result<Vec<Submitted>, Fault> {
+        self.check_room()?;
+        jobs.iter().map(|new| self.submit_one(new)).collect()
+    }
+
+    fn submit_one(&mut self, new: &NewJob) -> Result<Submitted, Fault> {
         match self.submit_plain(new)? {
             Some(answer) => Ok(answer),
             None => self.submit_any(new),
@@ -65,9 +69,7 @@ impl Step<'_> {
             return Ok(answer);
         }
         if let Some(holder) = self.find_duplicate(new)? {
-            if let Some(idempotency) = &new.idempotency {
-                self.keep_idempotency(&new.tenant, holder, idempotency)?;
-            }
+            self.keep_key(&new.tenant, holder, new.idempotency.as_ref())?;
             return Ok(Submitted::Duplicate(holder));
         }
         if let Some(old) = new.redrive_of
@@ -81,9 +83,7 @@ impl Step<'_> {
         if let Some(old) = new.redrive_of {
             self.redrive(new, old)?;
         }
-        if let Some(idempotency) = &new.idempotency {
-            self.keep_idempotency(&new.tenant, new.id, idempotency)?;
-        }
+        self.keep_key(&new.tenant, new.id, new.idempotency.as_ref())?;
         let line = self.queue_id(&new.tenant, &new.queue)?;
         let (start, place) = self.supersede(new)?;
         let mut head = Head::new(self.now, line, new);
@@ -98,7 +98,7 @@ impl Step<'_> {
     }
 
     /// Queues a job now or when its time comes.
-    pub(in crate::writer) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
+    pub(crate) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
         self.place(head, self.due(start), None);
         self.arrived(head)
     }
@@ -109,59 +109,49 @@ impl Step<'_> {
 
     fn known_submission(&self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
         let sql = "SELECT 1 FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?";
-        if self.conn.prepare_cached(sql)?.exists(params![new.tenant.as_str(), new.id.to_bytes()])? {
+        if one(self.conn, sql, &[&new.tenant, &new.id], |_| Ok(()))?.is_some() {
             return Ok(Some(Submitted::Existing(new.id)));
         }
-        let Some(idempotency) = &new.idempotency else { return Ok(None) };
-        let known = self.known_key(&new.tenant, idempotency)?;
-        Ok(known.map(|(id, same)| uniqueness::repeated_job(id, same)))
+        let known = self.known_key(&new.tenant, new.idempotency.as_ref())?;
+        Ok(known.map(|(id, same)| if same { Submitted::Existing(id) } else { Submitted::Conflict(id) }))
     }
 
     /// The job or workflow that was submitted with this key, and whether its body was the same.
-    pub(in crate::writer) fn known_key(
+    pub(crate) fn known_key(
         &self,
         tenant: &TenantId,
-        idempotency: &Idempotency,
+        asked: Option<&Idempotency>,
     ) -> Result<Option<(JobId, bool)>, Fault> {
+        let Some(asked) = asked else { return Ok(None) };
         let sql = "SELECT id, body = ? FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?";
-        let params = params![idempotency.body, tenant.as_str(), idempotency.key, int(self.now)];
-        let found: Option<([u8; 16], bool)> =
-            self.conn.prepare_cached(sql)?.query_row(params, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        Ok(found.map(|(id, same)| (JobId::from_bytes(id), same)))
+        let values: [&dyn Stored; 4] = [&asked.body, tenant, &asked.key, &self.now];
+        one(self.conn, sql, &values, |row| Ok((get(row, 0)?, get(row, 1)?)))
     }
 
     fn is_dead(&self, new: &NewJob, old: JobId) -> Result<bool, Fault> {
         let sql = "SELECT 1 FROM job INDEXED BY job_id WHERE tenant = ? AND id = ? AND dead = 1";
-        Ok(self.conn.prepare_cached(sql)?.exists(params![new.tenant.as_str(), old.to_bytes()])?)
+        Ok(one(self.conn, sql, &[&new.tenant, &old], |_| Ok(()))?.is_some())
     }
 
     /// Takes the job that is repeated out of the dead set.
     fn redrive(&mut self, new: &NewJob, old: JobId) -> Result<(), Fault> {
-        let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ? RETURNING line";
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let row = params![new.tenant.as_str(), old.to_bytes()];
-        let line = statement.query_row(row, |row| row.get::<_, i64>(0))?.unsigned_abs();
-        let line = queue_id(self.scheduler.len(), line)?;
-        self.scheduler.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
+        let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ? RETURNING line - 1";
+        if let Some(line) = one(self.conn, sql, &[&new.tenant, &old], first)? {
+            let line = known_queue(self.scheduler.len(), line)?;
+            self.scheduler.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
+        }
         Ok(())
     }
 
     fn no_room(&self, new: &NewJob) -> Option<Submitted> {
-        let counts = self.scheduler.find(&new.tenant, &new.queue).map(|id| self.scheduler.counts(id));
-        let queues = self.scheduler.queues_of(&new.tenant);
-        room::for_job(self.limits, queues, counts.map(|of| of.ready + of.delayed))
+        capacity::for_job(self.limits, self.scheduler, &new.tenant, &new.queue)
     }
 
-    pub(in crate::writer) fn keep_idempotency(
-        &self,
-        tenant: &TenantId,
-        id: JobId,
-        idempotency: &Idempotency,
-    ) -> Result<(), Fault> {
-        let sql = "INSERT OR REPLACE INTO idempotency (tenant, key, id, body, expires_at) VALUES (?, ?, ?, ?, ?)";
-        let expires_at = int(self.now.saturating_add(idempotency.ttl_ms));
-        let row = params![tenant.as_str(), idempotency.key, id.to_bytes(), idempotency.body, expires_at];
-        self.conn.prepare_cached(sql)?.execute(row)?;
-        Ok(())
+    pub(crate) fn keep_key(&self, tenant: &TenantId, id: JobId, asked: Option<&Idempotency>) -> Result<(), Fault> {
+        let Some(Idempotency { key, body, ttl_ms }) = asked else { return Ok(()) };
+        let expires_at = self.now.saturating_add(*ttl_ms);
+        insert!(self.conn, "INSERT OR REPLACE INTO idempotency" {
+            tenant: tenant, key: key, id: id, body: body, expires_at: expires_at
+        })
     }
 }

@@ -1,6 +1,5 @@
 //! Unique keys: who holds them, and which submission supersedes which.
 
-use rusqlite::params;
 use umbel_broker::{
     NewJob, SUPERSEDED, Start, Wins,
     rules::uniqueness::{self, Holder, unique_of},
@@ -16,7 +15,7 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{self, int, number},
+    rows::{changed, insert, one, read, run},
 };
 
 /// Unique keys that one prune deletes at most.
@@ -28,21 +27,18 @@ const SWEEP_UNIQUE: &str = "DELETE FROM unique_key WHERE (tenant, key) IN
 
 impl Step<'_> {
     fn holder(&self, tenant: &TenantId, key: &str) -> Result<Option<Holder>, Fault> {
-        let mut statement = self.conn.prepare_cached(HOLDER)?;
-        let mut rows = statement.query(params![tenant.as_str(), key])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        Ok(Some(Holder { id: rows::id(row, 0)?, until: number(row, 1)?, since: number(row, 2)? }))
+        one(self.conn, HOLDER, &[tenant, &key], |row| Ok(read!(row => Holder { id, until, since })))
     }
 
     /// The job that keeps a submission away.
-    pub(in crate::writer) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
+    pub(crate) fn find_duplicate(&self, new: &NewJob) -> Result<Option<JobId>, Fault> {
         let Some(unique) = unique_of(new).filter(|unique| unique.wins == Wins::First) else { return Ok(None) };
         let holder = self.holder(&new.tenant, &unique.key)?;
         Ok(holder.filter(|holder| holder.holds(self.now)).map(|holder| holder.id))
     }
 
     /// Gives a new job its unique key, and ends the one that it supersedes; when it starts, and the place in the queue.
-    pub(in crate::writer) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
+    pub(crate) fn supersede(&mut self, new: &NewJob) -> Result<(Start, Option<u64>), Fault> {
         let Some(unique) = unique_of(new) else { return Ok((new.start, None)) };
         let (mut since, mut place) = (self.now, None);
         if unique.wins == Wins::Latest
@@ -52,9 +48,9 @@ impl Step<'_> {
             (since, place) = (holder.since, old);
         }
         let Holder { id, until, since } = Holder::new(new.id, unique, self.now, since);
-        let sql = "INSERT OR REPLACE INTO unique_key (tenant, key, id, until, since) VALUES (?, ?, ?, ?, ?)";
-        let row = params![new.tenant.as_str(), unique.key, id.to_bytes(), int(until), int(since)];
-        self.conn.prepare_cached(sql)?.execute(row)?;
+        insert!(self.conn, "INSERT OR REPLACE INTO unique_key" {
+            tenant: new.tenant, key: unique.key, id: id, until: until, since: since
+        })?;
         Ok((uniqueness::start_of(new.start, unique, self.now, since), place))
     }
 
@@ -75,7 +71,7 @@ impl Step<'_> {
     }
 
     /// A job ends: it holds its key no more, or until the time that is answered.
-    pub(in crate::writer) fn release_key(&mut self, head: &mut Head) -> Result<UnixMs, Fault> {
+    pub(crate) fn release_key(&mut self, head: &mut Head) -> Result<UnixMs, Fault> {
         match self.held_by(head)? {
             Some((key, 0)) => {
                 self.drop_key(head, &key)?;
@@ -86,7 +82,7 @@ impl Step<'_> {
     }
 
     /// The key that a job holds, and until when; 0: until it ends.
-    pub(in crate::writer) fn held_by(&self, head: &mut Head) -> Result<Option<(String, UnixMs)>, Fault> {
+    pub(crate) fn held_by(&self, head: &mut Head) -> Result<Option<(String, UnixMs)>, Fault> {
         if head.has & UNIQUE == 0 {
             return Ok(None);
         }
@@ -96,16 +92,14 @@ impl Step<'_> {
         Ok(holder.filter(|holder| holder.id == head.id).map(|holder| (key, holder.until)))
     }
 
-    pub(in crate::writer) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
+    pub(crate) fn drop_key(&self, head: &Head, key: &str) -> Result<(), Fault> {
         let sql = "DELETE FROM unique_key WHERE tenant = ? AND key = ?";
-        self.conn.prepare_cached(sql)?.execute(params![self.scheduler.tenant(head.queue_id).as_str(), key])?;
-        Ok(())
+        run(self.conn, sql, &[self.scheduler.tenant(head.queue_id), &key])
     }
 
     /// Forgets unique keys whose time is over; whether there may be more.
-    pub(in crate::writer) fn sweep_unique(&self) -> Result<bool, Fault> {
-        let deleted = self.conn.prepare_cached(SWEEP_UNIQUE)?.execute([int(self.now), UNIQUE_SWEEP.into()])?;
-        Ok(deleted as u64 == u64::from(UNIQUE_SWEEP))
+    pub(crate) fn sweep_unique(&self) -> Result<bool, Fault> {
+        Ok(changed(self.conn, SWEEP_UNIQUE, &[&self.now, &UNIQUE_SWEEP])? == u64::from(UNIQUE_SWEEP))
     }
 }
 

@@ -1,13 +1,12 @@
 //! Controls, tenant queues and rates in the file.
 
-use rusqlite::params;
 use umbel_broker::{Control, ControlPatch, ControlSet, QueueDeleted, Scope, scheduler::QueueId};
 use umbel_model::{QueueName, TenantId};
 
 use crate::writer::{state::stored_scheduler, step::Step};
 use crate::{
     error::Fault,
-    rows::{int, queue_row},
+    rows::{changed, insert, queue_row, run},
 };
 
 const SWEEP_RATES: &str = "DELETE FROM rate WHERE (tenant, kind, name, key) IN
@@ -24,20 +23,19 @@ fn column(scope: &Scope) -> (i64, &str) {
 
 impl Step<'_> {
     /// The number of a tenant queue, made if there is none.
-    pub(in crate::writer) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
+    pub(crate) fn queue_id(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueId, Fault> {
         let is_new = self.scheduler.find_any(tenant, queue).is_none();
         let id = self.scheduler.queue_id(tenant, queue);
         if is_new {
             let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused, used_at)
                 VALUES (?, ?, ?, 0, 0, 0, 0, ?)";
-            let row = params![queue_row(id), tenant.as_str(), queue.as_str(), int(self.now)];
-            self.conn.prepare_cached(sql)?.execute(row)?;
+            run(self.conn, sql, &[&queue_row(id), tenant, queue, &self.now])?;
         }
         Ok(id)
     }
 
-    pub(crate) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {
-        self.scheduler.delete_queue(tenant, queue)
+    pub(crate) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted, Fault> {
+        Ok(self.scheduler.delete_queue(tenant, queue))
     }
 
     pub(crate) fn set_control(
@@ -51,24 +49,21 @@ impl Step<'_> {
         let (kind, name) = column(scope);
         if *control == Control::default() {
             let sql = "DELETE FROM control WHERE tenant = ? AND kind = ? AND name = ?";
-            self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), kind, name])?;
+            run(self.conn, sql, &[tenant, &kind, &name])?;
         } else {
-            let sql = "INSERT OR REPLACE INTO control (tenant, kind, name, text) VALUES (?, ?, ?, ?)";
             let text = serde_json::to_string(control)?;
-            self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), kind, name, text])?;
+            insert!(self.conn, "INSERT OR REPLACE INTO control" { tenant: tenant, kind: kind, name: name, text: text })?;
         }
         Ok(answer)
     }
 
     /// Forgets rates that are not used up any more; whether there may be more.
-    pub(in crate::writer) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
-        let now_us = int(self.now.saturating_mul(1_000));
-        let deleted = self.conn.prepare_cached(SWEEP_RATES)?.execute(params![now_us, max])?;
-        Ok(deleted as u64 == u64::from(max))
+    pub(crate) fn sweep_rates(&self, max: u32) -> Result<bool, Fault> {
+        Ok(changed(self.conn, SWEEP_RATES, &[&self.now.saturating_mul(1_000), &max])? == u64::from(max))
     }
 
     /// Reads the scheduler from the file again, after its rows were repaired.
-    pub(in crate::writer) fn reload_scheduler(&mut self) -> Result<(), Fault> {
+    pub(crate) fn reload_scheduler(&mut self) -> Result<(), Fault> {
         *self.scheduler = stored_scheduler::load(self.conn)?;
         self.scheduler.now = self.now;
         self.scheduler.ready_in = self.scheduler.ready_queues();

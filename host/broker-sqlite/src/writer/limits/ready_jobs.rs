@@ -1,6 +1,6 @@
 //! The ready jobs of the file, and used rates, as the scheduler asks for them.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row};
 use tracing::warn;
 use umbel_broker::{
     JobLimits,
@@ -14,7 +14,7 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{int, number, small},
+    rows::{insert, one, read, run},
 };
 
 const USED: &str =
@@ -31,13 +31,13 @@ fn rate_columns(limit: &Limit) -> (i64, &str, &str) {
 }
 
 /// The ready jobs of the file as the scheduler sees them.
-pub(in crate::writer) struct ReadyJobs<'a> {
-    pub(in crate::writer) conn: &'a Connection,
-    pub(in crate::writer) now: UnixMs,
+pub(crate) struct ReadyJobs<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) now: UnixMs,
     /// How many tenant queues there are.
-    pub(in crate::writer) queues: usize,
+    pub(crate) queues: usize,
     /// The job that was looked at, and its spec or (of a node) its arguments.
-    pub(in crate::writer) looked: Option<(Head, String)>,
+    pub(crate) looked: Option<(Head, String)>,
 }
 
 impl ReadyJobs<'_> {
@@ -75,25 +75,21 @@ impl Store<i64> for ReadyJobs<'_> {
 
     fn moved(&mut self) -> Result<(), Fault> {
         let rid = self.head()?.rid;
-        self.conn.prepare_cached("UPDATE job SET lane = 1 WHERE rid = ?")?.execute([rid])?;
-        Ok(())
+        run(self.conn, "UPDATE job SET lane = 1 WHERE rid = ?", &[&rid])
     }
 
     fn used(&mut self, (tenant, limit): &LimitName) -> Result<Option<Used>, Fault> {
         let (kind, name, key) = rate_columns(limit);
-        head::one(self.conn.prepare_cached(USED)?, params![tenant.as_str(), kind, name, key], |row| {
-            Ok(Used { until_us: number(row, 0)?, interval_us: number(row, 1)?, burst: small(row, 2)? })
-        })
+        let decode = |row: &Row<'_>| Ok(read!(row => Used { until_us, interval_us, burst }));
+        one(self.conn, USED, &[tenant, &kind, &name, &key], decode)
     }
 
     fn set_used(&mut self, (tenant, limit): &LimitName, used: Used) -> Result<(), Fault> {
         let (kind, name, key) = rate_columns(limit);
-        let sql = "INSERT OR REPLACE INTO rate (tenant, kind, name, key, until_us, interval_us, burst)
-            VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let (until_us, interval_us) = (int(used.until_us), int(used.interval_us));
-        let row = params![tenant.as_str(), kind, name, key, until_us, interval_us, used.burst];
-        self.conn.prepare_cached(sql)?.execute(row)?;
-        Ok(())
+        insert!(self.conn, "INSERT OR REPLACE INTO rate" {
+            tenant: tenant, kind: kind, name: name, key: key, until_us: used.until_us, interval_us: used.interval_us,
+            burst: used.burst
+        })
     }
 }
 

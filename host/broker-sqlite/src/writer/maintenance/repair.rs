@@ -1,14 +1,12 @@
 //! Repairs what an audit finds.
 
-use rusqlite::params;
 use umbel_broker::Finding;
-use umbel_model::JobState;
 
 use crate::writer::step::Step;
 use crate::{
     audit::{self, CHECKS, Check, MISCOUNTED_WORKFLOW, Repair},
     error::Fault,
-    rows::{JobCounts, all, counts_blob, state_number},
+    rows::update,
 };
 
 impl Step<'_> {
@@ -23,9 +21,7 @@ impl Step<'_> {
                 self.write_all()?;
             }
         }
-        if !audit::miscounted_workflows(self.conn)?.is_empty() {
-            self.count_workflow_jobs()?;
-        }
+        self.count_workflow_jobs()?;
         for finding in &mut found {
             finding.fixed = finding.count.saturating_sub(self.left_of(finding)?);
         }
@@ -56,16 +52,8 @@ impl Step<'_> {
     }
 
     fn count_workflow_jobs(&mut self) -> Result<(), Fault> {
-        for rid in audit::miscounted_workflows(self.conn)? {
-            let mut jobs = JobCounts::default();
-            let sql = "SELECT state, count(*) FROM job WHERE workflow = ? GROUP BY state";
-            for (state, n) in all(self.conn, sql, &[&rid], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))? {
-                if let Some(at) = JobState::ALL.iter().position(|known| state_number(*known) == state) {
-                    jobs[at] = n;
-                }
-            }
-            let sql = "UPDATE workflow SET jobs = ? WHERE rid = ?";
-            self.conn.execute(sql, params![counts_blob(&jobs), rid])?;
+        for (rid, jobs) in audit::miscounted_workflows(self.conn)? {
+            update!(self.conn, "workflow" { jobs: jobs } "rid = ?", rid)?;
             self.workflows.forget_known();
             // With its last job counted it may be over.
             self.workflows.touch(rid);

@@ -4,12 +4,15 @@ use umbel_broker::{
     Promoted, Reaped,
     rules::lease::{self, Lost},
 };
-use umbel_model::{JobState, UnixMs, WorkerId};
+use umbel_model::{JobState, TenantId, UnixMs};
 
-use crate::writer::{jobs::head, step::FollowUp, step::Step, workflows::removal::Over};
+use crate::writer::{
+    jobs::head::{self, Head},
+    step::{FollowUp, Step},
+};
 use crate::{
     error::Fault,
-    rows::{ENDED, RUNS, WAITS, int},
+    rows::{ENDED, RUNS, WAITS, changed},
 };
 
 /// Idempotency keys that one prune deletes at most.
@@ -25,7 +28,7 @@ impl Step<'_> {
     pub(crate) fn promote(&mut self, max: u32) -> Result<Promoted, Fault> {
         // Read at once, with one more for `next_due`: what is queued here may have to be looked at again later.
         let waiting = head::by_time(self.conn, self.scheduler, WAITS, UnixMs::MAX, max.saturating_add(1))?;
-        let (opened, opens) = self.scheduler.open_rates(self.now, max);
+        let (opened, opens) = self.scheduler.open_rates(max);
         let deadline = self.pass_deadlines(max)?;
         let mut promoted = Promoted { opened, ..Promoted::default() };
         for mut head in waiting {
@@ -53,14 +56,13 @@ impl Step<'_> {
     }
 
     pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
-        let mut reaped = Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 };
+        let mut reaped = Reaped::default();
         for mut head in head::by_time(self.conn, self.scheduler, RUNS, self.now, max)? {
             self.leave(&mut head)?;
             head.token = None;
-            let worker = WorkerId::new(head.worker.as_deref().unwrap_or_default())
-                .map_err(|error| Fault::stored("worker of a running job", error))?;
+            let worker = head.worker.clone().ok_or_else(|| Fault::stored("running job", "it has no worker"))?;
             head.remember(self.conn, &lease::lost_record(self.now, head.retries, head.deliveries, worker))?;
-            let on_lost = head.broker_options(self.conn)?.map(|broker_options| broker_options.on_lost);
+            let on_lost = head.broker_options(self.conn)?.map(|options| options.on_lost);
             let (cancelled, on_lost) = (head.cancel_requested, on_lost.unwrap_or_default());
             match lease::lost(cancelled, on_lost, head.deliveries, head.max_deliveries, &mut reaped) {
                 Lost::Revoke => self.finish(&mut head, JobState::Revoked)?,
@@ -79,35 +81,30 @@ impl Step<'_> {
 
     /// How many jobs, nodes and workflows were deleted, and whether more keys may be over.
     pub(crate) fn prune(&mut self, max: u32) -> Result<(u32, bool), Fault> {
-        let keys = self.conn.prepare_cached(SWEEP_IDEMPOTENCY)?.execute([int(self.now), IDEMPOTENCY_SWEEP.into()])?;
-        let sweeps = [keys as u64 == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
+        let keys = changed(self.conn, SWEEP_IDEMPOTENCY, &[&self.now, &IDEMPOTENCY_SWEEP])?;
+        let sweeps = [keys == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
         self.sweep_events()?;
         self.scheduler.forget_queues();
         let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
-        let mut workflows = self.workflows_over(max)?.into_iter().peekable();
         let mut count = 0;
-        while count < max {
-            let workflow = workflows.peek().map(|over| (Some(over.at), over.tenant.clone(), over.id));
-            let job = jobs.peek().map(|head| (head.at, self.scheduler.tenant(head.queue_id).clone(), head.id));
-            match (job, workflow) {
-                (None, None) => break,
-                (Some(job), Some(workflow)) if job > workflow => {
-                    count += self.prune_next(&mut workflows, max - count)?
-                }
-                (None, Some(_)) => count += self.prune_next(&mut workflows, max - count)?,
-                (Some(_), _) => {
-                    if let Some(mut head) = jobs.next() {
-                        self.delete_job(&mut head)?;
-                    }
-                    count += 1;
-                }
+        for over in self.workflows_over(max)? {
+            let is_before =
+                |head: &Head, tenant: &TenantId| (head.at, tenant, head.id) <= (Some(over.at), &over.tenant, over.id);
+            while count < max
+                && let Some(mut head) = jobs.next_if(|head| is_before(head, self.scheduler.tenant(head.queue_id)))
+            {
+                self.delete_job(&mut head)?;
+                count += 1;
+            }
+            if count < max {
+                count += self.prune_workflow(&over, max - count)?;
             }
         }
+        for mut head in jobs.take((max - count) as usize) {
+            self.delete_job(&mut head)?;
+            count += 1;
+        }
         Ok((count, sweeps.contains(&true)))
-    }
-
-    fn prune_next(&mut self, over: &mut impl Iterator<Item = Over>, max: u32) -> Result<u32, Fault> {
-        over.next().map_or(Ok(0), |over| self.prune_workflow(&over, max))
     }
 }
 

@@ -5,37 +5,37 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use umbel_broker::{Event, MAX_EVENTS};
 use umbel_model::{TenantId, UnixMs};
 
 use crate::{
     error::Fault,
-    rows::{int, name, number, state_number},
+    rows::{all, first, get, insert, one, read, run},
     schema,
 };
 
-pub(in crate::writer) const TRIM: &str = "DELETE FROM event WHERE tenant = ? AND number <= ?";
+pub(crate) const TRIM: &str = "DELETE FROM event WHERE tenant = ? AND number <= ?";
 
 /// Somebody follows a tenant, or did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::writer) struct Subscription {
+pub(crate) struct Subscription {
     /// 0: it has ended, and is to be deleted.
-    pub(in crate::writer) until: UnixMs,
+    pub(crate) until: UnixMs,
     /// The number of the last event.
-    pub(in crate::writer) last: u64,
+    pub(crate) last: u64,
 }
 
 #[derive(Debug)]
-pub(in crate::writer) struct EventSubscriptions {
-    pub(in crate::writer) all: HashMap<TenantId, Subscription>,
+pub(crate) struct EventSubscriptions {
+    pub(crate) all: HashMap<TenantId, Subscription>,
     /// When the first of them ends; `UnixMs::MAX`: nobody follows.
     first_end: UnixMs,
     /// The highest number that an event had.
-    pub(in crate::writer) newest: u64,
+    pub(crate) newest: u64,
     newest_before: u64,
     /// Events that are not yet written.
-    pub(in crate::writer) pending: Vec<(TenantId, Event)>,
+    pub(crate) pending: Vec<(TenantId, Event)>,
     /// Subscriptions that the group under way changed, with their values before it.
     before: HashMap<TenantId, Option<Subscription>>,
     /// Something is not yet written.
@@ -43,15 +43,11 @@ pub(in crate::writer) struct EventSubscriptions {
 }
 
 impl EventSubscriptions {
-    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
-        let mut all = HashMap::new();
-        let mut statement = conn.prepare("SELECT tenant, until, last FROM followed")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            all.insert(name(row, 0)?, Subscription { until: number(row, 1)?, last: number(row, 2)? });
-        }
-        let newest: i64 = conn.query_row("SELECT event FROM meta", [], |row| row.get(0))?;
-        let newest = newest.unsigned_abs();
+    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
+        let sql = "SELECT until, last, tenant FROM followed";
+        let all = all(conn, sql, &[], |row| Ok((get(row, 2)?, read!(row => Subscription { until, last }))))?;
+        let all = all.into_iter().collect();
+        let newest = one(conn, "SELECT event FROM meta", &[], first)?.unwrap_or(0);
         let (pending, before) = (Vec::new(), HashMap::new());
         let mut followed =
             Self { all, first_end: UnixMs::MAX, newest, newest_before: newest, pending, before, changed: false };
@@ -59,16 +55,16 @@ impl EventSubscriptions {
         Ok(followed)
     }
 
-    pub(in crate::writer) fn is_anybody(&self) -> bool {
+    pub(crate) fn is_anybody(&self) -> bool {
         self.first_end < UnixMs::MAX
     }
 
-    pub(in crate::writer) fn look_ahead(&mut self) {
+    pub(crate) fn look_ahead(&mut self) {
         let ends = self.all.values().map(|following| following.until).filter(|until| *until > 0);
         self.first_end = ends.min().unwrap_or(UnixMs::MAX);
     }
 
-    pub(in crate::writer) fn set(&mut self, tenant: &TenantId, following: Option<Subscription>) {
+    pub(crate) fn set(&mut self, tenant: &TenantId, following: Option<Subscription>) {
         let before = match following {
             Some(following) => self.all.insert(tenant.clone(), following),
             None => self.all.remove(tenant),
@@ -78,7 +74,7 @@ impl EventSubscriptions {
     }
 
     /// Ends the followings that nobody prolonged until `now`.
-    pub(in crate::writer) fn end_until(&mut self, now: UnixMs) {
+    pub(crate) fn end_until(&mut self, now: UnixMs) {
         if self.first_end > now {
             return;
         }
@@ -91,7 +87,7 @@ impl EventSubscriptions {
     }
 
     /// The number of a tenant's next event; none when nobody follows it.
-    pub(in crate::writer) fn next_number(&mut self, now: UnixMs, tenant: &TenantId) -> Option<u64> {
+    pub(crate) fn next_number(&mut self, now: UnixMs, tenant: &TenantId) -> Option<u64> {
         self.end_until(now);
         let following = self.all.get_mut(tenant).filter(|following| following.until > 0)?;
         if !self.before.contains_key(tenant) {
@@ -104,47 +100,45 @@ impl EventSubscriptions {
     }
 
     /// Writes what is not yet written. Without `keep` no events are: their numbers are used up.
-    pub(in crate::writer) fn write(&mut self, conn: &Connection, keep: bool) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, conn: &Connection, keep: bool) -> Result<(), Fault> {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
-        let sql = "INSERT INTO event (tenant, number, at, job, task, state) VALUES (?, ?, ?, ?, ?, ?)";
         let lost = !keep && self.has_pending();
         for (tenant, event) in self.pending.drain(..).filter(|_| keep) {
-            let (number, at, state) = (int(event.number), int(event.at), state_number(event.state));
-            let row = params![tenant.as_str(), number, at, event.job.to_bytes(), event.task.as_str(), state];
-            conn.prepare_cached(sql)?.execute(row)?;
+            insert!(conn, "INSERT INTO event" {
+                tenant: tenant, number: event.number, at: event.at, job: event.job, task: event.task, state: event.state
+            })?;
         }
         for tenant in self.before.keys() {
             let Some(following) = self.all.get(tenant) else {
-                conn.prepare_cached("DELETE FROM followed WHERE tenant = ?")?.execute([tenant.as_str()])?;
+                run(conn, "DELETE FROM followed WHERE tenant = ?", &[tenant])?;
                 continue;
             };
-            let sql = "INSERT OR REPLACE INTO followed (tenant, until, last) VALUES (?, ?, ?)";
-            let (until, last) = (int(following.until), int(following.last));
-            conn.prepare_cached(sql)?.execute(params![tenant.as_str(), until, last])?;
+            let Subscription { until, last } = *following;
+            insert!(conn, "INSERT OR REPLACE INTO followed" { tenant: tenant, until: until, last: last })?;
             // There are no gaps in what is kept.
-            let drop = if lost { last } else { int(following.last.saturating_sub(MAX_EVENTS)) };
-            conn.prepare_cached(TRIM)?.execute(params![tenant.as_str(), drop])?;
+            let drop = if lost { last } else { last.saturating_sub(MAX_EVENTS) };
+            run(conn, TRIM, &[tenant, &drop])?;
         }
         if self.newest != self.newest_before {
-            conn.prepare_cached("UPDATE meta SET event = ?")?.execute([int(self.newest)])?;
+            run(conn, "UPDATE meta SET event = ?", &[&self.newest])?;
         }
         Ok(())
     }
 
-    pub(in crate::writer) fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// The group was committed.
-    pub(in crate::writer) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.before.clear();
         self.newest_before = self.newest;
     }
 
     /// The group was rolled back.
-    pub(in crate::writer) fn undo(&mut self) {
+    pub(crate) fn undo(&mut self) {
         for (tenant, following) in std::mem::take(&mut self.before) {
             match (self.all.entry(tenant), following) {
                 (entry, Some(following)) => drop(entry.insert_entry(following)),
@@ -160,7 +154,7 @@ impl EventSubscriptions {
 }
 
 /// Whether a group's events are kept: in a full file what is left is for finishing what was accepted.
-pub(in crate::writer) fn keeps_events(
+pub(crate) fn keeps_events(
     conn: &Connection,
     subscriptions: &EventSubscriptions,
     max_pages: Option<u64>,

@@ -12,18 +12,18 @@ use crate::writer::{
 
 /// The state that the writer keeps in memory of the database. A group that fails undoes its changes.
 #[derive(Debug)]
-pub(in crate::writer) struct Known {
-    pub(in crate::writer) scheduler: Scheduler<i64>,
+pub(crate) struct Known {
+    pub(crate) scheduler: Scheduler<i64>,
     /// It was read again by the group under way.
-    pub(in crate::writer) scheduler_reloaded: bool,
+    pub(crate) scheduler_reloaded: bool,
     /// Its counts were written in the middle of the group under way.
-    pub(in crate::writer) scheduler_written: bool,
-    pub(in crate::writer) workflows: WorkflowStates,
-    pub(in crate::writer) subscriptions: EventSubscriptions,
+    pub(crate) scheduler_written: bool,
+    pub(crate) workflows: WorkflowStates,
+    pub(crate) subscriptions: EventSubscriptions,
 }
 
 impl Known {
-    pub(in crate::writer) fn load(conn: &Connection) -> Result<Self, Fault> {
+    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
         Ok(Self {
             scheduler: stored_scheduler::load(conn)?,
             scheduler_reloaded: false,
@@ -33,26 +33,21 @@ impl Known {
         })
     }
 
-    pub(in crate::writer) fn flush(
-        &mut self,
-        conn: &Connection,
-        max_pages: Option<u64>,
-        has_room: bool,
-    ) -> Result<(), Fault> {
+    pub(crate) fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, has_room: bool) -> Result<(), Fault> {
         self.workflows.flush(conn)?;
         stored_scheduler::flush(conn, &self.scheduler, self.scheduler_written)?;
         let keep = keeps_events(conn, &self.subscriptions, max_pages, has_room)?;
         self.subscriptions.write(conn, keep)
     }
 
-    pub(in crate::writer) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.scheduler.keep();
         (self.scheduler_reloaded, self.scheduler_written) = (false, false);
         self.workflows.keep();
         self.subscriptions.keep();
     }
 
-    pub(in crate::writer) fn undo(&mut self, conn: &Connection) {
+    pub(crate) fn undo(&mut self, conn: &Connection) {
         self.scheduler.undo();
         self.scheduler_written = false;
         if std::mem::take(&mut self.scheduler_reloaded) {

@@ -4,70 +4,65 @@
 //! and what counts for a limit are made anew from the jobs: a queued or running job with a value in `job.lane` is in
 //! the sub-queue of its task and of the key in its options.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row};
 use tracing::warn;
 use umbel_broker::scheduler::{Counts, QueueId, Scheduler, SubQueueName};
 use umbel_model::JobState;
 
 use crate::{
     error::Fault,
-    rows::{self, RUNS, int, json, name, number, queue_id, queue_row, time},
+    rows::{self, RUNS, all, each, first, get, known_queue, one, queue_row, read, run},
 };
 
 /// Tenant queues that are written by one statement: more of them than that cost less together.
 const MANY: usize = 8;
 
-const LOAD: &str = "SELECT id, tenant, queue, ready, running, delayed, paused, tag, dead, holder, used_at
+const LOAD: &str = "SELECT tenant, queue, id, ready, running, delayed, paused, tag, dead, holder, used_at
     FROM line ORDER BY id";
-const PLAIN: &str = "SELECT line, score, rid FROM job INDEXED BY job_ready WHERE state = 1 AND lane IS NULL";
-const IN_SUB_QUEUES: &str = "SELECT line, score, job.rid, task, coalesce(json_extract(text, '$.limits.key'), '')
+const PLAIN: &str = "SELECT line - 1, score, rid FROM job INDEXED BY job_ready WHERE state = 1 AND lane IS NULL";
+const IN_SUB_QUEUES: &str = "SELECT task, coalesce(json_extract(text, '$.limits.key'), ''), line - 1, score, job.rid
     FROM job INDEXED BY job_ready LEFT JOIN knobs ON knobs.rid = job.rid WHERE state = 1 AND lane IS NOT NULL";
-const RUNNING: &str = "SELECT line, state, lane, task, coalesce(json_extract(text, '$.limits.key'), '')
-    FROM job INDEXED BY job_at LEFT JOIN knobs ON knobs.rid = job.rid WHERE phase = ? AND at IS NOT NULL";
+const RUNNING: &str = "SELECT task, coalesce(json_extract(text, '$.limits.key'), ''), line - 1, lane IS NOT NULL
+    FROM job INDEXED BY job_at LEFT JOIN knobs ON knobs.rid = job.rid WHERE phase = ? AND at IS NOT NULL
+    AND state = ?";
 const SAVE: &str = "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ?,
     used_at = ? WHERE id = ?";
-const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 1, running = of ->> 2, delayed = of ->> 3, paused = of ->> 4,
-    tag = of ->> 5, dead = of ->> 6, holder = of ->> 7, used_at = of ->> 8
-    FROM (SELECT value AS of FROM json_each(?)) AS changed WHERE line.id = changed.of ->> 0";
+const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 0, running = of ->> 1, delayed = of ->> 2, paused = of ->> 3,
+    tag = of ->> 4, dead = of ->> 5, holder = of ->> 6, used_at = of ->> 7
+    FROM (SELECT value ->> 0 AS id, value -> 1 AS of FROM json_each(?)) AS changed WHERE line.id = changed.id";
 
 /// Reads the file.
-pub(in crate::writer) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault> {
+pub(crate) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault> {
     let mut scheduler = Scheduler::default();
     load_controls(conn, &mut scheduler)?;
-    scheduler.restore_seq(conn.query_row("SELECT seq FROM meta", [], |row| row.get::<_, i64>(0))?.unsigned_abs());
-    let mut stored = Vec::new();
-    each(conn, LOAD, [], |row| {
-        let id = scheduler.queue_id(&name(row, 1)?, &name(row, 2)?);
-        if number(row, 0)? != stored.len() as u64 + 1 || id != stored.len() {
+    scheduler.seq = one(conn, "SELECT seq FROM meta", &[], first)?.unwrap_or(0);
+    let stored = all(conn, LOAD, &[], |row| Ok((get(row, 0)?, get(row, 1)?, get::<i64>(row, 2)?, decode(row)?)))?;
+    for (at, (tenant, queue, row, counts)) in stored.iter().enumerate() {
+        let id = scheduler.queue_id(tenant, queue);
+        if id != at || *row != queue_row(id) {
             return Err(Fault::stored("line", "a row is missing"));
         }
-        let counts = decode(row)?;
         scheduler.restore_counts(id, counts.clone());
-        stored.push(counts);
-        Ok(())
-    })?;
+    }
     let queues = stored.len();
-    each(conn, PLAIN, [], |row| {
-        scheduler.restore(queue_id(queues, number(row, 0)?)?, None, Some((number(row, 1)?, row.get(2)?)));
-        Ok(())
+    each(conn, PLAIN, &[], |row| {
+        scheduler.restore(known_queue(queues, get(row, 0)?)?, None, Some((get(row, 1)?, get(row, 2)?)));
+        Ok(true)
     })?;
-    each(conn, IN_SUB_QUEUES, [], |row| {
-        let sub_queue = SubQueueName { task: name(row, 3)?, key: row.get(4)? };
-        let job = (number(row, 1)?, row.get(2)?);
-        scheduler.restore(queue_id(queues, number(row, 0)?)?, Some(&sub_queue), Some(job));
-        Ok(())
+    each(conn, IN_SUB_QUEUES, &[], |row| {
+        let sub_queue = read!(row => SubQueueName { task, key });
+        let job = (get(row, 3)?, get(row, 4)?);
+        scheduler.restore(known_queue(queues, get(row, 2)?)?, Some(&sub_queue), Some(job));
+        Ok(true)
     })?;
-    each(conn, RUNNING, [RUNS], |row| {
-        if rows::state(row, 1)? == JobState::Running {
-            let sub_queue = SubQueueName { task: name(row, 3)?, key: row.get(4)? };
-            let sub_queue = Some(&sub_queue)
-                .filter(|_| matches!(row.get_ref(2), Ok(found) if found != rusqlite::types::ValueRef::Null));
-            scheduler.restore(queue_id(queues, number(row, 0)?)?, sub_queue, None);
-        }
-        Ok(())
+    each(conn, RUNNING, &[&RUNS, &JobState::Running], |row| {
+        let sub_queue = read!(row => SubQueueName { task, key });
+        let sub_queue = Some(&sub_queue).filter(|_| matches!(get(row, 3), Ok(true)));
+        scheduler.restore(known_queue(queues, get(row, 2)?)?, sub_queue, None);
+        Ok(true)
     })?;
     scheduler.open_all();
-    for (id, stored) in stored.iter().enumerate() {
+    for (id, (.., stored)) in stored.iter().enumerate() {
         let counts = scheduler.counts(id);
         if (counts.ready, counts.running) != (stored.ready, stored.running) {
             warn!(queue = %scheduler.queue(id), "a queue counted jobs that are not there: it was counted anew");
@@ -81,80 +76,48 @@ pub(in crate::writer) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault
 }
 
 fn load_controls(conn: &Connection, scheduler: &mut Scheduler<i64>) -> Result<(), Fault> {
-    each(conn, "SELECT tenant, kind, name, text FROM control", [], |row| {
-        let text = row.get_ref(3)?.as_str().map_err(|error| Fault::stored("control", error))?;
-        scheduler.controls.put(&name(row, 0)?, &rows::scope(row, 1)?, json("control", text)?);
-        Ok(())
+    each(conn, "SELECT tenant, kind, name, text FROM control", &[], |row| {
+        scheduler.controls.put(&get(row, 0)?, &rows::scope(row, 1)?, get(row, 3)?);
+        Ok(true)
     })
 }
 
-fn each(
-    conn: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-    mut take: impl FnMut(&Row<'_>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let mut statement = conn.prepare(sql)?;
-    let mut rows = statement.query(params)?;
-    while let Some(row) = rows.next()? {
-        take(row)?;
-    }
-    Ok(())
-}
-
 fn decode(row: &Row<'_>) -> Result<Counts, Fault> {
-    let (mut counts, holder) = (Counts::default(), row.get::<_, Option<String>>(9)?);
-    (counts.ready, counts.running, counts.delayed) = (number(row, 3)?, number(row, 4)?, number(row, 5)?);
-    (counts.paused, counts.finish, counts.dead) = (row.get(6)?, time(row, 7)?, number(row, 8)?);
-    counts.used_at = time(row, 10)?;
-    counts.holder = holder.map(|w| w.parse().map_err(|error| Fault::stored("holder of a line", error))).transpose()?;
+    let mut counts = Counts::default();
+    (counts.ready, counts.running, counts.delayed) = (get(row, 3)?, get(row, 4)?, get(row, 5)?);
+    (counts.paused, counts.finish, counts.dead) = (get(row, 6)?, get(row, 7)?, get(row, 8)?);
+    (counts.holder, counts.used_at) = (get(row, 9)?, get(row, 10)?);
     Ok(counts)
 }
 
 /// The columns of a tenant queue's counts, in the order of `SAVE`.
-type CountsRow<'a> = (i64, i64, i64, bool, Option<i64>, i64, Option<&'a str>, Option<i64>);
+type CountsRow<'a> = (u64, u64, u64, bool, Option<u64>, u64, Option<&'a str>, Option<u64>);
 
 /// What is stored of counts.
 fn counts_row(of: &Counts) -> CountsRow<'_> {
-    let (holder, used_at) = (of.holder.as_ref().map(|holder| holder.as_str()), of.used_at.map(int));
-    (int(of.ready), int(of.running), int(of.delayed), of.paused, of.finish.map(int), int(of.dead), holder, used_at)
+    let holder = of.holder.as_ref().map(|holder| holder.as_str());
+    (of.ready, of.running, of.delayed, of.paused, of.finish, of.dead, holder, of.used_at)
 }
 
 fn save(conn: &Connection, id: QueueId, counts: &Counts) -> Result<(), Fault> {
     let (ready, running, delayed, paused, finish, dead, holder, used_at) = counts_row(counts);
-    let row = params![ready, running, delayed, paused, finish, dead, holder, used_at, queue_row(id)];
-    conn.prepare_cached(SAVE)?.execute(row)?;
-    Ok(())
+    run(conn, SAVE, &[&ready, &running, &delayed, &paused, &finish, &dead, &holder, &used_at, &queue_row(id)])
 }
 
 /// Writes what the group changed of tenant queues. `all`: what is stored may differ from what was before the group.
-pub(in crate::writer) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, all: bool) -> Result<(), Fault> {
+pub(crate) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, all: bool) -> Result<(), Fault> {
     let changed = |(id, before): &&(QueueId, Counts)| all || counts_row(scheduler.counts(*id)) != counts_row(before);
     let changed = scheduler.changed().iter().filter(changed).map(|(id, _)| *id);
     if scheduler.changed().len() > MANY {
-        let row = |id| {
-            let (ready, running, delayed, paused, finish, dead, holder, used_at) = counts_row(scheduler.counts(id));
-            serde_json::json!([
-                queue_row(id),
-                ready,
-                running,
-                delayed,
-                i64::from(paused),
-                finish,
-                dead,
-                holder,
-                used_at
-            ])
-        };
-        let rows: Vec<serde_json::Value> = changed.map(row).collect();
-        conn.prepare_cached(SAVE_MANY)?.execute([serde_json::to_string(&rows)?])?;
+        let rows: Vec<_> = changed.map(|id| (queue_row(id), counts_row(scheduler.counts(id)))).collect();
+        run(conn, SAVE_MANY, &[&serde_json::to_string(&rows)?])?;
     } else {
         for id in changed {
             save(conn, id, scheduler.counts(id))?;
         }
     }
-    if scheduler.seq() != scheduler.seq_kept() {
-        conn.prepare_cached("UPDATE meta SET seq = ?")?.execute([int(scheduler.seq())])?;
+    if scheduler.seq != scheduler.seq_kept() {
+        run(conn, "UPDATE meta SET seq = ?", &[&scheduler.seq])?;
     }
     Ok(())
 }

@@ -12,32 +12,20 @@ use umbel_model::{
     canvas::{Range, When, node_of},
 };
 
-use rusqlite::params;
-
 use crate::writer::{
-    jobs::head::Head,
-    jobs::head::Target,
-    jobs::head::{self},
-    state::work_items::Item,
-    state::work_items::Origin,
-    state::workflow_state::{self},
-    step::FollowUp,
-    step::Step,
+    jobs::head::{self, Head, Target},
+    state::work_items::{Item, Origin},
+    state::workflow_state,
+    step::{FollowUp, Step},
 };
 use crate::{
     error::Fault,
-    rows::{self, int, time},
+    rows::{each, get, one},
 };
 
 const EDGES: &str = "SELECT next, on_failure FROM node WHERE workflow = ? AND number = ?";
 const DEADLINES: &str = "SELECT rid, deadline_at FROM workflow INDEXED BY workflow_deadline
     WHERE deadline_at IS NOT NULL ORDER BY deadline_at, tenant, id LIMIT ?";
-
-/// The rest of a range of which so many nodes are done.
-fn rest(range: Range, done: u32) -> Option<Range> {
-    let left = range.count.saturating_sub(done);
-    (left > 0).then(|| Range { first: range.first.saturating_add(done), count: left })
-}
 
 impl Step<'_> {
     /// Does at most `ADVANCE` nodes: those of the items that this step added, then those of the list. Then looks which
@@ -86,20 +74,17 @@ impl Step<'_> {
     /// Does at most `max` nodes of an item; how many, and what is left. `one`: none behind one that added items.
     fn perform(&mut self, item: Item, max: u32, one: bool) -> Result<(u32, Option<Item>), Fault> {
         let now = |range: Range| Range { first: range.first, count: range.count.min(max) };
-        Ok(match item {
+        let done = match &item {
             Item::Adopt { tenant, job, status } => {
-                self.adopt(&tenant, job, status)?;
-                (1, None)
+                self.adopt(tenant, *job, *status)?;
+                1
             }
-            Item::Arrive { workflow, targets, raw, adjusted } => {
-                let done = self.arrive(workflow, now(targets), raw, adjusted, one)?.max(1);
-                (done, rest(targets, done).map(|targets| Item::Arrive { workflow, targets, raw, adjusted }))
+            Item::Arrive { workflow, nodes, raw, adjusted } => {
+                self.arrive(*workflow, now(*nodes), *raw, *adjusted, one)?.max(1)
             }
-            Item::Cancel { workflow, nodes, how } => {
-                let done = self.cancel_nodes(workflow, now(nodes), how, one)?.max(1);
-                (done, rest(nodes, done).map(|nodes| Item::Cancel { workflow, nodes, how }))
-            }
-        })
+            Item::Cancel { workflow, nodes, how } => self.cancel_nodes(*workflow, now(*nodes), *how, one)?.max(1),
+        };
+        Ok((done, item.rest(done)))
     }
 
     /// How many nodes were done.
@@ -181,8 +166,8 @@ impl Step<'_> {
         on_failure: OnFailure,
     ) -> Result<(), Fault> {
         let adjusted = join::adjusted(raw, on_failure);
-        for targets in next {
-            self.workflows.work_items.push(Item::Arrive { workflow, targets: *targets, raw, adjusted });
+        for nodes in next {
+            self.workflows.work_items.push(Item::Arrive { workflow, nodes: *nodes, raw, adjusted });
         }
         if self.workflows.flow(self.conn, workflow)?.end != number {
             return Ok(());
@@ -198,14 +183,10 @@ impl Step<'_> {
     }
 
     /// Called for every job of a workflow that ended.
-    pub(in crate::writer) fn ended_node(&mut self, workflow: i64, head: &Head) -> Result<(), Fault> {
+    pub(crate) fn ended_node(&mut self, workflow: i64, head: &Head) -> Result<(), Fault> {
         let number = node_of(head.id).1;
-        let (next, on_failure) = {
-            let mut statement = self.conn.prepare_cached(EDGES)?;
-            let mut rows = statement.query(params![workflow, number])?;
-            let row = rows.next()?.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
-            (rows::ranges(row, 0)?, rows::on_failure(row, 1)?)
-        };
+        let edges = one(self.conn, EDGES, &[&workflow, &number], |row| Ok((get::<Vec<Range>>(row, 0)?, get(row, 1)?)))?;
+        let (next, on_failure) = edges.ok_or_else(|| Fault::stored("job of a workflow", "its node is missing"))?;
         self.emit(workflow, number, &next, join::status_of(head.state), on_failure)
     }
 
@@ -227,7 +208,7 @@ impl Step<'_> {
     }
 
     /// Ends the workflows that are over since the last look.
-    pub(in crate::writer) fn finish_workflows(&mut self) -> Result<(), Fault> {
+    pub(crate) fn finish_workflows(&mut self) -> Result<(), Fault> {
         for rid in self.workflows.take_touched() {
             let flow = self.workflows.flow(self.conn, rid)?;
             let Some(end) = flow.end_status else { continue };
@@ -241,7 +222,7 @@ impl Step<'_> {
             flow.deadline_at = None;
             flow.delete_at = delete_workflow_at(now, flow.keep_ms, flow.parent.is_some(), flow.orphaned);
             let id = flow.id;
-            self.notifications.ended(id);
+            self.notifications.ended.push(id);
         }
         Ok(())
     }
@@ -261,7 +242,7 @@ impl Step<'_> {
     }
 
     /// Marks a running workflow as cancelled, and lists its nodes to be cancelled.
-    pub(in crate::writer) fn give_up(&mut self, rid: i64, how: JobState) -> Result<(), Fault> {
+    pub(crate) fn give_up(&mut self, rid: i64, how: JobState) -> Result<(), Fault> {
         let flow = self.workflows.flow(self.conn, rid)?;
         if !flow.is_running() || flow.cancelled.is_some() {
             return Ok(());
@@ -274,8 +255,18 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Cancels the workflow that replaced a job that was cancelled.
-    pub(in crate::writer) fn give_up_child(&mut self, head: &Head, how: JobState) -> Result<(), Fault> {
+    /// Ends a job that waits, and cancels the workflow that replaced it; asks the worker of a running one to stop it.
+    pub(crate) fn cancel_job(&mut self, head: &mut Head, how: JobState) -> Result<(), Fault> {
+        head.cancel_requested = true;
+        if head.state == JobState::Running {
+            // Once it is to be stopped, it is.
+            head.let_end = false;
+            self.notifications.to_cancel.push(head.id);
+            return self.save(head);
+        }
+        self.leave(head)?;
+        self.finish(head, how)?;
+        self.save(head)?;
         let Some(child) = head.child else { return Ok(()) };
         match workflow_state::find(self.conn, self.scheduler.tenant(head.queue_id), child)? {
             Some(rid) => self.give_up(rid, how),
@@ -287,17 +278,7 @@ impl Step<'_> {
     fn cancel_nodes(&mut self, workflow: i64, nodes: Range, how: JobState, one: bool) -> Result<u32, Fault> {
         for Target { number, head, .. } in head::targets(self.conn, self.scheduler, workflow, nodes)? {
             let Some(mut head) = head.filter(|head| !head.state.is_terminal()) else { continue };
-            head.cancel_requested = true;
-            if head.state == JobState::Running {
-                head.let_end = false;
-                self.notifications.cancel_asked(head.id);
-                self.save(&mut head)?;
-                continue;
-            }
-            self.leave(&mut head)?;
-            self.finish(&mut head, how)?;
-            self.save(&mut head)?;
-            self.give_up_child(&head, how)?;
+            self.cancel_job(&mut head, how)?;
             if one && self.workflows.work_items.has_own() {
                 return Ok(number - nodes.first + 1);
             }
@@ -306,22 +287,18 @@ impl Step<'_> {
     }
 
     /// Cancels at most `max` workflows whose deadline has come; when the next one is.
-    pub(in crate::writer) fn pass_deadlines(&mut self, max: u32) -> Result<Option<UnixMs>, Fault> {
+    pub(crate) fn pass_deadlines(&mut self, max: u32) -> Result<Option<UnixMs>, Fault> {
         self.workflows.write(self.conn)?;
-        let mut passed = Vec::new();
-        let mut next = None;
-        {
-            let mut statement = self.conn.prepare_cached(DEADLINES)?;
-            let mut rows = statement.query([int(u64::from(max) + 1)])?;
-            while let Some(row) = rows.next()? {
-                let at = time(row, 1)?;
-                if passed.len() as u64 == u64::from(max) || at.is_none_or(|at| at > self.now) {
-                    next = at;
-                    break;
-                }
-                passed.push(row.get(0)?);
+        let (mut passed, mut next) = (Vec::new(), None);
+        each(self.conn, DEADLINES, &[&(u64::from(max) + 1)], |row| {
+            let at: Option<UnixMs> = get(row, 1)?;
+            if passed.len() as u64 == u64::from(max) || at.is_none_or(|at| at > self.now) {
+                next = at;
+                return Ok(false);
             }
-        }
+            passed.push(get(row, 0)?);
+            Ok(true)
+        })?;
         for rid in passed {
             self.give_up(rid, JobState::Expired)?;
         }
@@ -332,14 +309,6 @@ impl Step<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_range_is_cut_where_the_budget_ends() {
-        let range = |first, count| Range { first, count };
-        assert_eq!(rest(range(5, 3), 10), None);
-        assert_eq!(rest(range(5, 3), 3), None);
-        assert_eq!(rest(range(5, 3), 1), Some(range(6, 2)));
-    }
 
     #[test]
     fn no_work_item_costs_more_because_more_is_stored() {

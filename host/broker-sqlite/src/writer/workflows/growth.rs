@@ -1,9 +1,11 @@
 //! Workflows and members of its own group that a guest added while it ran. Stored with its outcome or not at all.
 
-use rusqlite::params;
 use umbel_broker::{
     Growth, MAX_TEMPLATES, NewMembers, NodeTemplate, Settle, TEMPLATES_COMPARED,
-    rules::room::{self, moved, placed, template_for},
+    rules::{
+        capacity,
+        growth::{self, moved, placed, template_for},
+    },
 };
 use umbel_model::{
     TenantId,
@@ -16,14 +18,18 @@ use crate::writer::{
     state::workflow_state::{self},
     step::Step,
 };
-use crate::{error::Fault, rows::ranges_blob, templates::templates_from};
+use crate::{
+    error::Fault,
+    rows::{first, one, update},
+    templates::templates_from,
+};
 
 const GROUP: &str = "SELECT gate FROM node WHERE workflow = ? AND number = ?";
 
 impl Step<'_> {
     /// Whether what a guest asked for can be stored.
-    pub(in crate::writer) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
-        if !room::growth_is_sound(head.id, settle) {
+    pub(crate) fn has_room(&mut self, head: &Head, settle: &Settle) -> Result<bool, Fault> {
+        if !growth::is_sound(head.id, settle) {
             return Ok(false);
         }
         let Some(growth) = &settle.growth else { return Ok(true) };
@@ -42,8 +48,8 @@ impl Step<'_> {
             Err(Fault::NoRoom) => return Ok(false),
             Err(fault) => return Err(fault),
         }
-        let (wanted, templates) = room::wanted(growth);
-        Ok(self.no_room_for(&settle.tenant, wanted, templates)?.is_none())
+        let (wanted, templates) = capacity::wanted(growth);
+        Ok(self.refused(&settle.tenant, wanted, templates)?.is_none())
     }
 
     fn may_join(&mut self, head: &Head, members: &NewMembers) -> Result<bool, Fault> {
@@ -61,17 +67,16 @@ impl Step<'_> {
     fn group_of(&self, head: &Head) -> Result<Option<(i64, u32)>, Fault> {
         let Some(rid) = head.workflow else { return Ok(None) };
         let number = node_of(head.id).1;
-        let group: Option<u32> = self.conn.prepare_cached(GROUP)?.query_row(params![rid, number], |row| row.get(0))?;
-        Ok(group.map(|group| (rid, group)))
+        let group: Option<Option<u32>> = one(self.conn, GROUP, &[&rid, &number], first)?;
+        Ok(group.flatten().map(|group| (rid, group)))
     }
 
     fn templates_of(&self, rid: i64) -> Result<u32, Fault> {
-        let sql = "SELECT count(*) FROM template WHERE workflow = ?";
-        Ok(self.conn.prepare_cached(sql)?.query_row([rid], |row| row.get(0))?)
+        Ok(one(self.conn, "SELECT count(*) FROM template WHERE workflow = ?", &[&rid], first)?.unwrap_or(0))
     }
 
     /// Stores and starts what `has_room` agreed to.
-    pub(in crate::writer) fn grow(&mut self, head: &Head, growth: &Growth) -> Result<(), Fault> {
+    pub(crate) fn grow(&mut self, head: &Head, growth: &Growth) -> Result<(), Fault> {
         for new in &growth.workflows {
             let rid = self.store_head(&new.head)?;
             for (number, node) in (0..).zip(&new.nodes) {
@@ -131,10 +136,8 @@ impl Step<'_> {
         if !members.nodes.is_empty() {
             push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
         }
-        let sql = "UPDATE node SET members = ?, scope = ? WHERE workflow = ? AND number = ?";
-        let row = params![ranges_blob(&join.members), ranges_blob(&join.scope), rid, group];
-        self.conn.prepare_cached(sql)?.execute(row)?;
-        Ok(())
+        let (members, scope) = (&join.members, &join.scope);
+        update!(self.conn, "node" { members: members, scope: scope } "workflow = ? AND number = ?", rid, group)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Deletion of workflows: their nodes a part at a time, then themselves.
 
-use rusqlite::params;
 use umbel_model::{TenantId, UnixMs, WorkflowId, canvas::Range};
 
 use crate::writer::{
@@ -11,37 +10,30 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{self, int, number},
+    rows::{all, read, run},
 };
 
 const OVER: &str = "SELECT rid, delete_at, tenant, id FROM workflow INDEXED BY workflow_delete
     WHERE delete_at <= ? ORDER BY delete_at, tenant, id LIMIT ?";
 
 /// A workflow to be deleted.
-pub(in crate::writer) struct Over {
-    pub(in crate::writer) rid: i64,
-    pub(in crate::writer) at: UnixMs,
-    pub(in crate::writer) tenant: TenantId,
-    pub(in crate::writer) id: WorkflowId,
+pub(crate) struct Over {
+    pub(crate) rid: i64,
+    pub(crate) at: UnixMs,
+    pub(crate) tenant: TenantId,
+    pub(crate) id: WorkflowId,
 }
 
 impl Step<'_> {
     /// At most `max` workflows whose retention has passed, by time, tenant and id.
-    pub(in crate::writer) fn workflows_over(&mut self, max: u32) -> Result<Vec<Over>, Fault> {
+    pub(crate) fn workflows_over(&mut self, max: u32) -> Result<Vec<Over>, Fault> {
         self.workflows.write(self.conn)?;
-        let mut statement = self.conn.prepare_cached(OVER)?;
-        let mut rows = statement.query(params![int(self.now), max])?;
-        let mut over = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (tenant, id) = (rows::name(row, 2)?, rows::id(row, 3)?);
-            over.push(Over { rid: row.get(0)?, at: number(row, 1)?, tenant, id });
-        }
-        Ok(over)
+        all(self.conn, OVER, &[&self.now, &max], |row| Ok(read!(row => Over { rid, at, tenant, id })))
     }
 
     /// Deletes a job that has ended, or a node. The workflow that replaced it is deleted next, or when it is over:
     /// callbacks may outlive its end.
-    pub(in crate::writer) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
+    pub(crate) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
         self.leave_dead(head);
         head.delete(self.conn)?;
         let Some(child) = head.child else { return Ok(()) };
@@ -55,7 +47,7 @@ impl Step<'_> {
     }
 
     /// Deletes at most `max` of a workflow's nodes and then itself; how many.
-    pub(in crate::writer) fn prune_workflow(&mut self, over: &Over, max: u32) -> Result<u32, Fault> {
+    pub(crate) fn prune_workflow(&mut self, over: &Over, max: u32) -> Result<u32, Fault> {
         let rid = over.rid;
         let flow = self.workflows.flow(self.conn, rid)?;
         let (first, nodes) = (flow.pruned.unwrap_or(0), flow.nodes);
@@ -84,19 +76,19 @@ impl Step<'_> {
             "DELETE FROM workflow_spec WHERE rid = ?",
             "DELETE FROM template WHERE workflow = ?",
         ] {
-            self.conn.prepare_cached(sql)?.execute([rid])?;
+            run(self.conn, sql, &[&rid])?;
         }
         Ok(count + 1)
     }
 
     /// Deletes the rows of nodes and joins whose jobs are gone.
-    pub(in crate::writer) fn delete_graph(&self, rid: i64, nodes: Range) -> Result<(), Fault> {
+    pub(crate) fn delete_graph(&self, rid: i64, nodes: Range) -> Result<(), Fault> {
         let end = i64::from(nodes.first) + i64::from(nodes.count);
         for sql in [
             "DELETE FROM node WHERE workflow = ? AND number >= ? AND number < ?",
             "DELETE FROM gate WHERE workflow = ? AND number >= ? AND number < ?",
         ] {
-            self.conn.prepare_cached(sql)?.execute(params![rid, nodes.first, end])?;
+            run(self.conn, sql, &[&rid, &nodes.first, &end])?;
         }
         Ok(())
     }

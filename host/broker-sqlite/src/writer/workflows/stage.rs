@@ -1,170 +1,128 @@
 //! Submission of workflows: the head, the nodes, the start.
 
-use rusqlite::{OptionalExtension, params};
 use umbel_broker::{
     BrokerOptions, Idempotency, Kept, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
     WorkflowState, WorkflowSubmitted,
     rules::{
+        capacity::{self, Held},
         join::{adjusted, status_of},
-        room::{self, Held},
-        uniqueness,
+        work_items::WorkItem,
     },
 };
 use umbel_model::{
     TenantId, WorkflowId,
-    canvas::{Range, When, node_job},
+    canvas::{Range, node_job},
 };
 
 use crate::writer::{
-    jobs::head::Head,
-    jobs::head::{self},
+    jobs::head::{self, Head},
     jobs::inserts::Fixed,
-    state::work_items::Item,
-    state::workflow_state::{self},
+    state::workflow_state,
     step::Step,
 };
 use crate::{
     error::Fault,
-    rows::{self, JobCounts, int, number, on_failure_number, ranges_blob, status_number},
+    rows::{JobCounts, get, insert, one, run},
 };
 
-/// A node's row but for its place.
+/// The columns of a node that only a job has, or only a join.
+#[derive(Default)]
 struct NodeRow<'a> {
     rid: Option<i64>,
     template: Option<u32>,
     takes: bool,
-    members: Option<&'a [Range]>,
-    scope: Option<&'a [Range]>,
+    members: Option<&'a Vec<Range>>,
+    scope: Option<&'a Vec<Range>>,
     cancel_rest: Option<bool>,
 }
 
 impl Step<'_> {
     pub(crate) fn stage_workflow(&mut self, head: &WorkflowHead) -> Result<WorkflowSubmitted, Fault> {
-        let found = workflow_state::find(self.conn, &head.tenant, head.id)?;
-        if let Some(rid) = found {
-            let flow = self.workflows.flow(self.conn, rid)?;
-            if flow.pruned.is_some() {
-                return Ok(WorkflowSubmitted::Unknown);
-            }
-            if !flow.staged {
-                return Ok(WorkflowSubmitted::Existing(head.id));
-            }
+        let is_known = workflow_state::find(self.conn, &head.tenant, head.id)?.is_some();
+        if is_known && let Err(answer) = self.staged(&head.tenant, head.id)? {
+            return Ok(answer);
         }
         if let Some(answer) = self.known_workflow(&head.tenant, head.idempotency.as_ref())? {
             return Ok(answer);
         }
-        if found.is_some() {
-            return Ok(WorkflowSubmitted::Created);
+        if !is_known {
+            self.check_room()?;
+            if let Some(refusal) = self.refused(&head.tenant, Held::of(head), &head.templates)? {
+                return Ok(refusal);
+            }
+            self.store_head(head)?;
         }
-        self.check_room()?;
-        if let Some(refusal) = self.no_room_for(&head.tenant, Held::of(head), &head.templates)? {
-            return Ok(refusal);
-        }
-        self.store_head(head)?;
         Ok(WorkflowSubmitted::Created)
     }
 
     fn known_workflow(
         &self,
         tenant: &TenantId,
-        idempotency: Option<&Idempotency>,
+        asked: Option<&Idempotency>,
     ) -> Result<Option<WorkflowSubmitted>, Fault> {
-        let Some(idempotency) = idempotency else { return Ok(None) };
-        let known = self.known_key(tenant, idempotency)?;
-        Ok(known.map(|(id, same)| uniqueness::repeated_workflow(id, same)))
+        let answer = |(id, same)| if same { WorkflowSubmitted::Existing(id) } else { WorkflowSubmitted::Conflict(id) };
+        Ok(self.known_key(tenant, asked)?.map(answer))
     }
 
     /// Why so many workflows with these templates cannot be added.
-    pub(in crate::writer) fn no_room_for<'a>(
+    pub(crate) fn refused<'a>(
         &self,
         tenant: &TenantId,
         new: Held,
         templates: impl IntoIterator<Item = &'a NodeTemplate>,
     ) -> Result<Option<WorkflowSubmitted>, Fault> {
-        let mut statement = self.conn.prepare_cached("SELECT held, nodes FROM workflow_count WHERE tenant = ?")?;
-        let held = statement.query_row([tenant.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        let (workflows, nodes) = held.optional()?.unwrap_or_default();
-        let held = Held { workflows: workflows.unsigned_abs(), nodes: nodes.unsigned_abs() };
-        let backlog = |queue: &_| {
-            let counts = self.scheduler.counts(self.scheduler.find(tenant, queue)?);
-            Some(counts.ready + counts.delayed)
-        };
-        let queues = self.scheduler.queues_of(tenant);
-        Ok(room::for_workflows(self.limits, held, new, queues, backlog, templates))
+        let sql = "SELECT held, nodes FROM workflow_count WHERE tenant = ?";
+        let held = one(self.conn, sql, &[tenant], |row| Ok(Held { workflows: get(row, 0)?, nodes: get(row, 1)? }))?;
+        let held = held.unwrap_or_default();
+        Ok(capacity::for_workflows(self.limits, self.scheduler, tenant, held, new, templates))
     }
 
     /// Counts workflows (that replace no job) and nodes.
-    pub(in crate::writer) fn count_workflows(&self, tenant: &TenantId, held: i64, nodes: i64) -> Result<(), Fault> {
+    pub(crate) fn count_workflows(&self, tenant: &TenantId, held: i64, nodes: i64) -> Result<(), Fault> {
         let sql = "INSERT INTO workflow_count (tenant, held, nodes) VALUES (?, ?, ?)
             ON CONFLICT (tenant) DO UPDATE SET held = held + excluded.held, nodes = nodes + excluded.nodes";
-        self.conn.prepare_cached(sql)?.execute(params![tenant.as_str(), held, nodes])?;
-        Ok(())
+        run(self.conn, sql, &[tenant, &held, &nodes])
     }
 
     /// Stores a workflow without its nodes, staged; its row.
-    pub(in crate::writer) fn store_head(&mut self, head: &WorkflowHead) -> Result<i64, Fault> {
-        let sql = "INSERT INTO workflow (tenant, id, nodes, end_node, parent, depth, deadline_ms, keep_ms, staged,
-            created_at, delete_at, state, orphaned, jobs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, 0, ?)";
-        self.conn.prepare_cached(sql)?.execute(params![
-            head.tenant.as_str(),
-            head.id.to_bytes(),
-            head.nodes,
-            head.end,
-            head.parent.map(|parent| parent.to_bytes()),
-            head.depth,
-            int(head.deadline_ms),
-            int(head.keep_ms),
-            int(self.now),
-            int(self.now.saturating_add(STAGED_TTL_MS)),
-            rows::workflow_state_number(WorkflowState::Running),
-            rows::counts_blob(&JobCounts::default()),
-        ])?;
+    pub(crate) fn store_head(&mut self, head: &WorkflowHead) -> Result<i64, Fault> {
+        insert!(self.conn, "INSERT INTO workflow" {
+            tenant: head.tenant, id: head.id, nodes: head.nodes, end_node: head.end, parent: head.parent,
+            depth: head.depth, deadline_ms: head.deadline_ms, keep_ms: head.keep_ms, staged: true, created_at: self.now,
+            delete_at: self.now.saturating_add(STAGED_TTL_MS), state: WorkflowState::Running, orphaned: false,
+            jobs: JobCounts::default()
+        })?;
         let rid = self.conn.last_insert_rowid();
         let key = head.idempotency.as_ref();
-        let sql = "INSERT INTO workflow_spec (rid, text, starts, key, body, ttl_ms) VALUES (?, ?, ?, ?, ?, ?)";
-        self.conn.prepare_cached(sql)?.execute(params![
-            rid,
-            head.spec,
-            ranges_blob(&head.starts),
-            key.map(|key| key.key.as_str()),
-            key.map(|key| key.body.as_str()),
-            key.map(|key| int(key.ttl_ms)),
-        ])?;
+        insert!(self.conn, "INSERT INTO workflow_spec" {
+            rid: rid, text: head.spec, starts: head.starts, key: key.map(|key| &key.key), body: key.map(|key| &key.body),
+            ttl_ms: key.map(|key| key.ttl_ms)
+        })?;
         self.store_templates(&head.tenant, rid, 0, &head.templates)?;
         self.count_workflows(&head.tenant, head.parent.is_none().into(), head.nodes.into())?;
         Ok(rid)
     }
 
     /// Stores templates from number `first` on, and makes the queues that they need.
-    pub(in crate::writer) fn store_templates(
+    pub(crate) fn store_templates(
         &mut self,
         tenant: &TenantId,
         workflow: i64,
         first: u32,
         templates: &[NodeTemplate],
     ) -> Result<(), Fault> {
-        let sql = "INSERT INTO template (workflow, n, task, queue, priority, start_after_ms, start_at, expires_ms,
-            max_deliveries, nodes, spec) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         for (n, template) in (first..).zip(templates) {
             self.queue_id(tenant, &template.queue)?;
             let (after, at) = match template.start {
                 Start::Now => (None, None),
-                Start::After(ms) => (Some(int(ms)), None),
-                Start::At(at) => (None, Some(int(at))),
+                Start::After(ms) => (Some(ms), None),
+                Start::At(at) => (None, Some(at)),
             };
-            self.conn.prepare_cached(sql)?.execute(params![
-                workflow,
-                n,
-                template.task.as_str(),
-                template.queue.as_str(),
-                template.priority,
-                after,
-                at,
-                int(template.expires_ms),
-                template.max_deliveries,
-                template.nodes,
-                template.spec,
-            ])?;
+            insert!(self.conn, "INSERT INTO template" {
+                workflow: workflow, n: n, task: template.task, queue: template.queue, priority: template.priority,
+                start_after_ms: after, start_at: at, expires_ms: template.expires_ms,
+                max_deliveries: template.max_deliveries, nodes: template.nodes, spec: template.spec
+            })?;
         }
         Ok(())
     }
@@ -220,7 +178,7 @@ impl Step<'_> {
     }
 
     /// Stores a node of a workflow whose head is stored, in a place that is free.
-    pub(in crate::writer) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
+    pub(crate) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
             NewWork::Job { template, arguments, takes, kept, broker_options } => {
                 let job =
@@ -229,28 +187,17 @@ impl Step<'_> {
                     let status = adjusted(status_of(kept.state), new.on_failure);
                     self.keep_end(rid, number, Some(status))?;
                 }
-                let (job, template) = (Some(job), Some(*template));
-                let row = NodeRow { rid: job, template, takes: *takes, members: None, scope: None, cancel_rest: None };
+                let row = NodeRow { rid: Some(job), template: Some(*template), takes: *takes, ..NodeRow::default() };
                 self.insert_node(rid, number, new, &row)
             }
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
                 let status = kept.then_some(Status::Ok);
                 self.keep_end(rid, number, status)?;
-                let (members, scope) = (Some(&members[..]), Some(&scope[..]));
-                let row = NodeRow {
-                    rid: None,
-                    template: None,
-                    takes: false,
-                    members,
-                    scope,
-                    cancel_rest: Some(*cancel_rest),
-                };
-                self.insert_node(rid, number, new, &row)?;
-                let sql =
-                    "INSERT INTO gate (workflow, number, pending, failed, skipped, status) VALUES (?, ?, ?, ?, ?, ?)";
-                let row = params![rid, number, pending, failed, skipped, status.map(status_number)];
-                self.conn.prepare_cached(sql)?.execute(row)?;
-                Ok(())
+                let (members, scope, cancel_rest) = (Some(members), Some(scope), Some(*cancel_rest));
+                self.insert_node(rid, number, new, &NodeRow { members, scope, cancel_rest, ..NodeRow::default() })?;
+                insert!(self.conn, "INSERT INTO gate" {
+                    workflow: rid, number: number, pending: pending, failed: failed, skipped: skipped, status: status
+                })
             }
         }
     }
@@ -289,25 +236,11 @@ impl Step<'_> {
     }
 
     fn insert_node(&self, rid: i64, number: u32, new: &NewNode, row: &NodeRow<'_>) -> Result<(), Fault> {
-        let sql =
-            "INSERT INTO node (workflow, number, rid, template, error_callback, on_failure, takes, source, gate, next,
-            members, scope, cancel_rest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        self.conn.prepare_cached(sql)?.execute(params![
-            rid,
-            number,
-            row.rid,
-            row.template,
-            new.when == When::Failure,
-            on_failure_number(new.on_failure),
-            row.takes,
-            new.after,
-            new.group,
-            ranges_blob(&new.next),
-            row.members.map(ranges_blob),
-            row.scope.map(ranges_blob),
-            row.cancel_rest,
-        ])?;
-        Ok(())
+        insert!(self.conn, "INSERT INTO node" {
+            workflow: rid, number: number, rid: row.rid, template: row.template, error_callback: new.when,
+            on_failure: new.on_failure, takes: row.takes, source: new.after, "gate": new.group, next: new.next,
+            members: row.members, scope: row.scope, cancel_rest: row.cancel_rest
+        })
     }
 
     pub(crate) fn start_workflow(&mut self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowSubmitted, Fault> {
@@ -319,9 +252,7 @@ impl Step<'_> {
         if let Some(answer) = self.known_workflow(tenant, idempotency.as_ref())? {
             return Ok(answer);
         }
-        if let Some(idempotency) = &idempotency {
-            self.keep_idempotency(tenant, id, idempotency)?;
-        }
+        self.keep_key(tenant, id, idempotency.as_ref())?;
         self.begin(rid, &starts)?;
         self.advance()?;
         Ok(WorkflowSubmitted::Created)
@@ -330,18 +261,18 @@ impl Step<'_> {
     /// Where a staged workflow starts, and its key.
     fn asked(&self, rid: i64) -> Result<(Vec<Range>, Option<Idempotency>), Fault> {
         let sql = "SELECT starts, key, body, ttl_ms FROM workflow_spec WHERE rid = ?";
-        let mut statement = self.conn.prepare_cached(sql)?;
-        let mut found = statement.query([rid])?;
-        let row = found.next()?.ok_or_else(|| Fault::stored("workflow", "its spec is missing"))?;
-        let idempotency = match row.get(1)? {
-            Some(key) => Some(Idempotency { key, body: row.get(2)?, ttl_ms: number(row, 3)? }),
-            None => None,
-        };
-        Ok((rows::ranges(row, 0)?, idempotency))
+        let found = one(self.conn, sql, &[&rid], |row| {
+            let idempotency = match get(row, 1)? {
+                Some(key) => Some(Idempotency { key, body: get(row, 2)?, ttl_ms: get(row, 3)? }),
+                None => None,
+            };
+            Ok((get(row, 0)?, idempotency))
+        })?;
+        found.ok_or_else(|| Fault::stored("workflow", "its spec is missing"))
     }
 
     /// From now on it counts: its time runs, and these of its nodes are readied.
-    pub(in crate::writer) fn begin(&mut self, rid: i64, starts: &[Range]) -> Result<(), Fault> {
+    pub(crate) fn begin(&mut self, rid: i64, starts: &[Range]) -> Result<(), Fault> {
         let now = self.now;
         let flow = self.workflows.flow_mut(self.conn, rid)?;
         flow.staged = false;
@@ -354,10 +285,9 @@ impl Step<'_> {
     }
 
     /// Lists nodes to be readied, whatever they wait for.
-    pub(in crate::writer) fn ready(&mut self, rid: i64, starts: &[Range]) {
-        for targets in starts {
-            let (raw, adjusted) = (Status::Failed, Status::Ok);
-            self.workflows.work_items.push(Item::Arrive { workflow: rid, targets: *targets, raw, adjusted });
+    pub(crate) fn ready(&mut self, rid: i64, starts: &[Range]) {
+        for nodes in starts {
+            self.workflows.work_items.push(WorkItem::start(rid, *nodes));
         }
     }
 }

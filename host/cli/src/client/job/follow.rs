@@ -1,19 +1,17 @@
-//! `umbel job logs` and `umbel job events`.
+//! `umbel job logs` and `umbel job events`; `follow` prints any feed of events.
 
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use umbel_client::{Client, Event, Job, JobEvent, Progress};
+use serde_json::{Value, value::RawValue};
+use umbel_client::{Event, Feed, Job, JobEvent, Progress, typed};
 use umbel_model::JobId;
 
-use super::failed;
-use crate::{
-    args::Format,
-    client::answer,
-    failure::Failure,
-    output::{Page, Terminal, coloured, object, text_at},
-};
+use super::{failed, job};
+use crate::client::Context;
+use crate::output::{coloured, object, text_at};
+use crate::safe_text::{escaped, one_line, plain};
+use crate::{Result, args::Format};
 
 /// How often a followed log is looked at.
 const FOLLOW: Duration = Duration::from_millis(500);
@@ -25,37 +23,31 @@ struct Lines {
     next_from: u64,
 }
 
-pub(super) async fn logs(client: &Client, id: JobId, follow: bool, terminal: &Terminal) -> Result<(), Failure> {
+pub(super) async fn logs(ctx: &Context, id: JobId, follow: bool) -> Result {
     let mut from = 0;
     let mut over = !follow;
     loop {
-        let request = client.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string());
+        let request = ctx.client.get(format!("/v1/jobs/{id}/logs")).query("from", from.to_string());
         let lines: Lines = request.query("limit", "200").answer().await?;
-        let none = lines.items.is_empty();
         from = lines.next_from;
-        print_lines(lines.items, terminal)?;
-        if !none {
+        if !lines.items.is_empty() {
+            lines.items.iter().try_for_each(|item| match ctx.terminal.format {
+                Format::Table => ctx.terminal.line(&log_line(item.get())?),
+                _ => ctx.terminal.line(item.get()),
+            })?;
             continue;
         }
         if over {
             return Ok(());
         }
-        let job: Job = client.get(format!("/v1/jobs/{id}")).wait(FOLLOW).answer().await?;
+        let job: Job = job(&ctx.client, id).wait(FOLLOW).answer().await?;
         // What it wrote last may have come after the look above: one more look.
         over = job.state.is_terminal();
     }
 }
 
-fn print_lines(items: Vec<Box<RawValue>>, terminal: &Terminal) -> Result<(), Failure> {
-    if terminal.format != Format::Table {
-        let jsonl = Terminal { format: Format::Jsonl };
-        return jsonl.list(&Page { items, next_cursor: None }, &[], "/number");
-    }
-    items.iter().try_for_each(|item| terminal.line(&log_line(item.get())?))
-}
-
 /// A line of a log for people.
-fn log_line(json: &str) -> Result<String, Failure> {
+fn log_line(json: &str) -> Result<String> {
     let line = object(json)?;
     let context = text_at(&line, "/context");
     let context = if context.is_empty() { context } else { format!(" {context}:") };
@@ -64,45 +56,52 @@ fn log_line(json: &str) -> Result<String, Failure> {
 }
 
 /// Prints what happens until the job has ended; a job that did not succeed ends the verb with exit code 3.
-pub(super) async fn events(client: &Client, id: JobId, terminal: &Terminal) -> Result<(), Failure> {
-    let mut feed = client.feed(format!("/v1/jobs/{id}/events"), None);
+pub(super) async fn events(ctx: &Context, id: JobId) -> Result {
+    let end = follow(ctx, ctx.client.feed(format!("/v1/jobs/{id}/events"), None), shown).await?;
+    failed(&typed(&end.data)?)
+}
+
+/// Prints events, as `shown` says, until one that is named `end`, and returns that.
+pub(in crate::client) async fn follow(
+    ctx: &Context,
+    mut feed: Feed,
+    shown: impl Fn(&Event, Format) -> Result<Option<String>>,
+) -> Result<Event> {
     loop {
         let event = feed.next().await?;
-        if let Some(line) = shown(&event, terminal.format)? {
-            terminal.line(&line)?;
+        if let Some(line) = shown(&event, ctx.terminal.format)? {
+            ctx.terminal.line(&line)?;
         }
         if event.name == "end" {
-            return failed(&answer(&event.data)?);
+            return Ok(event);
         }
     }
 }
 
 /// An event as an object; its data as it was sent: numbers keep all their digits.
 pub(in crate::client) fn as_sent(event: &Event) -> String {
-    let (name, id) = (serde_json::Value::from(event.name.as_str()), serde_json::Value::from(event.id.clone()));
+    let (name, id) = (Value::from(event.name.as_str()), Value::from(event.id.clone()));
     format!(r#"{{"event":{name},"id":{id},"data":{}}}"#, event.data)
 }
 
 /// An event as a line; none for what is not wanted, or is of a later version.
-fn shown(event: &Event, format: Format) -> Result<Option<String>, Failure> {
+fn shown(event: &Event, format: Format) -> Result<Option<String>> {
     match format {
         Format::Json | Format::Jsonl => return Ok(Some(as_sent(event))),
-        Format::Id => return Ok(event.id.as_deref().map(|id| crate::safe_text::plain(id).into_owned())),
+        Format::Id => return Ok(event.id.as_deref().map(|id| plain(id).into_owned())),
         Format::Table => {}
     }
     Ok(match event.of_job()? {
-        None => None,
         Some(JobEvent::Log(_)) => Some(log_line(&event.data)?),
         Some(JobEvent::Progress(progress)) => Some(format!("progress  {}", progress_text(&progress))),
         Some(JobEvent::State(change)) => {
             let due = change.due_at.map(|at| format!(", due {at}")).unwrap_or_default();
             let error = change.error.map(|error| format!(": {}: {}", error.kind, error.message)).unwrap_or_default();
-            let rest = format!("attempt {}{due}{error}", change.attempt);
-            let rest = crate::safe_text::plain(&rest).replace('\n', " ");
+            let rest = one_line(&format!("attempt {}{due}{error}", change.attempt));
             Some(format!("{}  {rest}", coloured(change.state.as_str())))
         }
         Some(JobEvent::End(job)) => Some(format!("{}  the job has ended", coloured(job.state.as_str()))),
-        Some(_) => None,
+        _ => None,
     })
 }
 
@@ -111,8 +110,8 @@ fn progress_text(progress: &Progress) -> String {
     let mut parts = vec![if *total > 0 { format!("{done} of {total}") } else { done.to_string() }];
     parts.extend(state.clone());
     parts.extend(Some(message.clone()).filter(|message| !message.is_empty()));
-    parts.extend(meta.as_ref().map(|meta| crate::safe_text::escaped(&meta.to_string()).into_owned()));
-    crate::safe_text::plain(&parts.join("  ")).replace('\n', " ")
+    parts.extend(meta.as_ref().map(|meta| escaped(&meta.to_string()).into_owned()));
+    one_line(&parts.join("  "))
 }
 
 #[cfg(test)]

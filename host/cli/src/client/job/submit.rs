@@ -6,34 +6,27 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
-use umbel_client::{Client, Job, Step};
+use serde_json::value::RawValue;
+use umbel_client::{Job, Step, typed};
 
-use super::{brief, ended, result};
-use crate::{
-    args::{Expiry, SubmitOptions},
-    client::{
-        answer,
-        arguments::{self, raw},
-        suggested::{TASKS, suggested},
-        workflow::steps,
-    },
-    failure::Failure,
-    output::Terminal,
-};
+use super::{ended, result};
+use crate::Result;
+use crate::args::{Expiry, SubmitOptions};
+use crate::client::{Context, TASK, arguments, arguments::raw, workflow::steps};
 
 #[derive(Debug, Serialize)]
 struct Submission<'a> {
     task: &'a str,
     args: Vec<Box<RawValue>>,
-    kwargs: BTreeMap<String, Box<RawValue>>,
+    kwargs: Options,
     options: Options,
 }
 
 /// As they were typed: numbers keep all their digits.
 type Options = BTreeMap<String, Box<RawValue>>;
 
-pub(super) async fn submit(client: &Client, options: &SubmitOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub(super) async fn submit(ctx: &Context, options: &SubmitOptions) -> Result {
+    let Context { client, terminal } = ctx;
     let submission = Submission {
         task: options.task.as_str(),
         args: options.args.iter().map(|text| arguments::value(text)).collect(),
@@ -49,77 +42,71 @@ pub(super) async fn submit(client: &Client, options: &SubmitOptions, terminal: &
         request = request.wait(wait);
     }
     let begun = Instant::now();
-    let spinner = wait.map(|_| terminal.spinner(format!("waiting for {}", options.task)));
-    let (sent, unique) = match request.text_and_header("umbel-unique").await {
-        Ok((text, unique)) => (Ok(text), unique),
-        Err(error) => (Err(error), None),
-    };
-    let body = suggested(client, TASKS, options.task.as_str(), sent).await?;
-    let job: Job = answer(&body)?;
-    if unique.is_some() {
+    let spinner = wait.map(|wait| (begun + wait, terminal.spinner(format!("waiting for {}", options.task))));
+    let sent = request.text_and_header("umbel-unique").await;
+    let unique = sent.as_ref().is_ok_and(|(_, unique)| unique.is_some());
+    let body = ctx.about(TASK, submission.task, sent.map(|(body, _)| body)).await?;
+    let job: Job = typed(&body)?;
+    if unique {
         terminal.note("a job like it was there before: this is that one");
     }
-    let Some(wait) = wait else {
+    let Some((until, spinner)) = spinner else {
         terminal.note(&format!("{}: umbel job show {}", job.state.as_str(), job.id));
-        return brief(&body, &job, terminal);
+        return terminal.brief(&job.id.to_string(), &body);
     };
-    let left = wait.saturating_sub(begun.elapsed());
-    let body = if job.state.is_terminal() { body } else { ended(client, job.id, left, Some(begun), terminal).await? };
+    let (body, job) = match job.state.is_terminal() {
+        true => (body, job),
+        false => ended(client, job.id, until, &spinner).await?,
+    };
     drop(spinner);
-    result(client, &body, begun.elapsed(), terminal).await
+    result(ctx, &body, &job, begun.elapsed()).await
 }
 
 /// Options of the job from its flags: a flag of its own has precedence over `--option`.
-fn fields(options: &SubmitOptions) -> Result<Options, Failure> {
-    let mut fields = Options::new();
-    for (name, value) in arguments::policy(&options.option)? {
-        fields.insert(name, raw(&value)?);
-    }
-    if let Ok(Value::Object(policy)) = serde_json::to_value(options.policy()) {
-        for (name, value) in policy {
-            fields.insert(name, raw(&value)?);
-        }
-    }
-    let mut set = |name: &str, value: Box<RawValue>| fields.insert(name.to_owned(), value);
-    if let Some(ms) = options.countdown {
-        set("countdown_ms", raw(&ms)?);
-    }
-    if let Some(eta) = &options.eta {
-        set("eta", raw(eta)?);
-    }
-    if let Some(Expiry::At(time)) = &options.expires {
-        set("expires_at", raw(time)?);
-    }
-    if !options.tag.is_empty() {
-        set("tags", raw(&options.tag)?);
-    }
-    if !options.header.is_empty() {
-        set("headers", raw(&arguments::stamps(&options.header)?)?);
-    }
-    for (name, texts) in [("on_success", &options.on_success), ("on_failure", &options.on_failure)] {
-        if !texts.is_empty() {
-            set(name, raw(&followers(texts)?)?);
+fn fields(options: &SubmitOptions) -> Result<Options> {
+    let fields = arguments::policy(&options.option)?;
+    let mut fields = fields.iter().map(|(name, value)| Ok((name.clone(), raw(value)?))).collect::<Result<Options>>()?;
+    let (expires_ms, expires_at) = match &options.expires {
+        None => (None, None),
+        Some(Expiry::After(ms)) => (Some(ms), None),
+        Some(Expiry::At(time)) => (None, Some(time)),
+    };
+    let given = |texts: &[String]| Some(texts.to_vec()).filter(|texts| !texts.is_empty());
+    let flags = [
+        ("queue", options.queue.as_ref().map(raw)),
+        ("priority", options.priority.as_ref().map(raw)),
+        ("max_retries", options.max_retries.as_ref().map(raw)),
+        ("time_limit_ms", options.time_limit.as_ref().map(raw)),
+        ("countdown_ms", options.countdown.as_ref().map(raw)),
+        ("eta", options.eta.as_ref().map(raw)),
+        ("expires_ms", expires_ms.map(raw)),
+        ("expires_at", expires_at.map(raw)),
+        ("tags", given(&options.tag).map(|tags| raw(&tags))),
+        ("headers", given(&options.header).map(|pairs| raw(&arguments::stamps(&pairs)?))),
+        ("on_success", given(&options.on_success).map(|steps| raw(&followers(&steps)?))),
+        ("on_failure", given(&options.on_failure).map(|steps| raw(&followers(&steps)?))),
+    ];
+    for (name, value) in flags {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value?);
         }
     }
     Ok(fields)
 }
 
-fn followers(texts: &[String]) -> Result<Vec<Box<RawValue>>, Failure> {
-    let follower = |text: &String| {
-        let canvas = Step::from(steps::signature(text)?).build().map_err(umbel_client::Error::from)?;
-        raw(&canvas)
-    };
-    texts.iter().map(follower).collect()
+fn followers(texts: &[String]) -> Result<Vec<Box<RawValue>>> {
+    texts.iter().map(|text| steps::canvas(Step::from(steps::signature(text)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use serde_json::Value;
 
     use super::*;
     use crate::args::{Cli, Command, JobVerb};
 
-    fn of(args: &[&str]) -> Result<Value, Failure> {
+    fn of(args: &[&str]) -> Result<Value> {
         let cli = Cli::try_parse_from([&["umbel", "job", "submit", "add"], args].concat()).unwrap();
         let Command::Job(JobVerb::Submit(options)) = cli.command else { panic!() };
         Ok(serde_json::to_value(fields(&options)?).unwrap())

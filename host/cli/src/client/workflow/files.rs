@@ -3,17 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use glob::MatchOptions;
 
-use crate::{
-    failure::{Exit, Failure},
-    output::bytes_text,
-};
+use crate::{Exit, Failure, Result, client::input, output::bytes_text};
 
 /// Files of one workflow.
 pub const MAX_FILES: usize = 100_000;
@@ -30,20 +26,16 @@ pub struct Content {
 }
 
 /// Every file that a pattern finds, in the order of the patterns, then of the names; each once.
-pub fn find(patterns: &[String]) -> Result<Vec<PathBuf>, Failure> {
+pub fn find(patterns: &[String]) -> Result<Vec<PathBuf>> {
     let (mut found, mut known) = (Vec::new(), BTreeSet::new());
     for pattern in patterns {
         let before = found.len();
-        for path in matches(pattern)? {
-            if known.insert(path.clone()) {
-                found.push(path);
-            }
-            if found.len() > MAX_FILES {
-                return Err(Failure::new("too_many_files", format!("more than {MAX_FILES} files"))
-                    .help("take fewer files for each workflow"));
-            }
+        found.extend(matches(pattern)?.into_iter().filter(|path| known.insert(path.clone())));
+        if found.len() > MAX_FILES {
+            let failure = Failure::new("too_many_files", format!("more than {MAX_FILES} files"));
+            return Err(failure.help("take fewer files for each workflow"));
         }
-        if found.len() == before && !known.iter().any(|path| path.as_path() == Path::new(pattern)) {
+        if found.len() == before && !known.contains(Path::new(pattern)) {
             return Err(nothing(pattern));
         }
     }
@@ -59,7 +51,7 @@ fn nothing(pattern: &str) -> Failure {
     failure.help("quote the pattern, and write ** for folders below: 'docs/**/*.md'")
 }
 
-fn matches(pattern: &str) -> Result<Vec<PathBuf>, Failure> {
+fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     // A name that the shell found already may have brackets in it.
     if Path::new(pattern).is_file() {
         return Ok(vec![pattern.into()]);
@@ -68,21 +60,13 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, Failure> {
         MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, ..Default::default() };
     let paths = glob::glob_with(pattern, options)
         .map_err(|error| Failure::usage(format!("the pattern {pattern:?} cannot be used: {error}")))?;
-    let mut files = Vec::new();
-    for path in paths {
-        let path = path.map_err(|error| unreadable(error.path(), error.error()))?;
-        if path.is_file() {
-            files.push(path);
-        }
-        if files.len() > MAX_FILES {
-            break;
-        }
-    }
-    Ok(files)
+    let paths = paths.map(|path| path.map_err(|error| Failure::file(error.path().display(), error.error())));
+    // One more than are allowed is enough to refuse them.
+    paths.filter(|path| path.as_ref().map_or(true, |path| path.is_file())).take(MAX_FILES + 1).collect()
 }
 
 /// The files' contents; `base64` for what is not text.
-pub fn read(paths: &[PathBuf], base64: bool) -> Result<Vec<Content>, Failure> {
+pub fn read(paths: &[PathBuf], base64: bool) -> Result<Vec<Content>> {
     let mut left = MAX_ALL_BYTES;
     let mut contents = Vec::with_capacity(paths.len());
     for path in paths {
@@ -101,14 +85,9 @@ pub fn read(paths: &[PathBuf], base64: bool) -> Result<Vec<Content>, Failure> {
     Ok(contents)
 }
 
-fn read_one(path: &Path, base64: bool) -> Result<Content, Failure> {
-    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
-    let mut bytes = Vec::new();
-    let mut limited = file.take(MAX_FILE_BYTES as u64 + 1);
-    limited.read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(too_large(path));
-    }
+fn read_one(path: &Path, base64: bool) -> Result<Content> {
+    let bytes = input::bytes(path.display(), fs::File::open(path), MAX_FILE_BYTES as u64)?;
+    let bytes = bytes.ok_or_else(|| too_large(path))?;
     let text = if base64 {
         BASE64_STANDARD.encode(&bytes)
     } else {
@@ -125,11 +104,6 @@ fn too_large(path: &Path) -> Failure {
     let limit = bytes_text(MAX_FILE_BYTES as u64);
     Failure::new("file_too_large", format!("{} is more than {limit} as JSON", path.display()))
         .help("a job's arguments have at most 1 MiB: split the file")
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failure };
-    Failure::new("file", format!("{} cannot be read: {error}", path.display())).exit(exit)
 }
 
 /// Bytes of a text as JSON, without writing it.

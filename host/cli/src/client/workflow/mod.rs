@@ -13,87 +13,61 @@ use std::{
 };
 
 use serde_json::json;
-use umbel_client::{Client, Digests, MAX_WAIT, Request, Workflow, WorkflowState};
+use umbel_client::{Client, MAX_WAIT, Request, Workflow, WorkflowState};
 use umbel_model::WorkflowId;
 
-use crate::{
-    args::{Format, ShowOptions, WorkflowVerb},
-    client::{answer, causes, omitted, pages},
-    failure::{Exit, Failure},
-    output::{Column, Terminal},
-    safe_text::plain,
-};
+use self::screen::Size;
+use super::{Context, fetch, not_succeeded, omitted};
+use crate::args::{Format, ShowOptions, WorkflowVerb};
+use crate::{Exit, Failure, Result, safe_text::plain};
 
-const COLUMNS: &[Column] = &[
-    ("ID", "/id"),
-    ("NAME", "/name"),
-    ("STATE", "/state"),
-    ("DONE", "/progress/done"),
-    ("FAILED", "/progress/failed"),
-    ("JOBS", "/progress/total"),
-    ("CREATED", "/created_at"),
-    ("TAGS", "/tags"),
-];
+const COLUMNS: &str = "ID, NAME, STATE, DONE = progress/done, FAILED = progress/failed, JOBS = progress/total, \
+    CREATED = created_at, TAGS";
 
-const ROWS: &[Column] = &[
-    ("id", "/id"),
-    ("name", "/name"),
-    ("state", "/state"),
-    ("tags", "/tags"),
-    ("headers", "/headers"),
-    ("created", "/created_at"),
-    ("deadline", "/deadline_at"),
-    ("finished", "/finished_at"),
-    ("parent", "/parent"),
-    ("resume of", "/resume_of"),
-    ("error", "/error/kind"),
-    ("message", "/error/message"),
-    ("result is", "/result_omitted"),
-];
+const FIELDS: &str = "id, name, state, tags, headers, created = created_at, deadline = deadline_at, \
+    finished = finished_at, parent, resume of, error = error/kind, message = error/message, \
+    result is = result_omitted";
 
 /// How often the progress beside a spinner is looked at.
 const GLANCE: Duration = Duration::from_secs(1);
 
-pub async fn run(client: &Client, verb: WorkflowVerb, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn run(ctx: &Context, verb: WorkflowVerb) -> Result {
+    let Context { client, terminal } = ctx;
     match verb {
-        WorkflowVerb::Submit(options) => submit::submit(client, &options, terminal).await,
-        WorkflowVerb::Map(options) => submit::map(client, &options, terminal).await,
+        WorkflowVerb::Submit(options) => submit::submit(ctx, &options).await,
+        WorkflowVerb::Map(options) => submit::map(ctx, &options).await,
         WorkflowVerb::List { state, page } => {
-            let query: Vec<_> = state.map(|state| ("state", state.as_str().to_owned())).into_iter().collect();
-            terminal.list(&pages(client, "/v1/workflows", &query, &page).await?, COLUMNS, "/id")
+            let state = state.map(|state| state.as_str().to_owned());
+            ctx.list("/v1/workflows", &[("state", state)], &page, COLUMNS).await
         }
-        WorkflowVerb::Show(options) => show(client, &options, terminal).await,
+        WorkflowVerb::Show(options) => show(ctx, &options).await,
         WorkflowVerb::Result { id, wait } => {
             let begun = Instant::now();
-            let body = match wait {
-                None => path(client, id).text().await?,
-                Some(ms) => ended(client, id, Duration::from_millis(ms), terminal).await?,
+            let workflow: Workflow = match wait {
+                None => path(client, id).answer().await?,
+                Some(ms) => ended(ctx, id, begun + Duration::from_millis(ms)).await?.1,
             };
-            let workflow: Workflow = answer(&body)?;
-            if !workflow.state.is_over() {
+            if !workflow.state.is_terminal() {
                 return Err(Failure::new("not_over", format!("workflow {id} is {}", workflow.state.as_str()))
                     .exit(Exit::Conflict)
                     .help(format!("umbel workflow result {id} --wait")));
             }
-            bare_result(&workflow, wait.map(|_| begun.elapsed()), terminal)
+            bare_result(ctx, &workflow, wait.map(|_| begun))
         }
         WorkflowVerb::Cancel { id } => {
-            let body = client.post(format!("/v1/workflows/{id}/cancel")).text().await?;
-            let workflow: Workflow = answer(&body)?;
+            let (body, workflow): (_, Workflow) = fetch(client.post(format!("/v1/workflows/{id}/cancel"))).await?;
             terminal.note(match workflow.state {
                 WorkflowState::Revoked => "the workflow is revoked",
                 _ => "what waits is revoked, what runs was asked to stop",
             });
-            brief(&body, &workflow, terminal)
+            terminal.brief(&workflow.id.to_string(), &body)
         }
         WorkflowVerb::Resume { id, digest, wait } => {
-            let digest: Digests = digest.into();
             let request = client.post(format!("/v1/workflows/{id}/resume")).json(&json!({ "digest": digest }));
             let begun = Instant::now();
-            let body = request.text().await?;
-            let workflow: Workflow = answer(&body)?;
+            let (body, workflow): (_, Workflow) = fetch(request).await?;
             terminal.note(&format!("workflow {} goes on where {id} failed", workflow.id));
-            told(client, &body, &workflow, wait, begun, terminal).await
+            told(ctx, &body, &workflow, wait, begun).await
         }
         WorkflowVerb::Graph { id } => {
             let picture = client.workflow_graph(id).await?;
@@ -108,73 +82,61 @@ fn path(client: &Client, id: WorkflowId) -> Request {
     client.get(format!("/v1/workflows/{id}"))
 }
 
-async fn show(client: &Client, options: &ShowOptions, terminal: &Terminal) -> Result<(), Failure> {
+async fn show(ctx: &Context, options: &ShowOptions) -> Result {
     if options.watch {
-        let workflow = live::watch(client, options, terminal).await?;
-        return failed(&workflow);
+        return failed(&live::watch(ctx, options).await?);
     }
-    let body = path(client, options.id).text().await?;
-    terminal.object(&body, ROWS, "/id")?;
-    if terminal.format != Format::Table {
+    let (body, workflow): (_, Workflow) = fetch(path(&ctx.client, options.id)).await?;
+    ctx.terminal.object(&body, FIELDS)?;
+    if ctx.terminal.format != Format::Table {
         return Ok(());
     }
-    let workflow: Workflow = answer(&body)?;
-    let steps = tree::read(client, options.id).await?;
-    let size = screen::Size { columns: usize::MAX, rows: options.lines as usize };
-    terminal.line(&format!("\n{}\n{}", tree::bar(&workflow.progress), steps.lines(size, now_ms()).join("\n")))?;
-    if let Some(result) = &workflow.result {
-        terminal.json(&shown_result(workflow.id, result.get()))?;
-    }
-    Ok(())
+    ctx.terminal.line(&format!("\n{}", tree::bar(&workflow.progress)))?;
+    print_end(ctx, options, &workflow, true).await
 }
 
 /// Of a result, so many bytes are shown below a workflow's tree: a picture would bury it.
 const SHOWN_RESULT_BYTES: usize = 4_096;
 
-/// The result under a workflow's tree; of a large one its size, and how to get it.
-fn shown_result(id: WorkflowId, result: &str) -> String {
-    match result.len() {
-        0..=SHOWN_RESULT_BYTES => format!("\nresult\n{result}"),
-        bytes => format!("\nresult\n{bytes} bytes: umbel workflow result {id}"),
+/// Prints the tree, if that is wanted, and below it the result; of a large one its size, and how to get it.
+async fn print_end(ctx: &Context, options: &ShowOptions, workflow: &Workflow, with_tree: bool) -> Result {
+    if with_tree {
+        let size = Size { columns: usize::MAX, rows: options.lines as usize };
+        ctx.terminal.line(&tree::lines(&ctx.client, options.id, size).await?.join("\n"))?;
     }
+    let Some(result) = workflow.result.as_ref().map(|result| result.get()) else { return Ok(()) };
+    let shown = match result.len() {
+        0..=SHOWN_RESULT_BYTES => result.to_owned(),
+        bytes => format!("{bytes} bytes: umbel workflow result {}", workflow.id),
+    };
+    ctx.terminal.json(&format!("\nresult\n{shown}"))
 }
 
 /// Prints the outcome of a submission or a resume: the id or, after the wait, the result.
-async fn told(
-    client: &Client,
-    body: &str,
-    workflow: &Workflow,
-    wait: Option<u64>,
-    begun: Instant,
-    terminal: &Terminal,
-) -> Result<(), Failure> {
+async fn told(ctx: &Context, body: &str, workflow: &Workflow, wait: Option<u64>, begun: Instant) -> Result {
     let Some(ms) = wait else {
-        terminal.note(&format!("{}: umbel workflow show {} -w", workflow.state.as_str(), workflow.id));
-        return brief(body, workflow, terminal);
+        ctx.terminal.note(&format!("{}: umbel workflow show {} -w", workflow.state.as_str(), workflow.id));
+        return ctx.terminal.brief(&workflow.id.to_string(), body);
     };
-    let left = Duration::from_millis(ms).saturating_sub(begun.elapsed());
-    let body = ended(client, workflow.id, left, terminal).await?;
-    let workflow: Workflow = answer(&body)?;
-    if terminal.format != Format::Table {
-        terminal.object(&body, ROWS, "/id")?;
+    let (body, workflow) = ended(ctx, workflow.id, begun + Duration::from_millis(ms)).await?;
+    if ctx.terminal.format != Format::Table {
+        ctx.terminal.object(&body, FIELDS)?;
         return failed(&workflow);
     }
-    bare_result(&workflow, Some(begun.elapsed()), terminal)
+    bare_result(ctx, &workflow, Some(begun))
 }
 
 /// The workflow once it is over.
-async fn ended(client: &Client, id: WorkflowId, wait: Duration, terminal: &Terminal) -> Result<String, Failure> {
-    let until = Instant::now() + wait;
-    let spinner = terminal.spinner(format!("waiting for workflow {id}"));
-    let glance = if io::stderr().is_terminal() { GLANCE } else { MAX_WAIT };
+async fn ended(ctx: &Context, id: WorkflowId, until: Instant) -> Result<(String, Workflow)> {
+    let spinner = ctx.terminal.spinner(format!("waiting for workflow {id}"));
+    let glance = if spinner.is_hidden() { MAX_WAIT } else { GLANCE };
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let body = path(client, id).wait(left.min(glance)).text().await?;
-        let workflow: Workflow = answer(&body)?;
-        if workflow.state.is_over() {
-            return Ok(body);
+        let (body, workflow): (_, Workflow) = fetch(path(&ctx.client, id).wait(left.min(glance))).await?;
+        if workflow.state.is_terminal() {
+            return Ok((body, workflow));
         }
-        spinner.say(format!("workflow {id}: {}", tree::summary(&workflow.progress)));
+        spinner.set_message(format!("workflow {id}: {}", tree::summary(&workflow.progress)));
         if left.is_zero() {
             let message = format!("workflow {id} is {} after the wait", workflow.state.as_str());
             return Err(Failure::new("wait_timeout", message).help(format!("umbel workflow result {id} --wait")));
@@ -183,41 +145,24 @@ async fn ended(client: &Client, id: WorkflowId, wait: Duration, terminal: &Termi
 }
 
 /// The result as JSON, or the failure of a workflow that has none.
-fn bare_result(workflow: &Workflow, took: Option<Duration>, terminal: &Terminal) -> Result<(), Failure> {
+fn bare_result(ctx: &Context, workflow: &Workflow, begun: Option<Instant>) -> Result {
     failed(workflow)?;
-    if let Some(took) = took {
-        terminal.note(&format!("workflow {} succeeded in {} ms", workflow.id, took.as_millis()));
+    if let Some(begun) = begun {
+        let took = begun.elapsed().as_millis();
+        ctx.terminal.note(&format!("workflow {} succeeded in {took} ms", workflow.id));
     }
     if let Some(why) = &workflow.result_omitted {
         return Err(omitted("workflow", workflow.id, why, workflow.id));
     }
-    terminal.json(workflow.result.as_ref().map_or("null", |result| result.get()))
+    ctx.terminal.json(workflow.result.as_ref().map_or("null", |result| result.get()))
 }
 
 /// A workflow that did not succeed ends the verb with exit code 3.
-fn failed(workflow: &Workflow) -> Result<(), Failure> {
+fn failed(workflow: &Workflow) -> Result {
+    let id = workflow.id;
     if workflow.state == WorkflowState::Succeeded {
         return Ok(());
     }
-    let (id, state) = (workflow.id, workflow.state.as_str());
-    let failure = match &workflow.error {
-        Some(error) => {
-            let message = format!("workflow {id} {state}: {}", error.message);
-            Failure::new(error.kind.clone(), message).details(causes(error))
-        }
-        None => Failure::new(state, format!("workflow {id} is {state}")),
-    };
-    Err(failure.exit(Exit::JobFailed).help(format!("umbel workflow show {id}; umbel workflow resume {id}")))
-}
-
-fn brief(body: &str, workflow: &Workflow, terminal: &Terminal) -> Result<(), Failure> {
-    match terminal.format {
-        Format::Table | Format::Id => terminal.line(&workflow.id.to_string()),
-        Format::Json | Format::Jsonl => terminal.line(body.trim_end()),
-    }
-}
-
-/// Now, to show how long something has been running. Milliseconds since the epoch by this machine's clock.
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    let failure = not_succeeded(&format!("workflow {id}"), workflow.state.as_str(), workflow.error.as_ref());
+    Err(failure.help(format!("umbel workflow show {id}; umbel workflow resume {id}")))
 }

@@ -4,7 +4,9 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::failure::Failure;
+use console::Term;
+
+use crate::{Result, output::closed};
 
 /// How much a terminal shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,30 +28,19 @@ pub fn can_redraw() -> bool {
 
 impl Screen {
     /// Draws these lines over the ones before. They must fit: see `size`.
-    pub fn draw(&mut self, lines: &[String]) -> Result<(), Failure> {
-        let mut raw = io::stdout().lock();
+    pub fn draw(&mut self, lines: &[String]) -> Result {
         if self.drawn > 0 {
             // Up to the first line, and clear from there.
-            let _ = write!(raw, "\u{1b}[{}A\r\u{1b}[J", self.drawn);
+            let _ = write!(io::stdout(), "\u{1b}[{}A\r\u{1b}[J", self.drawn);
         }
-        drop(raw);
         self.drawn = lines.len();
-        let mut text = lines.join("\n");
-        text.push('\n');
         let mut stdout = anstream::stdout().lock();
-        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        written.map_err(crate::output::closed)
+        writeln!(stdout, "{}", lines.join("\n")).and_then(|()| stdout.flush()).map_err(closed)
     }
 }
 
 /// The size of the terminal; 80 × 24 when it does not say.
 pub fn size() -> Size {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the request writes one `winsize`, which lives here.
-    let known = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) } == 0;
-    if known && size.ws_col > 0 && size.ws_row > 0 {
-        Size { columns: size.ws_col.into(), rows: size.ws_row.into() }
-    } else {
-        Size { columns: 80, rows: 24 }
-    }
+    let (rows, columns) = Term::stdout().size();
+    Size { columns: columns.into(), rows: rows.into() }
 }

@@ -1,25 +1,28 @@
 //! Steps as they are typed: `add 2 3`, `resize max_side=64`, or a canvas as JSON.
 
+use serde_json::value::RawValue;
 use umbel_client::{
-    Canvas, Step,
+    Canvas, Error, Step,
     canvas::{Signature, task},
 };
 
-use crate::{client::arguments, failure::Failure};
+use crate::{Failure, Result, client::arguments, safe_text::shortened};
+
+/// Characters of a step in a failure about it.
+const SHOWN: usize = 60;
 
 /// A step of a canvas.
-pub fn step(text: &str) -> Result<Step, Failure> {
+pub fn step(text: &str) -> Result<Step> {
     if text.trim_start().starts_with('{') {
         let canvas: Result<Canvas, _> = serde_json::from_str(text);
-        return canvas
-            .map(Step::from)
-            .map_err(|error| Failure::usage(format!("the step {} is not a canvas: {error}", short(text))));
+        let wrong = |error| Failure::usage(format!("the step {:?} is not a canvas: {error}", shortened(text, SHOWN)));
+        return canvas.map(Step::from).map_err(wrong);
     }
     signature(text).map(Step::from)
 }
 
 /// A call of a task.
-pub fn signature(text: &str) -> Result<Signature, Failure> {
+pub fn signature(text: &str) -> Result<Signature> {
     let mut words = words(text)?.into_iter();
     let name = words.next().ok_or_else(|| Failure::usage("a step has no task").help("write \"add 2 3\""))?;
     let mut signature = task(name);
@@ -34,6 +37,11 @@ pub fn signature(text: &str) -> Result<Signature, Failure> {
     Ok(signature)
 }
 
+/// A step as its canvas.
+pub fn canvas(step: Step) -> Result<Box<RawValue>> {
+    arguments::raw(&step.build().map_err(Error::from)?)
+}
+
 /// `name=value`. A text that looks like it is written as JSON, in quotes.
 fn named(word: &str) -> Option<(&str, &str)> {
     let (name, value) = word.split_once('=')?;
@@ -44,7 +52,7 @@ fn named(word: &str) -> Option<(&str, &str)> {
 }
 
 /// Parts between spaces, but for spaces within quotes, brackets and braces.
-fn words(text: &str) -> Result<Vec<&str>, Failure> {
+fn words(text: &str) -> Result<Vec<&str>> {
     let (mut words, mut start) = (Vec::new(), None);
     let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
     for (at, c) in text.char_indices() {
@@ -65,18 +73,11 @@ fn words(text: &str) -> Result<Vec<&str>, Failure> {
         }
     }
     if quoted || depth > 0 {
-        return Err(Failure::usage(format!("a quote or a bracket is not closed in the step {}", short(text))));
+        let shown = shortened(text, SHOWN);
+        return Err(Failure::usage(format!("a quote or a bracket is not closed in the step {shown:?}")));
     }
     words.extend(start.map(|from| &text[from..]));
     Ok(words)
-}
-
-fn short(text: &str) -> String {
-    let mut short: String = text.chars().take(60).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
 }
 
 #[cfg(test)]

@@ -2,27 +2,18 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use umbel_client::{
-    Client, Step, Workflow,
+    OnFailure, Step, Workflow,
     canvas::{chain, chord, group},
     fresh_key,
 };
 
-use super::{
-    files::{self, Content},
-    steps, told,
-};
-use crate::{
-    args::{MapOptions, Stamps, WorkflowSubmitOptions},
-    client::{
-        answer,
-        arguments::{self, raw},
-        input,
-    },
-    failure::Failure,
-    output::Terminal,
-};
+use super::{files, files::Content, steps, told};
+use crate::args::{MapOptions, Stamps, WorkflowSubmitOptions};
+use crate::client::{Context, arguments, arguments::raw, fetch, input};
+use crate::{Failure, Result};
 
 /// Bytes of a submission, the server's limit.
 const MAX_BODY_BYTES: u64 = 32 << 20;
@@ -32,7 +23,7 @@ const MAX_LABEL_BYTES: usize = 128;
 /// The fields of a submission, as they were written.
 type Body = BTreeMap<String, Box<RawValue>>;
 
-pub async fn submit(client: &Client, options: &WorkflowSubmitOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn submit(ctx: &Context, options: &WorkflowSubmitOptions) -> Result {
     let composition = &options.composition;
     let body = match &composition.file {
         Some(_) if options.then.is_some() => {
@@ -41,19 +32,18 @@ pub async fn submit(client: &Client, options: &WorkflowSubmitOptions, terminal: 
         Some(file) => body_of(&input::text(file, MAX_BODY_BYTES)?)?,
         None => of_canvas(composed(&composition.chain, &composition.group, options.then.as_deref())?)?,
     };
-    send(client, body, &options.stamps, terminal).await
+    send(ctx, body, &options.stamps).await
 }
 
-pub async fn map(client: &Client, options: &MapOptions, terminal: &Terminal) -> Result<(), Failure> {
+pub async fn map(ctx: &Context, options: &MapOptions) -> Result {
     let paths = files::find(&options.each_file)?;
     let contents = files::read(&paths, options.base64)?;
-    terminal.note(&format!("{} files", contents.len()));
-    let body = of_canvas(mapped(options, contents)?)?;
-    send(client, body, &options.stamps, terminal).await
+    ctx.terminal.note(&format!("{} files", contents.len()));
+    send(ctx, of_canvas(mapped(options, contents)?)?, &options.stamps).await
 }
 
-fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<Step, Failure> {
-    let read = |texts: &[String]| texts.iter().map(|text| steps::step(text)).collect::<Result<Vec<_>, _>>();
+fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<Step> {
+    let read = |texts: &[String]| texts.iter().map(|text| steps::step(text)).collect::<Result<Vec<_>>>();
     let then = then.map(steps::step).transpose()?;
     Ok(match (members.is_empty(), then) {
         (true, then) => chain(read(steps)?.into_iter().chain(then)),
@@ -63,49 +53,41 @@ fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<
 }
 
 /// One call for each file, and the body.
-fn mapped(options: &MapOptions, contents: Vec<Content>) -> Result<Step, Failure> {
+fn mapped(options: &MapOptions, contents: Vec<Content>) -> Result<Step> {
     let call = steps::signature(&options.task)?;
-    let members: Vec<Step> = contents
-        .into_iter()
-        .map(|Content { path, text }| {
-            let mut call = match &options.content_as {
-                Some(name) => call.clone().kwarg(name, text),
-                None => call.clone().args_first([text]),
-            };
-            if let Some(name) = &options.path_as {
-                call = call.kwarg(name, &path);
-            }
-            Step::from(call).label(&label(&path))
-        })
-        .collect();
+    let members = contents.into_iter().map(|Content { path, text }| {
+        let mut call = match &options.content_as {
+            Some(name) => call.clone().kwarg(name, text),
+            None => call.clone().args_first([text]),
+        };
+        if let Some(name) = &options.path_as {
+            call = call.kwarg(name, &path);
+        }
+        Step::from(call).label(&label(&path))
+    });
     let together = match &options.then {
         Some(body) => chord(members, steps::step(body)?),
         None => group(members),
     };
     let together = if options.cancel_rest { together.cancel_rest() } else { together };
-    Ok(match options.on_failure.into() {
-        umbel_client::OnFailure::Fail => together,
+    Ok(match options.on_failure {
+        OnFailure::Fail => together,
         policy => together.on_failure(policy),
     })
 }
 
 /// The end of a path, as far as a label goes.
 fn label(path: &str) -> String {
-    let clean: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    let mut from = clean.len().saturating_sub(MAX_LABEL_BYTES);
-    while !clean.is_char_boundary(from) {
-        from += 1;
-    }
-    clean[from..].to_owned()
+    let clean = path.replace(char::is_control, "\u{fffd}");
+    clean[clean.ceil_char_boundary(clean.len().saturating_sub(MAX_LABEL_BYTES))..].to_owned()
 }
 
-fn of_canvas(step: Step) -> Result<Body, Failure> {
-    let canvas = step.build().map_err(umbel_client::Error::from)?;
-    Ok([("canvas".to_owned(), raw(&canvas)?)].into())
+fn of_canvas(step: Step) -> Result<Body> {
+    Ok([("canvas".to_owned(), steps::canvas(step)?)].into())
 }
 
 /// A canvas by itself, or a whole body.
-fn body_of(text: &str) -> Result<Body, Failure> {
+fn body_of(text: &str) -> Result<Body> {
     let fields: Body = serde_json::from_str(text).map_err(|error| {
         Failure::new("not_json", format!("the canvas is not a JSON object: {error}"))
             .help(r#"write {"chain": [{"task": "add", "args": [2, 3]}, …]}"#)
@@ -117,41 +99,43 @@ fn body_of(text: &str) -> Result<Body, Failure> {
 }
 
 /// Lays what flags say over what the body says: tags and headers are added, the rest is replaced.
-fn stamped(mut body: Body, stamps: &Stamps) -> Result<Body, Failure> {
-    let wrong = |field: &str| Failure::usage(format!("`{field}` of the body is not what it should be"));
+fn stamped(mut body: Body, stamps: &Stamps) -> Result<Body> {
     if !stamps.tag.is_empty() {
-        let before = body.get("tags").map(|raw| serde_json::from_str(raw.get())).transpose();
-        let mut tags: Vec<String> = before.map_err(|_| wrong("tags"))?.unwrap_or_default();
+        let mut tags: Vec<String> = taken(&mut body, "tags", "what it should be")?.unwrap_or_default();
         tags.extend(stamps.tag.iter().cloned());
         body.insert("tags".into(), raw(&tags)?);
     }
     if !stamps.header.is_empty() {
-        let before = body.get("headers").map(|raw| serde_json::from_str(raw.get())).transpose();
-        let mut headers: BTreeMap<String, String> = before.map_err(|_| wrong("headers"))?.unwrap_or_default();
+        let mut headers: BTreeMap<String, String> =
+            taken(&mut body, "headers", "what it should be")?.unwrap_or_default();
         headers.extend(arguments::stamps(&stamps.header)?);
         body.insert("headers".into(), raw(&headers)?);
     }
-    if let Some(name) = &stamps.name {
-        body.insert("name".into(), raw(name)?);
-    }
-    for (field, ms) in [("deadline_ms", stamps.deadline), ("keep_ms", stamps.keep)] {
-        if let Some(ms) = ms {
-            body.insert(field.into(), raw(&ms)?);
+    let name = stamps.name.as_ref().map(raw);
+    let [deadline, keep] = [stamps.deadline, stamps.keep].map(|ms| ms.map(|ms| raw(&ms)));
+    for (field, value) in [("name", name), ("deadline_ms", deadline), ("keep_ms", keep)] {
+        if let Some(value) = value {
+            body.insert(field.into(), value?);
         }
     }
     Ok(body)
 }
 
-async fn send(client: &Client, body: Body, stamps: &Stamps, terminal: &Terminal) -> Result<(), Failure> {
+/// Takes a field out of a body that somebody else wrote; `kind` is what it should be.
+fn taken<T: DeserializeOwned>(body: &mut Body, field: &str, kind: &str) -> Result<Option<T>> {
+    let read = body.remove(field).map(|raw| serde_json::from_str(raw.get())).transpose();
+    read.map_err(|_| Failure::usage(format!("`{field}` of the body is not {kind}")))
+}
+
+async fn send(ctx: &Context, body: Body, stamps: &Stamps) -> Result {
     let mut body = stamped(body, stamps)?;
-    let of_body = body.remove("idempotency_key").map(|raw| serde_json::from_str(raw.get())).transpose();
-    let of_body: Option<String> = of_body.map_err(|_| Failure::usage("`idempotency_key` of the body is not a text"))?;
+    let of_body = taken(&mut body, "idempotency_key", "a text")?;
     // One of its own when there is none: a connection that breaks must not start it twice.
     let key = stamps.idempotency_key.clone().or(of_body).map_or_else(fresh_key, Ok)?;
     let begun = Instant::now();
-    let answered = client.post("/v1/workflows").json(&body).idempotency_key(key).text().await?;
-    let workflow: Workflow = answer(&answered)?;
-    told(client, &answered, &workflow, stamps.wait, begun, terminal).await
+    let request = ctx.client.post("/v1/workflows").json(&body).idempotency_key(key);
+    let (answered, workflow): (_, Workflow) = fetch(request).await?;
+    told(ctx, &answered, &workflow, stamps.wait, begun).await
 }
 
 #[cfg(test)]

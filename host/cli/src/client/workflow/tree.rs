@@ -1,131 +1,93 @@
 //! The steps of a workflow as lines of text: states, timings, and a bar of its progress.
 //!
-//! Labels, names and errors were written by users and guests: every one goes through `plain`.
+//! Labels, names and errors were written by users and guests: every one goes through `one_line`.
 
 use std::time::Duration;
 
+use console::{Alignment, measure_text_width, pad_str, truncate_str};
+use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use umbel_client::{Client, Tree, WorkflowProgress};
 use umbel_model::WorkflowId;
 
 use super::screen::Size;
-use crate::{failure::Failure, output::coloured, safe_text::plain};
+use crate::safe_text::{one_line, shortened};
+use crate::{Result, output::coloured};
 
 /// Characters of the bar.
 const BAR: u64 = 30;
 /// Characters of an error beside its step.
 const ERROR_CHARS: usize = 120;
 
-/// The steps of a workflow, ready to be written.
-pub struct Steps(Vec<Row>);
-
 /// One line: what stands before the step, the step, and its state.
+#[derive(Default)]
 struct Row {
     branch: String,
     what: String,
     state: String,
-    /// When it was started and finished, milliseconds.
-    started: Option<i64>,
-    finished: Option<i64>,
+    took: Option<Duration>,
     note: String,
 }
 
-/// The workflow's steps from the server.
-pub async fn read(client: &Client, id: WorkflowId) -> Result<Steps, Failure> {
-    Ok(Steps::of(&client.workflow_tree(id).await?))
+/// The workflow's steps from the server: at most so many lines, and so long.
+pub async fn lines(client: &Client, id: WorkflowId, size: Size) -> Result<Vec<String>> {
+    Ok(lines_of(&client.workflow_tree(id).await?, size, Timestamp::now()))
 }
 
-impl Steps {
-    fn of(tree: &Tree) -> Self {
-        let mut rows = Vec::new();
-        add(tree, "", &Place { branch: String::new(), below: String::new() }, &mut rows);
-        Self(rows)
-    }
-
-    /// The lines, at most so many and so long. `now_ms` is for what still runs.
-    pub fn lines(&self, size: Size, now_ms: i64) -> Vec<String> {
-        let Self(rows) = self;
-        // What is cut is in the middle: the end of a large group is followed by what takes its results.
-        let (first, last) = match rows.len() > size.rows {
-            true => (size.rows.saturating_sub(1 + size.rows / 4), size.rows / 4),
-            false => (rows.len(), 0),
-        };
-        let (head, tail) = (&rows[..first], &rows[rows.len() - last..]);
-        let width = |row: &Row| columns(&row.branch) + columns(&row.what);
-        let widest = head.iter().chain(tail).map(width).max().unwrap_or(0).min(60);
-        let line = |row: &Row| {
-            let gap = " ".repeat(widest.saturating_sub(width(row)) + 2);
-            let state = format!("{:9}", row.state);
-            let state =
-                if row.state.is_empty() { state } else { state.replace(&*row.state, &coloured_state(&row.state)) };
-            let took = took(row, now_ms).map(|took| format!(" {:>8}", duration_text(took))).unwrap_or_default();
-            let note = if row.note.is_empty() { String::new() } else { format!("  {}", row.note) };
-            cut(format!("{}{}{gap}{state}{took}{note}", row.branch.dimmed(), row.what).trim_end(), size.columns)
-        };
-        let mut lines: Vec<String> = head.iter().map(line).collect();
-        let left_out = rows.len() - first - last;
-        if left_out > 0 {
-            lines.push(cut(&format!("… {left_out} more lines"), size.columns));
-        }
-        lines.extend(tail.iter().map(line));
-        lines
-    }
+/// `now`, by this machine's clock, is for what still runs.
+fn lines_of(tree: &Tree, size: Size, now: Timestamp) -> Vec<String> {
+    let mut rows = Vec::new();
+    add(tree, "", String::new(), "", now, &mut rows);
+    // What is cut is in the middle: the end of a large group is followed by what takes its results.
+    let (first, last) = match rows.len() > size.rows {
+        true => (size.rows.saturating_sub(1 + size.rows / 4), size.rows / 4),
+        false => (rows.len(), 0),
+    };
+    let (head, tail) = (&rows[..first], &rows[rows.len() - last..]);
+    let width = |row: &Row| measure_text_width(&row.branch) + measure_text_width(&row.what);
+    let widest = head.iter().chain(tail).map(width).max().unwrap_or(0).min(60);
+    let line = |row: &Row| {
+        let gap = " ".repeat(widest.saturating_sub(width(row)) + 2);
+        let state = coloured(&row.state);
+        let state = pad_str(&state, 9, Alignment::Left, None);
+        let took = row.took.map(|took| format!(" {:>8}", duration_text(took))).unwrap_or_default();
+        let note = if row.note.is_empty() { String::new() } else { format!("  {}", row.note) };
+        cut(format!("{}{}{gap}{state}{took}{note}", row.branch.dimmed(), row.what).trim_end(), size.columns)
+    };
+    let left_out = rows.len() - first - last;
+    let left_out = (left_out > 0).then(|| cut(&format!("… {left_out} more lines"), size.columns));
+    head.iter().map(line).chain(left_out).chain(tail.iter().map(line)).collect()
 }
 
-/// Where the next line stands: what is before it, and before what is below it.
-struct Place {
-    branch: String,
-    below: String,
-}
-
-impl Place {
-    fn child(&self, last: bool) -> Self {
-        let (turn, down) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        Self { branch: format!("{}{turn}", self.below), below: format!("{}{down}", self.below) }
-    }
-}
-
-fn add(tree: &Tree, role: &str, place: &Place, rows: &mut Vec<Row>) {
+/// Adds a step and the steps below it. `branch` stands before its own line, `below` before those below it.
+fn add(tree: &Tree, role: &str, branch: String, below: &str, now: Timestamp, rows: &mut Vec<Row>) {
     rows.push(Row {
-        branch: place.branch.clone(),
+        branch,
         what: what(tree, role),
         state: tree.state.as_deref().map(one_line).unwrap_or_default(),
-        started: tree.started_at.as_deref().and_then(ms_of),
-        finished: tree.finished_at.as_deref().and_then(ms_of),
+        took: took(tree, now),
         note: note(tree),
     });
-    // What a chain leaves out are its first steps, what a group leaves out its last members.
-    let chain = !tree.steps.is_empty() || tree.kind == "chain";
-    let left_out = || tree.left_out.map(Child::LeftOut);
-    let mut below: Vec<Child<'_>> = Vec::new();
-    below.extend(left_out().filter(|_| chain));
-    below.extend(tree.steps.iter().chain(&tree.members).map(|step| Child::Step("", step)));
-    below.extend(left_out().filter(|_| !chain));
-    below.extend(tree.body.as_deref().map(|body| Child::Step("then ", body)));
-    below.extend(tree.link.iter().map(|step| Child::Step("on success ", step)));
-    below.extend(tree.link_error.iter().map(|step| Child::Step("on failure ", step)));
-    let all = below.len();
-    for (number, child) in below.into_iter().enumerate() {
-        let place = place.child(number + 1 == all);
-        match child {
-            Child::Step(role, step) => add(step, role, &place, rows),
-            Child::LeftOut(count) => rows.push(Row::left_out(place, count)),
+    // Each step with its role. None: steps that are left out, the first ones of a chain or the last ones of a group.
+    let is_chain = !tree.steps.is_empty() || tree.kind == "chain";
+    let left_out = tree.left_out.map(|_| ("", None));
+    let mut steps: Vec<(&str, Option<&Tree>)> = Vec::new();
+    steps.extend(left_out.filter(|_| is_chain));
+    steps.extend(tree.steps.iter().chain(&tree.members).map(|step| ("", Some(step))));
+    steps.extend(left_out.filter(|_| !is_chain));
+    steps.extend(tree.body.as_deref().map(|body| ("then ", Some(body))));
+    steps.extend(tree.link.iter().map(|step| ("on success ", Some(step))));
+    steps.extend(tree.link_error.iter().map(|step| ("on failure ", Some(step))));
+    let all = steps.len();
+    for (number, (role, step)) in steps.into_iter().enumerate() {
+        let (turn, down) = if number + 1 == all { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        let branch = format!("{below}{turn}");
+        match (step, tree.left_out.unwrap_or(0)) {
+            (Some(step), _) => add(step, role, branch, &format!("{below}{down}"), now, rows),
+            // Nobody counted.
+            (None, 0) => rows.push(Row { branch, what: "… and more".to_owned(), ..Row::default() }),
+            (None, count) => rows.push(Row { branch, what: format!("… and {count} more"), ..Row::default() }),
         }
-    }
-}
-
-/// The part of the tree below a step.
-enum Child<'a> {
-    /// With its role.
-    Step(&'static str, &'a Tree),
-    /// So many; 0: nobody counted.
-    LeftOut(u32),
-}
-
-impl Row {
-    fn left_out(place: Place, count: u32) -> Self {
-        let what = if count == 0 { "… and more".to_owned() } else { format!("… and {count} more") };
-        Self { branch: place.branch, what, state: String::new(), started: None, finished: None, note: String::new() }
     }
 }
 
@@ -143,35 +105,17 @@ fn note(tree: &Tree) -> String {
     for (count, what) in counts {
         notes.extend(count.filter(|count| *count > 0).map(|count| format!("{count} {what}")));
     }
-    if let Some(error) = &tree.error {
-        let text = one_line(error);
-        let mut short: String = text.chars().take(ERROR_CHARS).collect();
-        if short.len() < text.len() {
-            short.push('…');
-        }
-        notes.push(short);
-    }
+    notes.extend(tree.error.as_deref().map(|error| shortened(&one_line(error), ERROR_CHARS)));
     notes.extend(tree.replaced_by.map(|id| format!("replaced by {id}")));
     notes.join(", ")
 }
 
-fn one_line(text: &str) -> String {
-    plain(text).replace(['\n', '\t'], " ")
-}
-
-fn took(row: &Row, now_ms: i64) -> Option<Duration> {
-    let started = row.started?;
-    let until = match row.finished {
-        Some(finished) => finished,
-        None if row.state == "running" => now_ms,
-        None => return None,
-    };
+/// How long a step ran, or has run until now.
+fn took(tree: &Tree, now: Timestamp) -> Option<Duration> {
+    let time = |text: &Option<String>| text.as_deref()?.parse::<Timestamp>().ok();
+    let until = time(&tree.finished_at).or_else(|| (tree.state.as_deref() == Some("running")).then_some(now))?;
     // Clocks of two machines may differ.
-    Some(Duration::from_millis(u64::try_from(until.saturating_sub(started)).unwrap_or(0)))
-}
-
-fn ms_of(text: &str) -> Option<i64> {
-    text.parse().ok().map(|time: jiff::Timestamp| time.as_millisecond())
+    Some(until.duration_since(time(&tree.started_at)?).try_into().unwrap_or_default())
 }
 
 fn duration_text(took: Duration) -> String {
@@ -182,11 +126,6 @@ fn duration_text(took: Duration) -> String {
         60_000..3_600_000 => format!("{}m {:02}s", ms / 60_000, ms / 1_000 % 60),
         _ => format!("{}h {:02}m", ms / 3_600_000, ms / 60_000 % 60),
     }
-}
-
-/// A state in colour.
-pub fn coloured_state(state: &str) -> String {
-    coloured(state).into_owned()
 }
 
 /// `[██████░░░░] 6 of 10 jobs done, 4 running`.
@@ -220,38 +159,7 @@ pub fn summary(progress: &WorkflowProgress) -> String {
 
 /// At most so many columns of a terminal; colours take none.
 pub fn cut(text: &str, most: usize) -> String {
-    if columns(&anstream::adapter::strip_str(text).to_string()) <= most {
-        return text.to_owned();
-    }
-    let (mut out, mut used, mut in_escape) = (String::new(), 1, false);
-    for c in text.chars() {
-        if in_escape || c == '\u{1b}' {
-            // The colours here are ours: `ESC [ … m`.
-            in_escape = c != 'm';
-            out.push(c);
-            continue;
-        }
-        used += column(c);
-        if used > most {
-            break;
-        }
-        out.push(c);
-    }
-    out.push_str("\u{1b}[0m…");
-    out
-}
-
-fn columns(text: &str) -> usize {
-    text.chars().map(column).sum()
-}
-
-/// Columns of a character, rather too many than too few: a line that wraps breaks the redrawing.
-fn column(c: char) -> usize {
-    match c {
-        // Latin, Greek, Cyrillic and the like; lines, blocks, dots.
-        '\0'..='\u{10ff}' | '\u{2000}'..='\u{25ff}' => 1,
-        _ => 2,
-    }
+    truncate_str(text, most, "…").into_owned()
 }
 
 #[cfg(test)]
@@ -264,7 +172,7 @@ mod tests {
 
     fn lines(tree: Value, size: Size) -> Vec<String> {
         let tree: Tree = serde_json::from_value(tree).unwrap();
-        let lines = Steps::of(&tree).lines(size, 61_000);
+        let lines = lines_of(&tree, size, Timestamp::from_second(61).unwrap());
         lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
     }
 
@@ -309,7 +217,7 @@ mod tests {
     fn what_does_not_fit_is_cut_and_counted() {
         let seen = lines(chord(), Size { columns: 20, rows: 4 });
         assert_eq!(seen.len(), 4);
-        assert!(seen.iter().all(|line| columns(line) <= 20), "{seen:?}");
+        assert!(seen.iter().all(|line| measure_text_width(line) <= 20), "{seen:?}");
         assert_eq!(seen[2], "… 6 more lines");
         assert!(seen[3].starts_with("└─ then merge"), "{seen:?}");
         assert_eq!(anstream::adapter::strip_str(&cut("日本語日本語", 7)).to_string(), "日本語…");
@@ -320,7 +228,7 @@ mod tests {
         let evil = "\u{1b}]0;x\u{7}\u{202e}\n";
         let tree = json!({"kind": evil, "task": evil, "label": evil, "state": evil, "error": evil});
         let tree: Tree = serde_json::from_value(tree).unwrap();
-        for line in Steps::of(&tree).lines(WIDE, 0) {
+        for line in lines_of(&tree, WIDE, Timestamp::UNIX_EPOCH) {
             let line = anstream::adapter::strip_str(&line).to_string();
             assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}'), "{line:?}");
         }

@@ -4,7 +4,7 @@
 
 use std::sync::{
     Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -53,30 +53,28 @@ impl Reports {
 
 /// A delivery between its claim and its settle.
 #[derive(Debug)]
-pub(crate) struct Active {
+pub(crate) struct ActiveDelivery {
     /// Names the delivery inside this worker: the same job may be delivered again while its lost guest still ends.
     pub(crate) seq: u64,
     pub(crate) delivery: Delivery,
     pub(crate) stop: StopHandle,
-    /// When its attempt began, by this machine's clock: log lines are dated from there. 0: it has not begun.
-    started_at: AtomicU64,
+    /// When its attempt began, by this machine's clock: log lines are dated from there.
+    started_at: OnceLock<UnixMs>,
     reports: Mutex<Reports>,
-    dirty: AtomicBool,
     task: OnceLock<(Box<str>, Policy)>,
     wakers: Arc<Wakers>,
     rates: Arc<NodeRates>,
     requests: Mutex<WorkflowRequests>,
 }
 
-impl Active {
+impl ActiveDelivery {
     pub(crate) fn new(seq: u64, delivery: Delivery, wakers: Arc<Wakers>, rates: Arc<NodeRates>) -> Self {
         Self {
             seq,
             delivery,
             stop: StopHandle::new(),
-            started_at: AtomicU64::new(0),
+            started_at: OnceLock::new(),
             reports: Mutex::default(),
-            dirty: AtomicBool::new(false),
             task: OnceLock::new(),
             wakers,
             rates,
@@ -90,12 +88,12 @@ impl Active {
     }
 
     pub(crate) fn start(&self, now: UnixMs) {
-        self.started_at.store(now, Ordering::Relaxed);
+        let _ = self.started_at.set(now);
     }
 
     /// When its attempt began, if it did.
     pub(crate) fn started_at(&self) -> Option<UnixMs> {
-        Some(self.started_at.load(Ordering::Relaxed)).filter(|at| *at > 0)
+        self.started_at.get().copied()
     }
 
     /// Keeps the name of its task and resolves its policy, both as the job's record has them.
@@ -115,14 +113,11 @@ impl Active {
     }
 
     pub(crate) fn has_reports(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
+        !self.reports().is_empty()
     }
 
     /// Takes the reports, which must be sent to the broker or put back with `put_back`.
     pub(crate) fn take_reports(&self) -> Reports {
-        if !self.dirty.swap(false, Ordering::AcqRel) {
-            return Reports::default();
-        }
         std::mem::take(&mut *self.reports())
     }
 
@@ -142,16 +137,12 @@ impl Active {
 
     /// Puts back reports that could not be sent, in front of newer ones.
     pub(crate) fn put_back(&self, unsent: Reports) {
-        if unsent.is_empty() {
-            return;
-        }
         let mut reports = self.reports();
         if reports.progress.is_none() {
             reports.progress = unsent.progress;
         }
         let newer = std::mem::replace(&mut reports.logs, unsent.logs);
         reports.logs.extend(newer);
-        self.dirty.store(true, Ordering::Release);
     }
 
     fn reports(&self) -> MutexGuard<'_, Reports> {
@@ -159,20 +150,16 @@ impl Active {
     }
 
     fn report(&self, change: impl FnOnce(&mut Reports)) {
-        let mut reports = self.reports();
-        change(&mut reports);
-        // Under the lock: `take_reports` either sees the flag or comes before the change.
-        self.dirty.store(true, Ordering::Release);
-        drop(reports);
+        change(&mut self.reports());
         self.wakers.report();
     }
 }
 
-impl Host for Active {
+impl Host for ActiveDelivery {
     fn log(&self, line: umbel_sandbox::LogLine) {
         let elapsed = u64::try_from(line.elapsed.as_millis()).unwrap_or(u64::MAX);
         let line = LogLine {
-            at: self.started_at.load(Ordering::Relaxed).saturating_add(elapsed),
+            at: self.started_at().unwrap_or(0).saturating_add(elapsed),
             attempt: self.attempt(),
             level: line.level.as_str().to_owned(),
             context: line.context,
@@ -199,7 +186,7 @@ impl Host for Active {
 }
 
 #[cfg(test)]
-impl Active {
+impl ActiveDelivery {
     /// A delivery of a job that had two retries.
     pub(crate) fn for_test(seq: u64, spec: &str) -> Arc<Self> {
         use umbel_model::{JobId, QueueName, TenantId, Token};

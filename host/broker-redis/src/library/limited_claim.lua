@@ -2,7 +2,7 @@
 -- once, and written once when all have been picked, or before something is blocked or moved.
 -- Complexity: bounded by the budget: some 4 calls for a job, and some 30 for each block and move.
 
-local named, control_of = sub_queues.named, sub_queues.control_of
+local named, control_of = limits.named, limits.control_of
 -- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_QUEUE in the broker's contract.
 local LOOKS_A_TENANT_QUEUE = 8
 
@@ -24,7 +24,7 @@ end
 local function ahead_of(tq)
   local ahead = tq.ahead
   if not ahead then
-    local v = call('HMGET', sub_queues.hash_of(tq), 'n', 'c', 'p')
+    local v = call('HMGET', limits.hash_of(tq), 'n', 'c', 'p')
     ahead = { plain = reader_of(tq.ready, 2), tasks = v[1] and reader_of(P .. 'lanes:' .. tq.name, 1), by_task = {},
       count = tonumber(v[1] or 0), clock = tonumber(v[2] or 0), plain_tag = tonumber(v[3] or 0), taken = 0, forgotten = 0 }
     tq.ahead, read_ahead[#read_ahead + 1] = ahead, tq
@@ -36,9 +36,9 @@ end
 local function task_ahead(tq, task)
   local t = tq.ahead.by_task[task]
   if not t then
-    local v = call('HMGET', sub_queues.hash_of(tq), 'n:' .. task, 'c:' .. task)
+    local v = call('HMGET', limits.hash_of(tq), 'n:' .. task, 'c:' .. task)
     t = { keys = reader_of(P .. 'keys:' .. named(tq.name, task), 1), by_key = {}, count = tonumber(v[1] or 0),
-      clock = tonumber(v[2] or 0), gone = 0 }
+      clock = tonumber(v[2] or 0), gone = 0, counter = named(tq.tenant, task) }
     tq.ahead.by_task[task] = t
   end
   return t
@@ -48,7 +48,8 @@ end
 local function jobs_ahead(tq, t, task, key)
   local jobs = t.by_key[key]
   if not jobs then
-    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 2)
+    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 4)
+    jobs.counter = key ~= '' and named(tq.tenant, task, key)
     t.by_key[key] = jobs
   end
   return jobs
@@ -78,7 +79,7 @@ local function write_ahead()
   turns, read_ahead = nil, {}
   if fair then write_changed(fair) end
   for _, tq in ipairs(list) do
-    local ahead, hash = tq.ahead, sub_queues.hash_of(tq)
+    local ahead, hash = tq.ahead, limits.hash_of(tq)
     tq.ahead = nil
     write_taken(ahead.plain)
     write_tasks(tq, ahead, hash)
@@ -89,13 +90,13 @@ local function write_ahead()
       if ahead.plain_ticked then call('HSET', hash, 'p', ahead.plain_tag) end
     end
     -- It may have no sub-queue any more.
-    if ahead.count <= 0 then sub_queues.settle_tenant_queue(tq) end
+    if ahead.count <= 0 then limits.settle_tenant_queue(tq) end
   end
 end
 
 local function block(...)
   write_ahead()
-  sub_queues.block(...)
+  limits.block(...)
 end
 
 -- ---- limits
@@ -109,14 +110,20 @@ local function used_of(name)
   return count
 end
 
--- A job of a sub-queue starts, or (-1) does not start after all.
-function fair_claim.count_start(tenant, task, key, more)
-  local name = named(tenant, task)
-  used[name] = used_of(name) + more
-  if key ~= '' then
-    name = named(tenant, task, key)
-    used[name] = used_of(name) + more
-  end
+-- The names by which the running jobs of a task are counted, and (or false) those of a key.
+local function counters_of(tq, task, key)
+  local t = task_ahead(tq, task)
+  return t.counter, jobs_ahead(tq, t, task, key).counter
+end
+
+local function count_start(of_task, of_key, more)
+  used[of_task] = used_of(of_task) + more
+  if of_key then used[of_key] = used_of(of_key) + more end
+end
+
+-- A job of a sub-queue does not start after all.
+function limited_claim.uncount_start(tenant, task, key)
+  count_start(named(tenant, task), key ~= '' and named(tenant, task, key), -1)
 end
 
 local function rate_of(name)
@@ -167,7 +174,7 @@ local function rate_lets(name, wanted)
 end
 
 -- Writes counters and rates.
-function fair_claim.write_limits()
+function limited_claim.write_limits()
   local counts, times, paces = {}, {}, {}
   for name, count in pairs(used) do
     if count > 0 then counts[#counts + 1], counts[#counts + 2] = name, count else call('HDEL', P .. 'used', name) end
@@ -213,39 +220,44 @@ end
 local function is_full(tq)
   local tenant, queue = control_of(tq.tenant, 't'), control_of(tq.tenant, 'q:' .. tq.queue)
   if tenant and tenant.concurrency > 0 and running_of(tq) >= tenant.concurrency then
-    block(tq, sub_queues.BY_TENANT)
+    block(tq, limits.BY_TENANT)
     return true
   end
   if queue and queue.concurrency > 0 and running_in(tq) >= queue.concurrency then
-    block(tq, sub_queues.BY_QUEUE)
+    block(tq, limits.BY_QUEUE)
     return true
   end
   local lets, at = rate_lets('t:' .. tq.tenant, tenant and tenant.rate)
   if lets then lets, at = rate_lets('q:' .. tq.name, queue and queue.rate) end
-  if not lets then block(tq, sub_queues.UNTIL, at) end
+  if not lets then block(tq, limits.UNTIL, at) end
+  return not lets
+end
+
+-- Whether a cap or rate keeps back a job of a task or key, which is blocked then.
+local function is_used_up(tq, counter, cap, rate, why, task, key)
+  if cap and cap > 0 and used_of(counter) >= cap then
+    block(tq, why, nil, task, key)
+    return true
+  end
+  if not rate then return false end
+  local lets, at = rate_lets('k:' .. counter, rate)
+  if not lets then block(tq, limits.UNTIL, at, task, key) end
   return not lets
 end
 
 -- Whether the limits of its task and key let a job of a sub-queue start; blocks the task or the key if not.
 local function has_room(tq, task, key, options, control)
-  local limits, tenant = options and options.has_limits and options or {}, tq.tenant
-  local function used_up(name, cap, rate, why, of_key)
-    if cap and cap > 0 and used_of(name) >= cap then
-      block(tq, why, nil, task, of_key)
-      return true
-    end
-    local lets, at = rate_lets('k:' .. name, rate)
-    if not lets then block(tq, sub_queues.UNTIL, at, task, of_key) end
-    return not lets
-  end
-  local cap, rate = limits.concurrency, limits.rate
+  local cap, rate
+  local own = options and options.has_limits and options
+  if own then cap, rate = own.concurrency, own.rate end
   if control then
     if control.concurrency > 0 then cap = control.concurrency end
     rate = control.rate or rate
   end
-  if used_up(named(tenant, task), cap, rate, sub_queues.BY_TASK) then return false end
-  return key == ''
-    or not used_up(named(tenant, task, key), limits.key_concurrency, limits.key_rate, sub_queues.BY_KEY, key)
+  local of_task, of_key = counters_of(tq, task, key)
+  if is_used_up(tq, of_task, cap, rate, limits.BY_TASK, task) then return false end
+  return not (of_key and own)
+    or not is_used_up(tq, of_key, own.key_concurrency, own.key_rate, limits.BY_KEY, task, key)
 end
 
 -- ---- who is next
@@ -322,9 +334,9 @@ end
 local function move(tq, id, score, task, flags)
   write_ahead()
   call('SETRANGE', tq.job .. id, FLAGS - 1, string.char(flags + IN_SUB_QUEUE))
-  sub_queues.insert(tq, task, '', score, id)
+  limits.insert(tq, task, '', score, id)
   call('ZREM', tq.ready, id)
-  sub_queues.settle_tenant_queue(tq)
+  limits.settle_tenant_queue(tq)
 end
 
 -- Takes the next job out of an open tenant queue, and answers its id and record, and task and key of its sub-queue; nothing
@@ -345,7 +357,7 @@ local function pick_next(tq)
   else
     text = call('GET', tq.job .. id)
   end
-  if not text or not is_readable(text) then return take_next(tq, in_task, key) end
+  if not text or not is_readable(text) or byte(text, STATE) ~= QUEUED then return take_next(tq, in_task, key) end
   local flags, task = byte(text, FLAGS), in_task
   if not task then
     local done
@@ -354,14 +366,17 @@ local function pick_next(tq)
   end
   local control = control_of(tq.tenant, 'k:' .. task)
   if control and not in_task then return move(tq, id, score, task, flags) end
-  if control and control.paused then return block(tq, sub_queues.PAUSED, nil, task) end
+  if control and control.paused then return block(tq, limits.PAUSED, nil, task) end
   local expires = unpack_struct('<I6', text, 23)
   local starts = expires == 0 or expires > now
   if starts then
-    local options = more and has(flags, HAS_OPTIONS) and sub_queues.read_options(more)
+    local options = more and has(flags, HAS_OPTIONS) and limits.read_options(more)
     if in_task and not has_room(tq, task, key, options, control) then return end
     for _, take in ipairs(taking) do take_rate(unpack(take)) end
-    if in_task then fair_claim.count_start(tq.tenant, task, key, 1) end
+    if in_task then
+      local of_task, of_key = counters_of(tq, task, key)
+      count_start(of_task, of_key, 1)
+    end
     tq.picked = tq.picked + 1
   end
   take_next(tq, in_task, key)
@@ -399,7 +414,7 @@ local function next_tenant_queue(queue, excluded)
 end
 
 -- Queues of this call that have jobs only for other workers.
-resets[#resets + 1] = function() fair_claim.held_by_others = {} end
+resets[#resets + 1] = function() limited_claim.held_by_others = {} end
 
 local function is_held_by_another(tq, worker)
   local control = control_of(tq.tenant, 'q:' .. tq.queue)
@@ -409,7 +424,7 @@ end
 
 -- Picks at most `want` jobs of a queue; calls `picked` with tenant queue, id, record, task and key, and answers what is left
 -- of the budget. `state` is the same table in all calls for one claim and queue.
-function fair_claim.serve(queue, worker, want, budget, state, picked)
+function limited_claim.serve(queue, worker, want, budget, state, picked)
   -- `deferred` are tenants that are excluded while another one is open.
   state.excluded, state.looks, state.deferred = state.excluded or {}, state.looks or {}, state.deferred or {}
   local plain = {}
@@ -420,7 +435,7 @@ function fair_claim.serve(queue, worker, want, budget, state, picked)
       local tenant = tq.tenant
       local is_plain = not is_special(tq)
       if not is_plain and is_held_by_another(tq, worker) then
-        state.excluded[tenant], fair_claim.held_by_others[queue] = true, true
+        state.excluded[tenant], limited_claim.held_by_others[queue] = true, true
       else
         local id, text, task, key
         if is_plain then

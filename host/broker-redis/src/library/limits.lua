@@ -8,6 +8,8 @@
 
 -- Why something is blocked: until a time, by a cap of the tenant, queue, task, key, because its task is paused.
 local UNTIL, BY_TENANT, BY_QUEUE, BY_TASK, BY_KEY, PAUSED = 'u', 'T', 'Q', 'K', 'H', 'P'
+limits.UNTIL, limits.BY_TENANT, limits.BY_QUEUE, limits.BY_TASK, limits.BY_KEY, limits.PAUSED =
+  UNTIL, BY_TENANT, BY_QUEUE, BY_TASK, BY_KEY, PAUSED
 -- Bits (paused, exclusive, has a rate), the rate, concurrency.
 local CONTROL = '<BI4I6I4I4'
 
@@ -20,12 +22,14 @@ local OPTIONS = '<BBBI4I6I4I4I4I6I4I4Bc0BI6I6Bc0'
 
 -- Whether listeners hear of a tenant queue that opens; controls by tenant and scope; whether a tenant has any.
 local notifying, controls, controlled
--- Broker options by their text; capacity that is to be released: how many running jobs ended by name, and what may open, in
--- order.
-local options_by_text, freed, opening
+-- Capacity that is to be released: how many running jobs ended by name, and what may open, in order.
+local freed, opening
+-- Broker options by their text, and how many: the last ones that were read, also by calls before.
+local options_by_text, options_n = {}, 0
+local MOST_OPTIONS = 1000
 
 resets[#resets + 1] = function()
-  notifying, controls, controlled, options_by_text, freed, opening = false, {}, {}, {}, {}, {}
+  notifying, controls, controlled, freed, opening = false, {}, {}, {}, {}
 end
 
 -- ---- controls
@@ -35,14 +39,14 @@ local function is_controlled(tenant)
   return controlled[tenant]
 end
 
-local function opened_control(text)
+function limits.opened_control(text)
   local bits, count, period, burst, concurrency = unpack_struct(CONTROL, text)
   local control = { paused = has(bits, 1), exclusive = has(bits, 2), concurrency = concurrency }
   if has(bits, 4) then control.rate = { count, period, burst } end
   return control
 end
 
-local function packed_control(control)
+function limits.packed_control(control)
   local bits, rate = 0, control.rate or { 0, 0, 0 }
   if control.paused then bits = 1 end
   if control.exclusive then bits = bits + 2 end
@@ -51,44 +55,44 @@ local function packed_control(control)
 end
 
 -- The control of a tenant ('t'), queue ('q:…') or task ('k:…'), or false. Whether a queue is paused is in `queues:…`.
-local function control_of(tenant, scope)
+function limits.control_of(tenant, scope)
   if not is_controlled(tenant) then return false end
   local name = tenant .. ',' .. scope
   if controls[name] == nil then
     local text = call('HGET', P .. 'control:' .. tenant, scope)
-    controls[name] = text and opened_control(text)
+    controls[name] = text and limits.opened_control(text)
   end
   return controls[name]
 end
 
 local function is_paused(tq)
   if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') == '1' then return true end
-  local control = control_of(tq.tenant, 't')
+  local control = limits.control_of(tq.tenant, 't')
   return control and control.paused
 end
 
 -- ---- blocks
 
-local function hash_of(tq)
+function limits.hash_of(tq)
   return P .. 'line:' .. tq.name
 end
 
 -- Names a tenant queue, or a task's or key's sub-queue, behind a prefix.
-local function named(name, task, key)
+function limits.named(name, task, key)
   if not task then return name end
   if not key then return name .. ',' .. task end
   return name .. ',' .. task .. ',' .. key
 end
 
-local function block_field(task, key)
-  return task and 'k:' .. named(task, key) or 'k'
+function limits.block_field(task, key)
+  return task and 'k:' .. limits.named(task, key) or 'k'
 end
 
 -- The set of the queues in which something is blocked by a cap.
-local function blocked_set(why, tenant, task, key)
+function limits.blocked_set(why, tenant, task, key)
   if why == BY_TENANT then return P .. 'blocked:' .. tenant end
-  if why == BY_TASK then return P .. 'blocked:' .. named(tenant, task) end
-  if why == BY_KEY then return P .. 'blocked:' .. named(tenant, task, key) end
+  if why == BY_TASK then return P .. 'blocked:' .. limits.named(tenant, task) end
+  if why == BY_KEY then return P .. 'blocked:' .. limits.named(tenant, task, key) end
 end
 
 -- The tenant queue has sub-queues or is blocked from now on.
@@ -101,28 +105,28 @@ end
 
 -- Why it is blocked may be known.
 local function drop_block(tq, task, key, why)
-  local field = block_field(task, key)
-  why = why or call('HGET', hash_of(tq), field)
+  local field = limits.block_field(task, key)
+  why = why or call('HGET', limits.hash_of(tq), field)
   if not why then return end
-  call('HDEL', hash_of(tq), field)
-  if why == UNTIL then call('ZREM', P .. 'parked', named(tq.name, task, key)) end
-  local blocked = blocked_set(why, tq.tenant, task, key)
+  call('HDEL', limits.hash_of(tq), field)
+  if why == UNTIL then call('ZREM', P .. 'parked', limits.named(tq.name, task, key)) end
+  local blocked = limits.blocked_set(why, tq.tenant, task, key)
   if blocked then call('SREM', blocked, tq.queue) end
 end
 
 -- ---- what is open
 
 -- Whether a tenant queue must be open; whether it is blocked, has sub-queues, has plain jobs.
-local function is_open(tq)
-  local v = call('HMGET', hash_of(tq), 'k', 'n')
+function limits.is_open(tq)
+  local v = call('HMGET', limits.hash_of(tq), 'k', 'n')
   local is_blocked, tasks, plain = v[1], v[2], call('EXISTS', tq.ready) == 1
   local has_next = plain or (tasks and call('EXISTS', P .. 'lanes:' .. tq.name) == 1)
   return not is_blocked and has_next and not is_paused(tq), is_blocked, tasks, plain
 end
 
 -- Opens or closes a tenant queue as it must be, and forgets what is over of it.
-local function settle_tenant_queue(tq)
-  local open, is_blocked, tasks, plain = is_open(tq)
+function limits.settle_tenant_queue(tq)
+  local open, is_blocked, tasks, plain = limits.is_open(tq)
   if is_blocked and not tasks and not plain then
     drop_block(tq)
     is_blocked = false
@@ -143,9 +147,9 @@ end
 
 -- The same of a task's sub-queue that has jobs; `tag` is its new virtual finish time.
 local function settle_task(tq, task, tag)
-  local hash, tasks = hash_of(tq), P .. 'lanes:' .. tq.name
-  local first = call('ZRANGE', P .. 'keys:' .. named(tq.name, task), 0, 0, 'WITHSCORES')
-  if not first[2] or call('HEXISTS', hash, block_field(task)) == 1 then
+  local hash, tasks = limits.hash_of(tq), P .. 'lanes:' .. tq.name
+  local first = call('ZRANGE', P .. 'keys:' .. limits.named(tq.name, task), 0, 0, 'WITHSCORES')
+  if not first[2] or call('HEXISTS', hash, limits.block_field(task)) == 1 then
     call('ZREM', tasks, task)
   else
     if not tag then
@@ -154,28 +158,28 @@ local function settle_task(tq, task, tag)
     end
     call('ZADD', tasks, first[2] - first[2] % PRIORITY_STEP + tag, task)
   end
-  settle_tenant_queue(tq)
+  limits.settle_tenant_queue(tq)
 end
 
 -- The last job of a key's sub-queue is gone; `task_tag` is a new virtual finish time.
 local function forget_key(tq, task, key, task_tag)
-  local hash = hash_of(tq)
-  call('ZREM', P .. 'keys:' .. named(tq.name, task), key)
+  local hash = limits.hash_of(tq)
+  call('ZREM', P .. 'keys:' .. limits.named(tq.name, task), key)
   drop_block(tq, task, key)
   if call('HINCRBY', hash, 'n:' .. task, -1) > 0 then return settle_task(tq, task, task_tag) end
   drop_block(tq, task)
   call('ZREM', P .. 'lanes:' .. tq.name, task)
   call('HDEL', hash, 'n:' .. task, 'c:' .. task)
   if call('HINCRBY', hash, 'n', -1) <= 0 then call('HDEL', hash, 'n', 'q', 'c', 'p') end
-  settle_tenant_queue(tq)
+  limits.settle_tenant_queue(tq)
 end
 
 -- The same of a key's sub-queue that has, or had, jobs; the tags are new ones.
-local function settle_key(tq, task, key, key_tag, task_tag)
-  local hash, keys = hash_of(tq), P .. 'keys:' .. named(tq.name, task)
-  local first = call('ZRANGE', P .. 'lane:' .. named(tq.name, task, key), 0, 0, 'WITHSCORES')
+function limits.settle_key(tq, task, key, key_tag, task_tag)
+  local hash, keys = limits.hash_of(tq), P .. 'keys:' .. limits.named(tq.name, task)
+  local first = call('ZRANGE', P .. 'lane:' .. limits.named(tq.name, task, key), 0, 0, 'WITHSCORES')
   if not first[2] then return forget_key(tq, task, key, task_tag) end
-  if key ~= '' and call('HEXISTS', hash, block_field(task, key)) == 1 then
+  if key ~= '' and call('HEXISTS', hash, limits.block_field(task, key)) == 1 then
     call('ZREM', keys, key)
   else
     if not key_tag then
@@ -189,20 +193,20 @@ end
 
 -- ---- jobs in and out of sub-queues
 
-local function insert(tq, task, key, score, id)
+function limits.insert(tq, task, key, score, id)
   mark(tq)
-  local hash, jobs = hash_of(tq), P .. 'lane:' .. named(tq.name, task, key)
+  local hash, jobs = limits.hash_of(tq), P .. 'lane:' .. limits.named(tq.name, task, key)
   local is_new = call('EXISTS', jobs) == 0
   if call('ZADD', jobs, score, id) == 1 then call('HINCRBY', hash, 'q', 1) end
   if is_new and call('HINCRBY', hash, 'n:' .. task, 1) == 1 then call('HINCRBY', hash, 'n', 1) end
-  settle_key(tq, task, key)
+  limits.settle_key(tq, task, key)
 end
 
 -- Inserts jobs, of which the first one comes first. `known` is kept for all insertions of which only the last is followed by
 -- write_inserted(), and nothing else happens between: what it has of a task that is open need not be looked at again.
-local function insert_many(known, tq, task, key, list, n)
+function limits.insert_many(known, tq, task, key, list, n)
   mark(tq)
-  local name, jobs = named(tq.name, task), P .. 'lane:' .. named(tq.name, task, key)
+  local name, jobs = limits.named(tq.name, task), P .. 'lane:' .. limits.named(tq.name, task, key)
   local is_new, t = call('EXISTS', jobs) == 0, known[name]
   list.n = n
   in_pieces('ZADD', jobs, list)
@@ -219,33 +223,35 @@ local function insert_many(known, tq, task, key, list, n)
     return
   end
   if not is_new and call('ZRANGE', jobs, 0, 0)[1] ~= list[2] then return end
-  local hash = hash_of(tq)
+  local hash = limits.hash_of(tq)
   if is_new and call('HINCRBY', hash, 'n:' .. task, 1) == 1 then call('HINCRBY', hash, 'n', 1) end
-  settle_key(tq, task, key)
+  limits.settle_key(tq, task, key)
   local score = call('ZSCORE', tq.fair, tq.tenant) and call('ZSCORE', P .. 'lanes:' .. tq.name, task)
   t.level = score and score - score % PRIORITY_STEP
   t.tag = (call('HGET', hash, 'c:' .. task) or 0) + 1
 end
 
-local function write_inserted(known)
+function limits.write_inserted(known)
   for name, t in pairs(known) do
-    local hash = hash_of(t.tq)
+    local hash = limits.hash_of(t.tq)
     call('HINCRBY', hash, 'q', t.jobs)
     if t.new_keys > 0 then call('HINCRBY', hash, 'n:' .. t.task, t.new_keys) end
     in_pieces('ZADD', P .. 'keys:' .. name, t.turns)
   end
 end
 
-local function take_out(tq, task, key, id, key_tag, task_tag)
-  if call('ZREM', P .. 'lane:' .. named(tq.name, task, key), id) == 0 then return end
-  call('HINCRBY', hash_of(tq), 'q', -1)
-  settle_key(tq, task, key, key_tag, task_tag)
+function limits.take_out(tq, task, key, id, key_tag, task_tag)
+  if call('ZREM', P .. 'lane:' .. limits.named(tq.name, task, key), id) == 0 then return end
+  call('HINCRBY', limits.hash_of(tq), 'q', -1)
+  limits.settle_key(tq, task, key, key_tag, task_tag)
 end
 
 -- Nobody changes what is answered.
-local function read_options(text)
+function limits.read_options(text)
   local options = options_by_text[text]
   if not options then
+    if options_n == MOST_OPTIONS then options_by_text, options_n = {}, 0 end
+    options_n = options_n + 1
     local v = { unpack_struct(OPTIONS, text) }
     options = { on_lost = v[2], has_limits = v[3] == 1, concurrency = v[7], key_concurrency = v[11], key = v[12],
       wins = v[13], for_ms = v[14], max_wait_ms = v[15], unique = v[16] }
@@ -256,9 +262,9 @@ local function read_options(text)
   return options
 end
 
-local function options_of(member, flags)
+function limits.options_of(member, flags)
   local text = has(flags, HAS_OPTIONS) and call('GET', P .. 'more:' .. member)
-  return text and read_options(text)
+  return text and limits.read_options(text)
 end
 
 local function task_in(fixed)
@@ -267,81 +273,81 @@ local function task_in(fixed)
 end
 
 -- Queues a job in its sub-queue, if it has one.
-local function into_sub_queue(member, r, tq)
-  local options = options_of(member, r[FLAGS])
+function limits.enter(member, r, tq)
+  local options = limits.options_of(member, r[FLAGS])
   if not options or not options.has_limits then return false end
   r[FLAGS] = r[FLAGS] + IN_SUB_QUEUE
-  insert(tq, task_in(r[FIXED]), options.key, r[SCORE], id_of(member))
+  limits.insert(tq, task_in(r[FIXED]), options.key, r[SCORE], id_of(member))
   return true
 end
 
 -- Task and key of the sub-queue of a job.
-local function sub_queue_of(member, r)
-  local options = options_of(member, r[FLAGS])
+function limits.sub_queue_of(member, r)
+  local options = limits.options_of(member, r[FLAGS])
   return task_in(r[FIXED]), options and options.has_limits and options.key or ''
 end
 
 -- The same; it is in none from now on.
 local function out_of_sub_queue(member, r)
   r[FLAGS] = r[FLAGS] - IN_SUB_QUEUE
-  return sub_queue_of(member, r)
+  return limits.sub_queue_of(member, r)
 end
 
-local function leave_sub_queue(member, r, tq)
+function limits.leave(member, r, tq)
   local task, key = out_of_sub_queue(member, r)
-  take_out(tq, task, key, id_of(member))
+  limits.take_out(tq, task, key, id_of(member))
 end
 
 -- ---- blocking, and opening again
 
-local function block(tq, why, at, task, key)
+function limits.block(tq, why, at, task, key)
   mark(tq)
-  call('HSET', hash_of(tq), block_field(task, key), why)
-  if why == UNTIL then call('ZADD', P .. 'parked', at, named(tq.name, task, key)) end
-  local blocked = blocked_set(why, tq.tenant, task, key)
+  call('HSET', limits.hash_of(tq), limits.block_field(task, key), why)
+  if why == UNTIL then call('ZADD', P .. 'parked', at, limits.named(tq.name, task, key)) end
+  local blocked = limits.blocked_set(why, tq.tenant, task, key)
   if blocked then call('SADD', blocked, tq.queue) end
   if key then
-    settle_key(tq, task, key)
+    limits.settle_key(tq, task, key)
   elseif task then
     settle_task(tq, task)
   else
-    settle_tenant_queue(tq)
+    limits.settle_tenant_queue(tq)
   end
 end
 
 -- Opens what is blocked for this reason, or for any; whether it was.
-local function unblock(tq, why, task, key)
-  local found = call('HGET', hash_of(tq), block_field(task, key))
+function limits.unblock(tq, why, task, key)
+  local found = call('HGET', limits.hash_of(tq), limits.block_field(task, key))
   if not found or (why and found ~= why) then return false end
   drop_block(tq, task, key, found)
   notifying = true
   if key then
-    settle_key(tq, task, key)
+    limits.settle_key(tq, task, key)
   elseif task then
     settle_task(tq, task)
   else
-    settle_tenant_queue(tq)
+    limits.settle_tenant_queue(tq)
   end
   notifying = false
   return true
 end
 
 -- For all of its jobs.
-local function settle_and_notify(tq)
+function limits.settle_and_notify(tq)
   notifying = true
-  settle_tenant_queue(tq)
+  limits.settle_tenant_queue(tq)
   notifying = false
   if ready_in[tq.queue] then
-    local in_sub_queues = tonumber(call('HGET', hash_of(tq), 'q') or 0)
+    local in_sub_queues = tonumber(call('HGET', limits.hash_of(tq), 'q') or 0)
     ready_in[tq.queue] = ready_in[tq.queue] + call('ZCARD', tq.ready) + in_sub_queues
   end
 end
 
 -- Opens what a cap of the tenant, the task or the key had blocked, in all queues.
-local function unblock_all(why, tenant, task, key)
-  local blocked = blocked_set(why, tenant, task, key)
+function limits.unblock_all(why, tenant, task, key)
+  local blocked = limits.blocked_set(why, tenant, task, key)
   for _, queue in ipairs(call('SMEMBERS', blocked)) do
-    if not unblock(tenant_queue_of(tenant, queue), why, task, key) then call('SREM', blocked, queue) end
+    if not limits.unblock(tenant_queue_of(tenant, queue), why, task, key) then call('SREM', blocked, queue) end
   end
 end
 
@@ -350,97 +356,85 @@ local function count_running(name, more)
 end
 
 -- A delivery ended: opens what waited for its capacity. Without a record: of a plain job.
-local function release_capacity(tq, member, r)
+function limits.release_capacity(tq, member, r)
   local tenant = tq.tenant
   if r and r[FLAGS] >= IN_SUB_QUEUE then
     local task, key = out_of_sub_queue(member, r)
-    count_running(named(tenant, task), -1)
-    unblock_all(BY_TASK, tenant, task)
+    count_running(limits.named(tenant, task), -1)
+    limits.unblock_all(BY_TASK, tenant, task)
     if key ~= '' then
-      count_running(named(tenant, task, key), -1)
-      unblock_all(BY_KEY, tenant, task, key)
+      count_running(limits.named(tenant, task, key), -1)
+      limits.unblock_all(BY_KEY, tenant, task, key)
     end
   end
   if is_controlled(tenant) then
-    unblock(tq, BY_QUEUE)
-    unblock_all(BY_TENANT, tenant)
+    limits.unblock(tq, BY_QUEUE)
+    limits.unblock_all(BY_TENANT, tenant)
   end
+end
+
+-- One more delivery gives back what a name counts; what may open then follows it.
+local function add_freed(name, ...)
+  if not freed[name] then
+    freed[name], opening[#opening + 1] = 0, { name, ... }
+  end
+  freed[name] = freed[name] + 1
 end
 
 -- The same, of a task and key or (without) of a plain job, is done by release_freed() for many that end one after the other.
-local function free(tq, task, key)
-  local function add(name, why, ...)
-    if not freed[name] then
-      freed[name], opening[#opening + 1] = 0, { name, why, ... }
-    end
-    freed[name] = freed[name] + 1
-  end
+function limits.free(tq, task, key)
   local tenant = tq.tenant
   if task then
-    add(named(tenant, task), BY_TASK, tenant, task)
-    if key ~= '' then add(named(tenant, task, key), BY_KEY, tenant, task, key) end
+    add_freed(limits.named(tenant, task), BY_TASK, tenant, task)
+    if key ~= '' then add_freed(limits.named(tenant, task, key), BY_KEY, tenant, task, key) end
   end
   if is_controlled(tenant) then
     -- No name of a counter has a space.
-    add(tq.name .. ' ', BY_QUEUE, tq)
-    add(tenant .. ' ', BY_TENANT, tenant)
+    add_freed(tq.name .. ' ', BY_QUEUE, tq)
+    add_freed(tenant .. ' ', BY_TENANT, tenant)
   end
 end
 
-local function release_freed()
-  local list, counts = opening, freed
+-- Counts down how many jobs of these names run.
+local function count_ended(names, ended_of)
+  local running, left, gone = call('HMGET', P .. 'used', unpack(names)), {}, {}
+  for i, name in ipairs(names) do
+    local count = (running[i] or 0) - ended_of[name]
+    if count > 0 then left[#left + 1], left[#left + 2] = name, count else gone[#gone + 1] = name end
+  end
+  in_pieces('HSET', P .. 'used', left)
+  in_pieces('HDEL', P .. 'used', gone)
+end
+
+function limits.release_freed()
+  local list, counts, names, sets = opening, freed, {}, {}
   if #list == 0 then return end
   freed, opening = {}, {}
   for _, open in ipairs(list) do
-    local name, why = open[1], open[2]
-    if why == BY_TASK or why == BY_KEY then count_running(name, 0 - counts[name]) end
-    if why == BY_QUEUE then
-      unblock(open[3], BY_QUEUE)
-    else
-      unblock_all(why, open[3], open[4], open[5])
+    local why = open[2]
+    if why == BY_TASK or why == BY_KEY then names[#names + 1] = open[1] end
+    if why ~= BY_QUEUE then sets[#sets + 1] = limits.blocked_set(why, open[3], open[4], open[5]) end
+  end
+  if #names > 0 then count_ended(names, counts) end
+  -- Mostly nothing is blocked.
+  local is_blocked = #sets > 0 and call('EXISTS', unpack(sets)) > 0
+  for _, open in ipairs(list) do
+    if open[2] == BY_QUEUE then
+      limits.unblock(open[3], BY_QUEUE)
+    elseif is_blocked then
+      limits.unblock_all(open[2], open[3], open[4], open[5])
     end
   end
 end
 
 -- Opens at most `max` of what a rate had blocked until now, and no more than some 2 ms allow: the rest is due at once.
 -- Answers how many, and when the next one is to be opened, if one is.
-local function open_rates(max)
+function limits.open_rates(max)
   local due = call('ZRANGEBYSCORE', P .. 'parked', '-inf', now, 'LIMIT', 0, math.min(max, RATES_AT_ONCE))
   for _, name in ipairs(due) do
     local tenant, queue, task, key = string.match(name, '^([^,]*),([^,]*),?([^,]*),?([^,]*)$')
-    unblock(tenant_queue_of(tenant, queue), UNTIL, task ~= '' and task or nil, key ~= '' and key or nil)
+    limits.unblock(tenant_queue_of(tenant, queue), UNTIL, task ~= '' and task or nil, key ~= '' and key or nil)
     call('ZREM', P .. 'parked', name)
   end
   return #due, tonumber(call('ZRANGE', P .. 'parked', 0, 0, 'WITHSCORES')[2])
 end
-
-sub_queues.enter, sub_queues.leave = into_sub_queue, leave_sub_queue
-sub_queues.BY_TENANT = BY_TENANT
-sub_queues.BY_QUEUE = BY_QUEUE
-sub_queues.BY_TASK = BY_TASK
-sub_queues.BY_KEY = BY_KEY
-sub_queues.PAUSED = PAUSED
-sub_queues.UNTIL = UNTIL
-sub_queues.blocked_set = blocked_set
-sub_queues.control_of = control_of
-sub_queues.hash_of = hash_of
-sub_queues.insert = insert
-sub_queues.is_open = is_open
-sub_queues.options_of = options_of
-sub_queues.sub_queue_of = sub_queue_of
-sub_queues.release_capacity = release_capacity
-sub_queues.named = named
-sub_queues.open_rates = open_rates
-sub_queues.opened_control = opened_control
-sub_queues.read_options = read_options
-sub_queues.packed_control = packed_control
-sub_queues.block = block
-sub_queues.block_field = block_field
-sub_queues.settle_and_notify = settle_and_notify
-sub_queues.settle_key = settle_key
-sub_queues.settle_tenant_queue = settle_tenant_queue
-sub_queues.take_out = take_out
-sub_queues.unblock_all = unblock_all
-sub_queues.unblock = unblock
-sub_queues.insert_many, sub_queues.write_inserted = insert_many, write_inserted
-sub_queues.free, sub_queues.release_freed = free, release_freed

@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{Broker, Delivery, Growth, NewWorkflow};
-use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules, Stamps};
+use umbel_broker::{Broker, Delivery, Growth};
+use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules};
 use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{
-    machine::unix_ms,
+    operating_system::unix_ms,
     workflow_requests::{WorkflowRequests, parsed},
 };
 
 /// Composes requests with the tenant's tasks as they are deployed now.
 #[derive(Debug)]
-pub(crate) struct AdditionsComposer {
+pub(crate) struct RequestComposer {
     tasks: BrokerTasks,
     rules: Rules,
 }
 
-impl AdditionsComposer {
+impl RequestComposer {
     pub(crate) fn new(broker: Arc<dyn Broker>, bounds: PolicyBounds) -> Self {
         Self { tasks: BrokerTasks::new(broker), rules: Rules { bounds, ..Rules::default() } }
     }
@@ -30,7 +30,7 @@ impl AdditionsComposer {
         template: Option<&NodeSpec>,
         requests: WorkflowRequests,
     ) -> Result<(Growth, Option<WorkflowId>), Outcome> {
-        let stamps = template.cloned().map(Stamps::from).unwrap_or_default();
+        let stamps = template.map(|spec| spec.stamps.clone()).unwrap_or_default();
         let composer = Composer {
             tasks: &self.tasks,
             rules: &self.rules,
@@ -43,15 +43,10 @@ impl AdditionsComposer {
         let replaced_by = replacement.as_ref().map(|(id, _)| *id);
         let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
         let mut growth = Growth::default();
-        for (id, text) in submitted {
-            let canvas = read(&text)?;
-            let head = Head { depth, ..Head::new(id) };
-            growth.workflows.push(composed(&composer, canvas, head).await?);
-        }
-        if let Some((id, text)) = replacement {
-            let canvas = read(&text)?;
-            let head = Head { depth, parent: Some(delivery.id), ..Head::new(id) };
-            growth.workflows.push(composed(&composer, canvas, head).await?);
+        let submitted = submitted.into_iter().map(|request| (request, None));
+        for ((id, text), parent) in submitted.chain(replacement.map(|request| (request, Some(delivery.id)))) {
+            let head = Head { depth, parent, ..Head::new(id) };
+            growth.workflows.push(composer.workflow(read(&text)?, head).await.map_err(refused)?);
         }
         if !members.is_empty() {
             let mut all: Vec<Canvas> = Vec::new();
@@ -62,11 +57,6 @@ impl AdditionsComposer {
         }
         Ok((growth, replaced_by))
     }
-}
-
-async fn composed(composer: &Composer<'_>, canvas: Canvas, head: Head) -> Result<NewWorkflow, Outcome> {
-    let composed = composer.workflow(canvas, head).await.map_err(refused)?;
-    Ok(NewWorkflow { head: composed.head, nodes: composed.nodes })
 }
 
 /// Reads a text that was read and checked before, when the guest requested it.

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use umbel_model::UnixMs;
+use umbel_model::{UnixMs, WorkerId};
 
 /// This machine's clock, for people only.
 pub(crate) fn unix_ms() -> UnixMs {
@@ -21,6 +21,12 @@ pub fn host_name() -> String {
     let allowed = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let name: String = name.trim().chars().filter(allowed).take(64).collect();
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "localhost".to_owned() }
+}
+
+/// A worker id that no other process has: host name, process id and a random part.
+pub fn unique_worker_id() -> WorkerId {
+    let name = format!("{}-{}-{:08x}", host_name(), std::process::id(), random_u64() as u32);
+    WorkerId::new(name).expect("the host name has only characters of a worker id")
 }
 
 /// Resident memory of this process, bytes; 0 where the system does not say.

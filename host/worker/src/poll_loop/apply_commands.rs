@@ -1,4 +1,4 @@
-//! Follows the commands of the worker's owner, the orders of an operator, and the limits of its process.
+//! Applies the commands of the worker's owner, the orders of an operator, and the limits of its process.
 
 use std::time::Instant;
 
@@ -10,9 +10,9 @@ use super::{End, PollLoop, capacity::Tick};
 const LOGGED_JOBS: usize = 3;
 
 impl PollLoop {
-    pub(super) fn follow_command(&mut self) {
+    pub(super) fn apply_command(&mut self) {
         let command = *self.channels.commands.borrow_and_update();
-        let (paused, shutdown) = self.followed.command(command);
+        let (paused, shutdown) = self.applied.command(command);
         if let Some(paused) = paused {
             self.set_paused(paused);
         }
@@ -21,9 +21,9 @@ impl PollLoop {
         }
     }
 
-    pub(super) fn follow_order(&mut self) {
+    pub(super) fn apply_order(&mut self) {
         let order = self.channels.orders.borrow_and_update().clone();
-        let order = self.followed.order(order);
+        let order = self.applied.order(order);
         tracing::info!(
             worker = %self.config.id, number = order.number, drain = ?order.drain, shutdown = ?order.shutdown,
             slots = ?order.slots, queues = ?order.queues, "an order arrived"
@@ -43,7 +43,7 @@ impl PollLoop {
             self.shut_down(shutdown, End::Ordered);
         }
         // Any change may allow it to take jobs that were there before.
-        self.claims.look();
+        self.claims.expects_work = true;
         self.channels.vitals.announce(|info| info.order = order.number);
     }
 
@@ -52,8 +52,9 @@ impl PollLoop {
         if given < slots {
             tracing::warn!(worker = %self.config.id, slots, given, "the sandbox of this worker has fewer slots");
         }
-        self.claims.look();
-        let (least, most) = self.capacity.range();
+        self.claims.expects_work = true;
+        let scaler = &self.capacity.scaler;
+        let (least, most) = (scaler.least, scaler.most);
         self.channels.vitals.set(|info| (info.slots, info.min_slots, info.max_slots) = (given, least, most));
     }
 
@@ -67,8 +68,8 @@ impl PollLoop {
         if !self.lifecycle.set_paused(paused) {
             return;
         }
-        tracing::info!(worker = %self.config.id, paused, running = self.leases.open(), "claiming was paused or resumed");
-        self.claims.look();
+        tracing::info!(worker = %self.config.id, paused, running = self.leases.open, "claiming was paused or resumed");
+        self.claims.expects_work = true;
         if paused {
             self.give_back();
         }
@@ -78,7 +79,7 @@ impl PollLoop {
     /// Begins to shut down, or ends sooner than was requested before.
     fn shut_down(&mut self, shutdown: Shutdown, why: End) {
         if self.lifecycle.shut_down(shutdown, why, Instant::now()) {
-            let (running, grace_ms) = (self.leases.open(), self.config.grace_ms);
+            let (running, grace_ms) = (self.leases.open, self.config.grace_ms);
             tracing::info!(worker = %self.config.id, running, ?shutdown, ?why, grace_ms, "draining");
             self.channels.vitals.announce_draining(true);
             self.give_back();
@@ -86,7 +87,7 @@ impl PollLoop {
     }
 
     pub(super) fn continue_shutdown(&mut self, now: Instant) {
-        let step = self.lifecycle.step(now, self.leases.open());
+        let step = self.lifecycle.step(now, self.leases.open);
         if step.log {
             for (job, running_ms) in self.leases.longest_running(LOGGED_JOBS) {
                 tracing::info!(worker = %self.config.id, %job, running_ms, "draining waits for a job to end");
@@ -105,11 +106,11 @@ impl PollLoop {
         if self.lifecycle.shuts_down() {
             return;
         }
-        let work_waits = self.claims.expects_work() && self.lifecycle.claims();
-        match self.capacity.tick(now, self.leases.open(), work_waits) {
+        let work_waits = self.claims.expects_work && self.lifecycle.claims();
+        match self.capacity.tick(now, self.leases.open, work_waits) {
             Tick::Unchanged => {}
             Tick::Resize(slots) => {
-                let from = self.capacity.slots();
+                let from = self.capacity.slots;
                 tracing::info!(worker = %self.config.id, from, to = slots, "the number of slots changed");
                 self.set_slots(slots);
             }

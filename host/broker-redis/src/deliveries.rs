@@ -1,0 +1,116 @@
+//! Deliveries: claimed, renewed and settled, in batches.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use redis::Value;
+use umbel_broker::{Claim, Deliveries, Delivery, Error, LeaseState, Renewal, Result, Settle, Settled};
+
+use crate::{RedisBroker, answers::Answer, args, connection::Repeat, encode, jobs::BATCH, unknown_code};
+
+#[async_trait]
+impl Deliveries for RedisBroker {
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
+        Ok(self.settle(&[], Some(claim)).await?.1)
+    }
+
+    async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {
+        let mut states = Vec::with_capacity(renewals.len());
+        for batch in renewals.chunks(BATCH) {
+            let mut args = args([&self.limits.max_log_lines, &lease_ms.min(1 << 48)]);
+            for renewal in batch {
+                args.push(encode::renewal(renewal)?);
+            }
+            // Log lines may come twice when a reply was lost; better than a lease that ends.
+            let answer: Vec<u8> = self.typed("renew", args, Repeat::Safe).await?;
+            for code in answer {
+                states.push(match code {
+                    b'H' => LeaseState::Held,
+                    b'C' => LeaseState::Cancel,
+                    b'L' => LeaseState::Lost,
+                    _ => return Err(unknown_code()),
+                });
+            }
+        }
+        Ok(states)
+    }
+
+    async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
+        let then = then.filter(|claim| claim.max > 0 && !claim.queues.is_empty());
+        let batches = batches(settles);
+        let (last, others) = match batches.split_last() {
+            Some((last, others)) => (*last, others),
+            // Also when it claims nothing: it goes on with the work list.
+            None => (&[] as &[Settle], &[] as &[&[Settle]]),
+        };
+        let mut settled = Vec::with_capacity(settles.len());
+        for batch in others {
+            self.settle_batch(batch, None, &mut settled).await?;
+        }
+        let deliveries = match self.settle_batch(last, then, &mut settled).await {
+            // The reply was lost, and with it perhaps deliveries, which their leases will bring back. What was settled
+            // is asked again; the claim is not, or it would take as much a second time.
+            Err(Error::Unavailable(_)) if then.is_some() && !last.is_empty() => {
+                self.settle_batch(last, None, &mut settled).await?
+            }
+            other => other?,
+        };
+        Ok((settled, deliveries))
+    }
+}
+
+impl RedisBroker {
+    async fn settle_batch(
+        &self,
+        settles: &[Settle],
+        then: Option<&Claim>,
+        settled: &mut Vec<Settled>,
+    ) -> Result<Vec<Delivery>> {
+        let max = then.map_or(0, |claim| claim.max.min(BATCH as u32));
+        let hears = |claim: &Claim| self.signals.hears(&self.connection, &claim.worker);
+        let request = then.map(|claim| encode::claim(claim, max, hears(claim))).transpose()?.unwrap_or_default();
+        let repeat = if request.is_empty() { Repeat::Safe } else { Repeat::OnlyUnsent };
+        let mut args = self.workflow_limits();
+        let grows = settles.iter().any(|settle| settle.growth.is_some());
+        args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
+        args.extend(encode::settles(settles)?);
+        let value =
+            if grows { self.settle_growing(args, repeat).await? } else { self.run("settle", args, repeat).await? };
+        let mut answer = Answer::new(value)?;
+        for code in answer.text()?.bytes() {
+            settled.push(match code {
+                b'R' => Settled::Recorded,
+                b'A' => Settled::AlreadyDone,
+                b'L' => Settled::Lost,
+                b'N' => Settled::NoCapacity,
+                _ => return Err(unknown_code()),
+            });
+        }
+        answer.rest(Answer::delivery)
+    }
+
+    /// A full server refuses what guests add, and records what ended.
+    async fn settle_growing(&self, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
+        match self.run("settle_growing", args.clone(), repeat).await {
+            Err(Error::Full(_)) => self.run("settle", args, repeat).await,
+            other => other,
+        }
+    }
+}
+
+/// Pieces of at most `BATCH`, none with a job twice: a call reads all of its jobs before it ends any.
+fn batches(settles: &[Settle]) -> Vec<&[Settle]> {
+    let (mut batches, mut first, mut seen) = (Vec::new(), 0, HashSet::with_capacity(settles.len().min(BATCH)));
+    for (at, settle) in settles.iter().enumerate() {
+        if at - first == BATCH || !seen.insert((&settle.tenant, settle.id)) {
+            batches.push(&settles[first..at]);
+            first = at;
+            seen.clear();
+            seen.insert((&settle.tenant, settle.id));
+        }
+    }
+    if first < settles.len() {
+        batches.push(&settles[first..]);
+    }
+    batches
+}
