@@ -1,6 +1,6 @@
 //! The harness of the black-box scenarios and the benchmark: processes that never outlive their test, a client, guests.
 //!
-//! Nothing here knows a crate of `host/`, but the guard of Redis and the worker of `chaos` that settles too late: Umbel is
+//! Nothing here knows a crate of `host/`, but the Redis servers for tests and the worker of `chaos` that settles too late: Umbel is
 //! only met as its users meet it, as a binary and over HTTP.
 
 pub mod case;

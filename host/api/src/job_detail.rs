@@ -101,7 +101,7 @@ pub(crate) async fn upstream(
         },
     };
     match explain(NodeAt { broker: &*api.broker, large: &api.large, tenant, workflow, node }).await {
-        Ok(why) if why.count == 0 => Ok(None),
+        Ok(why) if why.failed.is_empty() => Ok(None),
         Ok(why) => Ok(Some(why.failure())),
         Err(ValueError::Broker(error)) => Err(error.into()),
         Err(_) => Ok(None),

@@ -143,6 +143,19 @@ impl<'a> Reader<'a> {
         Ok(Some(self.number(6)?).filter(|ms| *ms > 0))
     }
 
+    pub(crate) fn times<const N: usize>(&mut self) -> Result<[Option<UnixMs>; N]> {
+        let mut times = [None; N];
+        for time in &mut times {
+            *time = self.time()?;
+        }
+        Ok(times)
+    }
+
+    pub(crate) fn skip(&mut self, bytes: usize) -> Result<&mut Self> {
+        self.take(bytes)?;
+        Ok(self)
+    }
+
     pub(crate) fn bytes(&mut self, length_bytes: usize) -> Result<&'a [u8]> {
         let n = self.number(length_bytes)? as usize;
         self.take(n)

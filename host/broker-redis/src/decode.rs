@@ -49,35 +49,29 @@ impl<'a> Raw<'a> {
             return Err(corrupt("its version is not known to this release"));
         }
         let state = *JobState::ALL.get(usize::from(r.u8()?)).ok_or_else(|| corrupt("its state is not known"))?;
-        let (flags, priority) = (r.u8()?, r.u8()?);
-        let (retries, deliveries, _max_deliveries) = (r.u32()?, r.u32()?, r.u32()?);
-        let times = [r.time()?, r.time()?, r.time()?, r.time()?, r.time()?];
-        let (_score, fence, _result_ttl, _dead_ttl) = (r.number(7)?, r.number(7)?, r.number(6)?, r.number(6)?);
-        let (token, worker) = (r.text(1)?, r.text(1)?);
-        let mut fixed = Reader(r.bytes(4)?);
-        let (queue, task) = (fixed.text(1)?, fixed.text(1)?);
-        let (result, failure, progress) = (r.text(4)?, r.text(4)?, r.text(4)?);
-        let (history_len, history) = (r.number(1)?, r.bytes(4)?);
-        let fixed = fixed.0;
-        Ok(Self {
+        let mut raw = Self {
             state,
-            flags,
-            priority,
-            retries,
-            deliveries,
-            times,
-            fence,
-            token,
-            worker,
-            queue,
-            task,
-            fixed,
-            result,
-            failure,
-            progress,
-            history_len,
-            history,
-        })
+            flags: r.u8()?,
+            priority: r.u8()?,
+            retries: r.u32()?,
+            deliveries: r.u32()?,
+            // Behind the most deliveries; the fence behind the score, the token behind two retentions.
+            times: r.skip(4)?.times()?,
+            fence: r.skip(7)?.number(7)?,
+            token: r.skip(12)?.text(1)?,
+            worker: r.text(1)?,
+            fixed: r.bytes(4)?,
+            queue: "",
+            task: "",
+            result: r.text(4)?,
+            failure: r.text(4)?,
+            progress: r.text(4)?,
+            history_len: r.number(1)?,
+            history: r.bytes(4)?,
+        };
+        let mut fixed = Reader(raw.fixed);
+        (raw.queue, raw.task, raw.fixed) = (fixed.text(1)?, fixed.text(1)?, fixed.0);
+        Ok(raw)
     }
 
     fn has(&self, flag: u8) -> bool {

@@ -12,6 +12,7 @@ use umbel_model::{
 use crate::{
     broker_options::broker_options,
     bytes::{Packed, Reader, SPEC_INLINE_BYTES, corrupt, json, some, start_of},
+    encode::idempotency,
     keys::member,
 };
 
@@ -163,17 +164,10 @@ pub(crate) fn new_workflow(head: &WorkflowHead) -> Result<Vec<u8>> {
     if head.nodes >= MAX_NUMBER {
         return Err(Error::Failed(format!("a workflow has fewer than {MAX_NUMBER} nodes")));
     }
-    let (key, body, ttl_ms) = match &head.idempotency {
-        Some(i) if i.key.len() > 1024 || i.body.len() > 1024 => {
-            return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
-        }
-        Some(i) => (i.key.as_str(), i.body.as_str(), i.ttl_ms),
-        None => ("", "", 0),
-    };
     let packed = Packed::default().name(&member(&head.tenant, head.id)).u32(head.nodes).u32(head.end).u32(head.depth);
     let packed = packed.ms(head.deadline_ms).ms(head.keep_ms);
     let packed = packed.name(&head.parent.map(|id| id.to_string()).unwrap_or_default());
-    Ok(packed.short(key).short(body).ms(ttl_ms).text(&head.spec).ranges(&head.starts).done())
+    Ok(idempotency(packed, head.idempotency.as_ref())?.text(&head.spec).ranges(&head.starts).done())
 }
 
 /// Reads a stored workflow that was started.

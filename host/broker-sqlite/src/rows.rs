@@ -46,7 +46,7 @@ impl Columns<'_, '_> {
 }
 
 /// Reads a struct from a row: its fields are the columns in this order, from a number on. Behind the `;` come the fields
-/// that are no columns.
+/// that are no columns. `read!(row, 3 => Used { until_us, burst; interval_us: 0 })` reads the columns 3 and 4.
 macro_rules! read {
     ($row:expr $(, $from:expr)? => $Type:ident { $($field:ident),* $(; $($other:ident: $value:expr),*)? }) => {{
         let mut columns = $crate::rows::Columns($row, 0 $(+ $from)?);
@@ -54,7 +54,7 @@ macro_rules! read {
     }};
 }
 
-/// Inserts a row: columns and their values.
+/// Inserts a row: columns and their values, as in `insert!(conn, "INSERT INTO log" { rid: head.rid, line: text })`.
 macro_rules! insert {
     ($conn:expr, $into:literal { $column:tt: $value:expr $(, $columns:tt: $values:expr)* }) => {
         $crate::rows::run(
@@ -69,7 +69,8 @@ macro_rules! insert {
     (@value $column:tt) => { ", ?" };
 }
 
-/// Updates the rows that a condition picks: columns and their new values, the condition and its values.
+/// Updates the rows that a condition picks: columns and their new values, the condition and its values, as in
+/// `update!(conn, "job" { at: until, dead: false } "rid = ?", head.rid)`.
 macro_rules! update {
     ($conn:expr, $table:literal { $column:tt: $value:expr $(, $columns:tt: $values:expr)* } $when:literal, $($is:expr),+) => {
         $crate::rows::run(

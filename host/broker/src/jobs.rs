@@ -53,6 +53,17 @@ pub enum Start {
     At(UnixMs),
 }
 
+impl Start {
+    /// When that is, for what is submitted or ready now.
+    pub fn due(self, now: UnixMs) -> UnixMs {
+        match self {
+            Self::Now => now,
+            Self::After(ms) => now.saturating_add(ms),
+            Self::At(at) => at,
+        }
+    }
+}
+
 /// A key that makes a submission repeatable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idempotency {
@@ -88,6 +99,14 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
     /// The dead job that this one repeats; taken out of the dead set in the same step.
     pub redrive_of: Option<JobId>,
+}
+
+impl NewJob {
+    /// By when it must have started, if it is submitted now.
+    pub fn expiry(&self, now: UnixMs) -> Option<UnixMs> {
+        let within = (self.expires_ms > 0).then(|| now.saturating_add(self.expires_ms));
+        within.into_iter().chain(self.expires_at).min()
+    }
 }
 
 /// The answer to one submission.

@@ -94,36 +94,24 @@ impl Clock {
     }
 }
 
-/// The limits of one broker. Reaching a limit refuses the submission; nothing is dropped.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Jobs of one tenant in one queue that are queued, scheduled or retrying.
-    pub max_backlog: u64,
-    /// Queues of one tenant.
-    pub max_queues: u64,
-    /// Documents of one kind of one tenant.
-    pub max_documents: u64,
-    /// Log lines kept for one job.
-    pub max_log_lines: u64,
-    /// Workflows of one tenant, running and kept, those that replace a job apart.
-    pub max_workflows: u64,
-    /// Nodes of all workflows of one tenant: what waits in them is in no backlog.
-    pub max_nodes: u64,
-    /// Jobs in the dead set of one tenant: one more, and the oldest leaves it and is kept only as long as its result.
-    pub max_dead: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_backlog: 1_000_000,
-            max_queues: 1_000,
-            max_documents: 10_000,
-            max_log_lines: 2_000,
-            max_workflows: 100_000,
-            max_nodes: 5_000_000,
-            max_dead: 100_000,
-        }
+umbel_model::settings! {
+    /// The limits of one broker. Reaching a limit refuses the submission; nothing is dropped.
+    #[derive(Debug, Clone)]
+    pub struct Limits {
+        /// Jobs of one tenant in one queue that are queued, scheduled or retrying.
+        pub max_backlog: u64 = 1_000_000,
+        /// Queues of one tenant.
+        pub max_queues: u64 = 1_000,
+        /// Documents of one kind of one tenant.
+        pub max_documents: u64 = 10_000,
+        /// Log lines kept for one job.
+        pub max_log_lines: u64 = 2_000,
+        /// Workflows of one tenant, running and kept, those that replace a job apart.
+        pub max_workflows: u64 = 100_000,
+        /// Nodes of all workflows of one tenant: what waits in them is in no backlog.
+        pub max_nodes: u64 = 5_000_000,
+        /// Jobs in the dead set of one tenant: one more, and the oldest leaves it and is kept only as long as its result.
+        pub max_dead: u64 = 100_000,
     }
 }
 

@@ -239,8 +239,6 @@ pub struct FailedNode {
 pub struct Explanation {
     /// The first `MAX_NAMED`, in the order of the members.
     pub failed: Vec<FailedNode>,
-    /// How many were found.
-    pub count: u64,
     /// There may be more: the search ends with the last that is named.
     pub more: bool,
     /// Sources that were followed: the members of a group have the same one.
@@ -248,19 +246,12 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    fn add(&mut self, node: FailedNode) {
-        if self.failed.len() < MAX_NAMED {
-            self.failed.push(node);
-        }
-        self.count += 1;
-    }
-
     /// One sentence that names what failed.
     pub fn message(&self) -> String {
         let names: Vec<String> =
             self.failed.iter().map(|f| format!("{}[{}] ({})", f.task, f.node, f.failure.kind)).collect();
         let (least, more) = if self.more { ("at least ", " and more") } else { ("", "") };
-        format!("{least}{} failed: {}{more}", self.count, names.join(", "))
+        format!("{least}{} failed: {}{more}", names.len(), names.join(", "))
     }
 
     /// The failure of a node that did not run because of these.
@@ -304,7 +295,7 @@ pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
             own
         }
         _ => json!({
-            "node": at.node, "kind": UPSTREAM_FAILED, "message": why.message(), "failed": why.list(), "count": why.count,
+            "node": at.node, "kind": UPSTREAM_FAILED, "message": why.message(), "failed": why.list(), "count": why.failed.len(),
             "more": why.more,
         }),
     };
@@ -315,11 +306,11 @@ pub async fn error_of(at: NodeAt<'_>) -> Result<String, ValueError> {
 pub async fn explain(at: NodeAt<'_>) -> Result<Explanation, ValueError> {
     let mut why = Explanation::default();
     follow(at, &[Range::one(at.node)], &mut why, 0).await?;
-    if why.count == 0 {
+    if why.failed.is_empty() {
         // A guest may call its own failure so, and what it waited for succeeded: then it is itself what failed.
         let value = at.broker.values(at.tenant, at.workflow, at.node, 1).await?.pop();
         if let Some(NodeValue::Job { state: JobState::Failed, task, failure: Some(failure), .. }) = value {
-            why.add(FailedNode { workflow: at.workflow, node: at.node, task, failure });
+            why.failed.push(FailedNode { workflow: at.workflow, node: at.node, task, failure });
         }
     }
     Ok(why)
@@ -356,10 +347,10 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
         let source = match value {
             NodeValue::Missing => None,
             NodeValue::Join { after, members, .. } => {
-                let before = why.count;
+                let before = why.failed.len();
                 follow(at, &members, why, depth + 1).await?;
                 // A group whose members never ran.
-                after.filter(|_| why.count == before)
+                after.filter(|_| why.failed.len() == before)
             }
             NodeValue::Job { state, after, failure, child, task, .. } => {
                 let upstream = failure.as_ref().is_some_and(|f| f.kind == UPSTREAM_FAILED);
@@ -373,7 +364,7 @@ async fn follow_one(at: NodeAt<'_>, value: NodeValue, depth: u32, why: &mut Expl
                     // What one that was cancelled failed with before it was retried is not why it ended.
                     let own = failure.filter(|_| state == JobState::Failed);
                     let failure = own.unwrap_or_else(|| Failure::new(state.as_str(), said()));
-                    why.add(FailedNode { workflow: at.workflow, node: at.node, task, failure });
+                    why.failed.push(FailedNode { workflow: at.workflow, node: at.node, task, failure });
                 }
                 source
             }

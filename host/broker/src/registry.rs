@@ -135,27 +135,16 @@ pub enum Ordered {
     Unknown,
 }
 
-/// The kinds of documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DocumentKind {
-    Module,
-    Task,
-    ApiToken,
-    /// Which queue a task's jobs go to.
-    Routes,
-    /// An action on many jobs.
-    Bulk,
-}
-
-impl DocumentKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Module => "module",
-            Self::Task => "task",
-            Self::ApiToken => "api_token",
-            Self::Routes => "routes",
-            Self::Bulk => "bulk",
-        }
+umbel_model::named_enum! {
+    /// The kinds of documents.
+    pub enum DocumentKind {
+        Module = "module",
+        Task = "task",
+        ApiToken = "api_token",
+        /// Which queue a task's jobs go to.
+        Routes = "routes",
+        /// An action on many jobs.
+        Bulk = "bulk",
     }
 }
 

@@ -37,21 +37,19 @@ impl Watch {
                     tokio::time::sleep(POLL).await;
                     continue;
                 };
-                loop {
-                    let signal = match tokio::time::timeout(POLL, signals.recv()).await {
-                        Err(_) if weak.strong_count() == 0 => return,
+                while weak.strong_count() > 0 {
+                    let ended = match tokio::time::timeout(POLL, signals.recv()).await {
                         Err(_) => continue,
                         Ok(Err(RecvError::Closed)) => break,
-                        Ok(Err(RecvError::Lagged(_))) => Signal::Resync,
-                        Ok(Ok(signal)) => signal,
+                        Ok(Ok(Signal::Done(ids))) => Some(ids),
+                        // Hints were missed: all are to look.
+                        Ok(Err(RecvError::Lagged(_)) | Ok(_)) => None,
                     };
                     let Some(waiters) = weak.upgrade() else { return };
                     let waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-                    match signal {
-                        Signal::Done(ids) => {
-                            ids.iter().filter_map(|id| waiters.get(id)).for_each(|n| n.notify_waiters())
-                        }
-                        _ => waiters.values().for_each(|n| n.notify_waiters()),
+                    match ended {
+                        Some(ids) => ids.iter().filter_map(|id| waiters.get(id)).for_each(|n| n.notify_waiters()),
+                        None => waiters.values().for_each(|n| n.notify_waiters()),
                     }
                 }
             }

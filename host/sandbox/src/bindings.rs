@@ -19,6 +19,8 @@ pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
 /// The node of a workflow that a job is.
 pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
 pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
+/// The answer of a guest that returned.
+pub(crate) type GuestAnswer = Result<String, GuestOutcome>;
 pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
 
 /// The instances and functions of the contract, by their names in a component.

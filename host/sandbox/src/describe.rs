@@ -14,13 +14,13 @@ use crate::{
         call::AttemptInfo,
         host::Discard,
         log::AttemptLog,
-        outcome::{self, Phase},
-        run::{Ended, Limits, TIMER_GRACE, bounded},
+        outcome::{self, Failed, Phase},
+        run::{Ended, Limits, StartedAttempt, TIMER_GRACE, bounded},
         state::{Clock, State},
         stop::StopHandle,
         text::clean,
     },
-    bindings::{GuestOutcome, types},
+    bindings::{GuestAnswer, types},
     engine::Sandbox,
     error::DescribeError,
     prepared::Prepared,
@@ -52,12 +52,12 @@ impl Sandbox {
         let Ok(_slot) = self.inner.slots.acquire().await else { return Err(failed("closed", "the sandbox is closed")) };
         let limits = self.inner.config.describe;
         let clock = Clock::start(limits.time_ms, 0);
-        let stop = StopHandle::new();
         let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
+        let started = StartedAttempt { clock, log, stop: StopHandle::new() };
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
         let data = self.attempt_data("".into(), AttemptInfo::default());
-        let mut store = self.store(&store_limits, clock, stop.clone(), log, data);
-        let ended = bounded(call_describe(&mut store, prepared), clock.hard + TIMER_GRACE, &stop).await;
+        let mut store = self.store(&store_limits, &started, data);
+        let ended = bounded(call_describe(&mut store, prepared), clock.hard + TIMER_GRACE, &started.stop).await;
         let (error, phase) = match ended {
             Ended::Returned(Ok(tasks)) => return Ok(tasks),
             Ended::Returned(Err(error)) => error,
@@ -76,10 +76,7 @@ impl Sandbox {
     }
 }
 
-async fn call_describe(
-    store: &mut Store<State>,
-    prepared: &Prepared,
-) -> Result<Vec<types::TaskDescription>, (wasmtime::Error, Phase)> {
+async fn call_describe(store: &mut Store<State>, prepared: &Prepared) -> Result<Vec<types::TaskDescription>, Failed> {
     let at = |phase| move |error| (error, phase);
     let inner = &prepared.inner;
     let instance = inner.pre.instantiate_async(&mut *store).await.map_err(at(Phase::Instantiate))?;
@@ -87,9 +84,7 @@ async fn call_describe(
         .get_typed_func::<(), (Vec<types::TaskDescription>,)>(&mut *store, &inner.describe)
         .map_err(at(Phase::Instantiate))?;
     // A wrong type of `run` is found at upload and not by the first job.
-    instance
-        .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &inner.run)
-        .map_err(at(Phase::Instantiate))?;
+    instance.get_typed_func::<(&str, &str), (GuestAnswer,)>(&mut *store, &inner.run).map_err(at(Phase::Instantiate))?;
     let (tasks,) = describe.call_async(&mut *store, ()).await.map_err(at(Phase::Call))?;
     Ok(tasks)
 }

@@ -123,16 +123,15 @@ impl ActiveDelivery {
 
     /// The workflows, members and replacement that its guest requested.
     pub(crate) fn take_workflow_requests(&self) -> WorkflowRequests {
-        std::mem::take(&mut *self.requests.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.requests())
     }
 
-    fn request<T>(
-        &self,
-        request: impl FnOnce(&mut WorkflowRequests, &Requester<'_>) -> Result<T, Refused>,
-    ) -> Result<T, Refused> {
-        let requester =
-            Requester { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates };
-        request(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner), &requester)
+    fn requests(&self) -> MutexGuard<'_, WorkflowRequests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requester(&self) -> Requester<'_> {
+        Requester { tenant: &self.delivery.tenant, node: self.delivery.node.as_deref(), rates: &self.rates }
     }
 
     /// Puts back reports that could not be sent, in front of newer ones.
@@ -173,15 +172,15 @@ impl Host for ActiveDelivery {
     }
 
     fn submit(&self, canvas: &str) -> Result<String, Refused> {
-        self.request(|requests, requester| requests.submit(requester, canvas)).map(|id| id.to_string())
+        self.requests().submit(&self.requester(), canvas).map(|id| id.to_string())
     }
 
     fn replace(&self, canvas: &str) -> Result<(), Refused> {
-        self.request(|requests, requester| requests.replace(requester, canvas))
+        self.requests().replace(&self.requester(), canvas)
     }
 
     fn add_to_group(&self, members: &str) -> Result<(), Refused> {
-        self.request(|requests, requester| requests.add_to_group(requester, members))
+        self.requests().add_to_group(&self.requester(), members)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
 use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
@@ -33,16 +34,11 @@ pub(crate) struct Attempts {
     runtime: Runtime,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
-    background: tokio::runtime::Handle,
+    background: Handle,
 }
 
 impl Attempts {
-    pub(crate) fn new(
-        broker: Arc<dyn Broker>,
-        runtime: Runtime,
-        worker: WorkerId,
-        background: tokio::runtime::Handle,
-    ) -> Self {
+    pub(crate) fn new(broker: Arc<dyn Broker>, runtime: Runtime, worker: WorkerId, background: Handle) -> Self {
         let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
         Self { broker, composer, templates: Templates::default(), runtime, worker, background }
     }

@@ -122,7 +122,8 @@ impl LeaseTable {
         (!pending.seqs.is_empty()).then_some(pending)
     }
 
-    /// Takes the answers to a renewal, one for each lease; a lease without an answer was not renewed.
+    /// Takes the answers to a renewal, one for each lease; a lease without an answer was not renewed, and its reports go
+    /// with a later renewal.
     pub(crate) fn renewed(&mut self, pending: PendingRenewal, answers: &[Option<LeaseState>]) {
         for ((seq, renewal), answer) in pending.seqs.iter().zip(pending.renewals).zip(answers) {
             let Some(lease) = self.leases.get_mut(seq) else { continue };
@@ -143,12 +144,6 @@ impl LeaseTable {
                 Some(LeaseState::Lost) => {}
             }
         }
-    }
-
-    /// Takes the failure of a renewal: its reports go with a later one.
-    pub(crate) fn not_renewed(&mut self, pending: PendingRenewal) {
-        let answers = vec![None; pending.seqs.len()];
-        self.renewed(pending, &answers);
     }
 
     /// Stops guests whose lease was not renewed until `margin` before its end: it may be lost already.
@@ -231,7 +226,7 @@ mod tests {
         active.progress(Progress::default());
         let pending = leases.renewal(start, Duration::ZERO, false).unwrap();
         assert!(leases.is_reporting(1) && pending.renewals[0].progress.is_some() && !active.has_reports());
-        leases.not_renewed(pending);
+        leases.renewed(pending, &[None]);
         assert!(!leases.is_reporting(1) && active.has_reports());
     }
 }

@@ -146,9 +146,9 @@ impl PollLoop {
                     round_trip = None;
                     self.round_trip_done(done);
                 }
-                (pending, answer) = poll_some(&mut renewal) => {
+                sent = poll_some(&mut renewal) => {
                     renewal = None;
-                    self.renewals.done(Instant::now(), &mut self.leases, pending, answer);
+                    self.renewals.done(Instant::now(), &mut self.leases, sent);
                     self.outbox.renewal_done();
                 }
                 // Not during a round trip: the attempts that end meanwhile are the next batch, and need not wake the loop.

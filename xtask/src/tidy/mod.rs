@@ -71,7 +71,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel", &["umbel-macros"]),
     ("umbel-client", &["umbel-model"]),
     ("umbel-macros", &[]),
-    ("umbel-tests", &["umbel-model", "umbel-broker", "umbel-broker-redis"]),
+    ("umbel-tests", &["umbel-model", "umbel-broker", "umbel-broker-conformance", "umbel-broker-redis"]),
     ("xtask", &[]),
 ];
 

@@ -70,6 +70,20 @@ local function append_job(out, member, text, with_result)
   return bytes + fixed_end + 1 - spec_at + failure_bytes + progress_bytes + apart_bytes
 end
 
+-- Looks at the ids of an index, newest first, until the page is full. `look` appends what is behind an id if it belongs to
+-- the page, and answers its bytes then. Answers the id after which the next page begins, or ''.
+local function page(index, before, max, scan, look)
+  local from, found, bytes = '+', 0, 0
+  if #before > 0 then from = '(' .. before end
+  max, scan = tonumber(max), tonumber(scan)
+  for looked, id in ipairs(call('ZREVRANGEBYLEX', index, from, '-', 'LIMIT', 0, scan)) do
+    local more = look(id)
+    if more then found, bytes = found + 1, bytes + more end
+    if found == max or looked == scan or bytes >= PAGE_BYTES then return id end
+  end
+  return ''
+end
+
 -- Reads jobs with what is kept apart from their records.
 -- ARGV[2…] members
 -- Returns, per job that exists: member, record, what append_apart appends, and a list of the attempts that are kept apart.
@@ -96,35 +110,21 @@ end)
 -- Returns { next or '', and per job what append_job appends }.
 -- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit.
 register('list', 'no-writes', function(args)
-  local tenant, max, scan = args[2], tonumber(args[5]), tonumber(args[6])
-  local state, task, queue, worker = tonumber(args[7]), args[8], args[9], args[10]
-  local from = '+'
-  if #args[4] > 0 then from = '(' .. args[4] end
-  local ids = call('ZREVRANGEBYLEX', P .. args[3] .. ':' .. tenant, from, '-', 'LIMIT', 0, scan)
-  local out, found, looked, bytes = { '' }, 0, 0, 0
+  local tenant, state, task, queue, worker = args[2], tonumber(args[7]), args[8], args[9], args[10]
   local is_filtered = state or task ~= '' or queue ~= '' or worker ~= ''
-
-  for _, id in ipairs(ids) do
+  local out = { '' }
+  out[1] = page(P .. args[3] .. ':' .. tenant, args[4], args[5], args[6], function(id)
     local member = tenant .. ',' .. id
     local text = prefix_of(member)
-    if #text > 0 then
-      local fits = true
-      if is_filtered then
-        local v = { unpack_struct(NAMES, text) }
-        fits = (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
-          and (worker == '' or v[18] == worker)
-      end
-      if fits then
-        found = found + 1
-        bytes = bytes + append_job(out, member, text)
-      end
+    if #text == 0 then return end
+    if is_filtered then
+      local v = { unpack_struct(NAMES, text) }
+      local fits = (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
+        and (worker == '' or v[18] == worker)
+      if not fits then return end
     end
-    looked = looked + 1
-    if found == max or looked == scan or bytes >= PAGE_BYTES then
-      out[1] = id
-      break
-    end
-  end
+    return append_job(out, member, text)
+  end)
   return out
 end)
 
@@ -153,29 +153,17 @@ end)
 -- Returns { next or '', id, packed workflow, spec, … }.
 -- Complexity: O(log N + entries looked at).
 register('workflows', 'no-writes', function(args)
-  local tenant, max, scan, state = args[2], tonumber(args[4]), tonumber(args[5]), tonumber(args[6])
-  local from = '+'
-  if #args[3] > 0 then from = '(' .. args[3] end
-  local ids = call('ZREVRANGEBYLEX', P .. 'workflows:' .. tenant, from, '-', 'LIMIT', 0, scan)
-  local STAGED = workflows.STAGED
-  local out, found, looked = { '' }, 0, 0
-  for _, id in ipairs(ids) do
+  local tenant, state = args[2], tonumber(args[6])
+  local out = { '' }
+  out[1] = page(P .. 'workflows:' .. tenant, args[3], args[4], args[5], function(id)
     local member = tenant .. ',' .. id
     local text = call('GET', P .. 'wf:' .. member)
-    if text then
-      local is_in = byte(text, 2)
-      if is_in ~= STAGED and (not state or is_in == state) then
-        found = found + 1
-        local n = #out
-        out[n + 1], out[n + 2], out[n + 3] = id, text, call('HGET', P .. 'wft:' .. member, 's')
-      end
-    end
-    looked = looked + 1
-    if found == max or looked == scan then
-      out[1] = id
-      break
-    end
-  end
+    local is_in = text and byte(text, 2)
+    if not text or is_in == workflows.STAGED or (state and is_in ~= state) then return end
+    local n = #out
+    out[n + 1], out[n + 2], out[n + 3] = id, text, call('HGET', P .. 'wft:' .. member, 's')
+    return 0
+  end)
   return out
 end)
 

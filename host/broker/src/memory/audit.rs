@@ -15,21 +15,19 @@ impl State {
         let mut wrong = |check: &str, example: String| {
             found.push(Finding { check: check.to_owned(), count: 1, example, fixed: 0 });
         };
-        for id in 0..self.scheduler.len() {
+        for id in 0..self.scheduler.queue_count() {
             let (tenant, queue) = (self.scheduler.tenant(id), self.scheduler.queue(id));
-            let mine = |state: JobState| {
-                let of_queue = |(key, job): &(&Key, &Job)| key.0 == *tenant && job.record.queue == *queue;
-                self.jobs.iter().filter(of_queue).filter(|(_, job)| job.record.state == state).count() as u64
-            };
-            let (counts, name) = (self.scheduler.counts(id), || format!("{queue} of {tenant}"));
-            if counts.ready != mine(JobState::Queued) {
-                wrong("queued jobs of a line", name());
-            }
-            if counts.running != mine(JobState::Running) {
-                wrong("running jobs of a line", name());
-            }
-            if counts.delayed != mine(JobState::Scheduled) + mine(JobState::Retrying) {
-                wrong("delayed jobs of a line", name());
+            let of_queue = |(key, job): &(&Key, &Job)| key.0 == *tenant && job.record.queue == *queue;
+            let counts = self.scheduler.counts(id);
+            for (check, counted, states) in [
+                ("queued jobs of a line", counts.ready, &[JobState::Queued][..]),
+                ("running jobs of a line", counts.running, &[JobState::Running]),
+                ("delayed jobs of a line", counts.delayed, &[JobState::Scheduled, JobState::Retrying]),
+            ] {
+                let mine = self.jobs.iter().filter(of_queue).filter(|(_, job)| states.contains(&job.record.state));
+                if counted != mine.count() as u64 {
+                    wrong(check, format!("{queue} of {tenant}"));
+                }
             }
         }
         for (tenant, key) in self.unique.iter().filter(|(_, holder)| holder.until == 0).map(|(name, _)| name) {

@@ -32,14 +32,10 @@ impl Looked<'_> {
 impl Store<JobId> for Looked<'_> {
     type Error = Infallible;
 
-    fn look(&mut self, tenant: &TenantId, job: JobId) -> Result<bool, Infallible> {
+    fn look(&mut self, tenant: &TenantId, job: JobId) -> Result<Option<bool>, Infallible> {
         self.key = Some((tenant.clone(), job));
-        Ok(true)
-    }
-
-    fn has_expired(&mut self) -> bool {
         let now = self.now;
-        self.job().record.expires_at.is_some_and(|at| at <= now)
+        Ok(Some(self.job().record.expires_at.is_some_and(|at| at <= now)))
     }
 
     fn task(&mut self) -> Result<TaskName, Infallible> {
@@ -71,8 +67,7 @@ impl State {
         let (mut round, mut deliveries) = (ClaimRound::new(claim), Vec::new());
         loop {
             let mut store = Looked { now: self.now, jobs: &mut self.jobs, rates: &mut self.rates, key: None };
-            let Ok(true) = round.take(&mut self.scheduler, &mut store) else { break };
-            let expired = store.has_expired();
+            let Ok(Some(expired)) = round.take(&mut self.scheduler, &mut store) else { break };
             let key = store.key.expect("the job that was taken was looked at");
             if expired {
                 self.finish(&key, JobState::Expired);

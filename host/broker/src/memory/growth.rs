@@ -1,6 +1,6 @@
 //! Workflows and members that guests add with their outcome.
 
-use umbel_model::canvas::{MAX_NODES, Range, node_job, node_of, push_range};
+use umbel_model::canvas::{MAX_NODES, node_job, node_of};
 
 use super::{records::Key, state::State};
 use crate::{
@@ -63,18 +63,14 @@ impl State {
         for template in &members.templates {
             self.scheduler.queue_id(&key.0, &template.queue);
         }
-        let moved = |range: &Range| growth::moved(range, base);
         for (number, node) in (0..).zip(&members.nodes) {
             let node = growth::placed(members, number, node, base, &numbers, group);
             self.store_node(&key, base + number, &node);
         }
         let join = self.joins.get_mut(&(key.0.clone(), node_job(key.1, group))).expect("checked by `may_join`");
-        join.progress.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        members.ends.iter().for_each(|ends| push_range(&mut join.members, moved(ends)));
-        if !members.nodes.is_empty() {
-            push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
-        }
-        self.queued_items.extend(members.starts.iter().map(|nodes| WorkItem::start(key.clone(), moved(nodes))));
+        growth::widen(&mut join.progress, &mut join.members, &mut join.scope, members, base);
+        let starts = members.starts.iter().map(|nodes| growth::moved(nodes, base));
+        self.queued_items.extend(starts.map(|nodes| WorkItem::start(key.clone(), nodes)));
     }
 }
 

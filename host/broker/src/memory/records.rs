@@ -30,7 +30,6 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(now: UnixMs, new: NewJob) -> Self {
-        let within = (new.expires_ms > 0).then_some(now + new.expires_ms);
         Self {
             record: JobRecord {
                 id: new.id,
@@ -47,7 +46,7 @@ impl Job {
                 let_end: false,
                 created_at: now,
                 due_at: None,
-                expires_at: within.into_iter().chain(new.expires_at).min(),
+                expires_at: new.expiry(now),
                 started_at: None,
                 finished_at: None,
                 worker: None,

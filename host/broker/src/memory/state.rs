@@ -7,11 +7,7 @@ use umbel_model::{JobId, JobState, TenantId, UnixMs, WorkerId, rate::Used};
 use super::records::{Job, Join, Key, Workflow};
 use crate::{
     in_process::Notifications,
-    rules::{
-        capacity, dead_set, retention,
-        uniqueness::{self, Holder},
-        work_items::WorkItem,
-    },
+    rules::{capacity, dead_set, retention, uniqueness::Holder, work_items::WorkItem},
     scheduler::{LimitName, QueueId, Scheduler, SubQueueName},
     *,
 };
@@ -108,7 +104,7 @@ impl State {
 
     /// Queues a job when it starts; `place` in the queue, if that is now.
     pub(super) fn start(&mut self, key: &Key, start: Start, place: Option<u64>) {
-        let due = uniqueness::due(start, self.now);
+        let due = start.due(self.now);
         if due > self.now {
             self.delay(key, JobState::Scheduled, due);
         } else {

@@ -2,7 +2,10 @@
 
 use umbel_model::{Failure, JobId, JobState, UnixMs};
 
-use super::{records::Key, state::State};
+use super::{
+    records::{Job, Key},
+    state::State,
+};
 use crate::{
     rules::uniqueness::{self, Holder, unique_of},
     *,
@@ -28,10 +31,8 @@ impl State {
             let state = self.jobs.get(&old).map(|job| job.record.state);
             if state.is_some_and(uniqueness::can_be_superseded) {
                 since = holder.since;
-                let (job, score) = (&self.jobs[&old].record, self.jobs[&old].score);
-                // Always at the end of a long queue, the latest of many would never run.
-                let alike = job.queue == new.queue && job.priority == new.priority;
-                place = (alike && job.state == JobState::Queued).then_some(score);
+                let Job { record, score, .. } = &self.jobs[&old];
+                place = uniqueness::place_taken(new, &record.queue, record.priority, record.state, *score);
                 self.job_mut(&old).record.failure = Some(Failure::new(SUPERSEDED, superseded_message(new.id)));
                 self.leave(&old);
                 self.finish(&old, JobState::Revoked);

@@ -1,7 +1,11 @@
 //! What guests add to workflows while they run: whether it fits together, and where new members go.
 
-use umbel_model::{JobId, Resolution, canvas::Range};
+use umbel_model::{
+    JobId, Resolution,
+    canvas::{Range, push_range},
+};
 
+use super::join::JoinProgress;
 use crate::{Claim, Growth, MAX_GROWTH, NewMembers, NewNode, NewWork, NodeTemplate, Settle, TEMPLATES_COMPARED};
 
 /// Whether what a guest added fits together and into one settle of this job.
@@ -47,6 +51,21 @@ pub fn placed(members: &NewMembers, number: u32, node: &NewNode, base: u32, temp
         node.next.push(Range::one(group));
     }
     node
+}
+
+/// Lets a join wait for new members, whose nodes count from `base` on.
+pub fn widen(
+    progress: &mut JoinProgress,
+    members: &mut Vec<Range>,
+    scope: &mut Vec<Range>,
+    new: &NewMembers,
+    base: u32,
+) {
+    progress.pending += new.ends.iter().map(|ends| ends.count).sum::<u32>();
+    new.ends.iter().for_each(|ends| push_range(members, moved(ends, base)));
+    if !new.nodes.is_empty() {
+        push_range(scope, Range { first: base, count: new.nodes.len() as u32 });
+    }
 }
 
 /// Which of a workflow's templates, from number `first` on, serves a new member's: of the last ones only.

@@ -1,6 +1,6 @@
 //! Which of two submissions that are alike stays, and since when a key is used.
 
-use umbel_model::{JobId, JobState, UnixMs};
+use umbel_model::{JobId, JobState, QueueName, UnixMs};
 
 use crate::{NewJob, Start, Unique, Wins};
 
@@ -47,13 +47,10 @@ pub fn start_of(start: Start, unique: &Unique, now: UnixMs, since: UnixMs) -> St
     }
 }
 
-/// When that is.
-pub fn due(start: Start, now: UnixMs) -> UnixMs {
-    match start {
-        Start::Now => now,
-        Start::After(ms) => now.saturating_add(ms),
-        Start::At(at) => at,
-    }
+/// The place in the queue that a submission takes over from the job that it supersedes. Always at the end of a long queue,
+/// the latest of many would never run.
+pub fn place_taken(new: &NewJob, queue: &QueueName, priority: u8, state: JobState, score: u64) -> Option<u64> {
+    (state == JobState::Queued && *queue == new.queue && priority == new.priority).then_some(score)
 }
 
 #[cfg(test)]

@@ -14,11 +14,9 @@ use crate::{CLAIM_SCAN, Claim, Control, JobLimits, LOOKS_A_QUEUE, Scope};
 pub trait Store<J> {
     type Error;
 
-    /// Looks at a ready job, which the other methods are then about. False when it cannot be handed out as it is stored.
-    fn look(&mut self, tenant: &TenantId, job: J) -> Result<bool, Self::Error>;
-
-    /// Whether its time to start is over.
-    fn has_expired(&mut self) -> bool;
+    /// Looks at a ready job, which the other methods are then about: whether its time to start is over. None when it cannot
+    /// be handed out as it is stored.
+    fn look(&mut self, tenant: &TenantId, job: J) -> Result<Option<bool>, Self::Error>;
 
     fn task(&mut self) -> Result<TaskName, Self::Error>;
 
@@ -63,23 +61,23 @@ impl<'a> ClaimRound<'a> {
         Self { claim, queues: &claim.queues, budget, jobs: 0, of_queue: Looks::default() }
     }
 
-    /// Takes the next job, to run or because it has expired: the one that the store looked at last left its queue. Unless
-    /// it has expired, it counts as running there. False: there is no more for this claim.
+    /// Takes the next job, the one that the store looked at last, out of its queue: whether it has expired. If not, it
+    /// counts as running there. None: there is no more for this claim.
     pub fn take<J: Ord + Copy, S: Store<J>>(
         &mut self,
         scheduler: &mut Scheduler<J>,
         store: &mut S,
-    ) -> Result<bool, S::Error> {
+    ) -> Result<Option<bool>, S::Error> {
         while let [queue, rest @ ..] = self.queues {
             while self.jobs < self.claim.max && self.budget > 0 {
                 let Some(next) = self.of_queue.next(scheduler, queue, &self.claim.worker) else { break };
                 self.budget -= 1;
                 let Ok(id) = next else { continue };
                 let found = scheduler.pick(id, &self.claim.worker, store)?;
-                self.of_queue.looked(id, found);
-                if found {
-                    self.jobs += u32::from(!store.has_expired());
-                    return Ok(true);
+                self.of_queue.looked(id, found.is_some());
+                if let Some(expired) = found {
+                    self.jobs += u32::from(!expired);
+                    return Ok(found);
                 }
             }
             if self.budget == 0 && self.jobs < self.claim.max && scheduler.is_open(queue) {
@@ -87,7 +85,7 @@ impl<'a> ClaimRound<'a> {
             }
             (self.queues, self.of_queue) = (rest, Looks::default());
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -148,24 +146,24 @@ impl<J: Ord + Copy> Scheduler<J> {
             && self.controls.get(&of.tenant, &Scope::Queue(of.queue.clone())).exclusive
     }
 
-    /// Takes the next job out of an open tenant queue, to run or because it has expired. False: a branch was blocked, or
-    /// a job was moved to its sub-queue or dropped.
+    /// Takes the next job out of an open tenant queue: whether it has expired. None: a branch was blocked, or a job was
+    /// moved to its sub-queue or dropped.
     pub(super) fn pick<S: Store<J>>(
         &mut self,
         id: QueueId,
         worker: &WorkerId,
         store: &mut S,
-    ) -> Result<bool, S::Error> {
+    ) -> Result<Option<bool>, S::Error> {
         let of_queue = self.bounds_of_queue(id);
         if self.block_if_used_up(id, &of_queue, store)? {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some((sub, job)) = self.next_in(id) else { return Ok(false) };
+        let Some((sub, job)) = self.next_in(id) else { return Ok(None) };
         let tenant = self.queues[id].tenant.clone();
-        if !store.look(&tenant, job.1)? {
+        let Some(expired) = store.look(&tenant, job.1)? else {
             self.remove(id, sub.as_ref(), job);
-            return Ok(false);
-        }
+            return Ok(None);
+        };
         let control = self.control_of(&tenant, sub.as_ref(), store)?;
         match (&sub, control) {
             (None, Some((task, _))) => {
@@ -173,13 +171,13 @@ impl<J: Ord + Copy> Scheduler<J> {
                 self.take_job(id, None, job);
                 self.put_job(id, Some(&SubQueueName { task, key: String::new() }), job);
                 self.change(id, |_| {});
-                return Ok(false);
+                return Ok(None);
             }
             (Some(name), Some((_, control))) if control.paused => {
                 self.block(id, &Branch::task(&name.task), Block::Paused);
-                return Ok(false);
+                return Ok(None);
             }
-            (_, control) if !store.has_expired() => {
+            (_, control) if !expired => {
                 let of_sub_queue = match &sub {
                     Some(name) => {
                         bounds_of(name, &store.limits()?.under(&control.map(|(_, of)| of).unwrap_or_default()))
@@ -187,7 +185,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                     None => Vec::new(),
                 };
                 if self.block_if_used_up(id, &of_sub_queue, store)? {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 for (limit, bound) in of_queue.into_iter().chain(of_sub_queue) {
                     let name = (tenant.clone(), limit);
@@ -202,7 +200,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             _ => {}
         }
         self.take_turn(id, sub.as_ref(), job);
-        Ok(true)
+        Ok(Some(expired))
     }
 
     /// The job that is next in a tenant queue.

@@ -98,12 +98,8 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     /// How many tenant queues there are: their numbers are below it.
-    pub fn len(&self) -> usize {
+    pub fn queue_count(&self) -> usize {
         self.queues.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.queues.is_empty()
     }
 
     pub fn tenant(&self, id: QueueId) -> &TenantId {
@@ -126,8 +122,7 @@ impl<J: Ord + Copy> Scheduler<J> {
     }
 
     pub fn queues_of(&self, tenant: &TenantId) -> u64 {
-        let mine = self.by_name.get(tenant).into_iter().flat_map(HashMap::values);
-        mine.filter(|id| self.is_known(**id)).count() as u64
+        self.sum(tenant, |counts| counts.used_at.is_some().into())
     }
 
     /// The sum of a count over the tenant's queues.

@@ -26,13 +26,9 @@ fn sub_queue(n: u64) -> Option<SubQueueName> {
 impl Store<u64> for Jobs {
     type Error = Infallible;
 
-    fn look(&mut self, _: &TenantId, job: u64) -> Result<bool, Infallible> {
+    fn look(&mut self, _: &TenantId, job: u64) -> Result<Option<bool>, Infallible> {
         self.looked = job;
-        Ok(!job.is_multiple_of(17))
-    }
-
-    fn has_expired(&mut self) -> bool {
-        self.looked.is_multiple_of(13)
+        Ok((!job.is_multiple_of(17)).then(|| job.is_multiple_of(13)))
     }
 
     fn task(&mut self) -> Result<TaskName, Infallible> {
@@ -104,8 +100,8 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
             for _ in 0..5 {
                 let Some(Ok(id)) = looks.next(scheduler, &queue, &worker) else { return };
                 let Ok(found) = scheduler.pick(id, &worker, jobs);
-                looks.looked(id, found);
-                if found && !jobs.has_expired() {
+                looks.looked(id, found.is_some());
+                if found == Some(false) {
                     held.push((id, jobs.looked));
                 }
             }

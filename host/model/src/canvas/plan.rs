@@ -3,9 +3,7 @@
 //! Invariants of a plan: it has no cycle; every job node has one source at most, a join has its members; the members of a
 //! group are numbered in one piece, so that a group of any size is a few ranges.
 
-use serde_json::value::RawValue;
-
-use super::form::{Canvas, Each, OnFailure, Shape, Signature};
+use super::form::{Canvas, Each, OnFailure, Shape, Signature, Values};
 use crate::settings;
 
 /// Steps within steps. JSON itself is read to a depth of 128, and a step is two levels of it.
@@ -32,6 +30,8 @@ pub struct CanvasError {
     pub pointer: String,
     pub detail: String,
 }
+
+type Result<T, E = CanvasError> = std::result::Result<T, E>;
 
 impl CanvasError {
     fn new(pointer: &str, detail: impl Into<String>) -> Self {
@@ -221,13 +221,13 @@ impl Planner {
     }
 
     /// Whether there may be so many nodes more.
-    fn check_room(&self, count: usize, pointer: &str) -> Result<(), CanvasError> {
+    fn check_room(&self, count: usize, pointer: &str) -> Result<()> {
         let max = self.limits.max_nodes;
         let fits = count <= (max as usize).saturating_sub(self.nodes.len());
         if fits { Ok(()) } else { Err(CanvasError::new(pointer, format!("a workflow has at most {max} nodes"))) }
     }
 
-    fn reserve(&mut self, count: usize, pointer: &str) -> Result<u32, CanvasError> {
+    fn reserve(&mut self, count: usize, pointer: &str) -> Result<u32> {
         self.check_room(count, pointer)?;
         let first = self.nodes.len();
         self.nodes.resize_with(first + count, || None);
@@ -235,7 +235,7 @@ impl Planner {
     }
 
     /// The number that was set aside, or a new one.
-    fn number(&mut self, set_aside: Option<u32>, place: &Place) -> Result<u32, CanvasError> {
+    fn number(&mut self, set_aside: Option<u32>, place: &Place) -> Result<u32> {
         set_aside.map_or_else(|| self.reserve(1, &place.pointer), Ok)
     }
 
@@ -243,7 +243,7 @@ impl Planner {
         self.nodes[number as usize].as_mut().expect("edges start at nodes that were made")
     }
 
-    fn step(&mut self, canvas: Canvas, place: &Place) -> Result<Span, CanvasError> {
+    fn step(&mut self, canvas: Canvas, place: &Place) -> Result<Span> {
         if place.depth >= self.limits.max_depth {
             let detail = format!("steps are nested at most {} deep", self.limits.max_depth);
             return Err(CanvasError::new(&place.pointer, detail));
@@ -281,7 +281,7 @@ impl Planner {
         Ok(span)
     }
 
-    fn chain(&mut self, steps: Vec<Canvas>, on_failure: Option<OnFailure>, place: &Place) -> Result<Span, CanvasError> {
+    fn chain(&mut self, steps: Vec<Canvas>, on_failure: Option<OnFailure>, place: &Place) -> Result<Span> {
         let count = steps.len();
         if count == 0 {
             return Err(CanvasError::new(&place.pointer, "a chain has at least one step"));
@@ -308,7 +308,7 @@ impl Planner {
         Ok(Span { starts, end: last.expect("there is at least one step") })
     }
 
-    fn chord(&mut self, header: Group, body: Canvas, place: &Place) -> Result<Span, CanvasError> {
+    fn chord(&mut self, header: Group, body: Canvas, place: &Place) -> Result<Span> {
         let group = Place { on_failure: None, end: None, start: None, ..place.clone() };
         let header = self.group(header, &group)?;
         let after = Place { after: Some(header.end), when: When::Success, start: None, ..place.inside("/body") };
@@ -317,7 +317,7 @@ impl Planner {
         Ok(Span { starts: header.starts, end: body.end })
     }
 
-    fn group(&mut self, group: Group, place: &Place) -> Result<Span, CanvasError> {
+    fn group(&mut self, group: Group, place: &Place) -> Result<Span> {
         let Group { members, written, cancel_rest, on_failure, label } = group;
         let number = self.number(place.end, place)?;
         let count = members.len() as u32;
@@ -345,7 +345,7 @@ impl Planner {
         members: Vec<Canvas>,
         (key, each): Written,
         place: &Place,
-    ) -> Result<(Vec<Range>, Vec<Range>), CanvasError> {
+    ) -> Result<(Vec<Range>, Vec<Range>)> {
         let count = members.len();
         let first = self.reserve(count, &place.pointer)?;
         // The first tasks of chains, in one piece too: what starts the group names a range and not each of them.
@@ -375,7 +375,7 @@ impl Planner {
         starts.iter().for_each(|range| push(next, *range));
     }
 
-    fn callbacks(&mut self) -> Result<(), CanvasError> {
+    fn callbacks(&mut self) -> Result<()> {
         while let Some((canvas, place)) = self.callbacks.pop() {
             let span = self.step(canvas, &place)?;
             place.after.into_iter().for_each(|source| self.connect(source, &span.starts));
@@ -385,13 +385,7 @@ impl Planner {
 
     /// The members that chunks stand for. Each has a copy of what they have in common: how much that is together is known
     /// before the first copy is made.
-    fn chunks(
-        &self,
-        signature: &Signature,
-        items: Vec<Vec<Box<RawValue>>>,
-        size: u32,
-        pointer: &str,
-    ) -> Result<Vec<Canvas>, CanvasError> {
+    fn chunks(&self, signature: &Signature, items: Vec<Values>, size: u32, pointer: &str) -> Result<Vec<Canvas>> {
         let count = items.len().div_ceil(size as usize);
         self.check_room(count, pointer)?;
         let args: usize = signature.args.iter().map(|value| value.get().len()).sum();

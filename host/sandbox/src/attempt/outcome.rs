@@ -63,6 +63,9 @@ pub(crate) enum Phase {
     Call,
 }
 
+/// A call that ended with an error of wasmtime.
+pub(crate) type Failed = (wasmtime::Error, Phase);
+
 /// The outcome of an error of wasmtime. `max_result_bytes` is only for the message.
 pub(crate) fn trapped(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes: usize) -> Outcome {
     let backtrace = error.downcast_ref::<WasmBacktrace>();

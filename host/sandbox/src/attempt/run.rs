@@ -20,12 +20,12 @@ use crate::{
         host::Host,
         limiter::Limiter,
         log::AttemptLog,
-        outcome::{self, Phase},
+        outcome::{self, Failed, Phase},
         state::{AttemptData, Charge, Clock, ProgressThrottle, State},
         stop::{Stop, StopHandle},
         workflow_calls::WorkflowCalls,
     },
-    bindings::GuestOutcome,
+    bindings::GuestAnswer,
     engine::Sandbox,
     prepared::Prepared,
 };
@@ -41,6 +41,7 @@ const MAX_HANDLES: usize = 1_024;
 const RESULT_SLACK_BYTES: usize = 64 << 10;
 
 /// An attempt that has a slot and whose clock runs.
+#[derive(Clone)]
 pub(crate) struct StartedAttempt {
     pub(crate) clock: Clock,
     pub(crate) log: Arc<AttemptLog>,
@@ -108,10 +109,10 @@ impl Sandbox {
         data: AttemptData,
         arguments: &str,
     ) -> (Outcome, Usage, AttemptData) {
-        let StartedAttempt { clock, log, stop } = started;
+        let StartedAttempt { clock, stop, .. } = started;
         let max_result = self.inner.config.max_result_bytes;
-        let started = Instant::now();
-        let mut store = self.store(limits, *clock, stop.clone(), log.clone(), data);
+        let called = Instant::now();
+        let mut store = self.store(limits, started, data);
         let ended = {
             let calling = call_run(&mut store, prepared, arguments);
             bounded(calling, clock.hard + TIMER_GRACE, stop).await
@@ -122,20 +123,14 @@ impl Sandbox {
             (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
             (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };
-        let usage = usage(&store, limits.fuel, started);
+        let usage = usage(&store, limits.fuel, called);
         // Drops the instance, so that its slot is free before the permit is.
         (outcome, usage, store.into_data().attempt)
     }
 
     /// A fresh store with every limit set.
-    pub(crate) fn store(
-        &self,
-        limits: &Limits,
-        clock: Clock,
-        stop: StopHandle,
-        log: Arc<AttemptLog>,
-        data: AttemptData,
-    ) -> Store<State> {
+    pub(crate) fn store(&self, limits: &Limits, started: &StartedAttempt, data: AttemptData) -> Store<State> {
+        let StartedAttempt { clock, log, stop } = started.clone();
         let config = &self.inner.config;
         let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.workflow_calls.byte_fuel);
         let charge = Charge { call, byte, canvas_byte };
@@ -164,15 +159,11 @@ impl Sandbox {
     }
 }
 
-async fn call_run(
-    store: &mut Store<State>,
-    prepared: &Prepared,
-    arguments: &str,
-) -> Result<Result<String, GuestOutcome>, (wasmtime::Error, Phase)> {
+async fn call_run(store: &mut Store<State>, prepared: &Prepared, arguments: &str) -> Result<GuestAnswer, Failed> {
     let at = |phase| move |error| (error, phase);
     let instance = prepared.inner.pre.instantiate_async(&mut *store).await.map_err(at(Phase::Instantiate))?;
     let run = instance
-        .get_typed_func::<(&str, &str), (Result<String, GuestOutcome>,)>(&mut *store, &prepared.inner.run)
+        .get_typed_func::<(&str, &str), (GuestAnswer,)>(&mut *store, &prepared.inner.run)
         .map_err(at(Phase::Instantiate))?;
     let task = store.data().attempt.task.clone();
     let (result,) = run.call_async(&mut *store, (&task, arguments)).await.map_err(at(Phase::Call))?;

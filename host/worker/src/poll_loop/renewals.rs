@@ -23,7 +23,9 @@ const YOUNG: Duration = Duration::from_millis(100);
 const FLUSH: Duration = Duration::from_millis(250);
 
 /// One answer per lease; None for a lease that alone makes the broker fail.
-pub(super) type RenewalAnswer = Result<Vec<Option<LeaseState>>, BrokerError>;
+type Answer = Result<Vec<Option<LeaseState>>, BrokerError>;
+/// A renewal that was sent, and its answer.
+pub(super) type Sent = (PendingRenewal, Answer);
 
 /// When the next renewal is sent.
 #[derive(Debug)]
@@ -71,39 +73,30 @@ impl Renewals {
     }
 
     /// Takes the answer to a renewal.
-    pub(super) fn done(
-        &mut self,
-        now: Instant,
-        leases: &mut LeaseTable,
-        pending: PendingRenewal,
-        answer: RenewalAnswer,
-    ) {
-        match answer {
+    pub(super) fn done(&mut self, now: Instant, leases: &mut LeaseTable, (pending, answer): Sent) {
+        let states = match answer {
             Ok(states) => {
                 let failed = states.iter().position(Option::is_none).map(|at| pending.renewals[at].id);
                 if let (Some(job), false) = (failed, self.fails) {
                     tracing::error!(%job, "the lease of a job cannot be renewed; others can");
                 }
                 self.fails = failed.is_some();
-                leases.renewed(pending, &states);
+                states
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.fails, true) {
                     tracing::warn!(%error, "leases could not be renewed; trying again");
                 }
                 self.next = now + (self.lease / 15).clamp(Duration::from_millis(50), Duration::from_secs(1));
-                leases.not_renewed(pending);
+                vec![None; pending.renewals.len()]
             }
-        }
+        };
+        leases.renewed(pending, &states);
     }
 }
 
 /// Sends a renewal. A broker that does not answer within a third of the lease counts as not reachable.
-pub(super) async fn send(
-    broker: Arc<dyn Broker>,
-    lease_ms: u64,
-    pending: PendingRenewal,
-) -> (PendingRenewal, RenewalAnswer) {
+pub(super) async fn send(broker: Arc<dyn Broker>, lease_ms: u64, pending: PendingRenewal) -> Sent {
     let limit = Duration::from_millis(lease_ms) / 3;
     let answer = tokio::time::timeout(limit, renew(&*broker, lease_ms, &pending.renewals)).await;
     (pending, answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into()))))
@@ -111,7 +104,7 @@ pub(super) async fn send(
 
 /// Renews all leases at once. If the broker fails because of one of them, they are halved until it is known which: the
 /// damage of one job must not cost another its lease.
-async fn renew(broker: &dyn Broker, lease_ms: u64, renewals: &[Lease]) -> RenewalAnswer {
+async fn renew(broker: &dyn Broker, lease_ms: u64, renewals: &[Lease]) -> Answer {
     let mut states = Vec::with_capacity(renewals.len());
     let mut parts = vec![renewals];
     while let Some(part) = parts.pop() {
@@ -147,11 +140,11 @@ mod tests {
         assert!(renewals.start(start, &mut leases).is_none());
         renewals.all_now = true;
         let pending = renewals.start(start, &mut leases).unwrap();
-        renewals.done(start, &mut leases, pending, Ok(vec![Some(LeaseState::Held)]));
+        renewals.done(start, &mut leases, (pending, Ok(vec![Some(LeaseState::Held)])));
         assert_eq!(renewals.next_wake(&leases), Some(start + EVERY));
         let pending = renewals.start(start + EVERY, &mut leases).unwrap();
         // After a failure the next one comes soon.
-        renewals.done(start + EVERY, &mut leases, pending, Err(BrokerError::Unavailable("a test".into())));
+        renewals.done(start + EVERY, &mut leases, (pending, Err(BrokerError::Unavailable("a test".into()))));
         assert_eq!(renewals.next_wake(&leases), Some(start + EVERY + lease / 15));
     }
 

@@ -9,13 +9,10 @@ use futures::future::BoxFuture;
 use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
 use umbel_model::{Resolution, Token};
 
-use super::{
-    MAX_CLAIM, PollLoop,
-    renewals::{self, RenewalAnswer},
-};
+use super::{MAX_CLAIM, PollLoop, renewals};
 use crate::{
     active_delivery::ActiveDelivery, broker_failures::is_fault_of_request, completion::Finished,
-    leases::PendingRenewal, operating_system::random_u64, outbox::Batch,
+    operating_system::random_u64, outbox::Batch,
 };
 
 /// Fewer deliveries ahead than this are too few to gather settles for.
@@ -30,10 +27,7 @@ pub(super) struct RoundTrip {
 }
 
 impl PollLoop {
-    pub(super) fn start_renewal(
-        &mut self,
-        now: Instant,
-    ) -> Option<BoxFuture<'static, (PendingRenewal, RenewalAnswer)>> {
+    pub(super) fn start_renewal(&mut self, now: Instant) -> Option<BoxFuture<'static, renewals::Sent>> {
         let pending = self.renewals.start(now, &mut self.leases)?;
         Some(Box::pin(renewals::send(self.broker.clone(), self.config.lease_ms, pending)))
     }

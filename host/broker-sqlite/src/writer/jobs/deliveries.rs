@@ -50,10 +50,11 @@ impl Step<'_> {
 
     fn hand_out(&mut self, claim: &Claim) -> Result<Vec<Delivery>, Fault> {
         let (mut round, mut deliveries) = (ClaimRound::new(claim), Vec::new());
-        let mut store = ReadyJobs { conn: self.conn, now: self.now, queues: self.scheduler.len(), looked: None };
-        while round.take(self.scheduler, &mut store)? {
+        let mut store =
+            ReadyJobs { conn: self.conn, now: self.now, queues: self.scheduler.queue_count(), looked: None };
+        while let Some(expired) = round.take(self.scheduler, &mut store)? {
             let Some((mut head, text)) = store.looked.take() else { break };
-            if head.expired(self.now) {
+            if expired {
                 head.in_sub_queue = false;
                 self.finish(&mut head, JobState::Expired)?;
             } else {

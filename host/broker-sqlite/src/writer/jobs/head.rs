@@ -113,7 +113,7 @@ pub(crate) fn by_id(
     tenant: &TenantId,
     id: JobId,
 ) -> Result<Option<Head>, Fault> {
-    one(conn, BY_ID, &[tenant, &id], |row| decode(scheduler.len(), row))
+    one(conn, BY_ID, &[tenant, &id], |row| decode(scheduler.queue_count(), row))
 }
 
 /// A queued job, and the text of its spec; none when either is missing.
@@ -129,7 +129,7 @@ pub(crate) fn by_time(
     until: UnixMs,
     max: u32,
 ) -> Result<Vec<Head>, Fault> {
-    all(conn, BY_TIME, &[&phase, &until, &max], |row| decode(scheduler.len(), row))
+    all(conn, BY_TIME, &[&phase, &until, &max], |row| decode(scheduler.queue_count(), row))
 }
 
 /// The nodes of a range that are there, in order.
@@ -142,7 +142,7 @@ pub(crate) fn targets(
     let end = i64::from(nodes.first) + i64::from(nodes.count.max(1));
     all(conn, TARGETS, &[&workflow, &nodes.first, &end], |row| {
         let is_job = get::<Option<i64>>(row, 0)?.is_some();
-        let head = is_job.then(|| decode(scheduler.len(), row)).transpose()?;
+        let head = is_job.then(|| decode(scheduler.queue_count(), row)).transpose()?;
         Ok(read!(row, REST => Target { number, when, template; head: head }))
     })
 }
@@ -150,11 +150,10 @@ pub(crate) fn targets(
 impl Head {
     /// A job as it was submitted, not yet anywhere. `insert` gives it its `rid`.
     pub(crate) fn new(now: UnixMs, queue_id: QueueId, new: &NewJob) -> Self {
-        let within = (new.expires_ms > 0).then(|| now.saturating_add(new.expires_ms));
         Self {
             result_ttl_ms: new.result_ttl_ms,
             dead_ttl_ms: new.dead_ttl_ms,
-            expires_at: within.into_iter().chain(new.expires_at).min(),
+            expires_at: new.expiry(now),
             task: new.broker_options.is_some().then(|| new.task.clone()),
             ..Self::blank(new.id, queue_id, new.priority, new.max_deliveries, JobState::Queued)
         }

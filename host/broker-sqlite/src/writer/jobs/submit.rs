@@ -1,10 +1,7 @@
 //! Submissions.
 
-use umbel_broker::{
-    Idempotency, NewJob, Start, Submitted,
-    rules::{capacity, uniqueness},
-};
-use umbel_model::{JobId, TenantId, UnixMs};
+use umbel_broker::{Idempotency, NewJob, Start, Submitted, rules::capacity};
+use umbel_model::{JobId, TenantId};
 
 use crate::writer::{jobs::head::Head, jobs::inserts::Fixed, step::Step};
 use crate::{
@@ -54,7 +51,7 @@ impl Step<'_> {
         if self.is_followed(&new.tenant) {
             head.task = Some(new.task.clone());
         }
-        self.place(&mut head, self.due(new.start), None);
+        self.place(&mut head, new.start.due(self.now), None);
         let fixed = Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec };
         if !head.insert_plain(self.conn, self.now, &fixed)? {
             return Ok(Some(Submitted::Existing(new.id)));
@@ -90,7 +87,7 @@ impl Step<'_> {
         if self.is_followed(&new.tenant) {
             head.task.get_or_insert_with(|| new.task.clone());
         }
-        self.place(&mut head, self.due(start), place);
+        self.place(&mut head, start.due(self.now), place);
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
         self.arrived(&mut head)?;
         self.advance()?;
@@ -99,12 +96,8 @@ impl Step<'_> {
 
     /// Queues a job now or when its time comes.
     pub(crate) fn begin_waiting(&mut self, head: &mut Head, start: Start) -> Result<(), Fault> {
-        self.place(head, self.due(start), None);
+        self.place(head, start.due(self.now), None);
         self.arrived(head)
-    }
-
-    fn due(&self, start: Start) -> UnixMs {
-        uniqueness::due(start, self.now)
     }
 
     fn known_submission(&self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
@@ -137,7 +130,7 @@ impl Step<'_> {
     fn redrive(&mut self, new: &NewJob, old: JobId) -> Result<(), Fault> {
         let sql = "UPDATE job SET dead = 0 WHERE tenant = ? AND id = ? RETURNING line - 1";
         if let Some(line) = one(self.conn, sql, &[&new.tenant, &old], first)? {
-            let line = known_queue(self.scheduler.len(), line)?;
+            let line = known_queue(self.scheduler.queue_count(), line)?;
             self.scheduler.change(line, |counts| counts.dead = counts.dead.saturating_sub(1));
         }
         Ok(())

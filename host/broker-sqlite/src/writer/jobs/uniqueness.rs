@@ -60,9 +60,8 @@ impl Step<'_> {
         if !uniqueness::can_be_superseded(head.state) {
             return Ok(None);
         }
-        // Always at the end of a long queue, the latest of many would never run.
-        let alike = *self.scheduler.queue(head.queue_id) == by.queue && head.priority == by.priority;
-        let place = (alike && head.state == JobState::Queued).then_some(head.score);
+        let queue = self.scheduler.queue(head.queue_id);
+        let place = uniqueness::place_taken(by, queue, head.priority, head.state, head.score);
         head.put_failure(self.conn, &Failure::new(SUPERSEDED, superseded_message(by.id)))?;
         self.leave(&mut head)?;
         self.finish(&mut head, JobState::Revoked)?;

@@ -50,16 +50,12 @@ impl ReadyJobs<'_> {
 impl Store<i64> for ReadyJobs<'_> {
     type Error = Fault;
 
-    fn look(&mut self, _: &TenantId, rid: i64) -> Result<bool, Fault> {
+    fn look(&mut self, _: &TenantId, rid: i64) -> Result<Option<bool>, Fault> {
         self.looked = head::ready(self.conn, self.queues, rid)?;
         if self.looked.is_none() {
             warn!(rid, "a queued job or what it is to run is missing: it waits, see what an audit says");
         }
-        Ok(self.looked.is_some())
-    }
-
-    fn has_expired(&mut self) -> bool {
-        self.looked.as_ref().is_some_and(|(head, _)| head.expired(self.now))
+        Ok(self.looked.as_ref().map(|(head, _)| head.expired(self.now)))
     }
 
     fn task(&mut self) -> Result<TaskName, Fault> {

@@ -9,7 +9,7 @@ use umbel_broker::{
 };
 use umbel_model::{
     TenantId,
-    canvas::{MAX_NODES, Range, node_of, push_range},
+    canvas::{MAX_NODES, Range, node_of},
 };
 
 use crate::writer::{
@@ -131,11 +131,7 @@ impl Step<'_> {
     /// Lets a join wait for new members.
     fn widen(&mut self, rid: i64, group: u32, base: u32, members: &NewMembers) -> Result<(), Fault> {
         let Some(join) = self.workflows.join(self.conn, rid, group)? else { return Ok(()) };
-        join.progress.pending += members.ends.iter().map(|ends| ends.count).sum::<u32>();
-        members.ends.iter().for_each(|range| push_range(&mut join.members, moved(range, base)));
-        if !members.nodes.is_empty() {
-            push_range(&mut join.scope, Range { first: base, count: members.nodes.len() as u32 });
-        }
+        growth::widen(&mut join.progress, &mut join.members, &mut join.scope, members, base);
         let (members, scope) = (&join.members, &join.scope);
         update!(self.conn, "node" { members: members, scope: scope } "workflow = ? AND number = ?", rid, group)
     }
