@@ -114,7 +114,7 @@ async fn ended(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk) -> Result<Ad
     }
     drop_entry(broker, tenant, bulk.id).await?;
     tracing::info!(
-        %tenant, bulk = %bulk.id, action = ?bulk.action, state = bulk.state.as_str(), matched = bulk.matched,
+        %tenant, bulk = %bulk.id, action = bulk.action.as_str(), state = bulk.state.as_str(), matched = bulk.matched,
         done = bulk.done, "an action on many jobs ended"
     );
     Ok(Advanced::Ended)

@@ -25,46 +25,33 @@ use reaper::Reaper;
 use sweeper::Sweeper;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
-use umbel_model::PolicyBounds;
+use umbel_model::{PolicyBounds, settings};
 use umbel_modules::ModuleStore;
 
 pub use service::Error;
 use service::Service;
 pub use values_owner::other_owner;
 
-/// How often each service looks.
-#[derive(Debug, Clone)]
-pub struct ControlConfig {
-    /// Between two looks for due jobs, unless one is known to be due sooner: the delay with which a delayed job may be queued.
-    pub promote_every: Duration,
-    /// Between two looks for expired leases.
-    pub reap_every: Duration,
-    /// Between two looks for jobs to delete.
-    pub prune_every: Duration,
-    /// Between two looks for actions on many jobs, when there was nothing to do.
-    pub bulk_every: Duration,
-    /// Between two looks for large values whose job is gone. Each lists all of them.
-    pub sweep_every: Duration,
-    /// Younger values are not deleted: a value is stored before its job.
-    pub sweep_grace: Duration,
-    /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
-    pub batch: u32,
-    /// Jobs of one action in one step: many actions take turns.
-    pub bulk_batch: u32,
-}
-
-impl Default for ControlConfig {
-    fn default() -> Self {
-        Self {
-            promote_every: Duration::from_millis(200),
-            reap_every: Duration::from_secs(1),
-            prune_every: Duration::from_secs(5),
-            bulk_every: Duration::from_secs(1),
-            sweep_every: Duration::from_secs(3_600),
-            sweep_grace: Duration::from_secs(3_600),
-            batch: 500,
-            bulk_batch: 100,
-        }
+settings! {
+    /// How often each service looks.
+    #[derive(Debug, Clone)]
+    pub struct ControlConfig {
+        /// Between two looks for due jobs, unless one is known to be due sooner: the delay with which a delayed job may be queued.
+        pub promote_every: Duration = Duration::from_millis(200),
+        /// Between two looks for expired leases.
+        pub reap_every: Duration = Duration::from_secs(1),
+        /// Between two looks for jobs to delete.
+        pub prune_every: Duration = Duration::from_secs(5),
+        /// Between two looks for actions on many jobs, when there was nothing to do.
+        pub bulk_every: Duration = Duration::from_secs(1),
+        /// Between two looks for large values whose job is gone. Each lists all of them.
+        pub sweep_every: Duration = Duration::from_secs(3_600),
+        /// Younger values are not deleted: a value is stored before its job.
+        pub sweep_grace: Duration = Duration::from_secs(3_600),
+        /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
+        pub batch: u32 = 500,
+        /// Jobs of one action in one step: many actions take turns.
+        pub bulk_batch: u32 = 100,
     }
 }
 

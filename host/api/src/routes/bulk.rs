@@ -134,7 +134,7 @@ pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk> {
 pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     match umbel_bulk::start(&*api.broker, &caller.tenant, bulk).await? {
         Started::Created(bulk) => {
-            tracing::info!(bulk = %bulk.id, action = ?bulk.action, dry_run = bulk.dry_run, "bulk action started");
+            tracing::info!(bulk = %bulk.id, action = bulk.action.as_str(), dry_run = bulk.dry_run, "bulk action started");
             answer(StatusCode::ACCEPTED, &BulkView::new(*bulk))
         }
         Started::Existing(bulk) => ok(&BulkView::new(*bulk)),
