@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use umbel_model::TenantId;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Result};
 
 /// Tenants remembered before those without a permit are forgotten.
 const KEPT_TENANTS: usize = 1_024;
@@ -60,9 +60,10 @@ pub(crate) struct FairSemaphore {
 
 /// Given back when it is dropped.
 #[derive(Debug)]
+#[expect(dead_code, reason = "held until they are dropped")]
 pub(crate) struct Permit {
-    _own: OwnedSemaphorePermit,
-    _shared: OwnedSemaphorePermit,
+    pub(crate) own: OwnedSemaphorePermit,
+    pub(crate) shared: OwnedSemaphorePermit,
 }
 
 impl FairSemaphore {
@@ -72,12 +73,12 @@ impl FairSemaphore {
     }
 
     /// A permit, in the order of asking.
-    pub(crate) async fn acquire(&self, tenant: &TenantId) -> Result<Permit, Problem> {
+    pub(crate) async fn acquire(&self, tenant: &TenantId) -> Result<Permit> {
         let own = self.tenants.of(tenant);
         let both = async {
             // The tenant's own first: while it waits for that, it holds up nobody else.
             let own = own.acquire_owned().await.ok()?;
-            Some(Permit { _own: own, _shared: self.all.clone().acquire_owned().await.ok()? })
+            Some(Permit { own, shared: self.all.clone().acquire_owned().await.ok()? })
         };
         let late = || {
             let seconds = self.wait.as_secs();

@@ -10,10 +10,16 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect};
+use umbel_bulk::system_tenant;
 use umbel_model::TenantId;
 
-use crate::{Error, problem::Problem, time::Time};
+use crate::{
+    Error,
+    problem::{Problem, Result},
+    records,
+    time::Timestamp,
+};
 
 const PREFIX: &str = "umbel_";
 /// 32 base62 digits are 190 bits.
@@ -35,7 +41,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Refuses callers who are no operators.
-    pub(crate) fn must_operate(&self) -> Result<(), Problem> {
+    pub(crate) fn must_operate(&self) -> Result<()> {
         let detail = "workers serve all tenants; `umbel token create --operator` makes a token that may order them";
         if self.operator { Ok(()) } else { Err(Problem::operator_needed(detail)) }
     }
@@ -64,7 +70,7 @@ impl Tokens {
     }
 
     /// The caller of a request, from its token.
-    pub(crate) async fn caller(&self, broker: &dyn Broker, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub(crate) async fn caller(&self, broker: &dyn Broker, headers: &HeaderMap) -> Result<Caller> {
         let token = bearer(headers)?;
         if !is_well_formed(token) {
             return Err(invalid());
@@ -73,12 +79,12 @@ impl Tokens {
         if let Some(caller) = self.known.get(&hash).await {
             return Ok(caller);
         }
-        let document = broker.document(&home(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
+        // A token is looked up before its tenant is known.
+        let document = broker.document(&system_tenant(), DocumentKind::ApiToken, &hex::encode(hash)).await?;
         let document = document.ok_or_else(invalid)?;
-        let stored: TokenDocument = serde_json::from_str(&document.body).map_err(|error| {
-            tracing::error!(%error, "a token's document cannot be read");
-            Problem::record_unreadable("the token's record is damaged; make another token")
-        })?;
+        let damaged = "the token's record is damaged; make another token";
+        let stored: TokenDocument =
+            serde_json::from_str(&document.body).map_err(|error| Problem::unreadable_record(damaged, &error))?;
         let caller = Caller { tenant: stored.tenant, operator: stored.operator };
         self.known.insert(hash, caller.clone()).await;
         Ok(caller)
@@ -92,16 +98,11 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
         return Err(Error::TokenName);
     }
     let token = random_token()?;
-    let created_at = serde_json::to_value(Time(crate::time::now_ms())).ok();
+    let created_at = serde_json::to_value(Timestamp(crate::time::now_ms())).ok();
     let created_at = created_at.as_ref().and_then(|at| at.as_str()).unwrap_or_default().to_owned();
-    let document = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
-    let put = PutDocument {
-        tenant: home(),
-        kind: DocumentKind::ApiToken,
-        name: hex::encode(Sha256::digest(&token)),
-        expect: Expect::Absent,
-        body: Some(serde_json::to_string(&document).expect("names and texts are JSON")),
-    };
+    let record = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at };
+    let hash = hex::encode(Sha256::digest(&token));
+    let put = records::write_of(&system_tenant(), DocumentKind::ApiToken, hash, Expect::Absent, &record);
     match broker.put_document(&put).await? {
         DocumentPut::Stored(_) => Ok(token),
         DocumentPut::Full => Err(Error::TooManyTokens),
@@ -109,12 +110,7 @@ pub async fn create_token(broker: &dyn Broker, tenant: &TenantId, name: &str, op
     }
 }
 
-/// The tenant that has all tokens: a token is looked up before its tenant is known.
-fn home() -> TenantId {
-    TenantId::new("system").expect("a fixed name that keeps the rule")
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+fn bearer(headers: &HeaderMap) -> Result<&str> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         let detail = "send the header `Authorization: Bearer umbel_…`; `umbel token create` makes a token";
         return Err(challenge(Problem::missing_token(detail)));
@@ -190,7 +186,7 @@ mod tests {
     async fn only_the_hash_of_a_token_is_stored() {
         let broker = umbel_broker::memory::shared();
         let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "laptop", false).await.unwrap();
-        let stored = broker.documents(&home(), DocumentKind::ApiToken, None, 10).await.unwrap();
+        let stored = broker.documents(&system_tenant(), DocumentKind::ApiToken, None, 10).await.unwrap();
         assert_eq!(stored.len(), 1);
         assert!(!stored[0].body.contains(&token) && !stored[0].name.contains(&token[6..]));
     }

@@ -5,13 +5,13 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use axum::{
     body::{Body, BodyDataStream},
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::error::Category;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use umbel_compose::JsonError;
 
 use crate::{
     json_limits::{MAX_DEPTH, is_too_deep},
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
 };
 
@@ -28,28 +28,24 @@ const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How long a refused body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// A JSON body, whole.
-pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
-    read_json_up_to(api, headers, body, api.config.max_body_bytes).await
-}
-
-/// As `read_json`, with a limit of its own.
-pub(crate) async fn read_json_up_to(
-    api: &Api,
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-) -> Result<Bytes, Problem> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    let json = essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json");
+/// A JSON body of at most `limit` bytes, whole.
+pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
+    let media_type = media_type(headers);
     let checked = match () {
-        () if !json => Err(Problem::unsupported_media_type("send `Content-Type: application/json`")),
+        () if media_type != "application/json" && !media_type.ends_with("+json") => {
+            Err(Problem::unsupported_media_type("send `Content-Type: application/json`"))
+        }
         () if is_declared_longer(headers, limit as u64) => Err(too_large(limit)),
         () => Ok(()),
     };
     let ((), body) = or_drain(checked, body).await?;
-    read_all(Chunks::new(api, body), limit).await
+    read_all(Chunks::new(api, body), limit, || too_large(limit)).await
+}
+
+/// The media type of a body in small letters, without its parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether `Content-Length` says more than `limit`.
@@ -86,27 +82,32 @@ impl Chunks {
     }
 
     /// The next part; none at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         // Until then the bytes that have come are enough.
         let earned = Duration::from_millis(self.read.saturating_mul(1_000) / self.bytes_per_second);
         let left = self.grace.max(earned).saturating_sub(self.waited);
         let started = Instant::now();
         let Ok(chunk) = tokio::time::timeout(left.min(self.idle), self.stream.next()).await else {
-            return Err(if self.idle <= left { silent(self.idle) } else { too_slow(self.bytes_per_second) });
+            return Err(if self.idle <= left {
+                Problem::body_unreadable(format!("nothing came for {} s", self.idle.as_secs()))
+            } else {
+                Problem::body_too_slow(format!("it came with less than {} bytes a second", self.bytes_per_second))
+            });
         };
         self.waited += started.elapsed();
-        let chunk = chunk.transpose().map_err(|_| unreadable())?;
+        let chunk = chunk.transpose().map_err(|_| Problem::body_unreadable("the connection broke within the body"))?;
         self.read += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         Ok(chunk)
     }
 }
 
-async fn read_all(mut chunks: Chunks, limit: usize) -> Result<Bytes, Problem> {
+/// All of a body of at most `limit` bytes.
+pub(crate) async fn read_all(mut chunks: Chunks, limit: usize, too_large: impl Fn() -> Problem) -> Result<Bytes> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(chunk) = chunks.next().await? {
         if first.len() + rest.len() + chunk.len() > limit {
-            return Err(too_large(limit));
+            return Err(too_large());
         }
         // Most bodies are one chunk: not copied.
         if first.is_empty() {
@@ -142,7 +143,7 @@ pub(crate) async fn drain(body: Body) {
 }
 
 /// `body`, if the request may go on. Otherwise it is read and forgotten before the problem is answered.
-pub(crate) async fn or_drain<T>(checked: Result<T, Problem>, body: Body) -> Result<(T, Body), Problem> {
+pub(crate) async fn or_drain<T>(checked: Result<T>, body: Body) -> Result<(T, Body)> {
     match checked {
         Ok(value) => Ok((value, body)),
         Err(problem) => {
@@ -152,20 +153,8 @@ pub(crate) async fn or_drain<T>(checked: Result<T, Problem>, body: Body) -> Resu
     }
 }
 
-fn silent(idle: Duration) -> Problem {
-    Problem::body_unreadable(format!("nothing came for {} s", idle.as_secs()))
-}
-
-fn too_slow(bytes_per_second: u64) -> Problem {
-    Problem::body_too_slow(format!("it came with less than {bytes_per_second} bytes a second"))
-}
-
-fn unreadable() -> Problem {
-    Problem::body_unreadable("the connection broke within the body")
-}
-
 /// A body's text, not nested too deeply.
-pub(crate) fn checked_text(json: &[u8]) -> Result<&str, Problem> {
+pub(crate) fn checked_text(json: &[u8]) -> Result<&str> {
     if is_too_deep(json) {
         return Err(Problem::json_too_deep(format!("at most {MAX_DEPTH} levels are taken")));
     }
@@ -181,14 +170,8 @@ fn json_problem(error: &serde_json::Error) -> Problem {
     }
 }
 
-/// A JSON body as a value of its own.
-pub(crate) async fn json_of<T: DeserializeOwned>(api: &Api, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
-    let bytes = read_json(api, headers, body).await?;
-    object_of(checked_text(&bytes)?)
-}
-
 /// The object that a body's text is. A list is refused, though serde would take its items as the fields.
-pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Problem> {
+pub(crate) fn object_of<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
     if text.trim_ascii_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|error| shape_problem::<T>(text, &error));
     }
@@ -233,24 +216,13 @@ pub(crate) fn is_empty(headers: &HeaderMap) -> bool {
         && !headers.contains_key(header::CONTENT_TYPE)
 }
 
-/// A JSON body as a value of its own; what it is by default when there is none.
-pub(crate) async fn json_or_nothing<T: DeserializeOwned + Default>(
-    api: &Api,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<T, Problem> {
-    if is_empty(headers) {
-        return Ok(T::default());
-    }
-    let bytes = read_json(api, headers, body).await?;
-    if bytes.trim_ascii().is_empty() {
-        return Ok(T::default());
-    }
-    object_of(checked_text(&bytes)?)
+/// A JSON answer of the status 200.
+pub(crate) fn ok<T: Serialize>(value: &T) -> Result {
+    answer(StatusCode::OK, value)
 }
 
 /// A JSON answer.
-pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, Problem> {
+pub(crate) fn answer<T: Serialize>(status: StatusCode, value: &T) -> Result {
     let body = serde_json::to_vec(value).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
         Problem::internal("the answer cannot be written")

@@ -1,40 +1,30 @@
 //! Controls as JSON: limits and pauses of a tenant, a queue or a task, set while the service runs.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 use umbel_broker::{Control, ControlPatch, ControlSet, Scope};
 use umbel_model::{Rate, TenantId};
 use utoipa::ToSchema;
 
 use crate::{
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
     state::Api,
+    views::views,
 };
 
-/// A control: set at run time, it holds for all jobs, also for those that are queued already.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
-#[schema(as = Control)]
-pub(crate) struct ControlView {
-    /// No job of it is handed to a worker; jobs that run go on.
-    paused: bool,
-    /// Such as `100/m`, across all workers.
-    rate_limit: Option<String>,
-    /// So many may start at once before the rate holds.
-    rate_burst: Option<u32>,
-    /// Jobs at once, across all workers.
-    concurrency: Option<u32>,
-    /// Of a queue: its jobs run on one worker at a time.
-    exclusive: bool,
-}
-
-impl From<&Control> for ControlView {
-    fn from(control: &Control) -> Self {
-        Self {
-            paused: control.paused,
-            rate_limit: control.rate.as_ref().map(rate_text),
-            rate_burst: control.rate.map(|rate| rate.burst),
-            concurrency: (control.concurrency > 0).then_some(control.concurrency),
-            exclusive: control.exclusive,
-        }
+views! {
+    /// A control: set at run time, it holds for all jobs, also for those that are queued already.
+    #[schema(as = Control)]
+    ControlView from (control: &Control) {
+        /// No job of it is handed to a worker; jobs that run go on.
+        paused: bool = control.paused,
+        /// Such as `100/m`, across all workers.
+        rate_limit: Option<String> = control.rate.as_ref().map(rate_text),
+        /// So many may start at once before the rate holds.
+        rate_burst: Option<u32> = control.rate.map(|rate| rate.burst),
+        /// Jobs at once, across all workers.
+        concurrency: Option<u32> = Some(control.concurrency).filter(|concurrency| *concurrency > 0),
+        /// Of a queue: its jobs run on one worker at a time.
+        exclusive: bool = control.exclusive,
     }
 }
 
@@ -55,22 +45,17 @@ fn rate_text(rate: &Rate) -> String {
 #[schema(as = ControlPatch)]
 pub(crate) struct ControlBody {
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<bool>)]
     paused: Option<Option<bool>>,
     /// A number and `/s`, `/m` or `/h`.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<String>)]
     rate_limit: Option<Option<String>>,
     /// 1 when it was never set: starts are spread evenly.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
     rate_burst: Option<Option<u32>>,
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<u32>)]
     concurrency: Option<Option<u32>>,
     /// Of a queue only.
     #[serde(deserialize_with = "given")]
-    #[schema(value_type = Option<bool>)]
     exclusive: Option<Option<bool>>,
 }
 
@@ -88,7 +73,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 
 impl ControlBody {
     /// The change that the broker is to make to `current`.
-    fn patch(&self, scope: &Scope, current: &Control) -> Result<ControlPatch, Problem> {
+    fn patch(&self, scope: &Scope, current: &Control) -> Result<ControlPatch> {
         if self.exclusive.is_some() && !matches!(scope, Scope::Queue(_)) {
             return Err(invalid("exclusive", "only a queue can be exclusive"));
         }
@@ -100,7 +85,7 @@ impl ControlBody {
         })
     }
 
-    fn rate(&self, current: &Control) -> Result<Option<Option<Rate>>, Problem> {
+    fn rate(&self, current: &Control) -> Result<Option<Option<Rate>>> {
         let burst = match self.rate_burst {
             None => current.rate.map_or(1, |rate| rate.burst),
             Some(burst) => burst.unwrap_or(1),
@@ -119,13 +104,13 @@ impl ControlBody {
 }
 
 /// The control of a scope as it is now.
-pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control, Problem> {
+pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control> {
     let controls = api.broker.controls(tenant).await?;
     Ok(controls.into_iter().find(|(other, _)| other == scope).map(|(_, control)| control).unwrap_or_default())
 }
 
 /// Changes the control of a scope; answers the new one.
-pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control, Problem> {
+pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control> {
     let patch = body.patch(scope, &control_of(api, tenant, scope).await?)?;
     let control = change(api, tenant, scope, &patch).await?;
     tracing::info!(?scope, ?control, "control set");
@@ -133,12 +118,7 @@ pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &Cont
 }
 
 /// As `set`, with a patch that was checked.
-pub(crate) async fn change(
-    api: &Api,
-    tenant: &TenantId,
-    scope: &Scope,
-    patch: &ControlPatch,
-) -> Result<Control, Problem> {
+pub(crate) async fn change(api: &Api, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<Control> {
     match api.broker.set_control(tenant, scope, patch).await? {
         ControlSet::Set(control) => Ok(control),
         ControlSet::Unknown => {
@@ -156,7 +136,7 @@ pub(crate) async fn change(
 mod tests {
     use super::*;
 
-    fn rate(body: &str, current: Option<Rate>) -> Result<Option<Option<Rate>>, Problem> {
+    fn rate(body: &str, current: Option<Rate>) -> Result<Option<Option<Rate>>> {
         let body: ControlBody = serde_json::from_str(body).unwrap();
         body.rate(&Control { rate: current, ..Control::default() })
     }

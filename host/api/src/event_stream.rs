@@ -18,9 +18,14 @@ use axum::{
 use bytes::Bytes;
 use futures::stream;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{auth::Caller, problem::Problem, serve::Stopping, state::Api};
+use crate::{
+    admission::Permit,
+    auth::Caller,
+    problem::{Problem, Result},
+    serve::Stopping,
+    state::Api,
+};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Between two looks at the store.
@@ -67,41 +72,34 @@ impl Events {
 }
 
 /// The id of the last event that a client has seen, as `parse` reads it.
-pub(crate) fn last_event_id<T>(headers: &HeaderMap, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+pub(crate) fn last_event_id<T>(headers: &HeaderMap, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let seen = value.to_str().ok().and_then(parse);
     let refused = || Problem::invalid_header("Last-Event-ID: pass on the id of an event of this stream");
     seen.map(Some).ok_or_else(refused)
 }
 
-/// Two permits, from all streams and from the tenant's. Held until the stream ends.
-pub(crate) struct StreamPermits {
-    _all: OwnedSemaphorePermit,
-    _own: OwnedSemaphorePermit,
-}
-
-impl StreamPermits {
-    pub(crate) fn take(api: &Api, caller: &Caller) -> Result<Self, Problem> {
-        let all = api.streams.clone().try_acquire_owned();
-        let all = all.map_err(|_| Problem::overloaded("too many streams of events; poll, or try again later"))?;
-        let own = api.tenants_streams.try_acquire(&caller.tenant).ok_or_else(|| {
-            let max = api.config.max_tenant_streams;
-            Problem::too_many_requests(format!("a tenant has at most {max} streams of events"))
-        })?;
-        Ok(Self { _all: all, _own: own })
-    }
+/// A permit of all streams and one of the tenant's, held until the stream ends.
+pub(crate) fn stream_permit(api: &Api, caller: &Caller) -> Result<Permit> {
+    let shared = api.streams.clone().try_acquire_owned();
+    let shared = shared.map_err(|_| Problem::overloaded("too many streams of events; poll, or try again later"))?;
+    let own = api.tenants_streams.try_acquire(&caller.tenant).ok_or_else(|| {
+        let max = api.config.max_tenant_streams;
+        Problem::too_many_requests(format!("a tenant has at most {max} streams of events"))
+    })?;
+    Ok(Permit { own, shared })
 }
 
 /// The answer that tells what `source` finds until that is over, or the server stops. `greeting` is sent at once.
 pub(crate) fn event_stream<S: EventSource>(
     source: S,
-    permits: StreamPermits,
+    permit: Permit,
     stopping: Option<Extension<Stopping>>,
     greeting: Option<Bytes>,
 ) -> Response {
     let (events, now) = (Events(greeting.into_iter().collect()), Instant::now());
     let stopping = stopping.map(|Extension(stopping)| stopping);
-    let stream = Stream { source, events, begun: now, sent: now, heard: now, over: false, stopping, _permits: permits };
+    let stream = Stream { source, events, begun: now, sent: now, heard: now, over: false, stopping, _permit: permit };
     let events = stream::unfold(stream, |mut stream| async move {
         let bytes = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), stream))
@@ -125,7 +123,7 @@ struct Stream<S> {
     heard: Instant,
     over: bool,
     stopping: Option<Stopping>,
-    _permits: StreamPermits,
+    _permit: Permit,
 }
 
 impl<S: EventSource> Stream<S> {

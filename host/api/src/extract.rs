@@ -1,9 +1,9 @@
 //! The extractors of the handlers: the caller, parameters of path and query, JSON bodies. Their errors are problems.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Query, RawPathParams, Request},
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::request::Parts,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -13,55 +13,55 @@ use utoipa::IntoParams;
 
 use crate::{
     auth::Caller,
-    body::{json_of, json_or_nothing},
+    body::{checked_text, is_empty, object_of, read_json},
     middleware::RequestId,
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
 };
 
-/// The state of the API, and the caller.
-#[derive(Debug)]
-pub(crate) struct Context {
+/// The state of the API, the caller, and what the path names.
+pub(crate) struct Context<T: Named = ()> {
     pub(crate) api: Arc<Api>,
     pub(crate) caller: Caller,
     pub(crate) request_id: RequestId,
+    pub(crate) id: T::Name,
 }
 
-impl FromRequestParts<Arc<Api>> for Context {
+impl<T: Named> FromRequestParts<Arc<Api>> for Context<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
         let (caller, request_id) = (parts.extensions.get::<Caller>(), parts.extensions.get::<RequestId>());
         // The middleware puts both there.
         let (caller, request_id) = caller.cloned().zip(request_id.cloned()).ok_or_else(Problem::see_log)?;
-        Ok(Self { api: api.clone(), caller, request_id })
+        let parameters = RawPathParams::from_request_parts(parts, api).await.ok();
+        let text = parameters.as_ref().and_then(|parameters| parameters.iter().next()).map(|(_, text)| text);
+        Ok(Self { api: api.clone(), caller, request_id, id: T::parse(text)? })
     }
 }
 
 /// The context of a caller who may order workers; others are refused before anything else of the request is read.
-#[derive(Debug)]
-pub(crate) struct Operator(pub(crate) Context);
+pub(crate) struct Operator<T: Named>(pub(crate) Context<T>);
 
-impl FromRequestParts<Arc<Api>> for Operator {
+impl<T: Named> FromRequestParts<Arc<Api>> for Operator<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let context = Context::from_request_parts(parts, api).await?;
-        context.caller.must_operate()?;
-        Ok(Self(context))
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self> {
+        Context::<()>::from_request_parts(parts, api).await?.caller.must_operate()?;
+        Context::from_request_parts(parts, api).await.map(Self)
     }
 }
 
 /// The query, with unknown parameters refused by the type.
 #[derive(Debug)]
-pub(crate) struct QueryParams<T>(pub(crate) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Query::try_from_uri(&parts.uri)
-            .map(|Query(query)| Self(query))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|query| Self(query.0))
             .map_err(|e| Problem::invalid_query(cut(&in_words(&e.body_text()))))
     }
 }
@@ -77,7 +77,7 @@ pub(crate) struct WaitQuery {
 
 impl WaitQuery {
     /// The wait, within the limit.
-    pub(crate) fn wait(&self, api: &Api) -> Result<Duration, Problem> {
+    pub(crate) fn wait(&self, api: &Api) -> Result<Duration> {
         let Some(text) = &self.wait else { return Ok(Duration::ZERO) };
         let ms = human::duration_ms(text).map_err(|e| Problem::invalid_query(cut(&format!("wait: {e}"))))?;
         let max = api.config.max_wait_ms;
@@ -102,90 +102,82 @@ fn in_words(message: &str) -> String {
     if field.is_empty() { words.to_owned() } else { format!("{field}: {words}") }
 }
 
-/// Something that a path names.
-pub(crate) trait Named: FromStr<Err = InvalidName> {
-    const NOT_FOUND: Code;
+/// The kind of what a path names, if anything.
+pub(crate) trait Named {
+    type Name;
+
+    /// Reads the one parameter of a path; none when it is not UTF-8. A text that breaks the rule of its kind cannot exist: not
+    /// found, with the rule.
+    fn parse(text: Option<&str>) -> Result<Self::Name>;
+}
+
+impl Named for () {
+    type Name = ();
+
+    fn parse(_: Option<&str>) -> Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! named {
-    ($($name:ty => $code:ident;)*) => {$(
-        impl Named for $name {
-            const NOT_FOUND: Code = Code::$code;
+    ($($kind:ty: $name:ty => $code:ident;)*) => {$(
+        impl Named for $kind {
+            type Name = $name;
+
+            fn parse(text: Option<&str>) -> Result<$name> {
+                let text = text.ok_or_else(|| Problem::new(Code::$code, "the path is not UTF-8"))?;
+                text.parse().map_err(|e: InvalidName| Problem::new(Code::$code, e.to_string()))
+            }
         }
     )*};
 }
 
 named! {
-    JobId => JobNotFound;
-    TaskName => TaskNotFound;
-    QueueName => QueueNotFound;
-    Digest => ModuleNotFound;
-    WorkerId => WorkerNotFound;
-    BulkParam => BulkNotFound;
-    WorkflowParam => WorkflowNotFound;
+    JobId: JobId => JobNotFound;
+    TaskName: TaskName => TaskNotFound;
+    QueueName: QueueName => QueueNotFound;
+    Digest: Digest => ModuleNotFound;
+    WorkerId: WorkerId => WorkerNotFound;
+    BulkParam: JobId => BulkNotFound;
+    WorkflowParam: WorkflowId => WorkflowNotFound;
 }
 
-/// The id of a bulk action in a path.
-#[derive(Debug)]
-pub(crate) struct BulkParam(pub(crate) JobId);
+/// The kind of a bulk action's id.
+pub(crate) enum BulkParam {}
 
-impl FromStr for BulkParam {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// The id of a workflow in a path.
-#[derive(Debug)]
-pub(crate) struct WorkflowParam(pub(crate) WorkflowId);
-
-impl FromStr for WorkflowParam {
-    type Err = InvalidName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
-    }
-}
-
-/// The one parameter of a path. A text that breaks the rule of its kind cannot exist: not found, with the rule.
-#[derive(Debug)]
-pub(crate) struct PathParam<T>(pub(crate) T);
-
-impl<T: Named, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let missing = || Problem::new(T::NOT_FOUND, "the path is not UTF-8");
-        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| missing())?;
-        let (_, text) = parameters.iter().next().ok_or_else(missing)?;
-        text.parse().map(Self).map_err(|e: InvalidName| Problem::new(T::NOT_FOUND, e.to_string()))
-    }
-}
+/// The kind of a workflow's id.
+pub(crate) enum WorkflowParam {}
 
 /// A JSON body, an object.
 #[derive(Debug)]
-pub(crate) struct JsonBody<T>(pub(crate) T);
+pub(crate) struct Json<T>(pub(crate) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        json_of(api, &parts.headers, body).await.map(Self)
+        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
+        object_of(checked_text(&bytes)?).map(Self)
     }
 }
 
 /// A JSON body, an object; the default when there is none.
 #[derive(Debug)]
-pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
+pub(crate) struct OptionalJson<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJsonBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        json_or_nothing(api, &parts.headers, body).await.map(Self)
+        if is_empty(&parts.headers) {
+            return Ok(Self(T::default()));
+        }
+        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Self(T::default()));
+        }
+        object_of(checked_text(&bytes)?).map(Self)
     }
 }

@@ -32,10 +32,26 @@ struct Shape {
     parts: Vec<Part>,
 }
 
-enum Part {
-    Box { x: f64, y: f64, width: f64, height: f64, class: String, title: String },
-    Text { x: f64, y: f64, text: String, class: &'static str },
-    Edge { from: (f64, f64), to: (f64, f64), class: &'static str },
+/// Something at a place.
+struct Part {
+    x: f64,
+    y: f64,
+    class: String,
+    kind: Kind,
+}
+
+enum Kind {
+    Box {
+        width: f64,
+        height: f64,
+        title: String,
+    },
+    Text(String),
+    /// To another place, counted from its own.
+    Edge {
+        dx: f64,
+        dy: f64,
+    },
 }
 
 /// The picture of a tree.
@@ -51,9 +67,9 @@ pub(crate) fn svg(tree: &Tree) -> String {
         escaped(&tree.workflow),
     );
     // Frames first, edges over them, nodes on top.
-    let rank = |part: &&Part| match part {
-        Part::Box { class, .. } if class.starts_with('g') => 0,
-        Part::Edge { .. } => 1,
+    let rank = |part: &&Part| match part.kind {
+        Kind::Box { .. } if part.class.starts_with('g') => 0,
+        Kind::Edge { .. } => 1,
         _ => 2,
     };
     for wanted in 0..3 {
@@ -92,20 +108,17 @@ fn node(step: &TreeStep) -> Shape {
     let retries = step.retries.filter(|retries| *retries > 0).map_or(String::new(), |n| format!(" retries {n}"));
     let error = step.error.as_deref().map_or(String::new(), |kind| format!(" {kind}"));
     let title = format!("{number}{name} ({task}): {state}{took}{retries}{error}");
-    let class = state.to_owned();
     let parts = vec![
-        Part::Box { x: 0.0, y: 0.0, width, height, class, title },
-        Part::Text { x: 8.0, y: 16.0, text: short(name), class: "" },
-        Part::Text { x: 8.0, y: 30.0, text: short(&format!("{number}{state}{took}{error}")), class: "s" },
+        Part { x: 0.0, y: 0.0, class: state.to_owned(), kind: Kind::Box { width, height, title } },
+        Part::text(8.0, 16.0, short(name), ""),
+        Part::text(8.0, 30.0, short(&format!("{number}{state}{took}{error}")), "s"),
     ];
-    Shape { width, exit: width, height, port: height / 2.0, parts }
+    Shape::new(width, height, parts)
 }
 
 /// A box that stands for what is left out.
 fn more(text: &str) -> Shape {
-    let (width, height) = (NODE.0, HEADER + 4.0);
-    let parts = vec![Part::Text { x: 8.0, y: 15.0, text: text.to_owned(), class: "s" }];
-    Shape { width, exit: width, height, port: height / 2.0, parts }
+    Shape::new(NODE.0, HEADER + 4.0, vec![Part::text(8.0, 15.0, text.to_owned(), "s")])
 }
 
 /// Shapes from left to right, with edges between them.
@@ -118,12 +131,12 @@ fn row(shapes: impl Iterator<Item = Shape>) -> Shape {
         if at > 0 {
             let from = (all.exit, port);
             all.width += GAP.0;
-            all.parts.push(Part::Edge { from, to: (all.width, port), class: "" });
+            all.parts.push(Part::edge(from, (all.width, port), ""));
         }
         let (x, y) = (all.width, port - shape.port);
         all.exit = all.width + shape.exit;
         all.width += shape.width;
-        all.parts.extend(shape.parts.into_iter().map(|part| part.moved(x, y)));
+        all.place(shape, x, y);
     }
     all
 }
@@ -136,82 +149,73 @@ fn group(step: &TreeStep) -> Shape {
     let inner = members.iter().map(|s| s.width).fold(NODE.0 / 2.0, f64::max);
     let width = inner + 2.0 * (PAD + GAP.0 / 2.0);
     let height = HEADER + PAD + members.iter().map(|s| s.height + GAP.1).sum::<f64>();
-    let port = height / 2.0;
     let state = step.state.unwrap_or("");
     let failed = step.failed.filter(|failed| *failed > 0).map_or(String::new(), |n| format!(", {n} failed"));
     let pending = step.pending.filter(|pending| *pending > 0).map_or(String::new(), |n| format!(", {n} to come"));
     let title = format!("group of {}: {state}{pending}{failed}", step.count.unwrap_or(0));
     let header = step.label.as_ref().map_or_else(|| title.clone(), |label| format!("{label}: {title}"));
-    let mut parts = vec![
-        Part::Box { x: 0.0, y: 0.0, width, height, class: format!("g {state}"), title: header.clone() },
-        Part::Text { x: 8.0, y: 13.0, text: header.chars().take((width / 7.0) as usize).collect(), class: "s" },
-    ];
+    let text = Part::text(8.0, 13.0, header.chars().take((width / 7.0) as usize).collect(), "s");
+    let frame = Part { x: 0.0, y: 0.0, class: format!("g {state}"), kind: Kind::Box { width, height, title: header } };
+    let mut all = Shape::new(width, height, vec![frame, text]);
     let (x, mut y) = (PAD + GAP.0 / 2.0, HEADER + PAD / 2.0);
     for (at, member) in members.into_iter().enumerate() {
         if at < edges {
             let middle = y + member.port;
-            parts.push(Part::Edge { from: (0.0, port), to: (x, middle), class: "" });
-            parts.push(Part::Edge { from: (x + member.exit, middle), to: (width, port), class: "" });
+            all.parts.push(Part::edge((0.0, all.port), (x, middle), ""));
+            all.parts.push(Part::edge((x + member.exit, middle), (width, all.port), ""));
         }
-        parts.extend(member.parts.into_iter().map(|part| part.moved(x, y)));
-        y += member.height + GAP.1;
+        let next = y + member.height + GAP.1;
+        all.place(member, x, y);
+        y = next;
     }
-    Shape { width, exit: width, height, port, parts }
+    all
 }
 
 /// A callback below the step that it belongs to.
-fn below(main: Shape, callback: Shape, word: &str, class: &'static str) -> Shape {
+fn below(mut main: Shape, callback: Shape, word: &str, class: &str) -> Shape {
     let (x, y) = (GAP.0 * 2.0, main.height + GAP.1 * 2.0);
-    let mut parts = main.parts;
     let port = y + callback.port;
-    parts.push(Part::Edge { from: (12.0, main.height), to: (x, port), class });
-    parts.push(Part::Text { x: 14.0, y: port + 12.0, text: word.to_owned(), class: "s" });
-    parts.extend(callback.parts.into_iter().map(|part| part.moved(x, y)));
-    let (width, height) = (main.width.max(x + callback.width), y + callback.height);
-    Shape { width, exit: main.exit, height, port: main.port, parts }
+    main.parts.push(Part::edge((12.0, main.height), (x, port), class));
+    main.parts.push(Part::text(14.0, port + 12.0, word.to_owned(), "s"));
+    (main.width, main.height) = (main.width.max(x + callback.width), y + callback.height);
+    main.place(callback, x, y);
+    main
+}
+
+impl Shape {
+    fn new(width: f64, height: f64, parts: Vec<Part>) -> Self {
+        Self { width, exit: width, height, port: height / 2.0, parts }
+    }
+
+    /// Takes the parts of another shape, whose corner is at `x`, `y`.
+    fn place(&mut self, shape: Self, x: f64, y: f64) {
+        self.parts.extend(shape.parts.into_iter().map(|part| Part { x: part.x + x, y: part.y + y, ..part }));
+    }
 }
 
 impl Part {
-    fn moved(mut self, dx: f64, dy: f64) -> Self {
-        match &mut self {
-            Self::Box { x, y, .. } | Self::Text { x, y, .. } => {
-                *x += dx;
-                *y += dy;
-            }
-            Self::Edge { from, to, .. } => {
-                *from = (from.0 + dx, from.1 + dy);
-                *to = (to.0 + dx, to.1 + dy);
-            }
-        }
-        self
+    fn text(x: f64, y: f64, text: String, class: &str) -> Self {
+        Self { x, y, class: class.to_owned(), kind: Kind::Text(text) }
+    }
+
+    fn edge((x, y): (f64, f64), to: (f64, f64), class: &str) -> Self {
+        Self { x, y, class: class.to_owned(), kind: Kind::Edge { dx: to.0 - x, dy: to.1 - y } }
     }
 
     fn write(&self, out: &mut String) {
+        let Self { x, y, kind, .. } = self;
+        let class = escaped(&self.class);
         // Writing to a `String` cannot fail.
-        let _ = match self {
-            Self::Box { x, y, width, height, class, title } => write!(
+        let _ = match kind {
+            Kind::Box { width, height, title } => write!(
                 out,
-                r#"<rect class="{}" x="{x}" y="{y}" width="{width}" height="{height}" rx="5"><title>{}</title></rect>"#,
-                escaped(class),
+                r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}" rx="5"><title>{}</title></rect>"#,
                 escaped(title),
             ),
-            Self::Text { x, y, text, class } => {
-                write!(out, r#"<text class="{class}" x="{x}" y="{y}">{}</text>"#, escaped(text))
-            }
-            Self::Edge { from, to, class } => {
-                let bend = (to.0 - from.0) / 2.0;
-                write!(
-                    out,
-                    r#"<path class="{class}" d="M{} {}C{} {} {} {} {} {}"/>"#,
-                    from.0,
-                    from.1,
-                    from.0 + bend,
-                    from.1,
-                    to.0 - bend,
-                    to.1,
-                    to.0,
-                    to.1
-                )
+            Kind::Text(text) => write!(out, r#"<text class="{class}" x="{x}" y="{y}">{}</text>"#, escaped(text)),
+            Kind::Edge { dx, dy } => {
+                let (to_x, to_y, first_bend, last_bend) = (x + dx, y + dy, x + dx / 2.0, x + dx - dx / 2.0);
+                write!(out, r#"<path class="{class}" d="M{x} {y}C{first_bend} {y} {last_bend} {to_y} {to_x} {to_y}"/>"#)
             }
         };
     }

@@ -4,7 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use umbel_model::{JobId, UnixMs, WorkflowId, canvas};
 
-use crate::{problem::Problem, time::now_ms};
+use crate::{
+    problem::{Problem, Result},
+    time::now_ms,
+};
 
 /// Random part of an id: 79 of its 80 bits, so that counting up from it cannot overflow.
 const RANDOM_MASK: u128 = (1 << 79) - 1;
@@ -18,24 +21,24 @@ pub(crate) struct IdGenerator(Mutex<(UnixMs, u128)>, Mutex<(UnixMs, u128)>);
 
 impl IdGenerator {
     /// A new id: random in each millisecond, counting up within it, never before the last one.
-    pub(crate) fn job_id(&self) -> Result<JobId, Problem> {
-        let now = now_ms();
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + 1) };
-        Ok(JobId::from_parts(last.0, last.1))
+    pub(crate) fn job_id(&self) -> Result<JobId> {
+        next(&self.0, 1)
     }
 
     /// A new workflow's id, by the same rule in the bits that are a workflow's own: the low 32 count its nodes.
-    pub(crate) fn workflow_id(&self) -> Result<WorkflowId, Problem> {
-        let now = now_ms();
-        let mut last = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = 1 << NODE_BITS;
-        *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + one) };
-        Ok(canvas::workflow_id(JobId::from_parts(last.0, last.1)))
+    pub(crate) fn workflow_id(&self) -> Result<WorkflowId> {
+        Ok(canvas::workflow_id(next(&self.1, 1 << NODE_BITS)?))
     }
 }
 
-fn random() -> Result<u128, Problem> {
+fn next(last: &Mutex<(UnixMs, u128)>, step: u128) -> Result<JobId> {
+    let now = now_ms();
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    *last = if now > last.0 { (now, random()? & RANDOM_MASK) } else { (last.0, last.1 + step) };
+    Ok(JobId::from_parts(last.0, last.1))
+}
+
+fn random() -> Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
         tracing::error!(%error, "the operating system gave no random bytes");

@@ -4,13 +4,17 @@ use serde_json::value::RawValue;
 use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
 use umbel_model::{Failure, JobRecord, JobState, LargeValue, TenantId, WorkflowId};
 
-use crate::{problem::Problem, state::Api, views::Job};
+use crate::{
+    problem::{Problem, Result},
+    state::Api,
+    views::Job,
+};
 
 /// Largest result that `GET …/result` sends, bytes: as large as workers pass on within a workflow.
 const MAX_WHOLE_RESULT_BYTES: usize = 64 << 20;
 
 /// Everything about a job.
-pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job, Problem> {
+pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> {
     let mut omitted = None;
     match elsewhere(api, &record, api.config.max_result_bytes).await {
         Ok(None) => {}
@@ -32,18 +36,19 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job, 
         }
     }
     let tenant = record.tenant.clone();
-    let mut job = Job::whole(record)?.without_result(omitted);
-    if let Some(stored) = job.stored_arguments().cloned() {
-        match read(api, &tenant, &stored, api.config.max_result_bytes).await {
-            Ok(text) => job.set_arguments(Ok(stored_json(text)?)),
-            Err(error) => job.set_arguments(Err(why_omitted(error)?)),
+    let mut job = Job::whole(record)?;
+    job.result_omitted = omitted;
+    if let Some(stored) = &job.stored_arguments {
+        match read(api, &tenant, stored, api.config.max_result_bytes).await {
+            Ok(text) => job.arguments = Some(stored_json(text)?),
+            Err(error) => job.arguments_omitted = Some(why_omitted(error)?),
         }
     }
     Ok(job)
 }
 
 /// The result of a job that ended, whatever its size; none when there is none.
-pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>, Problem> {
+pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>> {
     match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
         Ok(Some(text)) => Ok(Some(text)),
         Ok(None) => Ok(record.result.map(|result| result.get().to_owned())),
@@ -87,7 +92,7 @@ pub(crate) async fn upstream(
     tenant: &TenantId,
     workflow: WorkflowId,
     node: Option<u32>,
-) -> Result<Option<Failure>, Problem> {
+) -> Result<Option<Failure>> {
     let node = match node {
         Some(node) => node,
         None => match api.broker.workflow(tenant, workflow).await? {
@@ -104,7 +109,7 @@ pub(crate) async fn upstream(
 }
 
 /// Why a result that there is is left out of an answer.
-pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str, Problem> {
+pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str> {
     match error {
         ValueError::Broker(error) => Err(error.into()),
         ValueError::TooLarge(_) => Ok("too_large"),
@@ -114,7 +119,7 @@ pub(crate) fn why_omitted(error: ValueError) -> Result<&'static str, Problem> {
 }
 
 /// JSON that was stored by us.
-pub(crate) fn stored_json(text: String) -> Result<Box<RawValue>, Problem> {
+pub(crate) fn stored_json(text: String) -> Result<Box<RawValue>> {
     RawValue::from_string(text)
         .map_err(|error| Problem::unreadable_record("a result is damaged; the server's log says more", &error))
 }

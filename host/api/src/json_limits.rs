@@ -3,69 +3,43 @@
 /// Levels of nesting: what serde_json, in the host and in most guests, can read back.
 pub(crate) const MAX_DEPTH: usize = 127;
 
-/// True when `json` is nested more deeply than `MAX_DEPTH`. Needs no valid JSON, and no stack.
-pub(crate) fn is_too_deep(json: &[u8]) -> bool {
-    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
-    for byte in json {
-        if in_text {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_text = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_text = true,
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return true;
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Commas, brackets and braces outside of texts: what a parser has to make something for.
-pub(crate) fn marks(json: &[u8]) -> usize {
-    let (mut count, mut in_text, mut escaped) = (0, false, false);
-    for byte in json {
+/// The bytes of a JSON text, each with whether it is within a text, or is one of its quotation marks. Needs no valid JSON, and
+/// no stack.
+fn marked(json: &[u8]) -> impl Iterator<Item = (u8, bool)> {
+    let (mut in_text, mut escaped) = (false, false);
+    json.iter().map(move |byte| {
+        let was_in_text = in_text;
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_text => escaped = true,
             b'"' => in_text = !in_text,
-            b',' | b'[' | b']' | b'{' | b'}' if !in_text => count += 1,
             _ => {}
         }
-    }
-    count
+        (*byte, in_text || was_in_text)
+    })
+}
+
+/// True when `json` is nested more deeply than `MAX_DEPTH`.
+pub(crate) fn is_too_deep(json: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    marked(json).any(|mark| {
+        match mark {
+            (b'[' | b'{', false) => depth += 1,
+            (b']' | b'}', false) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
+    })
+}
+
+/// Commas, brackets and braces outside of texts: what a parser has to make something for.
+pub(crate) fn marks(json: &[u8]) -> usize {
+    marked(json).filter(|mark| matches!(mark, (b',' | b'[' | b']' | b'{' | b'}', false))).count()
 }
 
 /// `json` without the white space between its tokens: one spelling for a body that was sent twice.
 pub(crate) fn compact(json: &[u8]) -> Vec<u8> {
-    let (mut in_text, mut escaped) = (false, false);
-    let mut out = Vec::with_capacity(json.len());
-    for byte in json {
-        if in_text {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_text = false,
-                _ => {}
-            }
-        } else if byte.is_ascii_whitespace() {
-            continue;
-        } else if *byte == b'"' {
-            in_text = true;
-        }
-        out.push(*byte);
-    }
-    out
+    marked(json).filter(|(byte, in_text)| *in_text || !byte.is_ascii_whitespace()).map(|(byte, _)| byte).collect()
 }
 
 #[cfg(test)]

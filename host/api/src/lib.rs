@@ -23,6 +23,7 @@ mod openapi;
 mod outcome;
 mod paging;
 mod problem;
+mod records;
 mod redrive;
 mod router;
 mod routes;

@@ -17,7 +17,11 @@ use axum::{
 use futures::FutureExt as _;
 use tracing::Instrument as _;
 
-use crate::{body::drain, problem::Problem, state::Api};
+use crate::{
+    body::drain,
+    problem::{Problem, Result},
+    state::Api,
+};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of a path and query.
@@ -80,7 +84,7 @@ pub(crate) async fn middleware(State(api): State<Arc<Api>>, mut request: Request
     response
 }
 
-async fn admit(api: &Api, mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn admit(api: &Api, mut request: Request, next: Next) -> Result {
     let uri = request.uri();
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > MAX_URI_BYTES) {
         return Err(Problem::uri_too_long(format!("a path and query have at most {MAX_URI_BYTES} bytes")));

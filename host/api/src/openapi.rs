@@ -3,8 +3,8 @@
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Content, OpenApi as Document, Ref, RefOr, ResponseBuilder,
-        path::{Operation, PathItem},
+        Content, ObjectBuilder, OpenApi as Document, Ref, RefOr, Required, ResponseBuilder, Type,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -51,9 +51,11 @@ impl Modify for Security {
     }
 }
 
-/// Adds what is the same for every operation: a name that is unique, and how it fails.
+/// Adds what is the same for every operation: the parameters of its path, a name that is unique, and how it fails.
 pub(crate) fn complete(mut document: Document) -> Document {
-    document.paths.paths.values_mut().flat_map(operations).for_each(complete_operation);
+    for (path, item) in &mut document.paths.paths {
+        operations(item).for_each(|operation| complete_operation(path, operation));
+    }
     document
 }
 
@@ -62,7 +64,20 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [get, put, post, delete, patch].into_iter().filter_map(Option::as_mut)
 }
 
-fn complete_operation(operation: &mut Operation) {
+/// The parameters that a path has in braces.
+fn path_parameters(path: &str) -> impl Iterator<Item = Parameter> {
+    let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    names.map(|name| {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+        parameter.schema(Some(text)).build()
+    })
+}
+
+fn complete_operation(path: &str, operation: &mut Operation) {
+    let mut parameters: Vec<RefOr<Parameter>> = path_parameters(path).map(RefOr::T).collect();
+    parameters.extend(operation.parameters.take().into_iter().flatten());
+    operation.parameters = Some(parameters).filter(|parameters| !parameters.is_empty());
     let tag = operation.tags.as_ref().and_then(|tags| tags.first()).map_or("", String::as_str);
     let name = operation.operation_id.take().unwrap_or_default();
     operation.operation_id = Some(format!("{tag}_{name}"));

@@ -1,14 +1,14 @@
 //! The answer to a submission.
 
-use axum::{
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    response::Response,
-};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use umbel_broker::Submitted;
 use umbel_model::JobId;
 
-use crate::{body::answer, problem::Problem};
+use crate::{
+    body::{answer, ok},
+    problem::{Problem, Result},
+};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Says `duplicate` when a unique job was there already.
@@ -33,7 +33,7 @@ impl Outcome {
 }
 
 /// The broker's answer as the submitter sees it: the new job, or an earlier one.
-pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome, Problem> {
+pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome> {
     use Submitted as S;
     match answer {
         S::Created => Ok(Outcome::New(new)),
@@ -49,25 +49,20 @@ pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome, Proble
     }
 }
 
-/// A job or workflow that is stored, but is gone already or cannot be read now.
-#[derive(Debug, Serialize)]
-struct IdOnly {
-    id: String,
-}
-
 /// The answer to a submission that was stored under `path`: whatever happens now, it never reads as a failure to submit,
 /// which a client would answer with a second submission. `found` is what was read back, and whether it has ended.
 pub(crate) fn respond<T: Serialize>(
     path: &str,
     outcome: Outcome,
     found: umbel_broker::Result<Option<(bool, T)>>,
-) -> Result<Response, Problem> {
+) -> Result {
     let (id, is_new) = (outcome.id(), matches!(outcome, Outcome::New(_)));
-    let id_only = || IdOnly { id: id.to_string() };
+    // It is stored, but is gone already or cannot be read now.
+    let id_only = || serde_json::json!({ "id": id.to_string() });
     let mut response = match found {
         Ok(Some((ended, view))) => answer(if ended || !is_new { StatusCode::OK } else { StatusCode::ACCEPTED }, &view)?,
         // It ended, and was forgotten or its retention is over.
-        Ok(None) => answer(StatusCode::OK, &id_only())?,
+        Ok(None) => ok(&id_only())?,
         Err(error) => {
             tracing::warn!(%id, %error, "what was stored cannot be read back; its id is answered");
             answer(StatusCode::ACCEPTED, &id_only())?

@@ -6,7 +6,10 @@ use umbel_broker::{Document, DocumentKind};
 use umbel_model::TenantId;
 use utoipa::IntoParams;
 
-use crate::{problem::Problem, state::Api};
+use crate::{
+    problem::{Problem, Result},
+    state::Api,
+};
 
 /// Items of a page when the caller does not say.
 const DEFAULT_LIMIT: u32 = 50;
@@ -25,7 +28,7 @@ pub(crate) struct PageQuery {
 }
 
 /// The number of items that a caller wants.
-pub(crate) fn limit_of(limit: Option<u32>) -> Result<u32, Problem> {
+pub(crate) fn limit_of(limit: Option<u32>) -> Result<u32> {
     match limit.unwrap_or(DEFAULT_LIMIT) {
         limit @ 1..=MAX_LIMIT => Ok(limit),
         _ => Err(Problem::invalid_query(format!("limit: from 1 to {MAX_LIMIT}"))),
@@ -38,7 +41,7 @@ pub(crate) fn cursor(position: &str) -> String {
 }
 
 /// The position that a cursor stands for, as `parse` reads it.
-pub(crate) fn parse_cursor<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+pub(crate) fn parse_cursor<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>> {
     let Some(cursor) = cursor else { return Ok(None) };
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let position = text.as_deref().and_then(parse);
@@ -51,7 +54,7 @@ pub(crate) async fn documents(
     tenant: &TenantId,
     kind: DocumentKind,
     query: &PageQuery,
-) -> Result<(Vec<Document>, Option<String>), Problem> {
+) -> Result<(Vec<Document>, Option<String>)> {
     let limit = limit_of(query.limit)?;
     let after = parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
     let documents = api.broker.documents(tenant, kind, after.as_deref(), limit).await?;

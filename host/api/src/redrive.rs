@@ -7,7 +7,7 @@ use umbel_model::{JobId, JobRecord, PolicyPatch};
 
 use crate::{
     outcome::{Outcome, submitted},
-    problem::Problem,
+    problem::{Problem, Result},
     state::Api,
 };
 
@@ -28,11 +28,7 @@ impl<'a> How<'a> {
 }
 
 /// Submits a repetition of each failed job. One answer per job, in order.
-pub(crate) async fn redrive(
-    api: &Api,
-    records: &[JobRecord],
-    how: &How<'_>,
-) -> Result<Vec<Result<JobId, Problem>>, Problem> {
+pub(crate) async fn redrive(api: &Api, records: &[JobRecord], how: &How<'_>) -> Result<Vec<Result<JobId>>> {
     let mut redriver = Redriver::new(api.carrier(), how.digests, &how.policy, how.request_id);
     let mut jobs: Vec<NewJob> = Vec::with_capacity(records.len());
     let mut made = Vec::with_capacity(records.len());

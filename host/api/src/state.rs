@@ -15,8 +15,8 @@ use crate::{
     auth::Tokens,
     config::ApiConfig,
     id_generator::IdGenerator,
-    problem::Problem,
-    schemas::{CheckPermits, SchemaCache},
+    problem::{Problem, Result},
+    schemas::{HEAVY_CHECKS, SchemaCache},
 };
 
 /// Another server's deploy is seen at most this late; one's own at once.
@@ -61,7 +61,8 @@ pub struct Api {
     pub(crate) rules: Rules,
     /// Limits how many refused bodies of callers without a token are read to their end.
     pub(crate) drains: Semaphore,
-    pub(crate) checks: CheckPermits,
+    /// Limits how many long checks of arguments run at once.
+    pub(crate) checks: Arc<Semaphore>,
 }
 
 impl Api {
@@ -97,7 +98,7 @@ impl Api {
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },
             },
             drains: Semaphore::new(MAX_DRAINS),
-            checks: CheckPermits::default(),
+            checks: Arc::new(Semaphore::new(HEAVY_CHECKS)),
             config,
             broker,
             large: LargeStore(store.clone()),
@@ -107,12 +108,12 @@ impl Api {
     }
 
     /// One job of the tenant.
-    pub(crate) async fn job(&self, tenant: &TenantId, id: JobId) -> Result<JobRecord, Problem> {
+    pub(crate) async fn job(&self, tenant: &TenantId, id: JobId) -> Result<JobRecord> {
         self.broker.job(tenant, id).await?.ok_or_else(|| Problem::no_job(id))
     }
 
     /// One workflow of the tenant.
-    pub(crate) async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowRecord, Problem> {
+    pub(crate) async fn workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowRecord> {
         self.broker.workflow(tenant, id).await?.ok_or_else(|| Problem::no_workflow(id))
     }
 

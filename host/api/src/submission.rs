@@ -11,7 +11,14 @@ use umbel_compose::{JobTemplate, Options, check_key};
 use umbel_model::{JobId, RawObject, Stamps, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
-use crate::{auth::Caller, middleware::RequestId, problem::Problem, state::Api, task_cache, time::now_ms};
+use crate::{
+    auth::Caller,
+    middleware::RequestId,
+    problem::{Problem, Result},
+    state::Api,
+    task_cache,
+    time::now_ms,
+};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -31,17 +38,17 @@ pub(crate) struct Signature<'a> {
 }
 
 /// Reads the options of a job.
-pub(crate) fn options_of(json: &str) -> Result<Options, Problem> {
+pub(crate) fn options_of(json: &str) -> Result<Options> {
     Ok(Options::parse(json, now_ms())?)
 }
 
 /// The name of a task as a body gives it.
-pub(crate) fn task_name(text: &str) -> Result<TaskName, Problem> {
+pub(crate) fn task_name(text: &str) -> Result<TaskName> {
     TaskName::new(text).map_err(|e| Problem::task_not_found(e.to_string()))
 }
 
 /// The idempotency key of a submission: of the header, or of the body, where it is the field `field`.
-pub(crate) fn key_of(headers: &HeaderMap, in_body: Option<&str>, field: &str) -> Result<Option<String>, Problem> {
+pub(crate) fn key_of(headers: &HeaderMap, in_body: Option<&str>, field: &str) -> Result<Option<String>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(in_body.map(str::to_owned)) };
     let refused = |detail: String| Problem::invalid_header(format!("Idempotency-Key: {detail}"));
     let key = value.to_str().map_err(|_| refused("use visible ASCII characters".into()))?;
@@ -87,7 +94,7 @@ impl Origin {
     }
 
     /// The template of jobs of a task with these options.
-    pub(crate) async fn template(&self, api: &Api, task: &str, mut options: Options) -> Result<JobTemplate, Problem> {
+    pub(crate) async fn template(&self, api: &Api, task: &str, mut options: Options) -> Result<JobTemplate> {
         let task = task_cache::task(api, &self.tenant, &task_name(task)?).await?;
         let stamps = self.stamps(&mut options);
         Ok(JobTemplate::new(task, &options, self.tenant.clone(), stamps, &api.rules)?)
@@ -120,7 +127,7 @@ impl NewJobs {
         template: &JobTemplate,
         signature: &Signature<'_>,
         idempotency: Option<Idempotency>,
-    ) -> Result<JobId, Problem> {
+    ) -> Result<JobId> {
         let id = api.ids.job_id()?;
         let args = signature.args.as_deref().unwrap_or_default();
         let none = RawObject::default();

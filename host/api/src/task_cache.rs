@@ -5,11 +5,16 @@ use std::sync::Arc;
 use umbel_compose::{RouteKind, RouteTable, Routes, TaskFacts, ValueChecker};
 use umbel_model::{TaskName, TenantId};
 
-use crate::{problem::Problem, schemas::SchemaChecker, state::Api, task_store};
+use crate::{
+    problem::{Problem, Result},
+    schemas::SchemaChecker,
+    state::Api,
+    task_store,
+};
 
 /// The task as it is deployed now.
 /// May be a second old on other servers than the one that deployed.
-pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<Arc<TaskFacts>, Problem> {
+pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<Arc<TaskFacts>> {
     let key = (tenant.clone(), name.clone());
     if let Some(found) = api.tasks.get(&key).await {
         return Ok(found);
@@ -26,7 +31,7 @@ pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Resul
 }
 
 /// The tenant's routes. May be a second old on other servers than the one that set them.
-pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTable>, Problem> {
+pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTable>> {
     if let Some(found) = api.routes.get(tenant).await {
         return Ok(found);
     }
@@ -44,7 +49,7 @@ pub(crate) async fn routes(api: &Api, tenant: &TenantId) -> Result<Arc<RouteTabl
 }
 
 /// Routes made ready on a thread that may be busy for a while, and the routes back.
-pub(crate) async fn compiled(routes: Routes) -> Result<(Routes, Result<RouteTable, (usize, String)>), Problem> {
+pub(crate) async fn compiled(routes: Routes) -> Result<(Routes, Result<RouteTable, (usize, String)>)> {
     if routes.routes.iter().all(|route| route.kind != RouteKind::Regex) {
         let table = routes.compile();
         return Ok((routes, table));

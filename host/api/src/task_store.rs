@@ -2,12 +2,13 @@
 //!
 //! Written only at the version that was read, so that two writers never undo each other.
 
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{DocumentKind, DocumentPut, Expect};
 use umbel_compose::{TaskDocument, UnknownParameter};
 use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
+    records,
     state::Api,
 };
 
@@ -15,16 +16,16 @@ use crate::{
 pub(crate) const MAX_TRIES: usize = 8;
 
 /// A stored task and its version.
-pub(crate) async fn get(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<(TaskDocument, u64), Problem> {
+pub(crate) async fn get(api: &Api, tenant: &TenantId, name: &TaskName) -> Result<(TaskDocument, u64)> {
     TaskDocument::read(&*api.broker, tenant, name).await?.ok_or_else(|| Problem::no_task(name))
 }
 
-pub(crate) fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T, Problem> {
+pub(crate) fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T> {
     serde_json::from_str(body).map_err(|error| Problem::unreadable_record("the server's log says more", &error))
 }
 
 /// The record of a module of the tenant.
-pub(crate) async fn module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<Option<ModuleInfo>, Problem> {
+pub(crate) async fn module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<Option<ModuleInfo>> {
     let document = api.broker.document(tenant, DocumentKind::Module, &digest.to_string()).await?;
     document.map(|document| parsed(&document.body)).transpose()
 }
@@ -35,7 +36,7 @@ pub(crate) async fn described(
     tenant: &TenantId,
     digest: Digest,
     name: &TaskName,
-) -> Result<TaskDescription, Problem> {
+) -> Result<TaskDescription> {
     let info = module(api, tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let found = info.tasks.into_iter().find(|task| task.name == *name);
@@ -48,7 +49,7 @@ pub(crate) async fn deploy(
     tenant: &TenantId,
     task: &TaskDescription,
     digest: Digest,
-) -> Result<(TaskDocument, u64, bool), Problem> {
+) -> Result<(TaskDocument, u64, bool)> {
     let at = crate::time::now_ms();
     for _ in 0..MAX_TRIES {
         let (document, expect) = match TaskDocument::read(&*api.broker, tenant, &task.name).await? {
@@ -75,15 +76,9 @@ pub(crate) async fn store(
     tenant: &TenantId,
     document: &TaskDocument,
     expect: Expect,
-) -> Result<Option<u64>, Problem> {
+) -> Result<Option<u64>> {
     let name = &document.task.name;
-    let put = PutDocument {
-        tenant: tenant.clone(),
-        kind: DocumentKind::Task,
-        name: name.to_string(),
-        expect,
-        body: Some(serde_json::to_string(document).expect("a task document has text keys only")),
-    };
+    let put = records::write_of(tenant, DocumentKind::Task, name, expect, document);
     let stored = match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => Some(version),
         DocumentPut::Conflict(_) => None,
@@ -100,7 +95,7 @@ pub(crate) fn busy(name: &TaskName) -> Problem {
 }
 
 /// Checks what code and server decide together.
-pub(crate) fn check_policy(api: &Api, document: &TaskDocument) -> Result<(), Problem> {
+pub(crate) fn check_policy(api: &Api, document: &TaskDocument) -> Result<()> {
     let policy = Policy::resolve(&document.task.policy.overlaid(&document.policy));
     api.config.bounds.check(&policy).map_err(|e| Problem::policy(&e))?;
     let names: Vec<&str> = document.task.parameters.iter().map(|parameter| &*parameter.name).collect();

@@ -5,7 +5,14 @@ use std::sync::Arc;
 use umbel_broker::{NewWorkflow, WorkflowSubmitted, submit_workflow};
 use umbel_compose::{Composer, Composing};
 
-use crate::{admission::Permit, outcome::Outcome, problem::Problem, state::Api, task_source::ApiTasks, time::now_ms};
+use crate::{
+    admission::Permit,
+    outcome::Outcome,
+    problem::{Problem, Result},
+    state::Api,
+    task_source::ApiTasks,
+    time::now_ms,
+};
 use umbel_model::{Stamps, TenantId};
 
 /// A workflow that is being submitted.
@@ -21,7 +28,7 @@ pub(crate) struct Submission {
 
 impl Submission {
     /// Composes a workflow and stores it. Answers which one it is, and the number of its first node.
-    pub(crate) async fn submit<F>(self, compose: F) -> Result<(Outcome, u32), Problem>
+    pub(crate) async fn submit<F>(self, compose: F) -> Result<(Outcome, u32)>
     where
         F: for<'a> FnOnce(Composer<'a>) -> Composing<'a, NewWorkflow> + Send + 'static,
     {
@@ -42,7 +49,7 @@ impl Submission {
     }
 }
 
-async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome, Problem> {
+async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
     use WorkflowSubmitted as S;
     let broker = api.broker.clone();
     // A task of its own: a client that goes away does not leave half of a workflow behind.

@@ -1,16 +1,14 @@
 //! One step of an action: a page of jobs is found, noted, acted on and counted.
 
-use futures::{StreamExt as _, stream};
-use umbel_broker::{
-    Broker, Cancelled, DocumentPut, Error, Expect, Forgot, NodePage, NodeWork, Result, Results, RunNow, Submitted,
-};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use umbel_broker::{Broker, Cancelled, Error, Forgot, NodePage, NodeWork, Result, Results, RunNow, Submitted};
 use umbel_compose::Refusal;
 use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome::truncated};
 
 use crate::{
     Action, Bulk, Carrier, Redriver, State,
     bulk::{MAX_TRIES, Position},
-    store::{bury, drop_entry, drop_orphan, put, read},
+    store::{bury, drop_entry, drop_orphan, put_over, read},
 };
 
 /// Calls of the broker under way at once.
@@ -99,7 +97,7 @@ async fn step(
         }
         bulk.doing_since = now;
         bulk.page += 1;
-        if !matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+        if !put_over(broker, tenant, &bulk, version).await? {
             return Ok(Advanced::Waiting);
         }
         if bulk.doing.is_empty() {
@@ -122,20 +120,27 @@ async fn ended(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk) -> Result<Ad
     Ok(Advanced::Ended)
 }
 
+/// The records of some jobs, in order.
+async fn records(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    ids: impl IntoIterator<Item = &JobId>,
+) -> Result<Vec<Option<JobRecord>>> {
+    // Not a lazy iterator: its closure would make this future no longer `Send` for callers.
+    let mut reads = Vec::new();
+    for id in ids {
+        reads.push(broker.job(tenant, *id));
+    }
+    stream::iter(reads).buffered(AT_ONCE).try_collect().await
+}
+
 /// The next jobs, and where to go on.
 async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> Result<(Vec<JobId>, Position)> {
     let fits = |record: &JobRecord| bulk.filter.matches(record) && bulk.action.applies(record.state);
-    let from = match bulk.position {
-        Position::At(at) => at,
-        _ => 0,
-    };
+    let from = if let Position::At(at) = bulk.position { at } else { 0 };
     if !bulk.filter.ids.is_empty() {
-        let mut reads = Vec::new();
-        for id in bulk.filter.ids.iter().skip(from as usize).take(max as usize) {
-            reads.push(broker.job(tenant, *id));
-        }
-        let found: Vec<Result<Option<JobRecord>>> = stream::iter(reads).buffered(AT_ONCE).collect().await;
-        let records = found.into_iter().collect::<Result<Vec<_>>>()?;
+        let ids = bulk.filter.ids.iter().skip(from as usize).take(max as usize);
+        let records = records(broker, tenant, ids).await?;
         let next = from + records.len() as u32;
         let over = next as usize >= bulk.filter.ids.len();
         let mut ids: Vec<JobId> = records.iter().flatten().filter(|r| fits(r)).map(|r| r.id).collect();
@@ -154,11 +159,8 @@ async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> 
         });
         return Ok((ids.collect(), Position::At(next)));
     }
-    let before = match bulk.position {
-        Position::Before(id) => id,
-        // Ids are in the order of submission, this one's among them: what was submitted later is none of its business.
-        _ => bulk.id,
-    };
+    // Ids are in the order of submission, this one's among them: what was submitted later is none of its business.
+    let before = if let Position::Before(id) = bulk.position { id } else { bulk.id };
     let dead = bulk.filter.dead == Some(true) || bulk.action == Action::Redrive;
     let page = broker.jobs(&bulk.filter.query(tenant, dead, Some(before), max)).await?;
     let next = page.next.filter(|next| !bulk.filter.is_past(*next));
@@ -172,7 +174,7 @@ async fn act(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Opt
     if bulk.action == Action::Redrive {
         return redrive(carrier, tenant, bulk).await;
     }
-    // Not a lazy iterator: its closure would make this future no longer `Send` for callers.
+    // Not a lazy iterator, as in `records`.
     let mut acts = Vec::with_capacity(bulk.doing.len());
     for id in &bulk.doing {
         acts.push(one(carrier, tenant, bulk, *id));
@@ -201,10 +203,17 @@ impl Counts {
 async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Acted> {
     let broker = carrier.broker;
     Ok(match bulk.action {
-        Action::Cancel => match cancel(broker, tenant, bulk, id).await? {
-            Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => Acted::Done,
-            Cancelled::Runs | Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
-        },
+        Action::Cancel => {
+            // A job that was found waiting may run by now: whoever asked for those that wait did not mean it.
+            let cancelled = match bulk.filter.wants_waiting() {
+                true => broker.cancel_waiting(tenant, id).await?,
+                false => broker.cancel(tenant, id, bulk.terminate).await?,
+            };
+            match cancelled {
+                Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => Acted::Done,
+                Cancelled::Runs | Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
+            }
+        }
         Action::Forget => match broker.forget(tenant, id).await? {
             Forgot::Forgotten | Forgot::NotFound => {
                 if let Some(store) = carrier.store
@@ -225,26 +234,13 @@ async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) ->
     })
 }
 
-/// A job that was found waiting may run by now: whoever asked for those that wait did not mean it.
-async fn cancel(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Cancelled> {
-    if bulk.filter.wants_waiting() {
-        return broker.cancel_waiting(tenant, id).await;
-    }
-    broker.cancel(tenant, id, bulk.terminate).await
-}
-
 async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
     let broker = carrier.broker;
     let request_id = bulk.id.to_string();
     let mut redriver = Redriver::new(carrier, bulk.digest, &bulk.policy, &request_id);
     let (mut counts, mut jobs) = (Counts::default(), Vec::new());
-    let mut reads = Vec::with_capacity(bulk.doing.len());
-    for id in &bulk.doing {
-        reads.push(broker.job(tenant, *id));
-    }
-    let records: Vec<Result<Option<JobRecord>>> = stream::iter(reads).buffered(AT_ONCE).collect().await;
-    for (old, record) in bulk.doing.iter().zip(records) {
-        let Some(record) = record? else {
+    for (old, record) in bulk.doing.iter().zip(records(broker, tenant, &bulk.doing).await?) {
+        let Some(record) = record else {
             counts.add(Acted::Skipped);
             continue;
         };
@@ -301,7 +297,7 @@ async fn count(
         if bulk.position == Position::End && !bulk.is_over() {
             (bulk.state, bulk.finished_at) = (State::Done, Some(now));
         }
-        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+        if put_over(broker, tenant, &bulk, version).await? {
             return ended(broker, tenant, &bulk).await;
         }
     }
@@ -317,7 +313,7 @@ async fn give_up(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs)
             bulk.error = Some("the broker failed; the server's log says more".into());
         }
         bulk.doing.clear();
-        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+        if put_over(broker, tenant, &bulk, version).await? {
             break;
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use umbel_compose::Digests;
-use umbel_model::{JobId, JobState, PolicyPatch, UnixMs};
+use umbel_model::{JobId, JobState, PolicyPatch, UnixMs, named_enum};
 
 use crate::Filter;
 
@@ -11,26 +11,17 @@ pub(crate) const MAX_TRIES: usize = 16;
 /// Older than any submission under way, milliseconds.
 pub(crate) const ORPHAN_MS: u64 = 600_000;
 
-/// The action on each job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    Cancel,
-    Redrive,
-    Forget,
-    RunNow,
+named_enum! {
+    /// The action on each job.
+    pub enum Action {
+        Cancel = "cancel",
+        Redrive = "redrive",
+        Forget = "forget",
+        RunNow = "run_now",
+    }
 }
 
 impl Action {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Redrive => "redrive",
-            Self::Forget => "forget",
-            Self::RunNow => "run_now",
-        }
-    }
-
     /// Whether there is anything to do for a job in this state.
     pub fn applies(self, state: JobState) -> bool {
         match self {
@@ -42,27 +33,16 @@ impl Action {
     }
 }
 
-/// Where an action stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    Running,
-    /// It was done for each job that was found.
-    Done,
-    /// Somebody stopped it; what it did stays done.
-    Aborted,
-    /// `Bulk::error` says why. What it did stays done.
-    Failed,
-}
-
-impl State {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Aborted => "aborted",
-            Self::Failed => "failed",
-        }
+named_enum! {
+    /// Where an action stands.
+    pub enum State {
+        Running = "running",
+        /// It was done for each job that was found.
+        Done = "done",
+        /// Somebody stopped it; what it did stays done.
+        Aborted = "aborted",
+        /// `Bulk::error` says why. What it did stays done.
+        Failed = "failed",
     }
 }
 

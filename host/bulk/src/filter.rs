@@ -99,23 +99,23 @@ impl Filter {
 
     /// Checks lengths, and that a header has a name. Says the field that is wrong, and why.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.ids.len() > MAX_IDS {
-            return Err(("ids", format!("at most {MAX_IDS}; leave it out to look at all")));
-        }
-        if self.state.len() > JobState::ALL.len() {
-            return Err(("state", "each state once".into()));
-        }
-        if self.tag.as_ref().is_some_and(|tag| tag.is_empty() || tag.len() > MAX_LABEL_BYTES) {
-            return Err(("tag", format!("1 to {MAX_LABEL_BYTES} bytes")));
-        }
-        let named = |header: &String| header.find(':').is_some_and(|at| at > 0) && header.len() <= MAX_LABEL_BYTES;
-        if self.header.as_ref().is_some_and(|header| !named(header)) {
-            return Err(("header", format!("write `name:value`, at most {MAX_LABEL_BYTES} bytes")));
-        }
-        if self.workflow_id.is_some() && !self.ids.is_empty() {
-            return Err(("ids", "set ids or workflow_id, not both".into()));
-        }
-        Ok(())
+        let is_label = |text: &str| (1..=MAX_LABEL_BYTES).contains(&text.len());
+        let is_header = |text: &String| text.find(':').is_some_and(|at| at > 0) && is_label(text);
+        let wrong = match () {
+            () if self.ids.len() > MAX_IDS => ("ids", format!("at most {MAX_IDS}; leave it out to look at all")),
+            () if self.state.len() > JobState::ALL.len() => ("state", "each state once".into()),
+            () if self.tag.as_ref().is_some_and(|tag| !is_label(tag)) => {
+                ("tag", format!("1 to {MAX_LABEL_BYTES} bytes"))
+            }
+            () if self.header.as_ref().is_some_and(|header| !is_header(header)) => {
+                ("header", format!("write `name:value`, at most {MAX_LABEL_BYTES} bytes"))
+            }
+            () if self.workflow_id.is_some() && !self.ids.is_empty() => {
+                ("ids", "set ids or workflow_id, not both".into())
+            }
+            () => return Ok(()),
+        };
+        Err(wrong)
     }
 
     /// Whether the job is one of these. `ids` and `dead` are left to whoever finds the jobs.
@@ -159,17 +159,11 @@ impl Filter {
         JobQuery {
             tenant: tenant.clone(),
             dead,
-            state: match self.state[..] {
-                [state] => Some(state),
-                _ => None,
-            },
+            state: self.state.first().copied().filter(|_| self.state.len() == 1),
             task: self.task.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
-            before: match (before, newest) {
-                (Some(before), Some(newest)) => Some(before.min(newest)),
-                (before, newest) => before.or(newest),
-            },
+            before: before.into_iter().chain(newest).min(),
             max,
         }
     }

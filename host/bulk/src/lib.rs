@@ -7,6 +7,7 @@
 
 mod advance;
 mod bulk;
+mod documents;
 mod filter;
 mod large_store;
 mod redrive;
@@ -19,6 +20,7 @@ use umbel_modules::ModuleStore;
 
 pub use advance::{Advanced, advance};
 pub use bulk::{Action, Bulk, State};
+pub use documents::system_tenant;
 pub use filter::{Filter, MAX_IDS};
 pub use large_store::LargeStore;
 pub use redrive::Redriver;

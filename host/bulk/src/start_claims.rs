@@ -6,12 +6,13 @@
 //! counts as running until it is so old that no server can still be storing it.
 
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, PutDocument, Result};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Expect, Result};
 use umbel_model::{JobId, TenantId};
 
 use crate::{
     Bulk,
     bulk::{MAX_TRIES, ORPHAN_MS},
+    documents,
 };
 
 /// The document's name. It begins as those in the index do, which a list of actions passes over, in older releases, too.
@@ -42,10 +43,8 @@ pub(crate) async fn write(
     claims: Vec<Bulk>,
     expect: Expect,
 ) -> Result<DocumentPut> {
-    let body =
-        (!claims.is_empty()).then(|| serde_json::to_string(&Body { claims }).expect("an action has text keys only"));
-    let (tenant, name) = (tenant.clone(), CLAIMS.to_owned());
-    broker.put_document(&PutDocument { tenant, kind: DocumentKind::Bulk, name, expect, body }).await
+    let body = (!claims.is_empty()).then_some(Body { claims });
+    documents::write(broker, tenant, CLAIMS.to_owned(), expect, body.as_ref()).await
 }
 
 /// The claims whose actions are not stored yet, by the clock of the server that starts the next one.
@@ -60,10 +59,7 @@ pub(crate) async fn release(broker: &dyn Broker, tenant: &TenantId, id: JobId) -
         let (mut claims, expect) = read(broker, tenant).await?;
         let before = claims.len();
         claims.retain(|claim| claim.id != id);
-        if claims.len() == before {
-            break;
-        }
-        if matches!(write(broker, tenant, claims, expect).await?, DocumentPut::Stored(_)) {
+        if claims.len() == before || matches!(write(broker, tenant, claims, expect).await?, DocumentPut::Stored(_)) {
             break;
         }
     }

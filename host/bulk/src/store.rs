@@ -3,12 +3,13 @@
 //! The entry is written before the document and deleted after the action has ended, so that nothing that runs is forgotten.
 
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, PutDocument, Result};
+use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, Result};
 use umbel_model::{JobId, TenantId, UnixMs};
 
 use crate::{
     Action, Bulk, State,
     bulk::{MAX_TRIES, ORPHAN_MS},
+    documents::{readable, system_tenant, write},
     start_claims,
 };
 
@@ -47,11 +48,6 @@ struct Entry {
     at: UnixMs,
 }
 
-/// Where the index lies: the tenant that has the tokens as well, which is nobody's.
-fn home() -> TenantId {
-    TenantId::new("system").expect("a fixed name that keeps the rule")
-}
-
 fn index_name(tenant: &TenantId, id: JobId) -> String {
     format!("{INDEX}{tenant}:{id}")
 }
@@ -61,14 +57,12 @@ fn corrupt(error: &serde_json::Error) -> Error {
 }
 
 pub(crate) async fn put(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, expect: Expect) -> Result<DocumentPut> {
-    let put = PutDocument {
-        tenant: tenant.clone(),
-        kind: DocumentKind::Bulk,
-        name: bulk.id.to_string(),
-        expect,
-        body: Some(serde_json::to_string(bulk).expect("an action has text keys only")),
-    };
-    broker.put_document(&put).await
+    write(broker, tenant, bulk.id.to_string(), expect, Some(bulk)).await
+}
+
+/// Writes an action over the version that was read; false when somebody else wrote meanwhile.
+pub(crate) async fn put_over(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, version: u64) -> Result<bool> {
+    Ok(matches!(put(broker, tenant, bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)))
 }
 
 /// An action and its version.
@@ -88,15 +82,8 @@ pub async fn list(broker: &dyn Broker, tenant: &TenantId) -> Result<Vec<Bulk>> {
     let max = (MAX_KEPT + MAX_RUNNING) as u32;
     let found = broker.documents(tenant, DocumentKind::Bulk, None, max).await?;
     let own = found.iter().filter(|document| !document.name.starts_with(INDEX));
-    let readable = own.filter_map(|document| match serde_json::from_str::<Bulk>(&document.body) {
-        Ok(bulk) => Some(bulk),
-        // The others are there; whoever carries it out ends it.
-        Err(error) => {
-            tracing::error!(%tenant, bulk = %document.name, %error, "an action on many jobs cannot be read");
-            None
-        }
-    });
-    let mut bulks: Vec<Bulk> = readable.collect();
+    // The others are there; whoever carries it out ends it.
+    let mut bulks: Vec<Bulk> = own.filter_map(readable).collect();
     bulks.sort_by_key(|bulk| std::cmp::Reverse((bulk.created_at, bulk.id)));
     Ok(bulks)
 }
@@ -156,14 +143,8 @@ fn answer_of(bulk: &Bulk, known: &Bulk, same: impl FnOnce(Box<Bulk>) -> Started)
 /// Stores an action that was claimed.
 async fn store(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Started> {
     let entry = Entry { tenant: tenant.clone(), id: bulk.id, at: bulk.created_at };
-    let put_entry = PutDocument {
-        tenant: home(),
-        kind: DocumentKind::Bulk,
-        name: index_name(tenant, bulk.id),
-        expect: Expect::Any,
-        body: Some(serde_json::to_string(&entry).expect("an entry has text keys only")),
-    };
-    if broker.put_document(&put_entry).await? == DocumentPut::Full {
+    let name = index_name(tenant, bulk.id);
+    if write(broker, &system_tenant(), name, Expect::Any, Some(&entry)).await? == DocumentPut::Full {
         start_claims::release(broker, tenant, bulk.id).await?;
         return Ok(Started::TooMany);
     }
@@ -199,11 +180,8 @@ pub(crate) async fn bury(broker: &dyn Broker, tenant: &TenantId, id: JobId, now:
         failed: number("failed"),
         ..Bulk::new(id, action, filter, created_at)
     };
-    match put(broker, tenant, &bulk, Expect::Version(found.version)).await? {
-        DocumentPut::Stored(_) => drop_entry(broker, tenant, id).await,
-        // Somebody else wrote it: it is looked at again.
-        DocumentPut::Conflict(_) | DocumentPut::Full => Ok(()),
-    }
+    // If somebody else wrote it, it is looked at again.
+    if put_over(broker, tenant, &bulk, found.version).await? { drop_entry(broker, tenant, id).await } else { Ok(()) }
 }
 
 /// Stops an action. What is being done to the page under way is still done, and counted.
@@ -214,7 +192,7 @@ pub async fn abort(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixM
             return Ok(Aborted::Over(Box::new(bulk)));
         }
         (bulk.state, bulk.finished_at) = (State::Aborted, Some(now));
-        if matches!(put(broker, tenant, &bulk, Expect::Version(version)).await?, DocumentPut::Stored(_)) {
+        if put_over(broker, tenant, &bulk, version).await? {
             // A page under way is still to be counted: whoever looks at the entry next forgets it.
             return Ok(Aborted::Aborted(Box::new(bulk)));
         }
@@ -226,37 +204,27 @@ pub async fn abort(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixM
 /// with each.
 pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Result<Vec<(String, TenantId, JobId)>> {
     let from = after.unwrap_or(INDEX);
-    let found = broker.documents(&home(), DocumentKind::Bulk, Some(from), max).await?;
+    let found = broker.documents(&system_tenant(), DocumentKind::Bulk, Some(from), max).await?;
     let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
     let entries = entries.filter(|document| document.name != start_claims::CLAIMS);
-    let readable = entries.filter_map(|document| match serde_json::from_str::<Entry>(&document.body) {
-        Ok(entry) => Some((document.name, entry.tenant, entry.id)),
-        // One that a newer release wrote must not stop the others.
-        Err(error) => {
-            tracing::error!(entry = %document.name, %error, "an action on many jobs cannot be read and is left alone");
-            None
-        }
-    });
-    Ok(readable.collect())
+    // One that a newer release wrote must not stop the others.
+    let readable = entries.filter_map(|document| Some((readable::<Entry>(&document)?, document.name)));
+    Ok(readable.map(|(entry, name)| (name, entry.tenant, entry.id)).collect())
 }
 
 async fn delete(broker: &dyn Broker, tenant: &TenantId, name: &str) -> Result<()> {
-    let (tenant, name) = (tenant.clone(), name.to_owned());
-    broker
-        .put_document(&PutDocument { tenant, kind: DocumentKind::Bulk, name, expect: Expect::Any, body: None })
-        .await?;
-    Ok(())
+    write::<()>(broker, tenant, name.to_owned(), Expect::Any, None).await.map(drop)
 }
 
 /// Takes an action out of the index.
 pub(crate) async fn drop_entry(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<()> {
-    delete(broker, &home(), &index_name(tenant, id)).await
+    delete(broker, &system_tenant(), &index_name(tenant, id)).await
 }
 
 /// Takes an entry whose action does not exist out of the index, unless its submission may still be under way.
 pub(crate) async fn drop_orphan(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixMs) -> Result<()> {
     let name = index_name(tenant, id);
-    let Some(found) = broker.document(&home(), DocumentKind::Bulk, &name).await? else { return Ok(()) };
+    let Some(found) = broker.document(&system_tenant(), DocumentKind::Bulk, &name).await? else { return Ok(()) };
     let entry: Entry = serde_json::from_str(&found.body).map_err(|e| corrupt(&e))?;
-    if entry.at.saturating_add(ORPHAN_MS) < now { delete(broker, &home(), &name).await } else { Ok(()) }
+    if entry.at.saturating_add(ORPHAN_MS) < now { delete(broker, &system_tenant(), &name).await } else { Ok(()) }
 }

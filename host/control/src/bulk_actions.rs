@@ -8,8 +8,9 @@ use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 
 use crate::{
+    ControlConfig,
     promoter::now_ms,
-    service::{Service, Step},
+    service::{Error, Service},
 };
 
 /// Actions in one page of the index.
@@ -18,8 +19,7 @@ const PAGE: u32 = 100;
 const ROUND_PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) struct BulkActions {
-    pub(crate) every: Duration,
-    pub(crate) batch: u32,
+    pub(crate) config: ControlConfig,
     pub(crate) store: Option<ModuleStore>,
     pub(crate) bounds: PolicyBounds,
 }
@@ -28,34 +28,30 @@ pub(crate) struct BulkActions {
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Service for BulkActions {
-    fn name(&self) -> &'static str {
-        "bulk"
-    }
+    const NAME: &'static str = "bulk";
 
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
-        Box::pin(async move {
-            let carrier = Carrier { broker, store: self.store.as_ref(), bounds: &self.bounds };
-            let (mut after, mut working, mut failure) = (None::<String>, false, None);
-            loop {
-                let page = umbel_bulk::running(broker, after.as_deref(), PAGE).await?;
-                for (_, tenant, id) in &page {
-                    let step = umbel_bulk::advance(carrier, tenant, *id, now_ms(), self.batch);
-                    match tokio::time::timeout(STEP_TIMEOUT, step).await {
-                        Ok(Ok(advanced)) => working |= advanced == Advanced::Working,
-                        // The others go on; this one is tried again with the next round.
-                        Ok(Err(error)) => failure = Some(error),
-                        Err(_) => tracing::warn!(%tenant, bulk = %id, "a step of an action on many jobs took too long"),
-                    }
-                }
-                after = page.last().map(|(name, ..)| name.clone());
-                if page.len() < PAGE as usize {
-                    break;
+    async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
+        let carrier = Carrier { broker, store: self.store.as_ref(), bounds: &self.bounds };
+        let (mut after, mut working, mut failure) = (None::<String>, false, None);
+        loop {
+            let page = umbel_bulk::running(broker, after.as_deref(), PAGE).await?;
+            for (_, tenant, id) in &page {
+                let step = umbel_bulk::advance(carrier, tenant, *id, now_ms(), self.config.bulk_batch);
+                match tokio::time::timeout(STEP_TIMEOUT, step).await {
+                    Ok(Ok(advanced)) => working |= advanced == Advanced::Working,
+                    // The others go on; this one is tried again with the next round.
+                    Ok(Err(error)) => failure = Some(error),
+                    Err(_) => tracing::warn!(%tenant, bulk = %id, "a step of an action on many jobs took too long"),
                 }
             }
-            match failure {
-                Some(error) => Err(error.into()),
-                None => Ok(if working { ROUND_PAUSE } else { self.every }),
+            after = page.last().map(|(name, ..)| name.clone());
+            if page.len() < PAGE as usize {
+                break;
             }
-        })
+        }
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(if working { ROUND_PAUSE } else { self.config.bulk_every }),
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Background services that move jobs as time passes.
 //!
 //! Any number of processes may run them: every step is one atomic operation of the broker, and repeating it does nothing. So that
-//! not all of them poll the store, a service steps only in the process that holds its lease (`lease`). A service may be stopped at any moment without loss; one that panics goes on with its next step. This crate must not know
-//! Redis, SQL or HTTP.
+//! not all of them poll the store, a service steps only in the process that holds its lease (`service_lease`). A service may be
+//! stopped at any moment without loss; one that panics goes on with its next step. This crate must not know Redis, SQL or HTTP.
 
 mod bulk_actions;
-mod lease;
 mod promoter;
 mod pruner;
 mod reaper;
 mod service;
+mod service_lease;
 mod sweeper;
 mod values_owner;
 
@@ -18,47 +18,40 @@ use std::{
     time::Duration,
 };
 
+use bulk_actions::BulkActions;
+use promoter::Promoter;
+use pruner::Pruner;
+use reaper::Reaper;
+use sweeper::Sweeper;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
-use umbel_model::PolicyBounds;
+use umbel_model::{PolicyBounds, settings};
 use umbel_modules::ModuleStore;
 
+pub use service::Error;
 use service::Service;
-pub use values_owner::{OwnerError, other_owner};
+pub use values_owner::other_owner;
 
-/// How often each service looks.
-#[derive(Debug, Clone)]
-pub struct ControlConfig {
-    /// Between two looks for due jobs, unless one is known to be due sooner: the delay with which a delayed job may be queued.
-    pub promote_every: Duration,
-    /// Between two looks for expired leases.
-    pub reap_every: Duration,
-    /// Between two looks for jobs to delete.
-    pub prune_every: Duration,
-    /// Between two looks for actions on many jobs, when there was nothing to do.
-    pub bulk_every: Duration,
-    /// Between two looks for large values whose job is gone. Each lists all of them.
-    pub sweep_every: Duration,
-    /// Younger values are not deleted: a value is stored before its job.
-    pub sweep_grace: Duration,
-    /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
-    pub batch: u32,
-    /// Jobs of one action in one step: many actions take turns.
-    pub bulk_batch: u32,
-}
-
-impl Default for ControlConfig {
-    fn default() -> Self {
-        Self {
-            promote_every: Duration::from_millis(200),
-            reap_every: Duration::from_secs(1),
-            prune_every: Duration::from_secs(5),
-            bulk_every: Duration::from_secs(1),
-            sweep_every: Duration::from_secs(3_600),
-            sweep_grace: Duration::from_secs(3_600),
-            batch: 500,
-            bulk_batch: 100,
-        }
+settings! {
+    /// How often each service looks.
+    #[derive(Debug, Clone)]
+    pub struct ControlConfig {
+        /// Between two looks for due jobs, unless one is known to be due sooner: the delay with which a delayed job may be queued.
+        pub promote_every: Duration = Duration::from_millis(200),
+        /// Between two looks for expired leases.
+        pub reap_every: Duration = Duration::from_secs(1),
+        /// Between two looks for jobs to delete.
+        pub prune_every: Duration = Duration::from_secs(5),
+        /// Between two looks for actions on many jobs, when there was nothing to do.
+        pub bulk_every: Duration = Duration::from_secs(1),
+        /// Between two looks for large values whose job is gone. Each lists all of them.
+        pub sweep_every: Duration = Duration::from_secs(3_600),
+        /// Younger values are not deleted: a value is stored before its job.
+        pub sweep_grace: Duration = Duration::from_secs(3_600),
+        /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
+        pub batch: u32 = 500,
+        /// Jobs of one action in one step: many actions take turns.
+        pub bulk_batch: u32 = 100,
     }
 }
 
@@ -88,30 +81,22 @@ pub struct Control {
 impl Control {
     /// Starts all services on the current runtime.
     pub fn start(dependencies: impl Into<Dependencies>, config: &ControlConfig) -> Self {
-        let dependencies = dependencies.into();
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let mut services: Vec<Box<dyn Service>> = vec![
-            Box::new(promoter::Promoter { every: config.promote_every, batch: config.batch, opened: Mutex::default() }),
-            Box::new(reaper::Reaper { every: config.reap_every, batch: config.batch }),
-            Box::new(pruner::Pruner { every: config.prune_every, batch: config.batch }),
-        ];
-        if let Some(store) = dependencies.store.clone() {
-            let (every, grace) = (config.sweep_every, config.sweep_grace);
-            services.push(Box::new(sweeper::Sweeper { every, grace, store, warned: AtomicBool::new(false) }));
+        let Dependencies { broker, store, bounds } = dependencies.into();
+        let control = Self { stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let (process, config) = (service_lease::process_name(), || config.clone());
+        control.run(Promoter { config: config(), opened: Mutex::default() }, &broker, &process);
+        control.run(Reaper { config: config() }, &broker, &process);
+        control.run(Pruner { config: config() }, &broker, &process);
+        if let Some(store) = store.clone() {
+            control.run(Sweeper { config: config(), store, warned: AtomicBool::new(false) }, &broker, &process);
         }
-        let (every, batch) = (config.bulk_every, config.bulk_batch);
-        services.push(Box::new(bulk_actions::BulkActions {
-            every,
-            batch,
-            store: dependencies.store,
-            bounds: dependencies.bounds,
-        }));
-        let process = lease::process_name();
-        for service in services {
-            tasks.spawn(service::run(service, dependencies.broker.clone(), process.clone(), stop.clone()));
-        }
-        tasks.close();
-        Self { stop, tasks }
+        control.run(BulkActions { config: config(), store, bounds }, &broker, &process);
+        control.tasks.close();
+        control
+    }
+
+    fn run(&self, service: impl Service, broker: &Arc<dyn Broker>, process: &str) {
+        self.tasks.spawn(service::run(service, broker.clone(), process.to_owned(), self.stop.clone()));
     }
 
     /// Ends all services after the step that each is in; a sweep is broken off.

@@ -8,11 +8,10 @@ use std::{
 use umbel_broker::Broker;
 use umbel_model::UnixMs;
 
-use crate::service::{Service, Step};
+use crate::{ControlConfig, Error, service::Service};
 
 pub(crate) struct Promoter {
-    pub(crate) every: Duration,
-    pub(crate) batch: u32,
+    pub(crate) config: ControlConfig,
     /// When a rate last allowed blocked jobs to start.
     pub(crate) opened: Mutex<Option<Instant>>,
 }
@@ -33,9 +32,10 @@ pub(crate) fn now_ms() -> UnixMs {
 impl Promoter {
     /// Until the next one is due, but never longer than the period: a clock that differs costs at most that.
     fn pause(&self, next_due: Option<UnixMs>, now: UnixMs) -> Duration {
-        let most = if self.rates_are_at_work() { RATE_PAUSE.min(self.every) } else { self.every };
+        let every = self.config.promote_every;
+        let most = if self.rates_are_at_work() { RATE_PAUSE.min(every) } else { every };
         let until = next_due.map_or(most, |due| Duration::from_millis(due.saturating_sub(now)));
-        until.clamp(MIN_PAUSE.min(self.every), most)
+        until.clamp(MIN_PAUSE.min(every), most)
     }
 
     fn opened(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -48,19 +48,15 @@ impl Promoter {
 }
 
 impl Service for Promoter {
-    fn name(&self) -> &'static str {
-        "promoter"
-    }
+    const NAME: &'static str = "promoter";
 
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
-        Box::pin(async move {
-            let promoted = broker.promote(self.batch).await?;
-            if promoted.opened > 0 {
-                *self.opened() = Some(Instant::now());
-            }
-            let full = (promoted.moved + promoted.expired).max(promoted.opened) >= self.batch;
-            Ok(if full { Duration::ZERO } else { self.pause(promoted.next_due, now_ms()) })
-        })
+    async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
+        let promoted = broker.promote(self.config.batch).await?;
+        if promoted.opened > 0 {
+            *self.opened() = Some(Instant::now());
+        }
+        let full = (promoted.moved + promoted.expired).max(promoted.opened) >= self.config.batch;
+        Ok(if full { Duration::ZERO } else { self.pause(promoted.next_due, now_ms()) })
     }
 }
 
@@ -70,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_pause_lasts_until_the_next_is_due_within_the_period() {
-        let promoter = Promoter { every: Duration::from_millis(200), batch: 1, opened: Mutex::new(None) };
+        let promoter = Promoter { config: ControlConfig::default(), opened: Mutex::new(None) };
         let pause = |due| promoter.pause(due, 1_000).as_millis();
         assert_eq!(pause(None), 200);
         assert_eq!(pause(Some(1_050)), 50);

@@ -4,25 +4,20 @@ use std::time::Duration;
 
 use umbel_broker::Broker;
 
-use crate::service::{Service, Step};
+use crate::{ControlConfig, Error, service::Service};
 
 pub(crate) struct Pruner {
-    pub(crate) every: Duration,
-    pub(crate) batch: u32,
+    pub(crate) config: ControlConfig,
 }
 
 /// The pause between two full batches: a backlog of old jobs must not keep the broker from new ones.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
 impl Service for Pruner {
-    fn name(&self) -> &'static str {
-        "pruner"
-    }
+    const NAME: &'static str = "pruner";
 
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
-        Box::pin(async move {
-            let pruned = broker.prune(self.batch).await?;
-            Ok(if pruned >= self.batch { BATCH_PAUSE } else { self.every })
-        })
+    async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
+        let pruned = broker.prune(self.config.batch).await?;
+        Ok(if pruned >= self.config.batch { BATCH_PAUSE } else { self.config.prune_every })
     }
 }

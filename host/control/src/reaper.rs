@@ -4,26 +4,21 @@ use std::time::Duration;
 
 use umbel_broker::{Broker, Reaped};
 
-use crate::service::{Service, Step};
+use crate::{ControlConfig, Error, service::Service};
 
 pub(crate) struct Reaper {
-    pub(crate) every: Duration,
-    pub(crate) batch: u32,
+    pub(crate) config: ControlConfig,
 }
 
 impl Service for Reaper {
-    fn name(&self) -> &'static str {
-        "reaper"
-    }
+    const NAME: &'static str = "reaper";
 
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
-        Box::pin(async move {
-            let Reaped { requeued, buried, failed, revoked } = broker.reap(self.batch).await?;
-            let total = requeued + buried + failed + revoked;
-            if total > 0 {
-                tracing::warn!(requeued, buried, failed, revoked, "leases expired: their workers fell silent");
-            }
-            Ok(if total >= self.batch { Duration::ZERO } else { self.every })
-        })
+    async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
+        let Reaped { requeued, buried, failed, revoked } = broker.reap(self.config.batch).await?;
+        let total = requeued + buried + failed + revoked;
+        if total > 0 {
+            tracing::warn!(requeued, buried, failed, revoked, "leases expired: their workers fell silent");
+        }
+        Ok(if total >= self.config.batch { Duration::ZERO } else { self.config.reap_every })
     }
 }

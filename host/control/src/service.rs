@@ -1,20 +1,18 @@
 //! Runs a service: while this process holds its lease, step, pause, step. A step that fails or panics is logged and tried
 //! again.
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use umbel_broker::Broker;
 
-use crate::lease::Lease;
+use crate::service_lease::Lease;
 
-/// A step under way; answers how long to pause after it.
-pub(crate) type Step<'a> = Pin<Box<dyn Future<Output = Result<Duration, StepError>> + Send + 'a>>;
-
-/// Why a step was not done.
+/// Why a step was not done, or the owner of the values is not known.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StepError {
+#[non_exhaustive]
+pub enum Error {
     #[error(transparent)]
     Broker(#[from] umbel_broker::Error),
     #[error(transparent)]
@@ -28,33 +26,27 @@ pub(crate) enum StepError {
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// One background service.
-pub(crate) trait Service: Send + Sync {
-    fn name(&self) -> &'static str;
-
-    /// Does one bounded piece of work.
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a>;
-
+pub(crate) trait Service: Send + Sync + 'static {
+    const NAME: &'static str;
     /// Whether one process of all on the store is enough.
-    fn is_leased(&self) -> bool {
-        true
-    }
-
+    const IS_LEASED: bool = true;
     /// Whether a step is long, and may be dropped in its middle when the service is to end.
-    fn may_be_broken_off(&self) -> bool {
-        false
-    }
+    const MAY_BE_BROKEN_OFF: bool = false;
+
+    /// Does one bounded piece of work; answers how long to pause after it.
+    fn step(&self, broker: &dyn Broker) -> impl Future<Output = Result<Duration, Error>> + Send;
 }
 
 /// Steps until told to stop. `process` is the unique name of this process.
-pub(crate) async fn run(service: Box<dyn Service>, broker: Arc<dyn Broker>, process: String, stop: CancellationToken) {
-    let mut lease = service.is_leased().then(|| Lease::start(broker.clone(), service.name(), process));
-    steps(&*service, &*broker, lease.as_mut(), &stop).await;
+pub(crate) async fn run<S: Service>(service: S, broker: Arc<dyn Broker>, process: String, stop: CancellationToken) {
+    let mut lease = S::IS_LEASED.then(|| Lease::start(broker.clone(), S::NAME, process));
+    steps(&service, &*broker, lease.as_mut(), &stop).await;
     if let Some(lease) = lease {
         lease.release().await;
     }
 }
 
-async fn steps(service: &dyn Service, broker: &dyn Broker, mut lease: Option<&mut Lease>, stop: &CancellationToken) {
+async fn steps<S: Service>(service: &S, broker: &dyn Broker, mut lease: Option<&mut Lease>, stop: &CancellationToken) {
     let mut failures = 0_u32;
     loop {
         if let Some(lease) = &mut lease {
@@ -64,7 +56,7 @@ async fn steps(service: &dyn Service, broker: &dyn Broker, mut lease: Option<&mu
             }
         }
         let step = step_caught(service, broker);
-        let done = if service.may_be_broken_off() {
+        let done = if S::MAY_BE_BROKEN_OFF {
             tokio::select! {
                 () = stop.cancelled() => return,
                 done = step => done,
@@ -75,13 +67,13 @@ async fn steps(service: &dyn Service, broker: &dyn Broker, mut lease: Option<&mu
         let pause = match done {
             Ok(pause) => {
                 if failures > 0 {
-                    tracing::info!(service = service.name(), failures, "the service works again");
+                    tracing::info!(service = S::NAME, failures, "the service works again");
                 }
                 failures = 0;
                 pause
             }
             Err(error) => {
-                log_failure(service.name(), &error, failures);
+                log_failure(S::NAME, &error, failures);
                 failures += 1;
                 Duration::from_millis(100).saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF)
             }
@@ -94,10 +86,10 @@ async fn steps(service: &dyn Service, broker: &dyn Broker, mut lease: Option<&mu
 }
 
 /// One step. Its panic is an error: a service that ended without notice would leave jobs as they are.
-async fn step_caught(service: &dyn Service, broker: &dyn Broker) -> Result<Duration, StepError> {
+async fn step_caught(service: &impl Service, broker: &dyn Broker) -> Result<Duration, Error> {
     // A step changes only the broker, in atomic operations: no half-changed state is left after a panic.
     let step = AssertUnwindSafe(async { service.step(broker).await });
-    step.catch_unwind().await.unwrap_or_else(|panic| Err(StepError::Panicked(message(&*panic))))
+    step.catch_unwind().await.unwrap_or_else(|panic| Err(Error::Panicked(message(&*panic))))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -105,10 +97,10 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
-fn log_failure(service: &str, error: &StepError, failures: u32) {
+fn log_failure(service: &str, error: &Error, failures: u32) {
     match error {
         // Every panic is logged: it is a bug, and the pause between two grows.
-        StepError::Panicked(_) => tracing::error!(service, %error, "the service is started again"),
+        Error::Panicked(_) => tracing::error!(service, %error, "the service is started again"),
         _ if failures == 0 => tracing::warn!(service, %error, "the service cannot work and tries again"),
         _ => {}
     }
@@ -118,7 +110,7 @@ fn log_failure(service: &str, error: &StepError, failures: u32) {
 mod tests {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    use umbel_broker::{Error, MemoryBroker};
+    use umbel_broker::MemoryBroker;
 
     use super::*;
 
@@ -129,23 +121,19 @@ mod tests {
     }
 
     impl Service for Flaky {
-        fn name(&self) -> &'static str {
-            "flaky"
-        }
+        const NAME: &'static str = "flaky";
 
-        fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
-            Box::pin(async move {
-                match self.steps.fetch_add(1, Ordering::SeqCst) < self.failures {
-                    true => Err(Error::Unavailable("gone".into()).into()),
-                    false => Ok(Duration::from_secs(1)),
-                }
-            })
+        async fn step(&self, _: &dyn Broker) -> Result<Duration, Error> {
+            match self.steps.fetch_add(1, Ordering::SeqCst) < self.failures {
+                true => Err(umbel_broker::Error::Unavailable("gone".into()).into()),
+                false => Ok(Duration::from_secs(1)),
+            }
         }
     }
 
     fn start(failures: u32) -> (Arc<AtomicU32>, CancellationToken, tokio::task::JoinHandle<()>) {
         let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
-        let service = Box::new(Flaky { failures, steps: steps.clone() });
+        let service = Flaky { failures, steps: steps.clone() };
         let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         (steps, stop, task)
     }
@@ -175,24 +163,22 @@ mod tests {
     }
 
     impl Service for Panicking {
-        fn name(&self) -> &'static str {
-            "panicking"
-        }
+        const NAME: &'static str = "panicking";
 
-        fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
+        fn step(&self, _: &dyn Broker) -> impl Future<Output = Result<Duration, Error>> + Send {
             let step = self.steps.fetch_add(1, Ordering::SeqCst);
             assert!(step != 0, "before the future");
-            Box::pin(async move {
+            async move {
                 assert!(step != 1, "in the future");
                 Ok(Duration::from_secs(1))
-            })
+            }
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_service_that_panics_goes_on() {
         let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
-        let service = Box::new(Panicking { steps: steps.clone() });
+        let service = Panicking { steps: steps.clone() };
         let task = tokio::spawn(run(service, Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(steps.load(Ordering::SeqCst) > 50);
@@ -204,23 +190,18 @@ mod tests {
     struct Endless;
 
     impl Service for Endless {
-        fn name(&self) -> &'static str {
-            "endless"
-        }
+        const NAME: &'static str = "endless";
+        const MAY_BE_BROKEN_OFF: bool = true;
 
-        fn may_be_broken_off(&self) -> bool {
-            true
-        }
-
-        fn step<'a>(&'a self, _: &'a dyn Broker) -> Step<'a> {
-            Box::pin(std::future::pending())
+        async fn step(&self, _: &dyn Broker) -> Result<Duration, Error> {
+            std::future::pending().await
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_long_step_is_broken_off_when_the_service_ends() {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(Box::new(Endless), Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
+        let task = tokio::spawn(run(Endless, Arc::new(MemoryBroker::default()), "p".into(), stop.clone()));
         tokio::time::sleep(Duration::from_secs(1)).await;
         stop.cancel();
         task.await.unwrap();
@@ -236,7 +217,7 @@ mod tests {
         let (stop, mut steps, mut tasks) = (CancellationToken::new(), Vec::new(), Vec::new());
         for process in 0..count {
             steps.push(Arc::new(AtomicU32::new(0)));
-            let service = Box::new(Flaky { failures: 0, steps: steps[process as usize].clone() });
+            let service = Flaky { failures: 0, steps: steps[process as usize].clone() };
             tasks.push(tokio::spawn(run(service, broker.clone(), process.to_string(), stop.clone())));
         }
         (steps, stop, tasks, now)
@@ -272,7 +253,7 @@ mod tests {
         let broker = Arc::new(MemoryBroker::new(clock, umbel_broker::Limits::default()));
         for process in ["a", "b"] {
             let (steps, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
-            let service = Box::new(Flaky { failures: 0, steps: steps.clone() });
+            let service = Flaky { failures: 0, steps: steps.clone() };
             let task = tokio::spawn(run(service, broker.clone(), process.into(), stop.clone()));
             tokio::time::sleep(Duration::from_millis(10)).await;
             assert_eq!(steps.load(Ordering::SeqCst), 1);

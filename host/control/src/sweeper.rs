@@ -11,14 +11,10 @@ use umbel_broker::Broker;
 use umbel_model::{JobId, TenantId};
 use umbel_modules::ModuleStore;
 
-use crate::{
-    service::{Service, Step},
-    values_owner::owns,
-};
+use crate::{ControlConfig, Error, service::Service, values_owner::owns};
 
 pub(crate) struct Sweeper {
-    pub(crate) every: Duration,
-    pub(crate) grace: Duration,
+    pub(crate) config: ControlConfig,
     pub(crate) store: ModuleStore,
     /// It was logged that the values are another broker's.
     pub(crate) warned: AtomicBool,
@@ -28,55 +24,46 @@ pub(crate) struct Sweeper {
 const MAX_KNOWN_JOBS: usize = 1_000;
 
 impl Service for Sweeper {
-    fn name(&self) -> &'static str {
-        "value sweeper"
-    }
-
+    const NAME: &'static str = "value sweeper";
     /// The folder with the values may be this process' own.
-    fn is_leased(&self) -> bool {
-        false
-    }
+    const IS_LEASED: bool = false;
+    const MAY_BE_BROKEN_OFF: bool = true;
 
-    fn may_be_broken_off(&self) -> bool {
-        true
-    }
-
-    fn step<'a>(&'a self, broker: &'a dyn Broker) -> Step<'a> {
-        Box::pin(async move {
-            if !owns(broker, &self.store).await? {
-                if !self.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "large values are not swept: those in the data folder belong to another broker; give each broker a \
-                         data folder of its own, or, when the other one is gone for good, delete modules/values/OWNER there"
+    async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
+        if !owns(broker, &self.store).await? {
+            if !self.warned.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "large values are not swept: those in the data folder belong to another broker; give each broker a \
+                     data folder of its own, or, when the other one is gone for good, delete modules/values/OWNER there"
+                );
+            }
+            return Ok(self.config.sweep_every);
+        }
+        let (mut values, mut deleted) = (self.store.values(), 0_u64);
+        let mut known: HashMap<(TenantId, JobId), bool> = HashMap::new();
+        while let Some(value) = values.try_next().await? {
+            if value.age < self.config.sweep_grace {
+                continue;
+            }
+            if known.len() >= MAX_KNOWN_JOBS {
+                known.clear();
+            }
+            // Of the tenant in whose folder the value is: no job keeps or loses another tenant's value.
+            if let Entry::Vacant(entry) = known.entry((value.tenant.clone(), value.job)) {
+                let is_there = broker.job(&value.tenant, value.job).await?.is_some();
+                entry.insert(is_there);
+                if !is_there {
+                    // Its young values stay: they may be those of a submission under way.
+                    deleted += u64::from(
+                        self.store.delete_values_older(&value.tenant, value.job, self.config.sweep_grace).await?,
                     );
                 }
-                return Ok(self.every);
             }
-            let (mut values, mut deleted) = (self.store.values(), 0_u64);
-            let mut known: HashMap<(TenantId, JobId), bool> = HashMap::new();
-            while let Some(value) = values.try_next().await? {
-                if value.age < self.grace {
-                    continue;
-                }
-                if known.len() >= MAX_KNOWN_JOBS {
-                    known.clear();
-                }
-                // Of the tenant in whose folder the value is: no job keeps or loses another tenant's value.
-                if let Entry::Vacant(entry) = known.entry((value.tenant.clone(), value.job)) {
-                    let is_there = broker.job(&value.tenant, value.job).await?.is_some();
-                    entry.insert(is_there);
-                    if !is_there {
-                        // Its young values stay: they may be those of a submission under way.
-                        deleted +=
-                            u64::from(self.store.delete_values_older(&value.tenant, value.job, self.grace).await?);
-                    }
-                }
-            }
-            if deleted > 0 {
-                tracing::info!(deleted, "large values of jobs that are gone were deleted");
-            }
-            Ok(self.every)
-        })
+        }
+        if deleted > 0 {
+            tracing::info!(deleted, "large values of jobs that are gone were deleted");
+        }
+        Ok(self.config.sweep_every)
     }
 }
 
@@ -97,7 +84,8 @@ mod tests {
     }
 
     fn sweeper(store: &ModuleStore) -> Sweeper {
-        Sweeper { every: HOUR, grace: HOUR, store: store.clone(), warned: AtomicBool::new(false) }
+        let config = ControlConfig { sweep_every: HOUR, sweep_grace: HOUR, ..ControlConfig::default() };
+        Sweeper { config, store: store.clone(), warned: AtomicBool::new(false) }
     }
 
     /// A value of a job that is nowhere.

@@ -127,6 +127,9 @@ pub struct FieldError {
     pub detail: String,
 }
 
+/// The result of everything that a request may fail in: mostly its answer, or a problem.
+pub(crate) type Result<T = Response, E = Problem> = std::result::Result<T, E>;
+
 /// A failure, ready to be answered.
 #[derive(Debug, Clone)]
 pub struct Problem(Box<Parts>);
@@ -189,8 +192,13 @@ impl Problem {
     /// A problem with one field of the body: `filter/tag` is at the pointer `/filter/tag`.
     pub(crate) fn of_field(code: Code, field: &str, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        let problem = Self::new(code, format!("{field}: {detail}"));
-        problem.errors(vec![FieldError { pointer: format!("/{field}"), detail }])
+        Self::new(code, format!("{field}: {detail}")).with_place(format!("/{field}"), detail)
+    }
+
+    /// With the one place in the body that is wrong.
+    #[must_use]
+    pub(crate) fn with_place(self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        self.errors(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
     #[must_use]

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use axum::http::{HeaderValue, header};
 use umbel_model::{Digest, JobId, PolicyError, TaskName, WorkflowId};
 
-use super::{Code, FieldError, Problem, cut};
+use super::{Code, Problem, cut};
 
 impl Problem {
     pub(crate) fn no_job(id: JobId) -> Self {
@@ -53,14 +53,13 @@ impl Problem {
     /// A field of a task's policy that cannot be used.
     pub(crate) fn policy(error: &PolicyError) -> Self {
         let pointer = format!("/policy/{}", error.field.replace('.', "/"));
-        Self::invalid_policy(error.to_string()).errors(vec![FieldError { pointer, detail: error.problem.clone() }])
+        Self::invalid_policy(error.to_string()).with_place(pointer, &*error.problem)
     }
 
     /// A problem with one place in the body.
     pub(crate) fn at(code: Code, pointer: &str, detail: &str) -> Self {
         let (pointer, detail) = (cut(pointer), cut(detail));
-        let problem = Self::new(code, cut(&format!("{pointer}: {detail}")));
-        problem.errors(vec![FieldError { pointer, detail }])
+        Self::new(code, cut(&format!("{pointer}: {detail}"))).with_place(pointer, detail)
     }
 
     /// The problem, and the request to close the connection.

@@ -3,7 +3,6 @@
 use axum::{
     body::Body,
     http::{HeaderMap, StatusCode},
-    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use umbel_bulk::{Aborted, Action, Bulk, Filter, Started, abort as stop, list as all, load};
@@ -13,13 +12,13 @@ use utoipa::ToSchema;
 
 use crate::{
     auth::Caller,
-    body::{answer, checked_text, object, object_of, read_json},
-    extract::{BulkParam, Context, PathParam},
-    problem::{Code, Problem},
+    body::{answer, checked_text, object, object_of, ok, read_json},
+    extract::{BulkParam, Context},
+    problem::{Code, Problem, Result},
     state::Api,
     submission::{idempotency, key_of},
-    time::Time,
-    views::{BulkAction, PolicyFields},
+    time::Timestamp,
+    views::{BulkAction, PolicyFields, views},
 };
 
 /// An action on many jobs.
@@ -38,7 +37,7 @@ pub(crate) struct BulkBody {
     /// Of a cancel: false lets what runs end. True when not given.
     terminate: Option<bool>,
     /// Of a redrive: which module runs; `pinned` when not given.
-    #[schema(value_type = Option<super::workflows::resume::ResumeDigest>)]
+    #[schema(value_type = Option<crate::views::ResumeDigest>)]
     digest: Option<Digests>,
     /// Of a redrive: laid over each job's policy.
     #[schema(value_type = Option<PolicyFields>)]
@@ -69,48 +68,28 @@ pub(crate) struct BulkFilter {
     ids: Option<Vec<String>>,
 }
 
-/// An action on many jobs, and how far it is.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Bulk)]
-pub(crate) struct BulkView {
-    id: String,
-    #[schema(value_type = BulkAction)]
-    action: &'static str,
-    #[schema(value_type = BulkFilter)]
-    filter: Filter,
-    /// `running`, `done`, `aborted`, `failed`.
-    state: &'static str,
-    dry_run: bool,
-    /// Jobs found so far.
-    matched: u64,
-    done: u64,
-    /// Found, and then in no state in which it could be done; or nodes of workflows.
-    skipped: u64,
-    /// It could not be done; `error` says why for the last of them.
-    failed: u64,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Time,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
-    error: Option<String>,
-}
-
-impl From<Bulk> for BulkView {
-    fn from(bulk: Bulk) -> Self {
-        Self {
-            id: bulk.id.to_string(),
-            action: bulk.action.as_str(),
-            state: bulk.state.as_str(),
-            dry_run: bulk.dry_run,
-            matched: bulk.matched,
-            done: bulk.done,
-            skipped: bulk.skipped,
-            failed: bulk.failed,
-            created_at: Time(bulk.created_at),
-            finished_at: bulk.finished_at.map(Time),
-            error: bulk.error,
-            filter: bulk.filter,
-        }
+views! {
+    /// An action on many jobs, and how far it is.
+    #[schema(as = Bulk)]
+    BulkView from (bulk: Bulk) {
+        id: String = bulk.id.to_string(),
+        #[schema(value_type = BulkAction)]
+        action: Action = bulk.action,
+        #[schema(value_type = BulkFilter)]
+        filter: Filter = bulk.filter,
+        /// `running`, `done`, `aborted`, `failed`.
+        state: &'static str = bulk.state.as_str(),
+        dry_run: bool = bulk.dry_run,
+        /// Jobs found so far.
+        matched: u64 = bulk.matched,
+        done: u64 = bulk.done,
+        /// Found, and then in no state in which it could be done; or nodes of workflows.
+        skipped: u64 = bulk.skipped,
+        /// It could not be done; `error` says why for the last of them.
+        failed: u64 = bulk.failed,
+        created_at: Timestamp = Timestamp(bulk.created_at),
+        finished_at: Option<Timestamp> = bulk.finished_at.map(Timestamp),
+        error: Option<String> = bulk.error,
     }
 }
 
@@ -127,7 +106,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 }
 
 impl BulkBody {
-    fn check(&self, api: &Api) -> Result<(), Problem> {
+    fn check(&self, api: &Api) -> Result<()> {
         self.filter.check().map_err(|(field, detail)| invalid(&format!("filter/{field}"), detail))?;
         if self.terminate.is_some() && self.action != Action::Cancel {
             return Err(invalid("terminate", "only a cancel has it"));
@@ -147,18 +126,18 @@ impl BulkBody {
 }
 
 /// A new action, with an id of its own.
-pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk, Problem> {
+pub(crate) fn new(api: &Api, action: Action, filter: Filter) -> Result<Bulk> {
     Ok(Bulk::new(api.ids.job_id()?, action, filter, crate::time::now_ms()))
 }
 
 /// Stores an action to be carried out, and answers it.
-pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Response, Problem> {
+pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     match umbel_bulk::start(&*api.broker, &caller.tenant, bulk).await? {
         Started::Created(bulk) => {
             tracing::info!(bulk = %bulk.id, action = bulk.action.as_str(), dry_run = bulk.dry_run, "bulk action started");
-            answer(StatusCode::ACCEPTED, &BulkView::from(*bulk))
+            answer(StatusCode::ACCEPTED, &BulkView::new(*bulk))
         }
-        Started::Existing(bulk) => answer(StatusCode::OK, &BulkView::from(*bulk)),
+        Started::Existing(bulk) => ok(&BulkView::new(*bulk)),
         Started::Conflict(id) => Err(Problem::key_conflict(id)),
         Started::TooMany => {
             let detail = format!("at most {} run at once; wait for one or abort it", umbel_bulk::MAX_RUNNING);
@@ -180,12 +159,8 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result<Resp
         (status = 200, body = BulkView, description = "The idempotency key was known"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, .. }: Context,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    let bytes = read_json(&api, &headers, body).await?;
+pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: HeaderMap, body: Body) -> Result {
+    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
     let body: BulkBody = object_of(checked_text(&bytes)?)?;
     body.check(&api)?;
     let key = key_of(&headers, None, "")?.map(|key| idempotency(&key, &bytes));
@@ -200,40 +175,27 @@ pub(crate) async fn submit(
 
 /// The tenant's actions on many jobs.
 #[utoipa::path(get, path = "/v1/bulk", tag = "bulk", responses((status = 200, body = Bulks)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
-    let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::from).collect();
-    answer(StatusCode::OK, &Bulks { items, next_cursor: None })
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
+    let items = all(&*api.broker, &caller.tenant).await?.into_iter().map(BulkView::new).collect();
+    ok(&Bulks { items, next_cursor: None })
 }
 
 /// One action.
-#[utoipa::path(
-    get, path = "/v1/bulk/{id}", tag = "bulk", params(("id" = String, Path)), responses((status = 200, body = BulkView))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/bulk/{id}", tag = "bulk", responses((status = 200, body = BulkView)))]
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<BulkParam>) -> Result {
     let bulk = load(&*api.broker, &caller.tenant, id).await?.ok_or_else(|| unknown(id))?;
-    answer(StatusCode::OK, &BulkView::from(bulk))
+    ok(&BulkView::new(bulk))
 }
 
 /// Stops an action. What it did stays done.
-#[utoipa::path(
-    post, path = "/v1/bulk/{id}/abort", tag = "bulk", params(("id" = String, Path)),
-    responses((status = 200, body = BulkView))
-)]
-pub(crate) async fn abort(
-    Context { api, caller, .. }: Context,
-    PathParam(BulkParam(id)): PathParam<BulkParam>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/bulk/{id}/abort", tag = "bulk", responses((status = 200, body = BulkView)))]
+pub(crate) async fn abort(Context { api, caller, id, .. }: Context<BulkParam>) -> Result {
     match stop(&*api.broker, &caller.tenant, id, crate::time::now_ms()).await? {
         Aborted::Aborted(bulk) => {
             tracing::info!(bulk = %id, "bulk action aborted");
-            answer(StatusCode::OK, &BulkView::from(*bulk))
+            ok(&BulkView::new(*bulk))
         }
-        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => {
-            answer(StatusCode::OK, &BulkView::from(*bulk))
-        }
+        Aborted::Over(bulk) if bulk.state == umbel_bulk::State::Aborted => ok(&BulkView::new(*bulk)),
         Aborted::Over(bulk) => Err(Problem::bulk_ended(format!("bulk action {id} is {}", bulk.state.as_str()))),
         Aborted::NotFound => Err(unknown(id)),
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
-use umbel_broker::{JobPage, JobQuery};
+use umbel_broker::JobPage;
+use umbel_bulk::Filter;
 use umbel_compose::Digests;
 use umbel_model::{JobId, JobRecord, JobState, PolicyPatch};
 use utoipa::ToSchema;
@@ -15,10 +15,10 @@ use super::jobs::{
 };
 use crate::{
     auth::Caller,
-    body::answer,
-    extract::{Context, JsonBody, OptionalJsonBody, PathParam, QueryParams},
+    body::ok,
+    extract::{Context, Json, OptionalJson, Query},
     outcome::Outcome,
-    problem::{Code, Problem},
+    problem::{Code, Problem, Result},
     redrive,
     state::Api,
     views::{Job, PolicyFields},
@@ -32,10 +32,7 @@ const CHUNK: u32 = 100;
 
 /// Dead jobs, newest first.
 #[utoipa::path(get, path = "/v1/dead", tag = "dead", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<ListQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<ListQuery>) -> Result {
     page(&api, &caller, &query, true).await
 }
 
@@ -44,7 +41,7 @@ pub(crate) async fn list(
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RedriveHow {
     /// Which module runs: `pinned`, that of the job; `current`, the one that its task points at now.
-    #[schema(value_type = super::workflows::resume::ResumeDigest)]
+    #[schema(value_type = crate::views::ResumeDigest)]
     digest: Digests,
     /// Laid over the job's policy.
     #[schema(value_type = Option<PolicyFields>)]
@@ -55,14 +52,11 @@ pub(crate) struct RedriveHow {
 ///
 /// It has the job's policy, without uniqueness.
 #[utoipa::path(
-    post, path = "/v1/dead/{id}/redrive", tag = "dead", params(("id" = String, Path)),
+    post, path = "/v1/dead/{id}/redrive", tag = "dead",
     request_body = Option<RedriveHow>, responses((status = 202, body = Job))
 )]
-pub(crate) async fn redrive_one(
-    Context { api, caller, request_id }: Context,
-    PathParam(id): PathParam<JobId>,
-    OptionalJsonBody(body): OptionalJsonBody<RedriveHow>,
-) -> Result<Response, Problem> {
+pub(crate) async fn redrive_one(cx: Context<JobId>, OptionalJson(body): OptionalJson<RedriveHow>) -> Result {
+    let Context { api, caller, id, request_id } = cx;
     let how = redrive::How { digests: body.digest, policy: body.policy, ..redrive::How::new(&request_id.0) };
     let record = api.job(&caller.tenant, id).await?;
     if record.state != JobState::Failed {
@@ -112,14 +106,9 @@ pub(crate) struct RefusedJob {
 }
 
 /// Repeats many dead jobs, each as a new one that names it.
-#[utoipa::path(
-    post, path = "/v1/dead/redrive", tag = "dead", request_body = RedriveBody,
-    responses((status = 200, body = Redriven))
-)]
-pub(crate) async fn redrive_many(
-    Context { api, caller, request_id }: Context,
-    JsonBody(body): JsonBody<RedriveBody>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/dead/redrive", tag = "dead", responses((status = 200, body = Redriven)))]
+pub(crate) async fn redrive_many(cx: Context, Json(body): Json<RedriveBody>) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let max = body.max.unwrap_or(DEFAULT_MAX);
     if body.all != body.ids.is_empty() || max == 0 || max > MAX || body.ids.len() > MAX as usize {
         let detail = format!("give `all: true` or some `ids`, not both; `max` and the number of ids are 1 to {MAX}");
@@ -131,24 +120,14 @@ pub(crate) async fn redrive_many(
     } else {
         by_id(&api, &caller, &request_id.0, &body.ids, &mut redriven).await?;
     }
-    answer(StatusCode::OK, &redriven)
+    ok(&redriven)
 }
 
-async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut Redriven) -> Result<(), Problem> {
+async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut Redriven) -> Result<()> {
     let mut before = None;
     let mut left = max;
     loop {
-        let tenant = caller.tenant.clone();
-        let query = JobQuery {
-            tenant,
-            dead: true,
-            state: None,
-            task: None,
-            queue: None,
-            worker: None,
-            before,
-            max: CHUNK.min(left),
-        };
+        let query = Filter::default().query(&caller.tenant, true, before, CHUNK.min(left));
         let JobPage { jobs, next } = api.broker.jobs(&query).await?;
         left -= jobs.len() as u32;
         out.take(&jobs, redrive::redrive(api, &jobs, &redrive::How::new(request_id)).await?);
@@ -160,7 +139,7 @@ async fn all(api: &Api, caller: &Caller, request_id: &str, max: u32, out: &mut R
     }
 }
 
-async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out: &mut Redriven) -> Result<(), Problem> {
+async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out: &mut Redriven) -> Result<()> {
     for chunk in ids.chunks(CHUNK as usize) {
         let mut found = Vec::new();
         for id in chunk {
@@ -176,7 +155,7 @@ async fn by_id(api: &Api, caller: &Caller, request_id: &str, ids: &[JobId], out:
 }
 
 impl Redriven {
-    fn take(&mut self, old: &[JobRecord], answers: Vec<Result<JobId, Problem>>) {
+    fn take(&mut self, old: &[JobRecord], answers: Vec<Result<JobId>>) {
         for (record, answer) in old.iter().zip(answers) {
             match answer {
                 Ok(id) => {

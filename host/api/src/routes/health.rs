@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{body::answer, problem::Problem, state::Api};
+use crate::{body::ok, problem::Result, state::Api};
 
 /// A state in one word.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,13 +35,13 @@ pub(crate) async fn livez() -> Response {
 
 /// Whether the broker answers and its settings are safe.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses((status = 200, body = Health)))]
-pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+pub(crate) async fn readyz(State(api): State<Arc<Api>>) -> Result {
     api.broker.check().await?;
-    answer(StatusCode::OK, &Health { status: "ok" })
+    ok(&Health { status: "ok" })
 }
 
 /// The server's version.
 #[utoipa::path(get, path = "/version", tag = "health", responses((status = 200, body = Version)))]
-pub(crate) async fn version() -> Result<Response, Problem> {
-    answer(StatusCode::OK, &Version { name: "umbel", version: env!("CARGO_PKG_VERSION") })
+pub(crate) async fn version() -> Result {
+    ok(&Version { name: "umbel", version: env!("CARGO_PKG_VERSION") })
 }

@@ -10,90 +10,77 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::{Chunks, answer, is_declared_longer, or_drain},
-    extract::{Context, PathParam, QueryParams},
+    body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
+    extract::{Context, Query},
     paging::{self, PageQuery},
-    problem::{Problem, cut},
+    problem::{Problem, Result, cut},
+    records,
     state::Api,
     task_store,
-    views::PolicyFields,
+    views::{PolicyFields, views},
 };
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 /// The media type of a module.
 const WASM: &str = "application/wasm";
 
-/// A module of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Module {
-    /// `sha256:` and 64 hex digits: of the bytes that were sent.
-    digest: String,
-    size_bytes: u64,
-    /// True when a core module was sent, which the host wraps.
-    core_module: bool,
-    /// Interfaces that it imports.
-    imports: Vec<String>,
-    tasks: Vec<ModuleTask>,
-    /// Warnings for the author. Only in the answer to a push.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    warnings: Option<Vec<String>>,
-}
-
-/// A task as its module describes it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ModuleTask {
-    name: String,
-    description: String,
-    parameters: Vec<TaskParameter>,
-    /// JSON Schema of the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    returns: Option<serde_json::Value>,
-    /// The fields that the author set.
-    #[schema(value_type = PolicyFields)]
-    policy: PolicyPatch,
-}
-
-/// A parameter, in the order of positional arguments.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskParameter {
-    name: String,
-    /// JSON Schema, draft 2020-12.
-    #[schema(value_type = Value)]
-    schema: serde_json::Value,
-    /// Without one the parameter is required.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Value>)]
-    default: Option<serde_json::Value>,
-}
-
-impl From<Parameter> for TaskParameter {
-    fn from(Parameter { name, schema, default }: Parameter) -> Self {
-        Self { name, schema, default }
+views! {
+    /// A module of the tenant.
+    Module from (info: ModuleInfo, of_push: Option<Vec<String>>) {
+        /// `sha256:` and 64 hex digits: of the bytes that were sent.
+        digest: String = info.digest.to_string(),
+        size_bytes: u64 = info.size_bytes,
+        /// True when a core module was sent, which the host wraps.
+        core_module: bool = info.core_module,
+        /// Interfaces that it imports.
+        imports: Vec<String> = info.imports,
+        tasks: Vec<ModuleTask> = info.tasks.into_iter().map(ModuleTask::new).collect(),
+        /// Warnings for the author. Only in the answer to a push.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warnings: Option<Vec<String>> = of_push,
     }
-}
 
-impl From<TaskDescription> for ModuleTask {
-    fn from(task: TaskDescription) -> Self {
-        let TaskDescription { name, description, parameters, returns, policy } = task;
-        let parameters = parameters.into_iter().map(TaskParameter::from).collect();
-        Self { name: name.into(), description, parameters, returns, policy }
+    ModuleSummary from (info: ModuleInfo) {
+        digest: String = info.digest.to_string(),
+        size_bytes: u64 = info.size_bytes,
+        core_module: bool = info.core_module,
+        imports: Vec<String> = info.imports,
+        /// Names of the tasks that it describes.
+        tasks: Vec<String> = info.tasks.into_iter().map(|task| task.name.into()).collect(),
     }
-}
 
-impl Module {
-    fn new(info: ModuleInfo, warnings: Option<Vec<String>>) -> Self {
-        let ModuleInfo { digest, size_bytes, core_module, imports, tasks } = info;
-        let tasks = tasks.into_iter().map(ModuleTask::from).collect();
-        Self { digest: digest.to_string(), size_bytes, core_module, imports, tasks, warnings }
+    /// A task as its module describes it.
+    ModuleTask from (task: TaskDescription) {
+        name: String = task.name.into(),
+        description: String = task.description,
+        parameters: Vec<TaskParameter> = task.parameters.into_iter().map(TaskParameter::new).collect(),
+        /// JSON Schema of the result.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        returns: Option<serde_json::Value> = task.returns,
+        /// The fields that the author set.
+        #[schema(value_type = PolicyFields)]
+        policy: PolicyPatch = task.policy,
+    }
+
+    /// A parameter, in the order of positional arguments.
+    TaskParameter from (parameter: Parameter) {
+        name: String = parameter.name,
+        /// JSON Schema, draft 2020-12.
+        #[schema(value_type = Value)]
+        schema: serde_json::Value = parameter.schema,
+        /// Without one the parameter is required.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<Value>)]
+        default: Option<serde_json::Value> = parameter.default,
     }
 }
 
@@ -125,15 +112,12 @@ pub(crate) struct ModuleBytes(Vec<u8>);
         (status = 200, body = Module, description = "The same bytes were known"),
     )
 )]
-pub(crate) async fn push(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PushQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
-    let bytes = read_module(&api, body).await?;
+    let limit = api.config.max_module_bytes as usize;
+    let bytes = read_all(Chunks::new(&api, body), limit, || too_large(&api)).await?;
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
     let known = task_store::module(&api, &caller.tenant, digest).await?;
@@ -166,7 +150,7 @@ pub(crate) async fn push(
     Ok(response)
 }
 
-fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
     let media_type = headers.get(header::CONTENT_TYPE);
     if !media_type.is_some_and(|value| value == WASM || value == "application/octet-stream") {
         return Err(Problem::unsupported_media_type(format!("send `Content-Type: {WASM}`")));
@@ -181,20 +165,8 @@ fn too_large(api: &Api) -> Problem {
     Problem::module_too_large(format!("a module has at most {} bytes", api.config.max_module_bytes))
 }
 
-async fn read_module(api: &Api, body: Body) -> Result<Bytes, Problem> {
-    let mut chunks = Chunks::new(api, body);
-    let mut whole = BytesMut::new();
-    while let Some(chunk) = chunks.next().await? {
-        if whole.len() as u64 + chunk.len() as u64 > api.config.max_module_bytes {
-            return Err(too_large(api));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(whole.freeze())
-}
-
 /// Compares with `Repr-Digest` when it names SHA-256; other algorithms are left alone, as RFC 9530 asks.
-fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
+fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<()> {
     use sha2::Digest as _;
     let text = headers.get(REPR_DIGEST).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let given = text.split(',').find_map(|member| member.trim().strip_prefix("sha-256=:")?.strip_suffix(':'));
@@ -210,7 +182,7 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
 const MAX_DEFAULT_BYTES: usize = 64 << 10;
 
 /// The inspector's answer. The schemas are compiled once, so that no submission meets a bad one.
-async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo, Problem> {
+async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo> {
     let info = api.inspector.inspect(bytes).await.map_err(refused)?;
     if info.digest != digest {
         tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
@@ -241,14 +213,9 @@ fn refused(error: InspectError) -> Problem {
 }
 
 /// The version of the document when this push made it.
-async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>, Problem> {
-    let put = PutDocument {
-        tenant: caller.tenant.clone(),
-        kind: DocumentKind::Module,
-        name: info.digest.to_string(),
-        expect: Expect::Absent,
-        body: Some(serde_json::to_string(info).expect("a module's record has text keys only")),
-    };
+async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>> {
+    let (kind, expect) = (DocumentKind::Module, Expect::Absent);
+    let put = records::write_of(&caller.tenant, kind, info.digest, expect, info);
     match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => Ok(Some(version)),
         // Stored by an earlier push: a digest never means anything else.
@@ -272,7 +239,7 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
 }
 
 /// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.
-async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<(), Problem> {
+async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<()> {
     for task in &info.tasks {
         match task_store::deploy(api, &caller.tenant, task, info.digest).await {
             Ok(_) => {}
@@ -291,15 +258,8 @@ fn tag(response: &mut Response, digest: &Digest) {
 }
 
 /// One module.
-#[utoipa::path(
-    get, path = "/v1/modules/{digest}", tag = "modules", params(("digest" = String, Path)),
-    responses((status = 200, body = Module))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(digest): PathParam<Digest>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/modules/{digest}", tag = "modules", responses((status = 200, body = Module)))]
+pub(crate) async fn show(Context { api, caller, id: digest, .. }: Context<Digest>, headers: HeaderMap) -> Result {
     let info = task_store::module(&api, &caller.tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
@@ -307,7 +267,7 @@ pub(crate) async fn show(
         Some(text) if text == "*" || text.contains(&format!("\"{digest}\"")) => {
             StatusCode::NOT_MODIFIED.into_response()
         }
-        _ => answer(StatusCode::OK, &Module::new(info, None))?,
+        _ => ok(&Module::new(info, None))?,
     };
     tag(&mut response, &digest);
     Ok(response)
@@ -320,30 +280,14 @@ pub(crate) struct Modules {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ModuleSummary {
-    digest: String,
-    size_bytes: u64,
-    core_module: bool,
-    imports: Vec<String>,
-    /// Names of the tasks that it describes.
-    tasks: Vec<String>,
-}
-
 /// The tenant's modules.
-#[utoipa::path(get, path = "/v1/modules", tag = "modules", params(PageQuery), responses((status = 200, body = Modules)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PageQuery>,
-) -> Result<Response, Problem> {
+#[utoipa::path(
+    get, path = "/v1/modules", tag = "modules", params(PageQuery),
+    responses((status = 200, body = Modules))
+)]
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Module, &query).await?;
-    let summary = |info: ModuleInfo| ModuleSummary {
-        digest: info.digest.to_string(),
-        size_bytes: info.size_bytes,
-        core_module: info.core_module,
-        imports: info.imports,
-        tasks: info.tasks.into_iter().map(|task| task.name.into()).collect(),
-    };
-    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(summary)).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Modules { items, next_cursor })
+    let summary = |d: &Document| task_store::parsed(&d.body).map(ModuleSummary::new);
+    let items = documents.iter().map(summary).collect::<Result<_>>()?;
+    ok(&Modules { items, next_cursor })
 }

@@ -1,9 +1,6 @@
 //! Queues: counts, controls, pause, resume, purge.
 
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse as _, Response},
-};
+use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Serialize;
 use umbel_broker::{Control, ControlPatch, QueueDeleted, QueueStats, Scope};
 use umbel_bulk::{Action, Filter};
@@ -13,26 +10,28 @@ use utoipa::ToSchema;
 use super::bulk;
 use crate::{
     auth::Caller,
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView},
-    extract::{Context, JsonBody, PathParam},
-    problem::Problem,
+    extract::{Context, Json},
+    problem::{Problem, Result},
     state::Api,
+    views::views,
 };
 
-/// A queue of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Queue {
-    name: String,
-    /// Jobs that wait for a worker.
-    queued: u64,
-    running: u64,
-    /// Jobs that wait for their time: scheduled or retrying.
-    delayed: u64,
-    /// In the dead set.
-    dead: u64,
-    paused: bool,
-    control: ControlView,
+views! {
+    /// A queue of the tenant.
+    Queue from (stats: QueueStats, set: &Control) {
+        name: String = stats.name.into(),
+        /// Jobs that wait for a worker.
+        queued: u64 = stats.queued,
+        running: u64 = stats.running,
+        /// Jobs that wait for their time: scheduled or retrying.
+        delayed: u64 = stats.delayed,
+        /// In the dead set.
+        dead: u64 = stats.dead,
+        paused: bool = stats.paused,
+        control: ControlView = ControlView::new(set),
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,14 +39,7 @@ pub(crate) struct Queues {
     items: Vec<Queue>,
 }
 
-impl Queue {
-    fn new(stats: QueueStats, control: &Control) -> Self {
-        let QueueStats { name, queued, running, delayed, dead, paused } = stats;
-        Self { name: name.into(), queued, running, delayed, dead, paused, control: control.into() }
-    }
-}
-
-async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
+async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>> {
     let controls = api.broker.controls(&caller.tenant).await?;
     let control = |name: &QueueName| {
         let found = controls.iter().find(|(scope, _)| matches!(scope, Scope::Queue(queue) if queue == name));
@@ -57,42 +49,33 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>, Problem> {
     Ok(queues.map(|stats| (control(&stats.name), stats)).map(|(control, stats)| Queue::new(stats, &control)).collect())
 }
 
-async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue, Problem> {
+async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue> {
     let found = all(api, caller).await?.into_iter().find(|queue| queue.name == name.as_str());
     found.ok_or_else(|| Problem::no_queue(name.as_str()))
 }
 
 /// The tenant's queues by name.
 #[utoipa::path(get, path = "/v1/queues", tag = "queues", responses((status = 200, body = Queues)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
-    answer(StatusCode::OK, &Queues { items: all(&api, &caller).await? })
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
+    ok(&Queues { items: all(&api, &caller).await? })
 }
 
 /// Changes the control of a queue.
-#[utoipa::path(
-    patch, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)), request_body = ControlBody,
-    responses((status = 200, body = Queue))
-)]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-    JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+#[utoipa::path(patch, path = "/v1/queues/{name}", tag = "queues", responses((status = 200, body = Queue)))]
+pub(crate) async fn patch(cx: Context<QueueName>, Json(body): Json<ControlBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
-    answer(StatusCode::OK, &one(&api, &caller, &name).await?)
+    ok(&one(&api, &caller, &name).await?)
 }
 
 /// Deletes an empty queue. One that is empty and unused for a day is deleted by itself.
 ///
 /// Jobs that have ended stay. The queue is there again when a job comes into it.
 #[utoipa::path(
-    delete, path = "/v1/queues/{name}", tag = "queues", params(("name" = String, Path)),
+    delete, path = "/v1/queues/{name}", tag = "queues",
     responses((status = 204, description = "It is gone"))
 )]
-pub(crate) async fn delete(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     match api.broker.delete_queue(&caller.tenant, &name).await? {
         QueueDeleted::Deleted => {
             tracing::info!(queue = %name, "queue deleted");
@@ -107,45 +90,30 @@ pub(crate) async fn delete(
 }
 
 /// Stops handing out the queue's jobs, durably. Running jobs go on.
-#[utoipa::path(
-    post, path = "/v1/queues/{name}/pause", tag = "queues", params(("name" = String, Path)),
-    responses((status = 200, body = Queue))
-)]
-pub(crate) async fn pause(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/queues/{name}/pause", tag = "queues", responses((status = 200, body = Queue)))]
+pub(crate) async fn pause(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     set_paused(&api, &caller, &name, true).await
 }
 
 /// Hands out the queue's jobs again.
-#[utoipa::path(
-    post, path = "/v1/queues/{name}/resume", tag = "queues", params(("name" = String, Path)),
-    responses((status = 200, body = Queue))
-)]
-pub(crate) async fn resume(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/queues/{name}/resume", tag = "queues", responses((status = 200, body = Queue)))]
+pub(crate) async fn resume(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     set_paused(&api, &caller, &name, false).await
 }
 
-async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result<Response, Problem> {
+async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result {
     let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
     controls::change(api, &caller.tenant, &Scope::Queue(name.clone()), &patch).await?;
     tracing::info!(queue = %name, paused, "queue set");
-    answer(StatusCode::OK, &one(api, caller, name).await?)
+    ok(&one(api, caller, name).await?)
 }
 
 /// Cancels every job that waits in the queue: queued, scheduled, retrying. What runs goes on.
 #[utoipa::path(
-    post, path = "/v1/queues/{name}/purge", tag = "queues", params(("name" = String, Path)),
+    post, path = "/v1/queues/{name}/purge", tag = "queues",
     responses((status = 202, body = bulk::BulkView, description = "It is being done"))
 )]
-pub(crate) async fn purge(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<QueueName>,
-) -> Result<Response, Problem> {
+pub(crate) async fn purge(Context { api, caller, id: name, .. }: Context<QueueName>) -> Result {
     one(&api, &caller, &name).await?;
     let state = vec![JobState::Queued, JobState::Scheduled, JobState::Retrying];
     let filter = Filter { queue: Some(name), state, ..Filter::default() };

@@ -2,83 +2,70 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
+use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Control, DocumentKind, Expect, Scope};
-use umbel_compose::{JsonError, RouteTable, TaskDocument};
-use umbel_model::{Digest, PolicyPatch, TaskName};
+use umbel_broker::{Control, Document, DocumentKind, Expect, Scope};
+use umbel_compose::{Deploy, JsonError, RouteTable, TaskDocument};
+use umbel_model::{Digest, Policy, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
 use super::modules::TaskParameter;
 use crate::{
     auth::Caller,
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView, control_of},
     etag::{if_match, tagged},
-    extract::{Context, JsonBody, PathParam, QueryParams},
+    extract::{Context, Json, Query},
     paging::{self, PageQuery},
-    problem::{Code, Problem, cut},
+    problem::{Code, Problem, Result, cut},
     state::Api,
     task_cache, task_store,
-    time::Time,
-    views::{PolicyFields, PolicyValue, policy_values},
+    time::Timestamp,
+    views::{PolicyFields, PolicyValue, policy_values, views},
 };
 
-/// A task of the tenant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Task {
-    name: String,
-    /// Rises with each change; the entity tag.
-    version: u64,
-    /// The module that it points at.
-    digest: Option<String>,
-    description: String,
-    /// In the order of positional arguments.
-    parameters: Vec<TaskParameter>,
-    /// JSON Schema of the result.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    returns: Option<serde_json::Value>,
-    /// Each field of the policy and where it was decided.
-    policy: BTreeMap<String, PolicyValue>,
-    /// The control of all its jobs, set at run time.
-    control: ControlView,
-    /// Moves of the pointer, newest first; at most 50 are kept.
-    deploys: Vec<TaskDeploy>,
-}
+views! {
+    /// A task of the tenant.
+    Task from (document: TaskDocument, current: u64, routes: &RouteTable, set: &Control) {
+        name: String = document.task.name.to_string(),
+        /// Rises with each change; the entity tag.
+        version: u64 = current,
+        /// The module that it points at.
+        digest: Option<String> = document.digest().map(|digest| digest.to_string()),
+        description: String = document.task.description,
+        /// In the order of positional arguments.
+        parameters: Vec<TaskParameter> = document.task.parameters.into_iter().map(TaskParameter::new).collect(),
+        /// JSON Schema of the result.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        returns: Option<serde_json::Value> = document.task.returns,
+        /// Each field of the policy and where it was decided.
+        policy: BTreeMap<String, PolicyValue> =
+            policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
+        /// The control of all its jobs, set at run time.
+        control: ControlView = ControlView::new(set),
+        /// Moves of the pointer, newest first; at most 50 are kept.
+        deploys: Vec<TaskDeploy> = document.deploys.iter().rev().map(TaskDeploy::new).collect(),
+    }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskDeploy {
-    digest: String,
-    #[schema(value_type = String, format = DateTime)]
-    at: Time,
-    rolled_back: bool,
-}
+    TaskDeploy from (deploy: &Deploy) {
+        digest: String = deploy.digest.to_string(),
+        at: Timestamp = Timestamp(deploy.at),
+        rolled_back: bool = deploy.rolled_back,
+    }
 
-impl Task {
-    fn new(document: TaskDocument, version: u64, routes: &RouteTable, control: &Control) -> Self {
-        let deploys = document.deploys.iter().rev().map(|deploy| TaskDeploy {
-            digest: deploy.digest.to_string(),
-            at: Time(deploy.at),
-            rolled_back: deploy.rolled_back,
-        });
-        Self {
-            version,
-            digest: document.digest().map(|digest| digest.to_string()),
-            deploys: deploys.collect(),
-            policy: policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
-            control: control.into(),
-            name: document.task.name.into(),
-            description: document.task.description,
-            parameters: document.task.parameters.into_iter().map(TaskParameter::from).collect(),
-            returns: document.task.returns,
-        }
+    TaskSummary from (document: TaskDocument, current: u64, routes: &RouteTable) {
+        name: String = document.task.name.to_string(),
+        version: u64 = current,
+        digest: Option<String> = document.digest().map(|digest| digest.to_string()),
+        description: String = document.task.description.clone(),
+        /// Names of the parameters.
+        parameters: Vec<String> = document.task.parameters.iter().map(|parameter| parameter.name.clone()).collect(),
+        /// Where its jobs wait unless a call says otherwise.
+        queue: String = Policy::resolve(&document.layered(Some(routes))).queue.into(),
     }
 }
 
-async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result<Response, Problem> {
+async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result {
     let routes = task_cache::routes(api, &caller.tenant).await?;
     let control = control_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
     tagged(&Task::new(document, version, &routes, &control), version)
@@ -91,64 +78,30 @@ pub(crate) struct Tasks {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TaskSummary {
-    name: String,
-    version: u64,
-    digest: Option<String>,
-    description: String,
-    /// Names of the parameters.
-    parameters: Vec<String>,
-    /// Where its jobs wait unless a call says otherwise.
-    queue: String,
-}
-
 /// The tenant's tasks.
 #[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(PageQuery), responses((status = 200, body = Tasks)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<PageQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<PageQuery>) -> Result {
     let (documents, next_cursor) = paging::documents(&api, &caller.tenant, DocumentKind::Task, &query).await?;
     let routes = task_cache::routes(&api, &caller.tenant).await?;
-    let summary = |version: u64, document: TaskDocument| TaskSummary {
-        version,
-        digest: document.digest().map(|digest| digest.to_string()),
-        queue: umbel_model::Policy::resolve(&document.layered(Some(&routes))).queue.into(),
-        name: document.task.name.into(),
-        description: document.task.description,
-        parameters: document.task.parameters.into_iter().map(|parameter| parameter.name).collect(),
-    };
-    let items = documents.iter().map(|d| task_store::parsed(&d.body).map(|task| summary(d.version, task)));
-    answer(StatusCode::OK, &Tasks { items: items.collect::<Result<_, _>>()?, next_cursor })
+    let summary = |d: &Document| Ok(TaskSummary::new(task_store::parsed(&d.body)?, d.version, &routes));
+    let items = documents.iter().map(summary).collect::<Result<_>>()?;
+    ok(&Tasks { items, next_cursor })
 }
 
 /// One task.
-#[utoipa::path(
-    get, path = "/v1/tasks/{name}", tag = "tasks", params(("name" = String, Path)),
-    responses((status = 200, body = Task))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/tasks/{name}", tag = "tasks", responses((status = 200, body = Task)))]
+pub(crate) async fn show(Context { api, caller, id: name, .. }: Context<TaskName>) -> Result {
     let (document, version) = task_store::get(&api, &caller.tenant, &name).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
 /// Changes the control of all jobs of a task, also of those that are queued.
-#[utoipa::path(
-    patch, path = "/v1/tasks/{name}/control", tag = "tasks", params(("name" = String, Path)),
-    request_body = ControlBody, responses((status = 200, body = ControlView))
-)]
-pub(crate) async fn control(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+#[utoipa::path(patch, path = "/v1/tasks/{name}/control", tag = "tasks", responses((status = 200, body = ControlView)))]
+pub(crate) async fn control(cx: Context<TaskName>, Json(body): Json<ControlBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     task_store::get(&api, &caller.tenant, &name).await?;
     let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// Where to point a task.
@@ -161,29 +114,17 @@ pub(crate) struct DeployBody {
 }
 
 /// Points the task at a module. Jobs that were submitted before keep theirs.
-#[utoipa::path(
-    post, path = "/v1/tasks/{name}/deploy", tag = "tasks", params(("name" = String, Path)),
-    request_body = DeployBody, responses((status = 200, body = Task))
-)]
-pub(crate) async fn deploy(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    JsonBody(body): JsonBody<DeployBody>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/tasks/{name}/deploy", tag = "tasks", responses((status = 200, body = Task)))]
+pub(crate) async fn deploy(cx: Context<TaskName>, Json(body): Json<DeployBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
     let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
 /// Points the task back at the deploy before.
-#[utoipa::path(
-    post, path = "/v1/tasks/{name}/rollback", tag = "tasks", params(("name" = String, Path)),
-    responses((status = 200, body = Task))
-)]
-pub(crate) async fn rollback(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/tasks/{name}/rollback", tag = "tasks", responses((status = 200, body = Task)))]
+pub(crate) async fn rollback(Context { api, caller, id: name, .. }: Context<TaskName>) -> Result {
     let tenant = &caller.tenant;
     let (mut document, version) = task_store::get(&api, tenant, &name).await?;
     let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
@@ -214,17 +155,12 @@ pub(crate) struct PatchBody {
 #[utoipa::path(
     patch, path = "/v1/tasks/{name}", tag = "tasks",
     params(
-        ("name" = String, Path),
         ("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed"),
     ),
-    request_body = PatchBody, responses((status = 200, body = Task))
+    responses((status = 200, body = Task))
 )]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    PathParam(name): PathParam<TaskName>,
-    headers: HeaderMap,
-    JsonBody(body): JsonBody<PatchBody>,
-) -> Result<Response, Problem> {
+pub(crate) async fn patch(cx: Context<TaskName>, headers: HeaderMap, Json(body): Json<PatchBody>) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
     let wanted = if_match(&headers)?;
     for _ in 0..task_store::MAX_TRIES {
         let (mut document, version) = task_store::get(&api, &caller.tenant, &name).await?;
@@ -242,7 +178,7 @@ pub(crate) async fn patch(
     Err(task_store::busy(&name))
 }
 
-fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch, Problem> {
+fn patched(old: &PolicyPatch, change: &serde_json::Map<String, serde_json::Value>) -> Result<PolicyPatch> {
     let mut fields = match serde_json::to_value(old) {
         Ok(serde_json::Value::Object(fields)) => fields,
         _ => serde_json::Map::new(),

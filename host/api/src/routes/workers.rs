@@ -1,6 +1,6 @@
 //! Workers that are alive, what they run, and orders to them.
 
-use axum::{http::StatusCode, response::Response};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{MAX_READY_QUEUES, Ordered, Shutdown, WorkerInfo, WorkerOrder};
 use umbel_model::{JobState, QueueName, WorkerId};
@@ -9,29 +9,15 @@ use utoipa::ToSchema;
 use super::jobs::list::{Jobs, ListQuery, filtered};
 use crate::{
     auth::Caller,
-    body::answer,
-    extract::{Context, JsonBody, Operator, OptionalJsonBody, PathParam, QueryParams},
-    problem::{Code, Problem},
+    body::{answer, ok},
+    extract::{Context, Json, Operator, OptionalJson, Query},
+    problem::{Code, Problem, Result},
     state::Api,
-    views::{ShutdownMode, Worker},
+    views::{ShutdownMode, Worker, WorkerSummary},
 };
 
 /// Attempts at once that a worker may be told to make.
 const MAX_SLOTS: u32 = 4_096;
-
-/// A worker as those see it who are no operators: workers serve all tenants.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WorkerSummary {
-    id: String,
-    state: String,
-    version: String,
-}
-
-impl From<WorkerInfo> for WorkerSummary {
-    fn from(info: WorkerInfo) -> Self {
-        Self { id: info.id.into(), state: info.state, version: info.version }
-    }
-}
 
 /// All of a worker to an operator, a summary to others.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +30,7 @@ pub(crate) enum Item {
 
 impl Item {
     fn of(info: WorkerInfo, caller: &Caller) -> Self {
-        if caller.operator { Self::Whole(Box::new(info.into())) } else { Self::Summary(info.into()) }
+        if caller.operator { Self::Whole(Box::new(Worker::new(info))) } else { Self::Summary(WorkerSummary::new(info)) }
     }
 }
 
@@ -55,34 +41,24 @@ pub(crate) struct Workers {
 
 /// Workers that said within 30 s that they are alive, by id. All of them is shown to operators only.
 #[utoipa::path(get, path = "/v1/workers", tag = "workers", responses((status = 200, body = Workers)))]
-pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
     let items = api.broker.workers().await?.into_iter().map(|info| Item::of(info, &caller)).collect();
-    answer(StatusCode::OK, &Workers { items })
+    ok(&Workers { items })
 }
 
 /// One worker.
-#[utoipa::path(
-    get, path = "/v1/workers/{id}", tag = "workers", params(("id" = String, Path)),
-    responses((status = 200, body = Item))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<WorkerId>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/workers/{id}", tag = "workers", responses((status = 200, body = Item)))]
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<WorkerId>) -> Result {
     let found = api.broker.workers().await?.into_iter().find(|info| info.id == id);
-    answer(StatusCode::OK, &Item::of(found.ok_or_else(|| unknown(&id))?, &caller))
+    ok(&Item::of(found.ok_or_else(|| unknown(&id))?, &caller))
 }
 
 /// The caller's jobs that a worker runs. Nodes of workflows are not listed.
 #[utoipa::path(
-    get, path = "/v1/workers/{id}/jobs", tag = "workers", params(("id" = String, Path), ListQuery),
+    get, path = "/v1/workers/{id}/jobs", tag = "workers", params(ListQuery),
     responses((status = 200, body = Jobs))
 )]
-pub(crate) async fn jobs(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<WorkerId>,
-    QueryParams(query): QueryParams<ListQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn jobs(Context { api, caller, id, .. }: Context<WorkerId>, Query(query): Query<ListQuery>) -> Result {
     let mut filter = query.filter()?;
     filter.worker = Some(id);
     if filter.state.is_empty() {
@@ -98,7 +74,7 @@ pub(crate) struct OrderGiven {
     order: u64,
 }
 
-async fn order(api: &Api, id: &WorkerId, order: WorkerOrder) -> Result<Response, Problem> {
+async fn order(api: &Api, id: &WorkerId, order: WorkerOrder) -> Result {
     match api.broker.order_worker(id, &order).await? {
         Ordered::Told(number) => {
             tracing::info!(worker = %id, ?order, number, "worker ordered");
@@ -109,26 +85,14 @@ async fn order(api: &Api, id: &WorkerId, order: WorkerOrder) -> Result<Response,
 }
 
 /// Claims nothing more, until it is resumed; what runs goes on. For operators.
-#[utoipa::path(
-    post, path = "/v1/workers/{id}/drain", tag = "workers", params(("id" = String, Path)),
-    responses((status = 202, body = OrderGiven))
-)]
-pub(crate) async fn drain(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/workers/{id}/drain", tag = "workers", responses((status = 202, body = OrderGiven)))]
+pub(crate) async fn drain(Operator(Context { api, id, .. }): Operator<WorkerId>) -> Result {
     order(&api, &id, WorkerOrder { drain: Some(true), ..WorkerOrder::default() }).await
 }
 
 /// Claims again. For operators.
-#[utoipa::path(
-    post, path = "/v1/workers/{id}/resume", tag = "workers", params(("id" = String, Path)),
-    responses((status = 202, body = OrderGiven))
-)]
-pub(crate) async fn resume(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
-) -> Result<Response, Problem> {
+#[utoipa::path(post, path = "/v1/workers/{id}/resume", tag = "workers", responses((status = 202, body = OrderGiven)))]
+pub(crate) async fn resume(Operator(Context { api, id, .. }): Operator<WorkerId>) -> Result {
     order(&api, &id, WorkerOrder { drain: Some(false), ..WorkerOrder::default() }).await
 }
 
@@ -148,14 +112,13 @@ impl Default for ShutdownBody {
 
 /// Ends a worker's process. For operators.
 #[utoipa::path(
-    post, path = "/v1/workers/{id}/shutdown", tag = "workers", params(("id" = String, Path)),
+    post, path = "/v1/workers/{id}/shutdown", tag = "workers",
     request_body = Option<ShutdownBody>, responses((status = 202, body = OrderGiven))
 )]
 pub(crate) async fn shutdown(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
-    OptionalJsonBody(body): OptionalJsonBody<ShutdownBody>,
-) -> Result<Response, Problem> {
+    Operator(Context { api, id, .. }): Operator<WorkerId>,
+    OptionalJson(body): OptionalJson<ShutdownBody>,
+) -> Result {
     let shutdown = body.mode.or(Some(Shutdown::Warm));
     order(&api, &id, WorkerOrder { shutdown, ..WorkerOrder::default() }).await
 }
@@ -179,7 +142,7 @@ fn invalid(field: &str, detail: impl Into<String>) -> Problem {
 }
 
 impl WorkerPatch {
-    fn order(self) -> Result<WorkerOrder, Problem> {
+    fn order(self) -> Result<WorkerOrder> {
         let slots = match (self.slots, self.min_slots, self.max_slots) {
             (None, None, None) => None,
             (Some(slots), None, None) => Some((slots, slots)),
@@ -200,15 +163,9 @@ impl WorkerPatch {
 }
 
 /// Changes the slots or the queues of a worker. For operators.
-#[utoipa::path(
-    patch, path = "/v1/workers/{id}", tag = "workers", params(("id" = String, Path)), request_body = WorkerPatch,
-    responses((status = 202, body = OrderGiven))
-)]
-pub(crate) async fn patch(
-    Operator(Context { api, .. }): Operator,
-    PathParam(id): PathParam<WorkerId>,
-    JsonBody(body): JsonBody<WorkerPatch>,
-) -> Result<Response, Problem> {
+#[utoipa::path(patch, path = "/v1/workers/{id}", tag = "workers", responses((status = 202, body = OrderGiven)))]
+pub(crate) async fn patch(Operator(cx): Operator<WorkerId>, Json(body): Json<WorkerPatch>) -> Result {
+    let Context { api, id, .. } = cx;
     order(&api, &id, body.order()?).await
 }
 

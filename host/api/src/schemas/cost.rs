@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use jsonschema::PatternOptions;
+use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value, json};
 
 use crate::problem::cut;
@@ -38,9 +38,10 @@ const TEXT_BYTES_A_STEP: u64 = 256;
 const MAX_CHECK_DEPTH: usize = 500;
 
 /// The cost of one schema, as far as it is known without a value.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Cost {
-    nodes: u64,
+    /// References unfolded, each cycle once.
+    nodes: usize,
     /// References unfolded.
     pub(super) patterns: usize,
     /// The product of nodes and bytes says too little: the steps are counted on each value.
@@ -72,28 +73,24 @@ const PART_NAMED: [&str; 2] = ["properties", "patternProperties"];
 impl Cost {
     /// Refuses a schema that cannot be bounded, and says why.
     pub(super) fn of(root: &Value) -> Result<Self, String> {
-        let mut survey = Survey {
-            root,
-            nodes: 0,
-            patterns: 0,
-            depth: 0,
-            recursive: false,
-            unevaluated: false,
-            weights: HashMap::new(),
-            open: Vec::new(),
-        };
+        let mut survey = Survey { root, cost: Self::default(), depth: 0, recursive: false, open: Vec::new() };
         survey.visit(root, true)?;
-        let Survey { nodes, patterns, recursive, unevaluated, weights, .. } = survey;
-        let walked = recursive || unevaluated || patterns > 0;
-        Ok(Self { nodes: nodes as u64, patterns, walked, unevaluated, weights })
+        let Survey { cost, recursive, .. } = survey;
+        Ok(Self { walked: recursive || cost.unevaluated || cost.patterns > 0, ..cost })
     }
 
     /// Whether a check of `value`, `bytes` long as JSON, stays within so many steps.
     pub(super) fn allows(&self, root: &Value, value: &Value, bytes: usize, max_steps: u64) -> bool {
         // A value has at most one node in two bytes, and one more; and patterns cost more than that.
-        let cheap = !self.walked && self.nodes.saturating_mul(bytes as u64 / 2 + 1) <= max_steps;
+        let cheap = !self.walked && (self.nodes as u64).saturating_mul(bytes as u64 / 2 + 1) <= max_steps;
         cheap || Walk { root, cost: self, max_steps, steps: 0, depth: 0 }.visit(root, value).is_some()
     }
+}
+
+/// A schema compiled, with patterns of at most so many bytes each. Nothing remote is fetched.
+pub(super) fn validator(schema: &Value, pattern_bytes: usize) -> Result<Validator, String> {
+    let options = PatternOptions::regex().size_limit(pattern_bytes);
+    jsonschema::options().offline().with_pattern_options(options).build(schema).map_err(|error| error.to_string())
 }
 
 /// Steps for a byte of text under `pattern`, by the smallest limit that it compiles within.
@@ -101,10 +98,9 @@ fn weight(pattern: &str) -> Result<u64, String> {
     let schema = json!({ "pattern": pattern });
     let mut problem = String::new();
     for (bytes, steps) in PATTERN_STEPS {
-        let options = jsonschema::options().offline().with_pattern_options(PatternOptions::regex().size_limit(bytes));
-        match options.build(&schema) {
+        match validator(&schema, bytes) {
             Ok(_) => return Ok(steps),
-            Err(error) => problem = error.to_string(),
+            Err(error) => problem = error,
         }
     }
     Err(cut(&format!("a pattern cannot be used (compiled it has at most {MAX_PATTERN_BYTES} bytes): {problem}")))
@@ -144,12 +140,9 @@ fn children<'a>(schema: &'a Map<String, Value>, one: &[&str], many: &[&str], nam
 /// Measures the schema by itself.
 struct Survey<'a> {
     root: &'a Value,
-    nodes: usize,
-    patterns: usize,
+    cost: Cost,
     depth: usize,
     recursive: bool,
-    unevaluated: bool,
-    weights: HashMap<String, u64>,
     /// References being unfolded, and whether a part of the value was entered since.
     open: Vec<(&'a str, bool)>,
 }
@@ -168,7 +161,7 @@ impl<'a> Survey<'a> {
     fn measure(&mut self, node: &'a Value, is_root: bool) -> Result<(), String> {
         let Some(schema) = node.as_object() else { return self.count(1) };
         self.count(1 + listed(schema) + schema.len())?;
-        self.unevaluated |= is_unevaluated(schema);
+        self.cost.unevaluated |= is_unevaluated(schema);
         for key in ["$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$recursiveAnchor"] {
             if schema.contains_key(key) {
                 return Err(format!("`{key}` is not taken; use `$ref` with a JSON pointer"));
@@ -178,13 +171,13 @@ impl<'a> Survey<'a> {
             return Err("`$id` is taken at the top only".into());
         }
         let named = schema.get("patternProperties").and_then(Value::as_object).map_or(0, Map::len);
-        self.patterns += named + usize::from(schema.contains_key("pattern"));
-        if self.patterns > MAX_PATTERNS {
+        self.cost.patterns += named + usize::from(schema.contains_key("pattern"));
+        if self.cost.patterns > MAX_PATTERNS {
             return Err(format!("it has more than {MAX_PATTERNS} patterns"));
         }
         for pattern in patterns(schema) {
-            if !self.weights.contains_key(pattern) {
-                self.weights.insert(pattern.to_owned(), weight(pattern)?);
+            if !self.cost.weights.contains_key(pattern) {
+                self.cost.weights.insert(pattern.to_owned(), weight(pattern)?);
             }
         }
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
@@ -223,8 +216,8 @@ impl<'a> Survey<'a> {
     }
 
     fn count(&mut self, nodes: usize) -> Result<(), String> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
+        self.cost.nodes += nodes;
+        if self.cost.nodes > MAX_NODES {
             return Err(format!("it has more than {MAX_NODES} parts with its references unfolded"));
         }
         Ok(())

@@ -8,18 +8,18 @@ mod cost;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::Validator;
 use moka::future::Cache;
 use serde_json::{Value, value::RawValue};
 use tokio::sync::Semaphore;
 use umbel_compose::{Complaints, ValueChecker};
 use umbel_model::{Digest, Parameter, TaskDescription, TaskName};
 
-use crate::problem::{Problem, cut};
-use cost::{Cost, INLINE_STEPS, MAX_PATTERN_BYTES, MAX_STEPS};
+use crate::problem::{Problem, Result, cut};
+use cost::{Cost, INLINE_STEPS, MAX_PATTERN_BYTES, MAX_STEPS, validator};
 
 /// Long checks at once: they share the processors with everything else.
-const HEAVY_CHECKS: usize = 2;
+pub(crate) const HEAVY_CHECKS: usize = 2;
 
 /// Patterns of one task: each costs milliseconds to compile.
 const MAX_TASK_PATTERNS: usize = 64;
@@ -33,7 +33,7 @@ const MAX_ERRORS: usize = 16;
 /// The compiled schemas of one task, by parameter.
 #[derive(Debug)]
 pub(crate) struct Schemas {
-    parameters: Vec<Option<Compiled>>,
+    parameters: Vec<Option<Arc<Compiled>>>,
     /// Guess of its bytes in memory, rather too high.
     weight: u32,
 }
@@ -61,21 +61,25 @@ impl Schemas {
                     return Err(format!("its parameters have more than {MAX_TASK_PATTERNS} patterns together"));
                 }
                 weight += parameter.schema.to_string().len() * TEXT_FACTOR + cost.patterns * MAX_PATTERN_BYTES;
-                Some(Compiled::new(&parameter.schema, cost).map_err(refused)?)
+                Some(Arc::new(Compiled::new(&parameter.schema, cost).map_err(refused)?))
             });
         }
         Ok(Self { parameters: compiled, weight: u32::try_from(weight).unwrap_or(u32::MAX) })
     }
+}
 
-    /// Whether the value may be given for parameter number `at`.
+/// Checks the values of one task's calls. At most so many long checks run at once as there are permits.
+#[derive(Debug)]
+pub(crate) struct SchemaChecker {
+    pub(crate) schemas: Arc<Schemas>,
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl ValueChecker for SchemaChecker {
     /// A long check waits for a permit and runs off the async threads.
-    pub(crate) async fn check(
-        self: &Arc<Self>,
-        at: usize,
-        json: &RawValue,
-        permits: &CheckPermits,
-    ) -> Result<(), Complaints> {
-        let Some(Some(compiled)) = self.parameters.get(at) else { return Ok(()) };
+    async fn check(&self, at: usize, json: &RawValue) -> Result<(), Complaints> {
+        let Some(Some(compiled)) = self.schemas.parameters.get(at) else { return Ok(()) };
         let value: Value = serde_json::from_str(json.get()).map_err(|e| {
             Complaints::Wrong(vec![(String::new(), format!("cannot be read: {}", cut(&e.to_string())))])
         })?;
@@ -84,50 +88,21 @@ impl Schemas {
             return compiled.verdict(&value);
         }
         // Closed never: refused is the safe answer.
-        let permit = permits.0.clone().acquire_owned().await.map_err(|_| Complaints::TooComplex)?;
-        let schemas = self.clone();
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Complaints::TooComplex)?;
+        let compiled = compiled.clone();
         let long = tokio::task::spawn_blocking(move || {
             // Held here: a caller that goes away does not end the work.
             let _permit = permit;
-            match schemas.parameters.get(at) {
-                Some(Some(compiled)) => compiled.check(&value, bytes),
-                _ => Ok(()),
-            }
+            compiled.check(&value, bytes)
         });
         // A check that panics is refused, not passed.
         long.await.unwrap_or(Err(Complaints::TooComplex))
     }
 }
 
-/// Checks the values of one task's calls.
-#[derive(Debug)]
-pub(crate) struct SchemaChecker {
-    pub(crate) schemas: Arc<Schemas>,
-    pub(crate) permits: CheckPermits,
-}
-
-#[async_trait]
-impl ValueChecker for SchemaChecker {
-    async fn check(&self, at: usize, value: &RawValue) -> Result<(), Complaints> {
-        self.schemas.check(at, value, &self.permits).await
-    }
-}
-
-/// Limits how many long checks run at once.
-#[derive(Debug, Clone)]
-pub(crate) struct CheckPermits(Arc<Semaphore>);
-
-impl Default for CheckPermits {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(HEAVY_CHECKS)))
-    }
-}
-
 impl Compiled {
     fn new(schema: &Value, cost: Cost) -> Result<Self, String> {
-        let options =
-            jsonschema::options().offline().with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES));
-        let validator = options.build(schema).map_err(|e| cut(&e.to_string()))?;
+        let validator = validator(schema, MAX_PATTERN_BYTES).map_err(|problem| cut(&problem))?;
         Ok(Self { schema: schema.clone(), validator, cost })
     }
 
@@ -168,23 +143,16 @@ impl SchemaCache {
     }
 
     /// The schemas of a task; compiled off the async threads when they are not known.
-    pub(crate) async fn get(&self, digest: Digest, task: &TaskDescription) -> Result<Arc<Schemas>, Problem> {
+    pub(crate) async fn get(&self, digest: Digest, task: &TaskDescription) -> Result<Arc<Schemas>> {
         let key = (digest, task.name.clone());
         if let Some(schemas) = self.0.get(&key).await {
             return Ok(schemas);
         }
         let parameters = task.parameters.clone();
         let compiled = tokio::task::spawn_blocking(move || Schemas::compile(&parameters)).await;
-        let schemas = match compiled {
-            Ok(Ok(schemas)) => Arc::new(schemas),
-            Ok(Err(problem)) => {
-                return Err(Problem::schema_invalid(format!("task `{}`: {problem}", task.name)));
-            }
-            Err(_) => {
-                let detail = format!("task `{}`: its schemas crash the compiler", task.name);
-                return Err(Problem::schema_invalid(detail));
-            }
-        };
+        let refused = |problem: String| Problem::schema_invalid(format!("task `{}`: {problem}", task.name));
+        let compiled = compiled.unwrap_or_else(|_| Err("its schemas crash the compiler".into()));
+        let schemas = Arc::new(compiled.map_err(refused)?);
         self.0.insert(key, schemas.clone()).await;
         Ok(schemas)
     }

@@ -8,17 +8,18 @@ use utoipa::{
 };
 
 macro_rules! names {
-    ($($(#[doc = $doc:literal])+ $name:ident = $values:expr;)*) => {$(
-        $(#[doc = $doc])+
+    ($($(#[doc = $doc:literal])* $name:ident = $values:expr;)*) => {$(
+        $(#[doc = $doc])*
         pub(crate) struct $name;
 
         impl ToSchema for $name {}
 
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
-                let description = [$($doc),+].map(str::trim).join("\n");
+                let description: Vec<&str> = [$($doc),*].into_iter().map(str::trim).collect();
+                let description = Some(description.join("\n")).filter(|text| !text.is_empty());
                 let names = ObjectBuilder::new().schema_type(Type::String).enum_values(Some($values));
-                names.description(Some(description)).build().into()
+                names.description(description).build().into()
             }
         }
     )*};
@@ -38,4 +39,5 @@ names! {
     /// `warm`: when what runs has ended; the default. `soft`: after its grace time at the latest, what runs then is handed
     /// back. `cold`: now.
     ShutdownMode = ["warm", "soft", "cold"];
+    ResumeDigest = ["pinned", "current"];
 }

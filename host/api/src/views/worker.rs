@@ -1,60 +1,42 @@
 //! Workers as JSON.
 
-use serde::Serialize;
 use umbel_broker::WorkerInfo;
-use utoipa::ToSchema;
 
-use crate::time::Time;
+use crate::time::Timestamp;
 
-/// A worker that is alive.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Worker {
-    id: String,
-    host: String,
-    pid: u32,
-    version: String,
-    queues: Vec<String>,
-    /// Queues that it does not serve.
-    exclude: Vec<String>,
-    slots: u32,
-    /// Between which numbers of slots it scales by itself; the same when it does not.
-    min_slots: u32,
-    max_slots: u32,
-    running: u32,
-    /// Deliveries that it holds: those that run and those claimed ahead.
-    leases: u32,
-    /// `running`, `draining`.
-    state: String,
-    #[schema(value_type = String, format = DateTime)]
-    started_at: Time,
-    /// Jobs settled since it started.
-    settled: u64,
-    /// Resident memory, bytes.
-    rss_bytes: u64,
-    /// The number of the last order that it followed.
-    order: u64,
-}
+views! {
+    /// A worker that is alive.
+    Worker from (info: WorkerInfo) {
+        id: String = info.id.into(),
+        host: String = info.host,
+        pid: u32 = info.pid,
+        version: String = info.version,
+        queues: Vec<String> = info.queues.into_iter().map(Into::into).collect(),
+        /// Queues that it does not serve.
+        exclude: Vec<String> = info.exclude.into_iter().map(Into::into).collect(),
+        slots: u32 = info.slots,
+        /// Between which numbers of slots it scales by itself; the same when it does not.
+        // A worker of an earlier release does not say.
+        min_slots: u32 = if info.min_slots == 0 { info.slots } else { info.min_slots },
+        max_slots: u32 = if info.max_slots == 0 { info.slots } else { info.max_slots },
+        running: u32 = info.running,
+        /// Deliveries that it holds: those that run and those claimed ahead.
+        leases: u32 = info.leases,
+        /// `running`, `draining`.
+        state: String = info.state,
+        started_at: Timestamp = Timestamp(info.started_at),
+        /// Jobs settled since it started.
+        settled: u64 = info.settled,
+        /// Resident memory, bytes.
+        rss_bytes: u64 = info.rss_bytes,
+        /// The number of the last order that it followed.
+        order: u64 = info.order,
+    }
 
-impl From<WorkerInfo> for Worker {
-    fn from(info: WorkerInfo) -> Self {
-        Self {
-            id: info.id.into(),
-            host: info.host,
-            pid: info.pid,
-            version: info.version,
-            queues: info.queues.into_iter().map(Into::into).collect(),
-            exclude: info.exclude.into_iter().map(Into::into).collect(),
-            slots: info.slots,
-            // One of an earlier release does not say.
-            min_slots: if info.min_slots == 0 { info.slots } else { info.min_slots },
-            max_slots: if info.max_slots == 0 { info.slots } else { info.max_slots },
-            running: info.running,
-            leases: info.leases,
-            state: info.state,
-            started_at: Time(info.started_at),
-            settled: info.settled,
-            rss_bytes: info.rss_bytes,
-            order: info.order,
-        }
+    /// A worker as those see it who are no operators: workers serve all tenants.
+    WorkerSummary from (info: WorkerInfo) {
+        id: String = info.id.into(),
+        state: String = info.state,
+        version: String = info.version,
     }
 }

@@ -11,144 +11,136 @@ use umbel_model::{
 };
 use utoipa::ToSchema;
 
-use super::WorkflowState;
+use super::{JobError, WorkflowState};
 use crate::{
-    problem::Problem,
-    time::Time,
-    views::{self, JobError},
+    problem::{Problem, Result},
+    time::Timestamp,
 };
 
-/// A workflow.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Workflow {
-    /// 26 capital letters and digits; ids sort by the time of submission.
-    id: String,
-    name: Option<String>,
-    #[schema(value_type = WorkflowState)]
-    state: &'static str,
-    progress: WorkflowProgress,
-    /// Jobs and joins (the ends of groups).
-    nodes: u32,
-    tags: Vec<String>,
-    /// Stamps that its jobs inherit.
-    headers: BTreeMap<String, String>,
-    cancel_requested: bool,
-    #[schema(value_type = String, format = DateTime)]
-    created_at: Time,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    deadline_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
-    /// Kept so long after it is over, milliseconds.
-    keep_ms: u64,
-    /// Its result: that of the task that it ends with, or the list of its members' results. Not in lists.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Value>)]
-    pub(crate) result: Option<Box<RawValue>>,
-    /// Why a result that there is is not here: `too_large`, `gone`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) result_omitted: Option<&'static str>,
-    /// Why it failed: `details.failed` names the jobs. Not in lists.
-    pub(crate) error: Option<JobError>,
-    /// The job that it replaces.
-    parent: Option<String>,
-    /// How many guests submitted each other up to here: 0 from outside.
-    depth: u32,
-    /// The workflow whose failed nodes it does again.
-    resume_of: Option<String>,
-    traceparent: Option<String>,
-    links: Links,
-}
+views! {
+    /// A workflow.
+    Workflow from (record: &WorkflowRecord, spec: WorkflowSpec) {
+        /// 26 capital letters and digits; ids sort by the time of submission.
+        id: String = record.id.to_string(),
+        name: Option<String> = spec.name,
+        #[schema(value_type = WorkflowState)]
+        state: &'static str = record.state.as_str(),
+        progress: WorkflowProgress = WorkflowProgress::new(&record.jobs),
+        /// Jobs and joins (the ends of groups).
+        nodes: u32 = record.nodes,
+        tags: Vec<String> = spec.stamps.tags,
+        /// Stamps that its jobs inherit.
+        headers: BTreeMap<String, String> = spec.stamps.headers,
+        cancel_requested: bool = record.cancel_requested,
+        created_at: Timestamp = Timestamp(record.created_at),
+        deadline_at: Option<Timestamp> = record.deadline_at.map(Timestamp),
+        finished_at: Option<Timestamp> = record.finished_at.map(Timestamp),
+        /// Kept so long after it is over, milliseconds.
+        keep_ms: u64 = record.keep_ms,
+        /// Its result: that of the task that it ends with, or the list of its members' results. Not in lists.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<Value>)]
+        result: Option<Box<RawValue>> = None,
+        /// Why a result that there is is not here: `too_large`, `gone`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result_omitted: Option<&'static str> = None,
+        /// Why it failed: `details.failed` names the jobs. Not in lists.
+        error: Option<JobError> = None,
+        /// The job that it replaces.
+        parent: Option<String> = record.parent.map(|id| id.to_string()),
+        /// How many guests submitted each other up to here: 0 from outside.
+        depth: u32 = record.depth,
+        /// The workflow whose failed nodes it does again.
+        resume_of: Option<String> = spec.resume_of.map(|id| id.to_string()),
+        traceparent: Option<String> = spec.stamps.traceparent,
+        links: Links = Links::new(record.id),
+    }
 
-/// How many of a workflow's jobs are where.
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub(crate) struct WorkflowProgress {
-    total: u32,
-    /// Ended, however.
-    done: u32,
-    succeeded: u32,
-    failed: u32,
-    revoked: u32,
-    expired: u32,
-    skipped: u32,
-    running: u32,
-    queued: u32,
-    scheduled: u32,
-    retrying: u32,
-    waiting: u32,
-}
+    /// How many of a workflow's jobs are where.
+    WorkflowProgress from (jobs: &[u32]) {
+        total: u32 = jobs.iter().sum(),
+        /// Ended, however.
+        done: u32 = JobState::ALL.iter().zip(jobs).filter(|(state, _)| state.is_terminal()).map(|(_, count)| count).sum(),
+        succeeded: u32 = count_of(jobs, JobState::Succeeded),
+        failed: u32 = count_of(jobs, JobState::Failed),
+        revoked: u32 = count_of(jobs, JobState::Revoked),
+        expired: u32 = count_of(jobs, JobState::Expired),
+        skipped: u32 = count_of(jobs, JobState::Skipped),
+        running: u32 = count_of(jobs, JobState::Running),
+        queued: u32 = count_of(jobs, JobState::Queued),
+        scheduled: u32 = count_of(jobs, JobState::Scheduled),
+        retrying: u32 = count_of(jobs, JobState::Retrying),
+        waiting: u32 = count_of(jobs, JobState::Waiting),
+    }
 
-/// Links to more about it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Links {
-    #[serde(rename = "self")]
-    own: String,
-    nodes: String,
-    tree: String,
-    graph: String,
-    jobs: String,
-}
+    /// Links to more about it.
+    Links from (id: WorkflowId) {
+        #[serde(rename = "self")]
+        own: String = format!("/v1/workflows/{id}"),
+        nodes: String = format!("/v1/workflows/{id}/nodes"),
+        tree: String = format!("/v1/workflows/{id}/tree"),
+        graph: String = format!("/v1/workflows/{id}/graph.svg"),
+        jobs: String = format!("/v1/jobs?workflow={id}"),
+    }
 
-impl WorkflowProgress {
-    fn new(jobs: &[u32]) -> Self {
-        let of = |state: JobState| {
-            JobState::ALL.iter().zip(jobs).find(|(known, _)| **known == state).map_or(0, |(_, count)| *count)
-        };
-        let done = JobState::ALL.iter().filter(|state| state.is_terminal()).map(|state| of(*state)).sum();
-        Self {
-            total: jobs.iter().sum(),
-            done,
-            succeeded: of(JobState::Succeeded),
-            failed: of(JobState::Failed),
-            revoked: of(JobState::Revoked),
-            expired: of(JobState::Expired),
-            skipped: of(JobState::Skipped),
-            running: of(JobState::Running),
-            queued: of(JobState::Queued),
-            scheduled: of(JobState::Scheduled),
-            retrying: of(JobState::Retrying),
-            waiting: of(JobState::Waiting),
-        }
+    /// Consecutive nodes.
+    Nodes from (range: Range) {
+        first: u32 = range.first,
+        count: u32 = range.count,
+    }
+
+    /// A node of a workflow with its edges.
+    Node from (workflow: WorkflowId, node: &NodeRecord, of_job: Option<&JobRecord>) {
+        number: u32 = node.number,
+        /// `job`; or `gate`: a join, which runs nothing and waits for the members of a group.
+        kind: &'static str = if of_job.is_some() { "job" } else { "gate" },
+        task: Option<String> = of_job.map(|job| job.task.to_string()),
+        label: Option<String> = of_job.and_then(label_of),
+        /// Of a join: `waiting`, `succeeded`, `failed`, `skipped`.
+        #[schema(value_type = super::JobState)]
+        state: &'static str = state_of(node),
+        /// Its source: the node that ends before.
+        after: Option<u32> = node.after,
+        /// `success`, or `failure` of an error callback.
+        when: &'static str = if node.when == When::Success { "success" } else { "failure" },
+        /// Whether its source's result goes in front of its arguments.
+        takes: bool = matches!(node.work, NodeWork::Job { takes: true, .. }),
+        /// The nodes that wait for it.
+        next: Vec<Nodes> = node.next.iter().copied().map(Nodes::new).collect(),
+        /// The join of the innermost group that it is in.
+        group: Option<u32> = node.group,
+        /// Of a join: the last node of each member, in the order of the results.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Nodes> = match &node.work {
+            NodeWork::Join { members, .. } => members.iter().copied().map(Nodes::new).collect(),
+            NodeWork::Job { .. } => Vec::new(),
+        },
+        /// `fail`, `continue`, `ignore`.
+        #[schema(value_type = String)]
+        on_failure: OnFailure = node.on_failure,
+        /// The id of its job.
+        job: Option<String> = of_job.map(|_| node_job(workflow, node.number).to_string()),
+        started_at: Option<Timestamp> = of_job.and_then(|job| job.started_at).map(Timestamp),
+        finished_at: Option<Timestamp> = of_job.and_then(|job| job.finished_at).map(Timestamp),
+        retries: u32 = of_job.map_or(0, |job| job.retries),
+        error: Option<JobError> = of_job.and_then(|job| job.failure.clone()).map(JobError::new),
+        /// The workflow that replaced its job.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replaced_by: Option<String> = of_job.and_then(|job| job.child).map(|id| id.to_string()),
     }
 }
 
-impl Links {
-    fn new(id: WorkflowId) -> Self {
-        let own = format!("/v1/workflows/{id}");
-        let [nodes, tree, graph] = ["nodes", "tree", "graph.svg"].map(|part| format!("{own}/{part}"));
-        Self { own, nodes, tree, graph, jobs: format!("/v1/jobs?workflow={id}") }
-    }
+/// How many jobs are in a state. `jobs` has a number for each, in the order of `JobState::ALL`.
+fn count_of(jobs: &[u32], state: JobState) -> u32 {
+    JobState::ALL.iter().zip(jobs).find(|(known, _)| **known == state).map_or(0, |(_, count)| *count)
 }
 
 impl Workflow {
     /// A workflow without its result.
-    pub(crate) fn new(record: &WorkflowRecord) -> Result<Self, Problem> {
-        let spec: WorkflowSpec = serde_json::from_str(&record.spec).map_err(|error| {
-            tracing::error!(workflow = %record.id, %error, "a stored workflow cannot be read");
-            Problem::record_unreadable(format!("workflow {}", record.id))
-        })?;
-        Ok(Self {
-            id: record.id.to_string(),
-            name: spec.name,
-            state: record.state.as_str(),
-            progress: WorkflowProgress::new(&record.jobs),
-            nodes: record.nodes,
-            tags: spec.stamps.tags,
-            headers: spec.stamps.headers,
-            cancel_requested: record.cancel_requested,
-            created_at: Time(record.created_at),
-            deadline_at: record.deadline_at.map(Time),
-            finished_at: record.finished_at.map(Time),
-            keep_ms: record.keep_ms,
-            result: None,
-            result_omitted: None,
-            error: None,
-            parent: record.parent.map(|id| id.to_string()),
-            depth: record.depth,
-            resume_of: spec.resume_of.map(|id| id.to_string()),
-            traceparent: spec.stamps.traceparent,
-            links: Links::new(record.id),
-        })
+    pub(crate) fn summary(record: &WorkflowRecord) -> Result<Self> {
+        let unreadable = |error| Problem::unreadable_record(format!("workflow {}", record.id), &error);
+        let spec = serde_json::from_str(&record.spec).map_err(unreadable)?;
+        Ok(Self::new(record, spec))
     }
 }
 
@@ -160,59 +152,6 @@ pub(crate) struct Workflows {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// Consecutive nodes.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Nodes {
-    first: u32,
-    count: u32,
-}
-
-impl From<Range> for Nodes {
-    fn from(Range { first, count }: Range) -> Self {
-        Self { first, count }
-    }
-}
-
-/// A node of a workflow with its edges.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Node {
-    number: u32,
-    /// `job`; or `gate`: a join, which runs nothing and waits for the members of a group.
-    kind: &'static str,
-    task: Option<String>,
-    label: Option<String>,
-    /// Of a join: `waiting`, `succeeded`, `failed`, `skipped`.
-    #[schema(value_type = views::JobState)]
-    state: &'static str,
-    /// Its source: the node that ends before.
-    after: Option<u32>,
-    /// `success`, or `failure` of an error callback.
-    when: &'static str,
-    /// Whether its source's result goes in front of its arguments.
-    takes: bool,
-    /// The nodes that wait for it.
-    next: Vec<Nodes>,
-    /// The join of the innermost group that it is in.
-    group: Option<u32>,
-    /// Of a join: the last node of each member, in the order of the results.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    members: Vec<Nodes>,
-    /// `fail`, `continue`, `ignore`.
-    #[schema(value_type = String)]
-    on_failure: OnFailure,
-    /// The id of its job.
-    job: Option<String>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    started_at: Option<Time>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    finished_at: Option<Time>,
-    retries: u32,
-    error: Option<JobError>,
-    /// The workflow that replaced its job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    replaced_by: Option<String>,
-}
-
 /// Some nodes of a workflow, in order.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct NodePage {
@@ -222,49 +161,12 @@ pub(crate) struct NodePage {
 }
 
 impl Node {
-    pub(crate) fn new(workflow: WorkflowId, node: NodeRecord) -> Self {
-        let state = state_of(&node);
-        let NodeRecord { number, when, on_failure, after, group, next, work } = node;
-        let plain = Self {
-            number,
-            // The word of this API for a join.
-            kind: "gate",
-            task: None,
-            label: None,
-            state,
-            after,
-            when: match when {
-                When::Success => "success",
-                When::Failure => "failure",
-            },
-            takes: false,
-            next: next.into_iter().map(Nodes::from).collect(),
-            group,
-            members: Vec::new(),
-            on_failure,
-            job: None,
-            started_at: None,
-            finished_at: None,
-            retries: 0,
-            error: None,
-            replaced_by: None,
+    pub(crate) fn of(workflow: WorkflowId, node: &NodeRecord) -> Self {
+        let job = match &node.work {
+            NodeWork::Job { record, .. } => Some(&**record),
+            NodeWork::Join { .. } => None,
         };
-        match work {
-            NodeWork::Join { members, .. } => Self { members: members.into_iter().map(Nodes::from).collect(), ..plain },
-            NodeWork::Job { record, takes, .. } => Self {
-                kind: "job",
-                label: label_of(&record),
-                task: Some(record.task.into()),
-                takes,
-                job: Some(node_job(workflow, number).to_string()),
-                started_at: record.started_at.map(Time),
-                finished_at: record.finished_at.map(Time),
-                retries: record.retries,
-                error: record.failure.map(JobError::from),
-                replaced_by: record.child.map(|id| id.to_string()),
-                ..plain
-            },
-        }
+        Self::new(workflow, node, job)
     }
 }
 

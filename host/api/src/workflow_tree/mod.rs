@@ -13,8 +13,8 @@ use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
 
 use crate::{
-    problem::Problem,
-    time::Time,
+    problem::{Problem, Result},
+    time::Timestamp,
     views,
     views::{label_of, state_of},
 };
@@ -69,11 +69,9 @@ pub(crate) struct TreeStep {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub(crate) started_at: Option<Time>,
+    pub(crate) started_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub(crate) finished_at: Option<Time>,
+    pub(crate) finished_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retries: Option<u32>,
     /// Kind of the failure.
@@ -133,7 +131,7 @@ struct Known {
 type Nodes = HashMap<u32, Option<Known>>;
 
 /// The tree of a workflow.
-pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree, Problem> {
+pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps) -> Result<Tree> {
     let mut nodes = Nodes::new();
     let mut pages = 0;
     loop {
@@ -195,8 +193,8 @@ impl Known {
                     label: label_of(&record),
                     task: Some(record.task.into()),
                     job: Some(node_job(workflow.id, number).to_string()),
-                    started_at: record.started_at.map(Time),
-                    finished_at: record.finished_at.map(Time),
+                    started_at: record.started_at.map(Timestamp),
+                    finished_at: record.finished_at.map(Timestamp),
                     retries: Some(record.retries),
                     error: record.failure.map(|failure| failure.kind),
                     replaced_by: record.child.map(|id| id.to_string()),

@@ -7,7 +7,7 @@
 use axum::{
     body::Body,
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
@@ -17,10 +17,10 @@ use umbel_compose::{JobTemplate, Options};
 use umbel_model::JobId;
 
 use crate::{
-    body::{Chunks, checked_text, is_declared_longer, object_of, or_drain, too_large},
+    body::{Chunks, checked_text, is_declared_longer, media_type, object_of, or_drain, too_large},
     extract::Context,
     outcome::{Outcome, submitted},
-    problem::{FieldError, Problem},
+    problem::{FieldError, Problem, Result},
     state::Api,
     submission::{NewJobs, Origin, Signature, idempotency, options_of},
 };
@@ -43,11 +43,8 @@ const MAX_DETAILED_BYTES: usize = 16 << 20;
     request_body(content = String, content_type = "application/x-ndjson"),
     responses((status = 200, content_type = "application/x-ndjson", body = String))
 )]
-pub(crate) async fn submit_batch(
-    Context { api, caller, request_id }: Context,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn submit_batch(cx: Context, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (_permit, body) = or_drain(api.batches.acquire(&caller.tenant).await, body).await?;
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
@@ -62,10 +59,9 @@ pub(crate) async fn submit_batch(
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/x-ndjson")], batch.answers).into_response())
 }
 
-fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if !matches!(&*essence, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
+fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
+    let media_type = media_type(headers);
+    if !matches!(&*media_type, "application/x-ndjson" | "application/ndjson" | "application/jsonl") {
         return Err(Problem::unsupported_media_type("send `Content-Type: application/x-ndjson`"));
     }
     if headers.contains_key("idempotency-key") {
@@ -82,7 +78,7 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<(), Problem> {
 const LINE_ERRORS: usize = 4;
 
 /// The outcome of reading a line: the id of a job to store, or a refusal.
-type Entry = Result<JobId, Problem>;
+type Entry = Result<JobId>;
 
 /// A chunk being stored, and the lines that it answers.
 struct InFlight {
@@ -126,7 +122,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn read(&mut self, body: Body) -> Result<(), Problem> {
+    async fn read(&mut self, body: Body) -> Result<()> {
         let mut chunks = Chunks::new(self.api, body);
         let mut rest = BytesMut::new();
         let mut read = 0;
@@ -151,7 +147,7 @@ impl<'a> Batch<'a> {
         self.line(&rest).await
     }
 
-    async fn line(&mut self, line: &[u8]) -> Result<(), Problem> {
+    async fn line(&mut self, line: &[u8]) -> Result<()> {
         let line = line.trim_ascii();
         if line.is_empty() {
             return Ok(());
@@ -173,7 +169,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Prepares the job of a line; answers its id.
-    async fn add(&mut self, line: &[u8]) -> Result<JobId, Problem> {
+    async fn add(&mut self, line: &[u8]) -> Result<JobId> {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
@@ -189,7 +185,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The index of a new template.
-    async fn prepare(&mut self, task: &str, options: &str) -> Result<usize, Problem> {
+    async fn prepare(&mut self, task: &str, options: &str) -> Result<usize> {
         let parsed = if options.is_empty() { Options::default() } else { options_of(options)? };
         if !parsed.on_success.is_empty() || !parsed.on_failure.is_empty() {
             let detail = "on_success, on_failure: a line of a batch has none; use POST /v1/jobs or POST /v1/workflows";
@@ -241,15 +237,17 @@ impl<'a> Batch<'a> {
         self.failed = stored.err();
     }
 
-    fn answer(&mut self, outcome: Result<Outcome, Problem>) {
+    fn answer(&mut self, outcome: Result<Outcome>) {
         match outcome {
-            Ok(Outcome::New(id)) => {
-                self.answers.extend_from_slice(b"{\"id\":\"");
-                self.answers.extend_from_slice(id.to_string().as_bytes());
-                self.answers.extend_from_slice(b"\"}\n");
+            Ok(outcome) => {
+                let known = match outcome {
+                    Outcome::New(_) => "",
+                    Outcome::Replayed(_) => r#","replayed":true"#,
+                    Outcome::Duplicate(_) => r#","duplicate":true"#,
+                };
+                let line = format!("{{\"id\":\"{}\"{known}}}\n", outcome.id());
+                self.answers.extend_from_slice(line.as_bytes());
             }
-            Ok(Outcome::Replayed(id)) => self.write(&Replayed { id: id.to_string(), replayed: true }),
-            Ok(Outcome::Duplicate(id)) => self.write(&Duplicate { id: id.to_string(), duplicate: true }),
             Err(problem) => {
                 let detailed = self.answers.len() < MAX_DETAILED_BYTES;
                 let error = LineError {
@@ -258,29 +256,13 @@ impl<'a> Batch<'a> {
                     retryable: problem.is_retryable(),
                     errors: if detailed { problem.first_errors(LINE_ERRORS) } else { &[] },
                 };
-                self.write(&Refused { error });
+                // Texts and numbers into memory: there is nothing to fail.
+                if serde_json::to_writer(&mut self.answers, &Refused { error }).is_ok() {
+                    self.answers.push(b'\n');
+                }
             }
         }
     }
-
-    fn write<T: Serialize>(&mut self, line: &T) {
-        // Texts and numbers into memory: there is nothing to fail.
-        if serde_json::to_writer(&mut self.answers, line).is_ok() {
-            self.answers.push(b'\n');
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Replayed {
-    id: String,
-    replayed: bool,
-}
-
-#[derive(Serialize)]
-struct Duplicate {
-    id: String,
-    duplicate: bool,
 }
 
 #[derive(Serialize)]

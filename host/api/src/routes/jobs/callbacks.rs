@@ -11,7 +11,7 @@ use umbel_model::{
 
 use crate::{
     outcome::Outcome,
-    problem::{FieldError, Problem},
+    problem::{FieldError, Problem, Result},
     state::Api,
     submission::{Origin, Signature, task_name},
     time::now_ms,
@@ -25,7 +25,7 @@ pub(super) async fn submit(
     mut options: Options,
     origin: Origin,
     idempotency: Option<Idempotency>,
-) -> Result<Outcome, Problem> {
+) -> Result<Outcome> {
     let stamps = origin.stamps(&mut options);
     let head = Head::new(api.ids.workflow_id()?);
     // Nodes are kept as long as their workflow.
@@ -52,7 +52,7 @@ pub(super) async fn submit(
 }
 
 /// The signature as a step of a canvas, without its options.
-fn step(signature: &Signature<'_>) -> Result<Step, Problem> {
+fn step(signature: &Signature<'_>) -> Result<Step> {
     let mut kwargs = BTreeMap::new();
     for (name, value) in signature.kwargs.iter().flat_map(|kwargs| kwargs.iter()) {
         if kwargs.insert(name.to_owned(), value.to_owned()).is_some() {

@@ -8,20 +8,20 @@ use std::sync::Arc;
 use axum::{
     Extension,
     http::{HeaderMap, StatusCode},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use bytes::Bytes;
 use serde::Serialize;
 use umbel_model::{JobId, JobRecord, JobState, Progress, TenantId};
 
 use crate::{
-    event_stream::{EventSource, Events, Looked, POLL, StreamPermits, event_stream, last_event_id},
-    extract::{Context, PathParam},
+    event_stream::{EventSource, Events, Looked, POLL, event_stream, last_event_id, stream_permit},
+    extract::Context,
     job_detail::job_detail,
-    problem::Problem,
+    problem::Result,
     serve::Stopping,
     state::Api,
-    time::Time,
+    time::Timestamp,
     views::{self, JobError, Line},
 };
 
@@ -71,7 +71,7 @@ struct Change<'a> {
     /// Number of the current or last attempt, from 1.
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    due_at: Option<Time>,
+    due_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +86,6 @@ struct Change<'a> {
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(
-        ("id" = String, Path),
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen"),
     ),
     responses(
@@ -94,20 +93,16 @@ struct Change<'a> {
         (status = 204, description = "Its end was seen already"),
     )
 )]
-pub(crate) async fn follow(
-    Context { api, caller, .. }: Context,
-    stopping: Option<Extension<Stopping>>,
-    PathParam(id): PathParam<JobId>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+pub(crate) async fn follow(cx: Context<JobId>, stopping: Option<Extension<Stopping>>, headers: HeaderMap) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let seen = last_event_id(&headers, Seen::parse)?.unwrap_or_default();
     if seen.end {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let permits = StreamPermits::take(&api, &caller)?;
+    let permit = stream_permit(&api, &caller)?;
     let next = Some(api.job(&caller.tenant, id).await?);
     let source = JobEvents { api, tenant: caller.tenant, id, seen, progress: None, next };
-    Ok(event_stream(source, permits, stopping, None))
+    Ok(event_stream(source, permit, stopping, None))
 }
 
 /// One client's view of one job.
@@ -163,7 +158,7 @@ impl JobEvents {
             && self.progress.as_ref() != Some(&progress)
         {
             self.progress = Some(progress.clone());
-            events.push(self.seen.id(), "progress", &views::Progress::from(progress));
+            events.push(self.seen.id(), "progress", &views::Progress::new(progress));
         }
         if !ended {
             return Looked::More;
@@ -192,9 +187,9 @@ impl JobEvents {
             id: self.id.to_string(),
             state: record.state.as_str(),
             attempt: record.retries + 1,
-            due_at: record.due_at.map(Time),
+            due_at: record.due_at.map(Timestamp),
             worker: record.worker.as_ref().map(umbel_model::WorkerId::as_str),
-            error: record.failure.clone().map(JobError::from),
+            error: record.failure.clone().map(JobError::new),
         };
         events.push(self.seen.id(), "state", &change);
     }

@@ -1,6 +1,5 @@
 //! Lists of jobs: all, the dead, a workflow's, a worker's.
 
-use axum::{http::StatusCode, response::Response};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{NodeWork, PAGE_SCAN, Results};
 use umbel_bulk::Filter;
@@ -10,10 +9,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::answer,
-    extract::{Context, QueryParams},
+    body::ok,
+    extract::{Context, Query},
     paging,
-    problem::Problem,
+    problem::{Problem, Result},
     state::Api,
     views::Job,
 };
@@ -58,7 +57,7 @@ pub(crate) struct Jobs {
 }
 
 impl ListQuery {
-    pub(crate) fn filter(&self) -> Result<Filter, Problem> {
+    pub(crate) fn filter(&self) -> Result<Filter> {
         let bad = |e: String| Problem::invalid_query(e);
         let time = |name: &str, text: &Option<String>| {
             text.as_deref().map(parse_time).transpose().map_err(|e| bad(format!("{name}: {e}")))
@@ -80,7 +79,7 @@ impl ListQuery {
 }
 
 /// `?state=failed,revoked`.
-pub(crate) fn states_of(list: Option<&str>) -> Result<Vec<JobState>, Problem> {
+pub(crate) fn states_of(list: Option<&str>) -> Result<Vec<JobState>> {
     let state = |name: &str| {
         let known = || JobState::ALL.map(JobState::as_str).join(", ");
         JobState::from_name(name).ok_or_else(|| Problem::invalid_query(format!("state: one of {}", known())))
@@ -89,7 +88,7 @@ pub(crate) fn states_of(list: Option<&str>) -> Result<Vec<JobState>, Problem> {
 }
 
 /// A page of jobs, of all or of the dead.
-pub(crate) async fn page(api: &Api, caller: &Caller, query: &ListQuery, dead: bool) -> Result<Response, Problem> {
+pub(crate) async fn page(api: &Api, caller: &Caller, query: &ListQuery, dead: bool) -> Result {
     if let Some(workflow) = &query.workflow {
         if dead {
             return Err(Problem::invalid_query("workflow: the dead set is not listed by workflow"));
@@ -100,13 +99,7 @@ pub(crate) async fn page(api: &Api, caller: &Caller, query: &ListQuery, dead: bo
 }
 
 /// A page of the jobs that a filter finds. It looks at `PAGE_SCAN` jobs or a little more.
-pub(crate) async fn filtered(
-    api: &Api,
-    caller: &Caller,
-    query: &ListQuery,
-    filter: &Filter,
-    dead: bool,
-) -> Result<Response, Problem> {
+pub(crate) async fn filtered(api: &Api, caller: &Caller, query: &ListQuery, filter: &Filter, dead: bool) -> Result {
     let limit = paging::limit_of(query.limit)?;
     let mut before: Option<JobId> = paging::parse_cursor(query.cursor.as_deref(), |text| text.parse().ok())?;
     let (mut items, mut looked_at) = (Vec::new(), 0);
@@ -128,12 +121,12 @@ pub(crate) async fn filtered(
             break;
         }
     }
-    answer(StatusCode::OK, &Jobs { items, next_cursor: before.map(|id| paging::cursor(&id.to_string())) })
+    ok(&Jobs { items, next_cursor: before.map(|id| paging::cursor(&id.to_string())) })
 }
 
 /// A page of a workflow's jobs. It looks at `PAGE_SCAN` nodes at most, as a page of all jobs does, and at fewer if
 /// their texts are large.
-async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result<Response, Problem> {
+async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &str) -> Result {
     let id: WorkflowId = workflow.parse().map_err(|e| Problem::workflow_not_found(format!("{e}")))?;
     let from = paging::parse_cursor(query.cursor.as_deref(), |text| text.parse().ok())?.unwrap_or(0);
     let (wanted, limit) = (query.filter()?, paging::limit_of(query.limit)?);
@@ -160,14 +153,11 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
         next = page.next;
     }
     let next = (next < record.nodes).then_some(next);
-    answer(StatusCode::OK, &Jobs { items, next_cursor: next.map(|number| paging::cursor(&number.to_string())) })
+    ok(&Jobs { items, next_cursor: next.map(|number| paging::cursor(&number.to_string())) })
 }
 
 /// Jobs, newest first.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<ListQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<ListQuery>) -> Result {
     page(&api, &caller, &query, false).await
 }

@@ -9,10 +9,7 @@ pub(crate) mod submit;
 
 use std::time::Duration;
 
-use axum::{
-    http::StatusCode,
-    response::{IntoResponse as _, Response},
-};
+use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Deserialize;
 use umbel_broker::{Cancelled, Forgot, RunNow, Waiter};
 use umbel_model::{JobId, JobState};
@@ -20,11 +17,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     auth::Caller,
-    body::answer,
-    extract::{Context, OptionalJsonBody, PathParam, QueryParams, WaitQuery},
+    body::{answer, ok},
+    extract::{Context, OptionalJson, Query, WaitQuery},
     job_detail::job_detail,
     outcome::{Outcome, respond},
-    problem::Problem,
+    problem::{Problem, Result},
     redrive,
     state::Api,
     views::Job,
@@ -37,7 +34,7 @@ pub(crate) async fn respond_with_job(
     outcome: Outcome,
     wait: Duration,
     waiter: Option<Waiter>,
-) -> Result<Response, Problem> {
+) -> Result {
     let found = match (outcome, waiter) {
         (Outcome::New(_), Some(waiter)) => api.watch.new_job(&caller.tenant, waiter, wait).await,
         _ => api.watch.job(&caller.tenant, outcome.id(), wait).await,
@@ -51,31 +48,18 @@ pub(crate) async fn respond_with_job(
 }
 
 /// One job; with `wait`, once it has ended or the time is over.
-#[utoipa::path(
-    get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path), WaitQuery),
-    responses((status = 200, body = Job))
-)]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<WaitQuery>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(WaitQuery), responses((status = 200, body = Job)))]
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<JobId>, Query(query): Query<WaitQuery>) -> Result {
     let wait = query.wait(&api)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
-    answer(StatusCode::OK, &job_detail(&api, record).await?)
+    ok(&job_detail(&api, record).await?)
 }
 
 /// Deletes a job that has ended, with its log and its result.
 ///
 /// A node is deleted with its workflow.
-#[utoipa::path(
-    delete, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path)),
-    responses((status = 204, description = "It is gone"))
-)]
-pub(crate) async fn forget(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-) -> Result<Response, Problem> {
+#[utoipa::path(delete, path = "/v1/jobs/{id}", tag = "jobs", responses((status = 204, description = "It is gone")))]
+pub(crate) async fn forget(Context { api, caller, id, .. }: Context<JobId>) -> Result {
     match api.broker.forget(&caller.tenant, id).await? {
         Forgot::Forgotten => {}
         Forgot::NotEnded(state) => {
@@ -107,19 +91,17 @@ pub(crate) struct CancelBody {
 
 /// Revokes a job that waits; asks the worker of a running one to stop it, or lets it end.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(("id" = String, Path), CancelBody),
-    request_body = Option<CancelBody>,
+    post, path = "/v1/jobs/{id}/cancel", tag = "jobs", params(CancelBody), request_body = Option<CancelBody>,
     responses(
         (status = 200, body = Job, description = "It is revoked"),
         (status = 202, body = Job, description = "It runs; its worker was asked to stop it"),
     )
 )]
 pub(crate) async fn cancel(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<CancelBody>,
-    OptionalJsonBody(body): OptionalJsonBody<CancelBody>,
-) -> Result<Response, Problem> {
+    Context { api, caller, id, .. }: Context<JobId>,
+    Query(query): Query<CancelBody>,
+    OptionalJson(body): OptionalJson<CancelBody>,
+) -> Result {
     let terminate = body.terminate.or(query.terminate).unwrap_or(true);
     let status = match api.broker.cancel(&caller.tenant, id, terminate).await? {
         Cancelled::Revoked | Cancelled::AlreadyEnded(JobState::Revoked) => StatusCode::OK,
@@ -134,20 +116,17 @@ pub(crate) async fn cancel(
 
 /// Runs a scheduled or retrying job now; repeats a failed one as a new job.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = String, Path)),
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
     responses(
         (status = 200, body = Job, description = "The job is queued"),
         (status = 202, body = Job, description = "A new job repeats the failed one"),
     )
 )]
-pub(crate) async fn retry(
-    Context { api, caller, request_id }: Context,
-    PathParam(id): PathParam<JobId>,
-) -> Result<Response, Problem> {
+pub(crate) async fn retry(Context { api, caller, id, request_id }: Context<JobId>) -> Result {
     let record = match api.broker.run_now(&caller.tenant, id).await? {
         RunNow::Queued => {
             let record = api.job(&caller.tenant, id).await?;
-            return answer(StatusCode::OK, &job_detail(&api, record).await?);
+            return ok(&job_detail(&api, record).await?);
         }
         RunNow::NotFound => return Err(Problem::no_job(id)),
         RunNow::NotWaiting(JobState::Failed) => api.job(&caller.tenant, id).await?,

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::{
     body::Body,
     http::{StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     admission::Permit,
-    body::answer,
-    extract::{Context, PathParam, QueryParams},
+    body::ok,
+    extract::{Context, Query},
     job_detail::result_text,
     paging,
-    problem::Problem,
+    problem::{Problem, Result},
     views::Line,
 };
 
@@ -45,14 +45,10 @@ pub(crate) struct Lines {
 
 /// The log of a job.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(("id" = String, Path), LogsQuery),
+    get, path = "/v1/jobs/{id}/logs", tag = "jobs", params(LogsQuery),
     responses((status = 200, body = Lines))
 )]
-pub(crate) async fn logs(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-    QueryParams(query): QueryParams<LogsQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn logs(Context { api, caller, id, .. }: Context<JobId>, Query(query): Query<LogsQuery>) -> Result {
     // 2^53: what a JSON number of any reader can hold.
     let from = query.from.unwrap_or(0).min(1 << 53);
     let lines = api.broker.logs(&caller.tenant, id, from, paging::limit_of(query.limit)?).await?;
@@ -61,18 +57,15 @@ pub(crate) async fn logs(
     }
     let next_from = from + lines.len() as u64;
     let items = lines.into_iter().zip(from..).map(|(line, number)| Line::new(number, line)).collect();
-    answer(StatusCode::OK, &Lines { items, next_from })
+    ok(&Lines { items, next_from })
 }
 
 /// The result of a job as its task wrote it, whatever its size.
 #[utoipa::path(
-    get, path = "/v1/jobs/{id}/result", tag = "jobs", params(("id" = String, Path)),
+    get, path = "/v1/jobs/{id}/result", tag = "jobs",
     responses((status = 200, content_type = "application/json", body = serde_json::Value))
 )]
-pub(crate) async fn result(
-    Context { api, caller, .. }: Context,
-    PathParam(id): PathParam<JobId>,
-) -> Result<Response, Problem> {
+pub(crate) async fn result(Context { api, caller, id, .. }: Context<JobId>) -> Result {
     let record = api.job(&caller.tenant, id).await?;
     if !record.state.is_terminal() {
         let detail = format!("job {id} is {}; wait for its end", record.state.as_str());

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, http::HeaderMap, response::Response};
+use axum::{body::Body, http::HeaderMap};
 use utoipa::ToSchema;
 
 use super::{callbacks, respond_with_job};
 use crate::{
     body::{checked_text, object_of, read_json},
     canvas_schema::Step,
-    extract::{Context, QueryParams, WaitQuery},
+    extract::{Context, Query, WaitQuery},
     outcome::submitted,
-    problem::Problem,
+    problem::{Problem, Result},
     submission::{NewJobs, Origin, Signature, idempotency, key_of, options_of},
     views::{Job, PolicyFields},
 };
@@ -81,15 +81,11 @@ impl std::fmt::Debug for SubmissionOptions {
         (status = 200, body = Job, description = "It has ended, or the idempotency key was known, or (with the header `Umbel-Unique: duplicate`) a unique job like it was there"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, request_id }: Context,
-    QueryParams(query): QueryParams<WaitQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
-    let bytes = read_json(&api, &headers, body).await?;
+    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
     let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Extension, http::HeaderMap, response::Response};
+use axum::{Extension, http::HeaderMap};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Event, FOLLOW_MS};
@@ -19,12 +19,12 @@ use utoipa::IntoParams;
 
 use super::super::jobs::list::states_of;
 use crate::{
-    event_stream::{EventSource, Events, Looked, MAX_SILENCE, StreamPermits, event_stream, last_event_id},
-    extract::{Context, QueryParams},
-    problem::Problem,
+    event_stream::{EventSource, Events, Looked, MAX_SILENCE, event_stream, last_event_id, stream_permit},
+    extract::{Context, Query},
+    problem::{Problem, Result},
     serve::Stopping,
     state::Api,
-    time::Time,
+    time::Timestamp,
 };
 
 /// Well before a following ends, also when the broker is away for as long as a stream lives without it.
@@ -53,7 +53,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(query: &EventsQuery) -> Result<Self, Problem> {
+    fn of(query: &EventsQuery) -> Result<Self> {
         let bad = |detail: String| Problem::invalid_query(detail);
         let names = query.task.iter().flat_map(|list| list.split(','));
         let tasks: BTreeSet<_> =
@@ -76,7 +76,7 @@ struct Change<'a> {
     job_id: String,
     task: &'a str,
     state: &'static str,
-    at: Time,
+    at: Timestamp,
 }
 
 /// The changes of all jobs of the tenant from now on, as server-sent events.
@@ -96,18 +96,18 @@ struct Change<'a> {
 pub(crate) async fn follow_all(
     Context { api, caller, .. }: Context,
     stopping: Option<Extension<Stopping>>,
-    QueryParams(query): QueryParams<EventsQuery>,
+    Query(query): Query<EventsQuery>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result {
     let wanted = Wanted::of(&query)?;
     let seen = last_event_id(&headers, |text| text.parse::<u64>().ok())?;
-    let permits = StreamPermits::take(&api, &caller)?;
+    let permit = stream_permit(&api, &caller)?;
     let last = api.broker.follow(&caller.tenant).await?;
     let after = seen.unwrap_or(last);
     let source = TenantEvents { api, tenant: caller.tenant, wanted, after, followed: Instant::now() };
     // A client whose connection breaks before the first event must know where it stood.
     let greeting = source.heartbeat();
-    Ok(event_stream(source, permits, stopping, Some(greeting)))
+    Ok(event_stream(source, permit, stopping, Some(greeting)))
 }
 
 /// One client's view of a tenant's jobs.
@@ -166,7 +166,7 @@ impl TenantEvents {
                     job_id: event.job.to_string(),
                     task: event.task.as_str(),
                     state: event.state.as_str(),
-                    at: Time(event.at),
+                    at: Timestamp(event.at),
                 };
                 events.push(self.after, "job", &change);
             }

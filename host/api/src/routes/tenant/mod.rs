@@ -1,22 +1,19 @@
 //! The tenant: its control, and the routes from its tasks to queues.
 
-use axum::{
-    http::{HeaderMap, StatusCode},
-    response::Response,
-};
-use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument, Scope};
+use axum::http::HeaderMap;
+use umbel_broker::{DocumentKind, DocumentPut, Expect, Scope};
 use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
 use utoipa::ToSchema;
 
 pub(crate) mod events;
 
 use crate::{
-    body::answer,
+    body::ok,
     controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
-    extract::{Context, JsonBody},
-    problem::{FieldError, Problem},
-    task_cache,
+    extract::{Context, Json},
+    problem::{Problem, Result},
+    records, task_cache,
 };
 
 /// Regular expressions among a tenant's routes: each takes a moment to compile, and is tried for each task. More of them
@@ -25,22 +22,16 @@ const MAX_REGEXES: usize = 32;
 
 /// The control of all jobs of the tenant.
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
-pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
     let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// Changes the control of all jobs of the tenant.
-#[utoipa::path(
-    patch, path = "/v1/tenant", tag = "tenant", request_body = ControlBody,
-    responses((status = 200, body = ControlView))
-)]
-pub(crate) async fn patch(
-    Context { api, caller, .. }: Context,
-    JsonBody(body): JsonBody<ControlBody>,
-) -> Result<Response, Problem> {
+#[utoipa::path(patch, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
+pub(crate) async fn patch(Context { api, caller, .. }: Context, Json(body): Json<ControlBody>) -> Result {
     let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
-    answer(StatusCode::OK, &ControlView::from(&control))
+    ok(&ControlView::new(&control))
 }
 
 /// The tenant's routes: the first that matches a task's name says which queue its jobs go to, unless the task's policy
@@ -66,7 +57,7 @@ pub(crate) struct RouteView {
 
 /// The tenant's routes.
 #[utoipa::path(get, path = "/v1/routes", tag = "tenant", responses((status = 200, body = RoutesView)))]
-pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result<Response, Problem> {
+pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result {
     let (routes, version) = Routes::read(&*api.broker, &caller.tenant).await?;
     tagged(&routes, version)
 }
@@ -77,19 +68,15 @@ pub(crate) async fn routes(Context { api, caller, .. }: Context) -> Result<Respo
     params(("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed")),
     request_body = RoutesView, responses((status = 200, body = RoutesView))
 )]
-pub(crate) async fn put_routes(
-    Context { api, caller, .. }: Context,
-    headers: HeaderMap,
-    JsonBody(routes): JsonBody<Routes>,
-) -> Result<Response, Problem> {
+pub(crate) async fn put_routes(cx: Context, headers: HeaderMap, Json(routes): Json<Routes>) -> Result {
+    let Context { api, caller, .. } = cx;
     let expect = match if_match(&headers)? {
         None => Expect::Any,
         Some(0) => Expect::Absent,
         Some(version) => Expect::Version(version),
     };
     let invalid = |at: usize, detail: String| {
-        let errors = vec![FieldError { pointer: format!("/routes/{at}/match"), detail: detail.clone() }];
-        Problem::invalid_route(format!("route {at}: {detail}")).errors(errors)
+        Problem::invalid_route(format!("route {at}: {detail}")).with_place(format!("/routes/{at}/match"), detail)
     };
     let mut regexes = routes.routes.iter().enumerate().filter(|(_, route)| route.kind == RouteKind::Regex);
     if let Some((at, _)) = regexes.nth(MAX_REGEXES) {
@@ -98,13 +85,7 @@ pub(crate) async fn put_routes(
     drop(regexes);
     let (routes, compiled) = task_cache::compiled(routes).await?;
     compiled.map_err(|(at, detail)| invalid(at, detail))?;
-    let put = PutDocument {
-        tenant: caller.tenant.clone(),
-        kind: DocumentKind::Routes,
-        name: ROUTES_NAME.into(),
-        expect,
-        body: Some(serde_json::to_string(&routes).expect("routes have text keys only")),
-    };
+    let put = records::write_of(&caller.tenant, DocumentKind::Routes, ROUTES_NAME, expect, &routes);
     let version = match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => version,
         DocumentPut::Conflict(version) => {

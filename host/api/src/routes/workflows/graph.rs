@@ -2,17 +2,17 @@
 
 use axum::{
     http::{StatusCode, header},
-    response::{IntoResponse as _, Response},
+    response::IntoResponse as _,
 };
 use serde::Deserialize;
 use umbel_broker::Results;
 use utoipa::IntoParams;
 
 use crate::{
-    body::answer,
-    extract::{Context, PathParam, QueryParams, WorkflowParam},
+    body::ok,
+    extract::{Context, Query, WorkflowParam},
     graph_svg,
-    problem::Problem,
+    problem::{Problem, Result},
     views::{Node, NodePage},
     workflow_tree::{self, Caps, Tree},
 };
@@ -41,14 +41,11 @@ pub(crate) struct NodesQuery {
 ///
 /// A page may be shorter than asked for: go on at `next_from` while there is one.
 #[utoipa::path(
-    get, path = "/v1/workflows/{id}/nodes", tag = "workflows", params(("id" = String, Path), NodesQuery),
+    get, path = "/v1/workflows/{id}/nodes", tag = "workflows", params(NodesQuery),
     responses((status = 200, body = NodePage))
 )]
-pub(crate) async fn nodes(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-    QueryParams(query): QueryParams<NodesQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn nodes(cx: Context<WorkflowParam>, Query(query): Query<NodesQuery>) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let (from, max) = (query.from.unwrap_or(0), query.max.unwrap_or(DEFAULT_NODES));
     if !(1..=MAX_NODES).contains(&max) {
         return Err(Problem::invalid_query(format!("max: from 1 to {MAX_NODES}")));
@@ -63,36 +60,27 @@ pub(crate) async fn nodes(
         let count = NODES_A_QUESTION.min(end - next);
         let page = api.broker.nodes(&caller.tenant, id, next, count, Results::Omitted).await?;
         next = page.next;
-        items.extend(page.nodes.into_iter().map(|node| Node::new(id, node)));
+        items.extend(page.nodes.iter().map(|node| Node::of(id, node)));
     }
-    answer(StatusCode::OK, &NodePage { items, next_from: (next < record.nodes).then_some(next) })
+    ok(&NodePage { items, next_from: (next < record.nodes).then_some(next) })
 }
 
 /// The steps of a workflow, nested as they were written, with states and timings.
 ///
 /// At most 2,000 nodes are shown; groups say how many members are left out.
-#[utoipa::path(
-    get, path = "/v1/workflows/{id}/tree", tag = "workflows", params(("id" = String, Path)),
-    responses((status = 200, body = Tree))
-)]
-pub(crate) async fn tree(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result<Response, Problem> {
+#[utoipa::path(get, path = "/v1/workflows/{id}/tree", tag = "workflows", responses((status = 200, body = Tree)))]
+pub(crate) async fn tree(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
-    answer(StatusCode::OK, &workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
+    ok(&workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
 }
 
 /// The workflow as a picture, without scripts. Large groups are shown by their first members and a count.
 #[utoipa::path(
-    get, path = "/v1/workflows/{id}/graph.svg", tag = "workflows", params(("id" = String, Path)),
+    get, path = "/v1/workflows/{id}/graph.svg", tag = "workflows",
     responses((status = 200, content_type = "image/svg+xml", body = String))
 )]
-pub(crate) async fn graph(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result<Response, Problem> {
+pub(crate) async fn graph(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     let _permit = api.trees.acquire(&caller.tenant).await?;
     let record = api.workflow(&caller.tenant, id).await?;
     let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;

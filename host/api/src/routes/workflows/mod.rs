@@ -6,30 +6,25 @@ pub(crate) mod submit;
 
 use std::time::Duration;
 
-use axum::{http::StatusCode, response::Response};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use umbel_broker::{WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value};
 use utoipa::IntoParams;
 
 use crate::{
     auth::Caller,
-    body::answer,
-    extract::{Context, PathParam, QueryParams, WaitQuery, WorkflowParam},
+    body::{answer, ok},
+    extract::{Context, Query, WaitQuery, WorkflowParam},
     job_detail::{stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
-    problem::Problem,
+    problem::{Problem, Result},
     state::Api,
     views::{JobError, Workflow, Workflows},
 };
 
 /// The answer to a submission that was stored.
-async fn respond_with_workflow(
-    api: &Api,
-    caller: &Caller,
-    outcome: Outcome,
-    wait: Duration,
-) -> Result<Response, Problem> {
+async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
     let found = match api.watch.workflow(&caller.tenant, outcome.id(), wait).await {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), detail(api, &record).await?))),
         Ok(None) => Ok(None),
@@ -39,8 +34,8 @@ async fn respond_with_workflow(
 }
 
 /// A workflow with its result or why it failed.
-async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem> {
-    let mut workflow = Workflow::new(record)?;
+async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
+    let mut workflow = Workflow::summary(record)?;
     match record.state {
         WorkflowState::Succeeded => {
             match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, api.config.max_result_bytes).await
@@ -52,7 +47,7 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem>
         WorkflowState::Running => {}
         _ => {
             let why = upstream(api, &record.tenant, record.id, Some(record.end)).await?;
-            workflow.error = why.map(JobError::from);
+            workflow.error = why.map(JobError::new);
         }
     }
     Ok(workflow)
@@ -60,17 +55,14 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow, Problem>
 
 /// One workflow; with `wait`, once it is over or the time is.
 #[utoipa::path(
-    get, path = "/v1/workflows/{id}", tag = "workflows", params(("id" = String, Path), WaitQuery),
+    get, path = "/v1/workflows/{id}", tag = "workflows", params(WaitQuery),
     responses((status = 200, body = Workflow))
 )]
-pub(crate) async fn show(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-    QueryParams(query): QueryParams<WaitQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn show(cx: Context<WorkflowParam>, Query(query): Query<WaitQuery>) -> Result {
+    let Context { api, caller, id, .. } = cx;
     let wait = query.wait(&api)?;
     let record = api.watch.workflow(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_workflow(id))?;
-    answer(StatusCode::OK, &detail(&api, &record).await?)
+    ok(&detail(&api, &record).await?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -90,10 +82,7 @@ pub(crate) struct WorkflowsQuery {
     get, path = "/v1/workflows", tag = "workflows", params(WorkflowsQuery),
     responses((status = 200, body = Workflows))
 )]
-pub(crate) async fn list(
-    Context { api, caller, .. }: Context,
-    QueryParams(query): QueryParams<WorkflowsQuery>,
-) -> Result<Response, Problem> {
+pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<WorkflowsQuery>) -> Result {
     let state = query.state.as_deref().map(|name| {
         let known = || WorkflowState::ALL.map(WorkflowState::as_str).join(", ");
         WorkflowState::from_name(name).ok_or_else(|| Problem::invalid_query(format!("state: one of {}", known())))
@@ -105,22 +94,19 @@ pub(crate) async fn list(
         max: paging::limit_of(query.limit)?,
     };
     let page = api.broker.workflows(&query).await?;
-    let items = page.workflows.iter().map(Workflow::new).collect::<Result<_, _>>()?;
-    answer(StatusCode::OK, &Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
+    let items = page.workflows.iter().map(Workflow::summary).collect::<Result<_, _>>()?;
+    ok(&Workflows { items, next_cursor: page.next.map(|id| paging::cursor(&id.to_string())) })
 }
 
 /// Revokes what waits; asks the workers of what runs to stop it.
 #[utoipa::path(
-    post, path = "/v1/workflows/{id}/cancel", tag = "workflows", params(("id" = String, Path)),
+    post, path = "/v1/workflows/{id}/cancel", tag = "workflows",
     responses(
         (status = 200, body = Workflow, description = "It is revoked"),
         (status = 202, body = Workflow, description = "It ends when what runs has stopped"),
     )
 )]
-pub(crate) async fn cancel(
-    Context { api, caller, .. }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
-) -> Result<Response, Problem> {
+pub(crate) async fn cancel(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
     match api.broker.cancel_workflow(&caller.tenant, id).await? {
         WorkflowCancelled::Requested | WorkflowCancelled::AlreadyEnded(WorkflowState::Revoked) => {}
         WorkflowCancelled::AlreadyEnded(state) => {

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use axum::{http::HeaderMap, response::Response};
-use serde::{Deserialize, Serialize};
+use axum::http::HeaderMap;
+use serde::Deserialize;
 use umbel_compose::{Digests, FailedWorkflow, Head};
 use umbel_model::{Stamps, WorkflowSpec};
 use utoipa::ToSchema;
 
 use super::respond_with_workflow;
 use crate::{
-    extract::{Context, OptionalJsonBody, PathParam, WorkflowParam},
-    problem::Problem,
+    extract::{Context, OptionalJson, WorkflowParam},
+    problem::{Problem, Result},
     submission::{Origin, idempotency, key_of},
-    views::Workflow,
+    views::{ResumeDigest, Workflow},
     workflow_submission::Submission,
 };
 
@@ -22,22 +22,14 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ResumeBody {
     /// Which modules run: `pinned`, those of the first submission; `current`, those that the tasks point at now.
-    digest: ResumeDigest,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ResumeDigest {
-    #[default]
-    Pinned,
-    Current,
+    #[schema(value_type = ResumeDigest)]
+    digest: Digests,
 }
 
 /// Does again what failed of a workflow, and what comes after it, as a new workflow that keeps what succeeded.
 #[utoipa::path(
     post, path = "/v1/workflows/{id}/resume", tag = "workflows",
     params(
-        ("id" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "The same key and digest answer with the first workflow"),
     ),
     request_body = Option<ResumeBody>,
@@ -47,11 +39,10 @@ pub(crate) enum ResumeDigest {
     )
 )]
 pub(crate) async fn resume(
-    Context { api, caller, request_id }: Context,
-    PathParam(WorkflowParam(id)): PathParam<WorkflowParam>,
+    Context { api, caller, id, request_id }: Context<WorkflowParam>,
     headers: HeaderMap,
-    OptionalJsonBody(body): OptionalJsonBody<ResumeBody>,
-) -> Result<Response, Problem> {
+    OptionalJson(body): OptionalJson<ResumeBody>,
+) -> Result {
     let key = key_of(&headers, None, "")?;
     let permit = api.workflows.acquire(&caller.tenant).await?;
     let old = FailedWorkflow::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
@@ -59,9 +50,10 @@ pub(crate) async fn resume(
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec)
         .map_err(|error| Problem::unreadable_record(format!("workflow {id}"), &error))?;
     let origin = Origin::of(&caller, &request_id, &headers);
-    let (digests, request) = match body.digest {
-        ResumeDigest::Pinned => (Digests::Pinned, format!("resume {id} pinned")),
-        ResumeDigest::Current => (Digests::Current, format!("resume {id} current")),
+    let digests = body.digest;
+    let request = match digests {
+        Digests::Pinned => format!("resume {id} pinned"),
+        Digests::Current => format!("resume {id} current"),
     };
     let head = Head {
         name: spec.name.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{body::Body, http::HeaderMap, response::Response};
+use axum::{body::Body, http::HeaderMap};
 use bytes::Bytes;
 use serde::Deserialize;
 use umbel_compose::{Head, check_key};
@@ -11,11 +11,11 @@ use utoipa::ToSchema;
 
 use super::respond_with_workflow;
 use crate::{
-    body::{checked_text, object_of, or_drain, read_json_up_to, shape_problem},
+    body::{checked_text, object_of, or_drain, read_json, shape_problem},
     canvas_schema::{Step, step_fault},
-    extract::{Context, QueryParams, WaitQuery},
+    extract::{Context, Query, WaitQuery},
     json_limits::marks,
-    problem::{Code, FieldError, Problem},
+    problem::{Code, Problem, Result},
     submission::{Origin, idempotency, key_of},
     views::Workflow,
     workflow_submission::Submission,
@@ -64,22 +64,16 @@ pub(crate) struct WorkflowBody {
         (status = 200, body = Workflow, description = "It is over, or the idempotency key was known"),
     )
 )]
-pub(crate) async fn submit(
-    Context { api, caller, request_id }: Context,
-    QueryParams(query): QueryParams<WaitQuery>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers: HeaderMap, body: Body) -> Result {
+    let Context { api, caller, request_id, .. } = cx;
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
     let (permit, body) = or_drain(api.workflows.acquire(&caller.tenant).await, body).await?;
-    let bytes = read_json_up_to(&api, &headers, body, api.config.max_workflow_bytes).await?;
+    let bytes = read_json(&api, &headers, body, api.config.max_workflow_bytes).await?;
     let body = parsed(bytes.clone()).await?;
     if let Some(key) = &body.idempotency_key {
-        check_key(key).map_err(|detail| {
-            let errors = vec![FieldError { pointer: "/idempotency_key".into(), detail: detail.clone() }];
-            Problem::invalid_option(detail).errors(errors)
-        })?;
+        let refused = |detail: String| Problem::invalid_option(&*detail).with_place("/idempotency_key", &*detail);
+        check_key(key).map_err(refused)?;
     }
     let key = key_of(&headers, body.idempotency_key.as_deref(), "idempotency_key")?;
     let head = Head::new(api.ids.workflow_id()?);
@@ -103,7 +97,7 @@ pub(crate) async fn submit(
     respond_with_workflow(&api, &caller, outcome, wait).await
 }
 
-async fn parsed(bytes: Bytes) -> Result<WorkflowBody, Problem> {
+async fn parsed(bytes: Bytes) -> Result<WorkflowBody> {
     let parse = move || {
         let text = checked_text(&bytes)?;
         let marks = marks(&bytes);
