@@ -39,7 +39,8 @@ pub async fn an_urgent_job_brings_its_key_forward_also_among_jobs_of_one_batch(s
     s.add(new_job(9)).await;
     assert_eq!(s.claim_numbers(1).await, [9], "the queue is known");
     let urgent = NewJob { priority: 9, ..keyed(3, "b", 100) };
-    s.add_all([keyed(1, "a", 100), keyed(2, "b", 100), urgent]).await;
+    let answers = s.broker.submit(&[keyed(1, "a", 100), keyed(2, "b", 100), urgent]).await.unwrap();
+    assert_eq!(answers, [Submitted::Created; 3]);
     assert_eq!(s.claim_numbers(10).await, [3, 1, 2]);
 }
 
