@@ -131,7 +131,7 @@ pub async fn a_job_that_kills_its_workers_is_buried(s: Subject) {
     assert_eq!(record.state, JobState::Failed);
     let failure = record.failure.unwrap();
     assert_eq!(failure.kind, "max_deliveries");
-    assert_eq!(failure.message, umbel_broker::memory::max_deliveries_message(3));
+    assert_eq!(failure.message, umbel_broker::rules::lease::max_deliveries_message(3));
     assert_eq!(record.history.len(), 3);
     assert_eq!(s.dead().await, [id]);
 }

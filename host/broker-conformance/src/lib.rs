@@ -1,4 +1,4 @@
-//! One suite for every broker: named scenarios, random histories compared with the in-memory model, and random canvases
+//! One suite for every broker: named scenarios, random histories compared with the in-memory model (`memory`), and random canvases
 //! compared with a sequential one.
 //!
 //! A crate that implements `Broker` calls `conformance_suite!` with a closure that makes an empty `Subject` on a manual
@@ -16,6 +16,7 @@ mod leases;
 mod limits;
 mod lists;
 mod lost;
+pub mod memory;
 #[cfg(test)]
 mod model;
 mod queues;
@@ -56,6 +57,7 @@ pub use leases::*;
 pub use limits::*;
 pub use lists::*;
 pub use lost::*;
+pub use memory::MemoryBroker;
 pub use queues::*;
 pub use random_canvases::{Canvases, random_canvases};
 pub use registry::*;

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE, memory::max_deliveries_message,
+    Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE,
+    rules::lease::max_deliveries_message,
 };
 use umbel_model::Failure;
 

@@ -1,7 +1,7 @@
-//! The broker: a trait for each concern, and the rules as an in-memory model.
+//! The broker: a trait for each concern, and the rules.
 //!
-//! Every method is one atomic step that reads the broker's own clock. `memory` says which answer is correct; the crate
-//! `umbel-broker-conformance` compares each implementation with it, answer by answer.
+//! Every method is one atomic step that reads the broker's own clock. An in-memory model in the crate
+//! `umbel-broker-conformance` says which answer is correct, and each implementation is compared with it, answer by answer.
 //! This crate must not know Redis, SQL, HTTP or wasm.
 
 mod controls;
@@ -11,7 +11,6 @@ pub mod in_process;
 mod jobs;
 mod limits;
 mod maintenance;
-pub mod memory;
 mod node_values;
 mod registry;
 pub mod rules;
@@ -32,7 +31,6 @@ pub use events::*;
 pub use jobs::*;
 pub use limits::*;
 pub use maintenance::*;
-pub use memory::MemoryBroker;
 pub use node_values::*;
 pub use registry::*;
 pub use watch::{Waiter, Watch};

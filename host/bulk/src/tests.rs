@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Jobs, MemoryBroker, NewJob, PutDocument, Registry, Settle, Start,
-    Submitted,
+    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Jobs, NewJob, PutDocument, Registry, Settle, Start, Submitted,
 };
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
     Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, Stamps, TaskName,
     TenantId, Token, WorkerId,

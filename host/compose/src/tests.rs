@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, json, value::RawValue};
-use umbel_broker::{Broker, DocumentKind, Expect, MemoryBroker, NewWork, NewWorkflow, PutDocument, Start};
+use umbel_broker::{Broker, DocumentKind, Expect, NewWork, NewWorkflow, PutDocument, Start};
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
     Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, ParameterText, PolicyPatch, Stamps, TaskDescription,
     TaskName, TenantId, WorkflowSpec, canvas::workflow_id,

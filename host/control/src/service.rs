@@ -110,7 +110,7 @@ fn log_failure(service: &str, error: &Error, failures: u32) {
 mod tests {
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    use umbel_broker::MemoryBroker;
+    use umbel_broker_conformance::MemoryBroker;
 
     use super::*;
 

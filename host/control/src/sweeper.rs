@@ -71,7 +71,7 @@ impl Service for Sweeper {
 mod tests {
     use std::{fs, path::Path, time::SystemTime};
 
-    use umbel_broker::MemoryBroker;
+    use umbel_broker_conformance::MemoryBroker;
     use umbel_model::LargeValue;
 
     use super::*;

@@ -4,7 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use umbel_broker::{Broker, MemoryBroker, NewJob, Start};
+use umbel_broker::{Broker, NewJob, Start};
+use umbel_broker_conformance::MemoryBroker;
 use umbel_bulk::{Action, Bulk, Filter, State};
 use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::{JobId, JobState, PolicyBounds, QueueName, TaskName, TenantId};

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use umbel_broker::{Broker, Claim, Clock, Limits, MemoryBroker, NewJob, Settle, Start};
+use umbel_broker::{Broker, Claim, Clock, Limits, NewJob, Settle, Start};
+use umbel_broker_conformance::MemoryBroker;
 use umbel_control::{Control, ControlConfig};
 use umbel_model::{JobId, JobState, QueueName, Resolution, TaskName, TenantId, Token, WorkerId};
 

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 use umbel_api::{Api, ApiConfig, create_token, router};
-use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, Limits, MemoryBroker, Settle, Settled};
+use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, Limits, Settle, Settled};
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{Digest, ModuleInfo, QueueName, Resolution, TenantId, Token, WorkerId};
 use umbel_modules::{InspectError, Inspector, ModuleStore};
 

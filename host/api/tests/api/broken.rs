@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 
 /// An in-memory broker that answers `error` instead, while there is one.

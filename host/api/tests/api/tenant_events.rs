@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::json;
 use umbel_api::ApiConfig;
-use umbel_broker::{Clock, Error, FOLLOW_MS, Limits, MAX_EVENTS, MemoryBroker};
+use umbel_broker::{Clock, Error, FOLLOW_MS, Limits, MAX_EVENTS};
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::Resolution;
 
 use crate::{

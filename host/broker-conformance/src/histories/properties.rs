@@ -11,7 +11,7 @@ use super::{
     requests::{TASKS, rate_of},
     *,
 };
-use umbel_broker::memory::Limited;
+use crate::memory::Limited;
 
 type Key = (TenantId, JobId);
 

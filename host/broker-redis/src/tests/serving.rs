@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use umbel_broker::memory::MemoryBroker;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{Rate, Token};
 
 use super::{

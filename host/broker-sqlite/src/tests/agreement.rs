@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use umbel_broker::MemoryBroker;
 use umbel_broker_conformance as conformance;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{AttemptRecord, Failure, UnixMs, Usage, canvas::node_job};
 
 use super::*;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use umbel_broker::MemoryBroker;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::JobState;
 
 use super::{limits::assert_sound, *};

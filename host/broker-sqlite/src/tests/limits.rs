@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use umbel_broker::MemoryBroker;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{Failure, OnWorkerLost, Rate};
 
 use super::*;

@@ -8,6 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use umbel_broker::*;
+use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
 
 /// Fails as many calls as it was told to, each after the real broker did nothing.

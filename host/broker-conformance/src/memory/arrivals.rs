@@ -9,7 +9,7 @@ use super::{
     records::{Key, Workflow},
     state::State,
 };
-use crate::{
+use umbel_broker::{
     rules::{
         join::{JobArrival, adjusted, arrive_at_job, status_of, workflow_state},
         retention::delete_workflow_at,

@@ -3,7 +3,7 @@
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
 use super::state::State;
-use crate::{rules::lease, *};
+use umbel_broker::{rules::lease, *};
 
 impl State {
     pub(super) fn job(&self, tenant: &TenantId, id: JobId) -> Option<JobRecord> {

@@ -4,7 +4,7 @@ use umbel_model::{
     AttemptRecord, JobId, JobRecord, JobState, Progress, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
 };
 
-use crate::{rules::join::JoinProgress, scheduler::SubQueueName, *};
+use umbel_broker::{rules::join::JoinProgress, scheduler::SubQueueName, *};
 
 pub(super) type Key = (TenantId, JobId);
 

@@ -7,7 +7,7 @@ use super::{
     records::{Job, Join, Key, Place, Workflow},
     state::State,
 };
-use crate::{
+use umbel_broker::{
     rules::{
         capacity::{self, Held},
         join::{JoinProgress, adjusted, status_of},

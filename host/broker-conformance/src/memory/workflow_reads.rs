@@ -9,7 +9,7 @@ use super::{
     records::{Key, Place, Workflow},
     state::State,
 };
-use crate::{
+use umbel_broker::{
     rules::join::{self, JoinProgress},
     *,
 };

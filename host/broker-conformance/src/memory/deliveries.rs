@@ -3,7 +3,7 @@
 use umbel_model::{JobState, Resolution, Token};
 
 use super::{records::Key, state::State};
-use crate::{
+use umbel_broker::{
     rules::{
         lease,
         settle::{self, Next},

@@ -3,7 +3,7 @@
 use umbel_model::{JobId, TenantId};
 
 use super::{records::Key, state::State};
-use crate::{rules::dead_set, *};
+use umbel_broker::{rules::dead_set, *};
 
 impl State {
     /// Into the dead set; the oldest leaves it when there are too many.

@@ -22,10 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::{in_process::Channels, *};
 use state::State;
+use umbel_broker::{in_process::Channels, *};
 
-pub use crate::rules::lease::max_deliveries_message;
 pub use inspect::Limited;
 
 /// A broker in memory. By default on the real clock.
@@ -69,7 +68,7 @@ impl MemoryBroker {
     }
 }
 
-crate::serve_in_process!(MemoryBroker);
+umbel_broker::serve_in_process!(MemoryBroker);
 
 #[async_trait]
 impl Maintenance for MemoryBroker {

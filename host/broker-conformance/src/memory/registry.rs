@@ -3,7 +3,7 @@
 use umbel_model::{TenantId, WorkerId};
 
 use super::state::State;
-use crate::*;
+use umbel_broker::*;
 
 impl State {
     pub(super) fn heartbeat(&mut self, worker: &WorkerInfo) -> Option<WorkerOrder> {

@@ -3,7 +3,7 @@
 use umbel_model::canvas::{MAX_NODES, node_job, node_of};
 
 use super::{records::Key, state::State};
-use crate::{
+use umbel_broker::{
     rules::{capacity, growth, work_items::WorkItem},
     *,
 };

@@ -6,7 +6,7 @@ use super::{
     records::{Job, Key},
     state::State,
 };
-use crate::{scheduler::Limit, *};
+use umbel_broker::{scheduler::Limit, *};
 
 impl State {
     /// Finds counts that disagree with the jobs.

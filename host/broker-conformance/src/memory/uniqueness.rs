@@ -6,7 +6,7 @@ use super::{
     records::{Job, Key},
     state::State,
 };
-use crate::{
+use umbel_broker::{
     rules::uniqueness::{self, Holder, unique_of},
     *,
 };

@@ -3,7 +3,7 @@
 use umbel_model::{JobId, JobState, TaskName, TenantId};
 
 use super::MemoryBroker;
-use crate::JobLimits;
+use umbel_broker::JobLimits;
 
 /// A job that runs and had limits of its own when it was submitted.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::{
     records::Key,
     state::{Following, State},
 };
-use crate::events::*;
+use umbel_broker::*;
 
 impl State {
     pub(super) fn follow(&mut self, tenant: &TenantId) -> u64 {

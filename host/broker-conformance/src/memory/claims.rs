@@ -8,7 +8,7 @@ use super::{
     records::{Job, Key},
     state::State,
 };
-use crate::{
+use umbel_broker::{
     scheduler::{ClaimRound, LimitName, Store, SubQueueName},
     *,
 };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use umbel_model::{JobId, JobState, TenantId, UnixMs, WorkerId, rate::Used};
 
 use super::records::{Job, Join, Key, Workflow};
-use crate::{
+use umbel_broker::{
     in_process::Notifications,
     rules::{capacity, dead_set, retention, uniqueness::Holder, work_items::WorkItem},
     scheduler::{LimitName, QueueId, Scheduler, SubQueueName},

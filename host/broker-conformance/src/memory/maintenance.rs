@@ -3,7 +3,7 @@
 use umbel_model::{JobState, UnixMs, canvas::node_job};
 
 use super::{records::Key, state::State};
-use crate::{
+use umbel_broker::{
     rules::lease::{self, Lost},
     *,
 };
