@@ -1,6 +1,6 @@
 //! Packed bytes, written and read: numbers little endian, texts behind their length.
 
-use umbel_broker::{Error, LogLine, Result, Start};
+use umbel_broker::{Error, Idempotency, LogLine, Result, Start};
 use umbel_model::{UnixMs, canvas::Range};
 
 /// Flags of a record, see `library/core.lua`: its spec is kept apart; it has broker options.
@@ -52,6 +52,15 @@ impl Packed {
         self.0.push(text.len() as u8);
         self.0.extend_from_slice(text.as_bytes());
         self
+    }
+
+    /// Key, body and duration; empty without them.
+    pub(crate) fn idempotency(self, idempotency: Option<&Idempotency>) -> Result<Self> {
+        let Some(i) = idempotency else { return Ok(self.short("").short("").ms(0)) };
+        if i.key.len() > 1024 || i.body.len() > 1024 {
+            return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
+        }
+        Ok(self.short(&i.key).short(&i.body).ms(i.ttl_ms))
     }
 
     pub(crate) fn short(mut self, text: &str) -> Self {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use umbel_broker::{Claim, Error, Idempotency, NewJob, Renewal, Result, Settle, Start};
+use umbel_broker::{Claim, Error, NewJob, Renewal, Result, Settle, Start};
 use umbel_model::{AttemptRecord, Resolution, Token};
 
 use crate::{
@@ -76,17 +76,8 @@ fn details(job: &NewJob, is_second: bool) -> Result<Option<Vec<u8>>> {
     let packed = Packed::default().u8(start).ms(start_ms).ms(job.expires_ms);
     let packed = packed.ms(job.expires_at.map_or(0, |at| at.max(1)));
     let packed = packed.text(if is_apart(job) { &job.spec } else { "" });
-    let packed = idempotency(packed, job.idempotency.as_ref())?;
+    let packed = packed.idempotency(job.idempotency.as_ref())?;
     Ok(Some(packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default()).done()))
-}
-
-/// Key, body and duration; empty without them.
-pub(crate) fn idempotency(packed: Packed, idempotency: Option<&Idempotency>) -> Result<Packed> {
-    let Some(i) = idempotency else { return Ok(packed.short("").short("").ms(0)) };
-    if i.key.len() > 1024 || i.body.len() > 1024 {
-        return Err(Error::Failed("an idempotency key or body hash is longer than 1024 bytes".into()));
-    }
-    Ok(packed.short(&i.key).short(&i.body).ms(i.ttl_ms))
 }
 
 /// For `claim.lua`. `hears`: whether the worker hears what is published for it.

@@ -12,7 +12,6 @@ use umbel_model::{
 use crate::{
     broker_options::broker_options,
     bytes::{Packed, Reader, SPEC_INLINE_BYTES, corrupt, json, some, start_of},
-    encode::idempotency,
     keys::member,
 };
 
@@ -167,7 +166,7 @@ pub(crate) fn new_workflow(head: &WorkflowHead) -> Result<Vec<u8>> {
     let packed = Packed::default().name(&member(&head.tenant, head.id)).u32(head.nodes).u32(head.end).u32(head.depth);
     let packed = packed.ms(head.deadline_ms).ms(head.keep_ms);
     let packed = packed.name(&head.parent.map(|id| id.to_string()).unwrap_or_default());
-    Ok(idempotency(packed, head.idempotency.as_ref())?.text(&head.spec).ranges(&head.starts).done())
+    Ok(packed.idempotency(head.idempotency.as_ref())?.text(&head.spec).ranges(&head.starts).done())
 }
 
 /// Reads a stored workflow that was started.
