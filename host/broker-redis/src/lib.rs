@@ -15,6 +15,7 @@ mod deliveries;
 mod encode;
 mod events;
 mod growth;
+mod hints;
 mod jobs;
 mod keys;
 mod library;
@@ -22,7 +23,6 @@ mod maintenance;
 mod nodes;
 mod registry;
 mod settings;
-mod signals;
 #[cfg(test)]
 mod tests;
 mod upgrade;
@@ -35,8 +35,8 @@ use umbel_broker::{Clock, Error, Limits, Result};
 
 use answers::Answer;
 use connection::{Connection, Failed, Repeat};
+use hints::Signals;
 use keys::Keys;
-use signals::Signals;
 
 /// The one shard that there is; keys are ready for more.
 const SHARD: u32 = 0;

@@ -5,13 +5,13 @@
 //! stopped at any moment without loss; one that panics goes on with its next step. This crate must not know Redis, SQL or HTTP.
 
 mod bulk_actions;
+mod large_value_owner;
+mod large_value_sweeper;
 mod promoter;
 mod pruner;
 mod reaper;
 mod service;
 mod service_lease;
-mod sweeper;
-mod values_owner;
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -19,18 +19,18 @@ use std::{
 };
 
 use bulk_actions::BulkActions;
+use large_value_sweeper::Sweeper;
 use promoter::Promoter;
 use pruner::Pruner;
 use reaper::Reaper;
-use sweeper::Sweeper;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
 use umbel_model::{PolicyBounds, settings};
 use umbel_modules::ModuleStore;
 
+pub use large_value_owner::other_owner;
 pub use service::Error;
 use service::Service;
-pub use values_owner::other_owner;
 
 settings! {
     /// How often each service looks.

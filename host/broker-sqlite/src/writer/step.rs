@@ -6,7 +6,7 @@ use umbel_model::UnixMs;
 
 use crate::error::Fault;
 use crate::writer::{
-    state::event_subscriptions::EventSubscriptions, state::stored_scheduler, state::workflow_state::WorkflowStates,
+    state::event_subscriptions::EventSubscriptions, state::scheduler_rebuild, state::workflow_state::WorkflowStates,
 };
 
 /// How much of the work list an operation does.
@@ -39,7 +39,7 @@ pub(crate) struct Step<'a> {
 impl Step<'_> {
     /// For reads in the middle of a group: what memory knows is written.
     pub(crate) fn write_all(&mut self) -> Result<(), Fault> {
-        stored_scheduler::flush(self.conn, self.scheduler, true)?;
+        scheduler_rebuild::flush(self.conn, self.scheduler, true)?;
         *self.scheduler_written = true;
         self.workflows.write(self.conn)?;
         self.write_subscriptions()

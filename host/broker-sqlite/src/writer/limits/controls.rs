@@ -3,7 +3,7 @@
 use umbel_broker::{Control, ControlPatch, ControlSet, QueueDeleted, Scope, scheduler::QueueId};
 use umbel_model::{QueueName, TenantId};
 
-use crate::writer::{state::stored_scheduler, step::Step};
+use crate::writer::{state::scheduler_rebuild, step::Step};
 use crate::{
     error::Fault,
     rows::{changed, insert, queue_row, run},
@@ -64,7 +64,7 @@ impl Step<'_> {
 
     /// Reads the scheduler from the file again, after its rows were repaired.
     pub(crate) fn reload_scheduler(&mut self) -> Result<(), Fault> {
-        *self.scheduler = stored_scheduler::load(self.conn)?;
+        *self.scheduler = scheduler_rebuild::load(self.conn)?;
         self.scheduler.now = self.now;
         self.scheduler.ready_in = self.scheduler.ready_queues();
         *self.scheduler_reloaded = true;

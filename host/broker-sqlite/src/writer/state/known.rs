@@ -6,7 +6,7 @@ use umbel_broker::scheduler::Scheduler;
 
 use crate::error::Fault;
 use crate::writer::{
-    state::event_subscriptions::EventSubscriptions, state::event_subscriptions::keeps_events, state::stored_scheduler,
+    state::event_subscriptions::EventSubscriptions, state::event_subscriptions::keeps_events, state::scheduler_rebuild,
     state::workflow_state::WorkflowStates,
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Known {
 impl Known {
     pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
         Ok(Self {
-            scheduler: stored_scheduler::load(conn)?,
+            scheduler: scheduler_rebuild::load(conn)?,
             scheduler_reloaded: false,
             scheduler_written: false,
             workflows: WorkflowStates::load(conn)?,
@@ -35,7 +35,7 @@ impl Known {
 
     pub(crate) fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, has_room: bool) -> Result<(), Fault> {
         self.workflows.flush(conn)?;
-        stored_scheduler::flush(conn, &self.scheduler, self.scheduler_written)?;
+        scheduler_rebuild::flush(conn, &self.scheduler, self.scheduler_written)?;
         let keep = keeps_events(conn, &self.subscriptions, max_pages, has_room)?;
         self.subscriptions.write(conn, keep)
     }
@@ -51,7 +51,7 @@ impl Known {
         self.scheduler.undo();
         self.scheduler_written = false;
         if std::mem::take(&mut self.scheduler_reloaded) {
-            match stored_scheduler::load(conn) {
+            match scheduler_rebuild::load(conn) {
                 Ok(scheduler) => self.scheduler = scheduler,
                 Err(error) => warn!(%error, "the scheduler could not be read again: it is when the file is opened"),
             }

@@ -3,6 +3,6 @@
 
 pub(super) mod event_subscriptions;
 pub(super) mod known;
-pub(super) mod stored_scheduler;
+pub(super) mod scheduler_rebuild;
 pub(super) mod work_items;
 pub(super) mod workflow_state;

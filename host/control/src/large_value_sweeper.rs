@@ -11,7 +11,7 @@ use umbel_broker::Broker;
 use umbel_model::{JobId, TenantId};
 use umbel_modules::ModuleStore;
 
-use crate::{ControlConfig, Error, service::Service, values_owner::owns};
+use crate::{ControlConfig, Error, large_value_owner::owns, service::Service};
 
 pub(crate) struct Sweeper {
     pub(crate) config: ControlConfig,
@@ -75,7 +75,7 @@ mod tests {
     use umbel_model::LargeValue;
 
     use super::*;
-    use crate::values_owner::other_owner;
+    use crate::large_value_owner::other_owner;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
