@@ -218,6 +218,7 @@ end
 
 -- Blocks a tenant queue of which nothing may start now.
 local function is_full(tq)
+  if not limits.is_controlled(tq.tenant) then return false end
   local tenant, queue = control_of(tq.tenant, 't'), control_of(tq.tenant, 'q:' .. tq.queue)
   if tenant and tenant.concurrency > 0 and running_of(tq) >= tenant.concurrency then
     block(tq, limits.BY_TENANT)
@@ -364,7 +365,7 @@ local function pick_next(tq)
     done, task = pcall(task_at, text)
     if not done then return take_next(tq) end
   end
-  local control = control_of(tq.tenant, 'k:' .. task)
+  local control = limits.is_controlled(tq.tenant) and control_of(tq.tenant, 'k:' .. task)
   if control and not in_task then return move(tq, id, score, task, flags) end
   if control and control.paused then return block(tq, limits.PAUSED, nil, task) end
   local expires = unpack_struct('<I6', text, 23)

@@ -34,7 +34,7 @@ end
 
 -- ---- controls
 
-local function is_controlled(tenant)
+function limits.is_controlled(tenant)
   if controlled[tenant] == nil then controlled[tenant] = call('HEXISTS', P .. 'special', tenant) == 1 end
   return controlled[tenant]
 end
@@ -56,7 +56,7 @@ end
 
 -- The control of a tenant ('t'), queue ('q:…') or task ('k:…'), or false. Whether a queue is paused is in `queues:…`.
 function limits.control_of(tenant, scope)
-  if not is_controlled(tenant) then return false end
+  if not limits.is_controlled(tenant) then return false end
   local name = tenant .. ',' .. scope
   if controls[name] == nil then
     local text = call('HGET', P .. 'control:' .. tenant, scope)
@@ -375,7 +375,7 @@ function limits.release_capacity(tq, member, r)
       limits.unblock_all(BY_KEY, tenant, task, key)
     end
   end
-  if is_controlled(tenant) then
+  if limits.is_controlled(tenant) then
     limits.unblock(tq, BY_QUEUE)
     limits.unblock_all(BY_TENANT, tenant)
   end
@@ -396,7 +396,7 @@ function limits.free(tq, task, key)
     add_freed(limits.named(tenant, task), BY_TASK, tenant, task)
     if key ~= '' then add_freed(limits.named(tenant, task, key), BY_KEY, tenant, task, key) end
   end
-  if is_controlled(tenant) then
+  if limits.is_controlled(tenant) then
     -- No name of a counter has a space.
     add_freed(tq.name .. ' ', BY_QUEUE, tq)
     add_freed(tenant .. ' ', BY_TENANT, tenant)
