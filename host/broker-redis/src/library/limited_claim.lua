@@ -48,7 +48,7 @@ end
 local function jobs_ahead(tq, t, task, key)
   local jobs = t.by_key[key]
   if not jobs then
-    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 4)
+    jobs = reader_of(P .. 'lane:' .. named(tq.name, task, key), 8)
     jobs.counter = key ~= '' and named(tq.tenant, task, key)
     t.by_key[key] = jobs
   end
