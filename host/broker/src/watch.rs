@@ -138,8 +138,10 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiters = self.watch.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        // The table's, ours, and that in `ended`. Nobody else can be in between while the table is locked.
-        if Arc::strong_count(&self.notify) == 3 {
+        // Given up while the table is locked: the last of several that go at once sees that it is the last.
+        self.ended.set(Arc::<Notify>::default().notified_owned());
+        drop(std::mem::take(&mut self.notify));
+        if waiters.get(&self.id).is_some_and(|notify| Arc::strong_count(notify) == 1) {
             waiters.remove(&self.id);
         }
     }
