@@ -142,6 +142,12 @@ impl Outbox {
         batch
     }
 
+    /// Whether batches are as large as they may be, and nothing failed of late.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        let suspects = self.ready.front().is_some_and(|first| first.failures > 0);
+        self.max_batch == BATCH && !self.without_claim && !suspects
+    }
+
     /// Until when finished attempts are gathered, if they are.
     pub(crate) fn gathers_until(&self, now: Instant) -> Option<Instant> {
         self.gather_until.filter(|until| *until > now)

@@ -1,7 +1,7 @@
 //! The poll loop: claims, hands deliveries to the slots, renews and settles, on the caller's runtime. Each concern is a
 //! type of its own; the loop holds them, and waits for whatever happens next.
 //!
-//! Invariants: at most one round trip (settles, a claim, or both) and at most one renewal are under way; renewals never
+//! Invariants: at most two round trips (settles, a claim, or both) and at most one renewal are under way; renewals never
 //! wait for guests, nor for a round trip; when idle nothing waits for a batch to fill.
 
 mod apply_commands;
@@ -41,6 +41,7 @@ use claims::ClaimSchedule;
 use commands::Applied;
 use lifecycle::Lifecycle;
 use renewals::Renewals;
+use round_trip::RoundTrips;
 
 pub(crate) use commands::Command;
 pub use lifecycle::End;
@@ -75,6 +76,7 @@ pub(crate) struct PollLoop {
     leases: LeaseTable,
     renewals: Renewals,
     outbox: Outbox,
+    round_trips: RoundTrips,
     /// The broker failed: no round trip before its end.
     failures: Backoff,
     node_rates: Arc<NodeRates>,
@@ -97,6 +99,7 @@ impl PollLoop {
             leases: LeaseTable::new(lease),
             renewals: Renewals::new(lease, channels.wakers.clone(), now),
             outbox: Outbox::new(),
+            round_trips: RoundTrips::default(),
             failures: Backoff::default(),
             node_rates: Arc::default(),
             last_seq: 0,
@@ -114,26 +117,23 @@ impl PollLoop {
         // Subscribed before the first claim: no hint between the two is missed.
         let mut work = Hints::subscribe(self.broker.clone(), Topic::Work).await;
         let mut cancels = Hints::subscribe(self.broker.clone(), Topic::Cancel).await;
-        let (mut round_trip, mut renewal) = (None, None);
+        let mut renewal = None;
         let mut arrived: Vec<Finished> = Vec::new();
         loop {
             let now = Instant::now();
             if self.channels.commands.borrow().stop {
                 return End::Requested;
             }
-            if let Some(end) = self.lifecycle.end(now, self.leases.is_empty() && round_trip.is_none()) {
+            if let Some(end) = self.lifecycle.end(now, self.leases.is_empty() && self.round_trips.is_empty()) {
                 return end;
             }
             self.follow_clock(now);
             if renewal.is_none() {
                 renewal = self.start_renewal(now);
             }
-            let gathers = self.outbox.gathers_until(now).is_some();
-            if round_trip.is_none() && !gathers {
-                self.collect(&mut arrived);
-                round_trip = self.start_round_trip(now);
-            }
-            let wake = tokio::time::sleep_until(self.next_wake(now, round_trip.is_some(), renewal.is_some()).into());
+            self.start_round_trips(now, &mut arrived);
+            let (gathers, idle) = (self.outbox.gathers_until(now).is_some(), self.round_trips.is_empty());
+            let wake = tokio::time::sleep_until(self.next_wake(now, renewal.is_some()).into());
             tokio::select! {
                 biased;
                 command = self.channels.commands.changed() => match command {
@@ -142,10 +142,7 @@ impl PollLoop {
                     Err(_) => return End::Requested,
                 },
                 Ok(()) = self.channels.orders.changed() => self.apply_order(),
-                done = poll_some(&mut round_trip) => {
-                    round_trip = None;
-                    self.round_trip_done(done);
-                }
+                Some(done) = self.round_trips.next() => self.round_trip_done(done),
                 sent = poll_some(&mut renewal) => {
                     renewal = None;
                     self.renewals.done(Instant::now(), &mut self.leases, sent);
@@ -153,8 +150,8 @@ impl PollLoop {
                 }
                 // Not during a round trip: the attempts that end meanwhile are the next batch, and need not wake the loop.
                 n = self.channels.finished.recv_many(&mut arrived, MAX_CLAIM as usize),
-                    if round_trip.is_none() && !gathers => if n == 0 { return End::Died },
-                () = self.channels.wakers.refill.notified(), if gathers => self.outbox.gather_until = None,
+                    if idle && !gathers => if n == 0 { return End::Died },
+                () = self.channels.wakers.refill.notified(), if gathers || !idle => self.outbox.gather_until = None,
                 () = self.channels.wakers.report.notified() => self.renewals.flush_soon(now),
                 queues = self.discovery.next() => self.claims.found(&queues),
                 signal = work.next() => self.follow_work_hint(&signal),
@@ -187,8 +184,8 @@ impl PollLoop {
     }
 
     /// When to look again if nothing happens. Of an idle worker that is the next claim.
-    fn next_wake(&self, now: Instant, round_trip: bool, renewal: bool) -> Instant {
-        let claims = self.lifecycle.claims() && !round_trip;
+    fn next_wake(&self, now: Instant, renewal: bool) -> Instant {
+        let claims = self.lifecycle.claims() && self.round_trips.is_empty();
         let claim = if claims { self.claims.next_wake(now) } else { now + Duration::from_secs(1) };
         // A claim that is due waits while the broker fails, and while settles are gathered.
         let wake = self.failures.until(now).or(self.outbox.gathers_until(now)).unwrap_or(claim);

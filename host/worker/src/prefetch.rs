@@ -23,6 +23,8 @@ pub(crate) struct Prefetch {
     /// None before an attempt ended.
     mean_us: Option<u64>,
     max_ahead: u32,
+    /// As many as the attempts that finished allow, while claims bring all that they ask for.
+    earned: u64,
     /// Deliveries to hold beyond the free slots, as of the last `update`.
     pub(crate) count: u32,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Prefetch {
 impl Prefetch {
     /// `max_ahead` is cut to `MAX_PREFETCH`.
     pub(crate) fn new(max_ahead: u32) -> Self {
-        Self { mean_us: None, max_ahead: max_ahead.min(MAX_PREFETCH), count: 0 }
+        Self { mean_us: None, max_ahead: max_ahead.min(MAX_PREFETCH), earned: 0, count: 0 }
     }
 
     /// Learns from an attempt: how long it was on its slot, microseconds.
@@ -44,14 +46,29 @@ impl Prefetch {
         self.mean_us = self.mean_us.map(|_| LONG_US);
     }
 
-    /// Decides anew how many. `finished` since the last claim: a worker that was idle claims no more than its slots and
-    /// leaves the rest to others; a busy one reaches its full number in a few claims.
+    /// A claim brought fewer deliveries than it asked for: from now on it must be earned anew to claim ahead.
+    pub(crate) fn found_the_end(&mut self) {
+        self.earned = 0;
+    }
+
+    /// Decides anew how many. `finished` attempts whose settles are not answered: a worker that was idle claims no more
+    /// than its slots and leaves the rest to others; a busy one reaches its full number in a few claims.
     pub(crate) fn update(&mut self, guest_threads: u32, finished: usize) -> u32 {
         let short_us = self.mean_us.filter(|mean| *mean < PREFETCH_US);
         let jobs = short_us.map_or(0, |mean| PREFETCH_US * u64::from(guest_threads) / mean.max(1));
-        let jobs = jobs.min(GROWTH.saturating_mul(finished as u64));
-        self.count = u32::try_from(jobs).unwrap_or(u32::MAX).min(self.max_ahead);
+        self.earned = self.earned.max(GROWTH.saturating_mul(finished as u64));
+        self.count = u32::try_from(jobs.min(self.earned)).unwrap_or(u32::MAX).min(self.max_ahead);
         self.count
+    }
+
+    /// Settles that are worth a round trip. None if so little is claimed ahead that they should not wait for others.
+    pub(crate) fn batch(&self) -> Option<usize> {
+        (self.count >= 32).then_some((self.count as usize / 8).max(16))
+    }
+
+    /// Settles that are worth a round trip beside another one.
+    pub(crate) fn second_batch(&self) -> Option<usize> {
+        (self.count >= 128).then_some(self.count as usize / 4)
     }
 }
 
@@ -76,6 +93,26 @@ mod tests {
         assert_eq!(prefetch.update(2, 1_000), 512);
         prefetch.stalled();
         assert_eq!(prefetch.update(2, 1_000), 0);
+    }
+
+    #[test]
+    fn a_full_number_is_kept_while_claims_are_full_and_earned_anew_after_one_that_was_not() {
+        let mut prefetch = Prefetch::new(512);
+        (0..200).for_each(|_| prefetch.learn(20));
+        assert_eq!([128, 1, 0].map(|finished| prefetch.update(2, finished)), [512, 512, 512]);
+        prefetch.found_the_end();
+        assert_eq!([1, 2, 1].map(|finished| prefetch.update(2, finished)), [4, 8, 8]);
+    }
+
+    #[test]
+    fn settles_wait_for_others_only_where_much_is_claimed_ahead() {
+        let batches = |count| {
+            let prefetch = Prefetch { count, ..Prefetch::new(512) };
+            (prefetch.batch(), prefetch.second_batch())
+        };
+        assert_eq!(batches(31), (None, None));
+        assert_eq!(batches(100), (Some(16), None));
+        assert_eq!(batches(512), (Some(64), Some(128)));
     }
 
     #[test]

@@ -77,6 +77,12 @@ impl LocalQueue {
         self.waiting().low_water = low_water;
     }
 
+    /// Whether no more than the low water is left.
+    pub(crate) fn is_low(&self) -> bool {
+        let waiting = self.waiting();
+        waiting.deliveries.len() <= waiting.low_water
+    }
+
     /// Everything that no slot has taken, to be given back to the broker.
     pub(crate) fn take_back(&self) -> Vec<Arc<ActiveDelivery>> {
         self.waiting().deliveries.drain(..).collect()
