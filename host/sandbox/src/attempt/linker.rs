@@ -2,6 +2,8 @@
 //!
 //! Host functions of `umbel:task` never block and are charged fuel; those of WASI that wait are async.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use umbel_model::Progress;
 use wasmtime::{
@@ -15,6 +17,7 @@ use crate::{
         json,
         state::State,
         text::clean,
+        wasi_calls,
     },
     bindings::{GuestLevel, names, types},
 };
@@ -31,6 +34,7 @@ const MAX_META_BYTES: usize = 16 << 10;
 pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasi_calls::replace(&mut linker)?;
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;
@@ -45,9 +49,12 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     add_getter(&mut context, "current", State::guest_attempt)?;
     add_getter(&mut context, "remaining-ms", |state| state.clock.remaining_ms())?;
     add_getter(&mut context, "should-stop", State::should_stop)?;
-    context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, String)| -> Result<()> {
-        charge(&mut caller, message.len())?;
-        let message = clean(&message, MAX_PROGRESS_BYTES);
+    context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, WasmStr)| -> Result<()> {
+        let (bytes, message) = {
+            let message = message.to_str(&caller)?;
+            (message.len(), clean(&message, MAX_PROGRESS_BYTES))
+        };
+        charge(&mut caller, bytes)?;
         report(&mut caller, |now| (now.done, now.total, now.message) = (done, total, message));
         Ok(())
     })
@@ -74,12 +81,16 @@ fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
 
 fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
     let mut custom = linker.instance(names::CUSTOM_STATE)?;
-    custom.func_wrap("update", |mut caller: Caller<'_>, (name, meta): (String, Option<String>)| -> Result<()> {
+    custom.func_wrap("update", |mut caller: Caller<'_>, (name, meta): (WasmStr, Option<WasmStr>)| -> Result<()> {
+        let (bytes, name, meta) = {
+            let (name, meta) = (name.to_str(&caller)?, meta.as_ref().map(|meta| meta.to_str(&caller)).transpose()?);
+            let bytes = name.len() + meta.as_ref().map_or(0, |meta| meta.len());
+            (bytes, clean(&name, MAX_STATE_BYTES), meta.map(kept_meta))
+        };
         // Reading JSON costs the host as much as reading a canvas.
         let per_byte = caller.data().charge.canvas_byte;
-        charge_at(&mut caller, name.len() + meta.as_ref().map_or(0, String::len), per_byte)?;
-        let name = clean(&name, MAX_STATE_BYTES);
-        let meta = meta.map(meta_value).transpose().unwrap_or_else(|problem| {
+        charge_at(&mut caller, bytes, per_byte)?;
+        let meta = meta.map(|meta| meta.and_then(meta_value)).transpose().unwrap_or_else(|problem| {
             let text = format!("the meta of state {name:?} is dropped: {problem}");
             caller.data().log.push(LogLevel::Warn, "umbel", &text);
             None
@@ -92,11 +103,16 @@ fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
     })
 }
 
-/// The meta of a custom state, parsed; or why it is dropped.
-fn meta_value(text: String) -> Result<Value, String> {
+/// A copy of the meta of a custom state, if it is small enough to be kept; or why it is dropped.
+fn kept_meta(text: Cow<'_, str>) -> Result<String, String> {
     if text.len() > MAX_META_BYTES {
         return Err(format!("it has {} bytes, more than {MAX_META_BYTES}", text.len()));
     }
+    Ok(text.into_owned())
+}
+
+/// The meta, parsed; or why it is dropped.
+fn meta_value(text: String) -> Result<Value, String> {
     let checked = json::checked(text).map_err(|_| "it is not JSON, or nested too deep".to_owned())?;
     serde_json::from_str(checked.get()).map_err(|_| "it is not JSON".to_owned())
 }
@@ -147,7 +163,7 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
 }
 
 /// Charges the fuel of one host call, so that a flood of calls runs out of fuel as any loop does.
-fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
+pub(crate) fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
     let per_byte = caller.data().charge.byte;
     charge_at(caller, bytes, per_byte)
 }

@@ -13,4 +13,5 @@ pub(crate) mod state;
 pub(crate) mod stop;
 pub(crate) mod text;
 pub(crate) mod wasi;
+pub(crate) mod wasi_calls;
 pub(crate) mod workflow_calls;

@@ -5,7 +5,7 @@ use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    attempt::{json, state::State, text::clean},
+    attempt::{json, state::State, text::clean, wasi_calls::TooMuch},
     bindings::{GuestOutcome, types},
 };
 
@@ -82,6 +82,9 @@ fn named(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes:
         return Failure::new("trap:exit", format!("the guest called exit({code}) instead of returning"));
     }
     let text = clean(&format!("{:#}", error.root_cause()), 1_024);
+    if error.downcast_ref::<TooMuch>().is_some() {
+        return Failure::new("host_limit:call", text);
+    }
     // Wasmtime gives these two no public type.
     if text.contains("fuel allocated for hostcalls") {
         return if in_guest {
@@ -91,7 +94,7 @@ fn named(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes:
         };
     }
     let is_table_full = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
-    if is_table_full || text.contains("resource table has no free keys") || text.contains("component handles") {
+    if is_table_full || text.contains("resource table has no free keys") || text.contains("store handle limit") {
         return Failure::new("host_limit:handles", "the guest holds too many open resources");
     }
     match phase {

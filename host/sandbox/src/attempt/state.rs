@@ -62,7 +62,8 @@ pub(crate) struct State {
     pub(crate) attempt: AttemptData,
     pub(crate) charge: Charge,
     pub(crate) wasi: Option<Box<Wasi>>,
-    /// WASI calls cannot be charged when they are made: each tick compares their sum with the fuel, and the usage includes it.
+    /// The bytes of WASI calls are charged when they are moved, the calls themselves cannot be: each tick compares their sum
+    /// with the fuel, and the usage includes it.
     pub(crate) wasi_calls: u64,
 }
 

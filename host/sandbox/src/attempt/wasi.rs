@@ -3,7 +3,7 @@
 //! Clocks are coarse (1 ms), because fine ones are what side channels are measured with.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,9 +20,9 @@ use crate::attempt::{host::LogLevel, log::AttemptLog};
 /// Open resources of one attempt (pollables, streams).
 const MAX_RESOURCES: usize = 1_024;
 /// Random bytes of one call.
-const MAX_RANDOM_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_RANDOM_BYTES: usize = 64 << 10;
 /// Output taken in one write, bytes. The guest writes the rest in its next call.
-const WRITE_BYTES: usize = 4 << 10;
+pub(crate) const WRITE_BYTES: usize = 4 << 10;
 
 /// Made at a guest's first WASI call: most guests make none.
 pub(crate) struct Wasi {
@@ -32,13 +32,16 @@ pub(crate) struct Wasi {
 
 impl Wasi {
     pub(crate) fn new(log: &Arc<AttemptLog>, started: Instant) -> Self {
-        let output = |level, context| Output { log: log.clone(), level, context };
+        let output = |level, context| {
+            let line = Line { log: log.clone(), level, context, rest: Vec::new() };
+            Output { line: Arc::new(Mutex::new(line)) }
+        };
         let ctx = WasiCtx::builder()
             .stdout(output(LogLevel::Info, "stdout"))
             .stderr(output(LogLevel::Warn, "stderr"))
             .monotonic_clock(Coarse { started })
             .wall_clock(Coarse { started })
-            .max_random_size(MAX_RANDOM_BYTES)
+            .max_random_size(MAX_RANDOM_BYTES as u64)
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
@@ -74,12 +77,11 @@ impl HostWallClock for Coarse {
     }
 }
 
-/// Standard output or error: a view on the log.
+/// Standard output or error: a view on the log. All streams that a guest opens on it are one, as a process has only one:
+/// they share one unfinished line, whatever their number.
 #[derive(Clone)]
 struct Output {
-    log: Arc<AttemptLog>,
-    level: LogLevel,
-    context: &'static str,
+    line: Arc<Mutex<Line>>,
 }
 
 impl IsTerminal for Output {
@@ -95,37 +97,14 @@ impl StdoutStream for Output {
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(Lines { output: self.clone(), rest: Vec::new() })
+        Box::new(self.clone())
     }
 }
 
-/// Cuts output into lines.
-struct Lines {
-    output: Output,
-    /// An unfinished line, shorter than `MAX_LINE_BYTES`.
-    rest: Vec<u8>,
-}
-
-/// A line without an end is logged when it is this long, bytes.
-const MAX_LINE_BYTES: usize = 8 << 10;
-
-impl Lines {
-    fn emit(&mut self) {
-        let Output { log, level, context } = &self.output;
-        log.push(*level, context, &String::from_utf8_lossy(&self.rest));
-        self.rest.clear();
-    }
-}
-
-impl OutputStream for Lines {
+impl OutputStream for Output {
+    /// At most `WRITE_BYTES` at once: the linked functions refuse more.
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let (text, ended) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            self.rest.extend_from_slice(text);
-            if ended || self.rest.len() >= MAX_LINE_BYTES {
-                self.emit();
-            }
-        }
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
         Ok(())
     }
 
@@ -139,14 +118,64 @@ impl OutputStream for Lines {
 }
 
 #[async_trait::async_trait]
-impl Pollable for Lines {
+impl Pollable for Output {
     async fn ready(&mut self) {}
 }
 
-impl Drop for Lines {
+/// A line without an end is logged when it is this long, bytes.
+const MAX_LINE_BYTES: usize = 8 << 10;
+
+/// Cuts output into lines.
+struct Line {
+    log: Arc<AttemptLog>,
+    level: LogLevel,
+    context: &'static str,
+    /// Unfinished, shorter than `MAX_LINE_BYTES`.
+    rest: Vec<u8>,
+}
+
+impl Line {
+    fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            let (mut text, ended) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            while let Some((fits, more)) = text.split_at_checked(MAX_LINE_BYTES - self.rest.len()) {
+                self.rest.extend_from_slice(fits);
+                self.emit();
+                text = more;
+            }
+            self.rest.extend_from_slice(text);
+            if ended {
+                self.emit();
+            }
+        }
+    }
+
+    fn emit(&mut self) {
+        self.log.push(self.level, self.context, &String::from_utf8_lossy(&self.rest));
+        self.rest.clear();
+    }
+}
+
+impl Drop for Line {
     fn drop(&mut self) {
         if !self.rest.is_empty() {
             self.emit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Discard, LogLimits};
+
+    #[test]
+    fn an_unfinished_line_never_holds_more_than_a_line() {
+        let log = AttemptLog::new(Arc::new(Discard), LogLimits::default(), Instant::now());
+        let mut line = Line { log, level: LogLevel::Info, context: "stdout", rest: Vec::new() };
+        for bytes in [1, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, 1 << 20, 3] {
+            line.write(&vec![b'x'; bytes]);
+            assert!(line.rest.len() < MAX_LINE_BYTES && line.rest.capacity() <= 2 * MAX_LINE_BYTES, "{bytes}");
         }
     }
 }
