@@ -72,5 +72,7 @@ settings! {
         pub memory_bytes: u64 = 64 << 20,
         /// The whole description, bytes.
         pub bytes: usize = 8 << 20,
+        /// The trees of its schemas and defaults, bytes of the host's memory.
+        pub tree_bytes: usize = 64 << 20,
     }
 }

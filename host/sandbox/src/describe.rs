@@ -41,7 +41,9 @@ impl Sandbox {
         if raw.len() > MAX_TASKS {
             return Err(invalid(format!("the module describes {} tasks, more than {MAX_TASKS}", raw.len())));
         }
-        let tasks: Vec<TaskDescription> = raw.into_iter().map(task).collect::<Result<_, _>>().map_err(invalid)?;
+        let mut trees = Trees { left: self.inner.config.describe.tree_bytes };
+        let tasks: Vec<TaskDescription> =
+            raw.into_iter().map(|raw| task(raw, &mut trees)).collect::<Result<_, _>>().map_err(invalid)?;
         check_tasks(&tasks, bounds).map_err(|e| invalid(clean(&e.to_string(), 2_048)))?;
         Ok(tasks)
     }
@@ -89,15 +91,15 @@ async fn call_describe(store: &mut Store<State>, prepared: &Prepared) -> Result<
     Ok(tasks)
 }
 
-fn task(raw: types::TaskDescription) -> Result<TaskDescription, String> {
+fn task(raw: types::TaskDescription, trees: &mut Trees) -> Result<TaskDescription, String> {
     let types::TaskDescription { name, description, parameters, returns, policy } = raw;
     let name = TaskName::new(&name).map_err(|e| clean(&e.to_string(), 512))?;
     let of = |problem: String| format!("task {name}: {}", clean(&problem, 1_024));
     if parameters.len() > MAX_PARAMETERS {
         return Err(of(format!("it has {} parameters, more than {MAX_PARAMETERS}", parameters.len())));
     }
-    let parameters = parameters.into_iter().map(parameter).collect::<Result<_, _>>().map_err(of)?;
-    let returns = returns.map(|schema| value("the schema of the result", &schema)).transpose().map_err(of)?;
+    let parameters = parameters.into_iter().map(|raw| parameter(raw, trees)).collect::<Result<_, _>>().map_err(of)?;
+    let returns = returns.map(|schema| trees.value("the schema of the result", &schema)).transpose().map_err(of)?;
     if policy.len() > MAX_POLICY_BYTES {
         return Err(of(format!("its policy is longer than {MAX_POLICY_BYTES} bytes")));
     }
@@ -107,17 +109,42 @@ fn task(raw: types::TaskDescription) -> Result<TaskDescription, String> {
     Ok(TaskDescription { name, description, parameters, returns, policy })
 }
 
-fn parameter(raw: types::Parameter) -> Result<Parameter, String> {
+fn parameter(raw: types::Parameter, trees: &mut Trees) -> Result<Parameter, String> {
     let name = raw.name;
-    let schema = value(&format!("the schema of {name:?}"), &raw.schema)?;
-    let default = raw.default.map(|text| value(&format!("the default of {name:?}"), &text)).transpose()?;
+    let schema = trees.value(&format!("the schema of {name:?}"), &raw.schema)?;
+    let default = raw.default.map(|text| trees.value(&format!("the default of {name:?}"), &text)).transpose()?;
     Ok(Parameter { name, schema, default })
 }
 
-/// Parses JSON of a bounded length; `serde_json` bounds the depth (128).
-fn value(what: &str, text: &str) -> Result<Value, String> {
-    if text.len() > MAX_SCHEMA_BYTES {
-        return Err(format!("{what} is longer than {MAX_SCHEMA_BYTES} bytes"));
+/// The JSON trees of one description: parsed, a text takes many times its bytes.
+struct Trees {
+    /// Bytes that they may still take.
+    left: usize,
+}
+
+/// About the bytes of a value and of an object besides its values, on a 64-bit machine.
+const VALUE_BYTES: usize = 64;
+const OBJECT_BYTES: usize = 700;
+const MANY_VALUES: &str = "with it, the schemas and defaults of the module have too many values; make them smaller";
+
+impl Trees {
+    /// Parses JSON of a bounded length and tree; `serde_json` bounds the depth (128).
+    fn value(&mut self, what: &str, text: &str) -> Result<Value, String> {
+        if text.len() > MAX_SCHEMA_BYTES {
+            return Err(format!("{what} is longer than {MAX_SCHEMA_BYTES} bytes"));
+        }
+        self.left =
+            self.left.checked_sub(tree_bytes(text)).ok_or_else(|| format!("{what} is too large: {MANY_VALUES}"))?;
+        serde_json::from_str(text).map_err(|e| format!("{what} is not JSON: {e}"))
     }
-    serde_json::from_str(text).map_err(|e| format!("{what} is not JSON: {e}"))
+}
+
+/// About the bytes of a text's tree, and never much less: what looks like a value within a string counts as one.
+fn tree_bytes(text: &str) -> usize {
+    let of = |byte: u8| match byte {
+        b'{' => OBJECT_BYTES,
+        b'[' | b',' => VALUE_BYTES,
+        _ => 0,
+    };
+    text.len() + VALUE_BYTES + text.bytes().map(of).sum::<usize>()
 }

@@ -100,3 +100,26 @@ async fn bad_names_policies_and_twins_are_refused() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[tokio::test]
+async fn schemas_whose_trees_take_the_hosts_memory_are_refused() {
+    // 256 tasks, each with a result of 7 KB of objects: 1.7 MB of text, and half a gigabyte when it is parsed.
+    let schema = format!("[{}0]", r#"{},"#.repeat(2_300)).replace('"', "\\\"");
+    let items = format!(r#"(data (i32.const 9000) "{schema}")"#);
+    let body = format!(
+        "(drop (memory.grow (i32.const 10)))
+         (loop $l
+           (call $task (i32.add (i32.const 20000) (i32.mul (local.get $i) (i32.const 44))) (i32.const 1100) (i32.const 4))
+           (i32.store offset=24 (i32.add (i32.const 20000) (i32.mul (local.get $i) (i32.const 44))) (i32.const 1))
+           (i32.store offset=28 (i32.add (i32.const 20000) (i32.mul (local.get $i) (i32.const 44))) (i32.const 9000))
+           (i32.store offset=32 (i32.add (i32.const 20000) (i32.mul (local.get $i) (i32.const 44))) (i32.const {}))
+           (local.set $i (i32.add (local.get $i) (i32.const 1)))
+           (br_if $l (i32.lt_u (local.get $i) (i32.const 256))))
+         (i32.store (i32.const 2048) (i32.const 20000)) (i32.store (i32.const 2052) (i32.const 256))
+         (return (i32.const 2048))",
+        2_300 * 3 + 3
+    );
+    let (code, message) = refusal(describing(&items, &body)).await;
+    assert_eq!(code, "describe_invalid");
+    assert!(message.contains("too many values"), "{message}");
+}
