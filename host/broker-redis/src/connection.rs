@@ -21,6 +21,7 @@ use umbel_broker::{Error, Result};
 
 use crate::{
     RedisConfig,
+    durability::Durability,
     keys::{Keys, VERSION},
     library::Library,
     settings,
@@ -30,7 +31,7 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Between attempts to have a command done by a server that is not ready.
-const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
 /// Commands that wait to be written, and bytes: a batch is 100 KB and more.
 const PIPELINE: usize = 256;
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
@@ -69,6 +70,7 @@ pub(crate) struct Connection {
     pub(crate) connect_timeout: Duration,
     response_timeout: Duration,
     allow_unsafe_settings: bool,
+    durability: Durability,
     state: watch::Sender<State>,
     warned: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl Connection {
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
             allow_unsafe_settings: config.allow_unsafe_settings,
+            durability: config.durability,
             state: watch::Sender::new(State::Down(Error::Unavailable("not connected yet".into()))),
             warned: AtomicBool::new(false),
         });
@@ -121,7 +124,7 @@ impl Connection {
     }
 
     /// A connection to a server that may be used.
-    async fn open(&self) -> Result<MultiplexedConnection> {
+    pub(crate) async fn open(&self) -> Result<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.response_timeout))
@@ -146,6 +149,7 @@ impl Connection {
         let info = redis::cmd("INFO").query_async::<String>(connection).await.map_err(|e| self.told(&e))?;
         let quiet = self.warned.swap(true, Ordering::Relaxed);
         settings::check(&info, self.allow_unsafe_settings, quiet)?;
+        settings::check_durability(&info, self.durability, quiet)?;
         self.load_library(connection).await?;
         let take_over = self.library.call("take_over", self.keys.routing()).arg(";0").to_owned();
         match take_over.query_async::<Value>(connection).await {
@@ -301,7 +305,7 @@ impl Connection {
     }
 }
 
-fn is_unknown_function(error: &RedisError) -> bool {
+pub(crate) fn is_unknown_function(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("Function not found"))
 }
 
@@ -323,7 +327,7 @@ pub(crate) enum Failed {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// The server said no, and will again.
     Answered,
     /// The server said that it cannot yet; nothing was done.
@@ -332,7 +336,7 @@ enum Verdict {
     Lost,
 }
 
-fn verdict(error: &RedisError) -> Verdict {
+pub(crate) fn verdict(error: &RedisError) -> Verdict {
     use ServerErrorKind as S;
     match error.kind() {
         ErrorKind::Server(S::BusyLoading | S::TryAgain | S::ClusterDown | S::MasterDown) => Verdict::NotReady,

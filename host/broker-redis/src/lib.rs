@@ -12,6 +12,7 @@ mod connection;
 mod controls;
 mod decode;
 mod deliveries;
+mod durability;
 mod encode;
 mod events;
 mod growth;
@@ -35,6 +36,8 @@ use umbel_broker::{Clock, Error, Limits, Result};
 
 use answers::Answer;
 use connection::{Connection, Failed, Repeat};
+use durability::Confirming;
+pub use durability::Durability;
 use hints::Signals;
 use keys::Keys;
 
@@ -50,6 +53,10 @@ pub struct RedisConfig {
     pub allow_unsafe_settings: bool,
     pub clock: Clock,
     pub limits: Limits,
+    /// When a change counts as kept.
+    pub durability: Durability,
+    /// How long a change waits for its confirmation by replicas or disk.
+    pub confirm_timeout: Duration,
     /// What every key starts with; letters and digits.
     pub prefix: String,
     /// `connect` returns although the server cannot be reached, and goes on trying. A server that answers and is refused
@@ -71,6 +78,8 @@ impl RedisConfig {
             allow_unsafe_settings: false,
             clock: Clock::Server,
             limits: Limits::default(),
+            durability: Durability::Server,
+            confirm_timeout: Duration::from_secs(5),
             prefix: "umbel".into(),
             wait_for_server: false,
             patience: Duration::from_secs(2),
@@ -93,6 +102,7 @@ impl fmt::Debug for RedisConfig {
 /// A broker on a Redis server. Many may share one; each has a connection of its own, and one more for hints.
 pub struct RedisBroker {
     connection: Arc<Connection>,
+    confirming: Option<Confirming>,
     signals: Signals,
     clock: Clock,
     limits: Limits,
@@ -117,8 +127,9 @@ impl RedisBroker {
             return Err(Error::Refused("the prefix of the keys must be letters and digits".into()));
         }
         let connection = Connection::start(&config, Keys::new(&config.prefix, SHARD)).await?;
-        let RedisConfig { clock, limits, .. } = config;
-        let broker = Self { connection, signals: Signals::new(), clock, limits };
+        let RedisConfig { clock, limits, durability, confirm_timeout, .. } = config;
+        let confirming = Confirming::new(durability, confirm_timeout);
+        let broker = Self { connection, confirming, signals: Signals::new(), clock, limits };
         // Without a server, the next one who connects does it.
         if broker.connection.is_up() {
             broker.finish_upgrade().await?;
@@ -133,7 +144,11 @@ impl RedisBroker {
         command.arg(format!("{now};{}", self.limits.max_dead)).arg(args);
         // It may be lost once more between the loading and the call.
         for _ in 0..3 {
-            match self.connection.query(&command, repeat).await {
+            let answer = match self.confirming.as_ref().filter(|_| Confirming::covers(function)) {
+                Some(confirming) => confirming.query(&self.connection, &command, repeat).await,
+                None => self.connection.query(&command, repeat).await,
+            };
+            match answer {
                 Ok(value) => return Ok(value),
                 Err(Failed::Broker(error)) => return Err(error),
                 Err(Failed::UnknownFunction) => match self.command(&self.connection.library.load()).await {

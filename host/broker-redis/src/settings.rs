@@ -3,15 +3,16 @@
 
 use umbel_broker::{Error, Result};
 
+use crate::durability::Durability;
+
 /// The oldest release that has functions. Valkey says that it is Redis 7.2, whatever its own version is.
 const OLDEST: (u32, u32) = (7, 0);
+/// The first release that can wait for its append-only file.
+const WAITAOF_SINCE: (u32, u32) = (7, 2);
 
 /// Checks the text of `INFO`. With `allow_unsafe` what would be refused is only warned of; `quiet` leaves the warnings out.
 pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
-    let field = |name: &str| {
-        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
-    };
+    let field = |name: &str| field(info, name);
     let version = field("redis_version").unwrap_or("unknown");
     if release(version).is_some_and(|found| found < OLDEST) {
         return Err(Error::Refused(format!(
@@ -42,6 +43,37 @@ pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether the server can confirm changes as it is asked to.
+pub(crate) fn check_durability(info: &str, durability: Durability, quiet: bool) -> Result<()> {
+    let version = field(info, "redis_version").unwrap_or("unknown");
+    match durability {
+        Durability::Fsync if release(version).is_some_and(|found| found < WAITAOF_SINCE) => {
+            Err(Error::Refused(format!(
+                "Redis {version} cannot wait for its disk (WAITAOF came with Redis 7.2): leave out --durability fsync=1, \
+             and set appendfsync always"
+            )))
+        }
+        Durability::Fsync if field(info, "aof_enabled") == Some("0") => Err(Error::Refused(
+            "appendonly is off, so nothing is ever on disk: set appendonly yes, or leave out --durability fsync=1"
+                .into(),
+        )),
+        Durability::Replicated(wanted) => {
+            let connected = field(info, "connected_slaves").and_then(|n| n.parse::<u8>().ok()).unwrap_or(0);
+            if connected < wanted && !quiet {
+                tracing::warn!(connected, wanted, "too few replicas are connected: changes will not be confirmed");
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A field of the text of `INFO`.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
 }
 
 fn release(version: &str) -> Option<(u32, u32)> {

@@ -49,6 +49,9 @@ pub enum Error {
     /// No room for what was asked: memory, disk.
     #[error("the broker is full: {0}")]
     Full(String),
+    /// The change is stored, and was not confirmed by as many replicas or disks as it should be: it may still be lost.
+    #[error("stored, but not confirmed: {0}")]
+    Unconfirmed(String),
     /// A stored record cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Corrupt(String),
@@ -60,7 +63,7 @@ pub enum Error {
 impl Error {
     /// True when the same call may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Full(_))
+        matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::Unconfirmed(_))
     }
 }
 

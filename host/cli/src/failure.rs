@@ -94,6 +94,7 @@ impl From<umbel_broker::Error> for Failure {
         let (code, exit) = match &error {
             Error::Unavailable(_) => ("broker_unavailable", Exit::Unavailable),
             Error::Refused(_) => ("broker_refused", Exit::Failure),
+            Error::Unconfirmed(_) => ("not_confirmed", Exit::Unavailable),
             Error::Full(_) => ("broker_full", Exit::Unavailable),
             _ => ("broker_failed", Exit::Failure),
         };

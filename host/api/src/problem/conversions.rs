@@ -28,6 +28,10 @@ impl From<umbel_broker::Error> for Problem {
         use umbel_broker::Error as E;
         let (code, detail) = match &error {
             E::Unavailable(_) => (Code::BrokerUnavailable, "try again; the server reconnects by itself"),
+            E::Unconfirmed(_) => (
+                Code::NotConfirmed,
+                "replicas or disk did not confirm it in time; send it again with its idempotency key, or look it up",
+            ),
             E::Full(_) => (Code::BrokerFull, "free memory or disk of the broker, then try again"),
             E::Refused(_) => (Code::BrokerRefused, "an operator must change the broker's settings"),
             E::Corrupt(_) => (Code::RecordUnreadable, "the server's log says which"),

@@ -66,6 +66,7 @@ codes! {
     internal Internal, INTERNAL_SERVER_ERROR, false, "The server failed";
     broker_unavailable BrokerUnavailable, SERVICE_UNAVAILABLE, true, "The broker cannot be reached";
     broker_refused BrokerRefused, SERVICE_UNAVAILABLE, false, "The broker's settings were refused";
+    not_confirmed NotConfirmed, SERVICE_UNAVAILABLE, true, "The change is stored, but not confirmed";
     broker_full BrokerFull, INSUFFICIENT_STORAGE, true, "The broker has no room";
     record_unreadable RecordUnreadable, INTERNAL_SERVER_ERROR, false, "A stored record cannot be read";
     storage_full StorageFull, INSUFFICIENT_STORAGE, true, "The module store has no room";

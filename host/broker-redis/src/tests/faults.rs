@@ -146,7 +146,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_is_killed_and_comes_back()
 }
 
 /// Asks again until it holds.
-async fn within_seconds<F: Future<Output = bool>>(seconds: u64, holds: impl Fn() -> F) {
+pub(super) async fn within_seconds<F: Future<Output = bool>>(seconds: u64, holds: impl Fn() -> F) {
     let asking = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;

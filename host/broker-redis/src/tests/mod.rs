@@ -4,6 +4,7 @@ mod audit;
 mod chords;
 mod contract;
 mod cost;
+mod durability;
 mod events;
 mod faults;
 mod full;

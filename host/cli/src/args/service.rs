@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use umbel_broker::Limits;
+use umbel_broker_redis::Durability;
 use umbel_model::{PolicyBounds, QueueName};
 
 use super::{OrNone, duration, patience};
@@ -20,6 +21,10 @@ pub struct BrokerFlags {
     /// Accept a Redis whose settings may lose jobs. For development only
     #[arg(long, env = "UMBEL_ALLOW_UNSAFE_REDIS")]
     pub allow_unsafe_redis: bool,
+    /// When a change counts as kept: server, replicated=N (so many replicas of Redis have it), fsync=1 (Redis 7.2: it is on
+    /// disk)
+    #[arg(long, env = "UMBEL_DURABILITY", default_value = "server", value_name = "HOW", hide_default_value = true)]
+    pub durability: Durability,
     #[command(flatten)]
     pub limits: LimitsFlags,
 }

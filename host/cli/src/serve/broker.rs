@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use umbel_broker::Broker;
-use umbel_broker_redis::{RedisBroker, RedisConfig};
+use umbel_broker_redis::{Durability, RedisBroker, RedisConfig};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 
 use super::data::Data;
@@ -56,11 +56,16 @@ impl BrokerUrl {
 pub async fn open(url: &BrokerUrl, flags: &BrokerFlags, wait_for_server: bool) -> Result<Arc<dyn Broker>> {
     let limits = flags.limits.limits();
     Ok(match url {
+        BrokerUrl::Sqlite(_) if flags.durability != Durability::Server => {
+            let why = "--durability is for Redis: the SQLite broker syncs its disk before each answer";
+            return Err(Failure::usage(why).help("leave it out, or name a Redis with --broker"));
+        }
         BrokerUrl::Sqlite(path) => Arc::new(SqliteBroker::open(SqliteConfig { limits, ..SqliteConfig::new(path) })?),
         BrokerUrl::Redis(address) => {
             let allow_unsafe_settings = flags.allow_unsafe_redis;
             let config = RedisConfig::new(address);
-            let config = RedisConfig { allow_unsafe_settings, wait_for_server, limits, ..config };
+            let durability = flags.durability;
+            let config = RedisConfig { durability, allow_unsafe_settings, wait_for_server, limits, ..config };
             Arc::new(RedisBroker::connect(config).await?)
         }
     })

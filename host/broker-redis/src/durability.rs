@@ -1,0 +1,166 @@
+//! Changes that are answered only when replicas have them.
+//!
+//! Redis answers a write before its replicas have it, so a failover can lose what was answered. `WAIT` counts the writes
+//! of its own connection and blocks what comes after it there. So each such change has a connection of its own until it
+//! is confirmed, and nobody waits behind it.
+
+use std::{
+    str::FromStr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use umbel_broker::{Error, Result};
+
+use crate::connection::{Connection, Failed, NOT_READY_PAUSE, Repeat, Verdict, is_unknown_function, verdict};
+
+/// Changes that wait for replicas at once, each on a connection of its own.
+const MAX_CONNECTIONS: usize = 32;
+/// The functions whose answer says that a change is kept. What only workers and background services call is not among
+/// them: a lost claim or outcome makes a job run again, and loses none.
+const CONFIRMED: [&str; 10] = [
+    "submit",
+    "start_workflow",
+    "cancel",
+    "cancel_workflow",
+    "run_now",
+    "forget",
+    "control",
+    "delete_queue",
+    "put_document",
+    "delete_document",
+];
+
+/// When a change counts as kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When the server has it, in memory; its `appendfsync` decides when it is on disk.
+    #[default]
+    Server,
+    /// When so many replicas have it in memory, too: 1 to 16.
+    Replicated(u8),
+    /// When it is on the server's disk. Needs Redis 7.2.
+    Fsync,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    /// Reads `server`, `replicated=N` or `fsync=1`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let replicas = |n: &str| n.parse().ok().filter(|n| (1..=16).contains(n));
+        match text.split_once('=') {
+            None if text == "server" => Ok(Self::Server),
+            Some(("replicated", n)) => match replicas(n) {
+                Some(n) => Ok(Self::Replicated(n)),
+                None => Err("the number of replicas must be 1 to 16".into()),
+            },
+            Some(("fsync", "1")) => Ok(Self::Fsync),
+            _ => Err("write server, replicated=N (1 to 16 replicas) or fsync=1".into()),
+        }
+    }
+}
+
+/// The connections for changes that are confirmed.
+#[derive(Debug)]
+pub(crate) struct Confirming {
+    how: Durability,
+    timeout: Duration,
+    idle: Mutex<Vec<MultiplexedConnection>>,
+    turns: Semaphore,
+}
+
+impl Confirming {
+    /// None if the server's own word is enough. `timeout`: how long a change waits for its confirmation.
+    pub(crate) fn new(how: Durability, timeout: Duration) -> Option<Self> {
+        let turns = Semaphore::new(MAX_CONNECTIONS);
+        (how != Durability::Server).then(|| Self { how, timeout, idle: Mutex::default(), turns })
+    }
+
+    /// Whether this function's changes are confirmed.
+    pub(crate) fn covers(function: &str) -> bool {
+        CONFIRMED.contains(&function)
+    }
+
+    /// Calls a function, and answers when its change is confirmed.
+    pub(crate) async fn query(&self, connection: &Connection, command: &Cmd, repeat: Repeat) -> Result<Value, Failed> {
+        let deadline = Instant::now() + connection.patience;
+        let Ok(Ok(_turn)) = timeout_at(deadline + self.timeout, self.turns.acquire()).await else {
+            let why = format!("{MAX_CONNECTIONS} changes wait for replicas already");
+            return Err(Failed::Broker(Error::Unavailable(why)));
+        };
+        loop {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut own = match idle {
+                Some(own) => own,
+                None => connection.open().await.map_err(Failed::Broker)?,
+            };
+            let error = match command.query_async::<Value>(&mut own).await {
+                Ok(value) => {
+                    self.confirm(connection, &mut own).await.map_err(Failed::Broker)?;
+                    self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(own);
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            if is_unknown_function(&error) {
+                return Err(Failed::UnknownFunction);
+            }
+            // An idle connection may have been lost long ago, with all others.
+            let verdict = verdict(&error);
+            if verdict == Verdict::Lost {
+                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            let is_final = verdict == Verdict::Answered || (verdict == Verdict::Lost && repeat == Repeat::OnlyUnsent);
+            if is_final || Instant::now() + NOT_READY_PAUSE >= deadline {
+                return Err(Failed::Broker(connection.told(&error)));
+            }
+            tokio::time::sleep(NOT_READY_PAUSE).await;
+        }
+    }
+
+    async fn confirm(&self, connection: &Connection, own: &mut MultiplexedConnection) -> Result<()> {
+        let ms = self.timeout.as_millis() as u64;
+        let (wanted, command) = match self.how {
+            Durability::Server => return Ok(()),
+            Durability::Replicated(n) => (n, redis::cmd("WAIT").arg(n).arg(ms).to_owned()),
+            // The server's own disk, and no replica's.
+            Durability::Fsync => (1, redis::cmd("WAITAOF").arg(1).arg(0).arg(ms).to_owned()),
+        };
+        let answer = command.query_async::<Value>(own).await;
+        let confirmed = match answer.map_err(|error| Error::Unconfirmed(connection.told(&error).to_string()))? {
+            Value::Int(replicas) => replicas,
+            Value::Array(counts) => match counts.first() {
+                Some(Value::Int(disks)) => *disks,
+                _ => 0,
+            },
+            _ => 0,
+        };
+        if confirmed >= i64::from(wanted) {
+            return Ok(());
+        }
+        let what = if self.how == Durability::Fsync { "disks" } else { "replicas" };
+        Err(Error::Unconfirmed(format!("{confirmed} of {wanted} {what} had it after {} s", self.timeout.as_secs_f32())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_durability_is_read_and_what_cannot_be_read_says_what_to_write() {
+        assert_eq!("server".parse(), Ok(Durability::Server));
+        assert_eq!("replicated=2".parse(), Ok(Durability::Replicated(2)));
+        assert_eq!("fsync=1".parse(), Ok(Durability::Fsync));
+        for wrong in ["", "replicated", "replicated=0", "replicated=17", "fsync=2", "disk"] {
+            let why = wrong.parse::<Durability>().unwrap_err();
+            assert!(why.contains("1 to 16"), "{why}");
+        }
+    }
+}
