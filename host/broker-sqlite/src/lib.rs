@@ -5,6 +5,7 @@
 //! `umbel_broker::memory`, answer by answer; the conformance suite compares them. This crate must not know HTTP or wasm.
 
 mod audit;
+mod backup;
 mod config;
 mod error;
 mod lock;
@@ -25,6 +26,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use umbel_broker::{Clock, Finding, Limits, Maintenance, Promoted, Reaped, Result, in_process::Channels};
 
+pub use backup::backup;
 pub use config::{SqliteConfig, Synchronous};
 use error::Fault;
 use readers::Readers;

@@ -134,6 +134,8 @@ pub enum Command {
     Dead(DeadVerb),
     /// Check the stored data of a broker, and repair it
     Doctor(DoctorOptions),
+    /// Copy the SQLite broker to a new file, while a process uses it
+    Backup(BackupOptions),
     /// Make tokens of the API, directly in the broker
     #[command(subcommand)]
     Token(TokenVerb),

@@ -71,6 +71,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Routes(verb) => routes::run(&context()?, verb).await,
         Command::Bulk(verb) => bulk::run(&context()?, verb).await,
         Command::Dead(verb) => dead::run(&context()?, verb).await,
+        Command::Backup(options) => serve::backup::run(options, &terminal).await,
         Command::Doctor(options) => serve::doctor::run(options, &terminal).await,
         Command::Token(TokenVerb::Create(options)) => serve::token::create(options, &terminal).await,
         Command::BenchSandbox(options) => bench::run(options, &terminal).await,

@@ -198,6 +198,14 @@ pub struct TokenOptions {
 }
 
 #[derive(Debug, Args)]
+pub struct BackupOptions {
+    /// The new file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+}
+
+#[derive(Debug, Args)]
 pub struct DoctorOptions {
     /// Repair what can be repaired
     #[arg(long)]

@@ -7,7 +7,7 @@ use umbel_broker_redis::{Durability, RedisBroker, RedisConfig};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 
 use super::data::Data;
-use crate::{Failure, Result, args::BrokerFlags};
+use crate::{Exit, Failure, Result, args::BrokerFlags};
 
 /// Where jobs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,12 @@ impl BrokerUrl {
             },
         }
     }
+}
+
+/// There is no such file.
+pub fn missing(url: &BrokerUrl) -> Failure {
+    let message = format!("there is no broker {}", url.shown());
+    Failure::new("no_broker", message).exit(Exit::NotFound).help("name it with --broker or --data")
 }
 
 /// Opens the broker. A Redis that cannot be reached is an error or, with `wait_for_server`, is waited for, for ever; one

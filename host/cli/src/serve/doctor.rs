@@ -8,7 +8,7 @@ use umbel_broker::Finding;
 use super::{broker, broker::BrokerUrl, data::Data};
 use crate::args::{DoctorOptions, Format};
 use crate::output::{Page, Terminal, unwritten};
-use crate::{Exit, Failure, Result};
+use crate::{Failure, Result};
 
 const COLUMNS: &str = "FOUND = check, TIMES = count, MENDED = fixed, SUCH AS = example";
 /// Passes that mend, at most.
@@ -45,8 +45,7 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result {
         && !path.exists()
     {
         // Opening it would make it, and an empty one is always healthy.
-        let message = format!("there is no broker {}", url.shown());
-        return Err(Failure::new("no_broker", message).exit(Exit::NotFound).help("name it with --broker or --data"));
+        return Err(broker::missing(&url));
     }
     let broker = broker::open(&url, &options.broker, false).await?;
     let settings = match broker.check().await {

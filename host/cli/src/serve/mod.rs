@@ -1,5 +1,7 @@
-//! The verbs that are the service: `dev`, `server`, `worker`, and those that open the broker themselves: `token`, `doctor`.
+//! The verbs that are the service: `dev`, `server`, `worker`, and those that open the broker themselves: `token`,
+//! `doctor`, `backup`.
 
+pub mod backup;
 pub mod broker;
 pub mod data;
 pub mod dev;
