@@ -21,10 +21,9 @@ use umbel_broker::{Error, Result};
 
 use crate::{
     RedisConfig,
-    durability::Durability,
     keys::{Keys, VERSION},
     library::Library,
-    settings,
+    settings::{self, Durability},
 };
 
 /// Pauses between attempts to connect.

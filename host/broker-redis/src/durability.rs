@@ -5,7 +5,6 @@
 //! is confirmed, and nobody waits behind it.
 
 use std::{
-    str::FromStr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +16,10 @@ use tokio::{
 };
 use umbel_broker::{Error, Result};
 
-use crate::connection::{Connection, Failed, NOT_READY_PAUSE, Repeat, Verdict, is_unknown_function, verdict};
+use crate::{
+    connection::{Connection, Failed, NOT_READY_PAUSE, Repeat, Verdict, is_unknown_function, verdict},
+    settings::Durability,
+};
 
 /// Changes that wait for replicas at once, each on a connection of its own.
 const MAX_CONNECTIONS: usize = 32;
@@ -35,36 +37,6 @@ const CONFIRMED: [&str; 10] = [
     "put_document",
     "delete_document",
 ];
-
-/// When a change counts as kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// When the server has it, in memory; its `appendfsync` decides when it is on disk.
-    #[default]
-    Server,
-    /// When so many replicas have it in memory, too: 1 to 16.
-    Replicated(u8),
-    /// When it is on the server's disk. Needs Redis 7.2.
-    Fsync,
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    /// Reads `server`, `replicated=N` or `fsync=1`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let replicas = |n: &str| n.parse().ok().filter(|n| (1..=16).contains(n));
-        match text.split_once('=') {
-            None if text == "server" => Ok(Self::Server),
-            Some(("replicated", n)) => match replicas(n) {
-                Some(n) => Ok(Self::Replicated(n)),
-                None => Err("the number of replicas must be 1 to 16".into()),
-            },
-            Some(("fsync", "1")) => Ok(Self::Fsync),
-            _ => Err("write server, replicated=N (1 to 16 replicas) or fsync=1".into()),
-        }
-    }
-}
 
 /// The connections for changes that are confirmed.
 #[derive(Debug)]
@@ -146,21 +118,5 @@ impl Confirming {
         }
         let what = if self.how == Durability::Fsync { "disks" } else { "replicas" };
         Err(Error::Unconfirmed(format!("{confirmed} of {wanted} {what} had it after {} s", self.timeout.as_secs_f32())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_durability_is_read_and_what_cannot_be_read_says_what_to_write() {
-        assert_eq!("server".parse(), Ok(Durability::Server));
-        assert_eq!("replicated=2".parse(), Ok(Durability::Replicated(2)));
-        assert_eq!("fsync=1".parse(), Ok(Durability::Fsync));
-        for wrong in ["", "replicated", "replicated=0", "replicated=17", "fsync=2", "disk"] {
-            let why = wrong.parse::<Durability>().unwrap_err();
-            assert!(why.contains("1 to 16"), "{why}");
-        }
     }
 }

@@ -37,9 +37,9 @@ use umbel_broker::{Clock, Error, Limits, Result};
 use answers::Answer;
 use connection::{Connection, Failed, Repeat};
 use durability::Confirming;
-pub use durability::Durability;
 use hints::Signals;
 use keys::Keys;
+pub use settings::Durability;
 
 /// The one shard that there is; keys are ready for more.
 const SHARD: u32 = 0;

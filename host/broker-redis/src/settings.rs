@@ -1,14 +1,44 @@
 //! Which servers are refused: those that throw data away, are too old, or take no writes. Reads the text of `INFO`,
 //! because `CONFIG` is often forbidden where Redis is rented.
 
-use umbel_broker::{Error, Result};
+use std::str::FromStr;
 
-use crate::durability::Durability;
+use umbel_broker::{Error, Result};
 
 /// The oldest release that has functions. Valkey says that it is Redis 7.2, whatever its own version is.
 const OLDEST: (u32, u32) = (7, 0);
 /// The first release that can wait for its append-only file.
 const WAITAOF_SINCE: (u32, u32) = (7, 2);
+
+/// When a change counts as kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When the server has it, in memory; its `appendfsync` decides when it is on disk.
+    #[default]
+    Server,
+    /// When so many replicas have it in memory, too: 1 to 16.
+    Replicated(u8),
+    /// When it is on the server's disk. Needs Redis 7.2.
+    Fsync,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    /// Reads `server`, `replicated=N` or `fsync=1`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let replicas = |n: &str| n.parse().ok().filter(|n| (1..=16).contains(n));
+        match text.split_once('=') {
+            None if text == "server" => Ok(Self::Server),
+            Some(("replicated", n)) => match replicas(n) {
+                Some(n) => Ok(Self::Replicated(n)),
+                None => Err("the number of replicas must be 1 to 16".into()),
+            },
+            Some(("fsync", "1")) => Ok(Self::Fsync),
+            _ => Err("write server, replicated=N (1 to 16 replicas) or fsync=1".into()),
+        }
+    }
+}
 
 /// Checks the text of `INFO`. With `allow_unsafe` what would be refused is only warned of; `quiet` leaves the warnings out.
 pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
@@ -111,5 +141,16 @@ mod tests {
         }
         assert!(check(&info("noeviction", "7.0.0", "master"), false, true).is_ok());
         assert!(check(&info("noeviction", "7.2.4", "slave"), true, true).is_err());
+    }
+
+    #[test]
+    fn a_durability_is_read_and_what_cannot_be_read_says_what_to_write() {
+        assert_eq!("server".parse(), Ok(Durability::Server));
+        assert_eq!("replicated=2".parse(), Ok(Durability::Replicated(2)));
+        assert_eq!("fsync=1".parse(), Ok(Durability::Fsync));
+        for wrong in ["", "replicated", "replicated=0", "replicated=17", "fsync=2", "disk"] {
+            let why = wrong.parse::<Durability>().unwrap_err();
+            assert!(why.contains("1 to 16"), "{why}");
+        }
     }
 }

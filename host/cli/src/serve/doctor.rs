@@ -145,6 +145,7 @@ fn verdict(report: &Report, fix: bool, terminal: &Terminal) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Exit;
 
     fn finding(count: u64, fixed: u64) -> Finding {
         Finding { check: "lease of a job that does not run".into(), count, example: "\u{1b}x".into(), fixed }
