@@ -16,6 +16,7 @@ use serde::{
 use serde_json::error::Category;
 use tokio::time::Instant;
 use umbel_compose::JsonError;
+use umbel_model::json;
 
 use crate::{
     json_limits::{MAX_DEPTH, is_too_deep},
@@ -153,13 +154,15 @@ pub(crate) async fn or_drain<T>(checked: Result<T>, body: Body) -> Result<(T, Bo
     }
 }
 
-/// A body's text, not nested too deeply.
+/// A body's text, not nested too deeply, and without values that no task could read.
 pub(crate) fn checked_text(json: &[u8]) -> Result<&str> {
     if is_too_deep(json) {
         return Err(Problem::json_too_deep(format!("at most {MAX_DEPTH} levels are taken")));
     }
-    std::str::from_utf8(json)
-        .map_err(|e| Problem::invalid_json(format!("byte {} of the body is not UTF-8", e.valid_up_to())))
+    let text = std::str::from_utf8(json)
+        .map_err(|e| Problem::invalid_json(format!("byte {} of the body is not UTF-8", e.valid_up_to())))?;
+    json::check(text).map_err(|fault| Problem::at(Code::InvalidBody, &fault.pointer, &fault.problem.to_string()))?;
+    Ok(text)
 }
 
 /// The problem of a failed parse.

@@ -77,8 +77,7 @@
 //! The order in a submission: known id, idempotency key, `First`, redrive, room; then `Latest` supersedes.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, TaskName, Uniqueness};
+use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, TaskName, Uniqueness, json};
 
 use crate::{Control, controls::is_default, scheduler::Limit};
 
@@ -115,7 +114,7 @@ pub struct JobLimits {
     /// 0: any number.
     #[serde(default, skip_serializing_if = "is_default")]
     pub concurrency: u32,
-    /// Hash of the limit key's value: letters and digits, at most 64.
+    /// Hash of the limit key and its value: letters and digits, at most 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,29 +168,29 @@ pub struct Unique {
 
 impl BrokerOptions {
     /// The broker options of a call of `task` under a policy that was checked. `parameters` are its names in their order, `argument`
-    /// gives the bound value of one. None when the policy uses no such option.
-    pub fn of<'a>(
+    /// gives the JSON text of the bound value of one. None when the policy uses no such option.
+    pub fn of<'t>(
         policy: &Policy,
         task: &TaskName,
-        parameters: &[&'a str],
-        mut argument: impl FnMut(&'a str) -> Option<Value>,
+        parameters: &[&str],
+        mut argument: impl FnMut(&str) -> Option<&'t str>,
     ) -> Option<Box<Self>> {
         let on_lost = match (policy.acks, policy.on_worker_lost) {
             (Acks::Early, OnWorkerLost::Requeue) => OnWorkerLost::Fail,
             (_, wanted) => wanted,
         };
-        let limits = limits_of(policy, |text| value_of(text, parameters, &mut argument));
+        let limits = limits_of(policy, |text| named_value(text, parameters, &mut argument));
         let wins = match (policy.unique, policy.debounce_ms) {
             (Uniqueness::First, 0) => Some(Wins::First),
             (Uniqueness::Latest, _) | (_, 1..) => Some(Wins::Latest),
             (Uniqueness::Off, 0) => None,
         };
         let unique = wins.map(|wins| {
-            let by: Vec<Value> = match policy.unique_by.is_empty() {
-                true => parameters.iter().map(|name| argument(name).unwrap_or(Value::Null)).collect(),
-                false => policy.unique_by.iter().map(|text| value_of(text, parameters, &mut argument)).collect(),
+            let by: Vec<String> = match policy.unique_by.is_empty() {
+                true => parameters.iter().map(|name| canonical(argument(name))).collect(),
+                false => policy.unique_by.iter().map(|text| named_value(text, parameters, &mut argument)).collect(),
             };
-            let key = hash(&serde_json::json!([task.as_str(), by]));
+            let key = hash(&format!("[\"{task}\",[{}]]", by.join(",")));
             let for_ms = if wins == Wins::First { policy.unique_for_ms } else { 0 };
             Unique { key, wins, for_ms, max_wait_ms: policy.debounce_max_wait_ms }
         });
@@ -200,15 +199,22 @@ impl BrokerOptions {
     }
 }
 
-/// The value of an expression in the bound arguments; `null` where there is nothing.
-fn value_of<'a>(text: &str, parameters: &[&'a str], argument: &mut impl FnMut(&'a str) -> Option<Value>) -> Value {
-    let Ok(expression) = Expression::parse(text) else { return Value::Null };
+/// An expression and the canonical text of its value in the bound arguments, as a JSON list. The value is `null` where there is
+/// nothing.
+fn named_value<'t>(text: &str, parameters: &[&str], argument: &mut impl FnMut(&str) -> Option<&'t str>) -> String {
+    let Ok(expression) = Expression::parse(text) else { return "null".to_owned() };
     let name = expression.parameter(parameters.iter().copied());
-    let name = name.and_then(|name| parameters.iter().find(|parameter| **parameter == name));
-    name.and_then(|name| argument(name)).map_or(Value::Null, |value| expression.within(&value).clone())
+    let value = name.and_then(argument).map(|value| expression.within(value));
+    let named = name.map_or_else(|| expression.clone(), |name| expression.of_parameter(name)).to_string();
+    format!("[{},{}]", serde_json::Value::from(named), canonical(value))
 }
 
-fn limits_of(policy: &Policy, mut found: impl FnMut(&str) -> Value) -> Option<JobLimits> {
+/// What cannot be read counts as `null`: submissions with it are refused, and only jobs that an older release stored have it.
+fn canonical(value: Option<&str>) -> String {
+    value.and_then(|value| json::canonical(value).ok()).unwrap_or_else(|| "null".to_owned())
+}
+
+fn limits_of(policy: &Policy, mut found: impl FnMut(&str) -> String) -> Option<JobLimits> {
     let rate = |text: &str, burst| Rate::parse(text, burst).ok().flatten();
     let limits = JobLimits {
         rate: rate(&policy.rate_limit, policy.rate_burst),
@@ -220,52 +226,78 @@ fn limits_of(policy: &Policy, mut found: impl FnMut(&str) -> Value) -> Option<Jo
     (limits != JobLimits::default()).then_some(limits)
 }
 
-/// The first half of the SHA-256 of a value's text, hexadecimal. Objects are written in the order of their keys.
-fn hash(value: &Value) -> String {
-    Digest::of(value.to_string().as_bytes()).hex()[..32].to_owned()
+/// The first half of the SHA-256 of a text, hexadecimal.
+fn hash(text: &str) -> String {
+    Digest::of(text.as_bytes()).hex()[..32].to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn broker_options(policy: &str, arguments: &Value) -> Option<Box<BrokerOptions>> {
+    /// Of arguments by name, each with its JSON text.
+    fn broker_options(policy: &str, arguments: &[(&str, &str)]) -> Option<Box<BrokerOptions>> {
         let policy = Policy::resolve(&serde_json::from_str(policy).unwrap());
-        let names: Vec<&str> = arguments.as_object().unwrap().keys().map(String::as_str).collect();
-        BrokerOptions::of(&policy, &TaskName::new("t").unwrap(), &names, |name| arguments.get(name).cloned())
+        let names: Vec<&str> = arguments.iter().map(|(name, _)| *name).collect();
+        let argument = |name: &str| Some(arguments.iter().find(|(known, _)| *known == name)?.1);
+        BrokerOptions::of(&policy, &TaskName::new("t").unwrap(), &names, argument)
+    }
+
+    fn limit_key(expression: &str, customer: &str) -> String {
+        let policy = format!(r#"{{"limit_key":"{expression}","key_concurrency":1}}"#);
+        broker_options(&policy, &[("customer", customer), ("n", "1")]).unwrap().limits.unwrap().key.unwrap()
+    }
+
+    fn unique(policy: &str, a: &str, n: &str) -> Unique {
+        broker_options(policy, &[("a", a), ("n", n)]).unwrap().unique.unwrap()
     }
 
     #[test]
     fn a_job_that_uses_no_option_has_none() {
-        assert_eq!(broker_options("{}", &serde_json::json!({"a": 1})), None);
+        assert_eq!(broker_options("{}", &[("a", "1")]), None);
     }
 
     #[test]
     fn jobs_with_the_same_key_share_a_sub_queue_and_others_do_not() {
-        let key = |customer: Value| {
-            let arguments = serde_json::json!({"customer": customer, "n": 1});
-            let found = broker_options(r#"{"limit_key":"kwargs.customer","key_concurrency":1}"#, &arguments).unwrap();
-            found.limits.unwrap().key.unwrap()
-        };
-        assert_eq!(key(7.into()), key(7.into()));
-        assert_ne!(key(7.into()), key("7".into()));
-        assert_eq!(key(7.into()).len(), 32);
+        let key = |customer: &str| limit_key("kwargs.customer", customer);
+        assert_eq!(key("7"), key("7.0"));
+        assert_ne!(key("7"), key("\"7\""));
+        assert_ne!(key("100000000000000000000001"), key("100000000000000000000002"));
+        assert_eq!(key(r#"{"a":1,"b":2}"#), key(r#"{ "b": 2, "\u0061": 1e0 }"#));
+        assert_eq!(key("7").len(), 32);
+    }
+
+    #[test]
+    fn a_limit_key_names_its_expression() {
+        assert_eq!(limit_key("args[0]", "7"), limit_key("kwargs.customer", "7"));
+        assert_ne!(limit_key("kwargs.customer", "1"), limit_key("kwargs.n", "1"));
+        assert_ne!(limit_key("kwargs.customer.id", r#"{"id":1}"#), limit_key("kwargs.n", "1"));
+        let by = |field: &str| unique(&format!(r#"{{"unique":"first","unique_by":["kwargs.{field}"]}}"#), "1", "1").key;
+        assert_ne!(by("a"), by("n"));
     }
 
     #[test]
     fn jobs_are_alike_by_all_arguments_or_by_those_that_were_chosen() {
-        let unique = |policy: &str, n: u64| {
-            broker_options(policy, &serde_json::json!({"a": 1, "n": n})).unwrap().unique.unwrap()
-        };
-        assert_ne!(unique(r#"{"unique":"first"}"#, 1).key, unique(r#"{"unique":"first"}"#, 2).key);
-        let by = r#"{"unique":"first","unique_by":["kwargs.a"]}"#;
-        assert_eq!(unique(by, 1).key, unique(by, 2).key);
-        assert_eq!(unique(r#"{"debounce_ms":5}"#, 1).wins, Wins::Latest);
+        let all = |a: &str, n: &str| unique(r#"{"unique":"first"}"#, a, n).key;
+        assert_ne!(all("1", "1"), all("1", "2"));
+        assert_ne!(all("0.12345678901234567890", "1"), all("0.12345678901234567891", "1"));
+        assert_eq!(all("1", "-0.0"), all("1e0", "0"));
+        let by = |n: &str| unique(r#"{"unique":"first","unique_by":["kwargs.a"]}"#, "1", n).key;
+        assert_eq!(by("1"), by("2"));
+        assert_eq!(unique(r#"{"debounce_ms":5}"#, "1", "1").wins, Wins::Latest);
+    }
+
+    /// A process of the release before and one of this run side by side: usual arguments have the same key in both.
+    #[test]
+    fn the_key_of_all_arguments_is_that_of_earlier_releases() {
+        let key = unique(r#"{"unique":"first"}"#, r#"{"b":0.5,"a":"é\n"}"#, "7").key;
+        let before = serde_json::json!(["t", [{"a": "é\n", "b": 0.5}, 7]]).to_string();
+        assert_eq!(key, Digest::of(before.as_bytes()).hex()[..32]);
     }
 
     #[test]
     fn early_acknowledgement_is_at_most_once() {
-        let lost = |policy: &str| broker_options(policy, &serde_json::json!({})).map(|k| k.on_lost);
+        let lost = |policy: &str| broker_options(policy, &[]).map(|k| k.on_lost);
         assert_eq!(lost(r#"{"acks":"early"}"#), Some(OnWorkerLost::Fail));
         assert_eq!(lost(r#"{"acks":"early","on_worker_lost":"dead"}"#), Some(OnWorkerLost::Dead));
         assert_eq!(lost(r#"{"acks":"late"}"#), None);

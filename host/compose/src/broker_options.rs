@@ -1,6 +1,6 @@
 //! The broker options of jobs and nodes: decided once where the arguments make no difference.
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 use umbel_broker::BrokerOptions;
 use umbel_model::{NodeArguments, ParameterText, Policy, TaskName, Uniqueness};
 
@@ -29,13 +29,13 @@ impl BrokerOptionsRule {
         Self::of_jobs(&Policy { unique: Uniqueness::Off, debounce_ms: 0, ..policy.clone() }, task)
     }
 
-    /// The broker options of one call. `names` are its parameters; `argument` gives the bound value of one by its number,
-    /// and is asked only if it matters.
-    pub(crate) fn of_call<'a>(
+    /// The broker options of one call. `names` are its parameters; `argument` gives the text of the bound value of one by its
+    /// number, and is asked only if it matters.
+    pub(crate) fn of_call<'a, 't>(
         &self,
         task: &TaskName,
         names: impl IntoIterator<Item = &'a str>,
-        mut argument: impl FnMut(usize) -> Option<Value>,
+        mut argument: impl FnMut(usize) -> Option<&'t str>,
     ) -> Option<Box<BrokerOptions>> {
         match self {
             Self::Same(broker_options) => broker_options.clone(),
@@ -64,7 +64,7 @@ impl BrokerOptionsRule {
                 None if has_items => None,
                 None => parameters[at].default.as_deref(),
             };
-            serde_json::from_str(text?.get()).ok()
+            text.map(RawValue::get)
         })
     }
 }

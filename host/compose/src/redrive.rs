@@ -120,7 +120,7 @@ impl<'a> Redrive<'a> {
                 // `args[0]` counts parameters in the order in which they were bound, which is that of the text.
                 let given: RawObject<'_> = serde_json::from_str(text).map_err(|error| unreadable(record, &error))?;
                 let (names, values): (Vec<&str>, Vec<&RawValue>) = given.iter().unzip();
-                rule.of_call(&record.task, names, |at| serde_json::from_str(values[at].get()).ok())
+                rule.of_call(&record.task, names, |at| Some(values[at].get()))
             }
         };
         self.spec.v = if stored.is_some() { SPEC_VERSION } else { self.spec.policy.spec_version() };

@@ -145,10 +145,9 @@ impl Binding<'_, &RawValue> {
         text
     }
 
-    /// The value of parameter number `at`, its default where none was given.
-    pub fn argument(&self, at: usize) -> Option<Value> {
-        let text = self.value(at).copied().or(self.parameters.get(at)?.default.as_deref())?;
-        serde_json::from_str(text.get()).ok()
+    /// The value of parameter number `at` as it was written, its default where none was given.
+    pub fn argument(&self, at: usize) -> Option<&str> {
+        self.value(at).copied().or(self.parameters.get(at)?.default.as_deref()).map(RawValue::get)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use crate::json;
 
 /// Longest expression, bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 128;
@@ -55,13 +55,19 @@ impl Expression {
         }
     }
 
-    /// The value that it leads to within the value of that parameter; `null` where there is none.
-    pub fn within<'a>(&self, value: &'a Value) -> &'a Value {
-        const NOTHING: &Value = &Value::Null;
-        self.steps.iter().fold(value, |value, step| match step {
-            Step::Field(name) => value.get(name).unwrap_or(NOTHING),
-            Step::Item(at) => value.get(at).unwrap_or(NOTHING),
-        })
+    /// The JSON text of the value that it leads to within that of the parameter; `null` where there is none.
+    pub fn within<'a>(&self, value: &'a str) -> &'a str {
+        let found = self.steps.iter().try_fold(value, |value, step| match step {
+            Step::Field(name) => json::field(value, name),
+            Step::Item(at) => json::item(value, *at),
+        });
+        found.unwrap_or("null")
+    }
+
+    /// The expression as one that begins with the parameter's name: `kwargs.x` for `args[0]`.
+    #[must_use]
+    pub fn of_parameter(&self, name: &str) -> Self {
+        Self { root: Step::Field(name.to_owned()), steps: self.steps.clone() }
     }
 }
 
@@ -102,11 +108,11 @@ mod tests {
 
     #[test]
     fn a_path_finds_what_is_there_and_null_where_nothing_is() {
-        let value = serde_json::json!({"city": {"zip": [7, 8]}});
-        let find = |text: &str| Expression::parse(text).unwrap().within(&value).clone();
-        assert_eq!(find("kwargs.order.city.zip[1]"), 8);
-        assert_eq!(find("args[0].city.zip[9]"), Value::Null);
-        assert_eq!(find("args.0.nothing.at[3].all"), Value::Null);
+        let value = r#"{"city": {"zip": [7, 8.50]}}"#;
+        let find = |text: &str| Expression::parse(text).unwrap().within(value);
+        assert_eq!(find("kwargs.order.city.zip[1]"), "8.50");
+        assert_eq!(find("args[0].city.zip[9]"), "null");
+        assert_eq!(find("args.0.nothing.at[3].all"), "null");
     }
 
     #[test]
@@ -128,5 +134,6 @@ mod tests {
         for good in ["kwargs.a", "args[0].b[2].c"] {
             assert_eq!(Expression::parse(good).unwrap().to_string(), good);
         }
+        assert_eq!(Expression::parse("args.0.b").unwrap().of_parameter("a").to_string(), "kwargs.a.b");
     }
 }

@@ -11,6 +11,7 @@ pub mod expression;
 pub mod human;
 pub mod ids;
 pub mod job;
+pub mod json;
 pub mod large_value;
 pub mod outcome;
 pub mod policy;

@@ -12,6 +12,7 @@ use umbel_broker::{DeliveredNode, MAX_GROWTH};
 use umbel_model::{
     JobId, TenantId, WorkflowId,
     canvas::{CanvasError, CanvasLimits, Plan, plan, plan_members, workflow_id},
+    json,
 };
 use umbel_sandbox::Refused;
 
@@ -95,6 +96,8 @@ pub(crate) fn parsed<T: DeserializeOwned>(text: &str) -> Result<T, Refused> {
     if text.bytes().filter(|byte| *byte == b',').count() > MAX_VALUES {
         return Err(Refused::new("host_limit:canvas", format!("a canvas has at most {MAX_VALUES} values")));
     }
+    let unreadable = |fault: json::JsonFault| Refused::new("invalid_canvas", fault.to_string());
+    json::check(text).map_err(unreadable)?;
     serde_json::from_str(text)
         .map_err(|error| Refused::new("invalid_canvas", format!("the canvas cannot be read: {error}")))
 }
@@ -178,6 +181,9 @@ mod tests {
         assert_eq!(with(Some(&node(None, 100)), |w, g| w.replace(g, task)), Some("host_limit:canvas_depth".into()));
         assert_eq!(with(None, |w, g| w.submit(g, "{")), Some("invalid_canvas".into()));
         assert_eq!(with(None, |w, g| w.submit(g, r#"{"chain":[]}"#)), Some("invalid_canvas".into()));
+        for odd in [r#"{"task":"a","args":[1e400]}"#, r#"{"task":"a","kwargs":{"x":["\ud83d"]}}"#] {
+            assert_eq!(with(None, |w, g| w.submit(g, odd)), Some("invalid_canvas".into()), "{odd}");
+        }
         let many = format!(r#"{{"group":[{}]}}"#, vec![task; MAX_GROWTH as usize].join(","));
         assert_eq!(with(None, |w, g| w.submit(g, &many)), Some("host_limit:canvas".into()));
     }

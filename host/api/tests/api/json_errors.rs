@@ -48,6 +48,50 @@ async fn an_option_of_a_wrong_type_is_named() {
 }
 
 #[tokio::test]
+async fn what_no_task_can_read_is_refused_with_its_place_at_every_entrance() {
+    let app = TestApp::with_tasks().await;
+    let dead = app.dead_job().await;
+    let redrive = format!("/v1/dead/{dead}/redrive");
+    for (path, body, pointer) in [
+        ("/v1/jobs", r#"{"task":"echo","args":[{"a/b":1e400}]}"#, "/args/0/a~1b"),
+        ("/v1/jobs", r#"{"task":"echo","args":["\ud83d"]}"#, "/args/0"),
+        ("/v1/jobs", r#"{"task":"echo","kwargs":{"value":["\udc00x"]}}"#, "/kwargs/value/0"),
+        ("/v1/jobs", r#"{"task":"echo","options":{"tags":["\ud83d"]}}"#, "/options/tags/0"),
+        (
+            "/v1/jobs",
+            r#"{"task":"add","args":[1],"options":{"on_success":{"task":"echo","args":[-1e999]}}}"#,
+            "/options/on_success/args/0",
+        ),
+        ("/v1/workflows", r#"{"canvas":{"chain":[{"task":"echo","map":["\ud83d"]}]}}"#, "/canvas/chain/0/map/0"),
+        (&redrive, r#"{"policy":{"retry_on":["\ud83d"]}}"#, "/policy/retry_on/0"),
+    ] {
+        assert_eq!(place(app.post(path, body.to_owned()).await, "invalid_body").0, pointer, "{path} {body}");
+    }
+    let lines = app.batch("{\"task\":\"echo\",\"args\":[1e400]}\n{\"task\":\"echo\",\"args\":[1]}\n").await;
+    let text = String::from_utf8_lossy(&lines.bytes).into_owned();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers[0]["error"]["errors"][0]["pointer"], "/args/0", "{text}");
+    assert!(answers[1]["id"].is_string(), "{text}");
+}
+
+#[tokio::test]
+async fn unique_jobs_are_told_apart_by_all_digits() {
+    let app = TestApp::with_tasks().await;
+    let submit = async |value: &str| {
+        let body = format!(r#"{{"task":"echo","args":[{value}],"options":{{"unique":"first"}}}}"#);
+        app.post("/v1/jobs", body).await.header("umbel-unique").to_owned()
+    };
+    for (first, second, known) in [
+        ("100000000000000000000001", "100000000000000000000002", ""),
+        ("0.12345678901234567890", "0.12345678901234567891", ""),
+        (r#"{"x":1e300}"#, r#"{"x":1000.0e297}"#, "duplicate"),
+        (r#"{"a":1,"b":"é"}"#, r#"{"b":"\u00e9","a":1.0}"#, "duplicate"),
+    ] {
+        assert_eq!((submit(first).await.as_str(), submit(second).await.as_str()), ("", known), "{first} {second}");
+    }
+}
+
+#[tokio::test]
 async fn a_field_of_a_body_that_is_wrong_is_named() {
     let app = TestApp::with_tasks().await;
     let dead = app.dead_job().await;
