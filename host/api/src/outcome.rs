@@ -61,6 +61,8 @@ pub(crate) fn respond<T: Serialize>(
     let id_only = || serde_json::json!({ "id": id.to_string() });
     let mut response = match found {
         Ok(Some((ended, view))) => answer(if ended || !is_new { StatusCode::OK } else { StatusCode::ACCEPTED }, &view)?,
+        // It is kept for as long as its key is, so somebody forgot it. The key still keeps a second one away.
+        Ok(None) if matches!(outcome, Outcome::Replayed(_)) => return Err(Problem::forgotten(id)),
         // It ended, and was forgotten or its retention is over.
         Ok(None) => ok(&id_only())?,
         Err(error) => {

@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use axum::http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use sha2::{Digest as _, Sha256};
-use umbel_broker::{Broker, IDEMPOTENCY_TTL_MS, Idempotency, NewJob, Submitted};
-use umbel_compose::{JobTemplate, Options, check_key};
+use umbel_broker::{Broker, NewJob, Submitted};
+use umbel_compose::{JobTemplate, Options, SubmissionKey, check_key};
 use umbel_model::{JobId, RawObject, Stamps, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
 use crate::{
     auth::Caller,
     middleware::RequestId,
+    outcome::Outcome,
     problem::{Problem, Result},
     state::Api,
     task_cache,
@@ -60,9 +60,21 @@ pub(crate) fn key_of(headers: &HeaderMap, in_body: Option<&str>, field: &str) ->
 }
 
 /// The key and body of an idempotent submission as they are stored: hashes only.
-pub(crate) fn idempotency(key: &str, body: &[u8]) -> Idempotency {
-    let body = hex::encode(Sha256::digest(crate::json_limits::compact(body)));
-    Idempotency { key: hex::encode(Sha256::digest(key)), body, ttl_ms: IDEMPOTENCY_TTL_MS }
+pub(crate) fn submission_key(key: &str, body: &[u8]) -> SubmissionKey {
+    SubmissionKey::new(key, &crate::json_limits::compact(body))
+}
+
+/// The job that a submission answers with whose key belongs to job `first`: that one, if their bodies are one in canonical form.
+///
+/// # Errors
+/// The bodies differ, or `first` is not there any more.
+pub(crate) async fn known_job(api: &Api, tenant: &TenantId, first: JobId, key: Option<&str>) -> Result<Outcome> {
+    let record = api.broker.job(tenant, first).await?;
+    let body = record.and_then(|record| record.parsed_spec().ok()?.body);
+    match body {
+        Some(body) if key == Some(&*body) => Ok(Outcome::Replayed(first)),
+        _ => Err(Problem::key_conflict(format_args!("job {first}"))),
+    }
 }
 
 /// Where a submission came from.
@@ -126,12 +138,12 @@ impl NewJobs {
         api: &Api,
         template: &JobTemplate,
         signature: &Signature<'_>,
-        idempotency: Option<Idempotency>,
+        key: Option<SubmissionKey>,
     ) -> Result<JobId> {
         let id = api.ids.job_id()?;
         let args = signature.args.as_deref().unwrap_or_default();
         let none = RawObject::default();
-        let draft = template.job(id, args, signature.kwargs.as_ref().unwrap_or(&none), idempotency).await?;
+        let draft = template.job(id, args, signature.kwargs.as_ref().unwrap_or(&none), key).await?;
         let stored = match draft.large_arguments() {
             Some(text) => Some(api.store.put_value(template.tenant(), id, text).await?),
             None => None,

@@ -13,7 +13,7 @@ use crate::{
     task_source::ApiTasks,
     time::now_ms,
 };
-use umbel_model::{Stamps, TenantId};
+use umbel_model::{Stamps, TenantId, WorkflowSpec};
 
 /// A workflow that is being submitted.
 pub(crate) struct Submission {
@@ -66,7 +66,13 @@ async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
         // The answer to its start was lost, and it was started again: it is this one.
         S::Existing(id) if id == head.id => Ok(Outcome::New(id)),
         S::Existing(id) => Ok(Outcome::Replayed(id)),
-        S::Conflict(id) => Err(Problem::key_conflict(id)),
+        S::Conflict(id) => {
+            // The same body, written in another way, is no other one.
+            let earlier = api.broker.workflow(&head.tenant, id).await?;
+            let bodies = [Some(&head.spec), earlier.as_ref().map(|record| &record.spec)];
+            let [new, earlier] = bodies.map(|spec| serde_json::from_str::<WorkflowSpec>(spec?).ok()?.body);
+            if new.is_some() && new == earlier { Ok(Outcome::Replayed(id)) } else { Err(Problem::key_conflict(id)) }
+        }
         S::QueueFull => Err(Problem::queue_full("try again when the queues are shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use some of the queues that exist")),
         S::TooManyWorkflows => Err(Problem::too_many_workflows("wait until some are over and forgotten")),

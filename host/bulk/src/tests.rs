@@ -29,6 +29,7 @@ struct World {
 
 fn spec(tags: &[&str]) -> String {
     let spec = JobSpec {
+        body: None,
         v: 1,
         task: TaskName::new("t").unwrap(),
         digest: Digest::of(b"m"),

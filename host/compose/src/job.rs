@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use umbel_broker::{BrokerOptions, Idempotency, NewJob, Start};
+use umbel_broker::{BrokerOptions, NewJob, Start};
 use umbel_model::{
     Binding, JobId, JobSpec, LargeValue, Policy, RawObject, Stamps, TenantId, UnixMs, job::SPEC_VERSION,
     large_value::INLINE_BYTES,
 };
 
 use crate::{
-    FaultKind, Options, Result, Rules, TaskFacts, UnknownParameter,
+    FaultKind, Options, Result, Rules, SubmissionKey, TaskFacts, UnknownParameter,
     broker_options::BrokerOptionsRule,
     error::{Faults, refused},
 };
@@ -46,7 +46,7 @@ pub struct JobDraft<'t> {
     id: JobId,
     arguments: String,
     broker_options: Option<Box<BrokerOptions>>,
-    idempotency: Option<Idempotency>,
+    key: Option<SubmissionKey>,
 }
 
 impl JobTemplate {
@@ -72,6 +72,7 @@ impl JobTemplate {
             policy: patch,
             stamps,
             redrive_of: None,
+            body: None,
             stored_arguments: None,
         };
         let text = spec_text(&spec);
@@ -105,7 +106,7 @@ impl JobTemplate {
         id: JobId,
         args: &[&RawValue],
         kwargs: &RawObject<'_>,
-        idempotency: Option<Idempotency>,
+        key: Option<SubmissionKey>,
     ) -> Result<JobDraft<'_>> {
         let task = &*self.task;
         let mut faults = Faults::default();
@@ -127,7 +128,7 @@ impl JobTemplate {
         }
         let names = task.parameters.iter().map(|parameter| parameter.name.as_str());
         let broker_options = self.broker_options.of_call(&task.name, names, |at| binding.argument(at));
-        Ok(JobDraft { template: self, id, arguments, broker_options, idempotency })
+        Ok(JobDraft { template: self, id, arguments, broker_options, key })
     }
 }
 
@@ -140,16 +141,26 @@ impl JobDraft<'_> {
     /// The job to store; `stored` says where its large arguments are.
     pub fn finish(self, stored: Option<LargeValue>) -> NewJob {
         let JobTemplate { task, tenant, spec, before, after, policy, start, expires_at, .. } = self.template;
+        let mut whole = spec.clone();
+        whole.body = self.key.as_ref().map(|key| key.canonical_body.clone());
         let text = match stored {
-            None => [before, &*self.arguments, after].concat(),
-            stored => spec_text(&JobSpec { v: SPEC_VERSION, stored_arguments: stored, ..spec.clone() }),
+            None if self.key.is_none() => [before, &*self.arguments, after].concat(),
+            None => {
+                whole.arguments = RawValue::from_string(self.arguments).expect("bound arguments are JSON");
+                spec_text(&whole)
+            }
+            stored => spec_text(&JobSpec { v: SPEC_VERSION, stored_arguments: stored, ..whole }),
         };
+        let job = new_job(self.id, tenant.clone(), task.name.clone(), policy, text);
+        // While the key answers with the job, there is a job.
+        let promised_ms = self.key.as_ref().map_or(0, |key| key.idempotency.ttl_ms);
         NewJob {
             start: *start,
             expires_at: *expires_at,
             broker_options: self.broker_options,
-            idempotency: self.idempotency,
-            ..new_job(self.id, tenant.clone(), task.name.clone(), policy, text)
+            result_ttl_ms: job.result_ttl_ms.max(promised_ms),
+            idempotency: self.key.map(|key| key.idempotency),
+            ..job
         }
     }
 }

@@ -61,6 +61,7 @@ impl<'a> Redrive<'a> {
         }
         let mut spec = record.parsed_spec().map_err(|error| unreadable(record, &error))?;
         spec.redrive_of = Some(record.id);
+        spec.body = None;
         spec.stamps.request_id = Some(request_id.to_owned());
         spec.policy = spec.policy.overlaid(over);
         // Without a change it was fine when it was submitted, whatever the operator allows now.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use serde_json::value::RawValue;
-use umbel_broker::{Idempotency, NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
+use umbel_broker::{NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
 use umbel_model::{
     Canvas, JobId, NodeArguments, Stamps, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
     canvas::{CanvasError, Each, Join, Node, Plan, Signature, Work, plan, plan_members},
@@ -12,7 +12,7 @@ use umbel_model::{
 };
 
 use crate::{
-    Error, FaultKind, Options, Result, Rules, TaskFacts, TaskSource,
+    Error, FaultKind, Options, Result, Rules, SubmissionKey, TaskFacts, TaskSource,
     call::Call,
     error::{Faults, refused},
     job::spec_text,
@@ -44,7 +44,7 @@ pub struct Head {
     pub deadline_ms: u64,
     /// Kept this long after it is over, milliseconds.
     pub keep_ms: u64,
-    pub idempotency: Option<Idempotency>,
+    pub key: Option<SubmissionKey>,
     /// The job that the workflow replaces.
     pub parent: Option<JobId>,
     /// How many guests submitted each other up to here: 0 from outside.
@@ -55,7 +55,7 @@ impl Head {
     /// No name, no deadline, kept for a day after its end.
     pub fn new(id: WorkflowId) -> Self {
         let keep_ms = DEFAULT_RESULT_TTL_MS;
-        Self { id, name: None, deadline_ms: 0, keep_ms, idempotency: None, parent: None, depth: 0 }
+        Self { id, name: None, deadline_ms: 0, keep_ms, key: None, parent: None, depth: 0 }
     }
 }
 
@@ -118,6 +118,7 @@ impl<'c> Composer<'c> {
             name: head.name,
             stamps: self.stamps.clone(),
             resume_of,
+            body: head.key.as_ref().map(|key| key.canonical_body.clone()),
         };
         Ok(WorkflowHead {
             id: head.id,
@@ -128,8 +129,9 @@ impl<'c> Composer<'c> {
             starts: Vec::new(),
             end: 0,
             deadline_ms: head.deadline_ms,
-            keep_ms: head.keep_ms,
-            idempotency: head.idempotency,
+            // While the key answers with the workflow, there is a workflow.
+            keep_ms: head.keep_ms.max(head.key.as_ref().map_or(0, |key| key.idempotency.ttl_ms)),
+            idempotency: head.key.map(|key| key.idempotency),
             parent: head.parent,
             depth: head.depth,
         })

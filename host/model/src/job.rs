@@ -100,6 +100,9 @@ pub struct JobSpec {
     /// The job that this one repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<JobId>,
+    /// Of a submission with an idempotency key: a hash of its body in canonical form, by which a second spelling of it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
     /// Its arguments are in the module store because they are large: `arguments` is then `{}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_arguments: Option<LargeValue>,
@@ -168,6 +171,9 @@ pub struct WorkflowSpec {
     /// The workflow whose failed nodes this one does again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_of: Option<WorkflowId>,
+    /// As `JobSpec::body`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
 }
 
 /// How far a running job said it is.

@@ -91,6 +91,7 @@ codes! {
     arguments_too_complex ArgumentsTooComplex, UNPROCESSABLE_ENTITY, false, "The arguments cost too much to check";
     invalid_option InvalidOption, UNPROCESSABLE_ENTITY, false, "An option cannot be used";
     idempotency_conflict IdempotencyConflict, UNPROCESSABLE_ENTITY, false, "The key belongs to another request";
+    idempotency_forgotten IdempotencyForgotten, GONE, false, "What the key belongs to was forgotten";
     queue_full QueueFull, TOO_MANY_REQUESTS, true, "The queue is full";
     too_many_queues TooManyQueues, TOO_MANY_REQUESTS, false, "No more queues may be made";
     job_not_found JobNotFound, NOT_FOUND, false, "There is no such job";

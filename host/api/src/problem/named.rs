@@ -50,6 +50,13 @@ impl Problem {
         Self::idempotency_conflict(detail)
     }
 
+    /// The idempotency key of a submission belongs to a job or workflow that was forgotten.
+    pub(crate) fn forgotten(id: JobId) -> Self {
+        let detail =
+            format!("the key belongs to {id}, which was forgotten, and is not done again; use a new key to do it");
+        Self::idempotency_forgotten(detail)
+    }
+
     /// A field of a task's policy that cannot be used.
     pub(crate) fn policy(error: &PolicyError) -> Self {
         let pointer = format!("/policy/{}", error.field.replace('.', "/"));

@@ -16,7 +16,7 @@ use crate::{
     extract::{BulkParam, Context},
     problem::{Code, Problem, Result},
     state::Api,
-    submission::{idempotency, key_of},
+    submission::{key_of, submission_key},
     time::Timestamp,
     views::{BulkAction, PolicyFields, views},
 };
@@ -163,13 +163,13 @@ pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: Header
     let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
     let body: BulkBody = object_of(checked_text(&bytes)?)?;
     body.check(&api)?;
-    let key = key_of(&headers, None, "")?.map(|key| idempotency(&key, &bytes));
+    let key = key_of(&headers, None, "")?.map(|key| submission_key(&key, &bytes));
     let mut bulk = new(&api, body.action, body.filter)?;
     bulk.dry_run = body.dry_run;
     bulk.terminate = body.terminate.unwrap_or(true);
     bulk.digest = body.digest.unwrap_or_default();
     bulk.policy = body.policy.unwrap_or_default();
-    bulk.key = key.map(|key| (key.key, key.body));
+    bulk.key = key.map(|key| (key.idempotency.key, key.idempotency.body));
     start(&api, &caller, bulk).await
 }
 

@@ -122,7 +122,7 @@ async fn a_delayed_job_is_scheduled_and_can_be_run_now() {
 }
 
 #[tokio::test]
-async fn a_submission_that_is_repeated_after_its_job_was_forgotten_is_no_failure() {
+async fn the_key_of_a_job_that_was_forgotten_says_so_and_does_nothing_again() {
     let app = TestApp::with_tasks().await;
     let key = [("idempotency-key", "order-8")];
     let body = r#"{"task": "add", "args": [1]}"#;
@@ -131,8 +131,45 @@ async fn a_submission_that_is_repeated_after_its_job_was_forgotten_is_no_failure
     let forgotten = app.with_headers("DELETE", &format!("/v1/jobs/{id}"), &[], "").await;
     assert!(forgotten.status.is_success());
     let again = app.with_headers("POST", "/v1/jobs", &key, body).await;
+    let problem = again.problem(410, "idempotency_forgotten");
+    assert!(problem["detail"].as_str().unwrap().contains(&id), "{problem}");
+}
+
+#[tokio::test]
+async fn a_job_is_kept_for_as_long_as_its_idempotency_key_answers_with_it() {
+    let app = TestApp::with_tasks().await;
+    let body = r#"{"task":"add","args":[1],"options":{"idempotency_key":"k","result_ttl_ms":0}}"#;
+    let id = id_of(&app.post("/v1/jobs", body).await.ok(202));
+    app.run(|_| Some(json!(1))).await;
+    app.broker.prune(1_000).await.unwrap();
+    let again = app.post("/v1/jobs", body).await;
     assert_eq!(again.header("idempotent-replayed"), "true");
-    assert_eq!(id_of(&again.ok(200)), id);
+    let again = again.ok(200);
+    assert_eq!((id_of(&again), &again["state"]), (id, &json!("succeeded")));
+}
+
+#[tokio::test]
+async fn a_body_that_is_written_in_another_way_is_the_same_body() {
+    let app = TestApp::with_tasks().await;
+    let key = [("idempotency-key", "k")];
+    let first = r#"{"task":"echo","args":[{"a":"é","b":1}]}"#;
+    let first = id_of(&app.with_headers("POST", "/v1/jobs", &key, first).await.ok(202));
+    let escaped = r#"{"args":[{"b":1.0,"a":"\u00e9"}],"task":"echo"}"#;
+    let again = app.with_headers("POST", "/v1/jobs", &key, escaped).await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(id_of(&again.ok(200)), first);
+    let line = r#"{"options":{"idempotency_key":"k"},"task":"echo","args":[{"a":"é","b":1}]}"#;
+    assert_eq!(id_of(&app.post("/v1/jobs", line).await.ok(200)), first, "the key as an option");
+    let lines = app.batch(&format!("{line}\n{}\n", line.replace('1', "2"))).await;
+    let text = String::from_utf8_lossy(&lines.bytes).into_owned();
+    let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&answers[0]["id"], &answers[0]["replayed"]), (&json!(first), &json!(true)), "{text}");
+    assert_eq!(answers[1]["error"]["code"], "idempotency_conflict", "{text}");
+    let canvas = r#"{"canvas":{"task":"echo","args":[{"a":"x"}]}}"#;
+    let key = [("idempotency-key", "w")];
+    let workflow = id_of(&app.with_headers("POST", "/v1/workflows", &key, canvas).await.ok(202));
+    let other = r#"{"idempotency_key":"w","canvas":{"args":[{"\u0061":"x"}],"task":"echo"}}"#;
+    assert_eq!(id_of(&app.post("/v1/workflows", other).await.ok(200)), workflow);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::{
     outcome::{Outcome, submitted},
     problem::{FieldError, Problem, Result},
     state::Api,
-    submission::{NewJobs, Origin, Signature, idempotency, options_of},
+    submission::{NewJobs, Origin, Signature, known_job, options_of, submission_key},
 };
 
 /// Jobs stored in one step.
@@ -77,8 +77,14 @@ fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
 /// Places named in one line's error.
 const LINE_ERRORS: usize = 4;
 
-/// The outcome of reading a line: the id of a job to store, or a refusal.
-type Entry = Result<JobId>;
+/// The outcome of reading a line: a job to store, or a refusal.
+type Entry = Result<ToStore>;
+
+struct ToStore {
+    id: JobId,
+    /// With an idempotency key: the hash of the line in canonical form.
+    body: Option<String>,
+}
 
 /// A chunk being stored, and the lines that it answers.
 struct InFlight {
@@ -168,8 +174,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Prepares the job of a line; answers its id.
-    async fn add(&mut self, line: &[u8]) -> Result<JobId> {
+    /// Prepares the job of a line.
+    async fn add(&mut self, line: &[u8]) -> Entry {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
@@ -180,8 +186,10 @@ impl<'a> Batch<'a> {
             None => self.prepare(&signature.task, options).await?,
         };
         let prepared = &self.templates[at];
-        let key = prepared.idempotency_key.as_ref().map(|key| idempotency(key, line));
-        self.new.add(self.api, &prepared.template, &signature, key).await
+        let key = prepared.idempotency_key.as_ref().map(|key| submission_key(key, line));
+        let body = key.as_ref().map(|key| key.canonical_body.clone());
+        let id = self.new.add(self.api, &prepared.template, &signature, key).await?;
+        Ok(ToStore { id, body })
     }
 
     /// The index of a new template.
@@ -208,8 +216,8 @@ impl<'a> Batch<'a> {
         let new = std::mem::take(&mut self.new);
         let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK));
         if let Some(problem) = &self.failed {
-            let refused: Vec<Entry> = entries.into_iter().map(|entry| entry.and(Err(problem.clone()))).collect();
-            refused.into_iter().for_each(|entry| self.answer(entry.map(Outcome::New)));
+            let problem = problem.clone();
+            entries.into_iter().for_each(|entry| self.answer(entry.and(Err(problem.clone()))));
             return;
         }
         let (broker, store) = (self.api.broker.clone(), self.api.store.clone());
@@ -226,12 +234,17 @@ impl<'a> Batch<'a> {
         };
         let mut stored = stored.map(Vec::into_iter);
         for entry in entries {
-            let outcome = entry.and_then(|id| match &mut stored {
-                Ok(answers) => {
-                    answers.next().ok_or_else(Problem::no_broker_answer).and_then(|answer| submitted(answer, id))
-                }
-                Err(problem) => Err(problem.clone()),
-            });
+            let outcome = match (entry, &mut stored) {
+                (Err(problem), _) => Err(problem),
+                (Ok(_), Err(problem)) => Err(problem.clone()),
+                (Ok(ToStore { id, body }), Ok(answers)) => match answers.next() {
+                    None => Err(Problem::no_broker_answer()),
+                    Some(Submitted::Conflict(first)) => {
+                        known_job(self.api, &self.origin.tenant, first, body.as_deref()).await
+                    }
+                    Some(answer) => submitted(answer, id),
+                },
+            };
             self.answer(outcome);
         }
         self.failed = stored.err();

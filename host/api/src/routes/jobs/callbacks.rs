@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use umbel_broker::Idempotency;
-use umbel_compose::{Head, Options};
+use umbel_compose::{Head, Options, SubmissionKey};
 use umbel_model::{
     Canvas,
     canvas::{Shape, Signature as Step, node_job},
@@ -24,12 +23,12 @@ pub(super) async fn submit(
     signature: &Signature<'_>,
     mut options: Options,
     origin: Origin,
-    idempotency: Option<Idempotency>,
+    key: Option<SubmissionKey>,
 ) -> Result<Outcome> {
     let stamps = origin.stamps(&mut options);
     let head = Head::new(api.ids.workflow_id()?);
     // Nodes are kept as long as their workflow.
-    let head = Head { idempotency, keep_ms: options.policy.result_ttl_ms.unwrap_or(head.keep_ms), ..head };
+    let head = Head { key, keep_ms: options.policy.result_ttl_ms.unwrap_or(head.keep_ms), ..head };
     let link = std::mem::take(&mut options.on_success);
     let link_error = std::mem::take(&mut options.on_failure);
     let canvas = Canvas { link, link_error, ..Canvas::new(Shape::Task(step(signature)?)) };

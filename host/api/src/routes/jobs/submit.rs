@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{body::Body, http::HeaderMap};
+use umbel_broker::Submitted;
 use utoipa::ToSchema;
 
 use super::{callbacks, respond_with_job};
@@ -12,7 +13,7 @@ use crate::{
     extract::{Context, Query, WaitQuery},
     outcome::submitted,
     problem::{Problem, Result},
-    submission::{NewJobs, Origin, Signature, idempotency, key_of, options_of},
+    submission::{NewJobs, Origin, Signature, key_of, known_job, options_of, submission_key},
     views::{Job, PolicyFields},
 };
 
@@ -89,17 +90,21 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
     let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
-    let idempotency = key.map(|key| idempotency(&key, &bytes));
+    let key = key.map(|key| submission_key(&key, &bytes));
     let mut waiter = None;
     let outcome = if options.on_success.is_empty() && options.on_failure.is_empty() {
         let template = origin.template(&api, &signature.task, options).await?;
         let mut new = NewJobs::default();
-        let id = new.add(&api, &template, &signature, idempotency).await?;
+        let body = key.as_ref().map(|key| key.canonical_body.clone());
+        let id = new.add(&api, &template, &signature, key).await?;
         waiter = (!wait.is_zero()).then(|| api.watch.waiter(id));
         let answers = new.submit(&*api.broker, &api.store).await?;
-        submitted(*answers.first().ok_or_else(Problem::no_broker_answer)?, id)?
+        match *answers.first().ok_or_else(Problem::no_broker_answer)? {
+            Submitted::Conflict(first) => known_job(&api, &caller.tenant, first, body.as_deref()).await?,
+            answer => submitted(answer, id)?,
+        }
     } else {
-        callbacks::submit(&api, &signature, options, origin, idempotency).await?
+        callbacks::submit(&api, &signature, options, origin, key).await?
     };
     tracing::debug!(job = %outcome.id(), task = &*signature.task, ?outcome, "job submitted");
     respond_with_job(&api, &caller, outcome, wait, waiter).await

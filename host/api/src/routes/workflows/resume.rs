@@ -12,7 +12,7 @@ use super::respond_with_workflow;
 use crate::{
     extract::{Context, OptionalJson, WorkflowParam},
     problem::{Problem, Result},
-    submission::{Origin, idempotency, key_of},
+    submission::{Origin, key_of, submission_key},
     views::{ResumeDigest, Workflow},
     workflow_submission::Submission,
 };
@@ -57,7 +57,7 @@ pub(crate) async fn resume(
     };
     let head = Head {
         name: spec.name.clone(),
-        idempotency: key.map(|key| idempotency(&key, request.as_bytes())),
+        key: key.map(|key| submission_key(&key, request.as_bytes())),
         deadline_ms: old.record.deadline_at.map_or(0, |at| at.saturating_sub(old.record.created_at)),
         keep_ms: old.record.keep_ms,
         depth: old.record.depth,

@@ -16,7 +16,7 @@ use crate::{
     extract::{Context, Query, WaitQuery},
     json_limits::marks,
     problem::{Code, Problem, Result},
-    submission::{Origin, idempotency, key_of},
+    submission::{Origin, key_of, submission_key},
     views::Workflow,
     workflow_submission::Submission,
 };
@@ -76,12 +76,15 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
         check_key(key).map_err(refused)?;
     }
     let key = key_of(&headers, body.idempotency_key.as_deref(), "idempotency_key")?;
+    // A large body takes a while.
+    let key = tokio::task::spawn_blocking(move || key.map(|key| submission_key(&key, &bytes)));
+    let key = key.await.map_err(|_| Problem::see_log())?;
     let head = Head::new(api.ids.workflow_id()?);
     let head = Head {
         name: body.name,
         deadline_ms: body.deadline_ms.unwrap_or(0),
         keep_ms: body.keep_ms.unwrap_or(head.keep_ms),
-        idempotency: key.map(|key| idempotency(&key, &bytes)),
+        key,
         ..head
     };
     let stamps = Stamps {
