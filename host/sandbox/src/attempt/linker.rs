@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use serde_json::Value;
 use umbel_model::Progress;
 use wasmtime::{
-    Engine, Result, StoreContextMut, Trap,
+    Engine, Result, StoreContextMut,
     component::{ComponentType, Linker, LinkerInstance, Lower, WasmStr},
 };
 
 use crate::{
     attempt::{
+        fuel::{charge, charge_at},
         host::{Host, LogLevel, Refused},
         json,
         state::State,
@@ -160,23 +161,6 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
         };
         charge(&mut caller, bytes)
     })
-}
-
-/// Charges the fuel of one host call, so that a flood of calls runs out of fuel as any loop does.
-pub(crate) fn charge(caller: &mut Caller<'_>, bytes: usize) -> Result<()> {
-    let per_byte = caller.data().charge.byte;
-    charge_at(caller, bytes, per_byte)
-}
-
-fn charge_at(caller: &mut Caller<'_>, bytes: usize, per_byte: u64) -> Result<()> {
-    let cost = caller.data().charge.call.saturating_add(per_byte.saturating_mul(bytes as u64));
-    match caller.get_fuel()?.checked_sub(cost) {
-        Some(left) => caller.set_fuel(left),
-        None => {
-            caller.set_fuel(0)?;
-            Err(Trap::OutOfFuel.into())
-        }
-    }
 }
 
 /// Packages and interfaces that are provided, with the start of their version.

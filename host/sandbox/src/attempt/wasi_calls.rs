@@ -22,7 +22,7 @@ use wasmtime_wasi::{
 };
 
 use crate::attempt::{
-    linker::charge,
+    fuel::charge,
     state::State,
     wasi::{MAX_RANDOM_BYTES, WRITE_BYTES},
 };
