@@ -72,19 +72,26 @@ impl FairSemaphore {
         Self { all: Arc::new(Semaphore::new(all)), tenants: TenantSemaphores::new(one_tenants), wait }
     }
 
+    /// A permit, in the order of asking, however long it takes. Closed never.
+    pub(crate) async fn turn(&self, tenant: &TenantId) -> Option<Permit> {
+        // The tenant's own first: while it waits for that, it holds up nobody else.
+        let own = self.tenants.of(tenant).acquire_owned().await.ok()?;
+        Some(Permit { own, shared: self.all.clone().acquire_owned().await.ok()? })
+    }
+
+    /// Permits that nobody holds.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.all.available_permits()
+    }
+
     /// A permit, in the order of asking.
     pub(crate) async fn acquire(&self, tenant: &TenantId) -> Result<Permit> {
-        let own = self.tenants.of(tenant);
-        let both = async {
-            // The tenant's own first: while it waits for that, it holds up nobody else.
-            let own = own.acquire_owned().await.ok()?;
-            Some(Permit { own, shared: self.all.clone().acquire_owned().await.ok()? })
-        };
         let late = || {
             let seconds = self.wait.as_secs();
             Problem::overloaded(format!("no permit became free within {seconds} s; send fewer requests at once"))
         };
-        tokio::time::timeout(self.wait, both).await.ok().flatten().ok_or_else(late)
+        tokio::time::timeout(self.wait, self.turn(tenant)).await.ok().flatten().ok_or_else(late)
     }
 }
 

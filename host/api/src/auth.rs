@@ -186,7 +186,7 @@ mod tests {
     async fn only_the_hash_of_a_token_is_stored() {
         let broker = umbel_broker_conformance::memory::shared();
         let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "laptop", false).await.unwrap();
-        let stored = broker.documents(&system_tenant(), DocumentKind::ApiToken, None, 10).await.unwrap();
+        let stored = broker.documents(&system_tenant(), DocumentKind::ApiToken, None, 10).await.unwrap().documents;
         assert_eq!(stored.len(), 1);
         assert!(!stored[0].body.contains(&token) && !stored[0].name.contains(&token[6..]));
     }

@@ -48,7 +48,8 @@ pub(crate) fn parse_cursor<T>(cursor: Option<&str>, parse: impl Fn(&str) -> Opti
     position.map(Some).ok_or_else(|| Problem::invalid_cursor("pass on `next_cursor` as it was answered"))
 }
 
-/// A page of the tenant's documents of a kind, by name, and the cursor of the next one: none when the page was not filled.
+/// A page of the tenant's documents of a kind, by name, and the cursor of the next one: none at the end. Large
+/// documents fill a page before its limit.
 pub(crate) async fn documents(
     api: &Api,
     tenant: &TenantId,
@@ -57,8 +58,6 @@ pub(crate) async fn documents(
 ) -> Result<(Vec<Document>, Option<String>)> {
     let limit = limit_of(query.limit)?;
     let after = parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?;
-    let documents = api.broker.documents(tenant, kind, after.as_deref(), limit).await?;
-    let last = documents.last().filter(|_| documents.len() as u64 >= u64::from(limit));
-    let next = last.map(|last| cursor(&last.name));
-    Ok((documents, next))
+    let page = api.broker.documents(tenant, kind, after.as_deref(), limit).await?;
+    Ok((page.documents, page.next.as_deref().map(cursor)))
 }

@@ -21,7 +21,8 @@ use crate::{
 
 /// Another server's deploy is seen at most this late; one's own at once.
 const DEPLOYED_TTL: Duration = Duration::from_secs(1);
-const CACHED_TASKS: u64 = 10_000;
+/// Bytes of tasks that are kept for that long, as `task_bytes` guesses them.
+const CACHED_TASKS_BYTES: u64 = 32 << 20;
 /// Tables of routes: each may have some megabytes of compiled expressions.
 const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
@@ -61,8 +62,14 @@ pub struct Api {
     pub(crate) rules: Rules,
     /// Limits how many refused bodies of callers without a token are read to their end.
     pub(crate) drains: Semaphore,
-    /// Limits how many long checks of arguments run at once.
-    pub(crate) checks: Arc<Semaphore>,
+    /// Limits how many long checks of arguments run at once; at most one of each tenant.
+    pub(crate) checks: Arc<FairSemaphore>,
+}
+
+/// A guess of the bytes of a task: defaults of its parameters may be large.
+fn task_bytes(facts: &TaskFacts) -> u32 {
+    let texts = facts.parameters.iter().map(|p| p.name.len() + p.default.as_ref().map_or(0, |text| text.get().len()));
+    u32::try_from(2_048 + texts.sum::<usize>()).unwrap_or(u32::MAX)
 }
 
 impl Api {
@@ -73,12 +80,13 @@ impl Api {
             watch: Watch::start(broker.clone()),
             tokens: Tokens::new(),
             tasks: Cache::builder()
-                .max_capacity(CACHED_TASKS)
+                .max_capacity(CACHED_TASKS_BYTES)
+                .weigher(|_, facts: &Arc<TaskFacts>| task_bytes(facts))
                 .time_to_live(DEPLOYED_TTL)
                 .support_invalidation_closures()
                 .build(),
             routes: Cache::builder().max_capacity(CACHED_ROUTES).time_to_live(DEPLOYED_TTL).build(),
-            schemas: SchemaCache::new(),
+            schemas: SchemaCache::new(permit_wait),
             ids: IdGenerator::default(),
             in_flight: Semaphore::new(config.max_in_flight),
             tenants_in_flight: TenantSemaphores::new(config.max_tenant_in_flight),
@@ -98,7 +106,7 @@ impl Api {
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },
             },
             drains: Semaphore::new(MAX_DRAINS),
-            checks: Arc::new(Semaphore::new(HEAVY_CHECKS)),
+            checks: Arc::new(FairSemaphore::new(HEAVY_CHECKS, 1, permit_wait)),
             config,
             broker,
             large: LargeStore(store.clone()),

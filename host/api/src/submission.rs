@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::{Broker, NewJob, Submitted};
 use umbel_compose::{JobTemplate, Options, SubmissionKey, check_key};
-use umbel_model::{JobId, RawObject, Stamps, TaskName, TenantId};
+use umbel_model::{JobId, RawList, RawObject, Stamps, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct Signature<'a> {
     #[serde(borrow)]
     pub(crate) task: Cow<'a, str>,
     #[serde(borrow, default)]
-    pub(crate) args: Option<Vec<&'a RawValue>>,
+    pub(crate) args: Option<RawList<'a>>,
     #[serde(borrow, default)]
     pub(crate) kwargs: Option<RawObject<'a>>,
     #[serde(borrow, default)]
@@ -141,7 +141,7 @@ impl NewJobs {
         key: Option<SubmissionKey>,
     ) -> Result<JobId> {
         let id = api.ids.job_id()?;
-        let args = signature.args.as_deref().unwrap_or_default();
+        let args = signature.args.as_ref().map(RawList::as_slice).unwrap_or_default();
         let none = RawObject::default();
         let draft = template.job(id, args, signature.kwargs.as_ref().unwrap_or(&none), key).await?;
         let stored = match draft.large_arguments() {

@@ -22,9 +22,10 @@ pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Resul
     let (document, _) = task_store::get(api, tenant, name).await?;
     let routes = routes(api, tenant).await?;
     let digest = document.digest().ok_or_else(|| Problem::record_unreadable("the task points at nothing"))?;
-    let schemas = api.schemas.get(digest, &document.task).await?;
+    let schemas = api.schemas.get(tenant, digest, &document.task).await?;
     let facts = document.facts(Some(&routes)).ok_or_else(Problem::see_log)?;
-    let checker: Arc<dyn ValueChecker> = Arc::new(SchemaChecker { schemas, permits: api.checks.clone() });
+    let checker: Arc<dyn ValueChecker> =
+        Arc::new(SchemaChecker { tenant: tenant.clone(), schemas, turns: api.checks.clone() });
     let facts = Arc::new(TaskFacts { checker: Some(checker), ..facts });
     api.tasks.insert(key, facts.clone()).await;
     Ok(facts)

@@ -30,11 +30,36 @@ pub async fn documents_are_listed_by_name_within_their_tenant(s: Subject) {
     assert_eq!(b.put_document(&put("f", Expect::Any, Some("{}"))).await.unwrap(), DocumentPut::Full);
     let other = PutDocument { tenant: tenant("t2"), ..put("aa", Expect::Any, Some("{}")) };
     b.put_document(&other).await.unwrap();
-    let names = |documents: Vec<Document>| documents.into_iter().map(|d| d.name).collect::<Vec<_>>();
     let t = tenant("t1");
     assert_eq!(names(b.documents(&t, DocumentKind::Task, None, 2).await.unwrap()), ["a", "b"]);
     assert_eq!(names(b.documents(&t, DocumentKind::Task, Some("b"), 10).await.unwrap()), ["c", "d", "e"]);
-    assert!(b.documents(&t, DocumentKind::Module, None, 10).await.unwrap().is_empty());
+    assert!(b.documents(&t, DocumentKind::Module, None, 10).await.unwrap().documents.is_empty());
+}
+
+fn names(page: DocumentPage) -> Vec<String> {
+    page.documents.into_iter().map(|d| d.name).collect()
+}
+
+pub async fn a_page_of_documents_ends_when_it_has_many_bytes(s: Subject) {
+    let (b, t) = (&s.broker, tenant("t1"));
+    // Two of them fill a page; one alone is larger than a page.
+    let sizes = [PAGE_BYTES - 1, 1, 10, 2 * PAGE_BYTES, 5];
+    for (name, size) in ["a", "b", "c", "d", "e"].into_iter().zip(sizes) {
+        b.put_document(&put(name, Expect::Any, Some(&"1".repeat(size)))).await.unwrap();
+    }
+    let (mut pages, mut after) = (Vec::new(), None);
+    loop {
+        let page = b.documents(&t, DocumentKind::Task, after.as_deref(), 10).await.unwrap();
+        after = page.next.clone();
+        pages.push(names(page));
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [vec!["a", "b"], vec!["c", "d"], vec!["e"]]);
+    let page = b.documents(&t, DocumentKind::Task, Some("d"), 1).await.unwrap();
+    assert_eq!(page.next.as_deref(), Some("e"));
+    assert_eq!(names(page), ["e"]);
 }
 
 pub(super) fn worker(id: &str) -> WorkerInfo {

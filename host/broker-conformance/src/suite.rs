@@ -62,6 +62,7 @@ macro_rules! conformance_suite {
             a_retrying_job_can_be_run_now,
             documents_are_written_only_at_the_expected_version,
             documents_are_listed_by_name_within_their_tenant,
+            a_page_of_documents_ends_when_it_has_many_bytes,
             workers_are_forgotten_when_they_fall_silent,
             a_service_is_held_by_one_process_until_it_gives_it_up_or_falls_silent,
             hints_come_for_work_ends_and_cancels,

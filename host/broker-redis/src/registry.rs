@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Document, DocumentKind, DocumentPut, Error, Expect, Ordered, PutDocument, Registry, Result, WORKER_TTL_MS,
-    WorkerInfo, WorkerOrder,
+    Document, DocumentKind, DocumentPage, DocumentPut, Error, Expect, Ordered, PutDocument, Registry, Result,
+    WORKER_TTL_MS, WorkerInfo, WorkerOrder,
 };
 use umbel_model::{TenantId, WorkerId};
 
@@ -103,10 +103,11 @@ impl Registry for RedisBroker {
         kind: DocumentKind,
         after: Option<&str>,
         max: u32,
-    ) -> Result<Vec<Document>> {
+    ) -> Result<DocumentPage> {
         let after = after.map(|name| format!("({name}")).unwrap_or_default();
         let mut answer = self.answer("documents", args([&shelf(tenant, kind), &after, &max]), Repeat::Safe).await?;
-        answer.rest(|answer| document(answer.text()?, &answer.text()?))
+        let documents = answer.rest(|answer| document(answer.text()?, &answer.text()?))?;
+        Ok(DocumentPage::new(documents, max))
     }
 }
 

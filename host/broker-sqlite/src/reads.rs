@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, Row};
 use umbel_broker::{
-    Control, Document, DocumentKind, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES, PAGE_BYTES,
-    PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo, text_bytes,
+    Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES,
+    PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
+    text_bytes,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -216,14 +217,22 @@ impl View<'_> {
         kind: DocumentKind,
         after: Option<&str>,
         max: u32,
-    ) -> Result<Vec<Document>, Fault> {
+    ) -> Result<DocumentPage, Fault> {
         let sql = "SELECT name, version, body FROM document WHERE tenant = ?1 AND kind = ?2 AND name > ?3
             ORDER BY name LIMIT ?4";
         let first = "SELECT name, version, body FROM document WHERE tenant = ?1 AND kind = ?2 ORDER BY name LIMIT ?3";
+        let (mut documents, mut bytes) = (Vec::new(), 0);
+        let look = |row: &Row<'_>| {
+            let document = decode_document(row)?;
+            bytes += document.body.len();
+            documents.push(document);
+            Ok(bytes < PAGE_BYTES)
+        };
         match after {
-            Some(after) => all(self.conn, sql, &[tenant, &kind.as_str(), &after, &max], decode_document),
-            None => all(self.conn, first, &[tenant, &kind.as_str(), &max], decode_document),
+            Some(after) => each(self.conn, sql, &[tenant, &kind.as_str(), &after, &max], look)?,
+            None => each(self.conn, first, &[tenant, &kind.as_str(), &max], look)?,
         }
+        Ok(DocumentPage::new(documents, max))
     }
 
     pub(crate) fn events(&self, tenant: &TenantId, after: u64, max: u32) -> Result<EventPage, Fault> {

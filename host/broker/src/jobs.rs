@@ -12,7 +12,8 @@ use crate::{BrokerOptions, Result};
 pub const IDEMPOTENCY_TTL_MS: u64 = 86_400_000;
 /// Index entries that one page of a listing looks at.
 pub const PAGE_SCAN: u32 = 1_000;
-/// Bytes of texts (see `text_bytes`) at which a page of jobs or nodes ends: the job that reaches them is its last one.
+/// Bytes of texts (see `text_bytes`) at which a page of jobs, nodes or documents ends: the one that reaches them is
+/// its last.
 pub const PAGE_BYTES: usize = 1 << 20;
 
 /// Submits, reads and cancels jobs.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use umbel_model::{QueueName, TenantId, UnixMs, WorkerId};
 
-use crate::Result;
+use crate::{PAGE_BYTES, Result};
 
 /// A worker that has not said for this long that it is alive is forgotten, milliseconds.
 pub const WORKER_TTL_MS: u64 = 30_000;
@@ -34,14 +34,14 @@ pub trait Registry: Send + Sync + fmt::Debug + 'static {
     /// One document.
     async fn document(&self, tenant: &TenantId, kind: DocumentKind, name: &str) -> Result<Option<Document>>;
 
-    /// Documents of a kind by name, after `after`, at most `max`.
+    /// Documents of a kind by name, after `after`, at most `max`. A page ends at `PAGE_BYTES` of bodies, whatever `max` is.
     async fn documents(
         &self,
         tenant: &TenantId,
         kind: DocumentKind,
         after: Option<&str>,
         max: u32,
-    ) -> Result<Vec<Document>>;
+    ) -> Result<DocumentPage>;
 }
 
 /// The state of a worker, as it reports it.
@@ -155,6 +155,24 @@ pub struct Document {
     /// 1 when it was created; each write adds one.
     pub version: u64,
     pub body: String,
+}
+
+/// A page of documents, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentPage {
+    pub documents: Vec<Document>,
+    /// The name after which the next page begins; none at the end.
+    pub next: Option<String>,
+}
+
+impl DocumentPage {
+    /// The page that `documents` are, where at most `max` were asked for and the one that reached `PAGE_BYTES` is the last.
+    pub fn new(documents: Vec<Document>, max: u32) -> Self {
+        let bytes: usize = documents.iter().map(|document| document.body.len()).sum();
+        let is_full = documents.len() as u64 >= u64::from(max) || bytes >= PAGE_BYTES;
+        let next = documents.last().filter(|_| is_full).map(|last| last.name.clone());
+        Self { documents, next }
+    }
 }
 
 /// The condition of a write.

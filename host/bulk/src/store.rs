@@ -3,7 +3,7 @@
 //! The entry is written before the document and deleted after the action has ended, so that nothing that runs is forgotten.
 
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Broker, DocumentKind, DocumentPut, Error, Expect, Result};
+use umbel_broker::{Broker, Document, DocumentKind, DocumentPut, Error, Expect, Result};
 use umbel_model::{JobId, TenantId, UnixMs};
 
 use crate::{
@@ -76,11 +76,22 @@ pub async fn load(broker: &dyn Broker, tenant: &TenantId, id: JobId) -> Result<O
     Ok(read(broker, tenant, id).await?.map(|(bulk, _)| bulk))
 }
 
+/// Documents of actions by name, after `after`, at most `max`: as many pages as that takes.
+async fn documents(broker: &dyn Broker, tenant: &TenantId, after: Option<&str>, max: u32) -> Result<Vec<Document>> {
+    let mut page = broker.documents(tenant, DocumentKind::Bulk, after, max).await?;
+    let mut found = std::mem::take(&mut page.documents);
+    while let Some(next) = page.next.filter(|_| found.len() < max as usize) {
+        page = broker.documents(tenant, DocumentKind::Bulk, Some(&next), max - found.len() as u32).await?;
+        found.append(&mut page.documents);
+    }
+    Ok(found)
+}
+
 /// The tenant's actions, newest first.
 pub async fn list(broker: &dyn Broker, tenant: &TenantId) -> Result<Vec<Bulk>> {
     // In the tenant of the index there may be many entries besides.
     let max = (MAX_KEPT + MAX_RUNNING) as u32;
-    let found = broker.documents(tenant, DocumentKind::Bulk, None, max).await?;
+    let found = documents(broker, tenant, None, max).await?;
     let own = found.iter().filter(|document| !document.name.starts_with(INDEX));
     // The others are there; whoever carries it out ends it.
     let mut bulks: Vec<Bulk> = own.filter_map(readable).collect();
@@ -204,7 +215,7 @@ pub async fn abort(broker: &dyn Broker, tenant: &TenantId, id: JobId, now: UnixM
 /// with each.
 pub async fn running(broker: &dyn Broker, after: Option<&str>, max: u32) -> Result<Vec<(String, TenantId, JobId)>> {
     let from = after.unwrap_or(INDEX);
-    let found = broker.documents(&system_tenant(), DocumentKind::Bulk, Some(from), max).await?;
+    let found = documents(broker, &system_tenant(), Some(from), max).await?;
     let entries = found.into_iter().take_while(|document| document.name.starts_with(INDEX));
     let entries = entries.filter(|document| document.name != start_claims::CLAIMS);
     // One that a newer release wrote must not stop the others.

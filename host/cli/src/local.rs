@@ -139,11 +139,11 @@ mod tests {
     #[test]
     fn arguments_are_bound_with_all_their_digits() {
         let parameter =
-            |name: &str, default| umbel_model::Parameter { name: name.into(), schema: true.into(), default };
+            |name: &str, default| umbel_model::Parameter { name: name.into(), schema: (&true.into()).into(), default };
         let task = TaskDescription {
             name: umbel_model::TaskName::new("t").unwrap(),
             description: String::new(),
-            parameters: vec![parameter("a", None), parameter("b", None), parameter("c", Some("d".into()))],
+            parameters: vec![parameter("a", None), parameter("b", None), parameter("c", Some((&"d".into()).into()))],
             returns: None,
             policy: Default::default(),
         };

@@ -117,18 +117,26 @@ impl JobTemplate {
                 return Err(faults.into());
             }
         };
+        // First: checking values against schemas costs far more than their bytes.
+        let given: usize = binding.given().map(|(_, value)| value.get().len()).sum();
+        self.check_size(given)?;
         for (at, value) in binding.given() {
             task.check_value(at, value, || binding.pointer(at), &mut faults).await;
         }
         faults.done()?;
         let arguments = binding.to_json();
-        if arguments.len() > self.max_arguments_bytes {
-            let detail = format!("{} bytes with defaults; at most {}", arguments.len(), self.max_arguments_bytes);
-            return Err(refused(FaultKind::ArgumentsTooLarge, "", detail));
-        }
+        self.check_size(arguments.len())?;
         let names = task.parameters.iter().map(|parameter| parameter.name.as_str());
         let broker_options = self.broker_options.of_call(&task.name, names, |at| binding.argument(at));
         Ok(JobDraft { template: self, id, arguments, broker_options, key })
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<()> {
+        let max = self.max_arguments_bytes;
+        if bytes <= max {
+            return Ok(());
+        }
+        Err(refused(FaultKind::ArgumentsTooLarge, "", format!("{bytes} bytes; at most {max} with defaults")))
     }
 }
 

@@ -20,10 +20,10 @@ use crate::{
 struct Known;
 
 fn facts(name: &str) -> Option<TaskFacts> {
-    let plain = |name: &str, default| Parameter { name: name.into(), schema: json!(true), default };
+    let plain = |name: &str, default| Parameter { name: name.into(), schema: (&json!(true)).into(), default };
     let parameters = match name {
         "add" => vec![plain("x", None), plain("y", None)],
-        "inc" => vec![plain("x", None), plain("by", Some(json!(1)))],
+        "inc" => vec![plain("x", None), plain("by", Some((&json!(1)).into()))],
         "sum" => vec![plain("numbers", None)],
         "now" => vec![],
         _ => return None,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 
@@ -182,7 +182,52 @@ pub fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// The fields of a JSON object in the order in which they were written, borrowed from its text.
+/// Arguments of one call by position, and those by name, that are read at all: no task has as many parameters, so a call with
+/// more is wrong, and reading on would only cost.
+pub const MAX_CALL_ARGUMENTS: usize = 1_024;
+
+/// The items of a JSON list, borrowed from its text. One of more than `MAX_CALL_ARGUMENTS` is refused.
+#[derive(Debug, Default)]
+pub struct RawList<'a>(Vec<&'a RawValue>);
+
+impl<'a> RawList<'a> {
+    pub fn as_slice(&self) -> &[&'a RawValue] {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawList<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = RawList<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of arguments by position")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element::<&'de RawValue>()? {
+                    items.push(item);
+                    check_count::<A::Error>(items.len(), "position")?;
+                }
+                Ok(RawList(items))
+            }
+        }
+        deserializer.deserialize_seq(Items)
+    }
+}
+
+fn check_count<E: de::Error>(count: usize, by: &str) -> Result<(), E> {
+    if count <= MAX_CALL_ARGUMENTS {
+        return Ok(());
+    }
+    Err(E::custom(format_args!("a call has at most {MAX_CALL_ARGUMENTS} arguments by {by}; send one list or object")))
+}
+
+/// The fields of a JSON object in the order in which they were written, borrowed from its text. One of more than
+/// `MAX_CALL_ARGUMENTS` is refused.
 #[derive(Debug, Default)]
 pub struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -210,6 +255,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
                 let mut fields = Vec::with_capacity(map.size_hint().unwrap_or(2));
                 while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
                     fields.push((name, value));
+                    check_count::<A::Error>(fields.len(), "name")?;
                 }
                 Ok(RawObject(fields))
             }
@@ -226,8 +272,11 @@ mod tests {
     use crate::Parameter;
 
     fn parameters() -> Vec<ParameterText> {
-        let plain = |name: &str, default| Parameter { name: name.into(), schema: json!(true), default };
-        [plain("x", None), plain("y", None), plain("z\"é", Some(json!(3)))].iter().map(ParameterText::from).collect()
+        let plain = |name: &str, default| Parameter { name: name.into(), schema: (&json!(true)).into(), default };
+        [plain("x", None), plain("y", None), plain("z\"é", Some((&json!(3)).into()))]
+            .iter()
+            .map(ParameterText::from)
+            .collect()
     }
 
     fn call(args: &str, kwargs: &str) -> Result<String, Vec<String>> {
@@ -258,6 +307,20 @@ mod tests {
         assert_eq!(call("[1, 2, 3, 4, 5]", "{}"), Err(vec!["/args/3".into()]));
         assert_eq!(call("[1, 2]", r#"{"x": 1}"#), Err(vec!["/kwargs/x".into()]));
         assert_eq!(call("[]", r#"{"x": 1, "x": 2, "y": 3}"#), Err(vec!["/kwargs/x".into()]));
+    }
+
+    #[test]
+    fn a_call_with_more_arguments_than_any_task_takes_is_refused_where_the_limit_is() {
+        let object = |n: usize| format!("{{{}}}", (0..n).map(|n| format!(r#""k{n}":1"#)).collect::<Vec<_>>().join(","));
+        let list = |n: usize| format!("[{}]", vec!["1"; n].join(","));
+        assert!(serde_json::from_str::<RawObject<'_>>(&object(MAX_CALL_ARGUMENTS)).is_ok());
+        assert!(serde_json::from_str::<RawList<'_>>(&list(MAX_CALL_ARGUMENTS)).is_ok());
+        // What comes behind is not read: it is no JSON, and nobody says so.
+        let broken = |text: String| format!("{}?", &text[..text.len() - 1]);
+        let by_name = serde_json::from_str::<RawObject<'_>>(&broken(object(MAX_CALL_ARGUMENTS + 2))).unwrap_err();
+        assert!(by_name.to_string().contains("at most 1024 arguments by name"), "{by_name}");
+        let by_position = serde_json::from_str::<RawList<'_>>(&broken(list(MAX_CALL_ARGUMENTS + 2))).unwrap_err();
+        assert!(by_position.to_string().contains("at most 1024 arguments by position"), "{by_position}");
     }
 
     #[test]

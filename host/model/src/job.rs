@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    AttemptRecord, Digest, Failure, JobId, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId, UnixMs,
-    WorkerId, WorkflowId, named_enum, task::given,
+    AttemptRecord, Digest, Failure, JobId, JsonText, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId,
+    UnixMs, WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -136,7 +136,7 @@ pub struct ParameterText {
 
 impl From<&Parameter> for ParameterText {
     fn from(parameter: &Parameter) -> Self {
-        let default = parameter.default.as_ref().and_then(|value| RawValue::from_string(value.to_string()).ok());
+        let default = parameter.default.clone().map(JsonText::into_raw);
         Self { name: parameter.name.clone(), default }
     }
 }

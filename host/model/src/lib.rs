@@ -12,6 +12,7 @@ pub mod human;
 pub mod ids;
 pub mod job;
 pub mod json;
+mod json_text;
 pub mod large_value;
 pub mod outcome;
 pub mod policy;
@@ -19,7 +20,7 @@ pub mod rate;
 pub mod task;
 
 pub use backoff::Backoff;
-pub use binding::{BindError, BindProblem, Binding, RawObject, bind_text};
+pub use binding::{BindError, BindProblem, Binding, RawList, RawObject, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
@@ -27,6 +28,7 @@ pub use job::{
     JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps, WorkflowSpec,
     WorkflowState,
 };
+pub use json_text::JsonText;
 pub use large_value::LargeValue;
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
 pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 
-use crate::{Digest, Policy, PolicyBounds, PolicyPatch, TaskName};
+use crate::{Digest, JsonText, Policy, PolicyBounds, PolicyPatch, TaskName};
 
 /// Tasks of one module. A module with more is refused.
 pub const MAX_TASKS: usize = 256;
@@ -15,16 +14,20 @@ pub const MAX_PARAMETERS: usize = 64;
 pub const MAX_DESCRIPTION_BYTES: usize = 16 << 10;
 /// Bytes of one JSON Schema.
 pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
+/// Bytes of one task's whole description, as it is stored: schemas, defaults and texts together.
+pub const MAX_TASK_BYTES: usize = 256 << 10;
+/// Bytes of the descriptions of one module's tasks together.
+pub const MAX_MODULE_TASKS_BYTES: usize = 1 << 20;
 
 /// One parameter of a task, in the order of positional arguments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parameter {
     pub name: String,
     /// JSON Schema, draft 2020-12.
-    pub schema: Value,
+    pub schema: JsonText,
     /// Used when a caller leaves the parameter out; without one it is required. A default of `null` is a default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "given")]
-    pub default: Option<Value>,
+    pub default: Option<JsonText>,
 }
 
 /// A value that is there, `null` too: keeps `Some(null)` apart from `None`.
@@ -41,10 +44,17 @@ pub struct TaskDescription {
     pub parameters: Vec<Parameter>,
     /// JSON Schema of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub returns: Option<Value>,
+    pub returns: Option<JsonText>,
     /// The fields that the author set.
     #[serde(default)]
     pub policy: PolicyPatch,
+}
+
+impl TaskDescription {
+    /// Bytes of the whole description as JSON.
+    fn stored_bytes(&self) -> usize {
+        serde_json::to_string(self).expect("a description has text keys only").len()
+    }
 }
 
 /// The record of an uploaded module: kept once per tenant and digest.
@@ -78,6 +88,7 @@ pub fn check_tasks(tasks: &[TaskDescription], bounds: &PolicyBounds) -> Result<(
         return Err(whole(format!("the module describes {} tasks, more than {MAX_TASKS}", tasks.len())));
     }
     let mut names = BTreeSet::new();
+    let mut bytes = 0;
     for task in tasks {
         let fail = |problem: String| TaskError { task: task.name.as_str().chars().take(64).collect(), problem };
         if !names.insert(&task.name) {
@@ -90,7 +101,17 @@ pub fn check_tasks(tasks: &[TaskDescription], bounds: &PolicyBounds) -> Result<(
         if let Some(schema) = &task.returns {
             check_schema("returns", schema).map_err(fail)?;
         }
+        let own = task.stored_bytes();
+        if own > MAX_TASK_BYTES {
+            let problem = format!("its description has {own} bytes, more than {MAX_TASK_BYTES}; shorten its schemas");
+            return Err(fail(problem));
+        }
+        bytes += own;
         bounds.check(&Policy::resolve(&task.policy)).map_err(|e| fail(e.to_string()))?;
+    }
+    if bytes > MAX_MODULE_TASKS_BYTES {
+        let problem = format!("its descriptions have {bytes} bytes together, more than {MAX_MODULE_TASKS_BYTES}");
+        return Err(whole(format!("{problem}; split the module")));
     }
     Ok(())
 }
@@ -113,11 +134,11 @@ fn check_parameters(parameters: &[Parameter]) -> Result<(), String> {
     Ok(())
 }
 
-fn check_schema(of: &str, schema: &Value) -> Result<(), String> {
-    if !schema.is_object() && !schema.is_boolean() {
+fn check_schema(of: &str, schema: &JsonText) -> Result<(), String> {
+    if !schema.as_str().starts_with(['{', 't', 'f']) {
         return Err(format!("the schema of `{of}` must be an object or a boolean"));
     }
-    if schema.to_string().len() > MAX_SCHEMA_BYTES {
+    if schema.as_str().len() > MAX_SCHEMA_BYTES {
         return Err(format!("the schema of `{of}` is longer than {MAX_SCHEMA_BYTES} bytes"));
     }
     Ok(())
@@ -149,11 +170,26 @@ mod tests {
         assert_eq!(error.task, "a");
     }
 
+    fn with_schemas(name: &str, schemas: usize, bytes: usize) -> TaskDescription {
+        let schema = JsonText::from(&serde_json::json!({ "title": "x".repeat(bytes) }));
+        let parameter = |n| Parameter { name: format!("p{n}"), schema: schema.clone(), default: None };
+        TaskDescription { parameters: (0..schemas).map(parameter).collect(), ..task(name) }
+    }
+
+    #[test]
+    fn a_task_with_many_large_schemas_is_refused() {
+        let problem = |tasks: &[TaskDescription]| check_tasks(tasks, &PolicyBounds::default()).unwrap_err().problem;
+        assert!(check_tasks(&[with_schemas("a", 3, 60_000)], &PolicyBounds::default()).is_ok());
+        assert!(problem(&[with_schemas("a", 64, 65_400)]).contains("more than 262144"));
+        let tasks: Vec<_> = (0..8).map(|n| with_schemas(&format!("t{n}"), 3, 60_000)).collect();
+        assert!(problem(&tasks).contains("together, more than 1048576"));
+    }
+
     #[test]
     fn a_default_of_null_is_a_default() {
         let text = r#"{"name":"x","schema":true,"default":null}"#;
         let parameter: Parameter = serde_json::from_str(text).unwrap();
-        assert_eq!(parameter.default, Some(Value::Null));
+        assert_eq!(parameter.default.unwrap().as_str(), "null");
         let none: Parameter = serde_json::from_str(r#"{"name":"x","schema":true}"#).unwrap();
         assert_eq!(none.default, None);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use umbel_model::{
-    Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
+    JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
     task::{MAX_PARAMETERS, MAX_SCHEMA_BYTES, MAX_TASKS, check_tasks},
 };
 use wasmtime::Store;
@@ -128,14 +128,15 @@ const OBJECT_BYTES: usize = 700;
 const MANY_VALUES: &str = "with it, the schemas and defaults of the module have too many values; make them smaller";
 
 impl Trees {
-    /// Parses JSON of a bounded length and tree; `serde_json` bounds the depth (128).
-    fn value(&mut self, what: &str, text: &str) -> Result<Value, String> {
+    /// JSON of a bounded length and tree, without white space; `serde_json` bounds the depth (128).
+    fn value(&mut self, what: &str, text: &str) -> Result<JsonText, String> {
         if text.len() > MAX_SCHEMA_BYTES {
             return Err(format!("{what} is longer than {MAX_SCHEMA_BYTES} bytes"));
         }
         self.left =
             self.left.checked_sub(tree_bytes(text)).ok_or_else(|| format!("{what} is too large: {MANY_VALUES}"))?;
-        serde_json::from_str(text).map_err(|e| format!("{what} is not JSON: {e}"))
+        let value: Value = serde_json::from_str(text).map_err(|e| format!("{what} is not JSON: {e}"))?;
+        Ok(JsonText::from(&value))
     }
 }
 

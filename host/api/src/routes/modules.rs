@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_model::{Digest, ModuleInfo, Parameter, PolicyPatch, TaskDescription};
+use umbel_model::{Digest, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
 
@@ -65,7 +65,8 @@ views! {
         parameters: Vec<TaskParameter> = task.parameters.into_iter().map(TaskParameter::new).collect(),
         /// JSON Schema of the result.
         #[serde(skip_serializing_if = "Option::is_none")]
-        returns: Option<serde_json::Value> = task.returns,
+        #[schema(value_type = Option<Value>)]
+        returns: Option<JsonText> = task.returns,
         /// The fields that the author set.
         #[schema(value_type = PolicyFields)]
         policy: PolicyPatch = task.policy,
@@ -76,11 +77,11 @@ views! {
         name: String = parameter.name,
         /// JSON Schema, draft 2020-12.
         #[schema(value_type = Value)]
-        schema: serde_json::Value = parameter.schema,
+        schema: JsonText = parameter.schema,
         /// Without one the parameter is required.
         #[serde(skip_serializing_if = "Option::is_none")]
         #[schema(value_type = Option<Value>)]
-        default: Option<serde_json::Value> = parameter.default,
+        default: Option<JsonText> = parameter.default,
     }
 }
 
@@ -127,7 +128,7 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
     let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     let info = match known {
         Some(info) => info,
-        None => inspected(&api, bytes.clone(), digest).await?,
+        None => inspected(&api, &caller.tenant, bytes.clone(), digest).await?,
     };
     let version = remember(&api, &caller, &info).await?;
     // Also when it is known: storing again repairs a damaged blob.
@@ -182,22 +183,21 @@ fn check_digest(headers: &HeaderMap, bytes: &[u8]) -> Result<()> {
 const MAX_DEFAULT_BYTES: usize = 64 << 10;
 
 /// The inspector's answer. The schemas are compiled once, so that no submission meets a bad one.
-async fn inspected(api: &Api, bytes: Bytes, digest: Digest) -> Result<ModuleInfo> {
+async fn inspected(api: &Api, tenant: &TenantId, bytes: Bytes, digest: Digest) -> Result<ModuleInfo> {
     let info = api.inspector.inspect(bytes).await.map_err(refused)?;
     if info.digest != digest {
         tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
         return Err(Problem::internal("the module could not be inspected"));
     }
     for task in &info.tasks {
-        let large =
-            |p: &&Parameter| p.default.as_ref().is_some_and(|value| value.to_string().len() > MAX_DEFAULT_BYTES);
+        let large = |p: &&Parameter| p.default.as_ref().is_some_and(|value| value.as_str().len() > MAX_DEFAULT_BYTES);
         if let Some(parameter) = task.parameters.iter().find(large) {
             let (task, name) = (&task.name, cut(&parameter.name));
             let detail = format!("task `{task}`: the default of `{name}` is larger than {MAX_DEFAULT_BYTES} bytes");
             return Err(Problem::schema_invalid(detail));
         }
-        api.schemas.get(digest, task).await?;
     }
+    api.schemas.check_module(tenant, &info).await?;
     Ok(info)
 }
 

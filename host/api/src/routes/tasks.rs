@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Control, Document, DocumentKind, Expect, Scope};
 use umbel_compose::{Deploy, JsonError, RouteTable, TaskDocument};
-use umbel_model::{Digest, Policy, PolicyPatch, TaskName};
+use umbel_model::{Digest, JsonText, Policy, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
 use super::modules::TaskParameter;
@@ -37,7 +37,8 @@ views! {
         parameters: Vec<TaskParameter> = document.task.parameters.into_iter().map(TaskParameter::new).collect(),
         /// JSON Schema of the result.
         #[serde(skip_serializing_if = "Option::is_none")]
-        returns: Option<serde_json::Value> = document.task.returns,
+        #[schema(value_type = Option<Value>)]
+        returns: Option<JsonText> = document.task.returns,
         /// Each field of the policy and where it was decided.
         policy: BTreeMap<String, PolicyValue> =
             policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::problem::cut;
 
 /// Nodes of a schema with its references unfolded, each cycle once.
-const MAX_NODES: usize = 20_000;
+pub(super) const MAX_NODES: usize = 20_000;
 /// Patterns of one schema: each is compiled.
 const MAX_PATTERNS: usize = 32;
 /// Schemas within schemas, references unfolded, each cycle once: the check recurses, and stacks end.
@@ -41,7 +41,7 @@ const MAX_CHECK_DEPTH: usize = 500;
 #[derive(Debug, Default)]
 pub(super) struct Cost {
     /// References unfolded, each cycle once.
-    nodes: usize,
+    pub(super) nodes: usize,
     /// References unfolded.
     pub(super) patterns: usize,
     /// The product of nodes and bytes says too little: the steps are counted on each value.

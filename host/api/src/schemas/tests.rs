@@ -1,15 +1,29 @@
 //! Bombs in schemas and arguments are refused before they go off.
 
+use futures::FutureExt as _;
 use serde_json::{Map, json};
 
 use super::*;
 
 fn compile(schema: Value) -> Result<Compiled, String> {
-    Compiled::new(&schema, Cost::of(&schema)?)
+    let cost = Cost::of(&schema)?;
+    Compiled::new(schema, cost)
 }
 
 fn verdict(compiled: &Compiled, value: &Value) -> Result<(), Complaints> {
     compiled.check(value, value.to_string().len())
+}
+
+fn parameter(name: &str, schema: Value) -> Parameter {
+    Parameter { name: name.into(), schema: (&schema).into(), default: None }
+}
+
+fn checker(schema: Value) -> SchemaChecker {
+    SchemaChecker {
+        tenant: TenantId::new("t1").unwrap(),
+        schemas: Arc::new(Schemas::compile(&[parameter("x", schema)]).unwrap()),
+        turns: Arc::new(FairSemaphore::new(HEAVY_CHECKS, 1, Duration::from_secs(10))),
+    }
 }
 
 #[test]
@@ -94,8 +108,7 @@ fn nothing_remote_is_fetched() {
 
 #[test]
 fn a_schema_that_takes_everything_costs_nothing() {
-    let parameter = |schema| Parameter { name: "x".into(), schema, default: None };
-    let schemas = Schemas::compile(&[parameter(json!(true)), parameter(json!({"title": "Any"}))]).unwrap();
+    let schemas = Schemas::compile(&[parameter("x", json!(true)), parameter("y", json!({"title": "Any"}))]).unwrap();
     assert!(schemas.parameters.iter().all(Option::is_none));
 }
 
@@ -181,12 +194,60 @@ fn unevaluated_within_unevaluated_is_charged() {
 #[tokio::test]
 async fn a_long_check_runs_elsewhere_and_answers_the_same() {
     let schema = json!({"type": "array", "items": {"type": "integer"}});
-    let schemas = Arc::new(Schemas::compile(&[Parameter { name: "x".into(), schema, default: None }]).unwrap());
-    let checker = SchemaChecker { schemas, permits: Arc::new(Semaphore::new(HEAVY_CHECKS)) };
+    let checker = checker(schema);
     let raw = |value: Value| RawValue::from_string(value.to_string()).unwrap();
     let mut many = vec![json!(1); 50_000];
     assert!(checker.check(0, &raw(many.clone().into())).await.is_ok());
     many.push(json!("x"));
     assert!(matches!(checker.check(0, &raw(many.into())).await, Err(Complaints::Wrong(_))));
-    assert_eq!(checker.permits.available_permits(), HEAVY_CHECKS);
+    assert_eq!(checker.turns.free(), HEAVY_CHECKS);
+}
+
+#[tokio::test]
+async fn a_large_argument_is_not_parsed_before_its_turn() {
+    let checker = checker(json!({"type": "array", "items": {"type": ["object", "array"]}}));
+    let _held = checker.turns.acquire(&checker.tenant).await.unwrap();
+    // Not even what is wrong with its text is known before: a number that is too large.
+    let bomb = RawValue::from_string(format!("[1e999{}]", ",{\"\":0}".repeat(INLINE_BYTES / 7))).unwrap();
+    assert!(checker.check(0, &bomb).now_or_never().is_none());
+    let small = RawValue::from_string("[{}]".into()).unwrap();
+    assert!(checker.check(0, &small).now_or_never().is_some_and(|answer| answer.is_ok()));
+}
+
+#[test]
+fn the_schemas_of_a_task_have_a_limit_together() {
+    let nested = json!({ "default": vec![json!({"": 0}); 8_000] });
+    let parameters: Vec<_> = (0..64).map(|n| parameter(&format!("p{n}"), nested.clone())).collect();
+    assert!(Schemas::compile(&parameters).unwrap_err().contains("commas and brackets together"));
+    let fields = |count: u32, of: Value| (0..count).map(|n| (n.to_string(), of.clone())).collect::<Map<_, _>>();
+    let unfolded = json!({
+        "properties": fields(20, json!({"$ref": "#/$defs/a"})),
+        "$defs": {"a": {"properties": fields(30, json!({}))}},
+    });
+    let parameters: Vec<_> = (0..64).map(|n| parameter(&format!("p{n}"), unfolded.clone())).collect();
+    assert!(Schemas::compile(&parameters[..2]).is_ok());
+    assert!(Schemas::compile(&parameters).unwrap_err().contains("references unfolded"));
+}
+
+#[tokio::test]
+async fn the_patterns_of_a_module_have_a_limit_together() {
+    let patterns: Vec<Value> = (0..MAX_TASK_PATTERNS / 4).map(|n| json!({ "pattern": format!("a{n}") })).collect();
+    let task = |n: usize| TaskDescription {
+        name: TaskName::new(format!("t{n}")).unwrap(),
+        description: String::new(),
+        parameters: vec![parameter("x", json!({ "allOf": patterns }))],
+        returns: None,
+        policy: Default::default(),
+    };
+    let most = MAX_MODULE_PATTERNS / patterns.len();
+    let info = |tasks: usize| ModuleInfo {
+        digest: Digest::of(b"m"),
+        size_bytes: 1,
+        core_module: false,
+        imports: Vec::new(),
+        tasks: (0..tasks).map(task).collect(),
+    };
+    let (cache, tenant) = (SchemaCache::new(Duration::from_secs(10)), TenantId::new("t1").unwrap());
+    assert!(cache.check_module(&tenant, &info(most)).await.is_ok());
+    assert_eq!(cache.check_module(&tenant, &info(most + 1)).await.unwrap_err().code(), "schema_invalid");
 }

@@ -226,7 +226,7 @@ impl Registry for Broken {
         kind: DocumentKind,
         after: Option<&str>,
         max: u32,
-    ) -> Result<Vec<Document>> {
+    ) -> Result<DocumentPage> {
         self.check()?;
         self.inner.documents(tenant, kind, after, max).await
     }

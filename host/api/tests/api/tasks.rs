@@ -130,3 +130,36 @@ async fn new_code_that_the_servers_policy_does_not_fit_stays_undeployed_with_a_w
     assert!(warnings[0].as_str().unwrap().contains("`add` was not deployed"), "{warnings}");
     assert_eq!(app.get("/v1/tasks/add").await.ok(200)["description"], "Adds two numbers.");
 }
+
+/// A module of one task with three schemas of 60 KB.
+fn large_module(name: &str) -> String {
+    let parameter = |n: usize| json!({"name": format!("p{n}"), "schema": {"title": "x".repeat(60_000)}});
+    json!({"tasks": [{"name": name, "parameters": [parameter(0), parameter(1), parameter(2)]}]}).to_string()
+}
+
+#[tokio::test]
+async fn a_list_of_large_tasks_comes_in_pages_of_few_bytes() {
+    let app = TestApp::new().await;
+    for n in 0..10 {
+        app.push(&large_module(&format!("t{n}"))).await.ok(201);
+    }
+    let (mut names, mut pages, mut path) = (Vec::new(), 0, "/v1/tasks?limit=200".to_owned());
+    loop {
+        let answer = app.get(&path).await;
+        assert!(answer.bytes.len() < 10_000, "schemas are no part of a summary");
+        let page = answer.ok(200);
+        names.extend(page["items"].as_array().unwrap().iter().map(|task| task["name"].as_str().unwrap().to_owned()));
+        pages += 1;
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/v1/tasks?limit=200&cursor={cursor}");
+    }
+    assert_eq!(names, (0..10).map(|n| format!("t{n}")).collect::<Vec<_>>());
+    assert_eq!(pages, 2, "1.8 MB of documents are read in pages of a megabyte");
+}
+
+#[tokio::test]
+async fn a_schema_is_answered_as_it_was_described() {
+    let app = TestApp::with_tasks().await;
+    let task = app.get("/v1/tasks/add").await.ok(200);
+    assert_eq!(task["parameters"][1], json!({"name": "y", "schema": {"type": "integer"}, "default": 2}));
+}

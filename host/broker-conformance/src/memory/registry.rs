@@ -73,9 +73,15 @@ impl State {
         kind: DocumentKind,
         after: Option<&str>,
         max: u32,
-    ) -> Vec<Document> {
+    ) -> DocumentPage {
         let mine = self.documents.iter().filter(|((t, k, _), _)| t == tenant && *k == kind);
         let rest = mine.filter(|((_, _, name), _)| after.is_none_or(|after| name.as_str() > after));
-        rest.take(max as usize).map(|(_, document)| document.clone()).collect()
+        let mut bytes = 0;
+        let page = rest.take(max as usize).take_while(|(_, document)| {
+            let has_room = bytes < PAGE_BYTES;
+            bytes += document.body.len();
+            has_room
+        });
+        DocumentPage::new(page.map(|(_, document)| document.clone()).collect(), max)
     }
 }

@@ -36,6 +36,8 @@ local PRIORITY_STEP = 281474976710656
 local HISTORY_INLINE = 2048
 local MAX_HISTORY = 50
 local MAX_EVENTS = 10000
+-- Bytes of texts at which a page of jobs, nodes or documents ends; PAGE_BYTES in the broker's contract.
+local PAGE_BYTES = 1048576
 
 -- While a library is loaded, Redis lets it use no library of Lua and no command: the first call binds them.
 local call, pack, unpack_struct, sub, byte

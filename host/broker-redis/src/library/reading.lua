@@ -2,8 +2,6 @@
 
 -- Bytes of a record that hold its head, its queue and its task, however long they are: more are read only when needed.
 local PREFIX = 1100
--- Bytes of texts at which a page of jobs or nodes ends; PAGE_BYTES in the broker's contract.
-local PAGE_BYTES = 1048576
 -- Up to the names of queue and task in the immutable part.
 local NAMES = HEAD .. 'I4Bc0Bc0'
 

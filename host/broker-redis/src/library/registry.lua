@@ -64,17 +64,19 @@ register('put_document', '', put_document)
 -- Deleting makes room, so a full Redis lets it be.
 register('delete_document', 'allow-oom', put_document)
 
--- Documents of a kind by name.
+-- A page of documents of a kind by name. The one that reaches PAGE_BYTES of bodies is the last.
 -- ARGV[2] '<tenant>,<kind>'   ARGV[3] '' or the name after which to begin, marked with '('   ARGV[4] max
 -- Returns name, '<version> <body>', … in order.
 -- Complexity: O(log N + max).
 register('documents', 'no-writes', function(args)
   local from = args[3]
   if from == '' then from = '-' end
-  local out = {}
+  local out, bytes = {}, 0
   for _, name in ipairs(call('ZRANGEBYLEX', P .. 'docs:' .. args[2], from, '+', 'LIMIT', 0, tonumber(args[4]))) do
-    local n = #out
-    out[n + 1], out[n + 2] = name, call('HGET', P .. 'doc:' .. args[2], name)
+    local n, stored = #out, call('HGET', P .. 'doc:' .. args[2], name)
+    out[n + 1], out[n + 2] = name, stored
+    bytes = bytes + #stored - string.find(stored, ' ', 1, true)
+    if bytes >= PAGE_BYTES then break end
   end
   return out
 end)

@@ -228,7 +228,7 @@ impl Registry for Flaky {
         self.inner.document(tenant, kind, name).await
     }
 
-    async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<Vec<Document>> {
+    async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<DocumentPage> {
         self.inner.documents(t, k, after, max).await
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use umbel_compose::{Head, Options, SubmissionKey};
 use umbel_model::{
-    Canvas,
+    Canvas, RawList,
     canvas::{Shape, Signature as Step, node_job},
 };
 
@@ -58,7 +58,7 @@ fn step(signature: &Signature<'_>) -> Result<Step> {
             return Err(Problem::invalid_arguments("an argument was given twice by name"));
         }
     }
-    let args = signature.args.iter().flatten().map(|value| (*value).to_owned()).collect();
+    let args = signature.args.iter().flat_map(RawList::as_slice).map(|value| (*value).to_owned()).collect();
     Ok(Step { args, kwargs, ..Step::new(task_name(&signature.task)?) })
 }
 
