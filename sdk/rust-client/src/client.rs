@@ -24,6 +24,10 @@ const LEAST_SPEED: u64 = 16 << 10;
 const PIECE: usize = 64 << 10;
 /// An answer that goes on as long as its job.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+/// How long a request comes again that the server refuses with `Retry-After`, because the tenant has too many under way.
+const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+/// What a pause counts for at least.
+const LEAST_OBEYED: Duration = Duration::from_millis(500);
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// How often and how soon a request that is safe to repeat is sent again.
@@ -164,28 +168,51 @@ impl Client {
         let unreachable = |error: reqwest::Error| Sent {
             // No connection came about: nothing of the request can have arrived.
             arrived: !error.is_connect(),
+            retry_after: None,
             error: Error::of_transport(&self.0.url, &error),
         };
         let response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = match read(response).await {
             Ok(Some(body)) => body,
-            Ok(None) => return Err(Sent { arrived: true, error: Error::AnswerTooLarge(MAX_ANSWER_BYTES) }),
+            Ok(None) => {
+                return Err(Sent { arrived: true, retry_after: None, error: Error::AnswerTooLarge(MAX_ANSWER_BYTES) });
+            }
             Err(error) => return Err(Sent { arrived: true, ..unreachable(error) }),
         };
-        let text = String::from_utf8(body.into()).map_err(|_| Sent { arrived: true, error: Error::BadAnswer });
+        let text = String::from_utf8(body.into()).map_err(|_| Sent {
+            arrived: true,
+            retry_after: None,
+            error: Error::BadAnswer,
+        });
         if status.is_success() {
             return Ok((text?, headers));
         }
         let text = text.unwrap_or_default();
-        Err(Sent { arrived: true, error: Error::of_answer(status.as_u16(), &text) })
+        let retry_after = retry_after(&headers);
+        Err(Sent { arrived: true, retry_after, error: Error::of_answer(status.as_u16(), &text) })
     }
 }
 
 /// A failure, and whether the server may have seen the request.
 struct Sent {
     arrived: bool,
+    /// When the server says that it may be asked again.
+    retry_after: Option<Duration>,
     error: Error,
+}
+
+/// The header `Retry-After`, in seconds, at most a minute.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(60)))
+}
+
+/// A part of `pause`, drawn.
+fn spread(pause: Duration) -> Result<Duration, Error> {
+    let mut byte = [0];
+    getrandom::fill(&mut byte).map_err(|error| Error::Request(format!("no random numbers: {error}")))?;
+    Ok(pause * u32::from(byte[0]) / 256)
 }
 
 /// The body, or nothing when it is too long.
@@ -294,16 +321,25 @@ impl Request {
         }
         let retry = self.client.0.retry;
         let mut repetition = 0;
+        let mut obeyed = Duration::ZERO;
         loop {
-            let Sent { arrived, error } = match self.client.answer_with_headers(self.build()).await {
+            let Sent { arrived, retry_after, error } = match self.client.answer_with_headers(self.build()).await {
                 Ok(answer) => return Ok(answer),
                 Err(sent) => sent,
             };
+            // Refused before anything was done: the server says when there may be room.
+            if let Some(pause) = retry_after.filter(|_| error.is_busy() && obeyed < BUSY_PATIENCE) {
+                // Many clients are refused at once: they must not come back at once, too.
+                let pause = pause + spread(pause)?;
+                tokio::time::sleep(pause).await;
+                obeyed += pause.max(LEAST_OBEYED);
+                continue;
+            }
             let again = error.is_transient() && (self.safe || !arrived);
             if !again || repetition >= retry.times {
                 return Err(error);
             }
-            tokio::time::sleep(retry.pause(repetition)).await;
+            tokio::time::sleep(retry.pause(repetition).max(retry_after.unwrap_or_default())).await;
             repetition += 1;
         }
     }

@@ -115,6 +115,11 @@ impl Error {
         }
     }
 
+    /// Whether the server refused the call, before it did anything, because the tenant has too many under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.code() == Some("too_many_requests")
+    }
+
     /// The failure in an answer with this status.
     pub(crate) fn of_answer(status: u16, body: &str) -> Self {
         match serde_json::from_str::<Problem>(body) {

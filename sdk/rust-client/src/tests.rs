@@ -362,3 +362,16 @@ fn the_readme_of_the_project_shows_an_example_that_compiles() {
         assert_eq!(shown, compiled[0]);
     }
 }
+
+#[tokio::test]
+async fn a_refusal_for_too_many_requests_comes_again_when_the_server_says() {
+    let refusal = json!({"code": "too_many_requests", "title": "busy", "retryable": true}).to_string();
+    let refused = Reply::Headed(429, "retry-after: 0", refusal);
+    let mut replies = vec![refused; 6];
+    replies.push(Reply::Json(202, json!({"id": ID})));
+    let server = Server::start(replies).await;
+    // Neither safe to repeat nor refused only as often as broken connections are borne.
+    let text = server.client().post("/v1/jobs").json(&json!({"task": "t"})).text().await.unwrap();
+    assert!(text.contains(ID));
+    assert_eq!(server.seen.lock().unwrap().len(), 7);
+}

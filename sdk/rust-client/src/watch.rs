@@ -27,7 +27,10 @@ pub(crate) async fn wait<T: Watched>(client: &Client, path: &str, id: JobId, tim
     let until = Instant::now() + timeout;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let found: T = client.get(path).wait(left.min(MAX_WAIT)).answer().await?;
+        let found: T = match client.get(path).wait(left.min(MAX_WAIT)).answer().await {
+            Err(error) if error.is_busy() && !left.is_zero() => continue,
+            found => found?,
+        };
         if found.is_over() {
             return Ok(found);
         }
