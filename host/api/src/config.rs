@@ -34,15 +34,33 @@ settings! {
         pub max_tenant_uploads: usize = 2,
         /// Longest wait for the permit of an upload, batch or workflow, milliseconds; then it is answered `overloaded`.
         pub permit_wait_ms: u64 = 10_000,
-        /// Requests under way at once; further ones are answered `overloaded`.
+        /// Requests under way at once, until their answers are written; further ones are answered `overloaded`.
         pub max_in_flight: usize = 1_024,
-        /// At most so many of them for one tenant; further ones are answered `too_many_requests`. Long polls count.
+        /// At most so many of them for one tenant; further ones are answered `too_many_requests`. One that waits (`?wait=`) is
+        /// not counted meanwhile.
         pub max_tenant_in_flight: usize = 256,
+        /// Further places: for calls that control (cancel, pause, purge, health) of a tenant that has all that it may have, and
+        /// for any call of a tenant that has fewer when others have taken all.
+        pub reserved_in_flight: usize = 256,
+        /// At most so many of them for one tenant.
+        pub tenant_reserved_in_flight: usize = 8,
+        /// Requests that wait for the end of a job or workflow at once. A submission beyond is stored and answered at once, another
+        /// request is answered `too_many_requests`.
+        pub max_waits: usize = 1_536,
+        /// At most so many of them for one tenant.
+        pub max_tenant_waits: usize = 256,
+        /// Bytes of large answers in memory, until they are written.
+        pub max_answer_bytes: usize = 192 << 20,
+        /// At most so many of them for one tenant. No less than the largest result, 64 MiB.
+        pub max_tenant_answer_bytes: usize = 64 << 20,
+        /// Tokens that are looked up in the broker at once; further ones wait.
+        pub max_token_lookups: usize = 64,
         /// Streams of events at once; further ones are answered `overloaded`.
         pub max_streams: usize = 1_024,
         /// At most so many of them for one tenant; further ones are answered `too_many_requests`.
         pub max_tenant_streams: usize = 128,
-        /// Longest `?wait=`, milliseconds.
+        /// Longest `?wait=`, milliseconds. It is answered a twelfth earlier, so that a proxy which gives up after as long sees
+        /// the answer.
         pub max_wait_ms: u64 = 60_000,
         /// Longest request that is neither upload nor batch nor the submission of a workflow, milliseconds. Above `max_wait_ms`.
         pub request_timeout_ms: u64 = 90_000,

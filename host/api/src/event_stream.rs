@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use serde::Serialize;
 use crate::{
     admission::Permit,
     auth::Caller,
+    held::Endless,
     problem::{Problem, Result},
     serve::Stopping,
     state::Api,
@@ -32,7 +34,9 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(crate) const POLL: Duration = Duration::from_millis(500);
 /// Something is sent at least so often.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A stream ends after this long: tokens may have been revoked meanwhile.
+/// Between two looks at the token: a stream ends soon after that is revoked.
+const CHECK_TOKEN: Duration = Duration::from_secs(1);
+/// A stream ends after this long.
 const MAX_LIFE: Duration = Duration::from_secs(3_600);
 /// A stream ends when the store cannot be read for this long.
 pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -81,17 +85,15 @@ pub(crate) fn last_event_id<T>(headers: &HeaderMap, parse: impl Fn(&str) -> Opti
 
 /// A permit of all streams and one of the tenant's, held until the stream ends.
 pub(crate) fn stream_permit(api: &Api, caller: &Caller) -> Result<Permit> {
-    let shared = api.streams.clone().try_acquire_owned();
-    let shared = shared.map_err(|_| Problem::overloaded("too many streams of events; poll, or try again later"))?;
-    let own = api.tenants_streams.try_acquire(&caller.tenant).ok_or_else(|| {
+    api.streams.try_acquire(&caller.tenant).ok_or_else(|| {
         let max = api.config.max_tenant_streams;
-        Problem::too_many_requests(format!("a tenant has at most {max} streams of events"))
-    })?;
-    Ok(Permit { own, shared })
+        Problem::too_many_requests(format!("too many streams of events; a tenant has at most {max}: poll instead"))
+    })
 }
 
 /// The answer that tells what `source` finds until that is over, or the server stops. `greeting` is sent at once.
 pub(crate) fn event_stream<S: EventSource>(
+    (api, caller): (Arc<Api>, Caller),
     source: S,
     permit: Permit,
     stopping: Option<Extension<Stopping>>,
@@ -99,7 +101,19 @@ pub(crate) fn event_stream<S: EventSource>(
 ) -> Response {
     let (events, now) = (Events(greeting.into_iter().collect()), Instant::now());
     let stopping = stopping.map(|Extension(stopping)| stopping);
-    let stream = Stream { source, events, begun: now, sent: now, heard: now, over: false, stopping, _permit: permit };
+    let stream = Stream {
+        api,
+        caller,
+        checked: now,
+        source,
+        events,
+        begun: now,
+        sent: now,
+        heard: now,
+        over: false,
+        stopping,
+        _permit: permit,
+    };
     let events = stream::unfold(stream, |mut stream| async move {
         let bytes = stream.next().await?;
         Some((Ok::<Bytes, Infallible>(bytes), stream))
@@ -110,10 +124,14 @@ pub(crate) fn event_stream<S: EventSource>(
         // Proxies that collect answers would keep the events back.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (StatusCode::OK, headers, Body::from_stream(events)).into_response()
+    (StatusCode::OK, headers, Extension(Endless), Body::from_stream(events)).into_response()
 }
 
 struct Stream<S> {
+    api: Arc<Api>,
+    caller: Caller,
+    /// When the token was looked at last.
+    checked: Instant,
     source: S,
     events: Events,
     begun: Instant,
@@ -130,6 +148,13 @@ impl<S: EventSource> Stream<S> {
     /// The next event, or a heartbeat; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.checked.elapsed() >= CHECK_TOKEN {
+                self.checked = Instant::now();
+                // While the broker is away, nothing is known, and nothing is told.
+                if self.api.tokens.is_good(&*self.api.broker, &self.caller).await.is_ok_and(|is_good| !is_good) {
+                    return None;
+                }
+            }
             if let Some(event) = self.events.0.pop_front() {
                 self.sent = Instant::now();
                 return Some(event);

@@ -84,7 +84,8 @@ impl WaitQuery {
         if ms > max {
             return Err(Problem::invalid_query(format!("wait: at most {} s; ask again for longer", max / 1_000)));
         }
-        Ok(Duration::from_millis(ms))
+        // A proxy that gives up after as long must see the answer.
+        Ok(Duration::from_millis(ms.min(max - max / 12)))
     }
 }
 
@@ -141,6 +142,17 @@ named! {
     BulkParam: JobId => BulkNotFound;
     WorkflowParam: WorkflowId => WorkflowNotFound;
 }
+
+impl Named for TokenParam {
+    type Name = String;
+
+    fn parse(text: Option<&str>) -> Result<String> {
+        text.map(str::to_owned).ok_or_else(|| Problem::token_not_found("the path is not UTF-8"))
+    }
+}
+
+/// The kind of a token's id.
+pub(crate) enum TokenParam {}
 
 /// The kind of a bulk action's id.
 pub(crate) enum BulkParam {}

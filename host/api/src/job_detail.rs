@@ -5,6 +5,7 @@ use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explai
 use umbel_model::{Failure, JobRecord, JobState, LargeValue, TenantId, WorkflowId};
 
 use crate::{
+    held,
     problem::{Problem, Result},
     state::Api,
     views::Job,
@@ -16,9 +17,14 @@ const MAX_WHOLE_RESULT_BYTES: usize = 64 << 20;
 /// Everything about a job.
 pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> {
     let mut omitted = None;
-    match elsewhere(api, &record, api.config.max_result_bytes).await {
+    let max = api.config.max_result_bytes;
+    let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, max)).await?;
+    match elsewhere(api, &record, max).await {
         Ok(None) => {}
-        Ok(Some(text)) => record.result = Some(stored_json(text)?),
+        Ok(Some(text)) => {
+            reserved.keep(text.len());
+            record.result = Some(stored_json(text)?);
+        }
         Err(error) => {
             record.result = None;
             omitted = Some(why_omitted(error)?);
@@ -39,8 +45,12 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
     let mut job = Job::whole(record)?;
     job.result_omitted = omitted;
     if let Some(stored) = &job.stored_arguments {
-        match read(api, &tenant, stored, api.config.max_result_bytes).await {
-            Ok(text) => job.arguments = Some(stored_json(text)?),
+        let reserved = held::reserve(api, &tenant, usize::try_from(stored.bytes).unwrap_or(max).min(max)).await?;
+        match read(api, &tenant, stored, max).await {
+            Ok(text) => {
+                reserved.keep(text.len());
+                job.arguments = Some(stored_json(text)?);
+            }
             Err(error) => job.arguments_omitted = Some(why_omitted(error)?),
         }
     }
@@ -49,8 +59,12 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
 
 /// The result of a job that ended, whatever its size; none when there is none.
 pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>> {
+    let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, MAX_WHOLE_RESULT_BYTES)).await?;
     match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
-        Ok(Some(text)) => Ok(Some(text)),
+        Ok(Some(text)) => {
+            reserved.keep(text.len());
+            Ok(Some(text))
+        }
         Ok(None) => Ok(record.result.map(|result| result.get().to_owned())),
         Err(ValueError::Broker(error)) => Err(error.into()),
         Err(ValueError::Lost(why)) => Err(Problem::value_lost(why)),
@@ -63,6 +77,20 @@ pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<S
     }
 }
 
+/// Bytes of the result that lies elsewhere, as far as it is known before: at most `max`.
+fn bytes_elsewhere(record: &JobRecord, max: usize) -> usize {
+    match (record.child, stored_result(record)) {
+        _ if record.state != JobState::Succeeded => 0,
+        (Some(_), _) => max,
+        (None, Some(stored)) => usize::try_from(stored.bytes).unwrap_or(max).min(max),
+        (None, None) => 0,
+    }
+}
+
+fn stored_result(record: &JobRecord) -> Option<LargeValue> {
+    record.result.as_ref().and_then(|result| LargeValue::from_reference(result.get()))
+}
+
 /// The result of a job that lies elsewhere: in the workflow that replaced it, or in the module store.
 async fn elsewhere(api: &Api, record: &JobRecord, max_bytes: usize) -> Result<Option<String>, ValueError> {
     if record.state != JobState::Succeeded {
@@ -71,7 +99,7 @@ async fn elsewhere(api: &Api, record: &JobRecord, max_bytes: usize) -> Result<Op
     if let Some(child) = record.child {
         return workflow_value(&*api.broker, &api.large, &record.tenant, child, max_bytes).await.map(Some);
     }
-    match record.result.as_ref().and_then(|result| LargeValue::from_reference(result.get())) {
+    match stored_result(record) {
         Some(stored) => read(api, &record.tenant, &stored, max_bytes).await.map(Some),
         None => Ok(None),
     }

@@ -1,4 +1,4 @@
-//! The middleware of every request: its id, admission, its token, its time limit, and a net for panics.
+//! The middleware of every request: its id, its query, its token, admission, its time limit, and a net for panics.
 //!
 //! One middleware and not a stack of layers: each layer costs every request a boxed future, and the order matters.
 
@@ -9,8 +9,8 @@ use std::{
 };
 
 use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -19,6 +19,9 @@ use tracing::Instrument as _;
 
 use crate::{
     body::drain,
+    connections::Connection,
+    held::{self, Held},
+    known_queries::KnownQueries,
     problem::{Problem, Result},
     state::Api,
 };
@@ -28,6 +31,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_URI_BYTES: usize = 8 << 10;
 /// The one path without a token.
 pub(crate) const LIVEZ: &str = "/livez";
+pub(crate) const READYZ: &str = "/readyz";
 
 /// The id of a request: the caller's if it is sane, else one of ours.
 #[derive(Debug, Clone)]
@@ -53,15 +57,22 @@ fn is_sane(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// What the middleware needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Front {
+    pub(crate) api: Arc<Api>,
+    pub(crate) known_queries: Arc<KnownQueries>,
+}
+
 /// The middleware itself.
-pub(crate) async fn middleware(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn middleware(State(front): State<Front>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers());
     let method = request.method().clone();
     let path: String = request.uri().path().chars().take(256).collect();
     request.extensions_mut().insert(id.clone());
     let span = tracing::info_span!("request", request_id = &*id.0, tenant = tracing::field::Empty);
-    let answer = AssertUnwindSafe(admit(&api, request, next)).catch_unwind().instrument(span.clone()).await;
+    let answer = AssertUnwindSafe(admit(&front, request, next)).catch_unwind().instrument(span.clone()).await;
     let answer = answer.unwrap_or_else(|_| {
         span.in_scope(|| tracing::error!(%method, ?path, "a handler panicked"));
         Err(Problem::internal("the server's log says more under this request's id"))
@@ -84,33 +95,50 @@ pub(crate) async fn middleware(State(api): State<Arc<Api>>, mut request: Request
     response
 }
 
-async fn admit(api: &Api, mut request: Request, next: Next) -> Result {
+async fn admit(front: &Front, mut request: Request, next: Next) -> Result {
+    let Front { api, known_queries } = front;
     let uri = request.uri();
     if uri.path_and_query().is_some_and(|p| p.as_str().len() > MAX_URI_BYTES) {
         return Err(Problem::uri_too_long(format!("a path and query have at most {MAX_URI_BYTES} bytes")));
     }
     if uri.path() == LIVEZ {
+        known_queries.check(route(&request), request.method(), uri)?;
         return Ok(next.run(request).await);
     }
-    let permit = api.in_flight.try_acquire().map_err(|_| Problem::overloaded("try again in a second"))?;
     let caller = match api.tokens.caller(&*api.broker, request.headers()).await {
         Ok(caller) => caller,
-        Err(problem) => {
-            // A stranger's slow body must not keep others out.
-            drop(permit);
-            return Err(turned_away(api, request, problem).await);
-        }
+        // A stranger's slow body must not keep others out: it takes no place.
+        Err(problem) => return Err(turned_away(api, request, problem).await),
     };
-    let _own_permit = api.tenants_in_flight.try_acquire(&caller.tenant).ok_or_else(|| {
-        let detail = format!("a tenant has at most {} requests under way", api.config.max_tenant_in_flight);
-        Problem::too_many_requests(detail)
-    })?;
-    tracing::Span::current().record("tenant", caller.tenant.as_str());
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.is_known();
+    }
+    let tenant = caller.tenant.clone();
+    tracing::Span::current().record("tenant", tenant.as_str());
+    let held = Held::new(api.places.take(&tenant, controls(&request))?);
+    known_queries.check(route(&request), request.method(), request.uri())?;
     let limit = time_limit(api, &request);
     request.extensions_mut().insert(caller);
-    tokio::time::timeout(limit, next.run(request))
-        .await
-        .map_err(|_| Problem::request_timeout(format!("it was given up after {} s", limit.as_secs())))
+    let response = held.clone().scope(tokio::time::timeout(limit, next.run(request))).await;
+    let late = |_| Problem::request_timeout(format!("it was given up after {} s", limit.as_secs()));
+    held::guarded(api, &tenant, held, response.map_err(late)?).await
+}
+
+/// The path of a request's route, with the names of its parameters.
+fn route(request: &Request) -> Option<&str> {
+    request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// Whether a request says how it goes on with work that was given before, or asks how the server is.
+fn controls(request: &Request) -> bool {
+    let path = request.uri().path();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    path == READYZ
+        || request.method() == Method::DELETE
+        || request.method() == Method::POST
+            && matches!(last, "cancel" | "pause" | "purge" | "abort" | "drain" | "shutdown")
+        || request.method() == Method::PATCH
+            && (path == "/v1/tenant" || last == "control" || path.starts_with("/v1/queues/"))
 }
 
 /// Reads the rest of a request without a valid token, so that its sender sees the answer; when there are many of them, the
@@ -125,7 +153,7 @@ async fn turned_away(api: &Api, request: Request, problem: Problem) -> Problem {
 
 fn time_limit(api: &Api, request: &Request) -> Duration {
     let path = request.uri().path();
-    let is_upload = request.method() == axum::http::Method::POST
+    let is_upload = request.method() == Method::POST
         && (matches!(path, "/v1/modules" | "/v1/jobs/batch" | "/v1/workflows")
             || path.starts_with("/v1/workflows/") && path.ends_with("/resume"));
     Duration::from_millis(if is_upload { api.config.upload_timeout_ms } else { api.config.request_timeout_ms })

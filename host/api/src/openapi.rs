@@ -29,6 +29,7 @@ use crate::{
         (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
+        (name = "tokens", description = "Bearer tokens: who may call"),
         (name = "tenant", description = "Limits of all jobs of a tenant, and the routes to its queues"),
         (name = "dead", description = "Failed jobs kept for inspection and redrive"),
         (name = "workers", description = "Processes that run jobs"),

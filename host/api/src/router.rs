@@ -14,10 +14,11 @@ use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    middleware::middleware,
+    known_queries::KnownQueries,
+    middleware::{Front, middleware},
     openapi::{Base, complete},
     problem::Problem,
-    routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, workers, workflows},
+    routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, tokens, workers, workflows},
     state::Api,
 };
 
@@ -66,6 +67,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(workers::drain))
         .routes(routes!(workers::resume))
         .routes(routes!(workers::shutdown))
+        .routes(routes!(tokens::list))
+        .routes(routes!(tokens::revoke))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::version))
@@ -81,6 +84,7 @@ pub fn router(api: Api) -> Router {
     let api = Arc::new(api);
     let (routes, document) = documented().split_for_parts();
     let document = complete(document);
+    let front = Front { api: api.clone(), known_queries: Arc::new(KnownQueries::of(&document)) };
     // Written once: the document does not change while the server runs.
     let text = Bytes::from(serde_json::to_vec(&document).expect("an OpenAPI document has text keys only"));
     let spec =
@@ -89,7 +93,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/openapi.json", get(spec))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(layer::from_fn_with_state(api.clone(), middleware))
+        .layer(layer::from_fn_with_state(front, middleware))
         .with_state(api)
 }
 

@@ -5,7 +5,7 @@
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, body::HttpBody as _, response::Response};
 use hyper::{
     Request,
     body::Incoming,
@@ -18,21 +18,25 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
 };
 
-use crate::write_timeout::WriteTimeout;
+use crate::{
+    connections::{Busy, Connection, ConnectionLimits, Connections},
+    guarded_body::{PIECE_BYTES, in_pieces},
+    write_timeout::{WriteLimits, WriteTimeout},
+};
 
-/// Connections at once; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 4_096;
+/// Connections at once. Of those on which no valid token came yet, there are fewer, and few of one address.
+const CONNECTIONS: ConnectionLimits = ConnectionLimits { all: 4_096, strangers: 1_024, strangers_of_an_address: 256 };
 /// Longest time for a request's head, and for an idle connection to say something.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head, and of a buffer.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// How long a client may take nothing of an answer: its connection, and what it holds, is given up then.
-const LONGEST_WRITE: Duration = Duration::from_secs(30);
+/// How slowly a client may take answers: its connection, and what it holds, is given up then.
+const WRITES: WriteLimits = WriteLimits { longest: Duration::from_secs(30), bytes_per_second: 64 << 10 };
 /// How long requests under way may go on after `shutdown`.
 const GRACE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, such as for want of file descriptors.
@@ -47,31 +51,29 @@ pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
 /// # Errors
 /// The listener failed in a way that does not pass.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    serve_with(listener, router, shutdown, LONGEST_WRITE).await
+    serve_with(listener, router, shutdown, CONNECTIONS, WRITES).await
 }
 
 async fn serve_with(
     listener: TcpListener,
     router: Router,
     shutdown: impl Future<Output = ()>,
-    longest_write: Duration,
+    limits: ConnectionLimits,
+    writes: WriteLimits,
 ) -> io::Result<()> {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (connections, mut all_ended) = Connections::new(limits);
     let (stop, stopping) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {
-        let permit = permits.clone().acquire_owned();
-        let accepted = async {
-            let permit = permit.await.map_err(io::Error::other)?;
-            let (stream, _) = listener.accept().await?;
-            Ok::<_, io::Error>((stream, permit))
-        };
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = accepted => match accepted {
-                Ok((stream, permit)) => {
-                    tokio::spawn(connection(stream, router.clone(), stopping.clone(), permit, longest_write));
-                }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => match connections.admit(address.ip()) {
+                    Some(open) => {
+                        tokio::spawn(connection(stream, router.clone(), stopping.clone(), Arc::new(open), writes));
+                    }
+                    None => tracing::debug!(%address, "a connection was closed: there are too many, and none is idle"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -79,11 +81,9 @@ async fn serve_with(
             },
         }
     }
-    drop(listener);
+    drop((listener, connections));
     let _ = stop.send(true);
-    // All permits are free: every connection has ended.
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    if tokio::time::timeout(GRACE, permits.acquire_many(all)).await.is_err() {
+    if tokio::time::timeout(GRACE, all_ended.recv()).await.is_err() {
         tracing::warn!("requests under way were cut off after {} s", GRACE.as_secs());
     }
     Ok(())
@@ -93,24 +93,28 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     mut stopping: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-    longest_write: Duration,
+    open: Arc<Connection>,
+    writes: WriteLimits,
 ) {
     // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an answer.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
     let (router, stop) = (TowerToHyperService::new(router), Stopping(stopping.clone()));
+    let of_requests = open.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
+        let busy = of_requests.busy();
         request.extensions_mut().insert(stop.clone());
-        router.call(request)
+        request.extensions_mut().insert(of_requests.clone());
+        let answer = router.call(request);
+        async move { answer.await.map(|response| until_written(response, busy)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream, longest_write)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, writes)), service);
     let mut served = pin!(served);
     // The guard that `wait_for` answers with must not live on.
     let stopped = async { stopping.wait_for(|stop| *stop).await.is_ok() };
@@ -120,12 +124,23 @@ async fn connection(
             served.as_mut().graceful_shutdown();
             served.await
         }
+        () = open.must_close() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
     };
     if let Err(error) = ended {
         // A client that goes away is no event.
         tracing::debug!(%error, "a connection broke");
     }
-    drop(permit);
+}
+
+/// The response, with its connection busy until its body is read. A small one is written at once.
+fn until_written(response: Response, busy: Busy) -> Response {
+    match response.body().size_hint().exact() {
+        Some(bytes) if bytes <= PIECE_BYTES as u64 => response,
+        _ => response.map(|body| in_pieces(body, busy)),
+    }
 }
 
 #[cfg(test)]
@@ -135,7 +150,10 @@ mod tests {
     use axum::{body::Body, routing::get};
     use bytes::Bytes;
     use futures::stream;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Semaphore,
+    };
 
     use super::*;
 
@@ -156,7 +174,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(answer));
-        tokio::spawn(serve_with(listener, router, std::future::pending(), LONGEST));
+        let writes = WriteLimits { longest: LONGEST, bytes_per_second: 1 << 20 };
+        tokio::spawn(serve_with(listener, router, std::future::pending(), CONNECTIONS, writes));
         (address, permits)
     }
 
@@ -192,5 +211,19 @@ mod tests {
             assert!(slow.read(&mut piece).await.unwrap() > 0);
         }
         assert_eq!(permits.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_gives_way_to_a_new_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || "here"));
+        let limits = ConnectionLimits { all: 10, strangers: 2, strangers_of_an_address: 2 };
+        tokio::spawn(serve_with(listener, router, std::future::pending(), limits, WRITES));
+        let mut first = asked(address).await;
+        let (_second, _third) = (asked(address).await, asked(address).await);
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(30), first.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the connection that said nothing for longest is closed");
     }
 }

@@ -11,9 +11,10 @@ use umbel_model::{JobId, JobRecord, TaskName, TenantId, WorkflowId};
 use umbel_modules::{Inspector, ModuleStore};
 
 use crate::{
-    admission::{FairSemaphore, TenantSemaphores},
+    admission::{FairSemaphore, Places},
     auth::Tokens,
     config::ApiConfig,
+    held::{SMALL_ANSWER_BYTES, SMALL_ANSWERS_BYTES, UNIT_BYTES},
     id_generator::IdGenerator,
     problem::{Problem, Result},
     schemas::{HEAVY_CHECKS, SchemaCache},
@@ -28,9 +29,6 @@ const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
 /// Trees of workflows that are read at once; at most one of them for each tenant.
 const MAX_TREES: usize = 4;
-/// Results of any size that are sent at once, and those of one tenant: each may be 64 MiB.
-const MAX_RESULTS: usize = 8;
-const MAX_TENANT_RESULTS: usize = 2;
 
 /// The state of the API: what it asks, its limits, and its short-lived caches.
 #[derive(Debug)]
@@ -47,18 +45,20 @@ pub struct Api {
     pub(crate) routes: Cache<TenantId, Arc<RouteTable>>,
     pub(crate) schemas: SchemaCache,
     pub(crate) ids: IdGenerator,
-    pub(crate) in_flight: Semaphore,
-    pub(crate) tenants_in_flight: TenantSemaphores,
+    pub(crate) places: Places,
+    /// Requests that wait for the end of something.
+    pub(crate) waits: FairSemaphore,
+    /// Memory of large answers until they are written, in units of `UNIT_BYTES`.
+    pub(crate) answers: FairSemaphore,
+    /// The same for small ones.
+    pub(crate) small_answers: FairSemaphore,
     pub(crate) batches: FairSemaphore,
     pub(crate) uploads: FairSemaphore,
     pub(crate) workflows: FairSemaphore,
     /// Streams of events.
-    pub(crate) streams: Arc<Semaphore>,
-    pub(crate) tenants_streams: TenantSemaphores,
+    pub(crate) streams: FairSemaphore,
     /// Trees and pictures of workflows.
     pub(crate) trees: FairSemaphore,
-    /// Results of any size, until their readers have them.
-    pub(crate) results: FairSemaphore,
     pub(crate) rules: Rules,
     /// Limits how many refused bodies of callers without a token are read to their end.
     pub(crate) drains: Semaphore,
@@ -78,7 +78,7 @@ impl Api {
         let permit_wait = Duration::from_millis(config.permit_wait_ms);
         Self {
             watch: Watch::start(broker.clone()),
-            tokens: Tokens::new(),
+            tokens: Tokens::new(config.max_token_lookups),
             tasks: Cache::builder()
                 .max_capacity(CACHED_TASKS_BYTES)
                 .weigher(|_, facts: &Arc<TaskFacts>| task_bytes(facts))
@@ -88,8 +88,16 @@ impl Api {
             routes: Cache::builder().max_capacity(CACHED_ROUTES).time_to_live(DEPLOYED_TTL).build(),
             schemas: SchemaCache::new(permit_wait),
             ids: IdGenerator::default(),
-            in_flight: Semaphore::new(config.max_in_flight),
-            tenants_in_flight: TenantSemaphores::new(config.max_tenant_in_flight),
+            places: Places::new(
+                (config.max_in_flight, config.max_tenant_in_flight),
+                (config.reserved_in_flight, config.tenant_reserved_in_flight),
+            ),
+            waits: FairSemaphore::new(config.max_waits, config.max_tenant_waits, permit_wait),
+            answers: FairSemaphore::new(
+                config.max_answer_bytes / UNIT_BYTES,
+                config.max_tenant_answer_bytes / UNIT_BYTES,
+                permit_wait,
+            ),
             batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
             uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, permit_wait),
             workflows: FairSemaphore::new(
@@ -97,10 +105,13 @@ impl Api {
                 config.max_tenant_workflow_submissions,
                 permit_wait,
             ),
-            streams: Arc::new(Semaphore::new(config.max_streams)),
-            tenants_streams: TenantSemaphores::new(config.max_tenant_streams),
+            small_answers: FairSemaphore::new(
+                SMALL_ANSWERS_BYTES / UNIT_BYTES,
+                SMALL_ANSWER_BYTES / UNIT_BYTES,
+                permit_wait,
+            ),
+            streams: FairSemaphore::new(config.max_streams, config.max_tenant_streams, permit_wait),
             trees: FairSemaphore::new(MAX_TREES, 1, permit_wait),
-            results: FairSemaphore::new(MAX_RESULTS, MAX_TENANT_RESULTS, permit_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),
                 limits: Limits { max_arguments_bytes: config.max_arguments_bytes, ..Limits::default() },

@@ -138,12 +138,13 @@ mod tests {
 
     #[test]
     fn arguments_are_bound_with_all_their_digits() {
+        let json = |text: &str| serde_json::from_str::<umbel_model::JsonText>(text).unwrap();
         let parameter =
-            |name: &str, default| umbel_model::Parameter { name: name.into(), schema: (&true.into()).into(), default };
+            |name: &str, default| umbel_model::Parameter { name: name.into(), schema: json("true"), default };
         let task = TaskDescription {
             name: umbel_model::TaskName::new("t").unwrap(),
             description: String::new(),
-            parameters: vec![parameter("a", None), parameter("b", None), parameter("c", Some((&"d".into()).into()))],
+            parameters: vec![parameter("a", None), parameter("b", None), parameter("c", Some(json("\"d\"")))],
             returns: None,
             policy: Default::default(),
         };

@@ -74,6 +74,8 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Backup(options) => serve::backup::run(options, &terminal).await,
         Command::Doctor(options) => serve::doctor::run(options, &terminal).await,
         Command::Token(TokenVerb::Create(options)) => serve::token::create(options, &terminal).await,
+        Command::Token(TokenVerb::List(options)) => serve::token::list(options, &terminal).await,
+        Command::Token(TokenVerb::Revoke(options)) => serve::token::revoke(options, &terminal).await,
         Command::BenchSandbox(options) => bench::run(options, &terminal).await,
         Command::Completions { shell } => output::completions(shell),
     }

@@ -43,6 +43,15 @@ impl From<umbel_broker::Error> for Problem {
     }
 }
 
+impl From<crate::Error> for Problem {
+    fn from(error: crate::Error) -> Self {
+        match error {
+            crate::Error::Broker(error) => error.into(),
+            other => Self::internal(other.to_string()),
+        }
+    }
+}
+
 /// Why a job is not done again.
 impl From<umbel_compose::Refusal> for Problem {
     fn from(refusal: umbel_compose::Refusal) -> Self {

@@ -74,6 +74,7 @@ codes! {
     storage_unavailable StorageUnavailable, SERVICE_UNAVAILABLE, true, "The module store cannot be reached";
     corrupted_blob CorruptedBlob, INTERNAL_SERVER_ERROR, false, "A stored module is damaged";
     value_lost ValueLost, GONE, false, "A large value is lost";
+    token_not_found TokenNotFound, NOT_FOUND, false, "There is no such token";
     module_not_found ModuleNotFound, NOT_FOUND, false, "There is no such module";
     module_too_large ModuleTooLarge, PAYLOAD_TOO_LARGE, false, "The module is too large";
     module_exists ModuleExists, PRECONDITION_FAILED, false, "The module is known already";

@@ -8,5 +8,6 @@ pub(crate) mod modules;
 pub(crate) mod queues;
 pub(crate) mod tasks;
 pub(crate) mod tenant;
+pub(crate) mod tokens;
 pub(crate) mod workers;
 pub(crate) mod workflows;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
-use umbel_api::{Api, ApiConfig, create_token, router};
+use umbel_api::{Api, ApiConfig, NewToken, create_token, router};
 use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, Limits, Settle, Settled};
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{Digest, ModuleInfo, QueueName, Resolution, TenantId, Token, WorkerId};
@@ -107,7 +107,7 @@ impl Builder {
         let broker = self.broker.unwrap_or_else(|| Arc::new(MemoryBroker::new(Default::default(), self.limits)));
         let folder = tempfile::tempdir().unwrap();
         let store = ModuleStore::local(folder.path()).await.unwrap();
-        let token = create_token(&*broker, &TenantId::new("t1").unwrap(), "test", true).await.unwrap();
+        let token = token_of(&*broker, "t1", true).await;
         let router = router(Api::new(self.config, broker.clone(), store, Arc::new(FakeInspector)));
         TestApp { router, broker, token, folder }
     }
@@ -126,7 +126,7 @@ impl TestApp {
     }
 
     pub async fn other_tenant(&self) -> String {
-        create_token(&*self.broker, &TenantId::new("t2").unwrap(), "other", false).await.unwrap()
+        token_of(&*self.broker, "t2", false).await
     }
 
     /// Where modules and large values lie.
@@ -246,6 +246,12 @@ impl TestApp {
         self.settle(&delivery, Resolution::Fail { failure: umbel_model::Failure::new("Void", "void order") }).await;
         id
     }
+}
+
+/// A new token of a tenant.
+pub async fn token_of(broker: &dyn Broker, tenant: &str, operator: bool) -> String {
+    let tenant = TenantId::new(tenant).unwrap();
+    create_token(broker, NewToken { tenant: &tenant, name: "test", operator, lives_ms: None }).await.unwrap()
 }
 
 pub fn id_of(job: &Value) -> String {

@@ -69,3 +69,28 @@ async fn a_tenant_sees_nothing_of_anothers() {
         assert_eq!(other.get(list).await.ok(200)["items"], serde_json::json!([]), "{list}");
     }
 }
+
+#[tokio::test]
+async fn a_tenant_lists_and_revokes_its_own_tokens_and_an_operator_those_of_all() {
+    let app = TestApp::new().await;
+    let other = app.other_tenant().await;
+    let as_other = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {other}"));
+        app.send(request.body(Body::empty()).unwrap()).await
+    };
+    let own = app.get("/v1/tokens").await.ok(200);
+    assert_eq!(own["items"].as_array().unwrap().len(), 1);
+    assert_eq!((&own["items"][0]["tenant"], &own["items"][0]["operator"]), (&"t1".into(), &true.into()));
+    let id = own["items"][0]["id"].as_str().unwrap().to_owned();
+    assert!(!own.to_string().contains(&app.token));
+    as_other("GET", "/v1/tokens?tenant=t1").await.problem(403, "operator_needed");
+    as_other("GET", "/v1/tokens?all=true").await.problem(403, "operator_needed");
+    as_other("DELETE", &format!("/v1/tokens/{id}")).await.problem(404, "token_not_found");
+    let first = app.get("/v1/tokens?all=true&limit=1").await.ok(200);
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = app.get(&format!("/v1/tokens?all=true&limit=1&cursor={cursor}")).await.ok(200);
+    assert_eq!((first["items"].as_array().unwrap().len(), second["next_cursor"].is_null()), (1, true));
+    let others = app.get("/v1/tokens?tenant=t2").await.ok(200)["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(app.with_headers("DELETE", &format!("/v1/tokens/{others}"), &[], "").await.status, 204);
+    app.with_headers("DELETE", &format!("/v1/tokens/{others}"), &[], "").await.problem(404, "token_not_found");
+}

@@ -43,7 +43,7 @@ async fn the_log_names_request_tenant_and_job_and_no_secret_and_no_raw_text() {
     let body = json!({"task": "echo", "args": [secret], "options": {"idempotency_key": "hunter2"}});
     let job = app.with_headers("POST", "/v1/jobs", &[("x-request-id", "req-7")], body).await.ok(202);
     app.post("/v1/jobs", json!({"task": secret})).await.problem(404, "task_not_found");
-    app.get("/v1/jobs/%1b%5b31m?task=hunter2").await.problem(404, "job_not_found");
+    app.get("/v1/jobs/%1b%5b31m?wait=0s").await.problem(404, "job_not_found");
     app.push("panic").await.problem(500, "internal");
     let (token, id) = (app.token, crate::app::id_of(&job));
     let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();

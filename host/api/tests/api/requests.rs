@@ -52,7 +52,7 @@ async fn a_panic_is_a_problem_and_the_server_goes_on() {
 
 #[tokio::test]
 async fn requests_beyond_the_limit_are_turned_away() {
-    let config = ApiConfig { max_in_flight: 0, ..Default::default() };
+    let config = ApiConfig { max_in_flight: 0, reserved_in_flight: 0, ..Default::default() };
     let app = Builder { config, ..Default::default() }.build().await;
     let answer = app.get("/v1/queues").await;
     assert_eq!(answer.header("retry-after"), "1");
@@ -88,7 +88,7 @@ async fn body_that_is_not_utf8_is_refused() {
 
 #[tokio::test]
 async fn one_tenants_requests_leave_places_for_another() {
-    let config = ApiConfig { max_tenant_in_flight: 0, ..Default::default() };
+    let config = ApiConfig { max_tenant_in_flight: 0, tenant_reserved_in_flight: 0, ..Default::default() };
     let app = Builder { config, ..Default::default() }.build().await;
     let answer = app.get("/v1/queues").await;
     assert_eq!(answer.header("retry-after"), "1");
@@ -130,4 +130,75 @@ async fn a_body_that_trickles_is_given_up() {
         let answer = app.send(request.body(Body::from_stream(trickle)).unwrap()).await;
         answer.problem(408, "body_too_slow");
     }
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_route_does_not_know_is_refused_before_anything_is_done() {
+    let app = TestApp::with_tasks().await;
+    app.submit_add(serde_json::json!({})).await;
+    let purge = app.post("/v1/queues/default/purge?dry_run=true", "").await.problem(400, "invalid_query");
+    assert_eq!(purge["detail"], "dry_run: there is no `dry_run`; this route takes no parameters");
+    assert_eq!(app.get("/v1/queues").await.ok(200)["items"][0]["queued"], 1);
+    let tenant = app.with_headers("PATCH", "/v1/tenant?tenant=t2", &[], r#"{"paused":true}"#).await;
+    tenant.problem(400, "invalid_query");
+    assert_eq!(app.get("/v1/tenant").await.ok(200)["paused"], false);
+}
+
+/// Every route of the document, called with a parameter that none has.
+#[tokio::test]
+async fn every_route_refuses_an_unknown_parameter() {
+    let app = TestApp::new().await;
+    let document = serde_json::to_value(umbel_api::openapi()).unwrap();
+    let mut refused = 0;
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in ["get", "put", "post", "delete", "patch"].iter().filter(|method| item.get(**method).is_some()) {
+            let path = path.replace("{id}", "x").replace("{name}", "x").replace("{digest}", "x");
+            let answer = app.with_headers(&method.to_uppercase(), &format!("{path}?nobody_knows=1"), &[], "").await;
+            answer.problem(400, "invalid_query");
+            refused += 1;
+        }
+    }
+    assert!(refused > 50, "{refused}");
+}
+
+/// Reads no more of an answer than its head.
+async fn head_of(app: &TestApp, path: &str) -> axum::response::Response {
+    use tower::ServiceExt as _;
+    app.router.clone().oneshot(app.request("GET", path).body(Body::empty()).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_large_answer_holds_its_place_until_its_reader_has_it() {
+    let config = ApiConfig { max_tenant_in_flight: 1, tenant_reserved_in_flight: 0, ..Default::default() };
+    let app = Builder { config, ..Default::default() }.build().await;
+    app.push(&crate::app::module_with(&"x".repeat(16_000))).await.ok(201);
+    app.push(&crate::app::example_module()).await.ok(201);
+    let held = head_of(&app, "/v1/openapi.json").await;
+    assert_eq!(held.status(), 200);
+    app.get("/v1/queues").await.problem(429, "too_many_requests");
+    let whole = axum::body::to_bytes(held.into_body(), usize::MAX).await.unwrap();
+    assert!(whole.len() > 16 << 10);
+    app.get("/v1/queues").await.ok(200);
+}
+
+#[tokio::test]
+async fn the_bytes_of_answers_of_a_tenant_that_nobody_reads_have_a_limit() {
+    let config = ApiConfig { max_tenant_answer_bytes: 0, permit_wait_ms: 20, ..Default::default() };
+    let app = Builder { config, ..Default::default() }.build().await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let answer = head_of(&app, "/v1/openapi.json").await;
+        if answer.status() != 200 {
+            break answer.status();
+        }
+        held.push(answer);
+        assert!(held.len() < 20, "there is room for a megabyte of small answers");
+    };
+    assert_eq!(refused, 503);
+    let other = app.other_tenant().await;
+    let request =
+        axum::http::Request::builder().uri("/v1/openapi.json").header("authorization", format!("Bearer {other}"));
+    assert_eq!(app.send(request.body(Body::empty()).unwrap()).await.status, 200);
+    drop(held);
+    assert_eq!(head_of(&app, "/v1/openapi.json").await.status(), 200);
 }

@@ -180,6 +180,27 @@ pub struct ServerOptions {
 pub enum TokenVerb {
     /// Make a token and print it. It cannot be shown again
     Create(TokenOptions),
+    /// List tokens: names and ids, not the tokens themselves
+    List(TokensOptions),
+    /// Revoke a token. Every server refuses it within 5 seconds
+    Revoke(RevokeOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct TokensOptions {
+    /// Only those of this tenant
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<umbel_model::TenantId>,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeOptions {
+    /// Id of the token, as the list shows it
+    pub id: String,
+    #[command(flatten)]
+    pub broker: BrokerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +211,9 @@ pub struct TokenOptions {
     /// Tenant that the token belongs to
     #[arg(long, default_value = crate::serve::DEFAULT_TENANT, value_name = "TENANT")]
     pub tenant: umbel_model::TenantId,
+    /// How long the token is good; until it is revoked when not given
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub expires: Option<u64>,
     /// Make an operator's token, which may also show and control all workers
     #[arg(long)]
     pub operator: bool,

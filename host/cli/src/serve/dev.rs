@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sha2::{Digest as _, Sha256};
+use umbel_api::NewToken;
 use umbel_broker::{Broker, DocumentKind};
 use umbel_model::TenantId;
 
@@ -66,5 +67,6 @@ async fn token(broker: &dyn Broker, data: &Data) -> Result<String> {
             return Ok(token);
         }
     }
-    make(broker, &tenant(DEFAULT_TENANT), "umbel dev", true).await
+    let tenant = tenant(DEFAULT_TENANT);
+    make(broker, NewToken { tenant: &tenant, name: "umbel dev", operator: true, lives_ms: None }).await
 }

@@ -101,8 +101,9 @@ pub(crate) async fn follow(cx: Context<JobId>, stopping: Option<Extension<Stoppi
     }
     let permit = stream_permit(&api, &caller)?;
     let next = Some(api.job(&caller.tenant, id).await?);
+    let of = (api.clone(), caller.clone());
     let source = JobEvents { api, tenant: caller.tenant, id, seen, progress: None, next };
-    Ok(event_stream(source, permit, stopping, None))
+    Ok(event_stream(of, source, permit, stopping, None))
 }
 
 /// One client's view of one job.

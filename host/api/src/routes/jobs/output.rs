@@ -1,19 +1,14 @@
 //! The output of a job: its log and its result.
 
-use std::convert::Infallible;
-
 use axum::{
-    body::Body,
     http::{StatusCode, header},
     response::IntoResponse as _,
 };
-use futures::stream;
 use serde::{Deserialize, Serialize};
 use umbel_model::JobId;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    admission::Permit,
     body::ok,
     extract::{Context, Query},
     job_detail::result_text,
@@ -21,9 +16,6 @@ use crate::{
     problem::{Problem, Result},
     views::Line,
 };
-
-/// Bytes of a result that are written at once.
-const PIECE_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -72,24 +64,10 @@ pub(crate) async fn result(Context { api, caller, id, .. }: Context<JobId>) -> R
         return Err(Problem::job_not_ended(detail));
     }
     let state = record.state.as_str();
-    let permit = api.results.acquire(&caller.tenant).await?;
     let text = result_text(&api, record).await?;
     let text = text.ok_or_else(|| {
         let detail = format!("job {id} is {state}, and no result of it is kept");
         Problem::no_result(detail)
     })?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], in_pieces(text, permit)).into_response())
-}
-
-/// A body that gives its permit back when its reader has taken the last piece of it.
-fn in_pieces(text: String, permit: Permit) -> Body {
-    let whole = bytes::Bytes::from(text);
-    let pieces = stream::unfold((whole, permit), |(mut left, permit)| async move {
-        if left.is_empty() {
-            return None;
-        }
-        let piece = left.split_to(left.len().min(PIECE_BYTES));
-        Some((Ok::<_, Infallible>(piece), (left, permit)))
-    });
-    Body::from_stream(pieces)
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response())
 }

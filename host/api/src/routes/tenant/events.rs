@@ -104,10 +104,11 @@ pub(crate) async fn follow_all(
     let permit = stream_permit(&api, &caller)?;
     let last = api.broker.follow(&caller.tenant).await?;
     let after = seen.unwrap_or(last);
+    let of = (api.clone(), caller.clone());
     let source = TenantEvents { api, tenant: caller.tenant, wanted, after, followed: Instant::now() };
     // A client whose connection breaks before the first event must know where it stood.
     let greeting = source.heartbeat();
-    Ok(event_stream(source, permit, stopping, Some(greeting)))
+    Ok(event_stream(of, source, permit, stopping, Some(greeting)))
 }
 
 /// One client's view of a tenant's jobs.
