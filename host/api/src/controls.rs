@@ -1,11 +1,12 @@
 //! Controls as JSON: limits and pauses of a tenant, a queue or a task, set while the service runs.
 
 use serde::{Deserialize, Deserializer};
-use umbel_broker::{Control, ControlPatch, ControlSet, Scope};
+use umbel_broker::{Control, ControlPatch, Scope};
 use umbel_model::{Rate, TenantId};
 use utoipa::ToSchema;
 
 use crate::{
+    control_layers::{Layer, Layers, change},
     problem::{Code, Problem, Result},
     state::Api,
     views::views,
@@ -14,7 +15,7 @@ use crate::{
 views! {
     /// A control: set at run time, it holds for all jobs, also for those that are queued already.
     #[schema(as = Control)]
-    ControlView from (control: &Control) {
+    ControlView from (control: &Control, operator: Option<&Control>) {
         /// No job of it is handed to a worker; jobs that run go on.
         paused: bool = control.paused,
         /// Such as `100/m`, across all workers.
@@ -25,6 +26,25 @@ views! {
         concurrency: Option<u32> = Some(control.concurrency).filter(|concurrency| *concurrency > 0),
         /// Of a queue: its jobs run on one worker at a time.
         exclusive: bool = control.exclusive,
+        /// The part of it that an operator set, and that the tenant cannot lift; null without one.
+        operator: Option<OperatorControl> = operator.map(OperatorControl::new),
+    }
+
+    /// The control that an operator set.
+    OperatorControl from (control: &Control) {
+        paused: bool = control.paused,
+        rate_limit: Option<String> = control.rate.as_ref().map(rate_text),
+        rate_burst: Option<u32> = control.rate.map(|rate| rate.burst),
+        concurrency: Option<u32> = Some(control.concurrency).filter(|concurrency| *concurrency > 0),
+        exclusive: bool = control.exclusive,
+    }
+}
+
+impl ControlView {
+    /// The control that holds, and the operator's part of it.
+    pub(crate) fn of(layers: &Layers) -> Self {
+        let operator = Some(&layers.operator).filter(|operator| **operator != Control::default());
+        Self::new(&layers.holding(), operator)
     }
 }
 
@@ -103,33 +123,17 @@ impl ControlBody {
     }
 }
 
-/// The control of a scope as it is now.
-pub(crate) async fn control_of(api: &Api, tenant: &TenantId, scope: &Scope) -> Result<Control> {
-    let controls = api.broker.controls(tenant).await?;
-    Ok(controls.into_iter().find(|(other, _)| other == scope).map(|(_, control)| control).unwrap_or_default())
-}
-
-/// Changes the control of a scope; answers the new one.
-pub(crate) async fn set(api: &Api, tenant: &TenantId, scope: &Scope, body: &ControlBody) -> Result<Control> {
-    let patch = body.patch(scope, &control_of(api, tenant, scope).await?)?;
-    let control = change(api, tenant, scope, &patch).await?;
-    tracing::info!(?scope, ?control, "control set");
-    Ok(control)
-}
-
-/// As `set`, with a patch that was checked.
-pub(crate) async fn change(api: &Api, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> Result<Control> {
-    match api.broker.set_control(tenant, scope, patch).await? {
-        ControlSet::Set(control) => Ok(control),
-        ControlSet::Unknown => {
-            let name = match scope {
-                Scope::Queue(name) => name.as_str(),
-                _ => "",
-            };
-            Err(Problem::no_queue(name))
-        }
-        ControlSet::Full => Err(Problem::too_many_documents("so many tasks have a control as may; clear some")),
-    }
+/// Changes the tenant's or the operator's control of a scope; answers both.
+pub(crate) async fn set(
+    api: &Api,
+    tenant: &TenantId,
+    scope: &Scope,
+    layer: Layer,
+    body: &ControlBody,
+) -> Result<Layers> {
+    let layers = change(api, tenant, scope, layer, |current| body.patch(scope, current)).await?;
+    tracing::info!(?scope, ?layer, control = ?layers.of(layer), "control set");
+    Ok(layers)
 }
 
 #[cfg(test)]

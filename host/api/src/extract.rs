@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
-use umbel_model::{Digest, InvalidName, JobId, QueueName, TaskName, WorkerId, WorkflowId, human};
+use umbel_model::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human};
 use utoipa::IntoParams;
 
 use crate::{
@@ -139,6 +139,7 @@ named! {
     QueueName: QueueName => QueueNotFound;
     Digest: Digest => ModuleNotFound;
     WorkerId: WorkerId => WorkerNotFound;
+    TenantId: TenantId => TenantNotFound;
     BulkParam: JobId => BulkNotFound;
     WorkflowParam: WorkflowId => WorkflowNotFound;
 }

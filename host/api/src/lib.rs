@@ -11,6 +11,7 @@ mod body;
 mod canvas_schema;
 mod config;
 mod connections;
+mod control_layers;
 mod controls;
 mod etag;
 mod event_stream;

@@ -54,6 +54,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::purge))
         .routes(routes!(tenant::show, tenant::patch))
+        .routes(routes!(tenant::show_any, tenant::patch_any))
         .routes(routes!(tenant::routes, tenant::put_routes))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))

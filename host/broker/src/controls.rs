@@ -111,6 +111,30 @@ impl Control {
     }
 }
 
+impl Control {
+    /// The stricter one of both, field by field: both pauses hold, the lower rate and the lower concurrency.
+    ///
+    /// Example: `10/s` and no concurrency with `100/m` and 5 at once is `100/m` and 5 at once.
+    #[must_use]
+    pub fn with_stricter(&self, other: &Self) -> Self {
+        let per_ms = |rate: &Rate| (u128::from(rate.count), u128::from(rate.period_ms.max(1)));
+        let slower = |a: Rate, b: Rate| {
+            let ((a_count, a_ms), (b_count, b_ms)) = (per_ms(&a), per_ms(&b));
+            if (a_count * b_ms, a.burst) <= (b_count * a_ms, b.burst) { a } else { b }
+        };
+        let at_once = [self.concurrency, other.concurrency].into_iter().filter(|concurrency| *concurrency > 0);
+        Self {
+            paused: self.paused || other.paused,
+            rate: match (self.rate, other.rate) {
+                (Some(a), Some(b)) => Some(slower(a, b)),
+                (a, b) => a.or(b),
+            },
+            concurrency: at_once.min().unwrap_or(0),
+            exclusive: self.exclusive || other.exclusive,
+        }
+    }
+}
+
 /// The answer to a change of a control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlSet {
@@ -124,4 +148,21 @@ pub enum ControlSet {
 
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stricter_control_is_the_slower_rate_and_the_fewer_jobs_whoever_set_them() {
+        let rate = |count, period_ms| Some(Rate { count, period_ms, burst: 1 });
+        let own = Control { rate: rate(10, 1_000), exclusive: true, ..Control::default() };
+        let operator = Control { rate: rate(100, 60_000), concurrency: 5, paused: true, ..Control::default() };
+        let both = Control { exclusive: true, ..operator.clone() };
+        assert_eq!((own.with_stricter(&operator), operator.with_stricter(&own)), (both.clone(), both));
+        assert_eq!(own.with_stricter(&Control::default()), own);
+        let fewer = Control { concurrency: 2, ..Control::default() };
+        assert_eq!(operator.with_stricter(&fewer).concurrency, 2);
+    }
 }

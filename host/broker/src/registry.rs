@@ -145,6 +145,8 @@ umbel_model::named_enum! {
         Routes = "routes",
         /// An action on many jobs.
         Bulk = "bulk",
+        /// The operator's and the tenant's own layers of its controls.
+        ControlLayers = "control_layers",
     }
 }
 

@@ -121,8 +121,7 @@ pub enum Command {
     #[command(subcommand)]
     Queue(QueueVerb),
     /// Pause or limit all your jobs
-    #[command(subcommand)]
-    Tenant(TenantVerb),
+    Tenant(TenantCommand),
     /// Routes: the queue that a task's jobs go to
     #[command(subcommand)]
     Routes(RoutesVerb),

@@ -67,7 +67,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Events(options) => events::run(&context()?, options).await,
         Command::Workflow(verb) => workflow::run(&context()?, verb).await,
         Command::Queue(verb) => queue::run(&context()?, verb).await,
-        Command::Tenant(verb) => tenant::run(&context()?, verb).await,
+        Command::Tenant(command) => tenant::run(&context()?, command).await,
         Command::Routes(verb) => routes::run(&context()?, verb).await,
         Command::Bulk(verb) => bulk::run(&context()?, verb).await,
         Command::Dead(verb) => dead::run(&context()?, verb).await,

@@ -108,6 +108,7 @@ codes! {
     bulk_not_found BulkNotFound, NOT_FOUND, false, "There is no such bulk action";
     bulk_ended BulkEnded, CONFLICT, false, "The bulk action is over";
     too_many_bulks TooManyBulks, TOO_MANY_REQUESTS, true, "The tenant has too many bulk actions";
+    tenant_not_found TenantNotFound, NOT_FOUND, false, "There is no such tenant";
     worker_not_found WorkerNotFound, NOT_FOUND, false, "There is no such worker";
     invalid_canvas InvalidCanvas, UNPROCESSABLE_ENTITY, false, "The canvas cannot be used";
     workflow_not_found WorkflowNotFound, NOT_FOUND, false, "There is no such workflow";

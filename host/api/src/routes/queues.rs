@@ -11,6 +11,7 @@ use super::bulk;
 use crate::{
     auth::Caller,
     body::ok,
+    control_layers::{Layer, Operators, change},
     controls::{self, ControlBody, ControlView},
     extract::{Context, Json},
     problem::{Problem, Result},
@@ -20,7 +21,7 @@ use crate::{
 
 views! {
     /// A queue of the tenant.
-    Queue from (stats: QueueStats, set: &Control) {
+    Queue from (stats: QueueStats, set: &Control, operator: Option<&Control>) {
         name: String = stats.name.into(),
         /// Jobs that wait for a worker.
         queued: u64 = stats.queued,
@@ -30,7 +31,7 @@ views! {
         /// In the dead set.
         dead: u64 = stats.dead,
         paused: bool = stats.paused,
-        control: ControlView = ControlView::new(set),
+        control: ControlView = ControlView::new(set, operator),
     }
 }
 
@@ -45,8 +46,13 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>> {
         let found = controls.iter().find(|(scope, _)| matches!(scope, Scope::Queue(queue) if queue == name));
         found.map(|(_, control)| control.clone()).unwrap_or_default()
     };
+    let operators = Operators::read(api, &caller.tenant).await?;
     let queues = api.broker.queues(&caller.tenant).await?.into_iter();
-    Ok(queues.map(|stats| (control(&stats.name), stats)).map(|(control, stats)| Queue::new(stats, &control)).collect())
+    let queue = |stats: QueueStats| {
+        let (control, scope) = (control(&stats.name), Scope::Queue(stats.name.clone()));
+        Queue::new(stats, &control, operators.of(&scope))
+    };
+    Ok(queues.map(queue).collect())
 }
 
 async fn one(api: &Api, caller: &Caller, name: &QueueName) -> Result<Queue> {
@@ -64,7 +70,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context) -> Result {
 #[utoipa::path(patch, path = "/v1/queues/{name}", tag = "queues", responses((status = 200, body = Queue)))]
 pub(crate) async fn patch(cx: Context<QueueName>, Json(body): Json<ControlBody>) -> Result {
     let Context { api, caller, id: name, .. } = cx;
-    controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), &body).await?;
+    controls::set(&api, &caller.tenant, &Scope::Queue(name.clone()), Layer::Tenant, &body).await?;
     ok(&one(&api, &caller, &name).await?)
 }
 
@@ -103,7 +109,7 @@ pub(crate) async fn resume(Context { api, caller, id: name, .. }: Context<QueueN
 
 async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) -> Result {
     let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
-    controls::change(api, &caller.tenant, &Scope::Queue(name.clone()), &patch).await?;
+    change(api, &caller.tenant, &Scope::Queue(name.clone()), Layer::Tenant, |_| Ok(patch.clone())).await?;
     tracing::info!(queue = %name, paused, "queue set");
     ok(&one(api, caller, name).await?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Control, Document, DocumentKind, Expect, Scope};
+use umbel_broker::{Document, DocumentKind, Expect, Scope};
 use umbel_compose::{Deploy, JsonError, RouteTable, TaskDocument};
 use umbel_model::{Digest, JsonText, Policy, PolicyPatch, TaskName};
 use utoipa::ToSchema;
@@ -13,7 +13,8 @@ use super::modules::TaskParameter;
 use crate::{
     auth::Caller,
     body::ok,
-    controls::{self, ControlBody, ControlView, control_of},
+    control_layers::{Layer, Layers, layers_of},
+    controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
     extract::{Context, Json, Query},
     paging::{self, PageQuery},
@@ -26,7 +27,7 @@ use crate::{
 
 views! {
     /// A task of the tenant.
-    Task from (document: TaskDocument, current: u64, routes: &RouteTable, set: &Control) {
+    Task from (document: TaskDocument, current: u64, routes: &RouteTable, set: &Layers) {
         name: String = document.task.name.to_string(),
         /// Rises with each change; the entity tag.
         version: u64 = current,
@@ -43,7 +44,7 @@ views! {
         policy: BTreeMap<String, PolicyValue> =
             policy_values(&document.task.policy, &routes.patch(&document.task.name), &document.policy),
         /// The control of all its jobs, set at run time.
-        control: ControlView = ControlView::new(set),
+        control: ControlView = ControlView::of(set),
         /// Moves of the pointer, newest first; at most 50 are kept.
         deploys: Vec<TaskDeploy> = document.deploys.iter().rev().map(TaskDeploy::new).collect(),
     }
@@ -68,8 +69,8 @@ views! {
 
 async fn tagged_task(api: &Api, caller: &Caller, document: TaskDocument, version: u64) -> Result {
     let routes = task_cache::routes(api, &caller.tenant).await?;
-    let control = control_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
-    tagged(&Task::new(document, version, &routes, &control), version)
+    let layers = layers_of(api, &caller.tenant, &Scope::Task(document.task.name.clone())).await?;
+    tagged(&Task::new(document, version, &routes, &layers), version)
 }
 
 /// A page of tasks by name.
@@ -101,8 +102,7 @@ pub(crate) async fn show(Context { api, caller, id: name, .. }: Context<TaskName
 pub(crate) async fn control(cx: Context<TaskName>, Json(body): Json<ControlBody>) -> Result {
     let Context { api, caller, id: name, .. } = cx;
     task_store::get(&api, &caller.tenant, &name).await?;
-    let control = controls::set(&api, &caller.tenant, &Scope::Task(name), &body).await?;
-    ok(&ControlView::new(&control))
+    ok(&ControlView::of(&controls::set(&api, &caller.tenant, &Scope::Task(name), Layer::Tenant, &body).await?))
 }
 
 /// Where to point a task.

@@ -18,13 +18,16 @@ async fn a_queue_is_limited_at_run_time_and_freed_again() {
     app.submit_add(json!({})).await;
     let queue =
         patch(&app, "/v1/queues/default", json!({"concurrency": 1, "rate_limit": "100/m", "exclusive": true})).await;
-    let control = json!({"paused": false, "rate_limit": "100/m", "rate_burst": 1, "concurrency": 1, "exclusive": true});
+    let control = json!({
+        "paused": false, "rate_limit": "100/m", "rate_burst": 1, "concurrency": 1, "exclusive": true, "operator": null,
+    });
     assert_eq!(queue.ok(200)["control"], control);
     assert!(app.try_claim().await.is_some());
     assert!(app.try_claim().await.is_none(), "one at a time");
     let free = json!({"concurrency": null, "rate_limit": null, "exclusive": false});
-    let control =
-        json!({"paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false});
+    let control = json!({
+        "paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false, "operator": null,
+    });
     assert_eq!(patch(&app, "/v1/queues/default", free).await.ok(200)["control"], control);
     assert!(app.try_claim().await.is_some());
 }
@@ -140,6 +143,55 @@ fn worker() -> WorkerInfo {
         exclude: Vec::new(),
         order: 0,
     }
+}
+
+#[tokio::test]
+async fn a_tenant_cannot_lift_what_an_operator_set_and_the_stricter_of_both_holds() {
+    let app = TestApp::with_tasks().await;
+    app.submit_add(json!({})).await;
+    let of_operator = "/v1/tenants/t1/control";
+    for scope in ["", "?queue=default", "?task=add"] {
+        patch(&app, &format!("{of_operator}{scope}"), json!({"paused": true})).await.ok(200);
+    }
+    for path in ["/v1/tenant", "/v1/queues/default", "/v1/tasks/add/control"] {
+        let answer = patch(&app, path, json!({"paused": false})).await.ok(200);
+        let control = answer.get("control").unwrap_or(&answer);
+        assert_eq!((&control["paused"], &control["operator"]["paused"]), (&json!(true), &json!(true)), "{path}");
+    }
+    app.post("/v1/queues/default/resume", "").await.ok(200);
+    assert!(app.try_claim().await.is_none());
+
+    let limited = json!({"paused": false, "rate_limit": "100/m", "concurrency": 5});
+    patch(&app, of_operator, limited).await.ok(200);
+    let own = patch(&app, "/v1/tenant", json!({"rate_limit": "10/s", "concurrency": 2})).await.ok(200);
+    assert_eq!((&own["rate_limit"], &own["concurrency"], &own["paused"]), (&json!("100/m"), &json!(2), &json!(false)));
+    let freed = patch(&app, "/v1/tenant", json!({"rate_limit": null, "concurrency": null})).await.ok(200);
+    assert_eq!((&freed["rate_limit"], &freed["concurrency"]), (&json!("100/m"), &json!(5)));
+
+    // What the tenant set for itself holds again when the operator takes his part back.
+    patch(&app, "/v1/tenant", json!({"concurrency": 2})).await.ok(200);
+    patch(&app, of_operator, json!({"rate_limit": null, "concurrency": null})).await.ok(200);
+    for scope in ["?queue=default", "?task=add"] {
+        patch(&app, &format!("{of_operator}{scope}"), json!({"paused": false})).await.ok(200);
+    }
+    let left = app.get("/v1/tenant").await.ok(200);
+    assert_eq!((&left["concurrency"], &left["operator"]), (&json!(2), &json!(null)));
+    assert!(app.try_claim().await.is_some());
+}
+
+#[tokio::test]
+async fn only_operators_reach_the_controls_of_a_tenant_by_its_name() {
+    let mut app = TestApp::with_tasks().await;
+    patch(&app, "/v1/tenants/t2/control", json!({"paused": true})).await.ok(200);
+    assert_eq!(app.get("/v1/tenants/t2/control").await.ok(200)["operator"]["paused"], true);
+    assert_eq!(app.get("/v1/tenant").await.ok(200)["paused"], false, "the operator's own tenant is another one");
+    let both = "/v1/tenants/t2/control?queue=a&task=b";
+    patch(&app, both, json!({"paused": true})).await.problem(400, "invalid_query");
+    app.token = app.other_tenant().await;
+    app.get("/v1/tenants/t2/control").await.problem(403, "operator_needed");
+    patch(&app, "/v1/tenants/t2/control", json!({"paused": false})).await.problem(403, "operator_needed");
+    let own = patch(&app, "/v1/tenant", json!({"paused": false})).await.ok(200);
+    assert_eq!((&own["paused"], &own["operator"]["paused"]), (&json!(true), &json!(true)));
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
     let app = TestApp::with_tasks().await;
     app.submit_add(json!({})).await;
     app.submit_add(json!({"countdown_ms": 60_000})).await;
-    let nothing =
-        json!({"paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false});
+    let nothing = json!({
+        "paused": false, "rate_limit": null, "rate_burst": null, "concurrency": null, "exclusive": false, "operator": null,
+    });
     let expected = json!({
         "name": "default", "queued": 1, "running": 0, "delayed": 1, "dead": 0, "paused": false, "control": nothing,
     });

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use umbel_client::{ControlPatch, RouteKind};
-use umbel_model::{Digest, JobId, QueueName, TaskName};
+use umbel_model::{Digest, JobId, QueueName, TaskName, TenantId};
 
 use super::{OrNone, PageFlags, choice, number, rate};
 
@@ -100,6 +100,28 @@ pub enum QueueVerb {
     Delete { name: QueueName },
 }
 
+/// Whose control: of this tenant, or as an operator of any tenant.
+#[derive(Debug, Args)]
+pub struct TenantScope {
+    /// As an operator: the operator's control of this tenant, which it cannot lift
+    #[arg(long, global = true, value_name = "NAME")]
+    pub tenant: Option<TenantId>,
+    /// As an operator: only of this queue of the tenant
+    #[arg(long, global = true, requires = "tenant", value_name = "NAME")]
+    pub queue: Option<QueueName>,
+    /// As an operator: only of this task of the tenant
+    #[arg(long, global = true, requires = "tenant", conflicts_with = "queue", value_name = "NAME")]
+    pub task: Option<TaskName>,
+}
+
+#[derive(Debug, Args)]
+pub struct TenantCommand {
+    #[command(subcommand)]
+    pub verb: TenantVerb,
+    #[command(flatten)]
+    pub scope: TenantScope,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum TenantVerb {
     /// Show the controls of this tenant
@@ -192,7 +214,9 @@ mod tests {
     #[test]
     fn limits_are_set_one_by_one_or_taken_away_together() {
         let limits = |args: &[&str]| {
-            let Command::Tenant(TenantVerb::Limit(limits)) = parse(&[&["tenant", "limit"], args].concat())? else {
+            let Command::Tenant(TenantCommand { verb: TenantVerb::Limit(limits), .. }) =
+                parse(&[&["tenant", "limit"], args].concat())?
+            else {
                 panic!()
             };
             Ok::<_, clap::Error>(limits.patch())

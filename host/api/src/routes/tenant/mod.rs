@@ -1,17 +1,20 @@
 //! The tenant: its control, and the routes from its tasks to queues.
 
 use axum::http::HeaderMap;
+use serde::Deserialize;
 use umbel_broker::{DocumentKind, DocumentPut, Expect, Scope};
 use umbel_compose::{ROUTES_NAME, RouteKind, Routes};
-use utoipa::ToSchema;
+use umbel_model::{QueueName, TaskName, TenantId};
+use utoipa::{IntoParams, ToSchema};
 
 pub(crate) mod events;
 
 use crate::{
     body::ok,
+    control_layers::{Layer, layers_of},
     controls::{self, ControlBody, ControlView},
     etag::{if_match, tagged},
-    extract::{Context, Json},
+    extract::{Context, Json, Operator, Query},
     problem::{Problem, Result},
     records, task_cache,
 };
@@ -23,15 +26,61 @@ const MAX_REGEXES: usize = 32;
 /// The control of all jobs of the tenant.
 #[utoipa::path(get, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
 pub(crate) async fn show(Context { api, caller, .. }: Context) -> Result {
-    let control = controls::control_of(&api, &caller.tenant, &Scope::Tenant).await?;
-    ok(&ControlView::new(&control))
+    ok(&ControlView::of(&layers_of(&api, &caller.tenant, &Scope::Tenant).await?))
 }
 
 /// Changes the control of all jobs of the tenant.
 #[utoipa::path(patch, path = "/v1/tenant", tag = "tenant", responses((status = 200, body = ControlView)))]
 pub(crate) async fn patch(Context { api, caller, .. }: Context, Json(body): Json<ControlBody>) -> Result {
-    let control = controls::set(&api, &caller.tenant, &Scope::Tenant, &body).await?;
-    ok(&ControlView::new(&control))
+    ok(&ControlView::of(&controls::set(&api, &caller.tenant, &Scope::Tenant, Layer::Tenant, &body).await?))
+}
+
+/// Which control of a tenant: of all its jobs, or of one queue or task.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ScopeQuery {
+    /// Of this queue.
+    #[param(value_type = Option<String>)]
+    queue: Option<QueueName>,
+    /// Of this task.
+    #[param(value_type = Option<String>)]
+    task: Option<TaskName>,
+}
+
+impl ScopeQuery {
+    fn scope(self) -> Result<Scope> {
+        match (self.queue, self.task) {
+            (None, None) => Ok(Scope::Tenant),
+            (Some(queue), None) => Ok(Scope::Queue(queue)),
+            (None, Some(task)) => Ok(Scope::Task(task)),
+            (Some(_), Some(_)) => Err(Problem::invalid_query("name a queue or a task, not both")),
+        }
+    }
+}
+
+/// The control of a tenant, its queue or its task. For operators.
+#[utoipa::path(
+    get, path = "/v1/tenants/{tenant}/control", tag = "tenant", params(ScopeQuery),
+    responses((status = 200, body = ControlView))
+)]
+pub(crate) async fn show_any(Operator(cx): Operator<TenantId>, Query(query): Query<ScopeQuery>) -> Result {
+    ok(&ControlView::of(&layers_of(&cx.api, &cx.id, &query.scope()?).await?))
+}
+
+/// Changes the operator's control of a tenant, its queue or its task, which the tenant cannot lift. For operators.
+///
+/// The stricter of the operator's and the tenant's own control holds, field by field.
+#[utoipa::path(
+    patch, path = "/v1/tenants/{tenant}/control", tag = "tenant", params(ScopeQuery),
+    responses((status = 200, body = ControlView))
+)]
+pub(crate) async fn patch_any(
+    Operator(cx): Operator<TenantId>,
+    Query(query): Query<ScopeQuery>,
+    Json(body): Json<ControlBody>,
+) -> Result {
+    ok(&ControlView::of(&controls::set(&cx.api, &cx.id, &query.scope()?, Layer::Operator, &body).await?))
 }
 
 /// The tenant's routes: the first that matches a task's name says which queue its jobs go to, unless the task's policy
