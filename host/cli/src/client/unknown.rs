@@ -3,7 +3,12 @@
 use umbel_client::Error;
 
 use super::Context;
-use crate::{Exit, Failure, Result, args::PageFlags, output::text_at, suggest::nearest};
+use crate::{
+    Exit, Failure, Result,
+    args::PageFlags,
+    output::{Page, text_at},
+    suggest::nearest,
+};
 
 /// Things with names.
 #[derive(Debug, Clone, Copy)]
@@ -11,13 +16,18 @@ pub struct Kind {
     what: &'static str,
     /// Where a thing of a list has its name.
     name: &'static str,
+    /// Whether their list has pages.
+    has_pages: bool,
     /// The help text when there are none at all.
     none: &'static str,
 }
 
-pub const TASK: Kind = Kind { what: "task", name: "/name", none: "no task is deployed: umbel module push FILE" };
-pub const QUEUE: Kind = Kind { what: "queue", name: "/name", none: "a queue is there once a job was sent to it" };
-pub const WORKER: Kind = Kind { what: "worker", name: "/id", none: "no worker is alive: umbel worker starts one" };
+pub const TASK: Kind =
+    Kind { what: "task", name: "/name", has_pages: true, none: "no task is deployed: umbel module push FILE" };
+pub const QUEUE: Kind =
+    Kind { what: "queue", name: "/name", has_pages: false, none: "a queue is there once a job was sent to it" };
+pub const WORKER: Kind =
+    Kind { what: "worker", name: "/id", has_pages: false, none: "no worker is alive: umbel worker starts one" };
 
 impl Context {
     /// What was answered to a request about the thing `name`.
@@ -27,8 +37,13 @@ impl Context {
             Err(failure) if failure.code == format!("{what}_not_found") => failure.exit(Exit::NotFound),
             other => return other,
         };
-        let flags = PageFlags { limit: 1_000, cursor: None };
-        let Ok(page) = self.pages(&format!("/v1/{what}s"), &[], &flags).await else { return Err(failure) };
+        let (path, flags) = (format!("/v1/{what}s"), PageFlags { limit: 1_000, cursor: None });
+        let page: Result<Page> = if kind.has_pages {
+            self.pages(&path, &[], &flags).await
+        } else {
+            self.client.get(path).answer().await.map_err(Failure::from)
+        };
+        let Ok(page) = page else { return Err(failure) };
         let items = page.items.iter().filter_map(|item| serde_json::from_str(item.get()).ok());
         let names: Vec<String> = items.map(|item| text_at(&item, kind.name)).collect();
         Err(match nearest(name, names.iter().map(String::as_str)) {
