@@ -256,6 +256,7 @@ macro_rules! conformance_suite {
             the_latest_takes_the_place_of_one_that_waits,
             the_latest_stands_where_the_one_stood_whose_place_it_took,
             the_latest_leaves_one_that_runs_alone,
+            a_job_that_was_superseded_while_it_ran_may_end_and_never_runs_again,
             a_latest_job_in_a_lane_takes_the_place_of_one_there,
             a_first_job_yields_to_a_latest_one_of_its_key,
             debounced_jobs_start_when_no_more_have_come_for_a_while,

@@ -56,7 +56,7 @@ pub async fn every_kind_of_end_frees_the_key(s: Subject) {
     assert_eq!(s.promote().await.expired, 1);
     s.add(NewJob { max_deliveries: 1, ..first(12) }).await;
     s.claim_one().await;
-    s.pass(DEFAULT_LEASE_MS);
+    s.pass_served(DEFAULT_LEASE_MS).await;
     assert_eq!(s.broker.reap(10).await.unwrap().buried, 1);
     s.add(first(13)).await;
 }
@@ -210,13 +210,45 @@ pub async fn the_latest_leaves_one_that_runs_alone(s: Subject) {
     // It is not the holder any more: neither its retry nor its end is of any matter to the key.
     s.settle(&running, retry(0)).await;
     s.add(latest(3)).await;
-    assert_eq!((s.state(job_id(1)).await, s.state(job_id(2)).await), (JobState::Retrying, JobState::Revoked));
+    assert_eq!((s.state(job_id(1)).await, s.state(job_id(2)).await), (JobState::Revoked, JobState::Revoked));
     s.promote().await;
-    let both = s.claim(10).await;
-    assert_eq!(both.len(), 2);
-    s.succeed_all(&both).await;
+    let newest = s.claim(10).await;
+    assert_eq!(newest.len(), 1);
+    s.succeed_all(&newest).await;
     s.add(latest(4)).await;
     assert_eq!(s.state(job_id(3)).await, JobState::Succeeded);
+}
+
+pub async fn a_job_that_was_superseded_while_it_ran_may_end_and_never_runs_again(s: Subject) {
+    let superseded = |n| Some(Failure::new(SUPERSEDED, superseded_message(job_id(n))));
+    for (n, end) in [(10, retry(0)), (20, Resolution::Snooze { delay_ms: 0 }), (30, Resolution::Release)] {
+        s.add(latest(n)).await;
+        let old = s.claim_one().await;
+        s.add(latest(n + 1)).await;
+        assert_eq!(s.renew(&old).await, LeaseState::Held);
+        s.settle(&old, end).await;
+        assert_eq!((s.state(job_id(n)).await, s.read(job_id(n)).await.failure), (JobState::Revoked, superseded(n + 1)));
+        s.promote().await;
+        assert_eq!(s.claim_numbers(10).await, [n + 1]);
+        // The next one supersedes that.
+    }
+    // Its worker is lost.
+    assert_eq!(s.lose().await, Reaped { requeued: 1, revoked: 2, ..Reaped::default() });
+    s.add(latest(40)).await;
+    assert_eq!(s.claim_numbers(10).await, [40]);
+    s.add(latest(41)).await;
+    assert_eq!(s.lose().await.revoked, 1);
+    // What it gives in the end is kept.
+    let old = s.claim_one().await;
+    s.add(latest(42)).await;
+    assert_eq!(s.settle(&old, succeed("1")).await, Settled::Recorded);
+    assert_eq!((s.state(job_id(41)).await, s.read(job_id(41)).await.failure), (JobState::Succeeded, None));
+    let old = s.claim_one().await;
+    s.add(latest(43)).await;
+    s.settle(&old, fail()).await;
+    let Resolution::Fail { failure } = fail() else { unreachable!() };
+    assert_eq!((s.state(job_id(42)).await, s.read(job_id(42)).await.failure), (JobState::Failed, Some(failure)));
+    assert_eq!(s.claim_numbers(10).await, [43]);
 }
 
 pub async fn a_latest_job_in_a_lane_takes_the_place_of_one_there(s: Subject) {

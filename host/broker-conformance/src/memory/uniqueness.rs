@@ -36,6 +36,11 @@ impl State {
                 self.job_mut(&old).record.failure = Some(Failure::new(SUPERSEDED, superseded_message(new.id)));
                 self.leave(&old);
                 self.finish(&old, JobState::Revoked);
+            } else if let Some(job) = self.jobs.get_mut(&old)
+                && uniqueness::is_let_end(job.record.state, job.record.cancel_requested)
+            {
+                (job.record.cancel_requested, job.record.let_end) = (true, true);
+                job.record.failure = Some(Failure::new(SUPERSEDED, superseded_message(new.id)));
             }
         }
         self.unique.insert(name, Holder::new(new.id, unique, now, since));

@@ -33,6 +33,10 @@ function unique.supersede(tenant, id, options, failure, queue, priority)
       finish(member, r, REVOKED)
       save(member, r)
       flush_indexes()
+    elseif r and r[STATE] == RUNNING and not has(r[FLAGS], CANCEL) then
+      -- It may end, and is never run again.
+      r[FLAGS], r[FAILURE] = r[FLAGS] + CANCEL + LET_END, failure
+      save(member, r)
     end
   end
   local until_ms = 0

@@ -37,6 +37,11 @@ pub fn can_be_superseded(state: JobState) -> bool {
     matches!(state, JobState::Scheduled | JobState::Queued | JobState::Retrying)
 }
 
+/// Whether a later submission lets a job in this state end, and keeps it from being run again: it would end last.
+pub fn is_let_end(state: JobState, cancel_requested: bool) -> bool {
+    state == JobState::Running && !cancel_requested
+}
+
 /// When a submission starts that supersedes others since a time: no later than its longest wait.
 pub fn start_of(start: Start, unique: &Unique, now: UnixMs, since: UnixMs) -> Start {
     match start {

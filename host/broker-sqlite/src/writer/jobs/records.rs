@@ -52,9 +52,14 @@ impl Head {
         }
     }
 
-    /// Takes away the failure of an earlier attempt. Only a retry leaves one behind.
+    /// Whether a failure may be stored: of an attempt before, or because a later job superseded this one while it ran.
+    fn may_have_outcome(&self) -> bool {
+        self.retries > 0 || self.cancel_requested
+    }
+
+    /// Takes away a failure that is stored.
     pub(crate) fn clear_outcome(&self, conn: &Connection) -> Result<(), Fault> {
-        if self.retries > 0 { self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?") } else { Ok(()) }
+        if self.may_have_outcome() { self.delete_from(conn, "DELETE FROM outcome WHERE rid = ?") } else { Ok(()) }
     }
 
     pub(crate) fn put_failure(&self, conn: &Connection, failure: &Failure) -> Result<(), Fault> {
@@ -62,10 +67,10 @@ impl Head {
     }
 
     fn put_outcome(&self, conn: &Connection, result: Option<&str>, failure: Option<String>) -> Result<(), Fault> {
-        // A plain insert is cheaper, and there can be nothing to replace before the first retry.
-        let sql = match self.retries {
-            0 => "INSERT INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
-            _ => "INSERT OR REPLACE INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
+        // A plain insert is cheaper.
+        let sql = match self.may_have_outcome() {
+            false => "INSERT INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
+            true => "INSERT OR REPLACE INTO outcome (rid, result, failure) VALUES (?, ?, ?)",
         };
         run(conn, sql, &[&self.rid, &result, &failure])
     }

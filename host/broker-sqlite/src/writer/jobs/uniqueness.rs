@@ -57,12 +57,18 @@ impl Step<'_> {
     /// Ends a job that waits because a later one supersedes it; if it did, its place in the queue, when it had one.
     fn end_superseded(&mut self, by: &NewJob, old: JobId) -> Result<Option<Option<u64>>, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, &by.tenant, old)? else { return Ok(None) };
+        let failure = Failure::new(SUPERSEDED, superseded_message(by.id));
+        if uniqueness::is_let_end(head.state, head.cancel_requested) {
+            (head.cancel_requested, head.let_end) = (true, true);
+            head.put_failure(self.conn, &failure)?;
+            self.save(&mut head)?;
+        }
         if !uniqueness::can_be_superseded(head.state) {
             return Ok(None);
         }
         let queue = self.scheduler.queue(head.queue_id);
         let place = uniqueness::place_taken(by, queue, head.priority, head.state, head.score);
-        head.put_failure(self.conn, &Failure::new(SUPERSEDED, superseded_message(by.id)))?;
+        head.put_failure(self.conn, &failure)?;
         self.leave(&mut head)?;
         self.finish(&mut head, JobState::Revoked)?;
         self.save(&mut head)?;
