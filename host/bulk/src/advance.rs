@@ -1,13 +1,16 @@
 //! One step of an action: a page of jobs is found, noted, acted on and counted.
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use umbel_broker::{Broker, Cancelled, Error, Forgot, NodePage, NodeWork, Result, Results, RunNow, Submitted};
+use umbel_broker::{
+    Broker, Cancelled, Error, Forgot, NodePage, NodeRecord, NodeWork, Result, Results, RunNow, Submitted, WorkflowPage,
+    WorkflowQuery,
+};
 use umbel_compose::Refusal;
-use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, outcome::truncated};
+use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, WorkflowState, outcome::truncated};
 
 use crate::{
     Action, Bulk, Carrier, Redriver, State,
-    bulk::{MAX_TRIES, Position},
+    bulk::{InWorkflows, MAX_TRIES, Position},
     store::{bury, drop_entry, drop_orphan, put_over, read},
 };
 
@@ -15,6 +18,9 @@ use crate::{
 const AT_ONCE: usize = 16;
 /// A page that was begun so long ago is taken up by another, milliseconds.
 const TURN_MS: u64 = 5_000;
+
+/// Pages of nodes that one step reads at most.
+const NODE_READS: u32 = 16;
 
 /// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +92,9 @@ async fn step(
         drop_entry(broker, tenant, bulk.id).await?;
         return Ok(Advanced::Ended);
     } else {
-        let (found, next) = page(broker, tenant, &bulk, max).await?;
-        bulk.position = next;
+        let found = page(broker, tenant, &mut bulk, max).await?;
         bulk.matched += found.len() as u64;
-        if next == Position::End && (found.is_empty() || bulk.dry_run) {
+        if bulk.position == Position::End && (found.is_empty() || bulk.dry_run) {
             (bulk.state, bulk.finished_at) = (State::Done, Some(now));
         }
         if !bulk.dry_run {
@@ -134,8 +139,70 @@ async fn records(
     stream::iter(reads).buffered(AT_ONCE).try_collect().await
 }
 
-/// The next jobs, and where to go on.
-async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> Result<(Vec<JobId>, Position)> {
+/// The next jobs; notes where to go on.
+async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &mut Bulk, max: u32) -> Result<Vec<JobId>> {
+    if let Some(at) = bulk.in_workflows {
+        return nodes(broker, tenant, bulk, at, max).await;
+    }
+    let (found, next) = jobs(broker, tenant, bulk, max).await?;
+    let is_of_all = bulk.filter.ids.is_empty() && bulk.filter.workflow_id.is_none();
+    bulk.position = match next {
+        Position::End if is_of_all && bulk.looks_at_nodes() => {
+            bulk.in_workflows = Some(InWorkflows::default());
+            Position::Before(JobId::from_parts(0, 0))
+        }
+        next => next,
+    };
+    Ok(found)
+}
+
+/// The next nodes of running workflows that were submitted before the action; those of replaced jobs are not among them.
+async fn nodes(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    bulk: &mut Bulk,
+    mut at: InWorkflows,
+    max: u32,
+) -> Result<Vec<JobId>> {
+    let mut found = Vec::new();
+    for _ in 0..NODE_READS {
+        if let Some((workflow, first)) = at.at {
+            let NodePage { nodes, next } = broker.nodes(tenant, workflow, first, max, Results::Omitted).await?;
+            at.at = (!nodes.is_empty()).then_some((workflow, next));
+            found.extend(fitting(bulk, &nodes));
+            if !found.is_empty() {
+                break;
+            }
+            continue;
+        }
+        let (before, state) = (Some(at.before.unwrap_or(bulk.id)), Some(WorkflowState::Running));
+        let query = WorkflowQuery { tenant: tenant.clone(), state, before, max: 1 };
+        let WorkflowPage { workflows, next } = broker.workflows(&query).await?;
+        at = InWorkflows { before: next, at: workflows.first().map(|workflow| (workflow.id, 0)) };
+        if at.at.is_none() && next.is_none_or(|next| bulk.filter.is_past(next)) {
+            bulk.position = Position::End;
+            break;
+        }
+        if next.is_none() {
+            at.before = at.at.map(|(workflow, _)| workflow);
+        }
+    }
+    bulk.in_workflows = Some(at);
+    Ok(found)
+}
+
+/// The jobs among nodes that the action is for.
+fn fitting(bulk: &Bulk, nodes: &[NodeRecord]) -> Vec<JobId> {
+    let fits = |record: &JobRecord| bulk.filter.matches(record) && bulk.action.applies(record.state);
+    let ids = nodes.iter().filter_map(|node| match &node.work {
+        NodeWork::Job { record, .. } if fits(record) => Some(record.id),
+        _ => None,
+    });
+    ids.collect()
+}
+
+/// The next jobs of a list, and where to go on.
+async fn jobs(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> Result<(Vec<JobId>, Position)> {
     let fits = |record: &JobRecord| bulk.filter.matches(record) && bulk.action.applies(record.state);
     let from = if let Position::At(at) = bulk.position { at } else { 0 };
     if !bulk.filter.ids.is_empty() {
@@ -153,11 +220,7 @@ async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> 
         if nodes.is_empty() {
             return Ok((Vec::new(), Position::End));
         }
-        let ids = nodes.iter().filter_map(|node| match &node.work {
-            NodeWork::Job { record, .. } if fits(record) => Some(record.id),
-            _ => None,
-        });
-        return Ok((ids.collect(), Position::At(next)));
+        return Ok((fitting(bulk, &nodes), Position::At(next)));
     }
     // Ids are in the order of submission, this one's among them: what was submitted later is none of its business.
     let before = if let Position::Before(id) = bulk.position { id } else { bulk.id };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use umbel_compose::Digests;
-use umbel_model::{JobId, JobState, PolicyPatch, UnixMs, named_enum};
+use umbel_model::{JobId, JobState, PolicyPatch, UnixMs, WorkflowId, named_enum};
 
 use crate::Filter;
 
@@ -59,6 +59,17 @@ pub(crate) enum Position {
     End,
 }
 
+/// How far the nodes of running workflows were looked at, newest workflow first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InWorkflows {
+    /// Those older than this one are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<WorkflowId>,
+    /// In the middle of this one: its next node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at: Option<(WorkflowId, u32)>,
+}
+
 /// An action on many jobs, the body of its document.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bulk {
@@ -101,6 +112,9 @@ pub struct Bulk {
     pub key: Option<(String, String)>,
     #[serde(default)]
     pub(crate) position: Position,
+    /// All other jobs were looked at, and now nodes are. A process of an older release finds no more jobs then, and ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_workflows: Option<InWorkflows>,
     /// Counts pages, so that the counts of one are added once.
     #[serde(default)]
     pub(crate) page: u64,
@@ -137,10 +151,17 @@ impl Bulk {
             error: None,
             key: None,
             position: Position::Start,
+            in_workflows: None,
             page: 0,
             doing: Vec::new(),
             doing_since: 0,
         }
+    }
+
+    /// Whether it acts on nodes of workflows, too, when its filter names neither jobs nor a workflow. Those that ended go
+    /// with their workflow.
+    pub(crate) fn looks_at_nodes(&self) -> bool {
+        matches!(self.action, Action::Cancel | Action::RunNow) && self.filter.dead != Some(true)
     }
 
     pub fn is_over(&self) -> bool {

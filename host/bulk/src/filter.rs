@@ -30,7 +30,8 @@ pub struct Filter {
     /// A header stamp, `name:value`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// Only the nodes of this workflow; without it no nodes, unless they are named in `ids` or dead.
+    /// Only the nodes of this workflow. Without it a list has no nodes, unless they are dead; an action has those that are
+    /// named in `ids`, and one that cancels or runs jobs now has those of running workflows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow_id: Option<WorkflowId>,
     /// Only those in the dead set.

@@ -55,7 +55,7 @@ pub(crate) struct BulkFilter {
     tag: Option<String>,
     /// A header stamp, `name:value`.
     header: Option<String>,
-    /// Only the nodes of this workflow; without it no nodes.
+    /// Only the nodes of this workflow; without it those of running workflows for `cancel` and `run_now`, and none for others.
     workflow_id: Option<String>,
     /// Only those in the dead set.
     dead: Option<bool>,

@@ -114,7 +114,7 @@ async fn set_paused(api: &Api, caller: &Caller, name: &QueueName, paused: bool) 
     ok(&one(api, caller, name).await?)
 }
 
-/// Cancels every job that waits in the queue: queued, scheduled, retrying. What runs goes on.
+/// Cancels every job that waits in the queue, nodes of workflows among them: queued, scheduled, retrying. What runs goes on.
 #[utoipa::path(
     post, path = "/v1/queues/{name}/purge", tag = "queues",
     responses((status = 202, body = bulk::BulkView, description = "It is being done"))

@@ -79,6 +79,37 @@ async fn a_purge_cancels_what_waits_and_leaves_what_runs() {
 }
 
 #[tokio::test]
+async fn a_purge_and_a_bulk_cancel_take_nodes_of_workflows_along() {
+    let app = TestApp::with_tasks().await;
+    let chord = |queue: &str| {
+        let step = json!({"task": "add", "args": [1, 2], "options": {"queue": queue}});
+        let members = vec![step.clone(); 50];
+        json!({"canvas": {"chord": members, "body": {"chain": [step, {"task": "add", "args": [1]}]}}})
+    };
+    let mut ids = Vec::new();
+    for queue in ["a", "b", "a", "c"] {
+        ids.push(id_of(&app.post("/v1/workflows", chord(queue)).await.ok(202)).to_owned());
+    }
+    app.submit_add(json!({"queue": "a"})).await;
+    let purge = app.post("/v1/queues/a/purge", "").await.ok(202);
+    carry_out(&app).await;
+    assert_eq!(counts(&shown(&app, &purge).await), [101, 101, 0, 0]);
+    let body = json!({"action": "cancel", "filter": {"queue": "b"}});
+    let cancel = app.post("/v1/bulk", body).await.ok(202);
+    carry_out(&app).await;
+    // The body, too: it waits in the same queue. Whoever comes first ends what waits for it.
+    assert!(counts(&shown(&app, &cancel).await)[0] >= 50);
+    for (id, state) in ids.iter().zip(["failed", "failed", "failed", "running"]) {
+        let workflow = app.get(&format!("/v1/workflows/{id}")).await.ok(200);
+        assert!(workflow["state"] == state || state == "failed" && workflow["state"] == "revoked", "{workflow}");
+    }
+    let queues = app.get("/v1/queues").await.ok(200);
+    let queued =
+        |name: &str| queues["items"].as_array().unwrap().iter().find(|q| q["name"] == name).unwrap()["queued"].clone();
+    assert_eq!([queued("a"), queued("b"), queued("c")], [json!(0), json!(0), json!(50)]);
+}
+
+#[tokio::test]
 async fn dead_jobs_are_redriven_with_the_code_of_today_and_another_policy() {
     let app = TestApp::with_tasks().await;
     let dead = app.dead_job().await;
