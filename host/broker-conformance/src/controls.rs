@@ -219,7 +219,7 @@ pub async fn an_exclusive_queue_runs_on_one_worker_at_a_time(s: Subject) {
     assert!(s.claim_as("w2", 10).await.is_empty());
     assert_eq!(numbers(&s.claim_as("w1", 1).await), [3]);
     // Whoever comes when nothing runs has it.
-    s.pass(DEFAULT_LEASE_MS);
+    s.pass_served(DEFAULT_LEASE_MS).await;
     assert_eq!(s.broker.reap(10).await.unwrap().requeued, 3);
     assert_eq!(numbers(&s.claim_as("w2", 2).await), [2, 3]);
     assert!(s.claim_as("w1", 10).await.is_empty());

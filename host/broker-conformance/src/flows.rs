@@ -277,7 +277,7 @@ impl Subject {
 
     /// Lets the lease of what runs pass, and takes it back.
     pub(super) async fn lose(&self) -> Reaped {
-        self.pass(DEFAULT_LEASE_MS);
+        self.pass_served(DEFAULT_LEASE_MS).await;
         self.broker.reap(100).await.unwrap()
     }
 

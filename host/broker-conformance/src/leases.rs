@@ -1,8 +1,9 @@
 //! Deliveries: claim, renew, settle, lose.
 
-use umbel_model::{AttemptRecord, Progress, Usage, job::MAX_HISTORY};
+use umbel_broker::rules::lease::{GRACE_MS, OUTAGE_MS};
+use umbel_model::{AttemptRecord, OnWorkerLost, Progress, Usage, job::MAX_HISTORY};
 
-use super::*;
+use super::{broker_options::*, *};
 
 pub async fn settle_and_claim_happen_in_one_step(s: Subject) {
     s.add(new_job(1)).await;
@@ -17,7 +18,7 @@ pub async fn settle_and_claim_happen_in_one_step(s: Subject) {
 pub async fn a_settle_with_an_old_token_changes_nothing(s: Subject) {
     let id = s.add(new_job(1)).await;
     let old = s.claim_one().await;
-    s.pass(DEFAULT_LEASE_MS);
+    s.pass_served(DEFAULT_LEASE_MS).await;
     s.broker.reap(10).await.unwrap();
     assert_eq!(s.settle(&old, succeed("1")).await, Settled::Lost);
     let new = s.claim_one().await;
@@ -77,7 +78,7 @@ pub async fn an_expired_lease_is_requeued_once_at_its_place(s: Subject) {
     let first = s.add(new_job(1)).await;
     s.add(new_job(2)).await;
     let lost = s.claim_one().await;
-    s.pass(DEFAULT_LEASE_MS - 1);
+    s.pass_served(DEFAULT_LEASE_MS - 1).await;
     assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 0, buried: 0, failed: 0, revoked: 0 });
     s.pass(1);
     assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 1, buried: 0, failed: 0, revoked: 0 });
@@ -89,6 +90,29 @@ pub async fn an_expired_lease_is_requeued_once_at_its_place(s: Subject) {
     assert_eq!(history.iter().map(|h| h.outcome.as_str()).collect::<Vec<_>>(), ["lost"]);
 }
 
+pub async fn what_nobody_could_renew_while_the_store_was_away_is_not_taken_back(s: Subject) {
+    s.add_all([once(1, OnWorkerLost::Fail), new_job(2)]).await;
+    let held = s.claim(1).await.remove(0);
+    let abandoned = s.claim_one().await;
+    for _ in 0..6 {
+        s.pass_served(OUTAGE_MS).await;
+        assert_eq!(s.renew(&held).await, LeaseState::Held);
+        // Away for longer than a lease; then the reaper is faster than the workers.
+        s.pass(20_000);
+        assert_eq!(s.broker.reap(10).await.unwrap(), Reaped::default());
+        s.pass(GRACE_MS / 2);
+        assert_eq!(s.renew(&held).await, LeaseState::Held);
+    }
+    // What nobody renews within a lease is lost.
+    s.broker.reap(10).await.unwrap();
+    s.pass_served(GRACE_MS).await;
+    assert_eq!(s.renew(&held).await, LeaseState::Held);
+    assert_eq!(s.broker.reap(10).await.unwrap(), Reaped { requeued: 1, ..Reaped::default() });
+    assert_eq!(s.settle(&abandoned, succeed("1")).await, Settled::Lost);
+    assert_eq!(s.settle(&held, succeed("1")).await, Settled::Recorded);
+    assert_eq!(s.read(held.id).await.history.len(), 0);
+}
+
 pub async fn a_job_lost_again_goes_to_the_end_of_its_line(s: Subject) {
     for n in 1..=3 {
         s.add(new_job(n)).await;
@@ -97,7 +121,7 @@ pub async fn a_job_lost_again_goes_to_the_end_of_its_line(s: Subject) {
     for expected in [[1, 2], [1, 2], [3, 1]] {
         let ids: Vec<JobId> = s.claim(2).await.into_iter().map(|d| d.id).collect();
         assert_eq!(ids, expected.map(job_id));
-        s.pass(DEFAULT_LEASE_MS);
+        s.pass_served(DEFAULT_LEASE_MS).await;
         assert_eq!(s.broker.reap(10).await.unwrap().buried, u32::from(expected == [3, 1]));
     }
     // Job 3 was lost once and has its place still; job 2 twice.
@@ -109,12 +133,12 @@ pub async fn a_renewed_lease_does_not_expire(s: Subject) {
     s.add(new_job(1)).await;
     let delivery = s.claim_one().await;
     for _ in 0..5 {
-        s.pass(DEFAULT_LEASE_MS - 1);
+        s.pass_served(DEFAULT_LEASE_MS - 1).await;
         assert_eq!(s.renew(&delivery).await, LeaseState::Held);
         assert_eq!(s.broker.reap(10).await.unwrap().requeued, 0);
     }
     // A lease that nobody took back in time is still its holder's.
-    s.pass(DEFAULT_LEASE_MS * 2);
+    s.pass_served(DEFAULT_LEASE_MS * 2).await;
     assert_eq!(s.renew(&delivery).await, LeaseState::Held);
     assert_eq!(s.settle(&delivery, succeed("1")).await, Settled::Recorded);
     assert_eq!(s.renew(&delivery).await, LeaseState::Lost);
@@ -124,7 +148,7 @@ pub async fn a_job_that_kills_its_workers_is_buried(s: Subject) {
     let id = s.add(new_job(1)).await;
     for delivery in 1..=3 {
         assert_eq!(s.claim_one().await.delivery, delivery);
-        s.pass(DEFAULT_LEASE_MS);
+        s.pass_served(DEFAULT_LEASE_MS).await;
         s.broker.reap(10).await.unwrap();
     }
     let record = s.read(id).await;
@@ -139,7 +163,7 @@ pub async fn a_job_that_kills_its_workers_is_buried(s: Subject) {
 pub async fn a_retry_costs_a_retry_and_resets_the_deliveries(s: Subject) {
     let id = s.add(new_job(1)).await;
     s.claim_one().await;
-    s.pass(DEFAULT_LEASE_MS);
+    s.pass_served(DEFAULT_LEASE_MS).await;
     s.broker.reap(10).await.unwrap();
     let delivery = s.claim_one().await;
     assert_eq!(delivery.delivery, 2);
@@ -226,7 +250,7 @@ pub async fn a_cancelled_job_does_not_come_back_by_retry_or_crash(s: Subject) {
     let id = s.add(new_job(4)).await;
     s.claim_one().await;
     s.broker.cancel(&t, id, true).await.unwrap();
-    s.pass(DEFAULT_LEASE_MS);
+    s.pass_served(DEFAULT_LEASE_MS).await;
     assert_eq!(s.broker.reap(10).await.unwrap().revoked, 1);
     assert_eq!(s.state(id).await, JobState::Revoked);
 }

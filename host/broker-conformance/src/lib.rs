@@ -135,6 +135,17 @@ impl Subject {
         self.now.fetch_add(ms, Ordering::SeqCst);
     }
 
+    /// Lets time pass in which the store serves: it is asked to reap, and takes nothing back.
+    pub async fn pass_served(&self, ms: u64) {
+        let mut left = ms;
+        while left > 0 {
+            self.broker.reap(0).await.unwrap();
+            let step = left.min(rules::lease::OUTAGE_MS);
+            self.pass(step);
+            left -= step;
+        }
+    }
+
     async fn add(&self, job: NewJob) -> JobId {
         let answers = self.broker.submit(std::slice::from_ref(&job)).await.unwrap();
         assert_eq!(answers, [Submitted::Created]);

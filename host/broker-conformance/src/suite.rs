@@ -44,6 +44,7 @@ macro_rules! conformance_suite {
             a_settle_that_contradicts_the_recorded_one_is_refused,
             a_result_comes_back_as_it_was_sent,
             an_expired_lease_is_requeued_once_at_its_place,
+            what_nobody_could_renew_while_the_store_was_away_is_not_taken_back,
             a_job_lost_again_goes_to_the_end_of_its_line,
             a_renewed_lease_does_not_expire,
             a_job_that_kills_its_workers_is_buried,

@@ -4,7 +4,7 @@
 //! An operation that may have been done is repeated only if its caller says that this is harmless.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,17 +12,22 @@ use std::{
     time::Duration,
 };
 
+use futures::TryFutureExt as _;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind,
-    Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
+    ServerErrorKind, Value, aio::MultiplexedConnection,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::watch,
+    time::Instant,
+};
 use umbel_broker::{Error, Result};
 
 use crate::{
     RedisConfig,
     keys::{Keys, VERSION},
-    library::Library,
+    library::{Library, commands},
     settings::{self, Durability},
 };
 
@@ -34,6 +39,9 @@ pub(crate) const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
 /// Commands that wait to be written, and bytes: a batch is 100 KB and more.
 const PIPELINE: usize = 256;
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
+
+/// A password that is not encoded ends in its middle.
+const ENCODE: &str = "; write characters such as / ? # @ % of a password percent-encoded: %2F %3F %23 %40 %25";
 
 /// May a command be sent again when its reply was lost?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +61,16 @@ enum State {
 struct Live {
     generation: u64,
     connection: MultiplexedConnection,
+    /// None when the user has no right to know it.
+    client: Option<ServersClient>,
+}
+
+/// How a server knows a connection.
+#[derive(Debug, Clone)]
+struct ServersClient {
+    /// Of the server's process.
+    run_id: String,
+    id: i64,
 }
 
 impl fmt::Debug for Live {
@@ -96,13 +114,13 @@ impl Connection {
             warned: AtomicBool::new(false),
         });
         match this.open().await {
-            Ok(connection) => {
-                this.state.send_replace(State::Up(Live { generation: 0, connection }));
+            Ok((connection, client)) => {
+                this.state.send_replace(State::Up(Live { generation: 0, connection, client }));
             }
             Err(error @ Error::Unavailable(_)) if config.wait_for_server => {
                 tracing::warn!(address = %this.address(), %error, "Redis is not there yet; waiting for it");
                 this.state.send_replace(State::Down(error));
-                this.reconnect(0);
+                this.reconnect(0, None);
             }
             Err(error) => return Err(error),
         }
@@ -123,38 +141,123 @@ impl Connection {
     }
 
     /// A connection to a server that may be used.
-    pub(crate) async fn open(&self) -> Result<MultiplexedConnection> {
+    pub(crate) async fn open(&self) -> Result<(MultiplexedConnection, Option<ServersClient>)> {
+        // The handshake has no limit of its own: a stopped server accepts connections and says nothing.
+        let opening = async {
+            let mut connection = self.connect().await.map_err(|error| self.told(&error))?;
+            let client = self.accept(&mut connection).await?;
+            Ok((connection, client))
+        };
+        // Nothing that a server says to a new connection is the fault of an operation.
+        let opening = opening.map_err(|error| match error {
+            Error::Failed(why) => Error::Unavailable(why),
+            other => other,
+        });
+        let late = || Error::Unavailable(format!("{} did not answer in {:?}", self.address(), self.connect_timeout));
+        tokio::time::timeout(self.connect_timeout, opening).await.map_err(|_| late())?
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.response_timeout))
             .set_pipeline_buffer_size(PIPELINE)
             .set_write_backpressure_boundary(WRITE_BUFFER_BYTES);
-        // The handshake has no limit of its own: a stopped server accepts connections and says nothing.
-        let opening = async {
-            let mut connection = self
-                .client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
-                .map_err(|error| self.told(&error))?;
-            self.accept(&mut connection).await?;
-            Ok(connection)
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Whether the server serves nobody: nothing listens where it should, or it listens and does not answer, or takes no
+    /// writes. One that cannot be reached may serve others, and so may the successor of one that is a replica now.
+    pub(crate) async fn is_away(&self, within: Duration) -> bool {
+        match tokio::time::timeout(within / 2, self.reach()).await {
+            Err(_) => return false,
+            Ok(Err(error)) => {
+                return matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+            }
+            Ok(Ok(())) => {}
+        }
+        let writing = async {
+            let mut connection = self.connect().await?;
+            self.check_call().query_async::<Value>(&mut connection).await
         };
-        let late = || Error::Unavailable(format!("{} did not answer in {:?}", self.address(), self.connect_timeout));
-        tokio::time::timeout(self.connect_timeout, opening).await.map_err(|_| late())?
+        match tokio::time::timeout(within / 2, writing).await {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => is_no_write_from_anybody(&error),
+            Err(_) => true,
+        }
+    }
+
+    /// Whether something listens at the address.
+    async fn reach(&self) -> io::Result<()> {
+        match self.address() {
+            ConnectionAddr::Tcp(host, port) => TcpStream::connect((host.as_str(), *port)).await.map(drop),
+            ConnectionAddr::Unix(path) => UnixStream::connect(path).await.map(drop),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn check_call(&self) -> Cmd {
+        self.library.call("check", self.keys.routing()).arg(";0").arg(commands()).to_owned()
     }
 
     /// Looks whether the server is one that keeps what it is given, and holds nothing of a newer release.
-    async fn accept(&self, connection: &mut MultiplexedConnection) -> Result<()> {
+    async fn accept(&self, connection: &mut MultiplexedConnection) -> Result<Option<ServersClient>> {
         let info = redis::cmd("INFO").query_async::<String>(connection).await.map_err(|e| self.told(&e))?;
         let quiet = self.warned.swap(true, Ordering::Relaxed);
         settings::check(&info, self.allow_unsafe_settings, quiet)?;
         settings::check_durability(&info, self.durability, quiet)?;
+        // One that was not a replica when this process started was the primary, and may be it again.
+        self.refuse_replica(&info, !quiet)?;
         self.load_library(connection).await?;
         let take_over = self.library.call("take_over", self.keys.routing()).arg(";0").to_owned();
+        let may_go_on = |error: &RedisError| takes_no_writes(error) || is_unknown_function(error);
         match take_over.query_async::<Value>(connection).await {
-            Err(error) if !takes_no_writes(&error) && !is_unknown_function(&error) => Err(self.told(&error)),
-            _ => Ok(()),
+            Err(error) if !may_go_on(&error) => return Err(self.told(&error)),
+            _ => {}
         }
+        match self.check_call().query_async::<Vec<String>>(connection).await {
+            Ok(missing) => self.refuse_rights(&missing)?,
+            Err(error) if may_go_on(&error) => {}
+            Err(error) => return Err(self.told(&error)),
+        }
+        let id = redis::cmd("CLIENT").arg("ID").query_async::<i64>(connection).await.ok();
+        let run_id = settings::field(&info, "run_id").map(str::to_owned);
+        Ok(id.zip(run_id).map(|(id, run_id)| ServersClient { run_id, id }))
+    }
+
+    /// What was sent on a connection that was given up, and is not done yet, is not to be done any more: nobody would
+    /// hold the leases of a claim. Without the right to it, it is left.
+    async fn end_client(&self, connection: &mut MultiplexedConnection, old: &ServersClient) {
+        let kill = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old.id).to_owned();
+        if let Err(error) = kill.query_async::<Value>(connection).await {
+            tracing::debug!(address = %self.address(), %error, "the old connection was left to end by itself");
+        }
+    }
+
+    fn refuse_replica(&self, info: &str, is_first: bool) -> Result<()> {
+        match (settings::is_replica(info), is_first) {
+            (false, _) => Ok(()),
+            (true, true) => {
+                Err(Error::Refused("it is a replica, which takes no writes; give the address of the primary".into()))
+            }
+            (true, false) => Err(self.became_replica()),
+        }
+    }
+
+    fn became_replica(&self) -> Error {
+        Error::Unavailable(format!("{} is a read-only replica; waiting until it is the primary", self.address()))
+    }
+
+    /// Rights that a function lacks end it in its middle: what it wrote before stays.
+    pub(crate) fn refuse_rights(&self, missing: &[String]) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "{}: the user of the address has no right to {}; give them with ACL SETUSER",
+            self.address(),
+            missing.join(", ")
+        )))
     }
 
     /// Gives the server the functions. One that takes no writes is asked again when a function is called.
@@ -178,11 +281,13 @@ impl Connection {
         }
     }
 
-    /// Whether the server answers and may be used.
+    /// Whether the server answers, may be used, and takes a write. The functions must be there.
     pub(crate) async fn check(self: &Arc<Self>) -> Result<()> {
         match self.query(&redis::cmd("INFO"), Repeat::Safe).await {
             Ok(Value::BulkString(info)) => {
-                settings::check(&String::from_utf8_lossy(&info), self.allow_unsafe_settings, true)
+                let info = String::from_utf8_lossy(&info);
+                settings::check(&info, self.allow_unsafe_settings, true)?;
+                self.refuse_replica(&info, false)
             }
             Ok(_) | Err(Failed::UnknownFunction) => Err(Error::Failed("INFO was answered with something else".into())),
             Err(Failed::Broker(error)) => Err(error),
@@ -235,31 +340,38 @@ impl Connection {
 
     /// Gives a connection up; the first who does says so and starts to make it anew.
     fn lost(self: &Arc<Self>, generation: u64, why: &Error) {
-        let first = self.state.send_if_modified(|state| {
-            let current = matches!(state, State::Up(live) if live.generation == generation);
-            if current {
+        let mut client = None;
+        let first = self.state.send_if_modified(|state| match state {
+            State::Up(live) if live.generation == generation => {
+                client = live.client.take();
                 *state = State::Down(why.clone());
+                true
             }
-            current
+            _ => false,
         });
         if first {
             tracing::warn!(address = %self.address(), error = %why, "the connection to Redis is lost; connecting again");
-            self.reconnect(generation + 1);
+            self.reconnect(generation + 1, client);
         }
     }
 
     /// Connects for ever in the background, until this is dropped.
-    fn reconnect(self: &Arc<Self>, generation: u64) {
+    fn reconnect(self: &Arc<Self>, generation: u64, old: Option<ServersClient>) {
         let weak = Arc::downgrade(self);
         tokio::spawn(async move {
             let since = Instant::now();
             let mut pause = FIRST_PAUSE;
             while let Some(this) = weak.upgrade() {
                 match this.open().await {
-                    Ok(connection) => {
+                    Ok((mut connection, client)) => {
+                        if let Some(old) = old
+                            && client.as_ref().is_some_and(|new| new.run_id == old.run_id)
+                        {
+                            this.end_client(&mut connection, &old).await;
+                        }
                         let down_ms = since.elapsed().as_millis() as u64;
                         tracing::info!(address = %this.address(), down_ms, "connected to Redis again");
-                        this.state.send_replace(State::Up(Live { generation, connection }));
+                        this.state.send_replace(State::Up(Live { generation, connection, client }));
                         return;
                     }
                     Err(error) => {
@@ -287,14 +399,23 @@ impl Connection {
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
                 Error::Refused(format!("{text} (check user and password in the address, and the user's permissions)"))
             }
-            (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => {
-                Error::Unavailable(format!("{} is a read-only replica", self.address()))
-            }
+            (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => self.became_replica(),
+            (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => Error::Unavailable(format!(
+                "{} is a node of a Redis Cluster, and the keys of umbel are on another one{}; all of them are in one slot, \
+                 and umbel follows no redirections: give the address of the node that has it, or of a Redis that is no \
+                 cluster",
+                self.address(),
+                error.redirect_node().map(|(node, slot)| format!(" ({node} has slot {slot})")).unwrap_or_default()
+            )),
             (_, "OUTGROWN") => Error::Refused(format!(
                 "{}, and this release of umbel knows versions up to {VERSION}; use the release that wrote it, or a later one",
                 error.detail().unwrap_or("it holds data of another version")
             )),
             (_, "MISCONF") => Error::Unavailable(format!("{} cannot write to its disk: {error}", self.address())),
+            (_, "NOREPLICAS") => Error::Unavailable(format!(
+                "{} has fewer replicas in sync than its min-replicas-to-write, and takes no writes",
+                self.address()
+            )),
             (_, "BUSY") => Error::Unavailable(format!("{} is busy with a function", self.address())),
             _ => match verdict(error) {
                 Verdict::Answered => Error::Failed(text),
@@ -312,9 +433,14 @@ fn is_known_library(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("already exists"))
 }
 
-/// Because it is full, or cannot write to its disk.
+/// Because it is full, cannot write to its disk, or has too few replicas.
 fn takes_no_writes(error: &RedisError) -> bool {
-    matches!(error.code(), Some("OOM" | "MISCONF"))
+    matches!(error.code(), Some("OOM" | "MISCONF" | "NOREPLICAS"))
+}
+
+/// No other process can have written anything.
+fn is_no_write_from_anybody(error: &RedisError) -> bool {
+    matches!(error.code(), Some("MISCONF" | "NOREPLICAS" | "LOADING" | "BUSY" | "CLUSTERDOWN"))
 }
 
 /// Why there is no answer.
@@ -340,7 +466,7 @@ pub(crate) fn verdict(error: &RedisError) -> Verdict {
     match error.kind() {
         ErrorKind::Server(S::BusyLoading | S::TryAgain | S::ClusterDown | S::MasterDown) => Verdict::NotReady,
         // After a failover the name may lead to the new primary.
-        ErrorKind::Server(S::ReadOnly) => Verdict::Lost,
+        ErrorKind::Server(S::ReadOnly | S::Moved | S::Ask) => Verdict::Lost,
         ErrorKind::Server(_) | ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => Verdict::Answered,
         ErrorKind::Extension if error.code() == Some("BUSY") => Verdict::NotReady,
         ErrorKind::Io | ErrorKind::Parse => Verdict::Lost,
@@ -362,7 +488,16 @@ fn client(url: &str) -> Result<Client> {
         let why = "this build of umbel has no TLS; use redis:// in a network that you trust, or a TLS tunnel";
         return Err(Error::Refused(why.into()));
     }
-    let refused = |e: RedisError| Error::Refused(format!("the address of Redis cannot be read: {}", e.category()));
+    let refused = |e: RedisError| {
+        let hint = if url.contains('@') { ENCODE } else { "" };
+        Error::Refused(format!("the address of Redis cannot be read: {}{hint}", e.category()))
+    };
+    if let Some(rest) = url.split_once("://").map(|(_, rest)| rest)
+        && !url.starts_with("redis+unix")
+        && rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
+    {
+        return Err(Error::Refused(format!("the address of Redis has an @ behind the host{ENCODE}")));
+    }
     let info = url.into_connection_info().map_err(refused)?;
     // Nagle's algorithm would cost 40 ms a round trip.
     let tcp = info.tcp_settings().clone().set_nodelay(true);

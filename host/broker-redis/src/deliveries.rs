@@ -1,12 +1,22 @@
 //! Deliveries: claimed, renewed and settled, in batches.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use redis::Value;
 use umbel_broker::{Claim, Deliveries, Delivery, Error, LeaseState, Renewal, Result, Settle, Settled};
 
+use umbel_model::Token;
+
 use crate::{RedisBroker, answers::Answer, args, connection::Repeat, encode, jobs::BATCH, unknown_code};
+
+/// Claims whose answers were lost and that are remembered.
+const MAX_LOST_CLAIMS: usize = 100;
+/// Leases among which the jobs of lost claims are looked for: those that end last.
+const MAX_LEASES: u32 = 20_000;
 
 #[async_trait]
 impl Deliveries for RedisBroker {
@@ -59,7 +69,58 @@ impl Deliveries for RedisBroker {
     }
 }
 
+/// Claims whose answers were lost: their jobs may have been handed out, to nobody.
+#[derive(Debug, Default)]
+pub(crate) struct LostClaims(Mutex<Vec<Token>>);
+
+impl LostClaims {
+    fn seeds(&self) -> MutexGuard<'_, Vec<Token>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, seeds: impl IntoIterator<Item = Token>) {
+        let mut all = self.seeds();
+        all.extend(seeds);
+        let old = all.len().saturating_sub(MAX_LOST_CLAIMS);
+        all.drain(..old);
+    }
+}
+
+/// A claim under way. It is lost when this is dropped, unless it was answered.
+struct Claiming<'a> {
+    lost: &'a LostClaims,
+    seed: Option<Token>,
+}
+
+impl Drop for Claiming<'_> {
+    fn drop(&mut self) {
+        self.lost.add(self.seed.take());
+    }
+}
+
 impl RedisBroker {
+    /// Hands back what lost claims may hold; otherwise it would wait until their leases end.
+    async fn hand_back(&self) -> Result<()> {
+        let seeds = std::mem::take(&mut *self.lost_claims.seeds());
+        if seeds.is_empty() {
+            return Ok(());
+        }
+        let mut args = args([&MAX_LEASES]);
+        args.extend(seeds.iter().map(|seed| seed.as_str().as_bytes().to_vec()));
+        match self.typed::<u32>("hand_back", args, Repeat::Safe).await {
+            Ok(jobs) => {
+                if jobs > 0 {
+                    tracing::warn!(jobs, "the answer to a claim was lost; its jobs are handed back");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.lost_claims.add(seeds);
+                Err(error)
+            }
+        }
+    }
+
     async fn settle_batch(
         &self,
         settles: &[Settle],
@@ -74,8 +135,16 @@ impl RedisBroker {
         let grows = settles.iter().any(|settle| settle.growth.is_some());
         args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
         args.extend(encode::settles(settles)?);
-        let value =
-            if grows { self.settle_growing(args, repeat).await? } else { self.run("settle", args, repeat).await? };
+        if then.is_some() {
+            self.hand_back().await?;
+        }
+        let mut claiming = Claiming { lost: &self.lost_claims, seed: then.map(|claim| claim.token_seed.clone()) };
+        let answer =
+            if grows { self.settle_growing(args, repeat).await } else { self.run("settle", args, repeat).await };
+        if !matches!(answer, Err(Error::Unavailable(_))) {
+            claiming.seed = None;
+        }
+        let value = answer?;
         let mut answer = Answer::new(value)?;
         for code in answer.text()?.bytes() {
             settled.push(match code {

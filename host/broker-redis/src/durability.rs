@@ -70,7 +70,7 @@ impl Confirming {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut own = match idle {
                 Some(own) => own,
-                None => connection.open().await.map_err(Failed::Broker)?,
+                None => connection.open().await.map_err(Failed::Broker)?.0,
             };
             let error = match command.query_async::<Value>(&mut own).await {
                 Ok(value) => {

@@ -40,6 +40,7 @@
 //! | `followed`, `events:<tenant>` | hash, list | event subscriptions: until when, and the last number, by tenant; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `service_leases.lua` |
+//! | `meta:reaping_v1` | string | when leases were last taken back, and from when on they may be, see `maintenance.lua` |
 //! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!

@@ -36,6 +36,7 @@ use umbel_broker::{Clock, Error, Limits, Result};
 
 use answers::Answer;
 use connection::{Connection, Failed, Repeat};
+use deliveries::LostClaims;
 use durability::Confirming;
 use hints::Signals;
 use keys::Keys;
@@ -106,6 +107,7 @@ pub struct RedisBroker {
     signals: Signals,
     clock: Clock,
     limits: Limits,
+    lost_claims: LostClaims,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -129,7 +131,8 @@ impl RedisBroker {
         let connection = Connection::start(&config, Keys::new(&config.prefix, SHARD)).await?;
         let RedisConfig { clock, limits, durability, confirm_timeout, .. } = config;
         let confirming = Confirming::new(durability, confirm_timeout);
-        let broker = Self { connection, confirming, signals: Signals::new(), clock, limits };
+        let broker =
+            Self { connection, confirming, signals: Signals::new(), clock, limits, lost_claims: LostClaims::default() };
         // Without a server, the next one who connects does it.
         if broker.connection.is_up() {
             broker.finish_upgrade().await?;

@@ -2,6 +2,8 @@
 //!
 //! Its name is a hash of its code. So each build finds the functions that it was made for, beside those of other builds.
 
+use std::collections::BTreeSet;
+
 use redis::{Cmd, FromRedisValue, Value};
 
 /// How the names of all libraries of this crate begin.
@@ -35,8 +37,18 @@ pub(crate) const CODE: &str = code! {
     "do" "events" "end"
     "do" "registry" "end"
     "do" "service_leases" "end"
+    "do" "check" "end"
     "do" "audit_keys" "audit_sets" "audit_counts" "end"
 };
+
+/// The commands that the functions use, sorted.
+pub(crate) fn commands() -> BTreeSet<&'static str> {
+    let calls = ["call('", "in_pieces('"].into_iter().flat_map(|begin| CODE.split(begin).skip(1));
+    calls
+        .filter_map(|rest| rest.split('\'').next())
+        .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase()))
+        .collect()
+}
 
 /// The library as this build has it.
 #[derive(Debug)]

@@ -1,13 +1,15 @@
 //! The passage of time, and the state of the store.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use umbel_broker::{
     Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE,
-    rules::lease::max_deliveries_message,
+    rules::lease::{GRACE_MS, OUTAGE_MS, max_deliveries_message},
 };
 use umbel_model::Failure;
 
-use crate::{RedisBroker, args, bytes::json, connection::Repeat};
+use crate::{RedisBroker, args, bytes::json, connection::Repeat, library::commands};
 
 /// Jobs of one call; it stops everybody else while it runs.
 const BATCH: u32 = 1_000;
@@ -31,7 +33,7 @@ impl Maintenance for RedisBroker {
         let number = u32::MAX;
         let failure = Failure::new("max_deliveries", max_deliveries_message(number));
         let lost = json(&Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
-        let args = args([&max.min(BATCH), &json(&failure)?, &number, &lost]);
+        let args = args([&max.min(BATCH), &json(&failure)?, &number, &lost, &OUTAGE_MS, &GRACE_MS]);
         let mut answer = self.answer("reap", args, Repeat::Safe).await?;
         Ok(Reaped {
             requeued: answer.number()? as u32,
@@ -55,8 +57,15 @@ impl Maintenance for RedisBroker {
         Ok(u64::try_from(others_ms).ok())
     }
 
+    async fn is_away(&self, within: Duration) -> bool {
+        self.connection.is_away(within).await
+    }
+
     async fn check(&self) -> Result<()> {
-        self.connection.check().await
+        self.connection.check().await?;
+        let commands = commands().into_iter().map(Vec::from).collect();
+        let missing: Vec<String> = self.typed("check", commands, Repeat::Safe).await?;
+        self.connection.refuse_rights(&missing)
     }
 
     async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {

@@ -1,4 +1,4 @@
-//! Which servers are refused: those that throw data away, are too old, or take no writes. Reads the text of `INFO`,
+//! Which servers are refused: those that throw data away, or are too old. Reads the text of `INFO`,
 //! because `CONFIG` is often forbidden where Redis is rented.
 
 use std::str::FromStr;
@@ -50,9 +50,6 @@ pub(crate) fn check(info: &str, allow_unsafe: bool, quiet: bool) -> Result<()> {
             OLDEST.0, OLDEST.1
         )));
     }
-    if field("role") == Some("slave") {
-        return Err(Error::Refused("it is a replica, which takes no writes; give the address of the primary".into()));
-    }
     if let Some(policy) = field("maxmemory_policy").filter(|policy| *policy != "noeviction") {
         let why = format!(
             "maxmemory-policy is {policy}: when its memory is full, Redis would delete jobs that were accepted. \
@@ -100,8 +97,13 @@ pub(crate) fn check_durability(info: &str, durability: Durability, quiet: bool) 
     }
 }
 
+/// A replica takes no writes.
+pub(crate) fn is_replica(info: &str) -> bool {
+    field(info, "role") == Some("slave")
+}
+
 /// A field of the text of `INFO`.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
 }
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn old_servers_and_replicas_are_refused() {
+    fn old_servers_are_refused() {
         for old in ["5.0.14", "6.2.14"] {
             let Err(Error::Refused(why)) = check(&info("noeviction", old, "master"), true, true) else {
                 panic!("{old} was accepted")
@@ -140,7 +142,9 @@ mod tests {
             assert!(why.contains(old) && why.contains("7.0") && why.contains("Valkey"), "{why}");
         }
         assert!(check(&info("noeviction", "7.0.0", "master"), false, true).is_ok());
-        assert!(check(&info("noeviction", "7.2.4", "slave"), true, true).is_err());
+        assert!(
+            is_replica(&info("noeviction", "7.2.4", "slave")) && !is_replica(&info("noeviction", "7.2.4", "master"))
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use umbel_broker::{Clock, Finding, Limits, Maintenance, Promoted, Reaped, Result, in_process::Channels};
@@ -118,8 +118,15 @@ impl Maintenance for SqliteBroker {
         Ok(deleted)
     }
 
+    /// Whoever reaps needs the same writer.
+    async fn is_away(&self, within: Duration) -> bool {
+        let written = tokio::time::timeout(within, self.write(0, |_| Ok(())));
+        !matches!(written.await, Ok(Ok(())))
+    }
+
     async fn check(&self) -> Result<()> {
-        self.read(|view| view.check()).await
+        self.read(|view| view.check()).await?;
+        self.write(0, |step| step.check()).await
     }
 
     async fn audit(&self, fix: bool) -> Result<Vec<Finding>> {

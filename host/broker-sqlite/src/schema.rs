@@ -22,7 +22,7 @@ const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".
 const APPLICATION_ID: i64 = 0x554d_424c;
 /// How long SQLite waits for a lock that a checkpoint or a foreign reader holds.
-const BUSY: Duration = Duration::from_secs(5);
+pub(crate) const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept by a connection: all that this crate has.
 const STATEMENTS: usize = 256;
 const WRITER_CACHE_KIB: u32 = 16 << 10;

@@ -1,6 +1,6 @@
 //! Maintenance: the steps that background services call again and again, and the checks of a store.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,9 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     async fn promote(&self, max: u32) -> Result<Promoted>;
 
     /// Takes back at most `max` expired leases: to their place in the queue the first time, to its end after that, and
-    /// to the dead set after too many; or as `BrokerOptions::on_lost` says.
+    /// to the dead set after too many; or as `BrokerOptions::on_lost` says. Called every second: when more than
+    /// `rules::lease::OUTAGE_MS` passed since the last call, the store was away, and workers could not renew their leases.
+    /// Then nothing is taken back for `rules::lease::GRACE_MS`.
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
     /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them, and all
@@ -30,6 +32,11 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
         let _ = (service, process, ttl_ms);
         Ok(None)
     }
+
+    /// Whether the store serves nobody now, as far as can be seen from here: it does not run, does not answer, or takes no
+    /// writes. Then no other process can take leases back. False when nothing is known. Takes at most `within`. Asked by
+    /// workers that cannot renew.
+    async fn is_away(&self, within: Duration) -> bool;
 
     /// Checks that the store answers and that its settings are safe.
     async fn check(&self) -> Result<()>;

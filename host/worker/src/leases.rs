@@ -146,6 +146,12 @@ impl LeaseTable {
         }
     }
 
+    /// When the first lease of a guest ends.
+    pub(crate) fn soonest_end(&self) -> Option<Instant> {
+        let open = self.leases.values().filter(|lease| lease.phase == Phase::Open);
+        open.map(|lease| lease.until).min()
+    }
+
     /// Stops guests whose lease was not renewed until `margin` before its end: it may be lost already.
     pub(crate) fn stop_expired(&mut self, now: Instant, margin: Duration) -> u32 {
         let expired = |lease: &&mut Lease| lease.phase == Phase::Open && lease.until <= now + margin;

@@ -1,6 +1,7 @@
 //! Settles that wait for the broker, and how they are batched.
 //!
-//! Invariants: a settle leaves only when it is answered, when its lease is lost, or when it failed alone too often; a settle
+//! Invariants: a settle leaves only when it is answered, when its lease is lost, or when it failed alone too often while the
+//! broker answered others; a settle
 //! that the broker cannot take does not delay the others for long, and neither does a claim that fails. While there is plenty
 //! of claimed work, settles are gathered for a few milliseconds to share a round trip; otherwise none waits for others.
 
@@ -13,8 +14,11 @@ use crate::{active_delivery::ActiveDelivery, completion::Finished, leases::Lease
 
 /// Settles of one round trip at most.
 const BATCH: usize = 500;
-/// Failures of a settle sent alone, for another reason than reach, before it is given up.
+/// Failures of a settle sent alone, for another reason than reach, each while the broker answered others, before it is given
+/// up.
 const MAX_FAILURES: u32 = 8;
+/// The same while it answered nobody: then the fault is the broker's. Some three minutes.
+const MAX_FAILURES_OF_ALL: u32 = 100;
 
 /// Bytes of one round trip; the last settle may go beyond it.
 const MAX_BATCH_BYTES: usize = 8 << 20;
@@ -42,19 +46,29 @@ fn size_of(settle: &Settle) -> usize {
     result + growth
 }
 
+/// How often a settle failed alone.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failures {
+    all: u32,
+    /// After those before, the broker had answered something else.
+    own: u32,
+    /// Answers of the broker at the last of them.
+    answers: u64,
+}
+
 /// One waiting settle.
 #[derive(Debug)]
 struct Waiting {
     active: Arc<ActiveDelivery>,
     settle: Settle,
-    failures: u32,
+    failures: Failures,
 }
 
 /// Settles of one round trip, and the delivery of each with its failures so far: two lists of the same order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) settles: Vec<Settle>,
-    deliveries: Vec<(Arc<ActiveDelivery>, u32)>,
+    deliveries: Vec<(Arc<ActiveDelivery>, Failures)>,
 }
 
 impl Batch {
@@ -79,6 +93,8 @@ pub(crate) struct Outbox {
     max_batch: usize,
     /// A call with settles and a claim failed: no call has both until a claim alone is answered.
     without_claim: bool,
+    /// Calls that the broker answered.
+    answers: u64,
     /// Finished attempts are gathered until then; None: they are sent at once.
     pub(crate) gather_until: Option<Instant>,
 }
@@ -90,6 +106,7 @@ impl Outbox {
             after_renewal: Vec::new(),
             max_batch: BATCH,
             without_claim: false,
+            answers: 0,
             gather_until: None,
         }
     }
@@ -106,7 +123,7 @@ impl Outbox {
 
     /// `is_reporting`: a renewal under way carries reports of the delivery.
     pub(crate) fn push(&mut self, finished: Finished, is_reporting: bool) {
-        let waiting = Waiting { active: finished.active, settle: finished.settle, failures: 0 };
+        let waiting = Waiting { active: finished.active, settle: finished.settle, failures: Failures::default() };
         if is_reporting { self.after_renewal.push(waiting) } else { self.ready.push_back(waiting) }
     }
 
@@ -125,9 +142,9 @@ impl Outbox {
         };
         // A settle that failed alone would make the others fail, too.
         let count = match self.ready.front() {
-            Some(first) if first.failures > 0 => 1,
+            Some(first) if first.failures.all > 0 => 1,
             _ => {
-                let unsuspected = self.ready.iter().take_while(|waiting| waiting.failures == 0);
+                let unsuspected = self.ready.iter().take_while(|waiting| waiting.failures.all == 0);
                 unsuspected.take(self.max_batch).take_while(fits).count()
             }
         };
@@ -144,7 +161,7 @@ impl Outbox {
 
     /// Whether batches are as large as they may be, and nothing failed of late.
     pub(crate) fn is_undisturbed(&self) -> bool {
-        let suspects = self.ready.front().is_some_and(|first| first.failures > 0);
+        let suspects = self.ready.front().is_some_and(|first| first.failures.all > 0);
         self.max_batch == BATCH && !self.without_claim && !suspects
     }
 
@@ -153,7 +170,13 @@ impl Outbox {
         self.gather_until.filter(|until| *until > now)
     }
 
+    /// The broker answered another call.
+    pub(crate) fn answered(&mut self) {
+        self.answers += 1;
+    }
+
     pub(crate) fn succeeded(&mut self) {
+        self.answered();
         self.max_batch = (self.max_batch * 2).min(BATCH);
     }
 
@@ -188,9 +211,12 @@ impl Outbox {
         if batch.deliveries.len() != 1 {
             return self.put_back(batch);
         }
-        batch.deliveries[0].1 += 1;
-        let (active, failures) = &batch.deliveries[0];
-        if *failures >= MAX_FAILURES {
+        let (active, failures) = &mut batch.deliveries[0];
+        let is_first = failures.all == 0;
+        failures.all += 1;
+        failures.own += u32::from(is_first || self.answers > failures.answers);
+        failures.answers = self.answers;
+        if failures.own >= MAX_FAILURES || failures.all >= MAX_FAILURES_OF_ALL {
             let delivery = &active.delivery;
             tracing::error!(tenant = %delivery.tenant, job = %delivery.id, "outcome dropped: the broker cannot take it");
             leases.remove(active.seq);
@@ -245,6 +271,8 @@ mod tests {
                 // Once it is known, it goes alone.
                 assert!(failures == 0 || batch.settles.len() == 1);
                 outbox.failed(batch, &mut leases);
+                // Leases are renewed.
+                outbox.answered();
             } else {
                 left.extend(seqs(&batch));
                 outbox.succeeded();
@@ -253,5 +281,18 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, (1..=100).filter(|seq| *seq != 42).collect::<Vec<_>>());
         assert_eq!((failures, leases.len()), (MAX_FAILURES, 99));
+    }
+
+    #[test]
+    fn a_broker_that_fails_on_everything_is_no_reason_to_give_up_an_outcome_soon() {
+        let (mut outbox, mut leases) = waiting(1);
+        let mut failures = 0;
+        while outbox.ready() > 0 {
+            let batch = outbox.batch();
+            outbox.failed(batch, &mut leases);
+            failures += 1;
+            assert!(outbox.ready() == 1 || failures == MAX_FAILURES_OF_ALL);
+        }
+        assert_eq!((failures, leases.len()), (MAX_FAILURES_OF_ALL, 0));
     }
 }

@@ -9,6 +9,7 @@ mod capacity;
 mod claims;
 mod commands;
 mod lifecycle;
+mod outage;
 mod renewals;
 mod round_trip;
 
@@ -40,6 +41,7 @@ use capacity::Capacity;
 use claims::ClaimSchedule;
 use commands::Applied;
 use lifecycle::Lifecycle;
+use outage::Outage;
 use renewals::Renewals;
 use round_trip::RoundTrips;
 
@@ -75,6 +77,7 @@ pub(crate) struct PollLoop {
     discovery: Discovery,
     leases: LeaseTable,
     renewals: Renewals,
+    outage: Outage,
     outbox: Outbox,
     round_trips: RoundTrips,
     /// The broker failed: no round trip before its end.
@@ -98,6 +101,7 @@ impl PollLoop {
             discovery: Discovery::default(),
             leases: LeaseTable::new(lease),
             renewals: Renewals::new(lease, channels.wakers.clone(), now),
+            outage: Outage::new(lease),
             outbox: Outbox::new(),
             round_trips: RoundTrips::default(),
             failures: Backoff::default(),
@@ -117,7 +121,7 @@ impl PollLoop {
         // Subscribed before the first claim: no hint between the two is missed.
         let mut work = Hints::subscribe(self.broker.clone(), Topic::Work).await;
         let mut cancels = Hints::subscribe(self.broker.clone(), Topic::Cancel).await;
-        let mut renewal = None;
+        let (mut renewal, mut asking) = (None, None);
         let mut arrived: Vec<Finished> = Vec::new();
         loop {
             let now = Instant::now();
@@ -128,6 +132,9 @@ impl PollLoop {
                 return end;
             }
             self.follow_clock(now);
+            if asking.is_none() {
+                asking = self.outage.ask(now, self.leases.soonest_end(), self.lease_margin(), &self.broker);
+            }
             if renewal.is_none() {
                 renewal = self.start_renewal(now);
             }
@@ -145,8 +152,15 @@ impl PollLoop {
                 Some(done) = self.round_trips.next() => self.round_trip_done(done),
                 sent = poll_some(&mut renewal) => {
                     renewal = None;
+                    if sent.1.is_ok() {
+                        self.outbox.answered();
+                    }
                     self.renewals.done(Instant::now(), &mut self.leases, sent);
                     self.outbox.renewal_done();
+                }
+                is_away = poll_some(&mut asking) => {
+                    asking = None;
+                    self.outage_answered(Instant::now(), is_away);
                 }
                 // Not during a round trip: the attempts that end meanwhile are the next batch, and need not wake the loop.
                 n = self.channels.finished.recv_many(&mut arrived, MAX_CLAIM as usize),
@@ -163,9 +177,11 @@ impl PollLoop {
 
     /// Does what is due by the clock alone.
     fn follow_clock(&mut self, now: Instant) {
-        let stopped = self.leases.stop_expired(now, self.lease_margin());
-        if stopped > 0 {
-            tracing::warn!(worker = %self.config.id, stopped, "leases were not renewed in time, their guests are stopped");
+        if !self.outage.keeps(now) {
+            let stopped = self.leases.stop_expired(now, self.lease_margin());
+            if stopped > 0 {
+                tracing::warn!(worker = %self.config.id, stopped, "leases were not renewed in time, their guests are stopped");
+            }
         }
         if self.local_queue.stalled_since().is_some_and(|since| since + STALL <= now) {
             self.prefetch.stalled();
@@ -176,6 +192,14 @@ impl PollLoop {
         let held = (open.saturating_sub(waiting), self.leases.len());
         self.channels.vitals.set(|info| (info.running, info.leases) = held);
         self.check_load(now);
+    }
+
+    fn outage_answered(&mut self, now: Instant, is_away: bool) {
+        if is_away && !self.outage.is_away() {
+            let running = self.leases.open;
+            tracing::warn!(worker = %self.config.id, running, "the broker serves nobody; guests go on, their leases are kept");
+        }
+        self.outage.answered(now, is_away);
     }
 
     /// A guest is stopped this time before its lease ends: two epoch ticks and a slow scheduler.

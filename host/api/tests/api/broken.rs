@@ -266,6 +266,10 @@ impl Maintenance for Broken {
         self.inner.prune(max).await
     }
 
+    async fn is_away(&self, within: std::time::Duration) -> bool {
+        self.inner.is_away(within).await
+    }
+
     async fn check(&self) -> Result<()> {
         self.check()
     }

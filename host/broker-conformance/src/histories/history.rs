@@ -1,5 +1,7 @@
 //! One random history on a broker and on the model.
 
+use umbel_broker::rules::lease::{GRACE_MS, OUTAGE_MS};
+
 use super::{
     perform::{Doing, Done, perform},
     properties::Properties,
@@ -49,11 +51,8 @@ impl History {
     async fn run(mut self, steps: Vec<Step>) -> Result<(), String> {
         for (at, step) in steps.iter().enumerate() {
             match step {
-                Step::Pass { ms } => {
-                    let now = self.subject.now.load(Ordering::SeqCst);
-                    self.subject.now.store(now.saturating_add_signed(*ms), Ordering::SeqCst);
-                    self.properties.passed(*ms);
-                }
+                Step::Pass { ms, is_served: false } => self.pass(*ms),
+                Step::Pass { ms, is_served: true } => self.pass_served(*ms).await?,
                 Step::Reopen => self.reopen().await,
                 _ => {}
             }
@@ -66,6 +65,23 @@ impl History {
         self.compare_all("long after").await?;
         self.nothing_is_left().await?;
         self.audit("long after").await
+    }
+
+    fn pass(&mut self, ms: i64) {
+        let now = self.subject.now.load(Ordering::SeqCst);
+        self.subject.now.store(now.saturating_add_signed(ms), Ordering::SeqCst);
+        self.properties.passed(ms);
+    }
+
+    async fn pass_served(&mut self, ms: i64) -> Result<(), String> {
+        let mut left = ms;
+        while left != 0 {
+            self.both(&Doing::Reap(0), || format!("while {ms} ms pass")).await?;
+            let step = left.min(OUTAGE_MS as i64);
+            self.pass(step);
+            left -= step;
+        }
+        Ok(())
     }
 
     async fn reopen(&mut self) {
@@ -113,6 +129,7 @@ impl History {
         for round in 0..MAX_ROUNDS {
             // Longer than anything is kept.
             self.subject.pass(1_000_000);
+            self.pass_served(GRACE_MS as i64 + 1).await?;
             let mut happened = String::new();
             for doing in [Doing::Promote(1_000), Doing::Reap(1_000)] {
                 happened += &self.both(&doing, || format!("afterwards, {doing:?}")).await?.text;

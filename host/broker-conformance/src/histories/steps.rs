@@ -148,6 +148,8 @@ pub(super) enum Step {
     },
     Pass {
         ms: i64,
+        /// The store is asked to reap all the time, as background services do: it is no outage.
+        is_served: bool,
     },
     /// Closes the broker and opens it again, where that can be done.
     Reopen,
@@ -259,7 +261,7 @@ fn order() -> BoxedStrategy<WorkerOrder> {
 
 fn passing() -> BoxedStrategy<Step> {
     let ms = prop_oneof![4 => 0..1_500_i64, 1 => Just(15_000_i64), 1 => Just(70_000_i64), 1 => -500..0_i64];
-    ms.prop_map(|ms| Step::Pass { ms }).boxed()
+    (ms, any::<bool>()).prop_map(|(ms, is_served)| Step::Pass { ms, is_served }).boxed()
 }
 
 fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {

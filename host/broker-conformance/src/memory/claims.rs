@@ -96,5 +96,6 @@ impl State {
             self.scheduler.restore(id, job.sub_queue.as_ref(), queued);
         }
         self.scheduler.open_all();
+        self.reaping = rules::lease::Reaping::default();
     }
 }

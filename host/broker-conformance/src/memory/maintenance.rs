@@ -39,7 +39,8 @@ impl State {
 
     pub(super) fn reap(&mut self, max: u32) -> Reaped {
         let now = self.now;
-        let running = self.jobs.iter().filter(|(_, job)| job.record.state == JobState::Running);
+        let may_reap = self.reaping.may_reap(now);
+        let running = self.jobs.iter().filter(|(_, job)| may_reap && job.record.state == JobState::Running);
         let mut lost: Vec<(UnixMs, Key)> = running.map(|(key, job)| (job.lease_until, key.clone())).collect();
         lost.retain(|(until, _)| *until <= now);
         lost.sort();

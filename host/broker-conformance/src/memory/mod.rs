@@ -88,6 +88,10 @@ impl Maintenance for MemoryBroker {
         self.write(0, |state| state.hold_service(service, process, ttl_ms)).await
     }
 
+    async fn is_away(&self, _: std::time::Duration) -> bool {
+        false
+    }
+
     async fn check(&self) -> Result<()> {
         Ok(())
     }

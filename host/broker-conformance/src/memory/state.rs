@@ -7,7 +7,7 @@ use umbel_model::{JobId, JobState, TenantId, UnixMs, WorkerId, rate::Used};
 use super::records::{Job, Join, Key, Workflow};
 use umbel_broker::{
     in_process::Notifications,
-    rules::{capacity, dead_set, retention, uniqueness::Holder, work_items::WorkItem},
+    rules::{capacity, dead_set, lease::Reaping, retention, uniqueness::Holder, work_items::WorkItem},
     scheduler::{LimitName, QueueId, Scheduler, SubQueueName},
     *,
 };
@@ -41,6 +41,7 @@ pub(super) struct State {
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
+    pub(super) reaping: Reaping,
     /// The time of the step under way.
     pub(super) now: UnixMs,
     pub(super) followed: BTreeMap<TenantId, Following>,

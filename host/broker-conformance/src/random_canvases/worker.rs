@@ -70,7 +70,7 @@ impl<'a> Worker<'a> {
             if self.all_are_over().await {
                 return Ok(());
             }
-            self.s.pass(DEFAULT_LEASE_MS);
+            self.s.pass_served(DEFAULT_LEASE_MS).await;
             self.s.broker.promote(1_000).await.unwrap();
             self.s.broker.reap(1_000).await.unwrap();
         }

@@ -208,6 +208,11 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
+-- A hint may be lost, also because the user has no right to the channel: what the call wrote stays, and it must not fail.
+local function publish(channel, text)
+  redis.pcall('PUBLISH', P .. channel, text)
+end
+
 -- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
 -- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
 -- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue that had no jobs before when fewer
@@ -220,15 +225,15 @@ local function notify()
     local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), 0
     for i = 1, #idle, 2 do
       if tonumber(idle[i + 1]) > long_ago then
-        call('PUBLISH', P .. 'work:' .. idle[i], queue)
+        publish('work:' .. idle[i], queue)
         told = told + 1
       end
     end
     if told < jobs and opened_in[queue] then queues[#queues + 1] = queue end
   end
-  if #queues > 0 then call('PUBLISH', P .. 'work', table.concat(queues, ',')) end
-  if ended_n > 0 then call('PUBLISH', P .. 'done', table.concat(ended, ',')) end
-  if #to_stop > 0 then call('PUBLISH', P .. 'cancel', table.concat(to_stop, ',')) end
+  if #queues > 0 then publish('work', table.concat(queues, ',')) end
+  if ended_n > 0 then publish('done', table.concat(ended, ',')) end
+  if #to_stop > 0 then publish('cancel', table.concat(to_stop, ',')) end
 end
 
 -- Whether a tenant queue has sub-queues or is blocked, or its tenant has a control: `special` names those tenant queues and

@@ -60,13 +60,28 @@ register('promote', 'allow-oom', function(args)
   return { moved, expired, opened, next_due }
 end)
 
--- Takes back expired leases.
+-- Notes a reaping; whether it may take leases back, as the rules of the broker say. `meta:reaping_v1` is '<time of the last one>
+-- <nothing is taken back before>'.
+local function may_reap(outage, grace)
+  local key = P .. 'meta:reaping_v1'
+  local last, from = string.match(call('GET', key) or '', '^(%d+) (%d+)$')
+  last, from = tonumber(last) or now, tonumber(from) or 0
+  if now - last > outage then from = now + grace end
+  -- The clock may have been set back.
+  from = math.min(from, now + grace)
+  call('SET', key, string.format('%.0f %.0f', now, from))
+  return now >= from
+end
+
+-- Takes back expired leases, unless the store was away.
 -- ARGV[2] max   ARGV[3] failure of a job that has no delivery left, JSON text   ARGV[4] what stands in it for their number
--- ARGV[5] failure of a job that may run only once, JSON text
+-- ARGV[5] failure of a job that may run only once, JSON text   ARGV[6] time between two calls that is an outage
+-- ARGV[7] nothing is taken back for so long after it; milliseconds
 -- Returns { requeued, buried, revoked, failed }.
 -- Complexity: O(m log N) for m leases taken back.
 register('reap', 'allow-oom', function(args)
-  local lost = call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, tonumber(args[2]))
+  local max = may_reap(tonumber(args[6]), tonumber(args[7])) and tonumber(args[2]) or 0
+  local lost = call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, max)
   local requeued, buried, revoked, failed = 0, 0, 0, 0
   local DEAD, FAIL = 1, 2
 

@@ -192,3 +192,26 @@ register('settle_growing', '', function(args)
   may_grow = true
   return run(args)
 end)
+
+-- Hands back what was claimed in calls whose answers were lost, as if its worker had released it.
+-- ARGV[2] leases looked at, at most   ARGV[3…] token seeds of the claims
+-- Returns how many jobs.
+-- Complexity: O(n) for n leases.
+register('hand_back', 'allow-oom', function(args)
+  local seeds, count = {}, 0
+  for i = 3, #args do seeds[args[i]] = true end
+  for _, member in ipairs(call('ZRANGE', P .. 'leases', -tonumber(args[2]), -1)) do
+    local key = P .. 'job:' .. member
+    -- The token, which follows 72 bytes.
+    local piece = call('GETRANGE', key, 72, 136)
+    local token = #piece > 0 and sub(piece, 2, 1 + byte(piece)) or ''
+    if seeds[string.match(token, '^(.*)%-%d+$')] then
+      if settle(member, call('GET', key), token, RELEASE, 0, '', '', '', '', '', 1, 0) == 'R' then count = count + 1 end
+    end
+  end
+  limits.release_freed()
+  work.advance()
+  flush()
+  notify()
+  return count
+end)

@@ -12,7 +12,7 @@ fn tenant() -> TenantId {
     TenantId::new(TENANT).unwrap()
 }
 
-fn job(n: u64) -> NewJob {
+pub(super) fn job(n: u64) -> NewJob {
     NewJob {
         id: JobId::from_parts(conformance::START_MS, n.into()),
         tenant: tenant(),
@@ -32,7 +32,7 @@ fn job(n: u64) -> NewJob {
     }
 }
 
-fn claim(max: u32) -> Claim {
+pub(super) fn claim(max: u32) -> Claim {
     static SEED: AtomicU64 = AtomicU64::new(0);
     Claim {
         worker: WorkerId::new("w1").unwrap(),
@@ -43,7 +43,7 @@ fn claim(max: u32) -> Claim {
     }
 }
 
-fn settle(delivery: &Delivery, resolution: Resolution) -> Settle {
+pub(super) fn settle(delivery: &Delivery, resolution: Resolution) -> Settle {
     Settle {
         tenant: delivery.tenant.clone(),
         id: delivery.id,
@@ -77,16 +77,16 @@ fn worker() -> WorkerInfo {
     }
 }
 
-fn succeed() -> Resolution {
+pub(super) fn succeed() -> Resolution {
     Resolution::Succeed { result: Some(serde_json::value::RawValue::from_string("1".into()).unwrap()) }
 }
 
 /// For a server that is killed: short waits.
-fn impatient(server: &RedisServer) -> RedisConfig {
+pub(super) fn impatient(server: &RedisServer) -> RedisConfig {
     RedisConfig { patience: Duration::from_millis(100), ..RedisConfig::new(server.url()) }
 }
 
-async fn refusal(config: RedisConfig) -> String {
+pub(super) async fn refusal(config: RedisConfig) -> String {
     match RedisBroker::connect(config).await {
         Err(Error::Refused(why)) => why,
         other => panic!("expected a refusal, got {other:?}"),

@@ -100,7 +100,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     for _ in 0..2 {
         let held = broker.claim(&claim(10)).await.unwrap();
         assert_eq!(held.iter().map(|d| &d.spec).collect::<Vec<_>>(), specs.iter().collect::<Vec<_>>());
-        subject.now.fetch_add(DEFAULT_LEASE_MS, Ordering::SeqCst);
+        subject.pass_served(DEFAULT_LEASE_MS).await;
         assert_eq!(broker.reap(10).await.unwrap().requeued, 5);
     }
     let query = JobQuery {
@@ -128,7 +128,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     left.sort();
     // What belongs to the tenant stays: it has queues.
     let names: Vec<&str> = left.iter().map(|k| k.rsplit_once("}:").unwrap().1).collect();
-    assert_eq!(names, ["queue_used", "queues:t1", "seq"]);
+    assert_eq!(names, ["meta:reaping_v1", "queue_used", "queues:t1", "seq"]);
 }
 
 #[tokio::test]

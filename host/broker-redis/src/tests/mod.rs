@@ -14,6 +14,7 @@ mod large;
 mod library;
 mod lists;
 mod maintenance;
+mod readiness;
 mod serving;
 mod workflows;
 

@@ -1,13 +1,13 @@
 //! One operation under way, inside the transaction of its group.
 
 use rusqlite::Connection;
-use umbel_broker::{Limits, in_process::Notifications, scheduler::Scheduler};
+use umbel_broker::{Limits, in_process::Notifications, rules::lease::Reaping, scheduler::Scheduler};
 use umbel_model::UnixMs;
 
-use crate::error::Fault;
 use crate::writer::{
     state::event_subscriptions::EventSubscriptions, state::scheduler_rebuild, state::workflow_state::WorkflowStates,
 };
+use crate::{error::Fault, rows::run};
 
 /// How much of the work list an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub(crate) struct Step<'a> {
     pub(in crate::writer) scheduler_written: &'a mut bool,
     pub(in crate::writer) workflows: &'a mut WorkflowStates,
     pub(in crate::writer) subscriptions: &'a mut EventSubscriptions,
+    pub(in crate::writer) reaping: &'a mut Reaping,
     pub(in crate::writer) limits: &'a Limits,
     pub(in crate::writer) max_pages: Option<u64>,
     pub(in crate::writer) notifications: &'a mut Notifications,
@@ -37,6 +38,11 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Writes what is there: a file that takes no writes is found.
+    pub(crate) fn check(&mut self) -> Result<(), Fault> {
+        run(self.conn, "UPDATE meta SET seq = seq", &[])
+    }
+
     /// For reads in the middle of a group: what memory knows is written.
     pub(crate) fn write_all(&mut self) -> Result<(), Fault> {
         scheduler_rebuild::flush(self.conn, self.scheduler, true)?;

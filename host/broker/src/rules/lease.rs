@@ -2,7 +2,36 @@
 
 use umbel_model::{AttemptRecord, Failure, OnWorkerLost, UnixMs, Usage, WorkerId};
 
-use crate::{LeaseState, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE};
+use crate::{DEFAULT_LEASE_MS, LeaseState, Reaped, WORKER_LOST, WORKER_LOST_MESSAGE};
+
+/// Reaping happens every second, and within two by another process when its own dies. More time than this between two of
+/// them, milliseconds, means that the store was away, or its clock was set: leases ended that nobody could renew.
+pub const OUTAGE_MS: u64 = 3_000;
+/// Nothing is reaped for so long after an outage, milliseconds: workers renew within it what they hold.
+pub const GRACE_MS: u64 = DEFAULT_LEASE_MS;
+
+/// When leases may be taken back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reaping {
+    /// Of the last reaping, if there was one.
+    last: Option<UnixMs>,
+    /// Nothing is taken back before.
+    from: UnixMs,
+}
+
+impl Reaping {
+    /// Notes a reaping; whether it may take leases back.
+    pub fn may_reap(&mut self, now: UnixMs) -> bool {
+        let last = self.last.replace(now).unwrap_or(now);
+        let grace_end = now.saturating_add(GRACE_MS);
+        if now.saturating_sub(last) > OUTAGE_MS {
+            self.from = grace_end;
+        }
+        // The clock may have been set back.
+        self.from = self.from.min(grace_end);
+        now >= self.from
+    }
+}
 
 /// The fence of a new delivery: microseconds, and always more than the last one.
 pub fn next_fence(now: UnixMs, last: u64) -> u64 {
@@ -79,6 +108,28 @@ mod tests {
         assert!(matches!(after(3), Lost::Fail { dead: true, .. }));
         assert_eq!(lost(true, OnWorkerLost::Fail, 1, 3, &mut reaped), Lost::Revoke);
         assert_eq!(reaped, Reaped { requeued: 2, buried: 1, failed: 0, revoked: 1 });
+    }
+
+    #[test]
+    fn after_an_outage_nothing_is_reaped_for_one_lease_also_when_the_clock_is_set() {
+        let mut reaping = Reaping::default();
+        let start = 1_000_000;
+        assert!(reaping.may_reap(start) && reaping.may_reap(start + OUTAGE_MS));
+        let back = start + 2 * OUTAGE_MS + 1;
+        assert!(!reaping.may_reap(back));
+        // A second outage within the grace begins it anew.
+        let again = back + GRACE_MS - 1;
+        assert!(!reaping.may_reap(again));
+        let mut now = again;
+        while now < again + GRACE_MS - OUTAGE_MS {
+            now += OUTAGE_MS;
+            assert_eq!(reaping.may_reap(now), now >= again + GRACE_MS, "{now}");
+        }
+        assert!(reaping.may_reap(again + GRACE_MS));
+        assert!(!reaping.may_reap(again + 100_000));
+        // Set back: nobody waits for the old time to come again.
+        assert!(!reaping.may_reap(start));
+        assert!((1..=GRACE_MS / OUTAGE_MS).any(|n| reaping.may_reap(start + n * OUTAGE_MS)));
     }
 
     #[test]

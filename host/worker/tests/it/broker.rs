@@ -18,6 +18,9 @@ pub struct Flaky {
     pub failing_settles: AtomicU32,
     pub failing_renewals: AtomicU32,
     pub renewals: AtomicU32,
+    /// It serves nobody, and how often it was asked.
+    pub is_away: AtomicBool,
+    pub asked_away: AtomicU32,
     /// Calls with a claim, alone or with settles.
     pub claims: AtomicU32,
     /// A settle that contains this job fails for another reason than reach.
@@ -45,6 +48,8 @@ impl Flaky {
             failing_settles: AtomicU32::new(0),
             failing_renewals: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
+            is_away: AtomicBool::new(false),
+            asked_away: AtomicU32::new(0),
             claims: AtomicU32::new(0),
             poison: Mutex::new(None),
             poison_renewal: Mutex::new(None),
@@ -263,6 +268,11 @@ impl Maintenance for Flaky {
 
     async fn prune(&self, max: u32) -> Result<u32> {
         self.inner.prune(max).await
+    }
+
+    async fn is_away(&self, _: std::time::Duration) -> bool {
+        self.asked_away.fetch_add(1, Ordering::SeqCst);
+        self.is_away.load(Ordering::SeqCst)
     }
 
     async fn check(&self) -> Result<()> {

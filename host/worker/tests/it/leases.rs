@@ -84,6 +84,32 @@ async fn a_lease_that_cannot_be_renewed_stops_the_guest_and_costs_a_delivery() {
 }
 
 #[tokio::test]
+async fn guests_go_on_while_the_store_serves_nobody_and_cost_no_delivery() {
+    let mut world = World::frozen().await;
+    (world.config.lease_ms, world.config.concurrency) = (1_000, 1);
+    let _worker = world.start();
+    let job = world.submit_with('s', &spinning_for(60_000)).await;
+    world.running(job).await;
+    world.broker.is_away.store(true, Ordering::SeqCst);
+    world.broker.failing_renewals.store(u32::MAX, Ordering::SeqCst);
+    // It is asked once in a tenth of the lease: three leases pass.
+    until(|| world.broker.asked_away.load(Ordering::SeqCst) > 30).await;
+    world.broker.is_away.store(false, Ordering::SeqCst);
+    world.broker.failing_renewals.store(0, Ordering::SeqCst);
+    let renewed = world.broker.renewals.load(Ordering::SeqCst) + 2;
+    until(|| world.broker.renewals.load(Ordering::SeqCst) >= renewed).await;
+    world.broker.cancel(&tenant(), job, true).await.unwrap();
+    let job = world.ended(job).await;
+    assert_eq!((outcomes(&job), job.deliveries), (vec!["revoked"], 1));
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_lease_that_somebody_took_stops_the_guest_and_its_outcome_is_not_told() {
     let mut world = World::frozen().await;
     (world.config.lease_ms, world.config.concurrency) = (1_000, 1);

@@ -6,13 +6,10 @@ use umbel_broker::{Error, Result, in_process::Notifications};
 
 use crate::error::Fault;
 use crate::writer::{
-    commit::operation::Operation, commit::operation::Writer, state::known::Known, step::FollowUp, step::Step,
+    commit::operation::Operation, commit::operation::Writer, commit::write_ahead_log::WriteAheadLog,
+    state::known::Known, step::FollowUp, step::Step,
 };
 
-/// Pages in the write-ahead log that are not yet in the file before they are copied: 16 MiB.
-const CHECKPOINT_PAGES: i64 = 4_000;
-/// Pages in the log before readers are made to let go of it, so that it can be cut: 128 MiB.
-const TRUNCATE_PAGES: i64 = 32_000;
 /// Free pages that are kept for reuse; more than these and than half of the file go back to the disk.
 const KEEP_FREE_PAGES: i64 = 4_000;
 /// Free pages given back between two groups.
@@ -26,13 +23,15 @@ pub(crate) struct Group<'a> {
     writer: &'a Writer,
     known: Known,
     notifications: Notifications,
+    log: WriteAheadLog,
     groups: u32,
     failing: bool,
 }
 
 impl<'a> Group<'a> {
     pub(crate) fn new(writer: &'a Writer, known: Known) -> Self {
-        Self { conn: &writer.conn, writer, known, notifications: Notifications::default(), groups: 0, failing: false }
+        let (notifications, log) = (Notifications::default(), WriteAheadLog::default());
+        Self { conn: &writer.conn, writer, known, notifications, log, groups: 0, failing: false }
     }
 
     /// Runs, commits and answers what waits.
@@ -109,6 +108,7 @@ impl<'a> Group<'a> {
                 scheduler_written: &mut self.known.scheduler_written,
                 workflows: &mut self.known.workflows,
                 subscriptions: &mut self.known.subscriptions,
+                reaping: &mut self.known.reaping,
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,
                 notifications: &mut self.notifications,
@@ -134,7 +134,7 @@ impl<'a> Group<'a> {
 
     /// After the answers, so that nobody waits for it. A failure is met again by the next commit.
     fn care(&mut self) {
-        if let Err(error) = self.shorten_log() {
+        if let Err(error) = self.log.shorten(self.conn) {
             debug!(%error, "checkpoint failed");
         }
         self.groups = self.groups.wrapping_add(1);
@@ -143,20 +143,6 @@ impl<'a> Group<'a> {
         {
             debug!(%error, "free pages could not be given back");
         }
-    }
-
-    fn shorten_log(&self) -> rusqlite::Result<()> {
-        let run = |sql| {
-            let mut statement = self.conn.prepare_cached(sql)?;
-            statement.query_row([], |row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))
-        };
-        let (log, copied) = run("PRAGMA wal_checkpoint(NOOP)")?;
-        if log > TRUNCATE_PAGES {
-            run("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        } else if log - copied > CHECKPOINT_PAGES {
-            run("PRAGMA wal_checkpoint(PASSIVE)")?;
-        }
-        Ok(())
     }
 
     fn give_back(&self) -> rusqlite::Result<()> {

@@ -3,3 +3,4 @@
 mod group;
 pub(super) mod handle;
 pub(super) mod operation;
+mod write_ahead_log;

@@ -57,6 +57,7 @@ impl Step<'_> {
 
     pub(crate) fn reap(&mut self, max: u32) -> Result<Reaped, Fault> {
         let mut reaped = Reaped::default();
+        let max = if self.reaping.may_reap(self.now) { max } else { 0 };
         for mut head in head::by_time(self.conn, self.scheduler, RUNS, self.now, max)? {
             self.leave(&mut head)?;
             head.token = None;

@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 use tracing::warn;
-use umbel_broker::scheduler::Scheduler;
+use umbel_broker::{rules::lease::Reaping, scheduler::Scheduler};
 
 use crate::error::Fault;
 use crate::writer::{
@@ -20,6 +20,8 @@ pub(crate) struct Known {
     pub(crate) scheduler_written: bool,
     pub(crate) workflows: WorkflowStates,
     pub(crate) subscriptions: EventSubscriptions,
+    /// A group that fails does not undo it: what it notes is that time was served.
+    pub(crate) reaping: Reaping,
 }
 
 impl Known {
@@ -30,6 +32,8 @@ impl Known {
             scheduler_written: false,
             workflows: WorkflowStates::load(conn)?,
             subscriptions: EventSubscriptions::load(conn)?,
+            // The workers were in the process that ended: nobody will renew what is open.
+            reaping: Reaping::default(),
         })
     }
 
