@@ -17,7 +17,7 @@ pub(crate) struct Promoter {
 }
 
 /// The longest pause while rates are at work: a claim may block jobs at a rate at any time.
-const RATE_PAUSE: Duration = Duration::from_millis(10);
+const RATE_PAUSE: Duration = Duration::from_millis(5);
 /// Rates count as at work for this time after they last allowed a job to start. Longer than most jobs take.
 const RATES_ACTIVE: Duration = Duration::from_secs(1);
 
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(pause(Some(900)), 5);
         // A claim may block jobs at a rate at any time.
         *promoter.opened() = Some(Instant::now());
-        assert_eq!([pause(None), pause(Some(1_050)), pause(Some(9_999))], [10, 10, 10]);
+        assert_eq!([pause(None), pause(Some(1_050)), pause(Some(9_999))], [5, 5, 5]);
     }
 }

@@ -35,7 +35,7 @@ pub struct Wait {
 }
 
 /// Brokers open what a rate has parked some hundred times a second: faster rates let as many start at once as come in this
-/// time, milliseconds.
+/// time, milliseconds, and with slower ones a start that is late by less than this delays none of those after it.
 const GRAIN_MS: u64 = 20;
 
 impl Rate {
@@ -74,7 +74,8 @@ impl Rate {
         let (now_us, interval_us) = (now_ms.saturating_mul(1_000), self.interval_us());
         let ahead = interval_us.saturating_mul(u64::from(self.burst.max(1)));
         let debt = used.map_or(0, |used| self.debt_us(used, now_us, ahead));
-        let until_us = now_us.saturating_add(debt).saturating_add(interval_us);
+        let late = used.map_or(0, |used| self.late_us(used, now_us));
+        let until_us = now_us.saturating_add(debt).saturating_sub(late).saturating_add(interval_us);
         if until_us <= now_us.saturating_add(ahead) {
             return Ok(Used { until_us, interval_us, burst: self.burst });
         }
@@ -82,6 +83,15 @@ impl Rate {
         let starts = (debt as f64 / interval_us as f64).ceil() as u32;
         let store = Used { until_us: now_us.saturating_add(debt), interval_us, burst: self.burst.max(starts) };
         Err(Wait { until_ms: (until_us - ahead).div_ceil(1_000), store: is_anothers.then_some(store) })
+    }
+
+    /// How late a start is that had to wait for the one before. It counts from when it was due: otherwise each that begins a
+    /// moment late would delay all after it. More than one interval is never made up for. With a burst there is room for it
+    /// already.
+    fn late_us(&self, used: Used, now_us: u64) -> u64 {
+        let (late, interval_us) = (now_us.saturating_sub(used.until_us), self.interval_us());
+        let counts = self.burst <= 1 && used.interval_us == interval_us && late <= interval_us.min(GRAIN_MS * 1_000);
+        if counts { late } else { 0 }
     }
 
     /// How long it takes for what was used to come back. Brokers in other languages calculate the same, in floats.
@@ -122,6 +132,30 @@ mod tests {
         let first = rate.take(1_000, None).ok();
         assert_eq!(until(rate.take(1_000, first)), 1_600);
         assert!(rate.take(1_599, first).is_err() && rate.take(1_600, first).is_ok());
+    }
+
+    #[test]
+    fn starts_that_are_a_little_late_are_as_many_as_the_rate_says_and_never_more() {
+        for (text, starts) in [("90/s", 90), ("50/s", 50), ("10/s", 10), ("600/m", 10), ("3/s", 3)] {
+            let rate = Rate::parse(text, 1).unwrap().unwrap();
+            let (mut used, mut now, mut taken) = (None, 1_000_000, 0);
+            // Each is opened up to 10 ms after its time.
+            for n in 0.. {
+                match rate.take(now, used) {
+                    Ok(next) => (used, taken) = (Some(next), taken + 1),
+                    Err(wait) => now = wait.until_ms + [0, 10, 3, 7, 5][n % 5],
+                }
+                if now >= 1_010_000 {
+                    break;
+                }
+            }
+            assert!((starts * 98 / 10..=starts * 10 + 1).contains(&taken), "{text}: {taken}");
+        }
+        // A long pause is not made up for.
+        let rate = Rate { count: 10, period_ms: 1_000, burst: 1 };
+        let used = rate.take(1_000, None).ok();
+        assert_eq!(until(rate.take(1_121, rate.take(1_121, used).ok())), 1_221);
+        assert_eq!(until(rate.take(1_120, rate.take(1_120, used).ok())), 1_200);
     }
 
     #[test]
