@@ -79,13 +79,16 @@ impl JobTemplate {
         let (before, after) = text.split_once(NO_ARGUMENTS).expect("no field before the arguments has quotes in it");
         // The last of a burst starts it; a delay of the call's own wins.
         let debounced = if policy.debounce_ms > 0 { Start::After(policy.debounce_ms) } else { Start::Now };
+        // So the longest wait does not bound such a delay, either.
+        let max_wait_ms = if options.start.is_some() { 0 } else { policy.debounce_max_wait_ms };
+        let bounded = Policy { debounce_max_wait_ms: max_wait_ms, ..policy.clone() };
         Ok(Self {
             before: format!(r#"{before}"arguments":"#),
             after: after.to_owned(),
             spec,
             start: options.start.unwrap_or(debounced),
             expires_at: options.expires_at,
-            broker_options: BrokerOptionsRule::of_jobs(&policy, &task.name),
+            broker_options: BrokerOptionsRule::of_jobs(&bounded, &task.name),
             policy,
             max_arguments_bytes: rules.limits.max_arguments_bytes,
             task,

@@ -138,6 +138,19 @@ async fn the_last_of_a_burst_takes_the_place_of_those_before() {
 }
 
 #[tokio::test]
+async fn the_longest_wait_of_a_burst_does_not_bound_a_delay_of_the_calls_own() {
+    let app = TestApp::with_tasks().await;
+    let day = async |options: Value| {
+        let id = id_of(&submit(&app, options).await.ok(202));
+        let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);
+        let date = |name: &str| job[name].as_str().unwrap()[..10].to_owned();
+        date("created_at") == date("due_at")
+    };
+    let own = json!({"debounce_ms": 1, "debounce_max_wait_ms": 2, "countdown_ms": 86_400_000});
+    assert!(!day(own).await);
+}
+
+#[tokio::test]
 async fn a_limited_job_stays_behind_and_blocks_nobody() {
     let app = TestApp::with_tasks().await;
     let capped = json!({"limit_key": "kwargs.x", "key_concurrency": 1});
