@@ -205,6 +205,7 @@ async fn set(api: &Api, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) 
             };
             Err(Problem::no_queue(name))
         }
+        ControlSet::TooManyQueues => Err(Problem::too_many_queues("set controls of queues that exist")),
         ControlSet::Full => Err(Problem::too_many_documents("so many tasks have a control as may; clear some")),
     }
 }

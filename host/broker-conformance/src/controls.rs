@@ -28,11 +28,32 @@ pub async fn controls_are_kept_until_they_say_nothing(s: Subject) {
     assert!(s.broker.controls(&tenant("t2")).await.unwrap().is_empty());
 }
 
-pub async fn a_queue_nobody_used_has_no_control(s: Subject) {
-    let typo = Scope::Queue(queue_name("typo"));
-    let answer = s.broker.set_control(&tenant("t1"), &typo, &cap(1)).await.unwrap();
-    assert_eq!(answer, ControlSet::Unknown);
-    assert!(listed(&s).await.is_empty() && s.broker.queues(&tenant("t1")).await.unwrap().is_empty());
+pub async fn a_queue_is_paused_and_limited_before_its_first_job(s: Subject) {
+    let t1 = tenant("t1");
+    let set =
+        async |name: &str, patch| s.broker.set_control(&t1, &Scope::Queue(queue_name(name)), &patch).await.unwrap();
+    for nothing in [paused(false), cap(0), rate(None), exclusive(false), ControlPatch::default()] {
+        assert_eq!(set("new", nothing).await, ControlSet::Unknown);
+    }
+    assert!(listed(&s).await.is_empty() && s.broker.queues(&t1).await.unwrap().is_empty());
+    assert!(matches!(set("new", paused(true)).await, ControlSet::Set(control) if control.paused));
+    assert!(matches!(set("narrow", cap(1)).await, ControlSet::Set(control) if control.concurrency == 1));
+    set("new", exclusive(true)).await;
+    set("narrow", exclusive(true)).await;
+    assert_eq!(listed(&s).await.len(), 2);
+    s.add_all([in_queue("new", new_job(1)), in_queue("narrow", new_job(2)), in_queue("narrow", new_job(3))]).await;
+    assert!(s.claim_from("new", 10).await.is_empty());
+    assert_eq!(s.claim_from("narrow", 10).await.len(), 1);
+    set("new", paused(false)).await;
+    assert_eq!(s.claim_from("new", 10).await.len(), 1);
+    // It counts as one of the tenant's queues, and another tenant has its own.
+    for n in 2..limits().max_queues {
+        assert!(matches!(set(&format!("q{n}"), paused(true)).await, ControlSet::Set(_)));
+    }
+    assert_eq!(set("more", paused(true)).await, ControlSet::TooManyQueues);
+    assert!(matches!(set("new", paused(true)).await, ControlSet::Set(_)));
+    let other = s.broker.set_control(&tenant("t2"), &Scope::Queue(queue_name("more")), &cap(1)).await.unwrap();
+    assert!(matches!(other, ControlSet::Set(_)));
 }
 
 pub async fn only_so_many_tasks_have_a_control(s: Subject) {

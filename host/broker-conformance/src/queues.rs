@@ -105,8 +105,8 @@ pub async fn a_paused_queue_hands_out_nothing_until_resumed(s: Subject) {
     assert_eq!(s.claim(10).await.len(), 2);
 }
 
-pub async fn a_queue_nobody_used_cannot_be_paused(s: Subject) {
-    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("typo"), true).await.unwrap());
+pub async fn a_queue_nobody_used_cannot_be_resumed(s: Subject) {
+    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("typo"), false).await.unwrap());
     assert!(s.broker.queues(&tenant("t1")).await.unwrap().is_empty());
 }
 
@@ -160,7 +160,7 @@ pub async fn a_queue_that_is_empty_and_unused_for_a_day_is_forgotten(s: Subject)
     assert_eq!(names(&s).await, ["default"]);
     prune_after(&s, 1).await;
     assert_eq!((names(&s).await, s.state(job_id(1)).await), (vec![], JobState::Succeeded));
-    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("default"), true).await.unwrap());
+    assert!(!s.broker.set_paused(&tenant("t1"), &queue_name("default"), false).await.unwrap());
     s.add(new_job(3)).await;
     assert_eq!((s.queue().await.queued, s.claim_one().await.id), (1, job_id(3)));
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Control, ControlPatch, ControlSet, Controls, Error, MAX_READY_QUEUES, QueueDeleted, QueueStats, Result, Scope,
+    Control, ControlPatch, ControlSet, Controls, Error, Limits, MAX_READY_QUEUES, QueueDeleted, QueueStats, Result,
+    Scope,
 };
 use umbel_model::{QueueName, Rate, TenantId};
 
@@ -58,11 +59,13 @@ impl Controls for RedisBroker {
         };
         let (scope, concurrency) = (field(scope), or_nothing(patch.concurrency.as_ref()));
         let (paused, exclusive) = (flag(patch.paused), flag(patch.exclusive));
-        let args = args([tenant, &scope, &paused, &exclusive, &rate, &concurrency, &self.limits.max_documents]);
+        let Limits { max_documents, max_queues, .. } = self.limits;
+        let args = args([tenant, &scope, &paused, &exclusive, &rate, &concurrency, &max_documents, &max_queues]);
         let answer: Vec<u8> = self.typed("control", args, Repeat::Safe).await?;
         match answer.split_first() {
             Some((b'S', packed)) => Ok(ControlSet::Set(control(packed)?)),
             Some((b'U', _)) => Ok(ControlSet::Unknown),
+            Some((b'Q', _)) => Ok(ControlSet::TooManyQueues),
             Some((b'F', _)) => Ok(ControlSet::Full),
             _ => Err(unknown_code()),
         }

@@ -34,11 +34,11 @@ pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// All controls of a tenant that are not the default, in the order of `Scope`.
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>>;
 
-    /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. Answers whether the queue is known:
-    /// one that no job was ever sent to is not.
+    /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. A queue that is not known is made when it
+    /// is paused. Answers whether the queue is known then.
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
-        Ok(self.set_control(tenant, &Scope::Queue(queue.clone()), &patch).await? != ControlSet::Unknown)
+        Ok(matches!(self.set_control(tenant, &Scope::Queue(queue.clone()), &patch).await?, ControlSet::Set(_)))
     }
 }
 
@@ -140,8 +140,10 @@ impl Control {
 pub enum ControlSet {
     /// The control that holds now.
     Set(Control),
-    /// No job was ever sent to this queue.
+    /// No job was ever sent to this queue, and nothing is to be set for it.
     Unknown,
+    /// It would be one more queue than `max_queues`.
+    TooManyQueues,
     /// `max_documents` tasks have a control.
     Full,
 }

@@ -13,7 +13,9 @@ async fn patch(app: &TestApp, path: &str, body: Value) -> crate::app::Answer {
 #[tokio::test]
 async fn a_queue_is_limited_at_run_time_and_freed_again() {
     let app = TestApp::with_tasks().await;
-    patch(&app, "/v1/queues/default", json!({"concurrency": 1})).await.problem(404, "queue_not_found");
+    // Nothing to set for a queue that nobody used, and then something before its first job.
+    patch(&app, "/v1/queues/default", json!({"concurrency": null})).await.problem(404, "queue_not_found");
+    assert_eq!(patch(&app, "/v1/queues/default", json!({"concurrency": 1})).await.ok(200)["queued"], 0);
     app.submit_add(json!({})).await;
     app.submit_add(json!({})).await;
     let queue =

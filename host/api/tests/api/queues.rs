@@ -27,8 +27,10 @@ async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
 #[tokio::test]
 async fn a_queue_that_nobody_used_is_not_found() {
     let app = TestApp::new().await;
-    app.post("/v1/queues/nope/pause", "").await.problem(404, "queue_not_found");
+    app.post("/v1/queues/nope/purge", "").await.problem(404, "queue_not_found");
     app.post("/v1/queues/a%20b/resume", "").await.problem(404, "queue_not_found");
+    // One that is to be paused need not have had a job.
+    assert_eq!(app.post("/v1/queues/early/pause", "").await.ok(200)["paused"], true);
 }
 
 async fn delete(app: &TestApp) -> Answer {

@@ -113,7 +113,7 @@ impl State {
     }
 
     pub(super) fn set_control(&mut self, tenant: &TenantId, scope: &Scope, patch: &ControlPatch) -> ControlSet {
-        self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents)
+        self.scheduler.set_control(tenant, scope, patch, &self.limits)
     }
 
     pub(super) fn ready_queues(&self) -> Vec<QueueName> {

@@ -4,14 +4,20 @@
 -- Also when Redis is full: that is when somebody wants to stop a queue.
 -- ARGV[2] tenant   ARGV[3] 't', 'q:<queue>' or 'k:<task>'   ARGV[4] paused, ARGV[5] exclusive: '1', '0' or '' to keep it
 -- ARGV[6] rate: count, period and burst with spaces between, '-' for none, or '' to keep it   ARGV[7] concurrency, or '' to
---   keep it   ARGV[8] tasks of a tenant that may have one
--- Returns 'U' for a queue that is not known, 'F' when too many tasks have one, or 'S' and the packed control.
+--   keep it   ARGV[8] tasks of a tenant that may have one   ARGV[9] queues that a tenant may have
+-- Returns 'U' for a queue that is not known and nothing is set for, 'Q' when it would be one too many, 'F' when too many tasks have one, or 'S' and the packed control.
 -- Complexity: O(queues of the tenant).
 register('control', 'allow-oom', function(args)
   local tenant, scope = args[2], args[3]
   local kind, name = sub(scope, 1, 1), sub(scope, 3)
   local queues, key = P .. 'queues:' .. tenant, P .. 'control:' .. tenant
-  if kind == 'q' and call('HEXISTS', queues, name .. ':p') == 0 then return 'U' end
+  if kind == 'q' and call('HEXISTS', queues, name .. ':p') == 0 then
+    -- A queue may be paused and limited before its first job.
+    local sets = args[4] == '1' or args[5] == '1' or (args[6] ~= '' and args[6] ~= '-') or (tonumber(args[7]) or 0) > 0
+    if not sets then return 'U' end
+    if call('HLEN', queues) / 3 >= tonumber(args[9]) then return 'Q' end
+    make_queue(tenant_queue_of(tenant, name))
+  end
   local stored = call('HGET', key, scope)
   local control = stored and limits.opened_control(stored) or { concurrency = 0 }
   -- Also a queue without another control may be paused, so that is kept with its counts.

@@ -7,7 +7,7 @@ use super::{
     tenant_queues::Scheduler,
     undo::Change,
 };
-use crate::{Control, ControlPatch, ControlSet, Scope};
+use crate::{Control, ControlPatch, ControlSet, Limits, Scope};
 
 impl<J: Ord + Copy> Scheduler<J> {
     pub(super) fn block(&mut self, id: QueueId, branch: &Branch, why: Block) {
@@ -74,17 +74,25 @@ impl<J: Ord + Copy> Scheduler<J> {
         tenant: &TenantId,
         scope: &Scope,
         patch: &ControlPatch,
-        max_tasks: u64,
+        limits: &Limits,
     ) -> ControlSet {
-        if matches!(scope, Scope::Queue(queue) if self.find(tenant, queue).is_none()) {
-            return ControlSet::Unknown;
+        if let Scope::Queue(queue) = scope
+            && self.find(tenant, queue).is_none()
+        {
+            if Control::default().patched(patch) == Control::default() {
+                return ControlSet::Unknown;
+            }
+            if self.queues_of(tenant) >= limits.max_queues {
+                return ControlSet::TooManyQueues;
+            }
+            self.queue_id(tenant, queue);
         }
         let before = self.controls.get(tenant, scope);
         let control = before.patched(patch);
         let is_new_task = matches!(scope, Scope::Task(_)) && before == Control::default() && control != before;
         let tasks =
             self.controls.of_tenant(tenant).iter().filter(|(of, _)| matches!(of, Scope::Task(_))).count() as u64;
-        if is_new_task && tasks >= max_tasks {
+        if is_new_task && tasks >= limits.max_documents {
             return ControlSet::Full;
         }
         self.controls.put(tenant, scope, control.clone());

@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible};
 use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
 
 use super::{claim::Looks, *};
-use crate::{ControlPatch, JobLimits, Scope};
+use crate::{ControlPatch, JobLimits, Limits, Scope};
 
 /// Jobs by number: their task and limits follow from it.
 #[derive(Default)]
@@ -122,7 +122,7 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
                 concurrency: Some(dice.below(4) as u32),
                 ..ControlPatch::default()
             };
-            scheduler.set_control(&tenant, &scope, &patch, 2);
+            scheduler.set_control(&tenant, &scope, &patch, &Limits { max_documents: 2, ..Limits::default() });
         }
     }
 }

@@ -27,11 +27,15 @@ impl Step<'_> {
         let is_new = self.scheduler.find_any(tenant, queue).is_none();
         let id = self.scheduler.queue_id(tenant, queue);
         if is_new {
-            let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused, used_at)
-                VALUES (?, ?, ?, 0, 0, 0, 0, ?)";
-            run(self.conn, sql, &[&queue_row(id), tenant, queue, &self.now])?;
+            self.insert_queue(id, tenant, queue)?;
         }
         Ok(id)
+    }
+
+    fn insert_queue(&self, id: QueueId, tenant: &TenantId, queue: &QueueName) -> Result<(), Fault> {
+        let sql = "INSERT INTO line (id, tenant, queue, ready, running, delayed, paused, used_at)
+            VALUES (?, ?, ?, 0, 0, 0, 0, ?)";
+        run(self.conn, sql, &[&queue_row(id), tenant, queue, &self.now])
     }
 
     pub(crate) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted, Fault> {
@@ -44,8 +48,16 @@ impl Step<'_> {
         scope: &Scope,
         patch: &ControlPatch,
     ) -> Result<ControlSet, Fault> {
-        let answer = self.scheduler.set_control(tenant, scope, patch, self.limits.max_documents);
+        let new = match scope {
+            Scope::Queue(queue) if self.scheduler.find_any(tenant, queue).is_none() => Some(queue),
+            _ => None,
+        };
+        let answer = self.scheduler.set_control(tenant, scope, patch, self.limits);
         let ControlSet::Set(control) = &answer else { return Ok(answer) };
+        if let Some(queue) = new {
+            let id = self.scheduler.queue_id(tenant, queue);
+            self.insert_queue(id, tenant, queue)?;
+        }
         let (kind, name) = column(scope);
         if *control == Control::default() {
             let sql = "DELETE FROM control WHERE tenant = ? AND kind = ? AND name = ?";
