@@ -98,6 +98,19 @@ async fn a_full_server_refuses_what_guests_add_and_records_what_ended() {
 }
 
 #[tokio::test]
+async fn a_full_server_takes_actions_on_many_jobs_and_no_other_documents() {
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let put = |kind| {
+        let (tenant, name, body) = (tenant(), "purge".to_owned(), Some("{}".to_owned()));
+        PutDocument { tenant, kind, name, expect: Expect::Absent, body }
+    };
+    limit(&server, "1");
+    assert_eq!(broker.put_document(&put(DocumentKind::Bulk)).await.unwrap(), DocumentPut::Stored(1));
+    assert!(matches!(broker.put_document(&put(DocumentKind::Task)).await, Err(Error::Full(_))));
+}
+
+#[tokio::test]
 async fn values_of_a_whole_page_are_read_in_pieces() {
     let subject = subject().await;
     let (head, nodes) = chord(1, 200);
