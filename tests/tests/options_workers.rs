@@ -52,6 +52,34 @@ async fn a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_o
     Ok(())
 }
 
+/// Redis stalls, and no worker can renew a lease: nobody's fault, and nobody else can have taken the job.
+#[tokio::test]
+async fn a_redis_that_stalls_for_several_leases_costs_running_jobs_nothing() -> Result<()> {
+    let redis = durable_redis();
+    let split = Split::start(&redis.url(), 1, &["--lease", "1s", "--concurrency", "4"]).await?;
+    split.client.push("numbers").await?;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(split.client.submit("nap", json!([20.0])).await?);
+    }
+    for id in &ids {
+        split.client.reaches(id, "running").await?;
+    }
+    for _ in 0..2 {
+        redis.suspend();
+        // Five leases, longer than the reaper may be silent.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        redis.resume();
+        until("Redis serves", LIMIT, || async { Ok(split.client.job(&ids[0]).await.ok()) }).await?;
+    }
+    for id in &ids {
+        let job = split.client.ended(id, LIMIT).await?;
+        ensure!(job["state"] == "succeeded" && job["deliveries"] == 1 && job["retries"] == 0, "{job}");
+        ensure!(job["history"].as_array().is_some_and(|history| history.len() == 1), "{job}");
+    }
+    Ok(())
+}
+
 /// Between the pop and the record of a claim Celery loses jobs. Here the claim is one step; its reply may be lost.
 #[tokio::test]
 async fn a_claim_whose_reply_is_lost_costs_no_job() -> Result<()> {

@@ -67,7 +67,7 @@ struct Live {
 
 /// How a server knows a connection.
 #[derive(Debug, Clone)]
-struct ServersClient {
+pub(crate) struct ServersClient {
     /// Of the server's process.
     run_id: String,
     id: i64,
