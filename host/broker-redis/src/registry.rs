@@ -76,8 +76,8 @@ impl Registry for RedisBroker {
         let shelf = shelf(&put.tenant, put.kind);
         let (has_body, body) = (u8::from(put.body.is_some()), put.body.as_deref().unwrap_or_default());
         let args = args([&shelf, &put.name, &expected, &has_body, &body, &self.limits.max_documents]);
-        // A purge is how a full server is emptied.
-        let needs_room = put.body.is_some() && put.kind != DocumentKind::Bulk;
+        // A purge is how a full server is emptied, and a pause how what fills it is stopped.
+        let needs_room = put.body.is_some() && !matches!(put.kind, DocumentKind::Bulk | DocumentKind::ControlLayers);
         let function = if needs_room { "put_document" } else { "delete_document" };
         let mut answer = self.answer(function, args, Repeat::OnlyUnsent).await?;
         let (code, version) = (answer.bytes()?, answer.number()? as u64);
