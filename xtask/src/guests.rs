@@ -256,6 +256,27 @@ mod tests {
         }
     }
 
+    /// The blocks of a document that are written in Rust.
+    fn blocks(document: &str) -> impl Iterator<Item = &str> {
+        document.split("\n```rust\n").skip(1).filter_map(|rest| rest.split("\n```").next())
+    }
+
+    #[test]
+    fn the_examples_of_the_documents_are_guests_word_for_word() {
+        let (readme, guide) = (include_str!("../../README.md"), include_str!("../../docs/guides/writing-tasks.md"));
+        for (guest, document, signs) in [
+            ("greet", readme, &["module![greet]"][..]),
+            ("shop", guide, &["module![process_order]"]),
+            ("charges", guide, &["module![charge]", "fn a_declined_card_is_not_tried_again"]),
+        ] {
+            let code = fs::read_to_string(examples().join(guest).join("src/lib.rs")).unwrap();
+            let (_, code) = code.split_once("\n\n").unwrap();
+            let of = |sign: &&str| blocks(document).find(|block| block.contains(*sign)).unwrap_or_default();
+            let written: Vec<&str> = signs.iter().map(of).collect();
+            assert_eq!(code.trim_end(), written.join("\n\n"), "{guest}");
+        }
+    }
+
     #[test]
     fn a_module_appears_under_its_name_only_when_it_is_complete() {
         let dir = tempfile::tempdir().unwrap();
