@@ -1,8 +1,9 @@
 //! A job in full: with the result of what replaced it, and with what failed before it.
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
-use umbel_model::{Failure, JobRecord, JobState, LargeValue, TenantId, WorkflowId};
+use umbel_model::{Failure, JobRecord, JobState, LargeValue, PolicyPatch, TenantId, WorkflowId};
 
 use crate::{
     held,
@@ -20,6 +21,7 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
     let max = api.config.max_result_bytes;
     let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, max)).await?;
     match elsewhere(api, &record, max).await {
+        _ if is_for_nodes_only(&record) => record.result = None,
         Ok(None) => {}
         Ok(Some(text)) => {
             reserved.keep(text.len());
@@ -59,6 +61,9 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
 
 /// The result of a job that ended, whatever its size; none when there is none.
 pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>> {
+    if is_for_nodes_only(&record) {
+        return Ok(None);
+    }
     let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, MAX_WHOLE_RESULT_BYTES)).await?;
     match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
         Ok(Some(text)) => {
@@ -89,6 +94,24 @@ fn bytes_elsewhere(record: &JobRecord, max: usize) -> usize {
 
 fn stored_result(record: &JobRecord) -> Option<LargeValue> {
     record.result.as_ref().and_then(|result| LargeValue::from_reference(result.get()))
+}
+
+/// Whether a job is a node whose policy says that its result is ignored: it is stored for the nodes that take it, and no reader
+/// gets it.
+pub(crate) fn is_for_nodes_only(record: &JobRecord) -> bool {
+    record.node.is_some() && ignores_result(&record.spec)
+}
+
+/// Whether the policy in a stored specification says that results are ignored.
+pub(crate) fn ignores_result(spec: &str) -> bool {
+    #[derive(Deserialize)]
+    struct OfPolicy {
+        #[serde(default)]
+        policy: PolicyPatch,
+    }
+    // Most have no such word in them.
+    spec.contains("\"ignore_result\":true")
+        && serde_json::from_str::<OfPolicy>(spec).is_ok_and(|spec| spec.policy.ignore_result == Some(true))
 }
 
 /// The result of a job that lies elsewhere: in the workflow that replaced it, or in the module store.

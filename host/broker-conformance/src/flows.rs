@@ -121,7 +121,7 @@ pub(super) fn members(json: &str) -> NewMembers {
 }
 
 pub(super) fn members_of(steps: Vec<Canvas>) -> NewMembers {
-    let (plan, ends) = canvas::plan_members(steps, CanvasLimits::default()).unwrap();
+    let (plan, ends) = canvas::plan_members(steps, None, CanvasLimits::default()).unwrap();
     let (templates, nodes) = stored(&plan);
     NewMembers { templates, nodes, ends, starts: plan.starts }
 }

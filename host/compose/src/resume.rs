@@ -209,6 +209,7 @@ fn planned(node: &NodeRecord) -> Node {
         after: node.after,
         takes,
         group: node.group,
+        members_on_failure: None,
         next: node.next.clone(),
         label: None,
         pointer: String::new(),

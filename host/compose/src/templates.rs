@@ -24,6 +24,7 @@ pub(crate) struct Templates<'a> {
     rules: &'a Rules,
     stamps: &'a Stamps,
     now_ms: UnixMs,
+    keep_ms: Option<u64>,
     /// By task and the text of the options.
     known: HashMap<TaskName, HashMap<String, u32>>,
     /// Each with how the broker options of its nodes are made.
@@ -33,9 +34,9 @@ pub(crate) struct Templates<'a> {
 }
 
 impl<'a> Templates<'a> {
-    pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs) -> Self {
+    pub(crate) fn new(rules: &'a Rules, stamps: &'a Stamps, now_ms: UnixMs, keep_ms: Option<u64>) -> Self {
         let left = rules.limits.max_bytes;
-        Self { rules, stamps, now_ms, known: HashMap::new(), list: Vec::new(), left }
+        Self { rules, stamps, now_ms, keep_ms, known: HashMap::new(), list: Vec::new(), left }
     }
 
     /// The number of the template for one more node. Pointers of faults begin at the node.
@@ -85,6 +86,7 @@ impl<'a> Templates<'a> {
             parameters: task.parameters.clone(),
             policy: patch,
             stamps: self.stamps.clone(),
+            keep_ms: self.keep_ms,
         };
         let broker_options = BrokerOptionsRule::without_uniqueness(&policy, &task.name);
         let template = NodeTemplate {

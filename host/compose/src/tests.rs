@@ -7,8 +7,8 @@ use serde_json::{Value, json, value::RawValue};
 use umbel_broker::{Broker, DocumentKind, Expect, NewWork, NewWorkflow, PutDocument, Start};
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
-    Canvas, Digest, JobId, NodeArguments, NodeSpec, Parameter, ParameterText, PolicyPatch, Stamps, TaskDescription,
-    TaskName, TenantId, WorkflowSpec, canvas::workflow_id,
+    Canvas, Digest, JobId, NodeArguments, NodeSpec, OnFailure, Parameter, ParameterText, PolicyPatch, Stamps,
+    TaskDescription, TaskName, TenantId, WorkflowSpec, canvas::workflow_id,
 };
 
 use crate::{
@@ -114,6 +114,27 @@ async fn a_spec_carries_what_running_and_reading_a_node_needs() {
     let NewWork::Job { arguments, .. } = &nodes[0].work else { panic!() };
     let arguments: NodeArguments = serde_json::from_str(arguments).unwrap();
     assert_eq!((arguments.label.as_deref(), arguments.args[0].get()), (Some("first"), "1"));
+}
+
+#[tokio::test]
+async fn members_that_are_added_later_fail_as_their_group_says() {
+    let canvas = json!({"group": [{"chain": [{"task": "now"}, {"task": "now", "immutable": true}]}, {"task": "now"}], "on_failure": "continue"});
+    let NewWorkflow { head, nodes } = composed(canvas).await;
+    for node in nodes.iter().filter(|node| node.group.is_some()) {
+        let NewWork::Job { arguments, .. } = &node.work else { panic!() };
+        let arguments: NodeArguments = serde_json::from_str(arguments).unwrap();
+        assert_eq!(arguments.members_on_failure, Some(OnFailure::Continue));
+    }
+    assert_eq!(serde_json::from_str::<NodeSpec>(&head.templates[0].spec).unwrap().keep_ms, None);
+    let (rules, tenant, stamps) = (Rules::default(), TenantId::new("t").unwrap(), Stamps::default());
+    let composer = Composer { tasks: &Known, rules: &rules, tenant: &tenant, stamps: &stamps, now_ms: 1, pointer: "" };
+    let added: Vec<Canvas> =
+        serde_json::from_value(json!([{"task": "now"}, {"task": "now", "on_failure": "fail"}])).unwrap();
+    let members = composer.members(added, Some(OnFailure::Continue), Some(7)).await.unwrap();
+    assert_eq!(members.nodes[0].on_failure, OnFailure::Continue);
+    assert_eq!(members.nodes[1].on_failure, OnFailure::Fail);
+    let spec: NodeSpec = serde_json::from_str(&members.templates[0].spec).unwrap();
+    assert_eq!(spec.keep_ms, Some(7), "workflows of its guests are kept as long");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 use serde_json::value::RawValue;
 use umbel_broker::{NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
 use umbel_model::{
-    Canvas, JobId, NodeArguments, Stamps, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
+    Canvas, JobId, NodeArguments, OnFailure, Stamps, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
     canvas::{CanvasError, Each, Join, Node, Plan, Signature, Work, plan, plan_members},
     outcome::MAX_DELAY_MS,
     policy::DEFAULT_RESULT_TTL_MS,
@@ -79,12 +79,18 @@ impl<'c> Composer<'c> {
         Box::pin(async move { self.compose(canvas, head, Some(options)).await })
     }
 
-    /// More members for the group that a running job is in.
-    pub fn members(self, members: Vec<Canvas>) -> Composing<'c, NewMembers> {
+    /// More members for the group that a running job is in. `on_failure` is what the group says of its members, `keep_ms` how long
+    /// the workflow is kept, if that was said.
+    pub fn members(
+        self,
+        members: Vec<Canvas>,
+        on_failure: Option<OnFailure>,
+        keep_ms: Option<u64>,
+    ) -> Composing<'c, NewMembers> {
         Box::pin(async move {
             let limits = self.rules.limits.canvas;
-            let (plan, ends) = plan_members(members, limits).map_err(|e| self.misplanned(e))?;
-            let (templates, nodes) = self.nodes(plan.nodes, None).await?;
+            let (plan, ends) = plan_members(members, on_failure, limits).map_err(|e| self.misplanned(e))?;
+            let (templates, nodes) = self.nodes(plan.nodes, None, keep_ms).await?;
             Ok(NewMembers { templates, nodes, ends, starts: plan.starts })
         })
     }
@@ -94,7 +100,8 @@ impl<'c> Composer<'c> {
         let mut head = self.head(head, None)?;
         let plan = plan(canvas, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
         let Plan { nodes, starts, end } = plan;
-        let (templates, nodes) = self.nodes(nodes, first.as_ref()).await?;
+        let keep_ms = Some(head.keep_ms).filter(|ms| *ms != DEFAULT_RESULT_TTL_MS);
+        let (templates, nodes) = self.nodes(nodes, first.as_ref(), keep_ms).await?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, end);
         Ok(NewWorkflow { head, nodes })
     }
@@ -138,15 +145,20 @@ impl<'c> Composer<'c> {
     }
 
     /// The templates and nodes of a plan. `first` are the options of the task that is the whole canvas.
-    async fn nodes(&self, nodes: Vec<Node>, first: Option<&Options>) -> Result<(Vec<NodeTemplate>, Vec<NewNode>)> {
+    async fn nodes(
+        &self,
+        nodes: Vec<Node>,
+        first: Option<&Options>,
+        keep_ms: Option<u64>,
+    ) -> Result<(Vec<NodeTemplate>, Vec<NewNode>)> {
         let tasks = self.tasks(&nodes).await?;
-        let mut templates = Templates::new(self.rules, self.stamps, self.now_ms);
+        let mut templates = Templates::new(self.rules, self.stamps, self.now_ms, keep_ms);
         let mut faults = Faults::default();
         // Of arguments; specs have as much for themselves.
         let mut left = self.rules.limits.max_bytes;
         let mut made = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let Node { work, when, on_failure, after, takes, group, next, label, pointer } = node;
+            let Node { work, when, on_failure, after, takes, group, members_on_failure, next, label, pointer } = node;
             let work = match work {
                 Work::Join(Join { members, scope, cancel_rest, pending }) => {
                     Some(NewWork::Join { members, scope, cancel_rest, pending, failed: 0, skipped: 0, kept: false })
@@ -158,7 +170,7 @@ impl<'c> Composer<'c> {
                         None
                     }
                     Some(task) => {
-                        let (arguments, options) = arguments(signature, label);
+                        let (arguments, options) = arguments(signature, label, members_on_failure);
                         let call = Call { arguments: &arguments, takes, pointer: &pointer };
                         self.check(task, call, &mut faults).await;
                         let options = match first.filter(|_| pointer.is_empty()) {
@@ -250,8 +262,12 @@ impl<'c> Composer<'c> {
 }
 
 /// The arguments of a signature as they are stored, and its options.
-fn arguments(signature: Signature, label: Option<String>) -> (NodeArguments, Option<Box<RawValue>>) {
+fn arguments(
+    signature: Signature,
+    label: Option<String>,
+    members_on_failure: Option<OnFailure>,
+) -> (NodeArguments, Option<Box<RawValue>>) {
     let Signature { args, kwargs, each, options, .. } = signature;
     let (map, starmap) = Each::split(each);
-    (NodeArguments { args, kwargs, map, starmap, label }, options)
+    (NodeArguments { args, kwargs, map, starmap, label, members_on_failure }, options)
 }

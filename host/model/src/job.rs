@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    AttemptRecord, Digest, Failure, JobId, JsonText, LargeValue, Parameter, PolicyPatch, QueueName, TaskName, TenantId,
-    UnixMs, WorkerId, WorkflowId, named_enum, task::given,
+    AttemptRecord, Digest, Failure, JobId, JsonText, LargeValue, OnFailure, Parameter, PolicyPatch, QueueName,
+    TaskName, TenantId, UnixMs, WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -123,6 +123,10 @@ pub struct NodeSpec {
     /// Those of the workflow.
     #[serde(flatten)]
     pub stamps: Stamps,
+    /// How long its workflow is kept after its end, milliseconds, if that was said: workflows that its guests submit are kept as
+    /// long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ms: Option<u64>,
 }
 
 /// A parameter without its schema.
@@ -157,6 +161,9 @@ pub struct NodeArguments {
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// What its group says of the failure of members that say nothing themselves: for the members that it may add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_on_failure: Option<OnFailure>,
 }
 
 /// The specification of a workflow as a whole.

@@ -170,7 +170,6 @@ pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> R
         Resolution::Retry { delay_ms: delay_ms.min(MAX_DELAY_MS), failure }
     };
     match outcome {
-        Outcome::Value(_) if policy.ignore_result => Resolution::Succeed { result: None },
         Outcome::Value(result) => Resolution::Succeed { result: Some(result) },
         Outcome::Ignore => Resolution::Succeed { result: None },
         Outcome::Error { failure, retry_after_ms } => error(failure, retry_after_ms, false),
@@ -232,13 +231,6 @@ mod tests {
         let trap = |kind: &str| decide(Outcome::Trap(Failure::new(kind, "")), &policy, 0, 0);
         assert!(matches!(trap("deadline"), Resolution::Retry { .. }));
         assert!(matches!(trap("memory"), Resolution::Fail { .. }));
-    }
-
-    #[test]
-    fn a_result_that_nobody_wants_is_not_stored() {
-        let policy = Policy { ignore_result: true, ..Policy::default() };
-        let value = Outcome::Value(RawValue::from_string("7".into()).unwrap());
-        assert!(matches!(decide(value, &policy, 0, 0), Resolution::Succeed { result: None }));
     }
 
     #[test]

@@ -112,6 +112,12 @@ impl ActiveDelivery {
         self.task.get().map_or(&DEFAULT, |(_, policy)| policy)
     }
 
+    /// Whether the value of its task is stored. That of a workflow's node is, though its policy says that readers do not get it:
+    /// it is for the nodes that take it.
+    pub(crate) fn keeps_result(&self) -> bool {
+        self.delivery.node.is_some() || !self.policy().ignore_result
+    }
+
     pub(crate) fn has_reports(&self) -> bool {
         !self.reports().is_empty()
     }

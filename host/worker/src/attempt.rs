@@ -166,7 +166,7 @@ impl Attempts {
     /// Stores a large result in the module store; the outcome then has a reference to it.
     async fn store_result(&self, active: &Arc<ActiveDelivery>, ended: Ended) -> Ended {
         let Outcome::Value(value) = &ended.outcome else { return ended };
-        if active.policy().ignore_result || ended.replaced_by.is_some() {
+        if !active.keeps_result() || ended.replaced_by.is_some() {
             return ended;
         }
         let (large, keeper, text) = (self.runtime.clone(), active.clone(), value.get().to_owned());

@@ -99,6 +99,10 @@ impl Ended {
         let outcome_name = replaced_by.map_or(name(&outcome), |_| "replaced");
         let record = active.record(worker, outcome_name, failure, usage);
         let random = if matches!(outcome, Outcome::Error { .. } | Outcome::Trap(_)) { random_u64() } else { 0 };
+        let outcome = match outcome {
+            Outcome::Value(_) if !active.keeps_result() => Outcome::Ignore,
+            other => other,
+        };
         let resolution = match replaced_by {
             Some(workflow) => Resolution::Replace { workflow },
             None => decide(outcome, policy, active.delivery.retries, random),
@@ -220,6 +224,16 @@ mod tests {
         let reject = Outcome::Reject { reason: "a secret".into() };
         assert_eq!(settled(reject, true, policy).1, bare("rejected"));
         assert_ne!(settled(trap(), true, r#"{"ignore_result":true}"#).1, bare("memory"));
+    }
+
+    #[test]
+    fn a_result_that_nobody_wants_is_not_stored() {
+        let value = || Outcome::Value(serde_json::value::RawValue::from_string("7".into()).unwrap());
+        let result = |policy: &str| match settled(value(), true, policy).0 {
+            Resolution::Succeed { result } => result.map(|result| result.get().to_owned()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((result(r#"{"ignore_result":true}"#), result("{}")), (None, Some("7".into())));
     }
 
     #[test]

@@ -236,6 +236,7 @@ mod tests {
             parameters: parameters.iter().map(parameter).collect(),
             policy: PolicyPatch::default(),
             stamps: Default::default(),
+            keep_ms: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use umbel_broker::{Broker, Delivery, Growth};
 use umbel_compose::{BrokerTasks, Composer, Error, Head, Rules};
-use umbel_model::{Canvas, Failure, NodeSpec, Outcome, PolicyBounds, WorkflowId};
+use umbel_model::{Canvas, Failure, NodeArguments, NodeSpec, OnFailure, Outcome, PolicyBounds, WorkflowId};
 
 use crate::{
     operating_system::unix_ms,
@@ -42,10 +42,12 @@ impl RequestComposer {
         let WorkflowRequests { submitted, replacement, members, .. } = requests;
         let replaced_by = replacement.as_ref().map(|(id, _)| *id);
         let depth = delivery.node.as_ref().map_or(0, |node| node.depth) + 1;
+        let keep_ms = template.and_then(|spec| spec.keep_ms);
         let mut growth = Growth::default();
         let submitted = submitted.into_iter().map(|request| (request, None));
         for ((id, text), parent) in submitted.chain(replacement.map(|request| (request, Some(delivery.id)))) {
             let head = Head { depth, parent, ..Head::new(id) };
+            let head = Head { keep_ms: keep_ms.unwrap_or(head.keep_ms), ..head };
             growth.workflows.push(composer.workflow(read(&text)?, head).await.map_err(refused)?);
         }
         if !members.is_empty() {
@@ -53,10 +55,16 @@ impl RequestComposer {
             for list in &members {
                 all.extend(read::<Vec<Canvas>>(list)?);
             }
-            growth.members = Some(composer.members(all).await.map_err(refused)?);
+            let on_failure = delivery.node.as_ref().and_then(|node| members_on_failure(&node.arguments));
+            growth.members = Some(composer.members(all, on_failure, keep_ms).await.map_err(refused)?);
         }
         Ok((growth, replaced_by))
     }
+}
+
+/// What the group of a node says of the failure of its members.
+fn members_on_failure(arguments: &str) -> Option<OnFailure> {
+    serde_json::from_str::<NodeArguments>(arguments).ok()?.members_on_failure
 }
 
 /// Reads a text that was read and checked before, when the guest requested it.

@@ -61,7 +61,7 @@ impl WorkflowRequests {
         if requester.node.and_then(|node| node.group).is_none() {
             return Err(Refused::new("not_in_group", "this job is in no group"));
         }
-        self.check(requester, members, |parsed, limits| plan_members(parsed, limits).map(|(plan, _)| plan))?;
+        self.check(requester, members, |parsed, limits| plan_members(parsed, None, limits).map(|(plan, _)| plan))?;
         self.members.push(members.to_owned());
         Ok(())
     }

@@ -101,6 +101,7 @@ async fn a_wrong_canvas_is_refused_with_its_place() {
         (json!({"canvas": chord(), "name": ""}), 422, "invalid_option", "/name"),
         (json!({"canvas": chord(), "headers": {"a": "\n"}}), 422, "invalid_option", "/headers/a"),
         (json!({"canvas": chord(), "keep_ms": 1_u64 << 50}), 422, "invalid_option", "/keep_ms"),
+        (json!({"canvas": chord(), "deadline_ms": 0}), 422, "invalid_option", "/deadline_ms"),
         (json!({"canvas": chord(), "idempotency_key": ""}), 422, "invalid_option", "/idempotency_key"),
         (
             json!({"canvas": {"task": "add", "args": [1], "options": {"fuel": 0}}}),
@@ -116,6 +117,27 @@ async fn a_wrong_canvas_is_refused_with_its_place() {
     app.post("/v1/workflows", json!({})).await.problem(422, "invalid_body");
     app.post("/v1/workflows", "{").await.problem(400, "invalid_json");
     assert_eq!(app.get("/v1/workflows").await.ok(200)["items"], json!([]), "nothing of a refused workflow is stored");
+}
+
+#[tokio::test]
+async fn a_result_that_is_ignored_is_for_the_steps_behind_it_and_for_no_reader() {
+    let app = TestApp::with_tasks().await;
+    let ignoring = json!({"task": "add", "args": [1], "options": {"ignore_result": true}});
+    let body = json!({"canvas": {"chain": [ignoring, {"task": "echo"}]}});
+    let open = id_of(&app.post("/v1/workflows", &body).await.ok(202));
+    let shut = id_of(&app.post("/v1/workflows", json!({"canvas": ignoring})).await.ok(202));
+    app.run(|_| Some(json!(7))).await;
+    assert_eq!(app.get(&format!("/v1/workflows/{open}")).await.ok(200)["result"], 7);
+    let shut = app.get(&format!("/v1/workflows/{shut}")).await.ok(200);
+    assert_eq!((&shut["state"], &shut["result"]), (&json!("succeeded"), &json!(null)));
+    let nodes = app.get(&format!("/v1/workflows/{open}/nodes")).await.ok(200);
+    let ids: Vec<&str> = nodes["items"].as_array().unwrap().iter().map(|node| node["job"].as_str().unwrap()).collect();
+    let jobs = [
+        app.get(&format!("/v1/jobs/{}", ids[0])).await.ok(200),
+        app.get(&format!("/v1/jobs/{}", ids[1])).await.ok(200),
+    ];
+    assert_eq!((&jobs[0]["result"], &jobs[1]["result"]), (&json!(null), &json!(7)));
+    app.get(&format!("/v1/jobs/{}/result", ids[0])).await.problem(404, "no_result");
 }
 
 #[tokio::test]

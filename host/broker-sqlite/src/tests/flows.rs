@@ -46,7 +46,7 @@ pub(super) fn chord(n: u64, members: usize) -> NewWorkflow {
 /// More members for a group: a JSON array of steps.
 pub(super) fn members(json: &str) -> NewMembers {
     let steps: Vec<Canvas> = serde_json::from_str(json).unwrap();
-    let (plan, ends) = canvas::plan_members(steps, CanvasLimits::default()).unwrap();
+    let (plan, ends) = canvas::plan_members(steps, None, CanvasLimits::default()).unwrap();
     let (templates, nodes) = stored(&plan.nodes);
     NewMembers { templates, nodes, ends, starts: plan.starts }
 }

@@ -101,6 +101,8 @@ pub struct Node {
     pub takes: bool,
     /// The join of the innermost group that it is in.
     pub group: Option<u32>,
+    /// What that group says of the failure of members that say nothing themselves: for members that are added later.
+    pub members_on_failure: Option<OnFailure>,
     /// The nodes that wait for it.
     pub next: Vec<Range>,
     pub label: Option<String>,
@@ -134,10 +136,14 @@ pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
 }
 
 /// More members for a group that runs: their graph, and the last node of each. Numbers start from 0; the members' ends
-/// have no edge to the group's join yet, nor a `group`.
-pub fn plan_members(members: Vec<Canvas>, limits: CanvasLimits) -> Result<(Plan, Vec<Range>), CanvasError> {
+/// have no edge to the group's join yet, nor a `group`. `on_failure` is what the group says of its members.
+pub fn plan_members(
+    members: Vec<Canvas>,
+    on_failure: Option<OnFailure>,
+    limits: CanvasLimits,
+) -> Result<(Plan, Vec<Range>), CanvasError> {
     let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
-    let place = Place { depth: 1, ..Place::default() };
+    let place = Place { depth: 1, on_failure, members_on_failure: on_failure, ..Place::default() };
     let (ends, starts) = planner.members(members, ("/", 1), &place)?;
     planner.callbacks()?;
     Ok((Plan { nodes: planner.finished(), starts, end: 0 }, ends))
@@ -162,8 +168,10 @@ struct Place {
     after: Option<u32>,
     when: When,
     group: Option<u32>,
-    /// The setting of the group around it for its members.
+    /// The setting of the group around it for its members, if it is the end of one.
     on_failure: Option<OnFailure>,
+    /// That setting, wherever in a member it is.
+    members_on_failure: Option<OnFailure>,
     /// Numbers that were set aside for its last and its first node.
     end: Option<u32>,
     start: Option<u32>,
@@ -188,6 +196,7 @@ impl Place {
             after: self.after,
             takes: takes && self.after.is_some(),
             group: self.group,
+            members_on_failure: self.members_on_failure,
             next: Vec::new(),
             label,
             pointer: self.pointer.clone(),
@@ -322,7 +331,7 @@ impl Planner {
         let number = self.number(place.end, place)?;
         let count = members.len() as u32;
         let first = self.nodes.len() as u32;
-        let inner = Place { group: Some(number), on_failure, ..place.inside("") };
+        let inner = Place { group: Some(number), on_failure, members_on_failure: on_failure, ..place.inside("") };
         let (ends, mut starts) = self.members(members, written, &inner)?;
         let scope = Range { first, count: self.nodes.len() as u32 - first };
         let join = Join {

@@ -60,6 +60,19 @@ async fn a_step_takes_the_result_of_the_one_before_it() {
 }
 
 #[tokio::test]
+async fn a_result_that_is_ignored_is_handed_on_within_its_workflow() {
+    let world = World::new().await;
+    let _worker = world.start();
+    let ignoring = r#""options":{"ignore_result":true}"#;
+    let canvas = format!(
+        r#"{{"chord":[{{"task":"task","args":["e1"],{ignoring}}},{{"task":"task","map":["e2"],{ignoring}}}],"body":{{"task":"task"}}}}"#
+    );
+    let id = submit(&world, &canvas).await;
+    node(&world, id, 3).await;
+    assert_eq!(value(&world, id).await, r#"{"d":[{"d":"e1"},[{"d":"e2"}]]}"#);
+}
+
+#[tokio::test]
 async fn a_body_takes_the_list_of_its_members_results() {
     let world = World::new().await;
     let _worker = world.start();

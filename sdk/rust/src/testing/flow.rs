@@ -206,9 +206,10 @@ impl App {
     }
 
     fn add_members(&mut self, flow: usize, node: u32, members: &[Value]) -> Result<(), Refused> {
-        let Some(join) = self.flows[flow].nodes[node as usize].plan.group else { return Ok(()) };
+        let of_grower = &self.flows[flow].nodes[node as usize].plan;
+        let (Some(join), on_failure) = (of_grower.group, of_grower.members_on_failure) else { return Ok(()) };
         let members = members.iter().map(|member| parsed(&member.to_string())).collect::<Result<Vec<_>, _>>()?;
-        let (mut plan, ends) = canvas::plan_members(members, CanvasLimits::default()).map_err(invalid)?;
+        let (mut plan, ends) = canvas::plan_members(members, on_failure, CanvasLimits::default()).map_err(invalid)?;
         self.check(&plan.nodes)?;
         let offset = self.flows[flow].nodes.len() as u32;
         let shifted = |range: &Range| Range { first: range.first + offset, ..*range };

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde::Deserialize;
-use umbel_broker::{WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value};
+use umbel_broker::{
+    NodeWork, Results, WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value,
+};
 use utoipa::IntoParams;
 
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     body::{answer, ok},
     extract::{Context, Query, WaitQuery, WorkflowParam},
     held,
-    job_detail::{stored_json, upstream, why_omitted},
+    job_detail::{ignores_result, stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
     problem::{Problem, Result},
@@ -41,14 +43,16 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
     let mut workflow = Workflow::summary(record)?;
     match record.state {
         WorkflowState::Succeeded => {
-            let max = api.config.max_result_bytes;
-            let reserved = held::reserve(api, &record.tenant, max).await?;
-            match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, max).await {
-                Ok(text) => {
-                    reserved.keep(text.len());
-                    workflow.result = Some(stored_json(text)?);
+            if !end_is_ignored(api, record).await? {
+                let max = api.config.max_result_bytes;
+                let reserved = held::reserve(api, &record.tenant, max).await?;
+                match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, max).await {
+                    Ok(text) => {
+                        reserved.keep(text.len());
+                        workflow.result = Some(stored_json(text)?);
+                    }
+                    Err(error) => workflow.result_omitted = Some(why_omitted(error)?),
                 }
-                Err(error) => workflow.result_omitted = Some(why_omitted(error)?),
             }
         }
         WorkflowState::Running => {}
@@ -58,6 +62,20 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
         }
     }
     Ok(workflow)
+}
+
+/// Whether the job that a workflow ends with has a result for nobody.
+async fn end_is_ignored(api: &Api, record: &WorkflowRecord) -> Result<bool> {
+    if !record.templates.iter().any(|template| ignores_result(&template.spec)) {
+        return Ok(false);
+    }
+    let page = api.broker.nodes(&record.tenant, record.id, record.end, 1, Results::Omitted).await?;
+    Ok(page.nodes.first().is_some_and(|node| match &node.work {
+        NodeWork::Job { template, .. } => {
+            record.templates.get(*template as usize).is_some_and(|template| ignores_result(&template.spec))
+        }
+        NodeWork::Join { .. } => false,
+    }))
 }
 
 /// One workflow; with `wait`, once it is over or the time is.

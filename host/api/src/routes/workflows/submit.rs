@@ -75,6 +75,10 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
         let refused = |detail: String| Problem::invalid_option(&*detail).with_place("/idempotency_key", &*detail);
         check_key(key).map_err(refused)?;
     }
+    if body.deadline_ms == Some(0) {
+        let detail = "write 1 or more milliseconds; leave it out for no deadline";
+        return Err(Problem::invalid_option(detail).with_place("/deadline_ms", detail));
+    }
     let key = key_of(&headers, body.idempotency_key.as_deref(), "idempotency_key")?;
     // A large body takes a while.
     let key = tokio::task::spawn_blocking(move || key.map(|key| submission_key(&key, &bytes)));
