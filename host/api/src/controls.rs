@@ -49,7 +49,7 @@ impl ControlView {
 }
 
 /// A rate as people write it.
-fn rate_text(rate: &Rate) -> String {
+pub(crate) fn rate_text(rate: &Rate) -> String {
     let unit = match rate.period_ms {
         1_000 => "s",
         60_000 => "m",

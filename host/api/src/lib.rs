@@ -41,6 +41,7 @@ mod task_source;
 mod task_store;
 mod time;
 mod views;
+mod waits_for;
 mod workflow_submission;
 mod workflow_tree;
 mod write_timeout;

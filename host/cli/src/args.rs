@@ -7,12 +7,13 @@ mod service;
 mod worker;
 mod workflow;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use umbel_model::{
     Digest, JobState, Rate, TaskName,
@@ -167,10 +168,11 @@ pub struct RunOptions {
     pub module: PathBuf,
     /// The task; optional if the module has only one
     pub task: Option<TaskName>,
-    /// Arguments: each is JSON if it can be read as JSON, and text otherwise
+    /// Arguments: each is JSON if it can be read as JSON, and text otherwise; `@FILE` is what is in a file, `-` stdin, and `@@x` the
+    /// text `@x`
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
-    /// Argument by name
+    /// Argument by name; its value is written as those above
     #[arg(long, value_name = "NAME=VALUE")]
     pub kwarg: Vec<String>,
     /// Fuel, instead of the task's own
@@ -242,9 +244,18 @@ fn word(word: &'static str, help: &'static str) -> PossibleValue {
 }
 
 /// A time as RFC 3339, such as 2026-01-31T12:00:00Z.
-fn time(text: &str) -> Result<String, String> {
-    let read: Result<jiff::Timestamp, _> = text.parse();
+fn moment(text: &str) -> Result<String, String> {
+    let read: Result<Timestamp, _> = text.parse();
     read.map(|_| text.to_owned()).map_err(|_| format!("{text:?} is not a time: write 2026-01-31T12:00:00Z"))
+}
+
+/// A time as RFC 3339, or how long ago it was: `1h`.
+fn time(text: &str) -> Result<String, String> {
+    let Ok(ms) = duration(text) else {
+        return moment(text).map_err(|error| format!("{error}, or 1h for an hour ago"));
+    };
+    let ago = Timestamp::now().checked_sub(Duration::from_millis(ms));
+    ago.map(|at| at.to_string()).map_err(|_| format!("{text:?} is before the first time that there is"))
 }
 
 /// A task of a module, its arguments, and the number of calls to measure.
@@ -266,6 +277,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_may_be_said_by_how_long_ago_it_was() {
+        let ago = |text: &str| {
+            let at: Timestamp = time(text).unwrap().parse().unwrap();
+            Timestamp::now().as_millisecond() - at.as_millisecond()
+        };
+        assert!((3_600_000..3_660_000).contains(&ago("1h")), "{}", ago("1h"));
+        assert_eq!(time("2026-01-31T12:00:00Z").unwrap(), "2026-01-31T12:00:00Z");
+        assert!(time("yesterday").unwrap_err().contains("1h for an hour ago"));
     }
 
     #[test]

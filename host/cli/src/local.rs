@@ -74,7 +74,7 @@ pub fn pick<'a>(tasks: &'a [TaskDescription], wanted: Option<&str>) -> Result<&'
 /// The arguments as one JSON object.
 fn bound(task: &TaskDescription, options: &RunOptions) -> Result<String> {
     let named = arguments::named(&options.kwarg)?;
-    let values: Vec<Box<RawValue>> = options.args.iter().map(|text| arguments::value(text)).collect();
+    let values: Vec<Box<RawValue>> = arguments::all_given(&options.args)?;
     let parameters: Vec<ParameterText> = task.parameters.iter().map(ParameterText::from).collect();
     let kwargs = named.iter().map(|(name, value)| (name.as_str(), &**value));
     bind_text(&parameters, values.iter().map(|value| &**value), kwargs).map_err(|errors| {

@@ -1,13 +1,15 @@
 //! The options of a call: the fields of a policy, and when it starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use umbel_broker::Start;
-use umbel_model::{Canvas, PolicyPatch, UnixMs, binding::escape, outcome::MAX_DELAY_MS, outcome::truncated};
+use umbel_model::{
+    Canvas, PolicyPatch, RawObject, UnixMs, binding::escape, json, outcome::MAX_DELAY_MS, outcome::truncated,
+};
 
 use crate::{Fault, FaultKind, JsonError, Result, plain};
 
@@ -61,6 +63,9 @@ impl Options {
         let shape = |pointer: &str, detail| Fault::new(FaultKind::Options, format!("/options{pointer}"), detail);
         let whole = |e: serde_json::Error| shape("", plain(&e.to_string()));
         let mut fields: Map<String, Value> = serde_json::from_str(json).map_err(whole)?;
+        if let Some(pointer) = twice(json) {
+            return Err(shape(&pointer, "is given twice".to_owned()).into());
+        }
         fields.retain(|_, value| !value.is_null());
         let countdown = fields.remove("countdown_ms").map(|value| countdown_of(&value)).transpose()?;
         let eta = fields.remove("eta").map(|value| time_of("eta", &value, now_ms).map(Start::At)).transpose()?;
@@ -89,6 +94,17 @@ impl Options {
         let start = countdown.or(eta);
         Ok(Self { policy, start, idempotency_key, expires_at, tags, headers, on_success, on_failure })
     }
+}
+
+/// The first name that an object has twice: of the options, and of their headers.
+fn twice(json: &str) -> Option<String> {
+    let of = |text: &str, at: &str| {
+        let fields: RawObject<'_> = serde_json::from_str(text).ok()?;
+        let mut seen = BTreeSet::new();
+        let name = fields.iter().map(|(name, _)| name.to_owned()).find(|name| !seen.insert(name.clone()));
+        name.map(|name| format!("{at}/{}", escape(&truncated(name, MAX_NAME_CHARS))))
+    };
+    of(json, "").or_else(|| of(json::field(json, "headers")?, "/headers"))
 }
 
 fn wrong(pointer: &str, detail: impl Into<String>) -> Fault {
@@ -186,6 +202,16 @@ pub fn parse_time(text: &str) -> Result<UnixMs, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_that_is_given_twice_is_refused_where_it_is() {
+        let refused = |json: &str| match Options::parse(json, 0) {
+            Err(crate::Error::Refused(faults)) => faults[0].pointer.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(r#"{"priority": 1, "tags": [], "priority": 2}"#), "/options/priority");
+        assert_eq!(refused(r#"{"headers": {"a/b": "1", "a\u002fb": "2"}}"#), "/options/headers/a~1b");
+    }
 
     #[test]
     fn times_are_read_in_any_zone() {

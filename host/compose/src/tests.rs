@@ -239,10 +239,10 @@ async fn members_are_numbered_from_zero() {
     let composer = Composer { tasks: &Known, rules: &rules, tenant: &tenant, stamps: &stamps, now_ms: 0, pointer: "" };
     let members: Vec<Canvas> =
         serde_json::from_str(r#"[{"task":"now"},{"chain":[{"task":"now"},{"task":"inc"}]}]"#).unwrap();
-    let made = composer.members(members).await.unwrap();
+    let made = composer.members(members, None, None).await.unwrap();
     assert_eq!((made.nodes.len(), made.templates.len(), made.ends.len()), (3, 2, 1));
     let wrong: Vec<Canvas> = serde_json::from_str(r#"[{"task":"now"},{"task":"inc"}]"#).unwrap();
-    let Err(Error::Refused(faults)) = composer.members(wrong).await else { panic!() };
+    let Err(Error::Refused(faults)) = composer.members(wrong, None, None).await else { panic!() };
     assert_eq!(faults[0].pointer, "/1/kwargs/x");
 }
 

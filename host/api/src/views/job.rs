@@ -63,6 +63,12 @@ views! {
         /// Deliveries of the current attempt.
         deliveries: u32 = record.deliveries,
         created_at: Timestamp = Timestamp(record.created_at),
+        /// Of a single job that waits: what holds it back.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        waits_for: Vec<WaitsFor> = Vec::new(),
+        /// Of a single job that waits: since when, which is its submission or the end of its last attempt.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        waits_since: Option<Timestamp> = None,
         /// When a scheduled or retrying job is due.
         due_at: Option<Timestamp> = record.due_at.map(Timestamp),
         /// When it is tried again.
@@ -99,6 +105,14 @@ views! {
         /// The dead job that this one repeats.
         redrive_of: Option<String> = spec.redrive_of.map(|id| id.to_string()),
         traceparent: Option<String> = spec.stamps.traceparent,
+    }
+
+    /// One thing that holds a job back.
+    WaitsFor from (why: &'static str, words: String) {
+        /// `time`, `workflow`, `replacement`, `tenant_paused`, `queue_paused`, `task_paused`, `limit`, `no_worker`, `turn`.
+        reason: &'static str = why,
+        /// In words, with what to do about it.
+        detail: String = words,
     }
 
     Progress from (progress: ModelProgress) {

@@ -126,6 +126,33 @@ async fn so_many_routes_may_be_regular_expressions() {
     assert_eq!(older.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.ok(202)["queue"], "q");
 }
 
+#[tokio::test]
+async fn a_job_says_what_holds_it_back() {
+    let app = TestApp::with_tasks().await;
+    let reasons = async |id: &str| {
+        let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);
+        let all = job["waits_for"].as_array().cloned().unwrap_or_default();
+        let reasons: Vec<String> = all.iter().map(|what| what["reason"].as_str().unwrap().to_owned()).collect();
+        (reasons.join(" "), job["waits_since"] == job["created_at"])
+    };
+    let limited = app.submit_add(json!({"queue": "mail", "concurrency": 2})).await;
+    assert_eq!(reasons(&limited).await, ("limit no_worker".into(), true));
+    patch(&app, "/v1/tenant", json!({"paused": true})).await.ok(200);
+    app.post("/v1/queues/mail/pause", "").await.ok(200);
+    assert_eq!(reasons(&limited).await.0, "tenant_paused queue_paused limit no_worker");
+    patch(&app, "/v1/tenant", json!({"paused": false})).await.ok(200);
+    let later = app.submit_add(json!({"countdown_ms": 60_000})).await;
+    assert_eq!(reasons(&later).await.0, "time");
+    let turn = app.submit_add(json!({})).await;
+    let worker = WorkerInfo { queues: vec!["default".parse().unwrap()], ..worker() };
+    app.broker.heartbeat(&worker).await.unwrap();
+    assert_eq!(reasons(&turn).await.0, "turn");
+    let detail = app.get(&format!("/v1/jobs/{limited}")).await.ok(200)["waits_for"].to_string();
+    assert!(detail.contains("umbel queue resume mail") && detail.contains("umbel worker -Q mail"), "{detail}");
+    app.claim().await;
+    assert_eq!(reasons(&turn).await, (String::new(), false));
+}
+
 fn worker() -> WorkerInfo {
     WorkerInfo {
         id: WorkerId::new("w1").unwrap(),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::app::{TestApp, id_of};
+use crate::app::{TestApp, id_of, module_with};
 
 #[tokio::test]
 async fn a_dead_job_is_listed_and_redriven_once() {
@@ -16,6 +16,22 @@ async fn a_dead_job_is_listed_and_redriven_once() {
     assert_eq!(new["arguments"], json!({"x": 1, "y": 2}));
     app.post(&format!("/v1/dead/{id}/redrive"), "").await.problem(409, "not_dead");
     assert_eq!(app.get("/v1/dead").await.ok(200)["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_failed_job_is_retried_with_its_own_module_or_with_that_of_now() {
+    let app = TestApp::with_tasks().await;
+    let (own, now) = (app.dead_job().await, app.dead_job().await);
+    let old = app.get(&format!("/v1/jobs/{own}")).await.ok(200)["digest"].clone();
+    app.push(&module_with("Another text.")).await.ok(201);
+    let new = app.get("/v1/tasks/add").await.ok(200)["digest"].clone();
+    assert_ne!(old, new);
+    let retry = async |id: &str, body: serde_json::Value| app.post(&format!("/v1/jobs/{id}/retry"), body).await;
+    assert_eq!(retry(&own, json!({})).await.ok(202)["digest"], old);
+    assert_eq!(retry(&now, json!({"digest": "current"})).await.ok(202)["digest"], new);
+    let waiting = app.submit_add(json!({"countdown_ms": 60_000})).await;
+    retry(&waiting, json!({"digest": "current"})).await.problem(409, "job_not_waiting");
+    retry(&waiting, json!({"digest": "newest"})).await.problem(422, "invalid_body");
 }
 
 #[tokio::test]

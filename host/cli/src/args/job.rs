@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use umbel_model::{JobId, JobState, QueueName, TaskName, WorkflowId};
 
-use super::{PageFlags, duration, time};
+use super::{PageFlags, duration, moment, time};
 
 #[derive(Debug, Subcommand)]
 pub enum JobVerb {
@@ -37,8 +37,13 @@ pub enum JobVerb {
         #[arg(long)]
         let_end: bool,
     },
-    /// Run a waiting job now, or a failed job again as a new job
-    Retry { id: JobId },
+    /// Run a waiting job now, or a failed job again as a new job with the module of the failed one
+    Retry {
+        id: JobId,
+        /// Of a failed job: use the module that its task points at now
+        #[arg(long)]
+        current: bool,
+    },
     /// Delete jobs that have ended, with their results and logs
     Forget {
         #[arg(required = true)]
@@ -67,10 +72,10 @@ pub struct ListOptions {
     /// Only jobs with this header stamp
     #[arg(long, value_name = "NAME=VALUE")]
     pub header: Option<String>,
-    /// Only jobs submitted after this time, RFC 3339
+    /// Only jobs submitted after this time, RFC 3339, or so long ago, such as 1h
     #[arg(long, value_parser = time, value_name = "TIME")]
     pub created_after: Option<String>,
-    /// Only jobs submitted before this time, RFC 3339
+    /// Only jobs submitted before this time, RFC 3339, or so long ago, such as 1h
     #[arg(long, value_parser = time, value_name = "TIME")]
     pub created_before: Option<String>,
     #[command(flatten)]
@@ -86,10 +91,11 @@ all of them.";
 #[command(after_help = AFTER_SUBMIT)]
 pub struct SubmitOptions {
     pub task: TaskName,
-    /// Arguments: each is JSON if it can be read as JSON, and text otherwise
+    /// Arguments: each is JSON if it can be read as JSON, and text otherwise; `@FILE` is what is in a file, `-` stdin, and `@@x` the
+    /// text `@x`
     #[arg(allow_negative_numbers = true)]
     pub args: Vec<String>,
-    /// Argument by name
+    /// Argument by name; its value is written as those above
     #[arg(long, value_name = "NAME=VALUE")]
     pub kwarg: Vec<String>,
     /// Start after this time
@@ -144,7 +150,7 @@ pub enum Expiry {
 
 fn expiry(text: &str) -> Result<Expiry, String> {
     let hint = |_| format!("{text:?} is neither a duration such as 10m nor a time such as 2026-01-31T12:00:00Z");
-    duration(text).map(Expiry::After).or_else(|_| time(text).map(Expiry::At)).map_err(hint)
+    duration(text).map(Expiry::After).or_else(|_| moment(text).map(Expiry::At)).map_err(hint)
 }
 
 #[cfg(test)]

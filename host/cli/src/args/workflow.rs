@@ -39,6 +39,9 @@ pub enum WorkflowVerb {
         /// Which modules it runs
         #[arg(long, value_parser = digests(), default_value = "pinned")]
         digest: Digests,
+        /// The same as `--digest current`
+        #[arg(long, conflicts_with = "digest")]
+        current: bool,
         /// Wait for its end, at most so long, and print the result
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = duration, value_name = "DURATION")]
         wait: Option<u64>,

@@ -1,6 +1,6 @@
 //! Arguments from the command line: each is JSON, or else text. Numbers keep all their digits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 use serde_json::{
@@ -9,6 +9,7 @@ use serde_json::{
 };
 use umbel_model::{Policy, PolicyPatch, human};
 
+use super::input;
 use crate::{Failure, Result, suggest::nearest};
 
 /// A value as it was typed.
@@ -17,6 +18,24 @@ pub fn value(text: &str) -> Box<RawValue> {
         let quoted = serde_json::Value::from(text).to_string();
         RawValue::from_string(quoted).expect("a quoted text is JSON")
     })
+}
+
+/// Bytes of a file, or of stdin, that is an argument.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// An argument as it was typed, or what is in the file of `@FILE`, or in stdin for `-`. `@@x` is the text `@x`.
+pub fn given(text: &str) -> Result<Box<RawValue>> {
+    match text.strip_prefix('@') {
+        _ if text == "-" => Ok(value(&input::text(Path::new("-"), MAX_FILE_BYTES)?)),
+        None => Ok(value(text)),
+        Some(rest) if rest.starts_with('@') => Ok(value(rest)),
+        Some(file) => Ok(value(&input::text(Path::new(file), MAX_FILE_BYTES)?)),
+    }
+}
+
+/// All arguments by position.
+pub fn all_given(texts: &[String]) -> Result<Vec<Box<RawValue>>> {
+    texts.iter().map(|text| given(text)).collect()
 }
 
 /// The parts of `NAME=VALUE`; `example` is such a text for the failure.
@@ -30,7 +49,7 @@ pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>> {
     let mut named = BTreeMap::new();
     for text in pairs {
         let (name, text) = pair(text, "--kwarg express=true")?;
-        if named.insert(name.to_owned(), value(text)).is_some() {
+        if named.insert(name.to_owned(), given(text)?).is_some() {
             return Err(Failure::usage(format!("the argument {name:?} is given twice")));
         }
     }
@@ -105,6 +124,17 @@ mod tests {
         assert_eq!(shown("hello \"you\""), r#""hello \"you\"""#);
         assert_eq!(shown("true"), "true");
         assert_eq!(shown("\"5\""), "\"5\"");
+    }
+
+    #[test]
+    fn an_argument_may_be_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{\"n\": 100000000000000000000001}\n").unwrap();
+        let shown = |text: &str| given(text).map(|value| value.get().to_owned());
+        assert_eq!(shown(&format!("@{}", file.path().display())).unwrap(), "{\"n\": 100000000000000000000001}");
+        assert_eq!(shown("@@home").unwrap(), "\"@home\"");
+        assert_eq!(shown("a@b").unwrap(), "\"a@b\"");
+        assert_eq!(shown("@/nowhere/x").unwrap_err().exit, crate::Exit::NotFound);
     }
 
     #[test]

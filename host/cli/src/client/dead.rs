@@ -68,8 +68,17 @@ async fn one_by_one(ctx: &Context, options: &RedriveOptions) -> Result {
     if count > 0 {
         list(ctx, new)?;
     }
-    ctx.terminal.note(&format!("{count} jobs run again"));
+    ctx.terminal.note(&format!("{count} jobs run again, {}", modules(options.current)));
     ended
+}
+
+/// Which modules the new jobs run.
+fn modules(current: bool) -> &'static str {
+    if current {
+        "with the modules that their tasks point at now"
+    } else {
+        "with their own modules; --current takes those that their tasks point at now"
+    }
 }
 
 /// Prints the new jobs.
@@ -86,7 +95,7 @@ async fn repeat(ctx: &Context, request: Value) -> Result {
         _ => list(ctx, items)?,
     }
     let rest = if more { "; there are more, repeat the command" } else { "" };
-    ctx.terminal.note(&format!("{count} jobs run again{rest}"));
+    ctx.terminal.note(&format!("{count} jobs run again, {}{rest}", modules(false)));
     if refused.is_empty() {
         return Ok(());
     }

@@ -12,7 +12,8 @@ use std::time::Duration;
 use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Deserialize;
 use umbel_broker::{Cancelled, Forgot, RunNow, Waiter};
-use umbel_model::{JobId, JobState};
+use umbel_compose::Digests;
+use umbel_model::{JobId, JobState, Policy};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -25,7 +26,9 @@ use crate::{
     problem::{Problem, Result},
     redrive,
     state::Api,
-    views::Job,
+    time::Timestamp,
+    views::{Job, ResumeDigest},
+    waits_for::waits_for,
 };
 
 /// The answer to a submission that was stored. The `waiter` was made before the submission, and waits for the job if that is new.
@@ -56,7 +59,16 @@ pub(crate) async fn show(Context { api, caller, id, .. }: Context<JobId>, Query(
     let wait = query.wait(&api)?;
     held::wait(&api, &caller.tenant, wait)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
-    ok(&job_detail(&api, record).await?)
+    let waits = !record.state.is_terminal() && record.state != JobState::Running;
+    let waiting = waits.then(|| record.clone());
+    let mut job = job_detail(&api, record).await?;
+    if let Some(record) = waiting {
+        let policy = job.policy.as_ref().map(Policy::resolve).unwrap_or_default();
+        job.waits_for = waits_for(&api, &record, &policy).await?;
+        let since = record.history.last().map_or(record.created_at, |attempt| attempt.ended_at);
+        job.waits_since = Some(Timestamp(since));
+    }
+    ok(&job)
 }
 
 /// Deletes a job that has ended, with its log and its result.
@@ -118,16 +130,34 @@ pub(crate) async fn cancel(
     answer(status, &job_detail(&api, api.job(&caller.tenant, id).await?).await?)
 }
 
+/// How to repeat a failed job.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetryBody {
+    /// Which module the new job runs: `pinned`, that of the failed job; `current`, the one that its task points at now.
+    #[schema(value_type = ResumeDigest)]
+    digest: Digests,
+}
+
 /// Runs a scheduled or retrying job now; repeats a failed one as a new job.
+///
+/// With the digest `current` only a failed job is repeated: the module of one that waits is pinned.
 #[utoipa::path(
-    post, path = "/v1/jobs/{id}/retry", tag = "jobs",
+    post, path = "/v1/jobs/{id}/retry", tag = "jobs", request_body = Option<RetryBody>,
     responses(
         (status = 200, body = Job, description = "The job is queued"),
         (status = 202, body = Job, description = "A new job repeats the failed one"),
     )
 )]
-pub(crate) async fn retry(Context { api, caller, id, request_id }: Context<JobId>) -> Result {
-    let record = match api.broker.run_now(&caller.tenant, id).await? {
+pub(crate) async fn retry(
+    Context { api, caller, id, request_id }: Context<JobId>,
+    OptionalJson(body): OptionalJson<RetryBody>,
+) -> Result {
+    let run_now = match body.digest {
+        Digests::Pinned => api.broker.run_now(&caller.tenant, id).await?,
+        Digests::Current => RunNow::NotWaiting(api.job(&caller.tenant, id).await?.state),
+    };
+    let record = match run_now {
         RunNow::Queued => {
             let record = api.job(&caller.tenant, id).await?;
             return ok(&job_detail(&api, record).await?);
@@ -138,11 +168,16 @@ pub(crate) async fn retry(Context { api, caller, id, request_id }: Context<JobId
             let detail = format!("job {id} is {}; submit a new one", state.as_str());
             return Err(Problem::job_ended(detail));
         }
+        RunNow::NotWaiting(state) if body.digest == Digests::Current => {
+            let detail =
+                format!("job {id} is {}: its module is pinned; cancel it and submit another one", state.as_str());
+            return Err(Problem::job_not_waiting(detail));
+        }
         RunNow::NotWaiting(state) => {
             return Err(Problem::job_not_waiting(format!("job {id} is {} already", state.as_str())));
         }
     };
-    let how = redrive::How::new(&request_id.0);
+    let how = redrive::How { digests: body.digest, ..redrive::How::new(&request_id.0) };
     let mut new = redrive::redrive(&api, &[record], &how).await?;
     let new = new.pop().unwrap_or_else(|| Err(Problem::no_broker_answer()))?;
     respond_with_job(&api, &caller, Outcome::New(new), Duration::ZERO, None).await

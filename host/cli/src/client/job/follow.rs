@@ -46,13 +46,13 @@ pub(super) async fn logs(ctx: &Context, id: JobId, follow: bool) -> Result {
     }
 }
 
-/// A line of a log for people.
+/// A line of a log for people. What a guest wrote never looks like another line: its own line feeds are marked.
 fn log_line(json: &str) -> Result<String> {
     let line = object(json)?;
-    let context = text_at(&line, "/context");
+    let context = one_line(&text_at(&line, "/context"));
     let context = if context.is_empty() { context } else { format!(" {context}:") };
     let (at, level) = (text_at(&line, "/at"), text_at(&line, "/level"));
-    Ok(format!("{at} {level:>5}{context} {}", text_at(&line, "/message")))
+    Ok(format!("{at} {level:>5}{context} {}", text_at(&line, "/message").replace('\n', "\n    | ")))
 }
 
 /// Prints what happens until the job has ended; a job that did not succeed ends the verb with exit code 3.
@@ -131,6 +131,11 @@ mod tests {
         let state =
             event("state", r#"{"state":"retrying","attempt":2,"retry_at":"T","error":{"kind":"k","message":"m"}}"#);
         assert_eq!(line(&state).unwrap(), "retrying  attempt 2, due T: k: m");
+        let forged = event(
+            "log",
+            r#"{"number":0,"attempt":1,"at":"T","level":"info","context":"a\nT error","message":"x\nT error y"}"#,
+        );
+        assert_eq!(line(&forged).unwrap(), "T  info a T error: x\n    | T error y");
         assert_eq!(line(&event("later", "1")), None);
         let number = event("log", r#"{"message":"x","n":123456789012345678901234567890}"#);
         let json = shown(&number, Format::Jsonl).unwrap().unwrap();

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use umbel_client::{Client, Job, MAX_WAIT, Request, typed};
+use umbel_client::{Client, Digests, Job, MAX_WAIT, Request, typed};
 use umbel_model::{JobId, JobState};
 
 pub(super) use self::follow::{as_sent, follow};
 use super::{Context, arguments, fetch, not_succeeded, omitted};
 use crate::args::{Format, JobVerb, ListOptions};
-use crate::output::{object, table};
+use crate::output::{object, table, text_at};
 use crate::{Exit, Failure, Result, safe_text::plain};
 
 pub(super) const COLUMNS: &str = "ID, TASK, QUEUE, STATE, ATTEMPT, CREATED = created_at, ERROR = error/kind";
 
 const FIELDS: &str = "id, task, state, queue, priority, digest, arguments, attempt, max retries, deliveries, \
-    created = created_at, due = due_at, expires = expires_at, started = started_at, finished = finished_at, worker, \
-    progress = progress/message, reports = progress/state, about it = progress/meta, error = error/kind, \
+    created = created_at, waits since, due = due_at, expires = expires_at, started = started_at, finished = finished_at, worker, \
+    progress = progress/message, done = progress/done, of = progress/total, reports = progress/state, about it = progress/meta, error = error/kind, \
     message = error/message, redrive of, workflow, node = node/number, label = node/label, tags, headers, call, \
     replaced by, result is = result_omitted, traceparent";
 
@@ -56,9 +56,19 @@ pub async fn run(ctx: &Context, verb: JobVerb) -> Result {
             });
             terminal.brief(&job.id.to_string(), &body)
         }
-        JobVerb::Retry { id } => {
-            let (body, job): (_, Job) = fetch(client.post(format!("/v1/jobs/{id}/retry"))).await?;
-            terminal.note(if job.id == id { "it runs now" } else { "a new job repeats it" });
+        JobVerb::Retry { id, current } => {
+            let request = client.post(format!("/v1/jobs/{id}/retry"));
+            let request = if current { request.json(&json!({ "digest": Digests::Current })) } else { request };
+            let (body, job): (_, Job) = fetch(request).await?;
+            let answer = object(&body)?;
+            let digest = text_at(&answer, "/digest");
+            terminal.note(&match (job.id == id, current) {
+                (true, _) => "it runs now".to_owned(),
+                (false, true) => format!("a new job repeats it with the module that its task points at now, {digest}"),
+                (false, false) => {
+                    format!("a new job repeats it with its own module, {digest}; --current takes the one of now")
+                }
+            });
             terminal.brief(&job.id.to_string(), &body)
         }
         JobVerb::Forget { ids } => forget(ctx, &ids).await,
@@ -157,8 +167,8 @@ fn failed(job: &Job) -> Result {
     }
     let again = match job.workflow {
         // A part of a workflow is done again with what comes after it.
-        Some(workflow) => format!("umbel workflow resume {workflow}"),
-        None => format!("umbel job retry {}", job.id),
+        Some(workflow) => format!("umbel workflow resume {workflow}, after a fix with --current"),
+        None => format!("umbel job retry {}, after a fix with --current", job.id),
     };
     let failure = not_succeeded(&format!("job {}", job.id), job.state.as_str(), job.error.as_ref());
     Err(failure.help(format!("umbel job logs {}; {again}", job.id)))
@@ -169,6 +179,10 @@ fn show(ctx: &Context, body: &str) -> Result {
     terminal.object(body, FIELDS)?;
     if terminal.format != Format::Table {
         return Ok(());
+    }
+    let fields = object(body)?;
+    for what in fields["waits_for"].as_array().into_iter().flatten() {
+        terminal.note(&format!("it waits: {}", text_at(what, "/detail")));
     }
     let job: Job = typed(body)?;
     if job.let_end && !job.state.is_terminal() {

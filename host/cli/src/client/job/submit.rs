@@ -29,7 +29,7 @@ pub(super) async fn submit(ctx: &Context, options: &SubmitOptions) -> Result {
     let Context { client, terminal } = ctx;
     let submission = Submission {
         task: options.task.as_str(),
-        args: options.args.iter().map(|text| arguments::value(text)).collect(),
+        args: arguments::all_given(&options.args)?,
         kwargs: arguments::named(&options.kwarg)?,
         options: fields(options)?,
     };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use serde_json::json;
-use umbel_client::{Client, MAX_WAIT, Request, Workflow, WorkflowState};
+use umbel_client::{Client, Digests, MAX_WAIT, Request, Workflow, WorkflowState};
 use umbel_model::WorkflowId;
 
 use self::screen::Size;
@@ -62,11 +62,16 @@ pub async fn run(ctx: &Context, verb: WorkflowVerb) -> Result {
             });
             terminal.brief(&workflow.id.to_string(), &body)
         }
-        WorkflowVerb::Resume { id, digest, wait } => {
+        WorkflowVerb::Resume { id, digest, current, wait } => {
+            let digest = if current { Digests::Current } else { digest };
             let request = client.post(format!("/v1/workflows/{id}/resume")).json(&json!({ "digest": digest }));
             let begun = Instant::now();
             let (body, workflow): (_, Workflow) = fetch(request).await?;
-            terminal.note(&format!("workflow {} goes on where {id} failed", workflow.id));
+            let modules = match digest {
+                Digests::Current => "the modules that its tasks point at now",
+                _ => "its own modules; --current takes those that its tasks point at now",
+            };
+            terminal.note(&format!("workflow {} goes on where {id} failed, with {modules}", workflow.id));
             told(ctx, &body, &workflow, wait, begun).await
         }
         WorkflowVerb::Graph { id } => {
@@ -164,5 +169,5 @@ fn failed(workflow: &Workflow) -> Result {
         return Ok(());
     }
     let failure = not_succeeded(&format!("workflow {id}"), workflow.state.as_str(), workflow.error.as_ref());
-    Err(failure.help(format!("umbel workflow show {id}; umbel workflow resume {id}")))
+    Err(failure.help(format!("umbel workflow show {id}; umbel workflow resume {id}, after a fix with --current")))
 }
