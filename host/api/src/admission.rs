@@ -121,6 +121,41 @@ impl FairSemaphore {
     }
 }
 
+/// Bytes of the units in which memory is counted.
+const UNIT_BYTES: usize = 1 << 10;
+
+/// Memory that requests may take. Small parts of it have room of their own: when some tenants have taken all, each other one has
+/// some left.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    usual: FairSemaphore,
+    small: FairSemaphore,
+}
+
+impl Memory {
+    /// Bytes in all and of one tenant; of small parts as many. Waits for room for `wait`.
+    pub(crate) fn new(usual: (usize, usize), small: (usize, usize), wait: Duration) -> Self {
+        let room = |(all, one_tenants)| FairSemaphore::new(all / UNIT_BYTES, one_tenants / UNIT_BYTES, wait);
+        Self { usual: room(usual), small: room(small) }
+    }
+
+    /// Room for so many bytes.
+    pub(crate) async fn reserve(&self, tenant: &TenantId, bytes: usize) -> Result<Permit> {
+        let units = bytes.div_ceil(UNIT_BYTES);
+        if let Some(permit) = self.small.try_acquire_many(tenant, units) {
+            return Ok(permit);
+        }
+        self.usual.acquire_many(tenant, units).await
+    }
+}
+
+impl Permit {
+    /// Gives back the room that is over `bytes`.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        self.shrink(bytes.div_ceil(UNIT_BYTES));
+    }
+}
+
 /// Places for requests under way. Some are reserved: a few for each tenant, for when the others are taken, and for what
 /// controls: a tenant can cancel and pause whatever else it has under way, and another one's flood leaves it some.
 #[derive(Debug)]
@@ -200,6 +235,15 @@ mod tests {
         let _more = bytes.acquire_many(&tenant("a"), 40).await.unwrap();
         drop(held);
         assert_eq!(bytes.free(), 60);
+    }
+
+    #[tokio::test]
+    async fn memory_that_some_tenants_took_leaves_a_small_part_to_another() {
+        let memory = Memory::new((8 << 10, 8 << 10), (4 << 10, 2 << 10), Duration::from_millis(20));
+        let _all = memory.reserve(&tenant("a"), 8 << 10).await.unwrap();
+        assert_eq!(memory.reserve(&tenant("b"), 3 << 10).await.unwrap_err().code(), "overloaded");
+        let _small = memory.reserve(&tenant("b"), 2 << 10).await.unwrap();
+        assert_eq!(memory.reserve(&tenant("b"), 1).await.unwrap_err().code(), "overloaded");
     }
 
     #[test]

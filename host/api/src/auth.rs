@@ -363,10 +363,15 @@ mod tests {
         let id = &listed[0].id;
         assert_eq!(revoke_token(&*broker, Some(&t2), id).await.unwrap(), None, "it is another tenant's");
         assert_eq!(revoke_token(&*broker, None, "0").await.unwrap(), None);
-        assert!(Tokens::new(1).caller(&*broker, &headers(&token)).await.is_ok());
+        let tokens = Tokens::new(1);
+        let caller = tokens.caller(&*broker, &headers(&token)).await.unwrap();
+        assert!(tokens.is_good(&*broker, &caller).await.unwrap());
         assert_eq!(revoke_token(&*broker, Some(&t1), id).await.unwrap().as_ref(), listed.first());
         assert_eq!(revoke_token(&*broker, Some(&t1), id).await.unwrap(), None);
-        assert_eq!(Tokens::new(1).caller(&*broker, &headers(&token)).await.unwrap_err().code(), "invalid_token");
+        // Until then it is remembered, for some seconds.
+        tokens.known.invalidate_all();
+        assert_eq!(tokens.caller(&*broker, &headers(&token)).await.unwrap_err().code(), "invalid_token");
+        assert!(!tokens.is_good(&*broker, &caller).await.unwrap(), "its streams end");
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use umbel_compose::JsonError;
 use umbel_model::json;
 
 use crate::{
+    held,
     json_limits::{MAX_DEPTH, is_too_deep},
     problem::{Code, Problem, Result, cut},
     state::Api,
@@ -40,6 +41,8 @@ pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body, limit:
         () => Ok(()),
     };
     let ((), body) = or_drain(checked, body).await?;
+    let bytes = declared_length(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or(limit);
+    let ((), body) = or_drain(held::room_for_body(api, bytes.min(limit)).await, body).await?;
     read_all(Chunks::new(api, body), limit, || too_large(limit)).await
 }
 
@@ -51,8 +54,11 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 
 /// Whether `Content-Length` says more than `limit`.
 pub(crate) fn is_declared_longer(headers: &HeaderMap, limit: u64) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    length.is_some_and(|length| length > limit)
+    declared_length(headers).is_some_and(|length| length > limit)
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
 }
 
 pub(crate) fn too_large(limit: usize) -> Problem {

@@ -53,6 +53,10 @@ settings! {
         pub max_answer_bytes: usize = 192 << 20,
         /// At most so many of them for one tenant. No less than the largest result, 64 MiB.
         pub max_tenant_answer_bytes: usize = 64 << 20,
+        /// Bytes of JSON bodies in memory, until their requests wait or are answered.
+        pub max_bodies_bytes: usize = 128 << 20,
+        /// At most so many of them for one tenant. No less than the largest body, that of a workflow.
+        pub max_tenant_bodies_bytes: usize = 32 << 20,
         /// Tokens that are looked up in the broker at once; further ones wait.
         pub max_token_lookups: usize = 64,
         /// Streams of events at once; further ones are answered `overloaded`.

@@ -7,7 +7,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -61,7 +64,7 @@ impl Connections {
         let (number, close) = (open.next(), Arc::new(Notify::new()));
         let entry = Entry { address, is_stranger: true, idle_since: Some(number), close: close.clone() };
         open.entries.insert(number, entry);
-        Some(Connection { number, close, open: self.clone() })
+        Some(Connection { number, close, open: self.clone(), is_busy: AtomicBool::new(false) })
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -96,9 +99,16 @@ pub(crate) struct Connection {
     number: u64,
     close: Arc<Notify>,
     open: Connections,
+    /// A request is under way. Known here, too, because an entry that gave way is gone.
+    is_busy: AtomicBool,
 }
 
 impl Connection {
+    /// Whether no request is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_busy.load(Ordering::Relaxed)
+    }
+
     /// A valid token came: it is no stranger any more.
     pub(crate) fn is_known(&self) {
         self.change(|entry| entry.is_stranger = false);
@@ -111,6 +121,7 @@ impl Connection {
 
     /// A request is under way until the guard is dropped.
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
+        self.is_busy.store(true, Ordering::Relaxed);
         self.change(|entry| entry.idle_since = None);
         Busy(self.clone())
     }
@@ -134,6 +145,7 @@ pub(crate) struct Busy(Arc<Connection>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.0.is_busy.store(false, Ordering::Relaxed);
         let mut open = self.0.open.open();
         let now = open.next();
         if let Some(entry) = open.entries.get_mut(&self.0.number) {

@@ -19,26 +19,23 @@ use crate::{
     state::Api,
 };
 
-/// Permits for the memory of answers are counted in units of so many bytes.
-pub(crate) const UNIT_BYTES: usize = 1 << 10;
-
-/// Room of each tenant for answers that are no larger than this.
-pub(crate) const SMALL_ANSWER_BYTES: usize = 1 << 20;
-/// Room for such answers of all tenants.
-pub(crate) const SMALL_ANSWERS_BYTES: usize = 64 << 20;
-
 tokio::task_local! {
     static HELD: Arc<Held>;
 }
 
 /// What one request holds.
-#[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<Parts>);
+#[derive(Debug)]
+pub(crate) struct Held {
+    tenant: TenantId,
+    parts: Mutex<Parts>,
+}
 
 #[derive(Debug, Default)]
 struct Parts {
     /// Its place among the requests under way; none while it waits.
     place: Option<Permit>,
+    /// Room for its own body.
+    body: Option<Permit>,
     /// Bytes of memory that `rest` stands for.
     bytes: usize,
     /// The number of such answers is limited, and with it their bytes.
@@ -51,8 +48,8 @@ struct Parts {
 pub(crate) struct Endless;
 
 impl Held {
-    pub(crate) fn new(place: Permit) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Parts { place: Some(place), ..Parts::default() })))
+    pub(crate) fn new(tenant: TenantId, place: Permit) -> Arc<Self> {
+        Arc::new(Self { tenant, parts: Mutex::new(Parts { place: Some(place), ..Parts::default() }) })
     }
 
     /// Does `work`, which takes the request's part in what is held.
@@ -62,7 +59,7 @@ impl Held {
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
         // No panic can leave them half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,7 +76,8 @@ pub(crate) fn keep(permit: Permit) {
     });
 }
 
-/// Takes a place among the requests that wait, and gives up the one among those under way. A refusal says when to ask again.
+/// Takes a place among the requests that wait, and gives up the one among those under way, and the room for its body, which must
+/// be gone. A refusal says when to ask again.
 pub(crate) fn wait(api: &Api, tenant: &TenantId, wait: Duration) -> Result<()> {
     if wait.is_zero() {
         return Ok(());
@@ -90,6 +88,7 @@ pub(crate) fn wait(api: &Api, tenant: &TenantId, wait: Duration) -> Result<()> {
     })?;
     with_parts(|parts| {
         parts.place = None;
+        parts.body = None;
         parts.rest.push(permit);
     });
     Ok(())
@@ -100,22 +99,27 @@ pub(crate) fn wait(api: &Api, tenant: &TenantId, wait: Duration) -> Result<()> {
 #[must_use]
 pub(crate) struct Reserved(Permit);
 
-/// Waits for room for a value of so many bytes, before it is read. A small one has room when other tenants have taken all.
+/// Waits for room for a value of so many bytes, before it is read.
 pub(crate) async fn reserve(api: &Api, tenant: &TenantId, bytes: usize) -> Result<Reserved> {
-    let units = bytes.div_ceil(UNIT_BYTES);
-    if bytes <= SMALL_ANSWER_BYTES
-        && let Some(permit) = api.small_answers.try_acquire_many(tenant, units)
-    {
-        return Ok(Reserved(permit));
+    api.answers.reserve(tenant, bytes).await.map(Reserved)
+}
+
+/// Waits for room for a body of so many bytes, before it is read. It is held until the request waits or is answered.
+pub(crate) async fn room_for_body(api: &Api, bytes: usize) -> Result<()> {
+    // Outside of a request nothing is held.
+    let Ok(tenant) = HELD.try_with(|held| held.tenant.clone()) else { return Ok(()) };
+    if bytes > PIECE_BYTES {
+        let permit = api.bodies.reserve(&tenant, bytes).await?;
+        with_parts(|parts| parts.body = Some(permit));
     }
-    api.answers.acquire_many(tenant, units).await.map(Reserved)
+    Ok(())
 }
 
 impl Reserved {
     /// Holds as much of it as the value took, until the answer is written.
     pub(crate) fn keep(self, bytes: usize) {
         let Self(mut permit) = self;
-        permit.shrink(bytes.div_ceil(UNIT_BYTES));
+        permit.shrink_to(bytes);
         with_parts(|parts| {
             parts.bytes += bytes;
             parts.rest.push(permit);
@@ -124,19 +128,20 @@ impl Reserved {
 }
 
 /// The response, which holds what its request held until it is written. A large one whose room was not reserved waits for that.
-pub(crate) async fn guarded(api: &Api, tenant: &TenantId, held: Arc<Held>, response: Response) -> Result {
+pub(crate) async fn guarded(api: &Api, held: Arc<Held>, response: Response) -> Result {
     let bytes = response.body().size_hint().exact();
     if response.extensions().get::<Endless>().is_some() || bytes.is_some_and(|bytes| bytes <= PIECE_BYTES as u64) {
         return Ok(response);
     }
     let missing = {
-        let parts = held.parts();
+        let mut parts = held.parts();
+        parts.body = None;
         let bytes = bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         // Waiting for a little more while much is held could lock readers out of each other.
         if parts.is_counted || parts.bytes > 0 { 0 } else { bytes }
     };
     if missing > 0 {
-        let Reserved(permit) = reserve(api, tenant, missing).await?;
+        let Reserved(permit) = reserve(api, &held.tenant, missing).await?;
         held.parts().rest.push(permit);
     }
     Ok(response.map(|whole| in_pieces(whole, held)))

@@ -11,10 +11,9 @@ use umbel_model::{JobId, JobRecord, TaskName, TenantId, WorkflowId};
 use umbel_modules::{Inspector, ModuleStore};
 
 use crate::{
-    admission::{FairSemaphore, Places},
+    admission::{FairSemaphore, Memory, Places},
     auth::Tokens,
     config::ApiConfig,
-    held::{SMALL_ANSWER_BYTES, SMALL_ANSWERS_BYTES, UNIT_BYTES},
     id_generator::IdGenerator,
     problem::{Problem, Result},
     schemas::{HEAVY_CHECKS, SchemaCache},
@@ -27,8 +26,16 @@ const CACHED_TASKS_BYTES: u64 = 32 << 20;
 /// Tables of routes: each may have some megabytes of compiled expressions.
 const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
+/// Lists of tokens that are read at once; at most one of them for each tenant.
+const MAX_TOKEN_LISTS: usize = 2;
 /// Trees of workflows that are read at once; at most one of them for each tenant.
 const MAX_TREES: usize = 4;
+
+/// Bytes of small answers, and of small bodies, for which each tenant has room besides; and of those of all tenants.
+const SMALL_ANSWER: usize = 1 << 20;
+const SMALL_ANSWERS: usize = 64 << 20;
+const SMALL_BODY: usize = 2 << 20;
+const SMALL_BODIES: usize = 64 << 20;
 
 /// The state of the API: what it asks, its limits, and its short-lived caches.
 #[derive(Debug)]
@@ -48,15 +55,17 @@ pub struct Api {
     pub(crate) places: Places,
     /// Requests that wait for the end of something.
     pub(crate) waits: FairSemaphore,
-    /// Memory of large answers until they are written, in units of `UNIT_BYTES`.
-    pub(crate) answers: FairSemaphore,
-    /// The same for small ones.
-    pub(crate) small_answers: FairSemaphore,
+    /// Memory of large answers until they are written.
+    pub(crate) answers: Memory,
+    /// Memory of JSON bodies until their requests wait or are answered.
+    pub(crate) bodies: Memory,
     pub(crate) batches: FairSemaphore,
     pub(crate) uploads: FairSemaphore,
     pub(crate) workflows: FairSemaphore,
     /// Streams of events.
     pub(crate) streams: FairSemaphore,
+    /// Lists of tokens: each reads those of all tenants.
+    pub(crate) token_lists: FairSemaphore,
     /// Trees and pictures of workflows.
     pub(crate) trees: FairSemaphore,
     pub(crate) rules: Rules,
@@ -93,9 +102,14 @@ impl Api {
                 (config.reserved_in_flight, config.tenant_reserved_in_flight),
             ),
             waits: FairSemaphore::new(config.max_waits, config.max_tenant_waits, permit_wait),
-            answers: FairSemaphore::new(
-                config.max_answer_bytes / UNIT_BYTES,
-                config.max_tenant_answer_bytes / UNIT_BYTES,
+            answers: Memory::new(
+                (config.max_answer_bytes, config.max_tenant_answer_bytes),
+                (SMALL_ANSWERS, SMALL_ANSWER),
+                permit_wait,
+            ),
+            bodies: Memory::new(
+                (config.max_bodies_bytes, config.max_tenant_bodies_bytes),
+                (SMALL_BODIES, SMALL_BODY),
                 permit_wait,
             ),
             batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
@@ -105,12 +119,8 @@ impl Api {
                 config.max_tenant_workflow_submissions,
                 permit_wait,
             ),
-            small_answers: FairSemaphore::new(
-                SMALL_ANSWERS_BYTES / UNIT_BYTES,
-                SMALL_ANSWER_BYTES / UNIT_BYTES,
-                permit_wait,
-            ),
             streams: FairSemaphore::new(config.max_streams, config.max_tenant_streams, permit_wait),
+            token_lists: FairSemaphore::new(MAX_TOKEN_LISTS, 1, permit_wait),
             trees: FairSemaphore::new(MAX_TREES, 1, permit_wait),
             rules: Rules {
                 bounds: config.bounds.clone(),

@@ -53,6 +53,7 @@ pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Que
     let tenant = query.tenant(&caller)?;
     let limit = limit_of(query.limit)? as usize;
     let after = paging::parse_cursor(query.cursor.as_deref(), |text| Some(text.to_owned()))?.unwrap_or_default();
+    let _permit = api.token_lists.acquire(&caller.tenant).await?;
     let mut items = list_tokens(&*api.broker, tenant.as_ref()).await?;
     items.retain(|token| token.id > after);
     let is_more = items.len() > limit;

@@ -13,6 +13,8 @@ use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
 pub struct Broken {
     inner: MemoryBroker,
     pub error: Mutex<Option<Error>>,
+    /// Bytes of the specs of each submission.
+    pub submitted_bytes: Mutex<Vec<usize>>,
     /// Fail as soon as a submission was stored.
     pub fail_after_submit: Mutex<Option<Error>>,
 }
@@ -39,6 +41,7 @@ impl Broken {
 impl Jobs for Broken {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         self.check()?;
+        self.submitted_bytes.lock().unwrap().push(jobs.iter().map(|job| job.spec.len()).sum());
         let answers = self.inner.submit(jobs).await?;
         if let Some(error) = self.fail_after_submit.lock().unwrap().take() {
             self.fail(error);

@@ -85,3 +85,15 @@ async fn a_store_that_cannot_be_written_refuses_the_push_and_serves_the_rest() {
     std::fs::create_dir_all(app.folder.path()).unwrap();
     app.push(&example_module()).await.ok(201);
 }
+
+#[tokio::test]
+async fn a_batch_is_stored_in_steps_of_few_bytes() {
+    let broker = Broken::shared();
+    let app = Builder { broker: Some(broker.clone()), ..Default::default() }.build().await;
+    app.push(&example_module()).await.ok(201);
+    let line = json!({"task": "echo", "args": ["x".repeat(60_000)]}).to_string();
+    let answer = app.batch(&vec![line; 200].join("\n")).await;
+    assert_eq!(answer.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), 200);
+    let steps = broker.submitted_bytes.lock().unwrap().clone();
+    assert!(steps.len() == 3 && steps.iter().all(|bytes| *bytes < 5 << 20), "{steps:?}");
+}

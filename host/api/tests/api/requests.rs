@@ -202,3 +202,30 @@ async fn the_bytes_of_answers_of_a_tenant_that_nobody_reads_have_a_limit() {
     drop(held);
     assert_eq!(head_of(&app, "/v1/openapi.json").await.status(), 200);
 }
+
+#[tokio::test]
+async fn bodies_of_a_tenant_that_come_slowly_have_a_limit_of_bytes_together() {
+    let config = ApiConfig { max_tenant_bodies_bytes: 0, permit_wait_ms: 20, ..Default::default() };
+    let app = std::sync::Arc::new(Builder { config, ..Default::default() }.build().await);
+    app.push(&crate::app::example_module()).await.ok(201);
+    let (polled, mut was_polled) = tokio::sync::mpsc::unbounded_channel();
+    // All of the room for small bodies: no length is declared, so it may be as long as one can be.
+    let body = Body::from_stream(futures::stream::poll_fn(move |_| {
+        let _ = polled.send(());
+        std::task::Poll::<Option<Result<bytes::Bytes, std::io::Error>>>::Pending
+    }));
+    let request = app.request("POST", "/v1/jobs").header("content-type", "application/json").body(body).unwrap();
+    let slow = app.clone();
+    let slow = tokio::spawn(async move { slow.send(request).await });
+    was_polled.recv().await.unwrap();
+    let submit = |bytes: usize| serde_json::json!({"task": "echo", "args": ["x".repeat(bytes)]}).to_string();
+    let length = |body: &str| body.len().to_string();
+    let large = submit(100_000);
+    let answer = app.with_headers("POST", "/v1/jobs", &[("content-length", &length(&large))], &large).await;
+    answer.problem(503, "overloaded");
+    let small = submit(10);
+    app.with_headers("POST", "/v1/jobs", &[("content-length", &length(&small))], &small).await.ok(202);
+    slow.abort();
+    assert!(slow.await.is_err());
+    app.with_headers("POST", "/v1/jobs", &[("content-length", &length(&large))], &large).await.ok(202);
+}

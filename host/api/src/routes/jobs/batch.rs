@@ -28,6 +28,8 @@ use crate::{
 
 /// Jobs stored in one step.
 const CHUNK: usize = 500;
+/// Bytes of lines that are stored in one step: the line that reaches them is the last.
+const CHUNK_BYTES: usize = 4 << 20;
 /// Templates kept within a chunk: tasks and options usually repeat.
 const TEMPLATES: usize = 16;
 /// Bytes of answers with details; beyond them an error is its code only.
@@ -98,6 +100,8 @@ struct Batch<'a> {
     api: &'a Api,
     origin: Origin,
     lines: usize,
+    /// Bytes of the lines of this chunk.
+    bytes: usize,
     templates: Vec<Prepared>,
     new: NewJobs,
     entries: Vec<Entry>,
@@ -121,6 +125,7 @@ impl<'a> Batch<'a> {
             api,
             origin,
             lines: 0,
+            bytes: 0,
             templates: Vec::new(),
             new: NewJobs::default(),
             entries: Vec::with_capacity(CHUNK),
@@ -170,7 +175,8 @@ impl<'a> Batch<'a> {
             None => self.add(line).await,
         };
         self.entries.push(entry);
-        if self.entries.len() >= CHUNK {
+        self.bytes += line.len();
+        if self.entries.len() >= CHUNK || self.bytes >= CHUNK_BYTES {
             self.flush().await;
         }
         Ok(())
@@ -215,6 +221,7 @@ impl<'a> Batch<'a> {
         self.join().await;
         // A deploy is seen by the next chunk.
         self.templates.clear();
+        self.bytes = 0;
         let new = std::mem::take(&mut self.new);
         let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(CHUNK));
         if let Some(problem) = &self.failed {

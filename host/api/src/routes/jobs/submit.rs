@@ -107,5 +107,7 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
         callbacks::submit(&api, &signature, options, origin, key).await?
     };
     tracing::debug!(job = %outcome.id(), task = &*signature.task, ?outcome, "job submitted");
+    // It is not kept for as long as the caller waits.
+    drop(bytes);
     respond_with_job(&api, &caller, outcome, wait, waiter).await
 }

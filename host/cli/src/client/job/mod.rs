@@ -122,7 +122,10 @@ async fn forget(ctx: &Context, ids: &[JobId]) -> Result {
 async fn ended(client: &Client, id: JobId, until: Instant, spinner: &ProgressBar) -> Result<(String, Job)> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let (body, found): (_, Job) = fetch(job(client, id).wait(left.min(MAX_WAIT))).await?;
+        let (body, found): (_, Job) = match fetch(job(client, id).wait(left.min(MAX_WAIT))).await {
+            Err(failure) if failure.code == "too_many_requests" && !left.is_zero() => continue,
+            found => found?,
+        };
         if found.state.is_terminal() {
             return Ok((body, found));
         }

@@ -137,7 +137,10 @@ async fn ended(ctx: &Context, id: WorkflowId, until: Instant) -> Result<(String,
     let glance = if spinner.is_hidden() { MAX_WAIT } else { GLANCE };
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let (body, workflow): (_, Workflow) = fetch(path(&ctx.client, id).wait(left.min(glance))).await?;
+        let (body, workflow): (_, Workflow) = match fetch(path(&ctx.client, id).wait(left.min(glance))).await {
+            Err(failure) if failure.code == "too_many_requests" && !left.is_zero() => continue,
+            found => found?,
+        };
         if workflow.state.is_terminal() {
             return Ok((body, workflow));
         }
