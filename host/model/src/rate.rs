@@ -35,8 +35,11 @@ pub struct Wait {
 }
 
 /// Brokers open what a rate has parked some hundred times a second: faster rates let as many start at once as come in this
-/// time, milliseconds, and with slower ones a start that is late by less than this delays none of those after it.
+/// time, milliseconds.
 const GRAIN_MS: u64 = 20;
+/// With slower rates a start that is late by no more than this, and by no more than an interval, delays none of those after
+/// it, milliseconds. A machine with much to do is so late.
+const LATE_MS: u64 = 200;
 
 impl Rate {
     /// Reads `100/m`: per `s`, `m` or `h`. None for an empty text. The burst is at least what comes in 20 ms.
@@ -90,7 +93,7 @@ impl Rate {
     /// already.
     fn late_us(&self, used: Used, now_us: u64) -> u64 {
         let (late, interval_us) = (now_us.saturating_sub(used.until_us), self.interval_us());
-        let counts = self.burst <= 1 && used.interval_us == interval_us && late <= interval_us.min(GRAIN_MS * 1_000);
+        let counts = self.burst <= 1 && used.interval_us == interval_us && late <= interval_us.min(LATE_MS * 1_000);
         if counts { late } else { 0 }
     }
 
@@ -139,11 +142,11 @@ mod tests {
         for (text, starts) in [("90/s", 90), ("50/s", 50), ("10/s", 10), ("600/m", 10), ("3/s", 3)] {
             let rate = Rate::parse(text, 1).unwrap().unwrap();
             let (mut used, mut now, mut taken) = (None, 1_000_000, 0);
-            // Each is opened up to 10 ms after its time.
+            // Each is opened up to 30 ms after its time, or an interval.
             for n in 0.. {
                 match rate.take(now, used) {
                     Ok(next) => (used, taken) = (Some(next), taken + 1),
-                    Err(wait) => now = wait.until_ms + [0, 10, 3, 7, 5][n % 5],
+                    Err(wait) => now = wait.until_ms + [0, 10, 30, 7, 25][n % 5].min(rate.interval_us() / 1_000),
                 }
                 if now >= 1_010_000 {
                     break;
@@ -154,8 +157,8 @@ mod tests {
         // A long pause is not made up for.
         let rate = Rate { count: 10, period_ms: 1_000, burst: 1 };
         let used = rate.take(1_000, None).ok();
-        assert_eq!(until(rate.take(1_121, rate.take(1_121, used).ok())), 1_221);
-        assert_eq!(until(rate.take(1_120, rate.take(1_120, used).ok())), 1_200);
+        assert_eq!(until(rate.take(1_201, rate.take(1_201, used).ok())), 1_301);
+        assert_eq!(until(rate.take(1_199, rate.take(1_199, used).ok())), 1_200);
     }
 
     #[test]

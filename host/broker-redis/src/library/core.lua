@@ -208,16 +208,15 @@ local function flush_indexes()
   added, removed = {}, {}
 end
 
--- A hint may be lost, also because the user has no right to the channel: what the call wrote stays, and it must not fail.
-local function publish(channel, text)
-  redis.pcall('PUBLISH', P .. channel, text)
-end
-
 -- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
 -- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
 -- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue that had no jobs before when fewer
 -- workers wait for it than there are jobs: those that do not know the queue yet cannot wait for it.
 local function notify()
+  -- A hint may be lost, also because the user has no right to the channel: what the call wrote stays, and it must not fail.
+  local function publish(channel, text)
+    redis.pcall('PUBLISH', P .. channel, text)
+  end
   local queues = {}
   -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
   local long_ago = now - 10000

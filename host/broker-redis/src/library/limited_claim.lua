@@ -126,14 +126,12 @@ function limited_claim.uncount_start(tenant, task, key)
   count_start(named(tenant, task), key ~= '' and named(tenant, task, key), -1)
 end
 
--- GRAIN_MS in the model, microseconds.
-local GRAIN = 20000
-
 local function rate_of(name)
   local rate = rates[name]
   if not rate then
     rate = { until_us = tonumber(call('ZSCORE', P .. 'rates', name) or 0) }
-    local pace = rate.until_us > now * 1000 - GRAIN and call('HGET', P .. 'paces', name)
+    -- LATE_MS in the model.
+    local pace = rate.until_us > (now - 200) * 1000 and call('HGET', P .. 'paces', name)
     if pace then
       local interval, burst = string.match(pace, '^(%d+) (%d+)$')
       rate.interval, rate.burst = tonumber(interval), tonumber(burst)
@@ -154,13 +152,6 @@ local function debt_of(rate, interval, ahead)
   return math.floor(debt / rate.interval * interval), true
 end
 
--- How late the next start is that a rate had blocked, microseconds: Rate::late_us in the model.
-local function late_of(rate, interval, burst)
-  local late = now * 1000 - rate.until_us
-  if burst == 1 and rate.interval == interval and late > 0 and late <= math.min(GRAIN, interval) then return late end
-  return 0
-end
-
 local function take_rate(rate, until_us, interval, burst)
   rate.until_us, rate.interval, rate.burst, rate.changed = until_us, interval, burst, true
 end
@@ -173,7 +164,10 @@ local function rate_lets(name, wanted)
   burst = math.max(burst, 1)
   local ahead, rate = interval * burst, rate_of(name)
   local debt, is_anothers = debt_of(rate, interval, ahead)
-  local next = now * 1000 + debt - late_of(rate, interval, burst) + interval
+  -- Rate::late_us in the model.
+  local late = now * 1000 - rate.until_us
+  if burst > 1 or rate.interval ~= interval or late < 0 or late > math.min(200000, interval) then late = 0 end
+  local next = now * 1000 + debt - late + interval
   if next > now * 1000 + ahead then
     -- It comes back by this rate from now on.
     if is_anothers then take_rate(rate, now * 1000 + debt, interval, math.max(burst, math.ceil(debt / interval))) end
