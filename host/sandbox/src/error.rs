@@ -31,17 +31,12 @@ named_enum! {
         ModuleTooLarge = "module_too_large",
         /// It is beyond a limit that keeps compiling cheap; the message names the limit.
         ModuleTooComplex = "module_too_complex",
+        /// It takes more time than a module of its size may, or the machine is too busy.
         CompileTimeout = "compile_timeout",
+        /// It takes more memory than a module of its size may, or the machine has none left.
         CompileMemory = "compile_memory",
-        /// The compiler died or could not be started.
+        /// The compiler crashed on it, or could not be started.
         CompileFailed = "compile_failed",
-    }
-}
-
-impl CompileCode {
-    /// True when the same bytes may compile another time, so that the refusal must not be remembered.
-    pub fn is_transient(self) -> bool {
-        matches!(self, Self::CompileTimeout | Self::CompileMemory | Self::CompileFailed)
     }
 }
 
@@ -52,13 +47,19 @@ pub struct CompileError {
     pub code: CompileCode,
     /// The problem and how to solve it, for the person who uploaded the module.
     pub message: String,
+    /// The same bytes may compile another time: the machine was the cause and not the module.
+    pub is_transient: bool,
 }
 
 impl CompileError {
     pub(crate) fn new(code: CompileCode, message: impl Into<String>) -> Self {
         // Names inside messages come from the module: keep them short and free of control characters.
         let message = crate::attempt::text::clean(&message.into(), 2_048);
-        Self { code, message }
+        Self { code, message, is_transient: false }
+    }
+
+    pub(crate) fn transient(code: CompileCode, message: impl Into<String>) -> Self {
+        Self { is_transient: true, ..Self::new(code, message) }
     }
 }
 

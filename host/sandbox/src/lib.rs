@@ -28,6 +28,7 @@ pub use compile::{
     admission::AdmissionLimits,
     child::compile_child_main,
     parent::{CompileLimits, Compiled, Compiler, CompilerCommand},
+    turns::Turn,
 };
 pub use config::{DescribeLimits, LogLimits, SandboxConfig, WorkflowCallLimits};
 pub use engine::Sandbox;

@@ -5,9 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 use umbel_model::settings;
-use wasmparser::{ComponentExternalKind, Encoding, FunctionBody, Operator, Parser, Payload};
+use wasmparser::{
+    ComponentExternalKind, ElementItems, Encoding, FromReader, FunctionBody, Operator, Parser, Payload, SectionLimited,
+};
 
-use crate::error::{CompileCode, CompileError};
+use crate::{
+    attempt::limiter::MAX_CORE_INSTANCES,
+    compile::{
+        types,
+        unfolding::{self, Unfolding},
+    },
+    error::{CompileCode, CompileError},
+};
 
 settings! {
     /// Largest counts in one upload, all nested modules and components together.
@@ -33,13 +42,25 @@ settings! {
         pub instances: u64 = 512,
         pub imports: u64 = 10_000,
         pub exports: u64 = 60_000,
+        /// Those that the types of instances and components declare are counted, too.
         pub types: u64 = 60_000,
         pub globals: u64 = 60_000,
+        /// CPython has about 12,000, SpiderMonkey 25,000; 5 million take 46 s and 2.5 GB.
+        pub elements: u64 = 200_000,
+        /// Tables, and their first elements together.
+        pub tables: u64 = 64,
+        pub table_elements: u64 = 1_000_000,
         /// Data and element segments.
         pub segments: u64 = 100_000,
         pub custom_sections: u64 = 1_000,
         /// Aliases and canonical functions of components.
         pub component_items: u64 = 60_000,
+        /// Items of components (types, imports, exports, aliases, arguments), counted again for each instance.
+        pub unfolded_items: u64 = 200_000,
+        /// Instances of core modules, counted so: a slot has no room for more.
+        pub core_instances: u64 = u64::from(MAX_CORE_INSTANCES),
+        /// Bytes of the host for these instances, besides memories and tables: each attempt takes them.
+        pub instance_bytes: u64 = 16 << 20,
     }
 }
 
@@ -58,7 +79,8 @@ pub(crate) struct Inspected {
 
 /// Reads `bytes` and refuses a module beyond `limits`.
 pub(crate) fn inspect(bytes: &[u8], limits: &AdmissionLimits) -> Result<Inspected, CompileError> {
-    let mut walk = Walk { limits: *limits, left: *limits, depth: 0, found: Inspected::default() };
+    let (found, unfolding) = (Inspected::default(), Unfolding::default());
+    let mut walk = Walk { limits: *limits, left: *limits, depth: 0, found, unfolding };
     for payload in Parser::new(0).parse_all(bytes) {
         walk.payload(payload.map_err(|e| malformed(&e))?)?;
     }
@@ -76,17 +98,21 @@ struct Walk {
     left: AdmissionLimits,
     depth: u64,
     found: Inspected,
+    unfolding: Unfolding,
 }
 
 /// One of the limits.
 type Limit = fn(&mut AdmissionLimits) -> &mut u64;
 
-fn within(count: u64, limit: u64, what: &str) -> Result<(), CompileError> {
+pub(crate) fn within(count: u64, limit: u64, what: &str) -> Result<(), CompileError> {
     if count <= limit {
         return Ok(());
     }
-    let message = format!("the module is too complex to compile safely: {count} {what}, more than {limit}");
-    Err(CompileError::new(CompileCode::ModuleTooComplex, message))
+    Err(complex(format!("the module is too complex to compile safely: {count} {what}, more than {limit}")))
+}
+
+pub(crate) fn complex(message: String) -> CompileError {
+    CompileError::new(CompileCode::ModuleTooComplex, message)
 }
 
 impl Walk {
@@ -102,28 +128,48 @@ impl Walk {
     fn payload(&mut self, payload: Payload<'_>) -> Result<(), CompileError> {
         match payload {
             Payload::Version { encoding, .. } => self.version(encoding)?,
-            Payload::End(_) => self.depth = self.depth.saturating_sub(1),
-            Payload::TypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
-            Payload::CoreTypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
-            Payload::ComponentTypeSection(s) => self.add(|l| &mut l.types, s.count(), "types")?,
+            Payload::End(_) => {
+                self.depth = self.depth.saturating_sub(1);
+                let AdmissionLimits { unfolded_items: items, core_instances, instance_bytes: bytes, .. } = self.limits;
+                self.unfolding.leave(&unfolding::Limits { items, core_instances, bytes })?;
+            }
+            Payload::TypeSection(s) => self.types(s, types::of_group)?,
+            Payload::CoreTypeSection(s) => self.types(s, types::of_core_type)?,
+            Payload::ComponentTypeSection(s) => self.types(s, types::of_component_type)?,
             Payload::ImportSection(s) => self.core_imports(s)?,
             Payload::FunctionSection(s) => self.add(|l| &mut l.functions, s.count(), "functions")?,
-            Payload::GlobalSection(s) => self.add(|l| &mut l.globals, s.count(), "globals")?,
-            Payload::TableSection(s) => self.add(|l| &mut l.globals, s.count(), "globals and tables")?,
+            Payload::GlobalSection(s) => {
+                self.add(|l| &mut l.globals, s.count(), "globals")?;
+                self.unfolding.globals(s.count().into())?;
+            }
+            Payload::TableSection(s) => self.tables(s)?,
             Payload::MemorySection(s) => self.add(|l| &mut l.globals, s.count(), "globals and memories")?,
-            Payload::ExportSection(s) => self.add(|l| &mut l.exports, s.count(), "exports")?,
-            Payload::ElementSection(s) => self.add(|l| &mut l.segments, s.count(), "segments")?,
+            Payload::ExportSection(s) => {
+                self.add(|l| &mut l.exports, s.count(), "exports")?;
+                self.unfolding.functions(s.count().into())?;
+            }
+            Payload::ElementSection(s) => self.elements(s)?,
             Payload::DataSection(s) => self.add(|l| &mut l.segments, s.count(), "segments")?,
             Payload::CodeSectionEntry(body) => {
                 let product = function(&body, &self.limits)?;
                 let what = "locals × bytes, summed over its functions";
                 self.add(|l| &mut l.sum_locals_times_bytes, product, what)?;
             }
-            Payload::InstanceSection(s) => self.add(|l| &mut l.instances, s.count(), "instances")?,
-            Payload::ComponentInstanceSection(s) => self.add(|l| &mut l.instances, s.count(), "instances")?,
-            Payload::ComponentAliasSection(s) => self.add(|l| &mut l.component_items, s.count(), "aliases")?,
+            Payload::InstanceSection(s) => {
+                self.add(|l| &mut l.instances, s.count(), "instances")?;
+                each(s, |instance| self.unfolding.core_instance(&instance))?;
+            }
+            Payload::ComponentInstanceSection(s) => {
+                self.add(|l| &mut l.instances, s.count(), "instances")?;
+                each(s, |instance| self.unfolding.component_instance(&instance))?;
+            }
+            Payload::ComponentAliasSection(s) => {
+                self.add(|l| &mut l.component_items, s.count(), "aliases")?;
+                each(s, |alias| self.unfolding.alias(&alias))?;
+            }
             Payload::ComponentCanonicalSection(s) => {
                 self.add(|l| &mut l.component_items, s.count(), "canonical functions")?;
+                self.unfolding.items(s.count().into())?;
             }
             Payload::ComponentImportSection(s) => self.component_imports(s)?,
             Payload::ComponentExportSection(s) => self.component_exports(s)?,
@@ -139,8 +185,40 @@ impl Walk {
         Ok(())
     }
 
+    fn types<'a, T: FromReader<'a>>(
+        &mut self,
+        section: SectionLimited<'a, T>,
+        declarations: fn(&T) -> u64,
+    ) -> Result<(), CompileError> {
+        each(section, |ty| {
+            let count = declarations(&ty);
+            self.add(|l| &mut l.types, count, "types")?;
+            self.unfolding.items(count)
+        })
+    }
+
+    fn tables(&mut self, section: wasmparser::TableSectionReader<'_>) -> Result<(), CompileError> {
+        each(section, |table| {
+            self.add(|l| &mut l.tables, 1_u32, "tables")?;
+            self.add(|l| &mut l.table_elements, table.ty.initial, "elements in its tables")
+        })
+    }
+
+    fn elements(&mut self, section: wasmparser::ElementSectionReader<'_>) -> Result<(), CompileError> {
+        self.add(|l| &mut l.segments, section.count(), "segments")?;
+        each(section, |element| {
+            let count = match element.items {
+                ElementItems::Functions(items) => items.count(),
+                ElementItems::Expressions(_, items) => items.count(),
+            };
+            self.add(|l| &mut l.elements, count, "elements of tables")?;
+            self.unfolding.functions(count.into())
+        })
+    }
+
     fn version(&mut self, encoding: Encoding) -> Result<(), CompileError> {
         self.depth += 1;
+        self.unfolding.enter(encoding);
         within(self.depth, self.limits.nesting, "levels of nesting")?;
         if self.depth == 1 {
             self.found.core_module = encoding == Encoding::Module;
@@ -152,6 +230,7 @@ impl Walk {
         for import in section.into_imports() {
             let import = import.map_err(|e| malformed(&e))?;
             self.add(|l| &mut l.imports, 1_u32, "imports")?;
+            self.unfolding.functions(1)?;
             let is_interface = import.module.contains(':') || import.module.starts_with(['[', '$']);
             if self.depth == 1 && self.found.core_module && !is_interface {
                 self.found.imports.push(format!("{}.{}", import.module, import.name));
@@ -162,26 +241,31 @@ impl Walk {
 
     fn component_imports(&mut self, s: wasmparser::ComponentImportSectionReader<'_>) -> Result<(), CompileError> {
         self.add(|l| &mut l.imports, s.count(), "imports")?;
-        if self.depth == 1 {
-            for import in s {
-                self.found.imports.push(import.map_err(|e| malformed(&e))?.name.name.to_owned());
+        each(s, |import| {
+            if self.depth == 1 {
+                self.found.imports.push(import.name.name.to_owned());
             }
-        }
-        Ok(())
+            self.unfolding.from_outside(import.ty.kind())
+        })
     }
 
     fn component_exports(&mut self, s: wasmparser::ComponentExportSectionReader<'_>) -> Result<(), CompileError> {
         self.add(|l| &mut l.exports, s.count(), "exports")?;
-        if self.depth == 1 {
-            for export in s {
-                let export = export.map_err(|e| malformed(&e))?;
-                if export.kind == ComponentExternalKind::Instance {
-                    self.found.exports.push(export.name.name.to_owned());
-                }
+        each(s, |export| {
+            if self.depth == 1 && export.kind == ComponentExternalKind::Instance {
+                self.found.exports.push(export.name.name.to_owned());
             }
-        }
-        Ok(())
+            self.unfolding.export(&export)
+        })
     }
+}
+
+/// Reads a section to its end.
+fn each<'a, T: FromReader<'a>>(
+    section: SectionLimited<'a, T>,
+    mut look: impl FnMut(T) -> Result<(), CompileError>,
+) -> Result<(), CompileError> {
+    section.into_iter().try_for_each(|item| look(item.map_err(|e| malformed(&e))?))
 }
 
 /// Checks one function; answers its locals × bytes.

@@ -61,7 +61,8 @@ fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), Compil
     let component = contract::component(module, &inspected)?;
     let found = if inspected.core_module { admission::inspect(&component, limits)? } else { inspected.clone() };
     contract::check(&found)?;
-    let failed = |e: &dyn std::fmt::Display| CompileError::new(CompileCode::CompileFailed, format!("no compiler: {e}"));
+    let failed =
+        |e: &dyn std::fmt::Display| CompileError::transient(CompileCode::CompileFailed, format!("no compiler: {e}"));
     let engine = engine::compiler_engine().map_err(|e| failed(&e))?;
     let linker = linker::build(&engine).map_err(|e| failed(&e))?;
     let compiled = Component::from_binary(&engine, &component).map_err(|e| invalid(&e))?;

@@ -7,3 +7,6 @@ pub(crate) mod contract;
 pub(crate) mod lockdown;
 pub(crate) mod parent;
 mod protocol;
+pub(crate) mod turns;
+mod types;
+mod unfolding;

@@ -12,9 +12,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
-    sync::Semaphore,
 };
-use umbel_model::settings;
+use umbel_model::{TenantId, settings};
 use wasmtime::Engine;
 
 use crate::{
@@ -22,6 +21,7 @@ use crate::{
         admission::AdmissionLimits,
         lockdown,
         protocol::{MAX_HEADER_BYTES, Reply, Report, Request, header},
+        turns::{Turn, Turns},
     },
     config::SandboxConfig,
     error::{CompileCode, CompileError},
@@ -46,15 +46,37 @@ settings! {
         pub max_code_bytes: u64 = 512 << 20,
         /// Initial size of a module's linear memory, bytes: should equal `SandboxConfig::max_memory_bytes`.
         pub max_memory_bytes: u64 = SandboxConfig::default().max_memory_bytes,
-        /// Address space of the child, bytes (RLIMIT_AS). A Python component takes 400 MiB.
+        /// Address space of the child at most, bytes (RLIMIT_AS). A Python component takes 400 MiB. A module has 640 MiB
+        /// and 64 times its own size.
         pub memory_bytes: u64 = 3 << 30,
-        /// Processor time of the child, seconds (RLIMIT_CPU).
+        /// Processor time of the child at most, seconds (RLIMIT_CPU). A module has 8 s and 10 s for each MiB.
         pub cpu_s: u64 = 60,
         /// Wall-clock time, milliseconds. A JavaScript component takes 13 s alone.
         pub time_ms: u64 = 120_000,
-        /// Compilations at once; more wait.
+        /// Compilations at once; more wait. One more module runs beside them if it is small.
         pub concurrency: usize = 1,
+        /// The largest small module, bytes.
+        pub small_bytes: u64 = 1 << 20,
         pub admission: AdmissionLimits = AdmissionLimits::default(),
+    }
+}
+
+/// What any module may take besides what its size allows.
+const BASE_MEMORY_BYTES: u64 = 640 << 20;
+const BASE_CPU_S: u64 = 8;
+/// What each byte, and each MiB, of a module adds. A module that takes more is made to be expensive.
+const MEMORY_FOR_BYTE: u64 = 64;
+const CPU_S_FOR_MIB: u64 = 10;
+
+impl CompileLimits {
+    /// Address space for a module of so many bytes, bytes.
+    fn memory_for(&self, module_bytes: u64) -> u64 {
+        BASE_MEMORY_BYTES.saturating_add(module_bytes.saturating_mul(MEMORY_FOR_BYTE)).min(self.memory_bytes)
+    }
+
+    /// Processor time for it, seconds.
+    fn cpu_s_for(&self, module_bytes: u64) -> u64 {
+        BASE_CPU_S.saturating_add((module_bytes >> 20).saturating_mul(CPU_S_FOR_MIB)).min(self.cpu_s)
     }
 }
 
@@ -93,23 +115,34 @@ impl From<Compiled> for VerifiedCode {
 pub struct Compiler {
     command: Arc<CompilerCommand>,
     limits: CompileLimits,
-    permits: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Compiler {
     pub fn new(command: CompilerCommand, limits: CompileLimits) -> Self {
-        let permits = Arc::new(Semaphore::new(limits.concurrency.max(1)));
-        Self { command: Arc::new(command), limits, permits }
+        let turns = Turns::new(limits.concurrency, limits.small_bytes);
+        Self { command: Arc::new(command), limits, turns }
     }
 
-    /// Checks and compiles `module`, a component or a core module with a component type.
+    /// Waits until a module of so many bytes is next. Tenants share the compiler equally, and small modules go before
+    /// large ones.
+    pub async fn turn(&self, tenant: &TenantId, module_bytes: u64) -> Turn {
+        self.turns.take(tenant, module_bytes).await
+    }
+
+    /// Checks and compiles `module` in its turn.
+    pub async fn compile_in(&self, _turn: Turn, module: &[u8]) -> Result<Compiled, CompileError> {
+        self.compile(module).await
+    }
+
+    /// Checks and compiles `module`, a component or a core module with a component type. Waits for no turn: for a process
+    /// that compiles nothing else.
     pub async fn compile(&self, module: &[u8]) -> Result<Compiled, CompileError> {
         self.precheck(module)?;
         let unavailable = |e: &dyn std::fmt::Display| {
-            CompileError::new(CompileCode::CompileFailed, format!("the compiler cannot be started: {e}"))
+            CompileError::transient(CompileCode::CompileFailed, format!("the compiler cannot be started: {e}"))
         };
-        let _permit = self.permits.acquire().await.map_err(|e| unavailable(&e))?;
-        let mut child = self.spawn().map_err(|e| unavailable(&e))?;
+        let mut child = self.spawn(module.len() as u64).map_err(|e| unavailable(&e))?;
         let time = Duration::from_millis(self.limits.time_ms);
         let Ok(exchanged) = tokio::time::timeout(time, self.exchange(&mut child, module)).await else {
             // No id means that it was waited for, and its number may be somebody else's by now.
@@ -117,7 +150,7 @@ impl Compiler {
                 lockdown::kill_group(group);
             }
             let message = format!("compiling the module took longer than {} ms", self.limits.time_ms);
-            return Err(CompileError::new(CompileCode::CompileTimeout, message));
+            return Err(CompileError::transient(CompileCode::CompileTimeout, message));
         };
         exchanged.map_err(|e| unavailable(&e))?.into_compiled(&self.limits)
     }
@@ -141,8 +174,8 @@ impl Compiler {
         Ok(())
     }
 
-    fn spawn(&self) -> io::Result<Child> {
-        let limits = self.limits;
+    fn spawn(&self, module_bytes: u64) -> io::Result<Child> {
+        let (memory_bytes, cpu_s) = (self.limits.memory_for(module_bytes), self.limits.cpu_s_for(module_bytes));
         let mut command = Command::new(&self.command.program);
         command
             .args(&self.command.args)
@@ -154,7 +187,7 @@ impl Compiler {
             .process_group(0)
             .kill_on_drop(true);
         // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe and allocates nothing.
-        unsafe { command.pre_exec(move || lockdown::limit_resources(limits.memory_bytes, limits.cpu_s)) };
+        unsafe { command.pre_exec(move || lockdown::limit_resources(memory_bytes, cpu_s)) };
         command.spawn()
     }
 
@@ -199,7 +232,7 @@ impl Exchanged {
             return Err(self.death());
         }
         let failed =
-            |what: &str| CompileError::new(CompileCode::CompileFailed, format!("the compiler's answer {what}"));
+            |what: &str| CompileError::transient(CompileCode::CompileFailed, format!("the compiler's answer {what}"));
         let length = self.output.first_chunk::<4>().map(|n| u32::from_le_bytes(*n) as usize);
         let length = length.ok_or_else(|| failed("is empty"))?;
         let json = self.output.get(4..4 + length).ok_or_else(|| failed("is cut off"))?;
@@ -213,20 +246,55 @@ impl Exchanged {
         Ok(Compiled { code, fingerprint, core_module, imports })
     }
 
-    /// Names how a child died that did not answer.
+    /// Names how a child died that did not answer. A limit of its own, or a crash, comes again with the same module.
     fn death(&self) -> CompileError {
-        let memory = self.errors.contains("memory allocation of") || self.errors.contains("Cannot allocate memory");
-        let stack = self.errors.contains("overflowed its stack");
-        let (code, message) = match self.status.signal() {
-            _ if memory => (CompileCode::CompileMemory, "compiling the module takes too much memory".to_owned()),
-            _ if stack => (CompileCode::ModuleTooComplex, "the module is nested too deep to compile".to_owned()),
-            Some(libc::SIGXCPU) => (CompileCode::CompileTimeout, "compiling the module takes too long".to_owned()),
+        let Self { status, errors, .. } = self;
+        tracing::warn!(%status, errors = %crate::attempt::text::clean(errors, 512), "compiler child died");
+        let memory = errors.contains("memory allocation of") || errors.contains("Cannot allocate memory");
+        let advice = "; make the module smaller or simpler";
+        match status.signal() {
+            _ if memory => {
+                let message = format!("compiling the module takes more memory than a module of its size may{advice}");
+                CompileError::new(CompileCode::CompileMemory, message)
+            }
+            _ if errors.contains("overflowed its stack") => {
+                CompileError::new(CompileCode::ModuleTooComplex, "the module is nested too deep to compile")
+            }
+            Some(libc::SIGXCPU) => {
+                let message = format!("compiling the module takes more time than a module of its size may{advice}");
+                CompileError::new(CompileCode::CompileTimeout, message)
+            }
             // Not ours, which comes after the exchange: the kernel's, when the machine is out of memory.
-            Some(libc::SIGKILL) => (CompileCode::CompileMemory, "the compiler was killed; memory ran out".to_owned()),
-            Some(signal) => (CompileCode::CompileFailed, format!("the compiler died of signal {signal}")),
-            None => (CompileCode::CompileFailed, format!("the compiler crashed on this module ({})", self.status)),
-        };
-        tracing::warn!(status = %self.status, errors = %crate::attempt::text::clean(&self.errors, 512), "compiler child died");
-        CompileError::new(code, message)
+            Some(libc::SIGKILL) => {
+                CompileError::transient(CompileCode::CompileMemory, "the compiler was killed; memory ran out")
+            }
+            Some(libc::SIGSEGV | libc::SIGABRT | libc::SIGILL | libc::SIGBUS) => {
+                CompileError::new(CompileCode::CompileFailed, format!("the compiler crashed on this module ({status})"))
+            }
+            None if status.code() == Some(PANICKED) => {
+                CompileError::new(CompileCode::CompileFailed, format!("the compiler crashed on this module ({status})"))
+            }
+            _ => {
+                CompileError::transient(CompileCode::CompileFailed, format!("the compiler ended too early ({status})"))
+            }
+        }
+    }
+}
+
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_module_has_little_memory_and_time_and_a_large_one_what_there_is() {
+        let limits = CompileLimits::default();
+        assert_eq!((limits.memory_for(3 << 10) >> 20, limits.cpu_s_for(3 << 10)), (640, 8));
+        assert_eq!((limits.memory_for(18 << 20) >> 20, limits.cpu_s_for(18 << 20)), (640 + 18 * 64, 60));
+        assert_eq!(limits.memory_for(u64::MAX), limits.memory_bytes);
+        let tight = CompileLimits { memory_bytes: 1 << 20, cpu_s: 1, ..limits };
+        assert_eq!((tight.memory_for(1), tight.cpu_s_for(1)), (1 << 20, 1));
     }
 }

@@ -34,7 +34,7 @@ async fn refused_as_complex(module: &[u8], what: &str) {
     let error = compile(module).await.unwrap_err();
     assert_eq!(error.code, CompileCode::ModuleTooComplex, "{}", error.message);
     assert!(error.message.contains(what), "{}", error.message);
-    assert!(!error.code.is_transient());
+    assert!(!error.is_transient);
 }
 
 #[tokio::test]
@@ -70,6 +70,57 @@ async fn nested_components_and_many_instances_are_refused_at_the_gate() {
 }
 
 #[tokio::test]
+async fn millions_of_elements_are_refused_at_the_gate() {
+    let element = format!("(elem declare func {})", "$f ".repeat(10_000));
+    refused_as_complex(&guest(format!("(func $f) {}", element.repeat(21))), "elements of tables").await;
+    refused_as_complex(&guest("(table 1000001 funcref)".into()), "elements in its tables").await;
+    refused_as_complex(&guest("(table 1 funcref)".repeat(65)), "tables").await;
+}
+
+/// Components that instantiate the one before `width` times, `depth` levels.
+fn multiplied(inner: &str, width: usize, depth: usize) -> Vec<u8> {
+    let mut wat = format!("(component $c0 {inner})");
+    for level in 1..depth {
+        let instances = format!("(instance (instantiate $c{}))", level - 1).repeat(width);
+        write!(wat, "(component $c{level} (alias outer $root $c{0} (component $c{0})) {instances})", level - 1)
+            .unwrap();
+    }
+    let last = format!("(instance (instantiate $c{}))", depth - 1).repeat(width);
+    wat::parse_str(format!("(component $root {wat} {last})")).unwrap()
+}
+
+#[tokio::test]
+async fn instances_that_multiply_are_refused_at_the_gate() {
+    let module = multiplied("(core module $m) (core instance (instantiate $m))", 4, 5);
+    assert!(module.len() < 1_000);
+    refused_as_complex(&module, "256 core instances").await;
+    let types = format!("(type (instance {}))", "(export \"a\" (type (sub resource)))".replace("\"a\"", "\"a{}\""));
+    let types: String = (0..40).map(|n| types.replace("{}", &n.to_string())).collect();
+    let module = multiplied(&types, 12, 4);
+    assert!(module.len() < 3_000);
+    refused_as_complex(&module, "items, counted for each instance").await;
+}
+
+#[tokio::test]
+async fn instances_that_take_the_hosts_memory_are_refused_at_the_gate() {
+    let module = format!("(core module $m {})", "(global i32 (i32.const 0))".repeat(40_000));
+    let many = format!("(component {module} {})", "(core instance (instantiate $m))".repeat(30));
+    refused_as_complex(&wat::parse_str(many).unwrap(), "bytes for the instances").await;
+}
+
+#[tokio::test]
+async fn declarations_inside_of_types_are_counted() {
+    let nested = format!("(type (instance {}))", "(type (tuple u8 u8 u8 u8 u8 u8 u8))".repeat(1_000));
+    refused_as_complex(&wat::parse_str(format!("(component {})", nested.repeat(8))).unwrap(), "types").await;
+}
+
+#[tokio::test]
+async fn a_component_from_outside_cannot_be_instantiated() {
+    let inner = "(component (import \"c\" (component $c)) (instance (instantiate $c)))";
+    refused_as_complex(&wat::parse_str(format!("(component {inner})")).unwrap(), "not defined inside").await;
+}
+
+#[tokio::test]
 async fn modules_that_no_slot_can_hold_are_refused() {
     let tables = "(table 1 funcref)".repeat(20);
     refused_as_complex(&guest(tables), "tables").await;
@@ -84,7 +135,7 @@ async fn what_the_gate_lets_through_is_contained_by_time() {
     let limits = CompileLimits { time_ms: 300, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(300_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileTimeout);
-    assert!(error.code.is_transient());
+    assert!(error.is_transient);
 }
 
 #[tokio::test]
@@ -93,6 +144,7 @@ async fn what_the_gate_lets_through_is_contained_by_memory() {
     let limits = CompileLimits { memory_bytes: 300 << 20, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(100_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileMemory, "{}", error.message);
+    assert!(!error.is_transient, "the same module takes as much the next time");
 }
 
 #[tokio::test]
@@ -101,6 +153,7 @@ async fn what_the_gate_lets_through_is_contained_by_processor_time() {
     let limits = CompileLimits { cpu_s: 1, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(300_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileTimeout, "{}", error.message);
+    assert!(!error.is_transient, "the same module takes as long the next time");
 }
 
 #[tokio::test]
