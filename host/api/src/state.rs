@@ -61,6 +61,7 @@ pub struct Api {
     pub(crate) bodies: Memory,
     pub(crate) batches: FairSemaphore,
     pub(crate) uploads: FairSemaphore,
+    pub(crate) small_uploads: FairSemaphore,
     pub(crate) workflows: FairSemaphore,
     /// Streams of events.
     pub(crate) streams: FairSemaphore,
@@ -114,6 +115,7 @@ impl Api {
             ),
             batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
             uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, permit_wait),
+            small_uploads: FairSemaphore::new(config.max_small_uploads, config.max_tenant_uploads, permit_wait),
             workflows: FairSemaphore::new(
                 config.max_workflow_submissions,
                 config.max_tenant_workflow_submissions,

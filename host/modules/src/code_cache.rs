@@ -1,7 +1,8 @@
 //! Compiled code by (digest, engine fingerprint), signed by the host's key. Native code can do anything in the process that
 //! loads it, so this cache returns no code without a valid MAC.
 //!
-//! A file: `MAGIC`, 32 bytes of MAC, the code. The MAC covers the magic, the fingerprint, the digest and the code.
+//! A file: `MAGIC`, 32 bytes of MAC, the code. The MAC covers the magic, the fingerprint, the digest and the code. A file
+//! beside it names the tenant whose module it was first; it decides only who gives way in a full cache.
 
 use std::{
     fs,
@@ -13,9 +14,9 @@ use std::{
 };
 
 use sha2::{Digest as _, Sha256};
-use umbel_model::Digest;
+use umbel_model::{Digest, TenantId};
 
-use crate::{Error, HostKey};
+use crate::{Error, HostKey, gives_way};
 
 /// All compiled code of a host together, unless the operator says otherwise, bytes.
 pub const DEFAULT_MAX_CODE_BYTES: u64 = 2 << 30;
@@ -24,6 +25,8 @@ const MAGIC: &[u8; 16] = b"umbel-code-v001\n";
 const MAC_BYTES: usize = 32;
 const HEAD_BYTES: usize = MAGIC.len() + MAC_BYTES;
 const SUFFIX: &str = "code";
+/// Of the file with the tenant's name.
+const TENANT_SUFFIX: &str = "tenant";
 
 /// A folder of signed native code, bounded in size. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,7 +43,7 @@ struct Inner {
 
 impl CodeCache {
     /// Opens `folder`, which is created if it is missing. When the files together are larger than `max_bytes`, the least
-    /// recently used are deleted.
+    /// recently used of the tenant that has the most are deleted.
     pub fn open(folder: impl Into<PathBuf>, key: HostKey, max_bytes: u64) -> Result<Self, Error> {
         let folder = folder.into();
         fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, &e))?;
@@ -56,11 +59,12 @@ impl CodeCache {
         tokio::task::spawn_blocking(move || inner.get(&digest, &fingerprint)).await.ok().flatten()
     }
 
-    /// Keeps code that came from this host's own compiler.
-    pub async fn put(&self, digest: &Digest, fingerprint: &str, code: Vec<u8>) -> Result<(), Error> {
-        let (inner, digest, fingerprint) = (self.inner.clone(), *digest, fingerprint.to_owned());
+    /// Keeps code that came from this host's own compiler, for a module of `tenant`.
+    pub async fn put(&self, tenant: &TenantId, digest: &Digest, fingerprint: &str, code: Vec<u8>) -> Result<(), Error> {
+        let (inner, tenant, digest, fingerprint) =
+            (self.inner.clone(), tenant.clone(), *digest, fingerprint.to_owned());
         let lost = |problem: String| Error::Unavailable { path: self.inner.folder.display().to_string(), problem };
-        let put = tokio::task::spawn_blocking(move || inner.put(&digest, &fingerprint, &code));
+        let put = tokio::task::spawn_blocking(move || inner.put(&tenant, &digest, &fingerprint, &code));
         put.await.map_err(|e| lost(e.to_string()))?
     }
 }
@@ -109,13 +113,18 @@ impl Inner {
         signed.then_some(code).ok_or_else(|| "its MAC is wrong".into())
     }
 
-    fn put(&self, digest: &Digest, fingerprint: &str, code: &[u8]) -> Result<(), Error> {
+    fn put(&self, tenant: &TenantId, digest: &Digest, fingerprint: &str, code: &[u8]) -> Result<(), Error> {
         if code.len() as u64 + HEAD_BYTES as u64 > self.max_bytes {
             return Err(Error::TooLarge { max_bytes: self.max_bytes });
         }
         let path = self.path(digest, fingerprint);
         let name = digest.to_string();
         let mac = self.key.sign(&[MAGIC, fingerprint.as_bytes(), name.as_bytes(), code]);
+        // First, so that no file of code is there without an owner.
+        let owner = path.with_extension(TENANT_SUFFIX);
+        if !owner.exists() {
+            fs::write(&owner, tenant.as_str()).map_err(|e| Error::io(&self.folder, &e))?;
+        }
         self.write(&path, &mac, code).map_err(|e| Error::io(&self.folder, &e))?;
         if let Err(error) = self.evict(&path) {
             tracing::warn!(%error, "old compiled code cannot be deleted");
@@ -135,7 +144,7 @@ impl Inner {
         fs::File::open(&self.folder)?.sync_all()
     }
 
-    /// Deletes the least recently used files until the rest fits, but never `kept`; and temporary files of crashed writers.
+    /// Deletes files until the rest fits, but never `kept`; and what crashed writers left.
     fn evict(&self, kept: &Path) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -145,23 +154,28 @@ impl Inner {
             let path = entry.path();
             if path.extension().is_none_or(|e| e != SUFFIX) {
                 let crashed = used.elapsed().is_ok_and(|age| age.as_secs() > 3_600);
-                if crashed {
+                let owns = path.extension().is_some_and(|e| e == TENANT_SUFFIX) && path.with_extension(SUFFIX).exists();
+                if crashed && !owns {
                     let _ = fs::remove_file(&path);
                 }
                 continue;
             }
-            files.push((used, meta.len(), path));
+            if path != kept {
+                files.push((used, meta.len(), path));
+            }
+        }
+        let max_bytes = self.max_bytes.saturating_sub(fs::metadata(kept)?.len());
+        if files.iter().map(|(_, size, _)| size).sum::<u64>() <= max_bytes {
+            return Ok(());
         }
         files.sort();
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        for (_, size, path) in files {
-            if total <= self.max_bytes {
-                break;
-            }
-            if path != kept {
-                fs::remove_file(&path)?;
-                total -= size;
-            }
+        let owner = |path: &Path| fs::read_to_string(path.with_extension(TENANT_SUFFIX)).unwrap_or_default();
+        let owners: Vec<String> = files.iter().map(|(_, _, path)| owner(path)).collect();
+        let held: Vec<_> = files.iter().zip(&owners).map(|((_, size, _), owner)| (owner.as_str(), *size)).collect();
+        for at in gives_way(&held, max_bytes) {
+            let (_, _, path) = &files[at];
+            fs::remove_file(path)?;
+            let _ = fs::remove_file(path.with_extension(TENANT_SUFFIX));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use umbel_model::ModuleInfo;
+use umbel_model::{ModuleInfo, TenantId};
 
 /// Why an upload is refused.
 ///
@@ -23,6 +23,6 @@ pub struct InspectError {
 /// Inspects a module: compiles it, runs its `describe`, and checks the tasks that it returns.
 #[async_trait]
 pub trait Inspector: Send + Sync + std::fmt::Debug {
-    /// Takes seconds for a large module, and is bounded in time and memory.
-    async fn inspect(&self, module: Bytes) -> Result<ModuleInfo, InspectError>;
+    /// Takes seconds for a large module, and is bounded in time and memory. Tenants take turns.
+    async fn inspect(&self, tenant: &TenantId, module: Bytes) -> Result<ModuleInfo, InspectError>;
 }

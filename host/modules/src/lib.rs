@@ -14,6 +14,7 @@ mod code_cache;
 mod error;
 mod host_key;
 mod inspector;
+mod shares;
 mod store;
 mod values;
 
@@ -21,5 +22,6 @@ pub use code_cache::{CodeCache, DEFAULT_MAX_CODE_BYTES};
 pub use error::Error;
 pub use host_key::HostKey;
 pub use inspector::{InspectError, Inspector};
+pub use shares::gives_way;
 pub use store::{DEFAULT_MAX_MODULE_BYTES, ModuleStore, StoredBlob};
 pub use values::ValueEntry;

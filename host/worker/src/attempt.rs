@@ -14,11 +14,12 @@ use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_va
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
-    Runtime,
+    Ready, Runtime,
     active_delivery::ActiveDelivery,
     completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
     invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
+    memory::MemoryBudget,
     operating_system::unix_ms,
     request_composer::RequestComposer,
 };
@@ -26,21 +27,31 @@ use crate::{
 /// The failure of a job that may run only once and whose large result was not stored.
 const UNSTORED: &str = "its result is large, and could not be stored; see the worker's log";
 
+/// How long a job stays away while its module is compiled, milliseconds.
+const COMPILING_MS: u64 = 1_000;
+
 /// Runs deliveries on the thread that polls it.
 pub(crate) struct Attempts {
     broker: Arc<dyn Broker>,
     composer: Arc<RequestComposer>,
     templates: Templates,
     runtime: Runtime,
+    memory: MemoryBudget,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
     background: Handle,
 }
 
 impl Attempts {
-    pub(crate) fn new(broker: Arc<dyn Broker>, runtime: Runtime, worker: WorkerId, background: Handle) -> Self {
+    pub(crate) fn new(
+        broker: Arc<dyn Broker>,
+        runtime: Runtime,
+        memory: MemoryBudget,
+        worker: WorkerId,
+        background: Handle,
+    ) -> Self {
         let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
-        Self { broker, composer, templates: Templates::default(), runtime, worker, background }
+        Self { broker, composer, templates: Templates::default(), runtime, memory, worker, background }
     }
 
     /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
@@ -144,6 +155,11 @@ impl Attempts {
             info,
         };
         let sandbox = self.runtime.sandbox();
+        let _memory = tokio::select! {
+            biased;
+            granted = self.memory.take(policy.memory_bytes) => granted,
+            stop = active.stop.wait() => return Err(stop.outcome()),
+        };
         let attempt = match invocation.calls {
             Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
             Calls::Map(items) => {
@@ -210,16 +226,15 @@ impl Attempts {
         }
     }
 
+    /// Reads the module's code. One that must be compiled first sends its job away: a compilation takes seconds, and
+    /// waits for those of others.
     async fn prepare(&self, active: &Arc<ActiveDelivery>, digest: Digest) -> Result<umbel_sandbox::Prepared, Outcome> {
-        let runtime = self.runtime.clone();
-        // A task of its own, which goes on when this job is stopped: other jobs of the module wait for it.
-        let preparing = self.background.spawn(async move { runtime.prepared(digest).await });
-        let error = match self.in_background(active, preparing).await? {
-            Ok(prepared) => return prepared.map_err(|error| self.unprepared(active, &error)),
-            Err(error) if error.is_panic() => return Err(Outcome::Fatal(host_panic())),
-            Err(_) => PrepareError::Unavailable(digest, "the preparation was stopped".into()),
-        };
-        Err(self.unprepared(active, &error))
+        let (runtime, tenant) = (self.runtime.clone(), active.delivery.tenant.clone());
+        let ready = self.in_background(active, async move { runtime.ready(&tenant, digest).await }).await?;
+        match ready.map_err(|error| self.unprepared(active, &error))? {
+            Ready::Now(prepared) => Ok(prepared),
+            Ready::Compiling(_) => Err(Outcome::Snooze { delay_ms: COMPILING_MS }),
+        }
     }
 
     fn unprepared(&self, active: &ActiveDelivery, error: &PrepareError) -> Outcome {
@@ -232,9 +247,10 @@ impl Attempts {
             }
             PrepareError::Missing(_) => "module_missing",
             PrepareError::Corrupted(_) => "corrupted_blob",
+            PrepareError::GivenUp(..) => "module_unavailable",
         };
         // The module may be pushed again; if not, the job ends in the dead set under its policy, where it is seen.
-        tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be read");
+        tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be prepared");
         Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(SNOOZE_MS) }
     }
 }

@@ -28,4 +28,10 @@ pub enum PrepareError {
     /// It may work another time.
     #[error("module {0} cannot be prepared now: {1}")]
     Unavailable(Digest, String),
+    /// It failed so often in a row that its jobs should not wait for it any longer.
+    #[error("module {0} could not be prepared {MAX_FAILURES} times in a row: {1}")]
+    GivenUp(Digest, String),
 }
+
+/// Times in a row that a module is compiled in vain before its jobs hear of it.
+pub(crate) const MAX_FAILURES: u32 = 5;

@@ -1,25 +1,34 @@
 //! Modules made ready to run: from memory, from the verified code cache, or by compiling them in the child.
 //!
 //! Invariants: code is loaded only when the cache checked its MAC or when it came straight from the compiler; many
-//! jobs of one module that is not ready cause one preparation.
+//! jobs of one module that is not ready cause one compilation, and none of them waits for it in a slot.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use moka::future::Cache;
 use umbel_broker::{LargeValues, ValueError};
 use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId, settings};
-use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore};
-use umbel_sandbox::{CompileError, Compiled, Compiler, Prepared, Sandbox, VerifiedCode};
+use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore, gives_way};
+use umbel_sandbox::{CompileCode, CompileError, Compiled, Compiler, Prepared, Sandbox, Turn, VerifiedCode};
 
-use crate::error::PrepareError;
+use crate::{
+    compilations::{Compilations, Compiling},
+    error::PrepareError,
+};
 
 settings! {
     /// Settings of a [`Runtime`].
     #[derive(Debug, Clone)]
     pub struct RuntimeConfig {
-        /// Compiled code kept in memory, bytes. The least used modules go first.
+        /// Compiled code kept in memory, bytes. What was used longest ago of the tenant that has the most goes first.
         pub max_prepared_bytes: u64 = 512 << 20,
         /// A module that no job used for this time leaves memory, seconds.
         pub idle_s: u64 = 3_600,
@@ -39,8 +48,29 @@ struct Inner {
     code: CodeCache,
     compiler: Compiler,
     sandbox: Sandbox,
-    prepared: Cache<Digest, Prepared>,
+    prepared: Cache<Digest, Arc<Kept>>,
+    max_prepared_bytes: u64,
+    /// Counts uses of prepared modules.
+    uses: AtomicU64,
+    compilations: Compilations,
     bounds: PolicyBounds,
+}
+
+/// Whether a module is ready to run.
+#[derive(Debug)]
+pub enum Ready {
+    Now(Prepared),
+    /// Not before it was compiled.
+    Compiling(Compiling),
+}
+
+/// A prepared module in memory.
+struct Kept {
+    prepared: Prepared,
+    /// Whose jobs or push brought it into memory.
+    tenant: TenantId,
+    /// The number of its last use.
+    used: AtomicU64,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -57,13 +87,12 @@ impl Runtime {
         compiler: Compiler,
         sandbox: Sandbox,
     ) -> Self {
-        let weight = |_: &Digest, prepared: &Prepared| u32::try_from(prepared.size_bytes()).unwrap_or(u32::MAX);
-        let prepared = Cache::builder()
-            .weigher(weight)
-            .max_capacity(config.max_prepared_bytes)
-            .time_to_idle(Duration::from_secs(config.idle_s.max(1)))
-            .build();
-        Self { inner: Arc::new(Inner { store, code, compiler, sandbox, prepared, bounds: config.bounds }) }
+        // Without a capacity: tenants share it, which `make_room` sees to.
+        let prepared = Cache::builder().time_to_idle(Duration::from_secs(config.idle_s.max(1))).build();
+        let (uses, compilations) = (AtomicU64::new(0), Compilations::default());
+        let RuntimeConfig { max_prepared_bytes, bounds, .. } = config;
+        let inner = Inner { store, code, compiler, sandbox, prepared, max_prepared_bytes, uses, compilations, bounds };
+        Self { inner: Arc::new(inner) }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
@@ -81,42 +110,91 @@ impl Runtime {
 
     /// The module if it is in memory.
     pub async fn cached(&self, digest: &Digest) -> Option<Prepared> {
-        self.inner.prepared.get(digest).await
+        let kept = self.inner.prepared.get(digest).await?;
+        kept.used.store(self.inner.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        Some(kept.prepared.clone())
     }
 
-    /// The module ready to run. Takes microseconds when it is in memory, milliseconds from the code cache, seconds when
-    /// it must be compiled.
-    pub async fn prepared(&self, digest: Digest) -> Result<Prepared, PrepareError> {
-        let prepare = self.prepare(digest);
-        self.inner.prepared.try_get_with(digest, prepare).await.map_err(|error| (*error).clone())
+    fn kept(&self, tenant: &TenantId, prepared: Prepared) -> Arc<Kept> {
+        let used = self.inner.uses.fetch_add(1, Ordering::Relaxed).into();
+        Arc::new(Kept { prepared, tenant: tenant.clone(), used })
     }
 
-    async fn prepare(&self, digest: Digest) -> Result<Prepared, PrepareError> {
-        if let Some(code) = self.verified(digest).await
-            && let Ok(prepared) = self.load(digest, code).await
-        {
-            return Ok(prepared);
+    /// Lets modules go until the rest fits into memory.
+    async fn make_room(&self) {
+        let mut kept: Vec<_> = self.inner.prepared.iter().collect();
+        kept.sort_by_key(|(_, kept)| kept.used.load(Ordering::Relaxed));
+        let held: Vec<_> =
+            kept.iter().map(|(_, kept)| (kept.tenant.as_str(), kept.prepared.size_bytes() as u64)).collect();
+        for at in gives_way(&held, self.inner.max_prepared_bytes) {
+            self.inner.prepared.invalidate(&*kept[at].0).await;
         }
-        let module = self.module(digest).await?;
-        let refused = |CompileError { code, message }: CompileError| match code.is_transient() {
+    }
+
+    /// The module ready to run: takes microseconds when it is in memory, milliseconds from the code cache. When it must be
+    /// compiled, that begins in the background, in the turn of `tenant`.
+    pub async fn ready(&self, tenant: &TenantId, digest: Digest) -> Result<Ready, PrepareError> {
+        if let Some(compiling) = self.inner.compilations.of(digest)? {
+            return Ok(Ready::Compiling(compiling));
+        }
+        // Jobs that ask for it at once read and load it once.
+        let load = async { self.cached_code(digest).await.map(|prepared| self.kept(tenant, prepared)).ok_or(()) };
+        if let Ok(kept) = self.inner.prepared.try_get_with(digest, load).await {
+            self.make_room().await;
+            return Ok(Ready::Now(kept.prepared.clone()));
+        }
+        let size_bytes = self.module(digest).await?.len() as u64;
+        let (this, tenant) = (self.clone(), tenant.clone());
+        let compiling = self.inner.compilations.begin(digest, async move {
+            let turn = this.inner.compiler.turn(&tenant, size_bytes).await;
+            // Read again: modules that wait for their turn are not kept in memory.
+            let module = this.module(digest).await?;
+            let prepared = this.compiled(&tenant, digest, turn, &module).await?;
+            this.inner.prepared.insert(digest, this.kept(&tenant, prepared.clone())).await;
+            this.make_room().await;
+            Ok(prepared)
+        });
+        Ok(Ready::Compiling(compiling))
+    }
+
+    /// As [`Runtime::ready`], and waits for the compilation.
+    pub async fn prepared(&self, tenant: &TenantId, digest: Digest) -> Result<Prepared, PrepareError> {
+        match self.ready(tenant, digest).await? {
+            Ready::Now(prepared) => Ok(prepared),
+            Ready::Compiling(compiling) => compiling.ended(digest).await,
+        }
+    }
+
+    async fn cached_code(&self, digest: Digest) -> Option<Prepared> {
+        let code = self.verified(digest).await?;
+        self.load(digest, code).await.ok()
+    }
+
+    async fn compiled(
+        &self,
+        tenant: &TenantId,
+        digest: Digest,
+        turn: Turn,
+        module: &[u8],
+    ) -> Result<Prepared, PrepareError> {
+        let refused = |CompileError { code, message, is_transient }: CompileError| match is_transient {
             true => PrepareError::Unavailable(digest, message),
             false => PrepareError::Refused(digest, code.as_str().to_owned(), message),
         };
-        let compiled = self.inner.compiler.compile(&module).await.map_err(refused)?;
-        self.keep(digest, &compiled).await;
+        let compiled = self.inner.compiler.compile_in(turn, module).await.map_err(refused)?;
+        self.keep(tenant, digest, &compiled).await;
         self.load(digest, compiled.into()).await
     }
 
-    /// Loads native code off the async threads: it takes milliseconds.
+    /// Loads native code off the async threads: it takes milliseconds. What the sandbox refuses now it always refuses.
     async fn load(&self, digest: Digest, code: VerifiedCode) -> Result<Prepared, PrepareError> {
         let sandbox = self.inner.sandbox.clone();
         let loaded = tokio::task::spawn_blocking(move || sandbox.load(code)).await;
-        let unavailable = |problem: String| {
-            tracing::error!(%digest, problem, "a compiled module cannot be loaded");
-            PrepareError::Unavailable(digest, problem)
-        };
-        let loaded = loaded.map_err(|error| unavailable(error.to_string()))?;
-        loaded.map_err(|error| unavailable(error.to_string()))
+        let loaded = loaded.map_err(|error| PrepareError::Unavailable(digest, error.to_string()))?;
+        loaded.map_err(|error| {
+            tracing::error!(%digest, %error, "a compiled module cannot be loaded");
+            PrepareError::Refused(digest, CompileCode::ModuleTooComplex.as_str().to_owned(), error.to_string())
+        })
     }
 
     /// The code from the cache, if its MAC is right.
@@ -128,8 +206,8 @@ impl Runtime {
     }
 
     /// Caches compiled code for the next process. A failure costs only time later.
-    async fn keep(&self, digest: Digest, compiled: &Compiled) {
-        if let Err(error) = self.inner.code.put(&digest, &compiled.fingerprint, compiled.code.clone()).await {
+    async fn keep(&self, tenant: &TenantId, digest: Digest, compiled: &Compiled) {
+        if let Err(error) = self.inner.code.put(tenant, &digest, &compiled.fingerprint, compiled.code.clone()).await {
             tracing::warn!(%digest, %error, "compiled code was not cached");
         }
     }
@@ -163,16 +241,21 @@ fn not_inspected(code: &str, message: String, transient: bool) -> InspectError {
 #[async_trait]
 impl Inspector for Runtime {
     /// Compiles the module even if its code is cached: only the compiler knows what it imports.
-    async fn inspect(&self, module: Bytes) -> Result<ModuleInfo, InspectError> {
+    async fn inspect(&self, tenant: &TenantId, module: Bytes) -> Result<ModuleInfo, InspectError> {
         let digest = Digest::of(&module);
-        let refused = |e: CompileError| not_inspected(e.code.as_str(), e.message, e.code.is_transient());
-        let compiled = self.inner.compiler.compile(&module).await.map_err(refused)?;
-        self.keep(digest, &compiled).await;
+        let refused = |e: CompileError| not_inspected(e.code.as_str(), e.message, e.is_transient);
+        let turn = self.inner.compiler.turn(tenant, module.len() as u64).await;
+        let compiled = self.inner.compiler.compile_in(turn, &module).await.map_err(refused)?;
+        self.keep(tenant, digest, &compiled).await;
         let Compiled { core_module, imports, .. } = compiled.clone();
-        let unloaded = |error: PrepareError| not_inspected("compile_failed", error.to_string(), true);
+        let unloaded = |error: PrepareError| match error {
+            PrepareError::Refused(_, code, message) => not_inspected(&code, message, false),
+            other => not_inspected("compile_failed", other.to_string(), true),
+        };
         let prepared = self.load(digest, compiled.into()).await.map_err(unloaded)?;
         let tasks = self.describe(&prepared).await?;
-        self.inner.prepared.insert(digest, prepared).await;
+        self.inner.prepared.insert(digest, self.kept(tenant, prepared)).await;
+        self.make_room().await;
         Ok(ModuleInfo { digest, size_bytes: module.len() as u64, core_module, imports, tasks })
     }
 }

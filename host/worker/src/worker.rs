@@ -1,6 +1,9 @@
 //! Starts and ends a worker.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -8,13 +11,14 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, Shutdown, WorkerOrder};
-use umbel_model::WorkerId;
+use umbel_model::{Policy, WorkerId};
 
 use crate::{
     Error, Runtime, WorkerConfig,
     active_delivery::Wakers,
     attempt::Attempts,
     heartbeat::{self, Vitals},
+    memory::MemoryBudget,
     poll_loop::{Channels, Command, End, PollLoop},
     slots::{GuestThreads, LocalQueue, SlotPool},
 };
@@ -38,7 +42,16 @@ impl Worker {
         let background = tokio::runtime::Handle::current();
         // A sandbox with fewer slots makes attempts wait, so the worker's own number is the limit then.
         let most = runtime.sandbox().config().slots.max(config.concurrency);
-        let attempts = Arc::new(Attempts::new(broker.clone(), runtime, config.id.clone(), background));
+        let memory =
+            MemoryBudget::new(Box::new(config.guest_memory_bytes), runtime.bounds().max_memory_bytes, Instant::now());
+        let usual = memory.attempts(Policy::default().memory_bytes);
+        if usual < config.concurrency {
+            tracing::warn!(
+                worker = %config.id, slots = config.concurrency, attempts = usual,
+                "the machine has memory for fewer attempts of the usual memory limit than there are slots; further ones wait"
+            );
+        }
+        let attempts = Arc::new(Attempts::new(broker.clone(), runtime, memory, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
         let pool = SlotPool { queue, attempts, finished: done, threads: threads.handle(), most };
         let (command, commands) = watch::channel(Command::default());

@@ -116,7 +116,8 @@ pub(crate) struct ModuleBytes(Vec<u8>);
 pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: HeaderMap, body: Body) -> Result {
     let Context { api, caller, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
-    let (_permit, body) = or_drain(api.uploads.acquire(&caller.tenant).await, body).await?;
+    let uploads = if is_small(&headers) { &api.small_uploads } else { &api.uploads };
+    let (_permit, body) = or_drain(uploads.acquire(&caller.tenant).await, body).await?;
     let limit = api.config.max_module_bytes as usize;
     let bytes = read_all(Chunks::new(&api, body), limit, || too_large(&api)).await?;
     let digest = Digest::of(&bytes);
@@ -149,6 +150,14 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// The largest small module, bytes: 64 of them at once are as much as one large module.
+const SMALL_MODULE_BYTES: u64 = 1 << 20;
+
+/// Whether the body is declared to be small; the connection takes no more of it than that.
+fn is_small(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH) && !is_declared_longer(headers, SMALL_MODULE_BYTES)
 }
 
 fn check_headers(api: &Api, headers: &HeaderMap) -> Result<()> {
@@ -184,7 +193,7 @@ const MAX_DEFAULT_BYTES: usize = 64 << 10;
 
 /// The inspector's answer. The schemas are compiled once, so that no submission meets a bad one.
 async fn inspected(api: &Api, tenant: &TenantId, bytes: Bytes, digest: Digest) -> Result<ModuleInfo> {
-    let info = api.inspector.inspect(bytes).await.map_err(refused)?;
+    let info = api.inspector.inspect(tenant, bytes).await.map_err(refused)?;
     if info.digest != digest {
         tracing::error!(%digest, inspected = %info.digest, "the inspector answered for another module");
         return Err(Problem::internal("the module could not be inspected"));

@@ -23,7 +23,7 @@ struct FakeInspector;
 
 #[async_trait::async_trait]
 impl Inspector for FakeInspector {
-    async fn inspect(&self, module: Bytes) -> Result<ModuleInfo, InspectError> {
+    async fn inspect(&self, _: &TenantId, module: Bytes) -> Result<ModuleInfo, InspectError> {
         let text = String::from_utf8_lossy(&module).into_owned();
         assert!(text != "panic", "asked to");
         if let Some(code) = text.strip_prefix("refuse ") {

@@ -89,7 +89,7 @@ impl World {
         let sandbox = Sandbox::new(SandboxConfig { slots: 16, ..SandboxConfig::default() }).unwrap();
         let compiler = Compiler::new(command, CompileLimits::default());
         let runtime = Runtime::new(RuntimeConfig::default(), store.clone(), code, compiler, sandbox);
-        runtime.prepared(digest).await.unwrap();
+        runtime.prepared(&tenant(), digest).await.unwrap();
         let queues = Queues::Named(vec![QueueName::default()]);
         let config = WorkerConfig { queues, concurrency: 4, guest_threads: 2, ..WorkerConfig::default() };
         Self {
