@@ -12,6 +12,7 @@ use wasmparser::{
 use crate::{
     attempt::limiter::MAX_CORE_INSTANCES,
     compile::{
+        complexity::within,
         types,
         unfolding::{self, Unfolding},
     },
@@ -103,17 +104,6 @@ struct Walk {
 
 /// One of the limits.
 type Limit = fn(&mut AdmissionLimits) -> &mut u64;
-
-pub(crate) fn within(count: u64, limit: u64, what: &str) -> Result<(), CompileError> {
-    if count <= limit {
-        return Ok(());
-    }
-    Err(complex(format!("the module is too complex to compile safely: {count} {what}, more than {limit}")))
-}
-
-pub(crate) fn complex(message: String) -> CompileError {
-    CompileError::new(CompileCode::ModuleTooComplex, message)
-}
 
 impl Walk {
     /// Counts `more` of something and refuses what goes over its limit.

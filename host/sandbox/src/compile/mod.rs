@@ -3,6 +3,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod child;
+mod complexity;
 pub(crate) mod contract;
 pub(crate) mod lockdown;
 pub(crate) mod parent;

@@ -49,7 +49,7 @@ settings! {
         /// Address space of the child at most, bytes (RLIMIT_AS). A Python component takes 400 MiB. A module has 640 MiB
         /// and 64 times its own size.
         pub memory_bytes: u64 = 3 << 30,
-        /// Processor time of the child at most, seconds (RLIMIT_CPU). A module has 8 s and 10 s for each MiB.
+        /// Processor time of the child at most, seconds (RLIMIT_CPU). A module has 15 s and 20 s for each MiB.
         pub cpu_s: u64 = 60,
         /// Wall-clock time, milliseconds. A JavaScript component takes 13 s alone.
         pub time_ms: u64 = 120_000,
@@ -63,10 +63,10 @@ settings! {
 
 /// What any module may take besides what its size allows.
 const BASE_MEMORY_BYTES: u64 = 640 << 20;
-const BASE_CPU_S: u64 = 8;
+const BASE_CPU_S: u64 = 15;
 /// What each byte, and each MiB, of a module adds. A module that takes more is made to be expensive.
 const MEMORY_FOR_BYTE: u64 = 64;
-const CPU_S_FOR_MIB: u64 = 10;
+const CPU_S_FOR_MIB: u64 = 20;
 
 impl CompileLimits {
     /// Address space for a module of so many bytes, bytes.
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_small_module_has_little_memory_and_time_and_a_large_one_what_there_is() {
         let limits = CompileLimits::default();
-        assert_eq!((limits.memory_for(3 << 10) >> 20, limits.cpu_s_for(3 << 10)), (640, 8));
+        assert_eq!((limits.memory_for(3 << 10) >> 20, limits.cpu_s_for(3 << 10)), (640, 15));
         assert_eq!((limits.memory_for(18 << 20) >> 20, limits.cpu_s_for(18 << 20)), (640 + 18 * 64, 60));
         assert_eq!(limits.memory_for(u64::MAX), limits.memory_bytes);
         let tight = CompileLimits { memory_bytes: 1 << 20, cpu_s: 1, ..limits };

@@ -10,7 +10,7 @@ use wasmparser::{
 };
 
 use crate::{
-    compile::admission::{complex, within},
+    compile::complexity::{complex, within},
     error::{CompileCode, CompileError},
 };
 
