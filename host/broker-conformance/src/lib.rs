@@ -252,11 +252,17 @@ fn claim_of(worker: &str, queues: &[&str], max: u32) -> Claim {
     static SEED: AtomicU64 = AtomicU64::new(0);
     Claim {
         worker: WorkerId::new(worker).unwrap(),
-        queues: queues.iter().map(|q| queue_name(q)).collect(),
+        queues: queues.iter().map(|q| queue_name(q)).collect::<Vec<_>>().into(),
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
     }
+}
+
+/// A claim that asks all queues but these.
+fn claim_of_all_but(queues: &[&str], max: u32) -> Claim {
+    let queues = ClaimQueues::AllBut(queues.iter().map(|q| queue_name(q)).collect());
+    Claim { queues, ..claim_of("w1", &[], max) }
 }
 
 fn settle_of(delivery: &Delivery, resolution: Resolution) -> Settle {

@@ -32,7 +32,7 @@ pub async fn tenants_take_turns_whatever_their_backlog(s: Subject) {
     }
     s.add(of("quiet", 100)).await;
     s.add(of("quiet", 101)).await;
-    assert_eq!(tenants(&s.claim(6).await), ["noisy", "noisy", "quiet", "noisy", "quiet", "noisy"]);
+    assert_eq!(tenants(&s.claim(6).await), ["noisy", "quiet", "noisy", "quiet", "noisy", "noisy"]);
 }
 
 pub async fn a_tenant_that_comes_late_does_not_catch_up_on_the_past(s: Subject) {
@@ -43,7 +43,7 @@ pub async fn a_tenant_that_comes_late_does_not_catch_up_on_the_past(s: Subject) 
     for n in 100..110 {
         s.add(of("quiet", n)).await;
     }
-    assert_eq!(tenants(&s.claim(5).await), ["noisy", "noisy", "quiet", "noisy", "quiet"]);
+    assert_eq!(tenants(&s.claim(7).await), ["quiet", "quiet", "noisy", "quiet", "noisy", "quiet", "noisy"]);
 }
 
 pub async fn a_tenant_with_one_job_at_a_time_starves_nobody(s: Subject) {
@@ -62,6 +62,84 @@ pub async fn a_tenant_with_one_job_at_a_time_starves_nobody(s: Subject) {
         }
     }
     assert_eq!(served, JOBS);
+}
+
+fn at(tenant_name: &str, queue: &str, n: u64) -> NewJob {
+    NewJob { queue: queue_name(queue), ..of(tenant_name, n) }
+}
+
+/// The queues of jobs that were claimed, behind their tenants.
+fn places(deliveries: &[Delivery]) -> Vec<String> {
+    deliveries.iter().map(|d| format!("{} {}", d.tenant, d.queue)).collect()
+}
+
+pub async fn a_quiet_tenants_job_is_the_next_one_whatever_queues_others_fill(s: Subject) {
+    let most = limits().max_queues;
+    for n in 0..10 * most {
+        for noisy in ["a", "z"] {
+            s.add(at(noisy, &format!("q{}", n % most), n)).await;
+        }
+    }
+    let all = claim_of_all_but(&[], 1);
+    let named = claim_of("w1", &["q0", "q1", "q2", "quiet", "q3"], 1);
+    for (n, queue, claim) in [(100, "quiet", &all), (101, "q3", &all), (102, "quiet", &named), (103, "q3", &named)] {
+        let next = Claim { max: 7, ..claim_of_all_but(&[], 7) };
+        assert_eq!(s.broker.claim(&next).await.unwrap().len(), 7);
+        s.add(at("m", queue, n)).await;
+        let seed = Token::new(format!("quiet{n}")).unwrap();
+        let claim = Claim { token_seed: seed, ..claim.clone() };
+        assert_eq!(places(&s.broker.claim(&claim).await.unwrap()), [format!("m {queue}")]);
+    }
+}
+
+pub async fn one_that_asks_all_queues_asks_those_of_a_tenant_in_turn(s: Subject) {
+    for (n, queue) in (0..).zip(["b", "b", "b", "a", "a", "c"]) {
+        s.add(at("t1", queue, n)).await;
+    }
+    // A queue that opens comes behind the one that was served least.
+    let order = ["b", "a", "b", "c", "a", "b"].map(|queue| format!("t1 {queue}"));
+    let mut claimed = s.broker.claim(&claim_of_all_but(&[], 4)).await.unwrap();
+    claimed.extend(s.broker.claim(&claim_of_all_but(&[], 4)).await.unwrap());
+    assert_eq!(places(&claimed), order);
+}
+
+pub async fn queues_that_a_claim_excludes_are_not_asked_and_hold_up_nobody(s: Subject) {
+    for n in 0..3 {
+        s.add(at(&format!("a{n}"), "gpu", n)).await;
+        s.add(at("b", "gpu", 10 + n)).await;
+        s.add(at("b", "cpu", 20 + n)).await;
+    }
+    assert_eq!(places(&s.broker.claim(&claim_of_all_but(&["gpu"], 2)).await.unwrap()), ["b cpu", "b cpu"]);
+    let left = ["a0 gpu", "a1 gpu", "a2 gpu", "b gpu", "b gpu", "b gpu", "b cpu"];
+    assert_eq!(places(&s.broker.claim(&claim_of_all_but(&[], 10)).await.unwrap()), left);
+}
+
+pub async fn queues_are_strict_inside_a_tenant_and_tenants_take_turns_over_all_of_them(s: Subject) {
+    for n in 0..3 {
+        s.add(at("a", "low", 10 + n)).await;
+        s.add(at("a", "high", 20 + n)).await;
+        s.add(at("b", "low", 30 + n)).await;
+        s.add(at("c", "unserved", 40 + n)).await;
+    }
+    let order = ["a high", "b low", "a high", "b low", "a high", "b low", "a low", "a low", "a low"];
+    let mut claimed = Vec::new();
+    for max in [1, 3, 2, 10] {
+        claimed.extend(s.broker.claim(&claim_of("w1", &["high", "low", "high"], max)).await.unwrap());
+    }
+    assert_eq!(places(&claimed), order);
+}
+
+pub async fn a_turn_counts_in_whatever_queue_it_was_taken(s: Subject) {
+    for n in 0..4 {
+        s.add(at("a", "one", n)).await;
+        s.add(at("a", "two", 10 + n)).await;
+        s.add(at("b", "two", 20 + n)).await;
+    }
+    let one = s.broker.claim(&claim_of("w1", &["one"], 3)).await.unwrap();
+    assert_eq!(places(&one), ["a one", "a one", "a one"]);
+    let two = s.broker.claim(&claim_of("w2", &["two"], 5)).await.unwrap();
+    assert_eq!(places(&two), ["b two", "b two", "b two", "a two", "b two"]);
+    assert_eq!(places(&s.broker.claim(&claim_of_all_but(&[], 9)).await.unwrap()), ["a two", "a one", "a two", "a two"]);
 }
 
 pub async fn ready_queues_are_those_with_a_job_to_hand_out_for_anybody(s: Subject) {

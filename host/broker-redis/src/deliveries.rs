@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use redis::Value;
-use umbel_broker::{Claim, Deliveries, Delivery, Error, LeaseState, Renewal, Result, Settle, Settled};
+use umbel_broker::{Claim, ClaimQueues, Deliveries, Delivery, Error, LeaseState, Renewal, Result, Settle, Settled};
 
 use umbel_model::Token;
 
@@ -46,7 +46,8 @@ impl Deliveries for RedisBroker {
     }
 
     async fn settle(&self, settles: &[Settle], then: Option<&Claim>) -> Result<(Vec<Settled>, Vec<Delivery>)> {
-        let then = then.filter(|claim| claim.max > 0 && !claim.queues.is_empty());
+        let asks_none = |claim: &&Claim| matches!(&claim.queues, ClaimQueues::Named(names) if names.is_empty());
+        let then = then.filter(|claim| claim.max > 0 && !asks_none(claim));
         let batches = batches(settles);
         let (last, others) = match batches.split_last() {
             Some((last, others)) => (*last, others),

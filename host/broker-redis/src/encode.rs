@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use umbel_broker::{Claim, Error, NewJob, Renewal, Result, Settle, Start};
+use umbel_broker::{Claim, ClaimQueues, Error, NewJob, Renewal, Result, Settle, Start};
 use umbel_model::{AttemptRecord, Resolution, Token};
 
 use crate::{
@@ -85,13 +85,17 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     // Better refused before than found out after the jobs were taken.
     Token::new(format!("{}-{max}", claim.token_seed))
         .map_err(|_| Error::Failed("the token seed of a claim is too long".into()))?;
-    let queues = &claim.queues[..claim.queues.len().min(usize::from(u16::MAX))];
+    let (asks_all, names) = match &claim.queues {
+        ClaimQueues::Named(names) => (false, names),
+        ClaimQueues::AllBut(names) => (true, names),
+    };
+    let names = &names[..names.len().min(usize::from(u16::MAX))];
     let mut packed =
         Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
     packed = packed.u8(u8::from(hears));
-    packed = packed.u16(queues.len() as u16);
-    for queue in queues {
-        packed = packed.name(queue.as_str());
+    packed = packed.u8(u8::from(asks_all)).u16(names.len() as u16);
+    for name in names {
+        packed = packed.name(name.as_str());
     }
     Ok(packed.done())
 }

@@ -30,7 +30,10 @@
 //! | `paces` | hash | by what interval, microseconds, and burst that was reckoned |
 //! | `holders` | hash | the worker of the last delivery by `<tenant>,<queue>`, while one runs |
 //! | `uniq:<tenant>,<key>`, `uniq_due` | string, sorted set | unique keys; when those are over that are held for some time |
-//! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by turns taken |
+//! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by virtual finish time as of the last look |
+//! | `meta:turns`, `meta:rested` | sorted set | tenants with ready jobs, and others that were served lately, by virtual finish time; see `turns.lua` |
+//! | `meta:open:<tenant>` | sorted set | queues in which a tenant has ready jobs, by virtual finish time among them |
+//! | `meta:turn`, `meta:mended` | string | virtual time; when and where `meta:open:…` was last compared with `fair:…` |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
 //! | `queue_used` | sorted set | queues by the time at which a job came into them last, or they were seen in use |
@@ -41,7 +44,7 @@
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `service_leases.lua` |
 //! | `meta:reaping_v1` | string | when leases were last taken back, and from when on they may be, see `maintenance.lua` |
-//! | `idle:<queue>` | sorted set | workers that claimed too few jobs of it, by the time of their claim; they are told of new ones |
+//! | `idle:<queue>`, `idle:*` | sorted set | workers that claimed too few jobs of it, or of all, by the time of their claim; they are told of new ones |
 //! | `workers`, `workers_seen`, `orders` | hash, sorted set, hash | what workers say, when they last did, orders to them |
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in

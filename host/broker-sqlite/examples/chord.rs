@@ -120,7 +120,7 @@ fn chord(members: u32) -> anyhow::Result<(WorkflowHead, Vec<NewNode>)> {
 fn claim(round: u64) -> anyhow::Result<Claim> {
     Ok(Claim {
         worker: WorkerId::new("host-1234-0a1b2c3d")?,
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: BATCH,
         lease_ms: umbel_broker::DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("0123456789abcdef-{round}"))?,

@@ -30,7 +30,7 @@ async fn main() -> anyhow::Result<()> {
     let opened = started.elapsed();
     let claim = Claim {
         worker: WorkerId::new("w1")?,
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: 100,
         lease_ms: 60_000,
         token_seed: Token::new("s")?,

@@ -15,9 +15,9 @@ pub const CLAIM_SCAN: u32 = 128;
 /// Hands jobs to workers and records how their attempts ended.
 #[async_trait]
 pub trait Deliveries: Send + Sync + fmt::Debug + 'static {
-    /// Hands out at most `claim.max` ready jobs: the queues in the order given, fairly between tenants, by priority
-    /// (9 first) and then age inside a tenant, within limits that hold across all workers (see the rules in
-    /// `limits`). Expired jobs met on the way end `expired`.
+    /// Hands out at most `claim.max` ready jobs: fairly between tenants, whatever queues they use; of a tenant from its
+    /// queues as `claim.queues` says; inside a queue by priority (9 first) and then age; within limits that hold across all
+    /// workers (see the rules in `limits`). Expired jobs met on the way end `expired`.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>>;
 
     /// Prolongs leases to `lease_ms` from now, keeps progress and log lines. One answer per renewal, in order.
@@ -31,11 +31,26 @@ pub trait Deliveries: Send + Sync + fmt::Debug + 'static {
 #[derive(Debug, Clone)]
 pub struct Claim {
     pub worker: WorkerId,
-    pub queues: Vec<QueueName>,
+    pub queues: ClaimQueues,
     pub max: u32,
     pub lease_ms: u64,
     /// Random and never used twice: delivery `i` of this claim has the token `<seed>-<i>`.
     pub token_seed: Token,
+}
+
+/// The queues that a claim asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimQueues {
+    /// These: of each tenant the first one that has something to hand out.
+    Named(Vec<QueueName>),
+    /// All but these: of each tenant one after the other.
+    AllBut(Vec<QueueName>),
+}
+
+impl From<Vec<QueueName>> for ClaimQueues {
+    fn from(names: Vec<QueueName>) -> Self {
+        Self::Named(names)
+    }
 }
 
 /// A job handed to a worker.

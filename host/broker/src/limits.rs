@@ -20,17 +20,24 @@
 //! Start-time fair queueing, on each level of the tree. An open branch has a *virtual finish time*, and the branch with the
 //! least one is next, by name when level.
 //!
-//! - **Among the tenants of a queue.** A tenant queue that opens gets the least virtual finish time there plus one, or 0. Each
-//!   job that it hands out (or finds expired) adds one.
+//! - **Among the tenants**, over all of their queues. Each job that is handed out to a tenant (or found expired) adds one to its
+//!   virtual finish time. The virtual time is the highest finish time that was served. A tenant with nothing open that gets
+//!   something to hand out has the virtual time minus one: it comes before those who wait for their next turn. Its finish
+//!   time is remembered until the virtual time passes it or nobody waits, so that one who comes back after each of its jobs does so once a
+//!   round and starves nobody.
+//! - **Among the open queues of a tenant.** A claim that names queues takes the first of them. One that asks all of them takes
+//!   the queue with the least finish time: each job that a tenant queue hands out adds one, and one that opens gets the
+//!   least of its tenant plus one, or 0.
 //! - **Inside a tenant queue, and inside the sub-queue of a task.** The child whose first job has the highest priority comes
 //!   first; among those, the least virtual finish time decides. The parent has a *virtual time*, which begins at 0 and ends with
 //!   its last sub-queue. A child that opens gets the virtual time plus one. When a child with finish time `f` hands out a job,
 //!   the virtual time becomes `max(f, virtual time)`, and the child's finish time that plus one. The plain jobs are one child,
 //!   before all others when level, whose finish time counts as no less than the virtual time.
 //!
-//! For example, tenants `a` and `b` share a queue. `a` has served 4 jobs there and is open with finish time 4 when `b` submits
-//! its first job: `b` gets 5. `a` (4) is next and goes to 5, `a` (5) is next by name and goes to 6, then `b` (5), and from then
-//! on they take turns. Had `b` begun at 0, it would have been served five times before `a`.
+//! For example, tenant `a` has jobs in 1,000 queues and was served 4 times: its finish time is 4, the virtual time 3. `b` submits
+//! its first job, to any queue, and gets 2. `b` (2) is next and goes to 3, `b` (3) is next and goes to 4, `a` (4) is next by
+//! name and goes to 5, then `b` (4), and from then on they take turns. Had `b` begun at 0, it would have been served four times
+//! before `a`.
 //!
 //! # Limits
 //!
@@ -38,7 +45,7 @@
 //! nothing, by the `JobLimits` of the job that is next; a key by the `JobLimits` of the job that is next. A claim hands out one
 //! job at a time:
 //!
-//! 1. It takes the next tenant queue. An exclusive one with running jobs on another worker is *excluded* from this claim.
+//! 1. It takes the next tenant queue: the next tenant, and its next queue. An exclusive one with running jobs on another worker is *excluded* from this claim.
 //! 2. It looks at the tenant's cap, the queue's cap, the tenant's rate, the queue's rate. One that is used up *blocks* the
 //!    tenant queue.
 //! 3. It takes the next child. A plain job whose task has a control moves. The sub-queue of a paused task is blocked.
@@ -49,8 +56,8 @@
 //!
 //! Each step that ends without a job goes back to 1. Each look at a tenant queue costs one of the claim's budget of
 //! `max + CLAIM_SCAN`; when that is used up and the claim has fewer than `max` jobs, a hint says that the queue has more. A
-//! tenant queue that took `LOOKS_A_QUEUE` looks in one claim without a job is *deferred* while another one is open: what one
-//! tenant has blocked or moved must not hold up another's job.
+//! tenant that took `LOOKS_A_TENANT` looks in one claim without a job is *deferred* while another one has something open: what
+//! one tenant has blocked or moved must not hold up another's job.
 //!
 //! For example, task `mail` has the cap 2 and 1,000 queued jobs of two keys, and two of them run. The next claim finds the cap
 //! used up and blocks the sub-queue of `mail`: one look, not 1,000. When one of the two ends its delivery, the sub-queue opens,
@@ -81,8 +88,8 @@ use umbel_model::{Acks, Digest, Expression, JobId, OnWorkerLost, Policy, Rate, T
 
 use crate::{Control, controls::is_default, scheduler::Limit};
 
-/// Looks at a tenant queue without a job after which a claim looks at other tenants first.
-pub const LOOKS_A_QUEUE: u32 = 8;
+/// Looks at queues of a tenant without a job after which a claim looks at other tenants first.
+pub const LOOKS_A_TENANT: u32 = 8;
 /// The failure's kind of a job whose worker was lost and that is not handed out again.
 pub const WORKER_LOST: &str = "worker_lost";
 /// Its message.

@@ -89,7 +89,7 @@ impl World {
     async fn fail_all(&self) {
         let claim = |n: u64| Claim {
             worker: WorkerId::new("w").unwrap(),
-            queues: vec![QueueName::default()],
+            queues: vec![QueueName::default()].into(),
             max: 1,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("s{n}")).unwrap(),
@@ -383,7 +383,7 @@ async fn a_job_that_began_to_run_after_its_page_was_noted_is_left_alone_by_a_pur
     put(&*world.broker, &world.tenant, &bulk, Expect::Version(version)).await.unwrap();
     let claim = Claim {
         worker: WorkerId::new("w").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: 1,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new("s").unwrap(),

@@ -42,7 +42,7 @@ fn job(n: u128, start: Start) -> NewJob {
 fn claim() -> Claim {
     Claim {
         worker: WorkerId::new("w").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: 10,
         lease_ms: 1_000,
         token_seed: Token::new("s").unwrap(),

@@ -20,7 +20,7 @@ pub enum Queues {
     /// These, in turns: each is the first queue of a claim as often as its weight says, 1–1,000. A claim asks the others
     /// after it, so that no slot waits while any queue has work.
     Weighted(Vec<(QueueName, u32)>),
-    /// Every queue of every tenant, in turn. New ones are discovered by hints, or by a lookup every few seconds.
+    /// Every queue of every tenant, in turn.
     All,
 }
 

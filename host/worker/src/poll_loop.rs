@@ -32,7 +32,7 @@ use crate::{
     leases::LeaseTable,
     outbox::Outbox,
     prefetch::Prefetch,
-    queues::{Discovery, QueueSet},
+    queues::QueueSet,
     slots::{LocalQueue, SlotPool},
     workflow_requests::NodeRates,
 };
@@ -74,7 +74,6 @@ pub(crate) struct PollLoop {
     local_queue: Arc<LocalQueue>,
     prefetch: Prefetch,
     claims: ClaimSchedule,
-    discovery: Discovery,
     leases: LeaseTable,
     renewals: Renewals,
     outage: Outage,
@@ -98,7 +97,6 @@ impl PollLoop {
             capacity: Capacity::new(&config, pool, now),
             prefetch: Prefetch::new(config.max_ahead),
             claims: ClaimSchedule::new(queues, Duration::from_millis(config.poll_ms), now),
-            discovery: Discovery::default(),
             leases: LeaseTable::new(lease),
             renewals: Renewals::new(lease, channels.wakers.clone(), now),
             outage: Outage::new(lease),
@@ -112,7 +110,7 @@ impl PollLoop {
             channels,
         };
         this.set_slots(slots);
-        this.serve_queues();
+        this.tell_queues();
         this
     }
 
@@ -167,7 +165,6 @@ impl PollLoop {
                     if idle && !gathers => if n == 0 { return End::Died },
                 () = self.channels.wakers.refill.notified(), if gathers || !idle => self.outbox.gather_until = None,
                 () = self.channels.wakers.report.notified() => self.renewals.flush_soon(now),
-                queues = self.discovery.next() => self.claims.found(&queues),
                 signal = work.next() => self.follow_work_hint(&signal),
                 signal = cancels.next() => self.follow_cancel_hint(&signal),
                 () = wake => {}

@@ -54,7 +54,7 @@ pub(crate) async fn run(zombie: Arc<Zombie>, number: u64, ledger: Arc<Ledger>, r
         tokio::time::sleep(Duration::from_millis(draw.between(10, 60))).await;
         let claim = Claim {
             worker: WorkerId::new("zombie")?,
-            queues: vec![QueueName::default()],
+            queues: vec![QueueName::default()].into(),
             max: draw.between(1, MOST) as u32,
             lease_ms: SHORT_LEASE.as_millis() as u64,
             token_seed: Token::new(format!("zombie-{:016x}-{:016x}", draw.any(), draw.any()))?,

@@ -202,7 +202,7 @@ impl TestApp {
         getrandom::fill(&mut seed).unwrap();
         let claim = Claim {
             worker: WorkerId::new("w1").unwrap(),
-            queues: vec![QueueName::default()],
+            queues: vec![QueueName::default()].into(),
             max: 1,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(hex::encode(seed)).unwrap(),

@@ -77,7 +77,12 @@ impl History {
             Step::Submit { requests, again } => Doing::Submit(requests.iter().map(requested).collect(), *again),
             Step::Flood { request, count } => Doing::Submit(flood(request, *count), false),
             Step::Claim { worker, queues, max, lost } => {
-                Doing::Claim(claim_of(WORKERS[*worker as usize], &QUEUES[..(*queues as usize).min(2)], *max), *lost)
+                let queues = match *queues {
+                    3 => ClaimQueues::AllBut(vec![queue_name(QUEUES[1])]),
+                    4.. => ClaimQueues::AllBut(Vec::new()),
+                    named => QUEUES[..named as usize].iter().map(|name| queue_name(name)).collect::<Vec<_>>().into(),
+                };
+                Doing::Claim(Claim { queues, ..claim_of(WORKERS[*worker as usize], &[], *max) }, *lost)
             }
             Step::Renew { delivery, logs } => match self.delivery(*delivery) {
                 Some(delivery) => {

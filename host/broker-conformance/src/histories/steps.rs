@@ -17,7 +17,7 @@ pub(super) enum Step {
         request: JobRequest,
         count: u32,
     },
-    /// `lost`: nobody hears what was claimed.
+    /// `queues`: as many of the first ones; from 3 on, all but some. `lost`: nobody hears what was claimed.
     Claim {
         worker: u8,
         queues: u8,
@@ -277,7 +277,7 @@ fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {
     let flood = (request(profile), 100..200_u32).prop_map(|(request, count)| Step::Flood { request, count });
     prop_oneof![
         submits => prop_oneof![200 => submit, 1 => flood],
-        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..3_u8], 0..6_u32, prop::bool::weighted(0.1))
+        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], 0..6_u32, prop::bool::weighted(0.1))
             .prop_map(|(worker, queues, max, lost)| Step::Claim { worker, queues, max, lost }),
         20 => (any::<usize>(), 0..4_u8).prop_map(|(delivery, logs)| Step::Renew { delivery, logs }),
         90 => (any::<usize>(), how(), any::<bool>(), again)

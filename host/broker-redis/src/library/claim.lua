@@ -1,7 +1,8 @@
 -- Handing out jobs.
 
--- Worker, token seed, lease, max, whether it hears what is published for it, number of queues; their names follow.
-local CLAIM = '<Bc0Bc0I6I4BI2'
+-- Worker, token seed, lease, max, whether it hears what is published for it, whether it asks all queues but these, number of
+-- queues; their names follow.
+local CLAIM = '<Bc0Bc0I6I4BBI2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
 
@@ -18,90 +19,21 @@ local fronts, middles
 
 -- ---- which jobs
 
--- At most `want` ready jobs of one tenant: it is alone, or only one job is wanted.
-local function pick_of_one(queue, tenant, tag, want)
-  local tq = tenant_queue_of(tenant, queue)
-  picked_ids = call('ZRANGE', tq.ready, 0, want - 1)
-  local n = #picked_ids
-  call('ZREMRANGEBYRANK', tq.ready, 0, want - 1)
-  if n < want or call('EXISTS', tq.ready) == 0 then
-    call('ZREM', tq.fair, tenant)
-    tq.active = false
-  else
-    call('ZADD', tq.fair, tag + n, tenant)
-  end
-  for i = 1, n do picked_tqs[i] = tq end
-  return n
-end
-
--- The next job of a tenant; at most `share` are read at once.
-local function take(reader, share)
-  if reader.taken == reader.read then
-    local more = call('ZRANGE', reader.tq.ready, reader.read, reader.read + share - 1)
-    for i = 1, #more do reader[reader.read + i] = more[i] end
-    reader.read = reader.read + #more
-  end
-  reader.taken = reader.taken + 1
-  return reader[reader.taken]
-end
-
--- Start-time fair queueing among several tenants: level by level of their virtual finish times, by name inside a level. The
--- k-th job comes from one of the k tenants served least, so no more than `want` of them matter.
-local function pick_of_many(queue, tenants, want)
-  local readers = {}
-  for i = 1, #tenants, 2 do
-    local tq = tenant_queue_of(tenants[i], queue)
-    readers[#readers + 1] = { tq = tq, tag = tonumber(tenants[i + 1]), taken = 0, size = call('ZCARD', tq.ready), read = 0 }
-  end
-  local share = math.ceil(want / #readers)
-  local n, fresh, level = 0, 1, {}
+-- At most `want` ready jobs of one tenant: of the first tenant queue, then of the next ones. Answers how many.
+local function pick_of_one(tqs, want)
+  local n, counts, is_open = 0, {}, {}
   picked_ids = {}
-  while n < want do
-    if #level == 0 and not readers[fresh] then break end
-    local tag = #level > 0 and level[1].tag or readers[fresh].tag
-    local joined = false
-    while readers[fresh] and readers[fresh].tag == tag do
-      level[#level + 1] = readers[fresh]
-      fresh, joined = fresh + 1, true
-    end
-    if joined then table.sort(level, function(a, b) return before(a.tq.tenant, b.tq.tenant) end) end
-    local left = {}
-    for _, reader in ipairs(level) do
-      if n == want then break end
-      reader.tag = reader.tag + 1
-      n = n + 1
-      picked_tqs[n], picked_ids[n] = reader.tq, take(reader, share)
-      if reader.taken < reader.size then left[#left + 1] = reader end
-    end
-    level = left
+  for i, tq in ipairs(tqs) do
+    local found = call('ZRANGE', tq.ready, 0, want - n - 1)
+    local count = #found
+    call('ZREMRANGEBYRANK', tq.ready, 0, want - n - 1)
+    if n == 0 then picked_ids = found else for k = 1, count do picked_ids[n + k] = found[k] end end
+    for k = n + 1, n + count do picked_tqs[k] = tq end
+    n, counts[i], is_open[i] = n + count, count, n + count == want and call('EXISTS', tq.ready) == 1
+    if n == want then break end
   end
-  for _, reader in ipairs(readers) do
-    if reader.taken > 0 then
-      call('ZREMRANGEBYRANK', reader.tq.ready, 0, reader.taken - 1)
-      if reader.taken == reader.size then
-        call('ZREM', reader.tq.fair, reader.tq.tenant)
-        reader.tq.active = false
-      else
-        call('ZADD', reader.tq.fair, reader.tag, reader.tq.tenant)
-      end
-    end
-  end
+  if #tqs > 0 then turns.count_alone(tqs, counts, is_open) end
   return n
-end
-
--- Picks at most `want` jobs and answers how many; nothing if they must be picked one by one.
-local function pick(queue, want)
-  local tenants = call('ZRANGE', P .. 'fair:' .. queue, 0, want - 1, 'WITHSCORES')
-  if #tenants == 0 then return 0 end
-  for i = 1, #tenants, 2 do
-    if is_special(tenant_queue_of(tenants[i], queue)) then return end
-    -- None is.
-    if not anything_special then break end
-  end
-  if #tenants == 2 then
-    return pick_of_one(queue, tenants[1], tonumber(tenants[2]), want)
-  end
-  return pick_of_many(queue, tenants, want)
 end
 
 -- ---- their delivery
@@ -112,7 +44,7 @@ local function hand_out(tq, member, text)
   local l = leases.n
   leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
   count = count + 1
-  tq.running = tq.running + 1
+  tq.running, tq.handed_out = tq.running + 1, (tq.handed_out or 0) + 1
   if not tq.holder then
     local s = served.n
     tq.holder, served[s + 1], served[s + 2], served.n = worker, tq.name, worker, s + 2
@@ -160,7 +92,7 @@ end
 local function try(tq, id, text, task, key)
   local before = out_n
   if pcall(deliver, tq, id, text) then return end
-  if task then limited_claim.uncount_start(tq.tenant, task, key) end
+  if task then claims.uncount_start(tq.tenant, task, key) end
   for i = #out, before + 1, -1 do out[i] = nil end
   out_n = before
 end
@@ -243,10 +175,10 @@ local function deliver_picked(n)
   if records_n > 0 then call('MSET', unpack(records, 1, records_n)) end
 end
 
--- A worker that claimed fewer jobs than it wanted waits for more of its queues; one that got all is busy.
-local function wait_or_work(queues, is_busy)
-  for i = 1, #queues do
-    local key = P .. 'idle:' .. queues[i]
+-- A worker that claimed fewer jobs than it wanted waits for more, of its queues or (`*`) of all; one that got all is busy.
+local function wait_or_work(names, is_busy)
+  for i = 1, #names do
+    local key = P .. 'idle:' .. names[i]
     if is_busy then
       call('ZREM', key, worker)
     elseif call('ZADD', key, now, worker) == 1 then
@@ -256,46 +188,76 @@ local function wait_or_work(queues, is_busy)
   end
 end
 
+-- The names of a claim's queues in order, each once, and the same as a set.
+local function read_names(request, at, n)
+  local list, set = {}, {}
+  for _ = 1, n do
+    local name
+    name, at = unpack_struct('<Bc0', request, at)
+    if not set[name] then list[#list + 1], set[name] = name, true end
+  end
+  return list, set
+end
+
+-- Hands out at most `max` jobs; whether there may be more for this claim that it did not look at.
+local function hand_out_all(max)
+  local budget, one_by_one = max + CLAIM_SCAN, nil
+  while count < max and budget > 0 do
+    local want, picked, missing = math.min(max - count, budget), 0, 0
+    local alone = not one_by_one and turns.alone()
+    if alone then
+      picked = pick_of_one(alone, want)
+      budget, missing = budget - picked, want - picked
+      deliver_picked(picked)
+    else
+      one_by_one = one_by_one or {}
+      budget, missing = claims.serve(worker, max - count, budget, one_by_one, add_picked)
+      picked = picked_n
+      deliver_picked(picked)
+    end
+    -- There were no more.
+    if picked == 0 or missing > 0 then break end
+  end
+  return count < max and (budget == 0 or turns.is_cut_short())
+end
+
+-- Nobody need hear of jobs that are taken at once.
+local function forget_handed_out()
+  for _, tq in pairs(tenant_queues) do
+    local ready = tq.handed_out and ready_in[tq.queue]
+    if ready then ready_in[tq.queue] = ready > tq.handed_out and ready - tq.handed_out or nil end
+    tq.handed_out = nil
+  end
+end
+
 -- Takes a packed claim, see CLAIM and encode.rs, and appends to a list, per delivery: member, record, the spec (of a node: its
 -- arguments) when it is kept apart, and of a node its template and its input or ''. Call flush_indexes() before it.
--- Complexity: O(n log N) for n jobs: all are read and written together, and a few calls per tenant that is served; while one
---   of the tenants has sub-queues or controls, some 25 calls per job, block or move of its own.
-local function claim(request, answer)
-  local lease_ms, max, hears, queues, at
-  worker, seed, lease_ms, max, hears, queues, at = unpack_struct(CLAIM, request)
+-- Complexity: O(n log N) for n jobs: all are read and written together, and a few calls per tenant queue that is served, and
+--   per queue that is named; some 25 calls per job, block or move of a tenant queue that has sub-queues or controls.
+function claims.claim(request, answer)
+  local lease_ms, max, hears, asks_all, queues, at
+  worker, seed, lease_ms, max, hears, asks_all, queues, at = unpack_struct(CLAIM, request)
   lease, count, out, out_n = string.format('%.0f', now + lease_ms), 0, answer, #answer
   picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, 0
   leases, looks, served, fronts, middles = { n = 0 }, { n = 0 }, { n = 0 }, {}, {}
-  local budget, waits_for = max + CLAIM_SCAN, {}
-  for _ = 1, queues do
-    local before, queue, one_by_one = count, nil, nil
-    queue, at = unpack_struct('<Bc0', request, at)
-    while count < max and budget > 0 do
-      local want = math.min(max - count, budget)
-      local picked, missing = not one_by_one and pick(queue, want), 0
-      if picked then
-        budget = budget - picked
-        deliver_picked(picked)
-        -- There were no more.
-        if picked < want then break end
-      else
-        one_by_one = one_by_one or {}
-        budget, missing = limited_claim.serve(queue, worker, max - count, budget, one_by_one, add_picked)
-        picked = picked_n
-        deliver_picked(picked)
-      end
-      if picked == 0 or missing > 0 then break end
+  local names, set = read_names(request, at, queues)
+  asks_all = asks_all == 1
+  turns.begin(not asks_all and names, set)
+  local has_more = hand_out_all(max)
+  if asks_all and turns.mend(count == 0) and count < max then has_more = hand_out_all(max) end
+  forget_handed_out()
+  local more_in = has_more and turns.ready_queue()
+  if more_in then ready_in[more_in], opened_in[more_in] = (ready_in[more_in] or 0) + 1, true end
+  if hears == 1 then
+    local waits_for = {}
+    -- A hint would be lost on one that does not serve its queue.
+    if asks_all and #names == 0 then waits_for = { '*' } end
+    for i = 1, asks_all and 0 or #names do
+      if not claims.held_by_others[names[i]] then waits_for[#waits_for + 1] = names[i] end
     end
-    if not limited_claim.held_by_others[queue] then waits_for[#waits_for + 1] = queue end
-    -- Nobody need hear of jobs that are taken at once.
-    local left = (ready_in[queue] or 0) - (count - before)
-    ready_in[queue] = left > 0 and left or nil
-    if budget == 0 and count < max and call('EXISTS', P .. 'fair:' .. queue) == 1 then
-      ready_in[queue], opened_in[queue] = (ready_in[queue] or 0) + 1, true
-    end
+    wait_or_work(waits_for, count >= max)
   end
-  if hears == 1 then wait_or_work(waits_for, count >= max) end
-  limited_claim.write_limits()
+  claims.write_limits()
   in_pieces('HSET', P .. 'holders', served)
   in_pieces('ZADD', P .. 'leases', leases)
   in_pieces('ZREM', P .. 'look', looks)

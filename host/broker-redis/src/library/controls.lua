@@ -66,9 +66,13 @@ register('control', 'allow-oom', function(args)
     tenant_queue_of(tenant, name).used = true
     open(name)
   else
+    local names = {}
     for _, field in ipairs(call('HKEYS', queues)) do
-      if sub(field, -2) == ':p' then open(sub(field, 1, -3)) end
+      if sub(field, -2) == ':p' then names[#names + 1] = sub(field, 1, -3) end
     end
+    -- What opens first is served first.
+    table.sort(names, turns.before)
+    for _, queue in ipairs(names) do open(queue) end
   end
   flush()
   notify()

@@ -51,9 +51,9 @@ local function bind()
 end
 
 -- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, claims one by one.
+-- idempotency keys, deletion, whose turn it is, claims.
 local limits, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
-local new_workflows, idempotency, deletion, limited_claim = {}, {}, {}, {}
+local new_workflows, idempotency, deletion, turns, claims = {}, {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -209,30 +209,42 @@ local function flush_indexes()
 end
 
 -- Publishes the notifications of this call: one message per topic, and one per idle worker. Of new jobs are told the workers
--- that began to wait for them last: as many as there are jobs, and one more, because one may have died. A worker that was
--- told is in `idle:<queue>` again when it claims too few jobs. All are told of a queue that had no jobs before when fewer
--- workers wait for it than there are jobs: those that do not know the queue yet cannot wait for it.
-local function notify()
+-- that began to wait for them last: as many as there are jobs, and one more, because one may have died; first those that
+-- named the queue, then those that serve all. A worker that was told waits again when it claims too few jobs. All are told of
+-- a queue that had no jobs before when fewer workers wait for it than there are jobs.
+local notify
+do
   -- A hint may be lost, also because the user has no right to the channel: what the call wrote stays, and it must not fail.
   local function publish(channel, text)
     redis.pcall('PUBLISH', P .. channel, text)
   end
-  local queues = {}
-  -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
-  local long_ago = now - 10000
-  for queue, jobs in pairs(ready_in) do
-    local idle, told = call('ZPOPMAX', P .. 'idle:' .. queue, jobs + 1), 0
+
+  -- Tells at most so many of the workers that wait in `idle:<of>`, those that began to last, of jobs in a queue; how many there
+  -- were, and how many of them hear it.
+  local function tell_idle(of, queue, most)
+    if most <= 0 then return 0, 0 end
+    local idle, told = call('ZPOPMAX', P .. 'idle:' .. of, most), 0
     for i = 1, #idle, 2 do
-      if tonumber(idle[i + 1]) > long_ago then
+      -- A worker that has not claimed for ten seconds does not wait: it would have looked again.
+      if tonumber(idle[i + 1]) > now - 10000 then
         publish('work:' .. idle[i], queue)
         told = told + 1
       end
     end
-    if told < jobs and opened_in[queue] then queues[#queues + 1] = queue end
+    return #idle / 2, told
   end
-  if #queues > 0 then publish('work', table.concat(queues, ',')) end
-  if ended_n > 0 then publish('done', table.concat(ended, ',')) end
-  if #to_stop > 0 then publish('cancel', table.concat(to_stop, ',')) end
+
+  function notify()
+    local queues = {}
+    for queue, jobs in pairs(ready_in) do
+      local asked, told = tell_idle(queue, queue, jobs + 1)
+      local _, more = tell_idle('*', queue, jobs + 1 - asked)
+      if told + more < jobs and opened_in[queue] then queues[#queues + 1] = queue end
+    end
+    if #queues > 0 then publish('work', table.concat(queues, ',')) end
+    if ended_n > 0 then publish('done', table.concat(ended, ',')) end
+    if #to_stop > 0 then publish('cancel', table.concat(to_stop, ',')) end
+  end
 end
 
 -- Whether a tenant queue has sub-queues or is blocked, or its tenant has a control: `special` names those tenant queues and
@@ -345,17 +357,63 @@ end
 
 -- ---- how a job waits
 
--- A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
--- back after each of its jobs would always be first.
+-- By bytes, as Redis sorts: '<' follows the server's locale.
+function turns.before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- Virtual time begins here: above all turns that releases before fair queueing over all queues have counted.
+turns.FIRST = 1099511627776
+
+-- Puts a tenant queue that opens among the open ones of its tenant, behind the one that was served least, and the tenant among
+-- those that wait for their turn, see turns.lua; its virtual finish time.
+function turns.join(tq)
+  local turn, open = call('ZSCORE', P .. 'meta:turns', tq.tenant), P .. 'meta:open:' .. tq.tenant
+  if not turn then
+    turn = (call('GET', P .. 'meta:turn') or turns.FIRST) - 1
+    local rested = call('ZSCORE', P .. 'meta:rested', tq.tenant)
+    if rested then
+      turn = math.max(turn, tonumber(rested))
+      call('ZREM', P .. 'meta:rested', tq.tenant)
+    end
+    call('ZADD', P .. 'meta:turns', turn, tq.tenant)
+  end
+  local first = call('ZRANGE', open, 0, 0, 'WITHSCORES')
+  call('ZADD', open, 'NX', first[2] and first[2] + 1 or 0, tq.queue)
+  return tonumber(turn)
+end
+
+-- These tenants, behind their virtual finish times, wait for nothing any more. That is remembered as long as others wait.
+function turns.rest(tenants)
+  if call('EXISTS', P .. 'meta:turns') == 1 then
+    in_pieces('ZADD', P .. 'meta:rested', tenants)
+  else
+    call('UNLINK', P .. 'meta:rested')
+  end
+end
+
+-- The tenant queue is not open any more.
+function turns.leave(tq)
+  local open = P .. 'meta:open:' .. tq.tenant
+  tq.active = false
+  call('ZREM', tq.fair, tq.tenant)
+  call('ZREM', open, tq.queue)
+  if call('EXISTS', open) == 1 then return end
+  local turn = call('ZSCORE', P .. 'meta:turns', tq.tenant)
+  if not turn then return end
+  call('ZREM', P .. 'meta:turns', tq.tenant)
+  turns.rest({ turn, tq.tenant })
+end
+
+-- The tenant queue opens.
 local function take_turn(tq)
   opened_in[tq.queue] = true
-  local first = call('ZRANGE', tq.fair, 0, 0, 'WITHSCORES')
-  if first[2] then
-    call('ZADD', tq.fair, tonumber(first[2]) + 1, tq.tenant)
-  else
-    call('ZADD', P .. 'active_queues', 0, tq.queue)
-    call('ZADD', tq.fair, 0, tq.tenant)
-  end
+  if call('EXISTS', tq.fair) == 0 then call('ZADD', P .. 'active_queues', 0, tq.queue) end
+  call('ZADD', tq.fair, turns.join(tq), tq.tenant)
 end
 
 -- The tenant queue has ready jobs, or will have them at the end of this call.
@@ -422,8 +480,7 @@ local function leave(member, r, tq)
     if is_special(tq) then
       limits.settle_tenant_queue(tq)
     elseif call('EXISTS', tq.ready) == 0 then
-      call('ZREM', tq.fair, tq.tenant)
-      tq.active = false
+      turns.leave(tq)
     end
   elseif state == RUNNING then
     zrem(P .. 'leases', member)

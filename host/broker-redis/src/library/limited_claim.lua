@@ -1,21 +1,21 @@
--- Picks jobs one by one, for a queue in which a tenant has sub-queues or controls. What is known of its tenant queues is read
--- once, and written once when all have been picked, or before something is blocked or moved.
+-- Picks jobs one by one, of tenants in turn, with and without sub-queues and controls. What is known of their tenant queues is
+-- read once, and written once when all have been picked, or before something is blocked or moved.
 -- Complexity: bounded by the budget: some 4 calls for a job, and some 30 for each block and move.
 
 local named, control_of = limits.named, limits.control_of
--- Steps without a job after which a claim looks at other tenant queues first; LOOKS_A_QUEUE in the broker's contract.
-local LOOKS_A_TENANT_QUEUE = 8
+-- Steps without a job after which a claim looks at other tenants first; LOOKS_A_TENANT in the broker's contract.
+local LOOKS_A_TENANT = 8
 
--- Of this call: the tenants of the queue in turn, the tenant queues that were read, changed counters of running jobs, and
+-- Of this call: the tenant queues that were read, those without sub-queues and controls, changed counters of running jobs, and
 -- rates by name: until when they are used, microseconds, by what interval and burst.
-local turns, read_ahead, used, rates
+local read_ahead, plain, used, rates
 -- Starts that a job takes from rates: until when, interval and burst by name, if it starts.
 local taking
 -- By tenant: how many of its jobs are stored as running, and the tenant queues in which this call may have changed that.
 local of_tenants
 
 resets[#resets + 1] = function()
-  turns, read_ahead, used, rates, taking, of_tenants = nil, {}, {}, {}, {}, {}
+  read_ahead, plain, used, rates, taking, of_tenants = {}, {}, {}, {}, {}, {}
 end
 
 -- ---- what was read ahead
@@ -75,9 +75,14 @@ end
 
 -- Writes what was taken, and forgets what was read.
 local function write_ahead()
-  local fair, list = turns, read_ahead
-  turns, read_ahead = nil, {}
-  if fair then write_changed(fair) end
+  local list = read_ahead
+  read_ahead = {}
+  for _, tq in ipairs(plain) do
+    write_taken(tq.plain)
+    tq.plain = nil
+  end
+  plain = {}
+  turns.write()
   for _, tq in ipairs(list) do
     local ahead, hash = tq.ahead, limits.hash_of(tq)
     tq.ahead = nil
@@ -122,7 +127,7 @@ local function count_start(of_task, of_key, more)
 end
 
 -- A job of a sub-queue does not start after all.
-function limited_claim.uncount_start(tenant, task, key)
+function claims.uncount_start(tenant, task, key)
   count_start(named(tenant, task), key ~= '' and named(tenant, task, key), -1)
 end
 
@@ -178,7 +183,7 @@ local function rate_lets(name, wanted)
 end
 
 -- Writes counters and rates.
-function limited_claim.write_limits()
+function claims.write_limits()
   local counts, times, paces = {}, {}, {}
   for name, count in pairs(used) do
     if count > 0 then counts[#counts + 1], counts[#counts + 2] = name, count else call('HDEL', P .. 'used', name) end
@@ -321,10 +326,7 @@ local function take_next(tq, task, key)
       ahead.plain_tag, ahead.plain_ticked = ahead.clock + 1, true
     end
   end
-  local _, turn = first_of(turns)
-  local is_open = first_of(ahead.plain) or (ahead.tasks and first_of(ahead.tasks))
-  replace_first(turns, is_open and turn + 1)
-  tq.active = false
+  turns.count(tq, first_of(ahead.plain) or (ahead.tasks and first_of(ahead.tasks)))
 end
 
 -- The task in a record. An error when it is damaged.
@@ -352,7 +354,7 @@ local function pick_next(tq)
   local id, score, in_task, key = next_of(tq)
   -- It is not open, whatever stands in `fair`.
   if not id then
-    replace_first(turns)
+    turns.not_open(tq)
     return
   end
   local text, more
@@ -392,34 +394,18 @@ end
 local function pick_plain(tq)
   local jobs = tq.plain
   if not jobs then
-    jobs = reader_of(tq.ready, 16)
-    tq.plain = jobs
+    jobs = reader_of(tq.ready, 2)
+    tq.plain, plain[#plain + 1] = jobs, tq
   end
   local id = first_of(jobs)
-  if id then take_first(jobs) end
-  local _, turn = first_of(turns)
-  if first_of(jobs) then
-    replace_first(turns, turn + 1)
-  else
-    replace_first(turns)
-    tq.active = false
-  end
+  if not id then return turns.not_open(tq) end
+  take_first(jobs)
+  turns.count(tq, first_of(jobs))
   return id
 end
 
--- The next tenant queue of a queue, of those that are not excluded.
-local function next_tenant_queue(queue, excluded)
-  turns = turns or reader_of(P .. 'fair:' .. queue, 4)
-  local tenant = first_of(turns)
-  while tenant and excluded[tenant] do
-    take_first(turns)
-    tenant = first_of(turns)
-  end
-  return tenant and tenant_queue_of(tenant, queue)
-end
-
 -- Queues of this call that have jobs only for other workers.
-resets[#resets + 1] = function() limited_claim.held_by_others = {} end
+resets[#resets + 1] = function() claims.held_by_others = {} end
 
 local function is_held_by_another(tq, worker)
   local control = control_of(tq.tenant, 'q:' .. tq.queue)
@@ -427,25 +413,23 @@ local function is_held_by_another(tq, worker)
   return (tq.holder or call('HGET', P .. 'holders', tq.name)) ~= worker
 end
 
--- Picks at most `want` jobs of a queue; calls `picked` with tenant queue, id, record, task and key, and answers what is left
--- of the budget. `state` is the same table in all calls for one claim and queue.
-function limited_claim.serve(queue, worker, want, budget, state, picked)
-  -- `deferred` are tenants that are excluded while another one is open.
+-- Picks at most `want` jobs; calls `picked` with tenant queue, id, record, task and key, and answers what is left of the
+-- budget and of the jobs. `state` is the same table in all calls for one claim.
+function claims.serve(worker, want, budget, state, picked)
+  -- Tenant queues that are left out until the claim ends; tenants that are while another one has something open.
   state.excluded, state.looks, state.deferred = state.excluded or {}, state.looks or {}, state.deferred or {}
-  local plain = {}
   while budget > 0 and want > 0 do
-    local tq = next_tenant_queue(queue, state.excluded)
+    local tq = turns.next(state.excluded, state.deferred)
     if tq then
       budget = budget - 1
       local tenant = tq.tenant
       local is_plain = not is_special(tq)
       if not is_plain and is_held_by_another(tq, worker) then
-        state.excluded[tenant], limited_claim.held_by_others[queue] = true, true
+        state.excluded[tq.name], claims.held_by_others[tq.queue] = true, true
       else
         local id, text, task, key
         if is_plain then
           id = pick_plain(tq)
-          plain[tq] = tq.plain
         else
           id, text, task, key = pick_next(tq)
         end
@@ -454,22 +438,15 @@ function limited_claim.serve(queue, worker, want, budget, state, picked)
           picked(tq, id, text, task, key)
         else
           state.looks[tenant] = (state.looks[tenant] or 0) + 1
-          if state.looks[tenant] >= LOOKS_A_TENANT_QUEUE then
-            state.excluded[tenant], state.deferred[#state.deferred + 1] = true, tenant
-          end
+          if state.looks[tenant] >= LOOKS_A_TENANT then state.deferred[tenant] = true end
         end
       end
     else
-      if #state.deferred == 0 then break end
-      for _, tenant in ipairs(state.deferred) do state.excluded[tenant] = nil end
+      if not next(state.deferred) then break end
       state.looks, state.deferred = {}, {}
       write_ahead()
     end
   end
   write_ahead()
-  for tq, jobs in pairs(plain) do
-    write_taken(jobs)
-    tq.plain = nil
-  end
   return budget, want
 end

@@ -136,7 +136,7 @@ function limits.settle_tenant_queue(tq)
     take_turn(tq)
     if notifying then ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1 end
   elseif was and not open then
-    call('ZREM', tq.fair, tq.tenant)
+    turns.leave(tq)
   end
   tq.active = false
   if not is_blocked and not tasks then
@@ -354,7 +354,10 @@ end
 -- Opens what a cap of the tenant, the task or the key had blocked, in all queues.
 function limits.unblock_all(why, tenant, task, key)
   local blocked = limits.blocked_set(why, tenant, task, key)
-  for _, queue in ipairs(call('SMEMBERS', blocked)) do
+  local queues = call('SMEMBERS', blocked)
+  -- What opens first is served first.
+  table.sort(queues, turns.before)
+  for _, queue in ipairs(queues) do
     if not limits.unblock(tenant_queue_of(tenant, queue), why, task, key) then call('SREM', blocked, queue) end
   end
 end

@@ -1,14 +1,7 @@
 -- Readers of sorted sets of which the first entries are taken: ready jobs, and the children of a tenant queue in turn.
 -- A reader reads ahead, and is written when all has been taken. Nothing else may change its set meanwhile.
 
--- By bytes, as Redis sorts: '<' follows the server's locale.
-local function before(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = byte(a, i), byte(b, i)
-    if x ~= y then return x < y end
-  end
-  return #a < #b
-end
+local before = turns.before
 
 -- At first it reads `step` entries, then more and more.
 local function reader_of(key, step)
@@ -49,18 +42,22 @@ local function take_first(reader)
   reader.is_found = false
 end
 
--- Takes the first entry and puts it back with another score, or not at all.
-local function replace_first(reader, score)
-  local name = first_of(reader)
-  take_first(reader)
-  reader.changed[name] = score or false
-  if not score then return end
+-- Adds an entry that was not read, or was taken.
+local function put_back(reader, name, score)
   local back, i = reader.back, reader.back_last
   while i >= reader.back_first
     and (back[i].score > score or (back[i].score == score and before(name, back[i].name))) do
     back[i + 1], i = back[i], i - 1
   end
-  back[i + 1], reader.back_last = { name = name, score = score }, reader.back_last + 1
+  back[i + 1], reader.back_last, reader.is_found = { name = name, score = score }, reader.back_last + 1, false
+end
+
+-- Takes the first entry and puts it back with another score, or not at all.
+local function replace_first(reader, score)
+  local name = first_of(reader)
+  take_first(reader)
+  reader.changed[name] = score or false
+  if score then put_back(reader, name, score) end
 end
 
 -- Writes what replace_first() changed.

@@ -11,6 +11,8 @@ local ENDS = { [SUCCEED] = SUCCEEDED, [FAIL] = FAILED, [REVOKE] = REVOKED }
 local max_log_lines, finished_now, may_grow
 -- Members whose leases are over; times and members to retain, and the last of those times with its duration.
 local unleased, unleased_n, to_retain, retained_n, retained_ttl, retained_until
+-- Keys and records of jobs. Kept from call to call, so that they grow once.
+local keys, records = {}, {}
 
 local function resolve(member, r, tq, how, delay_ms, payload)
   if how == SUCCEED then
@@ -176,7 +178,7 @@ local function run(args)
   work.advance()
   if #args[6] > 0 then
     flush_indexes()
-    claim(args[6], out)
+    claims.claim(args[6], out)
   end
   flush()
   notify()

@@ -98,7 +98,7 @@ pub(super) fn claim(max: u32) -> Claim {
     static SEED: AtomicU64 = AtomicU64::new(0);
     Claim {
         worker: WorkerId::new("host-4711-a1b2c3d4").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("x7f3a9c1d5e{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),

@@ -99,7 +99,7 @@ async fn measure(tenants: u64, cap: Option<u32>, limits: Option<LimitsOf>, serve
     let b = meter(&broker).await;
     let claim = |n: usize| Claim {
         worker: WorkerId::new("host-4711-a1b2c3d4").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: BATCH as u32,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("x7f3a9c1d5e{n}")).unwrap(),

@@ -36,7 +36,7 @@ pub(super) fn claim(max: u32) -> Claim {
     static SEED: AtomicU64 = AtomicU64::new(0);
     Claim {
         worker: WorkerId::new("w1").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max,
         lease_ms: 1_000,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
@@ -62,7 +62,7 @@ fn worker() -> WorkerInfo {
         host: "h".into(),
         pid: 1,
         version: "0".into(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         slots: 1,
         running: 1,
         state: "running".into(),

@@ -76,7 +76,7 @@ async fn a_full_server_deletes_what_is_over() {
     broker.ready_queues().await.unwrap();
     let mut left: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     left.sort();
-    assert_eq!(left, ["meta", "seq"].map(|key| format!("umbel:{{s0}}:{key}")));
+    assert_eq!(left, ["meta", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}")));
 }
 
 #[tokio::test]

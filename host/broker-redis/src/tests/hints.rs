@@ -24,10 +24,14 @@ impl Process {
     }
 
     async fn claim(&self, max: u32) -> usize {
+        self.claim_of(vec![QueueName::default()].into(), max).await
+    }
+
+    async fn claim_of(&self, queues: ClaimQueues, max: u32) -> usize {
         static SEED: AtomicU64 = AtomicU64::new(0);
         let claim = Claim {
             worker: self.worker.clone(),
-            queues: vec![QueueName::default()],
+            queues,
             max,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("h{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
@@ -93,6 +97,26 @@ async fn all_are_told_of_a_job_when_nobody_waits_and_the_queue_was_empty() {
     // Whoever comes looks anyway.
     processes[0].broker.submit(&[job(2)]).await.unwrap();
     assert_eq!(told(&mut processes).await, [0; 0]);
+}
+
+#[tokio::test]
+async fn workers_that_ask_all_queues_are_told_of_any_behind_those_that_named_it() {
+    let server = RedisServer::start(Options::default());
+    let mut processes = Vec::new();
+    for n in 0..4 {
+        processes.push(Process::start(&server, n).await);
+    }
+    assert_eq!(processes[0].claim(4).await, 0);
+    for process in &processes[1..3] {
+        assert_eq!(process.claim_of(ClaimQueues::AllBut(Vec::new()), 4).await, 0);
+    }
+    // A hint would be lost on one that may not serve the queue.
+    assert_eq!(processes[3].claim_of(ClaimQueues::AllBut(vec!["x".parse().unwrap()]), 4).await, 0);
+    processes[0].broker.submit(&[job(1)]).await.unwrap();
+    assert_eq!(told(&mut processes).await, [0, 2]);
+    let other = NewJob { queue: "other".parse().unwrap(), ..job(2) };
+    processes[0].broker.submit(&[other]).await.unwrap();
+    assert_eq!(told(&mut processes).await, [1]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ fn attempt(message_bytes: usize) -> AttemptRecord {
 fn claim(n: u32) -> Claim {
     Claim {
         worker: WorkerId::new("w1").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max: PAGE,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: umbel_model::Token::new(format!("s{n}")).unwrap(),

@@ -16,6 +16,7 @@ mod lists;
 mod maintenance;
 mod readiness;
 mod serving;
+mod turns;
 mod workflows;
 
 use std::sync::{

@@ -17,7 +17,7 @@ fn tenant(n: u64) -> TenantId {
 fn claim(n: u64, worker: &str, max: u32) -> Claim {
     Claim {
         worker: WorkerId::new(worker).unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("seed{n}")).unwrap(),
@@ -104,8 +104,13 @@ async fn compare_with_the_model(seed: u64, ready: &[NewJob]) {
         let settles: Vec<Settle> = held.drain(..ended).map(|delivery| settle(&delivery, 1)).collect();
         let worker = ["w1", "w2"][draws.below(2) as usize];
         let mut request = claim(step, worker, 1 + draws.below(30) as u32);
-        request.queues = queues.to_vec();
-        request.queues.rotate_left(draws.below(2) as usize);
+        let mut named = queues.to_vec();
+        named.rotate_left(draws.below(2) as usize);
+        request.queues = match draws.below(4) {
+            0 => ClaimQueues::AllBut(Vec::new()),
+            1 => ClaimQueues::AllBut(named[..1].to_vec()),
+            _ => named.into(),
+        };
         let mut claimed = Vec::new();
         for broker in brokers {
             broker.submit(&batch).await.unwrap();

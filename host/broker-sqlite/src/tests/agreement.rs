@@ -129,7 +129,8 @@ impl Pair {
 
     fn request(&mut self) -> Claim {
         self.claims += 1;
-        let queues = ["default", "other"].map(|queue| QueueName::new(queue).unwrap()).to_vec();
+        let named = ["default", "other"].map(|queue| QueueName::new(queue).unwrap()).to_vec();
+        let queues = if self.dice.below(2) == 0 { named.into() } else { ClaimQueues::AllBut(Vec::new()) };
         Claim { queues, lease_ms: 300, ..claim(self.claims, self.dice.below(5) as u32) }
     }
 

@@ -65,7 +65,7 @@ fn sized_job(n: u64, bytes: usize) -> NewJob {
 fn claim(seed: u64, max: u32) -> Claim {
     Claim {
         worker: WorkerId::new("w1").unwrap(),
-        queues: vec![QueueName::default()],
+        queues: vec![QueueName::default()].into(),
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{seed}")).unwrap(),

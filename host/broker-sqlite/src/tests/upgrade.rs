@@ -102,7 +102,7 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let flow = broker.workflow(&tenant(), flows::flow_id(1)).await.unwrap().unwrap();
     assert_eq!(flow.state, WorkflowState::Succeeded);
     broker.set_paused(&tenant(), &paused, false).await.unwrap();
-    assert_eq!(broker.claim(&Claim { queues: vec![paused], ..claim(99, 1) }).await.unwrap().len(), 1);
+    assert_eq!(broker.claim(&Claim { queues: vec![paused].into(), ..claim(99, 1) }).await.unwrap().len(), 1);
     drop(broker);
     assert_eq!(open().audit(false).await.unwrap(), []);
 }

@@ -35,7 +35,10 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     /// Opens what a cap blocks.
     fn unblock_full(&mut self, name: &LimitName) {
-        for (id, branch) in self.full.get(name).cloned().unwrap_or_default() {
+        let mut blocked: Vec<_> = self.full.get(name).cloned().unwrap_or_default().into_iter().collect();
+        // What opens first is served first: by name.
+        blocked.sort_by(|(a, _), (b, _)| self.queues[*a].queue.cmp(&self.queues[*b].queue));
+        for (id, branch) in blocked {
             self.unblock(id, &branch);
         }
     }

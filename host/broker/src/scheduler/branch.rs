@@ -82,7 +82,7 @@ pub(super) struct Place {
 /// A tenant queue's number. They are never deleted: one that nobody uses is forgotten, see `idle_queues`.
 pub type QueueId = usize;
 
-/// The counts of a tenant queue, and its place among the tenants of its queue.
+/// The counts of a tenant queue, and its place among the queues of its tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Queued jobs, those in sub-queues too.
@@ -94,7 +94,7 @@ pub struct Counts {
     pub dead: u64,
     /// The queue is paused.
     pub paused: bool,
-    /// Virtual finish time among the tenants of its queue; none while nothing can be handed out.
+    /// Virtual finish time among the queues of its tenant; none while nothing can be handed out.
     pub finish: Option<u64>,
     /// The worker of the last delivery.
     pub holder: Option<WorkerId>,

@@ -7,8 +7,9 @@ use umbel_model::{QueueName, Rate, TaskName, TenantId, UnixMs, WorkerId, rate::U
 use super::{
     branch::{Block, Branch, Limit, LimitName, Place, QueueId, SubQueueName, limits_of, urgency},
     tenant_queues::{Scheduler, TenantQueue},
+    turns::OpenQueue,
 };
-use crate::{CLAIM_SCAN, Claim, Control, JobLimits, LOOKS_A_QUEUE, Scope};
+use crate::{CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, Scope};
 
 /// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
@@ -36,29 +37,32 @@ pub trait Store<J> {
 #[derive(Debug)]
 pub struct ClaimRound<'a> {
     claim: &'a Claim,
-    /// Queues that are left, the one that it looks at first.
-    queues: &'a [QueueName],
     /// Looks that are left.
     budget: u32,
     /// Jobs that it got, without those that have expired.
     jobs: u32,
-    of_queue: Looks,
+    looks: Looks<'a>,
 }
 
-/// Which tenant queues of a queue a claim does not look at.
-#[derive(Debug, Default)]
-pub(super) struct Looks {
+/// Where a claim looks next, and what it does not look at.
+#[derive(Debug)]
+pub(super) struct Looks<'a> {
+    queues: &'a ClaimQueues,
+    /// Places of the queues that it names.
+    places: HashMap<&'a QueueName, usize>,
+    /// No tenant before this one has anything for the claim.
+    from: Option<(u64, TenantId)>,
     /// Until the claim ends.
     excluded: BTreeSet<QueueId>,
-    /// While another one is open: they took `LOOKS_A_QUEUE` looks without a job.
-    deferred: BTreeSet<QueueId>,
-    looks: HashMap<QueueId, u32>,
+    /// While another one has something to hand out: they took `LOOKS_A_TENANT` looks without a job.
+    deferred: BTreeSet<TenantId>,
+    looks: HashMap<TenantId, u32>,
 }
 
 impl<'a> ClaimRound<'a> {
     pub fn new(claim: &'a Claim) -> Self {
         let budget = claim.max.saturating_add(CLAIM_SCAN);
-        Self { claim, queues: &claim.queues, budget, jobs: 0, of_queue: Looks::default() }
+        Self { claim, budget, jobs: 0, looks: Looks::new(&claim.queues) }
     }
 
     /// Takes the next job, the one that the store looked at last, out of its queue: whether it has expired. If not, it
@@ -68,77 +72,105 @@ impl<'a> ClaimRound<'a> {
         scheduler: &mut Scheduler<J>,
         store: &mut S,
     ) -> Result<Option<bool>, S::Error> {
-        while let [queue, rest @ ..] = self.queues {
-            while self.jobs < self.claim.max && self.budget > 0 {
-                let Some(next) = self.of_queue.next(scheduler, queue, &self.claim.worker) else { break };
-                self.budget -= 1;
-                let Ok(id) = next else { continue };
-                let found = scheduler.pick(id, &self.claim.worker, store)?;
-                self.of_queue.looked(id, found.is_some());
-                if let Some(expired) = found {
-                    self.jobs += u32::from(!expired);
-                    return Ok(found);
-                }
+        while self.jobs < self.claim.max {
+            let Some(next) = self.looks.next(scheduler, &self.claim.worker) else { return Ok(None) };
+            if self.budget == 0 {
+                let (Ok(id) | Err(id)) = next;
+                scheduler.ready_in.insert(scheduler.queues[id].queue.clone());
+                return Ok(None);
             }
-            if self.budget == 0 && self.jobs < self.claim.max && scheduler.is_open(queue) {
-                scheduler.ready_in.insert(queue.clone());
+            self.budget -= 1;
+            let Ok(id) = next else { continue };
+            let found = scheduler.pick(id, &self.claim.worker, store)?;
+            self.looks.looked(&scheduler.queues[id].tenant, found.is_some());
+            if let Some(expired) = found {
+                self.jobs += u32::from(!expired);
+                return Ok(found);
             }
-            (self.queues, self.of_queue) = (rest, Looks::default());
         }
         Ok(None)
     }
 }
 
-impl Looks {
-    /// Start-time fair queueing: the open tenant queue with the least virtual finish time, by name when level. An
-    /// exclusive one whose jobs run on another worker is excluded: then it is `Err`.
+impl<'a> Looks<'a> {
+    pub(super) fn new(queues: &'a ClaimQueues) -> Self {
+        let names = if let ClaimQueues::Named(names) = queues { names.as_slice() } else { &[] };
+        // The first place counts.
+        let places = names.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
+        Self {
+            queues,
+            places,
+            from: None,
+            excluded: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            looks: HashMap::new(),
+        }
+    }
+
+    /// Start-time fair queueing: an open tenant queue of the tenant with the least virtual finish time, by name when level.
+    /// An exclusive one whose jobs run on another worker is excluded: then it is `Err`.
     pub(super) fn next<J: Ord + Copy>(
         &mut self,
         scheduler: &Scheduler<J>,
-        queue: &QueueName,
         worker: &WorkerId,
-    ) -> Option<Result<QueueId, ()>> {
-        let open = scheduler.fair.get(queue)?;
-        let first = |of: &Self| {
-            let next = |id: &QueueId| !of.excluded.contains(id) && !of.deferred.contains(id);
-            open.iter().map(|(_, _, id)| *id).find(next)
-        };
-        let id = match first(self) {
-            None if self.deferred.is_empty() => return None,
-            None => {
-                self.deferred.clear();
-                self.looks.clear();
-                first(self)?
-            }
-            Some(id) => id,
-        };
+    ) -> Option<Result<QueueId, QueueId>> {
+        let mut first = self.first(scheduler);
+        if first.is_none() && !self.deferred.is_empty() {
+            self.deferred.clear();
+            self.looks.clear();
+            self.from = None;
+            first = self.first(scheduler);
+        }
+        let id = first?;
         if scheduler.is_held_by_another(id, worker) {
             self.excluded.insert(id);
-            return Some(Err(()));
+            return Some(Err(id));
         }
         Some(Ok(id))
     }
 
+    fn first<J: Ord + Copy>(&mut self, scheduler: &Scheduler<J>) -> Option<QueueId> {
+        if !self.places.is_empty() && self.places.keys().all(|queue| !scheduler.open.contains_key(*queue)) {
+            return None;
+        }
+        let waiting = scheduler.turns.waiting(self.from.as_ref());
+        let (turn, id) = waiting.filter(|(_, tenant)| !self.deferred.contains(tenant)).find_map(|turn| {
+            let id = self.first_of(scheduler, &turn.1)?;
+            Some((turn, id))
+        })?;
+        if self.from.as_ref() != Some(turn) {
+            self.from = Some(turn.clone());
+        }
+        Some(id)
+    }
+
+    /// The tenant queue from which a tenant is served next.
+    fn first_of<J: Ord + Copy>(&self, scheduler: &Scheduler<J>, tenant: &TenantId) -> Option<QueueId> {
+        let mut open = scheduler.turns.open_of(tenant).filter(|(.., id)| !self.excluded.contains(id));
+        match self.queues {
+            ClaimQueues::Named(_) => {
+                let place = |(_, queue, id): &OpenQueue| Some((*self.places.get(queue)?, *id));
+                open.filter_map(place).min().map(|(_, id)| id)
+            }
+            ClaimQueues::AllBut(names) => open.find(|(_, queue, _)| !names.contains(queue)).map(|(.., id)| *id),
+        }
+    }
+
     /// Counts a look: `found` a job.
-    pub(super) fn looked(&mut self, id: QueueId, found: bool) {
+    pub(super) fn looked(&mut self, tenant: &TenantId, found: bool) {
         if found {
-            self.looks.remove(&id);
+            self.looks.remove(tenant);
             return;
         }
-        let looks = self.looks.entry(id).or_default();
+        let looks = self.looks.entry(tenant.clone()).or_default();
         *looks += 1;
-        if *looks >= LOOKS_A_QUEUE {
-            self.deferred.insert(id);
+        if *looks >= LOOKS_A_TENANT {
+            self.deferred.insert(tenant.clone());
         }
     }
 }
 
 impl<J: Ord + Copy> Scheduler<J> {
-    /// Whether a queue has anything to hand out.
-    fn is_open(&self, queue: &QueueName) -> bool {
-        self.fair.get(queue).is_some_and(|open| !open.is_empty())
-    }
-
     fn is_held_by_another(&self, id: QueueId, worker: &WorkerId) -> bool {
         let of = &self.queues[id];
         of.counts.running > 0
@@ -265,8 +297,10 @@ impl<J: Ord + Copy> Scheduler<J> {
             time = time.max(plain_finish);
             plain_finish = time + 1;
         }
-        let counts = &mut self.queues[id].counts;
-        (counts.time, counts.plain_finish) = (time, plain_finish);
+        let of = &mut self.queues[id];
+        (of.counts.time, of.counts.plain_finish) = (time, plain_finish);
+        let tenant = of.tenant.clone();
+        self.count_turn(&tenant);
         self.take_job(id, sub, job);
         self.change(id, |counts| {
             counts.ready = counts.ready.saturating_sub(1);

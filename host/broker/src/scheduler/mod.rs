@@ -11,6 +11,7 @@ mod claim;
 mod controls;
 mod idle_queues;
 mod tenant_queues;
+mod turns;
 mod undo;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use umbel_model::{JobState, QueueName, TenantId, UnixMs};
 use super::{
     branch::{Block, Branch, Counts, LimitName, Place, QueueId, Ready, SubQueueName, limits_of},
     controls::Controls,
+    turns::Turns,
     undo::{Change, Undo},
 };
 use crate::Scope;
@@ -32,8 +33,9 @@ pub struct Scheduler<J> {
     pub(super) queues: Vec<TenantQueue<J>>,
     by_name: HashMap<TenantId, HashMap<QueueName, QueueId>>,
     pub controls: Controls,
-    /// Tenants with something to hand out, by queue: the least virtual finish time first, by name when level.
-    pub(super) fair: HashMap<QueueName, BTreeSet<(u64, TenantId, QueueId)>>,
+    pub(super) turns: Turns,
+    /// How many tenants have something to hand out, by queue.
+    pub(super) open: HashMap<QueueName, u64>,
     /// Branches that a rate blocks, in the order in which they are opened.
     pub(super) by_time: BTreeSet<(UnixMs, TenantId, QueueName, Branch, QueueId)>,
     /// Branches that a cap blocks.
@@ -55,7 +57,8 @@ impl<J: Ord + Copy> Default for Scheduler<J> {
             queues: Vec::new(),
             by_name: HashMap::new(),
             controls: Controls::default(),
-            fair: HashMap::new(),
+            turns: Turns::default(),
+            open: HashMap::new(),
             by_time: BTreeSet::new(),
             full: HashMap::new(),
             running: HashMap::new(),
@@ -133,7 +136,7 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     /// Queues in which jobs of any tenant can be handed out, by name.
     pub fn ready_queues(&self) -> BTreeSet<QueueName> {
-        self.fair.iter().filter(|(_, open)| !open.is_empty()).map(|(queue, _)| queue.clone()).collect()
+        self.open.keys().cloned().collect()
     }
 
     /// Whether no job of a limit runs, and no tenant queue has a sub-queue.
@@ -185,8 +188,8 @@ impl<J: Ord + Copy> Scheduler<J> {
 
     /// Changes the counts of a tenant queue, and lets it open or close. True if that opened it.
     ///
-    /// A tenant that comes (back) to a queue is served after the one that was served least: level with it, one that comes
-    /// back after each of its jobs would always be first.
+    /// Among the queues of its tenant, one that opens is served after the one that was served least: level with it, one that
+    /// opens again after each of its jobs would always be first.
     pub fn change(&mut self, id: QueueId, change: impl FnOnce(&mut Counts)) -> bool {
         self.remember_counts(id);
         let of = &mut self.queues[id];
@@ -203,11 +206,18 @@ impl<J: Ord + Copy> Scheduler<J> {
         }
         let has = !of.ready.plain.is_empty() || !of.ready.tasks.open.is_empty();
         let is_open = has && !of.counts.paused && !of.counts.tenant_paused && of.counts.blocked.is_none();
-        let least = || self.fair.get(&of.queue).and_then(BTreeSet::first).map_or(0, |(least, ..)| least + 1);
+        let least = || self.turns.open_of(&of.tenant).next().map_or(0, |(least, ..)| least + 1);
         of.counts.finish =
             is_open.then(|| if old_finish.is_some() { of.counts.finish } else { None }.unwrap_or_else(least));
         let (finish, block) = (of.counts.finish, of.counts.blocked.clone());
+        if finish.is_some() && self.turns.open_of(&of.tenant).len() == 0 {
+            let tenant = of.tenant.clone();
+            self.set_finish(&tenant, Some(self.turns.finish_of_newcomer(&tenant)));
+        }
         self.index_finish(id, old_finish, finish);
+        if finish.is_none() && old_finish.is_some() {
+            self.forget_turns();
+        }
         self.index_block(id, &Branch::QUEUE, old_block.as_ref(), block.as_ref());
         old_finish.is_none() && finish.is_some()
     }
@@ -217,15 +227,38 @@ impl<J: Ord + Copy> Scheduler<J> {
             return;
         }
         let TenantQueue { tenant, queue, .. } = &self.queues[id];
-        if !self.fair.contains_key(queue) {
-            self.fair.insert(queue.clone(), BTreeSet::new());
+        let place = |finish| (finish, queue.clone(), id);
+        self.turns.set_open(tenant, old.map(place), new.map(place));
+        if old.is_none() {
+            *self.open.entry(queue.clone()).or_default() += 1;
+        } else if new.is_none()
+            && let Some(open) = self.open.get_mut(queue)
+        {
+            *open -= 1;
+            if *open == 0 {
+                self.open.remove(queue);
+            }
         }
-        let Some(fair) = self.fair.get_mut(queue) else { return };
-        if let Some(old) = old {
-            fair.remove(&(old, tenant.clone(), id));
+    }
+
+    fn set_finish(&mut self, tenant: &TenantId, finish: Option<u64>) {
+        let before = self.turns.set_finish(tenant, finish);
+        self.undo.changes.push(Change::Finish { tenant: tenant.clone(), before });
+    }
+
+    /// A tenant was served: counts its turn.
+    pub(super) fn count_turn(&mut self, tenant: &TenantId) {
+        let finish = self.turns.finish_of(tenant).unwrap_or(0);
+        self.set_finish(tenant, Some(finish + 1));
+        if finish > self.turns.time {
+            self.turns.time = finish;
+            self.forget_turns();
         }
-        if let Some(new) = new {
-            fair.insert((new, tenant.clone(), id));
+    }
+
+    fn forget_turns(&mut self) {
+        while let Some(passed) = self.turns.passed().cloned() {
+            self.set_finish(&passed, None);
         }
     }
 
@@ -351,7 +384,7 @@ impl<J: Ord + Copy> Scheduler<J> {
             self.queues[id].touched = false;
         }
         self.undo.changes.clear();
-        (self.undo.queues, self.undo.seq) = (self.queues.len(), self.seq);
+        (self.undo.queues, self.undo.seq, self.undo.time) = (self.queues.len(), self.seq, self.turns.time);
     }
 
     /// Rolls back: all is as it was at the last `keep`.
@@ -366,6 +399,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
                 Change::Running { name, before } => self.put_running(&name, before),
                 Change::Control { tenant, scope, before } => self.controls.put(&tenant, &scope, before),
+                Change::Finish { tenant, before } => drop(self.turns.set_finish(&tenant, before)),
             }
         }
         for (id, counts) in std::mem::take(&mut self.undo.counts) {
@@ -384,7 +418,7 @@ impl<J: Ord + Copy> Scheduler<J> {
                 }
             }
         }
-        self.seq = self.undo.seq;
+        (self.seq, self.turns.time) = (self.undo.seq, self.undo.time);
         self.ready_in.clear();
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible};
 use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
 
 use super::{claim::Looks, *};
-use crate::{ControlPatch, JobLimits, Limits, Scope};
+use crate::{ClaimQueues, ControlPatch, JobLimits, Limits, Scope};
 
 /// Jobs by number: their task and limits follow from it.
 #[derive(Default)]
@@ -60,7 +60,8 @@ fn shown(scheduler: &Scheduler<u64>) -> String {
         parts.sort();
         parts.join("\n")
     };
-    let fair = scheduler.fair.iter().filter(|(_, open)| !open.is_empty()).map(|of| format!("{of:?}"));
+    let open_of = |tenant| scheduler.turns.open_of(tenant).collect::<Vec<_>>();
+    let turns = scheduler.turns.waiting(None).map(|of| format!("{of:?} {:?}", open_of(&of.1)));
     let full = scheduler.full.iter().map(|of| format!("{of:?}"));
     let running = scheduler.running.iter().map(|of| format!("{of:?}"));
     let queues = scheduler.queues.iter().map(|of| format!("{} {} {:?} {:?}", of.tenant, of.queue, of.counts, of.ready));
@@ -68,8 +69,10 @@ fn shown(scheduler: &Scheduler<u64>) -> String {
     for name in ["t0", "t1"] {
         controls.push(format!("{:?}", scheduler.controls.of_tenant(&TenantId::new(name).unwrap())));
     }
-    let maps = [sorted(fair.collect()), sorted(full.collect()), sorted(running.collect()), sorted(queues.collect())];
-    format!("{maps:?} {controls:?} {:?} {}", scheduler.by_time, scheduler.seq)
+    let maps = [sorted(turns.collect()), sorted(full.collect()), sorted(running.collect()), sorted(queues.collect())];
+    let (rested, time) = (&scheduler.turns.rested, scheduler.turns.time);
+    let open: std::collections::BTreeMap<_, _> = scheduler.open.iter().collect();
+    format!("{maps:?} {controls:?} {:?} {} {rested:?} {time} {open:?}", scheduler.by_time, scheduler.seq)
 }
 
 struct Dice(u64);
@@ -95,12 +98,13 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
             scheduler.insert(id, sub_queue(n).as_ref(), (score, n));
         }
         5 | 6 => {
-            let mut looks = Looks::default();
+            let queues = if n % 3 == 0 { ClaimQueues::AllBut(Vec::new()) } else { vec![queue].into() };
+            let mut looks = Looks::new(&queues);
             scheduler.now = n * 10;
             for _ in 0..5 {
-                let Some(Ok(id)) = looks.next(scheduler, &queue, &worker) else { return };
+                let Some(Ok(id)) = looks.next(scheduler, &worker) else { return };
                 let Ok(found) = scheduler.pick(id, &worker, jobs);
-                looks.looked(id, found.is_some());
+                looks.looked(&tenant, found.is_some());
                 if found == Some(false) {
                     held.push((id, jobs.looked));
                 }
@@ -161,11 +165,11 @@ fn a_tenant_that_floods_a_queue_does_not_hold_up_another() {
         }
     }
     let mut order = Vec::new();
-    let mut looks = Looks::default();
-    while let Some(Ok(id)) = looks.next(&scheduler, &queue, &worker) {
+    let queues = vec![queue].into();
+    let mut looks = Looks::new(&queues);
+    while let Some(Ok(id)) = looks.next(&scheduler, &worker) {
         let Ok(_) = scheduler.pick(id, &worker, &mut jobs);
         order.push(jobs.looked);
     }
-    // The one that came later begins one turn behind.
-    assert_eq!(order[..6], [100, 101, 201, 103, 202, 104]);
+    assert_eq!(order[..6], [100, 201, 101, 202, 103, 203]);
 }

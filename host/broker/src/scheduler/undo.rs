@@ -2,7 +2,10 @@
 
 use umbel_model::TenantId;
 
-use super::branch::{Branch, Counts, LimitName, Place, QueueId, SubQueueName};
+use super::{
+    branch::{Branch, Counts, LimitName, Place, QueueId, SubQueueName},
+    turns::Turns,
+};
 use crate::{Control, Scope};
 
 /// A change, with the value before it.
@@ -12,6 +15,7 @@ pub(super) enum Change<J> {
     Place { id: QueueId, branch: Branch, before: Option<Place> },
     Running { name: LimitName, before: u64 },
     Control { tenant: TenantId, scope: Scope, before: Control },
+    Finish { tenant: TenantId, before: Option<u64> },
 }
 
 /// All that was changed since the last `keep`.
@@ -23,10 +27,12 @@ pub(super) struct Undo<J> {
     /// How many tenant queues there were.
     pub(super) queues: usize,
     pub(super) seq: u64,
+    /// Virtual time.
+    pub(super) time: u64,
 }
 
 impl<J> Default for Undo<J> {
     fn default() -> Self {
-        Self { changes: Vec::new(), counts: Vec::new(), queues: 0, seq: 0 }
+        Self { changes: Vec::new(), counts: Vec::new(), queues: 0, seq: 0, time: Turns::default().time }
     }
 }

@@ -34,7 +34,7 @@ impl PollLoop {
         }
         if let Some(queues) = order.queues {
             self.claims.queues.replace(&queues);
-            self.serve_queues();
+            self.tell_queues();
         }
         if let Some(drain) = order.drain {
             self.set_paused(drain);
@@ -58,10 +58,9 @@ impl PollLoop {
         self.channels.vitals.set(|info| (info.slots, info.min_slots, info.max_slots) = (given, least, most));
     }
 
-    /// Discovers queues if they were not named.
-    pub(super) fn serve_queues(&mut self) {
-        self.channels.vitals.set(|info| info.queues = self.claims.queues.named());
-        self.discovery.switch(self.claims.queues.is_discovered(), &self.broker);
+    /// Tells which queues are served.
+    pub(super) fn tell_queues(&mut self) {
+        self.channels.vitals.set(|info| info.queues = self.claims.queues.named().to_vec());
     }
 
     fn set_paused(&mut self, paused: bool) {

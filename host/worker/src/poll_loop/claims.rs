@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use umbel_broker::ClaimQueues;
 use umbel_model::QueueName;
 
 use crate::{broker_failures::Backoff, queues::QueueSet};
@@ -29,9 +30,9 @@ impl ClaimSchedule {
         Self { queues, poll, next_poll: now, expects_work: true, failures: Backoff::default() }
     }
 
-    /// A hint or a lookup says that there is work in these queues.
+    /// A hint says that there is work in these queues.
     pub(super) fn found(&mut self, queues: &[QueueName]) {
-        self.expects_work |= self.queues.hear(queues);
+        self.expects_work |= self.queues.serves_any(queues);
     }
 
     /// Whether a claim should be sent now, if a slot is free.
@@ -48,12 +49,11 @@ impl ClaimSchedule {
         self.failures.until(now).unwrap_or(self.next_poll)
     }
 
-    /// Starts a claim: the queues that it asks, none when no queue is known yet.
-    pub(super) fn start(&mut self, now: Instant) -> Vec<QueueName> {
-        let queues = self.queues.next();
-        self.expects_work = self.queues.has_more();
+    /// Starts a claim: the queues that it asks, none when no queue is served.
+    pub(super) fn start(&mut self, now: Instant) -> Option<ClaimQueues> {
+        self.expects_work = false;
         self.next_poll = now + self.poll;
-        queues
+        self.queues.next()
     }
 
     /// The claim was answered; `is_full` if there were as many deliveries as it allowed.

@@ -140,9 +140,8 @@ impl PollLoop {
         if self.outbox.ready() == 0 && (wanted == 0 || !is_due) {
             return false;
         }
-        // Only for a claim: a hinted queue counts as asked.
-        let queues = if wanted > 0 { self.claims.start(now) } else { Vec::new() };
-        let claim = (!queues.is_empty()).then(|| Claim {
+        let queues = if wanted > 0 { self.claims.start(now) } else { None };
+        let claim = queues.map(|queues| Claim {
             worker: self.config.id.clone(),
             queues,
             max: wanted,
