@@ -71,7 +71,10 @@ async fn jobs_that_a_process_of_an_older_release_submitted_are_found() {
 async fn what_a_process_of_an_older_release_claimed_or_paused_is_not_handed_out() {
     let server = RedisServer::start(Options::default());
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
-    broker.submit(&[job(1, "a", "claimed"), job(2, "a", "paused"), job(3, "b", "claimed"), job(4, "b", "open")]).await.unwrap();
+    broker
+        .submit(&[job(1, "a", "claimed"), job(2, "a", "paused"), job(3, "b", "claimed"), job(4, "b", "open")])
+        .await
+        .unwrap();
     for command in [
         ["DEL", "P:ready:a,claimed"].as_slice(),
         &["ZREM", "P:fair:claimed", "a"],
@@ -129,8 +132,7 @@ async fn a_job_of_a_thousand_queues_takes_few_commands_and_all_are_found_in_full
 async fn a_quiet_tenant_is_next_beside_a_thousand_tenants_of_twenty_queues() {
     let server = RedisServer::start(Options::default());
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
-    let jobs: Vec<NewJob> =
-        (0..20_000).map(|n| job(n, &format!("t{}", n / 20), &format!("q{}", n % 20))).collect();
+    let jobs: Vec<NewJob> = (0..20_000).map(|n| job(n, &format!("t{}", n / 20), &format!("q{}", n % 20))).collect();
     for batch in jobs.chunks(500) {
         broker.submit(batch).await.unwrap();
     }

@@ -97,14 +97,7 @@ impl<'a> Looks<'a> {
         let names = if let ClaimQueues::Named(names) = queues { names.as_slice() } else { &[] };
         // The first place counts.
         let places = names.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
-        Self {
-            queues,
-            places,
-            from: None,
-            excluded: BTreeSet::new(),
-            deferred: BTreeSet::new(),
-            looks: HashMap::new(),
-        }
+        Self { queues, places, from: None, excluded: BTreeSet::new(), deferred: BTreeSet::new(), looks: HashMap::new() }
     }
 
     /// Start-time fair queueing: an open tenant queue of the tenant with the least virtual finish time, by name when level.

@@ -103,7 +103,11 @@ impl Turns {
                 let Some((waits, finish)) = place else { continue };
                 let set = if waits { &mut self.waiting } else { &mut self.rested };
                 let entry = (finish, tenant.clone());
-                if adds { set.insert(entry) } else { set.remove(&entry) };
+                if adds {
+                    set.insert(entry)
+                } else {
+                    set.remove(&entry)
+                };
             }
         }
         if after.is_none() {
