@@ -142,6 +142,18 @@ pub async fn a_turn_counts_in_whatever_queue_it_was_taken(s: Subject) {
     assert_eq!(places(&s.broker.claim(&claim_of_all_but(&[], 9)).await.unwrap()), ["a two", "a one", "a two", "a two"]);
 }
 
+pub async fn jobs_that_nobody_serves_earn_their_tenant_no_turns(s: Subject) {
+    s.add(at("a", "unserved", 0)).await;
+    for n in 0..10 {
+        s.add(of("b", 10 + n)).await;
+    }
+    assert_eq!(s.claim(8).await.len(), 8);
+    for n in 0..6 {
+        s.add(of("a", 20 + n)).await;
+    }
+    assert_eq!(tenants(&s.claim(7).await), ["a", "a", "a", "b", "a", "b", "a"]);
+}
+
 pub async fn ready_queues_are_those_with_a_job_to_hand_out_for_anybody(s: Subject) {
     let ready = async || -> Vec<String> {
         s.broker.ready_queues().await.unwrap().into_iter().map(|q| q.as_str().to_owned()).collect()

@@ -34,6 +34,7 @@ macro_rules! conformance_suite {
             queues_that_a_claim_excludes_are_not_asked_and_hold_up_nobody,
             queues_are_strict_inside_a_tenant_and_tenants_take_turns_over_all_of_them,
             a_turn_counts_in_whatever_queue_it_was_taken,
+            jobs_that_nobody_serves_earn_their_tenant_no_turns,
             ready_queues_are_those_with_a_job_to_hand_out_for_anybody,
             a_paused_queue_hands_out_nothing_until_resumed,
             a_queue_nobody_used_cannot_be_resumed,

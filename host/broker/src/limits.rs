@@ -21,9 +21,9 @@
 //! least one is next, by name when level.
 //!
 //! - **Among the tenants**, over all of their queues. Each job that is handed out to a tenant (or found expired) adds one to its
-//!   virtual finish time. The virtual time is the highest finish time that was served. A tenant with nothing open that gets
-//!   something to hand out has the virtual time minus one: it comes before those who wait for their next turn. Its finish
-//!   time is remembered until the virtual time passes it or nobody waits, so that one who comes back after each of its jobs does so once a
+//!   virtual finish time. The virtual time is the highest finish time that was served. A tenant of which a queue
+//!   opens has at least the virtual time minus one: it comes before those who wait for their next turn, and jobs that nobody
+//!   serves earn it nothing. The finish time of a tenant with nothing open is remembered until the virtual time passes it or nobody waits, so that one who comes back after each of its jobs does so once a
 //!   round and starves nobody.
 //! - **Among the open queues of a tenant.** A claim that names queues takes the first of them. One that asks all of them takes
 //!   the queue with the least finish time: each job that a tenant queue hands out adds one, and one that opens gets the

@@ -372,19 +372,17 @@ turns.FIRST = 1099511627776
 -- Puts a tenant queue that opens among the open ones of its tenant, behind the one that was served least, and the tenant among
 -- those that wait for their turn, see turns.lua; its virtual finish time.
 function turns.join(tq)
-  local turn, open = call('ZSCORE', P .. 'meta:turns', tq.tenant), P .. 'meta:open:' .. tq.tenant
-  if not turn then
-    turn = (call('GET', P .. 'meta:turn') or turns.FIRST) - 1
-    local rested = call('ZSCORE', P .. 'meta:rested', tq.tenant)
-    if rested then
-      turn = math.max(turn, tonumber(rested))
-      call('ZREM', P .. 'meta:rested', tq.tenant)
-    end
-    call('ZADD', P .. 'meta:turns', turn, tq.tenant)
+  local waits, open = call('ZSCORE', P .. 'meta:turns', tq.tenant), P .. 'meta:open:' .. tq.tenant
+  local turn, known = (call('GET', P .. 'meta:turn') or turns.FIRST) - 1, waits
+  if not waits then
+    known = call('ZSCORE', P .. 'meta:rested', tq.tenant)
+    if known then call('ZREM', P .. 'meta:rested', tq.tenant) end
   end
+  turn = math.max(turn, tonumber(known or 0))
+  if turn ~= tonumber(waits or 0) then call('ZADD', P .. 'meta:turns', turn, tq.tenant) end
   local first = call('ZRANGE', open, 0, 0, 'WITHSCORES')
   call('ZADD', open, 'NX', first[2] and first[2] + 1 or 0, tq.queue)
-  return tonumber(turn)
+  return turn
 end
 
 -- These tenants, behind their virtual finish times, wait for nothing any more. That is remembered as long as others wait.

@@ -210,9 +210,12 @@ impl<J: Ord + Copy> Scheduler<J> {
         of.counts.finish =
             is_open.then(|| if old_finish.is_some() { of.counts.finish } else { None }.unwrap_or_else(least));
         let (finish, block) = (of.counts.finish, of.counts.blocked.clone());
-        if finish.is_some() && self.turns.open_of(&of.tenant).len() == 0 {
+        if finish.is_some() && old_finish.is_none() {
             let tenant = of.tenant.clone();
-            self.set_finish(&tenant, Some(self.turns.finish_of_newcomer(&tenant)));
+            let turn = Some(self.turns.finish_of_newcomer(&tenant));
+            if turn != self.turns.finish_of(&tenant) {
+                self.set_finish(&tenant, turn);
+            }
         }
         self.index_finish(id, old_finish, finish);
         if finish.is_none() && old_finish.is_some() {

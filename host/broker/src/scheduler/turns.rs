@@ -64,8 +64,8 @@ impl Turns {
         self.tenants.get(tenant)?.finish
     }
 
-    /// The virtual finish time of a tenant that gets something to hand out and had nothing: before all others, but for those
-    /// of which that is true, too; if it was served a short time ago, it goes on where it was.
+    /// The virtual finish time of a tenant of which a queue opens: before all others, but for those of which that is true, too;
+    /// if it was served a short time ago, it goes on where it was. What it has in queues that nobody serves earns no turns.
     pub(super) fn finish_of_newcomer(&self, tenant: &TenantId) -> u64 {
         self.finish_of(tenant).unwrap_or(0).max(self.time - 1)
     }
