@@ -408,7 +408,7 @@ function turns.leave(tq)
 end
 
 -- The tenant queue opens.
-local function take_turn(tq)
+function turns.open(tq)
   opened_in[tq.queue] = true
   if call('EXISTS', tq.fair) == 0 then call('ZADD', P .. 'active_queues', 0, tq.queue) end
   call('ZADD', tq.fair, turns.join(tq), tq.tenant)
@@ -419,7 +419,7 @@ local function activate(tq)
   if tq.active then return end
   tq.active = true
   if call('ZSCORE', tq.fair, tq.tenant) then return end
-  if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') ~= '1' then take_turn(tq) end
+  if call('HGET', P .. 'queues:' .. tq.tenant, tq.queue .. ':p') ~= '1' then turns.open(tq) end
 end
 
 -- A plain job becomes ready. Of a tenant queue with sub-queues nothing is written later than it is read.

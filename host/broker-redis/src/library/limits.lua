@@ -133,7 +133,7 @@ function limits.settle_tenant_queue(tq)
   end
   local was = call('ZSCORE', tq.fair, tq.tenant)
   if open and not was then
-    take_turn(tq)
+    turns.open(tq)
     if notifying then ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1 end
   elseif was and not open then
     turns.leave(tq)
