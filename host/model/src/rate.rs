@@ -142,11 +142,11 @@ mod tests {
         for (text, starts) in [("90/s", 90), ("50/s", 50), ("10/s", 10), ("600/m", 10), ("3/s", 3)] {
             let rate = Rate::parse(text, 1).unwrap().unwrap();
             let (mut used, mut now, mut taken) = (None, 1_000_000, 0);
-            // Each is opened up to 30 ms after its time, or an interval.
+            // Each is opened up to 30 ms after its time, and less than an interval.
             for n in 0.. {
                 match rate.take(now, used) {
                     Ok(next) => (used, taken) = (Some(next), taken + 1),
-                    Err(wait) => now = wait.until_ms + [0, 10, 30, 7, 25][n % 5].min(rate.interval_us() / 1_000),
+                    Err(wait) => now = wait.until_ms + [0, 10, 30, 7, 25][n % 5].min(rate.interval_us() / 1_000 - 1),
                 }
                 if now >= 1_010_000 {
                     break;
