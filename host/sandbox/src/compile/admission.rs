@@ -235,7 +235,7 @@ impl Walk {
             if self.depth == 1 {
                 self.found.imports.push(import.name.name.to_owned());
             }
-            self.unfolding.from_outside(import.ty.kind())
+            self.unfolding.outside(import.ty.kind())
         })
     }
 

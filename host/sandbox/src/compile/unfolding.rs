@@ -136,7 +136,7 @@ impl Unfolding {
     }
 
     /// An import, or an alias of what an instance exports.
-    pub(crate) fn from_outside(&mut self, kind: ComponentExternalKind) -> Result<(), CompileError> {
+    pub(crate) fn outside(&mut self, kind: ComponentExternalKind) -> Result<(), CompileError> {
         match kind {
             ComponentExternalKind::Module => self.scope()?.modules.push(None),
             ComponentExternalKind::Component => self.scope()?.components.push(None),
@@ -147,7 +147,7 @@ impl Unfolding {
 
     pub(crate) fn alias(&mut self, alias: &ComponentAlias<'_>) -> Result<(), CompileError> {
         match *alias {
-            ComponentAlias::InstanceExport { kind, .. } => return self.from_outside(kind),
+            ComponentAlias::InstanceExport { kind, .. } => return self.outside(kind),
             ComponentAlias::CoreInstanceExport { .. } => {}
             ComponentAlias::Outer { kind, count, index } => {
                 let at = self.scopes.len().checked_sub(1 + count as usize).ok_or_else(missing)?;

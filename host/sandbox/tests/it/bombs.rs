@@ -115,7 +115,7 @@ async fn declarations_inside_of_types_are_counted() {
 }
 
 #[tokio::test]
-async fn a_component_from_outside_cannot_be_instantiated() {
+async fn a_component_outside_cannot_be_instantiated() {
     let inner = "(component (import \"c\" (component $c)) (instance (instantiate $c)))";
     refused_as_complex(&wat::parse_str(format!("(component {inner})")).unwrap(), "not defined inside").await;
 }
