@@ -109,7 +109,7 @@ impl MemoryBudget {
             return;
         }
         looked.next_log = now + LOG_EVERY;
-        let budget_mib = u64::from(looked.units) * UNIT >> 20;
+        let budget_mib = (u64::from(looked.units) * UNIT) >> 20;
         tracing::warn!(
             budget_mib,
             "attempts wait for memory: those that run may take all that this machine can give; lower --concurrency or the \
