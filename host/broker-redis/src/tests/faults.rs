@@ -62,7 +62,7 @@ fn worker() -> WorkerInfo {
         host: "h".into(),
         pid: 1,
         version: "0".into(),
-        queues: vec![QueueName::default()].into(),
+        queues: vec![QueueName::default()],
         slots: 1,
         running: 1,
         state: "running".into(),

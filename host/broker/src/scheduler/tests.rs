@@ -98,7 +98,7 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
             scheduler.insert(id, sub_queue(n).as_ref(), (score, n));
         }
         5 | 6 => {
-            let queues = if n % 3 == 0 { ClaimQueues::AllBut(Vec::new()) } else { vec![queue].into() };
+            let queues = if n.is_multiple_of(3) { ClaimQueues::AllBut(Vec::new()) } else { vec![queue].into() };
             let mut looks = Looks::new(&queues);
             scheduler.now = n * 10;
             for _ in 0..5 {
