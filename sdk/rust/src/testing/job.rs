@@ -143,9 +143,12 @@ impl Job {
         self.lock().state
     }
 
-    /// The result of a succeeded job; none if it is not kept.
+    /// The result of a succeeded job; none if it is not kept for readers (`ignore_result`).
     pub fn result(&self) -> Option<Value> {
-        self.lock().result.as_deref().and_then(|json| serde_json::from_str(json).ok())
+        let record = self.lock();
+        // The steps of a workflow behind the job are handed it all the same.
+        let kept = record.result.as_deref().filter(|_| !record.policy.ignore_result);
+        kept.and_then(|json| serde_json::from_str(json).ok())
     }
 
     /// Why a failed job failed, or a retrying one failed last.
