@@ -138,7 +138,7 @@ fn failures_have_a_code_an_exit_code_and_the_next_step() {
         (&["workflow", "resume", id], 4, "error[workflow_not_found]"),
         (&["workflow", "graph", id], 4, "error[workflow_not_found]"),
         (&["job", "list", "--workflow", id], 4, "error[workflow_not_found]"),
-        (&["queue", "pause", "nothing"], 4, "error[queue_not_found]"),
+        (&["queue", "delete", "nothing"], 4, "error[queue_not_found]"),
         (&["queue", "set", "q"], 2, "nothing is to be changed"),
         (&["queue", "purge", "q"], 2, "--yes"),
         (&["task", "pause", "nothing"], 4, "error[task_not_found]"),
