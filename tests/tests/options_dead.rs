@@ -246,7 +246,9 @@ async fn nothing_is_left_of_jobs_whose_retention_is_over() -> Result<()> {
         gone(client, &id).await?;
     }
     until("no key is left of them", LIMIT, || async {
-        let left: Vec<String> = keys()?.into_iter().filter(|key| !before.contains(key)).collect();
+        // The virtual time of all tenants is one number, whatever jobs there were.
+        let stays = |key: &String| before.contains(key) || key.ends_with(":meta:turn");
+        let left: Vec<String> = keys()?.into_iter().filter(|key| !stays(key)).collect();
         ensure!(left.is_empty(), "{left:?}");
         Ok(Some(()))
     })
