@@ -74,9 +74,10 @@ impl Confirming {
             };
             let error = match command.query_async::<Value>(&mut own).await {
                 Ok(value) => {
-                    self.confirm(connection, &mut own).await.map_err(Failed::Broker)?;
+                    let confirmed = self.confirmations(connection, &mut own).await.map_err(Failed::Broker)?;
+                    // Also without enough of them: a new connection for each change would cost more than the change.
                     self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(own);
-                    return Ok(value);
+                    return self.check(confirmed).map(|()| value).map_err(Failed::Broker);
                 }
                 Err(error) => error,
             };
@@ -96,27 +97,35 @@ impl Confirming {
         }
     }
 
-    async fn confirm(&self, connection: &Connection, own: &mut MultiplexedConnection) -> Result<()> {
+    /// Replicas (or disks) that have what this connection wrote, as soon as they are enough or the time is over.
+    async fn confirmations(&self, connection: &Connection, own: &mut MultiplexedConnection) -> Result<i64> {
         let ms = self.timeout.as_millis() as u64;
-        let (wanted, command) = match self.how {
-            Durability::Server => return Ok(()),
-            Durability::Replicated(n) => (n, redis::cmd("WAIT").arg(n).arg(ms).to_owned()),
+        let command = match self.how {
+            Durability::Server => return Ok(0),
+            Durability::Replicated(n) => redis::cmd("WAIT").arg(n).arg(ms).to_owned(),
             // The server's own disk, and no replica's.
-            Durability::Fsync => (1, redis::cmd("WAITAOF").arg(1).arg(0).arg(ms).to_owned()),
+            Durability::Fsync => redis::cmd("WAITAOF").arg(1).arg(0).arg(ms).to_owned(),
         };
         let answer = command.query_async::<Value>(own).await;
-        let confirmed = match answer.map_err(|error| Error::Unconfirmed(connection.told(&error).to_string()))? {
+        Ok(match answer.map_err(|error| Error::Unconfirmed(connection.told(&error).to_string()))? {
             Value::Int(replicas) => replicas,
             Value::Array(counts) => match counts.first() {
                 Some(Value::Int(disks)) => *disks,
                 _ => 0,
             },
             _ => 0,
+        })
+    }
+
+    fn check(&self, confirmed: i64) -> Result<()> {
+        let (wanted, what) = match self.how {
+            Durability::Server => return Ok(()),
+            Durability::Replicated(n) => (n, "replicas"),
+            Durability::Fsync => (1, "disks"),
         };
         if confirmed >= i64::from(wanted) {
             return Ok(());
         }
-        let what = if self.how == Durability::Fsync { "disks" } else { "replicas" };
         Err(Error::Unconfirmed(format!("{confirmed} of {wanted} {what} had it after {} s", self.timeout.as_secs_f32())))
     }
 }

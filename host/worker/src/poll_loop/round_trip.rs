@@ -89,7 +89,7 @@ impl PollLoop {
         if !may_claim || self.outbox.is_without_claim() {
             return 0;
         }
-        let ended = self.leases.len() - self.leases.open;
+        let ended = self.leases.len().saturating_sub(self.leases.open);
         let ahead = self.prefetch.update(self.config.guest_threads, ended as usize);
         let open = self.leases.open + self.round_trips.claiming;
         (self.capacity.slots + ahead).saturating_sub(open).min(MAX_CLAIM)
