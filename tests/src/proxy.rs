@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -49,6 +49,8 @@ struct Weather {
 
 #[derive(Debug)]
 struct Shared {
+    /// Where new connections lead.
+    target: AtomicU16,
     weather: watch::Sender<Weather>,
     /// So many answers are swallowed, each with its connection.
     replies_to_lose: AtomicU32,
@@ -70,12 +72,13 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
+            target: AtomicU16::new(target),
             weather: watch::Sender::new(Weather::default()),
             replies_to_lose: AtomicU32::new(0),
             replies_lost: AtomicU64::new(0),
             connections: AtomicU64::new(0),
         });
-        let accept = tokio::spawn(accept(listener, target, shared.clone()));
+        let accept = tokio::spawn(accept(listener, shared.clone()));
         Ok(Self { port, shared, accept })
     }
 
@@ -86,6 +89,11 @@ impl Proxy {
     /// `redis://127.0.0.1:<port>/`
     pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Leads new connections to this port of 127.0.0.1. Open ones stay where they are.
+    pub fn lead_to(&self, target: u16) {
+        self.shared.target.store(target, Ordering::SeqCst);
     }
 
     /// Resets every open connection.
@@ -136,11 +144,11 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: u16, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // Ended by `Drop`; an error of one accept, such as too many open files, is not the end of all.
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tokio::spawn(connection(client, target, shared.clone()))),
+            Ok((client, _)) => drop(tokio::spawn(connection(client, shared.clone()))),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
@@ -154,10 +162,11 @@ enum End {
     Cut,
 }
 
-async fn connection(client: TcpStream, target: u16, shared: Arc<Shared>) {
+async fn connection(client: TcpStream, shared: Arc<Shared>) {
     shared.connections.fetch_add(1, Ordering::SeqCst);
     // A target that is away: the client sees a reset, as it would without us.
     let _ = client.set_zero_linger();
+    let target = shared.target.load(Ordering::SeqCst);
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true), server.set_zero_linger());
     let (from_client, to_client) = client.into_split();

@@ -11,6 +11,6 @@ async fn every_job_ends_once_whatever_is_killed_stopped_cut_or_held_up() -> Resu
     let report = chaos::run(options).await?;
     println!("{report}");
     ensure!(report.is_good(), "{report}");
-    ensure!(report.faults().len() >= 10, "a fault was not injected: {:?}", report.faults().keys());
+    ensure!(report.faults().len() >= 16, "a fault was not injected: {:?}", report.faults().keys());
     Ok(())
 }

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Result;
 use tokio::time::{Instant, sleep_until};
 
-use super::fleet::{Fleet, LEASE};
+use super::{
+    Options,
+    fleet::{Fleet, LEASE},
+    store::Setting,
+};
 use crate::{draw::Draw, proxy::Way};
 
 /// A fault, and how often it is drawn beside the others.
@@ -14,6 +18,12 @@ const WEIGHTS: &[(Fault, usize)] = &[
     (Fault::StallWorker, 4),
     (Fault::KillRedis, 3),
     (Fault::StallRedis, 1),
+    (Fault::StallRedisLong, 1),
+    (Fault::Promote, 2),
+    (Fault::ForgetFunctions, 2),
+    (Fault::NoReplicas, 1),
+    (Fault::NoMemory, 1),
+    (Fault::NoRights, 2),
     (Fault::KillServer, 1),
     (Fault::Cut, 4),
     (Fault::LoseReplies, 4),
@@ -23,6 +33,9 @@ const WEIGHTS: &[(Fault, usize)] = &[
     (Fault::Hold, 2),
 ];
 
+/// How long Redis is stopped by a long stall, ms: from more than a lease to many.
+const LONG_STALL_MS: (u64, u64) = (5_000, 40_000);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     KillWorker,
@@ -30,6 +43,16 @@ pub(crate) enum Fault {
     StallWorker,
     KillRedis,
     StallRedis,
+    /// For longer than several leases.
+    StallRedisLong,
+    /// The replica becomes the primary; open connections stay with the old one.
+    Promote,
+    /// Functions and scripts are flushed.
+    ForgetFunctions,
+    /// Writes are refused: too few replicas, no memory, rights taken away.
+    NoReplicas,
+    NoMemory,
+    NoRights,
     KillServer,
     /// Connections to Redis are reset.
     Cut,
@@ -43,12 +66,26 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    fn is_of_redis(self) -> bool {
+        use Fault::*;
+        matches!(
+            self,
+            KillRedis | StallRedis | StallRedisLong | Promote | ForgetFunctions | NoReplicas | NoMemory | NoRights
+        )
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::KillWorker => "kill -9 of a worker",
             Self::StallWorker => "worker stopped past its lease",
             Self::KillRedis => "kill -9 of Redis",
             Self::StallRedis => "Redis stopped",
+            Self::StallRedisLong => "Redis stopped for several leases",
+            Self::Promote => "replica of Redis promoted",
+            Self::ForgetFunctions => "functions of Redis flushed",
+            Self::NoReplicas => "Redis without enough replicas",
+            Self::NoMemory => "Redis without memory",
+            Self::NoRights => "rights in Redis taken away",
             Self::KillServer => "kill -9 of the server",
             Self::Cut => "connections cut",
             Self::LoseReplies => "replies of Redis lost",
@@ -67,6 +104,7 @@ enum Mend {
     Resume(usize),
     StartRedis,
     ResumeRedis,
+    Undo(Setting),
     Calm,
 }
 
@@ -77,16 +115,21 @@ pub(crate) struct Faults {
     /// The next faults; filled again when it is empty, so that each kind comes in every run.
     bag: Vec<Fault>,
     mends: Vec<(Instant, Mend)>,
+    /// It answers: neither killed nor stopped.
     redis_is_up: bool,
+    /// The longest that Redis is stopped, ms.
+    longest_stall_ms: u64,
     pub(crate) injected: BTreeMap<&'static str, u64>,
 }
 
 impl Faults {
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut draw = Draw::part(seed, u64::MAX);
+    pub(crate) fn new(options: Options) -> Self {
+        let mut draw = Draw::part(options.seed, u64::MAX);
+        // In a short run a long stall would be most of it.
+        let longest_stall_ms = (options.duration.as_millis() as u64 / 8).clamp(LONG_STALL_MS.0, LONG_STALL_MS.1);
         let mut bag: Vec<Fault> = WEIGHTS.iter().map(|(fault, _)| *fault).collect();
         draw.shuffle(&mut bag);
-        Self { draw, bag, mends: Vec::new(), redis_is_up: true, injected: BTreeMap::new() }
+        Self { draw, bag, mends: Vec::new(), redis_is_up: true, longest_stall_ms, injected: BTreeMap::new() }
     }
 
     /// Injects faults until `end`, then mends what is broken and returns when the service answers.
@@ -96,8 +139,11 @@ impl Faults {
             self.mend_until(fleet, next).await?;
             sleep_until(next).await;
             let fault = self.next_fault();
-            if self.inject(fleet, fault)? {
+            if self.inject(fleet, fault).await? {
                 *self.injected.entry(fault.as_str()).or_default() += 1;
+            } else {
+                // Later, when there is somebody that it can happen to.
+                self.bag.insert(0, fault);
             }
             next = Instant::now() + self.pause();
         }
@@ -130,10 +176,16 @@ impl Faults {
                 Mend::Start(member) => fleet.members[member].start()?,
                 Mend::Resume(member) => fleet.members[member].resume()?,
                 Mend::StartRedis => {
-                    fleet.restart_redis().await?;
+                    fleet.store.restart().await?;
                     self.redis_is_up = true;
                 }
-                Mend::ResumeRedis => fleet.redis().resume(),
+                Mend::ResumeRedis => {
+                    fleet.store.resume();
+                    self.redis_is_up = true;
+                }
+                // A server that does not answer cannot be told.
+                Mend::Undo(_) if !self.redis_is_up => self.mend_after(500, 500, mend),
+                Mend::Undo(setting) => fleet.store.undo(setting).await?,
                 Mend::Calm => fleet.members.iter().for_each(|member| member.proxy.heal()),
             }
         }
@@ -146,19 +198,10 @@ impl Faults {
     }
 
     /// False when there is nothing that it could happen to.
-    fn inject(&mut self, fleet: &mut Fleet, fault: Fault) -> Result<bool> {
+    async fn inject(&mut self, fleet: &mut Fleet, fault: Fault) -> Result<bool> {
         match fault {
             Fault::KillWorker | Fault::StallWorker => return self.worker(fleet, fault),
-            Fault::KillRedis if self.redis_is_up => {
-                fleet.redis().kill();
-                self.redis_is_up = false;
-                self.mend_after(100, 2_000, Mend::StartRedis);
-            }
-            Fault::StallRedis if self.redis_is_up => {
-                fleet.redis().suspend();
-                self.mend_after(500, 4_000, Mend::ResumeRedis);
-            }
-            Fault::KillRedis | Fault::StallRedis => return Ok(false),
+            _ if fault.is_of_redis() => return self.redis(fleet, fault).await,
             Fault::KillServer if fleet.members[0].is_up() => {
                 fleet.members[0].kill()?;
                 self.mend_after(100, 1_000, Mend::Start(0));
@@ -167,6 +210,41 @@ impl Faults {
             _ => self.network(fleet, fault),
         }
         Ok(true)
+    }
+
+    async fn redis(&mut self, fleet: &mut Fleet, fault: Fault) -> Result<bool> {
+        if !self.redis_is_up {
+            return Ok(false);
+        }
+        match fault {
+            Fault::KillRedis => {
+                fleet.store.kill();
+                self.redis_is_up = false;
+                self.mend_after(100, 2_000, Mend::StartRedis);
+            }
+            Fault::StallRedis | Fault::StallRedisLong => {
+                fleet.store.suspend();
+                self.redis_is_up = false;
+                let long = (LONG_STALL_MS.0, self.longest_stall_ms);
+                let (first, last) = if fault == Fault::StallRedis { (500, 4_000) } else { long };
+                self.mend_after(first, last, Mend::ResumeRedis);
+            }
+            Fault::Promote => return fleet.promote().await,
+            Fault::ForgetFunctions => fleet.store.forget().await?,
+            Fault::NoReplicas => self.change(fleet, Setting::Replicas).await?,
+            Fault::NoMemory => self.change(fleet, Setting::Memory).await?,
+            _ => {
+                let drawn = self.draw.below(Setting::RIGHTS.len() as u64) as usize;
+                self.change(fleet, Setting::RIGHTS[drawn]).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn change(&mut self, fleet: &Fleet, setting: Setting) -> Result<()> {
+        fleet.store.make(setting).await?;
+        self.mend_after(1_000, 8_000, Mend::Undo(setting));
+        Ok(())
     }
 
     fn worker(&mut self, fleet: &mut Fleet, fault: Fault) -> Result<bool> {

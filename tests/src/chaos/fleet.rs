@@ -1,18 +1,18 @@
-//! The processes of a chaos run: Redis with an append-only file, a server and workers, each behind a proxy of its own.
+//! The processes of a chaos run: a server and workers, each behind a proxy of its own before Redis.
 
 use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use umbel_broker_conformance::redis_server::Options;
 
-use crate::{Client, Process, RedisServer, free_port, process::command_of, proxy::Proxy, service::answers, until};
+use super::store::Store;
+use crate::{Client, Process, free_port, process::command_of, proxy::Proxy, service::answers, until};
 
 /// Short, so that many leases are lost in a run.
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -90,8 +90,9 @@ pub(crate) struct Fleet {
     /// The server, then the workers.
     pub(crate) members: Vec<Member>,
     pub(crate) client: Arc<Client>,
-    redis: Arc<Mutex<RedisServer>>,
-    redis_url: String,
+    pub(crate) store: Store,
+    /// Leads to the primary, without faults: for the verbs and the zombies.
+    straight: Proxy,
     home: TempDir,
     /// For the verbs, and for what is started first.
     binary: PathBuf,
@@ -100,15 +101,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A server that the client asks, `others` servers beside it, and workers.
     pub(crate) async fn start(binary: PathBuf, others: usize, workers: usize) -> Result<Self> {
-        // `always`: what is acknowledged is on the disk. With `everysec` a killed Redis may forget a second of it, and a
-        // run that finds a lost job could not say whose fault that is.
-        let redis = RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "always"] });
+        let store = Store::start()?;
+        let straight = Proxy::start(store.port()).await?;
         let home = TempDir::new()?;
         let listen = format!("127.0.0.1:{}", free_port()?);
         let client = Arc::new(Client::new(&format!("http://{listen}"), "")?);
-        let redis_url = redis.url();
-        let redis = Arc::new(Mutex::new(redis));
-        let mut fleet = Self { members: Vec::new(), client, redis_url, redis, home, binary };
+        let mut fleet = Self { members: Vec::new(), client, store, straight, home, binary };
         fleet.add("server", &["server", "--listen", &listen]).await?;
         for number in 0..others {
             let listen = format!("127.0.0.1:{}", free_port()?);
@@ -131,8 +129,7 @@ impl Fleet {
     }
 
     async fn add(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
-        let port = self.redis().port();
-        let proxy = Proxy::start(port).await?;
+        let proxy = Proxy::start(self.store.port()).await?;
         let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         arguments.extend(["--broker".into(), proxy.redis_url().into()]);
         arguments.extend(["--data".into(), self.home.path().join("data").into_os_string()]);
@@ -142,22 +139,18 @@ impl Fleet {
         Ok(())
     }
 
-    /// Past all proxies.
-    pub(crate) fn redis_url(&self) -> &str {
-        &self.redis_url
+    /// The address of the primary, without faults on the way.
+    pub(crate) fn redis_url(&self) -> String {
+        self.straight.redis_url()
     }
 
-    pub(crate) fn redis(&self) -> std::sync::MutexGuard<'_, RedisServer> {
-        self.redis.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts Redis again, which reads its file first.
-    pub(crate) async fn restart_redis(&self) -> Result<()> {
-        let redis = self.redis.clone();
-        // It waits for Redis, and the proxies and clients must go on meanwhile.
-        let restarted =
-            tokio::task::spawn_blocking(move || redis.lock().unwrap_or_else(PoisonError::into_inner).restart());
-        restarted.await.context("redis-server did not start again")
+    /// Promotes the replica, and leads new connections to it. Old ones still lead to the server that is no primary any
+    /// more. False when the replica was not in sync and nothing changed.
+    pub(crate) async fn promote(&mut self) -> Result<bool> {
+        let promoted = self.store.promote().await?;
+        let port = self.store.port();
+        self.members.iter().map(|member| &member.proxy).chain([&self.straight]).for_each(|proxy| proxy.lead_to(port));
+        Ok(promoted)
     }
 
     /// Runs a verb of the binary on this Redis, directly: its status and what it wrote to stdout.
@@ -168,7 +161,7 @@ impl Fleet {
     /// The same with another binary.
     pub(crate) async fn umbel_of(&self, binary: &Path, arguments: &[&str]) -> Result<(i32, String)> {
         let mut command = command_of(binary, arguments);
-        command.args(["--broker", &self.redis_url, "--data"]).arg(self.home.path().join("data"));
+        command.args(["--broker", &self.redis_url(), "--data"]).arg(self.home.path().join("data"));
         command.current_dir(self.home.path()).env("HOME", self.home.path());
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         let status = output.status.code().unwrap_or(-1);

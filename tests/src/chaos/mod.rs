@@ -10,6 +10,7 @@ mod fleet;
 mod plan;
 mod report;
 mod rolling;
+mod store;
 mod submit;
 mod verify;
 mod zombie;
@@ -51,12 +52,12 @@ pub async fn run(options: Options) -> Result<Report> {
     let ledger = Arc::new(Ledger::new(options, fleet.client.clone()));
     let start = Instant::now();
     let (span, end) = (options.duration.mul_f64(0.9), start + options.duration);
-    let mut faults = Faults::new(options.seed);
+    let mut faults = Faults::new(options);
     let submitting = tokio::spawn(submit::submit_all(ledger.clone(), start, span));
     let watching = tokio::spawn(verify::watch(ledger.clone()));
     let zombie = Arc::new(Zombie::default());
     let zombies: Vec<_> = (0..ZOMBIES)
-        .map(|number| tokio::spawn(zombie::run(zombie.clone(), number, ledger.clone(), fleet.redis_url().to_owned())))
+        .map(|number| tokio::spawn(zombie::run(zombie.clone(), number, ledger.clone(), fleet.redis_url())))
         .collect();
     let over = faults.run(&mut fleet, end).await;
     let mut report = Report::new(options, faults.injected);

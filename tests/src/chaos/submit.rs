@@ -161,7 +161,10 @@ async fn submit_many(ledger: &Ledger, many: &[&Planned]) -> Result<Vec<Option<St
     for line in answer.text.lines().take(many.len()) {
         let line: Value = serde_json::from_str(line)?;
         let code = line["error"]["code"].as_str().unwrap_or_default();
-        if !matches!(code, "" | "broker_unavailable" | "request_timeout" | "too_many_requests") {
+        if !matches!(
+            code,
+            "" | "broker_unavailable" | "broker_refused" | "broker_full" | "request_timeout" | "too_many_requests"
+        ) {
             bail!("a submission was refused: {line}");
         }
         ids.push(line["id"].as_str().map(str::to_owned));
@@ -200,7 +203,7 @@ pub(crate) async fn send(ledger: &Ledger, request: reqwest::RequestBuilder) -> R
     let Ok(answer) = ledger.client.send(request.timeout(REQUEST_LIMIT)).await else { return Ok(None) };
     match answer.status {
         200..300 => Ok(Some(answer)),
-        429 | 503 => Ok(None),
+        429 | 503 | 507 => Ok(None),
         status => bail!("status {status}: {}", answer.text),
     }
 }
