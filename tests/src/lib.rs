@@ -3,9 +3,11 @@
 //! Nothing here knows a crate of `host/`, but the Redis servers for tests and the worker of `chaos` that settles too late: Umbel is
 //! only met as its users meet it, as a binary and over HTTP.
 
+pub mod attacks;
 pub mod case;
 pub mod chaos;
 mod client;
+mod component;
 pub mod draw;
 mod guests;
 mod process;

@@ -104,19 +104,35 @@ impl Dev {
 
     /// A client with a new token, made with these arguments: of another tenant, of an operator.
     pub async fn another(&mut self, arguments: &[&str]) -> Result<Client> {
-        let mut command = umbel_command(&["token", "create", "-o", "id", "--data"])?;
-        command.arg(&self.data).args(arguments).current_dir(self.home.path()).env("HOME", self.home.path());
-        let token = match &self.options.broker {
-            Some(broker) => new_token(command.args(["--broker", broker]))?,
-            None => {
-                // A data folder is one process's.
-                self.process.terminate(START_LIMIT).await?;
-                let token = new_token(&mut command)?;
-                self.restart().await?;
-                token
+        self.others(&[arguments]).await?.pop().context("a client")
+    }
+
+    /// A client of each of these tenants.
+    pub async fn tenants(&mut self, names: &[impl AsRef<str>]) -> Result<Vec<Client>> {
+        let arguments: Vec<[&str; 2]> = names.iter().map(|name| ["--tenant", name.as_ref()]).collect();
+        self.others(&arguments.iter().map(|pair| &pair[..]).collect::<Vec<_>>()).await
+    }
+
+    /// A client for each of these lists of arguments.
+    async fn others(&mut self, each: &[&[&str]]) -> Result<Vec<Client>> {
+        // A data folder is one process's.
+        let is_shared = self.options.broker.is_some();
+        if !is_shared {
+            self.process.terminate(START_LIMIT).await?;
+        }
+        let mut clients = Vec::with_capacity(each.len());
+        for arguments in each {
+            let mut command = umbel_command(&["token", "create", "-o", "id", "--data"])?;
+            command.arg(&self.data).args(*arguments).current_dir(self.home.path()).env("HOME", self.home.path());
+            if let Some(broker) = &self.options.broker {
+                command.args(["--broker", broker]);
             }
-        };
-        Client::new(self.client.url(), &token)
+            clients.push(Client::new(self.client.url(), &new_token(&mut command)?)?);
+        }
+        if !is_shared {
+            self.restart().await?;
+        }
+        Ok(clients)
     }
 
     /// Runs a client verb as a user would, in a folder whose parent has the profile.

@@ -26,7 +26,7 @@ Usage: cargo xtask bench [--n 20000,…] [--reps 3] [--quick] [--only NAME,…] 
   --reps N      repetitions of each measurement, the median is shown (3)
   --quick       1 repetition of 2,000 jobs: does it work, not how fast is it
   --only NAMES  some of sandbox, throughput, limited, latency, memory, chord, chain, noisy, keys,
-                fleet
+                fleet; and, only when named, queues, tenants, attacks
   --binary PATH the binary to measure, instead of the one that is built here
   --before PATH another binary, measured in turn with the first, repetition by repetition; prints both and the ratios
   --peers DIR   also run Celery and BullMQ from a copy of this folder (needs python3, node and npm)

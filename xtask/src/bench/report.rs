@@ -68,6 +68,14 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
     for (name, field) in [("idle", "idle"), ("200 jobs/s", "at_once"), ("200 delayed jobs/s", "delayed")] {
         line(&format!("16 workers and 2 servers, {name}: Redis, % of a core"), json!({"what": "fleet"}), field);
     }
+    for queues in [1, 1_000] {
+        let name = format!("100,000 jobs over {queues} queues, jobs/s");
+        line(&name, json!({"what": "queues", "queues": queues}), "jobs_per_s");
+    }
+    for (field, shown) in [("p50_ms", "p50"), ("p99_ms", "p99")] {
+        let name = format!("start of a quiet one's job beside 1,000 tenants with 20 queues each, {shown} ms");
+        line(&name, json!({"what": "tenants"}), field);
+    }
     line("chain of 200 steps, s", json!({"what": "chain", "n": CHAIN}), "seconds");
     for n in &CHORDS[1..] {
         let (marks, size) = (json!({"what": "chord", "n": n}), short(*n as f64));
@@ -75,6 +83,7 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
         line(&format!("chord of {size}, script calls a member"), marks, "scripts_per_member");
     }
     text += &limited(ours);
+    text += &attacks(ours);
     let sandbox = |field: &str| median(ours, &json!({"what": "sandbox"}), field).map_or_else(|| "–".into(), short);
     text += &format!(
         "\nSandbox, instantiate + call + drop of `noop`, fuel and deadline on: {} µs mean, {} µs p50, {} µs p99.\n",
@@ -174,6 +183,23 @@ fn limited(ours: &[Value]) -> String {
         let (rate, cpu) = ("jobs_per_s", "redis_us_per_job");
         let cells = [share("sqlite", limit, rate), share("redis", limit, rate), share("redis", limit, cpu)];
         text += &format!("| {name} | {} |\n", cells.join(" | "));
+    }
+    text
+}
+
+/// What each attack made the processes hold, and what a quiet tenant noticed of it.
+fn attacks(ours: &[Value]) -> String {
+    let rows: Vec<&Value> = ours.iter().filter(|row| row["what"] == "attacks").collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = "| attack | broker | process, MiB | Redis beyond its data, MiB | submit and wait, p50 ms | p99 ms | slowest push, ms |";
+    let mut text = format!("\n{head}\n|---|---|---|---|---|---|---|\n");
+    for row in rows {
+        let name = |field: &str| row[field].as_str().unwrap_or("–").to_owned();
+        let number = |field: &str| row[field].as_f64().map_or_else(|| "–".into(), short);
+        let numbers = ["process_mib", "redis_mib", "p50_ms", "p99_ms", "push_ms"].map(number).join(" | ");
+        text += &format!("| {} | {} | {numbers} |\n", name("attack"), name("broker"));
     }
     text
 }

@@ -3,7 +3,7 @@
 //! Both are from the job's submission to its claim, by the broker's clock, one job after the other, before the flood and
 //! while it is there.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use umbel_tests::{Client, time_ms};
 
@@ -16,6 +16,11 @@ use crate::{
 pub const NOISE: usize = 100_000;
 /// Jobs of the key that floods.
 pub const FLOOD: usize = 20_000;
+/// Tenants with backlogs, and in how many queues each has them.
+const TENANTS: usize = 1_000;
+const QUEUES_OF_EACH: usize = 20;
+/// What each of their jobs sleeps, s: long enough for the backlog to last.
+const NAP_S: f64 = 0.01;
 /// Jobs of the quiet one, at most: a flood that is over is no flood.
 const QUIET: usize = 300;
 /// Before them, not counted.
@@ -58,6 +63,27 @@ pub async fn keys(broker: &str) -> Result<Value> {
     let waiting = || async { Ok(client.unfinished().await? > 0) };
     let beside = delays(client, &body, waiting).await?;
     Ok(row("keys", broker, &alone, &beside))
+}
+
+/// A thousand tenants with backlogs in twenty queues each, beside one that submits one job at a time.
+pub async fn tenants(broker: &str) -> Result<Value> {
+    let slots = ["--concurrency", "2"];
+    let mut service = Service::start(broker, &slots).await?;
+    let tenants: Vec<String> = (0..TENANTS).map(|number| format!("tenant-{number}")).collect();
+    let mut clients = service.tenants(&[&tenants[..], &["quiet".to_owned()]].concat()).await?;
+    let quiet = clients.pop().context("the quiet tenant")?;
+    quiet.push("numbers").await?;
+    service.release(&slots).await?;
+    let body = r#"{"task":"noop","kwargs":{"order_id":1}}"#;
+    let alone = delays(&quiet, body, || async { Ok(true) }).await?;
+    for client in &clients {
+        client.push("numbers").await?;
+        let job = |queue| json!({"task": "nap", "args": [NAP_S], "options": {"queue": format!("queue-{queue}")}});
+        client.batch((0..QUEUES_OF_EACH).map(job)).await?;
+    }
+    let last = clients.last().context("a tenant")?;
+    let beside = delays(&quiet, body, || async { Ok(last.unfinished().await? > 0) }).await?;
+    Ok(row("tenants", broker, &alone, &beside))
 }
 
 async fn flood(client: &Client, jobs: usize, line: impl Fn(usize) -> Value) -> Result<()> {

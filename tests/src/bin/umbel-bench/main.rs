@@ -10,15 +10,36 @@ mod fleet;
 mod measure;
 mod redis_info;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use umbel_tests::attacks;
 
 use measure::Limit;
 
-const NAMES: &[&str] =
-    &["sandbox", "throughput", "limited", "latency", "memory", "chord", "chain", "noisy", "keys", "fleet"];
+const NAMES: &[&str] = &[
+    "sandbox",
+    "throughput",
+    "limited",
+    "latency",
+    "memory",
+    "chord",
+    "chain",
+    "noisy",
+    "keys",
+    "fleet",
+    "queues",
+    "tenants",
+    "attacks",
+];
+/// Those that take very long and are only made when they are named.
+const LONG: &[&str] = &["queues", "tenants", "attacks"];
+/// Queues of the run over many, and its jobs.
+const QUEUES: usize = 1_000;
+const OVER_QUEUES: usize = 100_000;
+/// How long each attack lasts.
+const ATTACK: Duration = Duration::from_secs(60);
 /// Jobs of each run with a limit, and of the run without one beside them.
 const LIMITED: usize = 20_000;
 /// Steps of the chain, as the peers have it.
@@ -44,7 +65,10 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     let options = options()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for name in NAMES.iter().filter(|name| options.only.is_empty() || options.only.iter().any(|o| o == *name)) {
+    for name in NAMES.iter().filter(|name| match &options.only[..] {
+        [] => !LONG.contains(name),
+        only => only.iter().any(|o| o == *name),
+    }) {
         for rep in 1..=options.reps {
             if *name == "sandbox" {
                 show(rep, measure::sandbox()?);
@@ -84,6 +108,19 @@ async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>>
         }
         "chain" => rows.push(canvas::chain(broker, STEPS).await?),
         "latency" => rows.push(measure::latency(broker).await?),
+        "attacks" => {
+            for attack in attacks::ALL {
+                let report = attack.run(broker == "redis", ATTACK).await?;
+                show(1, report.to_json());
+                report.check()?;
+            }
+        }
+        "queues" => {
+            for queues in [1, QUEUES] {
+                rows.push(measure::over_queues(name, broker, OVER_QUEUES, Limit::None, queues).await?);
+            }
+        }
+        "tenants" => rows.push(fairness::tenants(broker).await?),
         "noisy" => rows.push(fairness::noisy(broker).await?),
         "keys" => rows.push(fairness::keys(broker).await?),
         "fleet" if broker == "redis" => rows.push(fleet::fleet().await?),

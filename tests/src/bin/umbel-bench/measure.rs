@@ -58,16 +58,16 @@ impl Service {
 
     /// Lets no job be claimed.
     async fn hold(&self) -> Result<()> {
-        if matches!(self, Self::Sqlite(_)) {
-            self.pause("default").await?;
+        match self {
+            Self::Sqlite(dev) => dev.client.patch("/v1/tenant", &json!({"paused": true})).await?.good().map(drop),
+            Self::Redis(..) => Ok(()),
         }
-        Ok(())
     }
 
     /// Lets jobs be claimed: Redis gets its worker, SQLite's own goes on.
     pub async fn release(&mut self, arguments: &[&str]) -> Result<()> {
         match self {
-            Self::Sqlite(_) => self.resume("default").await,
+            Self::Sqlite(dev) => dev.client.patch("/v1/tenant", &json!({"paused": false})).await?.good().map(drop),
             Self::Redis(split, _) => split.add_worker(arguments),
         }
     }
@@ -77,6 +77,14 @@ impl Service {
         match self {
             Self::Sqlite(dev) => dev.another(arguments).await,
             Self::Redis(split, _) => split.another(arguments),
+        }
+    }
+
+    /// A client of each of these tenants.
+    pub async fn tenants(&mut self, names: &[String]) -> Result<Vec<Client>> {
+        match self {
+            Self::Sqlite(dev) => dev.tenants(names).await,
+            Self::Redis(split, _) => names.iter().map(|name| split.another(&["--tenant", name])).collect(),
         }
     }
 
@@ -161,10 +169,21 @@ impl Limit {
 /// Preloads `n` no-op jobs, then lets them run: the rate from the first claim to the last result, both by the broker's
 /// clock, the rate of the preload over HTTP, and what Redis spent on all of it.
 pub async fn throughput(what: &str, broker: &str, n: usize, limit: Limit) -> Result<Value> {
+    over_queues(what, broker, n, limit, 1).await
+}
+
+/// The same over so many queues, in turn.
+pub async fn over_queues(what: &str, broker: &str, n: usize, limit: Limit, queues: usize) -> Result<Value> {
     let mut service = Service::start(broker, &[]).await?;
     service.hold().await?;
     let options = limit.options();
-    let line = |i| json!({"task": "noop", "kwargs": {"order_id": order(i)}, "options": options}).to_string() + "\n";
+    let line = |i| {
+        let mut job = json!({"task": "noop", "kwargs": {"order_id": order(i)}, "options": options});
+        if i % queues > 0 {
+            job["options"]["queue"] = format!("queue-{}", i % queues).into();
+        }
+        job.to_string() + "\n"
+    };
     let numbers: Vec<usize> = (0..n).collect();
     let bodies: Vec<String> =
         numbers.chunks(BATCH).map(|numbers| numbers.iter().copied().map(line).collect()).collect();
@@ -188,7 +207,7 @@ pub async fn throughput(what: &str, broker: &str, n: usize, limit: Limit) -> Res
     ensure!(finished == n, "{finished} of {n} jobs are there");
     check_results(service.client(), &ids).await?;
     let mut row = json!({
-        "what": what, "limit": limit.as_str(), "broker": broker,
+        "what": what, "limit": limit.as_str(), "broker": broker, "queues": queues,
         "n": n, "seconds": seconds, "wall_s": wall_s, "jobs_per_s": n as f64 / seconds,
         "submit_per_s": n as f64 / submit_s,
     });
