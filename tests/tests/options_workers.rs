@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use umbel_tests::{
-    Client, Split, durable_redis, guest,
+    Client, Dev, DevOptions, Split, durable_redis, guest,
     proxy::{Proxy, Way},
     until,
 };
@@ -314,4 +314,20 @@ async fn only_an_operator_orders_workers_about() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Its slots could run all of them at once.
+#[tokio::test]
+async fn jobs_wait_while_others_have_the_memory_that_guests_may_have_together() -> Result<()> {
+    let arguments = ["--concurrency", "8", "--guest-memory", "300MiB"].map(str::to_owned).to_vec();
+    let dev = Dev::with(DevOptions { arguments, ..DevOptions::default() }).await?;
+    dev.client.push("numbers").await?;
+    dev.client.result("nap", json!([0.0])).await?;
+    let start = Instant::now();
+    let nap = json!({"task": "nap", "args": [0.3], "options": {"memory_bytes": 256 << 20}});
+    for id in dev.client.batch((0..4).map(|_| nap.clone())).await? {
+        ensure!(dev.client.ended(&id, LIMIT).await?["state"] == "succeeded");
+    }
+    ensure!(start.elapsed() >= Duration::from_millis(1_200), "some ran at once: {:?}", start.elapsed());
+    Ok(())
 }

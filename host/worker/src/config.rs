@@ -48,6 +48,9 @@ settings! {
         /// Reads how much memory all running attempts may be granted together, bytes: an attempt that would go over it waits.
         /// By default three quarters of what the machine or the cgroup has. A test may replace it.
         pub guest_memory_bytes: fn() -> u64 = crate::operating_system::guest_memory_bytes,
+        /// All running attempts are granted no more than this together, bytes, whatever the machine has; but one attempt of the largest
+        /// memory limit is always granted. 0: what the machine has.
+        pub max_guest_memory_bytes: u64 = 0,
         /// Threads that run guests. More threads than cores gain nothing: guests share a thread by yielding.
         pub guest_threads: u32 = cores(),
         /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of

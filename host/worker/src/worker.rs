@@ -42,13 +42,14 @@ impl Worker {
         let background = tokio::runtime::Handle::current();
         // A sandbox with fewer slots makes attempts wait, so the worker's own number is the limit then.
         let most = runtime.sandbox().config().slots.max(config.concurrency);
-        let memory =
-            MemoryBudget::new(Box::new(config.guest_memory_bytes), runtime.bounds().max_memory_bytes, Instant::now());
+        let (look, max) = (config.guest_memory_bytes, config.max_guest_memory_bytes);
+        let look = move || if max == 0 { look() } else { look().min(max) };
+        let memory = MemoryBudget::new(Box::new(look), runtime.bounds().max_memory_bytes, Instant::now());
         let usual = memory.attempts(Policy::default().memory_bytes);
         if usual < config.concurrency {
             tracing::warn!(
                 worker = %config.id, slots = config.concurrency, attempts = usual,
-                "the machine has memory for fewer attempts of the usual memory limit than there are slots; further ones wait"
+                "there is memory for fewer attempts of the usual memory limit than there are slots; further ones wait"
             );
         }
         let attempts = Arc::new(Attempts::new(broker.clone(), runtime, memory, config.id.clone(), background));

@@ -7,7 +7,7 @@ use umbel_broker::Limits;
 use umbel_broker_redis::Durability;
 use umbel_model::{PolicyBounds, QueueName};
 
-use super::{OrNone, duration, patience};
+use super::{OrNone, duration, patience, size};
 
 /// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
@@ -139,6 +139,9 @@ pub struct RunFlags {
     /// Threads for guests; by default the number of cores
     #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
     pub guest_threads: Option<u32>,
+    /// Memory that all running jobs may be granted together; others wait. By default three quarters of the machine's or cgroup's
+    #[arg(long, env = "UMBEL_GUEST_MEMORY", value_parser = size, value_name = "SIZE")]
+    pub guest_memory: Option<u64>,
     /// Length of a lease; it is renewed well before it ends
     #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub lease: u64,

@@ -17,6 +17,7 @@ pub fn config(flags: &RunFlags, concurrency: Option<u32>) -> WorkerConfig {
         grace_ms: flags.shutdown_timeout.0.unwrap_or(default.grace_ms),
         lease_ms: flags.lease,
         guest_threads: flags.guest_threads.unwrap_or(default.guest_threads),
+        max_guest_memory_bytes: flags.guest_memory.unwrap_or(0),
         queues: served(&flags.queues),
         exclude: flags.queues.exclude.clone(),
         ..default
