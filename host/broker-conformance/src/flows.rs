@@ -91,6 +91,10 @@ pub(super) fn resumed_of(id: WorkflowId, plan: Plan, ends: Vec<NodeWasEnded>) ->
     let states: Vec<JobState> = ends.iter().map(|end| end.0).collect();
     let (begins, starts) = canvas::resume(&plan.nodes, &states);
     let mut flow = flow_of(id, plan);
+    for number in starts.iter().flat_map(|range| range.iter()) {
+        let node = &mut flow.nodes[number as usize];
+        node.when = node.when.of_start();
+    }
     flow.head.starts = starts;
     for ((node, begin), (_, result, failure)) in flow.nodes.iter_mut().zip(begins).zip(ends) {
         match (&mut node.work, begin) {

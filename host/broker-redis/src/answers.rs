@@ -161,8 +161,8 @@ impl Answer {
 fn input(place: &Place, value: String) -> Input {
     match (place.takes, place.after, place.when) {
         (true, Some(after), When::Failure) => Input::Error(after),
-        (true, Some(after), When::Success) if value.is_empty() => Input::Result(after),
-        (true, Some(_), When::Success) => Input::Value(value),
+        (true, Some(after), When::Success | When::Link) if value.is_empty() => Input::Result(after),
+        (true, Some(_), When::Success | When::Link) => Input::Value(value),
         _ => Input::Nothing,
     }
 }

@@ -25,13 +25,14 @@ use crate::{
 const MAX_CONNECTIONS: usize = 32;
 /// The functions whose answer says that a change is kept. What only workers and background services call is not among
 /// them: a lost claim or outcome makes a job run again, and loses none.
-const CONFIRMED: [&str; 10] = [
+const CONFIRMED: [&str; 11] = [
     "submit",
     "start_workflow",
     "cancel",
     "cancel_workflow",
     "run_now",
     "forget",
+    "forget_workflow",
     "control",
     "delete_queue",
     "put_document",

@@ -21,6 +21,8 @@ const MAX_NUMBER: u32 = 1 << 24;
 const FAILURE_BIT: u8 = 1;
 /// Of a job, that it takes its source's result; of a join, that a failure cancels the rest.
 const THIRD_BIT: u8 = 8;
+/// A `link`. Older releases do not look at it: with them it runs also after a failure that is not minded.
+const LINK_BIT: u8 = 16;
 const IS_JOIN: u8 = 1;
 const ARGUMENTS_APART: u8 = 2;
 const IS_KEPT: u8 = 4;
@@ -56,7 +58,11 @@ fn somebody(number: u32) -> Option<u32> {
 }
 
 fn when_in(bits: u8) -> When {
-    if bits & FAILURE_BIT > 0 { When::Failure } else { When::Success }
+    match (bits & FAILURE_BIT > 0, bits & LINK_BIT > 0) {
+        (true, _) => When::Failure,
+        (false, true) => When::Link,
+        (false, false) => When::Success,
+    }
 }
 
 fn on_failure_in(bits: u8) -> Result<OnFailure> {
@@ -69,7 +75,11 @@ fn on_failure_in(bits: u8) -> Result<OnFailure> {
 }
 
 fn bits(node: &NewNode, third: bool) -> u8 {
-    let when = if node.when == When::Failure { FAILURE_BIT } else { 0 };
+    let when = match node.when {
+        When::Success => 0,
+        When::Failure => FAILURE_BIT,
+        When::Link => LINK_BIT,
+    };
     let on_failure = match node.on_failure {
         OnFailure::Fail => 0,
         OnFailure::Continue => 2,

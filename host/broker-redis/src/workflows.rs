@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 use redis::Value;
 use umbel_broker::{
-    Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodePage, NodeValue, NodeWork, PAGE_SCAN, Result, Results,
-    STAGED_TTL_MS, WorkflowCancelled, WorkflowHead, WorkflowPage, WorkflowQuery, WorkflowRecord, WorkflowState,
-    WorkflowSubmitted, Workflows,
+    ADVANCE, Error, Limits, MAX_NODES_A_CALL, MAX_TEMPLATES, NewNode, NodePage, NodeValue, NodeWork, PAGE_SCAN, Result,
+    Results, STAGED_TTL_MS, WorkflowCancelled, WorkflowForgot, WorkflowHead, WorkflowPage, WorkflowQuery,
+    WorkflowRecord, WorkflowState, WorkflowSubmitted, Workflows,
 };
 use umbel_model::{TenantId, WorkflowId, canvas::node_job};
 
@@ -64,6 +64,17 @@ impl Workflows for RedisBroker {
         Ok(match workflow_state(code)? {
             WorkflowState::Running => WorkflowCancelled::Requested,
             state => WorkflowCancelled::AlreadyEnded(state),
+        })
+    }
+
+    async fn forget_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowForgot> {
+        let args = args([&member(tenant, id), &ADVANCE]);
+        let code: i64 = self.typed("forget_workflow", args, Repeat::OnlyUnsent).await?;
+        Ok(match code {
+            -2 => WorkflowForgot::Replaces,
+            -1 => WorkflowForgot::NotFound,
+            code if code == workflow_code(WorkflowState::Running) as i64 => WorkflowForgot::NotEnded,
+            _ => WorkflowForgot::Forgotten,
         })
     }
 

@@ -239,7 +239,7 @@ numbered! {
     }
     WorkflowState "state of a workflow" { Running = 0, Succeeded = 1, Failed = 2, Revoked = 3, Expired = 4 }
     Status "status" { Ok = 0, Failed = 1, Skipped = 2 }
-    When "error callback" { Success = 0, Failure = 1 }
+    When "callback" { Success = 0, Failure = 1, Link = 2 }
     OnFailure "policy of a node" { Fail = 0, Continue = 1, Ignore = 2 }
 }
 

@@ -10,13 +10,14 @@ use crate::{config::SqliteConfig, error::Fault, rows::RUNS};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("schema.sql"),
     include_str!("canvas.sql"),
     include_str!("limits.sql"),
     include_str!("rates.sql"),
     include_str!("scheduler.sql"),
     include_str!("queues.sql"),
+    include_str!("links.sql"),
 ];
 const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".

@@ -109,6 +109,7 @@ macro_rules! serve_in_process {
                 read nodes(&tenant: TenantId, id: WorkflowId, first: u32, max: u32, results: Results) -> NodePage;
                 read values(&tenant: TenantId, id: WorkflowId, first: u32, max: u32) -> Vec<NodeValue>;
                 write[ADVANCE as usize] cancel_workflow(&tenant: TenantId, id: WorkflowId) -> WorkflowCancelled;
+                write[ADVANCE as usize] forget_workflow(&tenant: TenantId, id: WorkflowId) -> WorkflowForgot;
             }
             $crate::serve_in_process! { $Broker: Controls
                 read queues(&tenant: TenantId) -> Vec<QueueStats>;

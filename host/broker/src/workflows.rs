@@ -8,6 +8,8 @@
 //!
 //! - A job that waits for success takes the adjusted status: `Ok` readies it; `Failed` ends it as `failed` with
 //!   `UPSTREAM_FAILED`, not in the dead set; `Skipped` ends it as `skipped`.
+//! - A `link` takes the adjusted status too, but is `skipped` after a failure that is adjusted to `Ok`: it never runs beside
+//!   the error callbacks of its step.
 //! - A job that waits for failure takes the raw status: `Failed` readies it; anything else ends it as `skipped`.
 //! - A join counts adjusted statuses. When none is pending it ends: `Failed` if one failed, else `Skipped` if one was
 //!   skipped, else `Ok`; with `cancel_rest`, its first failed arrival cancels its scope.
@@ -30,9 +32,9 @@
 //! status is `Ok`; else `revoked` or `expired` if it was cancelled; else `failed`.
 //!
 //! A job that is replaced (`Resolution::Replace`) goes back to `waiting`, with the new workflow as its child; when the
-//! child's end node ends, the job ends `succeeded`, with the child's result as its own by reference, or `failed` with
-//! `UPSTREAM_FAILED`. Cancelling such a job cancels its child. A child is deleted with the job that owns it, but
-//! not before it is over: its callbacks may outlive its end.
+//! child is over, callbacks and all, the job ends `succeeded`, with the child's result as its own by reference, or `failed`
+//! with `UPSTREAM_FAILED`. So whatever waits for the job, cancels it or sets it a deadline does so for all of the child.
+//! Cancelling such a job cancels its child. A child is deleted with the job that owns it, but not before it is over.
 //!
 //! Nodes are not in job listings, but in the dead set when they failed by themselves. They are deleted with their
 //! workflow.
@@ -111,6 +113,10 @@ pub trait Workflows: Send + Sync + fmt::Debug + 'static {
 
     /// Cancels a workflow: revokes what waits, asks the workers of what runs to stop.
     async fn cancel_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowCancelled>;
+
+    /// Deletes a workflow that is over, with its nodes and what replaced them. From then on nobody finds it; of a large one
+    /// `ADVANCE` nodes are deleted at once, and `prune` goes on with the rest.
+    async fn forget_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowForgot>;
 }
 
 /// Chunks of nodes on their way to the store at once: one is packed while the other is stored.
@@ -433,5 +439,16 @@ pub enum WorkflowCancelled {
     Requested,
     /// It was over; nothing was changed.
     AlreadyEnded(WorkflowState),
+    NotFound,
+}
+
+/// The answer to a request to delete a workflow that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkflowForgot {
+    Forgotten,
+    /// It runs.
+    NotEnded,
+    /// It replaced a job: it is deleted with that job.
+    Replaces,
     NotFound,
 }

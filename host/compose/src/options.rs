@@ -91,6 +91,10 @@ impl Options {
             let is_unknown = detail.starts_with("there is no ");
             shape(&pointer, if is_unknown { format!("{detail}, {OTHERS}") } else { detail })
         })?;
+        if policy.expires_ms == Some(0) {
+            let detail = "write at least 1; leave it out if the job may start at any time";
+            return Err(wrong("/options/expires_ms", detail).into());
+        }
         let start = countdown.or(eta);
         Ok(Self { policy, start, idempotency_key, expires_at, tags, headers, on_success, on_failure })
     }
@@ -211,6 +215,14 @@ mod tests {
         };
         assert_eq!(refused(r#"{"priority": 1, "tags": [], "priority": 2}"#), "/options/priority");
         assert_eq!(refused(r#"{"headers": {"a/b": "1", "a\u002fb": "2"}}"#), "/options/headers/a~1b");
+    }
+
+    #[test]
+    fn an_expiry_of_no_time_is_refused_where_it_meant_never() {
+        let refused = Options::parse(r#"{"expires_ms": 0}"#, 0);
+        let Err(crate::Error::Refused(faults)) = refused else { panic!("{refused:?}") };
+        assert_eq!((faults[0].kind, faults[0].pointer.as_str()), (FaultKind::Option, "/options/expires_ms"));
+        assert!(Options::parse(r#"{"expires_ms": null}"#, 0).is_ok());
     }
 
     #[test]

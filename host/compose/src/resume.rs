@@ -9,8 +9,8 @@ use umbel_broker::{
     NodeWork, Results, ValueError, WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
-    JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId,
-    canvas::{Join, Node, NodeEnd, Signature, Work, resume},
+    JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId, WorkflowSpec,
+    canvas::{Join, Node, NodeEnd, Range, Signature, Work, push_range, resume},
     large_value::REFERENCE,
 };
 
@@ -21,6 +21,7 @@ use crate::{
     error::{Faults, refused},
     job::spec_text,
     templates::rest_after_spec,
+    workflow::labelled,
 };
 
 /// Which module the nodes that are done again run.
@@ -122,7 +123,7 @@ impl<'c> Composer<'c> {
             NodeWork::Join { .. } => JobState::Waiting,
         };
         let states: Vec<JobState> = nodes.iter().map(state).collect();
-        let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Vec<_>>(), &states);
+        let (ends, starts) = resume(&nodes.iter().map(planned).collect::<Result<Vec<_>>>()?, &states);
         let mut templates = record.templates;
         templates.iter_mut().for_each(|template| template.nodes = 0);
         for (node, end) in nodes.iter().zip(&ends) {
@@ -135,9 +136,19 @@ impl<'c> Composer<'c> {
         if digests == Digests::Current {
             check_again(&nodes, &ends, &specs)?;
         }
-        let nodes: Vec<NewNode> =
-            nodes.into_iter().zip(ends).map(|(node, end)| renewed(node, end, &specs)).collect::<Result<_>>()?;
+        let is_dropped = |number: u32| ends[number as usize].is_dropped();
+        let renew = |node: NodeRecord| {
+            let end = ends[node.number as usize];
+            renewed(without_dropped(node, is_dropped), end, &specs)
+        };
+        let mut nodes: Vec<NewNode> = nodes.into_iter().map(renew).collect::<Result<_>>()?;
+        for number in starts.iter().flat_map(|range| range.iter()) {
+            let node = &mut nodes[number as usize];
+            node.when = node.when.of_start();
+        }
         let mut head = self.head(head, Some(record.id))?;
+        let labels = serde_json::from_str::<WorkflowSpec>(&record.spec).map(|spec| spec.labels).unwrap_or_default();
+        head.spec = labelled(&head.spec, labels)?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, record.end);
         Ok(NewWorkflow { head, nodes })
     }
@@ -193,8 +204,33 @@ fn check_again(nodes: &[NodeRecord], ends: &[NodeEnd], specs: &[(NodeSpec, Broke
     faults.done()
 }
 
+/// A join without the members that were dropped.
+fn without_dropped(mut node: NodeRecord, is_dropped: impl Fn(u32) -> bool) -> NodeRecord {
+    if let NodeWork::Join { members, .. } = &mut node.work
+        && members.iter().flat_map(|range| range.iter()).any(&is_dropped)
+    {
+        let mut left = Vec::new();
+        let kept = members.iter().flat_map(|range| range.iter()).filter(|member| !is_dropped(*member));
+        kept.for_each(|member| push_range(&mut left, Range::one(member)));
+        *members = left;
+    }
+    node
+}
+
+/// The node whose job added this one to its group.
+fn added_by(node: &NodeRecord) -> Result<Option<u32>> {
+    let NodeWork::Job { record, .. } = &node.work else { return Ok(None) };
+    let Some(stored) = record.node.as_ref().filter(|node| node.arguments.contains(r#""added_by""#)) else {
+        return Ok(None);
+    };
+    let arguments: NodeArguments = serde_json::from_str(&stored.arguments)
+        .map_err(|e| Error::Corrupt(format!("arguments of node {}: {e}", node.number)))?;
+    // A number that a guest could not have given: but a resumed workflow must not depend on it.
+    Ok(arguments.added_by.filter(|by| *by < node.number))
+}
+
 /// The node as `resume` looks at it: what it is called with makes no difference there.
-fn planned(node: &NodeRecord) -> Node {
+fn planned(node: &NodeRecord) -> Result<Node> {
     let (work, takes) = match &node.work {
         NodeWork::Job { record, takes, .. } => (Work::Job(Signature::new(record.task.clone())), *takes),
         NodeWork::Join { members, scope, cancel_rest, pending, .. } => {
@@ -202,7 +238,7 @@ fn planned(node: &NodeRecord) -> Node {
             (Work::Join(Join { members, scope, cancel_rest: *cancel_rest, pending: *pending }), false)
         }
     };
-    Node {
+    Ok(Node {
         work,
         when: node.when,
         on_failure: node.on_failure,
@@ -210,10 +246,11 @@ fn planned(node: &NodeRecord) -> Node {
         takes,
         group: node.group,
         members_on_failure: None,
+        added_by: added_by(node)?,
         next: node.next.clone(),
         label: None,
         pointer: String::new(),
-    }
+    })
 }
 
 fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule)]) -> Result<NewNode> {
@@ -223,6 +260,7 @@ fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule
             let arguments = record.node.map_or_else(|| "{}".to_owned(), |node| node.arguments);
             let kept = match end {
                 NodeEnd::Kept(state) => Some(Kept { state, result: record.result, failure: record.failure }),
+                NodeEnd::Dropped => Some(Kept { state: JobState::Skipped, result: None, failure: None }),
                 NodeEnd::KeptJoin | NodeEnd::Redo { .. } => None,
             };
             let broker_options = match (specs.get(template as usize), &kept) {
@@ -238,9 +276,10 @@ fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule
         (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept: false }
         }
-        (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Kept(_) | NodeEnd::KeptJoin) => {
-            NewWork::Join { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true }
-        }
+        (
+            NodeWork::Join { members, scope, cancel_rest, .. },
+            NodeEnd::Kept(_) | NodeEnd::KeptJoin | NodeEnd::Dropped,
+        ) => NewWork::Join { members, scope, cancel_rest, pending: 0, failed: 0, skipped: 0, kept: true },
     };
     Ok(NewNode { when, on_failure, after, group, next, work })
 }

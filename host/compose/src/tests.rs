@@ -117,6 +117,22 @@ async fn a_spec_carries_what_running_and_reading_a_node_needs() {
 }
 
 #[tokio::test]
+async fn labels_of_groups_and_chains_are_kept_as_far_as_there_is_room() {
+    let spec_of = async |canvas| -> umbel_model::WorkflowSpec {
+        serde_json::from_str(&composed(canvas).await.head.spec).unwrap()
+    };
+    let task = json!({"task": "now", "label": "in its node"});
+    let spec =
+        spec_of(json!({"chain": [{"group": [task], "label": "g"}, {"task": "now", "immutable": true}], "label": "c"}))
+            .await;
+    assert_eq!(spec.labels.groups, [(0, "g".to_owned())]);
+    assert_eq!(spec.labels.chains, [(2, "c".to_owned())]);
+    let many: Vec<_> = (0..200).map(|_| json!({"group": [], "label": "x".repeat(128)})).collect();
+    let spec = spec_of(json!({"group": many})).await;
+    assert_eq!(spec.labels.groups.len(), 128);
+}
+
+#[tokio::test]
 async fn members_that_are_added_later_fail_as_their_group_says() {
     let canvas = json!({"group": [{"chain": [{"task": "now"}, {"task": "now", "immutable": true}]}, {"task": "now"}], "on_failure": "continue"});
     let NewWorkflow { head, nodes } = composed(canvas).await;
@@ -130,7 +146,12 @@ async fn members_that_are_added_later_fail_as_their_group_says() {
     let composer = Composer { tasks: &Known, rules: &rules, tenant: &tenant, stamps: &stamps, now_ms: 1, pointer: "" };
     let added: Vec<Canvas> =
         serde_json::from_value(json!([{"task": "now"}, {"task": "now", "on_failure": "fail"}])).unwrap();
-    let members = composer.members(added, Some(OnFailure::Continue), Some(7)).await.unwrap();
+    let members = composer.members(added, 4, Some(OnFailure::Continue), Some(7)).await.unwrap();
+    for node in &members.nodes {
+        let NewWork::Job { arguments, .. } = &node.work else { panic!() };
+        let arguments: NodeArguments = serde_json::from_str(arguments).unwrap();
+        assert_eq!(arguments.added_by, Some(4), "a resumed workflow knows what is added again");
+    }
     assert_eq!(members.nodes[0].on_failure, OnFailure::Continue);
     assert_eq!(members.nodes[1].on_failure, OnFailure::Fail);
     let spec: NodeSpec = serde_json::from_str(&members.templates[0].spec).unwrap();
@@ -239,10 +260,10 @@ async fn members_are_numbered_from_zero() {
     let composer = Composer { tasks: &Known, rules: &rules, tenant: &tenant, stamps: &stamps, now_ms: 0, pointer: "" };
     let members: Vec<Canvas> =
         serde_json::from_str(r#"[{"task":"now"},{"chain":[{"task":"now"},{"task":"inc"}]}]"#).unwrap();
-    let made = composer.members(members, None, None).await.unwrap();
+    let made = composer.members(members, 0, None, None).await.unwrap();
     assert_eq!((made.nodes.len(), made.templates.len(), made.ends.len()), (3, 2, 1));
     let wrong: Vec<Canvas> = serde_json::from_str(r#"[{"task":"now"},{"task":"inc"}]"#).unwrap();
-    let Err(Error::Refused(faults)) = composer.members(wrong, None, None).await else { panic!() };
+    let Err(Error::Refused(faults)) = composer.members(wrong, 0, None, None).await else { panic!() };
     assert_eq!(faults[0].pointer, "/1/kwargs/x");
 }
 

@@ -5,7 +5,8 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 use serde_json::value::RawValue;
 use umbel_broker::{NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
 use umbel_model::{
-    Canvas, JobId, NodeArguments, OnFailure, Stamps, TaskName, TenantId, UnixMs, WorkflowId, WorkflowSpec,
+    Canvas, CompositeLabels, JobId, NodeArguments, OnFailure, Stamps, TaskName, TenantId, UnixMs, WorkflowId,
+    WorkflowSpec,
     canvas::{CanvasError, Each, Join, Node, Plan, Signature, Work, plan, plan_members},
     outcome::MAX_DELAY_MS,
     policy::DEFAULT_RESULT_TTL_MS,
@@ -79,17 +80,19 @@ impl<'c> Composer<'c> {
         Box::pin(async move { self.compose(canvas, head, Some(options)).await })
     }
 
-    /// More members for the group that a running job is in. `on_failure` is what the group says of its members, `keep_ms` how long
-    /// the workflow is kept, if that was said.
+    /// More members for the group that the running job of node `added_by` is in. `on_failure` is what the group says of its
+    /// members, `keep_ms` how long the workflow is kept, if that was said.
     pub fn members(
         self,
         members: Vec<Canvas>,
+        added_by: u32,
         on_failure: Option<OnFailure>,
         keep_ms: Option<u64>,
     ) -> Composing<'c, NewMembers> {
         Box::pin(async move {
             let limits = self.rules.limits.canvas;
-            let (plan, ends) = plan_members(members, on_failure, limits).map_err(|e| self.misplanned(e))?;
+            let (mut plan, ends) = plan_members(members, on_failure, limits).map_err(|e| self.misplanned(e))?;
+            plan.nodes.iter_mut().for_each(|node| node.added_by = Some(added_by));
             let (templates, nodes) = self.nodes(plan.nodes, None, keep_ms).await?;
             Ok(NewMembers { templates, nodes, ends, starts: plan.starts })
         })
@@ -99,7 +102,8 @@ impl<'c> Composer<'c> {
         // First: tags and headers are in every template.
         let mut head = self.head(head, None)?;
         let plan = plan(canvas, self.rules.limits.canvas).map_err(|e| self.misplanned(e))?;
-        let Plan { nodes, starts, end } = plan;
+        head.spec = labelled(&head.spec, labels_of(&plan))?;
+        let Plan { nodes, starts, end, .. } = plan;
         let keep_ms = Some(head.keep_ms).filter(|ms| *ms != DEFAULT_RESULT_TTL_MS);
         let (templates, nodes) = self.nodes(nodes, first.as_ref(), keep_ms).await?;
         (head.templates, head.nodes, head.starts, head.end) = (templates, nodes.len() as u32, starts, end);
@@ -124,6 +128,7 @@ impl<'c> Composer<'c> {
             v: 1,
             name: head.name,
             stamps: self.stamps.clone(),
+            labels: CompositeLabels::default(),
             resume_of,
             body: head.key.as_ref().map(|key| key.canonical_body.clone()),
         };
@@ -158,7 +163,8 @@ impl<'c> Composer<'c> {
         let mut left = self.rules.limits.max_bytes;
         let mut made = Vec::with_capacity(nodes.len());
         for node in nodes {
-            let Node { work, when, on_failure, after, takes, group, members_on_failure, next, label, pointer } = node;
+            let facts = NodeFacts::of(&node);
+            let Node { work, when, on_failure, after, takes, group, next, pointer, .. } = node;
             let work = match work {
                 Work::Join(Join { members, scope, cancel_rest, pending }) => {
                     Some(NewWork::Join { members, scope, cancel_rest, pending, failed: 0, skipped: 0, kept: false })
@@ -170,7 +176,7 @@ impl<'c> Composer<'c> {
                         None
                     }
                     Some(task) => {
-                        let (arguments, options) = arguments(signature, label, members_on_failure);
+                        let (arguments, options) = facts.arguments(signature);
                         let call = Call { arguments: &arguments, takes, pointer: &pointer };
                         self.check(task, call, &mut faults).await;
                         let options = match first.filter(|_| pointer.is_empty()) {
@@ -261,13 +267,50 @@ impl<'c> Composer<'c> {
     }
 }
 
-/// The arguments of a signature as they are stored, and its options.
-fn arguments(
-    signature: Signature,
+/// Bytes of the labels of a workflow's groups and chains, which every listing of workflows reads.
+const MAX_LABELS_BYTES: usize = 16 << 10;
+
+/// The labels of a plan's groups and chains: the first ones, as many as there is room for.
+fn labels_of(plan: &Plan) -> CompositeLabels {
+    let mut left = MAX_LABELS_BYTES;
+    let mut fits = |label: &String| left.checked_sub(label.len()).inspect(|rest| left = *rest).is_some();
+    let group = |(number, node): (u32, &Node)| match &node.work {
+        Work::Join(_) => node.label.clone().map(|label| (number, label)),
+        Work::Job(_) => None,
+    };
+    let groups = (0..).zip(&plan.nodes).filter_map(group).filter(|(_, label)| fits(label)).collect();
+    let chains = plan.chain_labels.iter().map(|(number, label)| (*number, label.clone()));
+    CompositeLabels { groups, chains: chains.filter(|(_, label)| fits(label)).collect() }
+}
+
+/// The spec of a workflow with these labels.
+pub(crate) fn labelled(spec: &str, labels: CompositeLabels) -> Result<String> {
+    if labels.is_empty() {
+        return Ok(spec.to_owned());
+    }
+    let spec: WorkflowSpec =
+        serde_json::from_str(spec).map_err(|e| Error::Corrupt(format!("spec of a workflow: {e}")))?;
+    Ok(spec_text(&WorkflowSpec { labels, ..spec }))
+}
+
+/// What is stored with the arguments of a node beside them.
+struct NodeFacts {
     label: Option<String>,
     members_on_failure: Option<OnFailure>,
-) -> (NodeArguments, Option<Box<RawValue>>) {
-    let Signature { args, kwargs, each, options, .. } = signature;
-    let (map, starmap) = Each::split(each);
-    (NodeArguments { args, kwargs, map, starmap, label, members_on_failure }, options)
+    added_by: Option<u32>,
+}
+
+impl NodeFacts {
+    fn of(node: &Node) -> Self {
+        let Node { label, members_on_failure, added_by, .. } = node;
+        Self { label: label.clone(), members_on_failure: *members_on_failure, added_by: *added_by }
+    }
+
+    /// The arguments of the node's signature as they are stored, and its options.
+    fn arguments(self, signature: Signature) -> (NodeArguments, Option<Box<RawValue>>) {
+        let Self { label, members_on_failure, added_by } = self;
+        let Signature { args, kwargs, each, options, .. } = signature;
+        let (map, starmap) = Each::split(each);
+        (NodeArguments { args, kwargs, map, starmap, label, members_on_failure, added_by }, options)
+    }
 }

@@ -164,6 +164,26 @@ pub struct NodeArguments {
     /// What its group says of the failure of members that say nothing themselves: for the members that it may add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members_on_failure: Option<OnFailure>,
+    /// The node of its workflow whose job added it to the group while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<u32>,
+}
+
+/// The labels of steps that are no jobs, by nodes of their workflow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompositeLabels {
+    /// Of groups and chords: by the join of the group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<(u32, String)>,
+    /// By the last node of the chain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<(u32, String)>,
+}
+
+impl CompositeLabels {
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.chains.is_empty()
+    }
 }
 
 /// The specification of a workflow as a whole.
@@ -175,6 +195,8 @@ pub struct WorkflowSpec {
     /// Its jobs inherit them.
     #[serde(flatten)]
     pub stamps: Stamps,
+    #[serde(default, skip_serializing_if = "CompositeLabels::is_empty")]
+    pub labels: CompositeLabels,
     /// The workflow whose failed nodes this one does again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_of: Option<WorkflowId>,

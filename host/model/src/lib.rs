@@ -25,8 +25,8 @@ pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
 pub use job::{
-    JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps, WorkflowSpec,
-    WorkflowState,
+    CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,
+    WorkflowSpec, WorkflowState,
 };
 pub use json_text::JsonText;
 pub use large_value::LargeValue;

@@ -56,7 +56,8 @@ impl RequestComposer {
                 all.extend(read::<Vec<Canvas>>(list)?);
             }
             let on_failure = delivery.node.as_ref().and_then(|node| members_on_failure(&node.arguments));
-            growth.members = Some(composer.members(all, on_failure, keep_ms).await.map_err(refused)?);
+            let added_by = delivery.node.as_ref().map_or(0, |node| node.node);
+            growth.members = Some(composer.members(all, added_by, on_failure, keep_ms).await.map_err(refused)?);
         }
         Ok((growth, replaced_by))
     }

@@ -102,7 +102,7 @@ views! {
         /// Its source: the node that ends before.
         after: Option<u32> = node.after,
         /// `success`, or `failure` of an error callback.
-        when: &'static str = if node.when == When::Success { "success" } else { "failure" },
+        when: &'static str = if node.when == When::Failure { "failure" } else { "success" },
         /// Whether its source's result goes in front of its arguments.
         takes: bool = matches!(node.work, NodeWork::Job { takes: true, .. }),
         /// The nodes that wait for it.

@@ -121,7 +121,7 @@ impl<'a> Builder<'a> {
             }
             let callback = self.chain_from(callback, depth + 1);
             match when {
-                When::Success => step.link.push(callback),
+                When::Success | When::Link => step.link.push(callback),
                 When::Failure => step.link_error.push(callback),
             }
         }

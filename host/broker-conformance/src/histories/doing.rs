@@ -170,6 +170,10 @@ impl History {
                 Some((tenant, id)) => Doing::CancelFlow(tenant.clone(), *id),
                 None => Doing::Nothing,
             },
+            Step::ForgetFlow { flow } => match pick(&self.flows, *flow) {
+                Some((tenant, id)) => Doing::ForgetFlow(tenant.clone(), *id),
+                None => Doing::Nothing,
+            },
             Step::CancelNode { flow, node, terminate } => match self.node(*flow, *node).await {
                 Some((tenant, id)) => Doing::Cancel(tenant, id, *terminate),
                 None => Doing::Nothing,

@@ -30,6 +30,7 @@ pub(super) enum Doing {
     List(JobQuery),
     Flow(Box<NewWorkflow>, Parts),
     CancelFlow(TenantId, WorkflowId),
+    ForgetFlow(TenantId, WorkflowId),
     ListFlows(WorkflowQuery),
 }
 
@@ -97,6 +98,7 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
         Doing::List(query) => format!("{:?} {:?}", broker.jobs(query).await, broker.ready_queues().await),
         Doing::Flow(flow, parts) => submit_parts(broker, flow, *parts).await,
         Doing::CancelFlow(tenant, id) => format!("{:?}", broker.cancel_workflow(tenant, *id).await),
+        Doing::ForgetFlow(tenant, id) => format!("{:?}", broker.forget_workflow(tenant, *id).await),
         Doing::ListFlows(query) => format!("{:?}", broker.workflows(query).await),
     };
     done

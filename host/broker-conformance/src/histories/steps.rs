@@ -121,6 +121,9 @@ pub(super) enum Step {
     CancelFlow {
         flow: usize,
     },
+    ForgetFlow {
+        flow: usize,
+    },
     CancelNode {
         flow: usize,
         node: u32,
@@ -300,6 +303,7 @@ fn about_flows() -> BoxedStrategy<Step> {
         1 => (any::<usize>(), parts()).prop_map(|(flow, parts)| Step::FlowAgain { flow, parts }),
         2 => any::<usize>().prop_map(|flow| Step::Resume { flow }),
         1 => any::<usize>().prop_map(|flow| Step::CancelFlow { flow }),
+        1 => any::<usize>().prop_map(|flow| Step::ForgetFlow { flow }),
         1 => (node(), any::<bool>())
             .prop_map(|((flow, node), terminate)| Step::CancelNode { flow, node, terminate }),
         1 => node().prop_map(|(flow, node)| Step::ForgetNode { flow, node }),

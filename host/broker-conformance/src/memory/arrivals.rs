@@ -21,11 +21,25 @@ use umbel_broker::{
 impl State {
     // ---- the work list
 
-    /// Does at most `ADVANCE` nodes of the list, then looks which workflows are over.
+    /// Does at most `ADVANCE` nodes of the list. When nothing is left of it, looks which workflows are over: the end of one
+    /// may end the job that it replaced, from which more follows.
     pub(super) fn advance(&mut self) {
-        for _ in 0..ADVANCE {
+        let mut budget = ADVANCE;
+        loop {
+            self.do_items(&mut budget);
+            self.finish_workflows();
+            if budget == 0 || self.queued_items.is_empty() {
+                break;
+            }
+        }
+        self.put_off();
+    }
+
+    fn do_items(&mut self, budget: &mut u32) {
+        while *budget > 0 {
             let list = if self.queued_items.is_empty() { &mut self.work_items } else { &mut self.queued_items };
             let Some(item) = list.pop_front() else { break };
+            *budget -= 1;
             if let Some(rest) = item.clone().rest(1) {
                 list.push_front(rest);
             }
@@ -39,8 +53,6 @@ impl State {
                 }
             }
         }
-        self.put_off();
-        self.finish_workflows();
     }
 
     /// Leaves the step's own items that are left to later steps.
@@ -98,10 +110,8 @@ impl State {
         let adjusted = adjusted(raw, node.on_failure);
         let arrive = |nodes: &Range| WorkItem::Arrive { workflow: workflow.clone(), nodes: *nodes, raw, adjusted };
         self.queued_items.extend(node.next.iter().map(arrive));
-        let Some(stored) = self.workflows.get_mut(&workflow).filter(|stored| stored.head.end == number) else { return };
-        stored.end = Some(adjusted);
-        if let Some(job) = stored.head.parent {
-            self.queued_items.push_back(WorkItem::Adopt { tenant: tenant.clone(), job, status: adjusted });
+        if let Some(stored) = self.workflows.get_mut(&workflow).filter(|stored| stored.head.end == number) {
+            stored.end = Some(adjusted);
         }
     }
 
@@ -145,6 +155,9 @@ impl State {
             let (keep_ms, replaces) = (workflow.head.keep_ms, workflow.head.parent.is_some());
             workflow.delete_at = delete_workflow_at(now, keep_ms, replaces, workflow.orphaned);
             self.notifications.ended.push(key.1);
+            if let Some(job) = workflow.head.parent {
+                self.queued_items.push_back(WorkItem::Adopt { tenant: key.0.clone(), job, status: end });
+            }
         }
     }
 

@@ -75,9 +75,9 @@ impl State {
                 deliveries.push(self.deliver(&key, claim, deliveries.len()));
             }
         }
-        self.put_off();
         // One that expired may have been the last of its workflow.
         self.finish_workflows();
+        self.put_off();
         deliveries
     }
 

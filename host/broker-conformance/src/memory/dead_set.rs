@@ -34,7 +34,7 @@ impl State {
 
     // ---- deletion
 
-    /// Deletes a job. Its child is deleted next, or when it is over: callbacks may outlive its end.
+    /// Deletes a job. Its child is deleted next, or when it is over: the job may have been cancelled before.
     pub(super) fn delete_job(&mut self, key: &Key) {
         self.leave_dead(key);
         let now = self.now;

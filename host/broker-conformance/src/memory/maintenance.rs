@@ -1,6 +1,6 @@
 //! The passage of time in the model: what is due, leases that are over, and what is deleted.
 
-use umbel_model::{JobState, UnixMs, canvas::node_job};
+use umbel_model::{JobState, TenantId, UnixMs, WorkflowId, canvas::node_job};
 
 use super::{records::Key, state::State};
 use umbel_broker::{
@@ -94,6 +94,22 @@ impl State {
             }
         }
         count
+    }
+
+    pub(super) fn forget_workflow(&mut self, tenant: &TenantId, id: WorkflowId) -> WorkflowForgot {
+        let (key, now) = ((tenant.clone(), id), self.now);
+        let Some(found) = self.workflows.get_mut(&key).filter(|workflow| !workflow.is_hidden()) else {
+            return WorkflowForgot::NotFound;
+        };
+        if found.head.parent.is_some() {
+            return WorkflowForgot::Replaces;
+        }
+        if found.finished.is_none() {
+            return WorkflowForgot::NotEnded;
+        }
+        found.delete_at = Some(now);
+        self.prune_workflow(&key, ADVANCE);
+        WorkflowForgot::Forgotten
     }
 
     /// Deletes at most `max` of a workflow's nodes and then itself; how many.

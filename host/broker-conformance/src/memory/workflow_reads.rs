@@ -27,7 +27,7 @@ impl State {
         let (place, node) = (job.place.as_ref()?, job.record.node.as_ref()?);
         let input = match (place.takes, place.node.after, place.node.when) {
             (true, Some(after), When::Failure) => Input::Error(after),
-            (true, Some(after), When::Success) => self.input(&key.0, node.workflow, after),
+            (true, Some(after), When::Success | When::Link) => self.input(&key.0, node.workflow, after),
             _ => Input::Nothing,
         };
         let depth = self.workflows.get(&(key.0.clone(), node.workflow)).map_or(0, |w| w.head.depth);

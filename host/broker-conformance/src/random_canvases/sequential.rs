@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use umbel_model::canvas::When;
 
 use super::{
     draw::{End, Life, Named, Trial},
@@ -86,8 +87,8 @@ impl Ended {
 #[derive(Debug, Clone, Default)]
 struct At {
     source: Option<Rc<Ended>>,
-    /// It waits for the failure of its source.
-    on_error: bool,
+    /// The end of its source that it waits for.
+    when: When,
     /// What the group around it says of its members.
     policy: Option<OnFailure>,
 }
@@ -110,13 +111,13 @@ impl Model<'_> {
             self.group(members, own, at.policy, at)
         } else if let Some(header) = steps(step, "chord") {
             let header = self.group(header, own, None, at);
-            self.step(&step["body"], &At { source: Some(header), on_error: false, policy: at.policy })
+            self.step(&step["body"], &At { source: Some(header), when: When::Success, policy: at.policy })
         } else {
             self.task(step, own.or(at.policy).unwrap_or_default(), at)
         };
-        for (name, on_error) in [("link", false), ("link_error", true)] {
+        for (name, when) in [("link", When::Link), ("link_error", When::Failure)] {
             for callback in steps(step, name).into_iter().flatten() {
-                self.step(callback, &At { source: Some(end.clone()), on_error, policy: None });
+                self.step(callback, &At { source: Some(end.clone()), when, policy: None });
             }
         }
         end
@@ -127,7 +128,7 @@ impl Model<'_> {
         let (last, front) = list.split_last().expect("a chain has a step");
         for step in front {
             let end = self.step(step, &at);
-            at = At { source: Some(end), on_error: false, policy: None };
+            at = At { source: Some(end), when: When::Success, policy: None };
         }
         self.step(last, &At { policy, ..at })
     }
@@ -234,11 +235,11 @@ impl Model<'_> {
 impl At {
     /// What the end of the source means here.
     fn arrival(&self) -> Status {
-        match (&self.source, self.on_error) {
-            (None, _) => Status::Ok,
-            (Some(source), false) => source.adjusted(),
-            (Some(source), true) if source.raw == Status::Failed => Status::Ok,
-            (Some(_), true) => Status::Skipped,
+        let Some(source) = &self.source else { return Status::Ok };
+        match (self.when, source.raw, source.adjusted()) {
+            (When::Failure, Status::Failed, _) => Status::Ok,
+            (When::Failure, ..) | (When::Link, Status::Failed, Status::Ok) => Status::Skipped,
+            (When::Success | When::Link, _, adjusted) => adjusted,
         }
     }
 }
@@ -247,7 +248,7 @@ fn arguments(step: &Value, at: &At) -> Vec<Value> {
     let immutable = step.get("immutable").is_some();
     let mut arguments = Vec::new();
     if let (false, Some(source)) = (immutable, &at.source) {
-        let input = if at.on_error { Some(source.error()) } else { source.given() };
+        let input = if at.when == When::Failure { Some(source.error()) } else { source.given() };
         arguments.push(input.expect("what failed does not start what waits for success"));
     }
     arguments.extend(steps(step, "args").into_iter().flatten().cloned());

@@ -177,12 +177,49 @@ pub async fn error_callbacks_see_a_failure_that_others_do_not_mind(s: Subject) {
     s.run("a", fail()).await;
     let mut ready: Vec<_> = s.claim(10).await;
     ready.sort_by_key(task_of);
-    // A link waits for success as the next step does.
-    assert_eq!(ready.iter().map(task_of).collect::<Vec<_>>(), ["b", "e", "l"]);
+    assert_eq!(ready.iter().map(task_of).collect::<Vec<_>>(), ["b", "e"]);
     for delivery in &ready {
         s.settle(delivery, succeed("1")).await;
     }
-    assert_eq!(f.state().await, WorkflowState::Succeeded);
+    f.is_over(WorkflowState::Succeeded, "a:failed b:succeeded e:succeeded l:skipped").await;
+}
+
+pub async fn a_link_never_runs_beside_the_error_callbacks_of_its_step(s: Subject) {
+    let callbacks = r#""link":[{"chain":[{"task":"l"},{"task":"m"}]},{"group":[]},{"group":[{"task":"k"}]}],"link_error":[{"task":"e"}]"#;
+    for (n, policy) in [(1, "continue"), (3, "ignore")] {
+        let task = format!(r#"{{"chain":[{{"task":"a","on_failure":"{policy}",{callbacks}}},{{"task":"z"}}]}}"#);
+        let group = format!(
+            r#"{{"chain":[{{"group":[{{"group":[{{"task":"a"}}],{callbacks}}}],"on_failure":"{policy}"}},{{"task":"z"}}]}}"#
+        );
+        for (n, json) in [(n, task), (n + 1, group)] {
+            let f = s.begin(&flow(n, &json)).await;
+            s.run("a", fail()).await;
+            let mut ready = s.claim(10).await;
+            ready.sort_by_key(task_of);
+            assert_eq!(ready.iter().map(task_of).collect::<Vec<_>>(), ["e", "z"], "{json}");
+            for delivery in &ready {
+                s.settle(delivery, succeed("1")).await;
+            }
+            for task in ["l", "m", "k"] {
+                assert_eq!(f.job(task).await.state, JobState::Skipped, "{task} of {json}");
+            }
+            assert_eq!(f.state().await, WorkflowState::Succeeded);
+            s.nothing_is_ready().await;
+        }
+    }
+}
+
+pub async fn a_link_that_is_resumed_starts_with_the_workflow(s: Subject) {
+    let json = r#"{"task":"a","on_failure":"ignore","link":[{"task":"l"}],"link_error":[{"task":"e"}]}"#;
+    // It failed itself, after a step that succeeded.
+    let resumed = resumed(1, json, |task| match task {
+        "a" => (JobState::Succeeded, Some("1")),
+        "l" => (JobState::Failed, None),
+        _ => (JobState::Skipped, None),
+    });
+    let f = s.begin(&resumed).await;
+    s.run("l", succeed("1")).await;
+    f.is_over(WorkflowState::Succeeded, "a:succeeded e:skipped l:succeeded").await;
 }
 
 pub async fn an_error_callback_of_a_step_that_never_ran_runs_too(s: Subject) {

@@ -81,14 +81,59 @@ pub async fn the_error_callback_of_a_replaced_node_runs_when_its_replacement_fai
     let a = s.next("a").await;
     s.replace(&a, 2, r#"{"task":"b","link_error":[{"task":"g"}]}"#).await;
     s.run("b", fail()).await;
-    let mut callbacks = s.claim(10).await;
-    callbacks.sort_by_key(task_of);
-    assert_eq!(callbacks.iter().map(task_of).collect::<Vec<_>>(), ["e", "g"]);
-    for callback in &callbacks {
-        assert_eq!(input(callback), Input::Error(0));
-        s.settle(callback, succeed("1")).await;
+    for callback in ["g", "e"] {
+        assert_eq!(input(&s.run(callback, succeed("1")).await), Input::Error(0));
     }
     f.is_over(WorkflowState::Failed, "a:failed e:succeeded").await;
+}
+
+pub async fn a_replaced_job_waits_for_the_callbacks_of_its_replacement(s: Subject) {
+    let f = s.begin_json(r#"{"chain":[{"task":"a"},{"task":"z"}]}"#).await;
+    let a = s.next("a").await;
+    let outer = s.replace(&a, 2, r#"{"task":"b","link":[{"task":"l"}],"link_error":[{"task":"e"}]}"#).await;
+    s.run("b", succeed("1")).await;
+    assert_eq!(f.shown().await, "a:waiting z:waiting");
+    assert_eq!(f.state().await, WorkflowState::Running);
+    // The callback is replaced by a workflow with a callback of its own.
+    let l = s.next("l").await;
+    let inner = s.replace(&l, 3, r#"{"task":"c","link":[{"task":"d"}]}"#).await;
+    s.run("c", succeed("1")).await;
+    assert_eq!(outer.shown().await, "b:succeeded e:skipped l:waiting");
+    // A callback that fails fails nothing.
+    s.run("d", fail()).await;
+    assert_eq!(inner.state().await, WorkflowState::Succeeded);
+    outer.is_over(WorkflowState::Succeeded, "b:succeeded e:skipped l:succeeded").await;
+    s.run("z", succeed("1")).await;
+    f.is_over(WorkflowState::Succeeded, "a:succeeded z:succeeded").await;
+    s.nothing_is_ready().await;
+}
+
+pub async fn callbacks_of_a_replacement_are_cancelled_with_what_it_replaced(s: Subject) {
+    let f = s.begin_json(r#"{"task":"a"}"#).await;
+    let a = s.next("a").await;
+    let child = s.replace(&a, 2, r#"{"task":"b","link":[{"task":"l"},{"task":"m"}]}"#).await;
+    s.run("b", succeed("1")).await;
+    let running = s.claim_one().await;
+    assert_eq!(f.cancel().await, WorkflowCancelled::Requested);
+    assert_eq!(s.renew(&running).await, LeaseState::Cancel);
+    s.settle(&running, Resolution::Revoke).await;
+    assert!(child.shown().await.matches("revoked").count() == 2, "{}", child.shown().await);
+    f.is_over(WorkflowState::Revoked, "a:revoked").await;
+    s.nothing_is_ready().await;
+}
+
+pub async fn a_deadline_reaches_the_callbacks_of_a_replacement(s: Subject) {
+    let mut late = flow(1, r#"{"task":"a"}"#);
+    late.head.deadline_ms = 1_000;
+    let f = s.begin(&late).await;
+    let a = s.next("a").await;
+    let child = s.replace(&a, 2, r#"{"task":"b","link":[{"task":"l"}]}"#).await;
+    s.run("b", succeed("1")).await;
+    s.pass(1_000);
+    s.broker.promote(10).await.unwrap();
+    assert_eq!(child.shown().await, "b:succeeded l:expired");
+    f.is_over(WorkflowState::Expired, "a:expired").await;
+    s.nothing_is_ready().await;
 }
 
 pub async fn a_replacement_whose_failure_is_not_minded_is_a_success(s: Subject) {

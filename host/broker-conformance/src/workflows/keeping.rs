@@ -39,6 +39,49 @@ async fn nothing_is_left(s: &Subject, f: &Flow<'_>, nodes: u32) {
     assert_eq!(s.broker.promote(10).await.unwrap(), Promoted { moved: 0, expired: 0, opened: 0, next_due: None });
 }
 
+pub async fn a_workflow_that_is_over_can_be_forgotten_at_once(s: Subject) {
+    let forget = |id| {
+        let broker = s.broker.clone();
+        async move { broker.forget_workflow(&tenant("t1"), id).await.unwrap() }
+    };
+    let json = r#"{"chain":[{"task":"a"},{"task":"b"}]}"#;
+    assert_eq!(forget(flow_id(1)).await, WorkflowForgot::NotFound);
+    let f = s.begin_json(json).await;
+    let a = s.next("a").await;
+    assert_eq!(forget(f.id).await, WorkflowForgot::NotEnded);
+    // What replaced a job goes with that job's workflow, and not before.
+    let child = s.replace(&a, 2, r#"{"task":"c"}"#).await;
+    assert_eq!(forget(child.id).await, WorkflowForgot::Replaces);
+    let failed = s.run("c", fail()).await;
+    assert_eq!(forget(child.id).await, WorkflowForgot::Replaces);
+    assert_eq!(s.dead().await, [failed.id]);
+    assert_eq!(forget(f.id).await, WorkflowForgot::Forgotten);
+    assert_eq!(forget(f.id).await, WorkflowForgot::NotFound);
+    s.prune_all().await;
+    assert!(child.is_gone().await);
+    nothing_is_left(&s, &f, 2).await;
+    // Of other tenants nobody's is found, nor one that is staged.
+    let staged = flow(3, json);
+    s.broker.stage_workflow(&staged.head).await.unwrap();
+    assert_eq!(forget(staged.head.id).await, WorkflowForgot::NotFound);
+}
+
+pub async fn a_large_workflow_is_forgotten_in_steps_and_not_found_from_the_first_one_on(s: Subject) {
+    let members = vec![r#"{"task":"a"}"#; ADVANCE as usize + 500].join(",");
+    let f = s.begin_json(&format!(r#"{{"group":[{members}]}}"#)).await;
+    s.broker.cancel_workflow(&tenant("t1"), f.id).await.unwrap();
+    for _ in 0..4 {
+        s.broker.promote(10).await.unwrap();
+    }
+    assert_eq!(f.state().await, WorkflowState::Revoked);
+    assert_eq!(s.broker.forget_workflow(&tenant("t1"), f.id).await.unwrap(), WorkflowForgot::Forgotten);
+    assert!(f.is_gone().await);
+    assert!(staging::listed(&s, None, None, 10).await.0.is_empty());
+    let left = s.prune_all().await;
+    assert!((500..=502).contains(&left), "{left}");
+    nothing_is_left(&s, &f, 10).await;
+}
+
 pub async fn a_workflow_is_deleted_in_steps_and_not_found_from_the_first_one_on(s: Subject) {
     let f = s.begin_json(r#"{"group":[{"task":"a"},{"task":"b"},{"task":"c"}]}"#).await;
     s.run_all(&["a", "b", "c"]).await;
@@ -90,17 +133,18 @@ pub async fn a_replacement_is_kept_as_long_as_the_job_that_owns_it(s: Subject) {
     nothing_is_left(&s, &child, 1).await;
 }
 
-pub async fn a_replacement_whose_callbacks_outlive_the_job_is_deleted_when_it_is_over(s: Subject) {
+pub async fn a_replacement_that_outlives_its_job_is_deleted_when_it_is_over(s: Subject) {
     let id = s.add(new_job(1)).await;
     let job = s.claim_one().await;
     let child = s.replace(&job, 1, r#"{"task":"a","link":[{"task":"l"}]}"#).await;
-    s.run_all(&["a"]).await;
-    assert_eq!(s.state(id).await, JobState::Succeeded);
+    let a = s.next("a").await;
+    // The job is revoked at once, and what replaced it when its worker has stopped.
+    assert_eq!(s.cancel(id).await, Cancelled::Revoked);
     s.pass(KEEP_MS);
     assert_eq!(s.prune_all().await, 1);
     assert!(s.broker.job(&tenant("t1"), id).await.unwrap().is_none());
-    assert_eq!(child.shown().await, "a:succeeded l:queued");
-    s.run_all(&["l"]).await;
+    assert_eq!(child.shown().await, "a:running l:revoked");
+    s.settle(&a, Resolution::Revoke).await;
     assert!(s.prune_all().await > 0);
     nothing_is_left(&s, &child, 2).await;
 }

@@ -1,6 +1,6 @@
--- Deletion of jobs and workflows: `prune` and `forget`.
+-- Deletion of jobs and workflows: `prune`, `forget` and `forget_workflow`.
 
--- The child of a deleted job is deleted next, or when it is over: callbacks may outlive its end.
+-- The child of a deleted job is deleted next, or when it is over: the job may have been cancelled before.
 local function orphan(member)
   local r = load(member)
   local wf = r and workflows.at(workflows.child_of(member, r))
@@ -176,4 +176,21 @@ register('forget', 'allow-oom', function(args)
     flush()
   end
   return r[STATE]
+end)
+
+-- Deletes a workflow that is over: many nodes at once, and `prune` goes on with the rest.
+-- ARGV[2] its member   ARGV[3] nodes to delete at once
+-- Returns its state before (as WORKFLOW has it), -1 when there is no such workflow, -2 when it replaced a job.
+-- Complexity: O(nodes log N).
+register('forget_workflow', 'allow-oom', function(args)
+  local name, wf = args[2] .. 'w', workflows.of(args[2])
+  if not wf or wf.state == workflows.STAGED or wf.pruned > 0 then return -1 end
+  if #wf.parent > 0 then return -2 end
+  local state = wf.state
+  if state ~= workflows.STARTED then
+    call('ZADD', P .. 'retain', now, name)
+    prune_workflow(name, tonumber(args[3]))
+    flush()
+  end
+  return state
 end)

@@ -34,6 +34,8 @@ register('promote', 'allow-oom', function(args)
     opened, opens = limits.open_rates(max)
     if opens then due_at(opens) end
   end
+  local replacements = call('ZRANGEBYSCORE', P .. 'meta:adopt', '-inf', now, 'LIMIT', 0, max)
+  for _, prefix in ipairs(replacements) do work.look_at_replacement(prefix) end
   for _, member in ipairs(late) do workflows.give_up(sub(member, 1, -7), EXPIRED) end
   for _, member in ipairs(waiting) do
     local r = load(member)

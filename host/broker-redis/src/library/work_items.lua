@@ -1,5 +1,12 @@
 -- Work items: what happens when something arrives at a node or cancels it, and the stored list (`todo`) of what is left to do.
 
+-- The status that a node with these bits sees: see `taken` in the broker's rules/join.rs.
+function workflows.taken(bits, raw, adjusted)
+  if bits % 2 == 1 then return raw == FAILURE_STATUS and OK or SKIP end
+  if raw == FAILURE_STATUS and adjusted == OK and has(bits, workflows.LINK_BIT) then return SKIP end
+  return adjusted
+end
+
 -- ---- joins
 
 -- The join, or false.
@@ -29,11 +36,8 @@ end
 
 local function arrive_at_join(wf, number, join, raw, adjusted)
   if join.pending == 0 or join.status > 0 then return end
-  local seen = adjusted
-  if #join.members == 0 and join.bits % 2 == 1 then
-    -- Without members it waits for what its group waits for, as a job would.
-    seen = raw == FAILURE_STATUS and OK or SKIP
-  end
+  -- Without members it waits for what its group waits for, as a job would.
+  local seen = #join.members == 0 and workflows.taken(join.bits, raw, adjusted) or adjusted
   join.pending, join.dirty = join.pending - 1, true
   if seen == SKIP then
     join.skipped = join.skipped + 1
@@ -105,9 +109,7 @@ local function arrive(wf, number, raw, adjusted)
   end
   local flags = byte(text, FLAGS)
   if byte(text, STATE) ~= WAITING or has(flags, REPLACED) or not has(flags, NODE) then return end
-  local bits = byte(text, links_at(text, FIXED_AT) + 3)
-  local seen = adjusted
-  if bits % 2 == 1 then seen = raw == FAILURE_STATUS and OK or SKIP end
+  local seen = workflows.taken(byte(text, links_at(text, FIXED_AT) + 3), raw, adjusted)
   if seen == SKIP then
     end_waiting(member, text, SKIPPED)
   elseif wf.cancelled > 0 then
@@ -208,12 +210,11 @@ local function work_on(item, budget, is_own)
   return budget
 end
 
--- Does at most ADVANCE nodes: the call's own items first, also those that come up meanwhile; then the stored list, from
--- its front. flush() stores what is left of its own. Called once, after all that may add items.
--- Complexity: O(nodes log N): one GET and one write per node, one GET and one SET per join and workflow.
-function work.advance()
-  if first_item > last_item and call('EXISTS', P .. 'todo') == 0 then return end
-  local stored, budget = nil, ADVANCE
+-- Does items while there is budget: the call's own first, also those that come up meanwhile; then the stored list, from its
+-- front. Answers what is left of the budget.
+function work.do_items(budget)
+  if first_item > last_item and call('EXISTS', P .. 'todo') == 0 then return budget end
+  local stored
   while budget > 0 do
     local item = items[first_item]
     if item then
@@ -225,7 +226,7 @@ function work.advance()
     else
       if not stored then
         local text = call('LPOP', P .. 'todo')
-        if not text then return end
+        if not text then return budget end
         stored = opened_item(text)
       end
       budget = work_on(stored, budget, false)
@@ -233,37 +234,91 @@ function work.advance()
     end
   end
   if stored then call('LPUSH', P .. 'todo', packed_item(stored)) end
+  return budget
 end
 
-local function unfinished(wf)
-  local c = wf.counts
-  return c[1] + c[2] + c[3] + c[4] + c[9]
+-- A block: the library has few local names left.
+do
+  local function unfinished(wf)
+    local c = wf.counts
+    return c[1] + c[2] + c[3] + c[4] + c[9]
+  end
+
+  -- Ends a workflow whose end was reached and that has nothing left to do; whether it did. A release before this one tells the
+  -- job that was replaced when the end is reached, and nobody when the callbacks have ended after it: `meta:adopt` has the
+  -- workflows that a release might end so, for `promote` to look at.
+  local function look_whether_over(wf)
+    if wf.ending == 0 or not is_running(wf) then return end
+    if unfinished(wf) > 0 then
+      if #wf.parent > 0 then call('ZADD', P .. 'meta:adopt', now + work.ADOPT_PAUSE, wf.prefix) end
+      return
+    end
+    local member = wf.prefix .. '000000'
+    if wf.deadline > 0 then zrem(P .. 'deadlines', member) end
+    if wf.ending == OK + 1 then
+      wf.state = DONE
+    elseif wf.cancelled == EXPIRED then
+      wf.state = LATE
+    elseif wf.cancelled > 0 then
+      wf.state = STOPPED
+    else
+      wf.state = FLOPPED
+    end
+    wf.finished = now
+    if #wf.parent == 0 then
+      zadd(P .. 'retain', now + wf.keep, member .. 'w')
+    elseif wf.orphaned == 1 then
+      zadd(P .. 'retain', now, member .. 'w')
+    end
+    notify_ended(wf.id)
+    return true
+  end
+
+  -- Workflows that replaced a job are looked at so often, milliseconds, from when their end is reached until they are over.
+  work.ADOPT_PAUSE = 1000
+
+  -- Lists the job that a workflow replaced to be ended as the workflow has.
+  local function add_adoption(wf)
+    call('ZREM', P .. 'meta:adopt', wf.prefix)
+    add_item(ADOPT, wf.tenant .. ',' .. wf.parent, wf.ending - 1, 0, '', 1, 0)
+  end
+
+  -- Looks at a workflow that is due in `meta:adopt`.
+  function work.look_at_replacement(prefix)
+    local wf = workflow_at(prefix)
+    if not wf then
+      call('ZREM', P .. 'meta:adopt', prefix)
+    elseif is_running(wf) then
+      call('ZADD', P .. 'meta:adopt', now + work.ADOPT_PAUSE, prefix)
+    else
+      add_adoption(wf)
+    end
+  end
+
+  -- Ends the workflows of this call that are over. The jobs that they replaced are told in the order of the workflows' names.
+  function work.finish_workflows()
+    local replaced = {}
+    for _, wf in pairs(known) do
+      if wf and wf.dirty and look_whether_over(wf) and #wf.parent > 0 then replaced[#replaced + 1] = wf end
+    end
+    table.sort(replaced, function(a, b) return turns.before(a.prefix, b.prefix) end)
+    for _, wf in ipairs(replaced) do add_adoption(wf) end
+  end
 end
 
--- Ends a workflow whose end was reached and that has nothing left to do.
-local function look_whether_over(wf)
-  if wf.ending == 0 or not is_running(wf) or unfinished(wf) > 0 then return end
-  local member = wf.prefix .. '000000'
-  if wf.deadline > 0 then zrem(P .. 'deadlines', member) end
-  if wf.ending == OK + 1 then
-    wf.state = DONE
-  elseif wf.cancelled == EXPIRED then
-    wf.state = LATE
-  elseif wf.cancelled > 0 then
-    wf.state = STOPPED
-  else
-    wf.state = FLOPPED
-  end
-  wf.finished = now
-  if #wf.parent == 0 then
-    zadd(P .. 'retain', now + wf.keep, member .. 'w')
-  elseif wf.orphaned == 1 then
-    zadd(P .. 'retain', now, member .. 'w')
-  end
-  notify_ended(wf.id)
+-- Does at most ADVANCE nodes, and ends the workflows that are over: the end of one may end the job that it replaced, from which
+-- more follows. flush() stores what is left of the call's own items. Called once, after all that may add items.
+-- Complexity: O(nodes log N): one GET and one write per node, one GET and one SET per join and workflow.
+function work.advance()
+  local budget = ADVANCE
+  repeat
+    budget = work.do_items(budget)
+    work.finish_workflows()
+  until budget == 0 or first_item > last_item
 end
 
 function work.flush()
+  work.finish_workflows()
   local left = { n = 0 }
   for i = first_item, last_item do
     left.n = left.n + 1
@@ -275,10 +330,7 @@ function work.flush()
     if join and join.dirty then write_join(member, join) end
   end
   for _, wf in pairs(known) do
-    if wf and wf.dirty then
-      look_whether_over(wf)
-      write_workflow(wf)
-    end
+    if wf and wf.dirty then write_workflow(wf) end
   end
 end
 

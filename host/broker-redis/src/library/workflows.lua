@@ -19,8 +19,9 @@ local LINKS = '<I3BI4I4I3'
 local JOIN = '<BBBI4I4I4I4I4I3I3I3'
 local NOBODY = 4294967295
 -- Bits: waits for failure; on_failure is 0 fail, 1 continue, 2 ignore, twice that; takes its source's result (of a join:
--- the first failure cancels its scope).
+-- the first failure cancels its scope); it is a link, which older releases do not look at.
 local ON_FAILURE_BIT, THIRD_BIT = 2, 8
+workflows.LINK_BIT = 16
 local OK, FAILURE_STATUS, SKIP = 0, 1, 2
 -- Work items: kind, raw status (of a cancellation: how), adjusted status, prefix; the ranges follow. An adoption has the
 -- member of the job instead of a prefix, and no range.
@@ -183,10 +184,7 @@ local function emit(wf, number, raw, on_failure, text, at, count)
   local adjusted = raw
   if raw == FAILURE_STATUS and on_failure > 0 then adjusted = OK end
   add_item(ARRIVE, wf.prefix, raw, adjusted, text, at, count)
-  if wf.last == number then
-    wf.ending, wf.dirty = adjusted + 1, true
-    if #wf.parent > 0 then add_item(ADOPT, wf.tenant .. ',' .. wf.parent, adjusted, 0, '', 1, 0) end
-  end
+  if wf.last == number then wf.ending, wf.dirty = adjusted + 1, true end
 end
 
 local function status_of(state)

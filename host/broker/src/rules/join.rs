@@ -18,10 +18,12 @@ pub fn adjusted(raw: Status, on_failure: OnFailure) -> Status {
     if raw == Status::Failed && on_failure != OnFailure::Fail { Status::Ok } else { raw }
 }
 
-/// The status that a node sees: one that waits for a failure is readied by it, and skipped without it.
+/// The status that a node sees: one that waits for a failure is readied by it, and skipped without it; a link is skipped
+/// after a failure that is not minded.
 fn taken(when: When, raw: Status, adjusted: Status) -> Status {
     match (when, raw) {
-        (When::Success, _) => adjusted,
+        (When::Link, Status::Failed) if adjusted == Status::Ok => Status::Skipped,
+        (When::Success | When::Link, _) => adjusted,
         (When::Failure, Status::Failed) => Status::Ok,
         (When::Failure, _) => Status::Skipped,
     }
@@ -141,6 +143,10 @@ mod tests {
         let arrive = |raw, adjusted| arrive_at_job(When::Failure, raw, adjusted, None);
         assert_eq!(arrive(Status::Failed, Status::Ok), JobArrival::Ready);
         assert_eq!(arrive(Status::Ok, Status::Ok), JobArrival::End(JobState::Skipped));
+        let link = |raw, adjusted| arrive_at_job(When::Link, raw, adjusted, None);
+        assert_eq!(link(Status::Failed, Status::Ok), JobArrival::End(JobState::Skipped));
+        assert_eq!(link(Status::Failed, Status::Failed), JobArrival::FailUpstream);
+        assert_eq!(link(Status::Ok, Status::Ok), JobArrival::Ready);
         let cancelled = arrive_at_job(When::Success, Status::Ok, Status::Ok, Some(JobState::Expired));
         assert_eq!(cancelled, JobArrival::End(JobState::Expired));
     }

@@ -3,6 +3,8 @@
 //! Invariants of a plan: it has no cycle; every job node has one source at most, a join has its members; the members of a
 //! group are numbered in one piece, so that a group of any size is a few ranges.
 
+use std::collections::BTreeMap;
+
 use super::form::{Canvas, Each, OnFailure, Shape, Signature, Values};
 use crate::settings;
 
@@ -63,10 +65,20 @@ impl Range {
 /// The end of its source that a node waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum When {
+    /// It succeeded, or nobody minds that it did not.
     #[default]
     Success,
     /// An error callback.
     Failure,
+    /// A `link`: it succeeded itself. After a failure that nobody minds the error callbacks run, and this does not.
+    Link,
+}
+
+impl When {
+    /// What a node waits for that starts with its workflow, because its source ended well in the workflow that is resumed.
+    pub fn of_start(self) -> Self {
+        if self == Self::Link { Self::Success } else { self }
+    }
 }
 
 /// The work of a node.
@@ -103,6 +115,8 @@ pub struct Node {
     pub group: Option<u32>,
     /// What that group says of the failure of members that say nothing themselves: for members that are added later.
     pub members_on_failure: Option<OnFailure>,
+    /// The node whose job added it to its group while it ran.
+    pub added_by: Option<u32>,
     /// The nodes that wait for it.
     pub next: Vec<Range>,
     pub label: Option<String>,
@@ -125,14 +139,16 @@ pub struct Plan {
     pub starts: Vec<Range>,
     /// The node whose end is the workflow's.
     pub end: u32,
+    /// The labels of chains, by their last nodes. Those of other steps are in the nodes.
+    pub chain_labels: BTreeMap<u32, String>,
 }
 
 /// The graph of a canvas.
 pub fn plan(canvas: Canvas, limits: CanvasLimits) -> Result<Plan, CanvasError> {
-    let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
+    let mut planner = Planner::new(limits);
     let span = planner.step(canvas, &Place::default())?;
     planner.callbacks()?;
-    Ok(Plan { nodes: planner.finished(), starts: span.starts, end: span.end })
+    Ok(planner.finished(span))
 }
 
 /// More members for a group that runs: their graph, and the last node of each. Numbers start from 0; the members' ends
@@ -142,11 +158,11 @@ pub fn plan_members(
     on_failure: Option<OnFailure>,
     limits: CanvasLimits,
 ) -> Result<(Plan, Vec<Range>), CanvasError> {
-    let mut planner = Planner { nodes: Vec::new(), limits, callbacks: Vec::new() };
+    let mut planner = Planner::new(limits);
     let place = Place { depth: 1, on_failure, members_on_failure: on_failure, ..Place::default() };
     let (ends, starts) = planner.members(members, ("/", 1), &place)?;
     planner.callbacks()?;
-    Ok((Plan { nodes: planner.finished(), starts, end: 0 }, ends))
+    Ok((planner.finished(Span { starts, end: 0 }), ends))
 }
 
 /// Where a group's members are written: the last part of their pointers, and how many items of it each stands for.
@@ -197,6 +213,7 @@ impl Place {
             takes: takes && self.after.is_some(),
             group: self.group,
             members_on_failure: self.members_on_failure,
+            added_by: None,
             next: Vec::new(),
             label,
             pointer: self.pointer.clone(),
@@ -214,6 +231,7 @@ struct Planner {
     limits: CanvasLimits,
     /// Planned last: they are in no group's scope, so that cancelling the rest of a group leaves them alone.
     callbacks: Vec<(Canvas, Place)>,
+    chain_labels: BTreeMap<u32, String>,
 }
 
 /// Adds a range to a list of them. One that goes on where the last one ends makes it longer.
@@ -225,8 +243,13 @@ pub fn push(ranges: &mut Vec<Range>, range: Range) {
 }
 
 impl Planner {
-    fn finished(self) -> Vec<Node> {
-        self.nodes.into_iter().map(|node| node.expect("every number that was set aside was used")).collect()
+    fn new(limits: CanvasLimits) -> Self {
+        Self { nodes: Vec::new(), limits, callbacks: Vec::new(), chain_labels: BTreeMap::new() }
+    }
+
+    fn finished(self, Span { starts, end }: Span) -> Plan {
+        let node = |node: Option<Node>| node.expect("every number that was set aside was used");
+        Plan { nodes: self.nodes.into_iter().map(node).collect(), starts, end, chain_labels: self.chain_labels }
     }
 
     /// Whether there may be so many nodes more.
@@ -270,7 +293,12 @@ impl Planner {
                 let written = ("/chunks/", size as usize);
                 self.group(Group { members, written, cancel_rest: false, on_failure, label }, place)?
             }
-            Shape::Chain(steps) => self.chain(steps, on_failure, place)?,
+            Shape::Chain(steps) => {
+                let span = self.chain(steps, on_failure, place)?;
+                // Of chains that end together, the outermost one is planned last.
+                label.into_iter().for_each(|label| drop(self.chain_labels.insert(span.end, label)));
+                span
+            }
             Shape::Group { members, cancel_rest } => {
                 let written = ("/group/", 1);
                 self.group(Group { members, written, cancel_rest, on_failure, label }, place)?
@@ -280,7 +308,7 @@ impl Planner {
                 self.chord(group, *body, place)?
             }
         };
-        for (when, name, list) in [(When::Success, "link", link), (When::Failure, "link_error", link_error)] {
+        for (when, name, list) in [(When::Link, "link", link), (When::Failure, "link_error", link_error)] {
             for (at, canvas) in list.into_iter().enumerate() {
                 let Place { pointer, depth, .. } = place.inside(&format!("/{name}/{at}"));
                 let place = Place { after: Some(span.end), when, pointer, depth, ..Place::default() };

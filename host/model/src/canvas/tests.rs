@@ -169,6 +169,76 @@ fn the_callbacks_of_a_node_that_is_done_again_wait_again() {
 }
 
 #[test]
+fn the_on_failure_of_a_chord_is_that_of_its_members_and_not_of_its_body() {
+    let plan = planned(
+        r#"{"chord":[{"task":"a"},{"task":"b","on_failure":"fail"},{"chain":[{"task":"c"},{"task":"d"}]}],"on_failure":"continue","body":{"task":"z"}}"#,
+    );
+    let policy = |task: &str| {
+        let named = |node: &&Node| matches!(&node.work, Work::Job(signature) if signature.task.as_str() == task);
+        plan.nodes.iter().find(named).unwrap().on_failure
+    };
+    use OnFailure::{Continue, Fail};
+    assert_eq!(["a", "b", "c", "d", "z"].map(policy), [Continue, Fail, Fail, Continue, Fail]);
+    // The group itself fails when a member fails that is minded.
+    assert_eq!(plan.nodes[0].on_failure, Fail);
+}
+
+#[test]
+fn members_that_a_job_added_are_dropped_when_it_is_done_again() {
+    let json =
+        r#"{"chain":[{"task":"a","on_failure":"continue"},{"chord":[{"task":"g"},{"task":"h"}],"body":{"task":"z"}}]}"#;
+    let mut plan = planned(json);
+    // a, join, g, h, z; `g` adds `m` and a group of `n`, and `m` adds `o`.
+    let by = |plan: &Plan, task: &str| {
+        let named = |node: &Node| matches!(&node.work, Work::Job(signature) if signature.task.as_str() == task);
+        plan.nodes.iter().position(named).unwrap() as u32
+    };
+    let (join, g) = (1, by(&plan, "g"));
+    let add = |plan: &mut Plan, adder: u32, json: &str| {
+        let base = plan.nodes.len() as u32;
+        let members: Vec<Canvas> = serde_json::from_str(json).unwrap();
+        let (more, ends) = plan_members(members, None, CanvasLimits::default()).unwrap();
+        let moved = |range: &Range| Range { first: range.first + base, count: range.count };
+        for mut node in more.nodes {
+            node.after = node.after.map(|after| after + base);
+            node.next = node.next.iter().map(moved).collect();
+            node.added_by = matches!(node.work, Work::Job(_)).then_some(adder);
+            if let Work::Join(join) = &mut node.work {
+                join.members = join.members.iter().map(moved).collect();
+            }
+            plan.nodes.push(node);
+        }
+        let Work::Join(of) = &mut plan.nodes[join as usize].work else { panic!("a join") };
+        ends.iter().map(moved).for_each(|range| push_range(&mut of.members, range));
+        ends.iter().map(moved).flat_map(Range::iter).for_each(|end| {
+            push_range(&mut plan.nodes[end as usize].next, Range::one(join));
+        });
+    };
+    add(&mut plan, g, r#"[{"task":"m"},{"group":[{"task":"n"}]}]"#);
+    let m = by(&plan, "m");
+    add(&mut plan, m, r#"[{"task":"o"}]"#);
+    let resumed = |failed: &[&str]| {
+        let state = |node: &Node| match &node.work {
+            Work::Job(signature) if failed.contains(&signature.task.as_str()) => JobState::Failed,
+            _ => JobState::Succeeded,
+        };
+        resume(&plan.nodes, &plan.nodes.iter().map(state).collect::<Vec<_>>())
+    };
+    // `h` and `z` are done again, and so is `a`, which `h` went on without: `g` runs again, and adds its members again.
+    let (ends, starts) = resumed(&["a", "h", "z"]);
+    let added = g.max(4) as usize + 1;
+    assert!(ends[added..].iter().all(|end| end.is_dropped()), "{ends:?}");
+    assert_eq!(ends[join as usize], NodeEnd::Redo { pending: 2, failed: 0, skipped: 0 });
+    assert_eq!(starts, [Range::one(0)]);
+    // `g` is kept, and with it what it added; `m` is done again, and adds `o` again.
+    let (ends, starts) = resumed(&["m", "z"]);
+    let dropped: Vec<usize> = (0..ends.len()).filter(|n| ends[*n].is_dropped()).collect();
+    assert_eq!(dropped, [by(&plan, "o") as usize]);
+    assert_eq!(ends[join as usize], NodeEnd::Redo { pending: 1, failed: 0, skipped: 0 });
+    assert_eq!(starts, [Range::one(m)]);
+}
+
+#[test]
 fn what_chunks_have_in_common_is_measured_before_it_is_copied() {
     let canvas = |common: usize, items: usize| {
         let (common, items) = ("x".repeat(common), vec!["[]"; items].join(","));

@@ -179,6 +179,10 @@ impl Workflows for Flaky {
     async fn cancel_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowCancelled> {
         self.inner.cancel_workflow(tenant, id).await
     }
+
+    async fn forget_workflow(&self, tenant: &TenantId, id: JobId) -> Result<WorkflowForgot> {
+        self.inner.forget_workflow(tenant, id).await
+    }
 }
 
 #[async_trait]

@@ -143,7 +143,7 @@ impl Flow {
 
 impl App {
     pub(super) fn start_flow(&mut self, text: &str, parent: Option<usize>) -> Result<Workflow, Refused> {
-        let Plan { nodes, starts, end } = canvas::plan(parsed(text)?, CanvasLimits::default()).map_err(invalid)?;
+        let Plan { nodes, starts, end, .. } = canvas::plan(parsed(text)?, CanvasLimits::default()).map_err(invalid)?;
         self.check(&nodes)?;
         let number = self.flows.len();
         let shown = Shown { number, state: JobState::Running, result: None, jobs: Vec::new() };
@@ -255,19 +255,31 @@ impl App {
         let next: Vec<u32> = ended.plan.next.iter().flat_map(|range| range.iter()).collect();
         if flow.end == node {
             flow.ended = Some(adjusted);
-            self.todo.extend(flow.parent.map(|job| Todo::Adopt { job, flow: number, status: adjusted }));
         }
         self.todo.extend(next.into_iter().map(|node| Todo::Arrive { flow: number, node, raw, adjusted }));
     }
 
-    /// Does all that is left to be done, then looks which workflows are over.
+    /// Does all that is left to be done, then looks which workflows are over, until nothing follows from that.
     pub(super) fn settle_flows(&mut self) {
+        loop {
+            self.do_todo();
+            self.finish_flows();
+            if self.todo.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn do_todo(&mut self) {
         while let Some(todo) = self.todo.pop_front() {
             match todo {
                 Todo::Arrive { flow, node, raw, adjusted } => self.arrive(flow, node, raw, adjusted),
                 Todo::Adopt { job, flow, status } => self.adopt(job, flow, status),
             }
         }
+    }
+
+    fn finish_flows(&mut self) {
         for number in 0..self.flows.len() {
             let Flow { ended: Some(end), shown, .. } = &self.flows[number] else { continue };
             let (end, shown) = (*end, shown.clone());
@@ -278,6 +290,9 @@ impl App {
             let mut shown = shown.lock();
             shown.state = if end == Status::Ok { JobState::Succeeded } else { JobState::Failed };
             shown.result = result.and_then(|json| serde_json::from_str(&json).ok());
+            drop(shown);
+            let replaced = self.flows[number].parent;
+            self.todo.extend(replaced.map(|job| Todo::Adopt { job, flow: number, status: end }));
         }
     }
 
@@ -285,7 +300,8 @@ impl App {
         let when = self.flows[flow].nodes[node as usize].plan.when;
         // As it looks to a node that waits for a success, or for a failure.
         let seen = match (when, raw) {
-            (When::Success, _) => adjusted,
+            (When::Link, Status::Failed) if adjusted == Status::Ok => Status::Skipped,
+            (When::Success | When::Link, _) => adjusted,
             (When::Failure, Status::Failed) => Status::Ok,
             (When::Failure, _) => Status::Skipped,
         };
@@ -306,7 +322,7 @@ impl App {
         let plan = self.flows[flow].nodes[node as usize].plan.clone();
         let Work::Job(signature) = &plan.work else { return };
         let input = plan.after.filter(|_| plan.takes).map(|after| match plan.when {
-            When::Success => self.value(flow, after),
+            When::Success | When::Link => self.value(flow, after),
             When::Failure => self.error(flow, after).to_string(),
         });
         let input = input.and_then(|json| RawValue::from_string(json).ok());

@@ -62,9 +62,9 @@ impl Step<'_> {
             }
             self.save(&mut head)?;
         }
-        self.workflows.work_items.put_off();
         // One that expired may have been the last of its workflow.
         self.finish_workflows()?;
+        self.workflows.work_items.put_off();
         Ok(deliveries)
     }
 
@@ -112,7 +112,7 @@ impl Step<'_> {
         let input = match (source, when) {
             (None, _) => Input::Nothing,
             (Some(source), When::Failure) => Input::Error(source),
-            (Some(source), When::Success) => self.input(workflow, source)?,
+            (Some(source), When::Success | When::Link) => self.input(workflow, source)?,
         };
         let spec = self.workflows.template(self.conn, self.scheduler, workflow, template)?.of.spec.clone();
         let depth = self.workflows.flow(self.conn, workflow)?.depth;

@@ -1,5 +1,7 @@
 //! The work list: what follows when a node ends or is cancelled, a bounded part of it in each step.
 
+use std::collections::BTreeMap;
+
 use umbel_broker::{
     ADVANCE, Status, WorkflowCancelled, WorkflowState,
     rules::{
@@ -28,10 +30,23 @@ const DEADLINES: &str = "SELECT rid, deadline_at FROM workflow INDEXED BY workfl
     WHERE deadline_at IS NOT NULL ORDER BY deadline_at, tenant, id LIMIT ?";
 
 impl Step<'_> {
-    /// Does at most `ADVANCE` nodes: those of the items that this step added, then those of the list. Then looks which
-    /// workflows are over.
+    /// Does at most `ADVANCE` nodes: those of the items that this step added, then those of the list. When nothing is left,
+    /// looks which workflows are over: the end of one may end the job that it replaced, from which more follows.
     pub(crate) fn advance(&mut self) -> Result<(), Fault> {
         let mut budget = ADVANCE;
+        loop {
+            budget = self.do_items(budget)?;
+            self.finish_workflows()?;
+            if budget == 0 || self.follow_up == FollowUp::Nothing || !self.workflows.work_items.has_own() {
+                break;
+            }
+        }
+        self.workflows.work_items.put_off();
+        Ok(())
+    }
+
+    /// Answers what is left of the budget.
+    fn do_items(&mut self, mut budget: u32) -> Result<u32, Fault> {
         let mut listed = None;
         // Nodes of a listed item that are read at once: few where each adds items, which have to be done before the next.
         let mut pace = ADVANCE;
@@ -61,8 +76,7 @@ impl Step<'_> {
         if let Some((origin, item)) = listed {
             self.workflows.work_items.put_back(self.conn, origin, Some(item))?;
         }
-        self.workflows.work_items.put_off();
-        self.finish_workflows()
+        Ok(budget)
     }
 
     /// Whether an item would fill the part of the file that is for finishing what runs.
@@ -172,12 +186,7 @@ impl Step<'_> {
         if self.workflows.flow(self.conn, workflow)?.end != number {
             return Ok(());
         }
-        let flow = self.workflows.flow_mut(self.conn, workflow)?;
-        flow.end_status = Some(adjusted);
-        let adopt = flow.parent.map(|job| Item::Adopt { tenant: flow.tenant.clone(), job, status: adjusted });
-        if let Some(adopt) = adopt {
-            self.workflows.work_items.push(adopt);
-        }
+        self.workflows.flow_mut(self.conn, workflow)?.end_status = Some(adjusted);
         self.workflows.touch(workflow);
         Ok(())
     }
@@ -207,8 +216,10 @@ impl Step<'_> {
         self.save(&mut head)
     }
 
-    /// Ends the workflows that are over since the last look.
+    /// Ends the workflows that are over since the last look. The jobs that they replaced are told in the order of the
+    /// workflows' ids.
     pub(crate) fn finish_workflows(&mut self) -> Result<(), Fault> {
+        let mut replaced = BTreeMap::new();
         for rid in self.workflows.take_touched() {
             let flow = self.workflows.flow(self.conn, rid)?;
             let Some(end) = flow.end_status else { continue };
@@ -221,8 +232,14 @@ impl Step<'_> {
             flow.finished_at = Some(now);
             flow.deadline_at = None;
             flow.delete_at = delete_workflow_at(now, flow.keep_ms, flow.parent.is_some(), flow.orphaned);
-            let id = flow.id;
-            self.notifications.ended.push(id);
+            self.notifications.ended.push(flow.id);
+            if let Some(job) = flow.parent {
+                let tenant = flow.tenant.clone();
+                replaced.insert((tenant.clone(), flow.id), Item::Adopt { tenant, job, status: end });
+            }
+        }
+        for (_, adopt) in replaced {
+            self.workflows.work_items.push(adopt);
         }
         Ok(())
     }

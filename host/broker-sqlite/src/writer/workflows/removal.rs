@@ -1,5 +1,6 @@
 //! Deletion of workflows: their nodes a part at a time, then themselves.
 
+use umbel_broker::{ADVANCE, WorkflowForgot, WorkflowState};
 use umbel_model::{TenantId, UnixMs, WorkflowId, canvas::Range};
 
 use crate::writer::{
@@ -32,7 +33,7 @@ impl Step<'_> {
     }
 
     /// Deletes a job that has ended, or a node. The workflow that replaced it is deleted next, or when it is over:
-    /// callbacks may outlive its end.
+    /// the job may have been cancelled before.
     pub(crate) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
         self.leave_dead(head);
         head.delete(self.conn)?;
@@ -44,6 +45,24 @@ impl Step<'_> {
             flow.delete_at = flow.finished_at.map(|_| now);
         }
         Ok(())
+    }
+
+    pub(crate) fn forget_workflow(&mut self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowForgot, Fault> {
+        let Some(rid) = workflow_state::find(self.conn, tenant, id)? else { return Ok(WorkflowForgot::NotFound) };
+        let flow = self.workflows.flow(self.conn, rid)?;
+        if flow.is_hidden() {
+            return Ok(WorkflowForgot::NotFound);
+        }
+        if flow.parent.is_some() {
+            return Ok(WorkflowForgot::Replaces);
+        }
+        if flow.state == WorkflowState::Running {
+            return Ok(WorkflowForgot::NotEnded);
+        }
+        let now = self.now;
+        self.workflows.flow_mut(self.conn, rid)?.delete_at = Some(now);
+        self.prune_workflow(&Over { rid, at: now, tenant: tenant.clone(), id }, ADVANCE)?;
+        Ok(WorkflowForgot::Forgotten)
     }
 
     /// Deletes at most `max` of a workflow's nodes and then itself; how many.

@@ -1,0 +1,2 @@
+-- Schema 7: links are told apart from the next steps. `node.error_callback` may be 2: a `link`, which does not run after a failure
+-- that is not minded. Nodes of older files keep what they have.
