@@ -41,7 +41,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(workflows::submit::submit, workflows::list))
-        .routes(routes!(workflows::show))
+        .routes(routes!(workflows::show, workflows::forget))
         .routes(routes!(workflows::graph::nodes))
         .routes(routes!(workflows::graph::tree))
         .routes(routes!(workflows::graph::graph))

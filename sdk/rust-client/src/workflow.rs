@@ -353,6 +353,11 @@ impl Client {
         self.post(format!("/v1/workflows/{id}/cancel")).repeatable().answer().await
     }
 
+    /// Deletes a workflow that is over, with its jobs.
+    pub async fn forget_workflow(&self, id: WorkflowId) -> Result<(), Error> {
+        self.delete(format!("/v1/workflows/{id}")).text().await.map(drop)
+    }
+
     /// A new workflow that does the failed nodes of this one again, and what comes after them, and keeps what succeeded.
     pub async fn resume_workflow(&self, id: WorkflowId, digests: Digests) -> Result<Workflow, Error> {
         let body = serde_json::json!({ "digest": digests });

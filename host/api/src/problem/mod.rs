@@ -113,6 +113,7 @@ codes! {
     invalid_canvas InvalidCanvas, UNPROCESSABLE_ENTITY, false, "The canvas cannot be used";
     workflow_not_found WorkflowNotFound, NOT_FOUND, false, "There is no such workflow";
     workflow_ended WorkflowEnded, CONFLICT, false, "The workflow is over";
+    workflow_not_over WorkflowNotOver, CONFLICT, false, "The workflow is not over";
     workflow_node WorkflowNode, CONFLICT, false, "The job is a part of a workflow";
     not_resumable NotResumable, CONFLICT, false, "The workflow cannot be resumed";
     too_many_workflows TooManyWorkflows, TOO_MANY_REQUESTS, true, "The tenant has too many workflows";

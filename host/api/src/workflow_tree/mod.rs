@@ -4,6 +4,7 @@
 //! missing are read, and it is built again, until no node is missing that the caps let it show.
 
 mod build;
+mod labels;
 
 use std::collections::HashMap;
 
@@ -19,6 +20,7 @@ use crate::{
     views::{label_of, state_of},
 };
 use build::Builder;
+use labels::Labels;
 
 /// Pages read for one tree. A tree that needs more leaves the rest out.
 const MAX_PAGES: u32 = 64;
@@ -146,6 +148,8 @@ pub(crate) async fn of(broker: &dyn Broker, record: &WorkflowRecord, caps: Caps)
         let (root, missing, shown, at_hand) = building.await.map_err(|_| Problem::see_log())?;
         nodes = at_hand;
         if missing.is_empty() || pages >= MAX_PAGES {
+            let mut root = root;
+            Labels::of(&record.spec).give(&mut root);
             return Ok(Tree {
                 workflow: record.id.to_string(),
                 nodes: record.nodes,

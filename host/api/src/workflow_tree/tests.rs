@@ -134,3 +134,30 @@ fn many_callbacks_cost_no_more_than_what_is_shown() {
     builder.root(end);
     assert_eq!(builder.missing.len(), 1_999);
 }
+
+#[test]
+fn groups_and_chains_have_the_labels_that_they_were_given() {
+    let canvas = json!({"chain": [
+        {"chord": [{"chain": [task("a"), task("b")], "label": "inner"}, task("c")], "body": task("d"), "label": "chord"},
+        {"group": [], "label": "none"},
+        {"chain": [task("e")], "label": "one"},
+    ], "label": "all"});
+    let planned = plan(serde_json::from_value(canvas.clone()).unwrap(), CanvasLimits::default()).unwrap();
+    let of_join = |(number, node): (u32, &umbel_model::canvas::Node)| match &node.work {
+        Work::Join(_) => node.label.clone().map(|label| (number, label)),
+        Work::Job(_) => None,
+    };
+    let labels = umbel_model::CompositeLabels {
+        groups: (0..).zip(&planned.nodes).filter_map(of_join).collect(),
+        chains: planned.chain_labels.into_iter().collect(),
+    };
+    let spec = umbel_model::WorkflowSpec { labels, ..Default::default() };
+    let (nodes, end, _) = nodes(canvas);
+    let mut root = Builder::new(&nodes, Caps::OF_TREE).root(end);
+    Labels::of(&serde_json::to_string(&spec).unwrap()).give(&mut root);
+    let labels: Vec<_> = root.steps.iter().map(|step| (step.kind, step.label.as_deref())).collect();
+    assert_eq!(root.label.as_deref(), Some("all"));
+    // A group that a task follows is a chord. Of chains that end together only the outer one has a label.
+    assert_eq!(labels, [("chord", Some("chord")), ("chord", Some("none"))]);
+    assert_eq!(root.steps[0].members[0].label.as_deref(), Some("inner"));
+}

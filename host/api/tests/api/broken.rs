@@ -161,6 +161,11 @@ impl Workflows for Broken {
         self.check()?;
         self.inner.cancel_workflow(tenant, id).await
     }
+
+    async fn forget_workflow(&self, tenant: &TenantId, id: WorkflowId) -> Result<WorkflowForgot> {
+        self.check()?;
+        self.inner.forget_workflow(tenant, id).await
+    }
 }
 
 #[async_trait]

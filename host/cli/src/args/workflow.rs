@@ -33,6 +33,11 @@ pub enum WorkflowVerb {
     },
     /// Cancel a workflow: waiting jobs are revoked, running jobs are asked to stop
     Cancel { id: WorkflowId },
+    /// Delete workflows that are over, with their jobs
+    Forget {
+        #[arg(required = true)]
+        ids: Vec<WorkflowId>,
+    },
     /// Repeat the failed steps of a workflow, in a new workflow that keeps the results of the others
     Resume {
         id: WorkflowId,

@@ -17,6 +17,7 @@ pub mod worker;
 pub mod workflow;
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
@@ -214,6 +215,34 @@ fn exit_of(status: u16, code: &str) -> Exit {
         429 | 502 | 503 | 504 | 507 => Exit::Unavailable,
         _ => Exit::Failure,
     }
+}
+
+/// Forgets each of some jobs or workflows, called so in messages, and tells which were not forgotten.
+async fn forget_each<I, F>(ctx: &Context, called: &str, ids: &[I], forget: impl Fn(I) -> F) -> Result
+where
+    I: Copy + Display,
+    F: Future<Output = Result<(), umbel_client::Error>>,
+{
+    let (mut refused, mut exit) = (Vec::new(), Exit::NotFound);
+    for id in ids {
+        match forget(*id).await.map_err(Failure::from) {
+            Ok(()) => ctx.terminal.line(&id.to_string())?,
+            // One of them: as it is.
+            Err(failure) if ids.len() > 1 && matches!(failure.exit, Exit::NotFound | Exit::Conflict) => {
+                if failure.exit == Exit::Conflict {
+                    exit = Exit::Conflict;
+                }
+                refused.push(format!("{id}: {}", failure.code));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    ctx.terminal.note(&format!("{} {called} are forgotten", ids.len() - refused.len()));
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} {called} were not forgotten", refused.len());
+    Err(Failure::new("not_forgotten", message).details(refused).exit(exit))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Workflows: look, list, wait, cancel.
+//! Workflows: look, list, wait, cancel, forget.
 
 pub(crate) mod graph;
 pub(crate) mod resume;
@@ -6,10 +6,10 @@ pub(crate) mod submit;
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Deserialize;
 use umbel_broker::{
-    NodeWork, Results, WorkflowCancelled, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value,
+    NodeWork, Results, WorkflowCancelled, WorkflowForgot, WorkflowQuery, WorkflowRecord, WorkflowState, workflow_value,
 };
 use utoipa::IntoParams;
 
@@ -143,4 +143,27 @@ pub(crate) async fn cancel(Context { api, caller, id, .. }: Context<WorkflowPara
     let record = api.workflow(&caller.tenant, id).await?;
     let status = if record.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     answer(status, &detail(&api, &record).await?)
+}
+
+/// Deletes a workflow that is over, with its jobs and what replaced them.
+///
+/// A workflow that replaced a job is deleted with that job's workflow.
+#[utoipa::path(
+    delete, path = "/v1/workflows/{id}", tag = "workflows", responses((status = 204, description = "It is gone"))
+)]
+pub(crate) async fn forget(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
+    match api.broker.forget_workflow(&caller.tenant, id).await? {
+        WorkflowForgot::Forgotten => {}
+        WorkflowForgot::NotEnded => {
+            return Err(Problem::workflow_not_over(format!("workflow {id} runs; cancel it first")));
+        }
+        WorkflowForgot::Replaces => {
+            let detail = format!("workflow {id} replaced a job (`parent`): it is deleted with that job");
+            return Err(Problem::workflow_node(detail));
+        }
+        WorkflowForgot::NotFound => return Err(Problem::no_workflow(id)),
+    }
+    // The sweeper finds the large values of its jobs.
+    tracing::info!(workflow = %id, "workflow forgotten");
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

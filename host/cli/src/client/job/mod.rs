@@ -11,10 +11,10 @@ use umbel_client::{Client, Digests, Job, MAX_WAIT, Request, typed};
 use umbel_model::{JobId, JobState};
 
 pub(super) use self::follow::{as_sent, follow};
-use super::{Context, arguments, fetch, not_succeeded, omitted};
+use super::{Context, arguments, fetch, forget_each, not_succeeded, omitted};
 use crate::args::{Format, JobVerb, ListOptions};
 use crate::output::{object, table, text_at};
-use crate::{Exit, Failure, Result, safe_text::plain};
+use crate::{Failure, Result, safe_text::plain};
 
 pub(super) const COLUMNS: &str = "ID, TASK, QUEUE, STATE, ATTEMPT, CREATED = created_at, ERROR = error/kind";
 
@@ -71,7 +71,7 @@ pub async fn run(ctx: &Context, verb: JobVerb) -> Result {
             });
             terminal.brief(&job.id.to_string(), &body)
         }
-        JobVerb::Forget { ids } => forget(ctx, &ids).await,
+        JobVerb::Forget { ids } => forget_each(ctx, "jobs", &ids, |id| client.forget(id)).await,
     }
 }
 
@@ -96,28 +96,6 @@ async fn list(ctx: &Context, options: &ListOptions) -> Result {
 }
 
 /// Deletes one after the other; those that cannot be deleted are named at the end.
-async fn forget(ctx: &Context, ids: &[JobId]) -> Result {
-    let (mut refused, mut exit) = (Vec::new(), Exit::NotFound);
-    for id in ids {
-        match ctx.client.forget(*id).await.map_err(Failure::from) {
-            Ok(()) => ctx.terminal.line(&id.to_string())?,
-            // One job: as it is.
-            Err(failure) if ids.len() > 1 && matches!(failure.exit, Exit::NotFound | Exit::Conflict) => {
-                if failure.exit == Exit::Conflict {
-                    exit = Exit::Conflict;
-                }
-                refused.push(format!("{id}: {}", failure.code));
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-    ctx.terminal.note(&format!("{} jobs are forgotten", ids.len() - refused.len()));
-    if refused.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::new("not_forgotten", format!("{} jobs were not forgotten", refused.len())).details(refused).exit(exit))
-}
-
 /// The job once it has ended; until then the spinner shows its state.
 async fn ended(client: &Client, id: JobId, until: Instant, spinner: &ProgressBar) -> Result<(String, Job)> {
     loop {

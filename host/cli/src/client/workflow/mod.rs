@@ -17,7 +17,7 @@ use umbel_client::{Client, Digests, MAX_WAIT, Request, Workflow, WorkflowState};
 use umbel_model::WorkflowId;
 
 use self::screen::Size;
-use super::{Context, fetch, not_succeeded, omitted};
+use super::{Context, fetch, forget_each, not_succeeded, omitted};
 use crate::args::{Format, ShowOptions, WorkflowVerb};
 use crate::{Exit, Failure, Result, safe_text::plain};
 
@@ -62,6 +62,7 @@ pub async fn run(ctx: &Context, verb: WorkflowVerb) -> Result {
             });
             terminal.brief(&workflow.id.to_string(), &body)
         }
+        WorkflowVerb::Forget { ids } => forget_each(ctx, "workflows", &ids, |id| client.forget_workflow(id)).await,
         WorkflowVerb::Resume { id, digest, current, wait } => {
             let digest = if current { Digests::Current } else { digest };
             let request = client.post(format!("/v1/workflows/{id}/resume")).json(&json!({ "digest": digest }));
