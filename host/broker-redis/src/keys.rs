@@ -33,7 +33,7 @@
 //! | `fair:<queue>` | sorted set | tenants with ready jobs in it, by virtual finish time as of the last look |
 //! | `meta:turns`, `meta:rested` | sorted set | tenants with ready jobs, and others that were served lately, by virtual finish time; see `turns.lua` |
 //! | `meta:open:<tenant>` | sorted set | queues in which a tenant has ready jobs, by virtual finish time among them |
-//! | `meta:turn`, `meta:mended` | string | virtual time; when and where `meta:open:…` was last compared with `fair:…` |
+//! | `meta:turn` | string | virtual time |
 //! | `active_queues` | sorted set | queues by name: all that have a `fair:<queue>`, and some that had |
 //! | `queues:<tenant>` | hash | `<queue>:r`, `:d`, `:p`: running, delayed, paused |
 //! | `queue_used` | sorted set | queues by the time at which a job came into them last, or they were seen in use |

@@ -380,7 +380,8 @@ function turns.join(tq)
   end
   turn = math.max(turn, tonumber(known or 0))
   if turn ~= tonumber(waits or 0) then call('ZADD', P .. 'meta:turns', turn, tq.tenant) end
-  local first = call('ZRANGE', open, 0, 0, 'WITHSCORES')
+  -- One that waits for no turn has nothing open.
+  local first = waits and call('ZRANGE', open, 0, 0, 'WITHSCORES') or {}
   call('ZADD', open, 'NX', first[2] and first[2] + 1 or 0, tq.queue)
   return turn
 end
@@ -407,10 +408,17 @@ function turns.leave(tq)
   turns.rest({ turn, tq.tenant })
 end
 
+-- The same of the only one that is open.
+function turns.leave_alone(tq)
+  tq.active = false
+  call('ZREM', tq.fair, tq.tenant)
+  call('UNLINK', P .. 'meta:turns', P .. 'meta:open:' .. tq.tenant, P .. 'meta:rested')
+end
+
 -- The tenant queue opens.
 function turns.open(tq)
   opened_in[tq.queue] = true
-  if call('EXISTS', tq.fair) == 0 then call('ZADD', P .. 'active_queues', 0, tq.queue) end
+  call('ZADD', P .. 'active_queues', 0, tq.queue)
   call('ZADD', tq.fair, turns.join(tq), tq.tenant)
 end
 

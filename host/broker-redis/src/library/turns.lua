@@ -9,6 +9,8 @@
 
 -- Entries of `active_queues`, and tenants of each, of which one claim looks whether they are known here.
 local MENDED_AT_ONCE = 16
+-- Between two walks over them, and between those of claims that found nothing, ms.
+local MENDED_EVERY, MENDED_AGAIN = 1000, 50
 -- Open queues that are not open any more, of which one claim forgets so many.
 local MOST_STALE = 1000
 
@@ -20,6 +22,8 @@ local waiting, heads, nearest
 -- By tenant its open queues: readers, or (with named queues) lists of what was found, in order. All that was found. The one
 -- that is next. Tenants that wait for nothing any more, and the highest virtual finish time that was served.
 local open_of, all_found, current, rested, latest
+-- When, in which store and up to which queue the last walk went. Kept from call to call: a server that starts anew walks anew.
+local mended_at, mended_in, mended_to
 
 local function forget()
   waiting, heads, nearest, current, latest = nil, nil, nil, nil, nil
@@ -44,6 +48,9 @@ end
 
 -- ---- a tenant alone
 
+-- The virtual finish time of a tenant that is the only one in all queues, with one of them.
+local only_turn
+
 local function alone_in_named()
   local tqs, tenant = {}, nil
   for _, name in ipairs(names) do
@@ -58,18 +65,20 @@ local function alone_in_named()
 end
 
 local function alone_in_all()
-  local found = call('ZRANGE', P .. 'meta:turns', 0, 1)
-  if found[2] then return end
+  local found = call('ZRANGE', P .. 'meta:turns', 0, 1, 'WITHSCORES')
+  if found[3] then return end
   if not found[1] then return {} end
   local open = call('ZRANGE', P .. 'meta:open:' .. found[1], 0, 1)
   if open[2] or not open[1] or except[open[1]] then return end
   local tq = tenant_queue_of(found[1], open[1])
+  only_turn = tonumber(found[2])
   return call('ZSCORE', tq.fair, tq.tenant) and { tq }
 end
 
 -- The tenant queues that a claim empties one after the other: only one tenant has any, none of them with sub-queues or
 -- controls, and there is an order. Nothing if that is not so.
 function turns.alone()
+  only_turn = nil
   local tqs = names and alone_in_named()
   if not names then tqs = alone_in_all() end
   for _, tq in ipairs(tqs or {}) do
@@ -81,8 +90,13 @@ end
 -- Counts turns of a tenant that is alone: how many of each of the tenant queues, and whether that one is open.
 function turns.count_alone(tqs, counts, is_open)
   local tenant, all = tqs[1].tenant, 0
-  local turn = call('ZSCORE', P .. 'meta:turns', tenant) or turns.join(tqs[1])
+  local turn = only_turn or call('ZSCORE', P .. 'meta:turns', tenant) or turns.join(tqs[1])
   for _, count in ipairs(counts) do all = all + count end
+  latest = all > 0 and turn + all - 1
+  if only_turn and not is_open[1] then
+    turns.leave_alone(tqs[1])
+    return pass_time()
+  end
   call('ZADD', P .. 'meta:turns', turn + all, tenant)
   for i, count in ipairs(counts) do
     if not is_open[i] then
@@ -91,7 +105,6 @@ function turns.count_alone(tqs, counts, is_open)
       call('ZINCRBY', P .. 'meta:open:' .. tenant, count, tqs[i].queue)
     end
   end
-  latest = all > 0 and turn + all - 1
   pass_time()
 end
 
@@ -312,11 +325,11 @@ function turns.is_cut_short()
 end
 
 -- Looks for tenant queues that a process of an older release opened, going on where the last claim stopped: once a second, and
--- when there was nothing to hand out. Whether there were some.
+-- sooner when there was nothing to hand out. Whether there were some.
 function turns.mend(found_nothing)
-  local at, last = string.match(call('GET', P .. 'meta:mended') or '', '^(%d+) (.*)$')
-  if not found_nothing and at and now - at < 1000 then return false end
-  local from, mended = last and last ~= '' and '(' .. last or '-', false
+  local walked = mended_in == P and mended_at <= now and now - mended_at
+  if walked and walked < (found_nothing and (mended_to and 0 or MENDED_AGAIN) or MENDED_EVERY) then return false end
+  local from, mended = walked and mended_to and '(' .. mended_to or '-', false
   local queues = call('ZRANGEBYLEX', P .. 'active_queues', from, '+', 'LIMIT', 0, MENDED_AT_ONCE)
   for _, queue in ipairs(queues) do
     local tenants = call('ZRANGE', P .. 'fair:' .. queue, 0, MENDED_AT_ONCE - 1)
@@ -328,6 +341,6 @@ function turns.mend(found_nothing)
     end
     if #tenants == 0 then call('ZREM', P .. 'active_queues', queue) end
   end
-  call('SET', P .. 'meta:mended', string.format('%.0f %s', now, queues[MENDED_AT_ONCE] or ''))
+  mended_at, mended_in, mended_to = now, P, queues[MENDED_AT_ONCE]
   return mended
 end

@@ -38,7 +38,7 @@ fn run(server: &RedisServer, command: &[&str]) {
 
 /// As if only processes of an older release had submitted what there is.
 fn forget_turns(server: &RedisServer, tenants: &[&str]) {
-    for key in ["turns", "turn", "rested", "mended"] {
+    for key in ["turns", "turn", "rested"] {
         run(server, &["DEL", &format!("P:meta:{key}")]);
     }
     for tenant in tenants {
@@ -126,6 +126,24 @@ async fn a_job_of_a_thousand_queues_takes_few_commands_and_all_are_found_in_full
     println!("commands of a job: {commands}");
     assert!(commands < 7.0, "{commands}");
     assert!(broker.claim(&claim(99, all(), 200)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_is_alone_takes_few_commands() {
+    const JOBS: u64 = 50;
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let start = cost::meter(&broker).await;
+    for n in 0..JOBS {
+        broker.submit(&[job(n, "a", "q")]).await.unwrap();
+        let held = broker.claim(&claim(2 * n, all(), 8)).await.unwrap();
+        let settles = [cost::settle(&held[0], n)];
+        let (_, next) = broker.settle(&settles, Some(&claim(2 * n + 1, all(), 8))).await.unwrap();
+        assert!(next.is_empty(), "{next:?}");
+    }
+    let commands = (cost::meter(&broker).await.3 - start.3) / JOBS as f64;
+    println!("commands of a job: {commands}");
+    assert!(commands < 58.0, "{commands}");
 }
 
 #[tokio::test]
