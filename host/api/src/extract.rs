@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use crate::{
     auth::Caller,
-    body::{checked_text, is_empty, object_of, read_json},
+    body::{Checked, is_empty, object_of},
     middleware::RequestId,
     problem::{Code, Problem, Result, cut},
     state::Api,
@@ -170,8 +170,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
-        object_of(checked_text(&bytes)?).map(Self)
+        object_of(Checked::read(api, &parts.headers, body, api.config.max_body_bytes).await?.text()).map(Self)
     }
 }
 
@@ -187,10 +186,10 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
         if is_empty(&parts.headers) {
             return Ok(Self(T::default()));
         }
-        let bytes = read_json(api, &parts.headers, body, api.config.max_body_bytes).await?;
-        if bytes.trim_ascii().is_empty() {
+        let body = Checked::read(api, &parts.headers, body, api.config.max_body_bytes).await?;
+        if body.text().trim_ascii().is_empty() {
             return Ok(Self(T::default()));
         }
-        object_of(checked_text(&bytes)?).map(Self)
+        object_of(body.text()).map(Self)
     }
 }

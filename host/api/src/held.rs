@@ -115,6 +115,12 @@ pub(crate) async fn room_for_body(api: &Api, bytes: usize) -> Result<()> {
     Ok(())
 }
 
+/// The turn of the request's tenant among those whose long texts are checked; none outside of a request.
+pub(crate) async fn turn_to_check(api: &Api) -> Option<Permit> {
+    let tenant = HELD.try_with(|held| held.tenant.clone()).ok()?;
+    api.checks.turn(&tenant).await
+}
+
 impl Reserved {
     /// Holds as much of it as the value took, until the answer is written.
     pub(crate) fn keep(self, bytes: usize) {

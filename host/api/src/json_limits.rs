@@ -1,8 +1,5 @@
 //! Limits on JSON that is not parsed yet.
 
-/// Levels of nesting: what serde_json, in the host and in most guests, can read back.
-pub(crate) const MAX_DEPTH: usize = 127;
-
 /// The bytes of a JSON text, each with whether it is within a text, or is one of its quotation marks. Needs no valid JSON, and
 /// no stack.
 fn marked(json: &[u8]) -> impl Iterator<Item = (u8, bool)> {
@@ -19,19 +16,6 @@ fn marked(json: &[u8]) -> impl Iterator<Item = (u8, bool)> {
     })
 }
 
-/// True when `json` is nested more deeply than `MAX_DEPTH`.
-pub(crate) fn is_too_deep(json: &[u8]) -> bool {
-    let mut depth = 0_usize;
-    marked(json).any(|mark| {
-        match mark {
-            (b'[' | b'{', false) => depth += 1,
-            (b']' | b'}', false) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth > MAX_DEPTH
-    })
-}
-
 /// Commas, brackets and braces outside of texts: what a parser has to make something for.
 pub(crate) fn marks(json: &[u8]) -> usize {
     marked(json).filter(|mark| matches!(mark, (b',' | b'[' | b']' | b'{' | b'}', false))).count()
@@ -45,15 +29,6 @@ pub(crate) fn compact(json: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn depth_counts_brackets_outside_of_texts() {
-        let nested = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert!(!is_too_deep(nested(MAX_DEPTH).as_bytes()));
-        assert!(is_too_deep(nested(MAX_DEPTH + 1).as_bytes()));
-        assert!(!is_too_deep(format!(r#"["\"{}"]"#, "[".repeat(1_000)).as_bytes()));
-        assert!(serde_json::from_str::<serde_json::Value>(&nested(MAX_DEPTH)).is_ok());
-    }
 
     #[test]
     fn marks_count_outside_of_texts() {

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::{
     auth::Caller,
-    body::{answer, checked_text, object, object_of, ok, read_json},
+    body::{Checked, answer, object, object_of, ok},
     extract::{BulkParam, Context},
     problem::{Code, Problem, Result},
     state::Api,
@@ -160,10 +160,10 @@ pub(crate) async fn start(api: &Api, caller: &Caller, bulk: Bulk) -> Result {
     )
 )]
 pub(crate) async fn submit(Context { api, caller, .. }: Context, headers: HeaderMap, body: Body) -> Result {
-    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
-    let body: BulkBody = object_of(checked_text(&bytes)?)?;
+    let checked = Checked::read(&api, &headers, body, api.config.max_body_bytes).await?;
+    let body: BulkBody = object_of(checked.text())?;
     body.check(&api)?;
-    let key = key_of(&headers, None, "")?.map(|key| submission_key(&key, &bytes));
+    let key = key_of(&headers, None, "")?.map(|key| submission_key(&key, &checked.0));
     let mut bulk = new(&api, body.action, body.filter)?;
     bulk.dry_run = body.dry_run;
     bulk.terminate = body.terminate.unwrap_or(true);

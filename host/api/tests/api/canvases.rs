@@ -76,7 +76,7 @@ async fn the_tree_and_the_picture_show_what_was_written() {
     let id = submit(&app, canvas).await;
     app.run(|d| (node(d) < 5).then(|| json!(1))).await;
     let tree = app.get(&format!("/v1/workflows/{id}/tree")).await.ok(200);
-    assert_eq!((&tree["kind"], &tree["count"], &tree["label"]), (&json!("chord"), &json!(300), &Value::Null));
+    assert_eq!((&tree["kind"], &tree["count"], &tree["label"]), (&json!("chord"), &json!(300), &json!("<script>")));
     assert_eq!((&tree["nodes"], &tree["nodes_shown"], &tree["nodes_left_out"]), (&json!(303), &json!(303), &json!(0)));
     assert_eq!(tree["members"][0]["state"], "succeeded");
     assert!(tree["members"][0]["finished_at"].is_string());

@@ -1,6 +1,9 @@
 //! What holds for every request.
 
-use axum::body::Body;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::{body::Body, http::Request};
+use futures::future::join_all;
 use umbel_api::ApiConfig;
 
 use crate::app::{Builder, TestApp};
@@ -228,4 +231,25 @@ async fn bodies_of_a_tenant_that_come_slowly_have_a_limit_of_bytes_together() {
     slow.abort();
     assert!(slow.await.is_err());
     app.with_headers("POST", "/v1/jobs", &[("content-length", &length(&large))], &large).await.ok(202);
+}
+
+/// On one thread: whatever is done there delays everybody.
+#[tokio::test]
+async fn a_request_of_another_tenant_is_served_before_all_long_bodies_are_checked() {
+    let app = TestApp::with_tasks().await;
+    let others = app.other_tenant().await;
+    let names: Vec<String> = (0..50_000).map(|i| format!("\"{i}\":0")).collect();
+    let body = format!(r#"{{"task":"add","kwargs":{{{}}}}}"#, names.join(","));
+    let answered = AtomicUsize::new(0);
+    let long = join_all((0..10).map(|_| async {
+        app.post("/v1/jobs", &body).await.problem(422, "invalid_body");
+        answered.fetch_add(1, Ordering::SeqCst);
+    }));
+    let short = async {
+        let request = Request::get("/v1/tenant").header("authorization", format!("Bearer {others}"));
+        app.send(request.body(Body::empty()).unwrap()).await.ok(200);
+        answered.load(Ordering::SeqCst)
+    };
+    let (_, before) = tokio::join!(long, short);
+    assert!(before < 10, "{before} long bodies were checked before it");
 }

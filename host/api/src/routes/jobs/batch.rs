@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::IntoResponse as _,
 };
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use umbel_broker::Submitted;
@@ -17,7 +17,7 @@ use umbel_compose::{JobTemplate, Options};
 use umbel_model::JobId;
 
 use crate::{
-    body::{Chunks, checked_text, is_declared_longer, media_type, object_of, or_drain, too_large},
+    body::{Checked, Chunks, is_declared_longer, media_type, object_of, or_drain, too_large},
     extract::Context,
     held,
     outcome::{Outcome, submitted},
@@ -151,17 +151,17 @@ impl<'a> Batch<'a> {
                 let line = rest.split_to(searched + end);
                 rest.advance(1);
                 searched = 0;
-                self.line(&line).await?;
+                self.line(line.freeze()).await?;
             }
             if rest.len() > self.api.config.max_body_bytes {
                 return Err(too_large(self.api.config.max_body_bytes));
             }
         }
-        self.line(&rest).await
+        self.line(rest.freeze()).await
     }
 
-    async fn line(&mut self, line: &[u8]) -> Result<()> {
-        let line = line.trim_ascii();
+    async fn line(&mut self, line: Bytes) -> Result<()> {
+        let line = line.slice_ref(line.trim_ascii());
         if line.is_empty() {
             return Ok(());
         }
@@ -170,12 +170,12 @@ impl<'a> Batch<'a> {
             return Err(Problem::too_many_lines(detail));
         }
         self.lines += 1;
+        self.bytes += line.len();
         let entry = match &self.failed {
             Some(problem) => Err(problem.clone()),
             None => self.add(line).await,
         };
         self.entries.push(entry);
-        self.bytes += line.len();
         if self.entries.len() >= CHUNK || self.bytes >= CHUNK_BYTES {
             self.flush().await;
         }
@@ -183,18 +183,19 @@ impl<'a> Batch<'a> {
     }
 
     /// Prepares the job of a line.
-    async fn add(&mut self, line: &[u8]) -> Entry {
+    async fn add(&mut self, line: Bytes) -> Entry {
         if line.len() > self.api.config.max_body_bytes {
             return Err(too_large(self.api.config.max_body_bytes));
         }
-        let signature: Signature<'_> = object_of(checked_text(line)?)?;
+        let line = Checked::new(self.api, line).await?;
+        let signature: Signature<'_> = object_of(line.text())?;
         let options = signature.options.map_or("", |json| json.get());
         let at = match self.templates.iter().position(|p| p.task == *signature.task && p.options == options) {
             Some(at) => at,
             None => self.prepare(&signature.task, options).await?,
         };
         let prepared = &self.templates[at];
-        let key = prepared.idempotency_key.as_ref().map(|key| submission_key(key, line));
+        let key = prepared.idempotency_key.as_ref().map(|key| submission_key(key, &line.0));
         let body = key.as_ref().map(|key| key.canonical_body.clone());
         let id = self.new.add(self.api, &prepared.template, &signature, key).await?;
         Ok(ToStore { id, body })

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{callbacks, respond_with_job};
 use crate::{
-    body::{checked_text, object_of, read_json},
+    body::{Checked, object_of},
     canvas_schema::Step,
     extract::{Context, Query, WaitQuery},
     outcome::submitted,
@@ -86,11 +86,11 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
     let Context { api, caller, request_id, .. } = cx;
     let wait = query.wait(&api)?;
     let origin = Origin::of(&caller, &request_id, &headers);
-    let bytes = read_json(&api, &headers, body, api.config.max_body_bytes).await?;
-    let signature: Signature<'_> = object_of(checked_text(&bytes)?)?;
+    let checked = Checked::read(&api, &headers, body, api.config.max_body_bytes).await?;
+    let signature: Signature<'_> = object_of(checked.text())?;
     let options = signature.options.map(|json| options_of(json.get())).transpose()?.unwrap_or_default();
     let key = key_of(&headers, options.idempotency_key.as_deref(), "options.idempotency_key")?;
-    let key = key.map(|key| submission_key(&key, &bytes));
+    let key = key.map(|key| submission_key(&key, &checked.0));
     let mut waiter = None;
     let outcome = if options.on_success.is_empty() && options.on_failure.is_empty() {
         let template = origin.template(&api, &signature.task, options).await?;
@@ -108,6 +108,6 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
     };
     tracing::debug!(job = %outcome.id(), task = &*signature.task, ?outcome, "job submitted");
     // It is not kept for as long as the caller waits.
-    drop(bytes);
+    drop(checked);
     respond_with_job(&api, &caller, outcome, wait, waiter).await
 }
