@@ -65,6 +65,9 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
             line(&format!("start of a quiet one's job {name}, {shown} ms"), json!({"what": what}), field);
         }
     }
+    for (name, field) in [("purged", "purged_per_s"), ("forgotten", "forgotten_per_s")] {
+        line(&format!("jobs {name} by a bulk action, jobs/s"), json!({"what": "bulk"}), field);
+    }
     for (name, field) in [("idle", "idle"), ("200 jobs/s", "at_once"), ("200 delayed jobs/s", "delayed")] {
         line(&format!("16 workers and 2 servers, {name}: Redis, % of a core"), json!({"what": "fleet"}), field);
     }

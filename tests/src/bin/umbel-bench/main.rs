@@ -3,6 +3,7 @@
 //!
 //! docs/BENCHMARKS.md describes what is timed, from when to when.
 
+mod bulk;
 mod canvas;
 mod connection;
 mod fairness;
@@ -28,6 +29,7 @@ const NAMES: &[&str] = &[
     "chain",
     "noisy",
     "keys",
+    "bulk",
     "fleet",
     "queues",
     "tenants",
@@ -42,6 +44,8 @@ const OVER_QUEUES: usize = 100_000;
 const ATTACK: Duration = Duration::from_secs(60);
 /// Jobs of each run with a limit, and of the run without one beside them.
 const LIMITED: usize = 20_000;
+/// Jobs that a bulk action purges and forgets.
+const BULK: usize = 100_000;
 /// Steps of the chain, as the peers have it.
 const STEPS: usize = 200;
 
@@ -123,6 +127,7 @@ async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>>
         "tenants" => rows.push(fairness::tenants(broker).await?),
         "noisy" => rows.push(fairness::noisy(broker).await?),
         "keys" => rows.push(fairness::keys(broker).await?),
+        "bulk" => rows.push(bulk::bulk(broker, BULK).await?),
         "fleet" if broker == "redis" => rows.push(fleet::fleet().await?),
         "fleet" => {}
         _ => rows.push(measure::memory(broker).await?),
