@@ -243,6 +243,7 @@ fn all_jobs(tenant: &TenantId, dead: bool) -> JobQuery {
         task: None,
         queue: None,
         worker: None,
+        spec_has: Vec::new(),
         before: None,
         max: 1_000,
     }

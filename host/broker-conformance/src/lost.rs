@@ -147,11 +147,42 @@ pub async fn only_a_job_that_waits_is_cancelled_when_that_is_asked_for(s: Subjec
     s.add_all([new_job(1), new_job(2)]).await;
     let first = s.claim(1).await.remove(0);
     let t1 = tenant("t1");
-    assert_eq!(s.broker.cancel_waiting(&t1, first.id).await.unwrap(), Cancelled::Runs);
+    let ids = [first.id, job_id(2), job_id(9)];
+    let cancelled = |answers: [Cancelled; 3]| answers.map(JobActed::Cancelled);
+    let expected = cancelled([Cancelled::Runs, Cancelled::Revoked, Cancelled::NotFound]);
+    assert_eq!(s.broker.act(&t1, JobAction::CancelWaiting, &ids).await.unwrap(), expected);
     assert!(!s.broker.job(&t1, first.id).await.unwrap().unwrap().cancel_requested);
-    assert_eq!(s.broker.cancel_waiting(&t1, job_id(2)).await.unwrap(), Cancelled::Revoked);
-    assert_eq!(s.broker.cancel_waiting(&t1, job_id(2)).await.unwrap(), Cancelled::AlreadyEnded(JobState::Revoked));
-    assert_eq!(s.broker.cancel_waiting(&t1, job_id(9)).await.unwrap(), Cancelled::NotFound);
+    let expected = cancelled([Cancelled::Runs, Cancelled::AlreadyEnded(JobState::Revoked), Cancelled::NotFound]);
+    assert_eq!(s.broker.act(&t1, JobAction::CancelWaiting, &ids).await.unwrap(), expected);
+}
+
+pub async fn many_jobs_are_acted_on_in_one_step_with_an_answer_for_each(s: Subject) {
+    let t1 = tenant("t1");
+    let act = |action, ids: &[JobId]| {
+        let (broker, t1, ids) = (s.broker.clone(), t1.clone(), ids.to_vec());
+        async move { broker.act(&t1, action, &ids).await.unwrap() }
+    };
+    assert_eq!(act(JobAction::Forget, &[]).await, []);
+    let late = |n| NewJob { start: Start::After(9_000), ..new_job(n) };
+    s.add_all((1..=100).map(new_job).chain((101..=MAX_ACTS as u64).map(late))).await;
+    let f = s.begin_json(r#"{"chain":[{"task":"a"},{"task":"b"}]}"#).await;
+    let all: Vec<JobId> = (1..=MAX_ACTS as u64).map(job_id).collect();
+    let queued = act(JobAction::RunNow, &all).await;
+    assert!(queued[..100].iter().all(|acted| *acted == JobActed::RunNow(RunNow::NotWaiting(JobState::Queued))));
+    assert!(queued[100..].iter().all(|acted| *acted == JobActed::RunNow(RunNow::Queued)));
+    assert_eq!((s.queue().await.queued, s.queue().await.delayed), (MAX_ACTS as u64 + 1, 0));
+    // A node among them: what waits for it follows in the same step.
+    let with_node = [&all[..], &[f.id_of(0), job_id(999)]].concat();
+    let cancelled = act(JobAction::Cancel { terminate: true }, &with_node).await;
+    assert!(cancelled[..=MAX_ACTS].iter().all(|acted| *acted == JobActed::Cancelled(Cancelled::Revoked)));
+    assert_eq!(cancelled[MAX_ACTS + 1], JobActed::Cancelled(Cancelled::NotFound));
+    f.is_over(WorkflowState::Failed, "a:revoked b:failed").await;
+    assert_eq!(s.queue().await.queued, 0);
+    let forgotten = act(JobAction::Forget, &with_node).await;
+    assert!(forgotten[..MAX_ACTS].iter().all(|acted| *acted == JobActed::Forgot(Forgot::Forgotten)));
+    let rest = [Forgot::Node, Forgot::NotFound].map(JobActed::Forgot);
+    assert_eq!(forgotten[MAX_ACTS..], rest);
+    assert!(s.broker.jobs(&all_jobs(&t1, false)).await.unwrap().jobs.is_empty());
 }
 
 pub async fn a_waiting_job_is_revoked_however_it_is_cancelled(s: Subject) {

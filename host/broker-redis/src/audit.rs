@@ -1,15 +1,17 @@
 //! Looks through the store for what should not be, in small steps: each is one call, so that work that goes on meanwhile
 //! is neither stopped nor taken for an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use redis::FromRedisValue;
 use umbel_broker::{Error, Finding, Result};
 
 use crate::{RedisBroker, answers::Answer, connection::Repeat, settings};
 
-/// Keys or entries that one call looks at: about 2 ms.
+/// Keys that one call looks at: a few milliseconds.
 const PIECE: usize = 300;
+/// Entries of a set that one call looks at, and keys that one `SCAN` passes: the same.
+const LARGE_PIECE: usize = 1_000;
 /// Leases and delays that are counted at once, about 100 ms; with more of them, those counts are left out.
 const MOST_COUNTED: usize = 20_000;
 /// Key sub-queues of a tenant queue, dead jobs of a tenant: the same.
@@ -130,6 +132,8 @@ impl RedisBroker {
     /// Every key below the prefix, behind its kind.
     async fn names_by_kind(&self, found: &mut Findings) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let prefix = self.connection.keys.prefix();
+        let known: HashSet<&str> =
+            [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().into_iter().collect();
         let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut cursor = "0".to_owned();
         loop {
@@ -138,18 +142,20 @@ impl RedisBroker {
                 .arg("MATCH")
                 .arg(self.connection.keys.all())
                 .arg("COUNT")
-                .arg(PIECE)
+                .arg(LARGE_PIECE)
                 .to_owned();
             let mut answer = Answer::new(self.command(&scan).await?)?;
             cursor = answer.text()?;
             for key in Answer::new(answer.next()?)?.rest(Answer::text)? {
                 let name = key.strip_prefix(prefix).unwrap_or(&key);
                 let (kind, name) = name.split_once(':').unwrap_or((name, ""));
-                let known = [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().contains(&kind);
-                if !known {
+                if !known.contains(kind) {
                     found.add("key that nothing owns".into(), key.clone(), false);
                 }
-                keys.entry(kind.into()).or_default().insert(name.into());
+                match keys.get_mut(kind) {
+                    Some(names) => drop(names.insert(name.into())),
+                    None => drop(keys.insert(kind.into(), BTreeSet::from([name.into()]))),
+                }
             }
             if cursor == "0" {
                 return Ok(keys);
@@ -160,7 +166,7 @@ impl RedisBroker {
     async fn look_at_set(&self, fix: bool, kind: &str, name: &str, found: &mut Findings) -> Result<()> {
         let mut from = 0;
         while from >= 0 {
-            let args = vec![kind.to_owned(), name.to_owned(), from.to_string(), PIECE.to_string()];
+            let args = vec![kind.to_owned(), name.to_owned(), from.to_string(), LARGE_PIECE.to_string()];
             from = self.look_at(fix, "set", args, found).await?;
         }
         Ok(())

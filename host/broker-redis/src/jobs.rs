@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Cancelled, Error, Forgot, JobPage, JobQuery, Jobs, LogLine, NewJob, PAGE_SCAN, Result, RunNow, SUPERSEDED,
-    Submitted, superseded_message,
+    Cancelled, Error, Forgot, JobActed, JobAction, JobPage, JobQuery, Jobs, LogLine, NewJob, PAGE_SCAN, Result, RunNow,
+    SUPERSEDED, Submitted, superseded_message,
 };
 use umbel_model::{Failure, JobId, JobRecord, JobState, TenantId};
 
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) const BATCH: usize = 500;
 /// How the function `cancel` is told to leave alone what runs.
 const ONLY_WAITING: u8 = 2;
+/// The answer of the function `forget` for a node of a workflow.
+const IS_NODE: i64 = -2;
 
 #[async_trait]
 impl Jobs for RedisBroker {
@@ -69,6 +71,8 @@ impl Jobs for RedisBroker {
             &or_nothing(query.task.as_ref()),
             &or_nothing(query.queue.as_ref()),
             &or_nothing(query.worker.as_ref()),
+            &or_nothing(query.spec_has.first()),
+            &or_nothing(query.spec_has.get(1)),
         ]);
         let mut answer = self.answer("list", args, Repeat::Safe).await?;
         let next = some(&answer.text()?).map(str::parse).transpose().map_err(corrupt)?;
@@ -84,48 +88,46 @@ impl Jobs for RedisBroker {
         answer.rest(|answer| serde_json::from_slice(&answer.bytes()?).map_err(corrupt))
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
-        self.cancel_how(tenant, id, u8::from(terminate)).await
-    }
-
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.cancel_how(tenant, id, ONLY_WAITING).await
-    }
-
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        let code: i64 = self.typed("run_now", args([&member(tenant, id)]), Repeat::Safe).await?;
-        Ok(match state(code)? {
-            None => RunNow::NotFound,
-            Some(JobState::Scheduled | JobState::Retrying) => RunNow::Queued,
-            Some(state) => RunNow::NotWaiting(state),
-        })
-    }
-
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        let code: i64 = self.typed("forget", args([&member(tenant, id)]), Repeat::OnlyUnsent).await?;
-        Ok(match code {
-            -2 => Forgot::Node,
-            _ => match state(code)? {
-                None => Forgot::NotFound,
-                Some(state) if state.is_terminal() => Forgot::Forgotten,
-                Some(state) => Forgot::NotEnded(state),
-            },
-        })
+    async fn act(&self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Result<Vec<JobActed>> {
+        let (function, how, repeat) = match action {
+            JobAction::Cancel { terminate } => ("cancel", u8::from(terminate), Repeat::Safe),
+            JobAction::CancelWaiting => ("cancel", ONLY_WAITING, Repeat::Safe),
+            JobAction::RunNow => ("run_now", 0, Repeat::Safe),
+            JobAction::Forget => ("forget", 0, Repeat::OnlyUnsent),
+        };
+        let mut args = args([&how]);
+        args.extend(ids.iter().map(|id| member(tenant, *id).into_bytes()));
+        let codes: Vec<i64> = self.typed(function, args, repeat).await?;
+        if codes.len() != ids.len() {
+            return Err(unknown_code());
+        }
+        codes.into_iter().map(|code| acted(action, code)).collect()
     }
 }
 
-impl RedisBroker {
-    /// `how`: see the function.
-    async fn cancel_how(&self, tenant: &TenantId, id: JobId, how: u8) -> Result<Cancelled> {
-        let code: i64 = self.typed("cancel", args([&member(tenant, id), &how]), Repeat::Safe).await?;
-        Ok(match state(code)? {
+/// What the code of a function means for one job.
+fn acted(action: JobAction, code: i64) -> Result<JobActed> {
+    let found = state(code)?;
+    Ok(match action {
+        JobAction::Cancel { .. } | JobAction::CancelWaiting => JobActed::Cancelled(match found {
             None => Cancelled::NotFound,
-            Some(JobState::Running) if how == ONLY_WAITING => Cancelled::Runs,
+            Some(JobState::Running) if action == JobAction::CancelWaiting => Cancelled::Runs,
             Some(JobState::Running) => Cancelled::Requested,
             Some(state) if state.is_terminal() => Cancelled::AlreadyEnded(state),
             Some(_) => Cancelled::Revoked,
-        })
-    }
+        }),
+        JobAction::RunNow => JobActed::RunNow(match found {
+            None => RunNow::NotFound,
+            Some(JobState::Scheduled | JobState::Retrying) => RunNow::Queued,
+            Some(state) => RunNow::NotWaiting(state),
+        }),
+        JobAction::Forget => JobActed::Forgot(match found {
+            None if code == IS_NODE => Forgot::Node,
+            None => Forgot::NotFound,
+            Some(state) if state.is_terminal() => Forgot::Forgotten,
+            Some(state) => Forgot::NotEnded(state),
+        }),
+    })
 }
 
 /// How a function is given what may be missing.

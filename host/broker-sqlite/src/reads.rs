@@ -13,7 +13,7 @@ use umbel_model::{
 
 use crate::{
     error::Fault,
-    rows::{self, all, each, first, get, int, one, read},
+    rows::{self, Stored, all, each, first, get, int, one, read},
     templates,
 };
 
@@ -97,12 +97,18 @@ struct Size {
 
 macro_rules! select_page {
     ($index:literal, $also:literal) => {
+        select_page!($index, "", "", $also)
+    };
+    ($index:literal, $join:literal, $fits:literal, $also:literal) => {
         concat!(
             "SELECT job.rid, job.id, job.workflow IS NOT NULL, (?4 IS NULL OR task = ?4)
-            AND (?5 IS NULL OR line.queue = ?5) AND (?6 IS NULL OR worker IS ?6) AND (?7 IS NULL OR state = ?7)
-            FROM job INDEXED BY ",
+            AND (?5 IS NULL OR line.queue = ?5) AND (?6 IS NULL OR worker IS ?6) AND (?7 IS NULL OR state = ?7)",
+            $fits,
+            " FROM job INDEXED BY ",
             $index,
-            " CROSS JOIN line ON line.id = job.line WHERE job.tenant = ?1 AND job.id < ?2 ",
+            " CROSS JOIN line ON line.id = job.line ",
+            $join,
+            " WHERE job.tenant = ?1 AND job.id < ?2 ",
             $also,
             " ORDER BY job.id DESC LIMIT ?3"
         )
@@ -110,6 +116,13 @@ macro_rules! select_page {
 }
 
 const PAGE: &str = select_page!("job_id", "");
+/// With texts that the spec contains.
+const PAGE_BY_SPEC: &str = select_page!(
+    "job_id",
+    "LEFT JOIN spec ON spec.rid = job.rid",
+    " AND coalesce(instr(spec.text, ?8), 0) AND (?9 IS NULL OR instr(spec.text, ?9))",
+    ""
+);
 const DEAD_PAGE: &str = select_page!("job_dead", "AND job.dead = 1");
 
 /// Seventeen bytes, above every id, or the id before which a page begins.
@@ -125,10 +138,16 @@ fn part_of_page(
     page: &mut JobPage,
     size: &mut Size,
 ) -> Result<Option<WorkflowId>, Fault> {
-    let sql = if query.dead { DEAD_PAGE } else { PAGE };
     let mut in_the_way = None;
-    let JobQuery { tenant, task, queue, worker, state, .. } = query;
-    each(conn, sql, &[tenant, before, &PAGE_SCAN, task, queue, worker, state], |row| {
+    let JobQuery { tenant, task, queue, worker, state, spec_has, .. } = query;
+    let (text, another) = (spec_has.first().cloned(), spec_has.get(1).cloned());
+    let wanted: [&dyn Stored; 9] = [tenant, before, &PAGE_SCAN, task, queue, worker, state, &text, &another];
+    let (sql, wanted) = match (query.dead, &text) {
+        (true, _) => (DEAD_PAGE, &wanted[..7]),
+        (false, None) => (PAGE, &wanted[..7]),
+        (false, Some(_)) => (PAGE_BY_SPEC, &wanted[..]),
+    };
+    each(conn, sql, wanted, |row| {
         let (id, is_node): (JobId, bool) = (get(row, 1)?, get(row, 2)?);
         if is_node && !query.dead {
             in_the_way = Some(node_of(id).0);
@@ -268,7 +287,7 @@ mod tests {
 
     #[test]
     fn no_read_costs_more_because_more_jobs_are_stored() {
-        for sql in [RECORD, SUMMARY, PAGE, DEAD_PAGE, FIRST_EVENT, EVENTS] {
+        for sql in [RECORD, SUMMARY, PAGE, PAGE_BY_SPEC, DEAD_PAGE, FIRST_EVENT, EVENTS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -89,10 +89,7 @@ macro_rules! serve_in_process {
                 read job(&tenant: TenantId, id: JobId) -> Option<JobRecord>;
                 read jobs(&query: JobQuery) -> JobPage;
                 read logs(&tenant: TenantId, id: JobId, from: u64, max: u32) -> Vec<LogLine>;
-                write[1] cancel(&tenant: TenantId, id: JobId, terminate: bool) -> Cancelled;
-                write[1] cancel_waiting(&tenant: TenantId, id: JobId) -> Cancelled;
-                write[1] run_now(&tenant: TenantId, id: JobId) -> RunNow;
-                write[1] forget(&tenant: TenantId, id: JobId) -> Forgot;
+                write[ids.len()] act(&tenant: TenantId, action: JobAction, &ids: [JobId]) -> Vec<JobActed>;
             }
             $crate::serve_in_process! { $Broker: Deliveries
                 write[claim.max as usize] claim(&claim: Claim) -> Vec<Delivery>;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TaskName, TenantId, UnixMs, WorkerId};
 
-use crate::{BrokerOptions, Result};
+use crate::{BrokerOptions, Error, Result};
 
 /// How long an idempotency key answers with its job, milliseconds: a day, as Stripe does.
 pub const IDEMPOTENCY_TTL_MS: u64 = 86_400_000;
@@ -31,18 +31,61 @@ pub trait Jobs: Send + Sync + fmt::Debug + 'static {
     /// Log lines of a job from number `from` on, at most `max`.
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>>;
 
+    /// Does the same to each of at most `MAX_ACTS` jobs, all different, in one step: one answer per job, in order.
+    async fn act(&self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Result<Vec<JobActed>>;
+
+    /// `JobAction::Cancel` of one job.
+    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+        match self.act(tenant, JobAction::Cancel { terminate }, &[id]).await?[..] {
+            [JobActed::Cancelled(answer)] => Ok(answer),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// `JobAction::RunNow` of one job.
+    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
+        match self.act(tenant, JobAction::RunNow, &[id]).await?[..] {
+            [JobActed::RunNow(answer)] => Ok(answer),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// `JobAction::Forget` of one job.
+    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
+        match self.act(tenant, JobAction::Forget, &[id]).await?[..] {
+            [JobActed::Forgot(answer)] => Ok(answer),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn unexpected() -> Error {
+    Error::Failed("an action on a job was answered as another one".into())
+}
+
+/// Jobs of one call of `act` at most: some milliseconds of Redis' time.
+pub const MAX_ACTS: usize = 200;
+
+/// What users ask of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobAction {
     /// Revokes a job that waits, and the workflow that replaced it; asks the worker of a running one to stop it or, with
     /// `terminate` false, lets it end: then it is only not retried.
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled>;
-
-    /// As `cancel`, but leaves a job alone that runs: the answer is then `Runs`.
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled>;
-
+    Cancel { terminate: bool },
+    /// The same, but leaves a job alone that runs: the answer is then `Runs`.
+    CancelWaiting,
     /// Queues a scheduled or retrying job now.
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow>;
-
+    RunNow,
     /// Deletes a job that has ended, with all that belongs to it.
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot>;
+    Forget,
+}
+
+/// The answer to an action, for one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobActed {
+    Cancelled(Cancelled),
+    RunNow(RunNow),
+    Forgot(Forgot),
 }
 
 /// When a job may start.
@@ -139,10 +182,16 @@ pub struct JobQuery {
     pub queue: Option<QueueName>,
     /// Only those whose last delivery went to this worker.
     pub worker: Option<WorkerId>,
+    /// Only those whose spec contains each of these texts, at most `MAX_SPEC_TEXTS`. Not together with `dead`: the spec of a
+    /// node is its template's.
+    pub spec_has: Vec<String>,
     /// Only jobs older than this one: the `next` of the page before.
     pub before: Option<JobId>,
     pub max: u32,
 }
+
+/// Texts that a list looks for in specs: those of a tag and of a header.
+pub const MAX_SPEC_TEXTS: usize = 2;
 
 /// A page of jobs, newest first.
 #[derive(Debug, Clone)]

@@ -2,14 +2,16 @@
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use umbel_broker::{
-    Broker, Cancelled, Error, Forgot, NodePage, NodeRecord, NodeWork, Result, Results, RunNow, Submitted, WorkflowPage,
-    WorkflowQuery,
+    Broker, Cancelled, Error, Forgot, JobActed, JobAction, MAX_ACTS, NodePage, NodeRecord, NodeWork, Result, Results,
+    RunNow, Submitted, WorkflowPage, WorkflowQuery,
 };
 use umbel_compose::Refusal;
-use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, UnixMs, WorkflowState, outcome::truncated};
+use umbel_model::{
+    Digest, JobId, JobRecord, JobState, TenantId, UnixMs, WorkflowId, WorkflowState, outcome::truncated,
+};
 
 use crate::{
-    Action, Bulk, Carrier, Redriver, State,
+    Action, Bulk, Carrier, Filter, Redriver, State,
     bulk::{InWorkflows, MAX_TRIES, Position},
     store::{bury, drop_entry, drop_orphan, put_over, read},
 };
@@ -21,6 +23,8 @@ const TURN_MS: u64 = 5_000;
 
 /// Pages of nodes that one step reads at most.
 const NODE_READS: u32 = 16;
+/// Workflows inside of others that are remembered, and one more for each replacement of a replacement.
+const MAX_INSIDE: usize = 500;
 
 /// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +145,7 @@ async fn records(
 
 /// The next jobs; notes where to go on.
 async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &mut Bulk, max: u32) -> Result<Vec<JobId>> {
-    if let Some(at) = bulk.in_workflows {
+    if let Some(at) = bulk.in_workflows.clone() {
         return nodes(broker, tenant, bulk, at, max).await;
     }
     let (found, next) = jobs(broker, tenant, bulk, max).await?;
@@ -156,7 +160,7 @@ async fn page(broker: &dyn Broker, tenant: &TenantId, bulk: &mut Bulk, max: u32)
     Ok(found)
 }
 
-/// The next nodes of running workflows that were submitted before the action; those of replaced jobs are not among them.
+/// The next nodes of running workflows that were submitted before the action, and of what replaced jobs and nodes.
 async fn nodes(
     broker: &dyn Broker,
     tenant: &TenantId,
@@ -166,19 +170,32 @@ async fn nodes(
 ) -> Result<Vec<JobId>> {
     let mut found = Vec::new();
     for _ in 0..NODE_READS {
-        if let Some((workflow, first)) = at.at {
+        let inside = at.inside.pop();
+        if let Some((workflow, first)) = inside.or(at.at) {
             let NodePage { nodes, next } = broker.nodes(tenant, workflow, first, max, Results::Omitted).await?;
-            at.at = (!nodes.is_empty()).then_some((workflow, next));
-            found.extend(fitting(bulk, &nodes));
+            let (looked_at, children) = replacements(&nodes, MAX_INSIDE.saturating_sub(at.inside.len()));
+            let next = nodes.get(looked_at).map_or(next, |node| node.number);
+            let rest = (!nodes.is_empty()).then_some((workflow, next));
+            match inside {
+                Some(_) => at.inside.extend(rest),
+                None => at.at = rest,
+            }
+            at.inside.extend(children.into_iter().map(|child| (child, 0)));
+            found.extend(fitting(bulk, &nodes[..looked_at]));
             if !found.is_empty() {
                 break;
             }
             continue;
         }
+        if at.replaced != Position::End {
+            (at.inside, at.replaced) = replaced(broker, tenant, bulk, at.replaced).await?;
+            continue;
+        }
         let (before, state) = (Some(at.before.unwrap_or(bulk.id)), Some(WorkflowState::Running));
         let query = WorkflowQuery { tenant: tenant.clone(), state, before, max: 1 };
         let WorkflowPage { workflows, next } = broker.workflows(&query).await?;
-        at = InWorkflows { before: next, at: workflows.first().map(|workflow| (workflow.id, 0)) };
+        at.before = next;
+        at.at = workflows.first().map(|workflow| (workflow.id, 0));
         if at.at.is_none() && next.is_none_or(|next| bulk.filter.is_past(next)) {
             bulk.position = Position::End;
             break;
@@ -189,6 +206,37 @@ async fn nodes(
     }
     bulk.in_workflows = Some(at);
     Ok(found)
+}
+
+/// What replaced the next jobs that are no nodes, and where to go on: only those wait for something.
+async fn replaced(
+    broker: &dyn Broker,
+    tenant: &TenantId,
+    bulk: &Bulk,
+    at: Position,
+) -> Result<(Vec<(WorkflowId, u32)>, Position)> {
+    let before = if let Position::Before(id) = at { id } else { bulk.id };
+    let waiting = Filter { state: vec![JobState::Waiting], ..Filter::default() };
+    let page = broker.jobs(&waiting.query(tenant, false, Some(before), MAX_INSIDE as u32)).await?;
+    let children = page.jobs.iter().filter_map(|record| record.child).map(|child| (child, 0)).collect();
+    let next = page.next.filter(|next| !bulk.filter.is_past(*next));
+    Ok((children, next.map_or(Position::End, Position::Before)))
+}
+
+/// How many of some nodes can be looked at when there is room for so many workflows that replaced them, at least one; and those.
+fn replacements(nodes: &[NodeRecord], room: usize) -> (usize, Vec<WorkflowId>) {
+    let mut children = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        if let NodeWork::Job { record, .. } = &node.work
+            && record.state == JobState::Waiting
+        {
+            children.extend(record.child);
+        }
+        if children.len() >= room.max(1) {
+            return (at + 1, children);
+        }
+    }
+    (nodes.len(), children)
 }
 
 /// The jobs among nodes that the action is for.
@@ -233,20 +281,54 @@ async fn jobs(broker: &dyn Broker, tenant: &TenantId, bulk: &Bulk, max: u32) -> 
 
 /// Acts on the page that was noted. None: it has to wait.
 async fn act(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {
+    let action = match bulk.action {
+        Action::Redrive => return redrive(carrier, tenant, bulk).await,
+        // A job that was found waiting may run by now: whoever asked for those that wait did not mean it.
+        Action::Cancel if bulk.filter.wants_waiting() => JobAction::CancelWaiting,
+        Action::Cancel => JobAction::Cancel { terminate: bulk.terminate },
+        Action::Forget => JobAction::Forget,
+        Action::RunNow => JobAction::RunNow,
+    };
     let mut counts = Counts::default();
-    if bulk.action == Action::Redrive {
-        return redrive(carrier, tenant, bulk).await;
-    }
-    // Not a lazy iterator, as in `records`.
-    let mut acts = Vec::with_capacity(bulk.doing.len());
-    for id in &bulk.doing {
-        acts.push(one(carrier, tenant, bulk, *id));
-    }
-    let acted: Vec<Result<Acted>> = stream::iter(acts).buffer_unordered(AT_ONCE).collect().await;
-    for acted in acted {
-        counts.add(acted?);
+    for ids in bulk.doing.chunks(MAX_ACTS) {
+        let answers = carrier.broker.act(tenant, action, ids).await?;
+        answers.into_iter().for_each(|acted| counts.add(outcome(acted)));
+        if action == JobAction::Forget {
+            drop_values(carrier, tenant, ids).await;
+        }
     }
     Ok(Some(counts))
+}
+
+/// What is counted of a job's answer. One that was acted on before, and not counted, is done.
+fn outcome(acted: JobActed) -> Acted {
+    let done = match acted {
+        JobActed::Cancelled(cancelled) => match cancelled {
+            Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => true,
+            Cancelled::Runs | Cancelled::AlreadyEnded(_) | Cancelled::NotFound => false,
+        },
+        JobActed::Forgot(forgot) => matches!(forgot, Forgot::Forgotten | Forgot::NotFound),
+        JobActed::RunNow(run) => match run {
+            RunNow::Queued | RunNow::NotWaiting(JobState::Queued | JobState::Running) => true,
+            RunNow::NotWaiting(_) | RunNow::NotFound => false,
+        },
+    };
+    if done { Acted::Done } else { Acted::Skipped }
+}
+
+/// Deletes the large values of forgotten jobs. What is left of them the sweeper finds.
+async fn drop_values(carrier: Carrier<'_>, tenant: &TenantId, ids: &[JobId]) {
+    let Some(store) = carrier.store else { return };
+    // Not a lazy iterator, as in `records`.
+    let mut deletions = Vec::with_capacity(ids.len());
+    for id in ids {
+        deletions.push(async move {
+            if let Err(error) = store.delete_values(tenant, *id).await {
+                tracing::debug!(job = %id, %error, "values of a forgotten job are left");
+            }
+        });
+    }
+    stream::iter(deletions).buffer_unordered(AT_ONCE).collect::<()>().await;
 }
 
 impl Counts {
@@ -260,41 +342,6 @@ impl Counts {
             }
         }
     }
-}
-
-/// Acts on one job. One that was acted on before, and not counted, is done.
-async fn one(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk, id: JobId) -> Result<Acted> {
-    let broker = carrier.broker;
-    Ok(match bulk.action {
-        Action::Cancel => {
-            // A job that was found waiting may run by now: whoever asked for those that wait did not mean it.
-            let cancelled = match bulk.filter.wants_waiting() {
-                true => broker.cancel_waiting(tenant, id).await?,
-                false => broker.cancel(tenant, id, bulk.terminate).await?,
-            };
-            match cancelled {
-                Cancelled::Revoked | Cancelled::Requested | Cancelled::AlreadyEnded(JobState::Revoked) => Acted::Done,
-                Cancelled::Runs | Cancelled::AlreadyEnded(_) | Cancelled::NotFound => Acted::Skipped,
-            }
-        }
-        Action::Forget => match broker.forget(tenant, id).await? {
-            Forgot::Forgotten | Forgot::NotFound => {
-                if let Some(store) = carrier.store
-                    && let Err(error) = store.delete_values(tenant, id).await
-                {
-                    // The sweeper finds them.
-                    tracing::debug!(job = %id, %error, "values of a forgotten job are left");
-                }
-                Acted::Done
-            }
-            Forgot::NotEnded(_) | Forgot::Node => Acted::Skipped,
-        },
-        Action::RunNow => match broker.run_now(tenant, id).await? {
-            RunNow::Queued | RunNow::NotWaiting(JobState::Queued | JobState::Running) => Acted::Done,
-            RunNow::NotWaiting(_) | RunNow::NotFound => Acted::Skipped,
-        },
-        Action::Redrive => Acted::Skipped,
-    })
 }
 
 async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Option<Counts>> {

@@ -59,9 +59,17 @@ pub(crate) enum Position {
     End,
 }
 
-/// How far the nodes of running workflows were looked at, newest workflow first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How far the nodes of running workflows were looked at: first those of what replaced jobs of their own, then the listed ones,
+/// newest workflow first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InWorkflows {
+    /// How far jobs that were replaced were looked for.
+    #[serde(default)]
+    pub(crate) replaced: Position,
+    /// Workflows that replaced something, each with its next node: the last one is looked at first. A process of an older
+    /// release passes them by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inside: Vec<(WorkflowId, u32)>,
     /// Those older than this one are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<WorkflowId>,

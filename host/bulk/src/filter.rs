@@ -31,7 +31,7 @@ pub struct Filter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
     /// Only the nodes of this workflow. Without it a list has no nodes, unless they are dead; an action has those that are
-    /// named in `ids`, and one that cancels or runs jobs now has those of running workflows.
+    /// named in `ids`, and one that cancels or runs jobs now has those of running workflows and of what replaced jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow_id: Option<WorkflowId>,
     /// Only those in the dead set.
@@ -144,6 +144,15 @@ impl Filter {
         self.tag.as_ref().is_none_or(|tag| labels.tags.contains(tag)) && self.header.as_ref().is_none_or(has)
     }
 
+    /// What the spec of every job with the tag and the header contains: specs are JSON without blanks, and equal texts are
+    /// written alike. A spec may contain it elsewhere.
+    fn texts_of_labels(&self) -> Vec<String> {
+        let json = |text: &str| serde_json::Value::from(text).to_string();
+        let header = self.header.as_ref().and_then(|header| header.split_once(':'));
+        let header = header.map(|(name, value)| format!("{}:{}", json(name), json(value)));
+        self.tag.as_deref().map(json).into_iter().chain(header).collect()
+    }
+
     /// Whether brokers can answer all of it by themselves.
     pub fn is_simple(&self) -> bool {
         self.tag.is_none()
@@ -164,6 +173,7 @@ impl Filter {
             task: self.task.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
+            spec_has: if dead { Vec::new() } else { self.texts_of_labels() },
             before: before.into_iter().chain(newest).min(),
             max,
         }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Jobs, NewJob, PutDocument, Registry, Settle, Start, Submitted,
+    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Growth, Jobs, Maintenance, NewJob, NewNode, NewWork, NewWorkflow,
+    NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
 };
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
-    Digest, Failure, JobId, JobSpec, JobState, PolicyBounds, PolicyPatch, QueueName, Resolution, Stamps, TaskName,
-    TenantId, Token, WorkerId,
+    Digest, Failure, JobId, JobSpec, JobState, OnFailure, PolicyBounds, PolicyPatch, QueueName, Resolution, Stamps,
+    TaskName, TenantId, Token, WorkerId,
+    canvas::{Range, When, workflow_id},
 };
 
 use crate::{
@@ -412,4 +414,78 @@ async fn an_entry_without_an_action_is_forgotten_after_a_while() {
     assert_eq!(running(&*world.broker, None, 10).await.unwrap().len(), 1, "its submission may be under way");
     world.advance(id, LATER, 2).await;
     assert!(running(&*world.broker, None, 10).await.unwrap().is_empty());
+}
+
+/// A workflow of two jobs that replaces a job.
+fn replacement(n: u128, parent: JobId) -> NewWorkflow {
+    let template = NodeTemplate {
+        task: TaskName::new("t").unwrap(),
+        queue: QueueName::default(),
+        priority: 5,
+        start: Start::Now,
+        expires_ms: 0,
+        max_deliveries: 3,
+        spec: spec(&[]),
+        nodes: 2,
+    };
+    let head = WorkflowHead {
+        id: workflow_id(JobId::from_parts(1_500, n << 40)),
+        tenant: TenantId::new("acme").unwrap(),
+        spec: "{}".into(),
+        templates: vec![template],
+        nodes: 2,
+        starts: vec![Range { first: 0, count: 2 }],
+        end: 1,
+        deadline_ms: 0,
+        keep_ms: 60_000,
+        idempotency: None,
+        parent: Some(parent),
+        depth: 1,
+    };
+    let arguments = || "{}".to_owned();
+    let work = || NewWork::Job { template: 0, arguments: arguments(), takes: false, kept: None, broker_options: None };
+    let node = || NewNode {
+        when: When::Success,
+        on_failure: OnFailure::Fail,
+        after: None,
+        group: None,
+        next: Vec::new(),
+        work: work(),
+    };
+    NewWorkflow { head, nodes: vec![node(), node()] }
+}
+
+#[tokio::test]
+async fn nodes_of_what_replaced_a_job_or_a_node_are_met_by_a_purge() {
+    let world = World::new();
+    let job = world.submit(1, &[]).await;
+    // The job is replaced, and so is a node of what replaced it.
+    for n in 1..=2 {
+        let claim = Claim {
+            worker: WorkerId::new("w").unwrap(),
+            queues: vec![QueueName::default()].into(),
+            max: 1,
+            lease_ms: DEFAULT_LEASE_MS,
+            token_seed: Token::new(format!("s{n}")).unwrap(),
+        };
+        let delivery = world.broker.claim(&claim).await.unwrap().remove(0);
+        let child = replacement(n, delivery.id);
+        let settle = Settle {
+            tenant: delivery.tenant,
+            id: delivery.id,
+            token: delivery.token,
+            resolution: Resolution::Replace { workflow: child.head.id },
+            record: None,
+            progress: None,
+            logs: Vec::new(),
+            growth: Some(Box::new(Growth { workflows: vec![child], members: None })),
+        };
+        assert_eq!(world.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
+    }
+    let waiting: Filter =
+        serde_json::from_str(r#"{"queue":"default","state":["scheduled","queued","retrying"]}"#).unwrap();
+    let id = world.start(1, Action::Cancel, waiting).await;
+    assert_eq!(counts(&world.finish(id).await), (3, 3, 0, 0));
+    world.broker.promote(10).await.unwrap();
+    assert_eq!(world.state(job).await, JobState::Failed);
 }

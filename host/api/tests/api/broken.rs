@@ -64,24 +64,9 @@ impl Jobs for Broken {
         self.inner.logs(tenant, id, from, max).await
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
+    async fn act(&self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Result<Vec<JobActed>> {
         self.check()?;
-        self.inner.cancel(tenant, id, terminate).await
-    }
-
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.check()?;
-        self.inner.cancel_waiting(tenant, id).await
-    }
-
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.check()?;
-        self.inner.run_now(tenant, id).await
-    }
-
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        self.check()?;
-        self.inner.forget(tenant, id).await
+        self.inner.act(tenant, action, ids).await
     }
 }
 

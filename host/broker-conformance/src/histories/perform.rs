@@ -104,14 +104,13 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
     done
 }
 
-/// Cancels what waits in a queue, as a bulk action does: page by page, one after the other; and deletes it, if it can.
+/// Cancels what waits in a queue, as a bulk action does: page by page, each in one step; and deletes it, if it can.
 async fn purge(broker: &dyn Broker, tenant: &TenantId, queue: &QueueName) -> String {
     let mut answers = Vec::new();
     for state in [JobState::Queued, JobState::Scheduled, JobState::Retrying] {
         let query = JobQuery { state: Some(state), queue: Some(queue.clone()), ..all_jobs(tenant, false) };
-        for job in broker.jobs(&query).await.unwrap().jobs {
-            answers.push((job.id, broker.cancel(tenant, job.id, true).await.unwrap()));
-        }
+        let ids: Vec<JobId> = broker.jobs(&query).await.unwrap().jobs.iter().map(|job| job.id).collect();
+        answers.push((broker.act(tenant, JobAction::CancelWaiting, &ids).await.unwrap(), ids));
     }
     format!("{answers:?} {:?}", broker.delete_queue(tenant, queue).await)
 }

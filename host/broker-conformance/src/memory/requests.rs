@@ -25,6 +25,7 @@ impl State {
                 && query.task.as_ref().is_none_or(|t| *t == record.task)
                 && query.queue.as_ref().is_none_or(|q| *q == record.queue)
                 && query.worker.as_ref().is_none_or(|w| Some(w) == record.worker.as_ref())
+                && query.spec_has.iter().all(|text| record.spec.contains(text))
             {
                 let summary = JobRecord { result: None, history: Vec::new(), ..record.clone() };
                 bytes += text_bytes(&summary);
@@ -43,7 +44,21 @@ impl State {
         job.logs.iter().skip(from as usize).take(max as usize).cloned().collect()
     }
 
-    pub(super) fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Cancelled {
+    pub(super) fn act(&mut self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Vec<JobActed> {
+        let act = |id: &JobId| match action {
+            JobAction::Cancel { terminate } => JobActed::Cancelled(self.cancel(tenant, *id, terminate)),
+            JobAction::CancelWaiting => JobActed::Cancelled(self.cancel_waiting(tenant, *id)),
+            JobAction::RunNow => JobActed::RunNow(self.run_now(tenant, *id)),
+            JobAction::Forget => JobActed::Forgot(self.forget(tenant, *id)),
+        };
+        let acted: Vec<JobActed> = ids.iter().map(act).collect();
+        if acted.contains(&JobActed::Cancelled(Cancelled::Revoked)) {
+            self.advance();
+        }
+        acted
+    }
+
+    fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Cancelled {
         let key = (tenant.clone(), id);
         if self.is_hidden(&key) {
             return Cancelled::NotFound;
@@ -59,21 +74,17 @@ impl State {
             }
             state => {
                 self.cancel_job(&key, JobState::Revoked);
-                if state == JobState::Running {
-                    return Cancelled::Requested;
-                }
-                self.advance();
-                Cancelled::Revoked
+                if state == JobState::Running { Cancelled::Requested } else { Cancelled::Revoked }
             }
         }
     }
 
-    pub(super) fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Cancelled {
+    fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Cancelled {
         let state = self.jobs.get(&(tenant.clone(), id)).map(|job| job.record.state);
         if state == Some(JobState::Running) { Cancelled::Runs } else { self.cancel(tenant, id, true) }
     }
 
-    pub(super) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> RunNow {
+    fn run_now(&mut self, tenant: &TenantId, id: JobId) -> RunNow {
         let key = (tenant.clone(), id);
         let Some(job) = self.jobs.get(&key) else { return RunNow::NotFound };
         match job.record.state {

@@ -157,25 +157,29 @@ register('delete_queue', 'allow-oom', function(args)
   return 'D'
 end)
 
--- Deletes a job that has ended.
--- ARGV[2] member
--- Returns -1 when there is no such job, or it is a node of a workflow that nobody finds; -2 when it is a node; its state.
--- Complexity: O(log N).
+-- Deletes jobs that have ended.
+-- ARGV[3…] members
+-- Returns for each -1 when there is no such job, or it is a node of a workflow that nobody finds; -2 when it is a node; its
+--   state.
+-- Complexity: O(n log N).
 register('forget', 'allow-oom', function(args)
-  local member = args[2]
-  local r = load(member)
-  if not r then return -1 end
-  if has(r[FLAGS], NODE) then
-    local wf = workflows.of(member)
-    -- Staged, or half deleted.
-    return wf and (wf.state == workflows.STAGED or wf.pruned > 0) and -1 or -2
+  local codes = {}
+  for i = 3, #args do
+    local member = args[i]
+    local r = load(member)
+    local code = r and r[STATE] or -1
+    if r and has(r[FLAGS], NODE) then
+      local wf = workflows.of(member)
+      -- Staged, or half deleted.
+      code = wf and (wf.state == workflows.STAGED or wf.pruned > 0) and -1 or -2
+    elseif r and is_over(code) then
+      unique.drop_key(member, r)
+      prune_job(retained(member, r[FLAGS]), member)
+    end
+    codes[i - 2] = code
   end
-  if is_over(r[STATE]) then
-    unique.drop_key(member, r)
-    prune_job(retained(member, r[FLAGS]), member)
-    flush()
-  end
-  return r[STATE]
+  flush()
+  return codes
 end)
 
 -- Deletes a workflow that is over: many nodes at once, and `prune` goes on with the rest.

@@ -104,12 +104,22 @@ end)
 -- Lists jobs, newest first, and reads those that fit.
 -- ARGV[2] tenant   ARGV[3] 'jobs' or 'dead'   ARGV[4] only ids before this one, or ''   ARGV[5] max   ARGV[6] entries to
 --   look at   ARGV[7] state or ''   ARGV[8] task or ''   ARGV[9] queue or ''
---   ARGV[10] worker of the last delivery or ''
+--   ARGV[10] worker of the last delivery or ''   ARGV[11, 12] texts that its spec contains, or ''
 -- Returns { next or '', and per job what append_job appends }.
 -- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit.
 register('list', 'no-writes', function(args)
   local tenant, state, task, queue, worker = args[2], tonumber(args[7]), args[8], args[9], args[10]
   local is_filtered = state or task ~= '' or queue ~= '' or worker ~= ''
+  -- Whether the spec of a job that is no node contains a text. `text` is the prefix of its record.
+  local function spec_contains(member, text, wanted)
+    if has(byte(text, FLAGS), SPEC_APART) then
+      return string.find(call('GET', P .. 'spec:' .. member) or '', wanted, 1, true)
+    end
+    local names = names_at(text)
+    local fixed_end = names - 1 + unpack_struct('<I4', text, names - 4)
+    local _, last = string.find(at_least(fixed_end, text, member, 0), wanted, workflows.links_at(text, names), true)
+    return last and last <= fixed_end
+  end
   local out = { '' }
   out[1] = page(P .. args[3] .. ':' .. tenant, args[4], args[5], args[6], function(id)
     local member = tenant .. ',' .. id
@@ -120,6 +130,9 @@ register('list', 'no-writes', function(args)
       local fits = (not state or v[STATE] == state) and (task == '' or v[21] == task) and (queue == '' or v[20] == queue)
         and (worker == '' or v[18] == worker)
       if not fits then return end
+    end
+    for at = 11, 12 do
+      if args[at] ~= '' and not spec_contains(member, text, args[at]) then return end
     end
     return append_job(out, member, text)
   end)

@@ -110,6 +110,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
         task: None,
         queue: None,
         worker: None,
+        spec_has: Vec::new(),
         before: None,
         max: 10,
     };

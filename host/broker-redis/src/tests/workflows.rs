@@ -7,12 +7,13 @@ use std::{
 
 use umbel_broker::submit_workflow;
 use umbel_model::{
-    JobState,
-    canvas::{Range, node_job, node_of},
+    JobState, Resolution,
+    canvas::{Range, When, node_job, node_of},
 };
 
 use super::{
-    chords::{chord, claim, head, job, run_all, settle, template},
+    chords::{chord, claim, head, job, run_all, settle, template, tenant},
+    full::{growing, single, workflow},
     *,
 };
 
@@ -42,6 +43,37 @@ async fn nothing_is_left_of_a_chord_after_a_day() {
     broker.ready_queues().await.unwrap();
     let left = ["meta", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}"));
     assert_eq!(keys(&server), BTreeSet::from(left));
+}
+
+/// A process of an older release tells the job that was replaced when the end is reached. When this release reached it and
+/// waits for a callback, and the older one ends the workflow, it tells nobody.
+#[tokio::test]
+async fn a_replacement_that_an_older_process_has_ended_is_found_by_the_promoter() {
+    let server = RedisServer::start(Options::default());
+    let (broker, now) = broker(&server).await;
+    broker.submit(&[single(1)]).await.unwrap();
+    let held = broker.claim(&claim(1)).await.unwrap();
+    let mut child = workflow(2, Some(held[0].id));
+    let callback = NewNode { when: When::Link, ..job(0, Some(0), None, Vec::new(), "{}".into()) };
+    child.nodes = vec![job(0, None, None, vec![Range::one(1)], "{}".into()), callback];
+    (child.head.nodes, child.head.templates) = (2, vec![template(2, "echo")]);
+    let id = child.head.id;
+    let resolution = Resolution::Replace { workflow: id };
+    let replaced = Settle { resolution, ..growing(&held[0], vec![child]) };
+    assert_eq!(broker.settle(&[replaced], None).await.unwrap().0, [Settled::Recorded]);
+    let end = broker.claim(&claim(1)).await.unwrap();
+    broker.settle(&[settle(&end[0])], None).await.unwrap();
+    let state = async || broker.job(&tenant(), held[0].id).await.unwrap().unwrap().state;
+    assert_eq!(state().await, JobState::Waiting);
+    let key = format!("umbel:{{s0}}:wf:{},{id}", tenant());
+    // As an older process leaves it: `succeeded`, and no work item.
+    redis::cmd("SETRANGE").arg(key).arg(1).arg(&b"\x02"[..]).exec(&mut server.connection()).unwrap();
+    broker.promote(10).await.unwrap();
+    assert_eq!(state().await, JobState::Waiting);
+    now.fetch_add(1_000, Ordering::SeqCst);
+    broker.promote(10).await.unwrap();
+    assert_eq!(state().await, JobState::Succeeded);
+    assert!(!keys(&server).iter().any(|key| key.contains("meta:adopt")));
 }
 
 #[tokio::test]

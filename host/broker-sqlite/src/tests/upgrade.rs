@@ -186,6 +186,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
         task: None,
         queue: None,
         worker: None,
+        spec_has: Vec::new(),
         before: None,
         max: 10,
     };

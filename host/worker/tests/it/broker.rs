@@ -89,20 +89,8 @@ impl Jobs for Flaky {
         self.inner.logs(tenant, id, from, max).await
     }
 
-    async fn cancel(&self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled> {
-        self.inner.cancel(tenant, id, terminate).await
-    }
-
-    async fn cancel_waiting(&self, tenant: &TenantId, id: JobId) -> Result<Cancelled> {
-        self.inner.cancel_waiting(tenant, id).await
-    }
-
-    async fn run_now(&self, tenant: &TenantId, id: JobId) -> Result<RunNow> {
-        self.inner.run_now(tenant, id).await
-    }
-
-    async fn forget(&self, tenant: &TenantId, id: JobId) -> Result<Forgot> {
-        self.inner.forget(tenant, id).await
+    async fn act(&self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Result<Vec<JobActed>> {
+        self.inner.act(tenant, action, ids).await
     }
 }
 

@@ -157,6 +157,9 @@ async fn nodes_page(api: &Api, caller: &Caller, query: &ListQuery, workflow: &st
 }
 
 /// Jobs, newest first.
+///
+/// Those of workflows are left out, because a workflow may have 250,000: `workflow` lists those of one, `GET /v1/workflows` the
+/// workflows, and `GET /v1/dead` has them when they failed.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Jobs)))]
 pub(crate) async fn list(Context { api, caller, .. }: Context, Query(query): Query<ListQuery>) -> Result {
     page(&api, &caller, &query, false).await

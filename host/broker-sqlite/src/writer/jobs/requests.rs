@@ -1,6 +1,6 @@
-//! Requests of users about one job: cancel it, run it now, forget it.
+//! Requests of users about jobs: cancel them, run them now, forget them.
 
-use umbel_broker::{Cancelled, Forgot, RunNow, rules::lease::is_let_end};
+use umbel_broker::{Cancelled, Forgot, JobActed, JobAction, RunNow, rules::lease::is_let_end};
 use umbel_model::{JobId, JobState, TenantId};
 
 use crate::error::Fault;
@@ -10,7 +10,23 @@ use crate::writer::{
 };
 
 impl Step<'_> {
-    pub(crate) fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled, Fault> {
+    pub(crate) fn act(&mut self, tenant: &TenantId, action: JobAction, ids: &[JobId]) -> Result<Vec<JobActed>, Fault> {
+        let mut acted = Vec::with_capacity(ids.len());
+        for id in ids {
+            acted.push(match action {
+                JobAction::Cancel { terminate } => JobActed::Cancelled(self.cancel(tenant, *id, terminate)?),
+                JobAction::CancelWaiting => JobActed::Cancelled(self.cancel_waiting(tenant, *id)?),
+                JobAction::RunNow => JobActed::RunNow(self.run_now(tenant, *id)?),
+                JobAction::Forget => JobActed::Forgot(self.forget(tenant, *id)?),
+            });
+        }
+        if acted.contains(&JobActed::Cancelled(Cancelled::Revoked)) {
+            self.advance()?;
+        }
+        Ok(acted)
+    }
+
+    fn cancel(&mut self, tenant: &TenantId, id: JobId, terminate: bool) -> Result<Cancelled, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else {
             return Ok(Cancelled::NotFound);
         };
@@ -28,14 +44,10 @@ impl Step<'_> {
             return Ok(Cancelled::Requested);
         }
         self.cancel_job(&mut head, JobState::Revoked)?;
-        if state == JobState::Running {
-            return Ok(Cancelled::Requested);
-        }
-        self.advance()?;
-        Ok(Cancelled::Revoked)
+        Ok(if state == JobState::Running { Cancelled::Requested } else { Cancelled::Revoked })
     }
 
-    pub(crate) fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Fault> {
+    fn cancel_waiting(&mut self, tenant: &TenantId, id: JobId) -> Result<Cancelled, Fault> {
         let head = head::by_id(self.conn, self.scheduler, tenant, id)?;
         let runs = head.is_some_and(|head| head.state == JobState::Running);
         if runs { Ok(Cancelled::Runs) } else { self.cancel(tenant, id, true) }
@@ -46,7 +58,7 @@ impl Step<'_> {
         head.workflow.map_or(Ok(false), |rid| Ok(self.workflows.flow(self.conn, rid)?.is_hidden()))
     }
 
-    pub(crate) fn run_now(&mut self, tenant: &TenantId, id: JobId) -> Result<RunNow, Fault> {
+    fn run_now(&mut self, tenant: &TenantId, id: JobId) -> Result<RunNow, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else { return Ok(RunNow::NotFound) };
         if !matches!(head.state, JobState::Scheduled | JobState::Retrying) {
             return Ok(RunNow::NotWaiting(head.state));
@@ -60,7 +72,7 @@ impl Step<'_> {
         Ok(RunNow::Queued)
     }
 
-    pub(crate) fn forget(&mut self, tenant: &TenantId, id: JobId) -> Result<Forgot, Fault> {
+    fn forget(&mut self, tenant: &TenantId, id: JobId) -> Result<Forgot, Fault> {
         let Some(mut head) = head::by_id(self.conn, self.scheduler, tenant, id)? else { return Ok(Forgot::NotFound) };
         if head.workflow.is_some() {
             return Ok(if self.is_hidden(&head)? { Forgot::NotFound } else { Forgot::Node });
