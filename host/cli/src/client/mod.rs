@@ -217,7 +217,7 @@ fn exit_of(status: u16, code: &str) -> Exit {
     }
 }
 
-/// Forgets each of some jobs or workflows, called so in messages, and tells which were not forgotten.
+/// Forgets some jobs or workflows (`called` so in messages), one after the other. Those that cannot be deleted are named at the end.
 async fn forget_each<I, F>(ctx: &Context, called: &str, ids: &[I], forget: impl Fn(I) -> F) -> Result
 where
     I: Copy + Display,

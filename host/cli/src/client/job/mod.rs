@@ -95,7 +95,6 @@ async fn list(ctx: &Context, options: &ListOptions) -> Result {
     ctx.list("/v1/jobs", &query, &options.page, COLUMNS).await
 }
 
-/// Deletes one after the other; those that cannot be deleted are named at the end.
 /// The job once it has ended; until then the spinner shows its state.
 async fn ended(client: &Client, id: JobId, until: Instant, spinner: &ProgressBar) -> Result<(String, Job)> {
     loop {
