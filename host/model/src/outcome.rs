@@ -18,7 +18,7 @@ pub const MAX_DETAILS_BYTES: usize = 16 << 10;
 /// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
 /// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `invalid_arguments`,
 /// `upstream_failed`, `worker_lost`, `superseded`, `value_lost`,
-/// `value_unavailable`, `revoked`, `expired`.
+/// `value_unavailable`, `lifetime`, `revoked`, `expired`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: String,
@@ -165,9 +165,9 @@ pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> R
         if used_up || !policy.retries(&failure.kind, is_trap) {
             return Resolution::Fail { failure };
         }
-        // A year: no delay that anybody means is longer, and no sum with a clock overflows.
         let delay_ms = retry_after_ms.unwrap_or_else(|| policy.retry_backoff.delay_ms(retries, random));
-        Resolution::Retry { delay_ms: delay_ms.min(MAX_DELAY_MS), failure }
+        let least_ms = if policy.retries_unlimited { MIN_UNCOUNTED_DELAY_MS } else { 0 };
+        Resolution::Retry { delay_ms: delay_ms.clamp(least_ms, MAX_DELAY_MS), failure }
     };
     match outcome {
         Outcome::Value(result) => Resolution::Succeed { result: Some(result) },
@@ -176,15 +176,39 @@ pub fn decide(outcome: Outcome, policy: &Policy, retries: u32, random: u64) -> R
         // A trap in the same code with the same arguments mostly recurs: `retry_on` must name it.
         Outcome::Trap(failure) => error(failure, None, true),
         Outcome::Fatal(failure) => Resolution::Fail { failure },
-        Outcome::Snooze { delay_ms } => Resolution::Snooze { delay_ms: delay_ms.min(MAX_DELAY_MS) },
+        Outcome::Snooze { delay_ms } => {
+            Resolution::Snooze { delay_ms: delay_ms.clamp(MIN_UNCOUNTED_DELAY_MS, MAX_DELAY_MS) }
+        }
         Outcome::Reject { reason } => Resolution::Fail { failure: Failure::new("rejected", reason) },
         Outcome::Revoked => Resolution::Revoke,
         Outcome::Released => Resolution::Release,
     }
 }
 
-/// The longest delay, milliseconds: a year.
+impl Resolution {
+    /// The same; but a job that would run again later than `max_ms` after its submission, which was `age_ms` ago, fails.
+    #[must_use]
+    pub fn within_lifetime(self, age_ms: u64, max_ms: u64) -> Self {
+        let (delay_ms, why) = match &self {
+            Self::Retry { delay_ms, failure } => (delay_ms, format!("failed with the kind `{}`", failure.kind)),
+            Self::Snooze { delay_ms } => (delay_ms, "asked to run again later".to_owned()),
+            _ => return self,
+        };
+        if age_ms.saturating_add(*delay_ms) <= max_ms {
+            return self;
+        }
+        let message = format!(
+            "a job may run again until {max_ms} ms after its submission (`--max-lifetime`), and its last attempt {why}"
+        );
+        Self::Fail { failure: Failure::new("lifetime", message) }
+    }
+}
+
+/// The longest delay, milliseconds, a year: nobody means a longer one, and no sum with a clock overflows.
 pub const MAX_DELAY_MS: u64 = 365 * 86_400_000;
+/// The least delay before an attempt that uses up nothing, a snooze or one of unlimited retries, milliseconds: otherwise one job
+/// would keep a worker busy for ever.
+pub const MIN_UNCOUNTED_DELAY_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -216,6 +240,34 @@ mod tests {
         };
         assert_eq!(delay(5), 5);
         assert_eq!(delay(u64::MAX), MAX_DELAY_MS);
+    }
+
+    #[test]
+    fn what_uses_up_no_retry_waits_for_a_second_at_least() {
+        let unlimited = Policy { retries_unlimited: true, ..Policy::default() };
+        let at_once = || Outcome::Error { failure: Failure::new("e", ""), retry_after_ms: Some(0) };
+        let delay = |outcome, policy: &Policy| match decide(outcome, policy, 0, 0) {
+            Resolution::Retry { delay_ms, .. } | Resolution::Snooze { delay_ms } => delay_ms,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(delay(at_once(), &unlimited), MIN_UNCOUNTED_DELAY_MS);
+        assert_eq!(delay(at_once(), &Policy::default()), 0);
+        for policy in [&unlimited, &Policy::default()] {
+            assert_eq!(delay(Outcome::Snooze { delay_ms: 0 }, policy), MIN_UNCOUNTED_DELAY_MS);
+            assert_eq!(delay(Outcome::Snooze { delay_ms: 5_000 }, policy), 5_000);
+        }
+    }
+
+    #[test]
+    fn a_job_that_would_run_again_after_its_lifetime_fails() {
+        let retry = || Resolution::Retry { delay_ms: 10, failure: Failure::new("Timeout", "a secret") };
+        assert!(matches!(retry().within_lifetime(90, 100), Resolution::Retry { delay_ms: 10, .. }));
+        assert!(matches!(Resolution::Release.within_lifetime(u64::MAX, 100), Resolution::Release));
+        for late in [retry(), Resolution::Snooze { delay_ms: 10 }] {
+            let Resolution::Fail { failure } = late.within_lifetime(91, 100) else { panic!("it would run again") };
+            assert_eq!(failure.kind, "lifetime");
+            assert!(failure.message.contains("--max-lifetime") && !failure.message.contains("secret"));
+        }
     }
 
     #[test]

@@ -175,7 +175,11 @@ settings! {
         pub max_time_limit_ms: u64 = 3_600_000,
         pub max_fuel: u64 = 100_000_000_000_000,
         pub max_memory_bytes: u64 = 256 << 20,
+        /// Beside it, `retries_unlimited` is bounded by the lifetime.
         pub max_retries: u32 = 10_000,
+        /// How long after its submission a job may run again, milliseconds. By default the longest delay, and a month for
+        /// retries after it.
+        pub max_lifetime_ms: u64 = 395 * 86_400_000,
         pub max_retention_ms: u64 = 365 * 86_400_000,
         pub max_deliveries: u32 = 100,
     }
@@ -194,14 +198,17 @@ impl PolicyBounds {
     pub fn check(&self, policy: &Policy) -> Result<(), PolicyError> {
         let p = policy;
         range("priority", p.priority.into(), 0, 9)?;
-        range("max_retries", p.max_retries.into(), 0, self.max_retries.into())?;
-        range("time_limit_ms", p.time_limit_ms, 1, self.max_time_limit_ms)?;
-        range("fuel", p.fuel, 1, self.max_fuel)?;
+        set_by("--max-retries", range("max_retries", p.max_retries.into(), 0, self.max_retries.into()))?;
+        set_by("--max-time-limit", range("time_limit_ms", p.time_limit_ms, 1, self.max_time_limit_ms))?;
+        set_by("--max-fuel", range("fuel", p.fuel, 1, self.max_fuel))?;
         range("memory_bytes", p.memory_bytes, 64 << 10, self.max_memory_bytes)?;
         range("max_deliveries", p.max_deliveries.into(), 1, self.max_deliveries.into())?;
-        range("expires_ms", p.expires_ms, 0, self.max_retention_ms)?;
-        range("result_ttl_ms", p.result_ttl_ms, 0, self.max_retention_ms)?;
-        range("dead_ttl_ms", p.dead_ttl_ms, 0, self.max_retention_ms)?;
+        let max = self.max_retention_ms;
+        for (field, kept_ms) in
+            [("expires_ms", p.expires_ms), ("result_ttl_ms", p.result_ttl_ms), ("dead_ttl_ms", p.dead_ttl_ms)]
+        {
+            set_by("--max-retention", range(field, kept_ms, 0, max))?;
+        }
         range("retry_backoff.max_ms", p.retry_backoff.max_ms, p.retry_backoff.initial_ms, self.max_retention_ms)?;
         if p.soft_time_limit_ms >= p.time_limit_ms {
             let problem = format!("{} must be below time_limit_ms, {}", p.soft_time_limit_ms, p.time_limit_ms);
@@ -234,6 +241,11 @@ fn range(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), Poli
         return Ok(());
     }
     Err(refused(field, format!("{value} is outside {min} to {max}")))
+}
+
+/// Names the server's option that set the bound.
+fn set_by(option: &str, checked: Result<(), PolicyError>) -> Result<(), PolicyError> {
+    checked.map_err(|e| PolicyError { problem: format!("{}, the bound of the server's `{option}`", e.problem), ..e })
 }
 
 fn refused(field: &'static str, problem: impl Into<String>) -> PolicyError {
@@ -351,6 +363,20 @@ mod tests {
             "soft_time_limit_ms"
         );
         assert_eq!(check(PolicyPatch { rate_limit: Some("1/y".into()), ..Default::default() }), "rate_limit");
+    }
+
+    #[test]
+    fn a_value_above_an_operators_bound_is_refused_with_the_bound_and_its_option() {
+        let bounds = PolicyBounds { max_retention_ms: 500, max_retries: 4, ..PolicyBounds::default() };
+        for (patch, bound, option) in [
+            (r#"{"max_retries":5}"#, " 4,", "--max-retries"),
+            (r#"{"result_ttl_ms":501}"#, " 500,", "--max-retention"),
+            (r#"{"result_ttl_ms":1,"dead_ttl_ms":501}"#, " 500,", "--max-retention"),
+            (r#"{"fuel":18446744073709551615}"#, " 100000000000000,", "--max-fuel"),
+        ] {
+            let problem = bounds.check(&Policy::resolve(&serde_json::from_str(patch).unwrap())).unwrap_err().problem;
+            assert!(problem.contains(bound) && problem.contains(option), "{problem}");
+        }
     }
 
     #[test]

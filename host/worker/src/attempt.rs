@@ -71,7 +71,10 @@ impl Attempts {
         };
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let ran = ended.ran;
-        let settle = ended.settle(&active, &self.worker);
+        let mut settle = ended.settle(&active, &self.worker);
+        // Its id has the time of its submission; that of a node, of its workflow's.
+        let age_ms = unix_ms().saturating_sub(active.delivery.id.timestamp_ms());
+        settle.resolution = settle.resolution.within_lifetime(age_ms, self.runtime.bounds().max_lifetime_ms);
         Finished { active, settle, took_us: ran.then_some(took_us) }
     }
 

@@ -176,7 +176,7 @@ pub struct Snooze {
 }
 
 impl Snooze {
-    /// A delay, whole milliseconds, at most a year.
+    /// A delay, whole milliseconds, at least a second and at most a year: others are cut to these.
     pub fn new(delay: Duration) -> Self {
         Self { delay }
     }

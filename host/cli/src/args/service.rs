@@ -81,6 +81,12 @@ pub struct BoundFlags {
     /// Longest retention of a job, a result or a dead job
     #[arg(long, env = "UMBEL_MAX_RETENTION", default_value = "365d", value_parser = duration, value_name = "DURATION")]
     pub max_retention: u64,
+    /// Most retries that a policy may ask for, beside unlimited ones
+    #[arg(long, env = "UMBEL_MAX_RETRIES", default_value_t = PolicyBounds::default().max_retries, value_name = "N")]
+    pub max_retries: u32,
+    /// How long after its submission a job may still run again, by retries or snoozes; later it fails
+    #[arg(long, env = "UMBEL_MAX_LIFETIME", default_value = "395d", value_parser = duration, value_name = "DURATION")]
+    pub max_lifetime: u64,
 }
 
 impl BoundFlags {
@@ -89,6 +95,8 @@ impl BoundFlags {
             max_time_limit_ms: self.max_time_limit,
             max_fuel: self.max_fuel,
             max_retention_ms: self.max_retention,
+            max_retries: self.max_retries,
+            max_lifetime_ms: self.max_lifetime,
             ..PolicyBounds::default()
         }
     }

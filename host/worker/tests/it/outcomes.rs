@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use umbel_broker::Jobs;
-use umbel_model::{JobState, PolicyPatch};
+use umbel_model::{JobId, JobState, PolicyPatch, QueueName};
 
 use crate::support::{World, outcomes, tenant};
 
@@ -75,6 +75,18 @@ async fn an_ignored_result_is_not_kept_and_a_snooze_waits() {
     assert_eq!((job.state, job.result.is_none(), outcomes(&job)), (JobState::Succeeded, true, vec!["ignored"]));
     let job = world.until(snoozed, |job| job.state == JobState::Scheduled).await;
     assert_eq!((job.retries, outcomes(&job)), (0, vec!["snoozed"]));
+}
+
+#[tokio::test]
+async fn a_job_that_asks_to_run_again_after_its_lifetime_fails() {
+    let world = World::new().await;
+    let _worker = world.start();
+    let submitted_in_1970 = JobId::from_parts(1, 1);
+    let spec = world.spec(r#"{"d":"z"}"#, &PolicyPatch::default(), "");
+    let job = world.submit_as(submitted_in_1970, QueueName::default(), spec).await;
+    let job = world.ended(job).await;
+    assert_eq!((job.state, outcomes(&job)), (JobState::Failed, vec!["snoozed"]));
+    assert_eq!(job.failure.unwrap().kind, "lifetime");
 }
 
 #[tokio::test]
