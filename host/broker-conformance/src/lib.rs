@@ -257,7 +257,13 @@ fn claim_of(worker: &str, queues: &[&str], max: u32) -> Claim {
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
+        limited: LimitedTenants::default(),
     }
+}
+
+/// At most `max` jobs of these tenants.
+fn limited_to(max: u32, tenants: &[&str]) -> LimitedTenants {
+    LimitedTenants { tenants: tenants.iter().map(|name| tenant(name)).collect(), max }
 }
 
 /// A claim that asks all queues but these.

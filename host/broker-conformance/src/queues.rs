@@ -103,6 +103,38 @@ pub async fn one_that_asks_all_queues_asks_those_of_a_tenant_in_turn(s: Subject)
     assert_eq!(places(&claimed), order);
 }
 
+pub async fn a_claim_takes_few_jobs_of_the_tenants_that_it_limits(s: Subject) {
+    for n in 0..5 {
+        for (tenant, first) in [("long", 0), ("longer", 10), ("short", 20)] {
+            s.add(at(tenant, &format!("q{}", n % 2), first + n)).await;
+        }
+    }
+    // What has expired is no job that it takes.
+    let expired = NewJob { expires_at: Some(1), priority: 9, ..at("long", "q0", 100) };
+    s.add(expired).await;
+    let limited = limited_to(1, &["long", "longer", "unknown"]);
+    for base in [claim_of_all_but(&[], 4), claim_of("w1", &["q0", "q1"], 4)] {
+        let claimed = s.broker.claim(&Claim { limited: limited.clone(), ..base }).await.unwrap();
+        let of_short = claimed.iter().filter(|d| d.tenant == tenant("short")).count();
+        assert_eq!((claimed.len(), of_short), (if of_short == 3 { 4 } else { 3 }, claimed.len() - 1));
+    }
+    // Others had nothing left: they wait for a claim that does not limit them.
+    let none = Claim { limited: LimitedTenants { max: 0, ..limited }, ..claim_of_all_but(&[], 9) };
+    assert_eq!(s.broker.claim(&none).await.unwrap(), []);
+    assert_eq!(s.broker.claim(&claim_of_all_but(&[], 9)).await.unwrap().len(), 8);
+}
+
+pub async fn a_limited_tenant_that_is_alone_gets_no_more_either(s: Subject) {
+    for n in 0..5 {
+        s.add(at("long", "q", n)).await;
+    }
+    for (max, queues) in [(0, claim_of_all_but(&[], 4)), (2, claim_of("w1", &["q"], 4)), (1, claim_of_all_but(&[], 4))]
+    {
+        let claim = Claim { limited: limited_to(max, &["long"]), ..queues };
+        assert_eq!(s.broker.claim(&claim).await.unwrap().len(), max as usize);
+    }
+}
+
 pub async fn queues_that_a_claim_excludes_are_not_asked_and_hold_up_nobody(s: Subject) {
     for n in 0..3 {
         s.add(at(&format!("a{n}"), "gpu", n)).await;

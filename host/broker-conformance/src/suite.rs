@@ -32,6 +32,8 @@ macro_rules! conformance_suite {
             a_tenant_with_one_job_at_a_time_starves_nobody,
             a_quiet_tenants_job_is_the_next_one_whatever_queues_others_fill,
             one_that_asks_all_queues_asks_those_of_a_tenant_in_turn,
+            a_claim_takes_few_jobs_of_the_tenants_that_it_limits,
+            a_limited_tenant_that_is_alone_gets_no_more_either,
             queues_that_a_claim_excludes_are_not_asked_and_hold_up_nobody,
             queues_are_strict_inside_a_tenant_and_tenants_take_turns_over_all_of_them,
             a_turn_counts_in_whatever_queue_it_was_taken,

@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use umbel_broker::{Claim, ClaimQueues, Error, NewJob, Renewal, Result, Settle, Start};
+use umbel_broker::{
+    Claim, ClaimQueues, Error, LimitedTenants, MAX_LIMITED_TENANTS, NewJob, Renewal, Result, Settle, Start,
+};
 use umbel_model::{AttemptRecord, Resolution, Token};
 
 use crate::{
@@ -96,6 +98,12 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     packed = packed.u8(u8::from(asks_all)).u16(names.len() as u16);
     for name in names {
         packed = packed.name(name.as_str());
+    }
+    let LimitedTenants { tenants, max } = &claim.limited;
+    let tenants = &tenants[..tenants.len().min(MAX_LIMITED_TENANTS)];
+    packed = packed.u32(*max).u8(tenants.len() as u8);
+    for tenant in tenants {
+        packed = packed.name(tenant.as_str());
     }
     Ok(packed.done())
 }

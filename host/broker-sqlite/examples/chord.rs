@@ -6,8 +6,8 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
 use umbel_broker::{
-    Claim, Deliveries, Delivery, Maintenance, NewNode, NewWork, NodeTemplate, Settle, Settled, Start, WorkflowHead,
-    WorkflowState, WorkflowSubmitted, Workflows, submit_workflow,
+    Claim, Deliveries, Delivery, LimitedTenants, Maintenance, NewNode, NewWork, NodeTemplate, Settle, Settled, Start,
+    WorkflowHead, WorkflowState, WorkflowSubmitted, Workflows, submit_workflow,
 };
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 use umbel_model::{
@@ -124,6 +124,7 @@ fn claim(round: u64) -> anyhow::Result<Claim> {
         max: BATCH,
         lease_ms: umbel_broker::DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("0123456789abcdef-{round}"))?,
+        limited: LimitedTenants::default(),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::{fmt, path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use umbel_broker::{Claim, Deliveries, Delivery, Jobs, NewJob, Settle, Settled, Start, Submitted};
+use umbel_broker::{Claim, Deliveries, Delivery, Jobs, LimitedTenants, NewJob, Settle, Settled, Start, Submitted};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 use umbel_model::{AttemptRecord, JobId, QueueName, Resolution, TaskName, TenantId, Token, Usage, WorkerId};
 
@@ -117,6 +117,7 @@ fn claim(round: u64) -> anyhow::Result<Claim> {
         max: BATCH as u32,
         lease_ms: umbel_broker::DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("0123456789abcdef-{round}"))?,
+        limited: LimitedTenants::default(),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::{path::Path, time::Instant};
 
 use anyhow::{Context, ensure};
-use umbel_broker::{BrokerOptions, Claim, Deliveries, JobLimits, Jobs, NewJob, Start, Submitted};
+use umbel_broker::{BrokerOptions, Claim, Deliveries, JobLimits, Jobs, LimitedTenants, NewJob, Start, Submitted};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig, Synchronous};
 use umbel_model::{JobId, QueueName, TaskName, TenantId, Token, WorkerId};
 
@@ -34,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
         max: 100,
         lease_ms: 60_000,
         token_seed: Token::new("s")?,
+        limited: LimitedTenants::default(),
     };
     let claimed = broker.claim(&claim).await?.len();
     println!("opened in {} ms, {claimed} claimed; resident {} MiB", opened.as_millis(), resident_mib()?);

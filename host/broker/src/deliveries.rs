@@ -11,6 +11,8 @@ use crate::{DeliveredNode, Growth, LogLine, Result};
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
 /// Ready jobs that one claim looks at beyond those it returns: it buries the expired ones that it meets.
 pub const CLAIM_SCAN: u32 = 128;
+/// Tenants that one claim may limit; those behind them are not limited.
+pub const MAX_LIMITED_TENANTS: usize = 100;
 
 /// Hands jobs to workers and records how their attempts ended.
 #[async_trait]
@@ -36,6 +38,16 @@ pub struct Claim {
     pub lease_ms: u64,
     /// Random and never used twice: delivery `i` of this claim has the token `<seed>-<i>`.
     pub token_seed: Token,
+    pub limited: LimitedTenants,
+}
+
+/// Tenants of which a claim takes few jobs, so that a worker does not fill its last slots with long attempts. By default none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitedTenants {
+    /// At most [`MAX_LIMITED_TENANTS`].
+    pub tenants: Vec<TenantId>,
+    /// Jobs of all of them together.
+    pub max: u32,
 }
 
 /// The queues that a claim asks.

@@ -57,7 +57,8 @@
 //! Each step that ends without a job goes back to 1. Each look at a tenant queue costs one of the claim's budget of
 //! `max + CLAIM_SCAN`; when that is used up and the claim has fewer than `max` jobs, a hint says that the queue has more. A
 //! tenant that took `LOOKS_A_TENANT` looks in one claim without a job is *deferred* while another one has something open: what
-//! one tenant has blocked or moved must not hold up another's job.
+//! one tenant has blocked or moved must not hold up another's job. A claim may *limit* tenants: when it has `max` jobs of all of them
+//! together, it looks at none of them any more.
 //!
 //! For example, task `mail` has the cap 2 and 1,000 queued jobs of two keys, and two of them run. The next claim finds the cap
 //! used up and blocks the sub-queue of `mail`: one look, not 1,000. When one of the two ends its delivery, the sub-queue opens,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Growth, Jobs, Maintenance, NewJob, NewNode, NewWork, NewWorkflow,
-    NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
+    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Growth, Jobs, LimitedTenants, Maintenance, NewJob, NewNode, NewWork,
+    NewWorkflow, NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
 };
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
@@ -95,6 +95,7 @@ impl World {
             max: 1,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("s{n}")).unwrap(),
+            limited: LimitedTenants::default(),
         };
         for n in 0.. {
             let Some(delivery) = self.broker.claim(&claim(n)).await.unwrap().pop() else { return };
@@ -389,6 +390,7 @@ async fn a_job_that_began_to_run_after_its_page_was_noted_is_left_alone_by_a_pur
         max: 1,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new("s").unwrap(),
+        limited: LimitedTenants::default(),
     };
     assert_eq!(world.broker.claim(&claim).await.unwrap()[0].id, runs);
     let done = world.finish(id).await;
@@ -467,6 +469,7 @@ async fn nodes_of_what_replaced_a_job_or_a_node_are_met_by_a_purge() {
             max: 1,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("s{n}")).unwrap(),
+            limited: LimitedTenants::default(),
         };
         let delivery = world.broker.claim(&claim).await.unwrap().remove(0);
         let child = replacement(n, delivery.id);

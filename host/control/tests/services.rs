@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use umbel_broker::{Broker, Claim, Clock, Limits, NewJob, Settle, Start};
+use umbel_broker::{Broker, Claim, Clock, LimitedTenants, Limits, NewJob, Settle, Start};
 use umbel_broker_conformance::MemoryBroker;
 use umbel_control::{Control, ControlConfig};
 use umbel_model::{JobId, JobState, QueueName, Resolution, TaskName, TenantId, Token, WorkerId};
@@ -46,6 +46,7 @@ fn claim() -> Claim {
         max: 10,
         lease_ms: 1_000,
         token_seed: Token::new("s").unwrap(),
+        limited: LimitedTenants::default(),
     }
 }
 

@@ -29,6 +29,7 @@ mod poll_loop;
 mod prefetch;
 mod queues;
 mod request_composer;
+mod reserve;
 mod runtime;
 mod slots;
 mod worker;

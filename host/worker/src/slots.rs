@@ -15,11 +15,13 @@ use std::{
 };
 
 use tokio::sync::{Notify, mpsc};
+use umbel_broker::LimitedTenants;
 
 use crate::{
     active_delivery::{ActiveDelivery, Wakers},
     attempt::Attempts,
     completion::Finished,
+    reserve::Reserve,
 };
 
 /// Claimed deliveries that no slot has taken.
@@ -36,9 +38,25 @@ struct Waiting {
     /// The poll loop is called when so many are left.
     low_water: usize,
     last_taken: Instant,
+    reserve: Reserve,
+    /// A slot left deliveries of tenants that may not have it.
+    is_held_back: bool,
     /// Slots that there should be, and that there are.
     wanted: u32,
     alive: u32,
+}
+
+impl Waiting {
+    /// Takes the first delivery whose tenant may have one more slot.
+    fn take_next(&mut self, now: Instant) -> Option<Arc<ActiveDelivery>> {
+        let slots = self.wanted;
+        let admits = |active: &Arc<ActiveDelivery>| self.reserve.admits(&active.delivery.tenant, slots, now);
+        let first = self.deliveries.iter().position(admits);
+        self.is_held_back = first != Some(0) && !self.deliveries.is_empty();
+        let active = self.deliveries.remove(first?)?;
+        self.reserve.begin(&active.delivery.tenant, active.seq, now);
+        Some(active)
+    }
 }
 
 /// The next action of a slot: run a delivery, end because there are more slots than there should be, or wait.
@@ -46,8 +64,15 @@ type Next = ControlFlow<Option<Arc<ActiveDelivery>>>;
 
 impl LocalQueue {
     pub(crate) fn new(wakers: Arc<Wakers>) -> Self {
-        let waiting =
-            Waiting { deliveries: VecDeque::new(), low_water: 0, last_taken: Instant::now(), wanted: 0, alive: 0 };
+        let waiting = Waiting {
+            deliveries: VecDeque::new(),
+            low_water: 0,
+            last_taken: Instant::now(),
+            reserve: Reserve::default(),
+            is_held_back: false,
+            wanted: 0,
+            alive: 0,
+        };
         Self { waiting: Mutex::new(waiting), idle: AtomicU32::new(0), arrived: Notify::new(), wakers }
     }
 
@@ -94,6 +119,24 @@ impl LocalQueue {
         (!waiting.deliveries.is_empty()).then_some(waiting.last_taken)
     }
 
+    /// The tenants of which a claim must not take more than so many.
+    pub(crate) fn limited(&self, now: Instant) -> LimitedTenants {
+        let waiting = self.waiting();
+        let claimed = waiting.deliveries.iter().map(|active| &active.delivery.tenant);
+        waiting.reserve.limited(claimed, waiting.wanted, now)
+    }
+
+    /// Whether long attempts fill all slots but the reserve.
+    pub(crate) fn is_reserve_reached(&self, now: Instant) -> bool {
+        let waiting = self.waiting();
+        waiting.reserve.is_reached(waiting.wanted, now)
+    }
+
+    /// An attempt ended on its slot.
+    fn ended(&self, active: &ActiveDelivery) {
+        self.waiting().reserve.end(&active.delivery.tenant, active.seq, Instant::now());
+    }
+
     /// From now on there should be so many slots. Answers how many must be started; those that are too many end by
     /// themselves.
     fn resize(&self, slots: u32) -> u32 {
@@ -117,8 +160,13 @@ impl LocalQueue {
             }
             return Next::Break(None);
         }
-        let Some(active) = waiting.deliveries.pop_front() else { return Next::Continue(()) };
-        waiting.last_taken = Instant::now();
+        let now = Instant::now();
+        let Some(active) = waiting.take_next(now) else { return Next::Continue(()) };
+        waiting.last_taken = now;
+        if waiting.is_held_back {
+            // What has ended since may have made room for it.
+            self.arrived.notify_one();
+        }
         let low = waiting.deliveries.len() == waiting.low_water;
         drop(waiting);
         if low {
@@ -154,6 +202,7 @@ impl LocalQueue {
 async fn slot(queue: Arc<LocalQueue>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
     while let Some(active) = queue.take().await {
         let done = attempts.run_caught(active).await;
+        queue.ended(&done.active);
         // Unbounded in type only: never more than the deliveries held, which the poll loop limits.
         if finished.send(done).is_err() {
             return;

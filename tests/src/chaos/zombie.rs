@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 use serde_json::value::RawValue;
-use umbel_broker::{Claim, Deliveries, Delivery, Jobs, Settle, Settled};
+use umbel_broker::{Claim, Deliveries, Delivery, Jobs, LimitedTenants, Settle, Settled};
 use umbel_broker_redis::{RedisBroker, RedisConfig};
 use umbel_model::{JobState, QueueName, Resolution, Token, WorkerId};
 
@@ -58,6 +58,7 @@ pub(crate) async fn run(zombie: Arc<Zombie>, number: u64, ledger: Arc<Ledger>, r
             max: draw.between(1, MOST) as u32,
             lease_ms: SHORT_LEASE.as_millis() as u64,
             token_seed: Token::new(format!("zombie-{:016x}-{:016x}", draw.any(), draw.any()))?,
+            limited: LimitedTenants::default(),
         };
         // An error costs nobody anything: if jobs were claimed, their leases end.
         let deliveries = broker.claim(&claim).await.unwrap_or_default();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 use umbel_api::{Api, ApiConfig, NewToken, create_token, router};
-use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, Limits, Settle, Settled};
+use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, LimitedTenants, Limits, Settle, Settled};
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{Digest, ModuleInfo, QueueName, Resolution, TenantId, Token, WorkerId};
 use umbel_modules::{InspectError, Inspector, ModuleStore};
@@ -206,6 +206,7 @@ impl TestApp {
             max: 1,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(hex::encode(seed)).unwrap(),
+            limited: LimitedTenants::default(),
         };
         self.broker.claim(&claim).await.unwrap().pop()
     }

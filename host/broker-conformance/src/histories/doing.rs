@@ -76,13 +76,15 @@ impl History {
         match step {
             Step::Submit { requests, again } => Doing::Submit(requests.iter().map(requested).collect(), *again),
             Step::Flood { request, count } => Doing::Submit(flood(request, *count), false),
-            Step::Claim { worker, queues, max, lost } => {
+            Step::Claim { worker, queues, max, limited, lost } => {
                 let queues = match *queues {
                     3 => ClaimQueues::AllBut(vec![queue_name(QUEUES[1])]),
                     4.. => ClaimQueues::AllBut(Vec::new()),
                     named => QUEUES[..named as usize].iter().map(|name| queue_name(name)).collect::<Vec<_>>().into(),
                 };
-                Doing::Claim(Claim { queues, ..claim_of(WORKERS[*worker as usize], &[], *max) }, *lost)
+                let (few, most) = *limited;
+                let limited = limited_to(most, &TENANTS[..few as usize]);
+                Doing::Claim(Claim { queues, limited, ..claim_of(WORKERS[*worker as usize], &[], *max) }, *lost)
             }
             Step::Renew { delivery, logs } => match self.delivery(*delivery) {
                 Some(delivery) => {

@@ -22,6 +22,8 @@ pub(super) enum Step {
         worker: u8,
         queues: u8,
         max: u32,
+        /// Of the first so many tenants it takes at most so many jobs.
+        limited: (u8, u32),
         lost: bool,
     },
     /// Of any delivery ever made.
@@ -277,11 +279,12 @@ fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {
     let submits = if profile == Profile::BrokerOptions { 70 } else { 30 };
     let submit = (prop::collection::vec(request(profile), 1..5), prop::bool::weighted(0.2))
         .prop_map(|(requests, again)| Step::Submit { requests, again });
+    let limited = prop_oneof![2 => Just((0, 0)), 1 => (1..3_u8, 0..3_u32)];
     let flood = (request(profile), 100..200_u32).prop_map(|(request, count)| Step::Flood { request, count });
     prop_oneof![
         submits => prop_oneof![200 => submit, 1 => flood],
-        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], 0..6_u32, prop::bool::weighted(0.1))
-            .prop_map(|(worker, queues, max, lost)| Step::Claim { worker, queues, max, lost }),
+        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], 0..6_u32, limited, prop::bool::weighted(0.1))
+            .prop_map(|(worker, queues, max, limited, lost)| Step::Claim { worker, queues, max, limited, lost }),
         20 => (any::<usize>(), 0..4_u8).prop_map(|(delivery, logs)| Step::Renew { delivery, logs }),
         90 => (any::<usize>(), how(), any::<bool>(), again)
             .prop_map(|(delivery, how, claim, again)| Step::Settle { delivery, how, claim, again }),

@@ -1,7 +1,7 @@
 -- Handing out jobs.
 
 -- Worker, token seed, lease, max, whether it hears what is published for it, whether it asks all queues but these, number of
--- queues; their names follow.
+-- queues; their names follow; then how many jobs of all limited tenants, their number, and their names.
 local CLAIM = '<Bc0Bc0I6I4BBI2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
@@ -44,6 +44,7 @@ local function hand_out(tq, member, text)
   local l = leases.n
   leases[l + 1], leases[l + 2], leases.n = lease, member, l + 2
   count = count + 1
+  if claims.limited.tenants[tq.tenant] then claims.limited.left = claims.limited.left - 1 end
   tq.running, tq.handed_out = tq.running + 1, (tq.handed_out or 0) + 1
   if not tq.holder then
     local s = served.n
@@ -188,7 +189,7 @@ local function wait_or_work(names, is_busy)
   end
 end
 
--- The names of a claim's queues in order, each once, and the same as a set.
+-- Names of a claim in order, each once; the same as a set; and where they end.
 local function read_names(request, at, n)
   local list, set = {}, {}
   for _ = 1, n do
@@ -196,7 +197,7 @@ local function read_names(request, at, n)
     name, at = unpack_struct('<Bc0', request, at)
     if not set[name] then list[#list + 1], set[name] = name, true end
   end
-  return list, set
+  return list, set, at
 end
 
 -- Hands out at most `max` jobs; whether there may be more for this claim that it did not look at.
@@ -206,6 +207,7 @@ local function hand_out_all(max)
     local want, picked, missing = math.min(max - count, budget), 0, 0
     local alone = not one_by_one and turns.alone()
     if alone then
+      if alone[1] and claims.limited.tenants[alone[1].tenant] then want = math.min(want, claims.limited.left) end
       picked = pick_of_one(alone, want)
       budget, missing = budget - picked, want - picked
       deliver_picked(picked)
@@ -240,7 +242,10 @@ function claims.claim(request, answer)
   lease, count, out, out_n = string.format('%.0f', now + lease_ms), 0, answer, #answer
   picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, 0
   leases, looks, served, fronts, middles = { n = 0 }, { n = 0 }, { n = 0 }, {}, {}
-  local names, set = read_names(request, at, queues)
+  local names, set, after = read_names(request, at, queues)
+  local left, count_limited, first = unpack_struct('<I4B', request, after)
+  -- Tenants as a set, and how many more jobs of them this claim may take.
+  claims.limited = { left = left, tenants = select(2, read_names(request, first, count_limited)) }
   asks_all = asks_all == 1
   turns.begin(not asks_all and names, set)
   local has_more = hand_out_all(max)

@@ -414,8 +414,10 @@ local function is_held_by_another(tq, worker)
 end
 
 -- Picks at most `want` jobs; calls `picked` with tenant queue, id, record, task and key, and answers what is left of the
--- budget and of the jobs. `state` is the same table in all calls for one claim.
+-- budget and of the jobs. `state` is the same table in all calls for one claim. It ends early when it picked as many jobs of
+-- limited tenants as it may: some may have expired.
 function claims.serve(worker, want, budget, state, picked)
+  local limited, of_limited = claims.limited, 0
   -- Tenant queues that are left out until the claim ends; tenants that are while another one has something open.
   state.excluded, state.looks, state.deferred = state.excluded or {}, state.looks or {}, state.deferred or {}
   while budget > 0 and want > 0 do
@@ -436,6 +438,13 @@ function claims.serve(worker, want, budget, state, picked)
         if id then
           state.looks[tenant], want = nil, want - 1
           picked(tq, id, text, task, key)
+          if limited.tenants[tenant] then
+            of_limited = of_limited + 1
+            if of_limited >= limited.left then
+              write_ahead()
+              return budget, 0
+            end
+          end
         else
           state.looks[tenant] = (state.looks[tenant] or 0) + 1
           if state.looks[tenant] >= LOOKS_A_TENANT then state.deferred[tenant] = true end

@@ -75,6 +75,11 @@ local function alone_in_all()
   return call('ZSCORE', tq.fair, tq.tenant) and { tq }
 end
 
+-- Whether this claim takes nothing more of a tenant.
+function turns.is_left_out(tenant)
+  return claims.limited.left <= 0 and claims.limited.tenants[tenant]
+end
+
 -- The tenant queues that a claim empties one after the other: only one tenant has any, none of them with sub-queues or
 -- controls, and there is an order. Nothing if that is not so.
 function turns.alone()
@@ -82,7 +87,7 @@ function turns.alone()
   local tqs = names and alone_in_named()
   if not names then tqs = alone_in_all() end
   for _, tq in ipairs(tqs or {}) do
-    if is_special(tq) then return end
+    if is_special(tq) or turns.is_left_out(tq.tenant) then return end
   end
   return tqs
 end
@@ -166,7 +171,7 @@ local function next_of_named(excluded, deferred)
   local tenant = first_of(waiting)
   while tenant do
     local list = open_of[tenant]
-    for _, found in ipairs(deferred[tenant] and {} or list) do
+    for _, found in ipairs((deferred[tenant] or turns.is_left_out(tenant)) and {} or list) do
       if not excluded[found.tq.name] then
         current = found
         return found.tq
@@ -245,7 +250,7 @@ local function next_of_all(excluded, deferred)
   waiting = waiting or reader_of(P .. 'meta:turns', 4)
   local tenant = first_of(waiting)
   while tenant and stale < MOST_STALE do
-    local tq = not deferred[tenant] and next_queue_of(tenant, excluded)
+    local tq = not deferred[tenant] and not turns.is_left_out(tenant) and next_queue_of(tenant, excluded)
     if tq then return tq end
     local open = open_of[tenant]
     if open and not first_of(open) and not open.has_others then

@@ -35,6 +35,7 @@ impl Process {
             max,
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("h{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
+            limited: Default::default(),
         };
         self.broker.claim(&claim).await.unwrap().len()
     }

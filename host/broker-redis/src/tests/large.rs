@@ -36,6 +36,7 @@ fn claim(max: u32) -> Claim {
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
+        limited: Default::default(),
     }
 }
 

@@ -30,6 +30,7 @@ fn claim(n: u32) -> Claim {
         max: PAGE,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: umbel_model::Token::new(format!("s{n}")).unwrap(),
+        limited: Default::default(),
     }
 }
 

@@ -21,6 +21,7 @@ fn claim(n: u64, worker: &str, max: u32) -> Claim {
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("seed{n}")).unwrap(),
+        limited: Default::default(),
     }
 }
 

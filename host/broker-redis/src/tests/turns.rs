@@ -13,6 +13,7 @@ fn claim(n: u64, queues: impl Into<ClaimQueues>, max: u32) -> Claim {
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("turns{n}")).unwrap(),
+        limited: Default::default(),
     }
 }
 

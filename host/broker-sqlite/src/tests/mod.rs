@@ -69,6 +69,7 @@ fn claim(seed: u64, max: u32) -> Claim {
         max,
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{seed}")).unwrap(),
+        limited: LimitedTenants::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Handing out within limits: one job at a time, in the six steps of the rules in `limits`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use umbel_model::{QueueName, Rate, TaskName, TenantId, UnixMs, WorkerId, rate::Used};
 
@@ -9,7 +9,9 @@ use super::{
     tenant_queues::{Scheduler, TenantQueue},
     turns::OpenQueue,
 };
-use crate::{CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, Scope};
+use crate::{
+    CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, LimitedTenants, MAX_LIMITED_TENANTS, Scope,
+};
 
 /// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
@@ -57,12 +59,15 @@ pub(super) struct Looks<'a> {
     /// While another one has something to hand out: they took `LOOKS_A_TENANT` looks without a job.
     deferred: BTreeSet<TenantId>,
     looks: HashMap<TenantId, u32>,
+    /// Tenants of which few jobs are taken: how many more of all of them together.
+    limited: HashSet<&'a TenantId>,
+    limited_left: u32,
 }
 
 impl<'a> ClaimRound<'a> {
     pub fn new(claim: &'a Claim) -> Self {
         let budget = claim.max.saturating_add(CLAIM_SCAN);
-        Self { claim, budget, jobs: 0, looks: Looks::new(&claim.queues) }
+        Self { claim, budget, jobs: 0, looks: Looks::new(&claim.queues, &claim.limited) }
     }
 
     /// Takes the next job, the one that the store looked at last, out of its queue: whether it has expired. If not, it
@@ -82,8 +87,12 @@ impl<'a> ClaimRound<'a> {
             self.budget -= 1;
             let Ok(id) = next else { continue };
             let found = scheduler.pick(id, &self.claim.worker, store)?;
-            self.looks.looked(&scheduler.queues[id].tenant, found.is_some());
+            let tenant = &scheduler.queues[id].tenant;
+            self.looks.looked(tenant, found.is_some());
             if let Some(expired) = found {
+                if !expired {
+                    self.looks.starts(tenant);
+                }
                 self.jobs += u32::from(!expired);
                 return Ok(found);
             }
@@ -93,11 +102,20 @@ impl<'a> ClaimRound<'a> {
 }
 
 impl<'a> Looks<'a> {
-    pub(super) fn new(queues: &'a ClaimQueues) -> Self {
+    pub(super) fn new(queues: &'a ClaimQueues, limited: &'a LimitedTenants) -> Self {
         let names = if let ClaimQueues::Named(names) = queues { names.as_slice() } else { &[] };
         // The first place counts.
         let places = names.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
-        Self { queues, places, from: None, excluded: BTreeSet::new(), deferred: BTreeSet::new(), looks: HashMap::new() }
+        Self {
+            queues,
+            places,
+            from: None,
+            excluded: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            looks: HashMap::new(),
+            limited: limited.tenants.iter().take(MAX_LIMITED_TENANTS).collect(),
+            limited_left: limited.max,
+        }
     }
 
     /// Start-time fair queueing: an open tenant queue of the tenant with the least virtual finish time, by name when level.
@@ -127,7 +145,10 @@ impl<'a> Looks<'a> {
             return None;
         }
         let waiting = scheduler.turns.waiting(self.from.as_ref());
-        let (turn, id) = waiting.filter(|(_, tenant)| !self.deferred.contains(tenant)).find_map(|turn| {
+        let is_asked = |tenant: &TenantId| {
+            !self.deferred.contains(tenant) && (self.limited_left > 0 || !self.limited.contains(tenant))
+        };
+        let (turn, id) = waiting.filter(|(_, tenant)| is_asked(tenant)).find_map(|turn| {
             let id = self.first_of(scheduler, &turn.1)?;
             Some((turn, id))
         })?;
@@ -146,6 +167,13 @@ impl<'a> Looks<'a> {
                 open.filter_map(place).min().map(|(_, id)| id)
             }
             ClaimQueues::AllBut(names) => open.find(|(_, queue, _)| !names.contains(queue)).map(|(.., id)| *id),
+        }
+    }
+
+    /// Counts a job that is handed out.
+    fn starts(&mut self, tenant: &TenantId) {
+        if self.limited.contains(tenant) {
+            self.limited_left = self.limited_left.saturating_sub(1);
         }
     }
 

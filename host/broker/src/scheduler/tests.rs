@@ -5,7 +5,7 @@ use std::{collections::HashMap, convert::Infallible};
 use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
 
 use super::{claim::Looks, *};
-use crate::{ClaimQueues, ControlPatch, JobLimits, Limits, Scope};
+use crate::{ClaimQueues, ControlPatch, JobLimits, LimitedTenants, Limits, Scope};
 
 /// Jobs by number: their task and limits follow from it.
 #[derive(Default)]
@@ -99,7 +99,8 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
         }
         5 | 6 => {
             let queues = if n.is_multiple_of(3) { ClaimQueues::AllBut(Vec::new()) } else { vec![queue].into() };
-            let mut looks = Looks::new(&queues);
+            let limited = LimitedTenants::default();
+            let mut looks = Looks::new(&queues, &limited);
             scheduler.now = n * 10;
             for _ in 0..5 {
                 let Some(Ok(id)) = looks.next(scheduler, &worker) else { return };
@@ -166,7 +167,8 @@ fn a_tenant_that_floods_a_queue_does_not_hold_up_another() {
     }
     let mut order = Vec::new();
     let queues = vec![queue].into();
-    let mut looks = Looks::new(&queues);
+    let limited = LimitedTenants::default();
+    let mut looks = Looks::new(&queues, &limited);
     while let Some(Ok(id)) = looks.next(&scheduler, &worker) {
         let Ok(_) = scheduler.pick(id, &worker, &mut jobs);
         order.push(jobs.looked);

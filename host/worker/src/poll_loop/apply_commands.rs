@@ -102,11 +102,14 @@ impl PollLoop {
 
     /// Changes the number of slots by the load, and ends a process that holds too much memory.
     pub(super) fn check_load(&mut self, now: Instant) {
-        if self.lifecycle.shuts_down() {
+        if self.lifecycle.shuts_down() || !self.capacity.is_due(now) {
             return;
         }
-        let work_waits = self.claims.expects_work && self.lifecycle.claims();
-        match self.capacity.tick(now, self.leases.open, work_waits) {
+        // What waits for long attempts is not seen by claims, and the reserve is not for it.
+        let (is_reached, slots) = (self.local_queue.is_reserve_reached(now), self.capacity.slots);
+        let open = if is_reached { self.leases.open.max(slots) } else { self.leases.open };
+        let work_waits = (self.claims.expects_work || is_reached) && self.lifecycle.claims();
+        match self.capacity.tick(now, open, work_waits) {
             Tick::Unchanged => {}
             Tick::Resize(slots) => {
                 let from = self.capacity.slots;

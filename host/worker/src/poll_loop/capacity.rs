@@ -64,10 +64,14 @@ impl Capacity {
         (!self.scaler.is_fixed() || self.max_memory_bytes > 0).then_some(self.next_tick)
     }
 
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.next_wake().is_some_and(|at| at <= now)
+    }
+
     /// Looks at the load and the memory if that is due. `open` deliveries are in the local queue or on a slot;
     /// `work_waits` if there may be jobs that nobody claimed.
     pub(super) fn tick(&mut self, now: Instant, open: u32, work_waits: bool) -> Tick {
-        if self.next_wake().is_none_or(|at| at > now) {
+        if !self.is_due(now) {
             return Tick::Unchanged;
         }
         self.next_tick = now + TICK;

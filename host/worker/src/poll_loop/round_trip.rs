@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use umbel_broker::{Claim, Delivery, Error as BrokerError, Settled};
+use umbel_broker::{Claim, Delivery, Error as BrokerError, LimitedTenants, Settled};
 use umbel_model::{Resolution, Token};
 
 use super::{MAX_CLAIM, PollLoop, renewals};
@@ -28,8 +28,9 @@ const MAX_UNDER_WAY: usize = 2;
 #[derive(Default)]
 pub(super) struct RoundTrips {
     under_way: FuturesUnordered<BoxFuture<'static, RoundTrip>>,
-    /// Deliveries that their claims allow.
+    /// Deliveries that their claims allow, and those of limited tenants.
     claiming: u32,
+    claiming_limited: u32,
 }
 
 impl RoundTrips {
@@ -41,6 +42,7 @@ impl RoundTrips {
     pub(super) async fn next(&mut self) -> Option<RoundTrip> {
         let done = self.under_way.next().await?;
         self.claiming -= done.claimed;
+        self.claiming_limited -= done.claimed_limited;
         Some(done)
     }
 }
@@ -49,6 +51,7 @@ pub(super) struct RoundTrip {
     batch: Batch,
     /// Deliveries that the claim allowed; 0 without a claim.
     claimed: u32,
+    claimed_limited: u32,
     started: Instant,
     answer: Result<(Vec<Settled>, Vec<Delivery>), BrokerError>,
 }
@@ -93,6 +96,12 @@ impl PollLoop {
         let ahead = self.prefetch.update(self.config.guest_threads, ended as usize);
         let open = self.leases.open + self.round_trips.claiming;
         (self.capacity.slots + ahead).saturating_sub(open).min(MAX_CLAIM)
+    }
+
+    /// Tenants of which a claim may take few jobs: those whose attempts are long, beside what is under way for them.
+    fn limited(&self, now: Instant) -> LimitedTenants {
+        let LimitedTenants { tenants, max } = self.local_queue.limited(now);
+        LimitedTenants { tenants, max: max.saturating_sub(self.round_trips.claiming_limited) }
     }
 
     /// Settles that the next round trip waits for, while there is claimed work to go on with.
@@ -147,6 +156,7 @@ impl PollLoop {
             max: wanted,
             lease_ms: self.config.lease_ms,
             token_seed: token_seed(),
+            limited: self.limited(now),
         });
         let batch = self.outbox.batch();
         if batch.settles.is_empty() && claim.is_none() {
@@ -156,7 +166,9 @@ impl PollLoop {
         let limit = Duration::from_millis(self.config.lease_ms.max(5_000));
         let broker = self.broker.clone();
         let claimed = claim.as_ref().map_or(0, |claim| claim.max);
+        let claimed_limited = claim.as_ref().map_or(0, |claim| claim.limited.max);
         self.round_trips.claiming += claimed;
+        self.round_trips.claiming_limited += claimed_limited;
         self.round_trips.under_way.push(Box::pin(async move {
             let exchange = async {
                 match &claim {
@@ -166,13 +178,13 @@ impl PollLoop {
             };
             let answer = tokio::time::timeout(limit, exchange).await;
             let answer = answer.unwrap_or_else(|_| Err(BrokerError::Unavailable("no answer in time".into())));
-            RoundTrip { batch, claimed, started: now, answer }
+            RoundTrip { batch, claimed, claimed_limited, started: now, answer }
         }));
         true
     }
 
     pub(super) fn round_trip_done(&mut self, done: RoundTrip) {
-        let RoundTrip { batch, claimed, started, answer } = done;
+        let RoundTrip { batch, claimed, started, answer, .. } = done;
         let (settled, deliveries) = match answer {
             Ok(answer) => answer,
             Err(error) => return self.round_trip_failed(batch, claimed, &error),

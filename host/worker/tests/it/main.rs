@@ -13,6 +13,7 @@ mod orders;
 mod outcomes;
 mod policies;
 mod recycling;
+mod reserve;
 mod runtime;
 mod shutdown;
 mod support;

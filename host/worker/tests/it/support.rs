@@ -42,7 +42,8 @@ impl Drop for PassingTime {
 
 pub fn next_id() -> JobId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    JobId::from_parts(1_000_000, NEXT.fetch_add(1, Ordering::SeqCst).into())
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    JobId::from_parts(now.as_millis() as u64, NEXT.fetch_add(1, Ordering::SeqCst).into())
 }
 
 pub fn queue(name: &str) -> QueueName {
@@ -151,7 +152,13 @@ impl World {
     }
 
     pub async fn submit_as(&self, id: JobId, queue: QueueName, spec: String) -> JobId {
-        let job = NewJob {
+        let job = self.new_job(id, queue, spec);
+        assert_eq!(self.broker.submit(&[job]).await.unwrap(), [Submitted::Created]);
+        id
+    }
+
+    pub fn new_job(&self, id: JobId, queue: QueueName, spec: String) -> NewJob {
+        NewJob {
             id,
             tenant: tenant(),
             task: TaskName::new("task").unwrap(),
@@ -167,9 +174,7 @@ impl World {
             broker_options: None,
             idempotency: None,
             redrive_of: None,
-        };
-        assert_eq!(self.broker.submit(&[job]).await.unwrap(), [Submitted::Created]);
-        id
+        }
     }
 
     pub async fn job(&self, id: JobId) -> JobRecord {
