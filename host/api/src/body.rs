@@ -19,7 +19,7 @@ use umbel_compose::JsonError;
 use umbel_model::json::{self, JsonProblem, MAX_DEPTH};
 
 use crate::{
-    held,
+    footprint,
     problem::{Code, Problem, Result, cut},
     state::Api,
 };
@@ -44,7 +44,7 @@ pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body, limit:
     };
     let ((), body) = or_drain(checked, body).await?;
     let bytes = declared_length(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or(limit);
-    let ((), body) = or_drain(held::room_for_body(api, bytes.min(limit)).await, body).await?;
+    let ((), body) = or_drain(footprint::room_for_body(api, bytes.min(limit)).await, body).await?;
     read_all(Chunks::new(api, body), limit, || too_large(limit)).await
 }
 
@@ -184,7 +184,7 @@ impl Checked {
             checked_text(&json)?;
             return Ok(Self(json));
         }
-        let turn = held::turn_to_check(api).await;
+        let turn = footprint::turn_to_check(api).await;
         let check = tokio::task::spawn_blocking(move || {
             // Held here: a caller that goes away does not end the work.
             let _turn = turn;

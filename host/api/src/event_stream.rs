@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::{
     admission::Permit,
     auth::Caller,
-    held::Endless,
+    footprint::Endless,
     problem::{Problem, Result},
     serve::Stopping,
     state::Api,

@@ -6,7 +6,7 @@ use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explai
 use umbel_model::{Failure, JobRecord, JobState, LargeValue, PolicyPatch, TenantId, WorkflowId};
 
 use crate::{
-    held,
+    footprint,
     problem::{Problem, Result},
     state::Api,
     views::Job,
@@ -19,7 +19,7 @@ const MAX_WHOLE_RESULT_BYTES: usize = 64 << 20;
 pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> {
     let mut omitted = None;
     let max = api.config.max_result_bytes;
-    let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, max)).await?;
+    let reserved = footprint::reserve(api, &record.tenant, bytes_elsewhere(&record, max)).await?;
     match elsewhere(api, &record, max).await {
         _ if is_for_nodes_only(&record) => record.result = None,
         Ok(None) => {}
@@ -47,7 +47,7 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
     let mut job = Job::whole(record)?;
     job.result_omitted = omitted;
     if let Some(stored) = &job.stored_arguments {
-        let reserved = held::reserve(api, &tenant, usize::try_from(stored.bytes).unwrap_or(max).min(max)).await?;
+        let reserved = footprint::reserve(api, &tenant, usize::try_from(stored.bytes).unwrap_or(max).min(max)).await?;
         match read(api, &tenant, stored, max).await {
             Ok(text) => {
                 reserved.keep(text.len());
@@ -64,7 +64,7 @@ pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<S
     if is_for_nodes_only(&record) {
         return Ok(None);
     }
-    let reserved = held::reserve(api, &record.tenant, bytes_elsewhere(&record, MAX_WHOLE_RESULT_BYTES)).await?;
+    let reserved = footprint::reserve(api, &record.tenant, bytes_elsewhere(&record, MAX_WHOLE_RESULT_BYTES)).await?;
     match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
         Ok(Some(text)) => {
             reserved.keep(text.len());

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 use crate::{
     body::drain,
     connections::Connection,
-    held::{self, Held},
+    footprint::{self, Footprint},
     known_queries::KnownQueries,
     problem::{Problem, Result},
     state::Api,
@@ -115,13 +115,13 @@ async fn admit(front: &Front, mut request: Request, next: Next) -> Result {
     }
     let tenant = caller.tenant.clone();
     tracing::Span::current().record("tenant", tenant.as_str());
-    let held = Held::new(tenant.clone(), api.places.take(&tenant, controls(&request))?);
+    let footprint = Footprint::new(tenant.clone(), api.places.take(&tenant, controls(&request))?);
     known_queries.check(route(&request), request.method(), request.uri())?;
     let limit = time_limit(api, &request);
     request.extensions_mut().insert(caller);
-    let response = held.clone().scope(tokio::time::timeout(limit, next.run(request))).await;
+    let response = footprint.clone().scope(tokio::time::timeout(limit, next.run(request))).await;
     let late = |_| Problem::request_timeout(format!("it was given up after {} s", limit.as_secs()));
-    held::guarded(api, held, response.map_err(late)?).await
+    footprint::guarded(api, footprint, response.map_err(late)?).await
 }
 
 /// The path of a request's route, with the names of its parameters.

@@ -5,9 +5,14 @@
 
 use std::{future::Future, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, body::HttpBody as _, response::Response};
+use axum::{
+    Router,
+    body::HttpBody as _,
+    http::{HeaderName, HeaderValue, header},
+    response::Response,
+};
 use hyper::{
-    Request,
+    Request, Version,
     body::Incoming,
     server::conn::http1,
     service::{Service as _, service_fn},
@@ -31,6 +36,9 @@ use crate::{
 const CONNECTIONS: ConnectionLimits = ConnectionLimits { all: 4_096, strangers: 1_024, strangers_of_an_address: 256 };
 /// Longest time for a request's head, and for an idle connection to say something.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Says `HEAD_TIMEOUT` to clients, which then send no request on a connection that is about to close.
+const KEEP_ALIVE: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("keep-alive"), HeaderValue::from_static("timeout=10"));
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head, and of a buffer.
@@ -104,10 +112,11 @@ async fn connection(
     let of_requests = open.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = of_requests.busy();
+        let stays_open = stays_open(&request) && !*stop.0.borrow();
         request.extensions_mut().insert(stop.clone());
         request.extensions_mut().insert(of_requests.clone());
         let answer = router.call(request);
-        async move { answer.await.map(|response| until_written(response, busy)) }
+        async move { answer.await.map(|response| until_written(kept_alive(response, stays_open), busy)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -134,6 +143,22 @@ async fn connection(
         // A client that goes away is no event.
         tracing::debug!(%error, "a connection broke");
     }
+}
+
+/// Whether the connection is to stay open for further requests.
+fn stays_open(request: &Request<Incoming>) -> bool {
+    let closes = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    request.version() == Version::HTTP_11 && !request.headers().get_all(header::CONNECTION).iter().any(closes)
+}
+
+/// The response, which says how long its connection may be idle.
+fn kept_alive(mut response: Response, stays_open: bool) -> Response {
+    if stays_open {
+        let (name, timeout) = KEEP_ALIVE;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+        response.headers_mut().insert(name, timeout);
+    }
+    response
 }
 
 /// The response, with its connection busy until its body is read. A small one is written at once.
@@ -180,6 +205,17 @@ mod tests {
         (address, permits)
     }
 
+    /// The head of an answer to a request with these headers.
+    async fn head(address: SocketAddr, headers: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+        }
+        String::from_utf8(answer).unwrap()
+    }
+
     async fn asked(address: SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -212,6 +248,22 @@ mod tests {
             assert!(slow.read(&mut piece).await.unwrap() > 0);
         }
         assert_eq!(permits.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_says_how_long_its_connection_may_be_idle() {
+        assert_eq!(KEEP_ALIVE.1, format!("timeout={}", HEAD_TIMEOUT.as_secs()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || "here"));
+        tokio::spawn(serve_with(listener, router, std::future::pending(), CONNECTIONS, WRITES));
+        let stays = head(address, "").await;
+        assert!(
+            stays.contains("keep-alive: timeout=10\r\n") && stays.contains("connection: keep-alive\r\n"),
+            "{stays}"
+        );
+        let closes = head(address, "connection: close\r\n").await;
+        assert!(!closes.contains("keep-alive") && closes.contains("connection: close\r\n"), "{closes}");
     }
 
     #[tokio::test]

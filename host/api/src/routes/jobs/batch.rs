@@ -19,7 +19,7 @@ use umbel_model::JobId;
 use crate::{
     body::{Checked, Chunks, is_declared_longer, media_type, object_of, or_drain, too_large},
     extract::Context,
-    held,
+    footprint,
     outcome::{Outcome, submitted},
     problem::{FieldError, Problem, Result},
     state::Api,
@@ -50,7 +50,7 @@ pub(crate) async fn submit_batch(cx: Context, headers: HeaderMap, body: Body) ->
     let Context { api, caller, request_id, .. } = cx;
     let ((), body) = or_drain(check_headers(&api, &headers), body).await?;
     let (permit, body) = or_drain(api.batches.acquire(&caller.tenant).await, body).await?;
-    held::keep(permit);
+    footprint::keep(permit);
     let mut batch = Batch::new(&api, Origin::of(&caller, &request_id, &headers));
     if let Err(problem) = batch.read(body).await {
         if batch.lines == 0 {

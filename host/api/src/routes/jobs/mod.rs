@@ -20,7 +20,7 @@ use crate::{
     auth::Caller,
     body::{answer, ok},
     extract::{Context, OptionalJson, Query, WaitQuery},
-    held,
+    footprint,
     job_detail::job_detail,
     outcome::{Outcome, respond},
     problem::{Problem, Result},
@@ -40,7 +40,7 @@ pub(crate) async fn respond_with_job(
     waiter: Option<Waiter>,
 ) -> Result {
     // What is stored is answered in any case.
-    let wait = held::wait(api, &caller.tenant, wait).map_or(Duration::ZERO, |()| wait);
+    let wait = footprint::wait(api, &caller.tenant, wait).map_or(Duration::ZERO, |()| wait);
     let found = match (outcome, waiter) {
         (Outcome::New(_), Some(waiter)) => api.watch.new_job(&caller.tenant, waiter, wait).await,
         _ => api.watch.job(&caller.tenant, outcome.id(), wait).await,
@@ -57,7 +57,7 @@ pub(crate) async fn respond_with_job(
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(WaitQuery), responses((status = 200, body = Job)))]
 pub(crate) async fn show(Context { api, caller, id, .. }: Context<JobId>, Query(query): Query<WaitQuery>) -> Result {
     let wait = query.wait(&api)?;
-    held::wait(&api, &caller.tenant, wait)?;
+    footprint::wait(&api, &caller.tenant, wait)?;
     let record = api.watch.job(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_job(id))?;
     let waits = !record.state.is_terminal() && record.state != JobState::Running;
     let waiting = waits.then(|| record.clone());

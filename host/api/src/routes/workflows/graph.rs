@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use crate::{
     body::ok,
     extract::{Context, Query, WorkflowParam},
-    graph_svg, held,
+    footprint, graph_svg,
     problem::{Problem, Result},
     views::{Node, NodePage},
     workflow_tree::{self, Caps, Tree},
@@ -70,7 +70,7 @@ pub(crate) async fn nodes(cx: Context<WorkflowParam>, Query(query): Query<NodesQ
 /// At most 2,000 nodes are shown; groups say how many members are left out.
 #[utoipa::path(get, path = "/v1/workflows/{id}/tree", tag = "workflows", responses((status = 200, body = Tree)))]
 pub(crate) async fn tree(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
-    held::keep(api.trees.acquire(&caller.tenant).await?);
+    footprint::keep(api.trees.acquire(&caller.tenant).await?);
     let record = api.workflow(&caller.tenant, id).await?;
     ok(&workflow_tree::of(&*api.broker, &record, Caps::OF_TREE).await?)
 }
@@ -81,7 +81,7 @@ pub(crate) async fn tree(Context { api, caller, id, .. }: Context<WorkflowParam>
     responses((status = 200, content_type = "image/svg+xml", body = String))
 )]
 pub(crate) async fn graph(Context { api, caller, id, .. }: Context<WorkflowParam>) -> Result {
-    held::keep(api.trees.acquire(&caller.tenant).await?);
+    footprint::keep(api.trees.acquire(&caller.tenant).await?);
     let record = api.workflow(&caller.tenant, id).await?;
     let tree = workflow_tree::of(&*api.broker, &record, Caps::OF_PICTURE).await?;
     let headers = [

@@ -17,7 +17,7 @@ use crate::{
     auth::Caller,
     body::{answer, ok},
     extract::{Context, Query, WaitQuery, WorkflowParam},
-    held,
+    footprint,
     job_detail::{ignores_result, stored_json, upstream, why_omitted},
     outcome::{Outcome, respond},
     paging,
@@ -29,7 +29,7 @@ use crate::{
 /// The answer to a submission that was stored.
 async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
     // What is stored is answered in any case.
-    let wait = held::wait(api, &caller.tenant, wait).map_or(Duration::ZERO, |()| wait);
+    let wait = footprint::wait(api, &caller.tenant, wait).map_or(Duration::ZERO, |()| wait);
     let found = match api.watch.workflow(&caller.tenant, outcome.id(), wait).await {
         Ok(Some(record)) => Ok(Some((record.state.is_terminal(), detail(api, &record).await?))),
         Ok(None) => Ok(None),
@@ -45,7 +45,7 @@ async fn detail(api: &Api, record: &WorkflowRecord) -> Result<Workflow> {
         WorkflowState::Succeeded => {
             if !end_is_ignored(api, record).await? {
                 let max = api.config.max_result_bytes;
-                let reserved = held::reserve(api, &record.tenant, max).await?;
+                let reserved = footprint::reserve(api, &record.tenant, max).await?;
                 match workflow_value(&*api.broker, &api.large, &record.tenant, record.id, max).await {
                     Ok(text) => {
                         reserved.keep(text.len());
@@ -86,7 +86,7 @@ async fn end_is_ignored(api: &Api, record: &WorkflowRecord) -> Result<bool> {
 pub(crate) async fn show(cx: Context<WorkflowParam>, Query(query): Query<WaitQuery>) -> Result {
     let Context { api, caller, id, .. } = cx;
     let wait = query.wait(&api)?;
-    held::wait(&api, &caller.tenant, wait)?;
+    footprint::wait(&api, &caller.tenant, wait)?;
     let record = api.watch.workflow(&caller.tenant, id, wait).await?.ok_or_else(|| Problem::no_workflow(id))?;
     ok(&detail(&api, &record).await?)
 }

@@ -1,8 +1,8 @@
-//! What a request holds: its place among those under way, and its part of the memory that answers may take. Both are held until
-//! the last piece of the answer was given to its connection, so that a client that reads slowly pays for what it keeps.
+//! The footprint of a request: its place among those under way, and its part of the memory that bodies and answers may take. It
+//! keeps both until the last piece of the answer was given to its connection, so that a client that reads slowly pays for them.
 //!
-//! What a request holds belongs to its task (as the span of its log lines does), so that whatever reads a large value on its
-//! behalf can say so, however deep it is called.
+//! A footprint belongs to the task of its request (as the span of its log lines does), so that whatever reads a large value for
+//! the request can count it, however deep it is called.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,12 +20,12 @@ use crate::{
 };
 
 tokio::task_local! {
-    static HELD: Arc<Held>;
+    static CURRENT: Arc<Footprint>;
 }
 
 /// What one request holds.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Footprint {
     tenant: TenantId,
     parts: Mutex<Parts>,
 }
@@ -47,14 +47,14 @@ struct Parts {
 #[derive(Debug, Clone)]
 pub(crate) struct Endless;
 
-impl Held {
+impl Footprint {
     pub(crate) fn new(tenant: TenantId, place: Permit) -> Arc<Self> {
         Arc::new(Self { tenant, parts: Mutex::new(Parts { place: Some(place), ..Parts::default() }) })
     }
 
     /// Does `work`, which takes the request's part in what is held.
     pub(crate) async fn scope<F: Future>(self: Arc<Self>, work: F) -> F::Output {
-        HELD.scope(self, work).await
+        CURRENT.scope(self, work).await
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {
@@ -65,7 +65,7 @@ impl Held {
 
 fn with_parts(change: impl FnOnce(&mut Parts)) {
     // Outside of a request nothing is held.
-    let _ = HELD.try_with(|held| change(&mut held.parts()));
+    let _ = CURRENT.try_with(|footprint| change(&mut footprint.parts()));
 }
 
 /// Holds a permit that limits the number of such answers, until the answer is written.
@@ -107,7 +107,7 @@ pub(crate) async fn reserve(api: &Api, tenant: &TenantId, bytes: usize) -> Resul
 /// Waits for room for a body of so many bytes, before it is read. It is held until the request waits or is answered.
 pub(crate) async fn room_for_body(api: &Api, bytes: usize) -> Result<()> {
     // Outside of a request nothing is held.
-    let Ok(tenant) = HELD.try_with(|held| held.tenant.clone()) else { return Ok(()) };
+    let Ok(tenant) = CURRENT.try_with(|footprint| footprint.tenant.clone()) else { return Ok(()) };
     if bytes > PIECE_BYTES {
         let permit = api.bodies.reserve(&tenant, bytes).await?;
         with_parts(|parts| parts.body = Some(permit));
@@ -117,7 +117,7 @@ pub(crate) async fn room_for_body(api: &Api, bytes: usize) -> Result<()> {
 
 /// The turn of the request's tenant among those whose long texts are checked; none outside of a request.
 pub(crate) async fn turn_to_check(api: &Api) -> Option<Permit> {
-    let tenant = HELD.try_with(|held| held.tenant.clone()).ok()?;
+    let tenant = CURRENT.try_with(|footprint| footprint.tenant.clone()).ok()?;
     api.checks.turn(&tenant).await
 }
 
@@ -134,21 +134,21 @@ impl Reserved {
 }
 
 /// The response, which holds what its request held until it is written. A large one whose room was not reserved waits for that.
-pub(crate) async fn guarded(api: &Api, held: Arc<Held>, response: Response) -> Result {
+pub(crate) async fn guarded(api: &Api, footprint: Arc<Footprint>, response: Response) -> Result {
     let bytes = response.body().size_hint().exact();
     if response.extensions().get::<Endless>().is_some() || bytes.is_some_and(|bytes| bytes <= PIECE_BYTES as u64) {
         return Ok(response);
     }
     let missing = {
-        let mut parts = held.parts();
+        let mut parts = footprint.parts();
         parts.body = None;
         let bytes = bytes.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         // Waiting for a little more while much is held could lock readers out of each other.
         if parts.is_counted || parts.bytes > 0 { 0 } else { bytes }
     };
     if missing > 0 {
-        let Reserved(permit) = reserve(api, &held.tenant, missing).await?;
-        held.parts().rest.push(permit);
+        let Reserved(permit) = reserve(api, &footprint.tenant, missing).await?;
+        footprint.parts().rest.push(permit);
     }
-    Ok(response.map(|whole| in_pieces(whole, held)))
+    Ok(response.map(|whole| in_pieces(whole, footprint)))
 }
