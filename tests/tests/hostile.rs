@@ -28,7 +28,7 @@ const FAILURES: &[(&str, &[&str])] = &[
     ("flood_progress", &["deadline", "out_of_fuel"]),
     ("hoard_handles", &["host_limit:handles"]),
     ("sleep", &["deadline"]),
-    ("panic", &["trap:unreachable"]),
+    ("panic", &["panic"]),
     ("bad_json", &["bad_output"]),
     ("deep_json", &["bad_output"]),
     ("return_100mb", &["host_limit:result"]),

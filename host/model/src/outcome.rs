@@ -7,6 +7,8 @@ use crate::{Policy, UnixMs, WorkerId, WorkflowId};
 
 /// Longest kind that is kept, bytes.
 pub const MAX_KIND_BYTES: usize = 128;
+/// The kind of the trap of a guest that panicked. Releases before this one call it `trap:unreachable`.
+pub const PANIC: &str = "panic";
 /// Longest message that is kept, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 10;
 /// Largest details that are kept, bytes; larger ones are dropped and the message says so.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Backoff, Expression, QueueName, Rate, backoff::is_two, settings};
+use crate::{Backoff, Expression, QueueName, Rate, backoff::is_two, outcome::PANIC, settings};
 
 /// Result retention, 1 day: Celery's `result_expires`.
 pub const DEFAULT_RESULT_TTL_MS: u64 = 86_400_000;
@@ -323,12 +323,14 @@ impl Policy {
     }
 }
 
-/// `pattern` is a name, or the beginning of one and a `*`.
+/// `pattern` is a name, or the beginning of one and a `*`. The name of a type of errors stands for all of its variants, too.
 fn matches(pattern: &str, kind: &str) -> bool {
-    match pattern.strip_suffix('*') {
+    let is = |kind: &str| match pattern.strip_suffix('*') {
         Some(beginning) => kind.starts_with(beginning),
-        None => pattern == kind,
-    }
+        None => kind.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")),
+    };
+    // A panic is a trap, and policies may still have the name that it had as one.
+    is(kind) || kind == PANIC && is("trap:unreachable")
 }
 
 #[cfg(test)]
@@ -390,11 +392,25 @@ mod tests {
         let all = policy(&[], &["Void"], 1);
         assert!(all.retries("Timeout", false) && !all.retries("Void", false) && !all.retries("deadline", true));
         let star = policy(&["*", "trap:*"], &[], 1);
-        assert!(star.retries("x", false) && star.retries("trap:unreachable", true) && !star.retries("memory", true));
+        assert!(
+            star.retries("x", false)
+                && star.retries("trap:unreachable", true)
+                && star.retries(PANIC, true)
+                && !star.retries("memory", true)
+        );
         assert!(!policy(&["out_of_fuel"], &[], 1).retries("out_of_fuel", true));
         assert!(policy(&["out_of_fuel"], &[], 2).retries("out_of_fuel", true));
         assert!(!policy(&["bad_*", "bad_output"], &[], 2).retries("bad_output", true));
         assert!(!policy(&["Timeout"], &[], 1).retries("Other", false));
+    }
+
+    #[test]
+    fn a_type_of_errors_stands_for_its_variants_and_a_panic_has_its_older_name_too() {
+        let matching = |pattern, kind| matches(pattern, kind);
+        assert!(matching("PayError", "PayError::Declined") && matching("PayError::Declined", "PayError::Declined"));
+        assert!(!matching("PayError::Declined", "PayError::Timeout") && !matching("Pay", "PayError::Declined"));
+        assert!(matching("panic", "panic") && matching("trap:unreachable", "panic") && matching("trap:*", "panic"));
+        assert!(!matching("panic", "trap:unreachable") && !matching("trap:stack", "panic"));
     }
 
     #[test]

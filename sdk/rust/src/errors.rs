@@ -3,7 +3,11 @@
 //! Invariant: every ordinary error converts by `?` into one that may be retried; only what says so by its type is
 //! final. `TaskError` is therefore no `std::error::Error` itself, as in `anyhow`.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -60,25 +64,72 @@ impl TaskError {
     }
 }
 
-/// Anything that is an error, or a text: retryable, with the type's name as its kind.
+/// Anything that is an error, or a text: retryable, with the name of the type, and of the variant of an enum, as its kind.
 impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
     fn from(error: E) -> Self {
-        let kind = kind_of::<E>();
-        let error: Box<dyn Error> = error.into();
-        let failure = Failure { kind, message: with_causes(&*error), details: None };
-        Self(Box::new(Outcome::Error(Retryable { failure, retry_after_ms: None })))
+        Retry::from(error).into()
     }
 }
 
-/// `PaymentError` of `shop::pay::PaymentError<u8>`; `error` where the type says nothing.
-fn kind_of<E>() -> String {
-    let full = std::any::type_name::<E>();
+macro_rules! from_errors {
+    ($($name:ident: $unnamed:literal;)*) => {$(
+        /// With the text of the error and its causes; the kind is the name of its type, and of an enum also the variant:
+        /// `PayError::Declined`.
+        impl<E: Into<Box<dyn Error>>> From<E> for $name {
+            fn from(error: E) -> Self {
+                let type_name = std::any::type_name::<E>();
+                let error: Box<dyn Error> = error.into();
+                let kind = kind_of(type_name, &*error).unwrap_or_else(|| $unnamed.to_owned());
+                Self { failure: Failure { kind, message: with_causes(&*error), details: None } }
+            }
+        }
+    )*};
+}
+
+from_errors! {
+    Fatal: "fatal";
+    Retry: "error";
+}
+
+/// `PayError::Declined` of a `shop::PayError<u8>` that is `Declined { .. }`; none where the type says nothing.
+fn kind_of(full: &str, error: &dyn Error) -> Option<String> {
     let path = full.split('<').next().unwrap_or(full);
-    let last = path.rsplit("::").next().unwrap_or(path);
-    if full.contains("dyn ") || !last.starts_with(|c: char| c.is_uppercase()) || matches!(last, "String" | "Error") {
-        return "error".to_owned();
+    let name = path.rsplit("::").next().unwrap_or(path);
+    if full.contains("dyn ") || !name.starts_with(|c: char| c.is_uppercase()) || name == "String" {
+        return None;
     }
-    last.to_owned()
+    // How the errors of the standard library are made inside is no name to rely on.
+    let is_foreign = ["std::", "core::", "alloc::"].iter().any(|library| path.starts_with(library));
+    match variant_of(error).filter(|variant| variant != name && !is_foreign) {
+        Some(variant) => Some(format!("{name}::{variant}")),
+        None => Some(name.to_owned()).filter(|name| name != "Error"),
+    }
+}
+
+/// The variant that a derived `Debug` begins with; of a structure, its name.
+fn variant_of(error: &dyn Error) -> Option<String> {
+    let mut begun = Beginning(String::new());
+    // It fails when it has enough.
+    let _ = write!(begun, "{error:?}");
+    let text = begun.0;
+    let (name, rest) = text.split_at(text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len()));
+    let is_derived = rest.is_empty() || rest.starts_with('(') || rest.starts_with(" {");
+    (is_derived && name.len() < Beginning::BYTES && name.starts_with(|c: char| c.is_uppercase()))
+        .then(|| name.to_owned())
+}
+
+/// The beginning of a text that may be long.
+struct Beginning(String);
+
+impl Beginning {
+    const BYTES: usize = 64;
+}
+
+impl fmt::Write for Beginning {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend(text.chars().take(Self::BYTES));
+        if self.0.len() < Self::BYTES { Ok(()) } else { Err(fmt::Error) }
+    }
 }
 
 /// The error's text and those of its causes that it does not already contain.
@@ -308,6 +359,44 @@ mod tests {
         assert_eq!(TaskError::from(String::from("no")).message(), "no");
         let boxed: Box<dyn Error> = "boxed".into();
         assert_eq!(TaskError::from(boxed).display().to_string(), "error: boxed");
+    }
+
+    #[derive(Debug)]
+    enum PayError {
+        Declined { code: u8 },
+        Bank(std::num::ParseIntError),
+        Closed,
+    }
+
+    impl fmt::Display for PayError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self {
+                Self::Declined { code } => write!(f, "declined: {code}"),
+                Self::Bank(error) => write!(f, "the bank said {error}"),
+                Self::Closed => f.write_str("closed"),
+            }
+        }
+    }
+
+    impl Error for PayError {}
+
+    #[test]
+    fn each_variant_of_an_error_is_a_kind_of_its_own() {
+        let kind = |error: PayError| TaskError::from(error).kind().unwrap().to_owned();
+        assert_eq!(kind(PayError::Declined { code: 5 }), "PayError::Declined");
+        assert_eq!(kind(PayError::Bank("x".parse::<u8>().unwrap_err())), "PayError::Bank");
+        assert_eq!(kind(PayError::Closed), "PayError::Closed");
+        let of_the_system = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(TaskError::from(of_the_system).kind(), Some("error"));
+    }
+
+    #[test]
+    fn an_error_with_a_type_becomes_final_and_keeps_its_kind() {
+        let fails = || -> TaskResult<()> { Ok(Err(PayError::Closed).map_err(Fatal::from)?) };
+        let error = fails().unwrap_err();
+        assert!(error.is_fatal());
+        assert_eq!((error.kind(), error.message()), (Some("PayError::Closed"), "closed"));
+        assert_eq!(TaskError::from(Fatal::from("no")).kind(), Some("fatal"));
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn each_way_to_end_means_what_it_means_to_a_host() {
     assert_eq!(end(&mut app, &["fatal"]), (JobState::Failed, "Void".into(), 1, None));
     assert_eq!(end(&mut app, &["reject"]), (JobState::Failed, "rejected".into(), 1, None));
     assert_eq!(end(&mut app, &["ignore"]), (JobState::Succeeded, String::new(), 1, None));
-    assert_eq!(end(&mut app, &["panic"]), (JobState::Failed, "trap:unreachable".into(), 1, None));
+    assert_eq!(end(&mut app, &["panic"]), (JobState::Failed, "panic".into(), 1, None));
     let job = app.submit(ways(&["snooze", "snooze", "after", "ok"])).unwrap();
     app.run_until_idle();
     assert_eq!(job.delays(), seconds(&[30, 30, 7]));

@@ -32,8 +32,19 @@ struct Counted {
     bytes: usize,
     dropped: u64,
     /// The last critical line, kept even when the log is full: a panic says why just before it traps.
-    last_words: Option<String>,
+    last_words: Option<LastWords>,
 }
+
+/// What a guest said before it stopped itself.
+#[derive(Debug, Clone)]
+pub(crate) struct LastWords {
+    pub(crate) text: String,
+    /// The panic hook of the SDK said it.
+    pub(crate) is_panic: bool,
+}
+
+/// Under which name the SDK's panic hook logs.
+const PANIC_CONTEXT: &str = "panic";
 
 impl AttemptLog {
     pub(crate) fn new(host: Arc<dyn Host>, limits: LogLimits, started: Instant) -> Arc<Self> {
@@ -48,7 +59,8 @@ impl AttemptLog {
         let dropped = {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
             if level == LogLevel::Critical {
-                counted.last_words = Some(clean(message, MAX_LAST_WORDS_BYTES));
+                let text = clean(message, MAX_LAST_WORDS_BYTES);
+                counted.last_words = Some(LastWords { text, is_panic: context == PANIC_CONTEXT });
             }
             let bytes = counted.bytes.saturating_add(message.len() + context.len());
             if counted.dropped == 0 && counted.lines < self.limits.lines && bytes <= self.limits.bytes {
@@ -75,7 +87,7 @@ impl AttemptLog {
     }
 
     /// The guest's last line of level critical.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub(crate) fn last_words(&self) -> Option<LastWords> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner).last_words.clone()
     }
 

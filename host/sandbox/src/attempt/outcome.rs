@@ -1,16 +1,16 @@
 //! The outcome of an attempt: turns what the guest returned, or how it trapped, into a named outcome.
 
-use umbel_model::{Failure, Frame, Outcome, outcome::truncated};
+use umbel_model::{
+    Failure, Frame, Outcome,
+    outcome::{PANIC, truncated},
+};
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    attempt::{json, state::State, text::clean, wasi_calls::TooMuch},
+    attempt::{frames, json, log::LastWords, state::State, text::clean, wasi_calls::TooMuch},
     bindings::{GuestOutcome, types},
 };
-
-/// The longest function name of a backtrace, bytes.
-const MAX_FRAME_BYTES: usize = 256;
 
 /// The outcome of a guest that returned. Texts that it can make large are cut to the limits of the model.
 pub(crate) fn returned(result: Result<String, GuestOutcome>, max_result_bytes: usize) -> Outcome {
@@ -70,7 +70,7 @@ pub(crate) type Failed = (wasmtime::Error, Phase);
 pub(crate) fn trapped(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes: usize) -> Outcome {
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let mut failure = named(error, phase, state, max_result_bytes, backtrace.is_some());
-    failure.frames = backtrace.map(frames).unwrap_or_default();
+    failure.frames = backtrace.map(|backtrace| frames(backtrace, failure.kind == PANIC)).unwrap_or_default();
     Outcome::Trap(failure)
 }
 
@@ -116,13 +116,11 @@ fn trap_failure(trap: Trap, state: &State, in_guest: bool) -> Failure {
         Trap::StackOverflow => Failure::new("stack", "the guest's calls were nested too deep"),
         // An allocator that was refused memory ends so; or a C program that did not look at malloc's answer.
         Trap::UnreachableCodeReached | Trap::MemoryOutOfBounds if state.limiter.memory_refused => memory(state),
-        Trap::UnreachableCodeReached => Failure::new(
-            "trap:unreachable",
-            match state.log.last_words() {
-                Some(words) => format!("the guest aborted: {words}"),
-                None => "the guest panicked or aborted and did not say why".to_owned(),
-            },
-        ),
+        Trap::UnreachableCodeReached => match state.log.last_words() {
+            Some(LastWords { text, is_panic: true }) => Failure::new(PANIC, text),
+            Some(LastWords { text, .. }) => Failure::new("trap:unreachable", format!("the guest aborted: {text}")),
+            None => Failure::new("trap:unreachable", "the guest panicked or aborted and did not say why"),
+        },
         other if !in_guest => Failure::new("bad_output", format!("what the guest returned cannot be read: {other}")),
         other => Failure::new(format!("trap:{}", snake_case(&format!("{other:?}"))), other.to_string()),
     }
@@ -149,12 +147,16 @@ fn snake_case(name: &str) -> String {
     out
 }
 
-fn frames(backtrace: &WasmBacktrace) -> Vec<Frame> {
+fn frames(backtrace: &WasmBacktrace, is_panic: bool) -> Vec<Frame> {
     let name = |frame: &wasmtime::FrameInfo| match frame.func_name() {
-        Some(name) => clean(name, MAX_FRAME_BYTES),
+        Some(name) => frames::readable(name),
         None => format!("function {}", frame.func_index()),
     };
-    backtrace.frames().iter().map(|frame| Frame { function: name(frame) }).collect()
+    let mut names: Vec<String> = backtrace.frames().iter().map(name).collect();
+    if is_panic {
+        frames::cut_panic_machinery(&mut names);
+    }
+    names.into_iter().map(|function| Frame { function }).collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::value::RawValue;
-use umbel_model::{Failure, Outcome};
+use umbel_model::{Failure, Outcome, outcome::PANIC};
 
 use super::{Run, call::Arguments};
 use crate::{Context, raw};
@@ -34,7 +34,7 @@ pub(super) fn run(run: &Run, context: &Context, arguments: &Arguments, time_limi
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            Outcome::Trap(Failure::new("trap:unreachable", format!("panicked: {}", text.unwrap_or("(no text)"))))
+            Outcome::Trap(Failure::new(PANIC, format!("panicked: {}", text.unwrap_or("(no text)"))))
         }
     }
 }
