@@ -8,6 +8,7 @@ pub mod case;
 pub mod chaos;
 mod client;
 mod component;
+pub mod documents;
 pub mod draw;
 mod guests;
 mod process;
