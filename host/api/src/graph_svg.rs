@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::workflow_tree::{Tree, TreeStep};
+use crate::workflow_tree::{Tree, TreeStep, UPSTREAM_FAILED};
 
 /// Sizes, pixels.
 const NODE: (f64, f64) = (168.0, 38.0);
@@ -18,7 +18,7 @@ const STYLE: &str = "\
 text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1b1f24}.s{fill:#57606a;font-size:10px}\
 path{fill:none;stroke:#8c959f}.d{stroke-dasharray:4 3}.e{stroke:#cf222e;stroke-dasharray:4 3}\
 rect{stroke:#8c959f;fill:#fff}\
-.succeeded{fill:#dafbe1;stroke:#1a7f37}.failed{fill:#ffebe9;stroke:#cf222e}.expired{fill:#ffebe9;stroke:#bc4c00}\
+.succeeded{fill:#dafbe1;stroke:#1a7f37}.failed{fill:#ffebe9;stroke:#cf222e}.failed.upstream{fill:#fff8f7;stroke:#f2b8b5}.expired{fill:#ffebe9;stroke:#bc4c00}\
 .running{fill:#ddf4ff;stroke:#0969da}.retrying{fill:#fff8c5;stroke:#9a6700}.queued,.scheduled{fill:#fff}\
 .revoked{fill:#eaeef2;stroke:#57606a}.skipped{fill:#eaeef2;stroke:#8c959f;stroke-dasharray:3 3}.g{fill:#f6f8fa}";
 
@@ -107,13 +107,20 @@ fn node(step: &TreeStep) -> Shape {
     };
     let retries = step.retries.filter(|retries| *retries > 0).map_or(String::new(), |n| format!(" retries {n}"));
     let error = step.error.as_deref().map_or(String::new(), |kind| format!(" {kind}"));
-    let title = format!("{number}{name} ({task}): {state}{took}{retries}{error}");
+    let items = step.items.map_or(String::new(), |items| format!(" × {items}"));
+    let title = format!("{number}{name} ({task}{items}): {state}{took}{retries}{error}");
     let parts = vec![
-        Part { x: 0.0, y: 0.0, class: state.to_owned(), kind: Kind::Box { width, height, title } },
-        Part::text(8.0, 16.0, short(name), ""),
-        Part::text(8.0, 30.0, short(&format!("{number}{state}{took}{error}")), "s"),
+        Part { x: 0.0, y: 0.0, class: class_of(step), kind: Kind::Box { width, height, title } },
+        Part::text(8.0, 16.0, short(name, &items), ""),
+        Part::text(8.0, 30.0, short(&format!("{number}{state}{took}{error}"), ""), "s"),
     ];
     Shape::new(width, height, parts)
+}
+
+/// The state, and whether it only tells of a failure elsewhere.
+fn class_of(step: &TreeStep) -> String {
+    let state = step.state.unwrap_or("");
+    if step.error.as_deref() == Some(UPSTREAM_FAILED) { format!("{state} upstream") } else { state.to_owned() }
 }
 
 /// A box that stands for what is left out.
@@ -155,7 +162,12 @@ fn group(step: &TreeStep) -> Shape {
     let title = format!("group of {}: {state}{pending}{failed}", step.count.unwrap_or(0));
     let header = step.label.as_ref().map_or_else(|| title.clone(), |label| format!("{label}: {title}"));
     let text = Part::text(8.0, 13.0, header.chars().take((width / 7.0) as usize).collect(), "s");
-    let frame = Part { x: 0.0, y: 0.0, class: format!("g {state}"), kind: Kind::Box { width, height, title: header } };
+    let frame = Part {
+        x: 0.0,
+        y: 0.0,
+        class: format!("g {}", class_of(step)),
+        kind: Kind::Box { width, height, title: header },
+    };
     let mut all = Shape::new(width, height, vec![frame, text]);
     let (x, mut y) = (PAD + GAP.0 / 2.0, HEADER + PAD / 2.0);
     for (at, member) in members.into_iter().enumerate() {
@@ -221,11 +233,13 @@ impl Part {
     }
 }
 
-fn short(text: &str) -> String {
-    if text.chars().count() <= MAX_CHARS {
-        return text.to_owned();
+/// The text and what follows it, which is never cut.
+fn short(text: &str, end: &str) -> String {
+    let room = MAX_CHARS - end.chars().count().min(MAX_CHARS - 1);
+    if text.chars().count() <= room {
+        return format!("{text}{end}");
     }
-    text.chars().take(MAX_CHARS - 1).chain(['…']).collect()
+    text.chars().take(room - 1).chain(['…']).chain(end.chars()).collect()
 }
 
 /// A text as XML, without what XML cannot hold and what turns a line around.
@@ -269,6 +283,25 @@ mod tests {
         assert!(!svg.contains("<script") && !svg.contains('\u{1b}') && !svg.contains('\u{202e}'), "{svg}");
         assert!(svg.contains("&lt;script&gt;") && svg.contains("&quot;"));
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());
+    }
+
+    #[test]
+    fn the_size_of_a_map_is_drawn_and_what_failed_elsewhere_is_paler() {
+        let map = TreeStep {
+            kind: "task",
+            task: Some("a_task_with_a_very_long_name".into()),
+            items: Some(1_000),
+            ..TreeStep::default()
+        };
+        assert!(svg(&tree(map)).contains("a_task_with_a_v… × 1000<"));
+        let step = |error: &str| TreeStep {
+            kind: "task",
+            state: Some("failed"),
+            error: Some(error.into()),
+            ..TreeStep::default()
+        };
+        assert!(svg(&tree(step("Declined"))).contains(r#"<rect class="failed" "#));
+        assert!(svg(&tree(step(UPSTREAM_FAILED))).contains(r#"<rect class="failed upstream" "#));
     }
 
     #[test]

@@ -179,7 +179,7 @@ pub fn text_at(value: &Value, pointer: &str) -> String {
 }
 
 /// Titles and JSON pointers of such a text as `id, max retries, error = error/kind`: the path to a value, where it is not
-/// the title with `_` for spaces. The first one names the thing.
+/// the title with `_` for spaces. The first one names the thing. `took = started_at..finished_at` is the time between two.
 fn columns(text: &str) -> impl Iterator<Item = (&str, String)> {
     text.split(", ").map(|column| {
         let (title, path) = column.split_once(" = ").unwrap_or((column, column));
@@ -189,7 +189,29 @@ fn columns(text: &str) -> impl Iterator<Item = (&str, String)> {
 
 /// The titles of `columns` and the texts of a value for them.
 fn cells<'a>(value: &Value, columns: &'a str) -> impl Iterator<Item = (&'a str, String)> {
-    self::columns(columns).map(move |(title, pointer)| (title, shown(&pointer, text_at(value, &pointer))))
+    self::columns(columns).map(move |(title, pointer)| match pointer.split_once("..") {
+        Some((from, to)) => (title, between(value, from, &format!("/{to}"))),
+        None => (title, shown(&pointer, text_at(value, &pointer))),
+    })
+}
+
+/// How long it was from one time to another; empty unless both are there.
+fn between(value: &Value, from: &str, to: &str) -> String {
+    let time = |pointer| value.pointer(pointer)?.as_str()?.parse::<jiff::Timestamp>().ok();
+    // Clocks of two machines may differ.
+    let took = time(from).zip(time(to)).map(|(from, to)| to.duration_since(from).try_into().unwrap_or_default());
+    took.map(duration_text).unwrap_or_default()
+}
+
+/// A duration for people: `7 ms`, `1.5 s`, `1m 01s`, `2h 01m`.
+pub fn duration_text(took: Duration) -> String {
+    let ms = took.as_millis();
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{:.1} s", took.as_secs_f64()),
+        60_000..3_600_000 => format!("{}m {:02}s", ms / 60_000, ms / 1_000 % 60),
+        _ => format!("{}h {:02}m", ms / 3_600_000, ms / 60_000 % 60),
+    }
 }
 
 /// What names a thing.
@@ -254,6 +276,17 @@ mod tests {
     fn control_characters_never_reach_a_terminal() {
         let value = serde_json::json!({"name": "\u{1b}]0;x\u{7}"});
         assert!(!text_at(&value, "/name").contains('\u{1b}'));
+    }
+
+    #[test]
+    fn durations_are_written_for_people() {
+        let text = |ms| duration_text(Duration::from_millis(ms));
+        assert_eq!([text(7), text(1_500), text(61_000), text(7_260_000)], ["7 ms", "1.5 s", "1m 01s", "2h 01m"]);
+        let job = serde_json::json!({"id": "a", "started_at": "2026-01-01T00:00:00Z", "finished_at": "2026-01-01T00:00:01.5Z"});
+        let took =
+            |job: &Value| cells(job, "ID, TOOK = started_at..finished_at").map(|(_, text)| text).collect::<Vec<_>>();
+        assert_eq!(took(&job), ["a", "1.5 s"]);
+        assert_eq!(took(&serde_json::json!({"id": "b", "started_at": null})), ["b", ""]);
     }
 
     #[test]

@@ -162,6 +162,8 @@ pub struct Tree {
     pub label: Option<String>,
     /// The node of a task, or the join at the end of a group.
     pub node: Option<u32>,
+    /// Of a map or starmap: how often its task is called.
+    pub items: Option<u32>,
     pub job: Option<JobId>,
     pub started_at: Option<String>,
     pub finished_at: Option<String>,
@@ -172,7 +174,7 @@ pub struct Tree {
     pub replaced_by: Option<WorkflowId>,
     /// Of a chain, in order.
     pub steps: Vec<Tree>,
-    /// Of a group or a chord, in order.
+    /// Of a group or a chord, in order; those that failed first, when some are left out.
     pub members: Vec<Tree>,
     /// Members of the group, shown or not.
     pub count: Option<u32>,
@@ -180,7 +182,7 @@ pub struct Tree {
     pub pending: Option<u32>,
     /// Members that failed, where that is minded.
     pub failed: Option<u32>,
-    /// The last members of a group, or the first steps of a chain (0: not counted), that are not shown.
+    /// Members of a group, or the first steps of a chain (0: not counted), that are not shown.
     pub left_out: Option<u32>,
     /// Of a chord.
     pub body: Option<Box<Tree>>,

@@ -180,6 +180,18 @@ pub(crate) fn label_of(record: &JobRecord) -> Option<String> {
     serde_json::from_str::<NodeArguments>(arguments).ok()?.label
 }
 
+/// How many items the map or starmap of a node's job has.
+pub(crate) fn items_of(record: &JobRecord) -> Option<u32> {
+    let arguments = &record.node.as_ref()?.arguments;
+    // As for the label; `starmap` ends so, too.
+    if !arguments.contains(r#"map""#) {
+        return None;
+    }
+    let NodeArguments { map, starmap, .. } = serde_json::from_str(arguments).ok()?;
+    let items = map.map(|items| items.len()).or(starmap.map(|items| items.len()))?;
+    u32::try_from(items).ok()
+}
+
 /// The state of a node, that of a join in the words of jobs.
 pub(crate) fn state_of(node: &NodeRecord) -> &'static str {
     match &node.work {

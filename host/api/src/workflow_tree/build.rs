@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umbel_model::canvas::{Range, When};
 
-use super::{Caps, Known, Nodes, TreeStep};
+use super::{Caps, Known, Nodes, TreeStep, UPSTREAM_FAILED};
 
 /// Steps within steps. What is nested deeper is left out; canvases are not, unless their callbacks have callbacks.
 const MAX_DEPTH: u32 = 64;
+/// Members of a group that are looked at for those that failed, when not all can be shown.
+const MAX_SEARCHED: usize = 8_192;
 
 pub(super) struct Builder<'a> {
     nodes: &'a Nodes,
@@ -98,7 +100,7 @@ impl<'a> Builder<'a> {
         let mut step = node.step.clone();
         if let Some((members, _)) = &node.join {
             let mut shown = 0;
-            for member in members.iter().flat_map(|range| range.iter()).take(self.caps.members as usize) {
+            for member in self.first_members(members, node.step.failed.unwrap_or(0)) {
                 if !self.has_room() || depth >= MAX_DEPTH {
                     break;
                 }
@@ -110,6 +112,9 @@ impl<'a> Builder<'a> {
                 shown += 1;
             }
             step.left_out = Some(step.count.unwrap_or(0).saturating_sub(shown)).filter(|count| *count > 0);
+            if step.state == Some("failed") {
+                (step.state, step.error) = why_failed(&step.members);
+            }
         }
         if depth >= MAX_DEPTH {
             return step;
@@ -126,6 +131,22 @@ impl<'a> Builder<'a> {
             }
         }
         step
+    }
+
+    /// The members of a group that are shown: in order or, when there are too many, those that failed first.
+    fn first_members(&mut self, members: &[Range], failed: u32) -> Vec<u32> {
+        let all = members.iter().flat_map(|range| range.iter());
+        let room = self.room().min(self.caps.members as usize);
+        let count: u32 = members.iter().map(|range| range.count).sum();
+        if failed == 0 || count as usize <= room {
+            return all.take(room).collect();
+        }
+        let mut found: Vec<(Rank, u32)> = Vec::new();
+        for member in all.take(MAX_SEARCHED) {
+            found.push((self.node(member).map_or(Rank::Other, |known| Rank::of(&known.step)), member));
+        }
+        found.sort_unstable();
+        found.into_iter().take(room).map(|(_, member)| member).collect()
     }
 
     /// The callback that begins at a node (a join, when it begins with a group).
@@ -197,6 +218,50 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+    }
+}
+
+/// Which members of a group are shown first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Failed,
+    UpstreamFailed,
+    Other,
+}
+
+impl Rank {
+    fn of(step: &TreeStep) -> Self {
+        match (step.state, step.error.as_deref()) {
+            (Some("failed"), Some(UPSTREAM_FAILED)) => Self::UpstreamFailed,
+            (Some("failed" | "expired"), _) => Self::Failed,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The state of a group that did not succeed, and the kind of its error: what a member that failed says, or, when none did,
+/// what all of them have in common. Failed members are always among those that are shown.
+fn why_failed(members: &[TreeStep]) -> (Option<&'static str>, Option<String>) {
+    let ends: Vec<&TreeStep> = members.iter().map(end_of).collect();
+    let any = |state| ends.iter().any(|end| end.state == Some(state));
+    let is_upstream = |end: &&TreeStep| Rank::of(end) == Rank::UpstreamFailed;
+    if ends.iter().any(|end| Rank::of(end) == Rank::Failed && end.state == Some("failed")) {
+        return (Some("failed"), None);
+    }
+    match (any("expired"), any("revoked")) {
+        (true, _) => (Some("expired"), None),
+        (false, true) => (Some("revoked"), None),
+        _ if !ends.is_empty() && ends.iter().all(is_upstream) => (Some("failed"), Some(UPSTREAM_FAILED.to_owned())),
+        _ => (Some("failed"), None),
+    }
+}
+
+/// The step that a chain, or a chord, ends with.
+fn end_of(step: &TreeStep) -> &TreeStep {
+    match (&step.body, step.steps.last()) {
+        (Some(body), _) => end_of(body),
+        (None, Some(last)) => end_of(last),
+        (None, None) => step,
     }
 }
 

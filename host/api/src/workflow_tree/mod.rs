@@ -9,6 +9,7 @@ mod labels;
 use std::collections::HashMap;
 
 use serde::Serialize;
+pub(crate) use umbel_broker::UPSTREAM_FAILED;
 use umbel_broker::{Broker, NodeRecord, NodeWork, Results, WorkflowRecord};
 use umbel_model::canvas::{Range, When, node_job};
 use utoipa::ToSchema;
@@ -17,7 +18,7 @@ use crate::{
     problem::{Problem, Result},
     time::Timestamp,
     views,
-    views::{label_of, state_of},
+    views::{items_of, label_of, state_of},
 };
 use build::Builder;
 use labels::Labels;
@@ -67,6 +68,9 @@ pub(crate) struct TreeStep {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<views::JobState>)]
     pub(crate) state: Option<&'static str>,
+    /// Of a map or starmap: how often its task is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) items: Option<u32>,
     /// Id of the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<String>,
@@ -86,7 +90,7 @@ pub(crate) struct TreeStep {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion)]
     pub(crate) steps: Vec<TreeStep>,
-    /// Of a group or a chord, in order.
+    /// Of a group or a chord, in order; those that failed first, when some are left out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion)]
     pub(crate) members: Vec<TreeStep>,
@@ -99,8 +103,7 @@ pub(crate) struct TreeStep {
     /// Members that failed, where that is minded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<u32>,
-    /// Members, the last ones; or steps of a chain, the first ones (0: so many that they were not counted), that are not
-    /// shown.
+    /// Members of a group; or steps of a chain, the first ones (0: so many that they were not counted), that are not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) left_out: Option<u32>,
     /// Of a chord.
@@ -195,6 +198,7 @@ impl Known {
                 let step = TreeStep {
                     kind: "task",
                     label: label_of(&record),
+                    items: items_of(&record),
                     task: Some(record.task.into()),
                     job: Some(node_job(workflow.id, number).to_string()),
                     started_at: record.started_at.map(Timestamp),

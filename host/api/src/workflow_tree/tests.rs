@@ -102,6 +102,45 @@ fn large_groups_are_cut_and_counted() {
     assert_eq!(tree_of(canvas, Caps { nodes: 5, members: 100 }), expected);
 }
 
+/// The tree of a group of tasks after some of them ended otherwise than well: each with its state and kind of error.
+fn group_after(count: usize, ended: &[(u32, &'static str, &str)], caps: Caps) -> TreeStep {
+    let (mut nodes, end, _) = nodes(json!({"group": vec![task("a"); count]}));
+    let first = nodes.keys().copied().filter(|number| *number != end).min().unwrap();
+    let mut step = |number: u32| &mut nodes.get_mut(&number).unwrap().as_mut().unwrap().step;
+    for (at, state, error) in ended {
+        let step = step(first + at);
+        (step.state, step.error) = (Some(state), Some((*error).to_owned()).filter(|error| !error.is_empty()));
+    }
+    let join = step(end);
+    (join.state, join.failed) = (Some("failed"), Some(ended.len() as u32));
+    Builder::new(&nodes, caps).root(end)
+}
+
+#[test]
+fn members_that_failed_come_first_when_a_group_is_cut() {
+    let ended = [(700, "failed", UPSTREAM_FAILED), (900, "failed", "Declined"), (950, "failed", "Declined")];
+    let root = group_after(1_000, &ended, Caps { nodes: 2_000, members: 4 });
+    let errors: Vec<Option<&str>> = root.members.iter().map(|member| member.error.as_deref()).collect();
+    assert_eq!(errors, [Some("Declined"), Some("Declined"), Some(UPSTREAM_FAILED), None]);
+    assert_eq!((root.left_out, root.state), (Some(996), Some("failed")));
+    // All of them, in their order, where there is room.
+    let whole = group_after(3, &[(1, "failed", "Declined")], Caps::OF_TREE);
+    assert_eq!(whole.members[1].error.as_deref(), Some("Declined"));
+}
+
+#[test]
+fn a_group_that_was_cancelled_is_not_shown_as_failed() {
+    let state = |ended: &[(u32, &'static str, &str)]| {
+        let root = group_after(3, ended, Caps::OF_TREE);
+        (root.state.unwrap(), root.error)
+    };
+    assert_eq!(state(&[(0, "revoked", ""), (2, "revoked", "")]), ("revoked", None));
+    assert_eq!(state(&[(0, "failed", "Declined"), (2, "revoked", "")]), ("failed", None), "the rest was cancelled");
+    assert_eq!(state(&[(0, "expired", "")]), ("expired", None));
+    let upstream = [0, 1, 2].map(|at| (at, "failed", UPSTREAM_FAILED));
+    assert_eq!(state(&upstream), ("failed", Some(UPSTREAM_FAILED.to_owned())));
+}
+
 #[test]
 fn long_chains_are_cut_at_their_beginning() {
     let canvas = json!({"chain": (0..100).map(|n| task(&format!("t{n}"))).collect::<Vec<_>>()});

@@ -12,7 +12,10 @@ use umbel_model::WorkflowId;
 
 use super::screen::Size;
 use crate::safe_text::{one_line, shortened};
-use crate::{Result, output::coloured};
+use crate::{
+    Result,
+    output::{coloured, duration_text},
+};
 
 /// Characters of the bar.
 const BAR: u64 = 30;
@@ -27,6 +30,8 @@ struct Row {
     state: String,
     took: Option<Duration>,
     note: String,
+    /// It only tells of a failure elsewhere.
+    is_upstream: bool,
 }
 
 /// The workflow's steps from the server: at most so many lines, and so long.
@@ -48,7 +53,8 @@ fn lines_of(tree: &Tree, size: Size, now: Timestamp) -> Vec<String> {
     let widest = head.iter().chain(tail).map(width).max().unwrap_or(0).min(60);
     let line = |row: &Row| {
         let gap = " ".repeat(widest.saturating_sub(width(row)) + 2);
-        let state = coloured(&row.state);
+        // A failure elsewhere is paler than the failure itself.
+        let state = if row.is_upstream { row.state.red().dimmed().to_string().into() } else { coloured(&row.state) };
         let state = pad_str(&state, 9, Alignment::Left, None);
         let took = row.took.map(|took| format!(" {:>8}", duration_text(took))).unwrap_or_default();
         let note = if row.note.is_empty() { String::new() } else { format!("  {}", row.note) };
@@ -67,6 +73,7 @@ fn add(tree: &Tree, role: &str, branch: String, below: &str, now: Timestamp, row
         state: tree.state.as_deref().map(one_line).unwrap_or_default(),
         took: took(tree, now),
         note: note(tree),
+        is_upstream: tree.error.as_deref() == Some("upstream_failed"),
     });
     // Each step with its role. None: steps that are left out, the first ones of a chain or the last ones of a group.
     let is_chain = !tree.steps.is_empty() || tree.kind == "chain";
@@ -96,7 +103,8 @@ fn what(tree: &Tree, role: &str) -> String {
     let name = one_line(tree.task.as_deref().unwrap_or(&tree.kind));
     let label = tree.label.as_deref().map(|label| format!(" ({})", one_line(label))).unwrap_or_default();
     let count = tree.count.map(|count| format!(" of {count}")).unwrap_or_default();
-    format!("{role}{name}{count}{label}")
+    let items = tree.items.map(|items| format!(" × {items}")).unwrap_or_default();
+    format!("{role}{name}{count}{items}{label}")
 }
 
 fn note(tree: &Tree) -> String {
@@ -116,16 +124,6 @@ fn took(tree: &Tree, now: Timestamp) -> Option<Duration> {
     let until = time(&tree.finished_at).or_else(|| (tree.state.as_deref() == Some("running")).then_some(now))?;
     // Clocks of two machines may differ.
     Some(until.duration_since(time(&tree.started_at)?).try_into().unwrap_or_default())
-}
-
-fn duration_text(took: Duration) -> String {
-    let ms = took.as_millis();
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{:.1} s", took.as_secs_f64()),
-        60_000..3_600_000 => format!("{}m {:02}s", ms / 60_000, ms / 1_000 % 60),
-        _ => format!("{}h {:02}m", ms / 3_600_000, ms / 60_000 % 60),
-    }
 }
 
 /// `[██████░░░░] 6 of 10 jobs done, 4 running`.
@@ -214,6 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_elsewhere_is_paler_and_the_size_of_a_map_is_shown() {
+        let tree = json!({"kind": "group", "members": [
+            {"kind": "task", "task": "inc", "items": 40, "state": "failed", "error": "Declined"},
+            {"kind": "task", "task": "inc", "state": "failed", "error": "upstream_failed"},
+        ]});
+        let tree: Tree = serde_json::from_value(tree).unwrap();
+        let lines = lines_of(&tree, WIDE, Timestamp::UNIX_EPOCH);
+        let [failed, upstream] = [1, 2].map(|at: usize| lines[at].matches("\u{1b}[2m").count());
+        assert!(failed < upstream, "{lines:?}");
+        assert!(lines[1].contains("inc × 40"), "{lines:?}");
+    }
+
+    #[test]
     fn what_does_not_fit_is_cut_and_counted() {
         let seen = lines(chord(), Size { columns: 20, rows: 4 });
         assert_eq!(seen.len(), 4);
@@ -244,11 +255,5 @@ mod tests {
         assert_eq!(shown(5, 10, 2).matches('█').count(), 15);
         assert!(shown(5, 10, 2).ends_with("5 of 10 jobs done, 2 failed, 1 running"));
         assert_eq!(shown(100, 10, 0).matches('█').count(), 30);
-    }
-
-    #[test]
-    fn durations_are_written_for_people() {
-        let text = |ms| duration_text(Duration::from_millis(ms));
-        assert_eq!([text(7), text(1_500), text(61_000), text(7_260_000)], ["7 ms", "1.5 s", "1m 01s", "2h 01m"]);
     }
 }
