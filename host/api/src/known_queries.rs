@@ -7,6 +7,7 @@ use axum::{
     extract::Query,
     http::{Method, Uri},
 };
+use umbel_compose::nearest;
 use utoipa::openapi::{
     OpenApi, RefOr,
     path::{Operation, ParameterIn},
@@ -56,7 +57,9 @@ fn refused(name: &str, known: &[String]) -> Problem {
         [one, other] => format!("there is `{one}` or `{other}`"),
         many => format!("there are {}", quoted(many)),
     };
-    Problem::invalid_query(format!("{name}: there is no `{name}`; {takes}"))
+    let meant = nearest(name, known.iter().map(String::as_str));
+    let meant = meant.map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+    Problem::invalid_query(format!("there is no parameter `{name}`{meant}; {takes}").replace("?; t", "? T"))
 }
 
 fn names(operation: &Operation) -> Vec<String> {

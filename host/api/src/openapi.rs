@@ -1,5 +1,6 @@
 //! The parts of the OpenAPI document that are not routes.
 
+use serde_json::{Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -9,9 +10,13 @@ use utoipa::{
     },
 };
 
+use umbel_model::policy::MAX_PATTERNS;
+
 use crate::{
     canvas_schema::{ChainStep, ChordStep, GroupStep, Step, StepOptions, TaskStep},
+    paging::MAX_LIMIT,
     problem::ProblemBody,
+    routes::workers::MAX_SLOTS,
     views::PolicyFields,
 };
 
@@ -58,6 +63,80 @@ pub(crate) fn complete(mut document: Document) -> Document {
         operations(item).for_each(|operation| complete_operation(path, operation));
     }
     document
+}
+
+/// Bounds of numbers that are the same on every server: the schema, the field, the least and the largest value. Servers may have
+/// narrower ones.
+const BOUNDS: [(&str, &str, u64, Option<u64>); 19] = [
+    ("PolicyFields", "priority", 0, Some(9)),
+    ("PolicyFields", "max_retries", 0, None),
+    ("PolicyFields", "retry_fuel_factor", 1, Some(1_000)),
+    ("PolicyFields", "rate_burst", 1, Some(1_000_000)),
+    ("PolicyFields", "key_rate_burst", 1, Some(1_000_000)),
+    ("PolicyFields", "max_deliveries", 1, None),
+    ("PolicyFields", "time_limit_ms", 1, None),
+    ("PolicyFields", "soft_time_limit_ms", 0, None),
+    ("PolicyFields", "fuel", 1, None),
+    ("PolicyFields", "memory_bytes", 64 << 10, None),
+    ("PolicyFields", "expires_ms", 0, None),
+    ("PolicyFields", "result_ttl_ms", 0, None),
+    ("PolicyFields", "dead_ttl_ms", 0, None),
+    ("PolicyFields", "unique_for_ms", 0, None),
+    ("PolicyFields", "concurrency", 0, Some(u32::MAX as u64)),
+    ("PolicyFields", "key_concurrency", 0, Some(u32::MAX as u64)),
+    ("WorkerPatch", "slots", 1, Some(MAX_SLOTS as u64)),
+    ("WorkerPatch", "min_slots", 1, Some(MAX_SLOTS as u64)),
+    ("WorkerPatch", "max_slots", 1, Some(MAX_SLOTS as u64)),
+];
+
+/// The document as JSON, with what the schemas of types do not say by themselves.
+pub(crate) fn corrected(document: &Document) -> Value {
+    let mut document = serde_json::to_value(document).expect("an OpenAPI document has text keys only");
+    correct(&mut document);
+    let schemas = &mut document["components"]["schemas"];
+    // An operator's answer is a summary, too: it has more fields.
+    if let Some(shapes) = schemas["WorkerItem"].as_object_mut().and_then(|item| item.remove("oneOf")) {
+        schemas["WorkerItem"]["anyOf"] = shapes;
+    }
+    for (schema, field, min, max) in BOUNDS {
+        let field = &mut schemas[schema]["properties"][field];
+        field["minimum"] = min.into();
+        if let Some(max) = max {
+            field["maximum"] = max.into();
+        }
+    }
+    for list in ["retry_on", "dont_retry_on", "throws", "unique_by", "capabilities"] {
+        let field = &mut schemas["PolicyFields"]["properties"][list];
+        field["items"] = json!({"type": "string"});
+        field["maxItems"] = MAX_PATTERNS.into();
+    }
+    document
+}
+
+fn correct(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(correct),
+        Value::Object(fields) => {
+            // An unsigned number of 32 bits does not fit into a signed one.
+            if fields.get("format") == Some(&"int32".into()) && fields.get("minimum") == Some(&0.into()) {
+                fields.insert("format".into(), "int64".into());
+                fields.entry("maximum").or_insert(u32::MAX.into());
+            }
+            if fields.get("name") == Some(&"limit".into()) && fields.get("in") == Some(&"query".into()) {
+                (fields["schema"]["minimum"], fields["schema"]["maximum"]) = (1.into(), MAX_LIMIT.into());
+            }
+            // A body that may be missing may not be `null`.
+            let body = fields.get_mut("requestBody");
+            if let Some(schema) = body.and_then(|body| body.pointer_mut("/content/application~1json/schema")) {
+                let whole = schema["oneOf"].as_array().and_then(|shapes| shapes.iter().find(|s| s["type"] != "null"));
+                if let Some(whole) = whole.cloned() {
+                    *schema = whole;
+                }
+            }
+            fields.values_mut().for_each(correct);
+        }
+        _ => {}
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

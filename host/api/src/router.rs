@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     known_queries::KnownQueries,
     middleware::{Front, middleware},
-    openapi::{Base, complete},
+    openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, tokens, workers, workflows},
     state::Api,
@@ -76,8 +76,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The OpenAPI document.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    complete(documented().into_openapi())
+pub fn openapi() -> serde_json::Value {
+    corrected(&complete(documented().into_openapi()))
 }
 
 /// The whole API. Everything but `GET /livez` wants a token.
@@ -87,7 +87,7 @@ pub fn router(api: Api) -> Router {
     let document = complete(document);
     let front = Front { api: api.clone(), known_queries: Arc::new(KnownQueries::of(&document)) };
     // Written once: the document does not change while the server runs.
-    let text = Bytes::from(serde_json::to_vec(&document).expect("an OpenAPI document has text keys only"));
+    let text = Bytes::from(corrected(&document).to_string());
     let spec =
         move || async move { (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response() };
     routes

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use serde_json::value::RawValue;
+use umbel_compose::nearest;
 use umbel_model::{
     Failure as JobFailure, Outcome, ParameterText, Policy, PolicyBounds, Progress, TaskDescription, bind_text,
 };
@@ -10,7 +11,7 @@ use umbel_sandbox::{AttemptInfo, Call, Host, LogLine, Prepared, Sandbox, StopHan
 
 use crate::args::{Format, RunOptions};
 use crate::output::{Terminal, bytes_text};
-use crate::{Exit, Failure, Result, client::arguments, serve::data, suggest::nearest};
+use crate::{Exit, Failure, Result, client::arguments, serve::data};
 
 /// Guests that may be in the sandbox: the description, then the task.
 const SLOTS: u32 = 1;

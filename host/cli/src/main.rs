@@ -11,7 +11,6 @@ mod local;
 mod output;
 mod safe_text;
 mod serve;
-mod suggest;
 
 use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 

@@ -9,6 +9,8 @@ use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 use umbel_model::{JobState, binding::escape, outcome::truncated};
 
+use crate::suggest::nearest;
+
 /// Longest pointer and detail, bytes: they may quote what was sent.
 const MAX_BYTES: usize = 1_024;
 
@@ -69,10 +71,10 @@ pub fn plain(message: &str) -> String {
         return format!("{rest} is missing");
     }
     if let Some((name, known)) = message.strip_prefix("unknown field ").and_then(|rest| rest.split_once(", ")) {
-        return format!(
-            "there is no {name}; {}",
-            known.replacen("expected one of ", "there are ", 1).replacen("expected ", "there is ", 1)
-        );
+        let meant = nearest(name.trim_matches('`'), known.split('`').skip(1).step_by(2));
+        let meant = meant.map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+        let known = known.replacen("expected one of ", "there are ", 1).replacen("expected ", "there is ", 1);
+        return format!("there is no {name}{meant}; {known}").replace("?; t", "? T");
     }
     if let Some((name, known)) =
         message.strip_prefix("unknown variant ").and_then(|rest| rest.rsplit_once(", expected "))
@@ -162,7 +164,12 @@ mod tests {
         }
         let (pointer, detail) = error_of(&json!({"prioritty": 1}));
         assert_eq!(pointer, "/prioritty");
-        assert!(detail.starts_with("there is no `prioritty`; there are `queue`, `priority`, "), "{detail}");
+        assert!(
+            detail.starts_with("there is no `prioritty`, did you mean `priority`? There are `queue`, `priority`, "),
+            "{detail}"
+        );
+        let (_, detail) = error_of(&json!({"colour": 1}));
+        assert!(detail.starts_with("there is no `colour`; there are `queue`, "), "{detail}");
     }
 
     #[test]

@@ -169,18 +169,25 @@ fn headers_of(value: &Value) -> Result<BTreeMap<String, String>, Fault> {
 /// One step, or a list of them.
 fn steps_of(field: &str, text: Option<&RawValue>) -> Result<Vec<Canvas>, Fault> {
     let Some(text) = text.map(RawValue::get) else { return Ok(Vec::new()) };
-    let shape = |e: serde_json::Error| {
-        let detail = format!("write one step or a list of steps: {}", plain(&e.to_string()));
-        Fault::new(FaultKind::Canvas, format!("/options/{field}"), detail)
-    };
     let steps = match text.trim_start().starts_with('[') {
-        true => serde_json::from_str(text).map_err(shape)?,
-        false => vec![serde_json::from_str::<Canvas>(text).map_err(shape)?],
+        true => steps_in(field, text)?,
+        false => vec![steps_in::<Canvas>(field, text)?],
     };
     if steps.len() > MAX_CALLBACKS {
         return Err(wrong(&format!("/options/{field}"), format!("at most {MAX_CALLBACKS} steps")));
     }
     Ok(steps)
+}
+
+/// What a text is, or the place in it that is wrong.
+fn steps_in<'de, T: Deserialize<'de>>(field: &str, text: &'de str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|error| {
+        let (pointer, detail) = match JsonError::of_text::<T>(text) {
+            Some(JsonError { pointer, detail }) if !pointer.is_empty() => (pointer, detail),
+            _ => (String::new(), format!("write one step or a list of steps: {}", plain(&error.to_string()))),
+        };
+        Fault::new(FaultKind::Canvas, format!("/options/{field}{pointer}"), detail)
+    })
 }
 
 fn key_of(value: &Value) -> Result<String, Fault> {

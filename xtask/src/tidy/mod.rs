@@ -60,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "umbel-broker",
             "umbel-broker-redis",
             "umbel-broker-sqlite",
+            "umbel-compose",
             "umbel-modules",
             "umbel-sandbox",
             "umbel-worker",

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Attempts at once that a worker may be told to make.
-const MAX_SLOTS: u32 = 4_096;
+pub(crate) const MAX_SLOTS: u32 = 4_096;
 
 /// All of a worker to an operator, a summary to others.
 #[derive(Debug, Serialize, ToSchema)]

@@ -18,7 +18,7 @@ async fn the_document_is_the_snapshot() {
 
 #[test]
 fn every_reference_in_the_document_leads_somewhere() {
-    let document = serde_json::to_value(umbel_api::openapi()).unwrap();
+    let document = umbel_api::openapi();
     let mut open = vec![&document];
     while let Some(value) = open.pop() {
         match value {
@@ -34,10 +34,44 @@ fn every_reference_in_the_document_leads_somewhere() {
     }
 }
 
+#[test]
+fn the_document_fits_what_the_server_takes_and_answers() {
+    let document = umbel_api::openapi();
+    let fits = |schema: &str, value: serde_json::Value| {
+        let whole =
+            serde_json::json!({"$ref": format!("#/components/schemas/{schema}"), "components": document["components"]});
+        jsonschema::validator_for(&whole).unwrap().is_valid(&value)
+    };
+    // Both shapes: an operator's answer is a summary, too.
+    assert!(fits("WorkerItem", serde_json::json!({"id": "w", "state": "running", "version": "1"})));
+    let mut whole = serde_json::json!({"id": "w", "host": "h", "pid": 1, "version": "1", "queues": [], "exclude": [], "state": "running"});
+    for number in ["slots", "min_slots", "max_slots", "running", "leases", "settled", "rss_bytes", "order"] {
+        whole[number] = 4_000_000_000_u64.into();
+    }
+    whole["started_at"] = "2026-01-01T00:00:00Z".into();
+    assert!(fits("WorkerItem", whole));
+    assert!(fits("PolicyFields", serde_json::json!({"priority": 9, "memory_bytes": 65_536, "retry_on": ["Timeout"]})));
+    for wrong in [
+        serde_json::json!({"priority": 10}),
+        serde_json::json!({"fuel": 0}),
+        serde_json::json!({"max_retries": -1}),
+        serde_json::json!({"throws": [1]}),
+    ] {
+        assert!(!fits("PolicyFields", wrong.clone()), "{wrong}");
+    }
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values() {
+            let body = operation["requestBody"]["content"]["application/json"]["schema"].to_string();
+            assert!(!body.contains(r#""null""#), "{path} declares a body of null and refuses it");
+        }
+    }
+    assert!(!document.to_string().contains(r#""format":"int32","minimum":0"#));
+}
+
 #[tokio::test]
 async fn every_documented_operation_is_routed() {
     let app = TestApp::new().await;
-    let document = serde_json::to_value(umbel_api::openapi()).unwrap();
+    let document = umbel_api::openapi();
     let mut names = std::collections::BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {

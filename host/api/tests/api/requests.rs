@@ -140,7 +140,7 @@ async fn a_parameter_that_a_route_does_not_know_is_refused_before_anything_is_do
     let app = TestApp::with_tasks().await;
     app.submit_add(serde_json::json!({})).await;
     let purge = app.post("/v1/queues/default/purge?dry_run=true", "").await.problem(400, "invalid_query");
-    assert_eq!(purge["detail"], "dry_run: there is no `dry_run`; this route takes no parameters");
+    assert_eq!(purge["detail"], "there is no parameter `dry_run`; this route takes no parameters");
     assert_eq!(app.get("/v1/queues").await.ok(200)["items"][0]["queued"], 1);
     let tenant = app.with_headers("PATCH", "/v1/tenant?tenant=t2", &[], r#"{"paused":true}"#).await;
     tenant.problem(400, "invalid_query");
@@ -151,7 +151,7 @@ async fn a_parameter_that_a_route_does_not_know_is_refused_before_anything_is_do
 #[tokio::test]
 async fn every_route_refuses_an_unknown_parameter() {
     let app = TestApp::new().await;
-    let document = serde_json::to_value(umbel_api::openapi()).unwrap();
+    let document = umbel_api::openapi();
     let mut refused = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in ["get", "put", "post", "delete", "patch"].iter().filter(|method| item.get(**method).is_some()) {

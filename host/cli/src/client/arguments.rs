@@ -7,10 +7,11 @@ use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
 };
+use umbel_compose::{JsonError, nearest};
 use umbel_model::{Policy, PolicyPatch, human};
 
 use super::input;
-use crate::{Failure, Result, suggest::nearest};
+use crate::{Failure, Result};
 
 /// A value as it was typed.
 pub fn value(text: &str) -> Box<RawValue> {
@@ -76,13 +77,28 @@ pub fn stamps(pairs: &[String]) -> Result<BTreeMap<String, String>> {
     pairs.iter().map(|pair| stamp(pair)).collect()
 }
 
-/// `FIELD=VALUE` as fields of a policy. Durations and sizes may have units.
+/// Fields of a policy and its options whose name in `#[task(…)]` has no unit.
+const WITH_UNITS: [(&str, &str); 10] = [
+    ("time_limit", "time_limit_ms"),
+    ("soft_time_limit", "soft_time_limit_ms"),
+    ("expires", "expires_ms"),
+    ("countdown", "countdown_ms"),
+    ("result_ttl", "result_ttl_ms"),
+    ("dead_ttl", "dead_ttl_ms"),
+    ("unique_for", "unique_for_ms"),
+    ("debounce", "debounce_ms"),
+    ("debounce_max_wait", "debounce_max_wait_ms"),
+    ("memory", "memory_bytes"),
+];
+
+/// `FIELD=VALUE` as fields of a policy. Durations and sizes may have units; their names may be those of `#[task(…)]`.
 pub fn policy(fields: &[String]) -> Result<Map<String, Value>> {
     let mut policy = Map::new();
     for field in fields {
         let Some((name, text)) = field.split_once('=') else {
             return Err(Failure::usage(format!("{field:?} is not FIELD=VALUE")).help("write max_retries=5"));
         };
+        let name = WITH_UNITS.iter().find(|(bare, _)| bare == &name).map_or(name, |(_, full)| full);
         let units = match name {
             _ if name.ends_with("_ms") => human::duration_ms(text).ok(),
             _ if name.ends_with("_bytes") => human::size_bytes(text).ok(),
@@ -109,12 +125,25 @@ pub fn policy_json(text: &str) -> Result<PolicyPatch> {
             None => failure.help("umbel task show NAME shows all fields"),
         });
     }
-    serde_json::from_value(Value::Object(fields)).map_err(|error| Failure::usage(format!("--policy: {error}")))
+    let fields = Value::Object(fields);
+    match JsonError::of_value::<PolicyPatch>(&fields) {
+        Some(JsonError { pointer, detail }) => Err(Failure::usage(format!("--policy: {pointer}: {detail}"))),
+        None => serde_json::from_value(fields).map_err(|error| Failure::usage(format!("--policy: {error}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_may_have_the_names_that_tasks_give_them() {
+        let read = policy(&["time_limit=30s".into(), "memory=64MiB".into(), "expires_ms=5".into(), "fuel=null".into()])
+            .unwrap();
+        let expected =
+            serde_json::json!({"time_limit_ms": 30_000, "memory_bytes": 64 << 20, "expires_ms": 5, "fuel": null});
+        assert_eq!(Value::Object(read), expected);
+    }
 
     #[test]
     fn arguments_are_json_or_else_text_and_keep_their_digits() {

@@ -154,7 +154,9 @@ impl From<Error> for Failure {
 
 fn refused(problem: umbel_client::Problem) -> Failure {
     let message = problem.message();
-    let mut details: Vec<String> = problem.errors.iter().map(|e| format!("{}: {}", e.pointer, e.detail)).collect();
+    // A place that the message has already is not said again.
+    let details = problem.errors.iter().map(|e| format!("{}: {}", e.pointer, e.detail));
+    let mut details: Vec<String> = details.filter(|detail| !message.contains(detail.as_str())).collect();
     if problem.status >= 500 && !problem.request_id.is_empty() {
         details.push(format!("request {}", problem.request_id));
     }
@@ -281,6 +283,12 @@ mod tests {
         assert_eq!((failure.code.as_str(), failure.exit), ("invalid_arguments", Exit::Failure));
         assert_eq!(failure.message, "The arguments do not fit the task: /args/0: x");
         assert_eq!(failure.details, ["/args/0: not a number"]);
+        let problem = umbel_client::Problem {
+            detail: "/args/0: x".into(),
+            errors: vec![umbel_client::FieldError { pointer: "/args/0".into(), detail: "x".into() }],
+            ..Default::default()
+        };
+        assert_eq!(Failure::from(Error::Problem(Box::new(problem))).details, Vec::<String>::new(), "said once");
         let status = Failure::from(Error::Status { status: 404 });
         assert_eq!((status.exit, status.message.as_str()), (Exit::NotFound, "the server answered 404 Not Found"));
         assert_eq!(exit_of(422, "idempotency_conflict"), Exit::Conflict);

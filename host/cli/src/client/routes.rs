@@ -1,6 +1,7 @@
 //! `umbel routes`.
 
 use umbel_client::{Route, Routes, typed};
+use umbel_compose::{JsonError, plain};
 
 use super::{Context, fetch, input};
 use crate::args::{Format, RoutesVerb, route_kind};
@@ -42,7 +43,11 @@ pub async fn run(ctx: &Context, verb: RoutesVerb) -> Result {
 
 fn read(text: &str) -> Result<Routes> {
     serde_json::from_str(text).map_err(|error| {
-        Failure::usage(format!("the file has no routes: {error}"))
+        let why = match JsonError::of_text::<Routes>(text) {
+            Some(JsonError { pointer, detail }) if !pointer.is_empty() => format!("{pointer}: {detail}"),
+            _ => plain(&error.to_string()),
+        };
+        Failure::usage(format!("the file has no routes: {why}"))
             .help(r#"write {"routes": [{"match": "orders.*", "kind": "glob", "queue": "orders"}]}"#)
     })
 }

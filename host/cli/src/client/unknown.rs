@@ -1,13 +1,13 @@
 //! The failure about a task, a queue or a worker that does not exist: it says which name was probably meant.
 
 use umbel_client::Error;
+use umbel_compose::nearest;
 
 use super::Context;
 use crate::{
     Exit, Failure, Result,
     args::PageFlags,
     output::{Page, text_at},
-    suggest::nearest,
 };
 
 /// Things with names.
