@@ -3,7 +3,7 @@
 use umbel_broker::{Control, Scope, WorkerInfo};
 use umbel_model::{JobRecord, JobState, Policy, QueueName};
 
-use crate::{controls::rate_text, problem::Result, state::Api, views::WaitsFor};
+use crate::{control_layers::Operators, controls::rate_text, problem::Result, state::Api, views::WaitsFor};
 
 /// What a job waits for; nothing when it runs or has ended.
 pub(crate) async fn waits_for(api: &Api, record: &JobRecord, policy: &Policy) -> Result<Vec<WaitsFor>> {
@@ -25,6 +25,7 @@ pub(crate) async fn waits_for(api: &Api, record: &JobRecord, policy: &Policy) ->
     }
     let (task, queue) = (&record.task, &record.queue);
     let controls = api.broker.controls(&record.tenant).await?;
+    let operators = Operators::read(api, &record.tenant).await?;
     let mut found = Vec::new();
     for (scope, what, paused, again) in [
         (Scope::Tenant, "the tenant".to_owned(), "tenant_paused", "umbel tenant resume".to_owned()),
@@ -37,10 +38,11 @@ pub(crate) async fn waits_for(api: &Api, record: &JobRecord, policy: &Policy) ->
         (Scope::Task(task.clone()), format!("task `{task}`"), "task_paused", format!("umbel task resume {task}")),
     ] {
         let Some((_, control)) = controls.iter().find(|(other, _)| *other == scope) else { continue };
+        let operator = operators.of(&scope);
         if control.paused {
-            found.push(WaitsFor::new(paused, format!("{what} is paused: {again}")));
+            found.push(WaitsFor::new(paused, pause(&what, operator, &again)));
         }
-        found.extend(limit(&what, control).map(|detail| WaitsFor::new("limit", detail)));
+        found.extend(limit(&what, control, operator).map(|detail| WaitsFor::new("limit", detail)));
     }
     found.extend(own_limits(policy).map(|detail| WaitsFor::new("limit", detail)));
     let workers = api.broker.workers().await?;
@@ -53,11 +55,24 @@ pub(crate) async fn waits_for(api: &Api, record: &JobRecord, policy: &Policy) ->
     Ok(found)
 }
 
-fn limit(what: &str, control: &Control) -> Option<String> {
+/// Who paused it, and who can end the pause.
+fn pause(what: &str, operator: Option<&Control>, again: &str) -> String {
+    match operator {
+        Some(operator) if operator.paused => format!("{what} is paused by an operator, and only an operator ends that"),
+        _ => format!("{what} is paused: {again}"),
+    }
+}
+
+fn limit(what: &str, control: &Control, operator: Option<&Control>) -> Option<String> {
     let cap = (control.concurrency > 0).then(|| format!("{} of its jobs run at once", control.concurrency));
     let rate = control.rate.as_ref().map(|rate| format!("{} of its jobs start", rate_text(rate)));
     let parts: Vec<String> = cap.into_iter().chain(rate).collect();
-    (!parts.is_empty()).then(|| format!("{what} is limited: at most {}", parts.join(", and ")))
+    let is_theirs = operator.is_some_and(|operator| {
+        operator.concurrency > 0 && operator.concurrency == control.concurrency
+            || operator.rate.is_some() && operator.rate == control.rate
+    });
+    let by = if is_theirs { " by an operator" } else { "" };
+    (!parts.is_empty()).then(|| format!("{what} is limited{by}: at most {}", parts.join(", and ")))
 }
 
 fn own_limits(policy: &Policy) -> Option<String> {
@@ -97,11 +112,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pause_says_whose_it_is_and_names_no_command_that_cannot_end_it() {
+        let theirs = Control { paused: true, ..Control::default() };
+        let said = |operator| pause("the tenant", operator, "umbel tenant resume");
+        assert_eq!(said(None), "the tenant is paused: umbel tenant resume");
+        assert_eq!(said(Some(&Control::default())), "the tenant is paused: umbel tenant resume");
+        assert_eq!(said(Some(&theirs)), "the tenant is paused by an operator, and only an operator ends that");
+    }
+
+    #[test]
     fn a_limit_says_what_it_is() {
         let control = Control { concurrency: 4, rate: Rate::parse("100/m", 1).unwrap(), ..Control::default() };
-        let said = limit("queue `q`", &control).unwrap();
+        let said = limit("queue `q`", &control, None).unwrap();
         assert_eq!(said, "queue `q` is limited: at most 4 of its jobs run at once, and 100/m of its jobs start");
-        assert_eq!(limit("queue `q`", &Control::default()), None);
+        assert_eq!(limit("queue `q`", &Control::default(), None), None);
+        let operators = Control { concurrency: 4, ..Control::default() };
+        let said = limit("queue `q`", &control, Some(&operators)).unwrap();
+        assert!(said.starts_with("queue `q` is limited by an operator: at most 4"), "{said}");
         let policy = Policy { key_concurrency: 2, rate_limit: "5/s".into(), ..Policy::default() };
         assert_eq!(own_limits(&policy).unwrap(), "its policy has limits: rate_limit 5/s, key_concurrency 2");
     }

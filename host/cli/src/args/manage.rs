@@ -43,10 +43,10 @@ pub enum TaskVerb {
 #[derive(Debug, Args)]
 pub struct LimitFlags {
     /// Rate of starts, such as 100/m; or none
-    #[arg(long, value_parser = rate, value_name = "RATE")]
+    #[arg(long, visible_alias = "rate-limit", value_parser = rate, value_name = "RATE")]
     pub rate: Option<OrNone<String>>,
     /// Starts at once after a pause, at that rate; or none
-    #[arg(long, value_parser = number, value_name = "N")]
+    #[arg(long, visible_alias = "rate-burst", value_parser = number, value_name = "N")]
     pub burst: Option<OrNone<u32>>,
     /// Jobs that run at once; or none
     #[arg(long, value_parser = number, value_name = "N")]
@@ -223,6 +223,8 @@ mod tests {
         };
         let set = limits(&["--rate", "100/m", "--burst", "5"]).unwrap();
         assert_eq!(set, ControlPatch::default().rate("100/m").burst(5));
+        // As the API calls them.
+        assert!(limits(&["--rate-limit", "100/m", "--rate-burst", "5"]).is_ok());
         let cleared = limits(&["--rate", "none", "--concurrency", "4"]).unwrap();
         assert_eq!((cleared.rate_limit, cleared.concurrency), (Some(None), Some(Some(4))));
         assert_eq!(limits(&["--none"]).unwrap(), ControlPatch::default().unlimited());

@@ -8,7 +8,7 @@ use super::{Context, arguments, bulk, confirm, fetch};
 use crate::args::{DeadVerb, Format, RedriveOptions};
 use crate::{Exit, Failure, Result, output::Page};
 
-const COLUMNS: &str = "ID, TASK, QUEUE, ERROR = error/kind, FINISHED = finished_at, MESSAGE = error/message";
+const COLUMNS: &str = "ID, TASK, QUEUE, ERROR = error/kind, FINISHED = finished_at, TOOK = started_at..finished_at, MESSAGE = error/message";
 
 #[derive(Debug, Deserialize)]
 struct Redriven {

@@ -7,25 +7,35 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use umbel_client::{Client, Digests, Job, MAX_WAIT, Request, typed};
+use umbel_client::{Client, Digests, Job, MAX_WAIT, Progress, Request, typed};
 use umbel_model::{JobId, JobState};
 
 pub(super) use self::follow::{as_sent, follow};
 use super::{Context, arguments, fetch, forget_each, not_succeeded, omitted};
 use crate::args::{Format, JobVerb, ListOptions};
 use crate::output::{object, table, text_at};
-use crate::{Failure, Result, safe_text::plain};
+use crate::{
+    Failure, Result,
+    safe_text::{one_line, plain, shortened},
+};
 
-pub(super) const COLUMNS: &str = "ID, TASK, QUEUE, STATE, ATTEMPT, CREATED = created_at, ERROR = error/kind";
+pub(super) const COLUMNS: &str = "ID, TASK, QUEUE, STATE, ATTEMPT, CREATED = created_at, \
+    TOOK = started_at..finished_at, ERROR = error/kind";
 
 const FIELDS: &str = "id, task, state, queue, priority, digest, arguments, attempt, max retries, deliveries, \
-    created = created_at, waits since, due = due_at, expires = expires_at, started = started_at, finished = finished_at, worker, \
+    created = created_at, waits since, due = due_at, expires = expires_at, started = started_at, finished = finished_at, \
+    took = started_at..finished_at, worker, \
     progress = progress/message, done = progress/done, of = progress/total, reports = progress/state, about it = progress/meta, error = error/kind, \
     message = error/message, redrive of, workflow, node = node/number, label = node/label, tags, headers, call, \
     replaced by, result is = result_omitted, traceparent";
 
 const HISTORY: &str = "ATTEMPT, DELIVERY, OUTCOME, ERROR = error/kind, ENDED = ended_at, MICROSECONDS = duration_us, \
     FUEL, WORKER";
+
+/// How often a job is looked at while somebody sees its progress.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Characters of a progress message beside a spinner.
+const MESSAGE_CHARS: usize = 60;
 
 pub async fn run(ctx: &Context, verb: JobVerb) -> Result {
     let Context { client, terminal } = ctx;
@@ -92,27 +102,51 @@ async fn list(ctx: &Context, options: &ListOptions) -> Result {
         ("created_after", options.created_after.clone()),
         ("created_before", options.created_before.clone()),
     ];
-    ctx.list("/v1/jobs", &query, &options.page, COLUMNS).await
+    ctx.list("/v1/jobs", &query, &options.page, COLUMNS).await?;
+    if options.workflow.is_none() && ctx.terminal.format == Format::Table {
+        ctx.terminal.note("jobs of workflows are left out: umbel workflow list, then umbel job list --workflow ID");
+    }
+    Ok(())
 }
 
 /// The job once it has ended; until then the spinner shows its state.
 async fn ended(client: &Client, id: JobId, until: Instant, spinner: &ProgressBar) -> Result<(String, Job)> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let (body, found): (_, Job) = match fetch(job(client, id).wait(left.min(MAX_WAIT))).await {
+        // Who looks at a spinner wants to see the job get on.
+        let patience = if spinner.is_hidden() { MAX_WAIT } else { LOOK_AGAIN };
+        let (body, found): (_, Job) = match fetch(job(client, id).wait(left.min(patience))).await {
             Err(failure) if failure.code == "too_many_requests" && !left.is_zero() => continue,
             found => found?,
         };
         if found.state.is_terminal() {
             return Ok((body, found));
         }
-        let stands = format!("job {id} is {}", found.state.as_str());
+        let stands = format!("job {id} is {}", stand_of(&found));
         if left.is_zero() {
             let failure = Failure::new("wait_timeout", format!("{stands} after the wait"));
             return Err(failure.help(format!("umbel job show {id} --wait")));
         }
         spinner.set_message(stands);
     }
+}
+
+/// `running, attempt 2, 3 of 10 done: charging`.
+fn stand_of(job: &Job) -> String {
+    let mut stand = job.state.as_str().to_owned();
+    if job.attempt > 1 {
+        stand.push_str(&format!(", attempt {}", job.attempt));
+    }
+    if let Some(Progress { done, total, message, .. }) = &job.progress {
+        match total {
+            0 => stand.push_str(&format!(", {done} done")),
+            total => stand.push_str(&format!(", {done} of {total} done")),
+        }
+        if !message.is_empty() {
+            stand.push_str(&format!(": {}", shortened(&one_line(message), MESSAGE_CHARS)));
+        }
+    }
+    stand
 }
 
 /// The result alone, as JSON text.
@@ -179,5 +213,24 @@ fn show(ctx: &Context, body: &str) -> Result {
             terminal.line(&format!("\n{}", table(HISTORY, history.into_iter())))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_is_waited_for_shows_its_state_its_attempt_and_its_progress() {
+        let stand = |job: &str| {
+            let id = r#""id": "00000000000000000000000001""#;
+            stand_of(&typed(&format!("{{{id}, {job}}}")).unwrap())
+        };
+        assert_eq!(stand(r#""state": "queued", "attempt": 1"#), "queued");
+        let progress = r#""progress": {"done": 3, "total": 10, "message": "a\nb"}"#;
+        assert_eq!(
+            stand(&format!(r#""state": "running", "attempt": 2, {progress}"#)),
+            "running, attempt 2, 3 of 10 done: a b"
+        );
     }
 }
