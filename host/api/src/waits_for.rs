@@ -113,10 +113,10 @@ mod tests {
 
     #[test]
     fn a_pause_says_whose_it_is_and_names_no_command_that_cannot_end_it() {
-        let theirs = Control { paused: true, ..Control::default() };
+        let (own, theirs) = (Control::default(), Control { paused: true, ..Control::default() });
         let said = |operator| pause("the tenant", operator, "umbel tenant resume");
         assert_eq!(said(None), "the tenant is paused: umbel tenant resume");
-        assert_eq!(said(Some(&Control::default())), "the tenant is paused: umbel tenant resume");
+        assert_eq!(said(Some(&own)), "the tenant is paused: umbel tenant resume");
         assert_eq!(said(Some(&theirs)), "the tenant is paused by an operator, and only an operator ends that");
     }
 

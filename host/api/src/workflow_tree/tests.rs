@@ -102,16 +102,19 @@ fn large_groups_are_cut_and_counted() {
     assert_eq!(tree_of(canvas, Caps { nodes: 5, members: 100 }), expected);
 }
 
+fn step_of(nodes: &mut Nodes, number: u32) -> &mut TreeStep {
+    &mut nodes.get_mut(&number).unwrap().as_mut().unwrap().step
+}
+
 /// The tree of a group of tasks after some of them ended otherwise than well: each with its state and kind of error.
 fn group_after(count: usize, ended: &[(u32, &'static str, &str)], caps: Caps) -> TreeStep {
     let (mut nodes, end, _) = nodes(json!({"group": vec![task("a"); count]}));
     let first = nodes.keys().copied().filter(|number| *number != end).min().unwrap();
-    let mut step = |number: u32| &mut nodes.get_mut(&number).unwrap().as_mut().unwrap().step;
     for (at, state, error) in ended {
-        let step = step(first + at);
-        (step.state, step.error) = (Some(state), Some((*error).to_owned()).filter(|error| !error.is_empty()));
+        let step = step_of(&mut nodes, first + at);
+        (step.state, step.error) = (Some(*state), Some((*error).to_owned()).filter(|error| !error.is_empty()));
     }
-    let join = step(end);
+    let join = step_of(&mut nodes, end);
     (join.state, join.failed) = (Some("failed"), Some(ended.len() as u32));
     Builder::new(&nodes, caps).root(end)
 }

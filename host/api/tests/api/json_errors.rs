@@ -150,7 +150,7 @@ async fn a_query_that_cannot_be_read_says_the_parameter() {
         assert_eq!(problem["detail"], detail);
     }
     let problem = app.get("/v1/tasks?colour=1").await.problem(400, "invalid_query");
-    assert_eq!(problem["detail"], "colour: there is no `colour`; there is `limit` or `cursor`");
+    assert_eq!(problem["detail"], "there is no parameter `colour`; there is `limit` or `cursor`");
 }
 
 #[tokio::test]
