@@ -28,6 +28,12 @@ pub(super) fn work() -> Result<Vec<u8>> {
     Component { run: run.to_owned(), ..Component::of(vec![Task::named("work")]) }.build()
 }
 
+/// Sleeps for 15 s.
+pub(super) fn sleeper() -> Result<Vec<u8>> {
+    let run = "(call $block (call $after (i64.const 15000000000)))";
+    Component { run: run.to_owned(), ..Component::of(vec![Task::named("sleeper")]) }.build()
+}
+
 /// Asks to be run again at once, for ever.
 pub(super) fn snoozer() -> Result<Vec<u8>> {
     let run = "(i32.store8 (i32.const 512) (i32.const 1)) (i32.store8 (i32.const 520) (i32.const 2))

@@ -45,6 +45,7 @@ pub const ALL: &[Attack] = &[
         ..attack("memory", |scene| memory(scene).boxed_local())
     },
     attack("queues", |scene| queues(scene).boxed_local()),
+    Attack { arguments: &["--concurrency", "8"], ..attack("sleepers", |scene| sleepers(scene).boxed_local()) },
     attack("snoozes", |scene| snoozes(scene).boxed_local()),
 ];
 
@@ -215,6 +216,14 @@ async fn queues(scene: Arc<Scene>) -> Result<()> {
         scene.hostile[0].batch((0..999).map(line)).await.with_context(|| format!("round {round}"))?;
     }
     scene.repeat(4, async |_| Ok(scene.hostile[0].request(Method::GET, "/v1/queues"))).await
+}
+
+/// Jobs that sleep for 15 s, more than there are slots.
+async fn sleepers(scene: Arc<Scene>) -> Result<()> {
+    push(&scene.hostile[0], guests::sleeper()?).await?;
+    scene.hostile[0].batch((0..40).map(|_| json!({"task": "sleeper"}))).await?;
+    scene.last().await;
+    Ok(())
 }
 
 /// Jobs that ask to be run again at once, for ever.

@@ -355,9 +355,9 @@ async fn what_a_panic_says_is_in_the_failure() {
     assert_eq!(failure(&attempt).kind, "trap:unreachable");
     assert_eq!(failure(&attempt).message, "the guest aborted: message");
     // As the SDK's hook for panics does.
-    let hook = format!("{CONTEXT} {}", r#"(data (i32.const 1600) "panic")"#);
     let body = "(call $log (i32.const 5) (i32.const 1600) (i32.const 5) (i32.const 1130) (i32.const 7)) unreachable";
-    let attempt = run(&with(&hook, body).prepare().await, call("1")).await;
+    let hook = Guest { items: r#"(data (i32.const 1600) "panic")"#.into(), ..with(CONTEXT, body) };
+    let attempt = run(&hook.prepare().await, call("1")).await;
     assert_eq!((&*failure(&attempt).kind, &*failure(&attempt).message), ("panic", "message"));
 }
 
