@@ -284,7 +284,7 @@ async fn a_wrong_callback_is_refused_where_it_was_written() {
     let unknown = submit(&app, json!({"on_success": [{"task": "nope"}]})).await.problem(404, "task_not_found");
     assert_eq!(place(unknown), "/options/on_success/0/task");
     let shape = submit(&app, json!({"on_failure": {"tusk": "echo"}})).await.problem(422, "invalid_canvas");
-    assert_eq!(place(shape), "/options/on_failure");
+    assert_eq!(place(shape), "/options/on_failure/tusk");
     let many = json!({"on_success": vec![json!({"task": "echo"}); 17]});
     assert_eq!(place(submit(&app, many).await.problem(422, "invalid_option")), "/options/on_success");
     let unique = json!({"on_success": {"task": "echo"}, "unique": "first"});
