@@ -392,7 +392,8 @@ mod tests {
 
     #[test]
     fn an_error_with_a_type_becomes_final_and_keeps_its_kind() {
-        let fails = || -> TaskResult<()> { Ok(Err(PayError::Closed).map_err(Fatal::from)?) };
+        let closed = || -> Result<(), PayError> { Err(PayError::Closed) };
+        let fails = || -> TaskResult<()> { Ok(closed().map_err(Fatal::from)?) };
         let error = fails().unwrap_err();
         assert!(error.is_fatal());
         assert_eq!((error.kind(), error.message()), (Some("PayError::Closed"), "closed"));

@@ -43,7 +43,7 @@ pub(super) fn readable(name: &str) -> String {
 pub(super) fn cut_panic_machinery(names: &mut Vec<String>) {
     let is_machinery = |name: &str| {
         let is = |known: &&str| name == *known || known.ends_with([':', '_']) && name.starts_with(known);
-        PANIC_MACHINERY.iter().any(|known| is(known))
+        PANIC_MACHINERY.iter().any(is)
     };
     let count = names.iter().take_while(|name| is_machinery(name)).count();
     if count < names.len() {
