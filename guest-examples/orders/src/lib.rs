@@ -221,7 +221,7 @@ mod tests {
         let run =
             |attempt| charge_once(&Context::fake().with_attempt(attempt), &mut Gateway::default(), "tok_busy_twice");
         assert!(run(1).unwrap_err().is_retryable());
-        assert_eq!(run(2).unwrap_err().kind(), Some("GatewayError"));
+        assert_eq!(run(2).unwrap_err().kind(), Some("GatewayError::Busy"));
         assert!(run(3).is_ok());
         let slow = charge_once(&Context::fake(), &mut Gateway::default(), "tok_slow_down").unwrap_err();
         assert!(matches!(slow.outcome(), Outcome::Error(error) if error.retry_after_ms == Some(1_000)));
