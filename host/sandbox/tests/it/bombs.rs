@@ -141,7 +141,7 @@ async fn what_the_gate_lets_through_is_contained_by_time() {
 #[tokio::test]
 async fn what_the_gate_lets_through_is_contained_by_memory() {
     let admission = AdmissionLimits { functions: u64::MAX, ..AdmissionLimits::default() };
-    let limits = CompileLimits { memory_bytes: 300 << 20, admission, ..CompileLimits::default() };
+    let limits = CompileLimits { memory_bytes: 120 << 20, admission, ..CompileLimits::default() };
     let error = Compiler::new(command(), limits).compile(&guest(many_functions(100_000))).await.unwrap_err();
     assert_eq!(error.code, CompileCode::CompileMemory, "{}", error.message);
     assert!(!error.is_transient, "the same module takes as much the next time");
