@@ -104,13 +104,23 @@ impl Client {
 
     /// Uploads bytes as a module.
     pub async fn upload(&self, bytes: Vec<u8>) -> Result<Answer> {
-        let request = self.request(Method::POST, "/v1/modules").header("content-type", "application/wasm").body(bytes);
+        self.upload_to("/v1/modules", bytes).await
+    }
+
+    async fn upload_to(&self, path: &str, bytes: Vec<u8>) -> Result<Answer> {
+        let request = self.request(Method::POST, path).header("content-type", "application/wasm").body(bytes);
         self.send(request).await
     }
 
     /// Uploads a guest and returns what the server says of it.
     pub async fn push(&self, name: &str) -> Result<Value> {
         self.upload(guest(name)?).await?.good().with_context(|| format!("pushing {name}"))
+    }
+
+    /// The same for a guest that has tasks with the names of another guest's.
+    pub async fn push_over(&self, name: &str) -> Result<Value> {
+        let pushed = self.upload_to("/v1/modules?take_over=true", guest(name)?).await?;
+        pushed.good().with_context(|| format!("pushing {name}"))
     }
 
     /// Submits a job and returns its id.

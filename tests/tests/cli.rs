@@ -28,9 +28,7 @@ fn ends_with(output: &Output, code: i32) -> Result<()> {
 /// A running service, and the path of a guest as a file.
 async fn dev_with_numbers() -> Result<(Dev, String)> {
     let dev = Dev::start().await?;
-    let path = dev.data.join("numbers-upload.wasm");
-    fs::write(&path, guest("numbers")?)?;
-    let path = path.to_string_lossy().into_owned();
+    let path = guest_file(&dev, "numbers")?;
     Ok((dev, path))
 }
 
@@ -65,6 +63,37 @@ async fn push_submit_and_wait_print_the_result_and_end_with_0() -> Result<()> {
         ends_with(&json, 0)?;
         let _: Value = serde_json::from_str(&stdout(&json)).with_context(|| format!("{} -o json", verb.join(" ")))?;
     }
+    Ok(())
+}
+
+/// Writes a guest into the folder of the server, and answers the file's path.
+fn guest_file(dev: &Dev, name: &str) -> Result<String> {
+    let path = dev.data.join(format!("{name}-upload.wasm"));
+    fs::write(&path, guest(name)?)?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+#[tokio::test]
+async fn a_push_asks_before_it_takes_a_task_of_another_module_and_tells_what_it_changes() -> Result<()> {
+    let (dev, numbers) = dev_with_numbers().await?;
+    let policies = guest_file(&dev, "policies")?;
+    let told = dev.umbel(&["module", "push", &numbers, "--dry-run"])?;
+    ends_with(&told, 0)?;
+    ensure!(stdout(&told).contains("add") && stderr(&told).contains("nothing is stored"), "{told:?}");
+    ensure!(!stdout(&dev.umbel(&["task", "list"])?).contains("add"), "a dry run deploys nothing");
+    let pushed = dev.umbel(&["module", "push", &numbers])?;
+    ensure!(stdout(&pushed).contains("CHANGE") && stdout(&pushed).contains("new"), "{}", stdout(&pushed));
+    // Both have a task `flaky`.
+    let refused = dev.umbel(&["module", "push", &policies])?;
+    ends_with(&refused, 6)?;
+    let said = stderr(&refused);
+    ensure!(said.contains("task_of_another_module") && said.contains("`flaky`"), "{said}");
+    ensure!(said.contains("--take-over"), "{said}");
+    ensure!(!stdout(&dev.umbel(&["module", "list"])?).contains("lonely"), "a refused push stores nothing");
+    let taken = dev.umbel(&["module", "push", &policies, "--take-over"])?;
+    ends_with(&taken, 0)?;
+    let line = stdout(&taken).lines().find(|line| line.starts_with("flaky")).map(str::to_owned).unwrap_or_default();
+    ensure!(line.contains("taken over") && line.contains("sha256:"), "{}", stdout(&taken));
     Ok(())
 }
 

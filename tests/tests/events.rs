@@ -100,7 +100,7 @@ async fn a_jobs_events_end_with_its_end() -> Result<()> {
 async fn log_lines_come_once_each_when_the_stream_is_taken_up_again() -> Result<()> {
     on_both(&[], async |dev| {
         let client = &dev.client;
-        client.push("policies").await?;
+        client.push_over("policies").await?;
         let id = client.submit("chatty", json!([40, 25])).await?;
         let path = format!("/v1/jobs/{id}/events");
         let (mut lines, mut last) = (Vec::new(), None::<String>);
@@ -173,7 +173,7 @@ async fn the_changes_of_all_jobs_come_once_each_to_one_that_comes_back() -> Resu
 async fn a_task_says_what_it_is_doing() -> Result<()> {
     on_both(&[], async |dev| {
         let client = &dev.client;
-        client.push("policies").await?;
+        client.push_over("policies").await?;
         let id = client.submit("stateful", json!([])).await?;
         let job = client.ended(&id, LIMIT).await?;
         ensure!(job["state"] == "succeeded" && job["progress"]["state"].is_string(), "{job}");

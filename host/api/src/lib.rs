@@ -13,6 +13,7 @@ mod config;
 mod connections;
 mod control_layers;
 mod controls;
+mod deployment;
 mod etag;
 mod event_stream;
 mod extract;

@@ -152,8 +152,14 @@ pub enum ModuleVerb {
         /// A component, or a core module with an embedded component type
         file: PathBuf,
         /// Only upload: the tasks keep their modules
-        #[arg(long)]
+        #[arg(long, conflicts_with = "take_over")]
         no_deploy: bool,
+        /// Deploy tasks that belong to another module, too
+        #[arg(long)]
+        take_over: bool,
+        /// Check the module and show what would change; store nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List the modules of this tenant
     #[command(visible_alias = "ls")]

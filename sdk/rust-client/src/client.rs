@@ -53,6 +53,31 @@ impl Retry {
     }
 }
 
+/// How a module is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushOptions {
+    /// Point its tasks at it.
+    pub deploy: bool,
+    /// Also those that belong to another module.
+    pub take_over: bool,
+    /// Check everything and store nothing.
+    pub dry_run: bool,
+}
+
+impl Default for PushOptions {
+    fn default() -> Self {
+        Self { deploy: true, take_over: false, dry_run: false }
+    }
+}
+
+impl PushOptions {
+    /// As parameters of the request: older servers refuse those that they do not know.
+    fn query(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let set = [("take_over", self.take_over), ("dry_run", self.dry_run)].into_iter().filter(|(_, set)| *set);
+        [("deploy", self.deploy)].into_iter().chain(set)
+    }
+}
+
 /// A server and a token for it. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
@@ -141,18 +166,18 @@ impl Client {
         }
     }
 
-    /// Uploads a module and, with `deploy`, points its tasks at it; answers what the server says of it, as JSON text.
-    /// `progress` is told of the bytes as they are sent.
+    /// Uploads a module and, unless `how` says otherwise, points its tasks at it; answers what the server says of it, as JSON
+    /// text. `progress` is told of the bytes as they are sent.
     pub async fn push(
         &self,
         module: Bytes,
-        deploy: bool,
+        how: PushOptions,
         progress: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<String, Error> {
         let size = module.len() as u64;
         let request = self.0.http.post(format!("{}/v1/modules", self.0.url)).bearer_auth(&self.0.token);
         let request = request
-            .query(&[("deploy", deploy)])
+            .query(&how.query().collect::<Vec<_>>())
             .header("content-type", "application/wasm")
             .header("content-length", size)
             .timeout(time_for(size, Duration::ZERO))

@@ -1,8 +1,7 @@
-//! Jobs and modules: submit, look, wait, read logs. What else is done with jobs is in `jobs`.
+//! Jobs: submit, look, wait, read logs. What else is done with jobs is in `jobs`.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
 use futures::Stream;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -240,19 +239,6 @@ pub struct Line {
     pub message: String,
 }
 
-/// A module that was pushed.
-#[derive(Debug, Clone, Deserialize)]
-#[non_exhaustive]
-pub struct Module {
-    /// `sha256:` and 64 hexadecimal digits.
-    pub digest: String,
-    pub size_bytes: u64,
-    #[serde(default)]
-    pub imports: Vec<String>,
-    #[serde(default)]
-    pub warnings: Vec<String>,
-}
-
 impl watch::Watched for Job {
     type Seen = (JobState, u32, Option<Progress>);
 
@@ -270,11 +256,6 @@ impl watch::Watched for Job {
 }
 
 impl Client {
-    /// Uploads a module and points its tasks at it.
-    pub async fn push_module(&self, module: impl Into<Bytes>) -> Result<Module, Error> {
-        typed(&self.push(module.into(), true, |_| {}).await?)
-    }
-
     /// Submits a job. It gets an idempotency key if it has none, so that it is submitted once when connections break;
     /// the server keeps a key for a day. Where that is too much for very many jobs, use `batch`.
     pub async fn submit(&self, call: Signature) -> Result<Job, Error> {

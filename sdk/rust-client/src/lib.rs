@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod job;
 mod jobs;
+mod module;
 mod time;
 mod watch;
 mod worker;
@@ -32,14 +33,13 @@ mod workflow;
 
 pub use bulk::{Bulk, BulkAction, BulkFilter, BulkState, NewBulk};
 pub use canvas::{Step, Unique};
-pub use client::{Client, MAX_ANSWER_BYTES, MAX_WAIT, Request, Retry, fresh_key, typed};
+pub use client::{Client, MAX_ANSWER_BYTES, MAX_WAIT, PushOptions, Request, Retry, fresh_key, typed};
 pub use control::{Control, ControlPatch, Queue, Route, RouteKind, Routes};
 pub use error::{Error, FieldError, Problem};
 pub use events::{ChangedJob, Event, EventFilter, Feed, JobChange, JobEvent, TenantEvent};
-pub use job::{
-    Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, Module, NodePlace, Progress, Refusal, Submitted,
-};
+pub use job::{Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, NodePlace, Progress, Refusal, Submitted};
 pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
+pub use module::{FieldChange, Module, TaskChange};
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{

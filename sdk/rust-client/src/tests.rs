@@ -293,11 +293,25 @@ async fn a_module_is_pushed_in_pieces_that_are_counted() {
     let sent = Arc::new(Mutex::new(0));
     let counter = sent.clone();
     let bytes = vec![b'x'; 100_000];
-    let text = server.client().push(bytes.into(), false, move |n| *counter.lock().unwrap() += n).await.unwrap();
+    let how = PushOptions { deploy: false, ..PushOptions::default() };
+    let text = server.client().push(bytes.into(), how, move |n| *counter.lock().unwrap() += n).await.unwrap();
     assert!(text.contains("sha256:0") && *sent.lock().unwrap() == 100_000);
     let seen = server.seen();
     assert_eq!((seen[0].line.as_str(), seen[0].body.len()), ("POST /v1/modules?deploy=false", 100_000));
     assert_eq!(server.client().push_module("x").await.unwrap().digest, "sha256:0");
+}
+
+#[tokio::test]
+async fn a_push_tells_what_it_does_to_each_task() {
+    let change = json!({"task": "add", "change": "taken_over", "from": "sha256:1",
+        "fields": [{"field": "policy.fuel", "change": "added", "to": 7}]});
+    let module = json!({"digest": "sha256:0", "size_bytes": 1, "dry_run": true, "changes": [change.clone()]});
+    let server = Server::start(vec![Reply::Json(200, module)]).await;
+    let how = PushOptions { take_over: true, dry_run: true, ..PushOptions::default() };
+    let told = server.client().push_module_with("x", how).await.unwrap();
+    assert_eq!(server.seen()[0].line, "POST /v1/modules?deploy=true&take_over=true&dry_run=true");
+    assert!(told.dry_run && told.changes[0].fields[0].to == Some(json!(7)));
+    assert_eq!((told.changes[0].change.as_str(), told.changes[0].from.as_deref()), ("taken_over", Some("sha256:1")));
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ codes! {
     too_many_documents TooManyDocuments, CONFLICT, false, "No more of these may be stored";
     task_not_found TaskNotFound, NOT_FOUND, false, "There is no such task";
     task_not_in_module TaskNotInModule, UNPROCESSABLE_ENTITY, false, "The module does not have this task";
+    task_of_another_module TaskOfAnotherModule, CONFLICT, false, "A task belongs to another module";
     nothing_to_roll_back NothingToRollBack, CONFLICT, false, "There is no earlier deploy";
     version_conflict VersionConflict, PRECONDITION_FAILED, false, "It has changed since it was read";
     concurrent_change ConcurrentChange, CONFLICT, true, "Others keep changing it";

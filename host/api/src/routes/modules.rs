@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     auth::Caller,
     body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
+    deployment::{ChangeKind, Plan, TaskChange},
     extract::{Context, Query},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
@@ -35,7 +36,7 @@ const WASM: &str = "application/wasm";
 
 views! {
     /// A module of the tenant.
-    Module from (info: ModuleInfo, of_push: Option<Vec<String>>) {
+    Module from (info: ModuleInfo, of_push: Option<Pushed>) {
         /// `sha256:` and 64 hex digits: of the bytes that were sent.
         digest: String = info.digest.to_string(),
         size_bytes: u64 = info.size_bytes,
@@ -44,9 +45,16 @@ views! {
         /// Interfaces that it imports.
         imports: Vec<String> = info.imports,
         tasks: Vec<ModuleTask> = info.tasks.into_iter().map(ModuleTask::new).collect(),
-        /// Warnings for the author. Only in the answer to a push.
+        /// True: nothing was stored. Only in the answer to a push, as are the next two.
         #[serde(skip_serializing_if = "Option::is_none")]
-        warnings: Option<Vec<String>> = of_push,
+        dry_run: Option<bool> = of_push.as_ref().map(|push| push.dry_run),
+        /// What the push did to each task, or would do: those of the module in its order, then those that it does not
+        /// describe any more.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        changes: Option<Vec<TaskChange>> = of_push.as_ref().map(|push| push.changes.clone()),
+        /// Warnings for the author.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        warnings: Option<Vec<String>> = of_push.map(|push| push.changes.iter().filter_map(warning).collect()),
     }
 
     ModuleSummary from (info: ModuleInfo) {
@@ -85,12 +93,22 @@ views! {
     }
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+/// What a push did, or would do.
+pub(crate) struct Pushed {
+    dry_run: bool,
+    changes: Vec<TaskChange>,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct PushQuery {
     /// Point the tasks that the module describes at it. True when not given.
     deploy: Option<bool>,
+    /// Also those that another module describes, which has few tasks in common with this one. Without it they refuse the push.
+    take_over: bool,
+    /// Check everything, store nothing, and tell what would change. Whether there is room for the module is not looked at.
+    dry_run: bool,
 }
 
 /// A WebAssembly component, or a core module that carries its component type.
@@ -110,7 +128,7 @@ pub(crate) struct ModuleBytes(Vec<u8>);
     request_body(content = ModuleBytes, content_type = "application/wasm"),
     responses(
         (status = 201, body = Module),
-        (status = 200, body = Module, description = "The same bytes were known"),
+        (status = 200, body = Module, description = "The same bytes were known, or it was a dry run"),
     )
 )]
 pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: HeaderMap, body: Body) -> Result {
@@ -126,30 +144,61 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
     if known.is_some() && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
         return Err(Problem::module_exists(format!("{digest} was pushed before")));
     }
-    let status = if known.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if known.is_some() || query.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     let info = match known {
         Some(info) => info,
         None => inspected(&api, &caller.tenant, bytes.clone(), digest).await?,
     };
-    let version = remember(&api, &caller, &info).await?;
-    // Also when it is known: storing again repairs a damaged blob.
-    if let Err(error) = api.store.put_bytes(bytes, api.config.max_module_bytes).await {
-        if let Some(version) = version {
-            forget(&api, &caller, digest, version).await;
+    let plan = planned(&api, &caller, &info, &query).await?;
+    let changes = match plan {
+        _ if query.dry_run => plan.map(|plan| plan.changes()).unwrap_or_default(),
+        plan => {
+            stored(&api, &caller, &info, bytes).await?;
+            tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
+            match plan {
+                Some(plan) => plan.carry_out(&api, &caller.tenant, &info, query.take_over).await?,
+                None => Vec::new(),
+            }
         }
-        return Err(error.into());
-    }
-    tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
-    let mut warnings = Vec::new();
-    if query.deploy.unwrap_or(true) {
-        deploy_all(&api, &caller, &info, &mut warnings).await?;
-    }
-    let mut response = answer(status, &Module::new(info, Some(warnings)))?;
+    };
+    let pushed = Pushed { dry_run: query.dry_run, changes };
+    let mut response = answer(status, &Module::new(info, Some(pushed)))?;
     tag(&mut response, &digest);
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/modules/{digest}")) {
+    if !query.dry_run
+        && let Ok(location) = HeaderValue::from_str(&format!("/v1/modules/{digest}"))
+    {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// What the push will do to the tasks; none when it is to deploy nothing. A push that may not do it is refused.
+async fn planned(api: &Api, caller: &Caller, info: &ModuleInfo, query: &PushQuery) -> Result<Option<Plan>> {
+    if query.deploy == Some(false) {
+        return Ok(None);
+    }
+    let mut plan = Plan::read(api, &caller.tenant, info).await?;
+    plan.check(query.take_over)?;
+    plan.check_policies(api);
+    Ok(Some(plan))
+}
+
+/// Stores the document and the bytes of a module.
+async fn stored(api: &Api, caller: &Caller, info: &ModuleInfo, bytes: Bytes) -> Result<()> {
+    let version = remember(api, caller, info).await?;
+    // Also when it is known: storing again repairs a damaged blob.
+    if let Err(error) = api.store.put_bytes(bytes, api.config.max_module_bytes).await {
+        if let Some(version) = version {
+            forget(api, caller, info.digest, version).await;
+        }
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn warning(change: &TaskChange) -> Option<String> {
+    let detail = change.detail.as_deref().filter(|_| change.change == ChangeKind::NotDeployed)?;
+    Some(format!("task `{}` was not deployed: {detail}", change.task))
 }
 
 /// The largest small module, bytes: 64 of them at once are as much as one large module.
@@ -245,18 +294,6 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
     if let Err(error) = api.broker.put_document(&put).await {
         tracing::warn!(%digest, %error, "a module whose bytes are not stored is still listed");
     }
-}
-
-/// Deploys each task. One that the server's policy does not fit stays where it is, with a warning.
-async fn deploy_all(api: &Api, caller: &Caller, info: &ModuleInfo, warnings: &mut Vec<String>) -> Result<()> {
-    for task in &info.tasks {
-        match task_store::deploy(api, &caller.tenant, task, info.digest).await {
-            Ok(_) => {}
-            Err(problem) if problem.is_retryable() || problem.status().is_server_error() => return Err(problem),
-            Err(problem) => warnings.push(format!("task `{}` was not deployed: {}", task.name, problem.detail())),
-        }
-    }
-    Ok(())
 }
 
 /// A module is its digest: a strong entity tag.

@@ -1,7 +1,7 @@
 //! Pushing, listing and showing modules.
 
 use base64::Engine as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use umbel_broker::Limits;
 use umbel_model::Digest;
 
@@ -185,4 +185,139 @@ async fn a_default_that_every_call_would_carry_is_bounded() {
     app.push(&module(65_000)).await.ok(201);
     let problem = app.push(&module(66_000)).await.problem(422, "schema_invalid");
     assert!(problem["detail"].as_str().unwrap().contains("default of `x`"));
+}
+
+/// A module with these tasks, told apart from others of the same tasks by `text`.
+pub fn module_of(text: &str, tasks: &[&str]) -> String {
+    let task = |name: &&str| json!({"name": name, "description": text, "parameters": []});
+    json!({"tasks": tasks.iter().map(task).collect::<Vec<_>>()}).to_string()
+}
+
+/// Each task of a push's answer with what the push did to it.
+fn changes(pushed: &Value) -> Vec<(String, String)> {
+    let text = |change: &Value, field: &str| change[field].as_str().unwrap().to_owned();
+    let changes = pushed["changes"].as_array().unwrap();
+    changes.iter().map(|change| (text(change, "task"), text(change, "change"))).collect()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(task, change)| ((*task).to_owned(), (*change).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_push_that_would_take_a_task_of_another_module_is_refused_and_stores_nothing() {
+    let app = TestApp::new().await;
+    let first = app.push(&module_of("a", &["hello", "world", "moon"])).await.ok(201)["digest"].clone();
+    let other = module_of("b", &["hello", "order", "pay"]);
+    let problem = app.push(&other).await.problem(409, "task_of_another_module");
+    let detail = problem["detail"].as_str().unwrap();
+    for part in ["`hello`", first.as_str().unwrap(), "hello, moon, world", "--take-over", "take_over=true"] {
+        assert!(detail.contains(part), "{part}: {detail}");
+    }
+    assert_eq!(app.get("/v1/modules").await.ok(200)["items"].as_array().unwrap().len(), 1);
+    app.get("/v1/tasks/order").await.problem(404, "task_not_found");
+    assert_eq!(app.get("/v1/tasks/hello").await.ok(200)["digest"], first);
+    // Without deploying it takes nothing.
+    app.push_with("/v1/modules?deploy=false", &[], &other).await.ok(201);
+
+    let taken = app.push_with("/v1/modules?take_over=true", &[], &other).await.ok(200);
+    assert_eq!(changes(&taken), pairs(&[("hello", "taken_over"), ("order", "new"), ("pay", "new")]));
+    assert_eq!(taken["changes"][0]["from"], first);
+    assert_eq!(app.get("/v1/tasks/hello").await.ok(200)["digest"], taken["digest"]);
+    // Now it is the first one that would take it.
+    app.push(&module_of("c", &["hello", "world", "moon"])).await.problem(409, "task_of_another_module");
+}
+
+#[tokio::test]
+async fn a_new_version_may_have_more_tasks_or_fewer() {
+    let app = TestApp::new().await;
+    let first = app.push(&module_of("1", &["a"])).await.ok(201);
+    assert_eq!(changes(&first), pairs(&[("a", "new")]));
+    let more = app.push(&module_of("2", &["a", "b", "c", "d"])).await.ok(201);
+    assert_eq!(changes(&more), pairs(&[("a", "updated"), ("b", "new"), ("c", "new"), ("d", "new")]));
+    assert_eq!(more["changes"][0]["fields"], json!([{"field": "description", "change": "changed"}]));
+    let fewer = app.push(&module_of("3", &["b", "c", "x"])).await.ok(201);
+    let left = [("b", "updated"), ("c", "updated"), ("x", "new"), ("a", "not_in_module"), ("d", "not_in_module")];
+    assert_eq!(changes(&fewer), pairs(&left));
+    assert_eq!(fewer["changes"][3]["from"], more["digest"]);
+    assert_eq!(app.get("/v1/tasks/a").await.ok(200)["digest"], more["digest"], "it stays deployed");
+    let again = app.push(&module_of("3", &["b", "c", "x"])).await.ok(200);
+    assert_eq!(changes(&again), pairs(&[("b", "unchanged"), ("c", "unchanged"), ("x", "unchanged")]));
+}
+
+#[tokio::test]
+async fn a_push_that_joins_two_modules_takes_over_the_smaller_part() {
+    let app = TestApp::new().await;
+    app.push(&module_of("a", &["hello"])).await.ok(201);
+    app.push(&module_of("b", &["order", "pay"])).await.ok(201);
+    let both = module_of("both", &["hello", "order", "pay"]);
+    let detail = app.push(&both).await.problem(409, "task_of_another_module")["detail"].to_string();
+    assert!(detail.contains("`hello`") && !detail.contains("`pay`"), "{detail}");
+    let taken = app.push_with("/v1/modules?take_over=true", &[], &both).await.ok(201);
+    assert_eq!(changes(&taken), pairs(&[("hello", "taken_over"), ("order", "updated"), ("pay", "updated")]));
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_what_a_push_would_change_and_stores_nothing() {
+    let app = TestApp::new().await;
+    let path = "/v1/modules?dry_run=true";
+    let none = app.push_with(path, &[], &example_module()).await;
+    assert_eq!(none.header("location"), "");
+    let none = none.ok(200);
+    assert_eq!((&none["dry_run"], changes(&none)), (&json!(true), pairs(&[("add", "new"), ("echo", "new")])));
+    assert_eq!(app.get("/v1/modules").await.ok(200)["items"], json!([]));
+    app.get("/v1/tasks/add").await.problem(404, "task_not_found");
+    assert_eq!(files(app.folder.path()), 0);
+
+    let first = app.push(&example_module()).await.ok(201);
+    assert_eq!(first["dry_run"], false);
+    let mut next: Value = serde_json::from_str(&example_module()).unwrap();
+    next["tasks"][0]["policy"] = json!({"max_retries": 4, "queue": "sums"});
+    next["tasks"][0]["parameters"][1]["default"] = json!(3);
+    let next = next.to_string();
+    let told = app.push_with(path, &[], &next).await.ok(200);
+    let fields = json!([
+        {"field": "parameters.y", "change": "changed"},
+        {"field": "policy.max_retries", "change": "changed", "from": 1, "to": 4},
+        {"field": "policy.queue", "change": "added", "to": "sums"},
+    ]);
+    assert_eq!((&told["changes"][0]["fields"], &told["changes"][0]["from"]), (&fields, &first["digest"]));
+    assert_eq!(told["changes"][1], json!({"task": "echo", "change": "updated", "from": first["digest"], "fields": []}));
+    assert_eq!(app.get("/v1/tasks/add").await.ok(200)["version"], 1);
+    // The push does what was told.
+    let mut done = app.push(&next).await.ok(201);
+    done["dry_run"] = json!(true);
+    assert_eq!(done, told);
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_what_a_push_checks() {
+    let app = TestApp::new().await;
+    app.push(&module_of("a", &["hello", "world", "moon"])).await.ok(201);
+    let dry = |module: String| async { app.push_with("/v1/modules?dry_run=true", &[], &{ module }).await };
+    dry(module_of("b", &["hello", "x", "y"])).await.problem(409, "task_of_another_module");
+    dry("refuse invalid_module".into()).await.problem(422, "invalid_module");
+    let schema = json!({"tasks": [{"name": "t", "parameters": [{"name": "x", "schema": {"type": 7}}]}]});
+    dry(schema.to_string()).await.problem(422, "schema_invalid");
+    app.with_headers("PATCH", "/v1/tasks/hello", &[], json!({"policy": {"soft_time_limit_ms": 1000}})).await.ok(200);
+    let mut module: Value = serde_json::from_str(&module_of("c", &["hello", "world", "moon"])).unwrap();
+    module["tasks"][0]["policy"] = json!({"time_limit_ms": 500});
+    let told = dry(module.to_string()).await.ok(200);
+    assert_eq!(changes(&told)[0], ("hello".into(), "not_deployed".into()));
+    assert!(told["warnings"][0].as_str().unwrap().contains("`hello` was not deployed"), "{told}");
+}
+
+#[tokio::test]
+async fn of_two_pushes_at_once_that_want_the_same_task_one_is_refused() {
+    // Each push reads that the task is nobody's; one is faster.
+    for round in 0..20 {
+        let app = TestApp::new().await;
+        let one = module_of(&format!("a{round}"), &["hello", "world", "moon"]);
+        let other = module_of(&format!("b{round}"), &["hello", "order", "pay"]);
+        let (one, other) = futures::future::join(app.push(&one), app.push(&other)).await;
+        let refused = [&one, &other].iter().filter(|answer| answer.status == 409).count();
+        assert_eq!(refused, 1, "{} {}", one.status, other.status);
+        let winner = if one.status == 201 { one } else { other };
+        assert_eq!(app.get("/v1/tasks/hello").await.ok(200)["digest"], winner.ok(201)["digest"]);
+    }
 }

@@ -3,15 +3,27 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+use umbel_client::{FieldChange, PushOptions, TaskChange, typed};
 
 use super::Context;
-use crate::{Failure, Result, args::ModuleVerb, output::bytes_text};
+use crate::{
+    Failure, Result,
+    args::{Format, ModuleVerb},
+    output::{bytes_text, table_of},
+    safe_text::{escaped, one_line},
+};
 
+/// Digits of a digest in tables.
+const SHORT_DIGITS: usize = 12;
 const FIELDS: &str = "digest, size = size_bytes, core module, imports, tasks, warnings";
 
 pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
     match verb {
-        ModuleVerb::Push { file, no_deploy } => push(ctx, &file, !no_deploy).await,
+        ModuleVerb::Push { file, no_deploy, take_over, dry_run } => {
+            push(ctx, &file, PushOptions { deploy: !no_deploy, take_over, dry_run }).await
+        }
         ModuleVerb::List(page) => {
             ctx.list("/v1/modules", &[], &page, "DIGEST, SIZE = size_bytes, TASKS, IMPORTS").await
         }
@@ -19,11 +31,82 @@ pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
     }
 }
 
-async fn push(ctx: &Context, file: &Path, deploy: bool) -> Result {
+async fn push(ctx: &Context, file: &Path, how: PushOptions) -> Result {
     let bytes = std::fs::read(file).map_err(|error| Failure::file(file.display(), &error))?;
     let size = bytes.len() as u64;
     let bar = ctx.terminal.bytes_bar(size, "uploading");
-    let body = ctx.client.push(Bytes::from(bytes), deploy, move |sent| bar.inc(sent)).await?;
-    ctx.terminal.note(&format!("pushed {} ({})", file.display(), bytes_text(size)));
-    ctx.terminal.object(&body, FIELDS)
+    let body = ctx.client.push(Bytes::from(bytes), how, move |sent| bar.inc(sent)).await?;
+    let done = if how.dry_run { "checked, nothing is stored:" } else { "pushed" };
+    ctx.terminal.note(&format!("{done} {} ({})", file.display(), bytes_text(size)));
+    ctx.terminal.object(&body, FIELDS)?;
+    show_changes(ctx, &body)
+}
+
+/// What happened to each task, in a table below the module.
+fn show_changes(ctx: &Context, body: &str) -> Result {
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(default)]
+        changes: Vec<TaskChange>,
+    }
+    let Told { changes } = typed(body)?;
+    if ctx.terminal.format != Format::Table || changes.is_empty() {
+        return Ok(());
+    }
+    let row = |change: &TaskChange| {
+        let before = change.from.as_deref().map(short).unwrap_or_default();
+        vec![one_line(&change.task), one_line(&change.change).replace('_', " "), before, what(change)]
+    };
+    let rows = changes.iter().map(row);
+    ctx.terminal.line(&format!("\n{}", table_of(&["TASK", "CHANGE", "MODULE BEFORE", "WHAT"], rows)))
+}
+
+/// The first digits of a digest: enough to name the module.
+fn short(digest: &str) -> String {
+    one_line(&digest.chars().take("sha256:".len() + SHORT_DIGITS).collect::<String>())
+}
+
+fn what(change: &TaskChange) -> String {
+    if let Some(detail) = &change.detail {
+        return one_line(detail);
+    }
+    let fields: Vec<String> = change.fields.iter().map(field).collect();
+    match &*change.change {
+        "updated" | "taken_over" if fields.is_empty() => "other code".to_owned(),
+        _ => fields.join(", "),
+    }
+}
+
+fn field(FieldChange { field, change, from, to, .. }: &FieldChange) -> String {
+    let text = |value: &Value| escaped(&value.to_string()).into_owned();
+    let field = one_line(field);
+    match (from, to) {
+        (Some(from), Some(to)) => format!("{field} {} -> {}", text(from), text(to)),
+        (Some(from), None) => format!("{field} {} removed", text(from)),
+        (None, Some(to)) => format!("{field} = {}", text(to)),
+        (None, None) => format!("{field} {}", one_line(change)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_told_in_one_line_and_without_control_characters() {
+        let told = |change: Value| what(&serde_json::from_value(change).unwrap());
+        let fields = json!([
+            {"field": "parameters.y", "change": "added"},
+            {"field": "policy.fuel", "change": "changed", "from": 1, "to": 2},
+            {"field": "policy.queue", "change": "added", "to": "a\u{1b}[31m"},
+            {"field": "policy.priority", "change": "removed", "from": 3},
+        ]);
+        let text = told(json!({"task": "t", "change": "updated", "fields": fields}));
+        assert!(text.starts_with("parameters.y added, policy.fuel 1 -> 2, policy.queue = \"a"), "{text}");
+        assert!(text.ends_with("policy.priority 3 removed") && !text.contains('\u{1b}'), "{text}");
+        assert_eq!(told(json!({"task": "t", "change": "updated", "fields": []})), "other code");
+        assert_eq!(told(json!({"task": "t", "change": "not_in_module", "detail": "it stays"})), "it stays");
+    }
 }

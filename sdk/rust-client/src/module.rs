@@ -1,0 +1,73 @@
+//! Modules: pushing them, and what a push does to the tasks.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    client::{Client, PushOptions, typed},
+    error::Error,
+};
+
+/// A module that was pushed.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct Module {
+    /// `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    pub size_bytes: u64,
+    #[serde(default)]
+    pub imports: Vec<String>,
+    /// True: nothing was stored.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What the push did to each task, or would do.
+    #[serde(default)]
+    pub changes: Vec<TaskChange>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What a push does to a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TaskChange {
+    pub task: String,
+    /// `new`, `updated`, `unchanged`, `taken_over`, `not_deployed`, `not_in_module`; newer servers may have others.
+    pub change: String,
+    /// The module that it pointed at before.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// What its description says otherwise.
+    #[serde(default)]
+    pub fields: Vec<FieldChange>,
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
+/// A part of a task's description that a push changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FieldChange {
+    /// Such as `parameters.order_id` or `policy.max_retries`.
+    pub field: String,
+    /// `added`, `removed`, `changed`.
+    pub change: String,
+    /// Of a field of the policy.
+    #[serde(default)]
+    pub from: Option<Value>,
+    #[serde(default)]
+    pub to: Option<Value>,
+}
+
+impl Client {
+    /// Uploads a module and points its tasks at it.
+    pub async fn push_module(&self, module: impl Into<Bytes>) -> Result<Module, Error> {
+        self.push_module_with(module, PushOptions::default()).await
+    }
+
+    /// Uploads a module as the options say.
+    pub async fn push_module_with(&self, module: impl Into<Bytes>, how: PushOptions) -> Result<Module, Error> {
+        typed(&self.push(module.into(), how, |_| {}).await?)
+    }
+}
