@@ -18,6 +18,8 @@ use crate::{
 
 /// Calls of the broker under way at once.
 const AT_ONCE: usize = 16;
+/// Calls of `act` under way at once: one is on its way while the store is busy with another.
+const ACTS_AT_ONCE: usize = 2;
 /// A page that was begun so long ago is taken up by another, milliseconds.
 const TURN_MS: u64 = 5_000;
 
@@ -289,13 +291,18 @@ async fn act(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result<Opt
         Action::Forget => JobAction::Forget,
         Action::RunNow => JobAction::RunNow,
     };
-    let mut counts = Counts::default();
+    // Not a lazy iterator, as in `records`.
+    let mut acts = Vec::new();
     for ids in bulk.doing.chunks(MAX_ACTS) {
-        let answers = carrier.broker.act(tenant, action, ids).await?;
-        answers.into_iter().for_each(|acted| counts.add(outcome(acted)));
-        if action == JobAction::Forget {
-            drop_values(carrier, tenant, ids).await;
-        }
+        acts.push(carrier.broker.act(tenant, action, ids));
+    }
+    let mut counts = Counts::default();
+    let mut answers = stream::iter(acts).buffered(ACTS_AT_ONCE);
+    while let Some(acted) = answers.try_next().await? {
+        acted.into_iter().for_each(|acted| counts.add(outcome(acted)));
+    }
+    if action == JobAction::Forget {
+        drop_values(carrier, tenant, &bulk.doing).await;
     }
     Ok(Some(counts))
 }
@@ -319,6 +326,10 @@ fn outcome(acted: JobActed) -> Acted {
 /// Deletes the large values of forgotten jobs. What is left of them the sweeper finds.
 async fn drop_values(carrier: Carrier<'_>, tenant: &TenantId, ids: &[JobId]) {
     let Some(store) = carrier.store else { return };
+    // One look instead of one for each job: most tenants have none.
+    if store.has_values(tenant).await.is_ok_and(|has| !has) {
+        return;
+    }
     // Not a lazy iterator, as in `records`.
     let mut deletions = Vec::with_capacity(ids.len());
     for id in ids {

@@ -51,7 +51,7 @@ settings! {
         /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
         pub batch: u32 = 500,
         /// Jobs of one action in one step: many actions take turns.
-        pub bulk_batch: u32 = 500,
+        pub bulk_batch: u32 = 1_000,
     }
 }
 

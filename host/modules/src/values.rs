@@ -67,6 +67,13 @@ impl ModuleStore {
         self.put_value(tenant, to, &text).await
     }
 
+    /// Whether the tenant has a value of any job.
+    pub async fn has_values(&self, tenant: &TenantId) -> Result<bool, Error> {
+        let folder = Location::from(format!("{ROOT}/{tenant}"));
+        let first = self.objects.list(Some(&folder)).try_next().await.map_err(|e| self.failed(&e))?;
+        Ok(first.is_some())
+    }
+
     /// Deletes all values of a job; answers how many.
     pub async fn delete_values(&self, tenant: &TenantId, job: JobId) -> Result<u32, Error> {
         self.delete_values_older(tenant, job, Duration::ZERO).await
