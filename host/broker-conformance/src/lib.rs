@@ -12,6 +12,7 @@ mod controls;
 mod dead;
 mod flows;
 mod histories;
+mod labels;
 mod leases;
 mod limits;
 mod lists;
@@ -41,7 +42,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeArguments, OnFailure, QueueName, Resolution, TaskName, TenantId, Token,
     UnixMs, WorkerId, WorkflowId,
@@ -53,6 +54,7 @@ pub use celery::*;
 pub use controls::*;
 pub use dead::*;
 pub use histories::{Histories, random_histories};
+pub use labels::*;
 pub use leases::*;
 pub use limits::*;
 pub use lists::*;
@@ -222,7 +224,22 @@ fn new_job(n: u64) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
+}
+
+/// A job with tags and headers.
+pub fn labelled(job: NewJob, tags: &[&str], headers: &[(&str, &str)]) -> NewJob {
+    let mut spec: serde_json::Value = serde_json::from_str(&job.spec).unwrap();
+    let headers: serde_json::Map<_, _> = headers.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+    if !tags.is_empty() {
+        spec["tags"] = json!(tags);
+    }
+    if !headers.is_empty() {
+        spec["headers"] = json!(headers);
+    }
+    let spec = spec.to_string();
+    NewJob { labels: Label::all_in(&spec), spec, ..job }
 }
 
 /// The numbers of jobs made by `new_job`.
@@ -243,7 +260,7 @@ fn all_jobs(tenant: &TenantId, dead: bool) -> JobQuery {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 1_000,
     }

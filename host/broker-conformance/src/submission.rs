@@ -58,7 +58,7 @@ pub async fn a_tenant_does_not_see_anothers_job(s: Subject) {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 10,
     };
@@ -141,37 +141,6 @@ pub async fn a_claim_buries_the_expired_and_hands_out_the_rest(s: Subject) {
     assert_eq!(s.state(running).await, JobState::Running);
 }
 
-pub async fn a_list_finds_the_jobs_whose_spec_contains_a_text(s: Subject) {
-    let tagged = |n: u64, spec: &str| NewJob { spec: spec.into(), ..new_job(n) };
-    // More than a record's first bytes, and more than is kept in a record.
-    let (long, large) = ("x".repeat(3_000), "x".repeat(200_000));
-    let specs = [
-        r#"{"v":1,"tags":["a"]}"#.to_owned(),
-        r#"{"v":1,"tags":["b"],"headers":{"k":"v"}}"#.to_owned(),
-        format!(r#"{{"v":1,"args":["{long}"],"tags":["a"],"headers":{{"k":"v"}}}}"#),
-        format!(r#"{{"v":1,"args":["{large}"],"tags":["a"]}}"#),
-        r#"{"v":1}"#.to_owned(),
-    ];
-    s.add_all((1..).zip(&specs).map(|(n, spec)| tagged(n, spec))).await;
-    // What is behind the spec in a record is no part of it.
-    let result = Resolution::Succeed { result: Some(RawValue::from_string(r#"["a"]"#.into()).unwrap()) };
-    let claimed = s.claim(10).await;
-    let last = claimed.iter().find(|delivery| delivery.id == job_id(5)).unwrap();
-    s.settle(last, result).await;
-    // Nodes are in no list.
-    s.begin_json(r#"{"task":"t"}"#).await;
-    let found = async |texts: &[&str]| -> Vec<JobId> {
-        let spec_has = texts.iter().map(ToString::to_string).collect();
-        let page = s.broker.jobs(&JobQuery { spec_has, ..query(None, 10) }).await.unwrap();
-        assert_eq!(page.next, None);
-        page.jobs.iter().map(|job| job.id).collect()
-    };
-    assert_eq!(found(&[r#""a""#]).await, [4, 3, 1].map(job_id));
-    assert_eq!(found(&[r#""k":"v""#]).await, [3, 2].map(job_id));
-    assert_eq!(found(&[r#""a""#, r#""k":"v""#]).await, [job_id(3)]);
-    assert_eq!(found(&["nobody"]).await, []);
-}
-
 fn query(before: Option<JobId>, max: u32) -> JobQuery {
     JobQuery {
         tenant: tenant("t1"),
@@ -180,7 +149,7 @@ fn query(before: Option<JobId>, max: u32) -> JobQuery {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before,
         max,
     }

@@ -127,6 +127,14 @@ impl Connection {
         Ok(this)
     }
 
+    /// Changes with each new connection.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        match &*self.state.borrow() {
+            State::Up(live) => Some(live.generation),
+            State::Down(_) => None,
+        }
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         matches!(&*self.state.borrow(), State::Up(_))
     }

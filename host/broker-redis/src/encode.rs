@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use umbel_broker::{
-    Claim, ClaimQueues, Error, LimitedTenants, MAX_LIMITED_TENANTS, NewJob, Renewal, Result, Settle, Start,
+    Claim, ClaimQueues, Error, Label, LimitedTenants, MAX_LIMITED_TENANTS, NewJob, Renewal, Result, Settle, Start,
 };
 use umbel_model::{AttemptRecord, Resolution, Token};
 
@@ -15,6 +15,9 @@ use crate::{
     growth::growth,
     keys::member,
 };
+
+/// Labels of a job by which it is found: more than one may have.
+const MAX_LABELS: usize = 1_000;
 
 /// A longer history is kept apart, too; with room for what stands in front of an attempt.
 const HISTORY_INLINE_BYTES: usize = 2000;
@@ -54,7 +57,13 @@ fn group(job: &NewJob, has_details: bool) -> Result<Vec<u8>> {
     let names = Packed::default().u8(bits).name(job.tenant.as_str()).name(job.queue.as_str()).name(job.task.as_str());
     let names = names.name(limits.and_then(|limits| limits.key.as_deref()).unwrap_or_default());
     let head = names.u8(1).u8(1).u8(flags).u8(job.priority.min(9));
-    Ok(head.u32(0).u32(0).u32(job.max_deliveries).u16(options.len() as u16).raw(&options).done())
+    let head = head.u32(0).u32(0).u32(job.max_deliveries).u16(options.len() as u16).raw(&options);
+    Ok(head.short(&hashes(&job.labels)).done())
+}
+
+/// As `labels.lua` keeps the labels of a job.
+pub(crate) fn hashes(labels: &[Label]) -> String {
+    labels[..labels.len().min(MAX_LABELS)].iter().map(Label::hash).collect()
 }
 
 /// A record from the last byte of its score on, which is the priority.

@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Cancelled, Error, Forgot, JobActed, JobAction, JobPage, JobQuery, Jobs, LogLine, NewJob, PAGE_SCAN, Result, RunNow,
-    SUPERSEDED, Submitted, superseded_message,
+    Cancelled, Error, Forgot, JobActed, JobAction, JobPage, JobQuery, Jobs, Label, LogLine, MAX_QUERY_LABELS, NewJob,
+    PAGE_SCAN, Result, RunNow, SUPERSEDED, Submitted, superseded_message,
 };
 use umbel_model::{Failure, JobId, JobRecord, JobState, TenantId};
 
@@ -61,7 +61,7 @@ impl Jobs for RedisBroker {
 
     async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
         let state = query.state.and_then(|state| JobState::ALL.iter().position(|s| *s == state));
-        let args = args([
+        let mut args = args([
             &query.tenant,
             &if query.dead { "dead" } else { "jobs" },
             &or_nothing(query.before.as_ref()),
@@ -71,12 +71,15 @@ impl Jobs for RedisBroker {
             &or_nothing(query.task.as_ref()),
             &or_nothing(query.queue.as_ref()),
             &or_nothing(query.worker.as_ref()),
-            &or_nothing(query.spec_has.first()),
-            &or_nothing(query.spec_has.get(1)),
         ]);
+        for label in query.labels.iter().take(MAX_QUERY_LABELS) {
+            args.extend([label.hash().into_bytes(), label.text().into_bytes()]);
+        }
         let mut answer = self.answer("list", args, Repeat::Safe).await?;
         let next = some(&answer.text()?).map(str::parse).transpose().map_err(corrupt)?;
-        Ok(JobPage { jobs: answer.rest(|answer| Ok(answer.summary()?.0))?, next })
+        let mut jobs = answer.rest(|answer| Ok(answer.summary()?.0))?;
+        jobs.retain(|job| Label::are_in(&query.labels, &job.spec));
+        Ok(JobPage { jobs, next })
     }
 
     async fn logs(&self, tenant: &TenantId, id: JobId, from: u64, max: u32) -> Result<Vec<LogLine>> {

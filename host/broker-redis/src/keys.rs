@@ -5,7 +5,9 @@
 //! | key after the prefix | type | what |
 //! |---|---|---|
 //! | `meta` | string | version of all that is stored, see `VERSION` |
-//! | `seq` | string | counts arrivals |
+//! | `seq`, `meta:seq` | string | counts arrivals; the same as of the last process that knows labels |
+//! | `meta:label:<tenant>,<hash>`, `meta:labels:<tenant>` | sorted set, hash | ids by label, labels by id, see `labels.lua` |
+//! | `meta:labels_v1` | string | whether the labels of all jobs are known, see `labels.lua` |
 //! | `job:<tenant>,<id>` | string | the record, see `HEAD` and `FULL` in `core.lua` |
 //! | `spec:…`, `history:…`, `log:…` (`<tenant>,<id>`) | string, list, list | a large spec, a long history, log lines |
 //! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
@@ -111,6 +113,11 @@ impl Keys {
 
     pub(crate) fn job(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}job:{}", self.prefix, member(tenant, id))
+    }
+
+    /// What the names of all jobs' records begin with.
+    pub(crate) fn jobs_prefix(&self) -> String {
+        format!("{}job:", self.prefix)
     }
 
     pub(crate) fn join(&self, tenant: &TenantId, id: JobId) -> String {

@@ -19,6 +19,7 @@ mod growth;
 mod hints;
 mod jobs;
 mod keys;
+mod labels;
 mod library;
 mod maintenance;
 mod nodes;
@@ -40,6 +41,7 @@ use deliveries::LostClaims;
 use durability::Confirming;
 use hints::Signals;
 use keys::Keys;
+use labels::Building;
 pub use settings::Durability;
 
 /// The one shard that there is; keys are ready for more.
@@ -108,6 +110,7 @@ pub struct RedisBroker {
     clock: Clock,
     limits: Limits,
     lost_claims: LostClaims,
+    building: tokio::sync::Mutex<Option<Building>>,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -131,8 +134,15 @@ impl RedisBroker {
         let connection = Connection::start(&config, Keys::new(&config.prefix, SHARD)).await?;
         let RedisConfig { clock, limits, durability, confirm_timeout, .. } = config;
         let confirming = Confirming::new(durability, confirm_timeout);
-        let broker =
-            Self { connection, confirming, signals: Signals::new(), clock, limits, lost_claims: LostClaims::default() };
+        let broker = Self {
+            connection,
+            confirming,
+            signals: Signals::new(),
+            clock,
+            limits,
+            lost_claims: LostClaims::default(),
+            building: tokio::sync::Mutex::default(),
+        };
         // Without a server, the next one who connects does it.
         if broker.connection.is_up() {
             broker.finish_upgrade().await?;

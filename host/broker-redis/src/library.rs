@@ -21,6 +21,7 @@ macro_rules! code {
 /// The files in order. What is between "do" and "end" keeps its locals to itself: a Lua function has at most 200.
 pub(crate) const CODE: &str = code! {
     "core"
+    "do" "labels" "end"
     "do" "limits" "end"
     "do" "uniqueness" "dead_set" "end"
     "do" "idempotency" "end"

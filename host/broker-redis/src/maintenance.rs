@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE,
+    Error, Finding, Maintenance, Promoted, Reaped, Result, WORKER_LOST, WORKER_LOST_MESSAGE,
     rules::lease::{GRACE_MS, OUTAGE_MS, max_deliveries_message},
 };
 use umbel_model::Failure;
@@ -50,6 +50,14 @@ impl Maintenance for RedisBroker {
             (_, keys) = self.prune_once(0).await?;
         }
         Ok(deleted)
+    }
+
+    async fn catch_up(&self) -> Result<bool> {
+        match self.find_labels().await {
+            // What frees room comes first.
+            Err(Error::Full(_)) => Ok(false),
+            found => found,
+        }
     }
 
     async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {

@@ -107,6 +107,7 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     })
 }
 

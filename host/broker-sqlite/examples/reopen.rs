@@ -61,6 +61,7 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         broker_options: broker_options.map(Box::new),
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     })
 }
 

@@ -157,8 +157,8 @@ pub(crate) const CHECKS: &[Check] = &[
     named!(
         "job",
         "job without its knobs",
-        "knobs > 0 AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
-        "UPDATE job SET knobs = 0"
+        "knobs & 7 AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
+        "UPDATE job SET knobs = knobs & 8"
     ),
     orphans!("spec"),
     orphans!("outcome"),
@@ -166,6 +166,21 @@ pub(crate) const CHECKS: &[Check] = &[
     orphans!("history"),
     orphans!("log"),
     orphans!("knobs"),
+    orphans!("label"),
+    named!(
+        "job",
+        "job whose labels are not those of its row",
+        "(knobs & 8 > 0) <> EXISTS (SELECT 1 FROM label INDEXED BY label_job WHERE label.rid = job.rid)",
+        "UPDATE job SET knobs = knobs & 7 | iif(EXISTS (SELECT 1 FROM label WHERE label.rid = job.rid), 8, 0)"
+    ),
+    Check {
+        name: "job that is not found by its label",
+        sql: "SELECT tenant || ' ' || hex(id) FROM job WHERE workflow IS NULL AND knobs & 8 = 0
+            AND NOT EXISTS (SELECT 1 FROM unlabelled) AND EXISTS (SELECT 1 FROM spec WHERE spec.rid = job.rid
+            AND (instr(text, '\"tags\":[') OR instr(text, '\"headers\":{')) AND CASE WHEN json_valid(text)
+            THEN json_array_length(text, '$.tags') > 0 OR json_extract(text, '$.headers') <> '{}' END)",
+        repair: Repair::Sql(&["INSERT INTO unlabelled SELECT max(rid) FROM job"]),
+    },
     named!(
         "job",
         "job whose phase is not that of its state",

@@ -118,6 +118,10 @@ impl Maintenance for SqliteBroker {
         Ok(deleted)
     }
 
+    async fn catch_up(&self) -> Result<bool> {
+        self.write(1_000, |step| step.find_labels()).await
+    }
+
     /// Whoever reaps needs the same writer.
     async fn is_away(&self, within: Duration) -> bool {
         let written = tokio::time::timeout(within, self.write(0, |_| Ok(())));

@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, Row};
 use umbel_broker::{
-    Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, LogLine, MAX_READY_QUEUES,
-    PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo,
-    text_bytes,
+    Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, Label, LogLine,
+    MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE,
+    WORKER_TTL_MS, WorkerInfo, text_bytes,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -15,6 +15,7 @@ use crate::{
     error::Fault,
     rows::{self, Stored, all, each, first, get, int, one, read},
     templates,
+    writer::UNLABELLED,
 };
 
 /// The failure of a job. One that failed without an outcome of its own failed with what it waited for: many may, and in a
@@ -116,6 +117,13 @@ macro_rules! select_page {
 }
 
 const PAGE: &str = select_page!("job_id", "");
+/// With a label, and perhaps another one.
+const PAGE_BY_LABEL: &str = "SELECT job.rid, job.id, 0, (?4 IS NULL OR task = ?4) AND (?5 IS NULL OR line.queue = ?5)
+    AND (?6 IS NULL OR worker IS ?6) AND (?7 IS NULL OR state = ?7) AND (?9 IS NULL OR EXISTS
+    (SELECT 1 FROM label AS other WHERE other.tenant = ?1 AND other.hash = ?9 AND other.id = label.id))
+    FROM label CROSS JOIN job ON job.rid = label.rid CROSS JOIN line ON line.id = job.line
+    WHERE label.tenant = ?1 AND label.hash = ?8 AND label.id < ?2 ORDER BY label.id DESC LIMIT ?3";
+const JOBS_WITH: &str = "SELECT 1 FROM label WHERE tenant = ? AND hash = ? LIMIT ?";
 /// With texts that the spec contains.
 const PAGE_BY_SPEC: &str = select_page!(
     "job_id",
@@ -130,6 +138,11 @@ pub(crate) fn page_before(id: Option<JobId>) -> Vec<u8> {
     id.map_or(vec![0xff; 17], |id| id.to_bytes().to_vec())
 }
 
+/// How many jobs have a label; as many as a page looks at stands for more.
+fn jobs_with(conn: &Connection, tenant: &TenantId, hash: &Option<String>) -> Result<usize, Fault> {
+    Ok(all(conn, JOBS_WITH, &[tenant, hash, &PAGE_SCAN], |_| Ok(()))?.len())
+}
+
 /// Adds to a page until it is complete or meets a node; then the workflow that is in the way.
 fn part_of_page(
     conn: &Connection,
@@ -139,13 +152,19 @@ fn part_of_page(
     size: &mut Size,
 ) -> Result<Option<WorkflowId>, Fault> {
     let mut in_the_way = None;
-    let JobQuery { tenant, task, queue, worker, state, spec_has, .. } = query;
-    let (text, another) = (spec_has.first().cloned(), spec_has.get(1).cloned());
+    let JobQuery { tenant, task, queue, worker, state, labels, .. } = query;
+    let is_scanned = !labels.is_empty() && one(conn, UNLABELLED, &[], first::<i64>)?.is_some();
+    let of = |label: &Label| if is_scanned { label.text() } else { label.hash() };
+    let (mut text, mut another) = (labels.first().map(of), labels.get(1).map(of));
+    if !is_scanned && another.is_some() && jobs_with(conn, tenant, &another)? < jobs_with(conn, tenant, &text)? {
+        std::mem::swap(&mut text, &mut another);
+    }
     let wanted: [&dyn Stored; 9] = [tenant, before, &PAGE_SCAN, task, queue, worker, state, &text, &another];
     let (sql, wanted) = match (query.dead, &text) {
         (true, _) => (DEAD_PAGE, &wanted[..7]),
         (false, None) => (PAGE, &wanted[..7]),
-        (false, Some(_)) => (PAGE_BY_SPEC, &wanted[..]),
+        (false, Some(_)) if is_scanned => (PAGE_BY_SPEC, &wanted[..]),
+        (false, Some(_)) => (PAGE_BY_LABEL, &wanted[..]),
     };
     each(conn, sql, wanted, |row| {
         let (id, is_node): (JobId, bool) = (get(row, 1)?, get(row, 2)?);
@@ -156,8 +175,10 @@ fn part_of_page(
         size.scanned += 1;
         if get(row, 3)? {
             let record = record(conn, get(row, 0)?, Parts::Summary)?;
-            size.bytes += text_bytes(&record);
-            page.jobs.push(record);
+            if Label::are_in(labels, &record.spec) {
+                size.bytes += text_bytes(&record);
+                page.jobs.push(record);
+            }
         }
         let full = page.jobs.len() as u64 == u64::from(query.max) || size.bytes >= PAGE_BYTES;
         if full || size.scanned == PAGE_SCAN {
@@ -287,7 +308,7 @@ mod tests {
 
     #[test]
     fn no_read_costs_more_because_more_jobs_are_stored() {
-        for sql in [RECORD, SUMMARY, PAGE, PAGE_BY_SPEC, DEAD_PAGE, FIRST_EVENT, EVENTS] {
+        for sql in [RECORD, SUMMARY, PAGE, PAGE_BY_SPEC, PAGE_BY_LABEL, JOBS_WITH, DEAD_PAGE, FIRST_EVENT, EVENTS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

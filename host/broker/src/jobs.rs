@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TaskName, TenantId, UnixMs, WorkerId};
 
-use crate::{BrokerOptions, Error, Result};
+use crate::{BrokerOptions, Error, Label, Result};
 
 /// How long an idempotency key answers with its job, milliseconds: a day, as Stripe does.
 pub const IDEMPOTENCY_TTL_MS: u64 = 86_400_000;
@@ -130,6 +130,8 @@ pub struct NewJob {
     pub priority: u8,
     /// JSON text of the `JobSpec`.
     pub spec: String,
+    /// `Label::all_in` the spec: lists find the job by them.
+    pub labels: Vec<Label>,
     pub start: Start,
     /// Ends `expired` if not started this long after submission, milliseconds. 0: never.
     pub expires_ms: u64,
@@ -182,16 +184,13 @@ pub struct JobQuery {
     pub queue: Option<QueueName>,
     /// Only those whose last delivery went to this worker.
     pub worker: Option<WorkerId>,
-    /// Only those whose spec contains each of these texts, at most `MAX_SPEC_TEXTS`. Not together with `dead`: the spec of a
-    /// node is its template's.
-    pub spec_has: Vec<String>,
+    /// Only those with each of these labels, at most `MAX_QUERY_LABELS`. Not together with `dead`: the spec of a node is its
+    /// template's.
+    pub labels: Vec<Label>,
     /// Only jobs older than this one: the `next` of the page before.
     pub before: Option<JobId>,
     pub max: u32,
 }
-
-/// Texts that a list looks for in specs: those of a tag and of a header.
-pub const MAX_SPEC_TEXTS: usize = 2;
 
 /// A page of jobs, newest first.
 #[derive(Debug, Clone)]

@@ -25,6 +25,12 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     /// Answers the number of jobs, nodes and workflows. A workflow cannot be found any more from its first deleted node on.
     async fn prune(&self, max: u32) -> Result<u32>;
 
+    /// Does a small part of what is left to do with a store that an older release wrote, or writes; whether more is left.
+    /// Everything works meanwhile, but lists by label look at all jobs.
+    async fn catch_up(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Takes or prolongs the lease of a background service for `process`, for `ttl_ms` from now; 0 gives it up. Answers how
     /// long another process still holds it, milliseconds; none when this one does. The lease only saves polling: every step
     /// is safe in any number of processes. A store of a single process has no leases.

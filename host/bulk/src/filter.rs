@@ -1,9 +1,7 @@
 //! Which jobs: criteria joined by *and*, used by lists and by actions on many jobs.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Deserializer, Serialize};
-use umbel_broker::JobQuery;
+use umbel_broker::{JobQuery, Label};
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TaskName, TenantId, UnixMs, WorkerId, WorkflowId};
 
 /// Ids that a filter may name.
@@ -83,15 +81,6 @@ mod time {
     }
 }
 
-/// The labels of a spec of any kind.
-#[derive(Deserialize)]
-struct Labels {
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-}
-
 impl Filter {
     /// Whether it names states, and `running` is none of them.
     pub(crate) fn wants_waiting(&self) -> bool {
@@ -128,29 +117,16 @@ impl Filter {
             && self.created_after.is_none_or(|at| record.created_at > at)
             && self.created_before.is_none_or(|at| record.created_at < at)
             && self.workflow_id.is_none_or(|id| record.node.as_ref().is_some_and(|node| node.workflow == id))
-            && self.labels_match(record)
+            && Label::are_in(&self.labels(), &record.spec)
     }
 
-    fn labels_match(&self, record: &JobRecord) -> bool {
-        if self.tag.is_none() && self.header.is_none() {
-            return true;
-        }
-        // A spec that cannot be read has no labels.
-        let Ok(labels) = serde_json::from_str::<Labels>(&record.spec) else { return false };
-        let has = |header: &String| {
+    /// The tag and the header.
+    fn labels(&self) -> Vec<Label> {
+        let header = self.header.as_ref().map(|header| {
             let (name, value) = header.split_once(':').unwrap_or((header, ""));
-            labels.headers.get(name).is_some_and(|found| found == value)
-        };
-        self.tag.as_ref().is_none_or(|tag| labels.tags.contains(tag)) && self.header.as_ref().is_none_or(has)
-    }
-
-    /// What the spec of every job with the tag and the header contains: specs are JSON without blanks, and equal texts are
-    /// written alike. A spec may contain it elsewhere.
-    fn texts_of_labels(&self) -> Vec<String> {
-        let json = |text: &str| serde_json::Value::from(text).to_string();
-        let header = self.header.as_ref().and_then(|header| header.split_once(':'));
-        let header = header.map(|(name, value)| format!("{}:{}", json(name), json(value)));
-        self.tag.as_deref().map(json).into_iter().chain(header).collect()
+            Label::Header(name.into(), value.into())
+        });
+        self.tag.clone().map(Label::Tag).into_iter().chain(header).collect()
     }
 
     /// Whether brokers can answer all of it by themselves.
@@ -173,7 +149,7 @@ impl Filter {
             task: self.task.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
-            spec_has: if dead { Vec::new() } else { self.texts_of_labels() },
+            labels: if dead { Vec::new() } else { self.labels() },
             before: before.into_iter().chain(newest).min(),
             max,
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use umbel_broker::{
-    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Growth, Jobs, LimitedTenants, Maintenance, NewJob, NewNode, NewWork,
-    NewWorkflow, NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
+    Claim, DEFAULT_LEASE_MS, Deliveries, Expect, Growth, Jobs, Label, LimitedTenants, Maintenance, NewJob, NewNode,
+    NewWork, NewWorkflow, NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
 };
 use umbel_broker_conformance::MemoryBroker;
 use umbel_model::{
@@ -82,6 +82,7 @@ impl World {
             broker_options: None,
             idempotency: None,
             redrive_of: None,
+            labels: Label::all_in(&spec(tags)),
         };
         assert_eq!(self.broker.submit(std::slice::from_ref(&job)).await.unwrap(), [Submitted::Created]);
         job.id

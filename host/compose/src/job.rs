@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use umbel_broker::{BrokerOptions, NewJob, Start};
+use umbel_broker::{BrokerOptions, Label, NewJob, Start};
 use umbel_model::{
     Binding, JobId, JobSpec, LargeValue, Policy, RawObject, Stamps, TenantId, UnixMs, job::SPEC_VERSION,
     large_value::INLINE_BYTES,
@@ -162,6 +162,7 @@ impl JobDraft<'_> {
             }
             stored => spec_text(&JobSpec { v: SPEC_VERSION, stored_arguments: stored, ..whole }),
         };
+        let labels = Label::all_of(&spec.stamps);
         let job = new_job(self.id, tenant.clone(), task.name.clone(), policy, text);
         // While the key answers with the job, there is a job.
         let promised_ms = self.key.as_ref().map_or(0, |key| key.idempotency.ttl_ms);
@@ -171,6 +172,7 @@ impl JobDraft<'_> {
             broker_options: self.broker_options,
             result_ttl_ms: job.result_ttl_ms.max(promised_ms),
             idempotency: self.key.map(|key| key.idempotency),
+            labels,
             ..job
         }
     }
@@ -200,6 +202,7 @@ pub(crate) fn new_job(
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 

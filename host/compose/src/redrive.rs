@@ -1,7 +1,7 @@
 //! A new job made of a failed one: the same task and arguments, the module and the policy as the caller says.
 
 use serde_json::value::RawValue;
-use umbel_broker::NewJob;
+use umbel_broker::{Label, NewJob};
 use umbel_model::{
     Binding, JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyBounds, PolicyError, PolicyPatch, RawObject,
     TaskName, WorkflowId, job::SPEC_VERSION, outcome::truncated,
@@ -131,6 +131,7 @@ impl<'a> Redrive<'a> {
             priority: over.priority.unwrap_or(record.priority),
             broker_options,
             redrive_of: Some(record.id),
+            labels: Label::all_of(&self.spec.stamps),
             ..new_job(id, record.tenant.clone(), record.task.clone(), &policy, spec_text(&self.spec))
         })
     }

@@ -1,4 +1,4 @@
-//! Deletes jobs whose retention has passed.
+//! Deletes jobs whose retention has passed, and brings a store of an older release up to date.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ impl Service for Pruner {
 
     async fn step(&self, broker: &dyn Broker) -> Result<Duration, Error> {
         let pruned = broker.prune(self.config.batch).await?;
-        Ok(if pruned >= self.config.batch { BATCH_PAUSE } else { self.config.prune_every })
+        let has_more = pruned >= self.config.batch || broker.catch_up().await?;
+        Ok(if has_more { BATCH_PAUSE } else { self.config.prune_every })
     }
 }

@@ -32,6 +32,7 @@ fn job(tenant: &TenantId, n: u128) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 

@@ -36,6 +36,7 @@ fn job(n: u128, start: Start) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 

@@ -24,7 +24,17 @@ fn idempotency(key: Option<(u8, u8)>) -> Option<Idempotency> {
     key.map(|(key, body)| Idempotency { key: format!("k{key}"), body: format!("b{body}"), ttl_ms: 2_000 })
 }
 
+/// The labels that jobs of histories have, or not.
+const TAG: &str = "nightly";
+const HEADER: (&str, &str) = ("order", "7");
+
+fn labels_of(bits: u8) -> (&'static [&'static str], &'static [(&'static str, &'static str)]) {
+    (if bits & 1 > 0 { &[TAG] } else { &[] }, if bits & 2 > 0 { &[HEADER] } else { &[] })
+}
+
 fn requested(request: &JobRequest) -> NewJob {
+    let (tags, headers) = labels_of(request.labels);
+    let job = labelled(new_job(request.job.into()), tags, headers);
     NewJob {
         id: history_job(request.job),
         tenant: of(request.tenant),
@@ -40,7 +50,7 @@ fn requested(request: &JobRequest) -> NewJob {
         max_deliveries: 2 + u32::from(request.job % 3),
         idempotency: idempotency(request.key),
         redrive_of: request.redrive.map(history_job),
-        ..new_job(request.job.into())
+        ..job
     }
 }
 
@@ -140,7 +150,8 @@ impl History {
                 Doing::Events(of(*tenant), last.saturating_sub(*back), *max)
             }
             Step::ForgetWorker { worker } => Doing::ForgetWorker(worker_id(*worker)),
-            Step::List { tenant, dead, state, worker, before, max } => Doing::List(JobQuery {
+            Step::List { tenant, dead, state, worker, labels, before, max } => Doing::List(JobQuery {
+                labels: labelled(new_job(0), labels_of(*labels).0, labels_of(*labels).1).labels,
                 state: *state,
                 worker: worker.map(worker_id),
                 before: before.map(history_job),

@@ -29,6 +29,8 @@ pub(super) struct JobRequest {
     pub(super) key: Option<(u8, u8)>,
     pub(super) redrive: Option<u8>,
     pub(super) broker_options: Option<Box<BrokerOptions>>,
+    /// Which of the labels it has, a bit each.
+    pub(super) labels: u8,
 }
 
 /// How long a job is kept, milliseconds.
@@ -130,7 +132,8 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
             let keep = (prop_oneof![Just(500), Just(60_000)], prop_oneof![1 => Just(0), 4 => Just(120_000)])
                 .prop_map(|(result_ms, dead_ms)| Keep { result_ms, dead_ms });
             let redrive = prop::option::weighted(0.1, 0..JOBS);
-            let times = (start, expires, expires_at, keep);
+            let labels = prop_oneof![2 => Just(0), 1 => 1..4_u8];
+            let times = (start, expires, expires_at, keep, labels);
             (
                 0..JOBS,
                 prop_oneof![3 => Just(0), 1 => Just(1)],
@@ -145,7 +148,7 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
                         job,
                         queue,
                         priority,
-                        (start, expires_ms, expires_at, keep),
+                        (start, expires_ms, expires_at, keep, labels),
                         key,
                         redrive,
                         broker_options,
@@ -163,6 +166,7 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
                             key,
                             redrive,
                             broker_options,
+                            labels,
                         }
                     },
                 )

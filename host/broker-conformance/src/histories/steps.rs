@@ -103,6 +103,8 @@ pub(super) enum Step {
         dead: bool,
         state: Option<JobState>,
         worker: Option<u8>,
+        /// Only jobs with these labels, a bit each. Not of the dead set.
+        labels: u8,
         before: Option<u8>,
         max: u32,
     },
@@ -328,9 +330,19 @@ fn about_the_rest(profile: Profile) -> BoxedStrategy<Step> {
         1 => (0..3_u8, 0..2_u8, any::<bool>()).prop_map(|(tenant, queue, paused)| Step::Pause { tenant, queue, paused }),
         if profile == Profile::BrokerOptions { 4 } else { 1 } => (0..2_u8, control())
             .prop_map(|(tenant, (scope, patch))| Step::Control { tenant, scope, patch }),
-        1 => (0..3_u8, any::<bool>(), state, prop::option::of(0..2_u8), prop::option::of(0..JOBS), 1..6_u32).prop_map(
-            |(tenant, dead, state, worker, before, max)| Step::List { tenant, dead, state, worker, before, max }
-        ),
+        1 => (
+            0..3_u8,
+            any::<bool>(),
+            state,
+            prop::option::of(0..2_u8),
+            prop_oneof![1 => Just(0), 1 => 1..4_u8],
+            prop::option::of(0..JOBS),
+            1..6_u32,
+        )
+            .prop_map(|(tenant, dead, state, worker, labels, before, max)| {
+                let labels = if dead { 0 } else { labels };
+                Step::List { tenant, dead, state, worker, labels, before, max }
+            }),
         5 => passing(),
         1 => prop_oneof![
             2 => (0..2_u8, 0..3_u64).prop_map(|(worker, order)| Step::Heartbeat { worker, order }),

@@ -18,6 +18,7 @@ impl State {
         // Nodes are listed by their workflow.
         let mine = mine.filter(|(_, job)| query.dead || job.place.is_none());
         let rest = mine.filter(|((_, id), _)| query.before.is_none_or(|before| *id < before));
+        let rest = rest.filter(|(_, job)| Label::are_in(&query.labels, &job.record.spec));
         let mut bytes = 0;
         for (scanned, ((_, id), job)) in (1..).zip(rest) {
             let record = &job.record;
@@ -25,7 +26,6 @@ impl State {
                 && query.task.as_ref().is_none_or(|t| *t == record.task)
                 && query.queue.as_ref().is_none_or(|q| *q == record.queue)
                 && query.worker.as_ref().is_none_or(|w| Some(w) == record.worker.as_ref())
-                && query.spec_has.iter().all(|text| record.spec.contains(text))
             {
                 let summary = JobRecord { result: None, history: Vec::new(), ..record.clone() };
                 bytes += text_bytes(&summary);

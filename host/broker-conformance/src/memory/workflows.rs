@@ -175,5 +175,6 @@ fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate, broker_options: 
         broker_options,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }

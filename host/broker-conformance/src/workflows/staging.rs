@@ -214,7 +214,7 @@ pub async fn nodes_and_replacements_are_in_no_listing(s: Subject) {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 10,
     };

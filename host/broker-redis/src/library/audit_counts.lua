@@ -158,6 +158,26 @@ end
 local sets_and_counts = {
   set = function(args) look_at_set(args[4], args[5], tonumber(args[6]), tonumber(args[7])) end,
   hashes = look_at_hashes,
+  -- A piece of the labels of a tenant's jobs, from a cursor on.
+  labels = function(args)
+    local tenant, cursor, count = args[4], args[5], tonumber(args[6])
+    local key = 'meta:labels:' .. tenant
+    local scanned = call('HSCAN', P .. key, cursor, 'COUNT', count)
+    local fields = scanned[2]
+    for i = 1, #fields, 2 do
+      local id, hashes = fields[i], fields[i + 1]
+      if not exists('job:', tenant .. ',' .. id) then
+        found('labels of a job that is gone', tenant .. ',' .. id, function() labels.drop(tenant, id) end)
+      else
+        labels.each(tenant, hashes, function(index)
+          if not call('ZSCORE', index, id) then
+            found('job that is not found by its label', tenant .. ',' .. id, function() call('ZADD', index, 0, id) end)
+          end
+        end)
+      end
+    end
+    if scanned[1] ~= '0' then out[1] = tonumber(scanned[1]) end
+  end,
   counts = look_at_counts,
   dead = function(args) look_at_dead(args[4]) end,
   lanes = look_at_sub_queues,

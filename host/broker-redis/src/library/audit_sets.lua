@@ -63,6 +63,11 @@ sets.jobs = function(tenant, id)
   if not exists('job:', tenant .. ',' .. id) then return 'entry of a job that is gone' end
 end
 
+sets['meta:label'] = function(name, id)
+  local tenant, hash = string.match(name, '^([^,]*),(.*)$')
+  if not labels.has(tenant, id, hash) then return 'label of a job that is gone' end
+end
+
 sets.workflows = function(tenant, id)
   if not exists('wf:', tenant .. ',' .. id) then return 'entry of a workflow that is gone' end
 end

@@ -50,9 +50,9 @@ local function bind()
   for i = 0, 999 do DIGITS[i], NUMBERS[i] = string.format('%03d', i), string.format('%d', i) end
 end
 
--- What the other files give: sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
+-- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
 -- idempotency keys, deletion, whose turn it is, claims.
-local limits, unique, dead_set, workflows, work = {}, {}, {}, {}, {}
+local labels, limits, unique, dead_set, workflows, work = {}, {}, {}, {}, {}, {}
 local new_workflows, idempotency, deletion, turns, claims = {}, {}, {}, {}, {}
 
 -- ---- the state of one call
@@ -65,8 +65,9 @@ local added, removed, tenant_queues, ended, ended_n, to_stop
 local ready_in, opened_in
 -- Whether there is a key `special`, and whether it names subscribers; subscriptions by tenant.
 local anything_special, anybody_subscribed, subscriptions
--- Numbers of arrivals that are reserved.
-local seq, seq_end, seq_block
+-- Numbers of arrivals: `last` and `last_known` are those in the store, see labels.lua; those behind `own` up to `own_end` are
+-- reserved, and of the next ones so many will be (`block`).
+local arrivals = {}
 
 -- Functions that reset the state of other files.
 local resets = {}
@@ -75,7 +76,9 @@ local resets = {}
 local function begin(keys, args)
   if not call then bind() end
   P = sub(keys[1], 1, -5)
-  local stored = call('GET', keys[1])
+  local found = call('MGET', keys[1], P .. 'seq', P .. 'meta:seq')
+  local stored = found[1]
+  arrivals.last, arrivals.last_known = found[2], found[3]
   if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then
     return redis.error_reply('OUTGROWN it holds data of version ' .. stored)
   end
@@ -88,7 +91,7 @@ local function begin(keys, args)
   added, removed, tenant_queues, ended, ended_n, to_stop = {}, {}, {}, {}, 0, {}
   ready_in, opened_in = {}, {}
   anything_special, anybody_subscribed, subscriptions = nil, nil, {}
-  seq, seq_end, seq_block = 0, 0, 1
+  arrivals.own, arrivals.own_end, arrivals.block = 0, 0, 1
   for i = 1, #resets do resets[i]() end
 end
 
@@ -336,6 +339,7 @@ end
 -- Sends what was collected. Called once, at the end.
 local function flush()
   work.flush()
+  labels.flush()
   flush_indexes()
   flush_events()
   for _, tq in pairs(tenant_queues) do
@@ -456,15 +460,25 @@ local function enqueue(member, r, tq)
   if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
 end
 
+-- Takes `count` numbers of arrivals; the one before the first. Processes of older releases count in `seq` alone.
+function arrivals.take(count)
+  if arrivals.last ~= arrivals.last_known then labels.distrust() end
+  local before = tonumber(arrivals.last or 0)
+  local last = before + count
+  arrivals.last, arrivals.last_known = last, last
+  call('MSET', P .. 'seq', last, P .. 'meta:seq', last)
+  return before
+end
+
 -- The score of a job that joins its tenant queue now. Numbers are taken from the store in growing blocks.
 local function new_score(priority)
-  if seq == seq_end then
-    seq_end = call('INCRBY', P .. 'seq', seq_block)
-    seq = seq_end - seq_block
-    seq_block = math.min(4 * seq_block, 256)
+  if arrivals.own == arrivals.own_end then
+    local block = arrivals.block
+    arrivals.own = arrivals.take(block)
+    arrivals.own_end, arrivals.block = arrivals.own + block, math.min(4 * block, 256)
   end
-  seq = seq + 1
-  return (9 - priority) * PRIORITY_STEP + seq
+  arrivals.own = arrivals.own + 1
+  return (9 - priority) * PRIORITY_STEP + arrivals.own
 end
 
 local function delay(member, r, tq, state, due)
@@ -572,6 +586,6 @@ register('take_over', 'allow-oom', function()
   local stored = call('GET', P .. 'meta')
   if stored == LAYOUT then return end
   -- See upgrade.rs.
-  if stored then call('SET', P .. 'upgrading', stored) end
+  if stored then call('SET', P .. 'upgrading', stored) elseif not arrivals.last then labels.trust() end
   call('SET', P .. 'meta', LAYOUT)
 end)

@@ -26,6 +26,7 @@ local function prune_job(name, member)
   local tenant, id = tenant_of(member), id_of(member)
   if have_dead[tenant] == nil then have_dead[tenant] = call('EXISTS', P .. 'dead:' .. tenant) == 1 end
   if have_dead[tenant] then dead_set.leave(tenant, id) end
+  labels.drop(tenant, id)
   deletion.unlink(member)
   zrem(P .. 'retain', name)
   zrem(P .. 'jobs:' .. tenant, id)

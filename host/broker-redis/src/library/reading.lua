@@ -101,12 +101,35 @@ register('read', 'no-writes', function(args)
   return out
 end)
 
+-- Reads the specs of jobs that may have labels which no list knows.
+-- ARGV[2…] members
+-- Returns { how many were looked at, member, spec, … }.
+-- Complexity: O(n).
+register('read_labels', 'no-writes', function(args)
+  local out, bytes = { 0 }, 0
+  for i = 2, #args do
+    local member = args[i]
+    local text = call('GET', P .. 'job:' .. member)
+    out[1] = i - 1
+    if text and is_readable(text) and not has(byte(text, FLAGS), NODE) then
+      local names, flags, n = names_at(text), byte(text, FLAGS), #out
+      local fixed_end = names - 1 + unpack_struct('<I4', text, names - 4)
+      local spec = labels.missing_in(member, flags, sub(text, workflows.links_at(text, names), fixed_end))
+      if spec then out[n + 1], out[n + 2], bytes = member, spec, bytes + #spec end
+      if bytes >= PAGE_BYTES then break end
+    end
+  end
+  return out
+end)
+
 -- Lists jobs, newest first, and reads those that fit.
 -- ARGV[2] tenant   ARGV[3] 'jobs' or 'dead'   ARGV[4] only ids before this one, or ''   ARGV[5] max   ARGV[6] entries to
 --   look at   ARGV[7] state or ''   ARGV[8] task or ''   ARGV[9] queue or ''
---   ARGV[10] worker of the last delivery or ''   ARGV[11, 12] texts that its spec contains, or ''
--- Returns { next or '', and per job what append_job appends }.
--- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit.
+--   ARGV[10] worker of the last delivery or ''   ARGV[11…] hash of a label, text that specs with it contain, …
+-- Returns { next or '', and per job what append_job appends }. Jobs without a label may be among those whose spec contains
+--   its text.
+-- Complexity: O(log N + entries looked at): the beginning of each record, and the texts of those that fit. With labels, those
+--   of the rarest one are looked at, if the labels of all jobs are known.
 register('list', 'no-writes', function(args)
   local tenant, state, task, queue, worker = args[2], tonumber(args[7]), args[8], args[9], args[10]
   local is_filtered = state or task ~= '' or queue ~= '' or worker ~= ''
@@ -120,8 +143,10 @@ register('list', 'no-writes', function(args)
     local _, last = string.find(at_least(fixed_end, text, member, 0), wanted, workflows.links_at(text, names), true)
     return last and last <= fixed_end
   end
-  local out = { '' }
-  out[1] = page(P .. args[3] .. ':' .. tenant, args[4], args[5], args[6], function(id)
+  local out, hashes = { '' }, {}
+  for at = 11, #args, 2 do hashes[#hashes + 1] = args[at] end
+  local index = #hashes > 0 and labels.index_for(tenant, hashes) or P .. args[3] .. ':' .. tenant
+  out[1] = page(index, args[4], args[5], args[6], function(id)
     local member = tenant .. ',' .. id
     local text = prefix_of(member)
     if #text == 0 then return end
@@ -131,8 +156,8 @@ register('list', 'no-writes', function(args)
         and (worker == '' or v[18] == worker)
       if not fits then return end
     end
-    for at = 11, 12 do
-      if args[at] ~= '' and not spec_contains(member, text, args[at]) then return end
+    for at = 12, #args, 2 do
+      if not spec_contains(member, text, args[at]) then return end
     end
     return append_job(out, member, text)
   end)

@@ -5,8 +5,8 @@
 -- Any other is done by itself.
 
 -- A group: bits (1: each of its jobs has details, 2: they have limits); tenant, queue, task, limit key, first 16 bytes of a
--- record, broker options or ''.
-local GROUP = '<BBc0Bc0Bc0Bc0c16I2c0'
+-- record, broker options or '', labels or ''.
+local GROUP = '<BBc0Bc0Bc0Bc0c16I2c0I2c0'
 -- Details of a job: kind of start, start, expiry (a duration, a time), large spec, idempotency key, body and time, the dead
 -- job that it replaces.
 local DETAILS = '<BI6I6I6I4c0I2c0I2c0I6Bc0'
@@ -20,16 +20,17 @@ local max_backlog, max_queues, superseded, by, arrival, count, codes, ids
 
 -- The jobs of this call may use the next `count` numbers.
 local function reserve()
-  arrival = call('INCRBY', P .. 'seq', count) - count
+  arrival = arrivals.take(count)
 end
 
 local function read_groups(text)
   local groups, at = {}, 1
   while at <= #text do
-    local bits, tenant, queue, task, limit_key, head, more
-    bits, tenant, queue, task, limit_key, head, more, at = unpack_struct(GROUP, text, at)
+    local bits, tenant, queue, task, limit_key, head, more, hashes
+    bits, tenant, queue, task, limit_key, head, more, hashes, at = unpack_struct(GROUP, text, at)
     groups[#groups + 1] = { has_details = bits % 2 == 1, has_limits = bits >= 2, tq = tenant_queue_of(tenant, queue),
-      task = task, key = limit_key, head = head, more = #more > 0 and more, n = 0 }
+      task = task, key = limit_key, head = head, more = #more > 0 and more,
+      labels = #hashes > 0 and hashes, n = 0 }
   end
   return groups
 end
@@ -130,6 +131,7 @@ local function submit(g, id, piece, details)
   end
   tq.backlog, tq.used = tq.backlog + 1, true
   zadd(P .. 'jobs:' .. tenant, '0', id)
+  if g.labels then labels.add(tenant, id, g.labels) end
   add_event(member, state, piece, FIXED_IN_PIECE)
   if state == QUEUED then
     arrival = arrival + 1
@@ -224,6 +226,9 @@ local function index(order)
     end
     local m = #names
     for i = 1, n, 2 do names[m + i], names[m + i + 1] = '0', list[i + 1] end
+    if g.labels then
+      for i = 2, n, 2 do labels.add(tq.tenant, list[i], g.labels) end
+    end
     if g.has_limits then
       limits.insert_many(known, tq, g.task, g.key, list, n)
     else

@@ -34,6 +34,7 @@ pub(super) fn plain_job(n: u64) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn single(n: u64) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 
@@ -76,7 +77,10 @@ async fn a_full_server_deletes_what_is_over() {
     broker.ready_queues().await.unwrap();
     let mut left: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
     left.sort();
-    assert_eq!(left, ["meta", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}")));
+    assert_eq!(
+        left,
+        ["meta", "meta:labels_v1", "meta:seq", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}"))
+    );
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ fn job(n: u64, spec: String) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 
@@ -111,7 +112,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 10,
     };
@@ -130,7 +131,10 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     left.sort();
     // What belongs to the tenant stays: it has queues.
     let names: Vec<&str> = left.iter().map(|k| k.rsplit_once("}:").unwrap().1).collect();
-    assert_eq!(names, ["meta:reaping_v1", "meta:turn", "queue_used", "queues:t1", "seq"]);
+    assert_eq!(
+        names,
+        ["meta", "meta:labels_v1", "meta:reaping_v1", "meta:seq", "meta:turn", "queue_used", "queues:t1", "seq"]
+    );
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ async fn a_page_of_jobs_or_nodes_with_full_histories_and_large_results_is_small(
             task: None,
             queue: None,
             worker: None,
-            spec_has: Vec::new(),
+            labels: Vec::new(),
             before: None,
             max: PAGE,
         };

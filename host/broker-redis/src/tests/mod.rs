@@ -10,6 +10,7 @@ mod faults;
 mod full;
 mod growth;
 mod hints;
+mod labels;
 mod large;
 mod library;
 mod lists;
@@ -83,6 +84,8 @@ async fn subject() -> Subject {
     };
     let broker = RedisBroker::connect(config).await.unwrap();
     broker.command(&redis::cmd("FLUSHDB")).await.unwrap();
+    // A store that was empty when it was taken over.
+    broker.run("take_over", Vec::new(), Repeat::Safe).await.unwrap();
     Subject { broker: Arc::new(broker), now, keep: Box::new(database) }
 }
 

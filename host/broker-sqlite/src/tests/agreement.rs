@@ -264,7 +264,7 @@ impl Pair {
                 task: None,
                 queue: None,
                 worker: None,
-                spec_has: Vec::new(),
+                labels: Vec::new(),
                 before: None,
                 max: 99,
             };

@@ -15,6 +15,7 @@ async fn furnished(folder: &Path, clock: &Clock) {
     jobs.extend((20..26).map(new_job));
     broker.follow(&tenant()).await.unwrap();
     jobs.push(NewJob { start: Start::After(1_000), ..new_job(30) });
+    jobs.push(umbel_broker_conformance::labelled(new_job(31), &["a"], &[]));
     broker.submit(&jobs).await.unwrap();
     submit_workflow(&broker, &flows::chord(1, 3).head, &flows::chord(1, 3).nodes).await.unwrap();
     let held = broker.claim(&claim(1, 9)).await.unwrap();
@@ -106,6 +107,9 @@ async fn records_without_an_owner_are_found_and_deleted() {
         ("DELETE FROM event WHERE number = (SELECT min(number) + 1 FROM event)", "events that are not those of a following"),
         ("UPDATE followed SET last = last + 1", "events that are not those of a following"),
         ("DELETE FROM knobs", "job without its knobs"),
+        ("INSERT INTO label VALUES ('t1', 'x', zeroblob(16), 9999)", "label of a job that is gone"),
+        ("DELETE FROM label", "job whose labels are not those of its row"),
+        ("DELETE FROM label; UPDATE job SET knobs = knobs & 7", "job that is not found by its label"),
         ("UPDATE job SET dead = 1 WHERE state = 4", "job in the dead set that did not fail"),
         ("UPDATE job SET phase = 2 WHERE state = 1", "job whose phase is not that of its state"),
         ("UPDATE job SET at = NULL WHERE state IN (0, 2, 4, 5)", "job that nothing will look at again"),

@@ -222,7 +222,7 @@ async fn a_page_of_jobs_jumps_over_workflows_however_large_they_are() {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 2,
     };

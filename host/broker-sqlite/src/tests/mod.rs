@@ -55,6 +55,7 @@ fn new_job(n: u64) -> NewJob {
         broker_options: None,
         idempotency: None,
         redrive_of: None,
+        labels: Vec::new(),
     }
 }
 

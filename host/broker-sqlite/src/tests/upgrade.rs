@@ -81,7 +81,7 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 7);
+    assert_eq!(number(&path, "PRAGMA user_version"), 8);
     assert_eq!(broker.audit(false).await.unwrap(), []);
 
     let stats = broker.queues(&tenant()).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_file_of_version_4_goes_on_with_its_limits() {
     schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2(), "", &rows_of_version_4()]);
     let clock = Clock::manual(1_800_000_000_000).0;
     let broker = SqliteBroker::open(SqliteConfig { clock, ..config(folder.path()) }).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 7);
+    assert_eq!(number(&path, "PRAGMA user_version"), 8);
     assert_eq!(broker.audit(false).await.unwrap(), []);
     let ids = |held: &[Delivery]| {
         held.iter().map(|delivery| delivery.id).filter(|id| (7..10).any(|n| *id == job_id(n))).collect::<Vec<_>>()
@@ -171,7 +171,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 7);
+    assert_eq!(number(&path, "PRAGMA user_version"), 8);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -186,7 +186,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
         task: None,
         queue: None,
         worker: None,
-        spec_has: Vec::new(),
+        labels: Vec::new(),
         before: None,
         max: 10,
     };
@@ -203,6 +203,41 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     drop(broker);
     assert_eq!(open().job(&tenant(), job_id(2)).await.unwrap().unwrap().state, JobState::Succeeded);
     assert_eq!(flows::contradictions(&path), [""; 0]);
+}
+
+#[tokio::test]
+async fn jobs_of_an_older_file_are_found_by_label_before_and_after_their_labels_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("umbel.db");
+    let tagged = r#"UPDATE spec SET text = '{"n":1,"tags":["a"],"headers":{"k":"v"}}' WHERE rid IN (1, 3);"#;
+    schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2(), "", "", "", "", tagged]);
+    let clock = Clock::manual(1_800_000_000_000).0;
+    let broker = SqliteBroker::open(SqliteConfig { clock, ..config(folder.path()) }).unwrap();
+    broker.submit(&[umbel_broker_conformance::labelled(new_job(50), &["a"], &[])]).await.unwrap();
+    let listed = async |label: Label| {
+        let query = JobQuery {
+            tenant: tenant(),
+            dead: false,
+            state: None,
+            task: None,
+            queue: None,
+            worker: None,
+            labels: vec![label],
+            before: None,
+            max: 10,
+        };
+        broker.jobs(&query).await.unwrap().jobs.iter().map(|job| job.id).collect::<Vec<_>>()
+    };
+    for labels in [1, 5] {
+        assert_eq!(number(&path, "SELECT count(*) FROM label"), labels);
+        assert_eq!(number(&path, "SELECT count(*) FROM unlabelled"), i64::from(labels == 1));
+        assert_eq!(listed(Label::Tag("a".into())).await, [50, 3, 1].map(job_id));
+        assert_eq!(listed(Label::Header("k".into(), "v".into())).await, [3, 1].map(job_id));
+        assert_eq!(broker.audit(false).await.unwrap(), []);
+        while broker.catch_up().await.unwrap() {}
+    }
+    assert_eq!(broker.forget(&tenant(), job_id(3)).await.unwrap(), Forgot::Forgotten);
+    assert_eq!(number(&path, "SELECT count(*) FROM label"), 3);
 }
 
 #[test]
@@ -235,5 +270,5 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 7);
+    assert_eq!(number(&path, "PRAGMA user_version"), 8);
 }

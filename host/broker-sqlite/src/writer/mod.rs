@@ -18,4 +18,5 @@ mod step;
 mod workflows;
 
 pub(crate) use commit::{handle::Handle, operation::Writer};
+pub(crate) use jobs::labels::UNLABELLED;
 pub(crate) use step::Step;

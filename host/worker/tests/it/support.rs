@@ -174,6 +174,7 @@ impl World {
             broker_options: None,
             idempotency: None,
             redrive_of: None,
+            labels: Vec::new(),
         }
     }
 

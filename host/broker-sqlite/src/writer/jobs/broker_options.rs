@@ -10,7 +10,7 @@ use crate::{
     rows::{first, one},
 };
 
-/// Flags in `job.broker_options`.
+/// Flags in `job.knobs`.
 pub(crate) const ON_LOST: u8 = 1;
 pub(crate) const LIMITS: u8 = 2;
 pub(crate) const UNIQUE: u8 = 4;
@@ -23,16 +23,20 @@ impl Head {
     pub(crate) fn with_broker_options(mut self, broker_options: Option<&BrokerOptions>) -> Self {
         let Some(broker_options) = broker_options else { return self };
         let flag = |is: bool, flag: u8| if is { flag } else { 0 };
-        self.has = flag(broker_options.on_lost != OnWorkerLost::default(), ON_LOST)
+        self.has |= flag(broker_options.on_lost != OnWorkerLost::default(), ON_LOST)
             | flag(broker_options.limits.is_some(), LIMITS)
             | flag(broker_options.unique.is_some(), UNIQUE);
-        self.broker_options = (self.has > 0).then(|| Box::new(broker_options.clone()));
+        self.broker_options = self.has_broker_options().then(|| Box::new(broker_options.clone()));
         self
+    }
+
+    pub(crate) fn has_broker_options(&self) -> bool {
+        self.has & (ON_LOST | LIMITS | UNIQUE) > 0
     }
 
     /// Its broker options, if it has any.
     pub(crate) fn broker_options(&mut self, conn: &Connection) -> Result<Option<&BrokerOptions>, Fault> {
-        if self.has > 0 && self.broker_options.is_none() {
+        if self.has_broker_options() && self.broker_options.is_none() {
             let stored = one(conn, OPTIONS, &[&self.rid], first)?;
             self.broker_options = Some(Box::new(stored.ok_or_else(|| Fault::stored("job", "its knobs are missing"))?));
         }

@@ -15,6 +15,10 @@ use crate::{
     rows::{self, all, get, one, phase, read, run, update},
 };
 
+/// In `Head::has`: it has labels.
+pub(crate) const LABELS: u8 = 8;
+const DELETE_LABELS: &str = "DELETE FROM label INDEXED BY label_job WHERE rid = ?";
+
 /// A job's row but for what only readers want.
 #[derive(Debug)]
 pub(crate) struct Head {
@@ -50,7 +54,7 @@ pub(crate) struct Head {
     pub(crate) child: Option<WorkflowId>,
     /// It is queued in the sub-queue of its task and key, or counts as running there. Stored as `lane`.
     pub(crate) in_sub_queue: bool,
-    /// Which broker options it has: `ON_LOST`, `LIMITS`, `UNIQUE`.
+    /// Which broker options it has, and whether it has labels: `ON_LOST`, `LIMITS`, `UNIQUE`, `LABELS`.
     pub(crate) has: u8,
     /// Its broker options, once they were looked at.
     pub(crate) broker_options: Option<Box<BrokerOptions>>,
@@ -155,6 +159,7 @@ impl Head {
             dead_ttl_ms: new.dead_ttl_ms,
             expires_at: new.expiry(now),
             task: new.broker_options.is_some().then(|| new.task.clone()),
+            has: if new.labels.is_empty() { 0 } else { LABELS },
             ..Self::blank(new.id, queue_id, new.priority, new.max_deliveries, JobState::Queued)
         }
         .with_broker_options(new.broker_options.as_deref())
@@ -241,8 +246,11 @@ impl Head {
         if self.log_lines > 0 {
             self.delete_from(conn, "DELETE FROM log WHERE rid = ?")?;
         }
-        if self.has > 0 {
+        if self.has_broker_options() {
             self.delete_from(conn, "DELETE FROM knobs WHERE rid = ?")?;
+        }
+        if self.has & LABELS > 0 {
+            self.delete_from(conn, DELETE_LABELS)?;
         }
         Ok(())
     }
@@ -258,7 +266,7 @@ mod tests {
 
     #[test]
     fn no_step_costs_more_because_more_jobs_are_stored() {
-        for sql in [BY_ID, READY, BY_TIME, TARGETS] {
+        for sql in [BY_ID, READY, BY_TIME, TARGETS, DELETE_LABELS] {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

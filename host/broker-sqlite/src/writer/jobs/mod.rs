@@ -6,6 +6,7 @@ mod deliveries;
 mod events;
 pub(super) mod head;
 pub(super) mod inserts;
+pub(super) mod labels;
 mod records;
 mod requests;
 mod state_changes;

@@ -3,7 +3,7 @@
 use umbel_broker::{Idempotency, NewJob, Start, Submitted, rules::capacity};
 use umbel_model::{JobId, TenantId};
 
-use crate::writer::{jobs::head::Head, jobs::inserts::Fixed, step::Step};
+use crate::writer::{jobs::head::Head, jobs::inserts::Fixed, jobs::labels, step::Step};
 use crate::{
     error::Fault,
     rows::{Stored, first, get, insert, known_queue, one},
@@ -41,7 +41,10 @@ impl Step<'_> {
     /// Most jobs need no look at anything before they are stored: that tells, too, whether their id is known. None:
     /// this one does.
     fn submit_plain(&mut self, new: &NewJob) -> Result<Option<Submitted>, Fault> {
-        let is_plain = new.broker_options.is_none() && new.idempotency.is_none() && new.redrive_of.is_none();
+        let is_plain = new.broker_options.is_none()
+            && new.idempotency.is_none()
+            && new.redrive_of.is_none()
+            && new.labels.is_empty();
         let Some(line) =
             self.scheduler.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
         else {
@@ -89,6 +92,7 @@ impl Step<'_> {
         }
         self.place(&mut head, start.due(self.now), place);
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
+        labels::insert(self.conn, head.rid, &new.tenant, new.id, &new.labels)?;
         self.arrived(&mut head)?;
         self.advance()?;
         Ok(Submitted::Created)
