@@ -98,6 +98,36 @@ async fn a_push_asks_before_it_takes_a_task_of_another_module_and_tells_what_it_
 }
 
 #[tokio::test]
+async fn a_push_is_undone_as_a_whole_and_a_task_alone_and_a_task_is_deleted() -> Result<()> {
+    let (dev, numbers) = dev_with_numbers().await?;
+    let policies = guest_file(&dev, "policies")?;
+    ends_with(&dev.umbel(&["module", "push", &numbers])?, 0)?;
+    let pushed = dev.umbel(&["module", "push", &policies, "--take-over", "-o", "json"])?;
+    let pushed: Value = serde_json::from_str(&stdout(&pushed))?;
+    let digest = pushed["digest"].as_str().context("a digest")?.to_owned();
+    let short = digest.strip_prefix("sha256:").context("its name")?.get(..8).context("its digits")?;
+    ensure!(stdout(&dev.umbel(&["module", "show", short])?).contains(&digest));
+    ends_with(&dev.umbel(&["module", "show", &short[..7]])?, 2)?;
+
+    let back = dev.umbel(&["module", "rollback", short])?;
+    ends_with(&back, 0)?;
+    ensure!(stdout(&back).contains("rolled back") && stdout(&back).contains("no earlier deploy"), "{back:?}");
+    ends_with(&dev.umbel(&["module", "rollback", short])?, 6)?;
+    ends_with(&dev.umbel(&["task", "deploy", "flaky", short])?, 0)?;
+    let back = dev.umbel(&["task", "rollback", "flaky"])?;
+    ends_with(&back, 0)?;
+    ensure!(stderr(&back).contains("only `flaky` was moved"), "{}", stderr(&back));
+    ensure!(stderr(&back).contains(&format!("umbel module rollback sha256:{short}")), "{}", stderr(&back));
+    ensure!(stdout(&dev.umbel(&["task", "rollback", "--help"])?).contains("umbel module rollback"));
+
+    ends_with(&dev.umbel(&["task", "rm", "flaky"])?, 0)?;
+    let gone = dev.umbel(&["job", "submit", "flaky", "1"])?;
+    ends_with(&gone, 4)?;
+    ensure!(stderr(&gone).contains("task_not_found"), "{}", stderr(&gone));
+    ends_with(&dev.umbel(&["task", "rm", "flaky"])?, 4)
+}
+
+#[tokio::test]
 async fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() -> Result<()> {
     let (dev, numbers) = dev_with_numbers().await?;
     ends_with(&dev.umbel(&["module", "push", &numbers])?, 0)?;

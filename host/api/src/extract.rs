@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
-use umbel_model::{Digest, InvalidName, JobId, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human};
+use umbel_model::{DigestPrefix, InvalidName, JobId, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human};
 use utoipa::IntoParams;
 
 use crate::{
@@ -137,7 +137,7 @@ named! {
     JobId: JobId => JobNotFound;
     TaskName: TaskName => TaskNotFound;
     QueueName: QueueName => QueueNotFound;
-    Digest: Digest => ModuleNotFound;
+    DigestPrefix: DigestPrefix => ModuleNotFound;
     WorkerId: WorkerId => WorkerNotFound;
     TenantId: TenantId => TenantNotFound;
     BulkParam: JobId => BulkNotFound;

@@ -2,9 +2,9 @@
 //!
 //! Written only at the version that was read, so that two writers never undo each other.
 
-use umbel_broker::{DocumentKind, DocumentPut, Expect};
+use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_compose::{TaskDocument, UnknownParameter};
-use umbel_model::{Digest, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
+use umbel_model::{Digest, DigestPrefix, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
     problem::{Code, Problem, Result},
@@ -30,6 +30,26 @@ pub(crate) async fn module(api: &Api, tenant: &TenantId, digest: Digest) -> Resu
     document.map(|document| parsed(&document.body)).transpose()
 }
 
+/// The digest of the tenant's one module whose digest begins like this. A whole digest is taken as it is.
+pub(crate) async fn resolve(api: &Api, tenant: &TenantId, prefix: &DigestPrefix) -> Result<Digest> {
+    if let Some(digest) = prefix.whole() {
+        return Ok(digest);
+    }
+    let text = prefix.to_string();
+    // A name sorts behind its own beginning.
+    let page = api.broker.documents(tenant, DocumentKind::Module, Some(&text), 2).await?;
+    let mut found = page.documents.iter().map(|document| &*document.name).filter(|name| name.starts_with(&text));
+    match (found.next(), found.next()) {
+        (Some(digest), None) => {
+            digest.parse().map_err(|e| Problem::unreadable_record("a module's name is damaged", &e))
+        }
+        (Some(one), Some(other)) => {
+            Err(Problem::ambiguous_digest(format!("{text} begins {one} and {other}; write more of its digits")))
+        }
+        (None, _) => Err(Problem::no_module(&text)),
+    }
+}
+
 /// The description of one task in a module.
 pub(crate) async fn described(
     api: &Api,
@@ -43,17 +63,31 @@ pub(crate) async fn described(
     found.ok_or_else(|| Problem::task_not_in_module(format!("{digest} does not describe `{name}`")))
 }
 
-/// Points the task at a module of the tenant: answers what is stored now, and whether anything changed.
+/// Deletes the task at this version; false when it has another one.
+pub(crate) async fn delete(api: &Api, tenant: &TenantId, name: &TaskName, version: u64) -> Result<bool> {
+    let put = PutDocument {
+        tenant: tenant.clone(),
+        kind: DocumentKind::Task,
+        name: name.to_string(),
+        expect: Expect::Version(version),
+        body: None,
+    };
+    let deleted = matches!(api.broker.put_document(&put).await?, DocumentPut::Stored(_));
+    api.tasks.invalidate(&(tenant.clone(), name.clone())).await;
+    Ok(deleted)
+}
+
+/// Points the task at a module of the tenant: answers what is stored now.
 pub(crate) async fn deploy(
     api: &Api,
     tenant: &TenantId,
     task: &TaskDescription,
     digest: Digest,
-) -> Result<(TaskDocument, u64, bool)> {
+) -> Result<(TaskDocument, u64)> {
     let at = crate::time::now_ms();
     for _ in 0..MAX_TRIES {
         let (document, expect) = match TaskDocument::read(&*api.broker, tenant, &task.name).await? {
-            Some((document, version)) if document.digest() == Some(digest) => return Ok((document, version, false)),
+            Some((document, version)) if document.digest() == Some(digest) => return Ok((document, version)),
             Some((mut document, version)) => {
                 document.deploy(task.clone(), digest, at);
                 (document, Expect::Version(version))
@@ -64,10 +98,25 @@ pub(crate) async fn deploy(
         check_policy(api, &document)?;
         if let Some(version) = store(api, tenant, &document, expect).await? {
             tracing::info!(task = %task.name, %digest, version, "task deployed");
-            return Ok((document, version, true));
+            return Ok((document, version));
         }
     }
     Err(busy(&task.name))
+}
+
+/// The task as it is once it points back at its deploy before, and the module of that.
+pub(crate) async fn rolled_back(
+    api: &Api,
+    tenant: &TenantId,
+    mut document: TaskDocument,
+) -> Result<(TaskDocument, Digest)> {
+    let name = document.task.name.clone();
+    let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
+    let previous = document.previous().ok_or_else(nothing)?;
+    let task = described(api, tenant, previous, &name).await?;
+    document.roll_back(task);
+    check_policy(api, &document)?;
+    Ok((document, previous))
 }
 
 /// Writes at the expected version; none when somebody was faster.

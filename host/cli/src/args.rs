@@ -16,7 +16,7 @@ use clap::{
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use umbel_model::{
-    Digest, JobState, Rate, TaskName,
+    DigestPrefix, JobState, Rate, TaskName,
     human::{duration_ms as duration, size_bytes as size},
 };
 
@@ -165,7 +165,15 @@ pub enum ModuleVerb {
     #[command(visible_alias = "ls")]
     List(PageFlags),
     /// Show a module
-    Show { digest: Digest },
+    Show {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
+    /// Undo a push: point all tasks that point at a module back at the modules before it
+    Rollback {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -224,9 +224,67 @@ impl FromStr for Digest {
     }
 }
 
+/// A digest, or the beginning of one: at least `MIN_DIGITS` of its hex digits, with or without `sha256:` in front.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DigestPrefix(Box<str>);
+
+as_text!(DigestPrefix);
+
+impl DigestPrefix {
+    /// Fewer digits name nothing: somebody mistyped.
+    pub const MIN_DIGITS: usize = 8;
+
+    /// The digest if all of its digits are there.
+    pub fn whole(&self) -> Option<Digest> {
+        self.to_string().parse().ok()
+    }
+}
+
+impl fmt::Display for DigestPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
+
+impl fmt::Debug for DigestPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for DigestPrefix {
+    type Err = InvalidName;
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        let digits = s.strip_prefix("sha256:").unwrap_or(s);
+        let is_hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_hex && (Self::MIN_DIGITS..=64).contains(&digits.len()) {
+            return Ok(Self(digits.into()));
+        }
+        Err(InvalidName::new(
+            "digest",
+            s,
+            "write sha256: and its 64 lower-case hex digits, or the first 8 or more of them",
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_eight_digits_of_a_digest_name_it() {
+        let digest = Digest::of(b"x");
+        let read = |text: &str| text.parse::<DigestPrefix>();
+        for text in [digest.to_string(), digest.hex()] {
+            assert_eq!(read(&text).unwrap().whole(), Some(digest));
+        }
+        let short = read(&digest.hex()[..8]).unwrap();
+        assert_eq!((short.whole(), short.to_string()), (None, digest.to_string()[..15].to_owned()));
+        for bad in ["", "sha256:", &digest.hex()[..7], "sha256:xxxxxxxx", &format!("{}0", digest.hex()), "ABCDEF01"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn names_that_could_leave_their_key_or_path_are_refused() {

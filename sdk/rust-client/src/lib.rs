@@ -39,7 +39,7 @@ pub use error::{Error, FieldError, Problem};
 pub use events::{ChangedJob, Event, EventFilter, Feed, JobChange, JobEvent, TenantEvent};
 pub use job::{Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, NodePlace, Progress, Refusal, Submitted};
 pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
-pub use module::{FieldChange, Module, TaskChange};
+pub use module::{FieldChange, Module, ModuleRollback, TaskChange, TaskMove};
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{

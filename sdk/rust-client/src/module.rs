@@ -60,7 +60,39 @@ pub struct FieldChange {
     pub to: Option<Value>,
 }
 
+/// What the rollback of a module did.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct ModuleRollback {
+    /// The module that the tasks pointed at.
+    pub digest: String,
+    pub tasks: Vec<TaskMove>,
+}
+
+/// What a rollback did to a task.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct TaskMove {
+    pub task: String,
+    pub moved: bool,
+    /// The module that it points at now.
+    pub digest: String,
+    /// Why it was not moved.
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
 impl Client {
+    /// Points all tasks that point at the module back, each at its deploy before. `digest` may be its first hex digits.
+    pub async fn rollback_module(&self, digest: &str) -> Result<ModuleRollback, Error> {
+        self.post(format!("/v1/modules/{digest}/rollback")).answer().await
+    }
+
+    /// Deletes a task. Its jobs run to their end; new ones are refused.
+    pub async fn delete_task(&self, name: &str) -> Result<(), Error> {
+        self.delete(format!("/v1/tasks/{name}")).text().await.map(drop)
+    }
+
     /// Uploads a module and points its tasks at it.
     pub async fn push_module(&self, module: impl Into<Bytes>) -> Result<Module, Error> {
         self.push_module_with(module, PushOptions::default()).await

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use axum::http::{HeaderValue, header};
-use umbel_model::{Digest, JobId, PolicyError, TaskName, WorkflowId};
+use umbel_model::{JobId, PolicyError, TaskName, WorkflowId};
 
 use super::{Code, Problem, cut};
 
@@ -20,7 +20,7 @@ impl Problem {
         Self::task_not_found(format!("no task `{name}`; push a module that describes it, or check the name"))
     }
 
-    pub(crate) fn no_module(digest: Digest) -> Self {
+    pub(crate) fn no_module(digest: impl Display) -> Self {
         Self::module_not_found(format!("no module {digest}; push it first"))
     }
 

@@ -1,4 +1,4 @@
-//! Modules: push, list, show.
+//! Modules: push, list, show, roll back.
 //!
 //! A module is looked into before it is stored, so a refused one is never there, and nothing has to be deleted that
 //! another tenant may be storing at the same moment. Its document comes before its bytes: a tenant that has as many
@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_model::{Digest, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId};
+use umbel_model::{Digest, DigestPrefix, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
 
@@ -22,6 +22,7 @@ use crate::{
     body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
     deployment::{ChangeKind, Plan, TaskChange},
     extract::{Context, Query},
+    module_rollback::{TaskMove, rolled_back},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
     records,
@@ -303,9 +304,10 @@ fn tag(response: &mut Response, digest: &Digest) {
     }
 }
 
-/// One module.
+/// One module. As everywhere, at least 8 hex digits of its digest name it.
 #[utoipa::path(get, path = "/v1/modules/{digest}", tag = "modules", responses((status = 200, body = Module)))]
-pub(crate) async fn show(Context { api, caller, id: digest, .. }: Context<Digest>, headers: HeaderMap) -> Result {
+pub(crate) async fn show(Context { api, caller, id, .. }: Context<DigestPrefix>, headers: HeaderMap) -> Result {
+    let digest = task_store::resolve(&api, &caller.tenant, &id).await?;
     let info = task_store::module(&api, &caller.tenant, digest).await?;
     let info = info.ok_or_else(|| Problem::no_module(digest))?;
     let fresh = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
@@ -317,6 +319,28 @@ pub(crate) async fn show(Context { api, caller, id: digest, .. }: Context<Digest
     };
     tag(&mut response, &digest);
     Ok(response)
+}
+
+views! {
+    /// What the rollback of a module did.
+    ModuleRollback from (digest: Digest, moves: Vec<TaskMove>) {
+        /// The module that the tasks pointed at.
+        digest: String = digest.to_string(),
+        tasks: Vec<TaskMove> = moves,
+    }
+}
+
+/// Points all tasks that point at the module back, each at its deploy before: undoes a push as a whole.
+///
+/// A task without an earlier deploy stays, and `detail` says so. Doing it again goes on where it was interrupted.
+#[utoipa::path(
+    post, path = "/v1/modules/{digest}/rollback", tag = "modules",
+    responses((status = 200, body = ModuleRollback))
+)]
+pub(crate) async fn rollback(Context { api, caller, id, .. }: Context<DigestPrefix>) -> Result {
+    let digest = task_store::resolve(&api, &caller.tenant, &id).await?;
+    let moves = rolled_back(&api, &caller.tenant, digest).await?;
+    ok(&ModuleRollback::new(digest, moves))
 }
 
 /// A page of modules, by digest.

@@ -1,12 +1,15 @@
-//! Tasks: list, show, deploy, roll back, set policy.
+//! Tasks: list, show, deploy, roll back, set policy, delete.
 
 use std::collections::BTreeMap;
 
-use axum::http::HeaderMap;
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::IntoResponse as _,
+};
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Document, DocumentKind, Expect, Scope};
 use umbel_compose::{Deploy, JsonError, RouteTable, TaskDocument};
-use umbel_model::{Digest, JsonText, Policy, PolicyPatch, TaskName};
+use umbel_model::{DigestPrefix, JsonText, Policy, PolicyPatch, TaskName};
 use utoipa::ToSchema;
 
 use super::modules::TaskParameter;
@@ -97,11 +100,42 @@ pub(crate) async fn show(Context { api, caller, id: name, .. }: Context<TaskName
     tagged_task(&api, &caller, document, version).await
 }
 
+/// Deletes a task. Its jobs stay and run with the module that they were submitted with; a new one is refused, on other servers
+/// within a second.
+///
+/// A control of the task stays, because it holds for the jobs that are there. A push that describes the task makes it anew.
+#[utoipa::path(
+    delete, path = "/v1/tasks/{name}", tag = "tasks",
+    params(
+        ("If-Match" = Option<String>, Header, description = "The entity tag that was read: refuse when it has changed"),
+    ),
+    responses((status = 204, description = "It is gone"))
+)]
+pub(crate) async fn delete(cx: Context<TaskName>, headers: HeaderMap) -> Result {
+    let Context { api, caller, id: name, .. } = cx;
+    let wanted = if_match(&headers)?;
+    for _ in 0..task_store::MAX_TRIES {
+        let (_, version) = task_store::get(&api, &caller.tenant, &name).await?;
+        if wanted.is_some_and(|wanted| wanted != version) {
+            return Err(Problem::version_conflict(format!("`{name}` is at version {version}; read it again")));
+        }
+        if task_store::delete(&api, &caller.tenant, &name, version).await? {
+            tracing::info!(task = %name, version, "task deleted");
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    Err(task_store::busy(&name))
+}
+
 /// Changes the control of all jobs of a task, also of those that are queued.
 #[utoipa::path(patch, path = "/v1/tasks/{name}/control", tag = "tasks", responses((status = 200, body = ControlView)))]
 pub(crate) async fn control(cx: Context<TaskName>, Json(body): Json<ControlBody>) -> Result {
     let Context { api, caller, id: name, .. } = cx;
-    task_store::get(&api, &caller.tenant, &name).await?;
+    let scope = Scope::Task(name.clone());
+    // That of a deleted task may be changed as long as it holds: jobs of it may be there.
+    if !api.broker.controls(&caller.tenant).await?.iter().any(|(of, _)| *of == scope) {
+        task_store::get(&api, &caller.tenant, &name).await?;
+    }
     ok(&ControlView::of(&controls::set(&api, &caller.tenant, &Scope::Task(name), Layer::Tenant, &body).await?))
 }
 
@@ -109,30 +143,27 @@ pub(crate) async fn control(cx: Context<TaskName>, Json(body): Json<ControlBody>
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeployBody {
-    /// A module of the tenant that describes the task.
+    /// A module of the tenant that describes the task: its digest, or at least 8 hex digits of it.
     #[schema(value_type = String)]
-    digest: Digest,
+    digest: DigestPrefix,
 }
 
 /// Points the task at a module. Jobs that were submitted before keep theirs.
 #[utoipa::path(post, path = "/v1/tasks/{name}/deploy", tag = "tasks", responses((status = 200, body = Task)))]
 pub(crate) async fn deploy(cx: Context<TaskName>, Json(body): Json<DeployBody>) -> Result {
     let Context { api, caller, id: name, .. } = cx;
-    let task = task_store::described(&api, &caller.tenant, body.digest, &name).await?;
-    let (document, version, _) = task_store::deploy(&api, &caller.tenant, &task, body.digest).await?;
+    let digest = task_store::resolve(&api, &caller.tenant, &body.digest).await?;
+    let task = task_store::described(&api, &caller.tenant, digest, &name).await?;
+    let (document, version) = task_store::deploy(&api, &caller.tenant, &task, digest).await?;
     tagged_task(&api, &caller, document, version).await
 }
 
-/// Points the task back at the deploy before.
+/// Points this one task back at the deploy before; the rollback of a module moves all tasks that a push moved.
 #[utoipa::path(post, path = "/v1/tasks/{name}/rollback", tag = "tasks", responses((status = 200, body = Task)))]
 pub(crate) async fn rollback(Context { api, caller, id: name, .. }: Context<TaskName>) -> Result {
     let tenant = &caller.tenant;
-    let (mut document, version) = task_store::get(&api, tenant, &name).await?;
-    let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
-    let previous = document.previous().ok_or_else(nothing)?;
-    let task = task_store::described(&api, tenant, previous, &name).await?;
-    document.roll_back(task);
-    task_store::check_policy(&api, &document)?;
+    let (document, version) = task_store::get(&api, tenant, &name).await?;
+    let (document, previous) = task_store::rolled_back(&api, tenant, document).await?;
     // Not tried again: whoever was faster may have rolled back as well, and twice is too far.
     match task_store::store(&api, tenant, &document, Expect::Version(version)).await? {
         Some(version) => {

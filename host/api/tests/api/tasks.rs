@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use umbel_model::Digest;
 
-use crate::app::{TestApp, module_with};
+use crate::{
+    app::{TestApp, module_with},
+    modules::module_of,
+};
 
 async fn push(app: &TestApp, text: &str) -> String {
     app.push(&module_with(text)).await.ok(201)["digest"].as_str().unwrap().to_owned()
@@ -162,4 +165,102 @@ async fn a_schema_is_answered_as_it_was_described() {
     let app = TestApp::with_tasks().await;
     let task = app.get("/v1/tasks/add").await.ok(200);
     assert_eq!(task["parameters"][1], json!({"name": "y", "schema": {"type": "integer"}, "default": 2}));
+}
+
+#[tokio::test]
+async fn a_module_rollback_undoes_a_push_as_a_whole() {
+    let app = TestApp::new().await;
+    let with = |text: &str, tasks: &[&str]| module_of(text, tasks);
+    let one = app.push(&with("1", &["a", "b", "c"])).await.ok(201)["digest"].clone();
+    let two = app.push(&with("2", &["a", "b", "new"])).await.ok(201)["digest"].clone();
+    let digests = async |names: &[&str]| {
+        let mut found = Vec::new();
+        for name in names {
+            found.push(app.get(&format!("/v1/tasks/{name}")).await.ok(200)["digest"].clone());
+        }
+        found
+    };
+    let path = format!("/v1/modules/{}/rollback", two.as_str().unwrap());
+    let back = app.post(&path, "").await.ok(200);
+    assert_eq!(back["digest"], two);
+    assert_eq!(back["tasks"][0], json!({"task": "a", "moved": true, "digest": one}));
+    assert_eq!((&back["tasks"][2]["moved"], &back["tasks"][2]["digest"]), (&json!(false), &two));
+    assert!(back["tasks"][2]["detail"].as_str().unwrap().contains("no earlier deploy"), "{back}");
+    assert_eq!(digests(&["a", "b", "c", "new"]).await, [one.clone(), one.clone(), one.clone(), two.clone()]);
+    assert_eq!(app.get("/v1/tasks/a").await.ok(200)["description"], "1");
+    // Nothing goes back twice.
+    app.post(&path, "").await.problem(409, "nothing_to_roll_back");
+    assert_eq!(digests(&["a", "b"]).await, [one.clone(), one.clone()]);
+    // What was rolled back by itself stays there.
+    let three = app.push(&with("3", &["a", "b", "c"])).await.ok(201)["digest"].clone();
+    app.post("/v1/tasks/b/rollback", "").await.ok(200);
+    let back = app.post(&format!("/v1/modules/{}/rollback", three.as_str().unwrap()), "").await.ok(200);
+    assert_eq!(back["tasks"].as_array().unwrap().len(), 2, "{back}");
+    assert_eq!(digests(&["a", "b", "c"]).await, [one.clone(), one.clone(), one]);
+    app.post(&format!("/v1/modules/{}/rollback", Digest::of(b"?")), "").await.problem(404, "module_not_found");
+}
+
+#[tokio::test]
+async fn the_first_digits_of_a_digest_name_a_module() {
+    let app = TestApp::new().await;
+    let digest = push(&app, "one").await;
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    for short in [&hex[..8], &hex[..20], hex, &digest[..15], &digest] {
+        let shown = app.get(&format!("/v1/modules/{short}")).await;
+        assert_eq!(shown.header("etag"), format!("\"{digest}\""));
+        assert_eq!(shown.ok(200)["digest"], digest, "{short}");
+    }
+    let task = app.post("/v1/tasks/add/deploy", json!({"digest": &hex[..8]})).await.ok(200);
+    assert_eq!(task["digest"], digest);
+    let problem = app.get(&format!("/v1/modules/{}", &hex[..7])).await.problem(404, "module_not_found");
+    assert!(problem["detail"].as_str().unwrap().contains("the first 8 or more"), "{problem}");
+    let other = if hex.starts_with("0000") { "11111111" } else { "00000000" };
+    app.get(&format!("/v1/modules/{other}")).await.problem(404, "module_not_found");
+    app.post("/v1/tasks/add/deploy", json!({"digest": "xyz"})).await.problem(422, "invalid_body");
+}
+
+#[tokio::test]
+async fn digits_that_fit_several_modules_name_none() {
+    let app = TestApp::new().await;
+    // Records under made-up digests: no test has the time to find modules with the same eight digits.
+    for (last, module) in ["0", "1"].iter().zip(["one", "two"]) {
+        let info = json!({"digest": format!("sha256:{}{last}", "a".repeat(63)), "size_bytes": 1, "core_module": false,
+            "imports": [], "tasks": [], "description": module});
+        let put = umbel_broker::PutDocument {
+            tenant: umbel_model::TenantId::new("t1").unwrap(),
+            kind: umbel_broker::DocumentKind::Module,
+            name: info["digest"].as_str().unwrap().into(),
+            expect: umbel_broker::Expect::Absent,
+            body: Some(info.to_string()),
+        };
+        app.broker.put_document(&put).await.unwrap();
+    }
+    let problem = app.get("/v1/modules/aaaaaaaaaa").await.problem(409, "ambiguous_digest");
+    assert!(problem["detail"].as_str().unwrap().contains("write more of its digits"), "{problem}");
+    app.get(&format!("/v1/modules/{}1", "a".repeat(63))).await.ok(200);
+    app.post("/v1/modules/aaaaaaaa/rollback", "").await.problem(409, "ambiguous_digest");
+}
+
+#[tokio::test]
+async fn a_deleted_task_takes_no_new_jobs_and_those_that_are_there_run() {
+    let app = TestApp::with_tasks().await;
+    let id = app.submit_add(json!({})).await;
+    app.with_headers("PATCH", "/v1/tasks/add/control", &[], json!({"paused": true})).await.ok(200);
+    let tag = app.get("/v1/tasks/add").await.header("etag").to_owned();
+    patch(&app, &[], json!({"priority": 3})).await.ok(200);
+    app.with_headers("DELETE", "/v1/tasks/add", &[("if-match", &tag)], "").await.problem(412, "version_conflict");
+    assert_eq!(app.with_headers("DELETE", "/v1/tasks/add", &[], "").await.status, 204);
+    app.with_headers("DELETE", "/v1/tasks/add", &[], "").await.problem(404, "task_not_found");
+    app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.problem(404, "task_not_found");
+    assert_eq!(app.get("/v1/tasks").await.ok(200)["items"].as_array().unwrap().len(), 1);
+    // What holds for its jobs can still be lifted.
+    assert!(app.try_claim().await.is_none());
+    app.with_headers("PATCH", "/v1/tasks/add/control", &[], json!({"paused": false})).await.ok(200);
+    let delivery = app.claim().await;
+    assert_eq!(delivery.id.to_string(), id);
+    app.settle(&delivery, umbel_model::Resolution::Succeed { result: Some(crate::app::raw("3")) }).await;
+    assert_eq!(app.get(&format!("/v1/jobs/{id}")).await.ok(200)["state"], "succeeded");
+    let again = app.push(&crate::app::example_module()).await.ok(200);
+    assert_eq!(again["changes"][0]["change"], "new");
+    app.submit_add(json!({})).await;
 }

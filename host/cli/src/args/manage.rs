@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use umbel_client::{ControlPatch, RouteKind};
-use umbel_model::{Digest, JobId, QueueName, TaskName, TenantId};
+use umbel_model::{DigestPrefix, JobId, QueueName, TaskName, TenantId};
 
 use super::{OrNone, PageFlags, choice, number, rate};
 
@@ -16,9 +16,16 @@ pub enum TaskVerb {
     /// Show a task: parameters, policy with the layer of each value, limits, deploys
     Show { name: TaskName },
     /// Point a task at an uploaded module
-    Deploy { name: TaskName, digest: Digest },
-    /// Point a task at its module before the last deploy
+    Deploy {
+        name: TaskName,
+        /// Digest of the module, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
+    /// Point this one task at its module before the last deploy; `umbel module rollback` moves all tasks of a module
     Rollback { name: TaskName },
+    /// Delete a task: its jobs run to their end, new ones are refused
+    #[command(visible_alias = "rm")]
+    Delete { name: TaskName },
     /// Override fields of the task's policy on the server; `null` removes an override
     #[command(visible_alias = "policy")]
     Set {

@@ -5,7 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
-use umbel_client::{FieldChange, PushOptions, TaskChange, typed};
+use umbel_client::{FieldChange, ModuleRollback, PushOptions, TaskChange, TaskMove, typed};
+use umbel_model::DigestPrefix;
 
 use super::Context;
 use crate::{
@@ -27,6 +28,7 @@ pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
         ModuleVerb::List(page) => {
             ctx.list("/v1/modules", &[], &page, "DIGEST, SIZE = size_bytes, TASKS, IMPORTS").await
         }
+        ModuleVerb::Rollback { digest } => roll_back(ctx, &digest).await,
         ModuleVerb::Show { digest } => ctx.show(ctx.client.get(format!("/v1/modules/{digest}")), FIELDS).await,
     }
 }
@@ -40,6 +42,22 @@ async fn push(ctx: &Context, file: &Path, how: PushOptions) -> Result {
     ctx.terminal.note(&format!("{done} {} ({})", file.display(), bytes_text(size)));
     ctx.terminal.object(&body, FIELDS)?;
     show_changes(ctx, &body)
+}
+
+async fn roll_back(ctx: &Context, digest: &DigestPrefix) -> Result {
+    let body = ctx.client.post(format!("/v1/modules/{digest}/rollback")).text().await?;
+    let told: ModuleRollback = typed(&body)?;
+    if ctx.terminal.format != Format::Table {
+        return ctx.terminal.object(&body, "digest");
+    }
+    let state = |task: &TaskMove| if task.moved { "rolled back" } else { "stays" }.to_owned();
+    let row = |task: &TaskMove| {
+        let detail = task.detail.as_deref().map(one_line).unwrap_or_default();
+        vec![one_line(&task.task), state(task), short(&task.digest), detail]
+    };
+    let moved = told.tasks.iter().filter(|task| task.moved).count();
+    ctx.terminal.note(&format!("{moved} of {} tasks of {} were rolled back", told.tasks.len(), short(&told.digest)));
+    ctx.terminal.line(&table_of(&["TASK", "CHANGE", "MODULE NOW", "WHY"], told.tasks.iter().map(row)))
 }
 
 /// What happened to each task, in a table below the module.
@@ -62,7 +80,7 @@ fn show_changes(ctx: &Context, body: &str) -> Result {
 }
 
 /// The first digits of a digest: enough to name the module.
-fn short(digest: &str) -> String {
+pub fn short(digest: &str) -> String {
     one_line(&digest.chars().take("sha256:".len() + SHORT_DIGITS).collect::<String>())
 }
 

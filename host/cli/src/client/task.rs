@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use umbel_client::{ControlPatch, Request, typed};
 use umbel_model::TaskName;
 
-use super::{Context, TASK, arguments, control};
+use super::{Context, TASK, arguments, control, module};
 use crate::args::{Format, TaskVerb};
 use crate::output::{table_of, text_at};
 use crate::{Result, safe_text::escaped};
@@ -18,7 +18,11 @@ pub async fn run(ctx: &Context, verb: TaskVerb) -> Result {
         TaskVerb::Deploy { name, digest } => {
             (client.post(format!("/v1/tasks/{name}/deploy")).json(&json!({ "digest": digest.to_string() })), name)
         }
-        TaskVerb::Rollback { name } => (client.post(format!("/v1/tasks/{name}/rollback")), name),
+        TaskVerb::Rollback { name } => return roll_back(ctx, &name).await,
+        TaskVerb::Delete { name } => {
+            ctx.about(TASK, name.as_str(), client.delete(path(&name)).text().await).await?;
+            return ctx.terminal.line(name.as_str());
+        }
         TaskVerb::Set { name, fields } => {
             let patch = arguments::policy(&fields)?;
             let found = client.get(path(&name)).text().await;
@@ -31,6 +35,18 @@ pub async fn run(ctx: &Context, verb: TaskVerb) -> Result {
         TaskVerb::Limit { name, limits } => set_control(ctx, name, &control::asked(limits.patch())?).await?,
     };
     show(ctx, &ctx.about(TASK, name.as_str(), request.text().await).await?)
+}
+
+/// Points one task back, and says what that leaves where it was.
+async fn roll_back(ctx: &Context, name: &TaskName) -> Result {
+    let sent = ctx.client.post(format!("/v1/tasks/{name}/rollback")).text().await;
+    let body = ctx.about(TASK, name.as_str(), sent).await?;
+    let task: Value = typed(&body)?;
+    let left = module::short(&text_at(&task, "/deploys/0/digest"));
+    ctx.terminal.note(&format!(
+        "only `{name}` was moved; `umbel module rollback {left}` moves all other tasks of that module, too"
+    ));
+    show(ctx, &body)
 }
 
 /// Changes what holds for all jobs of a task, and returns the request that reads the task as it is then.
