@@ -118,8 +118,10 @@ async fn admit(front: &Front, mut request: Request, next: Next) -> Result {
     let footprint = Footprint::new(tenant.clone(), api.places.take(&tenant, controls(&request))?);
     known_queries.check(route(&request), request.method(), request.uri())?;
     let limit = time_limit(api, &request);
+    let list = if reads_list(&request) { Some(api.lists.acquire(&tenant).await?) } else { None };
     request.extensions_mut().insert(caller);
     let response = footprint.clone().scope(tokio::time::timeout(limit, next.run(request))).await;
+    drop(list);
     let late = |_| Problem::request_timeout(format!("it was given up after {} s", limit.as_secs()));
     footprint::guarded(api, footprint, response.map_err(late)?).await
 }
@@ -139,6 +141,23 @@ fn controls(request: &Request) -> bool {
             && matches!(last, "cancel" | "pause" | "purge" | "abort" | "drain" | "shutdown")
         || request.method() == Method::PATCH
             && (path == "/v1/tenant" || last == "control" || path.starts_with("/v1/queues/"))
+}
+
+/// Whether a request reads many records of the broker.
+fn reads_list(request: &Request) -> bool {
+    let lists = [
+        "/v1/bulk",
+        "/v1/dead",
+        "/v1/jobs",
+        "/v1/jobs/{id}/logs",
+        "/v1/modules",
+        "/v1/queues",
+        "/v1/tasks",
+        "/v1/workers/{id}/jobs",
+        "/v1/workflows",
+        "/v1/workflows/{id}/nodes",
+    ];
+    request.method() == Method::GET && route(request).is_some_and(|route| lists.contains(&route))
 }
 
 /// Reads the rest of a request without a valid token, so that its sender sees the answer; when there are many of them, the

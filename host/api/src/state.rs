@@ -26,6 +26,8 @@ const CACHED_TASKS_BYTES: u64 = 32 << 20;
 /// Tables of routes: each may have some megabytes of compiled expressions.
 const CACHED_ROUTES: u64 = 100;
 const MAX_DRAINS: usize = 64;
+/// Lists that are read at once.
+const MAX_LISTS: usize = 4;
 /// Lists of tokens that are read at once; at most one of them for each tenant.
 const MAX_TOKEN_LISTS: usize = 2;
 /// Trees of workflows that are read at once; at most one of them for each tenant.
@@ -65,6 +67,8 @@ pub struct Api {
     pub(crate) workflows: FairSemaphore,
     /// Streams of events.
     pub(crate) streams: FairSemaphore,
+    /// Lists that are read from the broker: of each tenant one after the other, so that one tenant's do not fill the broker.
+    pub(crate) lists: FairSemaphore,
     /// Lists of tokens: each reads those of all tenants.
     pub(crate) token_lists: FairSemaphore,
     /// Trees and pictures of workflows.
@@ -122,6 +126,7 @@ impl Api {
                 permit_wait,
             ),
             streams: FairSemaphore::new(config.max_streams, config.max_tenant_streams, permit_wait),
+            lists: FairSemaphore::new(MAX_LISTS, 1, permit_wait),
             token_lists: FairSemaphore::new(MAX_TOKEN_LISTS, 1, permit_wait),
             trees: FairSemaphore::new(MAX_TREES, 1, permit_wait),
             rules: Rules {

@@ -17,6 +17,8 @@ pub struct Broken {
     pub submitted_bytes: Mutex<Vec<usize>>,
     /// Fail as soon as a submission was stored.
     pub fail_after_submit: Mutex<Option<Error>>,
+    /// Lists of jobs that are read now, and the most that were read at once.
+    pub lists: Mutex<(usize, usize)>,
 }
 
 impl Broken {
@@ -56,6 +58,16 @@ impl Jobs for Broken {
 
     async fn jobs(&self, query: &JobQuery) -> Result<JobPage> {
         self.check()?;
+        {
+            let mut lists = self.lists.lock().unwrap();
+            lists.0 += 1;
+            lists.1 = lists.1.max(lists.0);
+        }
+        // Others come in between.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        self.lists.lock().unwrap().0 -= 1;
         self.inner.jobs(query).await
     }
 

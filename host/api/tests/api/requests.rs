@@ -6,7 +6,10 @@ use axum::{body::Body, http::Request};
 use futures::future::join_all;
 use umbel_api::ApiConfig;
 
-use crate::app::{Builder, TestApp};
+use crate::{
+    app::{Builder, TestApp},
+    broken::Broken,
+};
 
 #[tokio::test]
 async fn an_unknown_path_and_a_wrong_method_are_problems() {
@@ -252,4 +255,19 @@ async fn a_request_of_another_tenant_is_served_before_all_long_bodies_are_checke
     };
     let (_, before) = tokio::join!(long, short);
     assert!(before < 10, "{before} long bodies were checked before it");
+}
+
+#[tokio::test]
+async fn lists_of_a_tenant_are_read_one_after_the_other_and_those_of_others_beside_them() {
+    let broker = Broken::shared();
+    let app = Builder { broker: Some(broker.clone()), ..Default::default() }.build().await;
+    let others = app.other_tenant().await;
+    let list = async |token: &str| {
+        let request = Request::get("/v1/jobs").header("authorization", format!("Bearer {token}"));
+        app.send(request.body(Body::empty()).unwrap()).await.ok(200);
+    };
+    join_all((0..10).map(|_| list(&app.token))).await;
+    assert_eq!(broker.lists.lock().unwrap().1, 1);
+    join_all((0..10).map(|i| list(if i % 2 == 0 { &app.token } else { &others }))).await;
+    assert_eq!(broker.lists.lock().unwrap().1, 2);
 }
