@@ -243,6 +243,11 @@ impl GuestThreads {
             .worker_threads(threads as usize)
             .max_blocking_threads(4)
             .thread_name("umbel-guest")
+            .on_thread_start(crate::operating_system::give_way)
+            // A poll here is as long as a tick of the epoch, and not the microseconds that tokio's defaults are made for: an
+            // attempt that begins, and a timer, must not wait for sixty of them.
+            .global_queue_interval(2)
+            .event_interval(8)
             .enable_time()
             .build()
             .map_err(crate::Error::Threads)?;
@@ -283,6 +288,30 @@ mod tests {
         }
         tokio::task::yield_now().await;
         taking.iter().filter(|task| task.is_finished()).count()
+    }
+
+    /// On one thread, beside twenty that are always busy.
+    #[test]
+    fn an_attempt_that_begins_does_not_wait_for_many_turns_of_those_that_run() {
+        let threads = GuestThreads::start(1).unwrap();
+        let (turns, (begun, seen)) = (Arc::new(AtomicU32::new(0)), std::sync::mpsc::channel());
+        for _ in 0..20 {
+            let (turns, begun, handle) = (turns.clone(), begun.clone(), threads.handle());
+            threads.handle().spawn(async move {
+                loop {
+                    let turn = turns.fetch_add(1, Ordering::SeqCst);
+                    if turn == 1_000 {
+                        let (turns, begun) = (turns.clone(), begun.clone());
+                        let attempt = async move { begun.send(turns.load(Ordering::SeqCst) - turn) };
+                        // From outside, as the poll loop does it, while this turn lasts.
+                        std::thread::scope(|scope| scope.spawn(|| handle.spawn(attempt)).join().map(drop)).unwrap();
+                    }
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        let waited = seen.recv().unwrap();
+        assert!(waited < 10, "{waited} turns");
     }
 
     #[tokio::test]
