@@ -4,8 +4,8 @@ use axum::body::Body;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use umbel_api::ApiConfig;
-use umbel_broker::{LogLine, Renewal};
-use umbel_model::{Progress, Resolution};
+use umbel_broker::{Delivery, LogLine, Renewal, Settle, Settled};
+use umbel_model::{AttemptRecord, Progress, Resolution, Usage, WorkerId};
 
 use crate::app::{Builder, TestApp, example_module, raw};
 
@@ -65,7 +65,7 @@ impl Events {
     }
 }
 
-async fn write(app: &TestApp, delivery: &umbel_broker::Delivery, from: u64, count: u64, progress: Option<Progress>) {
+async fn write(app: &TestApp, delivery: &Delivery, from: u64, count: u64, progress: Option<Progress>) {
     let line =
         |n: u64| LogLine { at: n, attempt: 1, level: "info".into(), context: String::new(), message: n.to_string() };
     let renewal = Renewal {
@@ -125,6 +125,64 @@ async fn a_client_that_comes_back_gets_each_line_once() {
     }
     let seen = app.with_headers("GET", &format!("/v1/jobs/{id}/events"), &[("last-event-id", &all[451].0)], "").await;
     assert_eq!(seen.status, 204);
+}
+
+/// Ends an attempt, with its entry in the history.
+async fn end(app: &TestApp, delivery: &Delivery, attempt: u32, outcome: &str, resolution: Resolution) {
+    let failure = match &resolution {
+        Resolution::Retry { failure, .. } => Some(failure.clone()),
+        _ => None,
+    };
+    let record = AttemptRecord {
+        attempt,
+        delivery: 1,
+        worker: WorkerId::new("w1").unwrap(),
+        ended_at: 5,
+        outcome: outcome.into(),
+        failure,
+        usage: Usage::default(),
+    };
+    let settle = Settle {
+        tenant: delivery.tenant.clone(),
+        id: delivery.id,
+        token: delivery.token.clone(),
+        resolution,
+        record: Some(record),
+        progress: None,
+        logs: Vec::new(),
+        growth: None,
+    };
+    assert_eq!(app.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_is_told_of_attempts_that_began_and_ended_meanwhile() {
+    let app = TestApp::with_tasks().await;
+    let id = app.submit_add(json!({})).await;
+    let (seen, ..) = Events::open(&app, &id, None).await.next().await.unwrap();
+    let failure = umbel_model::Failure::new("Timeout", "slow");
+    end(&app, &app.claim().await, 1, "error", Resolution::Retry { delay_ms: 0, failure }).await;
+    app.broker.promote(10).await.unwrap();
+    end(&app, &app.claim().await, 2, "snoozed", Resolution::Snooze { delay_ms: 0 }).await;
+    app.broker.promote(10).await.unwrap();
+    end(&app, &app.claim().await, 2, "succeeded", Resolution::Succeed { result: None }).await;
+    let all = Events::open(&app, &id, Some(&seen)).await.rest().await;
+    let short = |events: &[Event]| -> Vec<String> {
+        let of = |(_, name, data): &Event| match name.as_str() {
+            "state" => format!("{} {}", data["state"].as_str().unwrap(), data["attempt"]),
+            name => name.to_owned(),
+        };
+        events.iter().map(of).collect()
+    };
+    let states = ["running 1", "retrying 1", "running 2", "scheduled 2", "running 2", "succeeded 2", "end"];
+    assert_eq!(short(&all), states);
+    assert_eq!(all[1].2["error"]["kind"], "Timeout");
+    for cut in 0..states.len() - 1 {
+        let rest = Events::open(&app, &id, Some(&all[cut].0)).await.rest().await;
+        assert_eq!(short(&rest), states[cut + 1..], "broken after event {cut}");
+    }
+    // Who comes now is told where it stands.
+    assert_eq!(short(&Events::open(&app, &id, None).await.rest().await), states[5..]);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Serialize;
-use umbel_model::{JobId, JobRecord, JobState, Progress, TenantId};
+use umbel_model::{Failure, JobId, JobRecord, JobState, Progress, TenantId};
 
 use crate::{
     event_stream::{EventSource, Events, Looked, POLL, event_stream, last_event_id, stream_permit},
@@ -143,6 +143,7 @@ impl JobEvents {
     /// Lines were stored before the state that follows them, and are told before it.
     async fn tell(&mut self, record: JobRecord, events: &mut Events) -> Looked {
         let ended = record.state.is_terminal();
+        self.tell_attempts(&record, events);
         if !ended {
             self.tell_state(&record, events);
         }
@@ -193,6 +194,45 @@ impl JobEvents {
             error: record.failure.clone().map(JobError::new),
         };
         events.push(self.seen.id(), "state", &change);
+    }
+
+    /// Tells the attempts that ended since: that each ran, also when nobody looked meanwhile, and as what the job waited after
+    /// it. Who has seen nothing is told where the job stands, and not how it came there.
+    fn tell_attempts(&mut self, record: &JobRecord, events: &mut Events) {
+        if self.seen.state.is_none() {
+            return;
+        }
+        let seen = usize::try_from(self.seen.attempts).unwrap_or(usize::MAX);
+        let ended = record.history.iter().enumerate().skip(seen);
+        for (before, attempt) in ended {
+            let mut tell = |state: JobState, attempts: usize, error: Option<&Failure>| {
+                let now = Seen { attempts: attempts as u64, state: Some(state), ..self.seen };
+                if now == self.seen {
+                    return;
+                }
+                self.seen = now;
+                let change = Change {
+                    id: self.id.to_string(),
+                    state: state.as_str(),
+                    attempt: attempt.attempt,
+                    due_at: None,
+                    worker: Some(attempt.worker.as_str()),
+                    error: error.cloned().map(JobError::new),
+                };
+                events.push(self.seen.id(), "state", &change);
+            };
+            tell(JobState::Running, before, None);
+            let waited = match &*attempt.outcome {
+                "error" | "trap" => JobState::Retrying,
+                "snoozed" => JobState::Scheduled,
+                "lost" => JobState::Queued,
+                // It ended with this attempt, or goes on as a workflow.
+                _ => continue,
+            };
+            if before + 1 < record.history.len() || matches!(record.state, JobState::Queued | JobState::Running) {
+                tell(waited, before + 1, attempt.failure.as_ref());
+            }
+        }
     }
 
     /// Tells lines that were written since, a page of them; false when there are more. Those are told first: what a slow
