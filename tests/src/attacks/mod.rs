@@ -1,7 +1,8 @@
 //! Hostile tenants beside a quiet one: what each attack makes the processes hold, and what the quiet tenant notices.
 //!
 //! A scenario of `tests/attacks.rs` runs each for some seconds and looks at bytes and at answers; `cargo xtask bench --only
-//! attacks` runs each for a minute on a release build and reports times, too.
+//! attacks` runs each for a minute on a release build and reports times, too. `UMBEL_ATTACK_SECONDS` says how long instead,
+//! `UMBEL_ATTACK` names some of them, with commas between.
 
 mod guests;
 mod readers;
@@ -9,20 +10,20 @@ mod scene;
 mod strikes;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{env, fmt::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures::future::LocalBoxFuture;
 use serde_json::{Value, json};
 
-pub use scene::Scene;
-pub use strikes::ALL;
+use scene::Scene;
+use strikes::ALL;
 use watch::Watch;
 
 /// One attack.
 #[derive(Debug, Clone, Copy)]
-pub struct Attack {
-    pub name: &'static str,
+struct Attack {
+    name: &'static str,
     /// Arguments of `umbel dev`.
     arguments: &'static [&'static str],
     /// Memory that its running guests were granted together, MiB.
@@ -40,8 +41,8 @@ const STARVED_MS: f64 = 10_000.0;
 
 /// What came of an attack.
 #[derive(Debug)]
-pub struct Report {
-    pub name: &'static str,
+struct Report {
+    name: &'static str,
     broker: &'static str,
     /// Memory of the process at most, without what its guests were granted, MiB.
     process_mib: f64,
@@ -57,9 +58,28 @@ pub struct Report {
     answers: Vec<(String, u64)>,
 }
 
+/// Runs every attack for so many seconds, on SQLite or on Redis, and shows each report. An error names all that went wrong.
+pub async fn every(on_redis: bool, seconds: u64, show: impl Fn(Value)) -> Result<()> {
+    let seconds = env::var("UMBEL_ATTACK_SECONDS").map_or(Ok(seconds), |text| text.parse())?;
+    let only = env::var("UMBEL_ATTACK").ok();
+    let mut wrong = String::new();
+    for attack in ALL.iter().filter(|a| only.as_deref().is_none_or(|only| only.split(',').any(|name| name == a.name))) {
+        let outcome = attack.run(on_redis, Duration::from_secs(seconds)).await;
+        let checked = outcome.and_then(|report| {
+            show(report.to_json());
+            report.check()
+        });
+        if let Err(e) = checked {
+            writeln!(wrong, "{}: {e:#}", attack.name)?;
+        }
+    }
+    ensure!(wrong.is_empty(), "{wrong}");
+    Ok(())
+}
+
 impl Attack {
     /// Runs it for so long, on SQLite or on Redis.
-    pub async fn run(&self, on_redis: bool, lasts: Duration) -> Result<Report> {
+    async fn run(&self, on_redis: bool, lasts: Duration) -> Result<Report> {
         let scene = Arc::new(Scene::start(on_redis, self.arguments, lasts).await?);
         let watch = Watch::start(&scene)?;
         let struck = (self.strike)(scene.clone()).await.with_context(|| format!("the attack {}", self.name));
@@ -82,7 +102,7 @@ impl Attack {
 
 impl Report {
     /// An error unless memory stayed within its limits and the quiet tenant was served.
-    pub fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         ensure!(self.process_mib < PROCESS_MIB, "the process held {:.0} MiB: {self:?}", self.process_mib);
         ensure!(self.redis_mib < REDIS_MIB, "Redis held {:.0} MiB beyond its data: {self:?}", self.redis_mib);
         ensure!(self.refused.is_empty(), "the quiet tenant was refused: {self:?}");
@@ -92,7 +112,7 @@ impl Report {
     }
 
     /// For tables.
-    pub fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let answers: Value = self.answers.iter().map(|(what, n)| (what.clone(), json!(n))).collect();
         json!({
             "what": "attacks", "attack": self.name, "broker": self.broker,

@@ -24,7 +24,7 @@ use crate::{Client, component::salted, until};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Every attack.
-pub const ALL: &[Attack] = &[
+pub(super) const ALL: &[Attack] = &[
     attack("output", |scene| output(scene).boxed_local()),
     attack("output_at_push", |scene| output_at_push(scene).boxed_local()),
     attack("lists", |scene| lists(scene).boxed_local()),

@@ -11,7 +11,7 @@ mod fleet;
 mod measure;
 mod redis_info;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -40,8 +40,8 @@ const LONG: &[&str] = &["queues", "tenants", "attacks"];
 /// Queues of the run over many, and its jobs.
 const QUEUES: usize = 1_000;
 const OVER_QUEUES: usize = 100_000;
-/// How long each attack lasts.
-const ATTACK: Duration = Duration::from_secs(60);
+/// Of each attack.
+const ATTACK_SECONDS: u64 = 60;
 /// Jobs of each run with a limit, and of the run without one beside them.
 const LIMITED: usize = 20_000;
 /// Jobs that a bulk action purges and forgets.
@@ -112,13 +112,7 @@ async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>>
         }
         "chain" => rows.push(canvas::chain(broker, STEPS).await?),
         "latency" => rows.push(measure::latency(broker).await?),
-        "attacks" => {
-            for attack in attacks::ALL {
-                let report = attack.run(broker == "redis", ATTACK).await?;
-                show(1, report.to_json());
-                report.check()?;
-            }
-        }
+        "attacks" => attacks::every(broker == "redis", ATTACK_SECONDS, |report| show(1, report)).await?,
         "queues" => {
             for queues in [1, QUEUES] {
                 rows.push(measure::over_queues(name, broker, OVER_QUEUES, Limit::None, queues).await?);
