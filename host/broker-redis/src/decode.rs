@@ -164,14 +164,8 @@ pub(crate) fn job_value(bytes: &[u8]) -> Result<NodeValue> {
     })
 }
 
-/// An attempt as a JSON array: half of the object's size, and there is one in every finished job. `reap` in `maintenance.lua` writes
-/// the same for a lost delivery.
+/// An attempt as `rules::storage::as_list` writes it. `reap` in `maintenance.lua` writes the same for a lost delivery.
 type Attempt = (u32, u32, WorkerId, UnixMs, String, u64, u64, u64, Option<Failure>);
-
-pub(crate) fn written_attempt(a: &AttemptRecord) -> impl serde::Serialize {
-    let Usage { fuel, memory_bytes, duration_us } = a.usage;
-    (a.attempt, a.delivery, &a.worker, a.ended_at, &a.outcome, fuel, memory_bytes, duration_us, &a.failure)
-}
 
 /// An attempt as it is stored.
 pub(crate) fn read_attempt(text: &[u8]) -> Result<AttemptRecord> {

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use umbel_broker::{
     Claim, ClaimQueues, Error, Label, LimitedTenants, MAX_LIMITED_TENANTS, NewJob, Renewal, Result, Settle, Start,
+    rules::storage::as_list,
 };
 use umbel_model::{AttemptRecord, Resolution, Token};
 
 use crate::{
     broker_options::broker_options,
     bytes::{FLAG_MORE, FLAG_SPEC_APART, Packed, SPEC_INLINE_BYTES, json, start_of},
-    decode::written_attempt,
     growth::growth,
     keys::member,
 };
@@ -176,5 +176,5 @@ pub(crate) fn renewal(renewal: &Renewal) -> Result<Vec<u8>> {
 }
 
 fn attempt(a: &AttemptRecord) -> Result<String> {
-    json(&written_attempt(a))
+    json(&as_list(a))
 }

@@ -10,5 +10,6 @@ pub mod join;
 pub mod lease;
 pub mod retention;
 pub mod settle;
+pub mod storage;
 pub mod uniqueness;
 pub mod work_items;

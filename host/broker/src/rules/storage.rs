@@ -1,0 +1,115 @@
+//! How many bytes of a tenant's are stored: what is counted of each thing, in every broker alike. Texts count with what they
+//! refer to in the module store; names, states and indexes do not count, because their number is limited.
+
+use serde::Serialize;
+use umbel_model::{AttemptRecord, Failure, JobRecord, LargeValue, Progress, Usage, large_value::REFERENCE};
+
+use crate::{LogLine, NodeTemplate};
+
+/// What an attempt takes in a history beyond its text, bytes.
+const ATTEMPT_BYTES: u64 = 4;
+
+/// The bytes of a result, with those that it refers to.
+pub fn result(text: &str) -> u64 {
+    let apart = if text.starts_with(REFERENCE) { LargeValue::from_reference(text) } else { None };
+    text.len() as u64 + apart.map_or(0, |value| value.bytes)
+}
+
+/// The bytes of a job's spec, with those of the arguments that it refers to: such a reference is its last field.
+pub fn spec(text: &str) -> u64 {
+    text.len() as u64 + arguments_apart(text).unwrap_or(0)
+}
+
+/// How the reference to large arguments begins in a spec, and how it ends.
+const ARGUMENTS: (&str, &str) = (",\"stored_arguments\":{\"sha256\":\"", "\"}}");
+
+fn arguments_apart(text: &str) -> Option<u64> {
+    let rest = text.strip_suffix(ARGUMENTS.1)?;
+    let (_, reference) = rest.rsplit_once(ARGUMENTS.0)?;
+    let (digest, rest) = reference.split_once("\",\"bytes\":")?;
+    let (bytes, of) = rest.split_once(",\"of\":\"")?;
+    let is_word = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':');
+    if is_word(digest) && is_word(of) { bytes.parse().ok() } else { None }
+}
+
+fn json(value: &impl Serialize) -> u64 {
+    serde_json::to_string(value).map_or(0, |text| text.len() as u64)
+}
+
+/// The bytes of a failure.
+pub fn failure(failure: &Failure) -> u64 {
+    json(failure)
+}
+
+/// The bytes of a job's progress.
+pub fn progress(progress: &Progress) -> u64 {
+    json(progress)
+}
+
+/// The bytes of a log line.
+pub fn line(line: &LogLine) -> u64 {
+    json(line)
+}
+
+/// The bytes of an attempt in a history.
+pub fn attempt(attempt: &AttemptRecord) -> u64 {
+    json(&as_list(attempt)) + ATTEMPT_BYTES
+}
+
+/// An attempt as a list: half of the object's size, and there is one in every job that has ended.
+pub fn as_list(of: &AttemptRecord) -> impl Serialize {
+    let Usage { fuel, memory_bytes, duration_us } = of.usage;
+    (of.attempt, of.delivery, &of.worker, of.ended_at, &of.outcome, fuel, memory_bytes, duration_us, &of.failure)
+}
+
+/// The bytes of a job without its log: its spec (of a node: its arguments), and what its attempts left.
+pub fn job(record: &JobRecord) -> u64 {
+    let sent = record.node.as_ref().map_or_else(|| spec(&record.spec), |node| node.arguments.len() as u64);
+    let left = record.result.as_ref().map_or(0, |text| result(text.get()))
+        + record.failure.as_ref().map_or(0, failure)
+        + record.progress.as_ref().map_or(0, progress);
+    sent + left + record.history.iter().map(attempt).sum::<u64>()
+}
+
+/// The bytes of a workflow without its nodes.
+pub fn workflow<'a>(spec: &str, templates: impl IntoIterator<Item = &'a NodeTemplate>) -> u64 {
+    spec.len() as u64 + templates.into_iter().map(template).sum::<u64>()
+}
+
+/// The bytes of a template.
+pub fn template(template: &NodeTemplate) -> u64 {
+    template.spec.len() as u64
+}
+
+/// The bytes of a document: its name, its body and its version in digits, with a space between.
+pub fn document(name: &str, version: u64, body: &str) -> u64 {
+    let digits = version.checked_ilog10().unwrap_or(0) + 1;
+    name.len() as u64 + u64::from(digits) + 1 + body.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use umbel_model::{Digest, JobId};
+
+    use super::*;
+
+    #[test]
+    fn a_text_counts_with_the_value_that_a_host_put_into_the_module_store_for_it() {
+        let stored = LargeValue { sha256: Digest::of(b"x"), bytes: 5_000_000, of: JobId::from_parts(1, 2) };
+        let text = stored.reference();
+        assert_eq!(result(&text), text.len() as u64 + 5_000_000);
+        assert_eq!(result(r#"{"$umbel":1}"#), 12);
+        let reference = serde_json::to_string(&stored).unwrap();
+        let whole = format!(r#"{{"v":1,"arguments":{{}},"stored_arguments":{reference}}}"#);
+        assert_eq!(spec(&whole), whole.len() as u64 + 5_000_000);
+        let forged = format!(r#"{{"v":1,"arguments":{{"a":1,"stored_arguments":{reference}}}}}"#);
+        assert_eq!(spec(&forged), forged.len() as u64, "of a user");
+    }
+
+    #[test]
+    fn a_document_counts_as_it_is_stored() {
+        for version in [1, 9, 10, 123] {
+            assert_eq!(document("name", version, "{}"), 4 + format!("{version} {{}}").len() as u64);
+        }
+    }
+}
