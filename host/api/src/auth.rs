@@ -252,6 +252,7 @@ pub async fn revoke_token(
         name: document.name.clone(),
         expect: Expect::Any,
         body: None,
+        held_bytes: 0,
     };
     broker.put_document(&put).await?;
     tracing::info!(token = %token.id, tenant = %token.tenant, "token revoked");

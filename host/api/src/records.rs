@@ -13,5 +13,5 @@ pub(crate) fn write_of<T: Serialize>(
     body: &T,
 ) -> PutDocument {
     let body = serde_json::to_string(body).expect("a record has text keys only");
-    PutDocument { tenant: tenant.clone(), kind, name: name.to_string(), expect, body: Some(body) }
+    PutDocument { tenant: tenant.clone(), kind, name: name.to_string(), expect, body: Some(body), held_bytes: 0 }
 }

@@ -71,6 +71,7 @@ pub(crate) async fn delete(api: &Api, tenant: &TenantId, name: &TaskName, versio
         name: name.to_string(),
         expect: Expect::Version(version),
         body: None,
+        held_bytes: 0,
     };
     let deleted = matches!(api.broker.put_document(&put).await?, DocumentPut::Stored(_));
     api.tasks.invalidate(&(tenant.clone(), name.clone())).await;

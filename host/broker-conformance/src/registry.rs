@@ -6,7 +6,7 @@ use super::*;
 
 fn put(name: &str, expect: Expect, body: Option<&str>) -> PutDocument {
     let (tenant, kind) = (tenant("t1"), DocumentKind::Task);
-    PutDocument { tenant, kind, name: name.into(), expect, body: body.map(Into::into) }
+    PutDocument { tenant, kind, name: name.into(), expect, body: body.map(Into::into), held_bytes: 0 }
 }
 
 pub async fn documents_are_written_only_at_the_expected_version(s: Subject) {

@@ -194,6 +194,8 @@ pub struct PutDocument {
     pub expect: Expect,
     /// None deletes.
     pub body: Option<String>,
+    /// Bytes that are kept elsewhere for as long as the document is here, such as a module. They count with it.
+    pub held_bytes: u64,
 }
 
 impl PutDocument {

@@ -18,7 +18,16 @@ pub(crate) async fn write<T: Serialize>(
     body: Option<&T>,
 ) -> Result<DocumentPut> {
     let body = body.map(|body| serde_json::to_string(body).expect("an action has text keys only"));
-    broker.put_document(&PutDocument { tenant: tenant.clone(), kind: DocumentKind::Bulk, name, expect, body }).await
+    broker
+        .put_document(&PutDocument {
+            tenant: tenant.clone(),
+            kind: DocumentKind::Bulk,
+            name,
+            expect,
+            body,
+            held_bytes: 0,
+        })
+        .await
 }
 
 /// The body of a document; none, and a line of the log, when it cannot be read.

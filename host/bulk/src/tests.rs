@@ -362,6 +362,7 @@ async fn an_action_whose_document_cannot_be_read_fails_with_a_reason_and_is_not_
             name: id.to_string(),
             expect: Expect::Any,
             body: Some(body.into()),
+            held_bytes: 0,
         };
         world.broker.put_document(&broken).await.unwrap();
         assert!(list(&*world.broker, &world.tenant).await.is_ok(), "the others can be looked at meanwhile");
@@ -411,6 +412,7 @@ async fn an_entry_without_an_action_is_forgotten_after_a_while() {
         name: id.to_string(),
         expect: umbel_broker::Expect::Any,
         body: None,
+        held_bytes: 0,
     };
     world.broker.put_document(&gone).await.unwrap();
     assert_eq!(world.advance(id, 3_000, 2).await, Advanced::Ended);

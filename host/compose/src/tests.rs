@@ -281,6 +281,7 @@ async fn tasks_are_read_from_the_broker_and_remembered_for_a_moment() {
         name: name.to_string(),
         expect: Expect::Any,
         body: Some(serde_json::to_string(document).unwrap()),
+        held_bytes: 0,
     };
     broker.put_document(&put(&document)).await.unwrap();
     let found = tasks.task(&tenant, &name).await.unwrap().unwrap();
@@ -383,7 +384,10 @@ async fn nodes_go_where_the_routes_say() {
     let tenant = TenantId::new("t").unwrap();
     let put = async |kind, name: &str, body: String| {
         let (tenant, name, body) = (tenant.clone(), name.to_owned(), Some(body));
-        broker.put_document(&PutDocument { tenant, kind, name, expect: Expect::Any, body }).await.unwrap();
+        broker
+            .put_document(&PutDocument { tenant, kind, name, expect: Expect::Any, body, held_bytes: 0 })
+            .await
+            .unwrap();
     };
     let task: TaskDescription =
         serde_json::from_value(json!({"name": "mail.send", "parameters": [], "policy": {"queue": "code"}})).unwrap();

@@ -28,6 +28,7 @@ async fn named(broker: &dyn Broker) -> Result<String, Error> {
         name: NAME.into(),
         expect: Expect::Absent,
         body: Some(format!("\"{new}\"")),
+        held_bytes: 0,
     };
     match broker.put_document(&put).await? {
         DocumentPut::Stored(_) => Ok(new),

@@ -275,6 +275,7 @@ fn refused(error: InspectError) -> Problem {
 async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>> {
     let (kind, expect) = (DocumentKind::Module, Expect::Absent);
     let put = records::write_of(&caller.tenant, kind, info.digest, expect, info);
+    let put = PutDocument { held_bytes: info.size_bytes, ..put };
     match api.broker.put_document(&put).await? {
         DocumentPut::Stored(version) => Ok(Some(version)),
         // Stored by an earlier push: a digest never means anything else.
@@ -291,6 +292,7 @@ async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
         name: digest.to_string(),
         expect: Expect::Version(version),
         body: None,
+        held_bytes: 0,
     };
     if let Err(error) = api.broker.put_document(&put).await {
         tracing::warn!(%digest, %error, "a module whose bytes are not stored is still listed");

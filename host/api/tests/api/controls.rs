@@ -120,6 +120,7 @@ async fn so_many_routes_may_be_regular_expressions() {
         name: "routes".into(),
         expect: umbel_broker::Expect::Any,
         body: Some(json!({"routes": (0..40).map(regex).collect::<Vec<_>>()}).to_string()),
+        held_bytes: 0,
     };
     let older = TestApp::with_tasks().await;
     older.broker.put_document(&stored).await.unwrap();

@@ -232,6 +232,7 @@ async fn digits_that_fit_several_modules_name_none() {
             name: info["digest"].as_str().unwrap().into(),
             expect: umbel_broker::Expect::Absent,
             body: Some(info.to_string()),
+            held_bytes: 0,
         };
         app.broker.put_document(&put).await.unwrap();
     }

@@ -79,7 +79,7 @@ async fn a_full_server_deletes_what_is_over() {
     left.sort();
     assert_eq!(
         left,
-        ["meta", "meta:labels_v1", "meta:seq", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}"))
+        ["meta", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"].map(|key| format!("umbel:{{s0}}:{key}"))
     );
 }
 
@@ -107,7 +107,7 @@ async fn a_full_server_takes_actions_on_many_jobs_and_no_other_documents() {
     let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
     let put = |kind| {
         let (tenant, name, body) = (tenant(), "purge".to_owned(), Some("{}".to_owned()));
-        PutDocument { tenant, kind, name, expect: Expect::Absent, body }
+        PutDocument { tenant, kind, name, expect: Expect::Absent, body, held_bytes: 0 }
     };
     limit(&server, "1");
     assert_eq!(broker.put_document(&put(DocumentKind::Bulk)).await.unwrap(), DocumentPut::Stored(1));
