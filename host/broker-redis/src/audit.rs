@@ -6,7 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use redis::FromRedisValue;
 use umbel_broker::{Error, Finding, Result};
 
-use crate::{RedisBroker, answers::Answer, connection::Repeat, settings};
+use crate::{
+    RedisBroker,
+    answers::Answer,
+    connection::Repeat,
+    settings,
+    storage::{Miscount, Names},
+};
 
 /// Keys that one call looks at: a few milliseconds.
 const PIECE: usize = 300;
@@ -76,7 +82,8 @@ impl RedisBroker {
     pub(crate) async fn look_through(&self, fix: bool) -> Result<Vec<Finding>> {
         let mut found = Findings::default();
         self.look_at_settings(&mut found).await?;
-        let keys = self.names_by_kind(&mut found).await?;
+        let pulse = self.pulse().await?;
+        let keys = self.names_by_kind(|key| found.add("key that nothing owns".into(), key, false)).await?;
         let of = |kind: &str| keys.get(kind).into_iter().flatten();
         for kind in KINDS {
             let names: Vec<&String> = of(kind).collect();
@@ -95,6 +102,9 @@ impl RedisBroker {
         self.look_at(fix, "hashes", Vec::new(), &mut found).await?;
         self.look_at_labels(fix, of("meta"), &mut found).await?;
         self.look_at_counts(fix, &keys, &mut found).await?;
+        for Miscount { tenant, fixed } in self.miscounts(fix, &keys, &pulse).await? {
+            found.add("bytes of a tenant".into(), tenant, fixed);
+        }
         Ok(found.by_check.into_values().collect())
     }
 
@@ -107,12 +117,7 @@ impl RedisBroker {
         Ok(())
     }
 
-    async fn look_at_counts(
-        &self,
-        fix: bool,
-        keys: &BTreeMap<String, BTreeSet<String>>,
-        found: &mut Findings,
-    ) -> Result<()> {
+    async fn look_at_counts(&self, fix: bool, keys: &Names, found: &mut Findings) -> Result<()> {
         let of = |kind: &str| keys.get(kind).into_iter().flatten();
         let tenants: Vec<String> = of("queues").cloned().collect();
         if tenants.len() <= MOST_SUB_QUEUES {
@@ -138,11 +143,11 @@ impl RedisBroker {
     }
 
     /// Every key below the prefix, behind its kind.
-    async fn names_by_kind(&self, found: &mut Findings) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    pub(crate) async fn names_by_kind(&self, mut unowned: impl FnMut(String) + Send) -> Result<Names> {
         let prefix = self.connection.keys.prefix();
         let known: HashSet<&str> =
             [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().into_iter().collect();
-        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut keys = Names::new();
         let mut cursor = "0".to_owned();
         loop {
             let scan = redis::cmd("SCAN")
@@ -158,7 +163,7 @@ impl RedisBroker {
                 let name = key.strip_prefix(prefix).unwrap_or(&key);
                 let (kind, name) = name.split_once(':').unwrap_or((name, ""));
                 if !known.contains(kind) {
-                    found.add("key that nothing owns".into(), key.clone(), false);
+                    unowned(key.clone());
                 }
                 match keys.get_mut(kind) {
                     Some(names) => drop(names.insert(name.into())),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use umbel_broker::{
     Control, ControlPatch, ControlSet, Controls, Error, Limits, MAX_READY_QUEUES, QueueDeleted, QueueStats, Result,
-    Scope,
+    Scope, StoredBytes,
 };
 use umbel_model::{QueueName, Rate, TenantId};
 
@@ -89,6 +89,10 @@ impl Controls for RedisBroker {
             }
         }
         Ok(controls.into_iter().collect())
+    }
+
+    async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes> {
+        self.stored(tenant).await
     }
 }
 

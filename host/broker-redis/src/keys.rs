@@ -13,7 +13,7 @@
 //! | `jobs:<tenant>`, `dead:<tenant>`, `workflows:<tenant>` | sorted set | ids by name; `jobs` has no nodes |
 //! | `gate:<tenant>,<id>` | string | a node that is a join; one that is a job has a record |
 //! | `wf:<tenant>,<id>` | string | a workflow: what changes, see `WORKFLOW` in `workflows.lua` |
-//! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`); while staged, `r` starts and `i` idempotency |
+//! | `wft:<tenant>,<id>` | hash | its templates by number, its spec (`s`), bytes of all (`b`); while staged, `r` starts and `i` idempotency |
 //! | `todo` | list | work items, see `ITEM` in `workflows.lua` |
 //! | `deadlines` | sorted set | running workflows by deadline |
 //! | `more:<tenant>,<id>` | string | broker options of a job, see `OPTIONS` in `limits.lua` |
@@ -42,6 +42,9 @@
 //! | `leases`, `look`, `retain` | sorted set | `<tenant>,<id>` by end of lease, time to look at it, time to delete it |
 //! | `idem:<tenant>,<key>`, `idem_due` | string, sorted set | idempotency keys, and when they are over |
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
+//! | `meta:held:<tenant>,<kind>` | hash | bytes that documents stand for, by name; without those that stand for none |
+//! | `meta:stored:<tenant>` | hash | bytes that are stored of a tenant, see `storage.lua` |
+//! | `meta:recounted_v1` | string | when those were last counted anew |
 //! | `followed`, `events:<tenant>` | hash, list | event subscriptions: until when, and the last number, by tenant; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `service_leases.lua` |
@@ -131,6 +134,10 @@ impl Keys {
 
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}log:{}", self.prefix, member(tenant, id))
+    }
+
+    pub(crate) fn stored(&self, tenant: &str) -> String {
+        format!("{}meta:stored:{tenant}", self.prefix)
     }
 
     pub(crate) fn documents(&self, tenant: &TenantId, kind: DocumentKind) -> String {

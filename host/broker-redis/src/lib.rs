@@ -25,6 +25,7 @@ mod maintenance;
 mod nodes;
 mod registry;
 mod settings;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod upgrade;

@@ -22,6 +22,7 @@ macro_rules! code {
 pub(crate) const CODE: &str = code! {
     "core"
     "do" "labels" "end"
+    "do" "storage" "end"
     "do" "limits" "end"
     "do" "uniqueness" "dead_set" "end"
     "do" "idempotency" "end"
@@ -41,6 +42,7 @@ pub(crate) const CODE: &str = code! {
     "do" "service_leases" "end"
     "do" "check" "end"
     "do" "audit_keys" "audit_sets" "audit_counts" "end"
+    "do" "recount" "end"
 };
 
 /// The commands that the functions use, sorted.

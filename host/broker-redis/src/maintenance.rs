@@ -49,6 +49,9 @@ impl Maintenance for RedisBroker {
         while keys >= BATCH {
             (_, keys) = self.prune_once(0).await?;
         }
+        if let Err(error) = self.recount().await {
+            tracing::debug!(%error, "what tenants have stored could not be counted anew");
+        }
         Ok(deleted)
     }
 

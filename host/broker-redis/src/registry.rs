@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Document, DocumentKind, DocumentPage, DocumentPut, Error, Expect, Ordered, PutDocument, Registry, Result,
+    Document, DocumentKind, DocumentPage, DocumentPut, Error, Expect, Limits, Ordered, PutDocument, Registry, Result,
     WORKER_TTL_MS, WorkerInfo, WorkerOrder,
 };
 use umbel_model::{TenantId, WorkerId};
@@ -75,7 +75,8 @@ impl Registry for RedisBroker {
         };
         let shelf = shelf(&put.tenant, put.kind);
         let (has_body, body) = (u8::from(put.body.is_some()), put.body.as_deref().unwrap_or_default());
-        let args = args([&shelf, &put.name, &expected, &has_body, &body, &self.limits.max_documents]);
+        let Limits { max_documents, .. } = self.limits;
+        let args = args([&shelf, &put.name, &expected, &has_body, &body, &max_documents, &put.held_bytes]);
         // A purge is how a full server is emptied, and a pause how what fills it is stopped.
         let needs_room = put.body.is_some() && !matches!(put.kind, DocumentKind::Bulk | DocumentKind::ControlLayers);
         let function = if needs_room { "put_document" } else { "delete_document" };

@@ -11,6 +11,7 @@ use umbel_model::{JobState, UnixMs};
 use crate::{
     error::Fault,
     rows::{JobCounts, Numbered, all, get},
+    storage::{job_bytes, log_bytes, of_result, of_spec, sums, workflow_bytes},
 };
 
 /// How something that was found is repaired.
@@ -256,6 +257,36 @@ pub(crate) const CHECKS: &[Check] = &[
             "INSERT INTO workflow_count (tenant, held, nodes) SELECT tenant,
                 count(*) FILTER (WHERE parent IS NULL AND pruned IS NULL), sum(nodes) FROM workflow GROUP BY tenant",
         ]),
+    },
+    Check {
+        name: "bytes of a job",
+        sql: concat!(
+            "SELECT tenant || ' ' || hex(id) FROM job WHERE log_bytes <> ",
+            log_bytes!(),
+            " OR bytes <> ",
+            job_bytes!()
+        ),
+        repair: Repair::Sql(&[
+            concat!("UPDATE job SET log_bytes = ", log_bytes!(), " WHERE log_bytes <> ", log_bytes!()),
+            concat!("UPDATE job SET bytes = ", job_bytes!(), " WHERE bytes <> ", job_bytes!()),
+        ]),
+    },
+    Check {
+        name: "bytes of a workflow",
+        sql: concat!("SELECT tenant || ' ' || hex(id) FROM workflow WHERE bytes <> ", workflow_bytes!()),
+        repair: Repair::Sql(&[concat!("UPDATE workflow SET bytes = ", workflow_bytes!())]),
+    },
+    Check {
+        name: "bytes of a tenant",
+        sql: concat!(
+            "SELECT coalesce(real.tenant, stored.tenant) FROM stored FULL JOIN (",
+            sums!(),
+            ") AS real ON real.tenant = stored.tenant
+            WHERE coalesce(stored.jobs, 0) <> coalesce(real.jobs, 0) OR coalesce(stored.logs, 0) <> coalesce(real.logs, 0)
+            OR coalesce(stored.documents, 0) <> coalesce(real.documents, 0)
+            OR coalesce(stored.modules, 0) <> coalesce(real.modules, 0)"
+        ),
+        repair: Repair::Sql(&["DELETE FROM stored", concat!("INSERT INTO stored ", sums!())]),
     },
 ];
 

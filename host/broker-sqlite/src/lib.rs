@@ -13,6 +13,7 @@ mod readers;
 mod reads;
 mod rows;
 mod schema;
+mod storage;
 mod templates;
 mod timer;
 mod workflows;

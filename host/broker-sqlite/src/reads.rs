@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row};
 use umbel_broker::{
     Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, Label, LogLine,
-    MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE,
+    MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, StoredBytes, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE,
     WORKER_TTL_MS, WorkerInfo, text_bytes,
 };
 use umbel_model::{
@@ -21,8 +21,12 @@ use crate::{
 /// The failure of a job. One that failed without an outcome of its own failed with what it waited for: many may, and in a
 /// full file.
 pub(crate) fn failure(state: JobState, own: Option<Failure>, no_outcome: bool) -> Option<Failure> {
-    let upstream = || Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE);
-    if state == JobState::Failed && no_outcome { Some(upstream()) } else { own }
+    if state == JobState::Failed && no_outcome { Some(upstream_failed()) } else { own }
+}
+
+/// The failure of a job that did not run because what it waits for failed.
+pub(crate) fn upstream_failed() -> Failure {
+    Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE)
 }
 
 fn rid(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<i64>, Fault> {
@@ -228,6 +232,13 @@ impl View<'_> {
     pub(crate) fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>, Fault> {
         let sql = "SELECT kind, name, text FROM control WHERE tenant = ? ORDER BY kind, name";
         all(self.conn, sql, &[tenant], |row| Ok((rows::scope(row, 0)?, get(row, 2)?)))
+    }
+
+    pub(crate) fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes, Fault> {
+        let sql = "SELECT jobs, logs, documents, modules FROM stored WHERE tenant = ?";
+        let found =
+            one(self.conn, sql, &[tenant], |row| Ok(read!(row => StoredBytes { jobs, logs, documents, modules })))?;
+        Ok(found.unwrap_or_default())
     }
 
     /// A tenant queue has a virtual finish time (`tag`) while it has something to hand out.

@@ -6,11 +6,11 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use tracing::warn;
 use umbel_broker::{Error, Result};
 
-use crate::{config::SqliteConfig, error::Fault, rows::RUNS};
+use crate::{config::SqliteConfig, error::Fault, rows::RUNS, storage};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     include_str!("schema.sql"),
     include_str!("canvas.sql"),
     include_str!("limits.sql"),
@@ -19,6 +19,7 @@ const STEPS: [&str; 8] = [
     include_str!("queues.sql"),
     include_str!("links.sql"),
     include_str!("labels.sql"),
+    storage::STEP,
 ];
 const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".

@@ -34,12 +34,29 @@ pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// All controls of a tenant that are not the default, in the order of `Scope`.
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>>;
 
+    /// How many bytes of the tenant's are stored, as they were counted with each change of them.
+    async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes>;
+
     /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. A queue that is not known is made when it
     /// is paused. Answers whether the queue is known then.
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
         let patch = ControlPatch { paused: Some(paused), ..ControlPatch::default() };
         Ok(matches!(self.set_control(tenant, &Scope::Queue(queue.clone()), &patch).await?, ControlSet::Set(_)))
     }
+}
+
+/// Bytes that are stored of a tenant: `rules::storage` says what counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoredBytes {
+    /// Of jobs and workflows: specs, arguments, results, failures, progress, histories and logs, and the large values that they
+    /// refer to.
+    pub jobs: u64,
+    /// The part of it that is log lines.
+    pub logs: u64,
+    /// Of documents, and of what they stand for: `PutDocument::held_bytes`.
+    pub documents: u64,
+    /// The part of it that is modules and their documents.
+    pub modules: u64,
 }
 
 /// How many jobs of a queue are where.

@@ -114,6 +114,7 @@ macro_rules! serve_in_process {
                 read ready_queues() -> Vec<QueueName>;
                 write[1] set_control(&tenant: TenantId, &scope: Scope, &patch: ControlPatch) -> ControlSet;
                 read controls(&tenant: TenantId) -> Vec<(Scope, Control)>;
+                read stored_bytes(&tenant: TenantId) -> StoredBytes;
             }
             $crate::serve_in_process! { $Broker: Registry
                 write[1] heartbeat(&worker: WorkerInfo) -> Option<WorkerOrder>;

@@ -191,6 +191,11 @@ impl Controls for Broken {
         self.check()?;
         self.inner.controls(tenant).await
     }
+
+    async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes> {
+        self.check()?;
+        self.inner.stored_bytes(tenant).await
+    }
 }
 
 #[async_trait]

@@ -98,10 +98,25 @@ impl History {
         if done.text != got {
             return Err(format!("{}: expected {}, got {got}", when(), done.text));
         }
+        self.compare_bytes().await.map_err(|why| format!("{}: {why}", when()))?;
         let now = self.subject.now.load(Ordering::SeqCst);
         self.properties.after(&self.model, now, doing, &done).map_err(|why| format!("{}: {why}", when()))?;
         self.deliveries.extend(done.claimed.iter().cloned());
         Ok(done)
+    }
+
+    /// Both count the same bytes.
+    async fn compare_bytes(&self) -> Result<(), String> {
+        for name in TENANTS {
+            let (expected, got) = (
+                self.model.stored_bytes(&tenant(name)).await.unwrap(),
+                self.subject.broker.stored_bytes(&tenant(name)).await.unwrap(),
+            );
+            if expected != got {
+                return Err(format!("bytes of tenant {name}: expected {expected:?}, got {got:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes away all that operators set.

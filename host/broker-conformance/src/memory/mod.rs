@@ -14,6 +14,7 @@ mod records;
 mod registry;
 mod requests;
 mod state;
+mod storage;
 mod uniqueness;
 mod workflow_reads;
 mod workflows;

@@ -55,9 +55,13 @@ impl State {
         match (answer, &put.body) {
             (DocumentPut::Stored(version), Some(body)) => {
                 let (name, body) = (put.name.clone(), body.clone());
+                self.held_bytes.insert(key.clone(), put.held_bytes);
                 self.documents.insert(key, Document { name, version, body });
             }
-            (DocumentPut::Stored(_), None) => drop(self.documents.remove(&key)),
+            (DocumentPut::Stored(_), None) => {
+                self.documents.remove(&key);
+                self.held_bytes.remove(&key);
+            }
             _ => {}
         }
         answer

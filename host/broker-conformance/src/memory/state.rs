@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo, Option<WorkerOrder>)>,
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
+    /// The bytes that they stand for.
+    pub(super) held_bytes: BTreeMap<(TenantId, DocumentKind, String), u64>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
     pub(super) reaping: Reaping,

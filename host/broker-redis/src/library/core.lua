@@ -51,8 +51,8 @@ local function bind()
 end
 
 -- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, whose turn it is, claims.
-local labels, limits, unique, dead_set, workflows, work = {}, {}, {}, {}, {}, {}
+-- idempotency keys, deletion, whose turn it is, claims; the bytes that tenants have stored.
+local labels, limits, unique, dead_set, workflows, work, storage = {}, {}, {}, {}, {}, {}, {}
 local new_workflows, idempotency, deletion, turns, claims = {}, {}, {}, {}, {}
 
 -- ---- the state of one call
@@ -115,10 +115,11 @@ local function has(flags, flag)
   return flags % (flag * 2) >= flag
 end
 
--- A record as a table. That of a node remembers the state that its workflow knows.
+-- A record as a table. That of a node remembers the state that its workflow knows, each the bytes that its attempts left.
 local function opened(text)
   local r = { unpack_struct(FULL, text) }
   if has(r[3], NODE) then r.was = r[2] end
+  r.left = storage.left(r)
   return r
 end
 
@@ -137,6 +138,11 @@ end
 
 local function save(member, r)
   if r.was and r.was ~= r[2] then workflows.node_changed(member, r) end
+  local left = storage.left(r)
+  if left ~= r.left then
+    storage.add(sub(member, 1, -28), left - r.left)
+    r.left = left
+  end
   local token, worker, fixed, result, failure, progress, history =
     r[17], r[18], r[19], r[20], r[21], r[22], r[24]
   call('SET', P .. 'job:' .. member, pack(FULL, 1, r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
@@ -342,6 +348,7 @@ local function flush()
   labels.flush()
   flush_indexes()
   flush_events()
+  storage.flush()
   for _, tq in pairs(tenant_queues) do
     local queues = P .. 'queues:' .. tq.tenant
     if tq.used then
@@ -553,15 +560,16 @@ local function remember(member, r, entry)
       r[HISTORY] = sub(r[HISTORY], 1, first) .. sub(r[HISTORY], first + second + 1)
       r[HISTORY_LEN] = inline - 1
     elseif inline == 1 then
-      call('LPOP', key)
+      storage.add(tenant_of(member), 0 - storage.attempt(call('LPOP', key)))
     else
       local first = call('LPOP', key)
-      call('LPOP', key)
+      storage.add(tenant_of(member), 0 - storage.attempt(call('LPOP', key)))
       call('LPUSH', key, first)
     end
   end
   if apart > 0 or #r[HISTORY] + #entry > HISTORY_INLINE then
     call('RPUSH', key, entry)
+    storage.add(tenant_of(member), storage.attempt(entry))
     if apart == 0 then r[FLAGS] = r[FLAGS] + HISTORY_APART end
   else
     r[HISTORY] = r[HISTORY] .. pack('<I4', #entry) .. entry
@@ -572,11 +580,13 @@ end
 -- Appends log lines, packed one behind the other from `at` in `blob`, as far as there is room for them.
 local function append_logs(member, blob, at, count, max_log_lines)
   if count == 0 then return end
-  local key, list = P .. 'log:' .. member, {}
+  local key, list, bytes = P .. 'log:' .. member, {}, 0
   for i = 1, math.min(count, max_log_lines - call('LLEN', key)) do
     list[i], at = unpack_struct('<I4c0', blob, at)
+    bytes = bytes + #list[i]
   end
   in_pieces('RPUSH', key, list)
+  storage.add(tenant_of(member), bytes, bytes)
 end
 
 -- Makes the store one of this library's layout; from then on processes of older ones are refused. Called when a process

@@ -11,6 +11,7 @@ local function orphan(member)
 end
 
 function deletion.unlink(member)
+  storage.give_back(member)
   call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member,
     P .. 'more:' .. member)
 end
@@ -65,6 +66,7 @@ local function prune_workflow(name, most)
   wf.pruned, wf.dirty = wf.pruned + count, true
   if count == most then return count end
   if call('HINCRBY', P .. 'wf_nodes', wf.tenant, 0 - wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
+  storage.add(wf.tenant, 0 - (call('HGET', P .. 'wft:' .. member, 'b') or 0))
   call('UNLINK', P .. 'wf:' .. member, P .. 'wft:' .. member)
   zrem(P .. 'retain', name)
   zrem(P .. 'deadlines', member)

@@ -18,9 +18,10 @@ function new_workflows.limit(args)
   max_workflows, max_nodes = tonumber(max_workflows), tonumber(max_nodes)
 end
 
+-- Its queue, its number of nodes, and the bytes of its spec.
 local function queue_of_template(text)
-  local _, _, _, _, _, nodes, queue = unpack_struct(TEMPLATE, text)
-  return queue, nodes
+  local _, _, _, _, _, nodes, queue, _, at = unpack_struct(TEMPLATE, text)
+  return queue, nodes, #text - at + 1
 end
 
 -- Why so many workflows with these templates cannot be added: W, Q, F; or nothing.
@@ -49,14 +50,17 @@ function new_workflows.no_room_for(tenant, new, nodes, templates)
 end
 
 function new_workflows.store_templates(wf, texts)
-  local fields = {}
+  local fields, bytes, key = {}, 0, P .. 'wft:' .. wf.prefix .. '000000'
   for i, text in ipairs(texts) do
     fields[2 * i - 1], fields[2 * i] = wf.templates + i - 1, text
-    local queue = queue_of_template(text)
+    local queue, _, of_spec = queue_of_template(text)
     local tq = tenant_queue_of(wf.tenant, queue)
     if not tq.known then make_queue(tq) end
+    bytes = bytes + of_spec
   end
-  in_pieces('HSET', P .. 'wft:' .. wf.prefix .. '000000', fields)
+  in_pieces('HSET', key, fields)
+  call('HINCRBY', key, 'b', bytes)
+  storage.add(wf.tenant, bytes)
   wf.templates, wf.dirty = wf.templates + #texts, true
 end
 
@@ -72,7 +76,8 @@ function new_workflows.store_workflow(head, templates)
     dirty = true }
   known[prefix] = wf
   call('HSET', P .. 'wft:' .. member, 's', spec, 'r', starts, 'i',
-    pack(IDEMPOTENCY, #idem_key, idem_key, #idem_body, idem_body, idem_ttl))
+    pack(IDEMPOTENCY, #idem_key, idem_key, #idem_body, idem_body, idem_ttl), 'b', #spec)
+  storage.add(wf.tenant, #spec)
   new_workflows.store_templates(wf, templates)
   call('HINCRBY', P .. 'wf_nodes', wf.tenant, nodes)
   if #parent == 0 then call('ZADD', P .. 'workflows:' .. wf.tenant, 0, wf.id) end
@@ -89,12 +94,10 @@ local function kept_record(t, flags, state, fixed, result, failure)
 end
 
 local function store_job(wf, number, member, kind, blob)
-  local at, flags, state, text = 2, NODE, WAITING, nil
+  local at, flags, state, text, arguments, bytes = 2, NODE, WAITING, nil, nil, 0
   if has(kind, ARGUMENTS_APART) then
-    local arguments
     arguments, at = unpack_struct('<I4c0', blob, at)
-    flags = flags + SPEC_APART
-    call('SET', P .. 'spec:' .. member, arguments)
+    flags, bytes = flags + SPEC_APART, #arguments
   end
   if has(kind, HAS_ITS_OPTIONS) then
     local options
@@ -104,15 +107,18 @@ local function store_job(wf, number, member, kind, blob)
   end
   if not has(kind, IS_KEPT) then
     local links = sub(blob, at)
-    local t = template_of(wf, (unpack_struct('<I3', links)))
+    local template, _, _, _, edges, behind = unpack_struct(LINKS, links)
+    local t = template_of(wf, template)
+    bytes = bytes + #links - behind + 1 - 8 * edges
     if not t.waiting then t.waiting = waiting_head(t, NODE) end
     text = (flags == NODE and t.waiting or waiting_head(t, flags)) .. pack('<I4', #t.names + #links) .. t.names .. links
       .. NOTHING_YET
   else
     local result, failure
     state, result, failure, at = unpack_struct('<BI4c0I4c0', blob, at)
-    local template, bits = unpack_struct(LINKS, blob, at)
+    local template, bits, _, _, edges, behind = unpack_struct(LINKS, blob, at)
     local t = template_of(wf, template)
+    bytes = bytes + #blob - behind + 1 - 8 * edges + storage.of_result(result) + #failure
     text = kept_record(t, flags, state, t.names .. sub(blob, at), result, failure)
     if wf.last == number then
       local status = status_of(state)
@@ -123,8 +129,11 @@ local function store_job(wf, number, member, kind, blob)
   if call('SET', P .. 'job:' .. member, text, 'NX') then
     wf.counts[state + 1] = wf.counts[state + 1] + 1
   else
+    storage.give_back(member)
     call('SET', P .. 'job:' .. member, text)
   end
+  if arguments then call('SET', P .. 'spec:' .. member, arguments) end
+  storage.add(wf.tenant, bytes)
 end
 
 -- The template of a packed node, none of a join.

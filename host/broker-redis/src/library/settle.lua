@@ -60,6 +60,7 @@ local function succeeded(member, text, more, token, ending)
   elseif is_special(tq) then
     limits.free(tq)
   end
+  storage.add(tq.tenant, storage.left_in(ending))
   notify_ended(member)
   unleased_n = unleased_n + 1
   unleased[unleased_n] = member

@@ -13,6 +13,8 @@ local DETAILS = '<BI6I6I6I4c0I2c0I2c0I6Bc0'
 local NO_DETAILS = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 -- In a job's second piece: the priority's part of the score and two retentions are in front of the immutable part's length.
 local FIXED_IN_PIECE = 27
+-- In a second piece: all but the names of queue and task, and the spec.
+local BESIDE_SPEC = 45
 
 -- Of this call: limits, the failure of a superseded job and what stands in it for the other's id, the arrival before the next
 -- one, how many jobs there are, one letter per job, and ids.
@@ -30,7 +32,7 @@ local function read_groups(text)
     bits, tenant, queue, task, limit_key, head, more, hashes, at = unpack_struct(GROUP, text, at)
     groups[#groups + 1] = { has_details = bits % 2 == 1, has_limits = bits >= 2, tq = tenant_queue_of(tenant, queue),
       task = task, key = limit_key, head = head, more = #more > 0 and more,
-      labels = #hashes > 0 and hashes, n = 0 }
+      labels = #hashes > 0 and hashes, n = 0, beside_spec = BESIDE_SPEC + #queue + #task }
   end
   return groups
 end
@@ -71,6 +73,11 @@ local function supersede(tenant, id, options, queue, priority)
   local since, took, score = unique.supersede(tenant, id, options, failure, queue, priority)
   if took then count_again() end
   return since, score
+end
+
+-- The bytes of a spec in a second piece, and those that it refers to.
+local function sent_in(g, piece)
+  return #piece - g.beside_spec + storage.arguments_apart(piece, 17)
 end
 
 -- What keeps a job from being stored: a letter, and an id.
@@ -125,6 +132,7 @@ local function submit(g, id, piece, details)
   if g.more then call('SET', P .. 'more:' .. member, g.more) end
   if #idem_key > 0 then idempotency.keep(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
+  storage.add(tenant, #apart + storage.arguments_apart(apart, 0) + sent_in(g, piece))
   if not tq.known then
     make_queue(tq)
     tq.counted, tq.backlog = true, 0
@@ -185,8 +193,9 @@ local function put_together(args, at, upto, groups, numbers, k)
     end
     if m == 0 then
       list = {}
-      order[#order + 1], g.list, g.front = g, list, front_of(g, fronts)
+      order[#order + 1], g.list, g.front, g.bytes = g, list, front_of(g, fronts), 0
     end
+    g.bytes = g.bytes + sent_in(g, args[i + 1])
     local front = g.front
     records[n + 1], records[n + 2], n = tq.job .. id, front.text .. chars[low] .. high .. args[i + 1], n + 2
     if g.more then
@@ -236,6 +245,7 @@ local function index(order)
       if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
     end
     ready_in[tq.queue], tq.used = (ready_in[tq.queue] or 0) + n / 2, true
+    storage.add(tq.tenant, g.bytes)
   end
   limits.write_inserted(known)
   for tenant, names in pairs(by_tenant) do in_pieces('ZADD', P .. 'jobs:' .. tenant, names) end

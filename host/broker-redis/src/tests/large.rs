@@ -133,7 +133,17 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
     let names: Vec<&str> = left.iter().map(|k| k.rsplit_once("}:").unwrap().1).collect();
     assert_eq!(
         names,
-        ["meta", "meta:labels_v1", "meta:reaping_v1", "meta:seq", "meta:turn", "queue_used", "queues:t1", "seq"]
+        [
+            "meta",
+            "meta:labels_v1",
+            "meta:reaping_v1",
+            "meta:recounted_v1",
+            "meta:seq",
+            "meta:turn",
+            "queue_used",
+            "queues:t1",
+            "seq"
+        ]
     );
 }
 

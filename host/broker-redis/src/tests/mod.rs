@@ -17,6 +17,7 @@ mod lists;
 mod maintenance;
 mod readiness;
 mod serving;
+mod storage;
 mod turns;
 mod workflows;
 

@@ -66,6 +66,11 @@ async fn counts_that_disagree_are_found_and_mended() {
         ("UPDATE workflow_count SET nodes = 1", "workflows of a tenant"),
         ("DELETE FROM workflow_count", "workflows of a tenant"),
         ("UPDATE workflow SET jobs = zeroblob(40)", "jobs of a workflow"),
+        ("UPDATE job SET bytes = bytes + 1 WHERE state = 5", "bytes of a job"),
+        ("UPDATE job SET log_bytes = 7 WHERE state = 1", "bytes of a job"),
+        ("UPDATE workflow SET bytes = 0", "bytes of a workflow"),
+        ("UPDATE stored SET jobs = jobs + 5", "bytes of a tenant"),
+        ("DELETE FROM stored", "bytes of a tenant"),
     ] {
         let found = found_after(damage).await;
         assert!(found.iter().any(|name| name == check), "{damage}: {found:?}");

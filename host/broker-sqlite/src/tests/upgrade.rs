@@ -8,6 +8,8 @@ use super::{
 };
 use crate::rows::{JobCounts, counts_blob};
 
+const LOG_LINE: &str = r#"{"at":1,"attempt":1,"level":"info","message":"hello"}"#;
+
 /// What version 1 wrote: a job that is queued, one that ran, a dead one with its failure, and a log line.
 fn rows_of_version_1() -> String {
     let job = |rid: u32, state: u32, phase: u32, at: &str, token: &str, dead: u32| {
@@ -26,7 +28,7 @@ fn rows_of_version_1() -> String {
         job(2, 2, 1, "1800000015000", "'s7-0'", 0),
         job(3, 5, 2, "1800000060000", "'s8-0'", 1),
         r#"INSERT INTO outcome VALUES (3, NULL, '{"kind":"Void","message":"no order"}');"#.to_owned(),
-        r#"INSERT INTO log VALUES (1, 0, '{"at":1,"attempt":1,"level":"info","message":"hello"}');"#.to_owned(),
+        format!("INSERT INTO log VALUES (1, 0, '{LOG_LINE}');"),
     ]
     .concat()
 }
@@ -81,12 +83,16 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 8);
+    assert_eq!(number(&path, "PRAGMA user_version"), 9);
     assert_eq!(broker.audit(false).await.unwrap(), []);
 
     let stats = broker.queues(&tenant()).await.unwrap();
     let counts: Vec<_> = stats.iter().map(|q| (q.queued, q.running, q.dead, q.paused)).collect();
     assert_eq!(counts, [(2, 1, 1, false), (1, 0, 0, true)]);
+    let (failure, line) = (r#"{"kind":"Void","message":"no order"}"#.len(), LOG_LINE.len());
+    let texts = 3 * r#"{"n":1}"#.len() + 3 * "{}".len() + failure + line + 2 * "{}".len();
+    let stored = StoredBytes { jobs: texts as u64, logs: line as u64, ..StoredBytes::default() };
+    assert_eq!(broker.stored_bytes(&tenant()).await.unwrap(), stored);
     let controls = broker.controls(&tenant()).await.unwrap();
     let paused = QueueName::new("paused").unwrap();
     assert_eq!(controls, [(Scope::Queue(paused.clone()), Control { paused: true, ..Control::default() })]);
@@ -141,7 +147,7 @@ async fn a_file_of_version_4_goes_on_with_its_limits() {
     schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2(), "", &rows_of_version_4()]);
     let clock = Clock::manual(1_800_000_000_000).0;
     let broker = SqliteBroker::open(SqliteConfig { clock, ..config(folder.path()) }).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 8);
+    assert_eq!(number(&path, "PRAGMA user_version"), 9);
     assert_eq!(broker.audit(false).await.unwrap(), []);
     let ids = |held: &[Delivery]| {
         held.iter().map(|delivery| delivery.id).filter(|id| (7..10).any(|n| *id == job_id(n))).collect::<Vec<_>>()
@@ -171,7 +177,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 8);
+    assert_eq!(number(&path, "PRAGMA user_version"), 9);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -270,5 +276,5 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 8);
+    assert_eq!(number(&path, "PRAGMA user_version"), 9);
 }

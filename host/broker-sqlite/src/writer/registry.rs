@@ -1,6 +1,8 @@
 //! Workers, orders to them, and documents.
 
-use umbel_broker::{DocumentPut, Ordered, PutDocument, WORKER_TTL_MS, WorkerInfo, WorkerOrder};
+use umbel_broker::{
+    DocumentKind, DocumentPut, Ordered, PutDocument, WORKER_TTL_MS, WorkerInfo, WorkerOrder, rules::storage,
+};
 use umbel_model::WorkerId;
 
 use crate::writer::step::Step;
@@ -45,8 +47,11 @@ impl Step<'_> {
     pub(crate) fn put_document(&mut self, put: &PutDocument) -> Result<DocumentPut, Fault> {
         let PutDocument { tenant, kind, name, body, .. } = put;
         let kind = kind.as_str();
-        let sql = "SELECT version FROM document WHERE tenant = ? AND kind = ? AND name = ?";
-        let found = one(self.conn, sql, &[tenant, &kind, name], first)?.unwrap_or(0);
+        let sql = "SELECT version, octet_length(version) + octet_length(body) + held FROM document
+            WHERE tenant = ? AND kind = ? AND name = ?";
+        let stored: Option<(u64, u64)> =
+            one(self.conn, sql, &[tenant, &kind, name], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let (found, old) = stored.map_or((0, 0), |(version, bytes)| (version, bytes + name.len() as u64 + 1));
         let count = |sql| one(self.conn, sql, &[tenant, &kind], first::<u64>);
         let is_full = found == 0
             && body.is_some()
@@ -55,15 +60,26 @@ impl Step<'_> {
         match (answer, body) {
             (DocumentPut::Stored(version), Some(body)) => {
                 insert!(self.conn, "INSERT OR REPLACE INTO document" {
-                    tenant: tenant, kind: kind, name: name, version: version, body: body
+                    tenant: tenant, kind: kind, name: name, version: version, body: body, held: put.held_bytes
                 })?;
+                self.count_document(put, old, storage::document(name, version, body) + put.held_bytes);
             }
             (DocumentPut::Stored(_), None) => {
                 let sql = "DELETE FROM document WHERE tenant = ? AND kind = ? AND name = ?";
                 run(self.conn, sql, &[tenant, &kind, name])?;
+                self.count_document(put, old, 0);
             }
             _ => {}
         }
         Ok(answer)
+    }
+
+    fn count_document(&mut self, put: &PutDocument, old: u64, new: u64) {
+        self.stored.change(&put.tenant, |stored| {
+            stored.documents = (stored.documents + new).saturating_sub(old);
+            if put.kind == DocumentKind::Module {
+                stored.modules = (stored.modules + new).saturating_sub(old);
+            }
+        });
     }
 }

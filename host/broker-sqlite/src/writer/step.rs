@@ -5,7 +5,8 @@ use umbel_broker::{Limits, in_process::Notifications, rules::lease::Reaping, sch
 use umbel_model::UnixMs;
 
 use crate::writer::{
-    state::event_subscriptions::EventSubscriptions, state::scheduler_rebuild, state::workflow_state::WorkflowStates,
+    state::event_subscriptions::EventSubscriptions, state::scheduler_rebuild, state::stored::Stored,
+    state::workflow_state::WorkflowStates,
 };
 use crate::{error::Fault, rows::run};
 
@@ -28,6 +29,7 @@ pub(crate) struct Step<'a> {
     pub(in crate::writer) scheduler_written: &'a mut bool,
     pub(in crate::writer) workflows: &'a mut WorkflowStates,
     pub(in crate::writer) subscriptions: &'a mut EventSubscriptions,
+    pub(in crate::writer) stored: &'a mut Stored,
     pub(in crate::writer) reaping: &'a mut Reaping,
     pub(in crate::writer) limits: &'a Limits,
     pub(in crate::writer) max_pages: Option<u64>,
@@ -48,6 +50,7 @@ impl Step<'_> {
         scheduler_rebuild::flush(self.conn, self.scheduler, true)?;
         *self.scheduler_written = true;
         self.workflows.write(self.conn)?;
+        self.stored.write(self.conn)?;
         self.write_subscriptions()
     }
 }

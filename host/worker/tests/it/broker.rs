@@ -194,6 +194,10 @@ impl Controls for Flaky {
     async fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>> {
         self.inner.controls(tenant).await
     }
+
+    async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes> {
+        self.inner.stored_bytes(tenant).await
+    }
 }
 
 #[async_trait]

@@ -108,6 +108,7 @@ impl<'a> Group<'a> {
                 scheduler_written: &mut self.known.scheduler_written,
                 workflows: &mut self.known.workflows,
                 subscriptions: &mut self.known.subscriptions,
+                stored: &mut self.known.stored,
                 reaping: &mut self.known.reaping,
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,

@@ -141,7 +141,9 @@ impl Step<'_> {
         }
         head.hear(self.conn, self.limits.max_log_lines, renewal.progress.as_ref(), &renewal.logs)?;
         let at = self.now.saturating_add(lease_ms);
-        update!(self.conn, "job" { at: at, log_lines: head.log_lines } "rid = ?", head.rid)?;
+        let Head { rid, log_lines, bytes, log_bytes, .. } = head;
+        update!(self.conn, "job" { at: at, log_lines: log_lines, bytes: bytes, log_bytes: log_bytes } "rid = ?", rid)?;
+        self.count_bytes(&mut head);
         Ok(lease::state(head.cancel_requested, head.let_end))
     }
 

@@ -48,6 +48,9 @@ pub(crate) struct Head {
     pub(crate) token: Option<String>,
     pub(crate) records: u64,
     pub(crate) log_lines: u64,
+    /// What it takes with all that belongs to it, and the part of that which is its log.
+    pub(crate) bytes: u64,
+    pub(crate) log_bytes: u64,
     /// The row of the workflow whose node it is.
     pub(crate) workflow: Option<i64>,
     /// The workflow that replaced it.
@@ -62,6 +65,8 @@ pub(crate) struct Head {
     pub(crate) task: Option<TaskName>,
     /// Its state as it is stored.
     pub(crate) was: JobState,
+    /// `bytes` and `log_bytes` as its tenant has them.
+    pub(crate) counted: (u64, u64),
 }
 
 /// A node on which something is to be done.
@@ -80,7 +85,8 @@ macro_rules! select_head {
         concat!(
             "SELECT job.rid, job.id, line - 1, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, \
              job.at, score, retries, deliveries, fence, cancel_requested, cancel_requested = 2, dead, due_at, started_at, \
-             finished_at, worker, token, records, log_lines, job.workflow, job.child, job.lane IS NOT NULL, job.knobs",
+             finished_at, worker, token, records, log_lines, job.bytes, log_bytes, job.workflow, job.child, \
+             job.lane IS NOT NULL, job.knobs",
             $rest
         )
     };
@@ -96,16 +102,17 @@ const TARGETS: &str = select_head!(
      WHERE node.workflow = ? AND node.number >= ? AND node.number < ? ORDER BY node.number"
 );
 /// The first column after those of a head.
-const REST: usize = 28;
+const REST: usize = 30;
 
 fn decode(queues: usize, row: &Row<'_>) -> Result<Head, Fault> {
     let mut head = read!(row => Head {
         rid, id, queue_id, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, expires_at, state, at, score, retries,
         deliveries, fence, cancel_requested, let_end, dead, due_at, started_at, finished_at, worker, token, records,
-        log_lines, workflow, child, in_sub_queue, has;
-        broker_options: None, task: None, was: JobState::Queued
+        log_lines, bytes, log_bytes, workflow, child, in_sub_queue, has;
+        broker_options: None, task: None, was: JobState::Queued, counted: (0, 0)
     });
     head.was = head.state;
+    head.counted = (head.bytes, head.log_bytes);
     rows::known_queue(queues, head.queue_id)?;
     Ok(head)
 }
@@ -198,6 +205,8 @@ impl Head {
             token: None,
             records: 0,
             log_lines: 0,
+            bytes: 0,
+            log_bytes: 0,
             workflow: None,
             child: None,
             in_sub_queue: false,
@@ -205,6 +214,7 @@ impl Head {
             broker_options: None,
             task: None,
             was: state,
+            counted: (0, 0),
         }
     }
 
@@ -215,7 +225,8 @@ impl Head {
             state: self.state, phase: phase(self.state), at: self.at, score: self.score, retries: self.retries,
             deliveries: self.deliveries, fence: self.fence, cancel_requested: cancel_requested, dead: self.dead,
             due_at: self.due_at, started_at: self.started_at, finished_at: self.finished_at, worker: self.worker,
-            token: self.token, records: self.records, log_lines: self.log_lines, expires_at: self.expires_at,
+            token: self.token, records: self.records, log_lines: self.log_lines, bytes: self.bytes, log_bytes: self.log_bytes,
+            expires_at: self.expires_at,
             child: self.child, "lane": self.in_sub_queue.then_some(1_i64)
         } "rid = ?", self.rid)
     }

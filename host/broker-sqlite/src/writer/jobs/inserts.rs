@@ -1,6 +1,7 @@
 //! Storing new jobs.
 
 use rusqlite::Connection;
+use umbel_broker::rules::storage;
 use umbel_model::{TaskName, TenantId, UnixMs};
 
 use crate::writer::jobs::head::Head;
@@ -14,10 +15,10 @@ macro_rules! insert_job {
     ($more:literal, $values:literal, $conflict:literal) => {
         concat!(
             "INSERT INTO job (tenant, id, line, task, priority, max_deliveries, result_ttl_ms, dead_ttl_ms, created_at,
-            expires_at, state, phase, at, score, due_at, ",
+            expires_at, state, phase, at, score, due_at, bytes, ",
             $more,
             "retries, deliveries, fence, cancel_requested, dead, records, log_lines)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ",
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ",
             $values,
             "0, 0, 0, 0, 0, 0, 0)",
             $conflict
@@ -62,6 +63,7 @@ impl Head {
         more: &[&dyn Stored],
     ) -> Result<bool, Fault> {
         let (line, phase) = (queue_row(self.queue_id), phase(self.state));
+        self.bytes += if self.workflow.is_some() { fixed.text.len() as u64 } else { storage::spec(fixed.text) };
         let mut row: Vec<&dyn Stored> = vec![
             fixed.tenant,
             &self.id,
@@ -78,6 +80,7 @@ impl Head {
             &self.at,
             &self.score,
             &self.due_at,
+            &self.bytes,
         ];
         row.extend(more);
         if changed(conn, sql, &row)? == 0 {

@@ -114,12 +114,34 @@ impl Step<'_> {
     /// Writes a job, and counts its state in its workflow.
     pub(crate) fn save(&mut self, head: &mut Head) -> Result<(), Fault> {
         head.save(self.conn)?;
+        self.count_bytes(head);
         if let Some(workflow) = head.workflow
             && head.state != head.was
         {
             self.workflows.count(self.conn, workflow, Some(head.was), Some(head.state))?;
         }
         head.was = head.state;
+        Ok(())
+    }
+
+    /// Counts what a job takes now for its tenant.
+    pub(crate) fn count_bytes(&mut self, head: &mut Head) {
+        let (bytes, log_bytes) = head.counted;
+        if (head.bytes, head.log_bytes) == head.counted {
+            return;
+        }
+        self.stored.change(self.scheduler.tenant(head.queue_id), |stored| {
+            stored.jobs = (stored.jobs + head.bytes).saturating_sub(bytes);
+            stored.logs = (stored.logs + head.log_bytes).saturating_sub(log_bytes);
+        });
+        head.counted = (head.bytes, head.log_bytes);
+    }
+
+    /// Deletes the rows of a job.
+    pub(crate) fn delete_rows(&mut self, head: &mut Head) -> Result<(), Fault> {
+        head.delete(self.conn)?;
+        (head.bytes, head.log_bytes) = (0, 0);
+        self.count_bytes(head);
         Ok(())
     }
 }

@@ -59,6 +59,7 @@ impl Step<'_> {
         if !head.insert_plain(self.conn, self.now, &fixed)? {
             return Ok(Some(Submitted::Existing(new.id)));
         }
+        self.count_bytes(&mut head);
         self.arrived(&mut head)?;
         self.advance()?;
         Ok(Some(Submitted::Created))
@@ -93,6 +94,7 @@ impl Step<'_> {
         self.place(&mut head, start.due(self.now), place);
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
         labels::insert(self.conn, head.rid, &new.tenant, new.id, &new.labels)?;
+        self.count_bytes(&mut head);
         self.arrived(&mut head)?;
         self.advance()?;
         Ok(Submitted::Created)

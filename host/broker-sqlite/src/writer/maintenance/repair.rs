@@ -44,6 +44,7 @@ impl Step<'_> {
         match check.repair {
             Repair::Sql(statements) => {
                 audit::repair_by_sql(self.conn, self.now, statements)?;
+                self.stored.reload(self.conn)?;
                 self.reload_scheduler()
             }
             Repair::WorkItems => self.workflows.work_items.strike_gone(self.conn),

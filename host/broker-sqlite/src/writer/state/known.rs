@@ -7,7 +7,7 @@ use umbel_broker::{rules::lease::Reaping, scheduler::Scheduler};
 use crate::error::Fault;
 use crate::writer::{
     state::event_subscriptions::EventSubscriptions, state::event_subscriptions::keeps_events, state::scheduler_rebuild,
-    state::workflow_state::WorkflowStates,
+    state::stored::Stored, state::workflow_state::WorkflowStates,
 };
 
 /// The state that the writer keeps in memory of the database. A group that fails undoes its changes.
@@ -20,6 +20,7 @@ pub(crate) struct Known {
     pub(crate) scheduler_written: bool,
     pub(crate) workflows: WorkflowStates,
     pub(crate) subscriptions: EventSubscriptions,
+    pub(crate) stored: Stored,
     /// A group that fails does not undo it: what it notes is that time was served.
     pub(crate) reaping: Reaping,
 }
@@ -32,6 +33,7 @@ impl Known {
             scheduler_written: false,
             workflows: WorkflowStates::load(conn)?,
             subscriptions: EventSubscriptions::load(conn)?,
+            stored: Stored::load(conn)?,
             // The workers were in the process that ended: nobody will renew what is open.
             reaping: Reaping::default(),
         })
@@ -40,6 +42,7 @@ impl Known {
     pub(crate) fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, has_room: bool) -> Result<(), Fault> {
         self.workflows.flush(conn)?;
         scheduler_rebuild::flush(conn, &self.scheduler, self.scheduler_written)?;
+        self.stored.write(conn)?;
         let keep = keeps_events(conn, &self.subscriptions, max_pages, has_room)?;
         self.subscriptions.write(conn, keep)
     }
@@ -49,6 +52,7 @@ impl Known {
         (self.scheduler_reloaded, self.scheduler_written) = (false, false);
         self.workflows.keep();
         self.subscriptions.keep();
+        self.stored.keep();
     }
 
     pub(crate) fn undo(&mut self, conn: &Connection) {
@@ -62,5 +66,6 @@ impl Known {
         }
         self.workflows.undo();
         self.subscriptions.undo();
+        self.stored.undo();
     }
 }

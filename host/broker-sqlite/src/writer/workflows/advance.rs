@@ -148,7 +148,7 @@ impl Step<'_> {
                 self.begin_waiting(head, template.of.start)?;
             }
             JobArrival::FailUpstream => {
-                head.clear_outcome(self.conn)?;
+                head.put_upstream_failed(self.conn)?;
                 self.end(head, JobState::Failed, false)?;
             }
         }
@@ -204,12 +204,13 @@ impl Step<'_> {
         if head.state != JobState::Waiting || head.child.is_none() {
             return Ok(());
         }
-        // What an earlier attempt failed with is over. A failure without an outcome is `upstream_failed`.
-        head.clear_outcome(self.conn)?;
+        // What an earlier attempt failed with is over.
         if status == Status::Ok {
+            head.clear_outcome(self.conn)?;
             self.finish(&mut head, JobState::Succeeded)?;
         } else {
             // A job on its own goes to the dead set: nobody else tells of it.
+            head.put_upstream_failed(self.conn)?;
             let alone = head.workflow.is_none();
             self.end(&mut head, JobState::Failed, alone)?;
         }

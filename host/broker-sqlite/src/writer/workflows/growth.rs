@@ -5,6 +5,7 @@ use umbel_broker::{
     rules::{
         capacity,
         growth::{self, moved, placed, template_for},
+        storage,
     },
 };
 use umbel_model::{
@@ -20,7 +21,7 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{first, one, update},
+    rows::{first, one, run, update},
     templates::templates_from,
 };
 
@@ -119,6 +120,9 @@ impl Step<'_> {
                 Some(number) => number,
                 None => {
                     self.store_templates(tenant, rid, count, std::slice::from_ref(template))?;
+                    let bytes = storage::template(template);
+                    run(self.conn, "UPDATE workflow SET bytes = bytes + ? WHERE rid = ?", &[&bytes, &rid])?;
+                    self.stored.change(tenant, |stored| stored.jobs += bytes);
                     last.push(template.clone());
                     count += 1;
                     count - 1

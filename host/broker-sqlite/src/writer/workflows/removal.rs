@@ -11,11 +11,13 @@ use crate::writer::{
 };
 use crate::{
     error::Fault,
-    rows::{all, read, run},
+    rows::{all, get, one, read, run},
 };
 
 const OVER: &str = "SELECT rid, delete_at, tenant, id FROM workflow INDEXED BY workflow_delete
     WHERE delete_at <= ? ORDER BY delete_at, tenant, id LIMIT ?";
+
+const DELETE: &str = "DELETE FROM workflow WHERE rid = ? RETURNING bytes";
 
 /// A workflow to be deleted.
 pub(crate) struct Over {
@@ -36,7 +38,7 @@ impl Step<'_> {
     /// the job may have been cancelled before.
     pub(crate) fn delete_job(&mut self, head: &mut Head) -> Result<(), Fault> {
         self.leave_dead(head);
-        head.delete(self.conn)?;
+        self.delete_rows(head)?;
         let Some(child) = head.child else { return Ok(()) };
         if let Some(rid) = workflow_state::find(self.conn, self.scheduler.tenant(head.queue_id), child)? {
             let now = self.now;
@@ -90,11 +92,9 @@ impl Step<'_> {
         }
         self.count_workflows(&over.tenant, 0, -i64::from(nodes))?;
         self.workflows.drop_flow(rid);
-        for sql in [
-            "DELETE FROM workflow WHERE rid = ?",
-            "DELETE FROM workflow_spec WHERE rid = ?",
-            "DELETE FROM template WHERE workflow = ?",
-        ] {
+        let bytes: u64 = one(self.conn, DELETE, &[&rid], |row| get(row, 0))?.unwrap_or(0);
+        self.stored.change(&over.tenant, |stored| stored.jobs = stored.jobs.saturating_sub(bytes));
+        for sql in ["DELETE FROM workflow_spec WHERE rid = ?", "DELETE FROM template WHERE workflow = ?"] {
             run(self.conn, sql, &[&rid])?;
         }
         Ok(count + 1)

@@ -6,6 +6,7 @@ use umbel_broker::{
     rules::{
         capacity::{self, Held},
         join::{adjusted, status_of},
+        storage,
         work_items::WorkItem,
     },
 };
@@ -86,12 +87,14 @@ impl Step<'_> {
 
     /// Stores a workflow without its nodes, staged; its row.
     pub(crate) fn store_head(&mut self, head: &WorkflowHead) -> Result<i64, Fault> {
+        let bytes = storage::workflow(&head.spec, &head.templates);
         insert!(self.conn, "INSERT INTO workflow" {
             tenant: head.tenant, id: head.id, nodes: head.nodes, end_node: head.end, parent: head.parent,
             depth: head.depth, deadline_ms: head.deadline_ms, keep_ms: head.keep_ms, staged: true, created_at: self.now,
             delete_at: self.now.saturating_add(STAGED_TTL_MS), state: WorkflowState::Running, orphaned: false,
-            jobs: JobCounts::default()
+            jobs: JobCounts::default(), bytes: bytes
         })?;
+        self.stored.change(&head.tenant, |stored| stored.jobs += bytes);
         let rid = self.conn.last_insert_rowid();
         let key = head.idempotency.as_ref();
         insert!(self.conn, "INSERT INTO workflow_spec" {
@@ -172,7 +175,7 @@ impl Step<'_> {
         for mut head in stored.into_iter().filter_map(|target| target.head) {
             self.leave(&mut head)?;
             self.workflows.count(self.conn, rid, Some(head.state), None)?;
-            head.delete(self.conn)?;
+            self.delete_rows(&mut head)?;
         }
         self.delete_graph(rid, nodes)
     }
@@ -225,9 +228,12 @@ impl Step<'_> {
         if let Some(kept) = kept {
             head.state = kept.state;
             head.finished_at = Some(self.now);
+            head.bytes = kept.result.as_ref().map_or(0, |text| storage::result(text.get()))
+                + kept.failure.as_ref().map_or(0, storage::failure);
         }
         let tenant = self.scheduler.tenant(template.queue_id);
         head.insert(self.conn, self.now, &Fixed { tenant, task: &template.of.task, text: arguments })?;
+        self.count_bytes(&mut head);
         self.workflows.count(self.conn, rid, None, Some(head.state))?;
         if let Some(kept) = kept {
             head.keep_outcome(self.conn, kept.result.as_deref(), kept.failure.as_ref())?;

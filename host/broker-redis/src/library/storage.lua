@@ -1,0 +1,154 @@
+-- The bytes that a tenant has stored: `meta:stored:<tenant>` has the counters by kind: `j` jobs and workflows, and `l` the part of
+-- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules. What counts is said in the
+-- broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
+
+-- Of this call: changes of `j` and of `l`, by tenant.
+local jobs, logs
+
+resets[#resets + 1] = function() jobs, logs = {}, {} end
+
+function storage.key(tenant)
+  return P .. 'meta:stored:' .. tenant
+end
+
+-- Counts at once. A release before this one does not count, so that more may be given back than was taken.
+function storage.count(tenant, field, bytes)
+  local key = storage.key(tenant)
+  if call('HINCRBY', key, field, bytes) > 0 then return end
+  call('HDEL', key, field)
+end
+
+-- Counts at the end of the call. `of_logs`: how many of the bytes are those of log lines.
+function storage.add(tenant, bytes, of_logs)
+  jobs[tenant] = (jobs[tenant] or 0) + bytes
+  if of_logs then logs[tenant] = (logs[tenant] or 0) + of_logs end
+end
+
+function storage.flush()
+  for tenant, bytes in pairs(jobs) do
+    if bytes ~= 0 then storage.count(tenant, 'j', bytes) end
+  end
+  for tenant, bytes in pairs(logs) do
+    if bytes ~= 0 then storage.count(tenant, 'l', bytes) end
+  end
+  jobs, logs = {}, {}
+end
+
+-- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing.
+function storage.count_document(shelf, name, old, new, held)
+  local key, bytes = P .. 'meta:held:' .. shelf, held
+  if old then bytes = bytes - #name - #old - (call('HGET', key, name) or 0) end
+  if new then bytes = bytes + #name + #new end
+  if held > 0 then call('HSET', key, name, held) else call('HDEL', key, name) end
+  if bytes == 0 then return end
+  local tenant, kind = string.match(shelf, '^([^,]*),(.*)$')
+  storage.count(tenant, 'd', bytes)
+  if kind == 'module' then storage.count(tenant, 'm', bytes) end
+end
+
+-- ---- what a job takes
+
+-- An attempt that is kept apart. One in the record has its length in front.
+function storage.attempt(entry)
+  return #entry + 4
+end
+
+-- A result whose first bytes these are: a large one is in the module store, and its text says how large it is.
+local function apart_of(text)
+  if sub(text, 1, 9) ~= '{"$umbel:' then return 0 end
+  return tonumber(string.match(text, '^{"%$umbel:stored":{"sha256":"[%w:]+","bytes":(%d+),"of":"%w+"}}$')) or 0
+end
+
+function storage.of_result(text)
+  return #text + apart_of(text)
+end
+
+-- The result, failure, progress and history in a record. The name of a workflow that replaced the job is no result.
+function storage.left(r)
+  local left = #r[FAILURE] + #r[PROGRESS] + #r[HISTORY]
+  if has(r[FLAGS], REPLACED) then return left end
+  return left + storage.of_result(r[RESULT])
+end
+
+-- The same of all that stands in a record behind its immutable part.
+function storage.left_in(ending)
+  local apart = 0
+  if byte(ending, 5) == 123 and byte(ending, 7) == 36 then
+    apart = apart_of(sub(ending, 5, 4 + unpack_struct('<I4', ending)))
+  end
+  return #ending - 17 + apart
+end
+
+-- The bytes that a spec refers to, which is in front of `beyond` more bytes: a reference to large arguments is its last field.
+local TAIL = 240
+function storage.arguments_apart(text, beyond)
+  local last = #text - beyond
+  local a, b, c = byte(text, last - 2, last)
+  if a ~= 34 or b ~= 125 or c ~= 125 then return 0 end
+  local pattern = ',"stored_arguments":{"sha256":"[%w:]+","bytes":(%d+),"of":"%w+"}}$'
+  return tonumber(string.match(sub(text, math.max(1, last - TAIL), last), pattern)) or 0
+end
+
+-- What is in front of a result in a record, with queue and task, however long they are, and more of most records.
+local PREFIX = 1400
+
+local function list_bytes(key, beyond)
+  local bytes = 0
+  for _, entry in ipairs(call('LRANGE', key, 0, -1)) do bytes = bytes + #entry + beyond end
+  return bytes
+end
+
+-- The bytes of a stored job, and those of its log; nothing of one that cannot be read.
+local function measured(member)
+  local key = P .. 'job:' .. member
+  local text = call('GETRANGE', key, 0, PREFIX - 1)
+  if not is_readable(text) then return 0, 0 end
+  local size = #text < PREFIX and #text or call('STRLEN', key)
+  local flags = byte(text, FLAGS)
+  -- Behind token and worker: the length of the immutable part, then the names.
+  local at = 74 + byte(text, 73)
+  at = at + 1 + byte(text, at)
+  local fixed, names = unpack_struct('<I4', text, at), at + 4
+  local spec = workflows.links_at(text, names)
+  local behind = names + fixed
+  local sent = behind - spec
+  if has(flags, NODE) then
+    local _, _, _, _, edges, arguments = unpack_struct(workflows.LINKS, text, spec)
+    sent = behind - arguments - 8 * edges
+  elseif not has(flags, SPEC_APART) then
+    local tail = behind - 1 <= #text and sub(text, math.max(spec, behind - TAIL), behind - 1)
+      or call('GETRANGE', key, math.max(spec, behind - TAIL) - 1, behind - 2)
+    sent = sent + storage.arguments_apart(tail, 0)
+  end
+  if has(flags, SPEC_APART) then
+    local apart = P .. 'spec:' .. member
+    sent = sent + call('STRLEN', apart)
+    if not has(flags, NODE) then sent = sent + storage.arguments_apart(call('GETRANGE', apart, 0 - TAIL, -1), 0) end
+  end
+  -- The lengths of result, failure, progress and history, and the number of attempts.
+  local left = size - behind + 1 - 17
+  local result = unpack_struct('<I4', behind + 3 <= #text and sub(text, behind, behind + 3)
+    or call('GETRANGE', key, behind - 1, behind + 2))
+  if has(flags, REPLACED) then
+    left = left - result
+  elseif result > 0 and result < TAIL then
+    left = left + apart_of(behind + 3 + result <= #text and sub(text, behind + 4, behind + 3 + result)
+      or call('GETRANGE', key, behind + 3, behind + 2 + result))
+  end
+  if has(flags, HISTORY_APART) then left = left + list_bytes(P .. 'history:' .. member, 4) end
+  local log = list_bytes(P .. 'log:' .. member, 0)
+  return sent + left + log, log
+end
+
+-- The same also of one whose lengths make no sense: it must not stop the others.
+function storage.job(member)
+  local done, bytes, log = pcall(measured, member)
+  if not done then return 0, 0 end
+  return bytes, log
+end
+
+-- A job is about to be deleted.
+function storage.give_back(member)
+  local bytes, log = storage.job(member)
+  storage.add(tenant_of(member), 0 - bytes, log > 0 and 0 - log or nil)
+end
