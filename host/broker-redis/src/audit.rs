@@ -1,9 +1,10 @@
 //! Looks through the store for what should not be, in small steps: each is one call, so that work that goes on meanwhile
 //! is neither stopped nor taken for an error.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use redis::FromRedisValue;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use redis::{FromRedisValue, Value};
 use umbel_broker::{Error, Finding, Result};
 
 use crate::{
@@ -15,9 +16,11 @@ use crate::{
 };
 
 /// Keys that one call looks at: a few milliseconds.
-const PIECE: usize = 300;
+const PIECE: usize = 500;
 /// Entries of a set that one call looks at, and keys that one `SCAN` passes: the same.
 const LARGE_PIECE: usize = 1_000;
+/// Calls under way at once.
+const AT_ONCE: usize = 3;
 /// Leases and delays that are counted at once, about 100 ms; with more of them, those counts are left out.
 const MOST_COUNTED: usize = 20_000;
 /// Key sub-queues of a tenant queue, dead jobs of a tenant: the same.
@@ -60,12 +63,17 @@ const OTHERS: [&str; 21] = [
 /// What `library/audit_keys.lua` says of a job whose spec may have labels that no list knows.
 const UNKNOWN_LABELS: &str = "labels?";
 
+/// What it says of the entries of a set that belong to jobs which are as they should be.
+const ENTRIES: &str = "entries?";
+
 /// What was found so far, by check.
 #[derive(Debug, Default)]
 struct Findings {
     by_check: BTreeMap<String, Finding>,
     /// Jobs that may have labels which no list knows: functions do not parse specs.
     unknown_labels: Vec<Vec<u8>>,
+    /// Entries of sets that belong to jobs which were looked at, by the set's name.
+    entries: HashMap<String, u64>,
 }
 
 impl Findings {
@@ -75,6 +83,29 @@ impl Findings {
         finding.count += 1;
         finding.fixed += u64::from(fixed);
     }
+
+    fn add_all(&mut self, found: Vec<Found>) {
+        for Found { check, example, fixed } in found {
+            match check.as_str() {
+                UNKNOWN_LABELS => self.unknown_labels.push(example.into_bytes()),
+                ENTRIES => {
+                    let counted = example.rsplit_once(' ').and_then(|(key, n)| Some((key, n.parse::<u64>().ok()?)));
+                    if let Some((key, n)) = counted {
+                        *self.entries.entry(key.into()).or_default() += n;
+                    }
+                }
+                _ => self.add(check, example, fixed),
+            }
+        }
+    }
+}
+
+/// One thing that a call found.
+#[derive(Debug)]
+struct Found {
+    check: String,
+    example: String,
+    fixed: bool,
 }
 
 impl RedisBroker {
@@ -87,9 +118,8 @@ impl RedisBroker {
         let of = |kind: &str| keys.get(kind).into_iter().flatten();
         for kind in KINDS {
             let names: Vec<&String> = of(kind).collect();
-            for piece in names.chunks(PIECE) {
-                self.look_at(fix, kind, piece.iter().map(|name| name.to_string()).collect(), &mut found).await?;
-            }
+            let pieces = names.chunks(PIECE).map(|piece| piece.iter().map(|name| name.to_string()).collect());
+            self.look_at_all(fix, kind, pieces.collect(), &mut found).await?;
         }
         for kind in SETS {
             for name in of(kind) {
@@ -176,11 +206,41 @@ impl RedisBroker {
         }
     }
 
+    /// A set, piece by piece; not one that has as many entries as jobs should have there and were found to have. Entries move
+    /// while they are mended: then one piece is looked at after the other.
     async fn look_at_set(&self, fix: bool, kind: &str, name: &str, found: &mut Findings) -> Result<()> {
-        let mut from = 0;
-        while from >= 0 {
-            let args = vec![kind.to_owned(), name.to_owned(), from.to_string(), LARGE_PIECE.to_string()];
-            from = self.look_at(fix, "set", args, found).await?;
+        let piece = |from: i64| vec![kind.to_owned(), name.to_owned(), from.to_string(), LARGE_PIECE.to_string()];
+        let key = if name.is_empty() { kind.to_owned() } else { format!("{kind}:{name}") };
+        if let Some(n) = found.entries.get(&key) {
+            let card = redis::cmd("ZCARD").arg(format!("{}{key}", self.connection.keys.prefix())).to_owned();
+            if self.command(&card).await? == Value::Int(*n as i64) {
+                return Ok(());
+            }
+        }
+        let mut from = self.look_at(fix, "set", piece(0), found).await?;
+        while fix && from >= 0 {
+            from = self.look_at(fix, "set", piece(from), found).await?;
+        }
+        if from < 0 {
+            return Ok(());
+        }
+        let calls = stream::iter((from..).step_by(LARGE_PIECE)).map(|from| self.call_audit(fix, "set", piece(from)));
+        let mut calls = std::pin::pin!(calls.buffered(AT_ONCE));
+        while let Some((next, some)) = calls.try_next().await? {
+            found.add_all(some);
+            if next < 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Many calls, some of them at once: one is on its way while the server is busy with another.
+    async fn look_at_all(&self, fix: bool, what: &str, pieces: Vec<Vec<String>>, found: &mut Findings) -> Result<()> {
+        let calls = stream::iter(pieces).map(|piece| self.call_audit(fix, what, piece));
+        let mut calls = std::pin::pin!(calls.buffered(AT_ONCE));
+        while let Some((_, some)) = calls.try_next().await? {
+            found.add_all(some);
         }
         Ok(())
     }
@@ -215,18 +275,20 @@ impl RedisBroker {
 
     /// One call; where to go on.
     async fn look_at(&self, fix: bool, what: &str, args: Vec<String>, found: &mut Findings) -> Result<i64> {
+        let (next, some) = self.call_audit(fix, what, args).await?;
+        found.add_all(some);
+        Ok(next)
+    }
+
+    /// One call: where to go on, and what was found.
+    async fn call_audit(&self, fix: bool, what: &str, args: Vec<String>) -> Result<(i64, Vec<Found>)> {
         let first = [u8::from(fix).to_string(), what.to_owned()];
         let args = first.into_iter().chain(args).map(String::into_bytes).collect();
         let mut answer = self.answer("audit", args, Repeat::Safe).await?;
         let next = answer.number()?;
-        while !answer.done() {
-            let (check, example, fixed) = (answer.text()?, answer.text()?, answer.bytes()?);
-            if check == UNKNOWN_LABELS {
-                found.unknown_labels.push(example.into_bytes());
-            } else {
-                found.add(check, example, fixed == b"1");
-            }
-        }
-        Ok(next)
+        let found = answer.rest(|answer| {
+            Ok(Found { check: answer.text()?, example: answer.text()?, fixed: answer.bytes()? == b"1" })
+        })?;
+        Ok((next, found))
     }
 }

@@ -198,7 +198,9 @@ register('audit', 'allow-oom', function(args)
   local what = args[3]
   fix, out = args[2] == '1', { -1 }
   if kinds[what] then
-    for i = 4, #args do try(what .. ':' .. args[i], kinds[what], args[i]) end
+    local names = { unpack(args, 4) }
+    if what == 'job' then names = doubtful_jobs(names) end
+    for _, name in ipairs(names) do try(what .. ':' .. name, kinds[what], name) end
   else
     try(what .. ' ' .. (args[4] or ''), sets_and_counts[what], args)
   end

@@ -53,7 +53,7 @@ local function look_at_job(member)
       deletion.unlink(member)
     end)
   end
-  local look_at = r[DUE]
+  local look_at = is_delayed(r) and r[DUE] or 0
   if r[EXPIRES] > 0 and (look_at == 0 or r[EXPIRES] < look_at) then look_at = r[EXPIRES] end
   if state == QUEUED then
     local task, key = nil, nil
@@ -90,6 +90,74 @@ local function look_at_job(member)
   -- It may have labels that no list knows: audit.rs looks at its spec.
   local spec = sub(r[FIXED], workflows.links_at(r[FIXED], 1))
   if labels.are_complete() and labels.missing_in(member, r[FLAGS], spec) then found('labels?', member) end
+end
+
+-- Most jobs are as they should be: the beginning of a record says in which sets a job has to be, and one command looks for many
+-- of them there. Answers the members of those for which that is not enough, and says how many are in each set: one that has no
+-- more entries has none without a job.
+local function doubtful_jobs(members)
+  local BEGIN = 1100
+  local doubtful, lists, order, knows_labels = {}, {}, {}, labels.are_complete()
+  local function list_of(command, key)
+    local list = lists[key]
+    if not list then
+      list = { command = command, key = key, members = {}, n = 0 }
+      lists[key], order[#order + 1] = list, list
+    end
+    return list
+  end
+  local function expect(list, name, member)
+    local n = list.n + 1
+    list[n], list.members[n], list.n = name, member, n
+  end
+  local leases, look, retain = list_of('ZMSCORE', 'leases'), list_of('ZMSCORE', 'look'), list_of('ZMSCORE', 'retain')
+  local prefix, tenant, ready, jobs, known = P .. 'job:', nil, nil, nil, nil
+  for _, member in ipairs(members) do
+    local text = call('GETRANGE', prefix .. member, 0, BEGIN - 1)
+    local state, flags = byte(text, STATE, FLAGS)
+    local is_fine = is_readable(text) and flags < IN_SUB_QUEUE and not has(flags, NODE)
+    -- Behind the worker comes the immutable part.
+    local at = is_fine and 75 + byte(text, 73) + (byte(text, 74 + byte(text, 73)) or 0)
+    if not at or #text < at + 4 or at + 3 + unpack_struct('<I4', text, at) > #text then
+      doubtful[#doubtful + 1] = member
+    else
+      local its_tenant, id = tenant_of(member), id_of(member)
+      if its_tenant ~= tenant then
+        tenant, ready = its_tenant, {}
+        jobs, known = list_of('ZMSCORE', 'jobs:' .. tenant), list_of('HMGET', 'meta:labels:' .. tenant)
+      end
+      expect(jobs, id, member)
+      local is_queued = state == QUEUED
+      if is_queued then
+        local queue = sub(text, at + 5, at + 4 + byte(text, at + 4))
+        local list = ready[queue]
+        if not list then
+          list = list_of('ZMSCORE', 'ready:' .. tenant .. ',' .. queue)
+          ready[queue] = list
+        end
+        expect(list, id, member)
+      elseif state == RUNNING then
+        expect(leases, member, member)
+      elseif is_over(state) then
+        expect(retain, retained(member, flags), member)
+      end
+      if state == SCHEDULED or state == RETRYING or (is_queued and unpack_struct('<I6', text, 23) > 0) then
+        expect(look, member, member)
+      end
+      if knows_labels and labels.may_have_some(flags, text) then expect(known, id, member) end
+    end
+  end
+  for _, list in ipairs(order) do
+    local there = 0
+    for from = 1, list.n, 1000 do
+      local answers = call(list.command, P .. list.key, unpack(list, from, math.min(from + 999, list.n)))
+      for i = 1, #answers do
+        if answers[i] then there = there + 1 else doubtful[#doubtful + 1] = list.members[from + i - 1] end
+      end
+    end
+    if there > 0 then found('entries?', list.key .. ' ' .. there) end
+  end
+  return doubtful
 end
 
 local function look_at_part(kind)

@@ -99,6 +99,11 @@ function labels.index_for(tenant, hashes)
   return best
 end
 
+-- Whether a job may have labels. `text` has what its record has of its spec.
+function labels.may_have_some(flags, text)
+  return has(flags, SPEC_APART) or string.find(text, TAGS, 1, true) or string.find(text, HEADERS, 1, true)
+end
+
 -- The spec of a job if it may have labels that are not here; `inline` is what its record has of it.
 function labels.missing_in(member, flags, inline)
   local spec = has(flags, SPEC_APART) and (call('GET', P .. 'spec:' .. member) or '') or inline

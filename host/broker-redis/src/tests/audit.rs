@@ -352,3 +352,37 @@ async fn limits_and_parks_are_still_there_after_a_kill() {
     assert!(broker.promote(10).await.unwrap().next_due.is_some());
     assert_eq!(broker.audit(false).await.unwrap(), []);
 }
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn time_of_an_audit() {
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let jobs: Vec<NewJob> = (0..100_000).map(cost::plain_job).collect();
+    for batch in jobs.chunks(500) {
+        broker.submit(batch).await.unwrap();
+    }
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        let before = cost::meter(&broker).await.0;
+        assert_eq!(broker.audit(false).await.unwrap(), []);
+        let used = (cost::meter(&broker).await.0 - before) / 1e6;
+        println!("audit of {} jobs: {:?}, {used:.2} s in functions", jobs.len(), start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn an_audit_takes_one_command_for_a_job_and_few_for_all_of_them() {
+    const JOBS: u64 = 3_000;
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let labelled = |n: u64| conformance::labelled(cost::plain_job(n), &["a"], &[]);
+    let jobs: Vec<NewJob> = (0..JOBS).map(|n| if n % 2 == 0 { labelled(n) } else { cost::plain_job(n) }).collect();
+    broker.submit(&jobs).await.unwrap();
+    let start = cost::meter(&broker).await.3;
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+    let commands = (cost::meter(&broker).await.3 - start) / JOBS as f64;
+    println!("commands of an audit, a job: {commands}");
+    // Each of the labelled ones is looked at as an entry of its label, too: two more.
+    assert!(commands < 3.5, "{commands}");
+}
