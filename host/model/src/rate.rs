@@ -37,8 +37,8 @@ pub struct Wait {
 /// Brokers open what a rate has parked some hundred times a second: faster rates let as many start at once as come in this
 /// time, milliseconds.
 const GRAIN_MS: u64 = 20;
-/// With slower rates a start that is late by no more than this, and by no more than an interval, delays none of those after
-/// it, milliseconds. A machine with much to do is so late.
+/// With slower rates so much of a start's lateness delays none of those after it, milliseconds. A machine with much to do is so
+/// late.
 const LATE_MS: u64 = 200;
 
 impl Rate {
@@ -88,13 +88,17 @@ impl Rate {
         Err(Wait { until_ms: (until_us - ahead).div_ceil(1_000), store: is_anothers.then_some(store) })
     }
 
-    /// How late a start is that had to wait for the one before. It counts from when it was due: otherwise each that begins a
-    /// moment late would delay all after it. More than one interval is never made up for. With a burst there is room for it
-    /// already.
+    /// How much of a start's lateness is made up for: it counts from when it was due, otherwise each that begins a moment late
+    /// would delay all after it. With a burst there is room for it already.
+    ///
+    /// Never more starts than the rate says: each counts from `LATE_MS` and one interval before it at most, whichever is less, so
+    /// that `n` starts take at least `n - 1` intervals less that, and a period sees one more than its count at most. One that is
+    /// late by more than an interval gets nothing, because nothing tells it from one that follows a pause in which nobody waited:
+    /// after each pause two would start at once.
     fn late_us(&self, used: Used, now_us: u64) -> u64 {
         let (late, interval_us) = (now_us.saturating_sub(used.until_us), self.interval_us());
-        let counts = self.burst <= 1 && used.interval_us == interval_us && late <= interval_us.min(LATE_MS * 1_000);
-        if counts { late } else { 0 }
+        let counts = self.burst <= 1 && used.interval_us == interval_us && late <= interval_us;
+        if counts { late.min(LATE_MS * 1_000) } else { 0 }
     }
 
     /// How long it takes for what was used to come back. Brokers in other languages calculate the same, in floats.
@@ -162,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_is_late_by_more_than_is_made_up_for_loses_the_rest_only() {
+        for (late_ms, starts) in [(199, 101), (201, 100), (250, 95), (400, 83)] {
+            let rate = Rate { count: 1, period_ms: 1_000, burst: 1 };
+            let (mut used, mut now, mut taken) = (None, 1_000_000, 0);
+            while now < 1_100_000 {
+                match rate.take(now, used) {
+                    Ok(next) => (used, taken) = (Some(next), taken + 1),
+                    Err(wait) => now = wait.until_ms + late_ms,
+                }
+            }
+            assert!((starts - 1..=(starts + 1).min(101)).contains(&taken), "{late_ms} ms late: {taken}");
+        }
+    }
+
+    #[test]
     fn a_rate_that_was_raised_holds_at_once() {
         let slow = Rate { count: 1, period_ms: 3_600_000, burst: 100 };
         let used = (0..100).fold(None, |used, _| slow.take(1_000, used).ok());
@@ -201,6 +220,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn late_starts_are_never_more_than_the_rate_says(
+            count in 1..8_u32, lateness in prop::collection::vec(0..1_500_u64, 1..200)
+        ) {
+            let rate = Rate { count, period_ms: 1_000, burst: 1 };
+            let (mut now, mut stored, mut taken) = (1_000_000, None, Vec::new());
+            for late in lateness {
+                match rate.take(now, stored) {
+                    Ok(next) => { stored = Some(next); taken.push(now); }
+                    Err(wait) => now = wait.until_ms + late,
+                }
+            }
+            for from in &taken {
+                let within = taken.iter().filter(|at| (*from..from + 1_000).contains(at)).count();
+                prop_assert!(within as u32 <= count + 1);
+            }
+        }
+
         #[test]
         fn no_period_sees_more_than_its_count_and_a_burst(
             count in 1..50_u32, burst in 1..20_u32, steps in prop::collection::vec(0..400_u64, 1..400)

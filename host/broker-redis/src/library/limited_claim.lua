@@ -134,9 +134,9 @@ end
 local function rate_of(name)
   local rate = rates[name]
   if not rate then
-    rate = { until_us = tonumber(call('ZSCORE', P .. 'rates', name) or 0) }
-    -- LATE_MS in the model.
-    local pace = rate.until_us > (now - 200) * 1000 and call('HGET', P .. 'paces', name)
+    local until_us = call('ZSCORE', P .. 'rates', name)
+    rate = { until_us = tonumber(until_us or 0) }
+    local pace = until_us and call('HGET', P .. 'paces', name)
     if pace then
       local interval, burst = string.match(pace, '^(%d+) (%d+)$')
       rate.interval, rate.burst = tonumber(interval), tonumber(burst)
@@ -169,10 +169,10 @@ local function rate_lets(name, wanted)
   burst = math.max(burst, 1)
   local ahead, rate = interval * burst, rate_of(name)
   local debt, is_anothers = debt_of(rate, interval, ahead)
-  -- Rate::late_us in the model.
+  -- Rate::late_us in the model, and its LATE_MS.
   local late = now * 1000 - rate.until_us
-  if burst > 1 or rate.interval ~= interval or late < 0 or late > math.min(200000, interval) then late = 0 end
-  local next = now * 1000 + debt - late + interval
+  if burst > 1 or rate.interval ~= interval or late < 0 or late > interval then late = 0 end
+  local next = now * 1000 + debt - math.min(late, 200000) + interval
   if next > now * 1000 + ahead then
     -- It comes back by this rate from now on.
     if is_anothers then take_rate(rate, now * 1000 + debt, interval, math.max(burst, math.ceil(debt / interval))) end
