@@ -43,7 +43,7 @@ settings! {
         /// Between two looks for jobs to delete.
         pub prune_every: Duration = Duration::from_secs(5),
         /// Between two looks for actions on many jobs, when there was nothing to do.
-        pub bulk_every: Duration = Duration::from_secs(1),
+        pub bulk_every: Duration = Duration::from_millis(250),
         /// Between two looks for large values whose job is gone. Each lists all of them.
         pub sweep_every: Duration = Duration::from_secs(3_600),
         /// Younger values are not deleted: a value is stored before its job.
