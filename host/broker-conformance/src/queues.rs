@@ -254,6 +254,55 @@ pub async fn counts_follow_every_step(s: Subject) {
     assert_eq!(counts(s.queue().await), (0, 0, 0));
 }
 
+pub async fn a_queue_says_how_long_its_oldest_job_has_been_ready(s: Subject) {
+    let ages = async || -> Vec<(String, u64)> {
+        let ages = s.broker.oldest_ready(&tenant("t1")).await.unwrap();
+        ages.into_iter().map(|(queue, age)| (queue.to_string(), age)).collect()
+    };
+    let only = |age: u64| vec![("default".to_owned(), age)];
+    assert_eq!(ages().await, []);
+    // Not since it was submitted, and not while it waits for its time.
+    s.add(NewJob { start: Start::After(1_000), ..new_job(1) }).await;
+    s.pass(1_000);
+    assert_eq!(ages().await, []);
+    s.broker.promote(10).await.unwrap();
+    s.pass(50);
+    assert_eq!(ages().await, only(50));
+    // A later one is not older, whatever its priority; one in another queue is its own.
+    s.add(NewJob { priority: 9, ..new_job(2) }).await;
+    s.add(NewJob { queue: queue_name("other"), ..new_job(3) }).await;
+    s.add(NewJob { tenant: tenant("t2"), ..new_job(4) }).await;
+    s.pass(100);
+    assert_eq!(ages().await, [("default".to_owned(), 150), ("other".to_owned(), 100)]);
+    // With what runs it is over; what is tried again or handed back is ready anew.
+    let claimed = s.claim(2).await;
+    assert_eq!(claimed.len(), 2);
+    let claimed = [claimed, s.claim(2).await].concat();
+    s.broker.claim(&claim_of("w1", &["other"], 1)).await.unwrap();
+    assert_eq!(ages().await, []);
+    let of = |n: u64| claimed.iter().find(|delivery| delivery.id == job_id(n)).unwrap();
+    s.settle(of(1), Resolution::Release).await;
+    s.settle(of(2), retry(500)).await;
+    s.pass(500);
+    s.broker.promote(10).await.unwrap();
+    assert_eq!(ages().await, only(500));
+    // One with a limit that may start.
+    s.add(NewJob { queue: queue_name("limited"), ..broker_options::capped(5, "mail", 1) }).await;
+    s.pass(7);
+    assert_eq!(ages().await, [("default".to_owned(), 507), ("limited".to_owned(), 7)]);
+    // Lists and records say nothing of it.
+    assert_eq!(s.read(job_id(1)).await.due_at, None);
+    // A node is ready since what it waited for has ended.
+    let f =
+        s.begin_json(r#"{"chain":[{"task":"a","options":{"queue":"c"}},{"task":"b","options":{"queue":"c"}}]}"#).await;
+    s.pass(1_000);
+    let first = s.broker.claim(&claim_of("w1", &["c"], 1)).await.unwrap().remove(0);
+    s.settle(&first, succeed("1")).await;
+    s.pass(3);
+    assert!(ages().await.contains(&("c".to_owned(), 3)), "{:?}", ages().await);
+    assert_eq!(f.job_at(1).await.due_at, None);
+}
+
 /// The queues of tenant `t1`, by name.
 async fn names(s: &Subject) -> Vec<String> {
     s.broker.queues(&tenant("t1")).await.unwrap().into_iter().map(|queue| queue.name.to_string()).collect()

@@ -49,6 +49,7 @@ macro_rules! conformance_suite {
             only_an_empty_queue_is_deleted,
             a_forgotten_queue_comes_back_with_a_node_that_waited,
             counts_follow_every_step,
+            a_queue_says_how_long_its_oldest_job_has_been_ready,
             settle_and_claim_happen_in_one_step,
             a_settle_with_an_old_token_changes_nothing,
             a_settle_repeated_is_recorded_once,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use umbel_broker::{
-    Control, ControlPatch, ControlSet, Controls, Error, Limits, MAX_READY_QUEUES, QueueDeleted, QueueStats, Result,
-    Scope, StoredBytes,
+    Control, ControlPatch, ControlSet, Controls, Error, Limits, MAX_READY_QUEUES, MAX_SUB_QUEUES_SEEN, QueueDeleted,
+    QueueStats, Result, Scope, StoredBytes,
 };
 use umbel_model::{QueueName, Rate, TenantId};
 
@@ -36,6 +36,16 @@ impl Controls for RedisBroker {
         })?;
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(queues)
+    }
+
+    async fn oldest_ready(&self, tenant: &TenantId) -> Result<Vec<(QueueName, u64)>> {
+        let args = args([tenant, &MAX_SUB_QUEUES_SEEN]);
+        let mut ages: Vec<(QueueName, u64)> = self
+            .answer("oldest_ready", args, Repeat::Safe)
+            .await?
+            .rest(|answer| Ok((answer.parsed()?, u64::try_from(answer.number()?).unwrap_or_default())))?;
+        ages.sort();
+        Ok(ages)
     }
 
     async fn ready_queues(&self) -> Result<Vec<QueueName>> {

@@ -133,7 +133,8 @@ pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
         cancel_requested: raw.has(FLAG_CANCEL),
         let_end: raw.has(FLAG_LET_END),
         created_at: created_at.unwrap_or_default(),
-        due_at,
+        // Of a job that is queued it says since when.
+        due_at: due_at.filter(|_| matches!(raw.state, JobState::Scheduled | JobState::Retrying)),
         expires_at,
         started_at,
         finished_at,

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row};
 use umbel_broker::{
     Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, Label, LogLine,
     MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, StoredBytes, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE,
-    WORKER_TTL_MS, WorkerInfo, text_bytes,
+    WORKER_TTL_MS, WorkerInfo, scheduler::ready_score, text_bytes,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -81,6 +81,7 @@ pub(crate) fn record(conn: &Connection, rid: i64, parts: Parts) -> Result<JobRec
     let (mut record, workflow, attempts, no_outcome): (_, Option<i64>, _, _) =
         found.ok_or_else(|| Fault::stored("job", "its spec is missing"))?;
     record.failure = failure(record.state, record.failure, no_outcome);
+    record.due_at = record.due_at.filter(|_| matches!(record.state, JobState::Scheduled | JobState::Retrying));
     if let Some(workflow_rid) = workflow {
         let (workflow, number) = node_of(record.id);
         let spec = templates::template_spec(conn, workflow_rid, number)?;
@@ -229,6 +230,22 @@ impl View<'_> {
         })
     }
 
+    pub(crate) fn oldest_ready(&self, tenant: &TenantId) -> Result<Vec<(QueueName, u64)>, Fault> {
+        let sql = "SELECT id, queue FROM line WHERE tenant = ? AND used_at IS NOT NULL AND ready > 0 ORDER BY queue";
+        let lines: Vec<(i64, QueueName)> = all(self.conn, sql, &[tenant], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let mut ages = Vec::new();
+        for (line, queue) in lines {
+            let mut oldest = None;
+            for (sub_queue, priority) in [None, Some(1_i64)].into_iter().flat_map(|of| (0..10).map(move |p| (of, p))) {
+                let (from, to) = (ready_score(priority, 0), ready_score(priority, 0) + (1 << 48));
+                let first = one(self.conn, FIRST_READY, &[&line, &sub_queue, &from, &to], first::<UnixMs>)?;
+                oldest = oldest.into_iter().chain(first).min();
+            }
+            ages.extend(oldest.map(|since| (queue, self.now.saturating_sub(since))));
+        }
+        Ok(ages)
+    }
+
     pub(crate) fn controls(&self, tenant: &TenantId) -> Result<Vec<(Scope, Control)>, Fault> {
         let sql = "SELECT kind, name, text FROM control WHERE tenant = ? ORDER BY kind, name";
         all(self.conn, sql, &[tenant], |row| Ok((rows::scope(row, 0)?, get(row, 2)?)))
@@ -309,6 +326,9 @@ fn decode_document(row: &Row<'_>) -> Result<Document, Fault> {
     Ok(read!(row => Document { name, version, body }))
 }
 
+/// The first job of a priority, in a tenant queue or its sub-queues.
+const FIRST_READY: &str = "SELECT coalesce(due_at, created_at) FROM job INDEXED BY job_ready
+    WHERE line = ? AND lane IS ? AND state = 1 AND score >= ? AND score < ? ORDER BY score LIMIT 1";
 const FIRST_EVENT: &str = "SELECT number FROM event WHERE tenant = ? ORDER BY number LIMIT 1";
 const EVENTS: &str =
     "SELECT number, at, job, task, state FROM event WHERE tenant = ? AND number > ? ORDER BY number LIMIT ?";
@@ -319,7 +339,9 @@ mod tests {
 
     #[test]
     fn no_read_costs_more_because_more_jobs_are_stored() {
-        for sql in [RECORD, SUMMARY, PAGE, PAGE_BY_SPEC, PAGE_BY_LABEL, JOBS_WITH, DEAD_PAGE, FIRST_EVENT, EVENTS] {
+        for sql in
+            [RECORD, SUMMARY, PAGE, PAGE_BY_SPEC, PAGE_BY_LABEL, JOBS_WITH, FIRST_READY, DEAD_PAGE, FIRST_EVENT, EVENTS]
+        {
             crate::tests::assert_costs_what_it_finds(sql);
         }
     }

@@ -22,6 +22,11 @@ pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// The tenant's queues by name.
     async fn queues(&self, tenant: &TenantId) -> Result<Vec<QueueStats>>;
 
+    /// How long the job that is ready longest has been ready, milliseconds, for each queue of a tenant that has one: of the jobs
+    /// that are first of their priority. Of jobs that have limits, only `MAX_SUB_QUEUES_SEEN` sub-queues may be looked at, and
+    /// only those that may start.
+    async fn oldest_ready(&self, tenant: &TenantId) -> Result<Vec<(QueueName, u64)>>;
+
     /// Forgets a queue that is empty, as `prune` does after `QUEUE_IDLE_MS`.
     async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted>;
 
@@ -58,6 +63,9 @@ pub struct StoredBytes {
     /// The part of it that is modules and their documents.
     pub modules: u64,
 }
+
+/// Sub-queues of a queue at whose first jobs `Controls::oldest_ready` looks at most.
+pub const MAX_SUB_QUEUES_SEEN: u32 = 100;
 
 /// How many jobs of a queue are where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -110,6 +110,7 @@ macro_rules! serve_in_process {
             }
             $crate::serve_in_process! { $Broker: Controls
                 read queues(&tenant: TenantId) -> Vec<QueueStats>;
+                read oldest_ready(&tenant: TenantId) -> Vec<(QueueName, u64)>;
                 write[1] delete_queue(&tenant: TenantId, &queue: QueueName) -> QueueDeleted;
                 read ready_queues() -> Vec<QueueName>;
                 write[1] set_control(&tenant: TenantId, &scope: Scope, &patch: ControlPatch) -> ControlSet;

@@ -225,10 +225,11 @@ pub fn table(columns: &str, rows: impl Iterator<Item = Value>) -> String {
     table_of(&header, rows.map(|value| cells(&value, columns).map(|(_, text)| text).collect()))
 }
 
-/// A cell: sizes in human units, and one line.
+/// A cell: sizes and ages in human units, and one line.
 fn shown(pointer: &str, text: String) -> String {
     match text.parse() {
         Ok(bytes) if pointer.ends_with("_bytes") => bytes_text(bytes),
+        Ok(ms) if pointer.ends_with("_age_ms") => duration_text(Duration::from_millis(ms)),
         _ => text.replace(['\n', '\t'], " "),
     }
 }
@@ -309,6 +310,7 @@ mod tests {
         let value = serde_json::json!({"a": [1, 2], "b": ["x", "y"], "c": null});
         assert_eq!([text_at(&value, "/a"), text_at(&value, "/b"), text_at(&value, "/c")], ["[1,2]", "x, y", ""]);
         assert_eq!(shown("/size_bytes", "59392".into()), "58.0 KiB");
+        assert_eq!(shown("/oldest_ready_age_ms", "61000".into()), "1m 01s");
     }
 
     #[test]

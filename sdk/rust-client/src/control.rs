@@ -95,6 +95,9 @@ pub struct Queue {
     pub dead: u64,
     #[serde(default)]
     pub paused: bool,
+    /// How long the job that is ready longest has been ready, milliseconds; none when none is.
+    #[serde(default)]
+    pub oldest_ready_age_ms: Option<u64>,
     #[serde(default)]
     pub control: Control,
 }

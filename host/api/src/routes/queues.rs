@@ -1,5 +1,7 @@
 //! Queues: counts, controls, pause, resume, purge.
 
+use std::collections::HashMap;
+
 use axum::{http::StatusCode, response::IntoResponse as _};
 use serde::Serialize;
 use umbel_broker::{Control, ControlPatch, QueueDeleted, QueueStats, Scope};
@@ -21,7 +23,7 @@ use crate::{
 
 views! {
     /// A queue of the tenant.
-    Queue from (stats: QueueStats, set: &Control, operator: Option<&Control>) {
+    Queue from (stats: QueueStats, oldest_ready_age_ms: Option<u64>, set: &Control, operator: Option<&Control>) {
         name: String = stats.name.into(),
         /// Jobs that wait for a worker.
         queued: u64 = stats.queued,
@@ -31,6 +33,9 @@ views! {
         /// In the dead set.
         dead: u64 = stats.dead,
         paused: bool = stats.paused,
+        /// How long the job that is ready longest has been ready, of those that are first of their priority. Of a queue with
+        /// limits, only jobs that may start now, in 100 sub-queues, may be looked at. None when no job is ready.
+        oldest_ready_age_ms: Option<u64> = oldest_ready_age_ms,
         control: ControlView = ControlView::new(set, operator),
     }
 }
@@ -48,9 +53,11 @@ async fn all(api: &Api, caller: &Caller) -> Result<Vec<Queue>> {
     };
     let operators = Operators::read(api, &caller.tenant).await?;
     let queues = api.broker.queues(&caller.tenant).await?.into_iter();
+    let ages: HashMap<QueueName, u64> = api.broker.oldest_ready(&caller.tenant).await?.into_iter().collect();
     let queue = |stats: QueueStats| {
         let (control, scope) = (control(&stats.name), Scope::Queue(stats.name.clone()));
-        Queue::new(stats, &control, operators.of(&scope))
+        let age = ages.get(&stats.name).copied();
+        Queue::new(stats, age, &control, operators.of(&scope))
     };
     Ok(queues.map(queue).collect())
 }

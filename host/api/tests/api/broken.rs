@@ -172,6 +172,11 @@ impl Controls for Broken {
         self.inner.queues(tenant).await
     }
 
+    async fn oldest_ready(&self, tenant: &TenantId) -> Result<Vec<(QueueName, u64)>> {
+        self.check()?;
+        self.inner.oldest_ready(tenant).await
+    }
+
     async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
         self.check()?;
         self.inner.delete_queue(tenant, queue).await

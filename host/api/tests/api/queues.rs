@@ -17,7 +17,10 @@ async fn depths_are_shown_and_a_queue_can_be_paused_and_resumed() {
     let expected = json!({
         "name": "default", "queued": 1, "running": 0, "delayed": 1, "dead": 0, "paused": false, "control": nothing,
     });
-    assert_eq!(app.get("/v1/queues").await.ok(200)["items"], json!([expected]));
+    let mut items = app.get("/v1/queues").await.ok(200)["items"].clone();
+    let age = items[0].as_object_mut().unwrap().remove("oldest_ready_age_ms").unwrap();
+    assert!(age.as_u64().unwrap() < 60_000);
+    assert_eq!(items, json!([expected]));
     assert_eq!(app.post("/v1/queues/default/pause", "").await.ok(200)["paused"], true);
     assert!(app.try_claim().await.is_none());
     assert_eq!(app.post("/v1/queues/default/resume", "").await.ok(200)["paused"], false);

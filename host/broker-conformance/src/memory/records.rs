@@ -19,6 +19,8 @@ pub(super) struct Job {
     pub(super) sub_queue: Option<SubQueueName>,
     /// Place in the queue while queued, kept while running so that the first lost delivery does not lose it.
     pub(super) score: u64,
+    /// Since when it is queued, if it is.
+    pub(super) ready_at: UnixMs,
     /// Of the current delivery; kept after its settle so that a repeated one is recognised, cleared by the reaper.
     pub(super) token: Option<Token>,
     pub(super) lease_until: UnixMs,
@@ -61,6 +63,7 @@ impl Job {
             place: None,
             sub_queue: None,
             score: 0,
+            ready_at: now,
             token: None,
             lease_until: 0,
             look_at: None,

@@ -1,5 +1,7 @@
 //! Reading the model's jobs and queues, and what users ask of a job.
 
+use std::collections::BTreeMap;
+
 use umbel_model::{JobId, JobRecord, JobState, QueueName, TenantId};
 
 use super::state::State;
@@ -113,6 +115,23 @@ impl State {
             }
         };
         self.scheduler.of_tenant(tenant).into_iter().filter(|id| self.scheduler.is_known(*id)).map(stats).collect()
+    }
+
+    pub(super) fn oldest_ready(&self, tenant: &TenantId) -> Vec<(QueueName, u64)> {
+        let mut first = BTreeMap::new();
+        for ((_, _), job) in
+            self.jobs.iter().filter(|((of, _), job)| of == tenant && job.record.state == JobState::Queued)
+        {
+            let (record, sub_queue) = (&job.record, job.sub_queue.is_some());
+            let known = first.entry((&record.queue, sub_queue, record.priority)).or_insert((job.score, job.ready_at));
+            *known = (*known).min((job.score, job.ready_at));
+        }
+        let mut ages = BTreeMap::new();
+        for ((queue, ..), (_, ready_at)) in first {
+            let age = ages.entry(queue.clone()).or_insert(0);
+            *age = self.now.saturating_sub(ready_at).max(*age);
+        }
+        ages.into_iter().collect()
     }
 
     pub(super) fn delete_queue(&mut self, tenant: &TenantId, queue: &QueueName) -> QueueDeleted {

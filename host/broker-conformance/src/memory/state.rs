@@ -125,11 +125,12 @@ impl State {
 
     pub(super) fn enqueue(&mut self, key: &Key, score: Option<u64>) {
         let id = self.queue_of(key);
-        let behind = self.scheduler.next_score(self.jobs[key].record.priority);
+        let (behind, now) = (self.scheduler.next_score(self.jobs[key].record.priority), self.now);
         let job = self.job_mut(key);
         job.score = score.unwrap_or(behind);
         job.record.state = JobState::Queued;
         job.record.due_at = None;
+        job.ready_at = now;
         job.look_at = job.record.expires_at;
         let task = job.record.task.clone();
         job.sub_queue = job.options().limits.map(|of| SubQueueName { task, key: of.key.unwrap_or_default() });

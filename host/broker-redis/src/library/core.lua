@@ -457,7 +457,8 @@ end
 -- To the ready jobs, with the score in the record.
 local function enqueue(member, r, tq)
   if r[STATE] == SCHEDULED or r[STATE] == RETRYING then zrem(P .. 'look', member) end
-  r[STATE], r[DUE] = QUEUED, 0
+  -- Since when it is queued.
+  r[STATE], r[DUE] = QUEUED, now
   if r[EXPIRES] > 0 then zadd(P .. 'look', r[EXPIRES], member) end
   tq.used = true
   ready_in[tq.queue] = (ready_in[tq.queue] or 0) + 1

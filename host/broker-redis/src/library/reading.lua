@@ -258,6 +258,46 @@ register('queues', 'no-writes', function(args)
   return out
 end)
 
+-- Since when the job of a sorted set of ready jobs that is ready longest is: of those that are first of their priority.
+local function oldest_in(tq, key, oldest)
+  local from = '-inf'
+  while true do
+    local first = call('ZRANGEBYSCORE', key, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    if not first[2] then return oldest end
+    local times = call('GETRANGE', tq.job .. first[1], 16, 33)
+    if #times == 18 then
+      local created, _, queued = unpack_struct('<I6I6I6', times)
+      local since = queued > 0 and queued or created
+      if not oldest or since < oldest then oldest = since end
+    end
+    from = first[2] - first[2] % PRIORITY_STEP + PRIORITY_STEP
+  end
+end
+
+-- How long the job that is ready longest has been ready, by queue.
+-- ARGV[2] tenant   ARGV[3] sub-queues to look at
+-- Returns, per queue that has one, in no order: name, milliseconds.
+-- Complexity: O(log N) for each priority of a queue, and of a sub-queue that is looked at.
+register('oldest_ready', 'no-writes', function(args)
+  local out = {}
+  for _, field in ipairs(call('HKEYS', P .. 'queues:' .. args[2])) do
+    if sub(field, -2) == ':p' then
+      local tq, left = tenant_queue_of(args[2], sub(field, 1, -3)), tonumber(args[3])
+      local oldest = oldest_in(tq, tq.ready)
+      if is_special(tq) then
+        for _, task in ipairs(call('ZRANGE', P .. 'lanes:' .. tq.name, 0, left - 1)) do
+          if left <= 0 then break end
+          for _, key in ipairs(call('ZRANGE', P .. 'keys:' .. limits.named(tq.name, task), 0, left - 1)) do
+            oldest, left = oldest_in(tq, P .. 'lane:' .. limits.named(tq.name, task, key), oldest), left - 1
+          end
+        end
+      end
+      if oldest then out[#out + 1], out[#out + 2] = tq.queue, math.max(now - oldest, 0) end
+    end
+  end
+  return out
+end)
+
 -- Queues in which jobs of any tenant can be handed out.
 -- ARGV[2] max
 -- Returns their names in order.

@@ -79,7 +79,7 @@ local function make_ready(wf, member, text)
     if expires > 0 and expires < due then look = expires end
     tq.delayed = tq.delayed + 1
   else
-    due, score = 0, new_score(t.priority)
+    due, score = now, new_score(t.priority)
     put_ready(tq, score, id_of(member))
   end
   if look > 0 then zadd(P .. 'look', look, member) end

@@ -6,8 +6,8 @@ use umbel_model::QueueName;
 use super::{Context, QUEUE, bulk, confirm, control};
 use crate::{Result, args::QueueVerb};
 
-const COLUMNS: &str = "NAME, QUEUED, RUNNING, DELAYED, DEAD, PAUSED, RATE = control/rate_limit, \
-    BURST = control/rate_burst, AT ONCE = control/concurrency, EXCLUSIVE = control/exclusive";
+const COLUMNS: &str = "NAME, QUEUED, RUNNING, DELAYED, DEAD, OLDEST = oldest_ready_age_ms, PAUSED, \
+    RATE = control/rate_limit, BURST = control/rate_burst, AT ONCE = control/concurrency, EXCLUSIVE = control/exclusive";
 
 pub async fn run(ctx: &Context, verb: QueueVerb) -> Result {
     let Context { client, terminal } = ctx;

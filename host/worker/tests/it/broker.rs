@@ -179,6 +179,10 @@ impl Controls for Flaky {
         self.inner.queues(tenant).await
     }
 
+    async fn oldest_ready(&self, tenant: &TenantId) -> Result<Vec<(QueueName, u64)>> {
+        self.inner.oldest_ready(tenant).await
+    }
+
     async fn delete_queue(&self, tenant: &TenantId, queue: &QueueName) -> Result<QueueDeleted> {
         self.inner.delete_queue(tenant, queue).await
     }

@@ -41,6 +41,8 @@ pub(crate) struct Head {
     /// It was cancelled while it ran and is left to end.
     pub(crate) let_end: bool,
     pub(crate) dead: bool,
+    /// Of a job that is queued: since when it is, if that is not since its submission. Of others that are not delayed it means
+    /// nothing.
     pub(crate) due_at: Option<UnixMs>,
     pub(crate) started_at: Option<UnixMs>,
     pub(crate) finished_at: Option<UnixMs>,
@@ -175,8 +177,8 @@ impl Head {
     /// The job of a workflow's node, waiting. It is deleted with its workflow.
     pub(crate) fn of_node(id: JobId, queue_id: QueueId, template: &NodeTemplate, workflow: i64) -> Self {
         let head = Self::blank(id, queue_id, template.priority, template.max_deliveries, JobState::Waiting);
-        // Its end must find room in a full file: the score keeps it until then.
-        Self { workflow: Some(workflow), score: ready_score(0, 0), ..head }
+        // Its end must find room in a full file: the score and the time keep it until then.
+        Self { workflow: Some(workflow), score: ready_score(0, 0), due_at: Some(UnixMs::from(u32::MAX) << 8), ..head }
     }
 
     fn blank(id: JobId, queue_id: QueueId, priority: u8, max_deliveries: u32, state: JobState) -> Self {

@@ -12,9 +12,10 @@ use crate::error::Fault;
 use crate::writer::{jobs::broker_options::LIMITS, jobs::head::Head, step::Step};
 
 impl Head {
-    fn be_queued(&mut self) {
+    fn be_queued(&mut self, now: UnixMs) {
         self.state = JobState::Queued;
-        self.due_at = None;
+        // A new one is ready since it was submitted.
+        self.due_at = (self.rid > 0).then_some(now);
         self.at = self.expires_at;
         self.in_sub_queue = self.has & LIMITS > 0;
     }
@@ -34,7 +35,7 @@ impl Step<'_> {
             head.be_delayed(JobState::Scheduled, due);
         } else {
             head.score = score.unwrap_or_else(|| self.scheduler.next_score(head.priority));
-            head.be_queued();
+            head.be_queued(self.now);
         }
     }
 
@@ -46,7 +47,7 @@ impl Step<'_> {
 
     /// To where it was in its tenant queue.
     pub(crate) fn enqueue_at_its_place(&mut self, head: &mut Head) -> Result<(), Fault> {
-        head.be_queued();
+        head.be_queued(self.now);
         self.arrived(head)
     }
 
