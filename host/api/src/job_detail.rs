@@ -1,9 +1,11 @@
 //! A job in full: with the result of what replaced it, and with what failed before it.
 
+use axum::body::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::{LargeValues as _, NodeAt, UPSTREAM_FAILED, ValueError, explain, workflow_value};
 use umbel_model::{Failure, JobRecord, JobState, LargeValue, PolicyPatch, TenantId, WorkflowId};
+use umbel_modules::VALUE_PIECE_BYTES;
 
 use crate::{
     footprint,
@@ -60,25 +62,47 @@ pub(crate) async fn job_detail(api: &Api, mut record: JobRecord) -> Result<Job> 
 }
 
 /// The result of a job that ended, whatever its size; none when there is none.
-pub(crate) async fn result_text(api: &Api, record: JobRecord) -> Result<Option<String>> {
+pub(crate) async fn result_body(api: &Api, record: JobRecord) -> Result<Option<Body>> {
     if is_for_nodes_only(&record) {
         return Ok(None);
+    }
+    let is_large = |stored: &LargeValue| {
+        record.state == JobState::Succeeded
+            && record.child.is_none()
+            && (VALUE_PIECE_BYTES as u64..=MAX_WHOLE_RESULT_BYTES as u64).contains(&stored.bytes)
+    };
+    if let Some(stored) = stored_result(&record).filter(is_large) {
+        return result_in_pieces(api, &record.tenant, &stored).await.map(Some);
     }
     let reserved = footprint::reserve(api, &record.tenant, bytes_elsewhere(&record, MAX_WHOLE_RESULT_BYTES)).await?;
     match elsewhere(api, &record, MAX_WHOLE_RESULT_BYTES).await {
         Ok(Some(text)) => {
             reserved.keep(text.len());
-            Ok(Some(text))
+            Ok(Some(text.into()))
         }
-        Ok(None) => Ok(record.result.map(|result| result.get().to_owned())),
-        Err(ValueError::Broker(error)) => Err(error.into()),
-        Err(ValueError::Lost(why)) => Err(Problem::value_lost(why)),
-        Err(ValueError::Unavailable(_)) => Err(Problem::storage_unavailable("try again; the server's log says more")),
-        Err(ValueError::TooLarge(max)) => {
+        Ok(None) => Ok(record.result.map(|result| result.get().to_owned().into())),
+        Err(error) => Err(why_not_sent(error)),
+    }
+}
+
+/// A result that lies in the module store, which is read as it is sent: a reader that is slow holds a piece of it.
+async fn result_in_pieces(api: &Api, tenant: &TenantId, stored: &LargeValue) -> Result<Body> {
+    let reserved = footprint::reserve(api, tenant, VALUE_PIECE_BYTES).await?;
+    let pieces = api.large.pieces(tenant, stored).await.map_err(why_not_sent)?;
+    reserved.keep(VALUE_PIECE_BYTES);
+    Ok(Body::from_stream(pieces))
+}
+
+fn why_not_sent(error: ValueError) -> Problem {
+    match error {
+        ValueError::Broker(error) => error.into(),
+        ValueError::Lost(why) => Problem::value_lost(why),
+        ValueError::Unavailable(_) => Problem::storage_unavailable("try again; the server's log says more"),
+        ValueError::TooLarge(max) => {
             let detail = format!("it has more than {max} bytes; read the results of its workflow's nodes one by one");
-            Err(Problem::no_result(detail))
+            Problem::no_result(detail)
         }
-        Err(error) => Err(Problem::no_result(error.to_string())),
+        error => Problem::no_result(error.to_string()),
     }
 }
 

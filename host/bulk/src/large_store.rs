@@ -1,6 +1,8 @@
 //! Large values of the module store, as the broker's readers ask for them.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use umbel_broker::{LargeValues, ValueError};
 use umbel_model::{LargeValue, TenantId};
 use umbel_modules::{Error, ModuleStore};
@@ -13,6 +15,17 @@ pub struct LargeStore(pub ModuleStore);
 impl LargeValues for LargeStore {
     async fn read(&self, tenant: &TenantId, stored: &LargeValue) -> Result<String, ValueError> {
         self.0.value(tenant, stored).await.map_err(|error| value_error(&error))
+    }
+}
+
+impl LargeStore {
+    /// A value in pieces, see `ModuleStore::value_pieces`.
+    pub async fn pieces(
+        &self,
+        tenant: &TenantId,
+        stored: &LargeValue,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, ValueError> {
+        self.0.value_pieces(tenant, stored).await.map_err(|error| value_error(&error))
     }
 }
 

@@ -24,4 +24,4 @@ pub use host_key::HostKey;
 pub use inspector::{InspectError, Inspector};
 pub use shares::gives_way;
 pub use store::{DEFAULT_MAX_MODULE_BYTES, ModuleStore, StoredBlob};
-pub use values::ValueEntry;
+pub use values::{VALUE_PIECE_BYTES, ValueEntry};

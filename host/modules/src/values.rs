@@ -9,14 +9,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path as Location};
+use sha2::{Digest as _, Sha256};
 use umbel_model::{Digest, JobId, LargeValue, TenantId};
 
 use crate::{
     Error, ModuleStore,
     store::{in_memory, random_name},
 };
+
+/// Bytes of a piece of a value that is read in pieces.
+pub const VALUE_PIECE_BYTES: usize = 256 << 10;
 
 /// The folder of all values.
 const ROOT: &str = "values";
@@ -59,6 +66,42 @@ impl ModuleStore {
             return Err(corrupted());
         }
         String::from_utf8(bytes.into()).map_err(|_| corrupted())
+    }
+
+    /// The text of a value of this tenant in pieces of `VALUE_PIECE_BYTES`, so that a slow reader holds one of them. It is looked
+    /// through before: a missing or damaged value is a permanent error, as in `value`. One that is deleted while it is read ends
+    /// with an error.
+    pub async fn value_pieces(
+        &self,
+        tenant: &TenantId,
+        stored: &LargeValue,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let location = location(tenant, stored.of, &stored.sha256);
+        let found = self.found(self.objects.head(&location).await)?.ok_or(Error::ValueMissing { job: stored.of })?;
+        let mut sha = Sha256::new();
+        if found.size == stored.bytes {
+            let mut pieces = self.pieces(&location, stored.bytes);
+            while let Some(piece) = pieces.try_next().await? {
+                sha.update(&piece);
+            }
+        }
+        if found.size != stored.bytes || Digest::from_bytes(sha.finalize().into()) != stored.sha256 {
+            tracing::error!(%tenant, job = %stored.of, "a stored value is damaged");
+            return Err(Error::ValueCorrupted { job: stored.of });
+        }
+        Ok(self.pieces(&location, stored.bytes))
+    }
+
+    fn pieces(&self, location: &Location, bytes: u64) -> BoxStream<'static, Result<Bytes, Error>> {
+        let piece = move |(store, location, from): (Self, Location, u64)| async move {
+            if from >= bytes {
+                return Ok(None);
+            }
+            let to = bytes.min(from + VALUE_PIECE_BYTES as u64);
+            let piece = store.objects.get_range(&location, from..to).await.map_err(|e| store.failed(&e))?;
+            Ok(Some((piece, (store, location, to))))
+        };
+        stream::try_unfold((self.clone(), location.clone(), 0), piece).boxed()
     }
 
     /// Stores a value again for another job of the tenant: values are deleted with the job that they belong to.

@@ -5,7 +5,7 @@ use std::fs;
 
 use futures::TryStreamExt as _;
 use umbel_model::{JobId, LargeValue, TenantId};
-use umbel_modules::{Error, ModuleStore, ValueEntry};
+use umbel_modules::{Error, ModuleStore, VALUE_PIECE_BYTES, ValueEntry};
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -96,4 +96,30 @@ async fn to_forget_a_job_lists_its_own_folder_only() {
     assert!(store.values().try_collect::<Vec<_>>().await.is_err());
     assert_eq!(store.delete_values(&tenant("a"), job(1)).await.unwrap(), 1);
     assert_eq!(store.value(&tenant("a"), &other).await.unwrap(), "22");
+}
+
+#[tokio::test]
+async fn a_value_is_read_in_pieces_and_one_that_is_damaged_is_not_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let text = format!("\"{}\"", "é".repeat(VALUE_PIECE_BYTES));
+    let stored = store.put_value(&tenant("a"), job(1), &text).await.unwrap();
+    let pieces: Vec<bytes::Bytes> =
+        store.value_pieces(&tenant("a"), &stored).await.unwrap().try_collect().await.unwrap();
+    assert_eq!(pieces.iter().map(bytes::Bytes::len).collect::<Vec<_>>(), [VALUE_PIECE_BYTES, VALUE_PIECE_BYTES, 2]);
+    assert!(pieces.concat() == text.as_bytes());
+    let refused = async |stored: &LargeValue, of: &str| store.value_pieces(&tenant(of), stored).await.err().unwrap();
+    assert!(matches!(refused(&stored, "b").await, Error::ValueMissing { .. }));
+    assert!(matches!(refused(&LargeValue { bytes: 5, ..stored.clone() }, "a").await, Error::ValueCorrupted { .. }));
+    let path = folder.path().join(format!("values/a/{}/{}", job(1), stored.sha256.hex()));
+    let mut bytes = text.clone().into_bytes();
+    bytes[VALUE_PIECE_BYTES + 5] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(refused(&stored, "a").await, Error::ValueCorrupted { .. }));
+    // Deleted while it is read.
+    fs::write(&path, &text).unwrap();
+    let mut pieces = store.value_pieces(&tenant("a"), &stored).await.unwrap();
+    assert!(pieces.try_next().await.unwrap().is_some());
+    store.delete_values(&tenant("a"), job(1)).await.unwrap();
+    assert!(pieces.try_next().await.is_err());
 }

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     body::ok,
     extract::{Context, Query},
-    job_detail::result_text,
+    job_detail::result_body,
     paging,
     problem::{Problem, Result},
     views::Line,
@@ -64,10 +64,10 @@ pub(crate) async fn result(Context { api, caller, id, .. }: Context<JobId>) -> R
         return Err(Problem::job_not_ended(detail));
     }
     let state = record.state.as_str();
-    let text = result_text(&api, record).await?;
-    let text = text.ok_or_else(|| {
+    let body = result_body(&api, record).await?;
+    let body = body.ok_or_else(|| {
         let detail = format!("job {id} is {state}, and no result of it is kept");
         Problem::no_result(detail)
     })?;
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text).into_response())
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
