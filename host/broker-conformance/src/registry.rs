@@ -36,6 +36,26 @@ pub async fn documents_are_listed_by_name_within_their_tenant(s: Subject) {
     assert!(b.documents(&t, DocumentKind::Module, None, 10).await.unwrap().documents.is_empty());
 }
 
+pub async fn the_tenants_that_have_documents_of_a_kind_are_known(s: Subject) {
+    let b = &s.broker;
+    assert_eq!(b.document_tenants(DocumentKind::Task).await.unwrap(), []);
+    for name in ["t2", "t1", "t3", "a-b_c"] {
+        for document in ["x", "y"] {
+            let put = PutDocument { tenant: tenant(name), ..put(document, Expect::Any, Some("{}")) };
+            b.put_document(&put).await.unwrap();
+        }
+    }
+    let module = PutDocument { tenant: tenant("t4"), kind: DocumentKind::Module, ..put("m", Expect::Any, Some("{}")) };
+    b.put_document(&module).await.unwrap();
+    for document in ["x", "y"] {
+        let gone = PutDocument { tenant: tenant("t3"), ..put(document, Expect::Any, None) };
+        b.put_document(&gone).await.unwrap();
+    }
+    let expected = ["a-b_c", "t1", "t2"].map(tenant);
+    assert_eq!(b.document_tenants(DocumentKind::Task).await.unwrap(), expected);
+    assert_eq!(b.document_tenants(DocumentKind::Module).await.unwrap(), [tenant("t4")]);
+}
+
 fn names(page: DocumentPage) -> Vec<String> {
     page.documents.into_iter().map(|d| d.name).collect()
 }

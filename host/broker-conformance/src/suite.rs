@@ -81,6 +81,7 @@ macro_rules! conformance_suite {
             the_bytes_of_results_of_one_call_are_counted_each,
             the_bytes_of_a_workflow_are_those_of_its_texts_and_of_its_nodes,
             the_bytes_of_documents_are_counted_with_those_that_they_stand_for,
+            the_tenants_that_have_documents_of_a_kind_are_known,
             workers_are_forgotten_when_they_fall_silent,
             a_service_is_held_by_one_process_until_it_gives_it_up_or_falls_silent,
             hints_come_for_work_ends_and_cancels,

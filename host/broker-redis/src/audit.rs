@@ -178,30 +178,32 @@ impl RedisBroker {
         let known: HashSet<&str> =
             [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().into_iter().collect();
         let mut keys = Names::new();
+        self.each_key(&self.connection.keys.all(), |key| {
+            let name = key.strip_prefix(prefix).unwrap_or(&key);
+            let (kind, name) = name.split_once(':').unwrap_or((name, ""));
+            if !known.contains(kind) {
+                unowned(key.clone());
+            }
+            match keys.get_mut(kind) {
+                Some(names) => drop(names.insert(name.into())),
+                None => drop(keys.insert(kind.into(), BTreeSet::from([name.into()]))),
+            }
+        })
+        .await?;
+        Ok(keys)
+    }
+
+    /// Every key that fits a pattern, some of them twice. Looks at all keys, piece by piece.
+    pub(crate) async fn each_key(&self, pattern: &str, mut each: impl FnMut(String) + Send) -> Result<()> {
         let mut cursor = "0".to_owned();
         loop {
-            let scan = redis::cmd("SCAN")
-                .arg(&cursor)
-                .arg("MATCH")
-                .arg(self.connection.keys.all())
-                .arg("COUNT")
-                .arg(LARGE_PIECE)
-                .to_owned();
+            let scan =
+                redis::cmd("SCAN").arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(LARGE_PIECE).to_owned();
             let mut answer = Answer::new(self.command(&scan).await?)?;
             cursor = answer.text()?;
-            for key in Answer::new(answer.next()?)?.rest(Answer::text)? {
-                let name = key.strip_prefix(prefix).unwrap_or(&key);
-                let (kind, name) = name.split_once(':').unwrap_or((name, ""));
-                if !known.contains(kind) {
-                    unowned(key.clone());
-                }
-                match keys.get_mut(kind) {
-                    Some(names) => drop(names.insert(name.into())),
-                    None => drop(keys.insert(kind.into(), BTreeSet::from([name.into()]))),
-                }
-            }
+            Answer::new(answer.next()?)?.rest(Answer::text)?.into_iter().for_each(&mut each);
             if cursor == "0" {
-                return Ok(keys);
+                return Ok(());
             }
         }
     }

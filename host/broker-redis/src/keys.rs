@@ -143,6 +143,11 @@ impl Keys {
     pub(crate) fn documents(&self, tenant: &TenantId, kind: DocumentKind) -> String {
         format!("{}doc:{}", self.prefix, shelf(tenant, kind))
     }
+
+    /// What stands before and behind the tenant in the key of its documents of a kind.
+    pub(crate) fn documents_of_all(&self, kind: DocumentKind) -> (String, String) {
+        (format!("{}doc:", self.prefix), format!(",{}", kind.as_str()))
+    }
 }
 
 /// How functions name a job.

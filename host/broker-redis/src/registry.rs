@@ -1,5 +1,7 @@
 //! Workers, the orders to them, and documents.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use umbel_broker::{
     Document, DocumentKind, DocumentPage, DocumentPut, Error, Expect, Limits, Ordered, PutDocument, Registry, Result,
@@ -111,6 +113,17 @@ impl Registry for RedisBroker {
         let mut answer = self.answer("documents", args([&shelf(tenant, kind), &after, &max]), Repeat::Safe).await?;
         let documents = answer.rest(|answer| document(answer.text()?, &answer.text()?))?;
         Ok(DocumentPage::new(documents, max))
+    }
+
+    async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>> {
+        let (before, after) = self.connection.keys.documents_of_all(kind);
+        let mut tenants = BTreeSet::new();
+        self.each_key(&format!("{before}*{after}"), |key| {
+            let tenant = key.strip_prefix(&before).and_then(|key| key.strip_suffix(&after));
+            tenants.extend(tenant.and_then(|tenant| tenant.parse::<TenantId>().ok()));
+        })
+        .await?;
+        Ok(tenants.into_iter().collect())
     }
 }
 

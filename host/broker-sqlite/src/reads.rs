@@ -279,6 +279,10 @@ impl View<'_> {
         one(self.conn, sql, &[tenant, &kind.as_str(), &name], decode_document)
     }
 
+    pub(crate) fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>, Fault> {
+        all(self.conn, "SELECT DISTINCT tenant FROM document WHERE kind = ? ORDER BY tenant", &[&kind.as_str()], first)
+    }
+
     pub(crate) fn documents(
         &self,
         tenant: &TenantId,

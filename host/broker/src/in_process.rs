@@ -125,6 +125,7 @@ macro_rules! serve_in_process {
                 write[1] put_document(&put: PutDocument) -> DocumentPut;
                 read document(&tenant: TenantId, kind: DocumentKind, &name: str) -> Option<Document>;
                 read documents(&tenant: TenantId, kind: DocumentKind, ?after: str, max: u32) -> DocumentPage;
+                read document_tenants(kind: DocumentKind) -> Vec<TenantId>;
             }
             $crate::serve_in_process! { $Broker: Events
                 write[1] follow(&tenant: TenantId) -> u64;

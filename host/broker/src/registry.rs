@@ -42,6 +42,10 @@ pub trait Registry: Send + Sync + fmt::Debug + 'static {
         after: Option<&str>,
         max: u32,
     ) -> Result<DocumentPage>;
+
+    /// The tenants that have documents of a kind, in order. Looks through all that is stored where that is not known
+    /// otherwise: for background services, once in minutes. A tenant whose first one is stored meanwhile may be missing.
+    async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>>;
 }
 
 /// The state of a worker, as it reports it.

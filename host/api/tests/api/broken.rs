@@ -245,6 +245,11 @@ impl Registry for Broken {
         self.check()?;
         self.inner.documents(tenant, kind, after, max).await
     }
+
+    async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>> {
+        self.check()?;
+        self.inner.document_tenants(kind).await
+    }
 }
 
 #[async_trait]

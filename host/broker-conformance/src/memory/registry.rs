@@ -71,6 +71,13 @@ impl State {
         self.documents.get(&(tenant.clone(), kind, name.to_owned())).cloned()
     }
 
+    pub(super) fn document_tenants(&self, kind: DocumentKind) -> Vec<TenantId> {
+        let mut tenants: Vec<TenantId> =
+            self.documents.keys().filter(|(_, of, _)| *of == kind).map(|(tenant, ..)| tenant.clone()).collect();
+        tenants.dedup();
+        tenants
+    }
+
     pub(super) fn documents(
         &self,
         tenant: &TenantId,

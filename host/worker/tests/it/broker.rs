@@ -236,6 +236,10 @@ impl Registry for Flaky {
     async fn documents(&self, t: &TenantId, k: DocumentKind, after: Option<&str>, max: u32) -> Result<DocumentPage> {
         self.inner.documents(t, k, after, max).await
     }
+
+    async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>> {
+        self.inner.document_tenants(kind).await
+    }
 }
 
 #[async_trait]
