@@ -89,6 +89,68 @@ const BOUNDS: [(&str, &str, u64, Option<u64>); 19] = [
     ("WorkerPatch", "max_slots", 1, Some(MAX_SLOTS as u64)),
 ];
 
+/// Most bytes of names: the schema, the field (of a list: of each item), the bytes. All are ASCII but a workflow's name, tags and
+/// a route's pattern.
+const LENGTHS: [(&str, &str, u64); 12] = [
+    ("BulkFilter", "queue", MAX_QUEUE),
+    ("BulkFilter", "task", MAX_TASK),
+    ("BulkFilter", "worker", MAX_WORKER),
+    ("DeployBody", "digest", MAX_DIGEST),
+    ("PolicyFields", "queue", MAX_QUEUE),
+    ("Route", "match", 256),
+    ("Route", "queue", MAX_QUEUE),
+    ("Submission", "task", MAX_TASK),
+    ("TaskStep", "task", MAX_TASK),
+    ("WorkerPatch", "queues", MAX_QUEUE),
+    ("WorkflowSubmission", "name", 128),
+    ("WorkflowSubmission", "tags", 128),
+];
+const MAX_TENANT: u64 = 63;
+const MAX_QUEUE: u64 = 64;
+const MAX_TASK: u64 = 128;
+const MAX_WORKER: u64 = 128;
+/// `sha256:` and 64 digits.
+const MAX_DIGEST: u64 = 71;
+/// Of jobs, workflows and bulk actions.
+const MAX_ID: u64 = 26;
+
+/// Most bytes of a parameter of a path or query; none where a list is taken.
+fn parameter_length(path: &str, name: &str) -> Option<u64> {
+    let of = |kind: &str| path.strip_prefix("/v1/").is_some_and(|path| path.starts_with(kind));
+    match name {
+        "digest" => Some(MAX_DIGEST),
+        "tenant" => Some(MAX_TENANT),
+        "queue" => Some(MAX_QUEUE),
+        "worker" => Some(MAX_WORKER),
+        "task" if !of("events") => Some(MAX_TASK),
+        "name" if of("tasks/") => Some(MAX_TASK),
+        "name" if of("queues/") => Some(MAX_QUEUE),
+        "id" if of("workers/") => Some(MAX_WORKER),
+        "id" => Some(MAX_ID),
+        _ => None,
+    }
+}
+
+/// Says of each name how long it may be.
+fn with_lengths(document: &mut Value) {
+    for (schema, field, max) in LENGTHS {
+        let field = &mut document["components"]["schemas"][schema]["properties"][field];
+        let of = if field.get("items").is_some() { &mut field["items"] } else { field };
+        of["maxLength"] = max.into();
+    }
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for operation in operations.as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+            for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+                let is_header = parameter["in"] == "header";
+                let max = parameter["name"].as_str().and_then(|name| parameter_length(path, name));
+                if let Some(max) = max.filter(|_| !is_header) {
+                    parameter["schema"]["maxLength"] = max.into();
+                }
+            }
+        }
+    }
+}
+
 /// The document as JSON, with what the schemas of types do not say by themselves.
 pub(crate) fn corrected(document: &Document) -> Value {
     let mut document = serde_json::to_value(document).expect("an OpenAPI document has text keys only");
@@ -110,6 +172,7 @@ pub(crate) fn corrected(document: &Document) -> Value {
         field["items"] = json!({"type": "string"});
         field["maxItems"] = MAX_PATTERNS.into();
     }
+    with_lengths(&mut document);
     document
 }
 

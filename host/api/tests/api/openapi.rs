@@ -85,3 +85,34 @@ async fn every_documented_operation_is_routed() {
     }
     assert!(names.len() >= 22, "{names:?}");
 }
+
+#[test]
+fn names_are_as_long_as_the_document_says() {
+    let document = umbel_api::openapi();
+    let length = |pointer: &str| document.pointer(pointer).and_then(serde_json::Value::as_u64).unwrap() as usize;
+    let of = |schema: &str, field: &str| length(&format!("/components/schemas/{schema}/properties/{field}/maxLength"));
+    let path = |path: &str| length(&format!("/paths/{}/get/parameters/0/schema/maxLength", path.replace('/', "~1")));
+    let longest = "a".repeat(200);
+    let task = of("Submission", "task");
+    assert!(
+        umbel_model::TaskName::new(&longest[..task]).is_ok() && umbel_model::TaskName::new(&longest[..=task]).is_err()
+    );
+    let queue = of("PolicyFields", "queue");
+    assert!(
+        umbel_model::QueueName::new(&longest[..queue]).is_ok()
+            && umbel_model::QueueName::new(&longest[..=queue]).is_err()
+    );
+    let tenant = path("/v1/tenants/{tenant}/control");
+    assert!(
+        umbel_model::TenantId::new(&longest[..tenant]).is_ok()
+            && umbel_model::TenantId::new(&longest[..=tenant]).is_err()
+    );
+    let worker = path("/v1/workers/{id}");
+    assert!(
+        umbel_model::WorkerId::new(&longest[..worker]).is_ok()
+            && umbel_model::WorkerId::new(&longest[..=worker]).is_err()
+    );
+    assert_eq!(path("/v1/modules/{digest}"), umbel_model::Digest::of(b"").to_string().len());
+    assert_eq!(path("/v1/jobs/{id}"), umbel_model::JobId::from_parts(1, 1).to_string().len());
+    assert_eq!(path("/v1/tasks/{name}"), of("TaskStep", "task"));
+}

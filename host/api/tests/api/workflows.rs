@@ -393,3 +393,22 @@ async fn bodies_of_too_many_values_are_refused_before_they_are_parsed() {
     let problem = app.post("/v1/workflows", body).await.problem(422, "invalid_canvas");
     assert!(problem["detail"].as_str().unwrap().contains("commas"));
 }
+
+#[tokio::test]
+async fn a_workflow_is_forgotten_once_it_is_over() {
+    let app = TestApp::with_tasks().await;
+    let id = id_of(&app.post("/v1/workflows", json!({"canvas": chord()})).await.ok(202));
+    let path = format!("/v1/workflows/{id}");
+    app.with_headers("DELETE", &path, &[], "").await.problem(409, "workflow_not_over");
+    let nodes = app.get(&format!("{path}/nodes")).await.ok(200)["items"].as_array().unwrap().clone();
+    let first = nodes.iter().find_map(|node| node["job"].as_str().map(str::to_owned)).unwrap();
+    app.run(|d| Some(json!([node(d)]))).await;
+    let other = app.other_tenant().await;
+    let request = axum::http::Request::builder().method("DELETE").uri(&path);
+    let request = request.header("authorization", format!("Bearer {other}"));
+    app.send(request.body(axum::body::Body::empty()).unwrap()).await.problem(404, "workflow_not_found");
+    assert_eq!(app.with_headers("DELETE", &path, &[], "").await.status, 204);
+    app.with_headers("DELETE", &path, &[], "").await.problem(404, "workflow_not_found");
+    app.get(&path).await.problem(404, "workflow_not_found");
+    app.get(&format!("/v1/jobs/{first}")).await.problem(404, "job_not_found");
+}
