@@ -128,6 +128,35 @@ async fn a_push_is_undone_as_a_whole_and_a_task_alone_and_a_task_is_deleted() ->
 }
 
 #[tokio::test]
+async fn a_module_that_no_task_points_at_is_deleted_and_a_workflow_that_is_over_is_forgotten() -> Result<()> {
+    let (dev, numbers) = dev_with_numbers().await?;
+    let pushed = dev.umbel(&["module", "push", &numbers, "-o", "id"])?;
+    ends_with(&pushed, 0)?;
+    let digest = stdout(&pushed);
+    let refused = dev.umbel(&["module", "rm", &digest])?;
+    ends_with(&refused, 6)?;
+    ensure!(stderr(&refused).contains("module_in_use") && stderr(&refused).contains("`add`"), "{}", stderr(&refused));
+    let flow = dev.umbel(&["workflow", "submit", "--chain", "add 1 2", "--wait", "-o", "json"])?;
+    ends_with(&flow, 0)?;
+    let flow: Value = serde_json::from_str(&stdout(&flow))?;
+    let id = flow["id"].as_str().context("an id")?;
+    ends_with(&dev.umbel(&["workflow", "forget", id])?, 0)?;
+    ends_with(&dev.umbel(&["workflow", "show", id])?, 4)?;
+    ends_with(&dev.umbel(&["workflow", "forget", id])?, 4)?;
+
+    let tasks = dev.umbel(&["task", "list", "-o", "id"])?;
+    for task in stdout(&tasks).lines() {
+        ends_with(&dev.umbel(&["task", "delete", task])?, 0)?;
+    }
+    ends_with(&dev.umbel(&["module", "delete", &digest])?, 0)?;
+    ensure!(stdout(&dev.umbel(&["module", "show", &digest])?).contains("deleted"));
+    let deploy = dev.umbel(&["task", "deploy", "add", &digest])?;
+    ensure!(stderr(&deploy).contains("module_deleted"), "{}", stderr(&deploy));
+    ends_with(&dev.umbel(&["module", "push", &numbers])?, 0)?;
+    ends_with(&dev.umbel(&["job", "submit", "add", "1", "2", "--wait"])?, 0)
+}
+
+#[tokio::test]
 async fn each_kind_of_failure_has_its_exit_code_and_says_what_to_do() -> Result<()> {
     let (dev, numbers) = dev_with_numbers().await?;
     ends_with(&dev.umbel(&["module", "push", &numbers])?, 0)?;

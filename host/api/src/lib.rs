@@ -25,6 +25,7 @@ mod job_detail;
 mod json_limits;
 mod known_queries;
 mod middleware;
+mod module_records;
 mod module_rollback;
 mod openapi;
 mod outcome;

@@ -25,7 +25,7 @@ use crate::{
 fn documented() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(modules::push, modules::list))
-        .routes(routes!(modules::show))
+        .routes(routes!(modules::show, modules::delete))
         .routes(routes!(modules::rollback))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show, tasks::patch, tasks::delete))

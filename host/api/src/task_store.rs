@@ -3,7 +3,7 @@
 //! Written only at the version that was read, so that two writers never undo each other.
 
 use umbel_broker::{DocumentKind, DocumentPut, Expect, PutDocument};
-use umbel_compose::{TaskDocument, UnknownParameter};
+use umbel_compose::{ModuleDocument, TaskDocument, UnknownParameter};
 use umbel_model::{Digest, DigestPrefix, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
@@ -24,10 +24,31 @@ pub(crate) fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> Result<T> {
     serde_json::from_str(body).map_err(|error| Problem::unreadable_record("the server's log says more", &error))
 }
 
-/// The record of a module of the tenant.
+/// The record of a module of the tenant, deleted or not.
 pub(crate) async fn module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<Option<ModuleInfo>> {
-    let document = api.broker.document(tenant, DocumentKind::Module, &digest.to_string()).await?;
-    document.map(|document| parsed(&document.body)).transpose()
+    Ok(ModuleDocument::read(&*api.broker, tenant, digest).await?.map(|document| document.info))
+}
+
+/// The record of a module that tasks may be pointed at.
+pub(crate) async fn live_module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<ModuleInfo> {
+    let info = module(api, tenant, digest).await?.ok_or_else(|| Problem::no_module(digest))?;
+    if info.deleted_at.is_some() { Err(Problem::deleted_module(digest)) } else { Ok(info) }
+}
+
+/// Takes the mark away if the module was deleted while a task was pointed at it: whoever deletes it looks for such tasks after
+/// the mark, and whoever points one looks for the mark after that, so one of both sees the other.
+async fn keep_module(api: &Api, tenant: &TenantId, digest: Digest) -> Result<()> {
+    for _ in 0..MAX_TRIES {
+        match ModuleDocument::read(&*api.broker, tenant, digest).await? {
+            Some(module) if module.info.deleted_at.is_some() => {
+                if module.mark(&*api.broker, tenant, None).await? {
+                    return Ok(());
+                }
+            }
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 /// The digest of the tenant's one module whose digest begins like this. A whole digest is taken as it is.
@@ -57,8 +78,7 @@ pub(crate) async fn described(
     digest: Digest,
     name: &TaskName,
 ) -> Result<TaskDescription> {
-    let info = module(api, tenant, digest).await?;
-    let info = info.ok_or_else(|| Problem::no_module(digest))?;
+    let info = live_module(api, tenant, digest).await?;
     let found = info.tasks.into_iter().find(|task| task.name == *name);
     found.ok_or_else(|| Problem::task_not_in_module(format!("{digest} does not describe `{name}`")))
 }
@@ -137,6 +157,9 @@ pub(crate) async fn store(
         }
     };
     api.tasks.invalidate(&(tenant.clone(), name.clone())).await;
+    if let (Some(_), Some(digest)) = (stored, document.digest()) {
+        keep_module(api, tenant, digest).await?;
+    }
     Ok(stored)
 }
 

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use umbel_broker::{Error, LargeValues as _, NewJob, ValueError};
-use umbel_compose::{Digests, Redrive, Refusal, TaskDocument, TaskFacts};
-use umbel_model::{JobId, JobRecord, LargeValue, PolicyPatch, TaskName, TenantId};
+use umbel_compose::{Digests, ModuleDocument, Redrive, Refusal, TaskDocument, TaskFacts};
+use umbel_model::{Digest, JobId, JobRecord, LargeValue, PolicyPatch, TaskName, TenantId};
 
 use crate::{Carrier, LargeStore, large_store::value_error};
 
@@ -17,12 +17,14 @@ pub struct Redriver<'a> {
     request_id: &'a str,
     /// Tasks as they are deployed now.
     tasks: HashMap<TaskName, Option<TaskFacts>>,
+    /// Whether a module may run new jobs.
+    modules: HashMap<Digest, bool>,
 }
 
 impl<'a> Redriver<'a> {
     /// `policy` is laid over that of each job.
     pub fn new(carrier: Carrier<'a>, digests: Digests, policy: &'a PolicyPatch, request_id: &'a str) -> Self {
-        Self { carrier, digests, policy, request_id, tasks: HashMap::new() }
+        Self { carrier, digests, policy, request_id, tasks: HashMap::new(), modules: HashMap::new() }
     }
 
     /// The job `id` that repeats `record`.
@@ -43,7 +45,9 @@ impl<'a> Redriver<'a> {
             }
             _ => None,
         };
-        if is_repinned {
+        if !is_repinned {
+            self.check_module(&record.tenant, redrive.digest()).await?;
+        } else {
             redrive.repin(&self.task(&record.tenant, &record.task).await?, large.as_deref())?;
         }
         let stored = match redrive.stored_arguments() {
@@ -54,13 +58,21 @@ impl<'a> Redriver<'a> {
         Ok(redrive.finish(id, large.as_deref(), stored)?)
     }
 
+    /// A module that was deleted is taken away once no unfinished job uses it: no new one may.
+    async fn check_module(&mut self, tenant: &TenantId, digest: Digest) -> Result<(), Failed> {
+        if !self.modules.contains_key(&digest) {
+            let found = ModuleDocument::read(self.carrier.broker, tenant, digest).await.map_err(broker_error)?;
+            self.modules.insert(digest, found.is_some_and(|module| module.info.deleted_at.is_none()));
+        }
+        match self.modules.get(&digest) {
+            Some(true) => Ok(()),
+            _ => Err(Refusal::ModuleGone(digest).into()),
+        }
+    }
+
     async fn task(&mut self, tenant: &TenantId, name: &TaskName) -> Result<TaskFacts, Failed> {
         if !self.tasks.contains_key(name) {
-            let document =
-                TaskDocument::read(self.carrier.broker, tenant, name).await.map_err(|error| match error {
-                    umbel_compose::Error::Broker(error) => error,
-                    other => Error::Corrupt(other.to_string()),
-                })?;
+            let document = TaskDocument::read(self.carrier.broker, tenant, name).await.map_err(broker_error)?;
             self.tasks.insert(name.clone(), document.and_then(|(document, _)| document.facts(None)));
         }
         let found = self.tasks.get(name).cloned().flatten();
@@ -75,6 +87,13 @@ impl<'a> Redriver<'a> {
     async fn copied(&self, tenant: &TenantId, stored: &LargeValue, to: JobId) -> Result<LargeValue, Failed> {
         let store = self.carrier.store.ok_or_else(no_store)?;
         Ok(store.copy_value(tenant, stored, to).await.map_err(|error| refused(value_error(&error)))?)
+    }
+}
+
+fn broker_error(error: umbel_compose::Error) -> Error {
+    match error {
+        umbel_compose::Error::Broker(error) => error,
+        other => Error::Corrupt(other.to_string()),
     }
 }
 

@@ -8,9 +8,10 @@ use umbel_broker::{
     NewWork, NewWorkflow, NodeTemplate, PutDocument, Registry, Settle, Settled, Start, Submitted, WorkflowHead,
 };
 use umbel_broker_conformance::MemoryBroker;
+use umbel_compose::ModuleDocument;
 use umbel_model::{
-    Digest, Failure, JobId, JobSpec, JobState, OnFailure, PolicyBounds, PolicyPatch, QueueName, Resolution, Stamps,
-    TaskName, TenantId, Token, WorkerId,
+    Digest, Failure, JobId, JobSpec, JobState, ModuleInfo, OnFailure, PolicyBounds, PolicyPatch, QueueName, Resolution,
+    Stamps, TaskName, TenantId, Token, WorkerId,
     canvas::{Range, When, workflow_id},
 };
 
@@ -85,7 +86,17 @@ impl World {
             labels: Label::all_in(&spec(tags)),
         };
         assert_eq!(self.broker.submit(std::slice::from_ref(&job)).await.unwrap(), [Submitted::Created]);
+        self.module(None).await;
         job.id
+    }
+
+    /// The record of the jobs' module.
+    async fn module(&self, deleted_at: Option<u64>) {
+        let digest = Digest::of(b"m");
+        let (imports, tasks) = (Vec::new(), Vec::new());
+        let info =
+            ModuleInfo { digest, size_bytes: 1, core_module: false, imports, tasks, pushed_at: None, deleted_at };
+        ModuleDocument::write(&*self.broker, &self.tenant, &info, Expect::Any).await.unwrap();
     }
 
     /// Fails all that is ready.
@@ -276,6 +287,19 @@ async fn a_redriven_job_keeps_its_limits_and_is_no_rival() {
     assert!(limits.key.is_some() && limits.key_concurrency == 2);
     let spec: JobSpec = serde_json::from_str(&job.spec).unwrap();
     assert_eq!((spec.stamps.tags, spec.v), (vec!["red".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn a_job_of_a_deleted_module_is_not_done_again_with_it() {
+    let world = World::new();
+    let id = world.submit(1, &[]).await;
+    world.fail_all().await;
+    world.module(Some(1)).await;
+    let record = world.broker.job(&world.tenant, id).await.unwrap().unwrap();
+    let policy = PolicyPatch::default();
+    let mut redriver = crate::Redriver::new(world.carrier(), umbel_compose::Digests::Pinned, &policy, "r");
+    let refusal = redriver.redrive(&record, JobId::from_parts(5, 5)).await.unwrap().unwrap_err();
+    assert!(matches!(refusal, umbel_compose::Refusal::ModuleGone(_)) && refusal.to_string().contains("--current"));
 }
 
 #[tokio::test]

@@ -169,6 +169,12 @@ pub enum ModuleVerb {
         /// Its digest, or the first 8 or more of its hex digits
         digest: DigestPrefix,
     },
+    /// Delete a module to which no task points. Jobs that were submitted with it run to their end
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
     /// Undo a push: point all tasks that point at a module back at the modules before it
     Rollback {
         /// Its digest, or the first 8 or more of its hex digits

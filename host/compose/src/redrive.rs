@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use umbel_broker::{Label, NewJob};
 use umbel_model::{
-    Binding, JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyBounds, PolicyError, PolicyPatch, RawObject,
+    Binding, Digest, JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyBounds, PolicyError, PolicyPatch, RawObject,
     TaskName, WorkflowId, job::SPEC_VERSION, outcome::truncated,
 };
 
@@ -28,6 +28,11 @@ pub enum Refusal {
     /// With the current digest: the task takes others now.
     #[error("its arguments do not fit the module that is deployed now: {0}")]
     Arguments(String),
+    /// Without the current digest.
+    #[error(
+        "its module {0} was deleted; `--current` (`\"digest\": \"current\"`) runs the one that its task points at now"
+    )]
+    ModuleGone(Digest),
     #[error("{0}")]
     Policy(PolicyError),
     /// Its large arguments are gone.
@@ -69,6 +74,11 @@ impl<'a> Redrive<'a> {
             bounds.check(&Policy::resolve(&spec.policy)).map_err(Refusal::Policy)?;
         }
         Ok(Self { record, over, spec })
+    }
+
+    /// The module that it runs unless it is repinned.
+    pub fn digest(&self) -> Digest {
+        self.spec.digest
     }
 
     /// Where its arguments are stored if they are large.

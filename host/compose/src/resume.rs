@@ -1,6 +1,9 @@
 //! A new workflow of one that failed: what succeeded is kept, the rest is done again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,7 +12,7 @@ use umbel_broker::{
     NodeWork, Results, ValueError, WorkflowRecord, WorkflowState, value_of,
 };
 use umbel_model::{
-    JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId, WorkflowSpec,
+    Digest, JobState, LargeValue, NodeArguments, NodeSpec, Policy, TaskName, TenantId, WorkflowId, WorkflowSpec,
     canvas::{Join, Node, NodeEnd, Range, Signature, Work, push_range, resume},
     large_value::REFERENCE,
 };
@@ -79,6 +82,27 @@ impl FailedWorkflow {
             return Err(Error::NotResumable("its retention is over: nodes of it are deleted already"));
         }
         Ok(Some(Self { record, nodes }))
+    }
+}
+
+impl FailedWorkflow {
+    /// The modules that the nodes which did not succeed run with the digests of the first submission.
+    ///
+    /// # Errors
+    /// A template cannot be read.
+    pub fn pinned(&self) -> Result<BTreeSet<Digest>> {
+        let again = self.nodes.iter().filter_map(|node| match &node.work {
+            NodeWork::Job { record, template, .. } if record.state != JobState::Succeeded => Some(*template as usize),
+            _ => None,
+        });
+        let again: BTreeSet<usize> = again.collect();
+        let templates = again.into_iter().filter_map(|at| self.record.templates.get(at));
+        let digest = |template: &NodeTemplate| {
+            let spec: NodeSpec = serde_json::from_str(&template.spec)
+                .map_err(|e| Error::Corrupt(format!("a template of workflow {}: {e}", self.record.id)))?;
+            Ok(spec.digest)
+        };
+        templates.map(digest).collect()
     }
 }
 

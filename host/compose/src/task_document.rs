@@ -59,6 +59,11 @@ impl TaskDocument {
         self.standing().nth(1).map(|deploy| deploy.digest)
     }
 
+    /// Whether it points at that module, or does after some rollbacks.
+    pub(crate) fn may_return_to(&self, digest: Digest) -> bool {
+        self.standing().any(|deploy| deploy.digest == digest)
+    }
+
     /// Points it at another module, whose description of the task is `task`.
     pub fn deploy(&mut self, task: TaskDescription, digest: Digest, at: UnixMs) {
         self.task = task;

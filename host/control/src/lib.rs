@@ -7,6 +7,8 @@
 mod bulk_actions;
 mod large_value_owner;
 mod large_value_sweeper;
+mod module_collector;
+mod module_users;
 mod promoter;
 mod pruner;
 mod reaper;
@@ -20,6 +22,7 @@ use std::{
 
 use bulk_actions::BulkActions;
 use large_value_sweeper::Sweeper;
+use module_collector::ModuleCollector;
 use promoter::Promoter;
 use pruner::Pruner;
 use reaper::Reaper;
@@ -48,6 +51,13 @@ settings! {
         pub sweep_every: Duration = Duration::from_secs(3_600),
         /// Younger values are not deleted: a value is stored before its job.
         pub sweep_grace: Duration = Duration::from_secs(3_600),
+        /// Between two looks for modules to take away. On Redis each passes all keys.
+        pub collect_every: Duration = Duration::from_secs(600),
+        /// A deleted module is kept for so long: servers remember tasks for a second, and a submission may take minutes.
+        pub module_grace: Duration = Duration::from_secs(900),
+        /// A module that was pushed so long ago is deleted when no task points at it or may be rolled back to it, and no
+        /// unfinished job uses it. Zero: never.
+        pub unused_modules_after: Duration = Duration::from_secs(30 * 86_400),
         /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
         pub batch: u32 = 500,
         /// Jobs of one action in one step: many actions take turns.
@@ -88,6 +98,7 @@ impl Control {
         control.run(Reaper { config: config() }, &broker, &process);
         control.run(Pruner { config: config() }, &broker, &process);
         if let Some(store) = store.clone() {
+            control.run(ModuleCollector::new(config(), store.clone()), &broker, &process);
             control.run(Sweeper { config: config(), store, warned: AtomicBool::new(false) }, &broker, &process);
         }
         control.run(BulkActions { config: config(), store, bounds }, &broker, &process);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Digest, JsonText, Policy, PolicyBounds, PolicyPatch, TaskName};
+use crate::{Digest, JsonText, Policy, PolicyBounds, PolicyPatch, TaskName, UnixMs};
 
 /// Tasks of one module. A module with more is refused.
 pub const MAX_TASKS: usize = 256;
@@ -67,6 +67,12 @@ pub struct ModuleInfo {
     /// Interfaces it imports, such as `umbel:task/context@0.1.0`.
     pub imports: Vec<String>,
     pub tasks: Vec<TaskDescription>,
+    /// When it was pushed last, about, by the clock of the server. None in records of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_at: Option<UnixMs>,
+    /// When it was deleted, by the clock of the server. It is kept for the jobs that use it, and takes no new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<UnixMs>,
 }
 
 /// Why a module's description is refused.

@@ -10,6 +10,7 @@
 //! - The cache returns compiled code only with a MAC by the host's key over (engine, digest, code); a file without one is
 //!   deleted.
 
+mod aside;
 mod code_cache;
 mod error;
 mod host_key;
@@ -18,6 +19,7 @@ mod shares;
 mod store;
 mod values;
 
+pub use aside::Aside;
 pub use code_cache::{CodeCache, DEFAULT_MAX_CODE_BYTES};
 pub use error::Error;
 pub use host_key::HostKey;

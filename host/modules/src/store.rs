@@ -1,6 +1,7 @@
 //! Uploaded modules, each under the SHA-256 of its bytes.
 //!
-//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written. `values/` holds the
+//! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written; `aside/` what is taken
+//! away (see `aside.rs`). `values/` holds the
 //! large values of jobs (see `values.rs`).
 
 use std::{
@@ -39,7 +40,7 @@ pub struct StoredBlob {
 pub struct ModuleStore {
     pub(crate) objects: Arc<dyn ObjectStore>,
     /// For error messages.
-    shown: Arc<Path>,
+    pub(crate) shown: Arc<Path>,
 }
 
 impl ModuleStore {
@@ -188,7 +189,7 @@ async fn delete_stale(uploads: &Path) {
     }
 }
 
-fn location(digest: &Digest) -> Location {
+pub(crate) fn location(digest: &Digest) -> Location {
     let hex = digest.hex();
     Location::from(format!("sha256/{}/{hex}", &hex[..2]))
 }

@@ -24,6 +24,30 @@ fn pieces(pieces: &[&'static [u8]]) -> impl futures::Stream<Item = Result<Bytes,
 }
 
 #[tokio::test]
+async fn bytes_that_were_taken_away_are_put_back_or_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let digest = store.put_bytes(Bytes::from_static(b"module"), 100).await.unwrap().digest;
+    store.take_aside(&digest).await.unwrap();
+    assert!(!store.exists(&digest).await.unwrap());
+    store.take_aside(&digest).await.unwrap();
+    let aside = store.aside(&digest).await.unwrap();
+    assert_eq!(aside.len(), 1);
+    store.put_back(&digest, &aside).await.unwrap();
+    assert_eq!(store.get(&digest).await.unwrap(), "module");
+    assert!(store.aside(&digest).await.unwrap().is_empty());
+    // A push stored them again meanwhile.
+    store.take_aside(&digest).await.unwrap();
+    store.put_bytes(Bytes::from_static(b"module"), 100).await.unwrap();
+    let aside = store.aside(&digest).await.unwrap();
+    store.put_back(&digest, &aside).await.unwrap();
+    assert!(store.exists(&digest).await.unwrap() && store.aside(&digest).await.unwrap().is_empty());
+    store.take_aside(&digest).await.unwrap();
+    store.delete_aside(&store.aside(&digest).await.unwrap()).await.unwrap();
+    assert!(!store.exists(&digest).await.unwrap() && store.aside(&digest).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn bytes_come_back_under_their_digest() {
     let folder = tempfile::tempdir().unwrap();
     let store = ModuleStore::local(folder.path()).await.unwrap();

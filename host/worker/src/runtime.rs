@@ -256,7 +256,15 @@ impl Inspector for Runtime {
         let tasks = self.describe(&prepared).await?;
         self.inner.prepared.insert(digest, self.kept(tenant, prepared)).await;
         self.make_room().await;
-        Ok(ModuleInfo { digest, size_bytes: module.len() as u64, core_module, imports, tasks })
+        Ok(ModuleInfo {
+            digest,
+            size_bytes: module.len() as u64,
+            core_module,
+            imports,
+            tasks,
+            pushed_at: None,
+            deleted_at: None,
+        })
     }
 }
 

@@ -88,6 +88,11 @@ impl Client {
         self.post(format!("/v1/modules/{digest}/rollback")).answer().await
     }
 
+    /// Deletes a module to which no task points. Jobs that were submitted with it run to their end.
+    pub async fn delete_module(&self, digest: &str) -> Result<(), Error> {
+        self.delete(format!("/v1/modules/{digest}")).text().await.map(drop)
+    }
+
     /// Deletes a task. Its jobs run to their end; new ones are refused.
     pub async fn delete_task(&self, name: &str) -> Result<(), Error> {
         self.delete(format!("/v1/tasks/{name}")).text().await.map(drop)

@@ -50,7 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel-modules", &["umbel-model"]),
     ("umbel-sandbox", &["umbel-model"]),
     ("umbel-worker", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules", "umbel-sandbox"]),
-    ("umbel-control", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-modules"]),
+    ("umbel-control", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
     ("umbel-bulk", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules"]),
     ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
     (

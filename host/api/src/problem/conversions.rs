@@ -60,6 +60,7 @@ impl From<umbel_compose::Refusal> for Problem {
             R::Node(_) => Code::WorkflowNode,
             R::Unreadable(_) => Code::RecordUnreadable,
             R::TaskGone(_) => Code::TaskNotFound,
+            R::ModuleGone(_) => Code::ModuleDeleted,
             R::Arguments(_) => Code::InvalidArguments,
             R::Policy(error) => return Self::policy(error),
             R::Lost(_) => Code::ValueLost,

@@ -76,6 +76,8 @@ codes! {
     value_lost ValueLost, GONE, false, "A large value is lost";
     token_not_found TokenNotFound, NOT_FOUND, false, "There is no such token";
     module_not_found ModuleNotFound, NOT_FOUND, false, "There is no such module";
+    module_deleted ModuleDeleted, GONE, false, "The module was deleted";
+    module_in_use ModuleInUse, CONFLICT, false, "Tasks point at the module";
     ambiguous_digest AmbiguousDigest, CONFLICT, false, "Several modules have digests that begin like this";
     module_too_large ModuleTooLarge, PAYLOAD_TOO_LARGE, false, "The module is too large";
     module_exists ModuleExists, PRECONDITION_FAILED, false, "The module is known already";

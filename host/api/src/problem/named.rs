@@ -24,6 +24,10 @@ impl Problem {
         Self::module_not_found(format!("no module {digest}; push it first"))
     }
 
+    pub(crate) fn deleted_module(digest: impl Display) -> Self {
+        Self::module_deleted(format!("module {digest} was deleted; push it again to use it"))
+    }
+
     pub(crate) fn no_queue(name: &str) -> Self {
         Self::queue_not_found(format!("no job was ever sent to a queue `{name}`, or it was forgotten"))
     }

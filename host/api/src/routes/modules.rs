@@ -1,4 +1,4 @@
-//! Modules: push, list, show, roll back.
+//! Modules: push, list, show, roll back, delete.
 //!
 //! A module is looked into before it is stored, so a refused one is never there, and nothing has to be deleted that
 //! another tenant may be storing at the same moment. Its document comes before its bytes: a tenant that has as many
@@ -12,7 +12,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use umbel_broker::{Document, DocumentKind, DocumentPut, Expect, PutDocument};
+use umbel_broker::{Document, DocumentKind};
 use umbel_model::{Digest, DigestPrefix, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
@@ -22,12 +22,13 @@ use crate::{
     body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
     deployment::{ChangeKind, Plan, TaskChange},
     extract::{Context, Query},
+    module_records,
     module_rollback::{TaskMove, rolled_back},
     paging::{self, PageQuery},
     problem::{Problem, Result, cut},
-    records,
     state::Api,
     task_store,
+    time::Timestamp,
     views::{PolicyFields, views},
 };
 
@@ -43,6 +44,12 @@ views! {
         size_bytes: u64 = info.size_bytes,
         /// True when a core module was sent, which the host wraps.
         core_module: bool = info.core_module,
+        /// When it was pushed last, about.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pushed_at: Option<Timestamp> = info.pushed_at.map(Timestamp),
+        /// When it was deleted. Jobs that were submitted with it before run; nothing new may use it until it is pushed again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deleted_at: Option<Timestamp> = info.deleted_at.map(Timestamp),
         /// Interfaces that it imports.
         imports: Vec<String> = info.imports,
         tasks: Vec<ModuleTask> = info.tasks.into_iter().map(ModuleTask::new).collect(),
@@ -62,6 +69,10 @@ views! {
         digest: String = info.digest.to_string(),
         size_bytes: u64 = info.size_bytes,
         core_module: bool = info.core_module,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pushed_at: Option<Timestamp> = info.pushed_at.map(Timestamp),
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deleted_at: Option<Timestamp> = info.deleted_at.map(Timestamp),
         imports: Vec<String> = info.imports,
         /// Names of the tasks that it describes.
         tasks: Vec<String> = info.tasks.into_iter().map(|task| task.name.into()).collect(),
@@ -142,12 +153,14 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
     let digest = Digest::of(&bytes);
     check_digest(&headers, &bytes)?;
     let known = task_store::module(&api, &caller.tenant, digest).await?;
-    if known.is_some() && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
+    let is_known = known.as_ref().is_some_and(|info| info.deleted_at.is_none());
+    if is_known && headers.get(header::IF_NONE_MATCH).is_some_and(|v| v == "*") {
         return Err(Problem::module_exists(format!("{digest} was pushed before")));
     }
-    let status = if known.is_some() || query.dry_run { StatusCode::OK } else { StatusCode::CREATED };
+    let status = if is_known || query.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     let info = match known {
-        Some(info) => info,
+        // A deleted one is there again.
+        Some(info) => ModuleInfo { deleted_at: None, ..info },
         None => inspected(&api, &caller.tenant, bytes.clone(), digest).await?,
     };
     let plan = planned(&api, &caller, &info, &query).await?;
@@ -156,10 +169,13 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
         plan => {
             stored(&api, &caller, &info, bytes).await?;
             tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
-            match plan {
+            let changes = match plan {
                 Some(plan) => plan.carry_out(&api, &caller.tenant, &info, query.take_over).await?,
                 None => Vec::new(),
-            }
+            };
+            // It may have been deleted since it was read: then it is stored once more, and its bytes are there.
+            module_records::remember(&api, &caller.tenant, &info).await?;
+            changes
         }
     };
     let pushed = Pushed { dry_run: query.dry_run, changes };
@@ -186,11 +202,11 @@ async fn planned(api: &Api, caller: &Caller, info: &ModuleInfo, query: &PushQuer
 
 /// Stores the document and the bytes of a module.
 async fn stored(api: &Api, caller: &Caller, info: &ModuleInfo, bytes: Bytes) -> Result<()> {
-    let version = remember(api, caller, info).await?;
+    let version = module_records::remember(api, &caller.tenant, info).await?;
     // Also when it is known: storing again repairs a damaged blob.
     if let Err(error) = api.store.put_bytes(bytes, api.config.max_module_bytes).await {
         if let Some(version) = version {
-            forget(api, caller, info.digest, version).await;
+            module_records::forget(api, &caller.tenant, info, version).await;
         }
         return Err(error.into());
     }
@@ -271,34 +287,6 @@ fn refused(error: InspectError) -> Problem {
     Problem::with_code(code.into(), status, transient, "The module was refused", message)
 }
 
-/// The version of the document when this push made it.
-async fn remember(api: &Api, caller: &Caller, info: &ModuleInfo) -> Result<Option<u64>> {
-    let (kind, expect) = (DocumentKind::Module, Expect::Absent);
-    let put = records::write_of(&caller.tenant, kind, info.digest, expect, info);
-    let put = PutDocument { held_bytes: info.size_bytes, ..put };
-    match api.broker.put_document(&put).await? {
-        DocumentPut::Stored(version) => Ok(Some(version)),
-        // Stored by an earlier push: a digest never means anything else.
-        DocumentPut::Conflict(_) => Ok(None),
-        DocumentPut::Full => Err(Problem::too_many_documents("the tenant has as many modules as it may have")),
-    }
-}
-
-/// Takes the document of a module back whose bytes could not be stored. Where that fails, too, pushing again repairs it.
-async fn forget(api: &Api, caller: &Caller, digest: Digest, version: u64) {
-    let put = PutDocument {
-        tenant: caller.tenant.clone(),
-        kind: DocumentKind::Module,
-        name: digest.to_string(),
-        expect: Expect::Version(version),
-        body: None,
-        held_bytes: 0,
-    };
-    if let Err(error) = api.broker.put_document(&put).await {
-        tracing::warn!(%digest, %error, "a module whose bytes are not stored is still listed");
-    }
-}
-
 /// A module is its digest: a strong entity tag.
 fn tag(response: &mut Response, digest: &Digest) {
     if let Ok(value) = HeaderValue::from_str(&format!("\"{digest}\"")) {
@@ -343,6 +331,20 @@ pub(crate) async fn rollback(Context { api, caller, id, .. }: Context<DigestPref
     let digest = task_store::resolve(&api, &caller.tenant, &id).await?;
     let moves = rolled_back(&api, &caller.tenant, digest).await?;
     ok(&ModuleRollback::new(digest, moves))
+}
+
+/// Deletes a module to which no task points. Jobs that were submitted with it run to their end; nothing new may use it.
+///
+/// It is listed with `deleted_at` until no unfinished job uses it. Pushing the same bytes again brings it back.
+#[utoipa::path(
+    delete, path = "/v1/modules/{digest}", tag = "modules",
+    responses((status = 204, description = "It is marked as deleted"))
+)]
+pub(crate) async fn delete(Context { api, caller, id, .. }: Context<DigestPrefix>) -> Result {
+    let digest = task_store::resolve(&api, &caller.tenant, &id).await?;
+    module_records::delete(&api, &caller.tenant, digest).await?;
+    tracing::info!(%digest, "module deleted");
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// A page of modules, by digest.

@@ -246,6 +246,8 @@ async fn the_patterns_of_a_module_have_a_limit_together() {
         core_module: false,
         imports: Vec::new(),
         tasks: (0..tasks).map(task).collect(),
+        pushed_at: None,
+        deleted_at: None,
     };
     let (cache, tenant) = (SchemaCache::new(Duration::from_secs(10)), TenantId::new("t1").unwrap());
     assert!(cache.check_module(&tenant, &info(most)).await.is_ok());

@@ -42,6 +42,8 @@ impl Inspector for FakeInspector {
             core_module: false,
             imports: vec!["umbel:task/context@0.1.0".into()],
             tasks,
+            pushed_at: None,
+            deleted_at: None,
         })
     }
 }

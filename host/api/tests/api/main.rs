@@ -17,6 +17,7 @@ mod job_options;
 mod jobs;
 mod json_errors;
 mod logging;
+mod module_deletion;
 mod modules;
 mod openapi;
 mod queues;

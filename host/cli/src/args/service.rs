@@ -67,6 +67,16 @@ impl LimitsFlags {
     }
 }
 
+/// What the background services do.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Background services; the same for all processes of one broker")]
+pub struct BackgroundFlags {
+    /// How long after its last push a module is deleted that no task points at or may be rolled back to, and that no unfinished job
+    /// uses; 0s: never
+    #[arg(long, env = "UMBEL_KEEP_UNUSED_MODULES", default_value = "30d", value_parser = duration, value_name = "DURATION")]
+    pub keep_unused_modules: u64,
+}
+
 /// Bounds of policies: the same for all processes of one service.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Bounds of policies; the same for all processes of one service")]
@@ -169,6 +179,8 @@ pub struct DevOptions {
     pub run: RunFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+    #[command(flatten)]
+    pub background: BackgroundFlags,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +197,8 @@ pub struct ServerOptions {
     pub run: RunFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+    #[command(flatten)]
+    pub background: BackgroundFlags,
 }
 
 #[derive(Debug, Subcommand)]

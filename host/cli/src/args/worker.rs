@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, builder::TypedValueParser};
 use umbel_client::Shutdown;
 
-use super::{BoundFlags, BrokerFlags, PageFlags, RunFlags, choice, size, word};
+use super::{BackgroundFlags, BoundFlags, BrokerFlags, PageFlags, RunFlags, choice, size, word};
 
 const SIGNALS: &str = "\
 After SIGTERM or SIGINT the worker claims no more jobs. Running jobs may end within --shutdown-timeout; then they are
@@ -91,6 +91,8 @@ pub struct WorkerOptions {
     pub run: RunFlags,
     #[command(flatten)]
     pub bounds: BoundFlags,
+    #[command(flatten)]
+    pub background: BackgroundFlags,
 }
 
 /// How a worker ends.

@@ -18,7 +18,7 @@ use crate::{
 
 /// Digits of a digest in tables.
 const SHORT_DIGITS: usize = 12;
-const FIELDS: &str = "digest, size = size_bytes, core module, imports, tasks, warnings";
+const FIELDS: &str = "digest, size = size_bytes, core module, imports, tasks, deleted = deleted_at, warnings";
 
 pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
     match verb {
@@ -26,7 +26,11 @@ pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
             push(ctx, &file, PushOptions { deploy: !no_deploy, take_over, dry_run }).await
         }
         ModuleVerb::List(page) => {
-            ctx.list("/v1/modules", &[], &page, "DIGEST, SIZE = size_bytes, TASKS, IMPORTS").await
+            ctx.list("/v1/modules", &[], &page, "DIGEST, SIZE = size_bytes, TASKS, IMPORTS, DELETED = deleted_at").await
+        }
+        ModuleVerb::Delete { digest } => {
+            ctx.client.delete(format!("/v1/modules/{digest}")).text().await?;
+            ctx.terminal.line(&digest.to_string())
         }
         ModuleVerb::Rollback { digest } => roll_back(ctx, &digest).await,
         ModuleVerb::Show { digest } => ctx.show(ctx.client.get(format!("/v1/modules/{digest}")), FIELDS).await,

@@ -28,7 +28,7 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone()).await?;
     let token = token(&*broker, &data).await?;
     let mut web = web::start(listener, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
-    let control = background(broker.clone(), store, bounds);
+    let control = background(broker.clone(), store, bounds, &options.background);
     let mut worker = jobs::start(broker.clone(), runtime, config)?;
     let profile = Profile { url: web.url(), token };
     let path = profile.write(data.folder());

@@ -16,12 +16,14 @@ pub mod watch;
 pub mod web;
 pub mod worker;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use umbel_broker::Broker;
 use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
+
+use crate::args::BackgroundFlags;
 
 /// The hidden verb of the compiler child.
 pub const COMPILE_VERB: &str = "__compile";
@@ -29,6 +31,8 @@ pub const COMPILE_VERB: &str = "__compile";
 pub const DEFAULT_TENANT: &str = "default";
 
 /// Starts the background services.
-fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds) -> Control {
-    Control::start(Dependencies { broker, store: Some(store), bounds }, &ControlConfig::default())
+fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds, flags: &BackgroundFlags) -> Control {
+    let unused_modules_after = Duration::from_millis(flags.keep_unused_modules);
+    let config = ControlConfig { unused_modules_after, ..ControlConfig::default() };
+    Control::start(Dependencies { broker, store: Some(store), bounds }, &config)
 }

@@ -22,7 +22,7 @@ pub async fn run(options: ServerOptions) -> Result {
         ready = broker::wait_for(&*broker, &url) => ready?,
         told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),
     }
-    let control = background(broker.clone(), store, bounds);
+    let control = background(broker.clone(), store, bounds, &options.background);
     let mut worker = match options.concurrency {
         0 => None,
         n => Some(jobs::start(broker.clone(), runtime, jobs::config(&options.run, Some(n)))?),

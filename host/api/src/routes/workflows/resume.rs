@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde::Deserialize;
-use umbel_compose::{Digests, FailedWorkflow, Head};
+use umbel_compose::{Digests, FailedWorkflow, Head, Refusal};
 use umbel_model::{Stamps, WorkflowSpec};
 use utoipa::ToSchema;
 
@@ -13,6 +13,7 @@ use crate::{
     extract::{Context, OptionalJson, WorkflowParam},
     problem::{Problem, Result},
     submission::{Origin, key_of, submission_key},
+    task_store,
     views::{ResumeDigest, Workflow},
     workflow_submission::Submission,
 };
@@ -47,6 +48,14 @@ pub(crate) async fn resume(
     let permit = api.workflows.acquire(&caller.tenant).await?;
     let old = FailedWorkflow::read(&*api.broker, &api.large, &caller.tenant, id, api.rules.limits.max_bytes).await?;
     let old = old.ok_or_else(|| Problem::no_workflow(id))?;
+    if body.digest == Digests::Pinned {
+        for digest in old.pinned()? {
+            let module = task_store::module(&api, &caller.tenant, digest).await?;
+            if module.is_none_or(|info| info.deleted_at.is_some()) {
+                return Err(Problem::from(Refusal::ModuleGone(digest)));
+            }
+        }
+    }
     let spec: WorkflowSpec = serde_json::from_str(&old.record.spec)
         .map_err(|error| Problem::unreadable_record(format!("workflow {id}"), &error))?;
     let origin = Origin::of(&caller, &request_id, &headers);
