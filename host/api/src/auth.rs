@@ -168,7 +168,7 @@ pub async fn create_token(broker: &dyn Broker, new: NewToken<'_>) -> Result<Stri
     let put = records::write_of(&system_tenant(), DocumentKind::ApiToken, hash, Expect::Absent, &record);
     match broker.put_document(&put).await? {
         DocumentPut::Stored(_) => Ok(token),
-        DocumentPut::Full => Err(Error::TooManyTokens),
+        DocumentPut::Full | DocumentPut::StorageFull => Err(Error::TooManyTokens),
         DocumentPut::Conflict(_) => Err(Error::Random("they repeat".into())),
     }
 }

@@ -169,7 +169,9 @@ async fn write(api: &Api, tenant: &TenantId, stored: &Stored, version: u64) -> R
     match api.broker.put_document(&PutDocument { expect, ..put }).await? {
         DocumentPut::Stored(version) => Ok(Some(version)),
         DocumentPut::Conflict(_) => Ok(None),
-        DocumentPut::Full => Err(Problem::too_many_documents("no document of this kind fits")),
+        DocumentPut::Full | DocumentPut::StorageFull => {
+            Err(Problem::too_many_documents("no document of this kind fits"))
+        }
     }
 }
 

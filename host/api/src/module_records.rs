@@ -36,6 +36,7 @@ pub(crate) async fn remember(api: &Api, tenant: &TenantId, info: &ModuleInfo) ->
                 let detail = "the tenant has as many modules as it may have; `umbel module delete` deletes some";
                 return Err(Problem::too_many_documents(detail));
             }
+            DocumentPut::StorageFull => return Err(Problem::documents_quota()),
         }
     }
     Err(busy(info.digest))

@@ -42,6 +42,7 @@ pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome> {
         S::Conflict(id) => Err(Problem::key_conflict(format_args!("job {id}"))),
         S::QueueFull => Err(Problem::queue_full("try again when the queue is shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use one of the queues that exist")),
+        S::StorageFull => Err(Problem::jobs_quota()),
         S::NotDead => {
             let detail = "it failed and is not in the dead set: it was redriven before, or its time there is over";
             Err(Problem::not_dead(detail))

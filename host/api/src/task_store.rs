@@ -155,6 +155,7 @@ pub(crate) async fn store(
         DocumentPut::Full => {
             return Err(Problem::too_many_documents("the tenant has as many tasks as it may have"));
         }
+        DocumentPut::StorageFull => return Err(Problem::documents_quota()),
     };
     api.tasks.invalidate(&(tenant.clone(), name.clone())).await;
     if let (Some(_), Some(digest)) = (stored, document.digest()) {

@@ -76,6 +76,7 @@ async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
         S::QueueFull => Err(Problem::queue_full("try again when the queues are shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use some of the queues that exist")),
         S::TooManyWorkflows => Err(Problem::too_many_workflows("wait until some are over and forgotten")),
+        S::StorageFull => Err(Problem::jobs_quota()),
         S::Unknown => Err(Problem::request_timeout("storing it took too long, and it was given up")),
     }
 }

@@ -84,6 +84,8 @@ pub fn limits() -> Limits {
         max_workflows: 8,
         max_nodes: 20_000,
         max_dead: 50,
+        max_job_bytes: 1 << 30,
+        max_document_bytes: 1 << 30,
     }
 }
 

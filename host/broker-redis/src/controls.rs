@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use umbel_broker::{
     Control, ControlPatch, ControlSet, Controls, Error, Limits, MAX_READY_QUEUES, MAX_SUB_QUEUES_SEEN, QueueDeleted,
-    QueueStats, Result, Scope, StoredBytes,
+    QueueStats, Result, Scope, StorageLimits, StoredBytes,
 };
 use umbel_model::{QueueName, Rate, TenantId};
 
@@ -103,6 +103,19 @@ impl Controls for RedisBroker {
 
     async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes> {
         self.stored(tenant).await
+    }
+
+    async fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
+        self.own_storage_limits(tenant).await
+    }
+
+    async fn set_storage_limits(&self, tenant: &TenantId, limits: StorageLimits) -> Result<()> {
+        let [jobs, documents] = [limits.jobs, limits.documents].map(|bytes| bytes.min(StorageLimits::MOST));
+        self.run("limit_storage", args([tenant, &jobs, &documents]), Repeat::Safe).await.map(drop)
+    }
+
+    fn default_storage_limits(&self) -> StorageLimits {
+        StorageLimits::of(&self.limits)
     }
 }
 

@@ -47,6 +47,7 @@ impl Jobs for RedisBroker {
                     b'F' => Submitted::QueueFull,
                     b'Q' => Submitted::TooManyQueues,
                     b'N' => Submitted::NotDead,
+                    b'B' => Submitted::StorageFull,
                     _ => return Err(unknown_code()),
                 });
             }

@@ -26,6 +26,7 @@
 //! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `limits.lua` |
 //! | `special` | hash | tenants with a control, tenant queues with a `line:…`, and `,` while anybody subscribes to events |
 //! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
+//! | `control:;<tenant>` | hash | what an operator lets it store: bytes of jobs (`j`) and of documents (`d`) |
 //! | `parked` | sorted set | blocked tenant queues, tasks and keys by the time at which a rate opens them |
 //! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is blocked by that cap |
 //! | `used`, `rates` | hash, sorted set | running jobs of sub-queues by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
@@ -134,6 +135,11 @@ impl Keys {
 
     pub(crate) fn logs(&self, tenant: &TenantId, id: JobId) -> String {
         format!("{}log:{}", self.prefix, member(tenant, id))
+    }
+
+    /// No tenant has such a name: see `storage.lua`.
+    pub(crate) fn storage_limit(&self, tenant: &TenantId) -> String {
+        format!("{}control:;{tenant}", self.prefix)
     }
 
     pub(crate) fn stored(&self, tenant: &str) -> String {

@@ -155,7 +155,8 @@ impl RedisBroker {
     pub(crate) async fn run(&self, function: &str, args: Vec<Vec<u8>>, repeat: Repeat) -> Result<Value> {
         let mut command = self.connection.library.call(function, self.connection.keys.routing());
         let now = self.clock.fixed_now().map(|now| now.to_string()).unwrap_or_default();
-        command.arg(format!("{now};{}", self.limits.max_dead)).arg(args);
+        let Limits { max_dead, max_job_bytes, max_document_bytes, .. } = self.limits;
+        command.arg(format!("{now};{max_dead};{max_job_bytes};{max_document_bytes}")).arg(args);
         // It may be lost once more between the loading and the call.
         for _ in 0..3 {
             let answer = match self.confirming.as_ref().filter(|_| Confirming::covers(function)) {

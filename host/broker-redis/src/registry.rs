@@ -88,6 +88,7 @@ impl Registry for RedisBroker {
             b"S" => Ok(DocumentPut::Stored(version)),
             b"C" => Ok(DocumentPut::Conflict(version)),
             b"F" => Ok(DocumentPut::Full),
+            b"B" => Ok(DocumentPut::StorageFull),
             _ => Err(unknown_code()),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use umbel_broker::{Result, StoredBytes};
+use umbel_broker::{Result, StorageLimits, StoredBytes};
 use umbel_model::TenantId;
 
 use crate::{RedisBroker, answers::Answer, args, bytes::corrupt, connection::Repeat};
@@ -62,15 +62,25 @@ impl RedisBroker {
         Ok(total(&self.counters(tenant.as_str()).await?))
     }
 
+    pub(crate) async fn own_storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
+        let [jobs, documents] = self.numbers(self.connection.keys.storage_limit(tenant), &["j", "d"]).await?;
+        Ok(StorageLimits { jobs, documents })
+    }
+
     async fn counters(&self, tenant: &str) -> Result<Counters> {
-        let hmget = redis::cmd("HMGET").arg(self.connection.keys.stored(tenant)).arg(&FIELDS).to_owned();
+        self.numbers(self.connection.keys.stored(tenant), &FIELDS).await
+    }
+
+    /// Numbers of a hash; 0 where there is none.
+    async fn numbers<const N: usize>(&self, key: String, fields: &[&str; N]) -> Result<[u64; N]> {
+        let hmget = redis::cmd("HMGET").arg(key).arg(fields).to_owned();
         let mut answer = Answer::new(self.command(&hmget).await?)?;
-        let mut counters = Counters::default();
-        for counter in &mut counters {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
             let text = answer.maybe_bytes()?.map(String::from_utf8).transpose().map_err(corrupt)?;
-            *counter = text.map_or(Ok(0), |text| text.parse()).map_err(corrupt)?;
+            *number = text.map_or(Ok(0), |text| text.parse()).map_err(corrupt)?;
         }
-        Ok(counters)
+        Ok(numbers)
     }
 
     pub(crate) async fn pulse(&self) -> Result<Pulse> {

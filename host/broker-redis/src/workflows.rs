@@ -154,6 +154,7 @@ impl RedisBroker {
             Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
             Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
             Some(b'F') => WorkflowSubmitted::QueueFull,
+            Some(b'B') => WorkflowSubmitted::StorageFull,
             Some(b'Q') => WorkflowSubmitted::TooManyQueues,
             Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
             Some(b'U') => WorkflowSubmitted::Unknown,

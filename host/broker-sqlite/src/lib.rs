@@ -25,7 +25,9 @@ mod tests;
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use umbel_broker::{Clock, Finding, Limits, Maintenance, Promoted, Reaped, Result, in_process::Channels};
+use umbel_broker::{
+    Clock, Finding, Limits, Maintenance, Promoted, Reaped, Result, StorageLimits, in_process::Channels,
+};
 
 pub use backup::backup;
 pub use config::{SqliteConfig, Synchronous};
@@ -42,6 +44,7 @@ pub struct SqliteBroker {
     writer: Handle,
     timer: Arc<Timer>,
     channels: Channels,
+    storage_limits: StorageLimits,
 }
 
 impl SqliteBroker {
@@ -57,8 +60,9 @@ impl SqliteBroker {
         let (timer, channels) = (Arc::new(Timer::new(config.clock)), Channels::default());
         let readers = Readers::start(&config.path)?;
         let (limits, lock) = (config.limits, Some(lock));
+        let storage_limits = StorageLimits::of(&limits);
         let writer = Writer { conn, limits, max_pages, timer: timer.clone(), channels: channels.clone(), lock };
-        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels })
+        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels, storage_limits })
     }
 
     /// A broker that lives as long as it is held, on the real clock: for tests of others.
@@ -70,9 +74,10 @@ impl SqliteBroker {
     pub fn in_memory_with(clock: Clock, limits: Limits) -> Result<Self> {
         let conn = schema::open_in_memory()?;
         let (timer, channels) = (Arc::new(Timer::new(clock)), Channels::default());
+        let storage_limits = StorageLimits::of(&limits);
         let writer =
             Writer { conn, limits, max_pages: None, timer: timer.clone(), channels: channels.clone(), lock: None };
-        Ok(Self { readers: Readers::none(), writer: Handle::start(writer)?, timer, channels })
+        Ok(Self { readers: Readers::none(), writer: Handle::start(writer)?, timer, channels, storage_limits })
     }
 
     async fn write<T, F>(&self, jobs: usize, work: F) -> Result<T>

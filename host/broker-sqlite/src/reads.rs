@@ -3,8 +3,8 @@
 use rusqlite::{Connection, Row};
 use umbel_broker::{
     Control, Document, DocumentKind, DocumentPage, Event, EventPage, JobPage, JobQuery, Label, LogLine,
-    MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, StoredBytes, UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE,
-    WORKER_TTL_MS, WorkerInfo, scheduler::ready_score, text_bytes,
+    MAX_READY_QUEUES, PAGE_BYTES, PAGE_SCAN, QueueStats, Scope, StorageLimits, StoredBytes, UPSTREAM_FAILED,
+    UPSTREAM_FAILED_MESSAGE, WORKER_TTL_MS, WorkerInfo, scheduler::ready_score, text_bytes,
 };
 use umbel_model::{
     Failure, JobId, JobRecord, JobState, NodeRef, QueueName, TenantId, UnixMs, WorkflowId,
@@ -255,6 +255,12 @@ impl View<'_> {
         let sql = "SELECT jobs, logs, documents, modules FROM stored WHERE tenant = ?";
         let found =
             one(self.conn, sql, &[tenant], |row| Ok(read!(row => StoredBytes { jobs, logs, documents, modules })))?;
+        Ok(found.unwrap_or_default())
+    }
+
+    pub(crate) fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits, Fault> {
+        let sql = "SELECT jobs, documents FROM storage_limit WHERE tenant = ?";
+        let found = one(self.conn, sql, &[tenant], |row| Ok(read!(row => StorageLimits { jobs, documents })))?;
         Ok(found.unwrap_or_default())
     }
 

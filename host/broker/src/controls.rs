@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use umbel_model::{QueueName, Rate, TaskName, TenantId};
 
-use crate::Result;
+use crate::{Limits, Result};
 
 /// Queues that `ready_queues` names at most: as many as a tenant may have.
 pub const MAX_READY_QUEUES: u32 = 1_000;
@@ -42,6 +42,15 @@ pub trait Controls: Send + Sync + fmt::Debug + 'static {
     /// How many bytes of the tenant's are stored, as they were counted with each change of them.
     async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes>;
 
+    /// What an operator set that the tenant may store; 0: as much as the broker lets each.
+    async fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits>;
+
+    /// Sets that. It holds from now on; nothing is deleted.
+    async fn set_storage_limits(&self, tenant: &TenantId, limits: StorageLimits) -> Result<()>;
+
+    /// What each tenant may store for which nothing is set.
+    fn default_storage_limits(&self) -> StorageLimits;
+
     /// Stops or resumes handing out a queue's jobs. Durable; running jobs go on. A queue that is not known is made when it
     /// is paused. Answers whether the queue is known then.
     async fn set_paused(&self, tenant: &TenantId, queue: &QueueName, paused: bool) -> Result<bool> {
@@ -66,6 +75,32 @@ pub struct StoredBytes {
 
 /// Sub-queues of a queue at whose first jobs `Controls::oldest_ready` looks at most.
 pub const MAX_SUB_QUEUES_SEEN: u32 = 100;
+
+/// What a tenant may store of what `StoredBytes` counts; 0: any number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageLimits {
+    #[serde(default)]
+    pub jobs: u64,
+    #[serde(default)]
+    pub documents: u64,
+}
+
+impl StorageLimits {
+    /// Most bytes of a limit; more is as good as none.
+    pub const MOST: u64 = 1 << 52;
+
+    /// Those of a broker.
+    pub fn of(limits: &Limits) -> Self {
+        Self { jobs: limits.max_job_bytes, documents: limits.max_document_bytes }
+    }
+
+    /// These, or where they say 0 the others.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        let or = |own: u64, other: u64| if own == 0 { other } else { own };
+        Self { jobs: or(self.jobs, others.jobs), documents: or(self.documents, others.documents) }
+    }
+}
 
 /// How many jobs of a queue are where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -116,6 +116,13 @@ macro_rules! serve_in_process {
                 write[1] set_control(&tenant: TenantId, &scope: Scope, &patch: ControlPatch) -> ControlSet;
                 read controls(&tenant: TenantId) -> Vec<(Scope, Control)>;
                 read stored_bytes(&tenant: TenantId) -> StoredBytes;
+                read storage_limits(&tenant: TenantId) -> StorageLimits;
+                write[1] set_storage_limits(&tenant: TenantId, limits: StorageLimits) -> ();
+                {
+                    fn default_storage_limits(&self) -> StorageLimits {
+                        self.storage_limits
+                    }
+                }
             }
             $crate::serve_in_process! { $Broker: Registry
                 write[1] heartbeat(&worker: WorkerInfo) -> Option<WorkerOrder>;

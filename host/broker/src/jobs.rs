@@ -171,6 +171,8 @@ pub enum Submitted {
     TooManyQueues,
     /// The job to redrive is not in the dead set (any more).
     NotDead,
+    /// The tenant has stored as many bytes of jobs as it may.
+    StorageFull,
 }
 
 /// Which jobs to list. Filters are joined by *and*.

@@ -115,6 +115,11 @@ umbel_model::settings! {
         pub max_nodes: u64 = 5_000_000,
         /// Jobs in the dead set of one tenant: one more, and the oldest leaves it and is kept only as long as its result.
         pub max_dead: u64 = 100_000,
+        /// Bytes of one tenant's jobs and workflows, as `StoredBytes` has them; 0: any number. An operator may set others
+        /// for a tenant.
+        pub max_job_bytes: u64 = 16 << 30,
+        /// The same of documents.
+        pub max_document_bytes: u64 = 4 << 30,
     }
 }
 

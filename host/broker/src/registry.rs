@@ -228,4 +228,6 @@ pub enum DocumentPut {
     Conflict(u64),
     /// `max_documents` of this kind exist.
     Full,
+    /// The tenant has stored as many bytes of documents, and of what they stand for, as it may.
+    StorageFull,
 }

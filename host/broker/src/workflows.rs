@@ -292,6 +292,8 @@ pub enum WorkflowSubmitted {
     TooManyQueues,
     /// The tenant has `max_workflows` workflows, or they would have more than `max_nodes` nodes.
     TooManyWorkflows,
+    /// The tenant has stored as many bytes of jobs as it may.
+    StorageFull,
     /// No such workflow is staged: its time was over.
     Unknown,
 }

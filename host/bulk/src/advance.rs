@@ -374,13 +374,14 @@ async fn redrive(carrier: Carrier<'_>, tenant: &TenantId, bulk: &Bulk) -> Result
     }
     let answers = if jobs.is_empty() { Vec::new() } else { broker.submit(&jobs).await? };
     // One that was aborted meanwhile does not wait for room: what found none is left in the dead set.
-    if answers.contains(&Submitted::QueueFull) && !bulk.is_over() {
+    let has_no_room = |answer: &Submitted| matches!(answer, Submitted::QueueFull | Submitted::StorageFull);
+    if answers.iter().any(has_no_room) && !bulk.is_over() {
         return Ok(None);
     }
     for (answer, job) in answers.iter().zip(&jobs) {
         counts.add(match answer {
             Submitted::Created | Submitted::Existing(_) => Acted::Done,
-            Submitted::NotDead | Submitted::QueueFull => Acted::Skipped,
+            Submitted::NotDead | Submitted::QueueFull | Submitted::StorageFull => Acted::Skipped,
             other => Acted::Failed(format!("a new job for {:?}: {other:?}", job.redrive_of.map(|id| id.to_string()))),
         });
     }

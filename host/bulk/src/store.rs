@@ -130,7 +130,7 @@ pub async fn start(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result
         match start_claims::write(broker, tenant, open, expect).await? {
             DocumentPut::Stored(_) => {}
             DocumentPut::Conflict(_) => continue,
-            DocumentPut::Full => return Ok(Started::TooMany),
+            DocumentPut::Full | DocumentPut::StorageFull => return Ok(Started::TooMany),
         }
         for old in kept.iter().skip(MAX_KEPT - 1).filter(|old| old.is_over()) {
             delete(broker, tenant, &old.id.to_string()).await?;
@@ -162,7 +162,7 @@ async fn store(broker: &dyn Broker, tenant: &TenantId, bulk: Bulk) -> Result<Sta
     match put(broker, tenant, &bulk, Expect::Absent).await? {
         // A conflict is this very action, which somebody with its key stored, or whose first answer was lost.
         DocumentPut::Stored(_) | DocumentPut::Conflict(_) => Ok(Started::Created(Box::new(bulk))),
-        DocumentPut::Full => {
+        DocumentPut::Full | DocumentPut::StorageFull => {
             drop_entry(broker, tenant, bulk.id).await?;
             start_claims::release(broker, tenant, bulk.id).await?;
             Ok(Started::TooMany)

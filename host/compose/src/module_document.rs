@@ -10,6 +10,8 @@ use crate::{Error, Result, TaskDocument};
 
 /// Tasks that are read at once.
 const READS_AT_ONCE: usize = 16;
+/// More than the mark of a deletion adds to a record, bytes: a tenant that has no room left must be able to set it.
+const MARK_BYTES: u64 = 64;
 
 /// The record of a module, and its version.
 #[derive(Debug, Clone)]
@@ -68,7 +70,11 @@ impl ModuleDocument {
     ) -> Result<DocumentPut> {
         let (tenant, kind, name) = (tenant.clone(), DocumentKind::Module, info.digest.to_string());
         // The bytes of a deleted module count until they may be gone.
-        let held_bytes = if body.is_some() { info.size_bytes } else { 0 };
+        let held_bytes = match (&body, info.deleted_at) {
+            (None, _) => 0,
+            (Some(_), None) => info.size_bytes,
+            (Some(_), Some(_)) => info.size_bytes.saturating_sub(MARK_BYTES),
+        };
         Ok(broker.put_document(&PutDocument { tenant, kind, name, expect, body, held_bytes }).await?)
     }
 

@@ -37,7 +37,9 @@ async fn named(broker: &dyn Broker) -> Result<String, Error> {
             let known = name_of(broker).await?;
             Ok(known.ok_or_else(|| BrokerError::Unavailable("the broker's name was deleted".into()))?)
         }
-        DocumentPut::Full => Err(BrokerError::Unavailable("there is no room for the broker's name".into()).into()),
+        DocumentPut::Full | DocumentPut::StorageFull => {
+            Err(BrokerError::Unavailable("there is no room for the broker's name".into()).into())
+        }
     }
 }
 

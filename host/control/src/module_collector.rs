@@ -230,7 +230,7 @@ async fn note(broker: &dyn Broker, digest: Digest, is_open: bool) -> Result<bool
         body: is_open.then(|| "{}".to_owned()),
         held_bytes: 0,
     };
-    Ok(!matches!(broker.put_document(&put).await?, DocumentPut::Full))
+    Ok(!matches!(broker.put_document(&put).await?, DocumentPut::Full | DocumentPut::StorageFull))
 }
 
 fn broker_error(error: umbel_compose::Error) -> Error {

@@ -20,7 +20,7 @@ pub const MAX_DETAILS_BYTES: usize = 16 << 10;
 /// `out_of_fuel`, `deadline`, `memory`, `stack`, `trap:<kind>`, `bad_output`, `host_limit:<which>`, `rejected`,
 /// `max_deliveries`, `module_missing`, `corrupted_blob`, `module_refused`, `bad_spec`, `host_panic`, `invalid_arguments`,
 /// `upstream_failed`, `worker_lost`, `superseded`, `value_lost`,
-/// `value_unavailable`, `lifetime`, `revoked`, `expired`.
+/// `value_unavailable`, `lifetime`, `storage_quota`, `revoked`, `expired`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub kind: String,

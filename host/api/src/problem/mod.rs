@@ -99,6 +99,7 @@ codes! {
     idempotency_forgotten IdempotencyForgotten, GONE, false, "What the key belongs to was forgotten";
     queue_full QueueFull, TOO_MANY_REQUESTS, true, "The queue is full";
     too_many_queues TooManyQueues, TOO_MANY_REQUESTS, false, "No more queues may be made";
+    storage_quota StorageQuota, INSUFFICIENT_STORAGE, true, "The tenant has stored as many bytes as it may";
     job_not_found JobNotFound, NOT_FOUND, false, "There is no such job";
     job_ended JobEnded, CONFLICT, false, "The job has ended";
     job_not_waiting JobNotWaiting, CONFLICT, false, "The job does not wait";

@@ -201,6 +201,20 @@ impl Controls for Broken {
         self.check()?;
         self.inner.stored_bytes(tenant).await
     }
+
+    async fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
+        self.check()?;
+        self.inner.storage_limits(tenant).await
+    }
+
+    async fn set_storage_limits(&self, tenant: &TenantId, limits: StorageLimits) -> Result<()> {
+        self.check()?;
+        self.inner.set_storage_limits(tenant, limits).await
+    }
+
+    fn default_storage_limits(&self) -> StorageLimits {
+        self.inner.default_storage_limits()
+    }
 }
 
 #[async_trait]

@@ -140,6 +140,9 @@ impl History {
                 Doing::Pause(of(*tenant), queue_name(QUEUES[*queue as usize]), *paused)
             }
             Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
+            Step::LimitStorage { tenant, bytes } => {
+                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0 })
+            }
             Step::Heartbeat { worker, order } => {
                 Doing::Heartbeat(WorkerInfo { order: *order, ..worker_info(WORKERS[*worker as usize]) })
             }
@@ -247,6 +250,12 @@ impl History {
                 members_of(steps.iter().map(|step| serde_json::from_value(step.clone()).unwrap()).collect())
             });
             growth = Some(Box::new(Growth { workflows: new, members }));
+        }
+        if let Resolution::Succeed { result: Some(_) } = &resolution
+            && self.deliveries.len().is_multiple_of(4)
+        {
+            // More than is stored in any case.
+            resolution = succeed(&format!("\"{}\"", "x".repeat(4_500)));
         }
         let record = AttemptRecord {
             attempt: delivery.retries + 1,

@@ -128,6 +128,8 @@ impl History {
                 let clear = Doing::Control(tenant(name), scope, nothing.clone());
                 self.both(&clear, || "afterwards".into()).await?;
             }
+            let clear = Doing::LimitStorage(tenant(name), StorageLimits::default());
+            self.both(&clear, || "afterwards".into()).await?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub(super) enum Doing {
     RunNow(TenantId, JobId),
     Pause(TenantId, QueueName, bool),
     Control(TenantId, Scope, ControlPatch),
+    LimitStorage(TenantId, StorageLimits),
     Heartbeat(WorkerInfo),
     Order(WorkerId, WorkerOrder),
     ForgetWorker(WorkerId),
@@ -88,6 +89,10 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
         Doing::RunNow(tenant, id) => format!("{:?}", broker.run_now(tenant, *id).await),
         Doing::Pause(tenant, queue, paused) => format!("{:?}", broker.set_paused(tenant, queue, *paused).await),
         Doing::Control(tenant, scope, patch) => format!("{:?}", broker.set_control(tenant, scope, patch).await),
+        Doing::LimitStorage(tenant, limits) => {
+            broker.set_storage_limits(tenant, *limits).await.unwrap();
+            format!("{:?}", broker.storage_limits(tenant).await)
+        }
         Doing::Heartbeat(worker) => {
             format!("{:?} {:?}", broker.heartbeat(worker).await, broker.workers().await)
         }

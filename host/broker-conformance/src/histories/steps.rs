@@ -79,6 +79,11 @@ pub(super) enum Step {
         scope: Scope,
         patch: ControlPatch,
     },
+    /// An operator says how many bytes of jobs a tenant may store.
+    LimitStorage {
+        tenant: u8,
+        bytes: u64,
+    },
     Heartbeat {
         worker: u8,
         order: u64,
@@ -343,6 +348,8 @@ fn about_the_rest(profile: Profile) -> BoxedStrategy<Step> {
                 let labels = if dead { 0 } else { labels };
                 Step::List { tenant, dead, state, worker, labels, before, max }
             }),
+        1 => (0..3_u8, prop_oneof![1 => Just(0), 3 => 1..8_000_u64])
+            .prop_map(|(tenant, bytes)| Step::LimitStorage { tenant, bytes }),
         5 => passing(),
         1 => prop_oneof![
             2 => (0..2_u8, 0..3_u64).prop_map(|(worker, order)| Step::Heartbeat { worker, order }),

@@ -1,12 +1,13 @@
 //! Deliveries in the model: claim, renew, settle, and what follows an outcome.
 
-use umbel_model::{JobState, Resolution, Token};
+use umbel_model::{JobState, Progress, Resolution, Token};
 
 use super::{records::Key, state::State};
 use umbel_broker::{
     rules::{
         lease,
         settle::{self, Next},
+        storage,
     },
     *,
 };
@@ -60,19 +61,34 @@ impl State {
         let job = self.jobs.get_mut(&(renewal.tenant.clone(), renewal.id));
         let Some(job) = job.filter(|job| job.held_by(&renewal.token)) else { return LeaseState::Lost };
         job.lease_until = self.now + lease_ms;
-        job.hear(self.limits.max_log_lines, renewal.progress.as_ref(), &renewal.logs);
-        lease::state(job.record.cancel_requested, job.record.let_end)
+        let state = lease::state(job.record.cancel_requested, job.record.let_end);
+        self.hear(&(renewal.tenant.clone(), renewal.id), renewal.progress.as_ref(), &renewal.logs);
+        state
+    }
+
+    /// Keeps what a worker says: the newest progress, and the log lines that there is room for.
+    fn hear(&mut self, key: &Key, progress: Option<&Progress>, lines: &[LogLine]) {
+        let lines = self.lines_that_fit(&key.0, &self.jobs[key], lines).to_vec();
+        let job = self.job_mut(key);
+        job.logs.extend(lines);
+        if progress.is_some() {
+            job.record.progress = progress.cloned();
+        }
     }
 
     fn settle_one(&mut self, asked: &Settle) -> Settled {
         let key = (asked.tenant.clone(), asked.id);
-        let max_lines = self.limits.max_log_lines;
         let Some(job) = self.jobs.get(&key) else { return Settled::Lost };
         if !job.held_by(&asked.token) {
             let repeated = job.token.as_ref() == Some(&asked.token)
-                && settle::could_have_followed(&asked.resolution, job.record.state, job.record.child);
+                && (settle::could_have_followed(&asked.resolution, job.record.state, job.record.child)
+                    || storage::was_refused(&asked.resolution, job.record.state, job.record.failure.as_ref()));
             return if repeated { Settled::AlreadyDone } else { Settled::Lost };
         }
+        let used = || self.stored_bytes(&key.0).jobs;
+        let refused = storage::refused_result(self.limits_of(&key.0).jobs, used, &asked.resolution);
+        let refused = refused.map(|failure| Settle { resolution: Resolution::Fail { failure }, ..asked.clone() });
+        let asked = refused.as_ref().unwrap_or(asked);
         if settle::may_grow(&asked.resolution, job.record.cancel_requested) {
             if !self.has_room(&key, asked) {
                 return Settled::NoCapacity;
@@ -81,8 +97,8 @@ impl State {
                 self.grow(&key, growth);
             }
         }
+        self.hear(&key, asked.progress.as_ref(), &asked.logs);
         let job = self.job_mut(&key);
-        job.hear(max_lines, asked.progress.as_ref(), &asked.logs);
         if let Some(record) = &asked.record {
             job.remember(record.clone());
         }

@@ -4,7 +4,7 @@ use umbel_model::canvas::{MAX_NODES, node_job, node_of};
 
 use super::{records::Key, state::State};
 use umbel_broker::{
-    rules::{capacity, growth, work_items::WorkItem},
+    rules::{capacity, growth, storage, work_items::WorkItem},
     *,
 };
 
@@ -20,7 +20,7 @@ impl State {
             return false;
         }
         let (wanted, templates) = capacity::wanted(growth);
-        self.refused(&job.0, wanted, templates).is_none()
+        self.refused(&job.0, wanted, templates).is_none() && self.fits(&job.0, storage::growth(growth))
     }
 
     /// The join of the group that a job is in.

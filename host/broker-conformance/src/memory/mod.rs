@@ -29,16 +29,25 @@ use umbel_broker::{in_process::Channels, *};
 pub use inspect::Limited;
 
 /// A broker in memory. By default on the real clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryBroker {
     clock: Clock,
     state: Mutex<State>,
     channels: Channels,
+    storage_limits: StorageLimits,
+}
+
+impl Default for MemoryBroker {
+    fn default() -> Self {
+        Self::new(Clock::default(), Limits::default())
+    }
 }
 
 impl MemoryBroker {
     pub fn new(clock: Clock, limits: Limits) -> Self {
-        Self { clock, state: Mutex::new(State { limits, ..State::default() }), channels: Channels::default() }
+        let storage_limits = StorageLimits::of(&limits);
+        let state = Mutex::new(State { limits, ..State::default() });
+        Self { clock, state, channels: Channels::default(), storage_limits }
     }
 
     /// The state for one step, which has one time.

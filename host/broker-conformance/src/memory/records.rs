@@ -1,7 +1,7 @@
 //! The model's records of jobs, workflows and joins.
 
 use umbel_model::{
-    AttemptRecord, JobId, JobRecord, JobState, Progress, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
+    AttemptRecord, JobId, JobRecord, JobState, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
 };
 
 use umbel_broker::{rules::join::JoinProgress, scheduler::SubQueueName, *};
@@ -79,15 +79,6 @@ impl Job {
 
     pub(super) fn held_by(&self, token: &Token) -> bool {
         self.record.state == JobState::Running && self.token.as_ref() == Some(token)
-    }
-
-    /// Keeps what a worker says: the newest progress, and the log lines that there is room for.
-    pub(super) fn hear(&mut self, max_lines: u64, progress: Option<&Progress>, lines: &[LogLine]) {
-        if progress.is_some() {
-            self.record.progress = progress.cloned();
-        }
-        let room = (max_lines as usize).saturating_sub(self.logs.len());
-        self.logs.extend(lines.iter().take(room).cloned());
     }
 
     /// The first attempt and the newest ones are kept.

@@ -3,7 +3,7 @@
 use umbel_model::{TenantId, WorkerId};
 
 use super::state::State;
-use umbel_broker::*;
+use umbel_broker::{rules::storage, *};
 
 impl State {
     pub(super) fn heartbeat(&mut self, worker: &WorkerInfo) -> Option<WorkerOrder> {
@@ -51,7 +51,16 @@ impl State {
         let count = mine.count() as u64;
         let key = (put.tenant.clone(), put.kind, put.name.clone());
         let found = self.documents.get(&key).map_or(0, |d| d.version);
-        let answer = put.decide(found, count >= self.limits.max_documents);
+        let mut answer = put.decide(found, count >= self.limits.max_documents);
+        if let (DocumentPut::Stored(version), Some(body)) = (answer, &put.body) {
+            let of = |document: &Document| storage::document(&document.name, document.version, &document.body);
+            let old = self.documents.get(&key).map_or(0, |document| of(document) + self.held_bytes[&key]);
+            let new = storage::document(&put.name, version, body) + put.held_bytes;
+            let used = || self.stored_bytes(&put.tenant).documents;
+            if storage::refuses_document(self.limits_of(&put.tenant).documents, used, put, old, new) {
+                answer = DocumentPut::StorageFull;
+            }
+        }
         match (answer, &put.body) {
             (DocumentPut::Stored(version), Some(body)) => {
                 let (name, body) = (put.name.clone(), body.clone());

@@ -7,7 +7,7 @@ use umbel_model::{JobId, JobState, TenantId, UnixMs, WorkerId, rate::Used};
 use super::records::{Job, Join, Key, Workflow};
 use umbel_broker::{
     in_process::Notifications,
-    rules::{capacity, dead_set, lease::Reaping, retention, uniqueness::Holder, work_items::WorkItem},
+    rules::{capacity, dead_set, lease::Reaping, retention, storage, uniqueness::Holder, work_items::WorkItem},
     scheduler::{LimitName, QueueId, Scheduler, SubQueueName},
     *,
 };
@@ -39,7 +39,9 @@ pub(super) struct State {
     pub(super) idempotency: BTreeMap<(TenantId, String), (JobId, String, UnixMs)>,
     pub(super) workers: BTreeMap<WorkerId, (UnixMs, WorkerInfo, Option<WorkerOrder>)>,
     pub(super) documents: BTreeMap<(TenantId, DocumentKind, String), Document>,
-    /// The bytes that they stand for.
+    /// What operators let tenants store.
+    pub(super) storage_limits: BTreeMap<TenantId, StorageLimits>,
+    /// The bytes that documents stand for.
     pub(super) held_bytes: BTreeMap<(TenantId, DocumentKind, String), u64>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
@@ -78,6 +80,9 @@ impl State {
         }
         if let Some(refusal) = capacity::for_job(&self.limits, &self.scheduler, &new.tenant, &new.queue) {
             return refusal;
+        }
+        if !self.fits(&new.tenant, storage::spec(&new.spec)) {
+            return Submitted::StorageFull;
         }
         if let Some(old) = dead {
             self.leave_dead(&old);

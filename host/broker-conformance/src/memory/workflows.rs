@@ -11,6 +11,7 @@ use umbel_broker::{
     rules::{
         capacity::{self, Held},
         join::{JoinProgress, adjusted, status_of},
+        storage,
         work_items::WorkItem,
     },
     *,
@@ -29,6 +30,9 @@ impl State {
         if !is_known {
             if let Some(refusal) = self.refused(&head.tenant, Held::of(head), &head.templates) {
                 return refusal;
+            }
+            if !self.fits(&head.tenant, storage::workflow(&head.spec, &head.templates)) {
+                return WorkflowSubmitted::StorageFull;
             }
             self.store_head(head);
         }
@@ -86,6 +90,9 @@ impl State {
         let key = (tenant.clone(), id);
         if let Some(answer) = self.not_staged(&key) {
             return answer;
+        }
+        if !self.fits(tenant, nodes.iter().map(storage::node).sum()) {
+            return WorkflowSubmitted::StorageFull;
         }
         for (number, node) in (first..).zip(nodes) {
             self.store_node(&key, number, node);

@@ -3,7 +3,8 @@
 --
 -- Every function has KEYS[1] `<prefix>meta`, from which the prefix of all other keys is taken, and KEYS[2] `<prefix>never`,
 -- which no key has. ARGV[1] is the time, milliseconds, or nothing for the server's own clock; then ';' and how many dead jobs
--- a tenant has. What is said of ARGV elsewhere begins with ARGV[2].
+-- a tenant has; then, each behind ';', how many bytes of jobs and of documents it may store, or nothing. What is said of ARGV
+-- elsewhere begins with ARGV[2].
 --
 -- A job is named by its member, '<tenant>,<id>': ',' sorts before all that may be in a tenant's name, so members sort as
 -- the pair does. What users sent (spec, result, failure, logs) passes through as it is and is never parsed.
@@ -82,8 +83,10 @@ local function begin(keys, args)
   if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then
     return redis.error_reply('OUTGROWN it holds data of version ' .. stored)
   end
-  now, max_dead = string.match(args[1], '^(%d*);(%d+)$')
+  local job_bytes, document_bytes
+  now, max_dead, job_bytes, document_bytes = string.match(args[1], '^(%d*);(%d+);?(%d*);?(%d*)$')
   now = tonumber(now)
+  storage.limit_each(tonumber(job_bytes) or 0, tonumber(document_bytes) or 0)
   if not now then
     local t = call('TIME')
     now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -578,16 +581,19 @@ local function remember(member, r, entry)
   end
 end
 
--- Appends log lines, packed one behind the other from `at` in `blob`, as far as there is room for them.
+-- Appends log lines, packed one behind the other from `at` in `blob`: the first ones, as far as there is room for them.
 local function append_logs(member, blob, at, count, max_log_lines)
   if count == 0 then return end
   local key, list, bytes = P .. 'log:' .. member, {}, 0
+  local tenant = tenant_of(member)
   for i = 1, math.min(count, max_log_lines - call('LLEN', key)) do
-    list[i], at = unpack_struct('<I4c0', blob, at)
-    bytes = bytes + #list[i]
+    local line
+    line, at = unpack_struct('<I4c0', blob, at)
+    if not storage.take(tenant, #line) then break end
+    list[i], bytes = line, bytes + #line
   end
   in_pieces('RPUSH', key, list)
-  storage.add(tenant_of(member), bytes, bytes)
+  storage.add(tenant, 0, bytes)
 end
 
 -- Makes the store one of this library's layout; from then on processes of older ones are refused. Called when a process

@@ -22,12 +22,13 @@ local function read_nodes(blob, at)
 end
 
 local function read_growth(blob)
-  local growth = { workflows = {}, templates = {}, alone = 0, nodes = 0 }
+  local growth = { workflows = {}, templates = {}, alone = 0, nodes = 0, bytes = 0 }
   local function part_at(at)
     local part
     part, at = read_nodes(blob, at)
     for _, text in ipairs(part.templates) do growth.templates[#growth.templates + 1] = text end
     growth.nodes = growth.nodes + #part.nodes
+    for _, node in ipairs(part.nodes) do growth.bytes = growth.bytes + new_workflows.bytes_of(node) end
     return part, at
   end
   local count, at = unpack_struct('<I2', blob)
@@ -37,7 +38,8 @@ local function read_growth(blob)
     part, at = part_at(at)
     part.head = head
     part.prefix = sub((unpack_struct('<Bc0', head)), 1, -7)
-    local _, _, _, _, _, _, parent = unpack_struct(new_workflows.NEW_WORKFLOW, head)
+    local _, _, _, _, _, _, parent, _, _, _, spec = unpack_struct(new_workflows.NEW_WORKFLOW, head)
+    growth.bytes = growth.bytes + #spec
     if #parent == 0 then growth.alone = growth.alone + 1 end
     growth.workflows[i] = part
   end
@@ -168,7 +170,9 @@ function workflows.grow(member, r, blob)
     wf, group, join = group_for(member, r, members)
     if not wf then return false end
   end
-  if new_workflows.no_room_for(tenant_of(member), growth.alone, growth.nodes, growth.templates) then return false end
+  local tenant, bytes = tenant_of(member), growth.bytes + new_workflows.bytes_of_templates(growth.templates)
+  if new_workflows.no_room_for(tenant, growth.alone, growth.nodes, growth.templates) then return false end
+  if not storage.fits(tenant, bytes) then return false end
   local given = {}
   for _, new in ipairs(growth.workflows) do
     -- Its id is random: one that is taken, or given twice, is a mistake of the submitter.

@@ -93,11 +93,28 @@ local function kept_record(t, flags, state, fixed, result, failure)
     #fixed, fixed, #result, result, #failure, failure, 0, '', 0, 0, '')
 end
 
+-- The bytes of a packed node.
+function new_workflows.bytes_of(blob)
+  local kind, at, bytes = byte(blob), 2, 0
+  if kind == IS_JOIN then return 0 end
+  if has(kind, ARGUMENTS_APART) then
+    bytes = unpack_struct('<I4', blob, at)
+    at = at + 4 + bytes
+  end
+  if has(kind, HAS_ITS_OPTIONS) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if has(kind, IS_KEPT) then
+    local _, result, failure, behind = unpack_struct('<BI4c0I4c0', blob, at)
+    bytes, at = bytes + storage.of_result(result) + #failure, behind
+  end
+  local _, _, _, _, edges, behind = unpack_struct(LINKS, blob, at)
+  return bytes + #blob - behind + 1 - 8 * edges
+end
+
 local function store_job(wf, number, member, kind, blob)
-  local at, flags, state, text, arguments, bytes = 2, NODE, WAITING, nil, nil, 0
+  local at, flags, state, text, arguments = 2, NODE, WAITING, nil, nil
   if has(kind, ARGUMENTS_APART) then
     arguments, at = unpack_struct('<I4c0', blob, at)
-    flags, bytes = flags + SPEC_APART, #arguments
+    flags = flags + SPEC_APART
   end
   if has(kind, HAS_ITS_OPTIONS) then
     local options
@@ -107,18 +124,15 @@ local function store_job(wf, number, member, kind, blob)
   end
   if not has(kind, IS_KEPT) then
     local links = sub(blob, at)
-    local template, _, _, _, edges, behind = unpack_struct(LINKS, links)
-    local t = template_of(wf, template)
-    bytes = bytes + #links - behind + 1 - 8 * edges
+    local t = template_of(wf, (unpack_struct('<I3', links)))
     if not t.waiting then t.waiting = waiting_head(t, NODE) end
     text = (flags == NODE and t.waiting or waiting_head(t, flags)) .. pack('<I4', #t.names + #links) .. t.names .. links
       .. NOTHING_YET
   else
     local result, failure
     state, result, failure, at = unpack_struct('<BI4c0I4c0', blob, at)
-    local template, bits, _, _, edges, behind = unpack_struct(LINKS, blob, at)
+    local template, bits = unpack_struct(LINKS, blob, at)
     local t = template_of(wf, template)
-    bytes = bytes + #blob - behind + 1 - 8 * edges + storage.of_result(result) + #failure
     text = kept_record(t, flags, state, t.names .. sub(blob, at), result, failure)
     if wf.last == number then
       local status = status_of(state)
@@ -133,7 +147,7 @@ local function store_job(wf, number, member, kind, blob)
     call('SET', P .. 'job:' .. member, text)
   end
   if arguments then call('SET', P .. 'spec:' .. member, arguments) end
-  storage.add(wf.tenant, bytes)
+  storage.add(wf.tenant, new_workflows.bytes_of(blob))
 end
 
 -- The template of a packed node, none of a join.
@@ -170,6 +184,13 @@ function new_workflows.begin(wf, starts)
   end
   -- Whatever a node waits for, this readies it.
   add_item(ARRIVE, wf.prefix, FAILURE_STATUS, OK, starts, 1, #starts / 8)
+end
+
+-- The bytes of templates.
+function new_workflows.bytes_of_templates(texts)
+  local bytes = 0
+  for _, text in ipairs(texts) do bytes = bytes + select(3, queue_of_template(text)) end
+  return bytes
 end
 
 new_workflows.NEW_WORKFLOW, new_workflows.IDEMPOTENCY, new_workflows.IS_JOIN = NEW_WORKFLOW, IDEMPOTENCY, IS_JOIN

@@ -43,7 +43,7 @@ end)
 -- Stores or deletes a document if its version is as expected.
 -- ARGV[2] '<tenant>,<kind>'   ARGV[3] name   ARGV[4] expected version, or '' for any   ARGV[5] '1' to store, '0' to delete
 -- ARGV[6] body   ARGV[7] max documents   ARGV[8] bytes that it stands for
--- Returns { letter, version }: S stored, C conflict, F full.
+-- Returns { letter, version }: S stored, C conflict, F full, B too many bytes of the tenant.
 -- Complexity: O(log N). A hash holds '<version> <body>' by name, a sorted set the names in order, another hash the bytes that
 -- documents stand for.
 local function put_document(args)
@@ -54,14 +54,14 @@ local function put_document(args)
   if args[5] == '0' then
     call('HDEL', bodies, name)
     call('ZREM', names, name)
-    if stored then storage.count_document(args[2], name, stored, nil, 0) end
+    if stored then storage.take_document(args[2], name, stored, nil, 0) end
     return { 'S', 0 }
   end
   if found == 0 and call('HLEN', bodies) >= tonumber(args[7]) then return { 'F', 0 } end
   local text = string.format('%.0f ', found + 1) .. args[6]
+  if not storage.take_document(args[2], name, stored, text, tonumber(args[8])) then return { 'B', 0 } end
   call('HSET', bodies, name, text)
   call('ZADD', names, 0, name)
-  storage.count_document(args[2], name, stored, text, tonumber(args[8]))
   return { 'S', found + 1 }
 end
 register('put_document', '', put_document)

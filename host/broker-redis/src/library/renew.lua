@@ -11,12 +11,12 @@ local function renew(blob, lease, max_log_lines)
   local _, state, flags, _, _, _, _, _, _, _, _, _, _, _, _, _, current = unpack_struct(HEAD, text)
   if state ~= RUNNING or current ~= token then return 'L' end
   zadd(P .. 'leases', lease, member)
+  append_logs(member, blob, at, logs, max_log_lines)
   if #progress > 0 then
     local r = load(member)
     r[PROGRESS] = progress
     save(member, r)
   end
-  append_logs(member, blob, at, logs, max_log_lines)
   return has(flags, CANCEL) and not has(flags, LET_END) and 'C' or 'H'
 end
 

@@ -42,7 +42,7 @@ end
 -- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. `ending` is all that stands in
 -- its record behind the immutable part. Answers the new record; nothing when this is not such a settle.
 local function succeeded(member, text, more, token, ending)
-  if not text or #text < 95 then return end
+  if not text or #text < 95 or storage.refuses(member, ending) then return end
   local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
   if version ~= 1 or state ~= RUNNING or sub(text, -17) ~= NOTHING_YET then return end
@@ -79,7 +79,9 @@ end
 -- Whether a settle that comes again with its token could have led to what the job is now.
 local function could_have_followed(how, payload, r)
   local state = r[STATE]
-  if ENDS[how] then return state == ENDS[how] end
+  if ENDS[how] then
+    return state == ENDS[how] or (how == SUCCEED and state == FAILED and r[FAILURE] == storage.QUOTA)
+  end
   if how == REPLACE then return state == REVOKED or (has(r[FLAGS], REPLACED) and r[RESULT] == payload) end
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
@@ -89,6 +91,9 @@ local function settle(member, text, token, how, delay_ms, payload, entry, progre
   local done, r = pcall(opened, text)
   if not done or r[TOKEN] ~= token then return 'L' end
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
+  if how == SUCCEED and storage.refuses_result(tenant_of(member), payload) then
+    how, payload, growth = FAIL, storage.QUOTA, ''
+  end
   -- What was cancelled adds nothing as it goes.
   if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
     if not may_grow or growth == REFUSED or not workflows.grow(member, r, growth) then return 'N' end

@@ -3,12 +3,13 @@
 -- Stores a workflow without its nodes.
 -- ARGV[2…4] limits   ARGV[5] how long it may be staged, milliseconds   ARGV[6] the packed workflow, see NEW_WORKFLOW
 -- ARGV[7…] its packed templates, see TEMPLATE
--- Returns a letter (C created, E existing, X conflict, F queue full, Q too many queues, W too many workflows, U unknown)
+-- Returns a letter (C created, E existing, X conflict, F queue full, Q too many queues, W too many workflows,
+--   B too many bytes of the tenant, U unknown)
 --   and, behind E and X, an id.
 -- Complexity: O(templates).
 register('stage_workflow', '', function(args)
   local c, g = workflows, new_workflows
-  local member, nodes, _, _, _, _, parent, idem_key, idem_body = unpack_struct(g.NEW_WORKFLOW, args[6])
+  local member, nodes, _, _, _, _, parent, idem_key, idem_body, _, spec = unpack_struct(g.NEW_WORKFLOW, args[6])
   local wf = c.at(sub(member, 1, -7))
   if wf and wf.pruned > 0 then return 'U' end
   if wf and wf.state ~= c.STAGED then return 'E' .. wf.id end
@@ -23,6 +24,10 @@ register('stage_workflow', '', function(args)
   new_workflows.limit(args)
   local refusal = g.no_room_for(tenant, #parent == 0 and 1 or 0, nodes, templates)
   if refusal then return refusal end
+  if not storage.fits(tenant, #spec + g.bytes_of_templates(templates)) then
+    flush()
+    return 'B'
+  end
   g.store_workflow(args[6], templates)
   zadd(P .. 'retain', now + tonumber(args[5]), member .. 'w')
   flush()
@@ -47,6 +52,12 @@ register('stage_nodes', '', function(args)
     if template and template >= wf.templates then
       return redis.error_reply('ERR a node has a template that does not exist')
     end
+  end
+  local bytes = 0
+  for i = 4, #args do bytes = bytes + g.bytes_of(args[i]) end
+  if not storage.fits(wf.tenant, bytes) then
+    flush()
+    return 'B'
   end
   for i = 4, #args do g.store_node(wf, first + i - 4, args[i]) end
   flush()

@@ -2,10 +2,19 @@
 -- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules. What counts is said in the
 -- broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
 
--- Of this call: changes of `j` and of `l`, by tenant.
-local jobs, logs
+-- What is set for a tenant, is a hash `control:;<tenant>`: `j` and `d`, bytes that it may store. `special` names it as it names
+-- the controls of a tenant, so that it costs nothing where nothing is set; no tenant has such a name.
 
-resets[#resets + 1] = function() jobs, logs = {}, {} end
+-- What each tenant may store; 0: any number.
+local each
+-- Of this call: changes of `j` and of `l`, by tenant; `j` as it was before those, and what a tenant may store, if it was asked.
+local jobs, logs, before, own
+
+resets[#resets + 1] = function() jobs, logs, before, own = {}, {}, {}, {} end
+
+function storage.limit_each(job_bytes, document_bytes)
+  each = { j = job_bytes, d = document_bytes }
+end
 
 function storage.key(tenant)
   return P .. 'meta:stored:' .. tenant
@@ -34,16 +43,73 @@ function storage.flush()
   jobs, logs = {}, {}
 end
 
--- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing.
-function storage.count_document(shelf, name, old, new, held)
+-- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing. Whether it fits: if not, nothing was
+-- counted. Only modules and tasks are limited.
+function storage.take_document(shelf, name, old, new, held)
   local key, bytes = P .. 'meta:held:' .. shelf, held
   if old then bytes = bytes - #name - #old - (call('HGET', key, name) or 0) end
   if new then bytes = bytes + #name + #new end
-  if held > 0 then call('HSET', key, name, held) else call('HDEL', key, name) end
-  if bytes == 0 then return end
   local tenant, kind = string.match(shelf, '^([^,]*),(.*)$')
-  storage.count(tenant, 'd', bytes)
-  if kind == 'module' then storage.count(tenant, 'm', bytes) end
+  if new and bytes > 0 and (kind == 'module' or kind == 'task') then
+    local limit = storage.limit(tenant, 'd')
+    if limit > 0 and (call('HGET', storage.key(tenant), 'd') or 0) + bytes > limit then return false end
+  end
+  if held > 0 then call('HSET', key, name, held) else call('HDEL', key, name) end
+  if bytes ~= 0 then
+    storage.count(tenant, 'd', bytes)
+    if kind == 'module' then storage.count(tenant, 'm', bytes) end
+  end
+  return true
+end
+
+-- What a tenant may store of jobs (`j`) or documents (`d`); 0: any number.
+function storage.limit(tenant, field)
+  local of = own[tenant]
+  if not of then
+    of = is_anything_special() and call('HMGET', P .. 'control:;' .. tenant, 'j', 'd') or {}
+    of = { j = tonumber(of[1] or 0), d = tonumber(of[2] or 0) }
+    own[tenant] = of
+  end
+  return of[field] > 0 and of[field] or each[field]
+end
+
+-- Counts bytes of jobs that are to be stored, if they fit; whether they do. The counter is read as it is written.
+function storage.take(tenant, bytes)
+  if bytes == 0 then return true end
+  storage.add(tenant, bytes)
+  local limit = storage.limit(tenant, 'j')
+  if limit == 0 then return true end
+  if not before[tenant] then
+    before[tenant] = call('HINCRBY', storage.key(tenant), 'j', jobs[tenant])
+    jobs[tenant] = 0
+  end
+  if before[tenant] + jobs[tenant] <= limit then return true end
+  storage.add(tenant, 0 - bytes)
+  return false
+end
+
+-- Whether bytes fit that are counted when they are stored.
+function storage.fits(tenant, bytes)
+  local fits = storage.take(tenant, bytes)
+  if fits then storage.add(tenant, 0 - bytes) end
+  return fits
+end
+
+-- The failure of a job whose result does not fit. A small result is stored all the same.
+storage.QUOTA = '{"kind":"storage_quota","message":"it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as it may; forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it"}'
+local FREE_RESULT_BYTES = 4096
+
+function storage.refuses_result(tenant, text)
+  local bytes = storage.of_result(text)
+  return bytes > FREE_RESULT_BYTES and not storage.fits(tenant, bytes)
+end
+
+-- The same of a result with all that stands in a record behind it.
+function storage.refuses(member, ending)
+  local length = unpack_struct('<I4', ending)
+  local is_apart = byte(ending, 5) == 123 and byte(ending, 7) == 36
+  if length <= FREE_RESULT_BYTES and not is_apart then return false end
+  return storage.refuses_result(tenant_of(member), sub(ending, 5, 4 + length))
 end
 
 -- ---- what a job takes

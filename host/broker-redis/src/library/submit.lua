@@ -81,7 +81,7 @@ local function sent_in(g, piece)
 end
 
 -- What keeps a job from being stored: a letter, and an id.
-local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
+local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes)
   local tenant, options = g.tq.tenant, g.more and limits.read_options(g.more)
   if #idem_key > 0 or #redrive > 0 or options then
     if call('EXISTS', key) == 1 then return 'E', id end
@@ -97,6 +97,7 @@ local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
     if #redrive > 0 and not call('ZSCORE', P .. 'dead:' .. tenant, redrive) then return 'N' end
   end
   local code = room(g.tq)
+  if not code and not storage.fits(tenant, bytes) then code = 'B' end
   if code and call('EXISTS', key) == 1 then return 'E', id end
   return code
 end
@@ -107,7 +108,8 @@ local function submit(g, id, piece, details)
   local tq, options, tenant, queue = g.tq, g.more and limits.read_options(g.more), g.tq.tenant, g.tq.queue
   local flags, priority = byte(g.head, FLAGS, PRIORITY)
   local member, key = g.tq.member .. id, g.tq.job .. id
-  local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive)
+  local bytes = #apart + storage.arguments_apart(apart, 0) + sent_in(g, piece)
+  local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes)
   if code then return answer(code, other) end
 
   local due, inherited = start_ms, nil
@@ -127,12 +129,12 @@ local function submit(g, id, piece, details)
   local text = pack('BBB', 1, state, in_sub_queue and flags + IN_SUB_QUEUE or flags) .. sub(g.head, 4)
     .. pack('<I6I6I6I6I6I7', now, expires, due, 0, 0, score) .. sub(piece, 2)
   if not call('SET', key, text, 'NX') then return answer('E', id) end
+  storage.add(tenant, bytes)
 
   if #redrive > 0 then dead_set.leave(tenant, redrive) end
   if g.more then call('SET', P .. 'more:' .. member, g.more) end
   if #idem_key > 0 then idempotency.keep(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
-  storage.add(tenant, #apart + storage.arguments_apart(apart, 0) + sent_in(g, piece))
   if not tq.known then
     make_queue(tq)
     tq.counted, tq.backlog = true, 0
@@ -193,7 +195,7 @@ local function put_together(args, at, upto, groups, numbers, k)
     end
     if m == 0 then
       list = {}
-      order[#order + 1], g.list, g.front, g.bytes = g, list, front_of(g, fronts), 0
+      order[#order + 1], g.list, g.front, g.bytes, g.took = g, list, front_of(g, fronts), 0, 0
     end
     g.bytes = g.bytes + sent_in(g, args[i + 1])
     local front = g.front
@@ -218,7 +220,8 @@ local function take_room(order)
     local tq = g.tq
     if room(tq) or not tq.known then return false end
     tq.backlog = tq.backlog + g.n / 2
-    if tq.backlog > max_backlog then return false end
+    if tq.backlog > max_backlog or not storage.take(tq.tenant, g.bytes) then return false end
+    g.took = g.bytes
   end
   return true
 end
@@ -245,7 +248,6 @@ local function index(order)
       if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
     end
     ready_in[tq.queue], tq.used = (ready_in[tq.queue] or 0) + n / 2, true
-    storage.add(tq.tenant, g.bytes)
   end
   limits.write_inserted(known)
   for tenant, names in pairs(by_tenant) do in_pieces('ZADD', P .. 'jobs:' .. tenant, names) end
@@ -266,6 +268,7 @@ local function store_together(args, at, upto, groups, numbers, k)
     codes[#codes + 1] = string.rep('C', (upto - at + 1) / 2)
   else
     arrival = before
+    for _, g in ipairs(order) do storage.add(g.tq.tenant, 0 - g.took) end
     count_again()
   end
   for _, g in ipairs(order) do g.n = 0 end
@@ -286,7 +289,7 @@ end
 --   other's id   ARGV[6] groups, see GROUP   ARGV[7] the group of each job, two bytes   ARGV[8…] per job: id, second piece
 --   of its record (its last byte of the score and all behind it), and details (see DETAILS) if its group has them
 -- Returns { codes, id… }: one letter per job (C created, E existing, X conflict, F queue full, Q too many queues,
---   N not dead, D duplicate); E, X and D take the next id.
+--   N not dead, D duplicate, B too many bytes of the tenant); E, X and D take the next id.
 -- Complexity: O(n log N).
 register('submit', '', function(args)
   local groups, numbers = read_groups(args[6]), read_numbers(args[7])

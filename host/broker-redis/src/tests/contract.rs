@@ -2,13 +2,14 @@
 
 use umbel_broker::{
     ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
-    UPSTREAM_FAILED_MESSAGE,
+    UPSTREAM_FAILED_MESSAGE, rules::storage,
 };
 use umbel_model::{Failure, JobState, canvas::MAX_NODES};
 
 const CORE: &str = include_str!("../library/core.lua");
 const WORKFLOWS: &str = include_str!("../library/workflows.lua");
 const GROWTH: &str = include_str!("../library/growth.lua");
+const STORAGE: &str = include_str!("../library/storage.lua");
 const CLAIM: &str = include_str!("../library/claim.lua");
 
 #[test]
@@ -29,6 +30,14 @@ fn the_failure_of_what_waits_for_a_failure_is_that_of_the_contract() {
     let failure = Failure::new(UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE);
     let text = serde_json::to_string(&failure).unwrap();
     assert!(WORKFLOWS.contains(&format!("local UPSTREAM_FAILED = '{text}'\n")), "{text}");
+}
+
+#[test]
+fn the_failure_of_a_result_that_does_not_fit_is_that_of_the_contract() {
+    let failure = Failure::new(storage::STORAGE_QUOTA, storage::STORAGE_QUOTA_MESSAGE);
+    let text = serde_json::to_string(&failure).unwrap();
+    assert!(STORAGE.contains(&format!("storage.QUOTA = '{text}'\n")), "{text}");
+    assert!(STORAGE.contains(&format!("local FREE_RESULT_BYTES = {}\n", storage::FREE_RESULT_BYTES)));
 }
 
 #[test]

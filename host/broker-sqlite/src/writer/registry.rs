@@ -57,12 +57,20 @@ impl Step<'_> {
             && body.is_some()
             && count("SELECT count(*) FROM document WHERE tenant = ? AND kind = ?")? >= Some(self.limits.max_documents);
         let answer = put.decide(found, is_full);
+        let new = match (answer, body) {
+            (DocumentPut::Stored(version), Some(body)) => storage::document(name, version, body) + put.held_bytes,
+            _ => 0,
+        };
+        let used = || self.stored.of(tenant).documents;
+        if storage::refuses_document(self.storage_limits(tenant).documents, used, put, old, new) {
+            return Ok(DocumentPut::StorageFull);
+        }
         match (answer, body) {
             (DocumentPut::Stored(version), Some(body)) => {
                 insert!(self.conn, "INSERT OR REPLACE INTO document" {
                     tenant: tenant, kind: kind, name: name, version: version, body: body, held: put.held_bytes
                 })?;
-                self.count_document(put, old, storage::document(name, version, body) + put.held_bytes);
+                self.count_document(put, old, new);
             }
             (DocumentPut::Stored(_), None) => {
                 let sql = "DELETE FROM document WHERE tenant = ? AND kind = ? AND name = ?";

@@ -1,10 +1,50 @@
 //! How many bytes of a tenant's are stored: what is counted of each thing, in every broker alike. Texts count with what they
 //! refer to in the module store; names, states and indexes do not count, because their number is limited.
+//!
+//! What would exceed a limit is refused, if it is a submission or a document, or dropped, if it is a log line; a job whose result
+//! does not fit fails. What is small or needed to bring jobs to their end is stored all the same.
 
 use serde::Serialize;
-use umbel_model::{AttemptRecord, Failure, JobRecord, LargeValue, Progress, Usage, large_value::REFERENCE};
+use umbel_model::{
+    AttemptRecord, Failure, JobRecord, JobState, LargeValue, Progress, Resolution, Usage, large_value::REFERENCE,
+};
 
-use crate::{LogLine, NodeTemplate};
+use crate::{DocumentKind, Growth, LogLine, NewNode, NewWork, NodeTemplate, PutDocument};
+
+/// A result of at most so many bytes is stored also when its tenant has no room for it.
+pub const FREE_RESULT_BYTES: u64 = 4_096;
+/// The failure's kind of a job whose result was not stored, because its tenant has stored as much as it may.
+pub const STORAGE_QUOTA: &str = "storage_quota";
+/// Its message.
+pub const STORAGE_QUOTA_MESSAGE: &str = "it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as \
+    it may; forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it";
+
+/// Whether so many bytes more fit.
+pub fn fits(limit: u64, used: u64, more: u64) -> bool {
+    limit == 0 || more == 0 || used.saturating_add(more) <= limit
+}
+
+/// The failure that an outcome has to be instead, because its result does not fit.
+pub fn refused_result(limit: u64, used: impl FnOnce() -> u64, resolution: &Resolution) -> Option<Failure> {
+    let Resolution::Succeed { result: Some(text) } = resolution else { return None };
+    let more = result(text.get());
+    let is_kept = more <= FREE_RESULT_BYTES || limit == 0 || fits(limit, used(), more);
+    (!is_kept).then(|| Failure::new(STORAGE_QUOTA, STORAGE_QUOTA_MESSAGE))
+}
+
+/// Whether a success that is settled again was recorded as the failure that its result did not fit.
+pub fn was_refused(resolution: &Resolution, state: JobState, failure: Option<&Failure>) -> bool {
+    matches!(resolution, Resolution::Succeed { .. })
+        && state == JobState::Failed
+        && failure.is_some_and(|failure| failure.kind == STORAGE_QUOTA)
+}
+
+/// Whether a document does not fit that takes `old` bytes now and would take `new`. Those that controls and bulk actions are made
+/// of are small, and are how a full tenant is emptied.
+pub fn refuses_document(limit: u64, used: impl FnOnce() -> u64, put: &PutDocument, old: u64, new: u64) -> bool {
+    let is_limited = matches!(put.kind, DocumentKind::Module | DocumentKind::Task) && put.body.is_some();
+    is_limited && new > old && limit > 0 && !fits(limit, used(), new - old)
+}
 
 /// What an attempt takes in a history beyond its text, bytes.
 const ATTEMPT_BYTES: u64 = 4;
@@ -81,6 +121,27 @@ pub fn template(template: &NodeTemplate) -> u64 {
     template.spec.len() as u64
 }
 
+/// The bytes of a node that is to be stored.
+pub fn node(new: &NewNode) -> u64 {
+    let NewWork::Job { arguments, kept, .. } = &new.work else { return 0 };
+    let left = kept.as_ref().map_or(0, |kept| {
+        kept.result.as_ref().map_or(0, |text| result(text.get())) + kept.failure.as_ref().map_or(0, failure)
+    });
+    arguments.len() as u64 + left
+}
+
+/// The bytes of what a guest adds, at most: a template may be there already.
+pub fn growth(growth: &Growth) -> u64 {
+    let workflows = growth
+        .workflows
+        .iter()
+        .map(|new| workflow(&new.head.spec, &new.head.templates) + new.nodes.iter().map(node).sum::<u64>());
+    let members = growth.members.as_ref().map_or(0, |members| {
+        members.templates.iter().map(template).sum::<u64>() + members.nodes.iter().map(node).sum::<u64>()
+    });
+    workflows.sum::<u64>() + members
+}
+
 /// The bytes of a document: its name, its body and its version in digits, with a space between.
 pub fn document(name: &str, version: u64, body: &str) -> u64 {
     let digits = version.checked_ilog10().unwrap_or(0) + 1;
@@ -104,6 +165,18 @@ mod tests {
         assert_eq!(spec(&whole), whole.len() as u64 + 5_000_000);
         let forged = format!(r#"{{"v":1,"arguments":{{"a":1,"stored_arguments":{reference}}}}}"#);
         assert_eq!(spec(&forged), forged.len() as u64, "of a user");
+    }
+
+    #[test]
+    fn what_is_small_is_stored_also_when_there_is_no_room() {
+        let result = |bytes: usize| {
+            let text = format!("\"{}\"", "x".repeat(bytes - 2));
+            Resolution::Succeed { result: Some(serde_json::value::RawValue::from_string(text).unwrap()) }
+        };
+        assert!(refused_result(1_000, || 1_000, &result(4_096)).is_none());
+        assert_eq!(refused_result(1_000, || 1_000, &result(4_097)).unwrap().kind, STORAGE_QUOTA);
+        assert!(refused_result(5_097, || 1_000, &result(4_097)).is_none());
+        assert!(refused_result(0, || 1_000, &result(4_097)).is_none(), "0: no limit");
     }
 
     #[test]

@@ -202,6 +202,18 @@ impl Controls for Flaky {
     async fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes> {
         self.inner.stored_bytes(tenant).await
     }
+
+    async fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
+        self.inner.storage_limits(tenant).await
+    }
+
+    async fn set_storage_limits(&self, tenant: &TenantId, limits: StorageLimits) -> Result<()> {
+        self.inner.set_storage_limits(tenant, limits).await
+    }
+
+    fn default_storage_limits(&self) -> StorageLimits {
+        self.inner.default_storage_limits()
+    }
 }
 
 #[async_trait]

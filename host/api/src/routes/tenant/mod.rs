@@ -141,7 +141,9 @@ pub(crate) async fn put_routes(cx: Context, headers: HeaderMap, Json(routes): Js
             let detail = format!("the routes are at version {version}; read them again");
             return Err(Problem::version_conflict(detail));
         }
-        DocumentPut::Full => return Err(Problem::too_many_documents("no document of this kind fits")),
+        DocumentPut::Full | DocumentPut::StorageFull => {
+            return Err(Problem::too_many_documents("no document of this kind fits"));
+        }
     };
     api.routes.invalidate(&caller.tenant).await;
     // Tasks are remembered with what the routes said of them.

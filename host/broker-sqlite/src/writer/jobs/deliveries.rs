@@ -2,15 +2,16 @@
 
 use rusqlite::Row;
 use umbel_broker::{
-    Claim, DeliveredNode, Delivery, Input, LeaseState, Renewal, Settle, Settled,
+    Claim, DeliveredNode, Delivery, Input, LeaseState, LogLine, Renewal, Settle, Settled,
     rules::{
         join, lease,
         settle::{Next, could_have_followed, failure, may_grow, next},
+        storage,
     },
     scheduler::ClaimRound,
 };
 use umbel_model::{
-    JobState, Resolution, Token,
+    Failure, JobState, Progress, Resolution, Token,
     canvas::{When, node_of},
 };
 
@@ -29,6 +30,8 @@ const NODE: &str =
     "SELECT template, gate, iif(takes, source, NULL), error_callback FROM node WHERE workflow = ? AND number = ?";
 const INPUT: &str = "SELECT state, child IS NOT NULL, outcome.result FROM node CROSS JOIN job ON job.rid = node.rid
     LEFT JOIN outcome ON outcome.rid = job.rid WHERE node.workflow = ? AND node.number = ?";
+
+const FAILURE: &str = "SELECT failure FROM outcome WHERE rid = ?";
 
 impl Step<'_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Vec<Delivery>, Fault> {
@@ -139,7 +142,7 @@ impl Step<'_> {
         if !head.held_by(&renewal.token) {
             return Ok(LeaseState::Lost);
         }
-        head.hear(self.conn, self.limits.max_log_lines, renewal.progress.as_ref(), &renewal.logs)?;
+        self.hear(&mut head, renewal.progress.as_ref(), &renewal.logs)?;
         let at = self.now.saturating_add(lease_ms);
         let Head { rid, log_lines, bytes, log_bytes, .. } = head;
         update!(self.conn, "job" { at: at, log_lines: log_lines, bytes: bytes, log_bytes: log_bytes } "rid = ?", rid)?;
@@ -152,10 +155,16 @@ impl Step<'_> {
             return Ok(Settled::Lost);
         };
         if !head.held_by(&settle.token) {
-            let repeated =
-                head.has_token(&settle.token) && could_have_followed(&settle.resolution, head.state, head.child);
+            let repeated = head.has_token(&settle.token)
+                && (could_have_followed(&settle.resolution, head.state, head.child)
+                    || self.was_refused(&head, &settle.resolution)?);
             return Ok(if repeated { Settled::AlreadyDone } else { Settled::Lost });
         }
+        let used = || self.stored.of(&settle.tenant).jobs;
+        let limit = self.storage_limits(&settle.tenant).jobs;
+        let refused = storage::refused_result(limit, used, &settle.resolution);
+        let refused = refused.map(|failure| Settle { resolution: Resolution::Fail { failure }, ..settle.clone() });
+        let settle = refused.as_ref().unwrap_or(settle);
         if may_grow(&settle.resolution, head.cancel_requested) {
             if !self.has_room(&head, settle)? {
                 return Ok(Settled::NoCapacity);
@@ -164,7 +173,7 @@ impl Step<'_> {
                 self.grow(&head, growth)?;
             }
         }
-        head.hear(self.conn, self.limits.max_log_lines, settle.progress.as_ref(), &settle.logs)?;
+        self.hear(&mut head, settle.progress.as_ref(), &settle.logs)?;
         if let Some(record) = &settle.record {
             head.remember(self.conn, record)?;
         }
@@ -172,6 +181,23 @@ impl Step<'_> {
         self.resolve(&mut head, &settle.resolution)?;
         self.save(&mut head)?;
         Ok(Settled::Recorded)
+    }
+
+    /// Keeps what a worker says. `save` must follow.
+    fn hear(&mut self, head: &mut Head, progress: Option<&Progress>, lines: &[LogLine]) -> Result<(), Fault> {
+        let tenant = self.scheduler.tenant(head.queue_id);
+        let (limit, used) = (self.storage_limits(tenant).jobs, self.stored.of(tenant).jobs);
+        let room = if limit == 0 { u64::MAX } else { limit.saturating_sub(used) };
+        head.hear(self.conn, progress, (self.limits.max_log_lines, room, lines))
+    }
+
+    /// Whether a job failed because its result did not fit.
+    fn was_refused(&self, head: &Head, resolution: &Resolution) -> Result<bool, Fault> {
+        if head.state != JobState::Failed || !matches!(resolution, Resolution::Succeed { .. }) {
+            return Ok(false);
+        }
+        let failure: Option<Option<Failure>> = one(self.conn, FAILURE, &[&head.rid], |row| get(row, 0))?;
+        Ok(storage::was_refused(resolution, head.state, failure.flatten().as_ref()))
     }
 
     fn resolve(&mut self, head: &mut Head, resolution: &Resolution) -> Result<(), Fault> {

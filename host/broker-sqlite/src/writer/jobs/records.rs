@@ -17,13 +17,13 @@ const FAILURE: &str = "SELECT coalesce(octet_length(failure), 0) FROM outcome WH
 const DROP_ATTEMPT: &str = "DELETE FROM history WHERE rid = ? AND n = ? RETURNING record";
 
 impl Head {
-    /// Keeps what a worker says: the newest progress, and the log lines that there is room for. `save` must follow.
+    /// Keeps what a worker says: the newest progress, and the first of these log lines: as many as a job may have, and no more
+    /// bytes than there is room for. `save` must follow.
     pub(crate) fn hear(
         &mut self,
         conn: &Connection,
-        max_lines: u64,
         progress: Option<&Progress>,
-        lines: &[LogLine],
+        (max_lines, mut bytes, lines): (u64, u64, &[LogLine]),
     ) -> Result<(), Fault> {
         if let Some(progress) = progress {
             let progress = serde_json::to_string(progress)?;
@@ -34,6 +34,10 @@ impl Head {
         let room = usize::try_from(max_lines.saturating_sub(self.log_lines)).unwrap_or(usize::MAX);
         for line in lines.iter().take(room) {
             let line = serde_json::to_string(line)?;
+            if line.len() as u64 > bytes {
+                break;
+            }
+            bytes -= line.len() as u64;
             insert!(conn, "INSERT INTO log" { rid: self.rid, n: self.log_lines, line: line })?;
             self.log_lines += 1;
             self.log_bytes += line.len() as u64;

@@ -3,10 +3,11 @@
 //! They change a `Head` in memory; the operation writes it once when it is done with it.
 
 use umbel_broker::{
-    rules::{dead_set, retention},
+    StorageLimits,
+    rules::{dead_set, retention, storage},
     scheduler::SubQueueName,
 };
-use umbel_model::{JobState, UnixMs};
+use umbel_model::{JobState, TenantId, UnixMs};
 
 use crate::error::Fault;
 use crate::writer::{jobs::broker_options::LIMITS, jobs::head::Head, step::Step};
@@ -123,6 +124,20 @@ impl Step<'_> {
         }
         head.was = head.state;
         Ok(())
+    }
+
+    /// What a tenant may store.
+    pub(crate) fn storage_limits(&self, tenant: &TenantId) -> StorageLimits {
+        self.stored.limits(tenant, StorageLimits::of(self.limits))
+    }
+
+    pub(crate) fn set_storage_limits(&mut self, tenant: &TenantId, limits: StorageLimits) -> Result<(), Fault> {
+        self.stored.set_limits(self.conn, tenant, limits)
+    }
+
+    /// Whether so many bytes more of a tenant's jobs fit.
+    pub(crate) fn fits(&self, tenant: &TenantId, more: u64) -> bool {
+        storage::fits(self.storage_limits(tenant).jobs, self.stored.of(tenant).jobs, more)
     }
 
     /// Counts what a job takes now for its tenant.

@@ -1,6 +1,9 @@
 //! Submissions.
 
-use umbel_broker::{Idempotency, NewJob, Start, Submitted, rules::capacity};
+use umbel_broker::{
+    Idempotency, NewJob, Start, Submitted,
+    rules::{capacity, storage},
+};
 use umbel_model::{JobId, TenantId};
 
 use crate::writer::{jobs::head::Head, jobs::inserts::Fixed, jobs::labels, step::Step};
@@ -45,9 +48,8 @@ impl Step<'_> {
             && new.idempotency.is_none()
             && new.redrive_of.is_none()
             && new.labels.is_empty();
-        let Some(line) =
-            self.scheduler.find(&new.tenant, &new.queue).filter(|_| is_plain && self.no_room(new).is_none())
-        else {
+        let has_room = || self.no_room(new).is_none() && self.fits(&new.tenant, storage::spec(&new.spec));
+        let Some(line) = self.scheduler.find(&new.tenant, &new.queue).filter(|_| is_plain && has_room()) else {
             return Ok(None);
         };
         let mut head = Head::new(self.now, line, new);
@@ -80,6 +82,9 @@ impl Step<'_> {
         }
         if let Some(refusal) = self.no_room(new) {
             return Ok(refusal);
+        }
+        if !self.fits(&new.tenant, storage::spec(&new.spec)) {
+            return Ok(Submitted::StorageFull);
         }
         if let Some(old) = new.redrive_of {
             self.redrive(new, old)?;

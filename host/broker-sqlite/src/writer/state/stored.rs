@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 
 use rusqlite::Connection;
-use umbel_broker::StoredBytes;
+use umbel_broker::{StorageLimits, StoredBytes};
 use umbel_model::TenantId;
 
 use crate::{
     error::Fault,
-    rows::{all, get, read, run},
+    rows::{all, get, insert, read, run},
 };
 
 const SAVE: &str = "INSERT OR REPLACE INTO stored (tenant, jobs, logs, documents, modules)
@@ -21,11 +21,34 @@ pub(crate) struct Stored {
     all: HashMap<TenantId, StoredBytes>,
     /// Tenants of which the group under way changed something, with what there was before it.
     before: HashMap<TenantId, StoredBytes>,
+    /// What operators let tenants store.
+    limits: HashMap<TenantId, StorageLimits>,
+    /// Those that the group under way changed, as they were before it.
+    limits_before: Vec<(TenantId, StorageLimits)>,
 }
 
 impl Stored {
     pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
-        Ok(Self { all: read_all(conn)?, before: HashMap::new() })
+        let sql = "SELECT jobs, documents, tenant FROM storage_limit";
+        let limits = all(conn, sql, &[], |row| Ok((get(row, 2)?, read!(row => StorageLimits { jobs, documents }))))?;
+        Ok(Self { all: read_all(conn)?, limits: limits.into_iter().collect(), ..Self::default() })
+    }
+
+    /// What a tenant may store where each may store `default`.
+    pub(crate) fn limits(&self, tenant: &TenantId, default: StorageLimits) -> StorageLimits {
+        self.limits.get(tenant).map_or(default, |own| own.or(default))
+    }
+
+    pub(crate) fn set_limits(
+        &mut self,
+        conn: &Connection,
+        tenant: &TenantId,
+        limits: StorageLimits,
+    ) -> Result<(), Fault> {
+        let before = self.limits.insert(tenant.clone(), limits).unwrap_or_default();
+        self.limits_before.push((tenant.clone(), before));
+        let StorageLimits { jobs, documents } = limits;
+        insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents })
     }
 
     pub(crate) fn of(&self, tenant: &TenantId) -> StoredBytes {
@@ -73,6 +96,7 @@ impl Stored {
 
     /// The group was committed.
     pub(crate) fn keep(&mut self) {
+        self.limits_before.clear();
         for (tenant, _) in self.before.drain() {
             if self.all.get(&tenant) == Some(&StoredBytes::default()) {
                 self.all.remove(&tenant);
@@ -82,6 +106,7 @@ impl Stored {
 
     /// The group was rolled back.
     pub(crate) fn undo(&mut self) {
+        self.limits.extend(self.limits_before.drain(..).rev());
         self.all.extend(self.before.drain());
     }
 }

@@ -49,6 +49,9 @@ impl Step<'_> {
             Err(Fault::NoRoom) => return Ok(false),
             Err(fault) => return Err(fault),
         }
+        if !self.fits(&settle.tenant, storage::growth(growth)) {
+            return Ok(false);
+        }
         let (wanted, templates) = capacity::wanted(growth);
         Ok(self.refused(&settle.tenant, wanted, templates)?.is_none())
     }

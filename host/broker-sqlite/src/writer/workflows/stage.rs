@@ -51,6 +51,9 @@ impl Step<'_> {
             if let Some(refusal) = self.refused(&head.tenant, Held::of(head), &head.templates)? {
                 return Ok(refusal);
             }
+            if !self.fits(&head.tenant, storage::workflow(&head.spec, &head.templates)) {
+                return Ok(WorkflowSubmitted::StorageFull);
+            }
             self.store_head(head)?;
         }
         Ok(WorkflowSubmitted::Created)
@@ -142,6 +145,9 @@ impl Step<'_> {
             Err(answer) => return Ok(answer),
         };
         self.check_room()?;
+        if !self.fits(tenant, nodes.iter().map(storage::node).sum()) {
+            return Ok(WorkflowSubmitted::StorageFull);
+        }
         let range = Range { first, count: nodes.len() as u32 };
         if !nodes.is_empty() {
             self.unstage_nodes(rid, range)?;
