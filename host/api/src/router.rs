@@ -56,6 +56,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(queues::purge))
         .routes(routes!(tenant::show, tenant::patch))
         .routes(routes!(tenant::show_any, tenant::patch_any))
+        .routes(routes!(tenant::storage::storage_show))
+        .routes(routes!(tenant::storage::storage_show_any, tenant::storage::storage_patch_any))
         .routes(routes!(tenant::routes, tenant::put_routes))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))

@@ -281,3 +281,42 @@ async fn the_jobs_that_a_worker_runs_are_listed_for_their_tenant() {
     assert_eq!(app.get("/v1/workers/w1/jobs").await.ok(200)["items"], json!([]));
     drop(delivery);
 }
+
+#[tokio::test]
+async fn a_tenant_sees_what_it_has_stored_and_an_operator_sets_how_much_it_may() {
+    let app = TestApp::with_tasks().await;
+    let own = app.get("/v1/tenant/storage").await.ok(200);
+    assert_eq!((&own["job_bytes"], &own["max_job_bytes"]), (&json!(0), &json!(16_u64 << 30)));
+    let modules = own["module_bytes"].as_u64().unwrap();
+    assert!(modules > 0 && own["document_bytes"].as_u64().unwrap() > modules, "{own}");
+    let id = app.submit_add(json!({})).await;
+    let used = app.get("/v1/tenant/storage").await.ok(200)["job_bytes"].as_u64().unwrap();
+    assert!(used > 50, "{used}");
+
+    let of_operator = "/v1/tenants/t1/storage";
+    let set = patch(&app, of_operator, json!({"max_job_bytes": used, "max_document_bytes": 1})).await.ok(200);
+    assert_eq!((&set["max_job_bytes"], &set["max_document_bytes"]), (&json!(used), &json!(1)));
+    let refused = app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.problem(507, "storage_quota");
+    assert!(refused["detail"].as_str().unwrap().contains("GET /v1/tenant/storage"), "{refused}");
+    app.post("/v1/workflows", json!({"canvas": {"task": "add", "args": [1]}})).await.problem(507, "storage_quota");
+    patch(&app, of_operator, json!({"max_job_bytes": null})).await.ok(200);
+    app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.ok(202);
+    app.post(&format!("/v1/jobs/{id}/cancel"), json!({})).await;
+
+    for (body, pointer) in [
+        (json!({"max_job_bytes": 0}), "/max_job_bytes"),
+        (json!({"max_document_bytes": 1_u64 << 53}), "/max_document_bytes"),
+    ] {
+        let refused = patch(&app, of_operator, body).await.problem(422, "invalid_control");
+        assert_eq!(refused["errors"][0]["pointer"], pointer);
+    }
+}
+
+#[tokio::test]
+async fn only_operators_say_how_much_a_tenant_may_store() {
+    let mut app = TestApp::with_tasks().await;
+    app.token = app.other_tenant().await;
+    patch(&app, "/v1/tenants/t1/storage", json!({"max_job_bytes": 5})).await.problem(403, "operator_needed");
+    app.get("/v1/tenants/t1/storage").await.problem(403, "operator_needed");
+    assert_eq!(app.get("/v1/tenant/storage").await.ok(200)["job_bytes"], 0);
+}

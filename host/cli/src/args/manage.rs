@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use umbel_client::{ControlPatch, RouteKind};
 use umbel_model::{DigestPrefix, JobId, QueueName, TaskName, TenantId};
 
-use super::{OrNone, PageFlags, choice, number, rate};
+use super::{OrNone, PageFlags, choice, number, rate, size};
 
 #[derive(Debug, Subcommand)]
 pub enum TaskVerb {
@@ -139,6 +139,23 @@ pub enum TenantVerb {
     Resume,
     /// Limit all jobs on all workers together
     Limit(LimitFlags),
+    /// Show the bytes that the tenant has stored and may store; as an operator with --tenant, change how many it may
+    Storage(StorageFlags),
+}
+
+/// Changes of what a tenant may store.
+#[derive(Debug, Args)]
+pub struct StorageFlags {
+    /// Bytes of jobs and workflows, such as 2GiB; or default, for what the server lets each tenant
+    #[arg(long, value_parser = size_or_default, value_name = "SIZE")]
+    pub max_job_bytes: Option<OrNone<u64>>,
+    /// Bytes of modules and documents; or default
+    #[arg(long, value_parser = size_or_default, value_name = "SIZE")]
+    pub max_document_bytes: Option<OrNone<u64>>,
+}
+
+fn size_or_default(text: &str) -> Result<OrNone<u64>, String> {
+    if text == "default" { Ok(OrNone(None)) } else { size(text).map(|bytes| OrNone(Some(bytes))) }
 }
 
 #[derive(Debug, Subcommand)]

@@ -52,6 +52,12 @@ pub struct LimitsFlags {
     #[arg(long, env = "UMBEL_MAX_LOG_LINES", default_value_t = Limits::default().max_log_lines, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub max_log_lines: u64,
+    /// Bytes of jobs and workflows, with results and logs; an operator may set others for a tenant. 0: any number
+    #[arg(long, env = "UMBEL_MAX_JOB_BYTES", default_value = "16GiB", value_parser = size, value_name = "SIZE")]
+    pub max_job_bytes: u64,
+    /// The same of modules and documents
+    #[arg(long, env = "UMBEL_MAX_DOCUMENT_BYTES", default_value = "4GiB", value_parser = size, value_name = "SIZE")]
+    pub max_document_bytes: u64,
 }
 
 impl LimitsFlags {
@@ -62,6 +68,8 @@ impl LimitsFlags {
             max_dead: self.max_dead,
             max_workflows: self.max_workflows,
             max_log_lines: self.max_log_lines,
+            max_job_bytes: self.max_job_bytes,
+            max_document_bytes: self.max_document_bytes,
             ..Limits::default()
         }
     }

@@ -4,8 +4,8 @@ use umbel_client::{ControlPatch, Request};
 
 use super::{Context, control};
 use crate::{
-    Result,
-    args::{TenantCommand, TenantScope, TenantVerb},
+    Failure, Result,
+    args::{StorageFlags, TenantCommand, TenantScope, TenantVerb},
 };
 
 const FIELDS: &str = "name, paused, rate = rate_limit, burst = rate_burst, at once = concurrency, \
@@ -22,8 +22,33 @@ pub async fn run(ctx: &Context, TenantCommand { verb, scope }: TenantCommand) ->
         TenantVerb::Pause => ControlPatch::default().paused(true),
         TenantVerb::Resume => ControlPatch::default().paused(false),
         TenantVerb::Limit(limits) => control::asked(limits.patch())?,
+        TenantVerb::Storage(flags) => return storage(ctx, &flags, &scope).await,
     };
     ctx.show(of_scope(ctx.client.patch(path).json(&patch).repeatable(), &scope), FIELDS).await
+}
+
+const STORAGE: &str = "jobs = job_bytes, of them logs = log_bytes, at most = max_job_bytes, documents = document_bytes, \
+                       of them modules = module_bytes, documents at most = max_document_bytes";
+
+async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Result {
+    if scope.queue.is_some() || scope.task.is_some() {
+        return Err(Failure::usage("storage is counted for the tenant as a whole").help("leave out --queue and --task"));
+    }
+    let path = match &scope.tenant {
+        Some(tenant) => format!("/v1/tenants/{tenant}/storage"),
+        None => "/v1/tenant/storage".to_owned(),
+    };
+    let mut patch = serde_json::Map::new();
+    for (name, limit) in [("max_job_bytes", &flags.max_job_bytes), ("max_document_bytes", &flags.max_document_bytes)] {
+        patch.extend(limit.as_ref().map(|limit| (name.to_owned(), limit.0.into())));
+    }
+    if patch.is_empty() {
+        return ctx.show(ctx.client.get(path), STORAGE).await;
+    }
+    if scope.tenant.is_none() {
+        return Err(Failure::usage("only an operator sets what a tenant may store").help("give --tenant NAME"));
+    }
+    ctx.show(ctx.client.patch(path).json(&patch).repeatable(), STORAGE).await
 }
 
 fn of_scope(request: Request, scope: &TenantScope) -> Request {
