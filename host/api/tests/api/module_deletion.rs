@@ -116,3 +116,14 @@ async fn of_a_deletion_and_a_deploy_at_once_the_deploy_wins_or_the_deletion_is_f
         assert_eq!(module["deleted_at"].is_string(), !points_there, "{} {}", deployed.status, deleted.status);
     }
 }
+
+#[tokio::test]
+async fn a_tenant_without_room_for_documents_can_delete_modules() {
+    let (app, old) = with_old_module().await;
+    app.push(&module_with("newer")).await.ok(201);
+    let used = app.get("/v1/tenant/storage").await.ok(200)["document_bytes"].clone();
+    let limit = json!({"max_document_bytes": used});
+    app.with_headers("PATCH", "/v1/tenants/t1/storage", &[("content-type", "application/json")], &limit).await.ok(200);
+    app.push(&module_with("newest")).await.problem(507, "storage_quota");
+    assert_eq!(delete(&app, &old).await.status, 204);
+}
