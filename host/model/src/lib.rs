@@ -12,11 +12,13 @@ pub mod human;
 pub mod ids;
 pub mod job;
 pub mod json;
+mod json_error;
 mod json_text;
 pub mod large_value;
 pub mod outcome;
 pub mod policy;
 pub mod rate;
+mod suggest;
 pub mod task;
 
 pub use backoff::Backoff;
@@ -28,11 +30,13 @@ pub use job::{
     CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,
     WorkflowSpec, WorkflowState,
 };
+pub use json_error::{JsonError, plain};
 pub use json_text::JsonText;
 pub use large_value::LargeValue;
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
 pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};
 pub use rate::Rate;
+pub use suggest::nearest;
 pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};
 
 /// Milliseconds since the Unix epoch, by the broker's clock.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use umbel_model::{
-    JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
+    JsonError, JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
     task::{MAX_PARAMETERS, MAX_SCHEMA_BYTES, MAX_TASKS, check_tasks},
 };
 use wasmtime::Store;
@@ -103,7 +103,8 @@ fn task(raw: types::TaskDescription, trees: &mut Trees) -> Result<TaskDescriptio
     if policy.len() > MAX_POLICY_BYTES {
         return Err(of(format!("its policy is longer than {MAX_POLICY_BYTES} bytes")));
     }
-    let policy: PolicyPatch = serde_json::from_str(&policy).map_err(|e| of(format!("its policy: {e}")))?;
+    let policy: PolicyPatch = serde_json::from_str(&policy)
+        .map_err(|e| of(format!("its policy: {}", JsonError::line_of_text::<PolicyPatch>(&policy, &e))))?;
     // Too long descriptions are refused by `check_tasks`; what stays is cleaned for terminals.
     let description = clean(&description, usize::MAX);
     Ok(TaskDescription { name, description, parameters, returns, policy })
@@ -148,4 +149,32 @@ fn tree_bytes(text: &str) -> usize {
         _ => 0,
     };
     text.len() + VALUE_BYTES + text.bytes().map(of).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_of_a_wrong_shape_is_refused_in_words_for_people() {
+        let said = |policy: &str| {
+            let (name, description) = ("t".to_owned(), String::new());
+            let raw = types::TaskDescription {
+                name,
+                description,
+                parameters: Vec::new(),
+                returns: None,
+                policy: policy.to_owned(),
+            };
+            task(raw, &mut Trees { left: 1 << 20 }).unwrap_err()
+        };
+        assert_eq!(said("[]"), "task t: its policy: write an object; this is a list");
+        assert_eq!(
+            said(r#"{"retry_backoff":{"max_ms":true}}"#),
+            "task t: its policy: /retry_backoff/max_ms: write a whole number, 0 or more; this is true"
+        );
+        assert!(
+            said(r#"{"max_retry":1}"#).contains("/max_retry: there is no `max_retry`, did you mean `max_retries`?")
+        );
+    }
 }

@@ -354,3 +354,15 @@ fn members_and_workflows_that_a_task_asks_for_come_true_when_it_ends_well() {
     assert_eq!(group.result(), Some(json!(18)));
     assert!(app.jobs().iter().any(|job| job.result() == Some(Value::from(42))));
 }
+
+#[test]
+fn a_wrong_option_is_refused_in_words_for_people() {
+    let mut app = App::default().with_task::<add>();
+    let mut said = |options: Options| app.submit(add::s(1, 2).set(options)).unwrap_err().message;
+    assert_eq!(
+        said(Options::new().with("priority", "high")),
+        "/priority: write a whole number from 0 to 255; this is the text \"high\""
+    );
+    assert!(said(Options::new().with("max_retry", 1)).starts_with("/max_retry: there is no `max_retry`, did you mean"));
+    assert_eq!(said(Options::new().with("retry_backoff", 5)), "/retry_backoff: write an object; this is 5");
+}

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, value::RawValue};
 use umbel_model::{
-    BindError, Policy, PolicyPatch, bind_text,
+    BindError, JsonError, Policy, PolicyPatch, bind_text,
     canvas::{Each, Signature},
+    plain,
 };
 
 use super::{App, Registered, time};
@@ -73,7 +74,7 @@ impl App {
         let name = signature.task.as_str();
         let task = self.registered(name)?;
         let options = signature.options.as_ref().map_or(Ok(Map::new()), |json| serde_json::from_str(json.get()));
-        let mut options = options.map_err(|e| invalid(e.to_string()))?;
+        let mut options = options.map_err(|e| invalid(plain(&e.to_string())))?;
         let start = match (options.remove("countdown_ms"), options.remove("eta")) {
             (None, None) => Start::After(0),
             (Some(ms), None) => Start::After(ms.as_u64().ok_or_else(|| invalid("countdown_ms is a whole number"))?),
@@ -104,7 +105,11 @@ impl App {
 
 /// Options that are fields of a policy.
 pub(super) fn patch(options: Map<String, Value>) -> Result<PolicyPatch, Refused> {
-    serde_json::from_value(Value::Object(options)).map_err(|e| invalid(e.to_string()))
+    let options = Value::Object(options);
+    if let Some(JsonError { pointer, detail }) = JsonError::of_value::<PolicyPatch>(&options) {
+        return Err(invalid(format!("{pointer}: {detail}")));
+    }
+    serde_json::from_value(options).map_err(|e| invalid(plain(&e.to_string())))
 }
 
 pub(super) fn invalid(problem: impl Into<String>) -> Refused {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json, value::RawValue};
 use umbel_model::{
-    Failure, JobState, OnFailure,
+    Failure, JobState, JsonError, OnFailure,
     canvas::{self, CanvasError, CanvasLimits, Join, Node, Plan, Range, When, Work},
 };
 
@@ -106,7 +106,8 @@ pub(super) fn id_of(flow: usize) -> String {
 }
 
 pub(super) fn parsed(text: &str) -> Result<canvas::Canvas, Refused> {
-    serde_json::from_str(text).map_err(|e| Refused::new("invalid_canvas", e.to_string()))
+    serde_json::from_str(text)
+        .map_err(|e| Refused::new("invalid_canvas", JsonError::line_of_text::<canvas::Canvas>(text, &e)))
 }
 
 fn invalid(error: CanvasError) -> Refused {

@@ -48,7 +48,7 @@ use std::{
 
 use serde_json::Value;
 pub use umbel_model::{Failure, JobState, Policy, PolicyBounds};
-use umbel_model::{ParameterText, PolicyPatch, canvas::Shape};
+use umbel_model::{ParameterText, PolicyPatch, canvas::Shape, plain};
 
 pub use flow::Workflow;
 pub use job::{Attempt, Job};
@@ -270,5 +270,5 @@ impl App {
 }
 
 fn json(text: &str) -> Result<Value, Refused> {
-    serde_json::from_str(text).map_err(|e| Refused::new("invalid_canvas", e.to_string()))
+    serde_json::from_str(text).map_err(|e| Refused::new("invalid_canvas", plain(&e.to_string())))
 }

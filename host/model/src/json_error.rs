@@ -7,9 +7,8 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
-use umbel_model::{JobState, binding::escape, outcome::truncated};
 
-use crate::suggest::nearest;
+use crate::{JobState, binding::escape, outcome::truncated, suggest::nearest};
 
 /// Longest pointer and detail, bytes: they may quote what was sent.
 const MAX_BYTES: usize = 1_024;
@@ -23,6 +22,14 @@ pub struct JsonError {
 }
 
 impl JsonError {
+    /// Why this text is no `T`, in one line: where, and what is wrong there. `error` is what reading it answered.
+    pub fn line_of_text<'de, T: Deserialize<'de>>(text: &'de str, error: &serde_json::Error) -> String {
+        match Self::of_text::<T>(text) {
+            Some(Self { pointer, detail }) if !pointer.is_empty() => format!("{pointer}: {detail}"),
+            _ => plain(&error.to_string()),
+        }
+    }
+
     /// Why this text is no `T`; none when it is one.
     pub fn of_text<'de, T: Deserialize<'de>>(text: &'de str) -> Option<Self> {
         let error = serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)).err()?;
@@ -127,9 +134,9 @@ fn given(found: &str) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use umbel_model::PolicyPatch;
 
     use super::*;
+    use crate::PolicyPatch;
 
     fn error_of(value: &Value) -> (String, String) {
         let by_value = JsonError::of_value::<PolicyPatch>(value).unwrap();
