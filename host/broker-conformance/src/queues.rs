@@ -415,3 +415,15 @@ pub async fn a_forgotten_queue_comes_back_with_a_node_that_waited(s: Subject) {
     assert_eq!((child.state().await, f.state().await), (WorkflowState::Succeeded, WorkflowState::Succeeded));
     assert_eq!(names(&s).await, ["default"]);
 }
+
+pub async fn a_forgotten_queue_comes_back_with_a_node_that_is_delayed(s: Subject) {
+    let options = r#""options":{"queue":"other","delay_ms":1000}"#;
+    let f = s.begin_json(&format!(r#"{{"chain":[{{"task":"a"}},{{"task":"b",{options}}}]}}"#)).await;
+    let a = s.next("a").await;
+    assert_eq!(delete(&s, "other").await, QueueDeleted::Deleted);
+    s.settle(&a, succeed("1")).await;
+    assert_eq!(delete(&s, "other").await, QueueDeleted::NotEmpty);
+    s.broker.cancel_workflow(&tenant("t1"), f.id).await.unwrap();
+    assert_eq!(f.state().await, WorkflowState::Revoked);
+    assert_eq!((delete(&s, "other").await, names(&s).await), (QueueDeleted::Deleted, vec!["default".to_owned()]));
+}

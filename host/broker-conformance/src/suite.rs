@@ -48,6 +48,7 @@ macro_rules! conformance_suite {
             a_queue_that_was_forgotten_makes_room_for_another,
             only_an_empty_queue_is_deleted,
             a_forgotten_queue_comes_back_with_a_node_that_waited,
+            a_forgotten_queue_comes_back_with_a_node_that_is_delayed,
             counts_follow_every_step,
             a_queue_says_how_long_its_oldest_job_has_been_ready,
             settle_and_claim_happen_in_one_step,

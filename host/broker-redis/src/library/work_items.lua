@@ -77,7 +77,7 @@ local function make_ready(wf, member, text)
   if due > now then
     state, look = SCHEDULED, due
     if expires > 0 and expires < due then look = expires end
-    tq.delayed = tq.delayed + 1
+    tq.delayed, tq.used = tq.delayed + 1, true
   else
     due, score = now, new_score(t.priority)
     put_ready(tq, score, id_of(member))
