@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use umbel_model::{
     JsonError, JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
@@ -103,11 +104,16 @@ fn task(raw: types::TaskDescription, trees: &mut Trees) -> Result<TaskDescriptio
     if policy.len() > MAX_POLICY_BYTES {
         return Err(of(format!("its policy is longer than {MAX_POLICY_BYTES} bytes")));
     }
-    let policy: PolicyPatch = serde_json::from_str(&policy)
-        .map_err(|e| of(format!("its policy: {}", JsonError::line_of_text::<PolicyPatch>(&policy, &e))))?;
+    // A list would do for a struct whose fields may all be missing.
+    object_of::<serde_json::Map<String, Value>>(&policy).map_err(&of)?;
+    let policy: PolicyPatch = object_of(&policy).map_err(&of)?;
     // Too long descriptions are refused by `check_tasks`; what stays is cleaned for terminals.
     let description = clean(&description, usize::MAX);
     Ok(TaskDescription { name, description, parameters, returns, policy })
+}
+
+fn object_of<T: DeserializeOwned>(policy: &str) -> Result<T, String> {
+    serde_json::from_str(policy).map_err(|e| format!("its policy: {}", JsonError::line_of_text::<T>(policy, &e)))
 }
 
 fn parameter(raw: types::Parameter, trees: &mut Trees) -> Result<Parameter, String> {

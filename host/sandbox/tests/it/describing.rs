@@ -77,7 +77,7 @@ async fn bad_names_policies_and_twins_are_refused() {
             r#"(data (i32.const 1200) "{\"max_retry\": 1}")"#,
             "(drop (call $one_task (i32.const 1100) (i32.const 4))) (i32.store (i32.const 2092) (i32.const 1200))
              (i32.store (i32.const 2096) (i32.const 16)) (return (i32.const 2048))",
-            "unknown field",
+            "did you mean `max_retries`?",
         ),
         (
             r#"(data (i32.const 1200) "{\"priority\": 99}")"#,
