@@ -120,7 +120,7 @@ async fn purge(broker: &dyn Broker, tenant: &TenantId, queue: &QueueName) -> Str
     format!("{answers:?} {:?}", broker.delete_queue(tenant, queue).await)
 }
 
-/// Goes on whatever the answers are, as one does whose replies are lost.
+/// Goes on whatever the answers are, as one does whose replies are lost; but nobody starts what has no room for its nodes.
 async fn submit_parts(broker: &dyn Broker, flow: &NewWorkflow, parts: Parts) -> String {
     let (t, id) = (&flow.head.tenant, flow.head.id);
     let mut answers = vec![broker.stage_workflow(&flow.head).await.unwrap()];
@@ -130,7 +130,7 @@ async fn submit_parts(broker: &dyn Broker, flow: &NewWorkflow, parts: Parts) -> 
             answers.push(broker.stage_nodes(t, id, (at * size) as u32, nodes).await.unwrap());
         }
     }
-    if parts == Parts::All {
+    if parts == Parts::All && !answers.contains(&WorkflowSubmitted::StorageFull) {
         answers.push(broker.start_workflow(t, id).await.unwrap());
     }
     format!("{answers:?}")

@@ -383,6 +383,6 @@ async fn an_audit_takes_one_command_for_a_job_and_few_for_all_of_them() {
     assert_eq!(broker.audit(false).await.unwrap(), []);
     let commands = (cost::meter(&broker).await.3 - start) / JOBS as f64;
     println!("commands of an audit, a job: {commands}");
-    // Each of the labelled ones is looked at as an entry of its label, too: two more.
-    assert!(commands < 3.5, "{commands}");
+    // One as an entry, and what its bytes take; each of the labelled ones is looked at as an entry of its label, too.
+    assert!(commands < 5.5, "{commands}");
 }
