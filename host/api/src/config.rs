@@ -28,12 +28,12 @@ settings! {
         pub max_tenant_workflow_submissions: usize = 2,
         /// Bytes of a workflow's result, and of a replaced job's, that an answer carries.
         pub max_result_bytes: usize = 16 << 20,
-        /// Uploads of large modules under way at once; further ones wait for a permit. Compiling is the host's most
-        /// expensive work.
+        /// Uploads of large modules under way at once, one of a tenant; further ones wait for a permit. Compiling is the
+        /// host's most expensive work.
         pub max_uploads: usize = 4,
         /// The same for modules that are declared to be at most 1 MiB: they do not wait for large ones.
         pub max_small_uploads: usize = 64,
-        /// At most so many of each for one tenant.
+        /// At most so many of those for one tenant.
         pub max_tenant_uploads: usize = 2,
         /// Longest wait for the permit of an upload, batch or workflow, milliseconds; then it is answered `overloaded`.
         pub permit_wait_ms: u64 = 10_000,

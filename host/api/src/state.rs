@@ -118,7 +118,7 @@ impl Api {
                 permit_wait,
             ),
             batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
-            uploads: FairSemaphore::new(config.max_uploads, config.max_tenant_uploads, permit_wait),
+            uploads: FairSemaphore::new(config.max_uploads, 1, permit_wait),
             small_uploads: FairSemaphore::new(config.max_small_uploads, config.max_tenant_uploads, permit_wait),
             workflows: FairSemaphore::new(
                 config.max_workflow_submissions,

@@ -271,3 +271,30 @@ async fn lists_of_a_tenant_are_read_one_after_the_other_and_those_of_others_besi
     join_all((0..10).map(|i| list(if i % 2 == 0 { &app.token } else { &others }))).await;
     assert_eq!(broker.lists.lock().unwrap().1, 2);
 }
+
+#[tokio::test]
+async fn a_tenant_that_uploads_large_modules_slowly_leaves_places_for_others() {
+    let config = ApiConfig { max_uploads: 2, permit_wait_ms: 20, ..Default::default() };
+    let app = std::sync::Arc::new(Builder { config, ..Default::default() }.build().await);
+    let (polled, mut was_polled) = tokio::sync::mpsc::unbounded_channel();
+    // No length is declared, so it may be a large one.
+    let body = Body::from_stream(futures::stream::poll_fn(move |_| {
+        let _ = polled.send(());
+        std::task::Poll::<Option<Result<bytes::Bytes, std::io::Error>>>::Pending
+    }));
+    let push = |body| app.request("POST", "/v1/modules").header("content-type", "application/wasm").body(body).unwrap();
+    let (slow, request) = (app.clone(), push(body));
+    let slow = tokio::spawn(async move { slow.send(request).await });
+    was_polled.recv().await.unwrap();
+    let module = || {
+        let pieces = [Ok::<_, std::io::Error>(bytes::Bytes::from(crate::app::example_module()))];
+        Body::from_stream(futures::stream::iter(pieces))
+    };
+    app.send(push(module())).await.problem(503, "overloaded");
+    let mut of_another = push(module());
+    let token = format!("Bearer {}", app.other_tenant().await);
+    of_another.headers_mut().insert("authorization", token.parse().unwrap());
+    app.send(of_another).await.ok(201);
+    slow.abort();
+    assert!(slow.await.is_err());
+}
