@@ -11,6 +11,9 @@ use crate::{DeliveredNode, Growth, LogLine, Result};
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
 /// Ready jobs that one claim looks at beyond those it returns: it buries the expired ones that it meets.
 pub const CLAIM_SCAN: u32 = 128;
+/// A claim that asks all queues takes this part of its jobs from one queue of a tenant before it goes to the next one: a look at
+/// a queue costs as much as some jobs.
+pub const CLAIM_QUEUES: u32 = 4;
 /// Tenants that one claim may limit; those behind them are not limited.
 pub const MAX_LIMITED_TENANTS: usize = 100;
 
@@ -55,7 +58,7 @@ pub struct LimitedTenants {
 pub enum ClaimQueues {
     /// These: of each tenant the first one that has something to hand out.
     Named(Vec<QueueName>),
-    /// All but these: of each tenant one after the other.
+    /// All but these: of each tenant one after the other, a [`CLAIM_QUEUES`]th of the claim from each.
     AllBut(Vec<QueueName>),
 }
 

@@ -287,10 +287,12 @@ fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {
     let submit = (prop::collection::vec(request(profile), 1..5), prop::bool::weighted(0.2))
         .prop_map(|(requests, again)| Step::Submit { requests, again });
     let limited = prop_oneof![2 => Just((0, 0)), 1 => (1..3_u8, 0..3_u32)];
+    // Large ones take several jobs of a queue in a row.
+    let most = prop_oneof![4 => 0..6_u32, 1 => 6..30_u32];
     let flood = (request(profile), 100..200_u32).prop_map(|(request, count)| Step::Flood { request, count });
     prop_oneof![
         submits => prop_oneof![200 => submit, 1 => flood],
-        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], 0..6_u32, limited, prop::bool::weighted(0.1))
+        60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], most, limited, prop::bool::weighted(0.1))
             .prop_map(|(worker, queues, max, limited, lost)| Step::Claim { worker, queues, max, limited, lost }),
         20 => (any::<usize>(), 0..4_u8).prop_map(|(delivery, logs)| Step::Renew { delivery, logs }),
         90 => (any::<usize>(), how(), any::<bool>(), again)

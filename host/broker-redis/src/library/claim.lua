@@ -247,7 +247,7 @@ function claims.claim(request, answer)
   -- Tenants as a set, and how many more jobs of them this claim may take.
   claims.limited = { left = left, tenants = select(2, read_names(request, first, count_limited)) }
   asks_all = asks_all == 1
-  turns.begin(not asks_all and names, set)
+  turns.begin(not asks_all and names, set, max)
   local has_more = hand_out_all(max)
   if asks_all and turns.mend(count == 0) and count < max then has_more = hand_out_all(max) end
   forget_handed_out()

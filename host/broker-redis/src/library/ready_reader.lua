@@ -3,21 +3,27 @@
 
 local before = turns.before
 
--- At first it reads `step` entries, then more and more.
-local function reader_of(key, step)
-  return { key = key, step = step, names = {}, scores = {}, next = 1, read = 0, at_end = false,
+-- At first it reads `step` entries, then more and more. It passes over `but`.
+local function reader_of(key, step, but)
+  return { key = key, step = step, but = but, names = {}, scores = {}, next = 1, read = 0, kept = 0, at_end = false,
     back = {}, back_first = 1, back_last = 0, changed = {} }
 end
 
 -- Finds the first entry that was not taken.
 local function find_first(reader)
   local next = reader.next
-  if next > reader.read and not reader.at_end then
-    local read, step = reader.read, reader.step
-    local more = call('ZRANGE', reader.key, read, read + step - 1, 'WITHSCORES')
+  while next > reader.kept and not reader.at_end do
+    local kept, step = reader.kept, reader.step
+    local more = call('ZRANGE', reader.key, reader.read, reader.read + step - 1, 'WITHSCORES')
     local n = #more / 2
-    for i = 1, n do reader.names[read + i], reader.scores[read + i] = more[2 * i - 1], tonumber(more[2 * i]) end
-    reader.at_end, reader.read, reader.step = n < step, read + n, math.min(4 * step, 256)
+    for i = 1, n do
+      local name = more[2 * i - 1]
+      if name ~= reader.but then
+        kept = kept + 1
+        reader.names[kept], reader.scores[kept] = name, tonumber(more[2 * i])
+      end
+    end
+    reader.at_end, reader.read, reader.kept, reader.step = n < step, reader.read + n, kept, math.min(4 * step, 256)
   end
   local name, score, other = reader.names[next], reader.scores[next], reader.back[reader.back_first]
   local is_back = other and (not name or other.score < score or (other.score == score and before(other.name, name)))

@@ -13,9 +13,14 @@ local MENDED_AT_ONCE = 16
 local MENDED_EVERY, MENDED_AGAIN = 1000, 50
 -- Open queues that are not open any more, of which one claim forgets so many.
 local MOST_STALE = 1000
+-- A claim that asks all queues takes this part of its jobs from one queue in a row; CLAIM_QUEUES in the broker's contract.
+local CLAIM_QUEUES = 4
 
 -- Of this claim: the queues that it names in order, or (nothing) those that it does not ask by name; stale entries so far.
 local names, except, stale
+-- Of this claim, which asks all queues: by tenant the queue that it goes on with, its virtual finish time, and how often it was
+-- served in a row; at most how often. Its entry among the open queues has been taken, and is written as it is.
+local in_row, most_in_row
 -- The tenants in turn; with named queues those that were found so far, `heads` read more of them, and `nearest` is the least
 -- score that was not read.
 local waiting, heads, nearest
@@ -33,8 +38,8 @@ end
 resets[#resets + 1] = forget
 
 -- Begins a claim.
-function turns.begin(named, all_but)
-  names, except, stale = named, all_but, 0
+function turns.begin(named, all_but, max)
+  names, except, stale, in_row, most_in_row = named, all_but, 0, {}, math.ceil(max / CLAIM_QUEUES)
   forget()
 end
 
@@ -222,12 +227,38 @@ end
 
 -- ---- all queues
 
--- The first open queue of a tenant of which this claim may take something.
-local function next_queue_of(tenant, excluded)
+-- The open queues of a tenant, without the one that it goes on with.
+local function open_queues_of(tenant)
   local open = open_of[tenant]
   if not open then
-    open = reader_of(P .. 'meta:open:' .. tenant, 2)
+    local key, row = P .. 'meta:open:' .. tenant, in_row[tenant]
+    if row then
+      -- What was read was forgotten, because something was blocked or moved.
+      row.finish = tonumber(call('ZSCORE', key, row.queue) or nil)
+      if not row.finish then in_row[tenant] = nil end
+    end
+    open = reader_of(key, 2, in_row[tenant] and row.queue)
     open_of[tenant] = open
+  end
+  return open
+end
+
+-- A tenant does not go on with its queue, which is still open or not.
+local function end_row(tenant, open, is_open)
+  local row = in_row[tenant]
+  open.changed[row.queue] = is_open and row.finish or false
+  if is_open then put_back(open, row.queue, row.finish) end
+  in_row[tenant] = nil
+end
+
+-- The first open queue of a tenant of which this claim may take something.
+local function next_queue_of(tenant, excluded)
+  local open = open_queues_of(tenant)
+  local row = in_row[tenant]
+  if row then
+    local tq = tenant_queue_of(tenant, row.queue)
+    if not excluded[tq.name] then return tq end
+    end_row(tenant, open, true)
   end
   while stale < MOST_STALE do
     local queue = first_of(open)
@@ -253,7 +284,7 @@ local function next_of_all(excluded, deferred)
     local tq = not deferred[tenant] and not turns.is_left_out(tenant) and next_queue_of(tenant, excluded)
     if tq then return tq end
     local open = open_of[tenant]
-    if open and not first_of(open) and not open.has_others then
+    if open and not first_of(open) and not open.has_others and not in_row[tenant] then
       replace_first(waiting)
       stale = stale + 1
     else
@@ -265,12 +296,18 @@ end
 
 local function count_all(tq, is_open)
   local tenant, turn = first_of(waiting)
-  local open = open_of[tenant]
-  local _, finish = first_of(open)
-  open.known = nil
-  replace_first(open, is_open and finish + 1)
+  local open, row = open_of[tenant], in_row[tenant]
+  if not row then
+    local queue, finish = first_of(open)
+    take_first(open)
+    open.known, row = nil, { queue = queue, finish = finish, served = 0 }
+    in_row[tenant] = row
+  end
+  row.served, row.finish = row.served + 1, row.finish + 1
+  open.changed[row.queue] = row.finish
   if not is_open then call('ZREM', tq.fair, tenant) end
-  if first_of(open) or open.has_others then return replace_first(waiting, turn + 1) end
+  if not is_open or row.served >= most_in_row then end_row(tenant, open, is_open) end
+  if in_row[tenant] or first_of(open) or open.has_others then return replace_first(waiting, turn + 1) end
   replace_first(waiting)
   rested[#rested + 1], rested[#rested + 2] = turn + 1, tenant
 end
@@ -295,7 +332,11 @@ end
 function turns.not_open(tq)
   tq.active = false
   if names then return remove_found(open_of[tq.tenant]) end
-  replace_first(open_of[tq.tenant])
+  if in_row[tq.tenant] then
+    end_row(tq.tenant, open_of[tq.tenant], false)
+  else
+    replace_first(open_of[tq.tenant])
+  end
   call('ZREM', tq.fair, tq.tenant)
 end
 

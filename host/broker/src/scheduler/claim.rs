@@ -10,7 +10,7 @@ use super::{
     turns::OpenQueue,
 };
 use crate::{
-    CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, LimitedTenants, MAX_LIMITED_TENANTS, Scope,
+    CLAIM_QUEUES, CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, MAX_LIMITED_TENANTS, Scope,
 };
 
 /// The store of the jobs and rates, as the scheduler needs it.
@@ -59,6 +59,9 @@ pub(super) struct Looks<'a> {
     /// While another one has something to hand out: they took `LOOKS_A_TENANT` looks without a job.
     deferred: BTreeSet<TenantId>,
     looks: HashMap<TenantId, u32>,
+    /// By tenant the queue that was served last, and how often in a row: at most `most_in_row`.
+    in_row: HashMap<TenantId, (QueueId, u32)>,
+    most_in_row: u32,
     /// Tenants of which few jobs are taken: how many more of all of them together.
     limited: HashSet<&'a TenantId>,
     limited_left: u32,
@@ -67,7 +70,7 @@ pub(super) struct Looks<'a> {
 impl<'a> ClaimRound<'a> {
     pub fn new(claim: &'a Claim) -> Self {
         let budget = claim.max.saturating_add(CLAIM_SCAN);
-        Self { claim, budget, jobs: 0, looks: Looks::new(&claim.queues, &claim.limited) }
+        Self { claim, budget, jobs: 0, looks: Looks::new(claim) }
     }
 
     /// Takes the next job, the one that the store looked at last, out of its queue: whether it has expired. If not, it
@@ -88,7 +91,7 @@ impl<'a> ClaimRound<'a> {
             let Ok(id) = next else { continue };
             let found = scheduler.pick(id, &self.claim.worker, store)?;
             let tenant = &scheduler.queues[id].tenant;
-            self.looks.looked(tenant, found.is_some());
+            self.looks.looked(tenant, found.map(|_| id));
             if let Some(expired) = found {
                 if !expired {
                     self.looks.starts(tenant);
@@ -102,7 +105,8 @@ impl<'a> ClaimRound<'a> {
 }
 
 impl<'a> Looks<'a> {
-    pub(super) fn new(queues: &'a ClaimQueues, limited: &'a LimitedTenants) -> Self {
+    pub(super) fn new(claim: &'a Claim) -> Self {
+        let Claim { queues, limited, .. } = claim;
         let names = if let ClaimQueues::Named(names) = queues { names.as_slice() } else { &[] };
         // The first place counts.
         let places = names.iter().enumerate().rev().map(|(at, name)| (name, at)).collect();
@@ -113,6 +117,8 @@ impl<'a> Looks<'a> {
             excluded: BTreeSet::new(),
             deferred: BTreeSet::new(),
             looks: HashMap::new(),
+            in_row: HashMap::new(),
+            most_in_row: claim.max.div_ceil(CLAIM_QUEUES),
             limited: limited.tenants.iter().take(MAX_LIMITED_TENANTS).collect(),
             limited_left: limited.max,
         }
@@ -166,7 +172,17 @@ impl<'a> Looks<'a> {
                 let place = |(_, queue, id): &OpenQueue| Some((*self.places.get(queue)?, *id));
                 open.filter_map(place).min().map(|(_, id)| id)
             }
-            ClaimQueues::AllBut(names) => open.find(|(_, queue, _)| !names.contains(queue)).map(|(.., id)| *id),
+            ClaimQueues::AllBut(names) => {
+                let goes_on = self.in_row.get(tenant).filter(|(id, served)| {
+                    *served < self.most_in_row
+                        && scheduler.queues[*id].counts.finish.is_some()
+                        && !self.excluded.contains(id)
+                });
+                if let Some((id, _)) = goes_on {
+                    return Some(*id);
+                }
+                open.find(|(_, queue, _)| !names.contains(queue)).map(|(.., id)| *id)
+            }
         }
     }
 
@@ -177,10 +193,15 @@ impl<'a> Looks<'a> {
         }
     }
 
-    /// Counts a look: `found` a job.
-    pub(super) fn looked(&mut self, tenant: &TenantId, found: bool) {
-        if found {
+    /// Counts a look: `served` is the queue of which it found a job.
+    pub(super) fn looked(&mut self, tenant: &TenantId, served: Option<QueueId>) {
+        if let Some(id) = served {
             self.looks.remove(tenant);
+            match self.in_row.get_mut(tenant) {
+                Some((of, n)) if *of == id && *n < self.most_in_row => *n += 1,
+                Some(row) => *row = (id, 1),
+                None => drop(self.in_row.insert(tenant.clone(), (id, 1))),
+            }
             return;
         }
         let looks = self.looks.entry(tenant.clone()).or_default();

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, convert::Infallible};
 
-use umbel_model::{QueueName, Rate, TaskName, TenantId, WorkerId, rate::Used};
+use umbel_model::{QueueName, Rate, TaskName, TenantId, Token, WorkerId, rate::Used};
 
 use super::{claim::Looks, *};
-use crate::{ClaimQueues, ControlPatch, JobLimits, LimitedTenants, Limits, Scope};
+use crate::{Claim, ClaimQueues, ControlPatch, JobLimits, LimitedTenants, Limits, Scope};
 
 /// Jobs by number: their task and limits follow from it.
 #[derive(Default)]
@@ -75,6 +75,11 @@ fn shown(scheduler: &Scheduler<u64>) -> String {
     format!("{maps:?} {controls:?} {:?} {} {rested:?} {time} {open:?}", scheduler.by_time, scheduler.seq)
 }
 
+fn claim(queues: ClaimQueues, max: u32) -> Claim {
+    let (worker, token_seed) = (WorkerId::new("w").unwrap(), Token::new("t").unwrap());
+    Claim { worker, queues, max, lease_ms: 1_000, token_seed, limited: LimitedTenants::default() }
+}
+
 struct Dice(u64);
 
 impl Dice {
@@ -99,13 +104,13 @@ fn change(scheduler: &mut Scheduler<u64>, jobs: &mut Jobs, dice: &mut Dice, n: u
         }
         5 | 6 => {
             let queues = if n.is_multiple_of(3) { ClaimQueues::AllBut(Vec::new()) } else { vec![queue].into() };
-            let limited = LimitedTenants::default();
-            let mut looks = Looks::new(&queues, &limited);
+            let claim = claim(queues, 5);
+            let mut looks = Looks::new(&claim);
             scheduler.now = n * 10;
             for _ in 0..5 {
                 let Some(Ok(id)) = looks.next(scheduler, &worker) else { return };
                 let Ok(found) = scheduler.pick(id, &worker, jobs);
-                looks.looked(&tenant, found.is_some());
+                looks.looked(&tenant, found.map(|_| id));
                 if found == Some(false) {
                     held.push((id, jobs.looked));
                 }
@@ -166,12 +171,36 @@ fn a_tenant_that_floods_a_queue_does_not_hold_up_another() {
         }
     }
     let mut order = Vec::new();
-    let queues = vec![queue].into();
-    let limited = LimitedTenants::default();
-    let mut looks = Looks::new(&queues, &limited);
+    let claim = claim(vec![queue].into(), 20);
+    let mut looks = Looks::new(&claim);
     while let Some(Ok(id)) = looks.next(&scheduler, &worker) {
         let Ok(_) = scheduler.pick(id, &worker, &mut jobs);
         order.push(jobs.looked);
     }
     assert_eq!(order[..6], [100, 201, 101, 202, 103, 203]);
+}
+
+#[test]
+fn a_claim_takes_several_jobs_of_a_queue_at_once_and_as_many_of_each_in_the_long_run() {
+    let mut scheduler = Scheduler::default();
+    let mut jobs = Jobs::default();
+    let tenant = TenantId::new("a").unwrap();
+    // Plain jobs that have not expired.
+    let plain = (1..).filter(|n| n % 17 != 0 && n % 13 != 0);
+    for (queue, n) in ["p", "q", "r"].into_iter().cycle().zip(plain).take(60) {
+        let id = scheduler.queue_id(&tenant, &QueueName::new(queue).unwrap());
+        let score = scheduler.next_score(5);
+        scheduler.insert(id, None, (score, n));
+    }
+    let mut take = |max| {
+        let claim = claim(ClaimQueues::AllBut(Vec::new()), max);
+        let mut round = ClaimRound::new(&claim);
+        let before: Vec<u64> = (0..3).map(|id| scheduler.counts(id).ready).collect();
+        while let Ok(Some(_)) = round.take(&mut scheduler, &mut jobs) {}
+        (0..3).map(|id| before[id] - scheduler.counts(id).ready).collect::<Vec<_>>()
+    };
+    assert_eq!(take(4), [2, 1, 1]);
+    // A quarter of it from each, the one that was served least first.
+    assert_eq!(take(8), [4, 2, 2]);
+    assert_eq!(take(12), [3, 6, 3]);
 }
