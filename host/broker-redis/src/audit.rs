@@ -7,17 +7,11 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use redis::{FromRedisValue, Value};
 use umbel_broker::{Error, Finding, Result};
 
-use crate::{
-    RedisBroker,
-    answers::Answer,
-    connection::Repeat,
-    settings,
-    storage::{Miscount, Names},
-};
+use crate::{RedisBroker, connection::Repeat, recount::Miscount, scan::Scan, settings};
 
 /// Keys that one call looks at: a few milliseconds.
 const PIECE: usize = 500;
-/// Entries of a set that one call looks at, and keys that one `SCAN` passes: the same.
+/// Entries of a set that one call looks at: the same.
 const LARGE_PIECE: usize = 1_000;
 /// Calls under way at once.
 const AT_ONCE: usize = 3;
@@ -60,11 +54,19 @@ const OTHERS: [&str; 21] = [
     "last_event",
 ];
 
+/// Kinds whose names are kept: what they name is looked at when all jobs were.
+const KEPT: [&str; 9] = ["ready", "lane", "dead", "jobs", "workflows", "fair", "deads", "queues", "line"];
+/// The same of `meta:labels:<tenant>`.
+const LABELS_OF_JOBS: &str = "labels";
+
 /// What `library/audit_keys.lua` says of a job whose spec may have labels that no list knows.
 const UNKNOWN_LABELS: &str = "labels?";
 
 /// What it says of the entries of a set that belong to jobs which are as they should be.
 const ENTRIES: &str = "entries?";
+
+/// Names of keys by what stands in front of them, their kind.
+type Names = BTreeMap<String, BTreeSet<String>>;
 
 /// What was found so far, by check.
 #[derive(Debug, Default)]
@@ -113,14 +115,8 @@ impl RedisBroker {
     pub(crate) async fn look_through(&self, fix: bool) -> Result<Vec<Finding>> {
         let mut found = Findings::default();
         self.look_at_settings(&mut found).await?;
-        let pulse = self.pulse().await?;
-        let keys = self.names_by_kind(|key| found.add("key that nothing owns".into(), key, false)).await?;
-        let of = |kind: &str| keys.get(kind).into_iter().flatten();
-        for kind in KINDS {
-            let names: Vec<&String> = of(kind).collect();
-            let pieces = names.chunks(PIECE).map(|piece| piece.iter().map(|name| name.to_string()).collect());
-            self.look_at_all(fix, kind, pieces.collect(), &mut found).await?;
-        }
+        let kept = self.look_at_pages(fix, &mut found).await?;
+        let of = |kind: &str| kept.get(kind).into_iter().flatten();
         for kind in SETS {
             for name in of(kind) {
                 self.look_at_set(fix, kind, name, &mut found).await?;
@@ -130,9 +126,11 @@ impl RedisBroker {
             self.look_at_set(fix, kind, "", &mut found).await?;
         }
         self.look_at(fix, "hashes", Vec::new(), &mut found).await?;
-        self.look_at_labels(fix, of("meta"), &mut found).await?;
-        self.look_at_counts(fix, &keys, &mut found).await?;
-        for Miscount { tenant, fixed } in self.miscounts(fix, &keys, &pulse).await? {
+        for tenant in of(LABELS_OF_JOBS) {
+            self.look_at_labels_of(fix, tenant, &mut found).await?;
+        }
+        self.look_at_counts(fix, &kept, &mut found).await?;
+        for Miscount { tenant, fixed } in self.miscounts(fix).await? {
             found.add("bytes of a tenant".into(), tenant, fixed);
         }
         Ok(found.by_check.into_values().collect())
@@ -172,40 +170,63 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// Every key below the prefix, behind its kind.
-    pub(crate) async fn names_by_kind(&self, mut unowned: impl FnMut(String) + Send) -> Result<Names> {
-        let prefix = self.connection.keys.prefix();
+    /// Looks at the keys on each page of a scan as it comes, and answers the names of sets and queues, which are looked at when all
+    /// jobs were. The names of jobs and of what belongs to them are not kept: there may be millions of them.
+    async fn look_at_pages(&self, fix: bool, found: &mut Findings) -> Result<Names> {
         let known: HashSet<&str> =
             [&KINDS[..], &SETS, &SINGLE_SETS, &OTHERS, &["deads"]].concat().into_iter().collect();
-        let mut keys = Names::new();
-        self.each_key(&self.connection.keys.all(), |key| {
-            let name = key.strip_prefix(prefix).unwrap_or(&key);
-            let (kind, name) = name.split_once(':').unwrap_or((name, ""));
-            if !known.contains(kind) {
-                unowned(key.clone());
+        let (mut scan, mut kept) = (Scan::new(self.connection.keys.all()), Names::new());
+        while !scan.is_over() {
+            let (mut page, mut indexes) = (Names::new(), Vec::new());
+            for key in self.next_page(&mut scan).await? {
+                let name = key.strip_prefix(self.connection.keys.prefix()).unwrap_or(&key);
+                let (kind, name) = name.split_once(':').unwrap_or((name, ""));
+                if let Some(label) = name.strip_prefix("label:").filter(|_| kind == "meta") {
+                    indexes.push(label.to_owned());
+                } else if let Some(tenant) = name.strip_prefix("labels:").filter(|_| kind == "meta") {
+                    kept.entry(LABELS_OF_JOBS.into()).or_default().insert(tenant.into());
+                } else if known.contains(kind) {
+                    page.entry(kind.into()).or_default().insert(name.into());
+                } else {
+                    found.add("key that nothing owns".into(), key, false);
+                }
             }
-            match keys.get_mut(kind) {
-                Some(names) => drop(names.insert(name.into())),
-                None => drop(keys.insert(kind.into(), BTreeSet::from([name.into()]))),
+            self.look_at_names(fix, &page, found).await?;
+            for label in indexes {
+                self.look_at_set(fix, "meta:label", &label, found).await?;
             }
-        })
-        .await?;
-        Ok(keys)
-    }
-
-    /// Every key that fits a pattern, some of them twice. Looks at all keys, piece by piece.
-    pub(crate) async fn each_key(&self, pattern: &str, mut each: impl FnMut(String) + Send) -> Result<()> {
-        let mut cursor = "0".to_owned();
-        loop {
-            let scan =
-                redis::cmd("SCAN").arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(LARGE_PIECE).to_owned();
-            let mut answer = Answer::new(self.command(&scan).await?)?;
-            cursor = answer.text()?;
-            Answer::new(answer.next()?)?.rest(Answer::text)?.into_iter().for_each(&mut each);
-            if cursor == "0" {
-                return Ok(());
+            for (kind, names) in page.into_iter().filter(|(kind, _)| KEPT.contains(&kind.as_str())) {
+                kept.entry(kind).or_default().extend(names);
             }
         }
+        Ok(kept)
+    }
+
+    /// Keys that are looked at by name, some calls at once: one is on its way while the server is busy with another.
+    async fn look_at_names(&self, fix: bool, page: &Names, found: &mut Findings) -> Result<()> {
+        let names = |kind| page.get(kind).into_iter().flatten().cloned().collect::<Vec<String>>();
+        let pieces: Vec<(String, Vec<String>)> = KINDS
+            .into_iter()
+            .flat_map(|kind| {
+                names(kind).chunks(PIECE).map(|piece| (kind.to_owned(), piece.to_vec())).collect::<Vec<_>>()
+            })
+            .collect();
+        let calls = stream::iter(pieces).map(async |(kind, piece)| self.call_audit(fix, &kind, piece).await);
+        let mut calls = std::pin::pin!(calls.buffered(AT_ONCE));
+        while let Some((_, some)) = calls.try_next().await? {
+            found.add_all(some);
+        }
+        let unknown = std::mem::take(&mut found.unknown_labels);
+        let mut left = &unknown[..];
+        while !left.is_empty() {
+            let (looked_at, some) = self.unknown_labels(&left[..left.len().min(PIECE)]).await?;
+            left = &left[looked_at..];
+            for (member, labels) in some {
+                let fixed = fix && self.add_labels("complete", vec![(member.clone(), labels)]).await?;
+                found.add("job that is not found by its label".into(), member, fixed);
+            }
+        }
+        Ok(())
     }
 
     /// A set, piece by piece; not one that has as many entries as jobs should have there and were found to have. Entries move
@@ -237,40 +258,12 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// Many calls, some of them at once: one is on its way while the server is busy with another.
-    async fn look_at_all(&self, fix: bool, what: &str, pieces: Vec<Vec<String>>, found: &mut Findings) -> Result<()> {
-        let calls = stream::iter(pieces).map(|piece| self.call_audit(fix, what, piece));
-        let mut calls = std::pin::pin!(calls.buffered(AT_ONCE));
-        while let Some((_, some)) = calls.try_next().await? {
-            found.add_all(some);
-        }
-        Ok(())
-    }
-
-    /// The labels of jobs, and what lists find by them.
-    async fn look_at_labels<'a>(
-        &self,
-        fix: bool,
-        names: impl Iterator<Item = &'a String>,
-        found: &mut Findings,
-    ) -> Result<()> {
-        let unknown = std::mem::take(&mut found.unknown_labels);
-        for piece in unknown.chunks(PIECE) {
-            for (member, labels) in self.unknown_labels(piece).await?.1 {
-                let fixed = fix && self.add_labels("complete", vec![(member.clone(), labels)]).await?;
-                found.add("job that is not found by its label".into(), member, fixed);
-            }
-        }
-        for name in names {
-            if let Some(label) = name.strip_prefix("label:") {
-                self.look_at_set(fix, "meta:label", label, found).await?;
-            } else if let Some(tenant) = name.strip_prefix("labels:") {
-                let mut cursor = 0;
-                while cursor >= 0 {
-                    let args = vec![tenant.to_owned(), cursor.to_string(), LARGE_PIECE.to_string()];
-                    cursor = self.look_at(fix, "labels", args, found).await?;
-                }
-            }
+    /// The labels of a tenant's jobs.
+    async fn look_at_labels_of(&self, fix: bool, tenant: &str, found: &mut Findings) -> Result<()> {
+        let mut cursor = 0;
+        while cursor >= 0 {
+            let args = vec![tenant.to_owned(), cursor.to_string(), LARGE_PIECE.to_string()];
+            cursor = self.look_at(fix, LABELS_OF_JOBS, args, found).await?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! | key after the prefix | type | what |
 //! |---|---|---|
 //! | `meta` | string | version of all that is stored, see `VERSION` |
-//! | `seq`, `meta:seq` | string | counts arrivals; the same as of the last process that knows labels |
+//! | `seq`, `meta:seq`, `meta:counted_seq` | string | counts arrivals; the same as of the last process that knows labels, or counts bytes |
 //! | `meta:label:<tenant>,<hash>`, `meta:labels:<tenant>` | sorted set, hash | ids by label, labels by id, see `labels.lua` |
 //! | `meta:labels_v1` | string | whether the labels of all jobs are known, see `labels.lua` |
 //! | `job:<tenant>,<id>` | string | the record, see `HEAD` and `FULL` in `core.lua` |
@@ -45,7 +45,10 @@
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `meta:held:<tenant>,<kind>` | hash | bytes that documents stand for, by name; without those that stand for none |
 //! | `meta:stored:<tenant>` | hash | bytes that are stored of a tenant, see `storage.lua` |
-//! | `meta:recounted_v1` | string | when those were last counted anew |
+//! | `meta:recounted_v1` | string | when those were last counted anew: the time at which that was begun |
+//! | `meta:recounting_v1`, `meta:changed_v1` | string, hash | while they are counted anew: a token, and the bytes that came and went by `<tenant>,+<counter>` and `-`, see `recount.lua` |
+//! | `meta:older_v1` | string | when a process that does not count bytes was noticed last |
+//! | `meta:workers_v1` | sorted set | workers that count bytes, by the time at which they said something |
 //! | `followed`, `events:<tenant>` | hash, list | event subscriptions: until when, and the last number, by tenant; their events |
 //! | `last_event` | string | the highest number that an event had |
 //! | `meta:services_v1` | hash | which process polls for a background service, and until when, see `service_leases.lua` |
@@ -142,8 +145,13 @@ impl Keys {
         format!("{}control:;{tenant}", self.prefix)
     }
 
-    pub(crate) fn stored(&self, tenant: &str) -> String {
+    pub(crate) fn stored(&self, tenant: &TenantId) -> String {
         format!("{}meta:stored:{tenant}", self.prefix)
+    }
+
+    /// What came and went while all is counted anew.
+    pub(crate) fn changed_bytes(&self) -> String {
+        format!("{}meta:changed_v1", self.prefix)
     }
 
     pub(crate) fn documents(&self, tenant: &TenantId, kind: DocumentKind) -> String {

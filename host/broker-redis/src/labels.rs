@@ -2,10 +2,9 @@
 
 use umbel_broker::{Label, Result};
 
-use crate::{RedisBroker, answers::Answer, args, connection::Repeat, encode::hashes};
+use crate::{RedisBroker, args, connection::Repeat, encode::hashes, scan::Scan, token::token};
 
-/// Keys that one step passes, and jobs whose specs one call reads: a few milliseconds.
-const PASSED: usize = 1_000;
+/// Jobs whose specs one call reads: a few milliseconds.
 const READ: usize = 200;
 
 /// A look through all jobs, by this process.
@@ -14,8 +13,7 @@ pub(crate) struct Building {
     token: String,
     /// Of the connection: where a scan is means nothing to another server.
     generation: Option<u64>,
-    /// Where the scan is.
-    cursor: String,
+    scan: Scan,
 }
 
 impl RedisBroker {
@@ -29,14 +27,15 @@ impl RedisBroker {
             let token = token();
             let generation = self.connection.generation();
             self.run("begin_labels", args([&token]), Repeat::Safe).await?;
-            *building = Some(Building { token, generation, cursor: "0".into() });
+            let scan = Scan::new(format!("{}*", self.connection.keys.jobs_prefix()));
+            *building = Some(Building { token, generation, scan });
             return Ok(true);
         };
         if !self.find_labels_of_some(&mut now).await? || self.connection.generation() != now.generation {
             // It is begun anew.
             return Ok(true);
         }
-        if now.cursor != "0" {
+        if !now.scan.is_over() {
             *building = Some(now);
             return Ok(true);
         }
@@ -46,13 +45,8 @@ impl RedisBroker {
 
     /// Those of the next keys; false when it must be begun anew.
     async fn find_labels_of_some(&self, building: &mut Building) -> Result<bool> {
-        let keys = &self.connection.keys;
-        let (prefix, pattern) = (keys.jobs_prefix(), format!("{}*", keys.jobs_prefix()));
-        let scan =
-            redis::cmd("SCAN").arg(&building.cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(PASSED).to_owned();
-        let mut answer = Answer::new(self.command(&scan).await?)?;
-        building.cursor = answer.text()?;
-        let names = Answer::new(answer.next()?)?.rest(Answer::text)?;
+        let prefix = self.connection.keys.jobs_prefix();
+        let names = self.next_page(&mut building.scan).await?;
         let members: Vec<Vec<u8>> =
             names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(|member| member.into()).collect();
         let mut left = &members[..];
@@ -83,11 +77,4 @@ impl RedisBroker {
         );
         Ok(self.typed::<i64>("add_labels", args, Repeat::Safe).await? == 1)
     }
-}
-
-fn token() -> String {
-    let mut random = [0; 8];
-    // Without randomness two processes may take each other's work for their own: both add what is true.
-    let _ = getrandom::fill(&mut random);
-    u64::from_le_bytes(random).to_string()
 }

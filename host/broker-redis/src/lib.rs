@@ -23,11 +23,14 @@ mod labels;
 mod library;
 mod maintenance;
 mod nodes;
+mod recount;
 mod registry;
+mod scan;
 mod settings;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod token;
 mod upgrade;
 mod workflows;
 
@@ -43,6 +46,7 @@ use durability::Confirming;
 use hints::Signals;
 use keys::Keys;
 use labels::Building;
+use recount::Recount;
 pub use settings::Durability;
 
 /// The one shard that there is; keys are ready for more.
@@ -112,6 +116,7 @@ pub struct RedisBroker {
     limits: Limits,
     lost_claims: LostClaims,
     building: tokio::sync::Mutex<Option<Building>>,
+    recount: tokio::sync::Mutex<Option<Recount>>,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -143,6 +148,7 @@ impl RedisBroker {
             limits,
             lost_claims: LostClaims::default(),
             building: tokio::sync::Mutex::default(),
+            recount: tokio::sync::Mutex::default(),
         };
         // Without a server, the next one who connects does it.
         if broker.connection.is_up() {

@@ -49,18 +49,16 @@ impl Maintenance for RedisBroker {
         while keys >= BATCH {
             (_, keys) = self.prune_once(0).await?;
         }
-        if let Err(error) = self.recount().await {
-            tracing::debug!(%error, "what tenants have stored could not be counted anew");
-        }
         Ok(deleted)
     }
 
     async fn catch_up(&self) -> Result<bool> {
-        match self.find_labels().await {
+        let has_more = match self.find_labels().await {
             // What frees room comes first.
-            Err(Error::Full(_)) => Ok(false),
-            found => found,
-        }
+            Err(Error::Full(_)) => false,
+            found => found?,
+        };
+        Ok(self.recount().await? || has_more)
     }
 
     async fn hold_service(&self, service: &str, process: &str, ttl_ms: u64) -> Result<Option<u64>> {

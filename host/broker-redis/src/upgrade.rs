@@ -6,10 +6,7 @@ use std::collections::BTreeSet;
 use redis::Value;
 use umbel_broker::Result;
 
-use crate::{RedisBroker, answers::Answer, connection::Repeat};
-
-/// Keys that one step of a scan looks at: some milliseconds.
-const SCANNED: usize = 10_000;
+use crate::{RedisBroker, connection::Repeat};
 
 impl RedisBroker {
     /// Does what is left to do after `Connection` found an older version.
@@ -26,20 +23,12 @@ impl RedisBroker {
     }
 
     async fn tenants_with_dead_jobs(&self) -> Result<BTreeSet<String>> {
-        let (mut tenants, mut cursor) = (BTreeSet::new(), "0".to_owned());
         let prefix = self.connection.keys.dead("");
-        loop {
-            let pattern = self.connection.keys.dead("*");
-            let scan = redis::cmd("SCAN").arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCANNED).to_owned();
-            let mut answer = Answer::new(self.command(&scan).await?)?;
-            cursor = answer.text()?;
-            let mut names = Answer::new(answer.next()?)?;
-            while !names.done() {
-                tenants.extend(names.text()?.strip_prefix(&prefix).map(str::to_owned));
-            }
-            if cursor == "0" {
-                return Ok(tenants);
-            }
-        }
+        let mut tenants = BTreeSet::new();
+        self.each_key(&self.connection.keys.dead("*"), |name| {
+            tenants.extend(name.strip_prefix(&prefix).map(str::to_owned))
+        })
+        .await?;
+        Ok(tenants)
     }
 }

@@ -25,8 +25,8 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     /// Answers the number of jobs, nodes and workflows. A workflow cannot be found any more from its first deleted node on.
     async fn prune(&self, max: u32) -> Result<u32>;
 
-    /// Does a small part of what is left to do with a store that an older release wrote, or writes; whether more is left.
-    /// Everything works meanwhile, but lists by label look at all jobs.
+    /// Does a small part of what is left to do with a store that an older release wrote, or writes, and of counting anew what tenants
+    /// have stored, if that is due; whether more is left. Everything works meanwhile, but lists by label look at all jobs.
     async fn catch_up(&self) -> Result<bool> {
         Ok(false)
     }

@@ -1,4 +1,4 @@
-//! Deletes jobs whose retention has passed, and brings a store of an older release up to date.
+//! Deletes jobs whose retention has passed, brings a store of an older release up to date, and counts anew what tenants have stored.
 
 use std::time::Duration;
 

@@ -66,8 +66,8 @@ local added, removed, tenant_queues, ended, ended_n, to_stop
 local ready_in, opened_in
 -- Whether there is a key `special`, and whether it names subscribers; subscriptions by tenant.
 local anything_special, anybody_subscribed, subscriptions
--- Numbers of arrivals: `last` and `last_known` are those in the store, see labels.lua; those behind `own` up to `own_end` are
--- reserved, and of the next ones so many will be (`block`).
+-- Numbers of arrivals: `last`, `last_known` and `last_counted` are those in the store, see labels.lua and storage.lua; those
+-- behind `own` up to `own_end` are reserved, and of the next ones so many will be (`block`).
 local arrivals = {}
 
 -- Functions that reset the state of other files.
@@ -77,9 +77,10 @@ local resets = {}
 local function begin(keys, args)
   if not call then bind() end
   P = sub(keys[1], 1, -5)
-  local found = call('MGET', keys[1], P .. 'seq', P .. 'meta:seq')
+  local found = call('MGET', keys[1], P .. 'seq', P .. 'meta:seq', P .. 'meta:counted_seq', P .. 'meta:recounting_v1')
   local stored = found[1]
-  arrivals.last, arrivals.last_known = found[2], found[3]
+  arrivals.last, arrivals.last_known, arrivals.last_counted = found[2], found[3], found[4]
+  storage.watch(found[5])
   if stored and stored ~= LAYOUT and (tonumber(stored) or math.huge) > tonumber(LAYOUT) then
     return redis.error_reply('OUTGROWN it holds data of version ' .. stored)
   end
@@ -471,13 +472,15 @@ local function enqueue(member, r, tq)
   if is_special(tq) then limits.settle_tenant_queue(tq) else activate(tq) end
 end
 
--- Takes `count` numbers of arrivals; the one before the first. Processes of older releases count in `seq` alone.
+-- Takes `count` numbers of arrivals; the one before the first. Processes of older releases count in `seq` alone, or do not
+-- know the last key.
 function arrivals.take(count)
   if arrivals.last ~= arrivals.last_known then labels.distrust() end
+  if arrivals.last ~= arrivals.last_counted then storage.distrust() end
   local before = tonumber(arrivals.last or 0)
   local last = before + count
-  arrivals.last, arrivals.last_known = last, last
-  call('MSET', P .. 'seq', last, P .. 'meta:seq', last)
+  arrivals.last, arrivals.last_known, arrivals.last_counted = last, last, last
+  call('MSET', P .. 'seq', last, P .. 'meta:seq', last, P .. 'meta:counted_seq', last)
   return before
 end
 
@@ -603,6 +606,11 @@ register('take_over', 'allow-oom', function()
   local stored = call('GET', P .. 'meta')
   if stored == LAYOUT then return end
   -- See upgrade.rs.
-  if stored then call('SET', P .. 'upgrading', stored) elseif not arrivals.last then labels.trust() end
+  if stored then
+    call('SET', P .. 'upgrading', stored)
+  elseif not arrivals.last then
+    labels.trust()
+    storage.trust()
+  end
   call('SET', P .. 'meta', LAYOUT)
 end)

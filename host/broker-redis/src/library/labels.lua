@@ -111,7 +111,6 @@ function labels.missing_in(member, flags, inline)
   if call('HEXISTS', P .. 'meta:labels:' .. tenant_of(member), id_of(member)) == 0 then return spec end
 end
 
-
 -- Whether the labels of all jobs are here.
 -- Complexity: O(1).
 register('has_labels', 'no-writes', function()

@@ -5,12 +5,13 @@
 -- Returns what the workers alive say, in no order; of one that says something the order to it, if there is one.
 -- Complexity: O(number of workers) to list, O(log N) otherwise.
 register('workers', 'allow-oom', function(args)
-  local seen, infos, orders = P .. 'workers_seen', P .. 'workers', P .. 'orders'
+  local seen, infos, orders, counting = P .. 'workers_seen', P .. 'workers', P .. 'orders', P .. 'meta:workers_v1'
 
   local function forget(id)
     call('HDEL', infos, id)
     call('HDEL', orders, id)
     call('ZREM', seen, id)
+    call('ZREM', counting, id)
   end
 
   -- The silent are forgotten whenever anybody comes.
@@ -22,6 +23,8 @@ register('workers', 'allow-oom', function(args)
   end
   call('HSET', infos, args[3], args[4])
   call('ZADD', seen, now, args[3])
+  -- Whoever does not write this does not count bytes.
+  call('ZADD', counting, now, args[3])
   return { call('HGET', orders, args[3]) or '' }
 end)
 

@@ -2,6 +2,12 @@
 -- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules. What counts is said in the
 -- broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
 
+-- While somebody counts anew (see recount.lua), `meta:recounting_v1` is there, and each change is noted in `meta:changed_v1`, too:
+-- what was added by '<tenant>,+<counter>', and what was taken away by '<tenant>,-<counter>'.
+
+-- A process of an older release does not count. `meta:older_v1` is the time at which one was noticed last: it submitted, and left
+-- `meta:counted_seq` behind `seq`, as labels.lua says of `meta:seq`; or it has a worker that is not in `meta:workers_v1`.
+
 -- What is set for a tenant, is a hash `control:;<tenant>`: `j` and `d`, bytes that it may store. `special` names it as it names
 -- the controls of a tenant, so that it costs nothing where nothing is set; no tenant has such a name.
 
@@ -9,8 +15,34 @@
 local each
 -- Of this call: changes of `j` and of `l`, by tenant; `j` as it was before those, and what a tenant may store, if it was asked.
 local jobs, logs, before, own
+-- What `meta:recounting_v1` says, or nothing; what is to be noted for it, and the work that measuring was.
+local watched, changed, work_done
 
-resets[#resets + 1] = function() jobs, logs, before, own = {}, {}, {}, {} end
+resets[#resets + 1] = function() jobs, logs, before, own, changed, work_done = {}, {}, {}, {}, {}, 0 end
+
+function storage.watch(recounting)
+  watched = recounting
+end
+
+function storage.watched()
+  return watched
+end
+
+-- Counters are right, because the store is empty.
+function storage.trust()
+  call('SET', P .. 'meta:recounted_v1', now)
+end
+
+-- A process of an older release was noticed.
+function storage.distrust()
+  call('SET', P .. 'meta:older_v1', now)
+end
+
+local function note(tenant, field, bytes)
+  if not watched or bytes == 0 then return end
+  local name = tenant .. (bytes > 0 and ',+' or ',-') .. field
+  changed[name] = (changed[name] or 0) + math.abs(bytes)
+end
 
 function storage.limit_each(job_bytes, document_bytes)
   each = { j = job_bytes, d = document_bytes }
@@ -30,7 +62,10 @@ end
 -- Counts at the end of the call. `of_logs`: how many of the bytes are those of log lines.
 function storage.add(tenant, bytes, of_logs)
   jobs[tenant] = (jobs[tenant] or 0) + bytes
-  if of_logs then logs[tenant] = (logs[tenant] or 0) + of_logs end
+  note(tenant, 'j', bytes)
+  if not of_logs then return end
+  logs[tenant] = (logs[tenant] or 0) + of_logs
+  note(tenant, 'l', of_logs)
 end
 
 function storage.flush()
@@ -40,7 +75,8 @@ function storage.flush()
   for tenant, bytes in pairs(logs) do
     if bytes ~= 0 then storage.count(tenant, 'l', bytes) end
   end
-  jobs, logs = {}, {}
+  for name, bytes in pairs(changed) do call('HINCRBY', P .. 'meta:changed_v1', name, bytes) end
+  jobs, logs, changed = {}, {}, {}
 end
 
 -- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing. Whether it fits: if not, nothing was
@@ -57,7 +93,12 @@ function storage.take_document(shelf, name, old, new, held)
   if held > 0 then call('HSET', key, name, held) else call('HDEL', key, name) end
   if bytes ~= 0 then
     storage.count(tenant, 'd', bytes)
-    if kind == 'module' then storage.count(tenant, 'm', bytes) end
+    note(tenant, 'd', bytes)
+    if kind == 'module' then
+      storage.count(tenant, 'm', bytes)
+      note(tenant, 'm', bytes)
+    end
+    storage.flush()
   end
   return true
 end
@@ -73,10 +114,9 @@ function storage.limit(tenant, field)
   return of[field] > 0 and of[field] or each[field]
 end
 
--- Counts bytes of jobs that are to be stored, if they fit; whether they do. The counter is read as it is written.
-function storage.take(tenant, bytes)
-  if bytes == 0 then return true end
-  storage.add(tenant, bytes)
+-- Counts bytes of jobs, if they fit; whether they do. The counter is read as it is written.
+local function reserve(tenant, bytes)
+  jobs[tenant] = (jobs[tenant] or 0) + bytes
   local limit = storage.limit(tenant, 'j')
   if limit == 0 then return true end
   if not before[tenant] then
@@ -84,14 +124,23 @@ function storage.take(tenant, bytes)
     jobs[tenant] = 0
   end
   if before[tenant] + jobs[tenant] <= limit then return true end
-  storage.add(tenant, 0 - bytes)
+  jobs[tenant] = jobs[tenant] - bytes
   return false
+end
+
+-- The same of bytes that are to be stored.
+function storage.take(tenant, bytes)
+  if bytes == 0 then return true end
+  local fits = reserve(tenant, bytes)
+  if fits then note(tenant, 'j', bytes) end
+  return fits
 end
 
 -- Whether bytes fit that are counted when they are stored.
 function storage.fits(tenant, bytes)
-  local fits = storage.take(tenant, bytes)
-  if fits then storage.add(tenant, 0 - bytes) end
+  if bytes == 0 then return true end
+  local fits = reserve(tenant, bytes)
+  if fits then jobs[tenant] = jobs[tenant] - bytes end
   return fits
 end
 
@@ -159,9 +208,16 @@ end
 local PREFIX = 1400
 
 local function list_bytes(key, beyond)
-  local bytes = 0
-  for _, entry in ipairs(call('LRANGE', key, 0, -1)) do bytes = bytes + #entry + beyond end
+  local bytes, entries = 0, call('LRANGE', key, 0, -1)
+  for _, entry in ipairs(entries) do bytes = bytes + #entry + beyond end
+  work_done = work_done + #entries / 8 + bytes / 4096
   return bytes
+end
+
+-- How much was read, in lists of jobs or elsewhere: as many jobs could have been measured meanwhile, about.
+function storage.work_done(more)
+  work_done = work_done + more
+  return work_done
 end
 
 -- The bytes of a stored job, and those of its log; nothing of one that cannot be read.

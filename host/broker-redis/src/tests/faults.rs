@@ -58,7 +58,7 @@ pub(super) fn settle(delivery: &Delivery, resolution: Resolution) -> Settle {
     }
 }
 
-fn worker() -> WorkerInfo {
+pub(super) fn worker() -> WorkerInfo {
     WorkerInfo {
         id: WorkerId::new("w1").unwrap(),
         host: "h".into(),

@@ -79,7 +79,7 @@ async fn a_full_server_deletes_what_is_over() {
     left.sort();
     assert_eq!(
         left,
-        ["meta", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"]
+        ["meta", "meta:counted_seq", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"]
             .map(|key| format!("umbel:{{s0}}:{key}"))
     );
 }

@@ -135,6 +135,7 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
         names,
         [
             "meta",
+            "meta:counted_seq",
             "meta:labels_v1",
             "meta:reaping_v1",
             "meta:recounted_v1",

@@ -16,6 +16,7 @@ mod library;
 mod lists;
 mod maintenance;
 mod readiness;
+mod recount;
 mod serving;
 mod storage;
 mod turns;

@@ -41,7 +41,7 @@ async fn nothing_is_left_of_a_chord_after_a_day() {
     assert_eq!(run_all(&broker).await, 2_501);
     prune_all(&broker, &now).await;
     broker.ready_queues().await.unwrap();
-    let left = ["meta", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"];
+    let left = ["meta", "meta:counted_seq", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"];
     let left = left.map(|key| format!("umbel:{{s0}}:{key}"));
     assert_eq!(keys(&server), BTreeSet::from(left));
 }
