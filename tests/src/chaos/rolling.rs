@@ -1,21 +1,25 @@
 //! Upgrades from an older binary: a rolling one on Redis under load, and a SQLite file that the new binary opens.
 //!
 //! No faults are injected. What must hold is what holds in a chaos run: every acknowledged job ends as its arguments say,
-//! once, and `umbel doctor` finds nothing.
+//! once, and `umbel doctor` finds nothing, soon after the last old process is gone: old processes may not count bytes.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Ledger, Options, Report, audit, count, drain, fleet::Fleet, submit, verify};
-use crate::{Dev, DevOptions, umbel_binary};
+use crate::{Dev, DevOptions, umbel_binary, until};
 
 /// Servers beside the one that the client asks: they run the background services too.
 const OTHER_SERVERS: usize = 1;
 /// How long the jobs of the file may take.
 const FILE_LIMIT: Duration = Duration::from_secs(120);
+/// What tenants have stored is counted anew so soon after the last old process ended: within three minutes, and some for the count.
+const RECOUNT_LIMIT: Duration = Duration::from_secs(240);
+/// Between two looks whether that was done.
+const RECOUNT_LOOK: Duration = Duration::from_secs(10);
 
 /// Who is upgraded first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +52,25 @@ pub async fn rolling_upgrade(old: &Path, order: Order, options: Options) -> Resu
         member.check()?;
     }
     verify::all(&ledger, &mut report).await?;
+    if let Err(e) = recounted(&fleet).await {
+        report.violation(format!("what tenants have stored was not counted anew: {e:#}"));
+    }
     audit(&mut fleet, &mut report).await?;
     count(&fleet, &ledger, &mut report);
     Ok(report)
+}
+
+/// Waits until nobody has stored other than is counted: old processes may not have counted what they stored and deleted.
+async fn recounted(fleet: &Fleet) -> Result<()> {
+    until("the counters are right", RECOUNT_LIMIT, || async {
+        let (_, found) = fleet.umbel_of(&umbel_binary()?, &["doctor", "-o", "json"]).await?;
+        if !found.contains("bytes of a tenant") {
+            return Ok(Some(()));
+        }
+        sleep(RECOUNT_LOOK).await;
+        Ok(None)
+    })
+    .await
 }
 
 /// Numbers of the members: servers come first in the fleet.
