@@ -43,11 +43,14 @@ impl Maintenance for RedisBroker {
         })
     }
 
-    /// At most `BATCH` at a time; then keys, until none is over.
+    /// At most `BATCH` at a time, in steps that read few logs; then keys, until none is over.
     async fn prune(&self, max: u32) -> Result<u32> {
-        let (deleted, mut keys) = self.prune_once(max.min(BATCH)).await?;
-        while keys >= BATCH {
-            (_, keys) = self.prune_once(0).await?;
+        let max = max.min(BATCH);
+        let (mut deleted, mut keys, mut ended_early) = self.prune_once(max).await?;
+        while keys >= BATCH || (ended_early == 1 && deleted < max) {
+            let more;
+            (more, keys, ended_early) = self.prune_once(max - deleted.min(max)).await?;
+            deleted += more;
         }
         Ok(deleted)
     }
@@ -83,7 +86,8 @@ impl Maintenance for RedisBroker {
 }
 
 impl RedisBroker {
-    async fn prune_once(&self, max: u32) -> Result<(u32, u32)> {
+    /// How many were deleted, how many keys, and whether it ended early.
+    async fn prune_once(&self, max: u32) -> Result<(u32, u32, u32)> {
         self.typed("prune", args([&max, &BATCH]), Repeat::Safe).await
     }
 }

@@ -52,6 +52,9 @@ local function prune_node(wf, number)
   deletion.unlink(member)
 end
 
+-- Lists of logs and histories are read to be given back. So much of it ends a step: some milliseconds, see storage.work_done().
+local MOST_WORK = 1000
+
 -- Deletes at most `most` of a workflow's nodes and then itself; how many.
 local function prune_workflow(name, most)
   local member = sub(name, 1, -2)
@@ -61,9 +64,12 @@ local function prune_workflow(name, most)
     return 1
   end
   if wf.pruned == 0 then zrem(P .. 'workflows:' .. wf.tenant, wf.id) end
-  local count = math.min(most, wf.nodes - wf.pruned)
-  for number = wf.pruned, wf.pruned + count - 1 do prune_node(wf, number) end
-  wf.pruned, wf.dirty = wf.pruned + count, true
+  local first, count = wf.pruned, math.min(most, wf.nodes - wf.pruned)
+  for number = wf.pruned, wf.pruned + count - 1 do
+    prune_node(wf, number)
+    wf.pruned, wf.dirty = number + 1, true
+    if storage.work_done(0) > MOST_WORK then return number - first + 1 end
+  end
   if count == most then return count end
   if call('HINCRBY', P .. 'wf_nodes', wf.tenant, 0 - wf.nodes) <= 0 then call('HDEL', P .. 'wf_nodes', wf.tenant) end
   storage.add(wf.tenant, 0 - (call('HGET', P .. 'wft:' .. member, 'b') or 0))
@@ -121,7 +127,8 @@ end
 -- are over, what no rate needs any more, queues that nobody uses, and subscriptions that have ended.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
 -- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
--- Returns the number of jobs, nodes and workflows that were deleted, and the largest number of keys of a kind, or queues.
+-- Returns the number of jobs, nodes and workflows that were deleted, the largest number of keys of a kind, or queues, and 1 when it
+--   ended early, because their logs are long.
 -- Complexity: O(m log N) for m deleted.
 register('prune', 'allow-oom', function(args)
   local max_keys = tonumber(args[3])
@@ -135,7 +142,7 @@ register('prune', 'allow-oom', function(args)
 
   local max, count = tonumber(args[2]), 0
   for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'retain', '-inf', now, 'LIMIT', 0, max)) do
-    if count == max then break end
+    if count == max or storage.work_done(0) > MOST_WORK then break end
     local last = sub(name, -1)
     if last == 'w' then
       count = count + prune_workflow(name, max - count)
@@ -145,7 +152,7 @@ register('prune', 'allow-oom', function(args)
     end
   end
   flush()
-  return { count, keys }
+  return { count, keys, storage.work_done(0) > MOST_WORK and 1 or 0 }
 end)
 
 -- Forgets a queue that is empty.

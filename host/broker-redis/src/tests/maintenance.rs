@@ -28,6 +28,33 @@ async fn all_idempotency_keys_that_are_over_are_gone_after_one_prune() {
     assert_eq!(count(), 0);
 }
 
+#[tokio::test]
+async fn jobs_with_long_logs_are_deleted_by_one_prune_in_short_steps() {
+    const JOBS: u64 = 60;
+    let server = RedisServer::start(Options::default());
+    let (clock, now) = Clock::manual(conformance::START_MS);
+    let broker = RedisBroker::connect(RedisConfig { clock, ..RedisConfig::new(server.url()) }).await.unwrap();
+    broker.submit(&(0..JOBS).map(full::single).collect::<Vec<_>>()).await.unwrap();
+    for delivery in broker.claim(&chords::claim(JOBS as u32)).await.unwrap() {
+        let message = "x".repeat(100);
+        let line = LogLine { at: 1, attempt: 1, level: "info".into(), context: String::new(), message };
+        broker.settle(&[Settle { logs: vec![line; 1_000], ..chords::settle(&delivery) }], None).await.unwrap();
+    }
+    now.fetch_add(1_000_000, Ordering::SeqCst);
+    let calls = || -> u64 {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connection()).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls=")).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let before = calls();
+    assert_eq!(broker.prune(500).await.unwrap(), JOBS as u32);
+    // Seven or eight such jobs fill a step.
+    let steps = calls() - before;
+    assert!((7..20).contains(&steps), "{steps}");
+    assert_eq!(broker.stored_bytes(&chords::tenant()).await.unwrap(), StoredBytes::default());
+    assert_eq!(broker.audit(false).await.unwrap(), []);
+}
+
 /// Not a test of anything: run by hand, in a quiet moment.
 #[tokio::test]
 #[ignore = "a measurement"]
