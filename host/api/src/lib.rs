@@ -38,6 +38,7 @@ mod routes;
 mod schemas;
 mod serve;
 mod state;
+mod storage_quota;
 mod submission;
 mod task_cache;
 mod task_source;

@@ -7,6 +7,7 @@ use umbel_model::{Digest, ModuleInfo, TaskName, TenantId};
 use crate::{
     problem::{Problem, Result},
     state::Api,
+    storage_quota,
     task_store::MAX_TRIES,
     time::now_ms,
 };
@@ -36,7 +37,7 @@ pub(crate) async fn remember(api: &Api, tenant: &TenantId, info: &ModuleInfo) ->
                 let detail = "the tenant has as many modules as it may have; `umbel module delete` deletes some";
                 return Err(Problem::too_many_documents(detail));
             }
-            DocumentPut::StorageFull => return Err(Problem::documents_quota()),
+            DocumentPut::StorageFull => return Err(storage_quota::of_documents(api, tenant).await),
         }
     }
     Err(busy(info.digest))

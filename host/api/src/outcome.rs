@@ -32,8 +32,9 @@ impl Outcome {
     }
 }
 
-/// The broker's answer as the submitter sees it: the new job, or an earlier one.
-pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome> {
+/// The broker's answer as the submitter sees it: the new job, or an earlier one. `full` is what to say of one for which there is no
+/// room, see `storage_quota`.
+pub(crate) fn submitted(answer: Submitted, new: JobId, full: Option<&Problem>) -> Result<Outcome> {
     use Submitted as S;
     match answer {
         S::Created => Ok(Outcome::New(new)),
@@ -42,7 +43,7 @@ pub(crate) fn submitted(answer: Submitted, new: JobId) -> Result<Outcome> {
         S::Conflict(id) => Err(Problem::key_conflict(format_args!("job {id}"))),
         S::QueueFull => Err(Problem::queue_full("try again when the queue is shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use one of the queues that exist")),
-        S::StorageFull => Err(Problem::jobs_quota()),
+        S::StorageFull => Err(full.cloned().unwrap_or_else(Problem::no_broker_answer)),
         S::NotDead => {
             let detail = "it failed and is not in the dead set: it was redriven before, or its time there is over";
             Err(Problem::not_dead(detail))

@@ -9,6 +9,7 @@ use crate::{
     outcome::{Outcome, submitted},
     problem::{Problem, Result},
     state::Api,
+    storage_quota,
 };
 
 /// How to repeat.
@@ -37,7 +38,12 @@ pub(crate) async fn redrive(api: &Api, records: &[JobRecord], how: &How<'_>) -> 
     }
     let answers = if jobs.is_empty() { Vec::new() } else { api.broker.submit(&jobs).await? };
     tracing::info!(jobs = jobs.len(), "dead jobs redriven");
-    let mut answered = answers.iter().zip(&jobs).map(|(answer, job)| submitted(*answer, job.id).map(Outcome::id));
+    let full = match jobs.first() {
+        Some(job) => storage_quota::of_any(api, &job.tenant, &answers).await,
+        None => None,
+    };
+    let mut answered =
+        answers.iter().zip(&jobs).map(|(answer, job)| submitted(*answer, job.id, full.as_ref()).map(Outcome::id));
     let answer = |made: Result<(), Refusal>| match made {
         Err(refusal) => Err(refusal.into()),
         Ok(()) => answered.next().unwrap_or_else(|| Err(Problem::no_broker_answer())),

@@ -10,6 +10,7 @@ use crate::{
     problem::{Code, Problem, Result},
     records,
     state::Api,
+    storage_quota,
 };
 
 /// Attempts to write against others who write the same task.
@@ -155,7 +156,7 @@ pub(crate) async fn store(
         DocumentPut::Full => {
             return Err(Problem::too_many_documents("the tenant has as many tasks as it may have"));
         }
-        DocumentPut::StorageFull => return Err(Problem::documents_quota()),
+        DocumentPut::StorageFull => return Err(storage_quota::of_documents(api, tenant).await),
     };
     api.tasks.invalidate(&(tenant.clone(), name.clone())).await;
     if let (Some(_), Some(digest)) = (stored, document.digest()) {

@@ -10,6 +10,7 @@ use crate::{
     outcome::Outcome,
     problem::{Problem, Result},
     state::Api,
+    storage_quota,
     task_source::ApiTasks,
     time::now_ms,
 };
@@ -76,7 +77,7 @@ async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
         S::QueueFull => Err(Problem::queue_full("try again when the queues are shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use some of the queues that exist")),
         S::TooManyWorkflows => Err(Problem::too_many_workflows("wait until some are over and forgotten")),
-        S::StorageFull => Err(Problem::jobs_quota()),
+        S::StorageFull => Err(storage_quota::of_jobs(api, &head.tenant).await),
         S::Unknown => Err(Problem::request_timeout("storing it took too long, and it was given up")),
     }
 }

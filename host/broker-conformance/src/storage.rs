@@ -251,10 +251,8 @@ pub async fn a_result_that_does_not_fit_fails_its_job_which_can_be_redriven(s: S
     let states = [s.state(job_id(1)).await, s.state(job_id(2)).await, s.state(job_id(3)).await];
     assert_eq!(states, [JobState::Succeeded, JobState::Failed, JobState::Succeeded]);
     let failure = s.read(job_id(2)).await.failure.unwrap();
-    assert_eq!(
-        (failure.kind.as_str(), failure.message.as_str()),
-        (storage::STORAGE_QUOTA, storage::STORAGE_QUOTA_MESSAGE)
-    );
+    // The three specs, and the first result.
+    assert_eq!(failure, storage::result_failure(300 + 5_000, 5_300));
     assert_eq!(s.dead().await, [job_id(2)]);
     assert_eq!(s.broker.settle(&settles, None).await.unwrap().0, [Settled::AlreadyDone; 3]);
     s.counts(&[job_id(1), job_id(2), job_id(3)], 0).await;

@@ -48,20 +48,20 @@ impl Problem {
         Self::record_unreadable(what)
     }
 
-    /// A submission for which the tenant's jobs take too many bytes.
-    pub(crate) fn jobs_quota() -> Self {
-        Self::storage_quota(
-            "its jobs and workflows would take more bytes than they may, see `GET /v1/tenant/storage`: forget some, purge \
-             queues, keep results for less time, or let an operator raise the limit",
-        )
+    /// A submission for which the tenant's jobs take too many bytes; `used` says how many they take.
+    pub(crate) fn jobs_quota(used: &str) -> Self {
+        Self::storage_quota(format!(
+            "its jobs and workflows would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): forget some, \
+             purge queues, keep results for less time, or let an operator raise the limit",
+        ))
     }
 
-    /// A module or task for which the tenant's documents take too many bytes.
-    pub(crate) fn documents_quota() -> Self {
-        Self::storage_quota(
-            "its modules and tasks would take more bytes than they may, see `GET /v1/tenant/storage`: delete modules that \
-             are not used, or let an operator raise the limit",
-        )
+    /// The same of a module or task, and of the tenant's documents.
+    pub(crate) fn documents_quota(used: &str) -> Self {
+        Self::storage_quota(format!(
+            "its modules and tasks would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete modules \
+             that are not used, or let an operator raise the limit",
+        ))
     }
 
     /// The idempotency key of a submission belongs to `earlier`.

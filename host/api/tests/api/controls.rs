@@ -297,8 +297,11 @@ async fn a_tenant_sees_what_it_has_stored_and_an_operator_sets_how_much_it_may()
     let set = patch(&app, of_operator, json!({"max_job_bytes": used, "max_document_bytes": 1})).await.ok(200);
     assert_eq!((&set["max_job_bytes"], &set["max_document_bytes"]), (&json!(used), &json!(1)));
     let refused = app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.problem(507, "storage_quota");
-    assert!(refused["detail"].as_str().unwrap().contains("GET /v1/tenant/storage"), "{refused}");
-    app.post("/v1/workflows", json!({"canvas": {"task": "add", "args": [1]}})).await.problem(507, "storage_quota");
+    let numbers = format!("({used} of {used} bytes are stored, see `GET /v1/tenant/storage`)");
+    assert!(refused["detail"].as_str().unwrap().contains(&numbers), "{refused}");
+    let workflow = json!({"canvas": {"task": "add", "args": [1]}});
+    let refused = app.post("/v1/workflows", workflow).await.problem(507, "storage_quota");
+    assert!(refused["detail"].as_str().unwrap().contains(&numbers), "{refused}");
     patch(&app, of_operator, json!({"max_job_bytes": null})).await.ok(200);
     app.post("/v1/jobs", json!({"task": "add", "args": [1]})).await.ok(202);
     app.post(&format!("/v1/jobs/{id}/cancel"), json!({})).await;

@@ -124,6 +124,7 @@ async fn a_tenant_without_room_for_documents_can_delete_modules() {
     let used = app.get("/v1/tenant/storage").await.ok(200)["document_bytes"].clone();
     let limit = json!({"max_document_bytes": used});
     app.with_headers("PATCH", "/v1/tenants/t1/storage", &[("content-type", "application/json")], &limit).await.ok(200);
-    app.push(&module_with("newest")).await.problem(507, "storage_quota");
+    let refused = app.push(&module_with("newest")).await.problem(507, "storage_quota");
+    assert!(refused["detail"].as_str().unwrap().contains(&format!("({used} of {used} bytes are stored")), "{refused}");
     assert_eq!(delete(&app, &old).await.status, 204);
 }

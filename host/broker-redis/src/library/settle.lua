@@ -80,7 +80,7 @@ end
 local function could_have_followed(how, payload, r)
   local state = r[STATE]
   if ENDS[how] then
-    return state == ENDS[how] or (how == SUCCEED and state == FAILED and r[FAILURE] == storage.QUOTA)
+    return state == ENDS[how] or (how == SUCCEED and state == FAILED and storage.is_quota(r[FAILURE]))
   end
   if how == REPLACE then return state == REVOKED or (has(r[FLAGS], REPLACED) and r[RESULT] == payload) end
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
@@ -92,7 +92,7 @@ local function settle(member, text, token, how, delay_ms, payload, entry, progre
   if not done or r[TOKEN] ~= token then return 'L' end
   if r[STATE] ~= RUNNING then return could_have_followed(how, payload, r) and 'A' or 'L' end
   if how == SUCCEED and storage.refuses_result(tenant_of(member), payload) then
-    how, payload, growth = FAIL, storage.QUOTA, ''
+    how, payload, growth = FAIL, storage.quota(tenant_of(member)), ''
   end
   -- What was cancelled adds nothing as it goes.
   if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then

@@ -145,8 +145,21 @@ function storage.fits(tenant, bytes)
 end
 
 -- The failure of a job whose result does not fit. A small result is stored all the same.
-storage.QUOTA = '{"kind":"storage_quota","message":"it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as it may; forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it"}'
+local QUOTA = '{"kind":"storage_quota","message":"it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as it may ('
+local USED = '%.0f of %.0f bytes are stored'
+local BEHIND_USED = '); forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it"}'
 local FREE_RESULT_BYTES = 4096
+
+-- Of a tenant for which something did not fit.
+function storage.quota(tenant)
+  local used = string.format(USED, before[tenant] + jobs[tenant], storage.limit(tenant, 'j'))
+  return QUOTA .. used .. BEHIND_USED
+end
+
+-- Whether a failure is this one. Releases before this one say no numbers.
+function storage.is_quota(failure)
+  return sub(failure, 1, 23) == '{"kind":"storage_quota"'
+end
 
 function storage.refuses_result(tenant, text)
   local bytes = storage.of_result(text)

@@ -36,9 +36,17 @@ fn the_failure_of_what_waits_for_a_failure_is_that_of_the_contract() {
 
 #[test]
 fn the_failure_of_a_result_that_does_not_fit_is_that_of_the_contract() {
-    let failure = Failure::new(storage::STORAGE_QUOTA, storage::STORAGE_QUOTA_MESSAGE);
-    let text = serde_json::to_string(&failure).unwrap();
-    assert!(STORAGE.contains(&format!("storage.QUOTA = '{text}'\n")), "{text}");
+    let text = serde_json::to_string(&storage::result_failure(11, 22)).unwrap();
+    let numbers = storage::used(11, 22);
+    let (before, behind) = text.split_once(&numbers).unwrap();
+    let words = numbers.replace("11", "%.0f").replace("22", "%.0f");
+    for line in [
+        format!("local QUOTA = '{before}'\n"),
+        format!("local USED = '{words}'\n"),
+        format!("local BEHIND_USED = '{behind}'\n"),
+    ] {
+        assert!(STORAGE.contains(&line), "{line}");
+    }
     assert!(STORAGE.contains(&format!("local FREE_RESULT_BYTES = {}\n", storage::FREE_RESULT_BYTES)));
 }
 

@@ -15,21 +15,37 @@ use crate::{DocumentKind, Growth, LogLine, NewNode, NewWork, NodeTemplate, PutDo
 pub const FREE_RESULT_BYTES: u64 = 4_096;
 /// The failure's kind of a job whose result was not stored, because its tenant has stored as much as it may.
 pub const STORAGE_QUOTA: &str = "storage_quota";
-/// Its message.
-pub const STORAGE_QUOTA_MESSAGE: &str = "it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as \
-    it may; forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it";
+/// The two parts of its message; between them stands what `used` says.
+pub const STORAGE_QUOTA_MESSAGE: (&str, &str) = (
+    "it succeeded, but its result was not kept: the tenant has stored as many bytes of jobs as it may (",
+    "); forget jobs, purge queues, keep results shorter, or let an operator raise the limit; then redrive it",
+);
 
 /// Whether so many bytes more fit.
 pub fn fits(limit: u64, used: u64, more: u64) -> bool {
     limit == 0 || more == 0 || used.saturating_add(more) <= limit
 }
 
+/// How much is stored and may be, for people; 0: any number.
+pub fn used(stored: u64, limit: u64) -> String {
+    if limit == 0 { format!("{stored} bytes are stored") } else { format!("{stored} of {limit} bytes are stored") }
+}
+
 /// The failure that an outcome has to be instead, because its result does not fit.
 pub fn refused_result(limit: u64, used: impl FnOnce() -> u64, resolution: &Resolution) -> Option<Failure> {
     let Resolution::Succeed { result: Some(text) } = resolution else { return None };
     let more = result(text.get());
-    let is_kept = more <= FREE_RESULT_BYTES || limit == 0 || fits(limit, used(), more);
-    (!is_kept).then(|| Failure::new(STORAGE_QUOTA, STORAGE_QUOTA_MESSAGE))
+    if more <= FREE_RESULT_BYTES || limit == 0 {
+        return None;
+    }
+    let stored = used();
+    (!fits(limit, stored, more)).then(|| result_failure(stored, limit))
+}
+
+/// The failure of a job whose result was not stored beside so many bytes.
+pub fn result_failure(stored: u64, limit: u64) -> Failure {
+    let (before, behind) = STORAGE_QUOTA_MESSAGE;
+    Failure::new(STORAGE_QUOTA, format!("{before}{}{behind}", used(stored, limit)))
 }
 
 /// Whether a success that is settled again was recorded as the failure that its result did not fit.
@@ -174,7 +190,9 @@ mod tests {
             Resolution::Succeed { result: Some(serde_json::value::RawValue::from_string(text).unwrap()) }
         };
         assert!(refused_result(1_000, || 1_000, &result(4_096)).is_none());
-        assert_eq!(refused_result(1_000, || 1_000, &result(4_097)).unwrap().kind, STORAGE_QUOTA);
+        let failure = refused_result(1_000, || 1_000, &result(4_097)).unwrap();
+        assert_eq!(failure.kind, STORAGE_QUOTA);
+        assert!(failure.message.contains("as it may (1000 of 1000 bytes are stored); forget"), "{}", failure.message);
         assert!(refused_result(5_097, || 1_000, &result(4_097)).is_none());
         assert!(refused_result(0, || 1_000, &result(4_097)).is_none(), "0: no limit");
     }

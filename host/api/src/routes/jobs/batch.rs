@@ -23,6 +23,7 @@ use crate::{
     outcome::{Outcome, submitted},
     problem::{FieldError, Problem, Result},
     state::Api,
+    storage_quota,
     submission::{NewJobs, Origin, Signature, known_job, options_of, submission_key},
 };
 
@@ -242,6 +243,10 @@ impl<'a> Batch<'a> {
             Ok(stored) => stored.map_err(Problem::from),
             Err(_) => Err(Problem::internal("storing the chunk failed; the server's log says more")),
         };
+        let full = match &stored {
+            Ok(answers) => storage_quota::of_any(self.api, &self.origin.tenant, answers).await,
+            Err(_) => None,
+        };
         let mut stored = stored.map(Vec::into_iter);
         for entry in entries {
             let outcome = match (entry, &mut stored) {
@@ -252,7 +257,7 @@ impl<'a> Batch<'a> {
                     Some(Submitted::Conflict(first)) => {
                         known_job(self.api, &self.origin.tenant, first, body.as_deref()).await
                     }
-                    Some(answer) => submitted(answer, id),
+                    Some(answer) => submitted(answer, id, full.as_ref()),
                 },
             };
             self.answer(outcome);

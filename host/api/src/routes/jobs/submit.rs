@@ -13,6 +13,7 @@ use crate::{
     extract::{Context, Query, WaitQuery},
     outcome::submitted,
     problem::{Problem, Result},
+    storage_quota,
     submission::{NewJobs, Origin, Signature, key_of, known_job, options_of, submission_key},
     views::{Job, PolicyFields},
 };
@@ -99,9 +100,10 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
         let id = new.add(&api, &template, &signature, key).await?;
         waiter = (!wait.is_zero()).then(|| api.watch.waiter(id));
         let answers = new.submit(&*api.broker, &api.store).await?;
+        let full = storage_quota::of_any(&api, &caller.tenant, &answers).await;
         match *answers.first().ok_or_else(Problem::no_broker_answer)? {
             Submitted::Conflict(first) => known_job(&api, &caller.tenant, first, body.as_deref()).await?,
-            answer => submitted(answer, id)?,
+            answer => submitted(answer, id, full.as_ref())?,
         }
     } else {
         callbacks::submit(&api, &signature, options, origin, key).await?
