@@ -5,8 +5,15 @@
 
 use std::io;
 
-/// Sets the limits that hold from the program's first instruction. Called between fork and exec.
-pub(crate) fn limit_resources(memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
+/// Sets the limits of a child that was started and has not been waited for, before it is given a module.
+pub(crate) fn limit_resources(child: u32, memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
+    let child = libc::pid_t::try_from(child).map_err(io::Error::other)?;
+    let set = |resource, soft, hard| {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: a plain system call that reads the struct it is given.
+        let set = unsafe { libc::prlimit(child, resource, &raw const limit, std::ptr::null_mut()) };
+        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
     set(libc::RLIMIT_AS, memory_bytes, memory_bytes)?;
     // The soft limit sends SIGXCPU, by which the parent knows why; the hard one SIGKILL.
     set(libc::RLIMIT_CPU, cpu_s, cpu_s.saturating_add(1))?;
@@ -15,12 +22,6 @@ pub(crate) fn limit_resources(memory_bytes: u64, cpu_s: u64) -> io::Result<()> {
     // No process and no thread besides it (root is exempt).
     set(libc::RLIMIT_NPROC, 0, 0)?;
     set(libc::RLIMIT_CORE, 0, 0)
-}
-
-fn set(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: a plain system call that reads the struct it is given.
-    if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Kills a process group that this process started and has not waited for.

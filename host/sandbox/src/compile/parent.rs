@@ -186,9 +186,12 @@ impl Compiler {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        // SAFETY: between fork and exec only setrlimit is called, which is async-signal-safe and allocates nothing.
-        unsafe { command.pre_exec(move || lockdown::limit_resources(memory_bytes, cpu_s)) };
-        command.spawn()
+        // Nothing runs between fork and exec, so that there is no fork: that would copy the page tables of all running guests,
+        // and stop every thread that needs memory meanwhile.
+        let child = command.spawn()?;
+        let id = child.id().ok_or_else(|| io::Error::other("it ended at once"))?;
+        lockdown::limit_resources(id, memory_bytes, cpu_s)?;
+        Ok(child)
     }
 
     /// Sends the module and takes everything that comes back, within bounds.
