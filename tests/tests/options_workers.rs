@@ -331,3 +331,23 @@ async fn jobs_wait_while_others_have_the_memory_that_guests_may_have_together() 
     ensure!(start.elapsed() >= Duration::from_millis(1_200), "some ran at once: {:?}", start.elapsed());
     Ok(())
 }
+
+/// Nothing but the tokens says that there is another tenant when the first one takes its slots.
+#[tokio::test]
+async fn the_first_job_of_a_second_tenant_starts_beside_long_attempts_of_the_first() -> Result<()> {
+    let arguments = vec!["--concurrency".to_owned(), "2".to_owned()];
+    let mut dev = Dev::with(DevOptions { arguments, ..DevOptions::default() }).await?;
+    let [first, second] = dev.tenants(&["first", "second"]).await?.try_into().ok().context("two clients")?;
+    for client in [&first, &second] {
+        client.push("numbers").await?;
+    }
+    let mut long = Vec::new();
+    for _ in 0..4 {
+        long.push(first.submit("nap", json!([20.0])).await?);
+    }
+    first.reaches(&long[0], "running").await?;
+    ensure!(second.result("add", json!([1, 2])).await? == 3);
+    let first = first.job(&long[0]).await?;
+    ensure!(first["state"] == "running", "it waited for the end of {first}");
+    Ok(())
+}

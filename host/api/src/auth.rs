@@ -182,6 +182,8 @@ fn in_words(at: UnixMs) -> String {
 const ID_DIGITS: usize = 16;
 /// Tokens that one call reads at once.
 const TOKENS_PAGE: u32 = 1_000;
+/// The same for the question whether there are several tenants, which the first few tokens mostly answer.
+const TENANTS_PAGE: u32 = 100;
 
 /// What is known of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -214,6 +216,31 @@ pub async fn list_tokens(broker: &dyn Broker, tenant: Option<&TenantId>) -> Resu
         after = page.next;
         if after.is_none() {
             return Ok(tokens);
+        }
+    }
+}
+
+/// Whether there are good tokens of more than one tenant. Reads pages of tokens until it knows.
+///
+/// # Errors
+/// The broker cannot be reached.
+pub async fn has_several_tenants(broker: &dyn Broker) -> Result<bool, Error> {
+    let (mut first, mut after, now) = (None::<TenantId>, None::<String>, now_ms());
+    loop {
+        let page = broker.documents(&system_tenant(), DocumentKind::ApiToken, after.as_deref(), TENANTS_PAGE).await?;
+        for document in &page.documents {
+            let Ok(token) = serde_json::from_str::<TokenDocument>(&document.body) else { continue };
+            if token.expires_at.is_some_and(|at| at <= now) {
+                continue;
+            }
+            if first.as_ref().is_some_and(|first| *first != token.tenant) {
+                return Ok(true);
+            }
+            first = Some(token.tenant);
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(false);
         }
     }
 }
@@ -373,6 +400,19 @@ mod tests {
         tokens.known.invalidate_all();
         assert_eq!(tokens.caller(&*broker, &headers(&token)).await.unwrap_err().code(), "invalid_token");
         assert!(!tokens.is_good(&*broker, &caller).await.unwrap(), "its streams end");
+    }
+
+    #[tokio::test]
+    async fn good_tokens_say_whether_there_are_several_tenants() {
+        let broker = umbel_broker_conformance::memory::shared();
+        let (t1, t2) = (tenant("t1"), tenant("t2"));
+        for _ in 0..=TENANTS_PAGE {
+            create_token(&*broker, new(&t1, "laptop")).await.unwrap();
+        }
+        create_token(&*broker, NewToken { lives_ms: Some(0), ..new(&t2, "short") }).await.unwrap();
+        assert!(!has_several_tenants(&*broker).await.unwrap());
+        create_token(&*broker, new(&t2, "other")).await.unwrap();
+        assert!(has_several_tenants(&*broker).await.unwrap());
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ mod workflow_submission;
 mod workflow_tree;
 mod write_timeout;
 
-pub use auth::{NewToken, TokenInfo, create_token, list_tokens, revoke_token};
+pub use auth::{NewToken, TokenInfo, create_token, has_several_tenants, list_tokens, revoke_token};
 pub use config::ApiConfig;
 pub use problem::{Code, Problem};
 pub use router::{openapi, router};

@@ -1,5 +1,7 @@
 //! Settings of a worker.
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use umbel_broker::DEFAULT_LEASE_MS;
 use umbel_model::{QueueName, WorkerId, settings};
 
@@ -51,7 +53,11 @@ settings! {
         /// All running attempts are granted no more than this together, bytes, whatever the machine has; but one attempt of the largest
         /// memory limit is always granted. 0: what the machine has.
         pub max_guest_memory_bytes: u64 = 0,
-        /// Threads that run guests. More threads than cores gain nothing: guests share a thread by yielding.
+        /// Whether several tenants may submit jobs, which the owner of the worker keeps up to date: then it has a reserve before
+        /// it saw a second one.
+        pub several_tenants: Arc<AtomicBool> = Arc::default(),
+        /// Threads that run guests, and as many more for tenants whose guests hold threads. More threads than cores gain nothing:
+        /// guests share a thread by yielding.
         pub guest_threads: u32 = cores(),
         /// Lease of a delivery, milliseconds, at least 1,000. Renewed at a third of it, and about once a second to hear of
         /// cancelled jobs.

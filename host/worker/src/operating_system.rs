@@ -1,6 +1,6 @@
 //! This machine's clock, randomness, name and memory. None of them decides what becomes of a job.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use umbel_model::{UnixMs, WorkerId};
 
@@ -42,6 +42,17 @@ pub(crate) fn give_way() {
 /// How much nicer guests are than the process: a tenth of the processor's time when both want all of it.
 #[cfg(target_os = "linux")]
 const GUESTS_NICE: i32 = 10;
+
+/// How long the calling thread has computed, in itself and in the system; zero where the system does not say.
+pub(crate) fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local of the right type.
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    if read != 0 {
+        return Duration::ZERO;
+    }
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
 
 /// Resident memory of this process, bytes; 0 where the system does not say.
 pub(crate) fn rss_bytes() -> u64 {

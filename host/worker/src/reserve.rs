@@ -1,14 +1,20 @@
 //! The reserve: slots that long attempts may not fill, so that a short job of another tenant starts at once. Plain
 //! decisions, no IO.
 //!
-//! Invariants: a tenant whose attempts are short is never kept waiting; a worker with one slot has no reserve, nor one that
-//! saw only one tenant for ten minutes; nothing that runs is stopped.
+//! A tenant whose guests hold threads (`guest_threads.rs`) counts as one with long attempts: others would wait for it as well.
+//!
+//! Invariants: a tenant whose attempts are short is never kept waiting; a worker with one slot has no reserve, nor one in an
+//! installation of one tenant, unless it saw two in the last ten minutes; nothing that runs is stopped.
 //!
 //! Example: of eight slots one is the reserve. A tenant with attempts of 15 s beside others gets seven; the eighth waits for
 //! whoever comes, and is busy for milliseconds if that tenant's attempts are short.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +41,8 @@ pub(crate) struct Reserve {
     last: Option<TenantId>,
     /// When an attempt of another tenant than the last one's began.
     shared_at: Option<Instant>,
+    /// See `WorkerConfig::several_tenants`.
+    several_tenants: Arc<AtomicBool>,
 }
 
 /// What is known of a tenant's attempts on this worker.
@@ -44,13 +52,19 @@ struct Seen {
     running: BTreeMap<u64, Instant>,
     has_ended: bool,
     long_ended_at: Option<Instant>,
+    /// When a guest of it held a thread.
+    held_thread_at: Option<Instant>,
 }
 
 impl Seen {
     fn is_long(&self, now: Instant) -> bool {
         let limit = if self.has_ended { LONG } else { UNKNOWN };
         let runs_long = self.running.first_key_value().is_some_and(|(_, begun)| *begun + limit < now);
-        runs_long || self.long_ended_at.is_some_and(|at| at + LONG_FOR > now)
+        runs_long || self.long_ended_at.is_some_and(|at| at + LONG_FOR > now) || self.holds_threads(now)
+    }
+
+    fn holds_threads(&self, now: Instant) -> bool {
+        self.held_thread_at.is_some_and(|at| at + LONG_FOR > now)
     }
 
     fn is_short(&self, now: Instant) -> bool {
@@ -59,6 +73,10 @@ impl Seen {
 }
 
 impl Reserve {
+    pub(crate) fn new(several_tenants: Arc<AtomicBool>) -> Self {
+        Self { several_tenants, ..Self::default() }
+    }
+
     /// An attempt begins.
     pub(crate) fn begin(&mut self, tenant: &TenantId, seq: u64, now: Instant) {
         if self.last.as_ref() != Some(tenant) {
@@ -83,6 +101,18 @@ impl Reserve {
         if begun + LONG < now {
             seen.long_ended_at = Some(now);
         }
+    }
+
+    /// A guest of a tenant held a thread, while its attempt ran.
+    pub(crate) fn held_thread(&mut self, tenant: &TenantId, now: Instant) {
+        if let Some(seen) = self.tenants.get_mut(tenant) {
+            seen.held_thread_at = Some(now);
+        }
+    }
+
+    /// Whether guests of this tenant hold threads, so that they should have others than the rest.
+    pub(crate) fn holds_threads(&self, tenant: &TenantId, now: Instant) -> bool {
+        self.tenants.get(tenant).is_some_and(|seen| seen.holds_threads(now))
     }
 
     /// Whether one of `slots` may take a delivery of a tenant. The first one of a tenant that is not known yet may always be
@@ -127,7 +157,8 @@ impl Reserve {
     }
 
     fn is_kept(&self, slots: u32, now: Instant) -> bool {
-        slots > 1 && self.shared_at.is_some_and(|at| at + SHARED_FOR > now)
+        let is_shared = || self.shared_at.is_some_and(|at| at + SHARED_FOR > now);
+        slots > 1 && (self.several_tenants.load(Ordering::Relaxed) || is_shared())
     }
 
     /// Slots outside the reserve that are free for attempts that may be long.
@@ -198,12 +229,34 @@ mod tests {
     }
 
     #[test]
+    fn an_installation_of_several_tenants_has_a_reserve_before_the_second_one_comes() {
+        let (now, several) = (Instant::now(), Arc::new(AtomicBool::new(true)));
+        let mut reserve = Reserve::new(several.clone());
+        assert_eq!(fill(&mut reserve, "long", 1, 8, now), 7);
+        assert!(reserve.admits(&tenant("new"), 8, now + 2 * LONG));
+        several.store(false, Ordering::Relaxed);
+        assert_eq!(fill(&mut reserve, "long", 8, 8, now), 100);
+    }
+
+    #[test]
     fn short_attempts_fill_every_slot_once_the_first_has_ended() {
         let now = Instant::now();
         let mut reserve = with_short(now);
         assert_eq!(fill(&mut reserve, "other", 1, 8, now), 7);
         reserve.end(&tenant("other"), 1, now + UNKNOWN / 2);
         assert_eq!(fill(&mut reserve, "other", 200, 8, now), 100);
+    }
+
+    #[test]
+    fn a_tenant_whose_guests_hold_threads_leaves_the_reserve_to_others_for_a_minute() {
+        let now = Instant::now();
+        let mut reserve = with_short(now);
+        reserve.begin(&tenant("holds"), 1, now);
+        reserve.held_thread(&tenant("holds"), now);
+        reserve.end(&tenant("holds"), 1, now);
+        assert!(reserve.holds_threads(&tenant("holds"), now) && !reserve.holds_threads(&tenant("short"), now));
+        assert_eq!(fill(&mut reserve, "holds", 2, 8, now), 7);
+        assert!(!reserve.holds_threads(&tenant("holds"), now + LONG_FOR));
     }
 
     #[test]

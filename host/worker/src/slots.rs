@@ -14,13 +14,18 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 use umbel_broker::LimitedTenants;
+use umbel_model::TenantId;
 
 use crate::{
     active_delivery::{ActiveDelivery, Wakers},
     attempt::Attempts,
     completion::Finished,
+    guest_threads::watched,
     reserve::Reserve,
 };
 
@@ -48,27 +53,36 @@ struct Waiting {
 
 impl Waiting {
     /// Takes the first delivery whose tenant may have one more slot.
-    fn take_next(&mut self, now: Instant) -> Option<Arc<ActiveDelivery>> {
+    fn take_next(&mut self, now: Instant) -> Option<Taken> {
         let slots = self.wanted;
         let admits = |active: &Arc<ActiveDelivery>| self.reserve.admits(&active.delivery.tenant, slots, now);
         let first = self.deliveries.iter().position(admits);
         self.is_held_back = first != Some(0) && !self.deliveries.is_empty();
         let active = self.deliveries.remove(first?)?;
-        self.reserve.begin(&active.delivery.tenant, active.seq, now);
-        Some(active)
+        let tenant = &active.delivery.tenant;
+        self.reserve.begin(tenant, active.seq, now);
+        let is_apart = self.reserve.holds_threads(tenant, now);
+        Some(Taken { active, is_apart })
     }
 }
 
+/// A delivery that a slot must run.
+struct Taken {
+    active: Arc<ActiveDelivery>,
+    /// Not on the threads of the others: guests of its tenant hold threads.
+    is_apart: bool,
+}
+
 /// The next action of a slot: run a delivery, end because there are more slots than there should be, or wait.
-type Next = ControlFlow<Option<Arc<ActiveDelivery>>>;
+type Next = ControlFlow<Option<Taken>>;
 
 impl LocalQueue {
-    pub(crate) fn new(wakers: Arc<Wakers>) -> Self {
+    pub(crate) fn new(wakers: Arc<Wakers>, reserve: Reserve) -> Self {
         let waiting = Waiting {
             deliveries: VecDeque::new(),
             low_water: 0,
             last_taken: Instant::now(),
-            reserve: Reserve::default(),
+            reserve,
             is_held_back: false,
             wanted: 0,
             alive: 0,
@@ -137,6 +151,11 @@ impl LocalQueue {
         self.waiting().reserve.end(&active.delivery.tenant, active.seq, Instant::now());
     }
 
+    /// A guest of this tenant held a thread.
+    fn held_thread(&self, tenant: &TenantId) {
+        self.waiting().reserve.held_thread(tenant, Instant::now());
+    }
+
     /// From now on there should be so many slots. Answers how many must be started; those that are too many end by
     /// themselves.
     fn resize(&self, slots: u32) -> u32 {
@@ -161,7 +180,7 @@ impl LocalQueue {
             return Next::Break(None);
         }
         let now = Instant::now();
-        let Some(active) = waiting.take_next(now) else { return Next::Continue(()) };
+        let Some(taken) = waiting.take_next(now) else { return Next::Continue(()) };
         waiting.last_taken = now;
         if waiting.is_held_back {
             // What has ended since may have made room for it.
@@ -172,11 +191,11 @@ impl LocalQueue {
         if low {
             self.wakers.refill.notify_one();
         }
-        Next::Break(Some(active))
+        Next::Break(Some(taken))
     }
 
     /// The next delivery; none when this slot should end.
-    async fn take(&self) -> Option<Arc<ActiveDelivery>> {
+    async fn take(&self) -> Option<Taken> {
         loop {
             if let Next::Break(next) = self.next() {
                 return next;
@@ -198,10 +217,25 @@ impl LocalQueue {
     }
 }
 
-/// One slot: runs deliveries until the poll loop is gone, or there should be fewer slots.
-async fn slot(queue: Arc<LocalQueue>, attempts: Arc<Attempts>, finished: mpsc::UnboundedSender<Finished>) {
-    while let Some(active) = queue.take().await {
-        let done = attempts.run_caught(active).await;
+/// One slot: runs deliveries until the poll loop is gone, or there should be fewer slots. `apart` are the threads for tenants
+/// whose guests hold threads.
+async fn slot<F: Future<Output = Finished> + Send + 'static>(
+    queue: Arc<LocalQueue>,
+    apart: Handle,
+    run: impl Fn(Arc<ActiveDelivery>) -> F,
+    finished: mpsc::UnboundedSender<Finished>,
+) {
+    while let Some(Taken { active, is_apart }) = queue.take().await {
+        let (seen, tenant) = (queue.clone(), active.delivery.tenant.clone());
+        let attempt = watched(run(active), move || seen.held_thread(&tenant));
+        let done = match is_apart {
+            false => attempt.await,
+            true => match apart.spawn(attempt).await {
+                Ok(done) => done,
+                // Panics are caught: those threads were stopped, and with them these.
+                Err(_) => return,
+            },
+        };
         queue.ended(&done.active);
         // Unbounded in type only: never more than the deliveries held, which the poll loop limits.
         if finished.send(done).is_err() {
@@ -217,8 +251,9 @@ pub(crate) struct SlotPool {
     pub(crate) queue: Arc<LocalQueue>,
     pub(crate) attempts: Arc<Attempts>,
     pub(crate) finished: mpsc::UnboundedSender<Finished>,
-    /// Where guests run.
-    pub(crate) threads: tokio::runtime::Handle,
+    /// Where guests run, and where those of tenants whose guests hold threads do.
+    pub(crate) threads: Handle,
+    pub(crate) apart: Handle,
     /// Slots that the sandbox has.
     pub(crate) most: u32,
 }
@@ -228,48 +263,28 @@ impl SlotPool {
     pub(crate) fn resize(&self, slots: u32) -> u32 {
         let slots = slots.min(self.most);
         for _ in 0..self.queue.resize(slots) {
-            self.threads.spawn(slot(self.queue.clone(), self.attempts.clone(), self.finished.clone()));
+            let attempts = self.attempts.clone();
+            let run = move |active| {
+                let attempts = attempts.clone();
+                async move { attempts.run_caught(active).await }
+            };
+            self.threads.spawn(slot(self.queue.clone(), self.apart.clone(), run, self.finished.clone()));
         }
         slots
     }
 }
 
-/// The guests' own threads. Stopped without waiting when dropped.
-pub(crate) struct GuestThreads(Option<tokio::runtime::Runtime>);
-
-impl GuestThreads {
-    pub(crate) fn start(threads: u32) -> Result<Self, crate::Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads as usize)
-            .max_blocking_threads(4)
-            .thread_name("umbel-guest")
-            .on_thread_start(crate::operating_system::give_way)
-            // A poll here is as long as a tick of the epoch, and not the microseconds that tokio's defaults are made for: an
-            // attempt that begins, and a timer, must not wait for sixty of them.
-            .global_queue_interval(2)
-            .event_interval(8)
-            .enable_time()
-            .build()
-            .map_err(crate::Error::Threads)?;
-        Ok(Self(Some(runtime)))
-    }
-
-    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
-        self.0.as_ref().expect("the runtime is there until it is dropped").handle().clone()
-    }
-}
-
-impl Drop for GuestThreads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{sync::Condvar, time::Duration};
+
+    use umbel_model::WorkerId;
+
     use super::*;
+    use crate::guest_threads::GuestThreads;
+
+    /// Of a wait that only broken code uses up.
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// How many of the slots that take from `queue` have ended.
     async fn ended(queue: &Arc<LocalQueue>, slots: u32, wanted: u32) -> usize {
@@ -290,36 +305,56 @@ mod tests {
         taking.iter().filter(|task| task.is_finished()).count()
     }
 
-    /// On one thread, beside twenty that are always busy.
-    #[test]
-    fn an_attempt_that_begins_does_not_wait_for_many_turns_of_those_that_run() {
-        let threads = GuestThreads::start(1).unwrap();
-        let (turns, (begun, seen)) = (Arc::new(AtomicU32::new(0)), std::sync::mpsc::channel());
-        for _ in 0..20 {
-            let (turns, begun, handle) = (turns.clone(), begun.clone(), threads.handle());
-            threads.handle().spawn(async move {
-                loop {
-                    let turn = turns.fetch_add(1, Ordering::SeqCst);
-                    if turn == 1_000 {
-                        let (turns, begun) = (turns.clone(), begun.clone());
-                        let attempt = async move { begun.send(turns.load(Ordering::SeqCst) - turn) };
-                        // From outside, as the poll loop does it, while this turn lasts.
-                        std::thread::scope(|scope| scope.spawn(|| handle.spawn(attempt)).join().map(drop)).unwrap();
-                    }
-                    tokio::task::yield_now().await;
-                }
-            });
-        }
-        let waited = seen.recv().unwrap();
-        assert!(waited < 10, "{waited} turns");
-    }
-
     #[tokio::test]
     async fn idle_slots_that_are_too_many_end_and_new_ones_are_asked_for() {
-        let queue = Arc::new(LocalQueue::new(Arc::default()));
+        let queue = Arc::new(LocalQueue::new(Arc::default(), Reserve::default()));
         assert_eq!(queue.resize(5), 5);
         assert_eq!(ended(&queue, 5, 2).await, 3);
         assert_eq!(queue.resize(4), 2);
         assert_eq!((queue.resize(4), queue.resize(1)), (0, 0));
+    }
+
+    /// On one thread of each kind.
+    #[test]
+    fn an_attempt_of_a_quiet_tenant_does_not_wait_for_a_thread_that_a_guest_holds() {
+        let of = |seq, tenant: &TenantId| {
+            let mut active = ActiveDelivery::for_test(seq, "{}");
+            Arc::get_mut(&mut active).unwrap().delivery.tenant = tenant.clone();
+            active
+        };
+        let [holds, quiet] = ["holds", "quiet"].map(|name| TenantId::new(name).unwrap());
+        let threads = GuestThreads::start(1).unwrap();
+        let queue = Arc::new(LocalQueue::new(Arc::default(), Reserve::default()));
+        let (finished, mut done) = mpsc::unbounded_channel();
+        let (ended, worker) = (Arc::new((Mutex::new(false), Condvar::new())), WorkerId::new("w").unwrap());
+        for _ in 0..queue.resize(4) {
+            let (holder, ended, worker, marked) = (holds.clone(), ended.clone(), worker.clone(), queue.clone());
+            let run = move |active: Arc<ActiveDelivery>| {
+                let (ended, worker) = (ended.clone(), worker.clone());
+                let holds = active.delivery.tenant == holder;
+                if active.seq == 0 {
+                    marked.held_thread(&holder);
+                }
+                async move {
+                    let (has_ended, changed) = &*ended;
+                    if holds && active.seq > 0 {
+                        // The thread, and not only the attempt, waits for the quiet one.
+                        let has_ended = has_ended.lock().unwrap();
+                        drop(changed.wait_timeout_while(has_ended, PATIENCE, |has_ended| !*has_ended).unwrap());
+                    } else if !holds {
+                        *has_ended.lock().unwrap() = true;
+                        changed.notify_all();
+                    }
+                    Finished::panicked(active, &worker)
+                }
+            };
+            threads.usual().spawn(slot(queue.clone(), threads.apart(), run, finished.clone()));
+        }
+        queue.push([of(0, &holds)]);
+        assert_eq!(done.blocking_recv().unwrap().active.seq, 0);
+        queue.push([1, 2, 3].map(|seq| of(seq, &holds)));
+        queue.push([of(4, &quiet)]);
+        let order: Vec<_> = (0..4).map(|_| done.blocking_recv().unwrap().active.seq).collect();
+        assert_eq!(order[0], 4, "{order:?}");
     }
 }

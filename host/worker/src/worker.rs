@@ -17,10 +17,12 @@ use crate::{
     Error, Runtime, WorkerConfig,
     active_delivery::Wakers,
     attempt::Attempts,
+    guest_threads::GuestThreads,
     heartbeat::{self, Vitals},
     memory::MemoryBudget,
     poll_loop::{Channels, Command, End, PollLoop},
-    slots::{GuestThreads, LocalQueue, SlotPool},
+    reserve::Reserve,
+    slots::{LocalQueue, SlotPool},
 };
 
 /// A worker that ends waits at most so long for the broker to forget it.
@@ -37,7 +39,7 @@ impl Worker {
         config.check()?;
         let threads = GuestThreads::start(config.guest_threads)?;
         let wakers = Arc::new(Wakers::default());
-        let queue = Arc::new(LocalQueue::new(wakers.clone()));
+        let queue = Arc::new(LocalQueue::new(wakers.clone(), Reserve::new(config.several_tenants.clone())));
         let vitals = Arc::new(Vitals::new(&config));
         let background = tokio::runtime::Handle::current();
         // A sandbox with fewer slots makes attempts wait, so the worker's own number is the limit then.
@@ -54,7 +56,8 @@ impl Worker {
         }
         let attempts = Arc::new(Attempts::new(broker.clone(), runtime, memory, config.id.clone(), background));
         let (done, finished) = mpsc::unbounded_channel();
-        let pool = SlotPool { queue, attempts, finished: done, threads: threads.handle(), most };
+        let (usual, apart) = (threads.usual(), threads.apart());
+        let pool = SlotPool { queue, attempts, finished: done, threads: usual, apart, most };
         let (command, commands) = watch::channel(Command::default());
         let (order, orders) = watch::channel(WorkerOrder::default());
         let id = config.id.clone();

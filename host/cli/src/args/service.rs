@@ -162,7 +162,7 @@ pub struct RunFlags {
     /// Time that running jobs have after the first SIGTERM before they are handed back; `none`: no limit
     #[arg(long, visible_alias = "grace", env = "UMBEL_GRACE", default_value = "30s", value_parser = patience, value_name = "DURATION")]
     pub shutdown_timeout: OrNone<u64>,
-    /// Threads for guests; by default the number of cores
+    /// Threads for guests; by default the number of cores. There are as many more for tenants whose guests hold threads
     #[arg(long, env = "UMBEL_GUEST_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024), value_name = "N")]
     pub guest_threads: Option<u32>,
     /// Memory that all running jobs may be granted together; others wait. By default three quarters of the machine's or cgroup's

@@ -1,6 +1,12 @@
 //! Starts the part of a process that runs jobs.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use umbel_broker::Broker;
 use umbel_model::QueueName;
@@ -8,6 +14,9 @@ use umbel_worker::{Queues, Runtime, Worker, WorkerConfig, WorkerHandle};
 
 use crate::args::{QueueFlags, RunFlags};
 use crate::{Failure, Result};
+
+/// Between two looks whether there are several tenants.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// How this process's worker works: as many jobs at once as these, or else as the worker decides by the cores.
 pub fn config(flags: &RunFlags, concurrency: Option<u32>) -> WorkerConfig {
@@ -28,9 +37,25 @@ pub fn config(flags: &RunFlags, concurrency: Option<u32>) -> WorkerConfig {
 pub fn start(broker: Arc<dyn Broker>, runtime: Runtime, config: WorkerConfig) -> Result<WorkerHandle> {
     let shown = shown(&config.queues);
     let (concurrency, guest_threads, lease_ms) = (config.concurrency, config.guest_threads, config.lease_ms);
-    let handle = Worker::start(broker, runtime, config).map_err(|e| Failure::usage(e.to_string()))?;
+    let several_tenants = Arc::downgrade(&config.several_tenants);
+    let handle = Worker::start(broker.clone(), runtime, config).map_err(|e| Failure::usage(e.to_string()))?;
     tracing::info!(worker = %handle.id(), concurrency, guest_threads, lease_ms, queues = shown, "worker started");
+    tokio::spawn(follow_tenants(broker, several_tenants));
     Ok(handle)
+}
+
+/// Tells a worker whether there are several tenants, until it is gone.
+async fn follow_tenants(broker: Arc<dyn Broker>, several_tenants: Weak<AtomicBool>) {
+    loop {
+        let several = umbel_api::has_several_tenants(&*broker).await;
+        let Some(told) = several_tenants.upgrade() else { return };
+        // A broker that is away is reported elsewhere.
+        if let Ok(several) = several {
+            told.store(several, Ordering::Relaxed);
+        }
+        drop(told);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// The queues that the flags choose. A queue that only has a weight is served too.
