@@ -7,7 +7,7 @@ pub mod attacks;
 pub mod case;
 pub mod chaos;
 mod client;
-mod component;
+pub mod component;
 pub mod documents;
 pub mod draw;
 mod guests;

@@ -75,7 +75,8 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
         let name = format!("100,000 jobs over {queues} queues, jobs/s");
         line(&name, json!({"what": "queues", "queues": queues}), "jobs_per_s");
     }
-    for (field, shown) in [("p50_ms", "p50"), ("p99_ms", "p99")] {
+    for (field, shown) in [("p50_ms", "p50"), ("p99_ms", "p99"), ("in_turn_p50_ms", "p50 of jobs one after the other")]
+    {
         let name = format!("start of a quiet one's job beside 1,000 tenants with 20 queues each, {shown} ms");
         line(&name, json!({"what": "tenants"}), field);
     }
