@@ -14,9 +14,6 @@ use crate::{
     rows::{self, RUNS, all, each, first, get, known_queue, one, queue_row, read, run},
 };
 
-/// Tenant queues that are written by one statement: more of them than that cost less together.
-const MANY: usize = 8;
-
 const LOAD: &str = "SELECT tenant, queue, id, ready, running, delayed, paused, tag, dead, holder, used_at
     FROM line ORDER BY id";
 const PLAIN: &str = "SELECT line - 1, score, rid FROM job INDEXED BY job_ready WHERE state = 1 AND lane IS NULL";
@@ -27,9 +24,6 @@ const RUNNING: &str = "SELECT task, coalesce(json_extract(text, '$.limits.key'),
     AND state = ?";
 const SAVE: &str = "UPDATE line SET ready = ?, running = ?, delayed = ?, paused = ?, tag = ?, dead = ?, holder = ?,
     used_at = ? WHERE id = ?";
-const SAVE_MANY: &str = "UPDATE line SET ready = of ->> 0, running = of ->> 1, delayed = of ->> 2, paused = of ->> 3,
-    tag = of ->> 4, dead = of ->> 5, holder = of ->> 6, used_at = of ->> 7
-    FROM (SELECT value ->> 0 AS id, value -> 1 AS of FROM json_each(?)) AS changed WHERE line.id = changed.id";
 
 /// Reads the file.
 pub(crate) fn load(conn: &Connection) -> Result<Scheduler<i64>, Fault> {
@@ -108,27 +102,11 @@ fn save(conn: &Connection, id: QueueId, counts: &Counts) -> Result<(), Fault> {
 pub(crate) fn flush(conn: &Connection, scheduler: &Scheduler<i64>, all: bool) -> Result<(), Fault> {
     let changed = |(id, before): &&(QueueId, Counts)| all || counts_row(scheduler.counts(*id)) != counts_row(before);
     let changed = scheduler.changed().iter().filter(changed).map(|(id, _)| *id);
-    if scheduler.changed().len() > MANY {
-        let rows: Vec<_> = changed.map(|id| (queue_row(id), counts_row(scheduler.counts(id)))).collect();
-        run(conn, SAVE_MANY, &[&serde_json::to_string(&rows)?])?;
-    } else {
-        for id in changed {
-            save(conn, id, scheduler.counts(id))?;
-        }
+    for id in changed {
+        save(conn, id, scheduler.counts(id))?;
     }
     if scheduler.seq != scheduler.seq_kept() {
         run(conn, "UPDATE meta SET seq = ?", &[&scheduler.seq])?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writing_many_lines_costs_what_it_writes() {
-        let plan = crate::tests::plan(SAVE_MANY);
-        assert!(plan.contains("SEARCH line USING INTEGER PRIMARY KEY"), "{plan}");
-    }
 }
