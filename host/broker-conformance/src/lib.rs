@@ -279,6 +279,7 @@ fn claim_of(worker: &str, queues: &[&str], max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
         limited: LimitedTenants::default(),
+        in_row: 1,
     }
 }
 

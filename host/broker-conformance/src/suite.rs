@@ -34,7 +34,7 @@ macro_rules! conformance_suite {
             a_tenant_with_one_job_at_a_time_starves_nobody,
             a_quiet_tenants_job_is_the_next_one_whatever_queues_others_fill,
             one_that_asks_all_queues_asks_those_of_a_tenant_in_turn,
-            a_large_claim_goes_on_with_a_queue_of_a_tenant_and_the_next_one_begins_with_another,
+            a_claim_goes_on_with_a_queue_of_a_tenant_as_often_as_it_says,
             a_claim_takes_few_jobs_of_the_tenants_that_it_limits,
             a_limited_tenant_that_is_alone_gets_no_more_either,
             queues_that_a_claim_excludes_are_not_asked_and_hold_up_nobody,

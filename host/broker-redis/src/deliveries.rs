@@ -17,11 +17,17 @@ use crate::{RedisBroker, answers::Answer, args, connection::Repeat, encode, jobs
 const MAX_LOST_CLAIMS: usize = 100;
 /// Leases among which the jobs of lost claims are looked for: those that end last.
 const MAX_LEASES: u32 = 20_000;
+/// A claim takes this part of its jobs from one queue in a row: to look at one costs as much as two jobs.
+const CLAIM_QUEUES: u32 = 4;
 
 #[async_trait]
 impl Deliveries for RedisBroker {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>> {
         Ok(self.settle(&[], Some(claim)).await?.1)
+    }
+
+    fn in_row(&self, max: u32) -> u32 {
+        max.div_ceil(CLAIM_QUEUES)
     }
 
     async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>> {

@@ -103,7 +103,7 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     let names = &names[..names.len().min(usize::from(u16::MAX))];
     let mut packed =
         Packed::default().name(claim.worker.as_str()).name(claim.token_seed.as_str()).ms(claim.lease_ms).u32(max);
-    packed = packed.u8(u8::from(hears));
+    packed = packed.u32(claim.in_row).u8(u8::from(hears));
     packed = packed.u8(u8::from(asks_all)).u16(names.len() as u16);
     for name in names {
         packed = packed.name(name.as_str());

@@ -119,6 +119,7 @@ fn claim(round: u64) -> anyhow::Result<Claim> {
         lease_ms: umbel_broker::DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("0123456789abcdef-{round}"))?,
         limited: LimitedTenants::default(),
+        in_row: 1,
     })
 }
 

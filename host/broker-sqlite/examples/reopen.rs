@@ -35,6 +35,7 @@ async fn main() -> anyhow::Result<()> {
         lease_ms: 60_000,
         token_seed: Token::new("s")?,
         limited: LimitedTenants::default(),
+        in_row: 1,
     };
     let claimed = broker.claim(&claim).await?.len();
     println!("opened in {} ms, {claimed} claimed; resident {} MiB", opened.as_millis(), resident_mib()?);

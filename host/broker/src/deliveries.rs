@@ -11,9 +11,6 @@ use crate::{DeliveredNode, Growth, LogLine, Result};
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
 /// Ready jobs that one claim looks at beyond those it returns: it buries the expired ones that it meets.
 pub const CLAIM_SCAN: u32 = 128;
-/// A claim that asks all queues takes this part of its jobs from one queue of a tenant before it goes to the next one: a look at
-/// a queue costs as much as some jobs.
-pub const CLAIM_QUEUES: u32 = 4;
 /// Tenants that one claim may limit; those behind them are not limited.
 pub const MAX_LIMITED_TENANTS: usize = 100;
 
@@ -24,6 +21,13 @@ pub trait Deliveries: Send + Sync + fmt::Debug + 'static {
     /// queues as `claim.queues` says; inside a queue by priority (9 first) and then age; within limits that hold across all
     /// workers (see the rules in `limits`). Expired jobs met on the way end `expired`.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>>;
+
+    /// How many jobs a claim of `max` jobs should take in a row from one queue of a tenant: more than one where a look at a
+    /// queue costs as much as some jobs, and jobs that came one after the other are not stored together anyway.
+    fn in_row(&self, max: u32) -> u32 {
+        let _ = max;
+        1
+    }
 
     /// Prolongs leases to `lease_ms` from now, keeps progress and log lines. One answer per renewal, in order.
     async fn renew(&self, lease_ms: u64, renewals: &[Renewal]) -> Result<Vec<LeaseState>>;
@@ -42,6 +46,9 @@ pub struct Claim {
     /// Random and never used twice: delivery `i` of this claim has the token `<seed>-<i>`.
     pub token_seed: Token,
     pub limited: LimitedTenants,
+    /// Jobs that it takes in a row from one queue of a tenant, when it asks all: 0 and 1 are one after the other. See
+    /// [`Deliveries::in_row`].
+    pub in_row: u32,
 }
 
 /// Tenants of which a claim takes few jobs, so that a worker does not fill its last slots with long attempts. By default none.
@@ -58,7 +65,7 @@ pub struct LimitedTenants {
 pub enum ClaimQueues {
     /// These: of each tenant the first one that has something to hand out.
     Named(Vec<QueueName>),
-    /// All but these: of each tenant one after the other, a [`CLAIM_QUEUES`]th of the claim from each.
+    /// All but these: of each tenant one after the other, [`Claim::in_row`] jobs from each.
     AllBut(Vec<QueueName>),
 }
 

@@ -28,7 +28,7 @@
 //! - **Among the open queues of a tenant.** A claim that names queues takes the first of them. One that asks all of them takes
 //!   the queue with the least finish time: each job that a tenant queue hands out adds one, and one that opens gets the
 //!   least of its tenant plus one, or 0. It goes on with that queue at the tenant's next turns, while it is open, until it took
-//!   a `CLAIM_QUEUES`th of its `max` from it, rounded up.
+//!   `Claim::in_row` jobs from it.
 //! - **Inside a tenant queue, and inside the sub-queue of a task.** The child whose first job has the highest priority comes
 //!   first; among those, the least virtual finish time decides. The parent has a *virtual time*, which begins at 0 and ends with
 //!   its last sub-queue. A child that opens gets the virtual time plus one. When a child with finish time `f` hands out a job,

@@ -108,6 +108,7 @@ impl World {
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("s{n}")).unwrap(),
             limited: LimitedTenants::default(),
+            in_row: 1,
         };
         for n in 0.. {
             let Some(delivery) = self.broker.claim(&claim(n)).await.unwrap().pop() else { return };
@@ -417,6 +418,7 @@ async fn a_job_that_began_to_run_after_its_page_was_noted_is_left_alone_by_a_pur
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new("s").unwrap(),
         limited: LimitedTenants::default(),
+        in_row: 1,
     };
     assert_eq!(world.broker.claim(&claim).await.unwrap()[0].id, runs);
     let done = world.finish(id).await;
@@ -497,6 +499,7 @@ async fn nodes_of_what_replaced_a_job_or_a_node_are_met_by_a_purge() {
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("s{n}")).unwrap(),
             limited: LimitedTenants::default(),
+            in_row: 1,
         };
         let delivery = world.broker.claim(&claim).await.unwrap().remove(0);
         let child = replacement(n, delivery.id);

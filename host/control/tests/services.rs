@@ -48,6 +48,7 @@ fn claim() -> Claim {
         lease_ms: 1_000,
         token_seed: Token::new("s").unwrap(),
         limited: LimitedTenants::default(),
+        in_row: 1,
     }
 }
 

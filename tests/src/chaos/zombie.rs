@@ -59,6 +59,7 @@ pub(crate) async fn run(zombie: Arc<Zombie>, number: u64, ledger: Arc<Ledger>, r
             lease_ms: SHORT_LEASE.as_millis() as u64,
             token_seed: Token::new(format!("zombie-{:016x}-{:016x}", draw.any(), draw.any()))?,
             limited: LimitedTenants::default(),
+            in_row: 1,
         };
         // An error costs nobody anything: if jobs were claimed, their leases end.
         let deliveries = broker.claim(&claim).await.unwrap_or_default();

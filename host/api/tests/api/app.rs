@@ -209,6 +209,7 @@ impl TestApp {
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(hex::encode(seed)).unwrap(),
             limited: LimitedTenants::default(),
+            in_row: 1,
         };
         self.broker.claim(&claim).await.unwrap().pop()
     }

@@ -94,7 +94,8 @@ impl History {
                 };
                 let (few, most) = *limited;
                 let limited = limited_to(most, &TENANTS[..few as usize]);
-                Doing::Claim(Claim { queues, limited, ..claim_of(WORKERS[*worker as usize], &[], *max) }, *lost)
+                let in_row = max.div_ceil(4);
+                Doing::Claim(Claim { queues, limited, in_row, ..claim_of(WORKERS[*worker as usize], &[], *max) }, *lost)
             }
             Step::Renew { delivery, logs } => match self.delivery(*delivery) {
                 Some(delivery) => {

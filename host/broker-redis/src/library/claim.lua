@@ -1,8 +1,8 @@
 -- Handing out jobs.
 
--- Worker, token seed, lease, max, whether it hears what is published for it, whether it asks all queues but these, number of
+-- Worker, token seed, lease, max, how many jobs of a queue in a row, whether it hears what is published for it, whether it asks all queues but these, number of
 -- queues; their names follow; then how many jobs of all limited tenants, their number, and their names.
-local CLAIM = '<Bc0Bc0I6I4BBI2'
+local CLAIM = '<Bc0Bc0I6I4I4BBI2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128
 
@@ -237,8 +237,8 @@ end
 -- Complexity: O(n log N) for n jobs: all are read and written together, and a few calls per tenant queue that is served, and
 --   per queue that is named; some 25 calls per job, block or move of a tenant queue that has sub-queues or controls.
 function claims.claim(request, answer)
-  local lease_ms, max, hears, asks_all, queues, at
-  worker, seed, lease_ms, max, hears, asks_all, queues, at = unpack_struct(CLAIM, request)
+  local lease_ms, max, row, hears, asks_all, queues, at
+  worker, seed, lease_ms, max, row, hears, asks_all, queues, at = unpack_struct(CLAIM, request)
   lease, count, out, out_n = string.format('%.0f', now + lease_ms), 0, answer, #answer
   picked_texts, picked_tasks, picked_keys, picked_n = {}, {}, {}, 0
   leases, looks, served, fronts, middles = { n = 0 }, { n = 0 }, { n = 0 }, {}, {}
@@ -247,7 +247,7 @@ function claims.claim(request, answer)
   -- Tenants as a set, and how many more jobs of them this claim may take.
   claims.limited = { left = left, tenants = select(2, read_names(request, first, count_limited)) }
   asks_all = asks_all == 1
-  turns.begin(not asks_all and names, set, max)
+  turns.begin(not asks_all and names, set, row)
   local has_more = hand_out_all(max)
   if asks_all and turns.mend(count == 0) and count < max then has_more = hand_out_all(max) end
   forget_handed_out()

@@ -13,8 +13,6 @@ local MENDED_AT_ONCE = 16
 local MENDED_EVERY, MENDED_AGAIN = 1000, 50
 -- Open queues that are not open any more, of which one claim forgets so many.
 local MOST_STALE = 1000
--- A claim that asks all queues takes this part of its jobs from one queue in a row; CLAIM_QUEUES in the broker's contract.
-local CLAIM_QUEUES = 4
 
 -- Of this claim: the queues that it names in order, or (nothing) those that it does not ask by name; stale entries so far.
 local names, except, stale
@@ -38,8 +36,8 @@ end
 resets[#resets + 1] = forget
 
 -- Begins a claim.
-function turns.begin(named, all_but, max)
-  names, except, stale, in_row, most_in_row = named, all_but, 0, {}, math.ceil(max / CLAIM_QUEUES)
+function turns.begin(named, all_but, most)
+  names, except, stale, in_row, most_in_row = named, all_but, 0, {}, math.max(most, 1)
   forget()
 end
 

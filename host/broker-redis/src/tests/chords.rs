@@ -103,6 +103,7 @@ pub(super) fn claim(max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("x7f3a9c1d5e{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
         limited: Default::default(),
+        in_row: 1,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What functions repeat of the broker's contract.
 
 use umbel_broker::{
-    ADVANCE, CLAIM_QUEUES, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, TEMPLATES_COMPARED,
-    UPSTREAM_FAILED, UPSTREAM_FAILED_MESSAGE, rules::storage,
+    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
+    UPSTREAM_FAILED_MESSAGE, rules::storage,
 };
 use umbel_model::{Failure, JobState, canvas::MAX_NODES};
 
@@ -10,7 +10,6 @@ const CORE: &str = include_str!("../library/core.lua");
 const WORKFLOWS: &str = include_str!("../library/workflows.lua");
 const GROWTH: &str = include_str!("../library/growth.lua");
 const STORAGE: &str = include_str!("../library/storage.lua");
-const TURNS: &str = include_str!("../library/turns.lua");
 const CLAIM: &str = include_str!("../library/claim.lua");
 
 #[test]
@@ -21,7 +20,6 @@ fn the_numbers_of_the_contract_are_those_of_the_functions() {
     says(GROWTH, format!("local MAX_NODES, MAX_TEMPLATES, TEMPLATES_COMPARED = {limits}\n"));
     says(CORE, format!("local MAX_EVENTS = {MAX_EVENTS}\n"));
     says(CORE, format!("local LAYOUT = '{}'\n", crate::keys::VERSION));
-    says(TURNS, format!("local CLAIM_QUEUES = {CLAIM_QUEUES}\n"));
     says(CLAIM, format!("local CLAIM_SCAN = {CLAIM_SCAN}\n"));
     let flags = format!("{}, {}, {}, {}", crate::bytes::FLAG_SPEC_APART, 4, 8, 16);
     says(CORE, format!("HAS_OPTIONS, LET_END, IN_SUB_QUEUE = 1, {flags}, {}, 64, 128\n", crate::bytes::FLAG_MORE));

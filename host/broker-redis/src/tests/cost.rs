@@ -105,6 +105,7 @@ async fn measure(tenants: u64, cap: Option<u32>, limits: Option<LimitsOf>, serve
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("x7f3a9c1d5e{n}")).unwrap(),
         limited: Default::default(),
+        in_row: 1,
     };
     let mut held = broker.claim(&claim(0)).await.unwrap();
     let mut ended = 0;

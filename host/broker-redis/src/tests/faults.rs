@@ -42,6 +42,7 @@ pub(super) fn claim(max: u32) -> Claim {
         lease_ms: 1_000,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
         limited: Default::default(),
+        in_row: 1,
     }
 }
 

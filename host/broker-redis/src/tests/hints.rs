@@ -36,6 +36,7 @@ impl Process {
             lease_ms: DEFAULT_LEASE_MS,
             token_seed: Token::new(format!("h{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
             limited: Default::default(),
+            in_row: 1,
         };
         self.broker.claim(&claim).await.unwrap().len()
     }

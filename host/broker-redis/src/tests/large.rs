@@ -38,6 +38,7 @@ fn claim(max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{}", SEED.fetch_add(1, Ordering::SeqCst))).unwrap(),
         limited: Default::default(),
+        in_row: 1,
     }
 }
 

@@ -31,6 +31,7 @@ fn claim(n: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: umbel_model::Token::new(format!("s{n}")).unwrap(),
         limited: Default::default(),
+        in_row: 1,
     }
 }
 

@@ -22,6 +22,7 @@ fn claim(n: u64, worker: &str, max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("seed{n}")).unwrap(),
         limited: Default::default(),
+        in_row: max.div_ceil(4),
     }
 }
 

@@ -14,6 +14,7 @@ fn claim(n: u64, queues: impl Into<ClaimQueues>, max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("turns{n}")).unwrap(),
         limited: Default::default(),
+        in_row: max.div_ceil(4),
     }
 }
 

@@ -131,7 +131,12 @@ impl Pair {
         self.claims += 1;
         let named = ["default", "other"].map(|queue| QueueName::new(queue).unwrap()).to_vec();
         let queues = if self.dice.below(2) == 0 { named.into() } else { ClaimQueues::AllBut(Vec::new()) };
-        Claim { queues, lease_ms: 300, ..claim(self.claims, self.dice.below(5) as u32) }
+        Claim {
+            queues,
+            lease_ms: 300,
+            in_row: self.dice.below(3) as u32,
+            ..claim(self.claims, self.dice.below(5) as u32)
+        }
     }
 
     async fn settle(&mut self) {

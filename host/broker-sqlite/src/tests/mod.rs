@@ -71,6 +71,7 @@ fn claim(seed: u64, max: u32) -> Claim {
         lease_ms: DEFAULT_LEASE_MS,
         token_seed: Token::new(format!("s{seed}")).unwrap(),
         limited: LimitedTenants::default(),
+        in_row: 1,
     }
 }
 

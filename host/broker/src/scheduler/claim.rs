@@ -9,9 +9,7 @@ use super::{
     tenant_queues::{Scheduler, TenantQueue},
     turns::OpenQueue,
 };
-use crate::{
-    CLAIM_QUEUES, CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, MAX_LIMITED_TENANTS, Scope,
-};
+use crate::{CLAIM_SCAN, Claim, ClaimQueues, Control, JobLimits, LOOKS_A_TENANT, MAX_LIMITED_TENANTS, Scope};
 
 /// The store of the jobs and rates, as the scheduler needs it.
 pub trait Store<J> {
@@ -118,7 +116,7 @@ impl<'a> Looks<'a> {
             deferred: BTreeSet::new(),
             looks: HashMap::new(),
             in_row: HashMap::new(),
-            most_in_row: claim.max.div_ceil(CLAIM_QUEUES),
+            most_in_row: claim.in_row.max(1),
             limited: limited.tenants.iter().take(MAX_LIMITED_TENANTS).collect(),
             limited_left: limited.max,
         }

@@ -77,7 +77,7 @@ fn shown(scheduler: &Scheduler<u64>) -> String {
 
 fn claim(queues: ClaimQueues, max: u32) -> Claim {
     let (worker, token_seed) = (WorkerId::new("w").unwrap(), Token::new("t").unwrap());
-    Claim { worker, queues, max, lease_ms: 1_000, token_seed, limited: LimitedTenants::default() }
+    Claim { worker, queues, max, lease_ms: 1_000, token_seed, limited: LimitedTenants::default(), in_row: 1 }
 }
 
 struct Dice(u64);
@@ -193,7 +193,7 @@ fn a_claim_takes_several_jobs_of_a_queue_at_once_and_as_many_of_each_in_the_long
         scheduler.insert(id, None, (score, n));
     }
     let mut take = |max| {
-        let claim = claim(ClaimQueues::AllBut(Vec::new()), max);
+        let claim = Claim { in_row: max.div_ceil(4), ..claim(ClaimQueues::AllBut(Vec::new()), max) };
         let mut round = ClaimRound::new(&claim);
         let before: Vec<u64> = (0..3).map(|id| scheduler.counts(id).ready).collect();
         while let Ok(Some(_)) = round.take(&mut scheduler, &mut jobs) {}

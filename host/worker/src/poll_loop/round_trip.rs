@@ -157,6 +157,7 @@ impl PollLoop {
             lease_ms: self.config.lease_ms,
             token_seed: token_seed(),
             limited: self.limited(now),
+            in_row: self.broker.in_row(wanted),
         });
         let batch = self.outbox.batch();
         if batch.settles.is_empty() && claim.is_none() {
