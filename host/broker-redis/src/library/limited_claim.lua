@@ -326,7 +326,7 @@ local function take_next(tq, task, key)
       ahead.plain_tag, ahead.plain_ticked = ahead.clock + 1, true
     end
   end
-  turns.count(tq, first_of(ahead.plain) or (ahead.tasks and first_of(ahead.tasks)))
+  turns.count(tq, first_of(ahead.plain) or (ahead.tasks and first_of(ahead.tasks)), 1)
 end
 
 -- The task in a record. An error when it is damaged.
@@ -390,18 +390,27 @@ local function pick_next(tq)
   return id, text, starts and in_task, key
 end
 
--- Takes the next job of a plain tenant queue, and counts its turn.
-local function pick_plain(tq)
+-- Picks at most `most` jobs of a plain tenant queue that is next, and counts its turns; how many.
+local function pick_plain(tq, most, picked)
   local jobs = tq.plain
   if not jobs then
     jobs = reader_of(tq.ready, 2)
     tq.plain, plain[#plain + 1] = jobs, tq
   end
   local id = first_of(jobs)
-  if not id then return turns.not_open(tq) end
-  take_first(jobs)
-  turns.count(tq, first_of(jobs))
-  return id
+  if not id then
+    turns.not_open(tq)
+    return 0
+  end
+  local n = 0
+  while id and n < most do
+    n = n + 1
+    picked(tq, id)
+    take_first(jobs)
+    id = first_of(jobs)
+  end
+  turns.count(tq, id, n)
+  return n
 end
 
 -- Queues of this call that have jobs only for other workers.
@@ -429,15 +438,19 @@ function claims.serve(worker, want, budget, state, picked)
       if not is_plain and is_held_by_another(tq, worker) then
         state.excluded[tq.name], claims.held_by_others[tq.queue] = true, true
       else
-        local id, text, task, key
+        local n = 0
         if is_plain then
-          id = pick_plain(tq)
+          local most = limited.tenants[tenant] and 1 or math.min(want, budget + 1, turns.in_row(tq))
+          n = pick_plain(tq, most, picked)
         else
-          id, text, task, key = pick_next(tq)
+          local id, text, task, key = pick_next(tq)
+          if id then
+            n = 1
+            picked(tq, id, text, task, key)
+          end
         end
-        if id then
-          state.looks[tenant], want = nil, want - 1
-          picked(tq, id, text, task, key)
+        if n > 0 then
+          state.looks[tenant], want, budget = nil, want - n, budget + 1 - n
           if limited.tenants[tenant] then
             of_limited = of_limited + 1
             if of_limited >= limited.left then

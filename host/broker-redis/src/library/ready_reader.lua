@@ -37,6 +37,15 @@ local function first_of(reader)
   return reader.name, reader.score
 end
 
+-- A score that no entry behind the first one falls below, as far as is known without reading more.
+local function least_behind_first(reader)
+  if not reader.is_found then find_first(reader) end
+  local place = reader.is_back and 0 or 1
+  local read, other = reader.scores[reader.next + place], reader.back[reader.back_first + 1 - place]
+  if not read and not reader.at_end then return -math.huge end
+  return math.min(read or math.huge, other and other.score or math.huge)
+end
+
 -- Takes what first_of() answered.
 local function take_first(reader)
   if not reader.is_found then find_first(reader) end

@@ -254,8 +254,7 @@ local function next_queue_of(tenant, excluded)
   local open = open_queues_of(tenant)
   local row = in_row[tenant]
   if row then
-    local tq = tenant_queue_of(tenant, row.queue)
-    if not excluded[tq.name] then return tq end
+    if not excluded[row.tq.name] then return row.tq end
     end_row(tenant, open, true)
   end
   while stale < MOST_STALE do
@@ -292,22 +291,22 @@ local function next_of_all(excluded, deferred)
   end
 end
 
-local function count_all(tq, is_open)
+local function count_all(tq, is_open, n)
   local tenant, turn = first_of(waiting)
   local open, row = open_of[tenant], in_row[tenant]
   if not row then
     local queue, finish = first_of(open)
     take_first(open)
-    open.known, row = nil, { queue = queue, finish = finish, served = 0 }
+    open.known, row = nil, { queue = queue, tq = tq, finish = finish, served = 0 }
     in_row[tenant] = row
   end
-  row.served, row.finish = row.served + 1, row.finish + 1
+  row.served, row.finish = row.served + n, row.finish + n
   open.changed[row.queue] = row.finish
   if not is_open then call('ZREM', tq.fair, tenant) end
   if not is_open or row.served >= most_in_row then end_row(tenant, open, is_open) end
-  if in_row[tenant] or first_of(open) or open.has_others then return replace_first(waiting, turn + 1) end
+  if in_row[tenant] or first_of(open) or open.has_others then return replace_first(waiting, turn + n) end
   replace_first(waiting)
-  rested[#rested + 1], rested[#rested + 2] = turn + 1, tenant
+  rested[#rested + 1], rested[#rested + 2] = turn + n, tenant
 end
 
 -- ---- both
@@ -318,11 +317,19 @@ function turns.next(excluded, deferred)
   return next_of_all(excluded, deferred)
 end
 
--- Counts a turn of the tenant queue that was next; whether it is still open.
-function turns.count(tq, is_open)
+-- How many turns the tenant queue that is next has, one after the other.
+function turns.in_row(tq)
+  if names then return 1 end
+  local row, _, turn = in_row[tq.tenant], first_of(waiting)
+  local left = most_in_row - (row and row.served or 0)
+  return math.max(math.min(left, least_behind_first(waiting) - turn), 1)
+end
+
+-- Counts so many of them; whether it is still open.
+function turns.count(tq, is_open, n)
   local _, turn = first_of(waiting)
-  latest = math.max(latest or 0, turn)
-  if names then count_named(is_open) else count_all(tq, is_open) end
+  latest = math.max(latest or 0, turn + n - 1)
+  if names then count_named(is_open) else count_all(tq, is_open, n) end
   tq.active = false
 end
 
