@@ -192,7 +192,7 @@ fn a_claim_takes_several_jobs_of_a_queue_at_once_and_as_many_of_each_in_the_long
         let score = scheduler.next_score(5);
         scheduler.insert(id, None, (score, n));
     }
-    let mut take = |max| {
+    let mut take = |max: u32| {
         let claim = Claim { in_row: max.div_ceil(4), ..claim(ClaimQueues::AllBut(Vec::new()), max) };
         let mut round = ClaimRound::new(&claim);
         let before: Vec<u64> = (0..3).map(|id| scheduler.counts(id).ready).collect();
