@@ -20,16 +20,19 @@ const HOLDS: Duration = Duration::from_millis(20);
 /// The time that a thread has computed is read so seldom: that takes as long as a tenth of a small attempt.
 const READ_EVERY: Duration = Duration::from_millis(5);
 
-/// Polls an attempt to its end; calls `held` after each poll that held its thread.
-pub(crate) async fn watched<T>(attempt: impl Future<Output = T>, held: impl Fn()) -> T {
+/// Polls an attempt to its end; calls `held` after each poll that held its thread, with how long it computed.
+pub(crate) async fn watched<T>(attempt: impl Future<Output = T>, held: impl Fn(Duration)) -> T {
     let mut attempt = pin!(attempt);
     std::future::poll_fn(|cx| {
         let begun = Instant::now();
         let computed = recent_thread_time(begun);
         let polled = attempt.as_mut().poll(cx);
         // Not the time that others had the core.
-        if begun.elapsed() >= HOLDS && thread_time().saturating_sub(computed) >= HOLDS {
-            held();
+        if begun.elapsed() >= HOLDS {
+            let computed = thread_time().saturating_sub(computed);
+            if computed >= HOLDS {
+                held(computed);
+            }
         }
         polled
     })
@@ -135,7 +138,7 @@ mod tests {
     #[tokio::test]
     async fn a_poll_that_computes_for_long_holds_its_thread_and_one_that_waits_does_not() {
         let held = AtomicU32::new(0);
-        let count = || _ = held.fetch_add(1, Ordering::SeqCst);
+        let count = |_| _ = held.fetch_add(1, Ordering::SeqCst);
         let waits = async {
             std::thread::sleep(2 * HOLDS);
             tokio::task::yield_now().await;

@@ -27,6 +27,10 @@ const LONG: Duration = Duration::from_secs(1);
 const UNKNOWN: Duration = Duration::from_millis(100);
 /// A tenant counts as one with long attempts for this time after its last one.
 const LONG_FOR: Duration = Duration::from_secs(60);
+/// A tenant counts as one whose guests hold threads when they held some for so long together…
+const HELD: Duration = Duration::from_millis(250);
+/// …not counting this part of the time that passes: now and then everybody's attempt computes for 20 ms.
+const NOT_COUNTED: u32 = 10;
 /// A worker counts as used by several tenants for this time after one that took turns with another.
 const SHARED_FOR: Duration = Duration::from_secs(600);
 /// One of so many slots is kept, and at least one.
@@ -52,7 +56,10 @@ struct Seen {
     running: BTreeMap<u64, Instant>,
     has_ended: bool,
     long_ended_at: Option<Instant>,
-    /// When a guest of it held a thread.
+    /// For how long its guests held threads, without `NOT_COUNTED`, and when that was counted.
+    held: Duration,
+    held_counted_at: Option<Instant>,
+    /// When that was last `HELD` or more.
     held_thread_at: Option<Instant>,
 }
 
@@ -103,9 +110,12 @@ impl Reserve {
         }
     }
 
-    /// A guest of a tenant held a thread, while its attempt ran.
-    pub(crate) fn held_thread(&mut self, tenant: &TenantId, now: Instant) {
-        if let Some(seen) = self.tenants.get_mut(tenant) {
+    /// A guest of a tenant held a thread for so long, while its attempt ran.
+    pub(crate) fn held_thread(&mut self, tenant: &TenantId, held: Duration, now: Instant) {
+        let Some(seen) = self.tenants.get_mut(tenant) else { return };
+        let passed = seen.held_counted_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        seen.held = (seen.held.saturating_sub(passed / NOT_COUNTED) + held).min(2 * HELD);
+        if seen.held >= HELD {
             seen.held_thread_at = Some(now);
         }
     }
@@ -252,11 +262,26 @@ mod tests {
         let now = Instant::now();
         let mut reserve = with_short(now);
         reserve.begin(&tenant("holds"), 1, now);
-        reserve.held_thread(&tenant("holds"), now);
+        for _ in 0..3 {
+            assert!(!reserve.holds_threads(&tenant("holds"), now));
+            reserve.held_thread(&tenant("holds"), HELD / 3 + Duration::from_millis(1), now);
+        }
         reserve.end(&tenant("holds"), 1, now);
         assert!(reserve.holds_threads(&tenant("holds"), now) && !reserve.holds_threads(&tenant("short"), now));
         assert_eq!(fill(&mut reserve, "holds", 2, 8, now), 7);
         assert!(!reserve.holds_threads(&tenant("holds"), now + LONG_FOR));
+    }
+
+    #[test]
+    fn a_tenant_whose_guests_hold_threads_now_and_then_is_as_others() {
+        let mut now = Instant::now();
+        let mut reserve = with_short(now);
+        reserve.begin(&tenant("seldom"), 1, now);
+        for _ in 0..1_000 {
+            reserve.held_thread(&tenant("seldom"), Duration::from_millis(40), now);
+            assert!(!reserve.holds_threads(&tenant("seldom"), now));
+            now += Duration::from_millis(500);
+        }
     }
 
     #[test]

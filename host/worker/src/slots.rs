@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -151,9 +151,9 @@ impl LocalQueue {
         self.waiting().reserve.end(&active.delivery.tenant, active.seq, Instant::now());
     }
 
-    /// A guest of this tenant held a thread.
-    fn held_thread(&self, tenant: &TenantId) {
-        self.waiting().reserve.held_thread(tenant, Instant::now());
+    /// A guest of this tenant held a thread for so long.
+    fn held_thread(&self, tenant: &TenantId, held: Duration) {
+        self.waiting().reserve.held_thread(tenant, held, Instant::now());
     }
 
     /// From now on there should be so many slots. Answers how many must be started; those that are too many end by
@@ -227,7 +227,7 @@ async fn slot<F: Future<Output = Finished> + Send + 'static>(
 ) {
     while let Some(Taken { active, is_apart }) = queue.take().await {
         let (seen, tenant) = (queue.clone(), active.delivery.tenant.clone());
-        let attempt = watched(run(active), move || seen.held_thread(&tenant));
+        let attempt = watched(run(active), move |held| seen.held_thread(&tenant, held));
         let done = match is_apart {
             false => attempt.await,
             true => match apart.spawn(attempt).await {
@@ -276,7 +276,7 @@ impl SlotPool {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Condvar, time::Duration};
+    use std::sync::Condvar;
 
     use umbel_model::WorkerId;
 
@@ -333,7 +333,7 @@ mod tests {
                 let (ended, worker) = (ended.clone(), worker.clone());
                 let holds = active.delivery.tenant == holder;
                 if active.seq == 0 {
-                    marked.held_thread(&holder);
+                    marked.held_thread(&holder, PATIENCE);
                 }
                 async move {
                     let (has_ended, changed) = &*ended;
