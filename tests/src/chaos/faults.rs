@@ -134,6 +134,20 @@ impl Faults {
 
     /// Injects faults until `end`, then mends what is broken and returns when the service answers.
     pub(crate) async fn run(&mut self, fleet: &mut Fleet, end: Instant) -> Result<()> {
+        let injected = self.inject_until(fleet, end).await;
+        if let Err(e) = &injected {
+            eprintln!("the faults ended early: {e:#}");
+        }
+        // In any case: what is left broken would keep the run from its end.
+        self.mend_until(fleet, end + Duration::from_secs(3_600)).await?;
+        injected?;
+        for member in &mut fleet.members {
+            member.check()?;
+        }
+        fleet.ready().await
+    }
+
+    async fn inject_until(&mut self, fleet: &mut Fleet, end: Instant) -> Result<()> {
         let mut next = Instant::now() + self.pause();
         while next < end {
             self.mend_until(fleet, next).await?;
@@ -147,11 +161,7 @@ impl Faults {
             }
             next = Instant::now() + self.pause();
         }
-        self.mend_until(fleet, end + Duration::from_secs(3_600)).await?;
-        for member in &mut fleet.members {
-            member.check()?;
-        }
-        fleet.ready().await
+        Ok(())
     }
 
     fn pause(&mut self) -> Duration {

@@ -13,6 +13,8 @@ use crate::{RedisServer, until};
 
 /// Of a command to a server that runs.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+/// Of changing a setting back.
+const UNDO_LIMIT: Duration = Duration::from_secs(30);
 /// How long a promotion may take before it is given up, ms.
 const FAILOVER_MS: &str = "3000";
 
@@ -113,7 +115,8 @@ impl Store {
     pub(crate) async fn undo(&self, setting: Setting) -> Result<()> {
         let ports = self.servers().each_ref().map(RedisServer::port);
         for port in ports {
-            tell(port, setting.undo()).await?;
+            // One that just came back may still be busy.
+            until("a setting is undone", UNDO_LIMIT, || async { tell(port, setting.undo()).await.map(Some) }).await?;
         }
         Ok(())
     }
