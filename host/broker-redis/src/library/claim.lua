@@ -1,7 +1,8 @@
 -- Handing out jobs.
 
--- Worker, token seed, lease, max, how many jobs of a queue in a row, whether it hears what is published for it, whether it asks all queues but these, number of
--- queues; their names follow; then how many jobs of all limited tenants, their number, and their names.
+-- Worker, token seed, lease, max, how many jobs of a queue in a row, whether it hears what is published for it, whether it
+-- asks all queues but these, number of queues; their names follow; then how many jobs of all limited tenants, their number,
+-- and their names.
 local CLAIM = '<Bc0Bc0I6I4I4BBI2'
 -- Ready jobs that a claim looks at beyond those it returns; CLAIM_SCAN in the broker's contract.
 local CLAIM_SCAN = 128

@@ -196,6 +196,8 @@ impl<'a> Looks<'a> {
         if let Some(id) = served {
             self.looks.remove(tenant);
             match self.in_row.get_mut(tenant) {
+                // One after the other: nobody asks.
+                _ if self.most_in_row == 1 => {}
                 Some((of, n)) if *of == id && *n < self.most_in_row => *n += 1,
                 Some(row) => *row = (id, 1),
                 None => drop(self.in_row.insert(tenant.clone(), (id, 1))),
