@@ -28,8 +28,9 @@ settings! {
     /// Settings of a [`Runtime`].
     #[derive(Debug, Clone)]
     pub struct RuntimeConfig {
-        /// Compiled code kept in memory, bytes. What was used longest ago of the tenant that has the most goes first.
-        pub max_prepared_bytes: u64 = 512 << 20,
+        /// Compiled code kept in memory, bytes: that of thousands of small modules, or of six with a JavaScript engine. What was
+        /// used longest ago of the tenant that has the most goes first, and comes back from the code cache in milliseconds.
+        pub max_prepared_bytes: u64 = 256 << 20,
         /// A module that no job used for this time leaves memory, seconds.
         pub idle_s: u64 = 3_600,
         /// The widest policies that a module may ask for.
@@ -67,7 +68,7 @@ pub enum Ready {
 /// A prepared module in memory.
 struct Kept {
     prepared: Prepared,
-    /// Whose jobs or push brought it into memory.
+    /// Whose jobs brought it into memory.
     tenant: TenantId,
     /// The number of its last use.
     used: AtomicU64,
@@ -253,9 +254,8 @@ impl Inspector for Runtime {
             other => not_inspected("compile_failed", other.to_string(), true),
         };
         let prepared = self.load(digest, compiled.into()).await.map_err(unloaded)?;
+        // Not kept in memory: a stranger's pushes would fill it, and the first job loads it from the code cache.
         let tasks = self.describe(&prepared).await?;
-        self.inner.prepared.insert(digest, self.kept(tenant, prepared)).await;
-        self.make_room().await;
         Ok(ModuleInfo {
             digest,
             size_bytes: module.len() as u64,

@@ -2,7 +2,7 @@
 //!
 //! A scenario of `tests/attacks.rs` runs each for some seconds and looks at bytes and at answers; `cargo xtask bench --only
 //! attacks` runs each for a minute on a release build and reports times, too. `UMBEL_ATTACK_SECONDS` says how long instead,
-//! `UMBEL_ATTACK` names some of them, with commas between.
+//! `UMBEL_ATTACK` names some of them, with commas between, and `UMBEL_ATTACK_BROKER` one of `sqlite` and `redis`.
 
 mod guests;
 mod readers;
@@ -61,6 +61,10 @@ struct Report {
 /// Runs every attack for so many seconds, on SQLite or on Redis, and shows each report. An error names all that went wrong.
 pub async fn every(on_redis: bool, seconds: u64, show: impl Fn(Value)) -> Result<()> {
     let seconds = env::var("UMBEL_ATTACK_SECONDS").map_or(Ok(seconds), |text| text.parse())?;
+    let broker = if on_redis { "redis" } else { "sqlite" };
+    if env::var("UMBEL_ATTACK_BROKER").is_ok_and(|named| named != broker) {
+        return Ok(());
+    }
     let only = env::var("UMBEL_ATTACK").ok();
     let mut wrong = String::new();
     for attack in ALL.iter().filter(|a| only.as_deref().is_none_or(|only| only.split(',').any(|name| name == a.name))) {
@@ -103,11 +107,20 @@ impl Attack {
 impl Report {
     /// An error unless memory stayed within its limits and the quiet tenant was served.
     fn check(&self) -> Result<()> {
-        ensure!(self.process_mib < PROCESS_MIB, "the process held {:.0} MiB: {self:?}", self.process_mib);
-        ensure!(self.redis_mib < REDIS_MIB, "Redis held {:.0} MiB beyond its data: {self:?}", self.redis_mib);
-        ensure!(self.refused.is_empty(), "the quiet tenant was refused: {self:?}");
-        ensure!(!self.jobs_ms.is_empty() && !self.pushes_ms.is_empty(), "the quiet tenant was not served: {self:?}");
-        ensure!(at(&self.jobs_ms, 1.0) < STARVED_MS, "a job of the quiet tenant was starved: {self:?}");
+        ensure!(self.process_mib < PROCESS_MIB, "the process held {:.0} MiB: {}", self.process_mib, self.to_json());
+        ensure!(self.redis_mib < REDIS_MIB, "Redis held {:.0} MiB beyond its data: {}", self.redis_mib, self.to_json());
+        ensure!(
+            self.refused.is_empty(),
+            "the quiet tenant was refused: {:?}: {}",
+            self.refused.first(),
+            self.to_json()
+        );
+        ensure!(
+            !self.jobs_ms.is_empty() && !self.pushes_ms.is_empty(),
+            "the quiet tenant was not served: {}",
+            self.to_json()
+        );
+        ensure!(at(&self.jobs_ms, 1.0) < STARVED_MS, "a job of the quiet tenant was starved: {}", self.to_json());
         Ok(())
     }
 

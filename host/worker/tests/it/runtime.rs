@@ -6,7 +6,7 @@ use bytes::Bytes;
 use umbel_model::{Digest, TenantId};
 use umbel_modules::{CodeCache, HostKey, Inspector, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
-use umbel_worker::{PrepareError, Runtime, RuntimeConfig};
+use umbel_worker::{PrepareError, Ready, Runtime, RuntimeConfig};
 
 use crate::{guest::MODULE, support::tenant};
 
@@ -123,6 +123,19 @@ async fn what_the_compiler_crashes_on_and_what_no_slot_holds_is_refused_for_good
     let digest = store.put_bytes(MODULE.clone().into(), 1 << 20).await.unwrap().digest;
     let refused = runtime.prepared(&tenant(), digest).await;
     assert!(matches!(refused, Err(PrepareError::Refused(..))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_pushed_module_takes_no_memory_before_a_job_uses_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runtime, store) = started(folder.path(), COMPILER).await;
+    let digest = store.put_bytes(MODULE.clone().into(), 1 << 20).await.unwrap().digest;
+    runtime.inspect(&tenant(), Bytes::from(MODULE.clone())).await.unwrap();
+    assert!(runtime.cached(&digest).await.is_none());
+    // From the code cache, and not by compiling it again.
+    let ready = runtime.ready(&tenant(), digest).await.unwrap();
+    assert!(matches!(ready, Ready::Now(_)), "{ready:?}");
+    assert!(runtime.cached(&digest).await.is_some());
 }
 
 #[tokio::test]
