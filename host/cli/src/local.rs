@@ -39,6 +39,7 @@ pub fn call(task: &TaskDescription, policy: &Policy, arguments: String, name: &s
         time_limit_ms: policy.time_limit_ms,
         soft_time_limit_ms: policy.soft_time_limit_ms,
         info: AttemptInfo { job_id, queue, attempt: 1, delivery: 1, ..Default::default() },
+        reach: Default::default(),
     }
 }
 

@@ -74,6 +74,7 @@ fn call(task: &str, arguments: &str) -> Call {
         time_limit_ms: 300_000,
         soft_time_limit_ms: 0,
         info: AttemptInfo { job_id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".into(), attempt: 1, ..AttemptInfo::default() },
+        reach: Default::default(),
     }
 }
 

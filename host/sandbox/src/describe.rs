@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use umbel_capabilities::Reach;
 use umbel_model::{
     JsonError, JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
     task::{MAX_PARAMETERS, MAX_SCHEMA_BYTES, MAX_TASKS, check_tasks},
@@ -58,7 +59,7 @@ impl Sandbox {
         let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
         let started = StartedAttempt { clock, log, stop: StopHandle::new() };
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
-        let data = self.attempt_data("".into(), AttemptInfo::default());
+        let data = self.attempt_data("".into(), AttemptInfo::default(), Reach::default());
         let mut store = self.store(&store_limits, &started, data);
         let ended = bounded(call_describe(&mut store, prepared), clock.hard + TIMER_GRACE, &started.stop).await;
         let (error, phase) = match ended {

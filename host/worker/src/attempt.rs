@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
+use umbel_capabilities::Reach;
 use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
@@ -156,6 +157,7 @@ impl Attempts {
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
+            reach: Reach::default(),
         };
         let sandbox = self.runtime.sandbox();
         let _memory = tokio::select! {

@@ -1,5 +1,6 @@
 //! One call of a task: what goes into an attempt, and what comes out of it.
 
+use umbel_capabilities::Reach;
 use umbel_model::{Outcome, Usage};
 
 use crate::bindings::WorkflowNode;
@@ -19,6 +20,8 @@ pub struct Call {
     /// 0: none.
     pub soft_time_limit_ms: u64,
     pub info: AttemptInfo,
+    /// What the guest can reach outside.
+    pub reach: Reach,
 }
 
 /// The facts about an attempt that its guest may read.

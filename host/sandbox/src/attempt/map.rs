@@ -40,7 +40,7 @@ impl Sandbox {
             return Attempt::unrun(stop.outcome());
         }
         let started = self.start_attempt(&call, host, stop);
-        let mut data = self.attempt_data(call.task, call.info);
+        let mut data = self.attempt_data(call.task, call.info, call.reach);
         data.workflow_calls.is_map = true;
         let mut list = ResultList::new(self.inner.config.max_result_bytes);
         let mut usage = Usage::default();

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use umbel_capabilities::Reach;
 use umbel_model::{Outcome, Usage};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -74,7 +75,7 @@ impl Sandbox {
             return Attempt::unrun(stop.outcome());
         }
         let started = self.start_attempt(&call, host, stop);
-        let data = self.attempt_data(call.task, call.info);
+        let data = self.attempt_data(call.task, call.info, call.reach);
         let limits = self.limits(call.fuel, call.memory_bytes);
         let (outcome, usage, data) = self.call_once(prepared, &limits, &started, data, &call.arguments).await;
         started.end(outcome, usage, data)
@@ -87,10 +88,10 @@ impl Sandbox {
         StartedAttempt { clock, log, stop: stop.clone() }
     }
 
-    pub(crate) fn attempt_data(&self, task: Box<str>, info: AttemptInfo) -> AttemptData {
+    pub(crate) fn attempt_data(&self, task: Box<str>, info: AttemptInfo, reach: Reach) -> AttemptData {
         let config = &self.inner.config;
         let progress = ProgressThrottle::new(Duration::from_millis(config.progress_interval_ms));
-        AttemptData { task, info, progress, workflow_calls: WorkflowCalls::new(config.workflow_calls) }
+        AttemptData { task, info, reach, progress, workflow_calls: WorkflowCalls::new(config.workflow_calls) }
     }
 
     pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use umbel_capabilities::Reach;
 use umbel_model::Progress;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
@@ -49,6 +50,7 @@ impl Clock {
 pub(crate) struct AttemptData {
     pub(crate) task: Box<str>,
     pub(crate) info: AttemptInfo,
+    pub(crate) reach: Reach,
     pub(crate) progress: ProgressThrottle,
     pub(crate) workflow_calls: WorkflowCalls,
 }

@@ -155,6 +155,7 @@ pub fn call(arguments: &str) -> Call {
         time_limit_ms: 20_000,
         soft_time_limit_ms: 0,
         info: AttemptInfo { job_id: "job".into(), attempt: 1, delivery: 1, ..AttemptInfo::default() },
+        reach: Default::default(),
     }
 }
 

@@ -1,0 +1,10 @@
+//! What guests may reach beside computing: everything that leaves an attempt passes here, is allowed by its grants and counted
+//! by its meter. Knows neither wasmtime nor brokers: the sandbox calls it, and the worker gives it what it needs.
+
+mod grants;
+mod meter;
+mod reach;
+
+pub use grants::{Denied, Effective, Grants, Layer, NoGrants, Unavailable};
+pub use meter::{Meter, Metered};
+pub use reach::Reach;
