@@ -12,6 +12,7 @@ mod controls;
 mod dead;
 mod flows;
 mod histories;
+mod kv;
 mod labels;
 mod leases;
 mod limits;
@@ -55,6 +56,7 @@ pub use celery::*;
 pub use controls::*;
 pub use dead::*;
 pub use histories::{Histories, random_histories};
+pub use kv::*;
 pub use labels::*;
 pub use leases::*;
 pub use limits::*;
@@ -86,6 +88,9 @@ pub fn limits() -> Limits {
         max_dead: 50,
         max_job_bytes: 1 << 30,
         max_document_bytes: 1 << 30,
+        max_kv_bytes: 1 << 30,
+        max_value_bytes: 2_000,
+        max_buckets: 3,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
 const MAX_CONNECTIONS: usize = 32;
 /// The functions whose answer says that a change is kept. What only workers and background services call is not among
 /// them: a lost claim or outcome makes a job run again, and loses none.
-const CONFIRMED: [&str; 11] = [
+const CONFIRMED: [&str; 14] = [
     "submit",
     "start_workflow",
     "cancel",
@@ -37,6 +37,9 @@ const CONFIRMED: [&str; 11] = [
     "delete_queue",
     "put_document",
     "delete_document",
+    "kv_write",
+    "kv_delete",
+    "kv_delete_bucket",
 ];
 
 /// The connections for changes that are confirmed.

@@ -26,7 +26,7 @@
 //! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `limits.lua` |
 //! | `special` | hash | tenants with a control, tenant queues with a `line:…`, and `,` while anybody subscribes to events |
 //! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
-//! | `control:;<tenant>` | hash | what an operator lets it store: bytes of jobs (`j`) and of documents (`d`) |
+//! | `control:;<tenant>` | hash | what an operator lets it store: bytes of jobs (`j`), of documents (`d`) and of key-value entries (`k`) |
 //! | `parked` | sorted set | blocked tenant queues, tasks and keys by the time at which a rate opens them |
 //! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is blocked by that cap |
 //! | `used`, `rates` | hash, sorted set | running jobs of sub-queues by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
@@ -45,6 +45,10 @@
 //! | `doc:<tenant>,<kind>`, `docs:…` | hash, sorted set | documents, and their names in order |
 //! | `meta:held:<tenant>,<kind>` | hash | bytes that documents stand for, by name; without those that stand for none |
 //! | `meta:stored:<tenant>` | hash | bytes that are stored of a tenant, see `storage.lua` |
+//! | `meta:kv_v1:<tenant>,<bucket>`, `meta:kv_names_v1:…` | hash, sorted set | key-value entries by key, and the keys in order, see `kv.lua` |
+//! | `meta:kv_buckets_v1:<tenant>` | sorted set | buckets that have entries, by name |
+//! | `meta:kv_versions_v1` | hash | the last version of an entry by tenant |
+//! | `meta:kv_expiry_v1` | sorted set | `<tenant>,<bucket>,<key>` of entries that expire, by when |
 //! | `meta:recounted_v1` | string | when those were last counted anew: the time at which that was begun |
 //! | `meta:recounting_v1`, `meta:changed_v1` | string, hash | while they are counted anew: a token, and the bytes that came and went by `<tenant>,+<counter>` and `-`, see `recount.lua` |
 //! | `meta:older_v1` | string | when a process that does not count bytes was noticed last |

@@ -19,6 +19,7 @@ mod growth;
 mod hints;
 mod jobs;
 mod keys;
+mod kv;
 mod labels;
 mod library;
 mod maintenance;

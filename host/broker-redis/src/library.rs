@@ -32,6 +32,7 @@ pub(crate) const CODE: &str = code! {
     "do" "settle" "end"
     "do" "renew" "end"
     "do" "maintenance" "end"
+    "do" "kv" "end"
     "do" "deletion" "end"
     "do" "job_actions" "end"
     "do" "staging" "end"

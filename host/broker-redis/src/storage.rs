@@ -8,13 +8,13 @@ use crate::{RedisBroker, answers::Answer, bytes::corrupt};
 impl RedisBroker {
     pub(crate) async fn stored(&self, tenant: &TenantId) -> Result<StoredBytes> {
         let key = self.connection.keys.stored(tenant);
-        let [jobs, logs, documents, modules] = self.numbers(key, &["j", "l", "d", "m"]).await?;
-        Ok(StoredBytes { jobs, logs, documents, modules })
+        let [jobs, logs, documents, modules, kv] = self.numbers(key, &["j", "l", "d", "m", "k"]).await?;
+        Ok(StoredBytes { jobs, logs, documents, modules, kv })
     }
 
     pub(crate) async fn own_storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
-        let [jobs, documents] = self.numbers(self.connection.keys.storage_limit(tenant), &["j", "d"]).await?;
-        Ok(StorageLimits { jobs, documents })
+        let [jobs, documents, kv] = self.numbers(self.connection.keys.storage_limit(tenant), &["j", "d", "k"]).await?;
+        Ok(StorageLimits { jobs, documents, kv })
     }
 
     /// Numbers of a hash; 0 where there is none.

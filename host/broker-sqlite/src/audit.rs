@@ -277,6 +277,23 @@ pub(crate) const CHECKS: &[Check] = &[
         repair: Repair::Sql(&[concat!("UPDATE workflow SET bytes = ", workflow_bytes!())]),
     },
     Check {
+        name: "entries of a bucket",
+        sql: "SELECT coalesce(real.tenant, known.tenant) || ' ' || coalesce(real.bucket, known.bucket) FROM kv_bucket AS known
+            FULL JOIN (SELECT tenant, bucket, count(*) AS entries FROM kv GROUP BY tenant, bucket) AS real
+            ON real.tenant = known.tenant AND real.bucket = known.bucket WHERE known.entries IS NOT real.entries",
+        repair: Repair::Sql(&[
+            "DELETE FROM kv_bucket",
+            "INSERT INTO kv_bucket SELECT tenant, bucket, count(*) FROM kv GROUP BY tenant, bucket",
+        ]),
+    },
+    Check {
+        name: "version of an entry that was not given",
+        sql: "SELECT kv.tenant FROM kv LEFT JOIN kv_version AS given ON given.tenant = kv.tenant
+            GROUP BY kv.tenant HAVING max(version) > coalesce(last, 0)",
+        repair: Repair::Sql(&["INSERT OR REPLACE INTO kv_version SELECT kv.tenant, max(max(version), coalesce(last, 0))
+            FROM kv LEFT JOIN kv_version AS given ON given.tenant = kv.tenant GROUP BY kv.tenant"]),
+    },
+    Check {
         name: "bytes of a tenant",
         sql: concat!(
             "SELECT coalesce(real.tenant, stored.tenant) FROM stored FULL JOIN (",
@@ -284,7 +301,7 @@ pub(crate) const CHECKS: &[Check] = &[
             ") AS real ON real.tenant = stored.tenant
             WHERE coalesce(stored.jobs, 0) <> coalesce(real.jobs, 0) OR coalesce(stored.logs, 0) <> coalesce(real.logs, 0)
             OR coalesce(stored.documents, 0) <> coalesce(real.documents, 0)
-            OR coalesce(stored.modules, 0) <> coalesce(real.modules, 0)"
+            OR coalesce(stored.modules, 0) <> coalesce(real.modules, 0) OR coalesce(stored.kv, 0) <> coalesce(real.kv, 0)"
         ),
         repair: Repair::Sql(&["DELETE FROM stored", concat!("INSERT INTO stored ", sums!())]),
     },

@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod config;
 mod error;
+mod kv;
 mod lock;
 mod readers;
 mod reads;

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use umbel_broker::{BrokerOptions, Control, LogLine, Scope, Status, WorkerInfo, WorkerOrder, WorkflowState};
 use umbel_broker::{rules::join::JoinProgress, scheduler::QueueId};
 use umbel_model::{
-    AttemptRecord, Failure, JobId, JobState, OnFailure, Progress, QueueName, TaskName, TenantId, WorkerId,
+    AttemptRecord, BucketName, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, TaskName, TenantId,
+    WorkerId,
     canvas::{Range, When},
 };
 
@@ -260,7 +261,7 @@ macro_rules! names {
     )*};
 }
 
-names!(TenantId QueueName TaskName WorkerId);
+names!(TenantId QueueName TaskName WorkerId BucketName KvKey);
 
 /// Values that are kept as JSON.
 macro_rules! json {
@@ -300,6 +301,7 @@ columns! {
     read {
         bool: |value| Ok(i64::read(value)? != 0);
         String: |value| text(value).map(str::to_owned);
+        Vec<u8>: |value| Ok(value.as_blob().map_err(|error| Fault::stored("bytes", error))?.to_owned());
         Box<RawValue>: |value| RawValue::from_string(String::read(value)?).map_err(|error| Fault::stored("result", error));
         JobId: |value| {
             let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());

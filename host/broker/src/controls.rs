@@ -71,6 +71,8 @@ pub struct StoredBytes {
     pub documents: u64,
     /// The part of it that is modules and their documents.
     pub modules: u64,
+    /// Of key-value entries, those included that have expired and are not deleted yet.
+    pub kv: u64,
 }
 
 /// Sub-queues of a queue at whose first jobs `Controls::oldest_ready` looks at most.
@@ -83,6 +85,8 @@ pub struct StorageLimits {
     pub jobs: u64,
     #[serde(default)]
     pub documents: u64,
+    #[serde(default)]
+    pub kv: u64,
 }
 
 impl StorageLimits {
@@ -91,14 +95,18 @@ impl StorageLimits {
 
     /// Those of a broker.
     pub fn of(limits: &Limits) -> Self {
-        Self { jobs: limits.max_job_bytes, documents: limits.max_document_bytes }
+        Self { jobs: limits.max_job_bytes, documents: limits.max_document_bytes, kv: limits.max_kv_bytes }
     }
 
     /// These, or where they say 0 the others.
     #[must_use]
     pub fn or(self, others: Self) -> Self {
         let or = |own: u64, other: u64| if own == 0 { other } else { own };
-        Self { jobs: or(self.jobs, others.jobs), documents: or(self.documents, others.documents) }
+        Self {
+            jobs: or(self.jobs, others.jobs),
+            documents: or(self.documents, others.documents),
+            kv: or(self.kv, others.kv),
+        }
     }
 }
 

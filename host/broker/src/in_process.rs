@@ -81,7 +81,7 @@ impl Channels {
 macro_rules! serve_in_process {
     ($Broker:ty) => {
         const _: () = {
-            use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
+            use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
             use $crate::{rules::growth::jobs_touched, *};
 
             $crate::serve_in_process! { $Broker: Jobs
@@ -133,6 +133,13 @@ macro_rules! serve_in_process {
                 read document(&tenant: TenantId, kind: DocumentKind, &name: str) -> Option<Document>;
                 read documents(&tenant: TenantId, kind: DocumentKind, ?after: str, max: u32) -> DocumentPage;
                 read document_tenants(kind: DocumentKind) -> Vec<TenantId>;
+            }
+            $crate::serve_in_process! { $Broker: KeyValues
+                read kv_get(&tenant: TenantId, &bucket: BucketName, &keys: [KvKey]) -> Vec<Option<KvEntry>>;
+                write[1] kv_write(&write: KvWrite) -> KvWritten;
+                read kv_list(&query: KvQuery) -> KvPage;
+                read kv_buckets(&tenant: TenantId) -> Vec<KvBucket>;
+                write[max as usize] kv_delete_bucket(&tenant: TenantId, &bucket: BucketName, max: u32) -> KvBucketDeleted;
             }
             $crate::serve_in_process! { $Broker: Events
                 write[1] follow(&tenant: TenantId) -> u64;

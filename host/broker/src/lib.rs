@@ -9,6 +9,7 @@ mod deliveries;
 mod events;
 pub mod in_process;
 mod jobs;
+mod kv;
 mod labels;
 mod limits;
 mod maintenance;
@@ -30,6 +31,7 @@ pub use controls::*;
 pub use deliveries::*;
 pub use events::*;
 pub use jobs::*;
+pub use kv::*;
 pub use labels::*;
 pub use limits::*;
 pub use maintenance::*;
@@ -120,11 +122,17 @@ umbel_model::settings! {
         pub max_job_bytes: u64 = 16 << 30,
         /// The same of documents.
         pub max_document_bytes: u64 = 4 << 30,
+        /// The same of key-value entries.
+        pub max_kv_bytes: u64 = 1 << 30,
+        /// One value of a key-value entry, bytes.
+        pub max_value_bytes: u64 = 64 << 10,
+        /// Key-value buckets of one tenant.
+        pub max_buckets: u64 = 1_000,
     }
 }
 
 /// The store of jobs, all concerns together. Every method is atomic, may be called from many processes, and is safe to
 /// repeat after `Error::Unavailable`: submissions by job id, settles by token.
-pub trait Broker: Jobs + Deliveries + Workflows + Controls + Registry + Events + Maintenance {}
+pub trait Broker: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Maintenance {}
 
-impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + Maintenance> Broker for T {}
+impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Maintenance> Broker for T {}

@@ -21,7 +21,7 @@ pub trait Maintenance: Send + Sync + fmt::Debug + 'static {
     async fn reap(&self, max: u32) -> Result<Reaped>;
 
     /// Deletes at most `max` jobs, nodes and workflows whose retention has passed, with all that belongs to them, and all
-    /// idempotency keys, unique keys and rates that are over, in short steps; forgets queues (see `QUEUE_IDLE_MS`).
+    /// idempotency keys, unique keys, rates and key-value entries that are over, in short steps; forgets queues (see `QUEUE_IDLE_MS`).
     /// Answers the number of jobs, nodes and workflows. A workflow cannot be found any more from its first deleted node on.
     async fn prune(&self, max: u32) -> Result<u32>;
 

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::Digest as _;
 
-use crate::UnixMs;
+use crate::{UnixMs, permission};
 
 /// A name or id that breaks its rule. Says which rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +117,21 @@ name!(
     Token, "token", "use 1-64 of A-Z a-z 0-9 _ -",
     |s| fits(s, 64, ALPHANUMERIC, ALPHANUMERIC, b"_-")
 );
+
+name!(
+    /// A key-value bucket of a tenant, as permissions name it.
+    BucketName, "bucket", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
+    permission::is_name
+);
+name!(
+    /// A key in a bucket: almost any text that users choose.
+    KvKey, "key", "use 1-512 bytes of UTF-8 without control characters",
+    |s| (1..=KvKey::MAX_BYTES).contains(&s.len()) && !s.chars().any(char::is_control)
+);
+
+impl KvKey {
+    pub const MAX_BYTES: usize = 512;
+}
 
 impl Default for QueueName {
     fn default() -> Self {
@@ -295,6 +310,19 @@ mod tests {
             assert!(Token::new(bad).is_err(), "{bad:?}");
         }
         assert!(TaskName::new("a".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn a_key_is_any_short_text_without_control_characters() {
+        for key in ["a", "orders/7", " ", "é,:{}*", &"x".repeat(KvKey::MAX_BYTES)] {
+            assert_eq!(KvKey::new(key).unwrap().as_str(), key);
+        }
+        for key in ["", "a\nb", "\0", "a\u{85}", &"é".repeat(300)] {
+            assert!(KvKey::new(key).is_err(), "{key:?}");
+        }
+        for bucket in ["", "*", "a b", "_a", "a,b", "a/b", &"x".repeat(65)] {
+            assert!(BucketName::new(bucket).is_err(), "{bucket:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,9 @@ pub use backoff::Backoff;
 pub use binding::{BindError, BindProblem, Binding, RawList, RawObject, bind_text};
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
-pub use ids::{Digest, DigestPrefix, InvalidName, JobId, QueueName, TaskName, TenantId, Token, WorkerId};
+pub use ids::{
+    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token, WorkerId,
+};
 pub use job::{
     CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,
     WorkflowSpec, WorkflowState,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId, WorkflowId};
+use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
 
 /// An in-memory broker that answers `error` instead, while there is one.
 #[derive(Debug, Default)]
@@ -263,6 +263,34 @@ impl Registry for Broken {
     async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>> {
         self.check()?;
         self.inner.document_tenants(kind).await
+    }
+}
+
+#[async_trait]
+impl KeyValues for Broken {
+    async fn kv_get(&self, tenant: &TenantId, bucket: &BucketName, keys: &[KvKey]) -> Result<Vec<Option<KvEntry>>> {
+        self.check()?;
+        self.inner.kv_get(tenant, bucket, keys).await
+    }
+
+    async fn kv_write(&self, write: &KvWrite) -> Result<KvWritten> {
+        self.check()?;
+        self.inner.kv_write(write).await
+    }
+
+    async fn kv_list(&self, query: &KvQuery) -> Result<KvPage> {
+        self.check()?;
+        self.inner.kv_list(query).await
+    }
+
+    async fn kv_buckets(&self, tenant: &TenantId) -> Result<Vec<KvBucket>> {
+        self.check()?;
+        self.inner.kv_buckets(tenant).await
+    }
+
+    async fn kv_delete_bucket(&self, tenant: &TenantId, bucket: &BucketName, max: u32) -> Result<KvBucketDeleted> {
+        self.check()?;
+        self.inner.kv_delete_bucket(tenant, bucket, max).await
     }
 }
 

@@ -1,15 +1,21 @@
 //! What a step of a history is, now: which job, which delivery, which claim.
 
+use umbel_model::{BucketName, KvKey};
+
 use super::{
     history::History,
-    perform::Doing,
+    perform::{Doing, kv_key},
     requests::*,
-    steps::{Again, How, Parts, Step, Wanted},
+    steps::{Again, How, KvExpect, Parts, Step, Wanted},
     *,
 };
 
 fn history_job(n: u8) -> JobId {
     job_id(n.into())
+}
+
+fn bucket_name(n: u8) -> BucketName {
+    BucketName::new(format!("b{n}")).unwrap()
 }
 
 fn worker_id(n: u8) -> WorkerId {
@@ -142,7 +148,24 @@ impl History {
             }
             Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
             Step::LimitStorage { tenant, bytes } => {
-                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0 })
+                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4 })
+            }
+            Step::KvWrite { delivery, tenant, bucket, key, expect, change } => {
+                let delivery = delivery.and_then(|at| self.delivery(at));
+                // Mostly as its job's tenant.
+                let tenant = delivery.as_ref().filter(|_| *key > 0).map_or(of(*tenant), |it| it.tenant.clone());
+                let (bucket, key) = (bucket_name(*bucket), kv_key(*key));
+                let expect = self.kv_expect(&tenant, &bucket, &key, *expect).await;
+                let delivery = delivery.map(|it| KvDelivery { job: it.id, token: it.token });
+                Doing::KvWrite(Box::new(KvWrite { tenant, bucket, key, expect, change: change.clone(), delivery }))
+            }
+            Step::KvRead { tenant, bucket, after, max } => {
+                let prefix = if *max == 2 { "a" } else { "" }.into();
+                let (tenant, bucket, after) = (of(*tenant), bucket_name(*bucket), after.map(kv_key));
+                Doing::KvRead(KvQuery { tenant, bucket, prefix, after, max: *max })
+            }
+            Step::KvDeleteBucket { tenant, bucket, max } => {
+                Doing::KvDeleteBucket(of(*tenant), bucket_name(*bucket), *max)
             }
             Step::Heartbeat { worker, order } => {
                 Doing::Heartbeat(WorkerInfo { order: *order, ..worker_info(WORKERS[*worker as usize]) })
@@ -212,6 +235,18 @@ impl History {
                 Doing::ListFlows(WorkflowQuery { tenant: of(*tenant), state: *state, before, max: *max })
             }
             _ => Doing::Nothing,
+        }
+    }
+
+    /// What a write expects, by what is stored now.
+    async fn kv_expect(&self, tenant: &TenantId, bucket: &BucketName, key: &KvKey, expect: KvExpect) -> Expect {
+        let found = self.model.kv_get(tenant, bucket, std::slice::from_ref(key)).await.unwrap();
+        let current = found.into_iter().flatten().next().map_or(0, |entry| entry.version);
+        match expect {
+            KvExpect::Any => Expect::Any,
+            KvExpect::Absent => Expect::Absent,
+            KvExpect::Current => Expect::Version(current),
+            KvExpect::Other(by) => Expect::Version(current.saturating_add_signed(by.into())),
         }
     }
 

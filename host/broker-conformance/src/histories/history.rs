@@ -130,6 +130,10 @@ impl History {
             }
             let clear = Doing::LimitStorage(tenant(name), StorageLimits::default());
             self.both(&clear, || "afterwards".into()).await?;
+            for bucket in self.model.kv_buckets(&tenant(name)).await.unwrap() {
+                let delete = Doing::KvDeleteBucket(tenant(name), bucket.name, KV_STEP);
+                self.both(&delete, || "afterwards".into()).await?;
+            }
         }
         Ok(())
     }

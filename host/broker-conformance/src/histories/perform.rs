@@ -1,5 +1,7 @@
 //! One step of a history on one broker.
 
+use umbel_model::{BucketName, KvKey};
+
 use super::{steps::Parts, *};
 
 /// A step with all that it names: the same for the model and for the broker.
@@ -23,6 +25,9 @@ pub(super) enum Doing {
     Pause(TenantId, QueueName, bool),
     Control(TenantId, Scope, ControlPatch),
     LimitStorage(TenantId, StorageLimits),
+    KvWrite(Box<KvWrite>),
+    KvRead(KvQuery),
+    KvDeleteBucket(TenantId, BucketName, u32),
     Heartbeat(WorkerInfo),
     Order(WorkerId, WorkerOrder),
     ForgetWorker(WorkerId),
@@ -93,6 +98,16 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
             broker.set_storage_limits(tenant, *limits).await.unwrap();
             format!("{:?}", broker.storage_limits(tenant).await)
         }
+        Doing::KvWrite(write) => format!("{:?}", broker.kv_write(write).await),
+        Doing::KvRead(query) => {
+            let keys: Vec<KvKey> = (0..4).map(kv_key).collect();
+            let entries = broker.kv_get(&query.tenant, &query.bucket, &keys).await;
+            let buckets = broker.kv_buckets(&query.tenant).await;
+            format!("{entries:?} {:?} {buckets:?}", broker.kv_list(query).await)
+        }
+        Doing::KvDeleteBucket(tenant, bucket, max) => {
+            format!("{:?}", broker.kv_delete_bucket(tenant, bucket, *max).await)
+        }
         Doing::Heartbeat(worker) => {
             format!("{:?} {:?}", broker.heartbeat(worker).await, broker.workers().await)
         }
@@ -107,6 +122,11 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
         Doing::ListFlows(query) => format!("{:?}", broker.workflows(query).await),
     };
     done
+}
+
+/// A key of histories: some begin alike.
+pub(super) fn kv_key(n: u8) -> KvKey {
+    KvKey::new(["a", "ab", "b/é", "c"][n as usize % 4]).unwrap()
 }
 
 /// Cancels what waits in a queue, as a bulk action does: page by page, each in one step; and deletes it, if it can.

@@ -84,6 +84,27 @@ pub(super) enum Step {
         tenant: u8,
         bytes: u64,
     },
+    /// Of any delivery ever made, whose guest may write for another tenant; or by people.
+    KvWrite {
+        delivery: Option<usize>,
+        tenant: u8,
+        bucket: u8,
+        key: u8,
+        expect: KvExpect,
+        change: KvChange,
+    },
+    KvRead {
+        tenant: u8,
+        bucket: u8,
+        /// Lists only behind this key.
+        after: Option<u8>,
+        max: u32,
+    },
+    KvDeleteBucket {
+        tenant: u8,
+        bucket: u8,
+        max: u32,
+    },
     Heartbeat {
         worker: u8,
         order: u64,
@@ -165,6 +186,17 @@ pub(super) enum Step {
     },
     /// Closes the broker and opens it again, where that can be done.
     Reopen,
+}
+
+/// What a write expects.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum KvExpect {
+    Any,
+    Absent,
+    /// The version that is there.
+    Current,
+    /// One before it, or behind it.
+    Other(i8),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -271,6 +303,44 @@ fn order() -> BoxedStrategy<WorkerOrder> {
         .boxed()
 }
 
+fn kv_change() -> BoxedStrategy<KvChange> {
+    let ttl = || prop_oneof![2 => Just(0), 1 => 1..3_000_u64];
+    let value = prop_oneof![
+        2 => Just(b"7".to_vec()),
+        1 => Just(i64::MAX.to_string().into_bytes()),
+        2 => (0..2_100_usize).prop_map(|bytes| vec![b'x'; bytes]),
+    ];
+    prop_oneof![
+        4 => (value, ttl()).prop_map(|(value, ttl_ms)| KvChange::Set { value, ttl_ms }),
+        3 => (prop_oneof![3 => -2..3_i64, 1 => any::<i64>()], -1..2_i64, ttl())
+            .prop_map(|(delta, initial, ttl_ms)| KvChange::Add { delta, initial, ttl_ms }),
+        2 => Just(KvChange::Delete),
+    ]
+    .boxed()
+}
+
+fn about_kv() -> BoxedStrategy<Step> {
+    let expect = prop_oneof![
+        4 => Just(KvExpect::Any),
+        1 => Just(KvExpect::Absent),
+        2 => Just(KvExpect::Current),
+        1 => (-1..2_i8).prop_map(KvExpect::Other),
+    ];
+    let delivery = prop::option::weighted(0.6, any::<usize>());
+    prop_oneof![
+        8 => (delivery, 0..3_u8, 0..5_u8, 0..4_u8, expect, kv_change()).prop_map(
+            |(delivery, tenant, bucket, key, expect, change)| Step::KvWrite {
+                delivery, tenant, bucket, key, expect, change,
+            }
+        ),
+        3 => (0..3_u8, 0..5_u8, prop::option::of(0..4_u8), 1..4_u32)
+            .prop_map(|(tenant, bucket, after, max)| Step::KvRead { tenant, bucket, after, max }),
+        1 => (0..3_u8, 0..5_u8, 0..3_u32)
+            .prop_map(|(tenant, bucket, max)| Step::KvDeleteBucket { tenant, bucket, max }),
+    ]
+    .boxed()
+}
+
 fn passing() -> BoxedStrategy<Step> {
     let ms = prop_oneof![4 => 0..1_500_i64, 1 => Just(15_000_i64), 1 => Just(70_000_i64), 1 => -500..0_i64];
     (ms, any::<bool>()).prop_map(|(ms, is_served)| Step::Pass { ms, is_served }).boxed()
@@ -367,7 +437,12 @@ fn about_the_rest(profile: Profile) -> BoxedStrategy<Step> {
 
 pub(super) fn steps(max: usize) -> BoxedStrategy<Vec<Step>> {
     let of = move |profile: Profile, flows: u32, length: std::ops::Range<usize>| {
-        let step = prop_oneof![25 => about_jobs(profile), flows => about_flows(), 16 => about_the_rest(profile)];
+        let step = prop_oneof![
+            25 => about_jobs(profile),
+            flows => about_flows(),
+            16 => about_the_rest(profile),
+            4 => about_kv(),
+        ];
         prop::collection::vec(step, length)
     };
     prop_oneof![of(Profile::Mixed, 14, 1..max), of(Profile::BrokerOptions, 1, max / 4..max * 3 / 2)].boxed()

@@ -4,7 +4,10 @@ use umbel_model::{JobState, TenantId, UnixMs, WorkflowId, canvas::node_job};
 
 use super::{records::Key, state::State};
 use umbel_broker::{
-    rules::lease::{self, Lost},
+    rules::{
+        kv,
+        lease::{self, Lost},
+    },
     *,
 };
 
@@ -75,6 +78,7 @@ impl State {
         self.idempotency.retain(|_, (_, _, expires)| *expires > now);
         self.unique.retain(|_, holder| holder.holds(now));
         self.rates.retain(|_, used| used.until_us > now * 1_000);
+        self.kv.retain(|_, entry| !kv::is_over(entry.expires_at, now));
         self.scheduler.forget_queues();
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));

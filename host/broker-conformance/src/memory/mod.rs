@@ -9,6 +9,7 @@ mod deliveries;
 mod events;
 mod growth;
 mod inspect;
+mod kv;
 mod maintenance;
 mod records;
 mod registry;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use umbel_model::{JobId, JobState, TenantId, UnixMs, WorkerId, rate::Used};
+use umbel_model::{BucketName, JobId, JobState, KvKey, TenantId, UnixMs, WorkerId, rate::Used};
 
 use super::records::{Job, Join, Key, Workflow};
 use umbel_broker::{
@@ -43,6 +43,9 @@ pub(super) struct State {
     pub(super) storage_limits: BTreeMap<TenantId, StorageLimits>,
     /// The bytes that documents stand for.
     pub(super) held_bytes: BTreeMap<(TenantId, DocumentKind, String), u64>,
+    pub(super) kv: BTreeMap<(TenantId, BucketName, KvKey), KvEntry>,
+    /// The last version of an entry of a tenant.
+    pub(super) kv_versions: BTreeMap<TenantId, u64>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
     pub(super) reaping: Reaping,

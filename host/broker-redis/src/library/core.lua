@@ -52,9 +52,9 @@ local function bind()
 end
 
 -- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, whose turn it is, claims; the bytes that tenants have stored.
+-- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored.
 local labels, limits, unique, dead_set, workflows, work, storage = {}, {}, {}, {}, {}, {}, {}
-local new_workflows, idempotency, deletion, turns, claims = {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, turns, claims, kv = {}, {}, {}, {}, {}, {}
 
 -- ---- the state of one call
 

@@ -123,8 +123,8 @@ local function prune_keys(set, prefix, max)
   return #keys
 end
 
--- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys and unique keys that
--- are over, what no rate needs any more, queues that nobody uses, and subscriptions that have ended.
+-- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys, unique keys and key-value
+-- entries that are over, what no rate needs any more, queues that nobody uses, and subscriptions that have ended.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
 -- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
 -- Returns the number of jobs, nodes and workflows that were deleted, the largest number of keys of a kind, or queues, and 1 when it
@@ -136,6 +136,8 @@ register('prune', 'allow-oom', function(args)
   in_pieces('HDEL', P .. 'paces', rates)
   local keys = math.max(#rates, forget_queues(max_keys), prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
     prune_keys(P .. 'uniq_due', P .. 'uniq:', max_keys))
+
+  if kv.prune() then keys = math.max(keys, max_keys) end
 
   -- This ends those that are over.
   for _, tenant in ipairs(call('HKEYS', P .. 'followed')) do subscription_of(tenant) end

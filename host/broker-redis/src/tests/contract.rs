@@ -1,8 +1,9 @@
 //! What functions repeat of the broker's contract.
 
 use umbel_broker::{
-    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, TEMPLATES_COMPARED, UPSTREAM_FAILED,
-    UPSTREAM_FAILED_MESSAGE, rules::storage,
+    ADVANCE, CLAIM_SCAN, INLINE_INPUT_BYTES, MAX_EVENTS, MAX_TEMPLATES, PAGE_SCAN, TEMPLATES_COMPARED, UPSTREAM_FAILED,
+    UPSTREAM_FAILED_MESSAGE,
+    rules::{kv, storage},
 };
 use umbel_model::{Failure, JobState, canvas::MAX_NODES};
 
@@ -11,6 +12,7 @@ const WORKFLOWS: &str = include_str!("../library/workflows.lua");
 const GROWTH: &str = include_str!("../library/growth.lua");
 const STORAGE: &str = include_str!("../library/storage.lua");
 const CLAIM: &str = include_str!("../library/claim.lua");
+const KV: &str = include_str!("../library/kv.lua");
 
 #[test]
 fn the_numbers_of_the_contract_are_those_of_the_functions() {
@@ -21,6 +23,8 @@ fn the_numbers_of_the_contract_are_those_of_the_functions() {
     says(CORE, format!("local MAX_EVENTS = {MAX_EVENTS}\n"));
     says(CORE, format!("local LAYOUT = '{}'\n", crate::keys::VERSION));
     says(CLAIM, format!("local CLAIM_SCAN = {CLAIM_SCAN}\n"));
+    says(KV, format!("local PAGE_SCAN = {PAGE_SCAN}\n"));
+    says(KV, format!("local ENTRY_BYTES = {}\n", kv::ENTRY_BYTES));
     let flags = format!("{}, {}, {}, {}", crate::bytes::FLAG_SPEC_APART, 4, 8, 16);
     says(CORE, format!("HAS_OPTIONS, LET_END, IN_SUB_QUEUE = 1, {flags}, {}, 64, 128\n", crate::bytes::FLAG_MORE));
 }

@@ -141,3 +141,32 @@ async fn a_staged_workflow_without_nodes_is_deleted() {
     subject.now.fetch_add(100_000_000, Ordering::SeqCst);
     assert_eq!(subject.broker.prune(10).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn a_full_server_deletes_entries_and_takes_no_new_ones() {
+    let server = RedisServer::start(Options::default());
+    let broker = RedisBroker::connect(RedisConfig::new(server.url())).await.unwrap();
+    let write = |key: &str, change: KvChange| KvWrite {
+        tenant: tenant(),
+        bucket: "b".parse().unwrap(),
+        key: key.parse().unwrap(),
+        expect: Expect::Any,
+        change,
+        delivery: None,
+    };
+    let set = |key: &str| write(key, KvChange::Set { value: b"v".to_vec(), ttl_ms: 0 });
+    for key in ["a", "b", "c"] {
+        assert!(matches!(broker.kv_write(&set(key)).await.unwrap(), KvWritten::Stored(_)));
+    }
+    limit(&server, "1");
+    assert!(matches!(broker.kv_write(&set("d")).await, Err(Error::Full(_))));
+    assert_eq!(broker.kv_write(&write("a", KvChange::Delete)).await.unwrap(), KvWritten::Deleted(true));
+    let bucket = "b".parse().unwrap();
+    let deleted = broker.kv_delete_bucket(&tenant(), &bucket, 10).await.unwrap();
+    assert_eq!(deleted, KvBucketDeleted { deleted: 2, has_more: false });
+    limit(&server, "0");
+    assert_eq!(broker.kv_buckets(&tenant()).await.unwrap(), []);
+    let mut left: Vec<String> = redis::cmd("KEYS").arg("*kv*").query(&mut server.connection()).unwrap();
+    left.sort();
+    assert_eq!(left, ["umbel:{s0}:meta:kv_versions_v1"], "the last version stays");
+}

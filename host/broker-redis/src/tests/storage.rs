@@ -23,12 +23,22 @@ async fn counters_that_an_older_release_left_wrong_are_counted_anew_once_a_day_a
         held_bytes: 100,
     };
     broker.put_document(&document).await.unwrap();
+    let entry = KvWrite {
+        tenant: tenant(),
+        bucket: "b".parse().unwrap(),
+        key: "key".parse().unwrap(),
+        expect: Expect::Any,
+        change: KvChange::Set { value: b"value".to_vec(), ttl_ms: 0 },
+        delivery: None,
+    };
+    broker.kv_write(&entry).await.unwrap();
     broker.prune(1).await.unwrap();
     let right = broker.stored_bytes(&tenant()).await.unwrap();
-    assert_eq!(right, StoredBytes { jobs: 4, logs: 0, documents: 105, modules: 105 });
+    assert_eq!(right, StoredBytes { jobs: 4, logs: 0, documents: 105, modules: 105, kv: 72 });
 
     set(&server, "j", 3);
     set(&server, "m", 0);
+    set(&server, "k", 1);
     let found = broker.audit(false).await.unwrap();
     assert_eq!((found.len(), found[0].check.as_str(), found[0].example.as_str()), (1, "bytes of a tenant", "tenant0"));
     assert_eq!(broker.audit(true).await.unwrap()[0].fixed, 1);

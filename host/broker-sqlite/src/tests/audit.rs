@@ -18,6 +18,11 @@ async fn furnished(folder: &Path, clock: &Clock) {
     jobs.push(umbel_broker_conformance::labelled(new_job(31), &["a"], &[]));
     broker.submit(&jobs).await.unwrap();
     submit_workflow(&broker, &flows::chord(1, 3).head, &flows::chord(1, 3).nodes).await.unwrap();
+    for (key, ttl_ms) in [("k1", 0), ("k2", 1_000_000)] {
+        let (tenant, bucket, key) = (tenant(), "b".parse().unwrap(), key.parse().unwrap());
+        let change = KvChange::Set { value: b"value".to_vec(), ttl_ms };
+        broker.kv_write(&KvWrite { tenant, bucket, key, expect: Expect::Any, change, delivery: None }).await.unwrap();
+    }
     let held = broker.claim(&claim(1, 9)).await.unwrap();
     let plain: Vec<&Delivery> = held.iter().filter(|d| d.node.is_none() && d.id >= job_id(20)).collect();
     let settles = [fail(plain[0]), succeed(plain[1])];
@@ -71,6 +76,13 @@ async fn counts_that_disagree_are_found_and_mended() {
         ("UPDATE workflow SET bytes = 0", "bytes of a workflow"),
         ("UPDATE stored SET jobs = jobs + 5", "bytes of a tenant"),
         ("DELETE FROM stored", "bytes of a tenant"),
+        ("UPDATE stored SET kv = 1", "bytes of a tenant"),
+        ("DELETE FROM kv WHERE expires_at IS NULL", "bytes of a tenant"),
+        ("DELETE FROM kv WHERE expires_at IS NULL", "entries of a bucket"),
+        ("UPDATE kv_bucket SET entries = 9", "entries of a bucket"),
+        ("DELETE FROM kv_bucket", "entries of a bucket"),
+        ("INSERT INTO kv_bucket VALUES ('t1', 'none', 1)", "entries of a bucket"),
+        ("DELETE FROM kv_version", "version of an entry that was not given"),
     ] {
         let found = found_after(damage).await;
         assert!(found.iter().any(|name| name == check), "{damage}: {found:?}");

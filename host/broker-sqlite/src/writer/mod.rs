@@ -10,6 +10,7 @@
 
 mod commit;
 mod jobs;
+mod kv;
 mod limits;
 mod maintenance;
 mod registry;

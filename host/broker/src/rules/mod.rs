@@ -7,6 +7,7 @@ pub mod capacity;
 pub mod dead_set;
 pub mod growth;
 pub mod join;
+pub mod kv;
 pub mod lease;
 pub mod retention;
 pub mod settle;

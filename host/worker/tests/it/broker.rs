@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{JobId, JobRecord, QueueName, TenantId, WorkerId};
+use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId};
 
 /// Fails as many calls as it was told to, each after the real broker did nothing.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Flaky {
     inner: MemoryBroker,
     pub failing_settles: AtomicU32,
     pub failing_renewals: AtomicU32,
+    /// Reads and writes of key-value entries.
+    pub failing_kv: AtomicU32,
     pub renewals: AtomicU32,
     /// It serves nobody, and how often it was asked.
     pub is_away: AtomicBool,
@@ -47,6 +49,7 @@ impl Flaky {
             inner: MemoryBroker::new(clock, Limits::default()),
             failing_settles: AtomicU32::new(0),
             failing_renewals: AtomicU32::new(0),
+            failing_kv: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
             is_away: AtomicBool::new(false),
             asked_away: AtomicU32::new(0),
@@ -251,6 +254,34 @@ impl Registry for Flaky {
 
     async fn document_tenants(&self, kind: DocumentKind) -> Result<Vec<TenantId>> {
         self.inner.document_tenants(kind).await
+    }
+}
+
+#[async_trait]
+impl KeyValues for Flaky {
+    async fn kv_get(&self, tenant: &TenantId, bucket: &BucketName, keys: &[KvKey]) -> Result<Vec<Option<KvEntry>>> {
+        fails(&self.failing_kv)?;
+        self.inner.kv_get(tenant, bucket, keys).await
+    }
+
+    async fn kv_write(&self, write: &KvWrite) -> Result<KvWritten> {
+        fails(&self.failing_kv)?;
+        self.inner.kv_write(write).await
+    }
+
+    async fn kv_list(&self, query: &KvQuery) -> Result<KvPage> {
+        fails(&self.failing_kv)?;
+        self.inner.kv_list(query).await
+    }
+
+    async fn kv_buckets(&self, tenant: &TenantId) -> Result<Vec<KvBucket>> {
+        fails(&self.failing_kv)?;
+        self.inner.kv_buckets(tenant).await
+    }
+
+    async fn kv_delete_bucket(&self, tenant: &TenantId, bucket: &BucketName, max: u32) -> Result<KvBucketDeleted> {
+        fails(&self.failing_kv)?;
+        self.inner.kv_delete_bucket(tenant, bucket, max).await
     }
 }
 

@@ -24,11 +24,15 @@ views! {
         document_bytes: u64 = stored.documents,
         /// The part of `document_bytes` that is modules.
         module_bytes: u64 = stored.modules,
+        /// Of key-value entries, those included that have expired and are not deleted yet.
+        kv_bytes: u64 = stored.kv,
         /// Most of `job_bytes`; null: any number. Beyond it submissions are refused, log lines are dropped, and a job whose result
         /// is larger than 4 KiB fails with the kind `storage_quota`.
         max_job_bytes: Option<u64> = Some(limits.jobs).filter(|bytes| *bytes > 0),
         /// Most of `document_bytes`; null: any number. Beyond it pushes and deploys are refused.
         max_document_bytes: Option<u64> = Some(limits.documents).filter(|bytes| *bytes > 0),
+        /// Most of `kv_bytes`; null: any number. Beyond it entries are refused.
+        max_kv_bytes: Option<u64> = Some(limits.kv).filter(|bytes| *bytes > 0),
     }
 }
 
@@ -60,6 +64,9 @@ pub(crate) struct StorageBody {
     /// From 1 to 2^52.
     #[serde(deserialize_with = "given")]
     max_document_bytes: Option<Option<u64>>,
+    /// From 1 to 2^52.
+    #[serde(deserialize_with = "given")]
+    max_kv_bytes: Option<Option<u64>>,
 }
 
 /// A field that is given, `null` too.
@@ -88,6 +95,7 @@ pub(crate) async fn storage_patch_any(Operator(cx): Operator<TenantId>, Json(bod
     let limits = StorageLimits {
         jobs: changed("max_job_bytes", old.jobs, body.max_job_bytes)?,
         documents: changed("max_document_bytes", old.documents, body.max_document_bytes)?,
+        kv: changed("max_kv_bytes", old.kv, body.max_kv_bytes)?,
     };
     cx.api.broker.set_storage_limits(&cx.id, limits).await?;
     tracing::info!(tenant = %cx.id, ?limits, "what a tenant may store was set");

@@ -83,7 +83,8 @@ impl Step<'_> {
     /// How many jobs, nodes and workflows were deleted, and whether more keys may be over.
     pub(crate) fn prune(&mut self, max: u32) -> Result<(u32, bool), Fault> {
         let keys = changed(self.conn, SWEEP_IDEMPOTENCY, &[&self.now, &IDEMPOTENCY_SWEEP])?;
-        let sweeps = [keys == u64::from(IDEMPOTENCY_SWEEP), self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?];
+        let idempotency = keys == u64::from(IDEMPOTENCY_SWEEP);
+        let sweeps = [idempotency, self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?, self.sweep_entries()?];
         self.sweep_events()?;
         self.scheduler.forget_queues();
         let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();

@@ -12,8 +12,8 @@ use crate::{
     rows::{all, get, insert, read, run},
 };
 
-const SAVE: &str = "INSERT OR REPLACE INTO stored (tenant, jobs, logs, documents, modules)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)";
+const SAVE: &str = "INSERT OR REPLACE INTO stored (tenant, jobs, logs, documents, modules, kv)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)";
 
 /// See the top of the file.
 #[derive(Debug, Default)]
@@ -29,8 +29,9 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
-        let sql = "SELECT jobs, documents, tenant FROM storage_limit";
-        let limits = all(conn, sql, &[], |row| Ok((get(row, 2)?, read!(row => StorageLimits { jobs, documents }))))?;
+        let sql = "SELECT jobs, documents, kv, tenant FROM storage_limit";
+        let limits =
+            all(conn, sql, &[], |row| Ok((get(row, 3)?, read!(row => StorageLimits { jobs, documents, kv }))))?;
         Ok(Self { all: read_all(conn)?, limits: limits.into_iter().collect(), ..Self::default() })
     }
 
@@ -47,8 +48,8 @@ impl Stored {
     ) -> Result<(), Fault> {
         let before = self.limits.insert(tenant.clone(), limits).unwrap_or_default();
         self.limits_before.push((tenant.clone(), before));
-        let StorageLimits { jobs, documents } = limits;
-        insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents })
+        let StorageLimits { jobs, documents, kv } = limits;
+        insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents, kv: kv })
     }
 
     pub(crate) fn of(&self, tenant: &TenantId) -> StoredBytes {
@@ -73,8 +74,8 @@ impl Stored {
             return Ok(());
         }
         let row = |tenant: &TenantId| {
-            let StoredBytes { jobs, logs, documents, modules } = self.of(tenant);
-            (tenant.clone(), jobs, logs, documents, modules)
+            let StoredBytes { jobs, logs, documents, modules, kv } = self.of(tenant);
+            (tenant.clone(), jobs, logs, documents, modules, kv)
         };
         let rows: Vec<_> = self.before.keys().map(row).collect();
         run(conn, SAVE, &[&serde_json::to_string(&rows)?])
@@ -112,9 +113,10 @@ impl Stored {
 }
 
 fn read_all(conn: &Connection) -> Result<HashMap<TenantId, StoredBytes>, Fault> {
-    let sql = "SELECT jobs, logs, documents, modules, tenant FROM stored WHERE jobs > 0 OR documents > 0";
-    let rows =
-        all(conn, sql, &[], |row| Ok((get(row, 4)?, read!(row => StoredBytes { jobs, logs, documents, modules }))))?;
+    let sql = "SELECT jobs, logs, documents, modules, kv, tenant FROM stored WHERE jobs > 0 OR documents > 0 OR kv > 0";
+    let rows = all(conn, sql, &[], |row| {
+        Ok((get(row, 5)?, read!(row => StoredBytes { jobs, logs, documents, modules, kv })))
+    })?;
     Ok(rows.into_iter().collect())
 }
 
