@@ -102,6 +102,17 @@ impl Grants for NoGrants {
     }
 }
 
+/// Grants the same all the time.
+#[derive(Debug, Clone)]
+pub struct FixedGrants(pub Arc<Effective>);
+
+#[async_trait]
+impl Grants for FixedGrants {
+    async fn now(&self) -> Result<Arc<Effective>, Unavailable> {
+        Ok(self.0.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,10 @@
 //! by its meter. Knows neither wasmtime nor brokers: the sandbox calls it, and the worker gives it what it needs.
 
 mod grants;
+pub mod http;
 mod meter;
 mod reach;
 
-pub use grants::{Denied, Effective, Grants, Layer, NoGrants, Unavailable};
+pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavailable};
 pub use meter::{Meter, Metered};
 pub use reach::Reach;

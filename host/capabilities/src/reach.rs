@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     grants::{Grants, NoGrants},
+    http::AttemptHttp,
     meter::Meter,
 };
 
@@ -12,11 +13,13 @@ use crate::{
 pub struct Reach {
     pub grants: Arc<dyn Grants>,
     pub meter: Arc<Meter>,
+    /// None: no request can be made.
+    pub http: Option<Arc<AttemptHttp>>,
 }
 
 impl Default for Reach {
     /// Reaches nothing.
     fn default() -> Self {
-        Self { grants: Arc::new(NoGrants), meter: Arc::default() }
+        Self { grants: Arc::new(NoGrants), meter: Arc::default(), http: None }
     }
 }
