@@ -42,9 +42,10 @@ const TOP: &[&str] = &[
 /// The edges of the house: which of our crates each crate may build on. One way only.
 const EDGES: &[(&str, &[&str])] = &[
     ("umbel-model", &[]),
+    ("umbel-tls", &[]),
     ("umbel-broker", &["umbel-model"]),
-    ("umbel-broker-conformance", &["umbel-model", "umbel-broker"]),
-    ("umbel-broker-redis", &["umbel-model", "umbel-broker"]),
+    ("umbel-broker-conformance", &["umbel-model", "umbel-broker", "umbel-tls"]),
+    ("umbel-broker-redis", &["umbel-model", "umbel-broker", "umbel-tls"]),
     ("umbel-broker-sqlite", &["umbel-model", "umbel-broker"]),
     ("umbel-compose", &["umbel-model", "umbel-broker"]),
     ("umbel-modules", &["umbel-model"]),
@@ -56,7 +57,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("umbel-control", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
     ("umbel-bulk", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules"]),
-    ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
+    ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules", "umbel-tls"]),
     (
         "umbel-cli",
         &[
@@ -71,13 +72,14 @@ const EDGES: &[(&str, &[&str])] = &[
             "umbel-worker",
             "umbel-control",
             "umbel-api",
+            "umbel-tls",
             "umbel-client",
         ],
     ),
     ("umbel", &["umbel-macros"]),
-    ("umbel-client", &["umbel-model"]),
+    ("umbel-client", &["umbel-model", "umbel-tls"]),
     ("umbel-macros", &[]),
-    ("umbel-tests", &["umbel-model", "umbel-broker", "umbel-broker-conformance", "umbel-broker-redis"]),
+    ("umbel-tests", &["umbel-model", "umbel-broker", "umbel-broker-conformance", "umbel-broker-redis", "umbel-tls"]),
     ("xtask", &[]),
 ];
 
