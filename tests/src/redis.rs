@@ -11,7 +11,7 @@ pub fn redis() -> RedisServer {
 
 /// With an append-only file that is flushed every second, as README.md recommends.
 pub fn durable_redis() -> RedisServer {
-    RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "everysec"] })
+    RedisServer::start(Options { appendonly: true, arguments: &["--appendfsync", "everysec"], ..Options::default() })
 }
 
 /// With these arguments.

@@ -1,10 +1,11 @@
 //! Real Redis servers for tests: on a free port, gone with the test, however it ends.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use redis::Client;
+use umbel_tls::authority::{Authority, self_signed};
 
 /// A server answers this soon, or not at all. Replaying an append-only file takes part of it.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -23,6 +25,26 @@ pub struct Options {
     pub appendonly: bool,
     /// More arguments, such as `--maxmemory 100mb`.
     pub arguments: &'static [&'static str],
+    /// Listen on a second port, over TLS.
+    pub tls: Option<Tls>,
+}
+
+/// The certificate with which a server speaks TLS. It wants one of its clients, too, unless `--tls-auth-clients no` is among its
+/// arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// A good one for 127.0.0.1, and for no name.
+    Good,
+    Expired,
+    SelfSigned,
+}
+
+/// What a client of the TLS port needs, PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsClient {
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A `redis-server` process. Killed when this is dropped, and by the kernel when the test process dies.
@@ -30,6 +52,7 @@ pub struct Options {
 pub struct RedisServer {
     options: Options,
     port: u16,
+    tls_port: u16,
     folder: tempfile::TempDir,
     process: Option<Process>,
 }
@@ -41,10 +64,13 @@ impl RedisServer {
     /// When there is no `redis-server` on this machine, or none can be started: a test cannot go on.
     pub fn start(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut server = Self { options, port: 0, folder, process: None };
+        if let Some(tls) = options.tls {
+            certify(tls, folder.path());
+        }
+        let mut server = Self { options, port: 0, tls_port: 0, folder, process: None };
         for _ in 0..5 {
             // Somebody may take the port in between; then the server ends, and another port is tried.
-            server.port = free_port();
+            (server.port, server.tls_port) = (free_port(), free_port());
             if server.try_launch() {
                 return server;
             }
@@ -59,6 +85,18 @@ impl RedisServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// `rediss://127.0.0.1:<port>/`, if it speaks TLS.
+    pub fn tls_url(&self) -> String {
+        format!("rediss://127.0.0.1:{}/", self.tls_port)
+    }
+
+    /// What its clients over TLS need.
+    pub fn tls_client(&self) -> TlsClient {
+        let [authority, certificate, key] =
+            ["ca.pem", "client.pem", "client.key"].map(|name| self.folder.path().join(name));
+        TlsClient { authority, certificate, key }
     }
 
     /// Kills it without a word, as a power cut would.
@@ -106,8 +144,18 @@ impl RedisServer {
         }
     }
 
+    fn spawn(&self) -> Option<Process> {
+        let mut command = command(&self.options, self.port, self.folder.path());
+        if self.options.tls.is_some() {
+            let path = |name: &str| self.folder.path().join(name);
+            command.args(["--tls-port", &self.tls_port.to_string(), "--tls-ca-cert-file"]).arg(path("ca.pem"));
+            command.arg("--tls-cert-file").arg(path("server.pem")).arg("--tls-key-file").arg(path("server.key"));
+        }
+        Process::spawn(command)
+    }
+
     fn try_launch(&mut self) -> bool {
-        let Some(mut process) = Process::spawn(&self.options, self.port, self.folder.path()) else { return false };
+        let Some(mut process) = self.spawn() else { return false };
         let deadline = Instant::now() + START_LIMIT;
         while Instant::now() < deadline && process.runs() {
             if answers(self.port) {
@@ -117,6 +165,29 @@ impl RedisServer {
             thread::sleep(Duration::from_millis(5));
         }
         false
+    }
+}
+
+/// Writes the certificates of a server, of its authority and of a client.
+fn certify(tls: Tls, folder: &Path) {
+    let authority = Authority::new("the Redis of a test", 30).expect("an authority can be made");
+    let names = ["127.0.0.1"];
+    let server = match tls {
+        Tls::Good => authority.server(&names, -1..20),
+        Tls::Expired => authority.server(&names, -20..-2),
+        Tls::SelfSigned => self_signed(&names, -1..20),
+    };
+    let server = server.expect("a certificate can be made");
+    let client = authority.client("a test", -1..20).expect("a certificate can be made");
+    let files = [
+        ("ca.pem", authority.certificate()),
+        ("server.pem", &server.certificate),
+        ("server.key", &server.key),
+        ("client.pem", &client.certificate),
+        ("client.key", &client.key),
+    ];
+    for (name, text) in files {
+        fs::write(folder.join(name), text).expect("a temporary folder can be written");
     }
 }
 
@@ -149,8 +220,7 @@ struct Process {
 }
 
 impl Process {
-    fn spawn(options: &Options, port: u16, folder: &Path) -> Option<Self> {
-        let mut command = command(options, port, folder);
+    fn spawn(mut command: Command) -> Option<Self> {
         let (started, start) = mpsc::channel();
         let (ask, asked) = mpsc::channel::<mpsc::Sender<bool>>();
         let thread = thread::spawn(move || {

@@ -1,10 +1,25 @@
 //! The list of all scenarios, as tests.
 
 /// Makes a test of every scenario, and one of random histories. `$make` is a closure that gives a future of an empty
-/// `Subject`.
+/// `Subject`. With `@scenarios` before it, it makes those of the scenarios only.
 #[macro_export]
 macro_rules! conformance_suite {
     ($make:expr) => {
+        $crate::conformance_suite!(@scenarios $make);
+
+        #[test]
+        fn random_histories_agree_with_the_model() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on($crate::random_histories($make, $crate::Histories::from_env()));
+        }
+
+        #[test]
+        fn random_canvases_agree_with_a_sequential_model() {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            runtime.block_on($crate::random_canvases($make, $crate::Canvases::from_env()));
+        }
+    };
+    (@scenarios $make:expr) => {
         $crate::conformance_suite!(@each $make,
             a_submission_repeated_by_id_is_one_job,
             an_idempotency_key_answers_with_the_first_job,
@@ -358,18 +373,6 @@ macro_rules! conformance_suite {
             of_many_that_submit_the_same_at_once_one_creates_the_job,
             a_retry_is_recorded_in_the_step_that_ends_its_attempt,
         );
-
-        #[test]
-        fn random_histories_agree_with_the_model() {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on($crate::random_histories($make, $crate::Histories::from_env()));
-        }
-
-        #[test]
-        fn random_canvases_agree_with_a_sequential_model() {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on($crate::random_canvases($make, $crate::Canvases::from_env()));
-        }
     };
     (@each $make:expr, $($name:ident),+ $(,)?) => {
         $(

@@ -13,19 +13,18 @@ use std::{
 };
 
 use futures::TryFutureExt as _;
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    ServerErrorKind, Value, aio::MultiplexedConnection,
-};
+use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::{
     net::{TcpStream, UnixStream},
     sync::watch,
     time::Instant,
 };
 use umbel_broker::{Error, Result};
+use umbel_tls::Refusal;
 
 use crate::{
     RedisConfig,
+    dial::{Dial, Wire},
     keys::{Keys, VERSION},
     library::{Library, commands},
     settings::{self, Durability},
@@ -39,9 +38,6 @@ pub(crate) const NOT_READY_PAUSE: Duration = Duration::from_millis(50);
 /// Commands that wait to be written, and bytes: a batch is 100 KB and more.
 const PIPELINE: usize = 256;
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
-
-/// A password that is not encoded ends in its middle.
-const ENCODE: &str = "; write characters such as / ? # @ % of a password percent-encoded: %2F %3F %23 %40 %25";
 
 /// May a command be sent again when its reply was lost?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +56,7 @@ enum State {
 #[derive(Clone)]
 struct Live {
     generation: u64,
-    connection: MultiplexedConnection,
+    connection: Wire,
     /// None when the user has no right to know it.
     client: Option<ServersClient>,
 }
@@ -80,7 +76,7 @@ impl fmt::Debug for Live {
 }
 
 pub(crate) struct Connection {
-    client: Client,
+    dial: Dial,
     pub(crate) keys: Keys,
     pub(crate) library: Library,
     pub(crate) patience: Duration,
@@ -102,7 +98,7 @@ impl Connection {
     /// Connects, or with `wait_for_server` begins to.
     pub(crate) async fn start(config: &RedisConfig, keys: Keys) -> Result<Arc<Self>> {
         let this = Arc::new(Self {
-            client: client(&config.url)?,
+            dial: Dial::new(&config.url, &config.files)?,
             keys,
             library: Library::new(),
             patience: config.patience,
@@ -141,18 +137,18 @@ impl Connection {
 
     /// Host and port, never the password.
     pub(crate) fn address(&self) -> &ConnectionAddr {
-        self.client.get_connection_info().addr()
+        self.dial.address()
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    pub(crate) fn dial(&self) -> &Dial {
+        &self.dial
     }
 
     /// A connection to a server that may be used.
-    pub(crate) async fn open(&self) -> Result<(MultiplexedConnection, Option<ServersClient>)> {
+    pub(crate) async fn open(&self) -> Result<(Wire, Option<ServersClient>)> {
         // The handshake has no limit of its own: a stopped server accepts connections and says nothing.
         let opening = async {
-            let mut connection = self.connect().await.map_err(|error| self.told(&error))?;
+            let mut connection = self.connect().await.map_err(|error| self.not_connected(&error))?;
             let client = self.accept(&mut connection).await?;
             Ok((connection, client))
         };
@@ -161,17 +157,22 @@ impl Connection {
             Error::Failed(why) => Error::Unavailable(why),
             other => other,
         });
-        let late = || Error::Unavailable(format!("{} did not answer in {:?}", self.address(), self.connect_timeout));
-        tokio::time::timeout(self.connect_timeout, opening).await.map_err(|_| late())?
+        tokio::time::timeout(self.connect_timeout, opening).await.map_err(|_| self.late())?
     }
 
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    /// A new connection was not there in time.
+    pub(crate) fn late(&self) -> Error {
+        let hint = if self.dial.is_encrypted() { "; if it has no TLS, write redis:// in its address" } else { "" };
+        Error::Unavailable(format!("{} did not answer in {:?}{hint}", self.address(), self.connect_timeout))
+    }
+
+    async fn connect(&self) -> RedisResult<Wire> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.response_timeout))
             .set_pipeline_buffer_size(PIPELINE)
             .set_write_backpressure_boundary(WRITE_BUFFER_BYTES);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.dial.commands(config).await
     }
 
     /// Whether the server serves nobody: nothing listens where it should, or it listens and does not answer, or takes no
@@ -198,7 +199,9 @@ impl Connection {
     /// Whether something listens at the address.
     async fn reach(&self) -> io::Result<()> {
         match self.address() {
-            ConnectionAddr::Tcp(host, port) => TcpStream::connect((host.as_str(), *port)).await.map(drop),
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                TcpStream::connect((host.as_str(), *port)).await.map(drop)
+            }
             ConnectionAddr::Unix(path) => UnixStream::connect(path).await.map(drop),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -209,7 +212,7 @@ impl Connection {
     }
 
     /// Looks whether the server is one that keeps what it is given, and holds nothing of a newer release.
-    async fn accept(&self, connection: &mut MultiplexedConnection) -> Result<Option<ServersClient>> {
+    async fn accept(&self, connection: &mut Wire) -> Result<Option<ServersClient>> {
         let info = redis::cmd("INFO").query_async::<String>(connection).await.map_err(|e| self.told(&e))?;
         let quiet = self.warned.swap(true, Ordering::Relaxed);
         settings::check(&info, self.allow_unsafe_settings, quiet)?;
@@ -235,7 +238,7 @@ impl Connection {
 
     /// What was sent on a connection that was given up, and is not done yet, is not to be done any more: nobody would
     /// hold the leases of a claim. Without the right to it, it is left.
-    async fn end_client(&self, connection: &mut MultiplexedConnection, old: &ServersClient) {
+    async fn end_client(&self, connection: &mut Wire, old: &ServersClient) {
         let kill = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(old.id).to_owned();
         if let Err(error) = kill.query_async::<Value>(connection).await {
             tracing::debug!(address = %self.address(), %error, "the old connection was left to end by itself");
@@ -269,7 +272,7 @@ impl Connection {
     }
 
     /// Gives the server the functions. One that takes no writes is asked again when a function is called.
-    async fn load_library(&self, connection: &mut MultiplexedConnection) -> Result<()> {
+    async fn load_library(&self, connection: &mut Wire) -> Result<()> {
         match self.library.load().query_async::<Value>(connection).await {
             Ok(_) => self.delete_old_libraries(connection).await,
             Err(error) if is_known_library(&error) => {}
@@ -282,7 +285,7 @@ impl Connection {
     }
 
     /// Libraries of other builds would pile up. A process that still uses one loads it again.
-    async fn delete_old_libraries(&self, connection: &mut MultiplexedConnection) {
+    async fn delete_old_libraries(&self, connection: &mut Wire) {
         let Ok(listed) = Library::list().query_async::<Value>(connection).await else { return };
         for delete in self.library.deletions(&listed) {
             let _ = delete.query_async::<Value>(connection).await;
@@ -396,14 +399,36 @@ impl Connection {
         });
     }
 
+    /// What to say of a connection that did not come about.
+    pub(crate) fn not_connected(&self, error: &RedisError) -> Error {
+        let is_odd = error.kind() == ErrorKind::Parse || error.is_connection_dropped();
+        match self.told(error) {
+            Error::Unavailable(why) if is_odd && !self.dial.is_encrypted() => {
+                Error::Unavailable(format!("{why} (if this port speaks TLS, write rediss:// in its address)"))
+            }
+            told => told,
+        }
+    }
+
     /// What to say of an error of the library or the server.
     pub(crate) fn told(&self, error: &RedisError) -> Error {
+        if let Some(refusal) = Refusal::of(error).filter(Refusal::is_final) {
+            let help = match refusal {
+                Refusal::NotTls => "write redis:// in its address if it has no certificate, or look at its port".into(),
+                Refusal::WantsCertificate => "give one with --redis-cert and --redis-key".into(),
+                _ => refusal.help("--redis-ca-file"),
+            };
+            return Error::Refused(format!("{}: {refusal}; {help}", self.address()));
+        }
         let text = format!("{}: {error}", self.address());
         let code = error.code().unwrap_or_default();
         if code == "OOM" || text.contains("OOM command not allowed") {
             return Error::Full(format!("Redis has reached its maxmemory ({})", self.address()));
         }
         match (error.kind(), code) {
+            (ErrorKind::InvalidClientConfig, _) => {
+                Error::Refused(format!("{}: {}", self.address(), error.detail().unwrap_or(error.category())))
+            }
             (ErrorKind::AuthenticationFailed, _) | (_, "NOAUTH" | "WRONGPASS" | "NOPERM") => {
                 Error::Refused(format!("{text} (check user and password in the address, and the user's permissions)"))
             }
@@ -489,25 +514,4 @@ fn jittered(pause: Duration) -> Duration {
     // Without randomness the pause is merely not spread.
     let _ = getrandom::fill(&mut random);
     pause / 2 + pause.mul_f64(f64::from(random[0]) / 512.0)
-}
-
-fn client(url: &str) -> Result<Client> {
-    if url.starts_with("rediss://") || url.starts_with("valkeys://") {
-        let why = "this build of umbel has no TLS; use redis:// in a network that you trust, or a TLS tunnel";
-        return Err(Error::Refused(why.into()));
-    }
-    let refused = |e: RedisError| {
-        let hint = if url.contains('@') { ENCODE } else { "" };
-        Error::Refused(format!("the address of Redis cannot be read: {}{hint}", e.category()))
-    };
-    if let Some(rest) = url.split_once("://").map(|(_, rest)| rest)
-        && !url.starts_with("redis+unix")
-        && rest.split_once(['/', '?', '#']).is_some_and(|(_, behind)| behind.contains('@'))
-    {
-        return Err(Error::Refused(format!("the address of Redis has an @ behind the host{ENCODE}")));
-    }
-    let info = url.into_connection_info().map_err(refused)?;
-    // Nagle's algorithm would cost 40 ms a round trip.
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Client::open(info.set_tcp_settings(tcp)).map_err(refused)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value, aio::MultiplexedConnection};
+use redis::{Cmd, Value};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -18,6 +18,7 @@ use umbel_broker::{Error, Result};
 
 use crate::{
     connection::{Connection, Failed, NOT_READY_PAUSE, Repeat, Verdict, is_unknown_function, verdict},
+    dial::Wire,
     settings::Durability,
 };
 
@@ -47,7 +48,7 @@ const CONFIRMED: [&str; 14] = [
 pub(crate) struct Confirming {
     how: Durability,
     timeout: Duration,
-    idle: Mutex<Vec<MultiplexedConnection>>,
+    idle: Mutex<Vec<Wire>>,
     turns: Semaphore,
 }
 
@@ -102,7 +103,7 @@ impl Confirming {
     }
 
     /// Replicas (or disks) that have what this connection wrote, as soon as they are enough or the time is over.
-    async fn confirmations(&self, connection: &Connection, own: &mut MultiplexedConnection) -> Result<i64> {
+    async fn confirmations(&self, connection: &Connection, own: &mut Wire) -> Result<i64> {
         let ms = self.timeout.as_millis() as u64;
         let command = match self.how {
             Durability::Server => return Ok(0),

@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
     time::MissedTickBehavior,
 };
-use umbel_broker::{Error, Result, Signal, Topic};
+use umbel_broker::{Result, Signal, Topic};
 use umbel_model::WorkerId;
 
 use crate::{connection::Connection, keys::Keys};
@@ -165,10 +165,8 @@ async fn listen(
 }
 
 async fn connect(connection: &Connection) -> Result<PubSub> {
-    let connecting = async { connection.client().get_async_pubsub().await.map_err(|e| connection.told(&e)) };
-    let late =
-        |_| Error::Unavailable(format!("{} did not answer in {:?}", connection.address(), connection.connect_timeout));
-    tokio::time::timeout(connection.connect_timeout, connecting).await.map_err(late)?
+    let connecting = async { connection.dial().subscriptions().await.map_err(|e| connection.not_connected(&e)) };
+    tokio::time::timeout(connection.connect_timeout, connecting).await.map_err(|_| connection.late())?
 }
 
 /// One subscription.

@@ -12,6 +12,7 @@ mod connection;
 mod controls;
 mod decode;
 mod deliveries;
+mod dial;
 mod durability;
 mod encode;
 mod events;
@@ -43,6 +44,7 @@ use umbel_broker::{Clock, Error, Limits, Result};
 use answers::Answer;
 use connection::{Connection, Failed, Repeat};
 use deliveries::LostClaims;
+pub use dial::RedisFiles;
 use durability::Confirming;
 use hints::Signals;
 use keys::Keys;
@@ -56,8 +58,10 @@ const SHARD: u32 = 0;
 /// Where Redis is and how it is used.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`.
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://…` over TLS, or `redis+unix:///path`.
     pub url: String,
+    /// Authorities, a certificate and a password that are in files.
+    pub files: RedisFiles,
     /// Use a server that deletes jobs when its memory is full. For development.
     pub allow_unsafe_settings: bool,
     pub clock: Clock,
@@ -84,6 +88,7 @@ impl RedisConfig {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            files: RedisFiles::default(),
             allow_unsafe_settings: false,
             clock: Clock::Server,
             limits: Limits::default(),
@@ -131,8 +136,8 @@ impl RedisBroker {
     ///
     /// # Errors
     /// `Unavailable` when the server does not answer (not with `wait_for_server`); `Refused` when it loses data, is too
-    /// old, is a replica, wants another password, or holds data of a newer release; `Refused` for an address that
-    /// cannot be read or asks for TLS.
+    /// old, is a replica, wants another password, or holds data of a newer release; `Refused` for an address or a file that
+    /// cannot be read, and for a certificate that is not trusted.
     pub async fn connect(config: RedisConfig) -> Result<Self> {
         let prefix_ok = !config.prefix.is_empty() && config.prefix.bytes().all(|b| b.is_ascii_alphanumeric());
         if !prefix_ok {

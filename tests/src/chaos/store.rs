@@ -69,7 +69,7 @@ impl Store {
     pub(crate) fn start() -> Result<Self> {
         // `always`: what is acknowledged is on the disk. With `everysec` a killed Redis may forget a second of it, and a
         // run that finds a lost job could not say whose fault that is.
-        let options = Options { appendonly: true, arguments: &["--appendfsync", "always"] };
+        let options = Options { appendonly: true, arguments: &["--appendfsync", "always"], ..Options::default() };
         let servers = [RedisServer::start(options), RedisServer::start(options)];
         let port = servers[0].port().to_string();
         redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec(&mut servers[1].connection())?;

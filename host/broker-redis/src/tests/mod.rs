@@ -19,6 +19,7 @@ mod readiness;
 mod recount;
 mod serving;
 mod storage;
+mod tls;
 mod turns;
 mod workflows;
 
@@ -34,12 +35,12 @@ use umbel_broker_conformance::{self as conformance, Subject};
 use umbel_model::{JobId, QueueName, TenantId, WorkerId};
 
 use super::*;
-use conformance::redis_server::{Options, RedisServer};
+use conformance::redis_server::{Options, RedisServer, Tls};
 
 /// One server for all tests of this process; the kernel ends it with the process.
 fn server() -> &'static RedisServer {
     static SERVER: OnceLock<RedisServer> = OnceLock::new();
-    SERVER.get_or_init(|| RedisServer::start(Options::default()))
+    SERVER.get_or_init(|| RedisServer::start(Options { tls: Some(Tls::Good), ..Options::default() }))
 }
 
 /// One of the server's databases, empty, for as long as a test needs it: flushing one is faster than deleting the keys
@@ -75,15 +76,16 @@ fn unique_prefix() -> String {
     format!("t{}", COUNT.fetch_add(1, Ordering::SeqCst))
 }
 
+/// Over TLS with `UMBEL_REDIS_TLS=1`: then the whole suite is, with its random histories.
 async fn subject() -> Subject {
+    subject_over(std::env::var_os("UMBEL_REDIS_TLS").is_some_and(|value| value == "1")).await
+}
+
+async fn subject_over(tls: bool) -> Subject {
     let database = Database::take().await;
     let (clock, now) = Clock::manual(conformance::START_MS);
-    let config = RedisConfig {
-        clock,
-        limits: conformance::limits(),
-        prefix: unique_prefix(),
-        ..RedisConfig::new(database.url())
-    };
+    let way = if tls { tls::over_tls(server(), &database.0.to_string()) } else { RedisConfig::new(database.url()) };
+    let config = RedisConfig { clock, limits: conformance::limits(), prefix: unique_prefix(), ..way };
     let broker = RedisBroker::connect(config).await.unwrap();
     broker.command(&redis::cmd("FLUSHDB")).await.unwrap();
     // A store that was empty when it was taken over.
