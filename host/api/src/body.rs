@@ -42,6 +42,16 @@ pub(crate) async fn read_json(api: &Api, headers: &HeaderMap, body: Body, limit:
         () if is_declared_longer(headers, limit as u64) => Err(too_large(limit)),
         () => Ok(()),
     };
+    read_checked(api, headers, checked, body, limit).await
+}
+
+/// A body of any bytes, at most `limit`, whole.
+pub(crate) async fn read_bytes(api: &Api, headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes> {
+    let checked = if is_declared_longer(headers, limit as u64) { Err(too_large(limit)) } else { Ok(()) };
+    read_checked(api, headers, checked, body, limit).await
+}
+
+async fn read_checked(api: &Api, headers: &HeaderMap, checked: Result<()>, body: Body, limit: usize) -> Result<Bytes> {
     let ((), body) = or_drain(checked, body).await?;
     let bytes = declared_length(headers).and_then(|length| usize::try_from(length).ok()).unwrap_or(limit);
     let ((), body) = or_drain(footprint::room_for_body(api, bytes.min(limit)).await, body).await?;

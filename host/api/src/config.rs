@@ -10,6 +10,8 @@ settings! {
         pub max_module_bytes: u64 = 32 << 20,
         /// Bytes of one JSON body.
         pub max_body_bytes: usize = 2 << 20,
+        /// Bytes of the value of one key-value entry. The broker has its own limit, which is mostly lower.
+        pub max_value_bytes: usize = 1 << 20,
         /// Bytes of one job's arguments as JSON.
         pub max_arguments_bytes: usize = 1 << 20,
         /// Bytes of one batch.

@@ -1,6 +1,9 @@
 //! Entity tags: the version of what was read, so that a change of something else is refused.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::{
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+};
 use serde::Serialize;
 
 use crate::{
@@ -11,10 +14,25 @@ use crate::{
 /// A JSON answer with its version.
 pub(crate) fn tagged<T: Serialize>(value: &T, version: u64) -> Result {
     let mut response = ok(value)?;
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
-        response.headers_mut().insert(header::ETAG, tag);
-    }
+    put(&mut response, version);
     Ok(response)
+}
+
+/// Says the version of what is answered.
+pub(crate) fn put(response: &mut Response, version: u64) {
+    response.headers_mut().extend(tag(version).map(|tag| (header::ETAG, tag)));
+}
+
+/// A problem that says the version of what was found.
+pub(crate) fn with(problem: Problem, version: u64) -> Problem {
+    match tag(version) {
+        Some(tag) => problem.header(header::ETAG, tag),
+        None => problem,
+    }
+}
+
+fn tag(version: u64) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("\"{version}\"")).ok()
 }
 
 /// The version that a caller read.

@@ -8,7 +8,9 @@ use axum::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
-use umbel_model::{DigestPrefix, InvalidName, JobId, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human};
+use umbel_model::{
+    BucketName, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human,
+};
 use utoipa::IntoParams;
 
 use crate::{
@@ -35,8 +37,8 @@ impl<T: Named> FromRequestParts<Arc<Api>> for Context<T> {
         // The middleware puts both there.
         let (caller, request_id) = caller.cloned().zip(request_id.cloned()).ok_or_else(Problem::see_log)?;
         let parameters = RawPathParams::from_request_parts(parts, api).await.ok();
-        let text = parameters.as_ref().and_then(|parameters| parameters.iter().next()).map(|(_, text)| text);
-        Ok(Self { api: api.clone(), caller, request_id, id: T::parse(text)? })
+        let texts: Vec<&str> = parameters.iter().flat_map(|all| all.iter().map(|(_, text)| text)).collect();
+        Ok(Self { api: api.clone(), caller, request_id, id: T::of_path(&texts)? })
     }
 }
 
@@ -110,6 +112,11 @@ pub(crate) trait Named {
     /// Reads the one parameter of a path; none when it is not UTF-8. A text that breaks the rule of its kind cannot exist: not
     /// found, with the rule.
     fn parse(text: Option<&str>) -> Result<Self::Name>;
+
+    /// Reads all parameters of a path; none of them when one is not UTF-8.
+    fn of_path(texts: &[&str]) -> Result<Self::Name> {
+        Self::parse(texts.first().copied())
+    }
 }
 
 impl Named for () {
@@ -142,6 +149,23 @@ named! {
     TenantId: TenantId => TenantNotFound;
     BulkParam: JobId => BulkNotFound;
     WorkflowParam: WorkflowId => WorkflowNotFound;
+    BucketName: BucketName => InvalidKey;
+    KvKey: KvKey => InvalidKey;
+}
+
+impl Named for EntryParam {
+    type Name = (BucketName, KvKey);
+
+    fn parse(_: Option<&str>) -> Result<Self::Name> {
+        Err(Problem::invalid_key("the path is not UTF-8"))
+    }
+
+    fn of_path(texts: &[&str]) -> Result<Self::Name> {
+        match texts {
+            [bucket, key] => Ok((BucketName::parse(Some(bucket))?, KvKey::parse(Some(key))?)),
+            _ => Self::parse(None),
+        }
+    }
 }
 
 impl Named for TokenParam {
@@ -151,6 +175,9 @@ impl Named for TokenParam {
         text.map(str::to_owned).ok_or_else(|| Problem::token_not_found("the path is not UTF-8"))
     }
 }
+
+/// The kind of a bucket and a key.
+pub(crate) enum EntryParam {}
 
 /// The kind of a token's id.
 pub(crate) enum TokenParam {}

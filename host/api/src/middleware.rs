@@ -150,6 +150,8 @@ fn reads_list(request: &Request) -> bool {
         "/v1/dead",
         "/v1/jobs",
         "/v1/jobs/{id}/logs",
+        "/v1/kv",
+        "/v1/kv/{bucket}",
         "/v1/modules",
         "/v1/queues",
         "/v1/tasks",

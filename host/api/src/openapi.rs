@@ -34,6 +34,7 @@ use crate::{
         (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
+        (name = "kv", description = "Key-value entries that tasks keep, in buckets"),
         (name = "tokens", description = "Bearer tokens: who may call"),
         (name = "tenant", description = "Limits of all jobs of a tenant, and the routes to its queues"),
         (name = "dead", description = "Failed jobs kept for inspection and redrive"),
@@ -120,7 +121,8 @@ fn parameter_length(path: &str, name: &str) -> Option<u64> {
     match name {
         "digest" => Some(MAX_DIGEST),
         "tenant" => Some(MAX_TENANT),
-        "queue" => Some(MAX_QUEUE),
+        "queue" | "bucket" => Some(MAX_QUEUE),
+        "key" if of("kv/") => Some(umbel_model::KvKey::MAX_BYTES as u64),
         "worker" => Some(MAX_WORKER),
         "task" if !of("events") => Some(MAX_TASK),
         "name" if of("tasks/") => Some(MAX_TASK),

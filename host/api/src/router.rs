@@ -18,7 +18,7 @@ use crate::{
     middleware::{Front, middleware},
     openapi::{Base, complete, corrected},
     problem::Problem,
-    routes::{bulk, dead, health, jobs, modules, queues, tasks, tenant, tokens, workers, workflows},
+    routes::{bulk, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows},
     state::Api,
 };
 
@@ -59,6 +59,10 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tenant::storage::storage_show))
         .routes(routes!(tenant::storage::storage_show_any, tenant::storage::storage_patch_any))
         .routes(routes!(tenant::routes, tenant::put_routes))
+        .routes(routes!(kv::buckets))
+        .routes(routes!(kv::list, kv::delete_bucket))
+        .routes(routes!(kv::get, kv::put, kv::delete))
+        .routes(routes!(kv::increment))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))
         .routes(routes!(bulk::abort))

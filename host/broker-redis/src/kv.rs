@@ -8,8 +8,7 @@ use umbel_broker::{
 use umbel_model::{BucketName, KvKey, TenantId};
 
 use crate::{
-    RedisBroker,
-    args,
+    RedisBroker, args,
     bytes::{Reader, corrupt},
     connection::Repeat,
     unknown_code,

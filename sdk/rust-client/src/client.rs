@@ -152,6 +152,11 @@ impl Client {
         self.request(Method::DELETE, path)
     }
 
+    /// A request that is not sent twice, whatever its method.
+    pub(crate) fn change(&self, method: Method, path: impl Into<String>) -> Request {
+        self.request(method, path)
+    }
+
     fn request(&self, method: Method, path: impl Into<String>) -> Request {
         Request {
             client: self.clone(),
@@ -186,10 +191,11 @@ impl Client {
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<String, Sent> {
-        Ok(self.answer_with_headers(request).await?.0)
+        let (body, _) = self.answer_with_headers(request).await?;
+        text_of(body).map_err(|error| Sent { arrived: true, retry_after: None, error })
     }
 
-    async fn answer_with_headers(&self, request: RequestBuilder) -> Result<(String, HeaderMap), Sent> {
+    async fn answer_with_headers(&self, request: RequestBuilder) -> Result<(Bytes, HeaderMap), Sent> {
         let unreachable = |error: reqwest::Error| Sent {
             // No connection came about: nothing of the request can have arrived.
             arrived: !error.is_connect(),
@@ -205,18 +211,17 @@ impl Client {
             }
             Err(error) => return Err(Sent { arrived: true, ..unreachable(error) }),
         };
-        let text = String::from_utf8(body.into()).map_err(|_| Sent {
-            arrived: true,
-            retry_after: None,
-            error: Error::BadAnswer,
-        });
         if status.is_success() {
-            return Ok((text?, headers));
+            return Ok((body.freeze(), headers));
         }
-        let text = text.unwrap_or_default();
+        let text = text_of(body.freeze()).unwrap_or_default();
         let retry_after = retry_after(&headers);
         Err(Sent { arrived: true, retry_after, error: Error::of_answer(status.as_u16(), &text) })
     }
+}
+
+fn text_of(body: Bytes) -> Result<String, Error> {
+    String::from_utf8(body.into()).map_err(|_| Error::BadAnswer)
 }
 
 /// A failure, and whether the server may have seen the request.
@@ -330,17 +335,22 @@ impl Request {
 
     /// The body of a success as the server wrote it: numbers keep all their digits.
     pub async fn text(self) -> Result<String, Error> {
-        Ok(self.answered().await?.0)
+        text_of(self.answered().await?.0)
     }
 
     /// The body as `text` gives it, and the value of one header of the answer.
     pub async fn text_and_header(self, name: &str) -> Result<(String, Option<String>), Error> {
-        let (text, headers) = self.answered().await?;
+        let (body, headers) = self.answered().await?;
         let value = headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok((text, value))
+        Ok((text_of(body)?, value))
     }
 
-    async fn answered(self) -> Result<(String, HeaderMap), Error> {
+    /// The body of a success, which may be no text, and the headers.
+    pub(crate) async fn bytes_and_headers(self) -> Result<(Bytes, HeaderMap), Error> {
+        self.answered().await
+    }
+
+    async fn answered(self) -> Result<(Bytes, HeaderMap), Error> {
         if let Some(error) = self.error {
             return Err(error);
         }

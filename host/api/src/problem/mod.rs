@@ -100,6 +100,11 @@ codes! {
     queue_full QueueFull, TOO_MANY_REQUESTS, true, "The queue is full";
     too_many_queues TooManyQueues, TOO_MANY_REQUESTS, false, "No more queues may be made";
     storage_quota StorageQuota, INSUFFICIENT_STORAGE, true, "The tenant has stored as many bytes as it may";
+    invalid_key InvalidKey, BAD_REQUEST, false, "The bucket or the key cannot be used";
+    entry_not_found EntryNotFound, NOT_FOUND, false, "There is no such entry";
+    value_too_large ValueTooLarge, PAYLOAD_TOO_LARGE, false, "The value is too large";
+    not_a_number NotANumber, CONFLICT, false, "The entry is no number that can be changed";
+    too_many_buckets TooManyBuckets, TOO_MANY_REQUESTS, false, "No more buckets may be made";
     job_not_found JobNotFound, NOT_FOUND, false, "There is no such job";
     job_ended JobEnded, CONFLICT, false, "The job has ended";
     job_not_waiting JobNotWaiting, CONFLICT, false, "The job does not wait";

@@ -64,6 +64,14 @@ impl Problem {
         ))
     }
 
+    /// The same of a key-value entry, and of the tenant's entries.
+    pub(crate) fn entries_quota(used: &str) -> Self {
+        Self::storage_quota(format!(
+            "its key-value entries would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete some, store \
+             them for less time, or let an operator raise the limit",
+        ))
+    }
+
     /// The idempotency key of a submission belongs to `earlier`.
     pub(crate) fn key_conflict(earlier: impl Display) -> Self {
         let detail = format!("the key was used for {earlier} with another body; use a new key for a new request");

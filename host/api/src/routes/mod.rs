@@ -4,6 +4,7 @@ pub(crate) mod bulk;
 pub(crate) mod dead;
 pub(crate) mod health;
 pub(crate) mod jobs;
+pub(crate) mod kv;
 pub(crate) mod modules;
 pub(crate) mod queues;
 pub(crate) mod tasks;

@@ -16,6 +16,7 @@ mod faults;
 mod job_options;
 mod jobs;
 mod json_errors;
+mod kv;
 mod logging;
 mod module_deletion;
 mod modules;
