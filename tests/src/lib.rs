@@ -1,7 +1,7 @@
 //! The harness of the black-box scenarios and the benchmark: processes that never outlive their test, a client, guests.
 //!
-//! Nothing here knows a crate of `host/`, but the Redis servers for tests and the worker of `chaos` that settles too late: Umbel is
-//! only met as its users meet it, as a binary and over HTTP.
+//! Nothing here knows a crate of `host/`, but the Redis servers and certificates for tests and the worker of `chaos` that settles too
+//! late: Umbel is only met as its users meet it, as a binary and over HTTP.
 
 pub mod attacks;
 pub mod case;
@@ -31,8 +31,8 @@ use anyhow::{Context, Result, bail};
 pub use crate::redis::{RedisServer, durable_redis, redis, redis_keys, redis_with};
 pub use client::{Answer, Client};
 pub use guests::guest;
-pub use process::{Process, umbel_binary};
-pub use service::{Dev, DevOptions, Split, on_both};
+pub use process::{Process, umbel_binary, umbel_command};
+pub use service::{Dev, DevOptions, Split, answers, on_both};
 pub use times::{next_sunday_from, time_ms, written};
 
 /// A port of 127.0.0.1 that nobody listens on.

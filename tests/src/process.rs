@@ -24,7 +24,7 @@ pub fn umbel_binary() -> Result<PathBuf> {
 }
 
 /// A command that runs the binary with nothing of the caller's `UMBEL_*` settings.
-pub(crate) fn umbel_command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
+pub fn umbel_command<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Command> {
     Ok(command_of(&umbel_binary()?, arguments))
 }
 

@@ -171,15 +171,26 @@ pub struct Split {
     pub workers: Vec<Process>,
     pub client: Client,
     broker: String,
+    environment: Vec<(String, String)>,
     home: TempDir,
 }
 
 impl Split {
     /// A server with `workers` workers.
     pub async fn start(broker: &str, workers: usize, arguments: &[&str]) -> Result<Self> {
+        Self::within(Vec::new(), broker, workers, arguments).await
+    }
+
+    /// The same, where all processes have this environment.
+    pub async fn within(
+        environment: Vec<(String, String)>,
+        broker: &str,
+        workers: usize,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let home = TempDir::new()?;
-        let (server, client) = start_server(broker, home.path(), "server.log").await?;
-        let mut split = Self { server, workers: Vec::new(), client, broker: broker.to_owned(), home };
+        let (server, client) = start_server(broker, home.path(), "server.log", &environment).await?;
+        let mut split = Self { server, workers: Vec::new(), client, broker: broker.to_owned(), environment, home };
         // May do everything: the scenarios order workers about.
         split.client.set_token(&split.create_token(&["--operator"])?);
         for _ in 0..workers {
@@ -190,7 +201,7 @@ impl Split {
 
     /// One more server on the same broker, and a client of it with the same token.
     pub async fn another_server(&self) -> Result<(Process, Client)> {
-        let (server, client) = start_server(&self.broker, self.home.path(), "server-2.log").await?;
+        let (server, client) = start_server(&self.broker, self.home.path(), "server-2.log", &self.environment).await?;
         client.set_token(&self.client.token());
         Ok((server, client))
     }
@@ -202,6 +213,7 @@ impl Split {
 
     fn create_token(&self, arguments: &[&str]) -> Result<String> {
         let mut command = umbel_command(&["token", "create", "--broker", &self.broker, "-o", "id", "--data"])?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(self.home.path().join("data")).current_dir(self.home.path()).env("HOME", self.home.path());
         new_token(command.args(arguments))
     }
@@ -209,6 +221,7 @@ impl Split {
     /// Runs a verb of the binary on this broker, directly.
     pub fn umbel(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = umbel_command(arguments)?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["--broker", &self.broker, "--data"]).arg(self.home.path().join("data"));
         command.current_dir(self.home.path()).env("HOME", self.home.path());
         command.output().context("cannot start umbel")
@@ -223,6 +236,7 @@ impl Split {
     /// Starts one more worker that reaches the broker by another address, such as a proxy's.
     pub fn add_worker_by(&mut self, broker: &str, arguments: &[&str]) -> Result<()> {
         let mut command = umbel_command(&["worker", "--broker", broker, "--data"])?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(self.home.path().join("data")).args(arguments);
         command.current_dir(self.home.path()).env("HOME", self.home.path());
         let number = self.workers.len();
@@ -233,10 +247,16 @@ impl Split {
 }
 
 /// Starts a server and waits until it answers.
-async fn start_server(broker: &str, home: &Path, log: &str) -> Result<(Process, Client)> {
+async fn start_server(
+    broker: &str,
+    home: &Path,
+    log: &str,
+    environment: &[(String, String)],
+) -> Result<(Process, Client)> {
     let listen = format!("127.0.0.1:{}", free_port()?);
     let mut command = umbel_command(&["server", "--broker", broker, "--listen", &listen, "--data"])?;
     command.arg(home.join("data")).current_dir(home).env("HOME", home);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     let mut server = Process::start("umbel server", command, &home.join(log))?;
     let client = Client::new(&format!("http://{listen}"), "")?;
     answers(&client, &mut server).await?;
@@ -251,7 +271,7 @@ fn new_token(command: &mut Command) -> Result<String> {
 }
 
 /// Waits until the service answers, or ends.
-pub(crate) async fn answers(client: &Client, process: &mut Process) -> Result<()> {
+pub async fn answers(client: &Client, process: &mut Process) -> Result<()> {
     let start = std::time::Instant::now();
     loop {
         process.check_alive()?;

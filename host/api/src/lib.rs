@@ -20,6 +20,7 @@ mod extract;
 mod footprint;
 mod graph_svg;
 mod guarded_body;
+mod handshake;
 mod id_generator;
 mod job_detail;
 mod json_limits;

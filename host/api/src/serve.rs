@@ -22,13 +22,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use umbel_tls::ServerCertificate;
 
 use crate::{
     connections::{Busy, Connection, ConnectionLimits, Connections},
     guarded_body::{PIECE_BYTES, in_pieces},
+    handshake::encrypted,
     write_timeout::{WriteLimits, WriteTimeout},
 };
 
@@ -36,6 +39,8 @@ use crate::{
 const CONNECTIONS: ConnectionLimits = ConnectionLimits { all: 4_096, strangers: 1_024, strangers_of_an_address: 256 };
 /// Longest time for a request's head, and for an idle connection to say something.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Says `HEAD_TIMEOUT` to clients, which then send no request on a connection that is about to close.
 const KEEP_ALIVE: (HeaderName, HeaderValue) =
     (HeaderName::from_static("keep-alive"), HeaderValue::from_static("timeout=10"));
@@ -50,26 +55,42 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a client may take of a server.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: ConnectionLimits,
+    writes: WriteLimits,
+    handshake: Duration,
+}
+
+const LIMITS: Limits = Limits { connections: CONNECTIONS, writes: WRITES, handshake: HANDSHAKE_TIMEOUT };
+
 /// Tells a handler that the server is about to stop: answers without an end stop then.
 #[derive(Debug, Clone)]
 pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
 
-/// Serves until `shutdown` ends, then lets requests under way end, for 10 s at most.
+/// Serves until `shutdown` ends, then lets requests under way end, for 10 s at most. With a certificate it speaks TLS only; each
+/// new connection gets the certificate as it is then.
 ///
 /// # Errors
 /// The listener failed in a way that does not pass.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    serve_with(listener, router, shutdown, CONNECTIONS, WRITES).await
+pub async fn serve(
+    listener: TcpListener,
+    certificate: Option<Arc<ServerCertificate>>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    serve_with(listener, certificate, router, shutdown, LIMITS).await
 }
 
 async fn serve_with(
     listener: TcpListener,
+    certificate: Option<Arc<ServerCertificate>>,
     router: Router,
     shutdown: impl Future<Output = ()>,
-    limits: ConnectionLimits,
-    writes: WriteLimits,
+    limits: Limits,
 ) -> io::Result<()> {
-    let (connections, mut all_ended) = Connections::new(limits);
+    let (connections, mut all_ended) = Connections::new(limits.connections);
     let (stop, stopping) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {
@@ -78,7 +99,8 @@ async fn serve_with(
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => match connections.admit(address.ip()) {
                     Some(open) => {
-                        tokio::spawn(connection(stream, router.clone(), stopping.clone(), Arc::new(open), writes));
+                        let serving = Serving { router: router.clone(), stopping: stopping.clone(), open: Arc::new(open) };
+                        tokio::spawn(serving.connection(stream, certificate.clone(), limits));
                     }
                     None => tracing::debug!(%address, "a connection was closed: there are too many, and none is idle"),
                 },
@@ -97,51 +119,71 @@ async fn serve_with(
     Ok(())
 }
 
-async fn connection(
-    stream: TcpStream,
+/// What serves one connection.
+struct Serving {
     router: Router,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
     open: Arc<Connection>,
-    writes: WriteLimits,
-) {
-    // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an answer.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was refused");
+}
+
+impl Serving {
+    async fn connection(mut self, stream: TcpStream, certificate: Option<Arc<ServerCertificate>>, limits: Limits) {
+        // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms an answer.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        let Some(certificate) = certificate else { return self.http(WriteTimeout::new(stream, limits.writes)).await };
+        // The guard that `wait_for` answers with must not live on.
+        let stopped = async { self.stopping.wait_for(|stop| *stop).await.is_ok() };
+        let encrypted = tokio::select! {
+            encrypted = encrypted(stream, &certificate, limits.writes, limits.handshake) => encrypted,
+            // Nothing was asked yet.
+            _ = stopped => return,
+            () = self.open.must_close() => return,
+        };
+        match encrypted {
+            Ok(Some(stream)) => self.http(stream).await,
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "a handshake failed"),
+        }
     }
-    let (router, stop) = (TowerToHyperService::new(router), Stopping(stopping.clone()));
-    let of_requests = open.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let busy = of_requests.busy();
-        let stays_open = stays_open(&request) && !*stop.0.borrow();
-        request.extensions_mut().insert(stop.clone());
-        request.extensions_mut().insert(of_requests.clone());
-        let answer = router.call(request);
-        async move { answer.await.map(|response| until_written(kept_alive(response, stays_open), busy)) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(WriteTimeout::new(stream, writes)), service);
-    let mut served = pin!(served);
-    // The guard that `wait_for` answers with must not live on.
-    let stopped = async { stopping.wait_for(|stop| *stop).await.is_ok() };
-    let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        _ = stopped => {
-            served.as_mut().graceful_shutdown();
-            served.await
+
+    async fn http(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let (router, stop) = (TowerToHyperService::new(self.router), Stopping(self.stopping.clone()));
+        let open = self.open;
+        let of_requests = open.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let busy = of_requests.busy();
+            let stays_open = stays_open(&request) && !*stop.0.borrow();
+            request.extensions_mut().insert(stop.clone());
+            request.extensions_mut().insert(of_requests.clone());
+            let answer = router.call(request);
+            async move { answer.await.map(|response| until_written(kept_alive(response, stays_open), busy)) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut served = pin!(served);
+        let stopped = async { self.stopping.wait_for(|stop| *stop).await.is_ok() };
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            _ = stopped => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+            () = open.must_close() => {
+                served.as_mut().graceful_shutdown();
+                // One that has not said a whole head yet would stay for as long as it may take for that.
+                if open.is_idle() { Ok(()) } else { served.await }
+            }
+        };
+        if let Err(error) = ended {
+            // A client that goes away is no event.
+            tracing::debug!(%error, "a connection broke");
         }
-        () = open.must_close() => {
-            served.as_mut().graceful_shutdown();
-            // One that has not said a whole head yet would stay for as long as it may take for that.
-            if open.is_idle() { Ok(()) } else { served.await }
-        }
-    };
-    if let Err(error) = ended {
-        // A client that goes away is no event.
-        tracing::debug!(%error, "a connection broke");
     }
 }
 
@@ -170,117 +212,4 @@ fn until_written(response: Response, busy: Busy) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{convert::Infallible, net::SocketAddr};
-
-    use axum::{body::Body, routing::get};
-    use bytes::Bytes;
-    use futures::stream;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        sync::Semaphore,
-    };
-
-    use super::*;
-
-    const LONGEST: Duration = Duration::from_millis(500);
-
-    /// Serves one answer at a time: events without an end, which hold a permit until they are dropped.
-    async fn endless() -> (SocketAddr, Arc<Semaphore>) {
-        let permits = Arc::new(Semaphore::new(1));
-        let shared = permits.clone();
-        let answer = async move || {
-            let permit = shared.acquire_owned().await.unwrap();
-            let piece = Bytes::from(format!("data: {}\n\n", "x".repeat(60_000)));
-            Body::from_stream(stream::unfold(permit, move |permit| {
-                let piece = piece.clone();
-                async move { Some((Ok::<_, Infallible>(piece), permit)) }
-            }))
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(answer));
-        let writes = WriteLimits { longest: LONGEST, bytes_per_second: 1 << 20 };
-        tokio::spawn(serve_with(listener, router, std::future::pending(), CONNECTIONS, writes));
-        (address, permits)
-    }
-
-    /// The head of an answer to a request with these headers.
-    async fn head(address: SocketAddr, headers: &str) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
-            assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
-        }
-        String::from_utf8(answer).unwrap()
-    }
-
-    async fn asked(address: SocketAddr) -> TcpStream {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut first = [0; 12];
-        stream.read_exact(&mut first).await.unwrap();
-        assert_eq!(&first, b"HTTP/1.1 200");
-        stream
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_stalls_is_dropped_and_its_permit_is_free() {
-        let (address, permits) = endless().await;
-        let mut stalled = asked(address).await;
-        assert_eq!(permits.available_permits(), 0);
-        let free = tokio::time::timeout(Duration::from_secs(30), permits.acquire()).await;
-        drop(free.expect("its permit is given back").unwrap());
-        // The bytes that were in the system's buffers, and then the end.
-        let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(30), stalled.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "its connection is closed");
-    }
-
-    #[tokio::test]
-    async fn a_slow_reader_that_goes_on_reading_is_kept() {
-        let (address, permits) = endless().await;
-        let mut slow = asked(address).await;
-        let begun = tokio::time::Instant::now();
-        let mut piece = vec![0; 4 << 20];
-        while begun.elapsed() < LONGEST * 4 {
-            assert!(slow.read(&mut piece).await.unwrap() > 0);
-        }
-        assert_eq!(permits.available_permits(), 0);
-    }
-
-    #[tokio::test]
-    async fn an_answer_says_how_long_its_connection_may_be_idle() {
-        assert_eq!(KEEP_ALIVE.1, format!("timeout={}", HEAD_TIMEOUT.as_secs()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(async || "here"));
-        tokio::spawn(serve_with(listener, router, std::future::pending(), CONNECTIONS, WRITES));
-        let stays = head(address, "").await;
-        assert!(
-            stays.contains("keep-alive: timeout=10\r\n") && stays.contains("connection: keep-alive\r\n"),
-            "{stays}"
-        );
-        let closes = head(address, "connection: close\r\n").await;
-        assert!(!closes.contains("keep-alive") && closes.contains("connection: close\r\n"), "{closes}");
-    }
-
-    #[tokio::test]
-    async fn an_idle_connection_gives_way_to_a_new_one() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(async || "here"));
-        let limits = ConnectionLimits { all: 10, strangers: 2, strangers_of_an_address: 2 };
-        tokio::spawn(serve_with(listener, router, std::future::pending(), limits, WRITES));
-        let mut silent = TcpStream::connect(address).await.unwrap();
-        let mut first = asked(address).await;
-        let (_second, _third) = (asked(address).await, asked(address).await);
-        let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(30), first.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "the connection that said nothing for longest is closed");
-        // Long before it would have to send the head of a request.
-        let ended = tokio::time::timeout(HEAD_TIMEOUT / 2, silent.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "and before it the one that never said anything");
-    }
-}
+mod tests;

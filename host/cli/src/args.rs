@@ -45,12 +45,15 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub struct ServerFlags {
-    /// Address of the server, such as http://127.0.0.1:7717
+    /// Address of the server, such as https://umbel.example or http://127.0.0.1:7717
     #[arg(long, global = true, env = "UMBEL_URL", value_name = "URL")]
     pub url: Option<String>,
     /// Bearer token
     #[arg(long, global = true, env = "UMBEL_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Authorities to trust with https instead of the system's (PEM)
+    #[arg(long, global = true, env = "UMBEL_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result {
+    umbel_tls::install_provider();
     // The API shares its process with many connections and gets the cores; everything else is one thread.
     let many_threads = matches!(cli.command, Command::Dev(_) | Command::Server(_) | Command::Run(_));
     let is_worker = matches!(cli.command, Command::Worker(WorkerCommand { verb: None, .. }));

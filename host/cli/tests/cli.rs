@@ -29,8 +29,12 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = umbel(folder.path(), &["dev", "--port", "0", "--concurrency", "2"]);
+        let mut command = umbel(folder.path(), &[&["dev", "--port", "0", "--concurrency", "2"], args].concat());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // The banner is written when everything is up.
         let mut line = String::new();
@@ -376,4 +380,28 @@ fn help_and_version_say_what_is_documented() {
     assert!(code == 0 && out.contains("Exit codes") && !out.contains("__"), "{out}");
     let (code, out, _) = run(folder.path(), &["--version"]);
     assert_eq!((code, out.trim()), (0, concat!("umbel ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn dev_speaks_https_and_the_next_command_just_works() {
+    let dev = Dev::with(&["--tls"]);
+    dev.worker();
+    let profile = std::fs::read_to_string(dev.folder.path().join(".umbel/profile.json")).unwrap();
+    assert!(profile.contains("https://127.0.0.1:") && profile.contains(".umbel/tls/ca.pem"), "{profile}");
+    let text = |name: &str| {
+        let (_, rest) = profile.split_once(&format!("\"{name}\": \"")).unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    let (url, token) = (text("url"), text("token"));
+    // By its other name, where no profile tells whom to trust; and as the system would trust it.
+    let other = url.replace("127.0.0.1", "localhost");
+    let named = ["queue", "list", "--url", &other, "--token", &token];
+    let (code, _, err) = dev.run(&named);
+    assert!(code == 1 && err.contains("error[tls]"), "{err}");
+    let (code, _, err) = dev.run(&[&named[..], &["--ca-file", ".umbel/tls/ca.pem"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = dev.run(&["queue", "list", "--url", &url, "--token", &token]);
+    assert_eq!(code, 0, "{err}");
+    let (code, _, err) = dev.run(&["queue", "list", "--ca-file", "none.pem"]);
+    assert!(code == 1 && err.contains("none.pem cannot be read"), "{err}");
 }

@@ -3,12 +3,13 @@
 //! A request is sent again only when that cannot do anything twice: when it reads only, when it carries an idempotency
 //! key, or when no connection came about, so that nothing was sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, stream};
 use reqwest::{Body, Method, RequestBuilder, Response, header::HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
+use umbel_tls::Trust;
 
 use crate::error::Error;
 
@@ -50,6 +51,26 @@ impl Retry {
     /// The pause before repetition `n`, from 0.
     pub(crate) fn pause(self, n: u32) -> Duration {
         self.first.saturating_mul(2_u32.saturating_pow(n)).min(self.longest)
+    }
+}
+
+/// What a client does beyond the defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    retry: Retry,
+    ca_file: Option<PathBuf>,
+}
+
+impl ClientOptions {
+    /// Other rules of repetition.
+    pub fn retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// For https: trusts the authorities in this PEM file, and not those of the system. It is read when the client is made.
+    pub fn ca_file(self, file: impl Into<PathBuf>) -> Self {
+        Self { ca_file: Some(file.into()), ..self }
     }
 }
 
@@ -97,25 +118,36 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of the server at `url`, such as `http://127.0.0.1:7717`, with a bearer token of a tenant. Nothing is
-    /// sent yet. This build speaks no TLS: use a tunnel or a local proxy for https.
+    /// A client of the server at `url`, such as `https://umbel.example` or `http://127.0.0.1:7717`, with a bearer token of a
+    /// tenant. Nothing is sent yet. With https the server's certificate must be one that the system trusts.
     pub fn new(url: &str, token: &str) -> Result<Self, Error> {
-        Self::with_retry(url, token, Retry::default())
+        Self::with_options(url, token, &ClientOptions::default())
     }
 
-    /// The same with other rules of repetition.
-    pub fn with_retry(url: &str, token: &str, retry: Retry) -> Result<Self, Error> {
-        if !url.starts_with("http://") {
-            return Err(Error::Address(url.to_owned()));
-        }
+    /// The same with other authorities or other rules of repetition.
+    ///
+    /// # Errors
+    /// The address is neither http nor https, or the file of authorities cannot be used.
+    pub fn with_options(url: &str, token: &str, options: &ClientOptions) -> Result<Self, Error> {
+        let mut tls = match url.split_once("://") {
+            // The authorities of the system are read when they are needed.
+            Some(("https", _)) => {
+                let trust = options.ca_file.clone().map_or(Trust::System, Trust::File);
+                umbel_tls::client_config(&trust, None).map_err(|error| Error::Authorities(error.to_string()))?
+            }
+            Some(("http", _)) => umbel_tls::trusts_nobody(),
+            _ => return Err(Error::Address(url.to_owned())),
+        };
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .connect_timeout(Duration::from_secs(5))
             .user_agent(concat!("umbel/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .build()
             .map_err(|error| Error::Request(error.to_string()))?;
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self(Arc::new(Inner { http, url, token: token.to_owned(), retry })))
+        Ok(Self(Arc::new(Inner { http, url, token: token.to_owned(), retry: options.retry })))
     }
 
     /// The server's address, with no slash at its end.
@@ -457,8 +489,10 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_is_taken_and_the_token_is_never_shown() {
-        assert!(matches!(Client::new("https://h", "t"), Err(Error::Address(_))));
+    fn only_http_and_https_are_taken_and_the_token_is_never_shown() {
+        for wrong in ["ftp://h", "h:1", "httpss://h", ""] {
+            assert!(matches!(Client::new(wrong, "t"), Err(Error::Address(_))), "{wrong}");
+        }
         let client = Client::new("http://h:1/", "secret").unwrap();
         assert_eq!(client.url(), "http://h:1");
         assert!(!format!("{client:?}").contains("secret"));

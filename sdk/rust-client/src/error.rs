@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use umbel_model::JobId;
+use umbel_tls::Refusal;
 
 use crate::canvas::CanvasError;
 
@@ -10,8 +11,14 @@ use crate::canvas::CanvasError;
 #[non_exhaustive]
 pub enum Error {
     /// The server's address cannot be used.
-    #[error("the server's address {0:?} cannot be used: it must start with http://")]
+    #[error("the server's address {0:?} cannot be used: it must start with http:// or https://")]
     Address(String),
+    /// The authorities that are to be trusted cannot be read.
+    #[error("the server's certificate could not be checked: {0}")]
+    Authorities(String),
+    /// The server's certificate was refused, or it speaks no TLS. Nothing was sent.
+    #[error("{url}: {refusal}; {}", refusal.help("`ClientOptions::ca_file`"))]
+    Tls { url: String, refusal: Refusal },
     /// The request cannot be written: a token or a key with characters that no header takes, a value that is not JSON.
     #[error("the request cannot be written: {0}")]
     Request(String),
@@ -134,6 +141,9 @@ impl Error {
     pub(crate) fn of_transport(url: &str, error: &reqwest::Error) -> Self {
         if error.is_builder() {
             return Self::Request(innermost(error).unwrap_or_else(|| error.to_string()));
+        }
+        if let Some(refusal) = Refusal::of(error).filter(Refusal::is_final) {
+            return Self::Tls { url: url.to_owned(), refusal };
         }
         let cause = if error.is_timeout() { Some("no answer in time".to_owned()) } else { innermost(error) };
         Self::Unreachable { url: url.to_owned(), cause: cause.unwrap_or_default() }

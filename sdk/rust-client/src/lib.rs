@@ -34,7 +34,7 @@ mod workflow;
 
 pub use bulk::{Bulk, BulkAction, BulkFilter, BulkState, NewBulk};
 pub use canvas::{Step, Unique};
-pub use client::{Client, MAX_ANSWER_BYTES, MAX_WAIT, PushOptions, Request, Retry, fresh_key, typed};
+pub use client::{Client, ClientOptions, MAX_ANSWER_BYTES, MAX_WAIT, PushOptions, Request, Retry, fresh_key, typed};
 pub use control::{Control, ControlPatch, Queue, Route, RouteKind, Routes};
 pub use error::{Error, FieldError, Problem};
 pub use events::{ChangedJob, Event, EventFilter, Feed, JobChange, JobEvent, TenantEvent};
@@ -43,6 +43,7 @@ pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
 pub use kv::{KvBucket, KvExpect, KvItem, KvItems, KvPut, KvValue, kv_path};
 pub use module::{FieldChange, Module, ModuleRollback, TaskChange, TaskMove};
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
+pub use umbel_tls::Refusal as TlsRefusal;
 pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{
     Digests, Node, NodePage, NodeRange, Tree, Workflow, WorkflowOptions, WorkflowPage, WorkflowProgress,

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod life;
+mod tls;
 
 const ID: &str = "01J00000000000000000000000";
 
@@ -85,7 +86,7 @@ impl Server {
 
     fn client(&self) -> Client {
         let retry = Retry { times: 3, first: Duration::from_millis(1), longest: Duration::from_millis(2) };
-        Client::with_retry(&self.url, "the-token", retry).unwrap()
+        Client::with_options(&self.url, "the-token", &ClientOptions::default().retry(retry)).unwrap()
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -159,7 +160,7 @@ async fn a_server_that_is_not_there_is_tried_again_and_then_named() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let retry = Retry { times: 2, first: Duration::from_millis(1), longest: Duration::from_millis(1) };
-    let client = Client::with_retry(&url, "t", retry).unwrap();
+    let client = Client::with_options(&url, "t", &ClientOptions::default().retry(retry)).unwrap();
     let error = client.cancel(ID.parse().unwrap()).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().starts_with(&url), "{error}");
 }

@@ -43,6 +43,7 @@ macro_rules! codes {
 }
 
 codes! {
+    https_needed HttpsNeeded, BAD_REQUEST, false, "The server speaks https only";
     missing_token MissingToken, UNAUTHORIZED, false, "A token is needed";
     invalid_token InvalidToken, UNAUTHORIZED, false, "The token is not valid";
     operator_needed OperatorNeeded, FORBIDDEN, false, "The token is not an operator's";
@@ -236,10 +237,14 @@ impl Problem {
         self.0.status
     }
 
+    /// The body of its answer.
+    pub(crate) fn json(&self, request_id: &str) -> Vec<u8> {
+        serde_json::to_vec(&self.body(request_id)).expect("texts and numbers are JSON")
+    }
+
     /// The response, naming the request.
     pub(crate) fn render(&self, request_id: &str) -> Response {
-        let body = serde_json::to_vec(&self.body(request_id)).expect("texts and numbers are JSON");
-        let mut response = (self.0.status, body).into_response();
+        let mut response = (self.0.status, self.json(request_id)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -18,7 +18,7 @@ async fn serve(
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let shutdown = async move { drop(stopped.await) };
-    (address, stop, tokio::spawn(umbel_api::serve(listener, app.router.clone(), shutdown)))
+    (address, stop, tokio::spawn(umbel_api::serve(listener, None, app.router.clone(), shutdown)))
 }
 
 /// Sends one request and reads until the server closes.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use umbel_broker::Limits;
-use umbel_broker_redis::Durability;
+use umbel_broker_redis::{Durability, RedisFiles};
 use umbel_model::{PolicyBounds, QueueName};
 
 use super::{OrNone, duration, patience, size};
@@ -12,7 +12,7 @@ use super::{OrNone, duration, patience, size};
 /// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
 pub struct BrokerFlags {
-    /// Broker: sqlite:PATH or redis://HOST:PORT/DB
+    /// Broker: sqlite:PATH, redis://HOST:PORT/DB, or rediss://HOST:PORT/DB over TLS
     #[arg(long, env = "UMBEL_BROKER", value_name = "URL", hide_env_values = true)]
     pub broker: Option<String>,
     /// Data folder: modules, compiled code, the SQLite file
@@ -26,7 +26,37 @@ pub struct BrokerFlags {
     #[arg(long, env = "UMBEL_DURABILITY", default_value = "server", value_name = "HOW", hide_default_value = true)]
     pub durability: Durability,
     #[command(flatten)]
+    pub redis: RedisFlags,
+    #[command(flatten)]
     pub limits: LimitsFlags,
+}
+
+/// What a connection to Redis takes from files, each time that it is made.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Files for Redis, read for each new connection")]
+pub struct RedisFlags {
+    /// Authorities to trust with rediss:// instead of the system's (PEM)
+    #[arg(long, env = "UMBEL_REDIS_CA_FILE", value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// Certificate of this process, for a Redis that wants one (PEM)
+    #[arg(long, env = "UMBEL_REDIS_CERT", requires = "redis_key", value_name = "FILE")]
+    pub redis_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM, without a passphrase)
+    #[arg(long, env = "UMBEL_REDIS_KEY", requires = "redis_cert", value_name = "FILE")]
+    pub redis_key: Option<PathBuf>,
+    /// Password of Redis, instead of one in its address
+    #[arg(long, env = "UMBEL_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+}
+
+impl RedisFlags {
+    pub fn files(&self) -> RedisFiles {
+        RedisFiles {
+            authorities: self.redis_ca_file.clone(),
+            identity: self.redis_cert.clone().zip(self.redis_key.clone()),
+            password: self.redis_password_file.clone(),
+        }
+    }
 }
 
 /// Limits of a broker: the same for all of its processes.
@@ -181,6 +211,9 @@ pub struct DevOptions {
     /// Jobs at once
     #[arg(short, long, env = "UMBEL_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=10_000), value_name = "N")]
     pub concurrency: Option<u32>,
+    /// Speak https, with a certificate for localhost that an authority in the data folder issued; client verbs find it there
+    #[arg(long, env = "UMBEL_TLS")]
+    pub tls: bool,
     #[command(flatten)]
     pub broker: BrokerFlags,
     #[command(flatten)]
@@ -196,6 +229,15 @@ pub struct ServerOptions {
     /// Address and port of the API
     #[arg(long, env = "UMBEL_LISTEN", default_value = "127.0.0.1:7717", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// Certificate of the API, with the chain behind it (PEM): speak https, and nothing else. A changed file is used within seconds
+    #[arg(long, env = "UMBEL_TLS_CERT", requires = "tls_key", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM, without a passphrase)
+    #[arg(long, env = "UMBEL_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients reach this server through a proxy that speaks https to them: do not warn that it has no certificate of its own
+    #[arg(long, env = "UMBEL_BEHIND_PROXY")]
+    pub behind_proxy: bool,
     /// Jobs that this process runs at once as a worker; 0: none
     #[arg(short, long, env = "UMBEL_CONCURRENCY", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000), value_name = "N")]
     pub concurrency: u32,

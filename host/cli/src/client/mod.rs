@@ -19,11 +19,14 @@ pub mod workflow;
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
     time::Duration,
 };
 
 use serde::de::DeserializeOwned;
-use umbel_client::{Client, Error, FailedJob, JobError, JobId, Request, Retry, WorkflowId, typed};
+use umbel_client::{
+    Client, ClientOptions, Error, FailedJob, JobError, JobId, Request, Retry, TlsRefusal, WorkflowId, typed,
+};
 
 use self::unknown::{QUEUE, TASK, WORKER};
 use crate::args::{PageFlags, ServerFlags};
@@ -47,9 +50,14 @@ pub struct Context {
 impl Context {
     /// The server of the flags and the environment, or else of the nearest profile.
     pub fn new(flags: &ServerFlags, terminal: Terminal) -> Result<Self> {
-        let profile = if flags.url.is_some() && flags.token.is_some() { None } else { Profile::find() };
-        let (url, token) = destination(flags, profile)?;
-        Ok(Self { client: Client::with_retry(&url, &token, RETRY)?, terminal })
+        // A profile also knows the authorities of its server.
+        let all_given = flags.url.is_some() && flags.token.is_some();
+        let is_plain = !flags.url.as_ref().is_some_and(|url| url.starts_with("https:"));
+        let profile = if all_given && (is_plain || flags.ca_file.is_some()) { None } else { Profile::find() };
+        let Destination { url, token, ca_file } = destination(flags, profile)?;
+        let options = ClientOptions::default().retry(RETRY);
+        let options = ca_file.into_iter().fold(options, ClientOptions::ca_file);
+        Ok(Self { client: Client::with_options(&url, &token, &options)?, terminal })
     }
 
     /// Prints up to `flags.limit` items of a list, read in as many requests as that takes.
@@ -86,23 +94,40 @@ impl Context {
     }
 }
 
+/// Where requests go, and whom they trust with https: none is the system's authorities.
+#[derive(Debug, PartialEq, Eq)]
+struct Destination {
+    url: String,
+    token: String,
+    ca_file: Option<PathBuf>,
+}
+
 /// The server's address, and the token for it. A token goes only to the server that it was given with: a profile's to
 /// no other address, and a token of a flag or the environment to no address of a profile that does not know it (the
-/// profile may be anybody's who can write a folder above this one).
-fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<(String, String)> {
+/// profile may be anybody's who can write a folder above this one). A profile's authorities are for its server only, too.
+fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<Destination> {
     let bare = |url: &str| url.trim_end_matches('/').to_owned();
     let no_server = |message: &str| Failure::new("no_server", message).exit(Exit::Usage);
+    let to = |url: &str, token: &str, of_profile: Option<PathBuf>| {
+        let ca_file = flags.ca_file.clone().or(of_profile);
+        Ok(Destination { url: bare(url), token: token.to_owned(), ca_file })
+    };
     match (&flags.url, &flags.token, profile) {
-        (Some(url), Some(token), _) => Ok((bare(url), token.clone())),
-        (None, Some(token), Some(profile)) if profile.token == *token => Ok((bare(&profile.url), profile.token)),
+        (Some(url), Some(token), profile) => {
+            let same = profile.filter(|profile| bare(&profile.url) == bare(url));
+            to(url, token, same.and_then(|profile| profile.ca_file))
+        }
+        (None, Some(token), Some(profile)) if profile.token == *token => {
+            to(&profile.url, &profile.token, profile.ca_file)
+        }
         (None, Some(_), _) => {
             Err(no_server("a token is given, but not the server that it is for")
                 .help("give --url too, or set UMBEL_URL"))
         }
-        (None, None, Some(profile)) => Ok((bare(&profile.url), profile.token)),
+        (None, None, Some(profile)) => to(&profile.url, &profile.token, profile.ca_file),
         (None, None, None) => Err(no_server("no server is known here")
             .help("start one with `umbel dev` in this folder, or give --url and --token")),
-        (Some(url), None, Some(profile)) if bare(&profile.url) == bare(url) => Ok((bare(url), profile.token)),
+        (Some(url), None, Some(profile)) if bare(&profile.url) == bare(url) => to(url, &profile.token, profile.ca_file),
         (Some(url), None, _) => Err(Failure::new("no_token", format!("no token for {} is known here", bare(url)))
             .exit(Exit::Auth)
             .help("give --token, or set UMBEL_TOKEN; `umbel token create` makes one")),
@@ -143,8 +168,18 @@ impl From<Error> for Failure {
                 .details(Some(cause).filter(|cause| !cause.is_empty()).into_iter().collect())
                 .exit(Exit::Unavailable)
                 .help("is it running? `umbel dev` starts one"),
-            Error::Address(_) => Self::usage("the server's address must start with http://")
-                .help("this build speaks no TLS: use a tunnel or a local proxy for https"),
+            Error::Address(_) => Self::usage("the server's address must start with http:// or https://")
+                .help("write the whole address with --url or UMBEL_URL, such as https://umbel.example"),
+            Error::Tls { url, refusal } => {
+                let help = match refusal {
+                    TlsRefusal::NotTls => {
+                        "write http:// in its address if it has no certificate, or look at its port".into()
+                    }
+                    _ => refusal.help("--ca-file or UMBEL_CA_FILE"),
+                };
+                Self::new("tls", format!("{url}: {refusal}")).help(help)
+            }
+            Error::Authorities(_) => Self::new("tls", error.to_string()).help("correct --ca-file or UMBEL_CA_FILE"),
             Error::BadAnswer => Self::new("bad_answer", error.to_string()),
             Error::Request(_) | Error::Canvas(_) => Self::usage(error.to_string()),
             other => Self::new("client", other.to_string()),
@@ -254,19 +289,27 @@ mod tests {
     #[test]
     fn a_token_goes_only_to_the_server_that_it_was_given_with() {
         let chosen = |url: Option<&str>, token: Option<&str>, profile: bool| {
-            let flags = ServerFlags { url: url.map(Into::into), token: token.map(Into::into) };
-            let profile = profile.then(|| Profile { url: "http://near/".into(), token: "p".into() });
+            let flags = ServerFlags { url: url.map(Into::into), token: token.map(Into::into), ca_file: None };
+            let ca_file = Some("near.pem".into());
+            let profile = profile.then(|| Profile { url: "https://near/".into(), token: "p".into(), ca_file });
             destination(&flags, profile).map_err(|failure| failure.code)
         };
-        let ok = |url: &str, token: &str| Ok((url.to_owned(), token.to_owned()));
-        assert_eq!(chosen(Some("http://a/"), Some("t"), true), ok("http://a", "t"));
-        assert_eq!(chosen(None, None, true), ok("http://near", "p"));
-        assert_eq!(chosen(None, Some("p"), true), ok("http://near", "p"));
+        let to = |url: &str, token: &str, ca_file: Option<&str>| {
+            Ok(Destination { url: url.to_owned(), token: token.to_owned(), ca_file: ca_file.map(Into::into) })
+        };
+        let near = Some("near.pem");
+        assert_eq!(chosen(Some("http://a/"), Some("t"), true), to("http://a", "t", None));
+        assert_eq!(chosen(Some("https://near"), Some("t"), true), to("https://near", "t", near));
+        assert_eq!(chosen(None, None, true), to("https://near", "p", near));
+        assert_eq!(chosen(None, Some("p"), true), to("https://near", "p", near));
         assert_eq!(chosen(None, Some("t"), true), Err("no_server".into()));
         assert_eq!(chosen(None, Some("t"), false), Err("no_server".into()));
         assert_eq!(chosen(None, None, false), Err("no_server".into()));
-        assert_eq!(chosen(Some("http://near"), None, true), ok("http://near", "p"));
-        assert_eq!(chosen(Some("http://far"), None, true), Err("no_token".into()));
+        assert_eq!(chosen(Some("https://near"), None, true), to("https://near", "p", near));
+        assert_eq!(chosen(Some("https://far"), None, true), Err("no_token".into()));
+        let flags = ServerFlags { url: None, token: None, ca_file: Some("flag.pem".into()) };
+        let profile = Profile { url: "https://near".into(), token: "p".into(), ca_file: Some("near.pem".into()) };
+        assert_eq!(destination(&flags, Some(profile)).unwrap().ca_file, Some("flag.pem".into()));
     }
 
     #[test]

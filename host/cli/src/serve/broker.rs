@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use umbel_broker::Broker;
-use umbel_broker_redis::{Durability, RedisBroker, RedisConfig};
+use umbel_broker_redis::{Durability, RedisBroker, RedisConfig, RedisFiles};
 use umbel_broker_sqlite::{SqliteBroker, SqliteConfig};
 
 use super::data::Data;
@@ -31,9 +31,10 @@ impl BrokerUrl {
                 Err(Failure::usage("the sqlite broker needs a file").help("write --broker sqlite:./umbel.db"))
             }
             Some(("sqlite", path)) => Ok(Self::Sqlite(path.strip_prefix("//").unwrap_or(path).into())),
-            Some(("redis" | "rediss" | "redis+unix" | "unix" | "valkey", _)) => {
-                Ok(Self::Redis(url.replacen("valkey:", "redis:", 1)))
-            }
+            Some(("redis" | "rediss" | "redis+unix" | "unix", _)) => Ok(Self::Redis(url.to_owned())),
+            // Valkey's own names for the same.
+            Some(("valkey", rest)) => Ok(Self::Redis(format!("redis:{rest}"))),
+            Some(("valkeys", rest)) => Ok(Self::Redis(format!("rediss:{rest}"))),
             _ => Err(Failure::usage("the broker's address cannot be used")
                 .help("write --broker sqlite:PATH or --broker redis://HOST:PORT/DB")),
         }
@@ -66,12 +67,17 @@ pub async fn open(url: &BrokerUrl, flags: &BrokerFlags, wait_for_server: bool) -
             let why = "--durability is for Redis: the SQLite broker syncs its disk before each answer";
             return Err(Failure::usage(why).help("leave it out, or name a Redis with --broker"));
         }
+        BrokerUrl::Sqlite(_) if flags.redis.files() != RedisFiles::default() => {
+            let why = "--redis-ca-file, --redis-cert and --redis-password-file are for Redis, and the broker is a SQLite file";
+            return Err(Failure::usage(why).help("leave them out, or name a Redis with --broker"));
+        }
         BrokerUrl::Sqlite(path) => Arc::new(SqliteBroker::open(SqliteConfig { limits, ..SqliteConfig::new(path) })?),
         BrokerUrl::Redis(address) => {
             let allow_unsafe_settings = flags.allow_unsafe_redis;
             let config = RedisConfig::new(address);
             let durability = flags.durability;
-            let config = RedisConfig { durability, allow_unsafe_settings, wait_for_server, limits, ..config };
+            let files = flags.redis.files();
+            let config = RedisConfig { files, durability, allow_unsafe_settings, wait_for_server, limits, ..config };
             Arc::new(RedisBroker::connect(config).await?)
         }
     })
@@ -110,6 +116,7 @@ mod tests {
         assert_eq!(BrokerUrl::parse("sqlite:./x.db").unwrap(), BrokerUrl::Sqlite("./x.db".into()));
         assert_eq!(BrokerUrl::parse("sqlite:///x.db").unwrap(), BrokerUrl::Sqlite("/x.db".into()));
         assert!(matches!(BrokerUrl::parse("redis://h:1/2"), Ok(BrokerUrl::Redis(_))));
+        assert_eq!(BrokerUrl::parse("valkeys://h:1/2").unwrap(), BrokerUrl::Redis("rediss://h:1/2".into()));
         assert!(BrokerUrl::parse("postgres://h").is_err() && BrokerUrl::parse("sqlite:").is_err());
     }
 

@@ -8,8 +8,8 @@ use umbel_broker::{Broker, DocumentKind};
 use umbel_model::TenantId;
 
 use super::{
-    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, jobs, profile::Profile, signals::Signals,
-    token::make, watch, web,
+    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, dev_certificate::DevCertificate, jobs,
+    profile::Profile, signals::Signals, token::make, watch, web,
 };
 use crate::{Failure, Result, args::DevOptions, output::Terminal};
 
@@ -17,6 +17,7 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let mut signals = Signals::listen()?;
     let (data, url) = broker::locate(&options.broker)?;
     let _lock = data.lock()?;
+    let certificate = if options.tls { Some(DevCertificate::open(data.folder())?) } else { None };
     let listener = web::listen((Ipv4Addr::LOCALHOST, options.port).into()).await?;
     let broker = broker::open(&url, &options.broker, true).await?;
     tokio::select! {
@@ -27,10 +28,13 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let store = data.modules().await?;
     let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone()).await?;
     let token = token(&*broker, &data).await?;
-    let mut web = web::start(listener, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
+    let mut web = {
+        let certificate = certificate.as_ref().map(DevCertificate::served);
+        web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?
+    };
     let control = background(broker.clone(), store, bounds, &options.background);
     let mut worker = jobs::start(broker.clone(), runtime, config)?;
-    let profile = Profile { url: web.url(), token };
+    let profile = Profile { url: web.url(), token, ca_file: certificate.as_ref().map(DevCertificate::authority) };
     let path = profile.write(data.folder());
     let path = path.map_err(|e| Failure::new("data_folder", format!("the profile cannot be written: {e}")))?;
     terminal.line(&banner(&profile, &url, &data, &path.display().to_string()))?;

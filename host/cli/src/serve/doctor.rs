@@ -5,7 +5,7 @@
 use serde::Serialize;
 use umbel_broker::Finding;
 
-use super::{broker, broker::BrokerUrl, data::Data};
+use super::{broker, broker::BrokerUrl, data::Data, exposure};
 use crate::args::{DoctorOptions, Format};
 use crate::output::{Page, Terminal, unwritten};
 use crate::{Failure, Result};
@@ -22,6 +22,8 @@ struct Report {
     /// Why the broker's settings are unsafe; none when they are safe.
     settings: Option<String>,
     findings: Vec<Finding>,
+    /// Servers of this data folder that others reach without TLS. No finding: whether a proxy is before them is not known.
+    without_tls: Vec<String>,
     fixed: u64,
     /// Nothing is wrong, or nothing is any more.
     healthy: bool,
@@ -31,11 +33,11 @@ struct Report {
 }
 
 impl Report {
-    fn new(broker: String, settings: Option<String>, findings: Vec<Finding>) -> Self {
+    fn new(broker: String, settings: Option<String>, findings: Vec<Finding>, without_tls: Vec<String>) -> Self {
         let fixed = findings.iter().map(|finding| finding.fixed).sum();
         let left = findings.iter().map(|finding| finding.count.saturating_sub(finding.fixed)).sum::<u64>();
         let left = left + u64::from(settings.is_some());
-        Self { broker, settings, findings, fixed, healthy: left == 0, left }
+        Self { broker, settings, findings, without_tls, fixed, healthy: left == 0, left }
     }
 }
 
@@ -56,8 +58,11 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result {
     let looking = terminal.spinner("looking through the broker");
     let findings = looked_through(options.fix, async |fix| broker.audit(fix).await).await?;
     drop(looking);
-    let report = Report::new(url.shown(), settings, findings);
+    let report = Report::new(url.shown(), settings, findings, exposure::noted(data.folder()));
     print(&report, terminal)?;
+    for server in &report.without_tls {
+        terminal.note(&format!("warning: a server listens on {server} without TLS; {}", exposure::HELP));
+    }
     say_whose_values(&*broker, &data, terminal).await?;
     verdict(&report, options.fix, terminal)
 }
@@ -179,7 +184,9 @@ mod tests {
 
     #[test]
     fn a_broker_is_well_only_when_nothing_is_left() {
-        let report = |settings: Option<&str>, findings| Report::new("b".into(), settings.map(str::to_owned), findings);
+        let report = |settings: Option<&str>, findings| {
+            Report::new("b".into(), settings.map(str::to_owned), findings, vec!["0.0.0.0:1 on h".into()])
+        };
         let json = Terminal { format: Format::Json };
         assert!(verdict(&report(None, vec![]), false, &json).is_ok());
         assert!(verdict(&report(None, vec![finding(3, 3)]), true, &json).is_ok());

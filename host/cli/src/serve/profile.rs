@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct Profile {
     pub url: String,
     pub token: String,
+    /// The authorities to trust with https, if not the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 const FILE: &str = "profile.json";
@@ -68,7 +71,7 @@ mod tests {
     #[test]
     fn a_profile_is_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
-        let profile = Profile { url: "http://h".into(), token: "t".into() };
+        let profile = Profile { url: "http://h".into(), token: "t".into(), ca_file: None };
         let path = profile.write(folder.path()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Profile::read(folder.path()).unwrap().url, "http://h");
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn a_profile_that_others_may_write_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
-        let path = Profile { url: "http://h".into(), token: "t".into() }.write(folder.path()).unwrap();
+        let path = Profile { url: "http://h".into(), token: "t".into(), ca_file: None }.write(folder.path()).unwrap();
         for (mode, read) in [(0o644, true), (0o660, false), (0o602, false), (0o600, true)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(Profile::read(folder.path()).is_some(), read, "{mode:o}");

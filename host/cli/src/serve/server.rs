@@ -1,6 +1,6 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
-use super::{background, broker, broker::BrokerUrl, jobs, signals::Signals, watch, web};
+use super::{background, broker, broker::BrokerUrl, exposure, jobs, signals::Signals, watch, web};
 use crate::{Failure, Result, args::ServerOptions};
 
 pub async fn run(options: ServerOptions) -> Result {
@@ -11,13 +11,17 @@ pub async fn run(options: ServerOptions) -> Result {
         let help = "add --concurrency 8 to run jobs here too, or use --broker redis://… and `umbel worker`";
         return Err(Failure::new("sqlite_one_process", message).help(help));
     }
+    let files = options.tls_cert.as_deref().zip(options.tls_key.as_deref());
+    let certificate = files.map(|(certificate, key)| web::certificate(certificate, key)).transpose()?;
+    let is_encrypted = certificate.is_some();
     let listener = web::listen(options.listen).await?;
     let broker = broker::open(&url, &options.broker, true).await?;
     let (store, bounds) = (data.modules().await?, options.bounds.bounds());
     let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let mut web = web::start(listener, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
+    let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
+    let _noted = exposure::warn(web.address, is_encrypted, options.behind_proxy, data.folder());
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),

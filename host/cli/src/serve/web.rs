@@ -1,6 +1,6 @@
 //! Starts the part of a process that answers HTTP.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use umbel_api::{Api, ApiConfig};
 use umbel_broker::Broker;
 use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
+use umbel_tls::ServerCertificate;
 use umbel_worker::Runtime;
 
 use crate::{Exit, Failure, Result};
@@ -15,6 +16,7 @@ use crate::{Exit, Failure, Result};
 /// The API while it runs.
 pub struct Web {
     pub address: SocketAddr,
+    is_encrypted: bool,
     stop: CancellationToken,
     /// None once it was seen to end.
     task: Option<JoinHandle<()>>,
@@ -32,9 +34,17 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Starts answering.
+/// The certificate in these files.
+pub fn certificate(certificate: &Path, key: &Path) -> Result<Arc<ServerCertificate>> {
+    // What the server below this speaks.
+    let loaded = ServerCertificate::load(certificate, key, &["http/1.1"]);
+    loaded.map_err(|error| Failure::new("certificate", error.to_string()).help("correct --tls-cert and --tls-key"))
+}
+
+/// Starts answering; with a certificate by https only.
 pub fn start(
     listener: TcpListener,
+    certificate: Option<Arc<ServerCertificate>>,
     broker: Arc<dyn Broker>,
     store: ModuleStore,
     runtime: Runtime,
@@ -45,12 +55,16 @@ pub fn start(
     let router = umbel_api::router(api);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
+    let is_encrypted = certificate.is_some();
+    if let Some(certificate) = &certificate {
+        tokio::spawn(ServerCertificate::follow(Arc::downgrade(certificate)));
+    }
     let task = tokio::spawn(async move {
-        if let Err(error) = umbel_api::serve(listener, router, stopped).await {
+        if let Err(error) = umbel_api::serve(listener, certificate, router, stopped).await {
             tracing::error!(%error, "the API ended");
         }
     });
-    Ok(Web { address, stop, task: Some(task) })
+    Ok(Web { address, is_encrypted, stop, task: Some(task) })
 }
 
 impl Web {
@@ -60,7 +74,7 @@ impl Web {
         if address.ip().is_unspecified() {
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
-        format!("http://{address}")
+        format!("{}://{address}", if self.is_encrypted { "https" } else { "http" })
     }
 
     /// Waits until it has ended, also by a panic. Safe to drop at any await and to call again.
@@ -89,7 +103,8 @@ mod tests {
     #[tokio::test]
     async fn a_service_whose_api_ended_by_itself_ends_with_an_error() {
         let task = tokio::spawn(async { panic!("as the test wants") });
-        let mut web = Web { address: ([127, 0, 0, 1], 1).into(), stop: CancellationToken::new(), task: Some(task) };
+        let (address, stop) = (([127, 0, 0, 1], 1).into(), CancellationToken::new());
+        let mut web = Web { address, is_encrypted: false, stop, task: Some(task) };
         let mut signals = Signals::listen().unwrap();
         let told = watch::until_told(&mut signals, None, Some(&mut web)).await;
         assert_eq!(told.unwrap_err().code, "api_ended");
