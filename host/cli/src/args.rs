@@ -16,7 +16,7 @@ use clap::{
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use umbel_model::{
-    DigestPrefix, JobState, Rate, TaskName,
+    DigestPrefix, JobState, Permission, Rate, TaskName,
     human::{duration_ms as duration, size_bytes as size},
 };
 
@@ -207,6 +207,13 @@ pub struct RunOptions {
     /// Hard time limit, such as 30s, instead of the task's own
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub time_limit: Option<u64>,
+    /// What the task may reach, as in its module's permissions: 'http https://api.example.com/'; may be given several times.
+    /// 'network 127.0.0.0/8' opens private addresses
+    #[arg(long, value_name = "PERMISSION")]
+    pub grant: Vec<Permission>,
+    /// Certificates of authorities in PEM that are trusted instead of the system's, for requests of the task
+    #[arg(long, env = "UMBEL_HTTP_CA_FILE", value_name = "FILE")]
+    pub http_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,15 +3,25 @@
 use std::{path::Path, sync::Arc};
 
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
+use umbel_capabilities::{
+    Effective, FixedGrants, Reach,
+    http::{HttpClient, HttpConfig, OwnAddresses},
+};
 use umbel_compose::nearest;
 use umbel_model::{
-    Failure as JobFailure, Outcome, ParameterText, Policy, PolicyBounds, Progress, TaskDescription, bind_text,
+    Digest, Failure as JobFailure, Outcome, ParameterText, Permissions, Policy, PolicyBounds, Progress,
+    TaskDescription, TenantId, bind_text,
 };
 use umbel_sandbox::{AttemptInfo, Call, Host, LogLine, Prepared, Sandbox, StopHandle};
 
 use crate::args::{Format, RunOptions};
 use crate::output::{Terminal, bytes_text};
-use crate::{Exit, Failure, Result, client::arguments, serve::data};
+use crate::{
+    Exit, Failure, Result,
+    client::arguments,
+    serve::{DEFAULT_TENANT, data, http::check_authorities},
+};
 
 /// Guests that may be in the sandbox: the description, then the task.
 const SLOTS: u32 = 1;
@@ -21,11 +31,27 @@ pub async fn run(options: RunOptions, terminal: &Terminal) -> Result {
     let (prepared, tasks) = prepare(&sandbox, &options.module, terminal).await?;
     let task = pick(&tasks, options.task.as_ref().map(|name| name.as_str()))?;
     let call = call(task, &policy(task, &options)?, bound(task, &options)?, "local");
+    let call = Call { reach: reach(&options)?, ..call };
     let attempt = sandbox.run(&prepared, call, Arc::new(Stderr(*terminal)), &StopHandle::new()).await;
     let usage = attempt.usage;
     let (took_us, fuel, memory) = (usage.duration_us, usage.fuel, bytes_text(usage.memory_bytes));
     terminal.note(&format!("{took_us} µs, {fuel} fuel, {memory} of memory"));
     finish(attempt.outcome, terminal)
+}
+
+/// What `--grant` gives, under the same policy as in a worker.
+fn reach(options: &RunOptions) -> Result<Reach> {
+    check_authorities(options.http_ca_file.as_deref())?;
+    let granted =
+        Permissions::new(options.grant.iter().cloned()).map_err(|e| Failure::usage(format!("--grant: {e}")))?;
+    let effective = Effective { operator: granted.clone(), tenant: None, approved: granted };
+    let grants = Arc::new(FixedGrants(Arc::new(effective)));
+    let config = HttpConfig { ca_file: options.http_ca_file.clone(), ..HttpConfig::default() };
+    let client = HttpClient::new(config, OwnAddresses::default(), Handle::current());
+    let tenant = TenantId::new(DEFAULT_TENANT).map_err(|e| Failure::usage(e.to_string()))?;
+    let reach = Reach { grants, ..Reach::default() };
+    let http = client.attempt(tenant, Digest::of(b"local"), reach.grants.clone(), reach.meter.clone());
+    Ok(Reach { http: Some(http), ..reach })
 }
 
 /// A call of a task within the limits of its policy, as a first attempt. `name` stands for the job and the queue.

@@ -33,6 +33,8 @@ settings! {
         pub host_call_fuel: u64 = 1_000,
         /// Fuel of one byte handed to the host.
         pub host_byte_fuel: u64 = 1,
+        /// Fuel of one HTTP request, about the time that the host takes for it; its bytes cost `host_byte_fuel`.
+        pub http_request_fuel: u64 = 100_000,
         /// Least time between two progress reports that are passed on, milliseconds; the last one always is.
         pub progress_interval_ms: u64 = 100,
         pub log: LogLimits = LogLimits::default(),

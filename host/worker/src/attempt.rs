@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
 use umbel_capabilities::Reach;
-use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
+use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, TenantId, WorkerId, large_value::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
@@ -157,7 +157,7 @@ impl Attempts {
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
-            reach: Reach::default(),
+            reach: self.reach(&delivery.tenant, invocation.digest),
         };
         let sandbox = self.runtime.sandbox();
         let _memory = tokio::select! {
@@ -182,6 +182,16 @@ impl Attempts {
             Outcome::Value(value) if LargeValue::is_needed(value.get()) => Ok(self.store_result(active, ended).await),
             _ => Ok(ended),
         }
+    }
+
+    /// What the guest of one attempt can reach.
+    fn reach(&self, tenant: &TenantId, module: Digest) -> Reach {
+        let reach = Reach::default();
+        let http = self
+            .runtime
+            .http()
+            .map(|client| client.attempt(tenant.clone(), module, reach.grants.clone(), reach.meter.clone()));
+        Reach { http, ..reach }
     }
 
     /// Stores a large result in the module store; the outcome then has a reference to it.

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moka::future::Cache;
 use umbel_broker::{LargeValues, ValueError};
+use umbel_capabilities::http::HttpClient;
 use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId, settings};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore, gives_way};
 use umbel_sandbox::{CompileCode, CompileError, Compiled, Compiler, Prepared, Sandbox, Turn, VerifiedCode};
@@ -35,6 +36,8 @@ settings! {
         pub idle_s: u64 = 3_600,
         /// The widest policies that a module may ask for.
         pub bounds: PolicyBounds = PolicyBounds::default(),
+        /// Sends the HTTP requests of guests. None: nobody does.
+        pub http: Option<Arc<HttpClient>> = None,
     }
 }
 
@@ -55,6 +58,7 @@ struct Inner {
     uses: AtomicU64,
     compilations: Compilations,
     bounds: PolicyBounds,
+    http: Option<Arc<HttpClient>>,
 }
 
 /// Whether a module is ready to run.
@@ -91,8 +95,9 @@ impl Runtime {
         // Without a capacity: tenants share it, which `make_room` sees to.
         let prepared = Cache::builder().time_to_idle(Duration::from_secs(config.idle_s.max(1))).build();
         let (uses, compilations) = (AtomicU64::new(0), Compilations::default());
-        let RuntimeConfig { max_prepared_bytes, bounds, .. } = config;
-        let inner = Inner { store, code, compiler, sandbox, prepared, max_prepared_bytes, uses, compilations, bounds };
+        let RuntimeConfig { max_prepared_bytes, bounds, http, .. } = config;
+        let inner =
+            Inner { store, code, compiler, sandbox, prepared, max_prepared_bytes, uses, compilations, bounds, http };
         Self { inner: Arc::new(inner) }
     }
 
@@ -103,6 +108,11 @@ impl Runtime {
     /// The widest policies that a module may ask for.
     pub fn bounds(&self) -> &PolicyBounds {
         &self.inner.bounds
+    }
+
+    /// Sends the HTTP requests of guests.
+    pub fn http(&self) -> Option<&Arc<HttpClient>> {
+        self.inner.http.as_ref()
     }
 
     pub(crate) fn store(&self) -> &ModuleStore {

@@ -32,6 +32,7 @@ mod arena;
 pub mod canvas;
 mod context;
 mod errors;
+pub mod http;
 pub mod raw;
 mod run;
 mod schema;

@@ -201,6 +201,32 @@ pub struct RunFlags {
     /// Length of a lease; it is renewed well before it ends
     #[arg(long, env = "UMBEL_LEASE", default_value = "15s", value_parser = duration, value_name = "DURATION")]
     pub lease: u64,
+    #[command(flatten)]
+    pub http: HttpFlags,
+}
+
+/// Outgoing HTTP requests of guests.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "HTTP requests of tasks")]
+pub struct HttpFlags {
+    /// Certificates of authorities in PEM that are trusted instead of the system's
+    #[arg(long, env = "UMBEL_HTTP_CA_FILE", value_name = "FILE")]
+    pub http_ca_file: Option<PathBuf>,
+    /// Addresses of this service that tasks never reach, whatever they are granted, besides the broker's and the one listened on
+    #[arg(long, env = "UMBEL_HTTP_REFUSE", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub http_refuse: Vec<String>,
+    /// What happens with a request that no permission allows
+    #[arg(long, env = "UMBEL_EGRESS", default_value = "enforce", value_name = "HOW")]
+    pub egress: Egress,
+}
+
+/// What happens with a request that no permission allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Egress {
+    /// It is denied
+    Enforce,
+    /// It is logged in the job's log and sent; only where there is one tenant, who is trusted. Private addresses stay refused
+    Report,
 }
 
 #[derive(Debug, Args)]

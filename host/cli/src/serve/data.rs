@@ -5,8 +5,10 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use umbel_capabilities::http::HttpClient;
 use umbel_model::PolicyBounds;
 use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
@@ -93,10 +95,17 @@ impl Data {
     }
 
     /// The sandbox and everything that makes modules ready for it.
-    pub async fn runtime(&self, store: ModuleStore, concurrency: u32, bounds: PolicyBounds) -> Result<Runtime> {
+    pub async fn runtime(
+        &self,
+        store: ModuleStore,
+        concurrency: u32,
+        bounds: PolicyBounds,
+        http: Arc<HttpClient>,
+    ) -> Result<Runtime> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
-        let (config, sandbox) = (RuntimeConfig { bounds, ..RuntimeConfig::default() }, sandbox(concurrency)?);
+        let (config, sandbox) =
+            (RuntimeConfig { bounds, http: Some(http), ..RuntimeConfig::default() }, sandbox(concurrency)?);
         Ok(Runtime::new(config, store, code, compiler(), sandbox))
     }
 }

@@ -8,7 +8,7 @@ use umbel_broker::{Broker, DocumentKind};
 use umbel_model::TenantId;
 
 use super::{
-    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, dev_certificate::DevCertificate, jobs,
+    DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, dev_certificate::DevCertificate, http, jobs,
     profile::Profile, signals::Signals, token::make, watch, web,
 };
 use crate::{Failure, Result, args::DevOptions, output::Terminal};
@@ -26,7 +26,8 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     }
     let (config, bounds) = (jobs::config(&options.run, options.concurrency), options.bounds.bounds());
     let store = data.modules().await?;
-    let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone()).await?;
+    let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
+    let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone(), http).await?;
     let token = token(&*broker, &data).await?;
     let mut web = {
         let certificate = certificate.as_ref().map(DevCertificate::served);

@@ -8,6 +8,7 @@ pub mod dev;
 pub mod dev_certificate;
 pub mod doctor;
 pub mod exposure;
+pub mod http;
 pub mod jobs;
 pub mod logging;
 pub mod profile;

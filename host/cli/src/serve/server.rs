@@ -1,6 +1,6 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
-use super::{background, broker, broker::BrokerUrl, exposure, jobs, signals::Signals, watch, web};
+use super::{background, broker, broker::BrokerUrl, exposure, http, jobs, signals::Signals, watch, web};
 use crate::{Failure, Result, args::ServerOptions};
 
 pub async fn run(options: ServerOptions) -> Result {
@@ -17,7 +17,8 @@ pub async fn run(options: ServerOptions) -> Result {
     let listener = web::listen(options.listen).await?;
     let broker = broker::open(&url, &options.broker, true).await?;
     let (store, bounds) = (data.modules().await?, options.bounds.bounds());
-    let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone()).await?;
+    let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
+    let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone(), http).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
     let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 
 use umbel_worker::{End, WorkerConfig};
 
-use super::{background, broker, broker::BrokerUrl, jobs, signals::Signals, watch, watch::Told};
+use super::{background, broker, broker::BrokerUrl, http, jobs, signals::Signals, watch, watch::Told};
 use crate::{Exit, Failure, Result, args::WorkerOptions};
 
 pub async fn run(options: WorkerOptions) -> Result {
@@ -23,11 +23,12 @@ pub async fn run(options: WorkerOptions) -> Result {
     let (config, bounds) = (config(&options), options.bounds.bounds());
     let most = config.autoscale.map_or(config.concurrency, |(_, max)| max);
     let store = data.modules().await?;
+    let http = http::client(&options.run.http, None, &url).await?;
     // With room for more slots than there are now, so that `umbel worker slots` can add some; without, where address space
     // is short.
-    let runtime = match data.runtime(store.clone(), room(most), bounds.clone()).await {
+    let runtime = match data.runtime(store.clone(), room(most), bounds.clone(), http.clone()).await {
         Ok(runtime) => runtime,
-        Err(_) => data.runtime(store.clone(), most, bounds.clone()).await?,
+        Err(_) => data.runtime(store.clone(), most, bounds.clone(), http).await?,
     };
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
     let control = background(broker.clone(), store, bounds, &options.background);

@@ -1,5 +1,10 @@
 //! Memory and tables of one attempt, summed over all of them, and whether a guest was refused more.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use wasmtime::{ResourceLimiter, Result};
 
 /// Core instances of one component. A componentize-py component has up to 38.
@@ -23,11 +28,37 @@ pub(crate) struct Limiter {
     pub(crate) memory_refused: bool,
     pub(crate) table_refused: bool,
     elements: usize,
+    /// What the host keeps for the guest, bytes.
+    kept: Arc<AtomicUsize>,
+}
+
+/// Memory that the host keeps for a guest: it counts as the guest's until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    kept: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.kept.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Limiter {
     pub(crate) fn new(max_bytes: u64) -> Self {
         Self { max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), ..Self::default() }
+    }
+
+    /// Memory of the host for the guest; none if the guest's limit leaves no room for it.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Option<Reserved> {
+        let all = self.bytes.saturating_add(self.kept.load(Ordering::Relaxed)).saturating_add(bytes);
+        if all > self.max_bytes {
+            return None;
+        }
+        self.peak_bytes = self.peak_bytes.max(all);
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
+        Some(Reserved { kept: self.kept.clone(), bytes })
     }
 }
 
@@ -35,14 +66,15 @@ impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
         let growth = desired.saturating_sub(current);
         let bytes = self.bytes.saturating_add(growth);
-        if bytes > self.max_bytes || maximum.is_some_and(|max| desired > max) {
+        let all = bytes.saturating_add(self.kept.load(Ordering::Relaxed));
+        if all > self.max_bytes || maximum.is_some_and(|max| desired > max) {
             self.memory_refused = true;
             return Ok(false);
         }
         self.memory_refused = false;
         self.bytes = bytes;
         self.last_growth = growth;
-        self.peak_bytes = self.peak_bytes.max(bytes);
+        self.peak_bytes = self.peak_bytes.max(all);
         Ok(true)
     }
 
@@ -92,6 +124,18 @@ mod tests {
         assert!(limiter.memory_growing(0, 40, None).unwrap());
         assert!(!limiter.memory_refused);
         assert_eq!(limiter.peak_bytes, 100);
+    }
+
+    #[test]
+    fn what_the_host_keeps_counts_until_it_is_dropped() {
+        let mut limiter = Limiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        let kept = limiter.reserve(30).unwrap();
+        assert!(limiter.reserve(20).is_none());
+        assert!(!limiter.memory_growing(60, 80, None).unwrap());
+        drop(kept);
+        assert!(limiter.memory_growing(60, 80, None).unwrap());
+        assert_eq!(limiter.peak_bytes, 90);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     attempt::{
         fuel::{charge, charge_at},
         host::{Host, LogLevel, Refused},
-        json,
+        http_calls, json,
         state::State,
         text::clean,
         wasi_calls,
@@ -36,6 +36,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasi_calls::replace(&mut linker)?;
+    http_calls::add(&mut linker)?;
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;
@@ -164,7 +165,7 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 9] = [
+const PROVIDED: [(&str, &str, &[&str]); 10] = [
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
@@ -173,6 +174,7 @@ const PROVIDED: [(&str, &str, &[&str]); 9] = [
     ("wasi:cli", "0.2.", &["terminal-input", "terminal-output", "terminal-stderr"]),
     ("wasi:filesystem", "0.2.", &["preopens", "types"]),
     ("wasi:sockets", "0.2.", &["network", "instance-network", "ip-name-lookup"]),
+    ("wasi:http", "0.2.", &["types", "outgoing-handler"]),
     ("wasi:sockets", "0.2.", &["tcp", "tcp-create-socket", "udp", "udp-create-socket"]),
 ];
 
@@ -194,7 +196,7 @@ mod tests {
     use super::*;
 
     /// One item of each interface.
-    const ITEMS: [(&str, &str); 27] = [
+    const ITEMS: [(&str, &str); 29] = [
         ("wasi:io/error@0.2.12", "error"),
         ("wasi:io/poll@0.2.12", "poll"),
         ("wasi:io/streams@0.2.12", "input-stream"),
@@ -215,6 +217,8 @@ mod tests {
         ("wasi:cli/terminal-stderr@0.2.12", "get-terminal-stderr"),
         ("wasi:filesystem/preopens@0.2.12", "get-directories"),
         ("wasi:filesystem/types@0.2.12", "descriptor"),
+        ("wasi:http/types@0.2.12", "fields"),
+        ("wasi:http/outgoing-handler@0.2.12", "handle"),
         ("wasi:sockets/network@0.2.12", "network"),
         ("wasi:sockets/instance-network@0.2.12", "instance-network"),
         ("wasi:sockets/ip-name-lookup@0.2.12", "resolve-addresses"),
@@ -248,7 +252,8 @@ mod tests {
     #[test]
     fn other_names_and_versions_are_not_provided() {
         for name in [
-            "wasi:http/types@0.2.0",
+            "wasi:http/incoming-handler@0.2.0",
+            "wasi:http/types@0.3.0",
             "wasi:io/poll",
             "wasi:io/poll@0.3.0",
             "wasi:io/poll@0.2.0-rc",

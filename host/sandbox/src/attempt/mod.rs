@@ -4,6 +4,8 @@ pub(crate) mod call;
 mod frames;
 pub(crate) mod fuel;
 pub(crate) mod host;
+pub(crate) mod http;
+pub(crate) mod http_calls;
 pub(crate) mod json;
 pub(crate) mod limiter;
 pub(crate) mod linker;

@@ -6,6 +6,7 @@ use umbel_model::{
 };
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::FieldMapError;
 
 use crate::{
     attempt::{frames, json, log::LastWords, state::State, text::clean, wasi_calls::TooMuch},
@@ -92,6 +93,9 @@ fn named(error: &wasmtime::Error, phase: Phase, state: &State, max_result_bytes:
         } else {
             result_too_large(max_result_bytes)
         };
+    }
+    if error.downcast_ref::<FieldMapError>().is_some() {
+        return Failure::new("host_limit:http_fields", "the guest put too many or too large header fields together");
     }
     let is_table_full = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
     if is_table_full || text.contains("resource table has no free keys") || text.contains("store handle limit") {

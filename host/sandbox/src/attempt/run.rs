@@ -134,10 +134,10 @@ impl Sandbox {
         let StartedAttempt { clock, log, stop } = started.clone();
         let config = &self.inner.config;
         let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.workflow_calls.byte_fuel);
-        let charge = Charge { call, byte, canvas_byte };
+        let charge = Charge { call, byte, canvas_byte, http_request: config.http_request_fuel };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
         let stopping = stop.clone();
-        let state = State { limiter, clock, stop, log, attempt: data, charge, wasi: None, wasi_calls: 0 };
+        let state = State { limiter, clock, stop, log, attempt: data, charge, http: None, wasi: None, wasi_calls: 0 };
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.call_bytes);

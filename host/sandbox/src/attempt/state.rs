@@ -8,10 +8,11 @@ use std::{
 use umbel_capabilities::Reach;
 use umbel_model::Progress;
 use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     attempt::{
-        call::AttemptInfo, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
+        call::AttemptInfo, http::Http, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
         workflow_calls::WorkflowCalls,
     },
     bindings::GuestAttempt,
@@ -63,6 +64,8 @@ pub(crate) struct State {
     pub(crate) log: Arc<AttemptLog>,
     pub(crate) attempt: AttemptData,
     pub(crate) charge: Charge,
+    /// Stands before `wasi`, whose table has the streams of its bodies: fields are dropped in their order.
+    pub(crate) http: Option<Box<Http>>,
     pub(crate) wasi: Option<Box<Wasi>>,
     /// The bytes of WASI calls are charged when they are moved, the calls themselves cannot be: each tick compares their sum
     /// with the fuel, and the usage includes it.
@@ -76,6 +79,7 @@ pub(crate) struct Charge {
     pub(crate) byte: u64,
     /// Of a canvas: parsing it costs more than copying it.
     pub(crate) canvas_byte: u64,
+    pub(crate) http_request: u64,
 }
 
 impl State {
@@ -109,6 +113,24 @@ impl WasiView for State {
         let (log, started) = (&self.log, self.clock.started);
         let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(log, started)));
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl State {
+    /// What the host keeps for `wasi:http`.
+    pub(crate) fn http_kept(&mut self) -> &mut Http {
+        let (http, log) = (&self.attempt.reach.http, &self.log);
+        self.http.get_or_insert_with(|| Box::new(Http::new(http.clone(), log.clone())))
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.wasi_calls += 1;
+        let (client, log, started) = (&self.attempt.reach.http, &self.log, self.clock.started);
+        let http = self.http.get_or_insert_with(|| Box::new(Http::new(client.clone(), log.clone())));
+        let wasi = self.wasi.get_or_insert_with(|| Box::new(Wasi::new(log, started)));
+        http.view(&mut wasi.table)
     }
 }
 

@@ -10,11 +10,11 @@ use wasmtime::{
 use wasmtime_wasi::{
     WasiView as _,
     p2::{
-        DynOutputStream, DynPollable, StreamResult,
+        DynInputStream, DynOutputStream, DynPollable, StreamResult,
         bindings::{
             io::{
                 poll::Host as _,
-                streams::{Host as _, HostOutputStream as _, StreamError},
+                streams::{Host as _, HostInputStream as _, HostOutputStream as _, StreamError},
             },
             random::{insecure::Host as _, random::Host as _},
         },
@@ -60,6 +60,7 @@ const RANDOM: &str = "wasi:random/random@0.2.12";
 const INSECURE: &str = "wasi:random/insecure@0.2.12";
 
 fn replace_streams(linker: &mut Linker<State>) -> Result<()> {
+    replace_input(linker)?;
     let mut streams = linker.instance(STREAMS)?;
     streams.func_wrap(
         "[method]output-stream.write",
@@ -97,6 +98,73 @@ fn replace_streams(linker: &mut Linker<State>) -> Result<()> {
             })
         },
     )
+}
+
+/// What a guest reads is bounded by what its stream has there: a part of an HTTP body, which the HTTP client bounds.
+fn replace_input(linker: &mut Linker<State>) -> Result<()> {
+    type Input = Resource<DynInputStream>;
+    let mut streams = linker.instance(STREAMS)?;
+    streams.func_wrap("[method]input-stream.read", |mut caller: Caller<'_>, (stream, most): (Input, u64)| {
+        let read = caller.data_mut().ctx().table.read(stream, most);
+        charged(&mut caller, read, Vec::len)
+    })?;
+    streams.func_wrap_async(
+        "[method]input-stream.blocking-read",
+        |mut caller: Caller<'_>, (stream, most): (Input, u64)| {
+            Box::new(async move {
+                let read = caller.data_mut().ctx().table.blocking_read(stream, most).await;
+                charged(&mut caller, read, Vec::len)
+            })
+        },
+    )?;
+    streams.func_wrap("[method]input-stream.skip", |mut caller: Caller<'_>, (stream, most): (Input, u64)| {
+        let skipped = caller.data_mut().ctx().table.skip(stream, most);
+        charged(&mut caller, skipped, as_bytes)
+    })?;
+    streams.func_wrap_async(
+        "[method]input-stream.blocking-skip",
+        |mut caller: Caller<'_>, (stream, most): (Input, u64)| {
+            Box::new(async move {
+                let skipped = caller.data_mut().ctx().table.blocking_skip(stream, most).await;
+                charged(&mut caller, skipped, as_bytes)
+            })
+        },
+    )?;
+    streams.func_wrap(
+        "[method]output-stream.splice",
+        |mut caller: Caller<'_>, (to, from, most): (Resource<DynOutputStream>, Input, u64)| {
+            let moved = caller.data_mut().ctx().table.splice(to, from, most);
+            charged(&mut caller, moved, as_bytes)
+        },
+    )?;
+    streams.func_wrap_async(
+        "[method]output-stream.blocking-splice",
+        |mut caller: Caller<'_>, (to, from, most): (Resource<DynOutputStream>, Input, u64)| {
+            Box::new(async move {
+                let moved = caller.data_mut().ctx().table.blocking_splice(to, from, most).await;
+                charged(&mut caller, moved, as_bytes)
+            })
+        },
+    )
+}
+
+fn as_bytes(count: &u64) -> usize {
+    usize::try_from(*count).unwrap_or(usize::MAX)
+}
+
+/// Charges what was moved out of an input stream.
+fn charged<T>(
+    caller: &mut Caller<'_>,
+    moved: StreamResult<T>,
+    bytes: impl FnOnce(&T) -> usize,
+) -> Result<(Result<T, StreamError>,)> {
+    match moved {
+        Ok(moved) => {
+            charge(caller, bytes(&moved))?;
+            Ok((Ok(moved),))
+        }
+        Err(error) => Ok((Err(caller.data_mut().ctx().table.convert_stream_error(error)?),)),
+    }
 }
 
 /// Copies what a guest writes, if it is as little as `check-write` allows.

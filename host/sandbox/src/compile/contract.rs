@@ -55,8 +55,8 @@ fn unknown_import(import: &str) -> CompileError {
         "; build for wasm32-unknown-unknown or wasm32-wasip2, not for wasip1"
     } else if import.contains("wbindgen") || import.starts_with("env.") {
         "; a dependency of the module expects a browser or a C library"
-    } else if import.starts_with("wasi:http/") {
-        "; outgoing HTTP is not a capability of this server yet"
+    } else if import.starts_with("wasi:http/incoming-handler") {
+        "; a module answers no requests: export umbel:task/guest, and send requests with wasi:http/outgoing-handler"
     } else {
         ""
     };
