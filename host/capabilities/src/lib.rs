@@ -3,9 +3,11 @@
 
 mod grants;
 pub mod http;
+pub mod kv;
 mod meter;
 mod reach;
 
 pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavailable};
+pub use kv::{KeyValue, KvError};
 pub use meter::{Meter, Metered};
-pub use reach::Reach;
+pub use reach::{Reach, Refusal};

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod job;
+mod kv;
 mod manage;
 mod service;
 mod worker;
@@ -20,7 +21,7 @@ use umbel_model::{
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{bulk::*, job::*, manage::*, service::*, worker::*, workflow::*};
+pub use self::{bulk::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -124,6 +125,9 @@ pub enum Command {
     /// Queues: depths, pause, limits, purge
     #[command(subcommand)]
     Queue(QueueVerb),
+    /// Key-value entries that tasks keep: read, write, list
+    #[command(subcommand)]
+    Kv(KvVerb),
     /// Pause or limit all your jobs
     Tenant(TenantCommand),
     /// Routes: the queue that a task's jobs go to

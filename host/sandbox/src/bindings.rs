@@ -8,6 +8,7 @@ wasmtime::component::bindgen!({
             import umbel:task/context@0.1.0;
             import umbel:task/custom-state@0.1.0;
             import umbel:task/canvas@0.1.0;
+            import umbel:kv/store@0.1.0;
             import wasi:logging/logging@0.1.0-draft;
             export umbel:task/guest@0.1.0;
         }
@@ -16,6 +17,7 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
+pub(crate) use self::umbel::kv::store as kv;
 /// The node of a workflow that a job is.
 pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
 pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
@@ -31,5 +33,8 @@ pub(crate) mod names {
     pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
     pub(crate) const CUSTOM_STATE: &str = "umbel:task/custom-state@0.1.0";
     pub(crate) const CANVAS: &str = "umbel:task/canvas@0.1.0";
+    pub(crate) const KV: &str = "umbel:kv/store@0.1.0";
+    /// With numbers as cursors of lists, and with texts.
+    pub(crate) const KEYVALUE: [&str; 2] = ["wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/store@0.2.0-draft2"];
     pub(crate) const LOGGING: &str = "wasi:logging/logging@0.1.0-draft";
 }

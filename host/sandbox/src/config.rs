@@ -39,6 +39,7 @@ settings! {
         pub progress_interval_ms: u64 = 100,
         pub log: LogLimits = LogLimits::default(),
         pub workflow_calls: WorkflowCallLimits = WorkflowCallLimits::default(),
+        pub kv_calls: KvCallLimits = KvCallLimits::default(),
         pub describe: DescribeLimits = DescribeLimits::default(),
     }
 
@@ -64,6 +65,17 @@ settings! {
         pub total_bytes: usize = 4 << 20,
         /// Fuel of one byte, about the time that the host takes to read it.
         pub byte_fuel: u64 = 20,
+    }
+
+    /// Limits of the key-value calls of one attempt. Calls beyond them are refused, and the guest goes on.
+    #[derive(Debug, Clone, Copy)]
+    pub struct KvCallLimits {
+        /// Calls, including refused ones.
+        pub calls: u64 = 10_000,
+        /// One value that a guest hands over, bytes. The store has its own limit, which is mostly lower.
+        pub value_bytes: usize = 1 << 20,
+        /// Entries of one page.
+        pub page: u32 = 1_000,
     }
 
     /// Limits of `describe`.

@@ -9,9 +9,9 @@ use futures::FutureExt as _;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
-use umbel_broker::{Broker, DeliveredNode, Input, LargeValues as _};
+use umbel_broker::{Broker, DeliveredNode, Delivery, Input, KvDelivery, LargeValues as _};
 use umbel_capabilities::Reach;
-use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, TenantId, WorkerId, large_value::REFERENCE};
+use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
     invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
+    key_values::KeyValues,
     memory::MemoryBudget,
     operating_system::unix_ms,
     request_composer::RequestComposer,
@@ -128,6 +129,19 @@ impl Attempts {
         }
     }
 
+    /// What the guest of a delivery can reach, as far as its grants allow it.
+    fn reach(&self, delivery: &Delivery, module: Digest) -> Reach {
+        let held = KvDelivery { job: delivery.id, token: delivery.token.clone() };
+        let (broker, tenant) = (self.broker.clone(), delivery.tenant.clone());
+        let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
+        let reach = Reach { kv, ..Reach::default() };
+        let http = self
+            .runtime
+            .http()
+            .map(|client| client.attempt(delivery.tenant.clone(), module, reach.grants.clone(), reach.meter.clone()));
+        Reach { http, ..reach }
+    }
+
     async fn call(&self, active: &Arc<ActiveDelivery>, invocation: Invocation<'_>) -> Result<Ended, Outcome> {
         let delivery = &active.delivery;
         let policy = active.policy();
@@ -157,7 +171,7 @@ impl Attempts {
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
-            reach: self.reach(&delivery.tenant, invocation.digest),
+            reach: self.reach(delivery, invocation.digest),
         };
         let sandbox = self.runtime.sandbox();
         let _memory = tokio::select! {
@@ -182,16 +196,6 @@ impl Attempts {
             Outcome::Value(value) if LargeValue::is_needed(value.get()) => Ok(self.store_result(active, ended).await),
             _ => Ok(ended),
         }
-    }
-
-    /// What the guest of one attempt can reach.
-    fn reach(&self, tenant: &TenantId, module: Digest) -> Reach {
-        let reach = Reach::default();
-        let http = self
-            .runtime
-            .http()
-            .map(|client| client.attempt(tenant.clone(), module, reach.grants.clone(), reach.meter.clone()));
-        Reach { http, ..reach }
     }
 
     /// Stores a large result in the module store; the outcome then has a reference to it.

@@ -33,6 +33,7 @@ pub mod canvas;
 mod context;
 mod errors;
 pub mod http;
+pub mod kv;
 pub mod raw;
 mod run;
 mod schema;

@@ -88,6 +88,24 @@ pub struct LimitsFlags {
     /// The same of modules and documents
     #[arg(long, env = "UMBEL_MAX_DOCUMENT_BYTES", default_value = "4GiB", value_parser = size, value_name = "SIZE")]
     pub max_document_bytes: u64,
+    /// The same of key-value entries
+    #[arg(long, env = "UMBEL_MAX_KV_BYTES", default_value = "1GiB", value_parser = size, value_name = "SIZE")]
+    pub max_kv_bytes: u64,
+    /// One value of a key-value entry; at most 1MiB
+    #[arg(long, env = "UMBEL_MAX_VALUE_BYTES", default_value = "64KiB", value_parser = value_size, value_name = "SIZE")]
+    pub max_value_bytes: u64,
+    /// Key-value buckets
+    #[arg(long, env = "UMBEL_MAX_BUCKETS", default_value_t = Limits::default().max_buckets, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub max_buckets: u64,
+}
+
+/// The size of a value, as far as requests and sandboxes take it.
+fn value_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        bytes @ 1..=1_048_576 => Ok(bytes),
+        _ => Err("from 1B to 1MiB".into()),
+    }
 }
 
 impl LimitsFlags {
@@ -100,6 +118,9 @@ impl LimitsFlags {
             max_log_lines: self.max_log_lines,
             max_job_bytes: self.max_job_bytes,
             max_document_bytes: self.max_document_bytes,
+            max_kv_bytes: self.max_kv_bytes,
+            max_value_bytes: self.max_value_bytes,
+            max_buckets: self.max_buckets,
             ..Limits::default()
         }
     }

@@ -7,6 +7,7 @@ pub mod dead;
 pub mod events;
 mod input;
 pub mod job;
+pub mod kv;
 pub mod module;
 pub mod queue;
 pub mod routes;

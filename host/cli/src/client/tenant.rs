@@ -28,7 +28,8 @@ pub async fn run(ctx: &Context, TenantCommand { verb, scope }: TenantCommand) ->
 }
 
 const STORAGE: &str = "jobs = job_bytes, of them logs = log_bytes, at most = max_job_bytes, documents = document_bytes, \
-                       of them modules = module_bytes, documents at most = max_document_bytes";
+                       of them modules = module_bytes, documents at most = max_document_bytes, key-value = kv_bytes, \
+                       key-value at most = max_kv_bytes";
 
 async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Result {
     if scope.queue.is_some() || scope.task.is_some() {
@@ -39,7 +40,12 @@ async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Re
         None => "/v1/tenant/storage".to_owned(),
     };
     let mut patch = serde_json::Map::new();
-    for (name, limit) in [("max_job_bytes", &flags.max_job_bytes), ("max_document_bytes", &flags.max_document_bytes)] {
+    let limits = [
+        ("max_job_bytes", &flags.max_job_bytes),
+        ("max_document_bytes", &flags.max_document_bytes),
+        ("max_kv_bytes", &flags.max_kv_bytes),
+    ];
+    for (name, limit) in limits {
         patch.extend(limit.as_ref().map(|limit| (name.to_owned(), limit.0.into())));
     }
     if patch.is_empty() {

@@ -15,10 +15,10 @@ use crate::{
     attempt::{
         fuel::{charge, charge_at},
         host::{Host, LogLevel, Refused},
-        http_calls, json,
+        http_calls, json, kv_calls,
         state::State,
         text::clean,
-        wasi_calls,
+        wasi_calls, wasi_keyvalue,
     },
     bindings::{GuestLevel, names, types},
 };
@@ -40,6 +40,8 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;
+    kv_calls::add(&mut linker)?;
+    wasi_keyvalue::add(&mut linker)?;
     add_logging(&mut linker)?;
     Ok(linker)
 }
@@ -165,7 +167,8 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 10] = [
+const PROVIDED: [(&str, &str, &[&str]); 11] = [
+    ("umbel:kv", "0.1.", &["store"]),
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
@@ -180,7 +183,7 @@ const PROVIDED: [(&str, &str, &[&str]); 10] = [
 
 /// Whether an import of this name, such as `wasi:io/poll@0.2.3`, is provided.
 pub(crate) fn is_provided(import: &str) -> bool {
-    if import == names::LOGGING {
+    if import == names::LOGGING || names::KEYVALUE.contains(&import) {
         return true;
     }
     let Some((package, rest)) = import.split_once('/') else { return false };
@@ -233,12 +236,15 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Of `umbel:task` three are in `ours`, and `types` defines no function.
-        assert_eq!(listed - 4, ITEMS.len());
+        // Four are in `ours`, and `types` of `umbel:task` defines no function.
+        assert_eq!(listed - 5, ITEMS.len());
         let ours = [
             (names::CONTEXT, "current"),
             (names::CUSTOM_STATE, "update"),
             (names::CANVAS, "submit"),
+            (names::KV, "get"),
+            (names::KEYVALUE[0], "open"),
+            (names::KEYVALUE[1], "open"),
             (names::LOGGING, "log"),
         ];
         for (interface, item) in ITEMS.into_iter().chain(ours) {
@@ -259,6 +265,8 @@ mod tests {
             "wasi:io/poll@0.2.0-rc",
             "env",
             "umbel:task/context@0.2.0",
+            "wasi:keyvalue/atomics@0.2.0-draft2",
+            "wasi:keyvalue/store@0.2.0",
         ] {
             assert!(!is_provided(name), "{name}");
         }

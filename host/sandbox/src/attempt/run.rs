@@ -19,6 +19,7 @@ use crate::{
     attempt::{
         call::{Attempt, AttemptInfo, Call},
         host::Host,
+        kv_bounds::KvBounds,
         limiter::Limiter,
         log::AttemptLog,
         outcome::{self, Failed, Phase},
@@ -91,7 +92,8 @@ impl Sandbox {
     pub(crate) fn attempt_data(&self, task: Box<str>, info: AttemptInfo, reach: Reach) -> AttemptData {
         let config = &self.inner.config;
         let progress = ProgressThrottle::new(Duration::from_millis(config.progress_interval_ms));
-        AttemptData { task, info, reach, progress, workflow_calls: WorkflowCalls::new(config.workflow_calls) }
+        let workflow_calls = WorkflowCalls::new(config.workflow_calls);
+        AttemptData { task, info, reach, progress, workflow_calls, kv_calls: KvBounds::new(config.kv_calls) }
     }
 
     pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {

@@ -12,8 +12,8 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     attempt::{
-        call::AttemptInfo, http::Http, limiter::Limiter, log::AttemptLog, stop::StopHandle, wasi::Wasi,
-        workflow_calls::WorkflowCalls,
+        call::AttemptInfo, http::Http, kv_bounds::KvBounds, limiter::Limiter, log::AttemptLog, stop::StopHandle,
+        wasi::Wasi, workflow_calls::WorkflowCalls,
     },
     bindings::GuestAttempt,
 };
@@ -54,6 +54,7 @@ pub(crate) struct AttemptData {
     pub(crate) reach: Reach,
     pub(crate) progress: ProgressThrottle,
     pub(crate) workflow_calls: WorkflowCalls,
+    pub(crate) kv_calls: KvBounds,
 }
 
 /// The data of one store.

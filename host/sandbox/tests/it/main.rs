@@ -7,6 +7,7 @@ mod bombs;
 mod compiling;
 mod custom_state;
 mod describing;
+mod kv;
 mod map;
 mod support;
 mod workflow_calls;

@@ -31,7 +31,7 @@ async fn a_module_built_for_a_later_0_1_x_runs() {
 }
 
 /// As much of WASI 0.2 as these tests call.
-const WASI: &str = r#"
+pub const WASI: &str = r#"
 package umbel:task@0.1.0;
 interface types {
     type json = string;

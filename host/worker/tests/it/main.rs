@@ -7,6 +7,7 @@ mod canvas;
 mod damage;
 mod guest;
 mod hints;
+mod key_values;
 mod large;
 mod leases;
 mod orders;
