@@ -94,8 +94,16 @@ impl World {
     async fn module(&self, deleted_at: Option<u64>) {
         let digest = Digest::of(b"m");
         let (imports, tasks) = (Vec::new(), Vec::new());
-        let info =
-            ModuleInfo { digest, size_bytes: 1, core_module: false, imports, tasks, pushed_at: None, deleted_at };
+        let info = ModuleInfo {
+            digest,
+            size_bytes: 1,
+            core_module: false,
+            imports,
+            tasks,
+            permissions: None,
+            pushed_at: None,
+            deleted_at,
+        };
         ModuleDocument::write(&*self.broker, &self.tenant, &info, Expect::Any).await.unwrap();
     }
 

@@ -15,8 +15,8 @@ use crate::{Failure, Result, args::BenchOptions, local, output::Terminal, serve:
 /// Prints one JSON object of microseconds: `mean_us`, `p50_us`, `p99_us`.
 pub async fn run(options: BenchOptions, terminal: &Terminal) -> Result {
     let sandbox = data::sandbox(1)?;
-    let (prepared, tasks) = local::prepare(&sandbox, &options.module, terminal).await?;
-    let task = local::pick(&tasks, Some(&options.task))?;
+    let (prepared, described) = local::prepare(&sandbox, &options.module, terminal).await?;
+    let task = local::pick(&described.tasks, Some(&options.task))?;
     // At the limits that a job of the task has: fuel and deadline are on.
     let call = local::call(task, &Policy::resolve(&task.policy), options.arguments, "bench");
     // So that caches and branch predictors are as they are in a worker.

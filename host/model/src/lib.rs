@@ -15,8 +15,8 @@ pub mod json;
 mod json_error;
 mod json_text;
 pub mod large_value;
+pub mod manifest;
 pub mod outcome;
-pub mod permission;
 pub mod policy;
 pub mod rate;
 mod suggest;
@@ -36,12 +36,14 @@ pub use job::{
 pub use json_error::{JsonError, plain};
 pub use json_text::JsonText;
 pub use large_value::LargeValue;
+pub use manifest::{Capability, Declared, InvalidDeclaration, Manifest};
 pub use outcome::{AttemptRecord, Failure, Frame, Outcome, Resolution, Usage, decide};
-pub use permission::{Permission, Permissions};
 pub use policy::{Acks, OnWorkerLost, Policy, PolicyBounds, PolicyError, PolicyPatch, Uniqueness};
 pub use rate::Rate;
 pub use suggest::nearest;
 pub use task::{ModuleInfo, Parameter, TaskDescription, TaskError};
+pub use umbel_permission as permission;
+pub use umbel_permission::{Permission, Permissions};
 
 /// Milliseconds since the Unix epoch, by the broker's clock.
 pub type UnixMs = u64;

@@ -229,7 +229,8 @@ impl PolicyBounds {
         range("debounce_ms", p.debounce_ms, 0, self.max_retention_ms)?;
         range("debounce_max_wait_ms", p.debounce_max_wait_ms, 0, self.max_retention_ms)?;
         if let Some(name) = p.capabilities.first() {
-            let problem = format!("{name:?} is not a capability of this server, which knows none yet");
+            let problem =
+                format!("{name:?}: policies grant nothing; a module declares what it asks for in its permissions");
             return Err(refused("capabilities", problem));
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Digest, JsonText, Policy, PolicyBounds, PolicyPatch, TaskName, UnixMs};
+use crate::{Capability, Declared, Digest, JsonText, Manifest, Policy, PolicyBounds, PolicyPatch, TaskName, UnixMs};
 
 /// Tasks of one module. A module with more is refused.
 pub const MAX_TASKS: usize = 256;
@@ -67,12 +67,27 @@ pub struct ModuleInfo {
     /// Interfaces it imports, such as `umbel:task/context@0.1.0`.
     pub imports: Vec<String>,
     pub tasks: Vec<TaskDescription>,
+    /// The permissions that it declares. None in records of older releases, which did not ask for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Declared>,
     /// When it was pushed last, about, by the clock of the server. None in records of older releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_at: Option<UnixMs>,
     /// When it was deleted, by the clock of the server. It is kept for the jobs that use it, and takes no new ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<UnixMs>,
+}
+
+impl ModuleInfo {
+    pub fn manifest(&self) -> Manifest {
+        let capabilities = self.imports.iter().filter_map(|import| Capability::of_import(import)).collect();
+        Manifest { capabilities, declared: self.permissions.clone().unwrap_or_default() }
+    }
+
+    /// Whether people must approve what it asks for before its tasks may be deployed.
+    pub fn needs_approval(&self) -> bool {
+        self.permissions.as_ref().is_some_and(|declared| !declared.is_empty())
+    }
 }
 
 /// Why a module's description is refused.
@@ -198,5 +213,16 @@ mod tests {
         assert_eq!(parameter.default.unwrap().as_str(), "null");
         let none: Parameter = serde_json::from_str(r#"{"name":"x","schema":true}"#).unwrap();
         assert_eq!(none.default, None);
+    }
+
+    #[test]
+    fn a_record_of_an_older_release_asks_for_nothing() {
+        let digest = Digest::of(b"m");
+        let text = format!(
+            r#"{{"digest":"{digest}","size_bytes":1,"core_module":false,"imports":["wasi:clocks/wall-clock@0.2.0"],"tasks":[]}}"#
+        );
+        let info: ModuleInfo = serde_json::from_str(&text).unwrap();
+        assert!(!info.needs_approval() && !info.manifest().is_pure());
+        assert_eq!(serde_json::to_string(&info).unwrap(), text);
     }
 }

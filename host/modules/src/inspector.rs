@@ -8,7 +8,7 @@ use umbel_model::{ModuleInfo, TenantId};
 /// Why an upload is refused.
 ///
 /// Codes: `not_wasm`, `invalid_module`, `no_contract`, `unknown_import`, `module_too_large`, `module_too_complex`,
-/// `compile_timeout`, `compile_memory`, `compile_failed`, `describe_failed`, `describe_invalid`, and those of
+/// `compile_timeout`, `compile_memory`, `compile_failed`, `describe_failed`, `describe_invalid`, `invalid_permission`, and those of
 /// [`crate::Error::code`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]

@@ -37,7 +37,7 @@ fn main() -> Result<(), Failure> {
     println!("loaded in {:?}", started.elapsed());
     let started = Instant::now();
     let tasks = runtime.block_on(sandbox.describe(&prepared, &PolicyBounds::default()))?;
-    println!("described {} tasks in {:?}", tasks.len(), started.elapsed());
+    println!("described {} tasks in {:?}", tasks.tasks.len(), started.elapsed());
 
     let call = call(&task, &arguments);
     for round in 0..3 {

@@ -11,12 +11,13 @@ wasmtime::component::bindgen!({
             import umbel:kv/store@0.1.0;
             import wasi:logging/logging@0.1.0-draft;
             export umbel:task/guest@0.1.0;
+            export umbel:task/permissions@0.1.0;
         }
     ",
     world: "umbel:host/host",
 });
 
-pub(crate) use self::exports::umbel::task::guest::Outcome as GuestOutcome;
+pub(crate) use self::exports::umbel::task::{guest::Outcome as GuestOutcome, permissions::Declared as GuestDeclared};
 pub(crate) use self::umbel::kv::store as kv;
 /// The node of a workflow that a job is.
 pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
@@ -30,6 +31,7 @@ pub(crate) mod names {
     pub(crate) const GUEST: &str = "umbel:task/guest@0.1.0";
     /// The start of the name of the guest interface in any version 0.1.x.
     pub(crate) const GUEST_PREFIX: &str = "umbel:task/guest@0.1.";
+    pub(crate) const PERMISSIONS: &str = "umbel:task/permissions@0.1.0";
     pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
     pub(crate) const CUSTOM_STATE: &str = "umbel:task/custom-state@0.1.0";
     pub(crate) const CANVAS: &str = "umbel:task/canvas@0.1.0";

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use umbel_capabilities::Reach;
 use umbel_model::{
-    JsonError, JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
+    Declared, JsonError, JsonText, Outcome, Parameter, PolicyBounds, PolicyPatch, TaskDescription, TaskName,
     task::{MAX_PARAMETERS, MAX_SCHEMA_BYTES, MAX_TASKS, check_tasks},
 };
 use wasmtime::Store;
@@ -22,23 +22,30 @@ use crate::{
         stop::StopHandle,
         text::clean,
     },
-    bindings::{GuestAnswer, types},
+    bindings::{GuestAnswer, GuestDeclared, types},
     engine::Sandbox,
     error::DescribeError,
     prepared::Prepared,
 };
 
+/// What a module says of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Described {
+    pub tasks: Vec<TaskDescription>,
+    pub permissions: Declared,
+}
+
+/// As the guest says it.
+type RawDescription = (Vec<types::TaskDescription>, Vec<GuestDeclared>);
+
 /// The longest policy text, bytes.
 const MAX_POLICY_BYTES: usize = 16 << 10;
 
 impl Sandbox {
-    /// The tasks of a module, checked against the limits of the model and the operator's `bounds`.
-    pub async fn describe(
-        &self,
-        prepared: &Prepared,
-        bounds: &PolicyBounds,
-    ) -> Result<Vec<TaskDescription>, DescribeError> {
-        let raw = self.raw_description(prepared).await?;
+    /// The tasks of a module and the permissions that it declares, checked against the limits of the model and the operator's
+    /// `bounds`.
+    pub async fn describe(&self, prepared: &Prepared, bounds: &PolicyBounds) -> Result<Described, DescribeError> {
+        let (raw, declared) = self.raw_description(prepared).await?;
         let invalid = DescribeError::Invalid;
         if raw.len() > MAX_TASKS {
             return Err(invalid(format!("the module describes {} tasks, more than {MAX_TASKS}", raw.len())));
@@ -47,10 +54,14 @@ impl Sandbox {
         let tasks: Vec<TaskDescription> =
             raw.into_iter().map(|raw| task(raw, &mut trees)).collect::<Result<_, _>>().map_err(invalid)?;
         check_tasks(&tasks, bounds).map_err(|e| invalid(clean(&e.to_string(), 2_048)))?;
-        Ok(tasks)
+        let names: Vec<TaskName> = tasks.iter().map(|task| task.name.clone()).collect();
+        let declared = declared.iter().map(|one| (one.task.as_deref(), one.permission.as_str()));
+        let permissions =
+            Declared::read(declared, &names).map_err(|e| DescribeError::Permission(clean(&e.to_string(), 2_048)))?;
+        Ok(Described { tasks, permissions })
     }
 
-    async fn raw_description(&self, prepared: &Prepared) -> Result<Vec<types::TaskDescription>, DescribeError> {
+    async fn raw_description(&self, prepared: &Prepared) -> Result<RawDescription, DescribeError> {
         let failed =
             |kind: &str, message: &str| DescribeError::Failed { kind: kind.to_owned(), message: message.to_owned() };
         let Ok(_slot) = self.inner.slots.acquire().await else { return Err(failed("closed", "the sandbox is closed")) };
@@ -63,7 +74,7 @@ impl Sandbox {
         let mut store = self.store(&store_limits, &started, data);
         let ended = bounded(call_describe(&mut store, prepared), clock.hard + TIMER_GRACE, &started.stop).await;
         let (error, phase) = match ended {
-            Ended::Returned(Ok(tasks)) => return Ok(tasks),
+            Ended::Returned(Ok(described)) => return Ok(described),
             Ended::Returned(Err(error)) => error,
             Ended::TimedOut | Ended::Stopped(_) => {
                 return Err(failed("deadline", &format!("it took longer than {} ms", limits.time_ms)));
@@ -80,7 +91,7 @@ impl Sandbox {
     }
 }
 
-async fn call_describe(store: &mut Store<State>, prepared: &Prepared) -> Result<Vec<types::TaskDescription>, Failed> {
+async fn call_describe(store: &mut Store<State>, prepared: &Prepared) -> Result<RawDescription, Failed> {
     let at = |phase| move |error| (error, phase);
     let inner = &prepared.inner;
     let instance = inner.pre.instantiate_async(&mut *store).await.map_err(at(Phase::Instantiate))?;
@@ -90,7 +101,11 @@ async fn call_describe(store: &mut Store<State>, prepared: &Prepared) -> Result<
     // A wrong type of `run` is found at upload and not by the first job.
     instance.get_typed_func::<(&str, &str), (GuestAnswer,)>(&mut *store, &inner.run).map_err(at(Phase::Instantiate))?;
     let (tasks,) = describe.call_async(&mut *store, ()).await.map_err(at(Phase::Call))?;
-    Ok(tasks)
+    let Some(declare) = &inner.declare else { return Ok((tasks, Vec::new())) };
+    let declare =
+        instance.get_typed_func::<(), (Vec<GuestDeclared>,)>(&mut *store, declare).map_err(at(Phase::Instantiate))?;
+    let (declared,) = declare.call_async(&mut *store, ()).await.map_err(at(Phase::Call))?;
+    Ok((tasks, declared))
 }
 
 fn task(raw: types::TaskDescription, trees: &mut Trees) -> Result<TaskDescription, String> {

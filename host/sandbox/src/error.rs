@@ -73,14 +73,18 @@ pub enum DescribeError {
     /// It returned something that cannot be used.
     #[error("describe() returned something invalid: {0}")]
     Invalid(String),
+    /// It declares something that is no permission, or none that it may declare; the message says what to write.
+    #[error("{0}")]
+    Permission(String),
 }
 
 impl DescribeError {
-    /// `describe_failed` or `describe_invalid`.
+    /// `describe_failed`, `describe_invalid` or `invalid_permission`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Failed { .. } => "describe_failed",
             Self::Invalid(_) => "describe_invalid",
+            Self::Permission(_) => "invalid_permission",
         }
     }
 }

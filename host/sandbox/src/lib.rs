@@ -31,6 +31,7 @@ pub use compile::{
     turns::Turn,
 };
 pub use config::{DescribeLimits, KvCallLimits, LogLimits, SandboxConfig, WorkflowCallLimits};
+pub use describe::Described;
 pub use engine::Sandbox;
 pub use error::{CompileCode, CompileError, DescribeError, Error};
 pub use prepared::{Prepared, VerifiedCode};

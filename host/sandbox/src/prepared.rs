@@ -30,6 +30,8 @@ pub(crate) struct PreparedInner {
     pub(crate) pre: InstancePre<State>,
     pub(crate) describe: ComponentExportIndex,
     pub(crate) run: ComponentExportIndex,
+    /// Of a module that declares permissions.
+    pub(crate) declare: Option<ComponentExportIndex>,
     size_bytes: usize,
 }
 
@@ -58,6 +60,10 @@ impl Sandbox {
         let guest = component.get_export_index(None, names::GUEST).ok_or_else(|| missing("the interface"))?;
         let function = |name: &str| component.get_export_index(Some(&guest), name).ok_or_else(|| missing(name));
         let (describe, run) = (function("describe")?, function("run")?);
-        Ok(Prepared { inner: Arc::new(PreparedInner { pre, describe, run, size_bytes: code.0.len() }) })
+        let permissions = component.get_export_index(None, names::PERMISSIONS);
+        let declare = permissions
+            .map(|interface| component.get_export_index(Some(&interface), "declare").ok_or_else(|| missing("declare")));
+        let (declare, size_bytes) = (declare.transpose()?, code.0.len());
+        Ok(Prepared { inner: Arc::new(PreparedInner { pre, describe, run, declare, size_bytes }) })
     }
 }

@@ -16,9 +16,9 @@ use bytes::Bytes;
 use moka::future::Cache;
 use umbel_broker::{LargeValues, ValueError};
 use umbel_capabilities::http::HttpClient;
-use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TaskDescription, TenantId, settings};
+use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TenantId, settings};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore, gives_way};
-use umbel_sandbox::{CompileCode, CompileError, Compiled, Compiler, Prepared, Sandbox, Turn, VerifiedCode};
+use umbel_sandbox::{CompileCode, CompileError, Compiled, Compiler, Described, Prepared, Sandbox, Turn, VerifiedCode};
 
 use crate::{
     compilations::{Compilations, Compiling},
@@ -233,7 +233,7 @@ impl Runtime {
     }
 
     /// Runs the guest's `describe` on a thread of its own: it may spin for as long as it is allowed to.
-    async fn describe(&self, prepared: &Prepared) -> Result<Vec<TaskDescription>, InspectError> {
+    async fn describe(&self, prepared: &Prepared) -> Result<Described, InspectError> {
         let (this, prepared, handle) = (self.clone(), prepared.clone(), tokio::runtime::Handle::current());
         let describing = tokio::task::spawn_blocking(move || {
             handle.block_on(this.inner.sandbox.describe(&prepared, &this.inner.bounds))
@@ -265,13 +265,14 @@ impl Inspector for Runtime {
         };
         let prepared = self.load(digest, compiled.into()).await.map_err(unloaded)?;
         // Not kept in memory: a stranger's pushes would fill it, and the first job loads it from the code cache.
-        let tasks = self.describe(&prepared).await?;
+        let Described { tasks, permissions } = self.describe(&prepared).await?;
         Ok(ModuleInfo {
             digest,
             size_bytes: module.len() as u64,
             core_module,
             imports,
             tasks,
+            permissions: Some(permissions),
             pushed_at: None,
             deleted_at: None,
         })

@@ -73,6 +73,7 @@ fn implementation(function: &ItemFn, options: &Options, signature: &Signature) -
     let run = run(function, signature);
     let signatures = crate::canvas::signatures(name, vis, &signature.parameters);
     let about = format!("The task `{public_name}`: list it in `umbel::module![…]`.");
+    let permissions = &options.permissions;
     quote! {
         #[doc = #about]
         #[allow(non_camel_case_types)]
@@ -84,6 +85,7 @@ fn implementation(function: &ItemFn, options: &Options, signature: &Signature) -
 
             impl ::umbel::__private::Task for #name {
                 const NAME: &'static str = #public_name;
+                const PERMISSIONS: &'static [&'static str] = &[#(#permissions),*];
                 #describe
                 #run
             }

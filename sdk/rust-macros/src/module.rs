@@ -3,19 +3,63 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::{Error, Path, Result, Token, parse::Parser, punctuated::Punctuated, spanned::Spanned};
+use syn::{
+    Error, Ident, Path, Result, Token,
+    parse::{Parse, ParseStream},
+    spanned::Spanned,
+};
 
-use crate::errors::Errors;
+use crate::{errors::Errors, values};
 
 /// Tasks of one module; the server's limit.
 const MAX_TASKS: usize = 256;
 
-pub(crate) fn module(tasks: TokenStream) -> Result<TokenStream> {
-    let tasks: Vec<Path> = Punctuated::<Path, Token![,]>::parse_terminated
-        .parse2(tasks)
-        .map_err(|e| Error::new(e.span(), "expected the names of tasks: umbel::module![add, total]"))?
-        .into_iter()
-        .collect();
+/// What stands in `module![…]`.
+struct Listed {
+    tasks: Vec<Path>,
+    /// What all tasks ask to reach.
+    permissions: Vec<String>,
+}
+
+impl Parse for Listed {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let mut listed = Self { tasks: Vec::new(), permissions: Vec::new() };
+        while !input.is_empty() {
+            if input.peek(Ident) && input.peek2(Token![:]) && !input.peek2(Token![::]) {
+                listed.permissions = permissions(input)?;
+            } else {
+                let expected =
+                    |e: Error| Error::new(e.span(), "expected the names of tasks: umbel::module![add, total]");
+                listed.tasks.push(input.parse().map_err(expected)?);
+            }
+            if input.is_empty() {
+                break;
+            }
+            let expected = |e: Error| Error::new(e.span(), "expected a comma between the names of tasks");
+            input.parse::<Token![,]>().map_err(expected)?;
+        }
+        Ok(listed)
+    }
+}
+
+/// `permissions: ["…"]`, at the end.
+fn permissions(input: ParseStream<'_>) -> Result<Vec<String>> {
+    let key: Ident = input.parse()?;
+    if key != "permissions" {
+        let problem = format!("`{key}` is not known here; only `permissions: [\"…\"]` stands behind the tasks");
+        return Err(Error::new(key.span(), problem));
+    }
+    input.parse::<Token![:]>()?;
+    let permissions = values::permissions(&input.parse()?)?;
+    let rest = input.fork();
+    if rest.parse::<Option<Token![,]>>().is_err() || !rest.is_empty() {
+        return Err(Error::new(input.span(), "the permissions stand at the end, behind all tasks"));
+    }
+    Ok(permissions)
+}
+
+pub(crate) fn module(listed: TokenStream) -> Result<TokenStream> {
+    let Listed { tasks, permissions } = syn::parse2(listed)?;
     if tasks.is_empty() {
         return Err(Error::new(proc_macro2::Span::call_site(), "a module has at least one task: umbel::module![add]"));
     }
@@ -32,10 +76,10 @@ pub(crate) fn module(tasks: TokenStream) -> Result<TokenStream> {
         seen.push(text);
     }
     errors.finish()?;
-    Ok(expand(&tasks))
+    Ok(expand(&tasks, &permissions))
 }
 
-fn expand(tasks: &[Path]) -> TokenStream {
+fn expand(tasks: &[Path], permissions: &[String]) -> TokenStream {
     // The name's constant is evaluated once per task, at the task, so that a clash points at the second of the two.
     let unique = tasks.iter().enumerate().map(|(at, task)| {
         let before = &tasks[..at];
@@ -53,6 +97,15 @@ fn expand(tasks: &[Path]) -> TokenStream {
         impl ::umbel::__private::Module for __UmbelModule {
             fn describe() -> ::std::vec::Vec<::umbel::raw::TaskDescription> {
                 ::std::vec![#(<#tasks as ::umbel::__private::Task>::describe()),*]
+            }
+
+            fn declare() -> ::std::vec::Vec<::umbel::raw::Declared> {
+                let mut declared = ::umbel::__private::declared(::core::option::Option::None, &[#(#permissions),*]);
+                #(declared.extend(::umbel::__private::declared(
+                    ::core::option::Option::Some(<#tasks as ::umbel::__private::Task>::NAME),
+                    <#tasks as ::umbel::__private::Task>::PERMISSIONS,
+                ));)*
+                declared
             }
 
             fn run(
@@ -84,7 +137,16 @@ fn expand(tasks: &[Path]) -> TokenStream {
         }
 
         #[cfg(target_arch = "wasm32")]
+        impl ::umbel::raw::declaring::Guest for __UmbelModule {
+            fn declare() -> ::std::vec::Vec<::umbel::raw::Declared> {
+                <Self as ::umbel::__private::Module>::declare()
+            }
+        }
+
+        #[cfg(target_arch = "wasm32")]
         ::umbel::raw::export!(__UmbelModule with_types_in ::umbel::raw);
+        #[cfg(target_arch = "wasm32")]
+        ::umbel::raw::declaring::export!(__UmbelModule with_types_in ::umbel::raw::declaring);
 
         /// This module as a host sees it, for native tests.
         #[cfg(not(target_arch = "wasm32"))]
@@ -96,6 +158,11 @@ fn expand(tasks: &[Path]) -> TokenStream {
             /// The descriptions that the module gives at upload.
             pub fn describe() -> ::std::vec::Vec<::umbel::raw::TaskDescription> {
                 <super::__UmbelModule as ::umbel::__private::Module>::describe()
+            }
+
+            /// What the module and its tasks ask to reach.
+            pub fn permissions() -> ::std::vec::Vec<::umbel::raw::Declared> {
+                <super::__UmbelModule as ::umbel::__private::Module>::declare()
             }
 
             /// Runs a task by name with a JSON object of arguments and a fake context.

@@ -24,7 +24,7 @@ const KNOWN: &str = "name, queue, priority, max_retries, retry_backoff, retry_mu
                      max_deliveries, on_worker_lost, expires, result_ttl, dead_ttl, ignore_result, \
                      store_errors_even_if_ignored, rate_limit, rate_burst, concurrency, limit_key, key_rate_limit, \
                      key_rate_burst, key_concurrency, unique, unique_by, unique_for, debounce, debounce_max_wait, \
-                     capabilities";
+                     permissions";
 /// The server's default hard limit, which a soft limit alone must stay under.
 const DEFAULT_TIME_LIMIT_MS: u64 = 300_000;
 
@@ -36,6 +36,8 @@ type At<T> = Option<(T, Span)>;
 pub(crate) struct Options {
     /// The task's name, when it is not the function's.
     pub(crate) name: At<String>,
+    /// What the task asks to reach besides its module; no part of the policy.
+    pub(crate) permissions: Vec<String>,
     /// Fields of the policy as JSON, and where their values were written.
     fields: BTreeMap<&'static str, (String, Span)>,
     /// First and longest delay, and whether the author wrote a range.
@@ -119,7 +121,11 @@ impl Options {
             }
             "ignore_result" => self.put("ignore_result", boolean(value)?, value),
             "store_errors_even_if_ignored" => self.put("store_errors_even_if_ignored", boolean(value)?, value),
-            "capabilities" => self.put("capabilities", json::list(&values::capabilities(value)?), value),
+            "permissions" => self.permissions = values::permissions(value)?,
+            "capabilities" => {
+                let problem = "policies grant nothing: write permissions = [\"http https://api.example.com/\"] instead";
+                return Err(Error::new(setting.key.span(), problem));
+            }
             other => {
                 let problem = format!("`{other}` is not an option of a task; known are {KNOWN}");
                 return Err(Error::new(setting.key.span(), problem));

@@ -2,6 +2,7 @@
 
 use proc_macro2::Span;
 use syn::{Error, Expr, ExprLit, Lit, Result, spanned::Spanned};
+use umbel_permission::{MAX_PERMISSIONS, Permission};
 
 use crate::{
     errors::Errors,
@@ -129,15 +130,24 @@ pub(crate) fn list(value: &Expr, what: &str, example: &str) -> Result<Vec<(Strin
     Ok(items)
 }
 
-pub(crate) fn capabilities(value: &Expr) -> Result<Vec<String>> {
-    let names = list(value, "capability", "[\"http:api.example.com\"]")?;
-    for (name, span) in &names {
-        let visible = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if name.is_empty() || name.len() > 256 || !name.bytes().all(visible) {
-            return Err(Error::new(*span, "a capability has 1 to 256 visible ASCII characters, no quotes"));
+/// What a module or task asks to reach, each in its usual spelling. The server's rules.
+pub(crate) fn permissions(value: &Expr) -> Result<Vec<String>> {
+    let texts = list(value, "permission", "[\"http GET https://api.example.com/\"]")?;
+    if texts.len() > MAX_PERMISSIONS {
+        return Err(Error::new(value.span(), format!("at most {MAX_PERMISSIONS} permissions can be listed")));
+    }
+    let mut errors = Errors::default();
+    let mut permissions = Vec::new();
+    for (text, span) in texts {
+        match text.parse::<Permission>() {
+            Ok(permission) if permission.is_operators() => {
+                errors.push(Error::new(span, "only an operator can grant this, in the tenant's bounds: leave it out"));
+            }
+            Ok(permission) => permissions.push(permission.to_string()),
+            Err(error) => errors.push(Error::new(span, error.problem)),
         }
     }
-    Ok(names.into_iter().map(|(name, _)| name).collect())
+    errors.finish().map(|()| permissions)
 }
 
 /// Kinds of failure: names, or the beginning of one and a `*`. The server's rules.

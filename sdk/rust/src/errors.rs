@@ -6,6 +6,7 @@
 use std::{
     error::Error,
     fmt::{self, Write as _},
+    io,
     time::Duration,
 };
 
@@ -64,11 +65,40 @@ impl TaskError {
     }
 }
 
-/// Anything that is an error, or a text: retryable, with the name of the type, and of the variant of an enum, as its kind.
+/// Anything that is an error, or a text: retryable, with the name of the type, and of the variant of an enum, as its kind. An
+/// I/O error that says that the platform does not support what was tried is final, with the kind `unsupported`: it would
+/// be the same each time.
 impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
     fn from(error: E) -> Self {
-        Retry::from(error).into()
+        let type_name = std::any::type_name::<E>();
+        let error: Box<dyn Error> = error.into();
+        match is_unsupported(&*error) {
+            true => Fatal { failure: unsupported(&*error) }.into(),
+            false => Retry { failure: failure_of(type_name, &*error, Retry::UNNAMED) }.into(),
+        }
     }
+}
+
+/// Whether the error, or a cause of it, is one of the standard library for what the sandbox does not have.
+fn is_unsupported(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn unsupported(error: &dyn Error) -> Failure {
+    let advice = "the sandbox has no sockets, files or processes; send requests with umbel::http";
+    Failure { kind: "unsupported".to_owned(), message: format!("{}: {advice}", with_causes(error)), details: None }
+}
+
+fn failure_of(type_name: &str, error: &dyn Error, unnamed: &str) -> Failure {
+    let kind = kind_of(type_name, error).unwrap_or_else(|| unnamed.to_owned());
+    Failure { kind, message: with_causes(error), details: None }
 }
 
 macro_rules! from_errors {
@@ -79,9 +109,13 @@ macro_rules! from_errors {
             fn from(error: E) -> Self {
                 let type_name = std::any::type_name::<E>();
                 let error: Box<dyn Error> = error.into();
-                let kind = kind_of(type_name, &*error).unwrap_or_else(|| $unnamed.to_owned());
-                Self { failure: Failure { kind, message: with_causes(&*error), details: None } }
+                Self { failure: failure_of(type_name, &*error, Self::UNNAMED) }
             }
+        }
+
+        impl $name {
+            /// The kind of a failure whose error has no name.
+            const UNNAMED: &'static str = $unnamed;
         }
     )*};
 }
@@ -359,6 +393,28 @@ mod tests {
         assert_eq!(TaskError::from(String::from("no")).message(), "no");
         let boxed: Box<dyn Error> = "boxed".into();
         assert_eq!(TaskError::from(boxed).display().to_string(), "error: boxed");
+    }
+
+    #[test]
+    fn what_the_sandbox_does_not_have_is_final_also_as_a_cause() {
+        #[derive(Debug)]
+        struct Wrapped(io::Error);
+        impl fmt::Display for Wrapped {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("cannot connect")
+            }
+        }
+        impl Error for Wrapped {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let of = |kind: io::ErrorKind| TaskError::from(Wrapped(io::Error::new(kind, "no")));
+        let error = of(io::ErrorKind::Unsupported);
+        assert!(error.is_fatal() && error.kind() == Some("unsupported"));
+        assert!(error.message().starts_with("cannot connect: no: the sandbox has no sockets"), "{}", error.message());
+        assert!(error.message().contains("umbel::http"));
+        assert!(of(io::ErrorKind::TimedOut).is_retryable());
     }
 
     #[derive(Debug)]

@@ -93,13 +93,27 @@ pub use serde_json;
 /// | `unique` | `"first"`, `"latest"` or `"off"`: which of two jobs that are alike stays |
 /// | `unique_by`, `unique_for` | what makes them alike, such as `["kwargs.order_id"]`; for how long |
 /// | `debounce`, `debounce_max_wait` | starts so long after the last submission, but no later than that after the first |
-/// | `capabilities` | a list of texts |
+/// | `permissions` | what the task asks to reach besides its module, such as `["secret api_key", "kv cursors"]` |
 pub use umbel_macros::task;
 
 /// Exports tasks: `umbel::module![add, total]`, once in a crate, at its top level.
 ///
-/// Natively it makes a module `umbel_module` with `describe()`, `run(task, json)` and `run_with(&context, task,
-/// json)`, so that tests see the module as a host does.
+/// What all of them ask to reach stands at the end, and what one of them asks for besides in its `#[task]`. A text that is no
+/// permission is a compile error:
+///
+/// ```
+/// # use umbel::prelude::*;
+/// #[task(permissions = ["secret api_key"])]
+/// fn import() {}
+///
+/// umbel::module![import, permissions: ["http GET https://api.example.com/v1/", "kv cursors"]];
+/// # fn main() {
+/// assert_eq!(umbel_module::permissions().len(), 3);
+/// # }
+/// ```
+///
+/// Natively it makes a module `umbel_module` with `describe()`, `permissions()`, `run(task, json)` and `run_with(&context,
+/// task, json)`, so that tests see the module as a host does.
 pub use umbel_macros::module;
 
 /// The names that most tasks need.
@@ -119,7 +133,7 @@ pub mod __private {
     pub use crate::run::enter;
     pub use crate::{
         run::{
-            IsResult, IsValue, Module, PlainShape, ResultShape, Shape, Task, TaskFailure, arguments, is_new,
+            IsResult, IsValue, Module, PlainShape, ResultShape, Shape, Task, TaskFailure, arguments, declared, is_new,
             unknown_task,
         },
         schema::{AnyReturns, PlainReturns, ResultReturns, Returns, default_json, parameter},

@@ -10,6 +10,7 @@
 
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
+pub mod declaring;
 #[cfg(target_arch = "wasm32")]
 mod report;
 
@@ -22,6 +23,7 @@ wit_bindgen::generate!({
     additional_derives: [PartialEq],
 });
 
+pub use self::declaring::Declared;
 pub use self::exports::umbel::task::guest::Guest;
 pub use self::umbel::task::context::Attempt;
 pub use self::umbel::task::types::{Failure, Outcome, Parameter, Retryable, TaskDescription};

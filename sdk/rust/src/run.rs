@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Context, TaskError,
-    raw::{Failure, Outcome, TaskDescription},
+    raw::{Declared, Failure, Outcome, TaskDescription},
 };
 
 /// A function with `#[task]`.
@@ -21,6 +21,8 @@ use crate::{
 pub trait Task {
     /// The name that callers use.
     const NAME: &'static str;
+    /// What the task asks to reach, besides what its module does.
+    const PERMISSIONS: &'static [&'static str] = &[];
     fn describe() -> TaskDescription;
     /// `arguments` is a JSON object by parameter name.
     fn run(context: &Context, arguments: &str) -> Result<String, Outcome>;
@@ -29,6 +31,8 @@ pub trait Task {
 /// A module as `module![…]` makes it.
 pub trait Module {
     fn describe() -> Vec<TaskDescription>;
+    /// What the module and its tasks ask to reach.
+    fn declare() -> Vec<Declared>;
     fn run(context: &Context, task: &str, arguments: &str) -> Result<String, Outcome>;
 }
 
@@ -47,6 +51,12 @@ fn fatal(kind: &str, message: String) -> Outcome {
 /// schema cannot say; it would recur, so it is final.
 pub fn arguments<A: DeserializeOwned>(json: &str) -> Result<A, Outcome> {
     serde_json::from_str(json).map_err(|error| fatal("bad_arguments", error.to_string()))
+}
+
+/// The permissions of a task, or of the whole module, as the host reads them.
+pub fn declared(task: Option<&str>, permissions: &[&str]) -> Vec<Declared> {
+    let declared = |permission: &&str| Declared { task: task.map(str::to_owned), permission: (*permission).to_owned() };
+    permissions.iter().map(declared).collect()
 }
 
 #[cold]

@@ -91,3 +91,23 @@ fn the_tasks_of_the_guides_ask_for_the_workflows_that_they_describe() {
     assert_eq!((ctx.added_to_group().len(), ctx.submitted().len()), (2, 1));
     assert!(fib(&Context::fake(), 7).is_err() && fib(&Context::fake(), 1).is_ok());
 }
+
+#[rustfmt::skip]
+mod importing {
+use umbel::prelude::*;
+
+/// Imports one page.
+#[task(permissions = ["http GET https://api.example.com/v1/", "secret api_key"])]
+fn import(page: u32) -> u32 {
+    page
+}
+
+umbel::module![import, permissions: ["kv cursors"]];
+}
+
+#[test]
+fn permissions_are_declared_as_the_guide_says() {
+    let declared = importing::umbel_module::permissions();
+    let of = |task: Option<&str>| declared.iter().filter(|one| one.task.as_deref() == task).count();
+    assert_eq!((of(None), of(Some("import"))), (1, 2));
+}

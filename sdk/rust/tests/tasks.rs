@@ -46,7 +46,7 @@ impl std::error::Error for Declined {}
     result_ttl = "1d",
     dead_ttl = "14d",
     rate_limit = "100/m",
-    capabilities = ["http:api.example.com"]
+    permissions = ["secret api_key", "HTTP get https://API.example.com"]
 )]
 fn add(
     x: i64,
@@ -176,7 +176,8 @@ umbel::module![
     not_json,
     all_options,
     once,
-    nested::inner
+    nested::inner,
+    permissions: ["kv cursors read"],
 ];
 
 fn described(name: &str) -> TaskDescription {
@@ -204,6 +205,18 @@ fn parameters_are_described_by_name_schema_and_default() {
     assert_eq!((y.name.as_str(), y.default.as_deref()), ("y", Some("10")));
     assert_eq!(parsed(&y.schema)["description"], "What is added.");
     assert_eq!(parsed(&task.returns.unwrap())["type"], "integer");
+}
+
+#[test]
+fn permissions_are_declared_for_the_module_and_for_its_tasks_in_their_usual_spelling() {
+    let declared: Vec<_> = umbel_module::permissions().into_iter().map(|one| (one.task, one.permission)).collect();
+    let of = |task: Option<&str>, text: &str| (task.map(str::to_owned), text.to_owned());
+    let expected = [
+        of(None, "kv cursors read"),
+        of(Some("add"), "secret api_key"),
+        of(Some("add"), "http GET https://api.example.com/"),
+    ];
+    assert_eq!(declared, expected);
 }
 
 #[test]
@@ -243,8 +256,7 @@ fn every_schema_is_valid_and_every_default_fits_its_own() {
 fn every_policy_is_one_that_the_server_reads() {
     for task in umbel_module::describe() {
         let patch: PolicyPatch = serde_json::from_str(&task.policy).unwrap();
-        let without_capabilities = PolicyPatch { capabilities: None, ..patch };
-        PolicyBounds::default().check(&umbel_model::Policy::resolve(&without_capabilities)).unwrap();
+        PolicyBounds::default().check(&umbel_model::Policy::resolve(&patch)).unwrap();
     }
 }
 
@@ -255,7 +267,7 @@ fn options_become_the_policy_fields_of_the_same_meaning() {
         "retry_backoff": {"initial_ms": 1_000, "max_ms": 600_000, "jitter": true},
         "time_limit_ms": 30_000, "soft_time_limit_ms": 25_000, "fuel": 10_000_000_000_u64, "memory_bytes": 16 << 20,
         "max_deliveries": 2, "expires_ms": 3_600_000, "result_ttl_ms": 86_400_000, "dead_ttl_ms": 14 * 86_400_000_u64,
-        "rate_limit": "100/m", "capabilities": ["http:api.example.com"],
+        "rate_limit": "100/m",
     });
     assert_eq!(parsed(&described("add").policy), expected);
     let patient = json!({"initial_ms": 5_000, "max_ms": 5_000, "jitter": false});

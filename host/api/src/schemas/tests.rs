@@ -246,6 +246,7 @@ async fn the_patterns_of_a_module_have_a_limit_together() {
         core_module: false,
         imports: Vec::new(),
         tasks: (0..tasks).map(task).collect(),
+        permissions: None,
         pushed_at: None,
         deleted_at: None,
     };

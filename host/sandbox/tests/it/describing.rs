@@ -1,12 +1,54 @@
 //! What a module says about itself is checked word by word.
 
-use umbel_model::PolicyBounds;
-use umbel_sandbox::DescribeError;
+use std::path::PathBuf;
 
-use crate::support::{Guest, SANDBOX};
+use umbel_model::PolicyBounds;
+use umbel_sandbox::{DescribeError, Described};
+
+use crate::support::{Guest, SANDBOX, embed_world, prepare};
 
 async fn describe(guest: Guest) -> Result<Vec<umbel_model::TaskDescription>, DescribeError> {
-    SANDBOX.describe(&guest.prepare().await, &PolicyBounds::default()).await
+    Ok(SANDBOX.describe(&guest.prepare().await, &PolicyBounds::default()).await?.tasks)
+}
+
+/// A module that declares one permission, for a task if its name is not empty.
+async fn declaring(task: &str, permission: &str) -> Result<Described, DescribeError> {
+    let (task_len, len, has_task) = (task.len(), permission.len(), i32::from(!task.is_empty()));
+    let items = format!(
+        r#"(data (i32.const 1200) "{task}") (data (i32.const 1300) "{permission}")
+        (func (export "umbel:task/permissions@0.1.0#declare") (result i32)
+          (i32.store (i32.const 3000) (i32.const 3008)) (i32.store (i32.const 3004) (i32.const 1))
+          (i32.store8 (i32.const 3008) (i32.const {has_task}))
+          (i32.store (i32.const 3012) (i32.const 1200)) (i32.store (i32.const 3016) (i32.const {task_len}))
+          (i32.store (i32.const 3020) (i32.const 1300)) (i32.store (i32.const 3024) (i32.const {len}))
+          (i32.const 3000))"#
+    );
+    let mut module = Guest { items, ..Guest::default() }.build();
+    embed_world(&mut module, PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../wit"), "declaring");
+    SANDBOX.describe(&prepare(&module).await, &PolicyBounds::default()).await
+}
+
+#[tokio::test]
+async fn what_a_module_declares_is_read_for_all_tasks_or_for_one() {
+    let all = declaring("", "kv x read").await.unwrap();
+    assert_eq!(serde_json::to_string(&all.permissions).unwrap(), r#"{"module":["kv x read"]}"#);
+    let one = declaring("task", "secret s").await.unwrap();
+    assert_eq!(serde_json::to_string(&one.permissions).unwrap(), r#"{"tasks":{"task":["secret s"]}}"#);
+    assert!(describe(Guest::default()).await.is_ok(), "a module need not declare anything");
+}
+
+#[tokio::test]
+async fn what_is_no_permission_is_refused_with_the_text_and_what_to_write() {
+    for (task, permission, expected) in [
+        ("task", "kv", "task \"task\": permission \"kv\": write `kv BUCKET` or `kv BUCKET read`"),
+        ("", "http ftp://a", "permission \"http ftp://a\": begin the URL with https://"),
+        ("", "network 10.0.0.0/8", "only an operator can grant it"),
+        ("other", "kv x", "task \"other\": permissions are declared for this task, which the module does not describe"),
+    ] {
+        let error = declaring(task, permission).await.unwrap_err();
+        assert_eq!(error.code(), "invalid_permission", "{error}");
+        assert!(error.to_string().starts_with(expected) || error.to_string().contains(expected), "{error}");
+    }
 }
 
 fn describing(items: &str, describe: &str) -> Guest {

@@ -140,9 +140,14 @@ pub fn embed(module: &mut Vec<u8>) {
 
 /// The same with the world `module` of another folder.
 pub fn embed_from(module: &mut Vec<u8>, wit: PathBuf) {
+    embed_world(module, wit, "module");
+}
+
+/// Adds the component type of a world. That of another world may be there already.
+pub fn embed_world(module: &mut Vec<u8>, wit: PathBuf, world: &str) {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit).unwrap();
-    let world = resolve.select_world(&[package], Some("module")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     wit_component::embed_component_metadata(module, &resolve, world, StringEncoding::UTF8).unwrap();
 }
 

@@ -26,7 +26,7 @@ async fn a_module_built_for_a_later_0_1_x_runs() {
     let mut module = wat::parse_str(guest.wat().replace("guest@0.1.0", "guest@0.1.7")).unwrap();
     embed_from(&mut module, folder.path().into());
     let prepared = prepare(&module).await;
-    assert_eq!(SANDBOX.describe(&prepared, &PolicyBounds::default()).await.unwrap().len(), 1);
+    assert_eq!(SANDBOX.describe(&prepared, &PolicyBounds::default()).await.unwrap().tasks.len(), 1);
     assert_eq!(value(&run(&prepared, call("7")).await), "7");
 }
 

@@ -1,6 +1,6 @@
 use umbel::prelude::*;
 
-#[task(name = "add numbers", queue = "", capabilities = ["a", "a"])]
+#[task(name = "add numbers", queue = "", permissions = ["blob", "blob"])]
 fn add(x: i64, y: i64) -> i64 {
     x + y
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::permission::Host;
+use crate::host::Host;
 
 /// A request, as far as rules look at it.
 #[derive(Debug, Clone, Copy)]
@@ -234,7 +234,7 @@ impl fmt::Display for HttpTarget<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permission::Permission;
+    use crate::Permission;
 
     fn allows(rule: &str, request: &str) -> bool {
         let Permission::Http(rule) = format!("http {rule}").parse().unwrap_or_else(|e| panic!("{e}")) else { panic!() };

@@ -13,11 +13,11 @@
 
 mod host;
 mod http_rule;
+#[cfg(feature = "serde")]
+mod json;
 mod network;
 
 use std::{fmt, str::FromStr};
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub use host::{Host, InvalidHost};
 pub use http_rule::{HttpRule, HttpTarget, Scheme};
@@ -167,21 +167,9 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(is_inner)
 }
 
-impl Serialize for Permission {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Permission {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
 /// A union of permissions, without those that others of it cover. Empty: nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<Permission>")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Vec<Permission>"))]
 pub struct Permissions(Vec<Permission>);
 
 impl Permissions {
