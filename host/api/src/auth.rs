@@ -3,7 +3,7 @@
 //! Only a token's SHA-256 is stored, as the name of a document, so what is compared by the store is a hash of a secret
 //! and never the secret. The checksum refuses typos and noise without asking the broker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use moka::future::Cache;
@@ -41,6 +41,10 @@ pub(crate) struct Caller {
     pub(crate) tenant: TenantId,
     /// May look at and order workers, which all tenants share.
     pub(crate) operator: bool,
+    /// May approve modules and change the tenant's grants.
+    grant: bool,
+    /// The name of the token.
+    pub(crate) name: Arc<str>,
     token: TokenHash,
     /// By this machine's clock.
     expires_at: Option<UnixMs>,
@@ -55,6 +59,12 @@ impl Caller {
         let detail = "workers serve all tenants; `umbel token create --operator` makes a token that may order them";
         if self.operator { Ok(()) } else { Err(Problem::operator_needed(detail)) }
     }
+
+    /// Refuses callers who may not decide what modules reach.
+    pub(crate) fn must_grant(&self) -> Result<()> {
+        let detail = "this token may not decide what modules reach; `umbel token create --grant` makes one that may";
+        if self.grant { Ok(()) } else { Err(Problem::grant_needed(detail)) }
+    }
 }
 
 /// The stored record of a token, under its hash.
@@ -64,6 +74,9 @@ struct TokenDocument {
     name: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     operator: bool,
+    /// Those of older releases do not have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    grant: bool,
     /// For people: by the clock of whoever made it.
     created_at: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,8 +145,9 @@ impl Tokens {
         let damaged = "the token's record is damaged; make another token";
         let stored: TokenDocument =
             serde_json::from_str(&document.body).map_err(|error| Problem::unreadable_record(damaged, &error))?;
-        let TokenDocument { tenant, operator, expires_at, .. } = stored;
-        let caller = Caller { tenant, operator, token: hash, expires_at };
+        let TokenDocument { tenant, operator, grant, name, expires_at, .. } = stored;
+        let grant = grant || operator;
+        let caller = Caller { tenant, operator, grant, name: name.into(), token: hash, expires_at };
         self.known.insert(hash, caller.clone()).await;
         Ok(caller)
     }
@@ -145,8 +159,10 @@ pub struct NewToken<'a> {
     pub tenant: &'a TenantId,
     /// For people: 1 to 64 bytes.
     pub name: &'a str,
-    /// It may order workers, too.
+    /// It may order workers, and decide what modules reach.
     pub operator: bool,
+    /// It may decide what the tenant's modules reach.
+    pub grant: bool,
     /// It is good for so long, milliseconds; for ever when not given.
     pub lives_ms: Option<u64>,
 }
@@ -156,14 +172,14 @@ pub struct NewToken<'a> {
 /// # Errors
 /// Its name cannot be used, the broker cannot be reached or is full, or there are no random bytes.
 pub async fn create_token(broker: &dyn Broker, new: NewToken<'_>) -> Result<String, Error> {
-    let NewToken { tenant, name, operator, lives_ms } = new;
+    let NewToken { tenant, name, operator, grant, lives_ms } = new;
     if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
         return Err(Error::TokenName);
     }
     let token = random_token()?;
     let expires_at = lives_ms.map(|ms| now_ms().saturating_add(ms));
     let created_at = in_words(now_ms());
-    let record = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, created_at, expires_at };
+    let record = TokenDocument { tenant: tenant.clone(), name: name.into(), operator, grant, created_at, expires_at };
     let hash = hex::encode(Sha256::digest(&token));
     let put = records::write_of(&system_tenant(), DocumentKind::ApiToken, hash, Expect::Absent, &record);
     match broker.put_document(&put).await? {
@@ -194,6 +210,8 @@ pub struct TokenInfo {
     pub tenant: TenantId,
     pub name: String,
     pub operator: bool,
+    /// It may approve modules and change the tenant's grants.
+    pub grant: bool,
     /// By the clock of whoever made it.
     #[schema(format = DateTime)]
     pub created_at: String,
@@ -246,9 +264,11 @@ pub async fn has_several_tenants(broker: &dyn Broker) -> Result<bool, Error> {
 }
 
 fn token_info(document: &Document) -> Option<TokenInfo> {
-    let TokenDocument { tenant, name, operator, created_at, expires_at } = serde_json::from_str(&document.body).ok()?;
+    let TokenDocument { tenant, name, operator, grant, created_at, expires_at } =
+        serde_json::from_str(&document.body).ok()?;
+    let grant = grant || operator;
     let id = document.name.get(..ID_DIGITS)?.to_owned();
-    Some(TokenInfo { id, tenant, name, operator, created_at, expires_at: expires_at.map(in_words) })
+    Some(TokenInfo { id, tenant, name, operator, grant, created_at, expires_at: expires_at.map(in_words) })
 }
 
 /// Revokes the token with this id, if there is one, of that tenant or of any: answers what it was. Every server refuses it within
@@ -363,7 +383,7 @@ mod tests {
     }
 
     fn new<'a>(tenant: &'a TenantId, name: &'a str) -> NewToken<'a> {
-        NewToken { tenant, name, operator: false, lives_ms: None }
+        NewToken { tenant, name, operator: false, grant: false, lives_ms: None }
     }
 
     fn headers(token: &str) -> HeaderMap {
@@ -439,6 +459,7 @@ mod tests {
             tenant: tenant("t1"),
             name: "n".into(),
             operator: false,
+            grant: false,
             created_at: String::new(),
             expires_at: None,
         };

@@ -81,6 +81,8 @@ settings! {
         pub min_body_bytes_per_second: u64 = 16 << 10,
         /// How long a body may be slow, milliseconds.
         pub body_grace_ms: u64 = 10_000,
+        /// Approve the modules that are pushed. Only for a service that nobody else reaches, as `umbel dev` is.
+        pub approve_pushes: bool = false,
         /// The operator's bounds of policies.
         pub bounds: PolicyBounds = PolicyBounds::default(),
     }

@@ -6,6 +6,8 @@
 //! it must not know wasmtime: what it needs of an upload comes through `umbel_modules::Inspector`.
 
 mod admission;
+mod approval_check;
+mod approvals;
 mod auth;
 mod body;
 mod canvas_schema;

@@ -137,6 +137,7 @@ fn controls(request: &Request) -> bool {
     let last = path.rsplit('/').next().unwrap_or_default();
     path == READYZ
         || request.method() == Method::DELETE
+        || request.method() == Method::PUT && last == "grants"
         || request.method() == Method::POST
             && matches!(last, "cancel" | "pause" | "purge" | "abort" | "drain" | "shutdown")
         || request.method() == Method::PATCH

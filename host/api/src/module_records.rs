@@ -25,7 +25,7 @@ pub(crate) async fn remember(api: &Api, tenant: &TenantId, info: &ModuleInfo) ->
         let now = now_ms();
         let expect = match &found {
             None => Expect::Absent,
-            Some(module) if is_fresh(&module.info, now) => return Ok(None),
+            Some(module) if is_fresh(&module.info, now) && says_as_much(&module.info, info) => return Ok(None),
             Some(module) => Expect::Version(module.version),
         };
         let record = ModuleInfo { pushed_at: Some(now), deleted_at: None, ..info.clone() };
@@ -41,6 +41,11 @@ pub(crate) async fn remember(api: &Api, tenant: &TenantId, info: &ModuleInfo) ->
         }
     }
     Err(busy(info.digest))
+}
+
+/// Whether the record has what this release finds out about the module.
+fn says_as_much(record: &ModuleInfo, info: &ModuleInfo) -> bool {
+    record.permissions.is_some() || info.permissions.is_none()
 }
 
 fn is_fresh(info: &ModuleInfo, now: u64) -> bool {

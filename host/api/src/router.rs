@@ -18,7 +18,7 @@ use crate::{
     middleware::{Front, middleware},
     openapi::{Base, complete, corrected},
     problem::Problem,
-    routes::{bulk, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows},
+    routes::{approvals, bulk, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows},
     state::Api,
 };
 
@@ -27,6 +27,9 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(modules::push, modules::list))
         .routes(routes!(modules::show, modules::delete))
         .routes(routes!(modules::rollback))
+        .routes(routes!(approvals::manifest))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::revoke))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show, tasks::patch, tasks::delete))
         .routes(routes!(tasks::deploy))
@@ -58,6 +61,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tenant::show_any, tenant::patch_any))
         .routes(routes!(tenant::storage::storage_show))
         .routes(routes!(tenant::storage::storage_show_any, tenant::storage::storage_patch_any))
+        .routes(routes!(tenant::grants::grants, tenant::grants::put_grants))
+        .routes(routes!(tenant::grants::grants_any, tenant::grants::put_grants_any))
         .routes(routes!(tenant::routes, tenant::put_routes))
         .routes(routes!(kv::buckets))
         .routes(routes!(kv::list, kv::delete_bucket))

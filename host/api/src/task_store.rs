@@ -7,6 +7,7 @@ use umbel_compose::{ModuleDocument, TaskDocument, UnknownParameter};
 use umbel_model::{Digest, DigestPrefix, ModuleInfo, Policy, TaskDescription, TaskName, TenantId};
 
 use crate::{
+    approval_check::must_be_approved,
     problem::{Code, Problem, Result},
     records,
     state::Api,
@@ -72,16 +73,18 @@ pub(crate) async fn resolve(api: &Api, tenant: &TenantId, prefix: &DigestPrefix)
     }
 }
 
-/// The description of one task in a module.
-pub(crate) async fn described(
+/// The description of one task in a module that may be deployed: nothing that it asks for waits for approval.
+pub(crate) async fn deployable(
     api: &Api,
     tenant: &TenantId,
     digest: Digest,
     name: &TaskName,
 ) -> Result<TaskDescription> {
     let info = live_module(api, tenant, digest).await?;
-    let found = info.tasks.into_iter().find(|task| task.name == *name);
-    found.ok_or_else(|| Problem::task_not_in_module(format!("{digest} does not describe `{name}`")))
+    let found = info.tasks.iter().find(|task| task.name == *name).cloned();
+    let task = found.ok_or_else(|| Problem::task_not_in_module(format!("{digest} does not describe `{name}`")))?;
+    must_be_approved(api, tenant, &info).await?;
+    Ok(task)
 }
 
 /// Deletes the task at this version; false when it has another one.
@@ -135,7 +138,7 @@ pub(crate) async fn rolled_back(
     let name = document.task.name.clone();
     let nothing = || Problem::nothing_to_roll_back(format!("`{name}` has no earlier deploy that still stands"));
     let previous = document.previous().ok_or_else(nothing)?;
-    let task = described(api, tenant, previous, &name).await?;
+    let task = deployable(api, tenant, previous, &name).await?;
     document.roll_back(task);
     check_policy(api, &document)?;
     Ok((document, previous))

@@ -79,8 +79,9 @@ impl Registry for RedisBroker {
         let (has_body, body) = (u8::from(put.body.is_some()), put.body.as_deref().unwrap_or_default());
         let Limits { max_documents, .. } = self.limits;
         let args = args([&shelf, &put.name, &expected, &has_body, &body, &max_documents, &put.held_bytes]);
-        // A purge is how a full server is emptied, and a pause how what fills it is stopped.
-        let needs_room = put.body.is_some() && !matches!(put.kind, DocumentKind::Bulk | DocumentKind::ControlLayers);
+        // A purge is how a full server is emptied, a pause how what fills it is stopped, and grants must be narrowed at any time.
+        let is_urgent = matches!(put.kind, DocumentKind::Bulk | DocumentKind::ControlLayers | DocumentKind::Grants);
+        let needs_room = put.body.is_some() && !is_urgent;
         let function = if needs_room { "put_document" } else { "delete_document" };
         let mut answer = self.answer(function, args, Repeat::OnlyUnsent).await?;
         let (code, version) = (answer.bytes()?, answer.number()? as u64);

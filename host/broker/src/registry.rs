@@ -151,6 +151,10 @@ umbel_model::named_enum! {
         Bulk = "bulk",
         /// The operator's and the tenant's own layers of its controls.
         ControlLayers = "control_layers",
+        /// That a module may reach what it asks for, by its digest.
+        Approval = "approval",
+        /// What the tenant may reach at most, by its own choice and by the operator's.
+        Grants = "grants",
     }
 }
 

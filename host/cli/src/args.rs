@@ -182,6 +182,21 @@ pub enum ModuleVerb {
         /// Its digest, or the first 8 or more of its hex digits
         digest: DigestPrefix,
     },
+    /// Show what a module can touch, what it asks to reach, and whether that is approved
+    Manifest {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
+    /// Approve what a module asks to reach, and deploy the tasks that wait for it; needs a token with the right to grant
+    Approve {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
+    /// Take the approval of a module back: its next calls are denied; needs a token with the right to grant
+    Revoke {
+        /// Its digest, or the first 8 or more of its hex digits
+        digest: DigestPrefix,
+    },
     /// Undo a push: point all tasks that point at a module back at the modules before it
     Rollback {
         /// Its digest, or the first 8 or more of its hex digits

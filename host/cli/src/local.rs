@@ -13,7 +13,7 @@ use umbel_model::{
     Digest, Failure as JobFailure, Outcome, ParameterText, Permissions, Policy, PolicyBounds, Progress,
     TaskDescription, TenantId, bind_text,
 };
-use umbel_sandbox::{AttemptInfo, Call, Host, LogLine, Prepared, Sandbox, StopHandle};
+use umbel_sandbox::{AttemptInfo, Call, Described, Host, LogLine, Prepared, Sandbox, StopHandle};
 
 use crate::args::{Format, RunOptions};
 use crate::output::{Terminal, bytes_text};
@@ -28,10 +28,10 @@ const SLOTS: u32 = 1;
 
 pub async fn run(options: RunOptions, terminal: &Terminal) -> Result {
     let sandbox = data::sandbox(SLOTS)?;
-    let (prepared, tasks) = prepare(&sandbox, &options.module, terminal).await?;
-    let task = pick(&tasks, options.task.as_ref().map(|name| name.as_str()))?;
-    let call = call(task, &policy(task, &options)?, bound(task, &options)?, "local");
-    let call = Call { reach: reach(&options)?, ..call };
+    let (prepared, described) = prepare(&sandbox, &options.module, terminal).await?;
+    let task = pick(&described.tasks, options.task.as_ref().map(|name| name.as_str()))?;
+    let reach = reach(&options, described.permissions.of_task(task.name.as_str()))?;
+    let call = Call { reach, ..call(task, &policy(task, &options)?, bound(task, &options)?, "local") };
     let attempt = sandbox.run(&prepared, call, Arc::new(Stderr(*terminal)), &StopHandle::new()).await;
     let usage = attempt.usage;
     let (took_us, fuel, memory) = (usage.duration_us, usage.fuel, bytes_text(usage.memory_bytes));
@@ -39,12 +39,14 @@ pub async fn run(options: RunOptions, terminal: &Terminal) -> Result {
     finish(attempt.outcome, terminal)
 }
 
-/// What `--grant` gives, under the same policy as in a worker.
-fn reach(options: &RunOptions) -> Result<Reach> {
+/// What `--grant` gives of what the task declares, under the same policy as in a worker. Where a task declares nothing, it stands for
+/// the declaration too.
+fn reach(options: &RunOptions, declared: Permissions) -> Result<Reach> {
     check_authorities(options.http_ca_file.as_deref())?;
     let granted =
         Permissions::new(options.grant.iter().cloned()).map_err(|e| Failure::usage(format!("--grant: {e}")))?;
-    let effective = Effective { operator: granted.clone(), tenant: None, approved: granted };
+    let approved = if declared.is_empty() { granted.clone() } else { declared };
+    let effective = Effective { operator: granted, tenant: None, approved };
     let grants = Arc::new(FixedGrants(Arc::new(effective)));
     let config = HttpConfig { ca_file: options.http_ca_file.clone(), ..HttpConfig::default() };
     let client = HttpClient::new(config, OwnAddresses::default(), Handle::current());
@@ -69,16 +71,16 @@ pub fn call(task: &TaskDescription, policy: &Policy, arguments: String, name: &s
     }
 }
 
-/// Compiles and loads a module file, and asks it for its tasks.
-pub async fn prepare(sandbox: &Sandbox, file: &Path, terminal: &Terminal) -> Result<(Prepared, Vec<TaskDescription>)> {
+/// Compiles and loads a module file, and asks it for its tasks and permissions.
+pub async fn prepare(sandbox: &Sandbox, file: &Path, terminal: &Terminal) -> Result<(Prepared, Described)> {
     let module = std::fs::read(file).map_err(|error| Failure::file(file.display(), &error))?;
     let spinner = terminal.spinner("compiling");
     let compiled = data::compiler().compile(&module).await.map_err(|e| Failure::new(e.code.as_str(), e.message))?;
     drop(spinner);
     let prepared = sandbox.load(compiled.into()).map_err(|e| Failure::new("sandbox", e.to_string()))?;
     let described = sandbox.describe(&prepared, &PolicyBounds::default()).await;
-    let tasks = described.map_err(|e| Failure::new(e.code(), e.to_string()))?;
-    Ok((prepared, tasks))
+    let described = described.map_err(|e| Failure::new(e.code(), e.to_string()))?;
+    Ok((prepared, described))
 }
 
 /// The task of that name; the only one if none is named.

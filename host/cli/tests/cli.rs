@@ -293,6 +293,16 @@ fn a_token_that_is_no_operators_orders_no_worker_about() {
     assert_eq!(dev.terminate(), Some(0));
     let (code, token, err) = dev.run(&["token", "create"]);
     assert_eq!(code, 0, "{err}");
+    assert_eq!(dev.run(&["token", "create", "--name", "granter", "--grant"]).0, 0);
+    let (_, tokens, _) = dev.run(&["token", "list"]);
+    let row = |name: &str| {
+        let line = tokens.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{tokens}"));
+        line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        (row(" cli "), row(" granter ")),
+        ("default cli false false".into(), "default granter false true".into())
+    );
     let port = url.rsplit_once(':').unwrap().1;
     let mut again = umbel(dev.folder.path(), &["dev", "--port", port]);
     dev.child = again.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -302,6 +312,9 @@ fn a_token_that_is_no_operators_orders_no_worker_about() {
     let (code, _, err) = dev.run(&order);
     assert_eq!(code, 5, "{err}");
     assert!(err.contains("umbel token create --operator"), "{err}");
+    let grants = ["--url", &url, "--token", token.trim(), "tenant", "grants", "set", "kv x"];
+    let (code, _, err) = dev.run(&grants);
+    assert!(code == 5 && err.contains("umbel token create --grant"), "{code} {err}");
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! API uses them for what comes over HTTP, workers for what guests submit. A submission that cannot be stored is refused
 //! with a list of its faults. This crate must not know HTTP.
 
+mod approval;
 mod broker_options;
 mod broker_tasks;
 mod call;
 mod error;
+mod grants;
 mod job;
 mod limits;
 mod module_document;
@@ -22,8 +24,10 @@ mod templates;
 mod unknown_parameter;
 mod workflow;
 
+pub use approval::{Approval, Granted, WaitingPush};
 pub use broker_tasks::BrokerTasks;
 pub use error::{Error, Fault, FaultKind, Result};
+pub use grants::{GrantLayer, GrantsDocument, default_bounds};
 pub use job::{JobDraft, JobTemplate};
 pub use limits::{Limits, Rules};
 pub use module_document::{ModuleDocument, ModuleUsers};

@@ -6,7 +6,7 @@
 use umbel_broker::{Broker, Document, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{Digest, ModuleInfo, TaskName, TenantId, UnixMs};
 
-use crate::{Error, Result, TaskDocument};
+use crate::{Approval, Error, Result, TaskDocument};
 
 /// Tasks that are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -55,10 +55,15 @@ impl ModuleDocument {
         Self::put(broker, tenant, info, expect, Some(body)).await
     }
 
-    /// Deletes the record if it still has this version; whether it had.
+    /// Deletes the record if it still has this version, and then its approval; whether it had. One that is left behind when
+    /// that is interrupted allows what was approved for the same bytes.
     pub async fn forget(&self, broker: &dyn Broker, tenant: &TenantId) -> Result<bool> {
         let put = Self::put(broker, tenant, &self.info, Expect::Version(self.version), None).await?;
-        Ok(matches!(put, DocumentPut::Stored(_)))
+        let is_gone = matches!(put, DocumentPut::Stored(_));
+        if is_gone && self.info.needs_approval() {
+            Approval::forget(broker, tenant, self.info.digest).await?;
+        }
+        Ok(is_gone)
     }
 
     async fn put(

@@ -41,7 +41,9 @@ pub use events::{ChangedJob, Event, EventFilter, Feed, JobChange, JobEvent, Tena
 pub use job::{Accepted, Attempt, FailedJob, Job, JobError, Line, Lines, NodePlace, Progress, Refusal, Submitted};
 pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
 pub use kv::{KvBucket, KvExpect, KvItem, KvItems, KvPut, KvValue, kv_path};
-pub use module::{FieldChange, Module, ModuleRollback, TaskChange, TaskMove};
+pub use module::{
+    Approval, FieldChange, Module, ModuleApproval, ModuleRollback, PermissionChange, TaskChange, TaskMove,
+};
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use umbel_tls::Refusal as TlsRefusal;
 pub use worker::{Shutdown, Worker, WorkerPatch};

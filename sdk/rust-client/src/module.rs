@@ -26,6 +26,56 @@ pub struct Module {
     pub changes: Vec<TaskChange>,
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What it asks for otherwise than the version that was deployed.
+    #[serde(default)]
+    pub permission_changes: Vec<PermissionChange>,
+    /// Whether it may reach what it asks for. None from servers of older releases.
+    #[serde(default)]
+    pub approval: Option<Approval>,
+}
+
+/// A permission that a module asks for and the version before it did not, or the other way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PermissionChange {
+    /// False: it is not asked for any more.
+    pub added: bool,
+    /// Such as `kv cursors`.
+    pub permission: String,
+    /// The task that asks for it; none: all tasks of the module.
+    #[serde(default)]
+    pub task: Option<String>,
+}
+
+/// Whether a module may reach what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Approval {
+    /// `not_needed`, `approved`, or `waits`: its tasks cannot be deployed before it is approved.
+    pub state: String,
+    /// The name of the token with which it was approved.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// The version whose approval covers it.
+    #[serde(default)]
+    pub inherited_from: Option<String>,
+    /// What nobody approved.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// The command that approves it.
+    #[serde(default)]
+    pub command: Option<String>,
+}
+
+/// What an approval did.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct ModuleApproval {
+    pub digest: String,
+    pub approval: Approval,
+    /// What was done to the tasks that a push left for it.
+    #[serde(default)]
+    pub changes: Vec<TaskChange>,
 }
 
 /// What a push does to a task.
@@ -86,6 +136,17 @@ impl Client {
     /// Points all tasks that point at the module back, each at its deploy before. `digest` may be its first hex digits.
     pub async fn rollback_module(&self, digest: &str) -> Result<ModuleRollback, Error> {
         self.post(format!("/v1/modules/{digest}/rollback")).answer().await
+    }
+
+    /// Approves what a module asks to reach, and deploys the tasks that a push left for that. Needs a token with the right
+    /// to grant.
+    pub async fn approve_module(&self, digest: &str) -> Result<ModuleApproval, Error> {
+        self.post(format!("/v1/modules/{digest}/approve")).repeatable().answer().await
+    }
+
+    /// Takes the approval of a module back. Needs a token with the right to grant.
+    pub async fn revoke_approval(&self, digest: &str) -> Result<(), Error> {
+        self.delete(format!("/v1/modules/{digest}/approval")).text().await.map(drop)
     }
 
     /// Deletes a module to which no task points. Jobs that were submitted with it run to their end.

@@ -15,7 +15,7 @@ use fields::{FieldChange, changed_fields};
 use serde::Serialize;
 use umbel_broker::Expect;
 use umbel_compose::TaskDocument;
-use umbel_model::{Digest, ModuleInfo, TaskDescription, TaskName, TenantId};
+use umbel_model::{Declared, Digest, ModuleInfo, TaskDescription, TaskName, TenantId};
 use utoipa::ToSchema;
 
 use crate::{
@@ -70,6 +70,17 @@ pub(crate) struct Plan {
     steps: Vec<Step>,
     /// Tasks that the module's last version described and that it does not.
     left: Vec<TaskChange>,
+    /// The modules of which it is another version and that its tasks point at now, its last version first.
+    earlier: Vec<Earlier>,
+    /// The others that its tasks point at.
+    others: Vec<Digest>,
+}
+
+/// A version of the module that tasks point at.
+#[derive(Debug)]
+struct Earlier {
+    digest: Digest,
+    permissions: Declared,
 }
 
 #[derive(Debug)]
@@ -106,7 +117,30 @@ impl Plan {
         versions.choose_last();
         let steps = found.into_iter().map(|found| Step::new(found, info.digest, &versions)).collect();
         let left = left_behind(api, tenant, &versions).await?;
-        Ok(Self { steps, left })
+        let (earlier, others) = versions.apart();
+        Ok(Self { steps, left, earlier, others })
+    }
+
+    /// The modules whose approval holds for the pushed one, too, where it asks for no more: those that its tasks point at
+    /// now, without those of others unless it takes their tasks.
+    pub(crate) fn predecessors(&self, take_over: bool) -> impl Iterator<Item = Digest> {
+        let others = self.others.iter().copied().filter(move |_| take_over);
+        self.earlier.iter().map(|earlier| earlier.digest).chain(others)
+    }
+
+    /// What the version that is deployed now declares; none when there is none.
+    pub(crate) fn deployed(&self) -> Option<&Declared> {
+        self.earlier.first().map(|earlier| &earlier.permissions)
+    }
+
+    /// Keeps all tasks where they are, for this reason; tells what is done.
+    pub(crate) fn withheld(mut self, why: &str) -> Vec<TaskChange> {
+        for step in &mut self.steps {
+            if step.change.change != ChangeKind::Unchanged {
+                step.change.stays(why);
+            }
+        }
+        self.changes()
     }
 
     /// Refuses a push that takes tasks of other modules. `done` are those that were deployed before others came in between.
@@ -153,7 +187,7 @@ impl Plan {
             if step.change.change != ChangeKind::Unchanged
                 && let Err(problem) = task_store::check_policy(api, &step.next)
             {
-                step.change.stays(&problem);
+                step.change.stays(problem.detail());
             }
         }
     }
@@ -205,7 +239,7 @@ impl Plan {
                     Err(problem) if problem.is_retryable() || problem.status().is_server_error() => {
                         return Err(problem);
                     }
-                    Err(problem) => step.change.stays(&problem),
+                    Err(problem) => step.change.stays(problem.detail()),
                 }
             }
             done.insert(at, step.change.clone());
@@ -216,9 +250,9 @@ impl Plan {
 
 impl TaskChange {
     /// The task is not deployed, because of that.
-    fn stays(&mut self, why: &Problem) {
+    fn stays(&mut self, why: &str) {
         self.change = ChangeKind::NotDeployed;
-        self.detail = Some(why.detail().to_owned());
+        self.detail = Some(why.to_owned());
     }
 }
 
@@ -263,10 +297,18 @@ impl Step {
 struct Versions {
     digest: Digest,
     tasks: BTreeSet<TaskName>,
-    /// By digest: the tasks, and how many of the pushed module's tasks point there.
-    modules: BTreeMap<Digest, (BTreeSet<TaskName>, usize)>,
+    /// By digest.
+    modules: BTreeMap<Digest, Version>,
     /// The one that the pushed module is the next version of.
     last: Option<Digest>,
+}
+
+#[derive(Debug)]
+struct Version {
+    tasks: BTreeSet<TaskName>,
+    /// How many of the pushed module's tasks point at it.
+    pointing: usize,
+    permissions: Declared,
 }
 
 impl Versions {
@@ -280,28 +322,44 @@ impl Versions {
         if digest == self.digest {
             return Ok(());
         }
-        if let Some((_, pointing)) = self.modules.get_mut(&digest) {
-            *pointing += 1;
+        if let Some(version) = self.modules.get_mut(&digest) {
+            version.pointing += 1;
         } else if let Some(info) = task_store::module(api, tenant, digest).await? {
             let tasks = info.tasks.into_iter().map(|task| task.name).collect();
-            self.modules.insert(digest, (tasks, 1));
+            let permissions = info.permissions.unwrap_or_default();
+            self.modules.insert(digest, Version { tasks, pointing: 1, permissions });
         }
         Ok(())
     }
 
     fn choose_last(&mut self) {
-        let earlier = self.modules.iter().filter(|(_, (tasks, _))| are_versions(tasks, &self.tasks));
+        let earlier = self.modules.iter().filter(|(_, version)| are_versions(&version.tasks, &self.tasks));
         let shared = |tasks: &BTreeSet<TaskName>| tasks.intersection(&self.tasks).count();
-        let best = earlier.max_by_key(|(_, (tasks, pointing))| (shared(tasks), *pointing, Reverse(tasks.first())));
+        let best = earlier
+            .max_by_key(|(_, Version { tasks, pointing, .. })| (shared(tasks), *pointing, Reverse(tasks.first())));
         self.last = best.map(|(digest, _)| *digest);
     }
 
     /// The tasks of that module if it is another one than the pushed one.
     fn of_another(&self, digest: Digest) -> Option<&BTreeSet<TaskName>> {
-        let (tasks, _) = self.modules.get(&digest)?;
+        let tasks = &self.modules.get(&digest)?.tasks;
         let last = self.last.and_then(|last| self.modules.get(&last));
-        let same = are_versions(tasks, &self.tasks) && last.is_none_or(|(last, _)| are_versions(tasks, last));
+        let same = are_versions(tasks, &self.tasks) && last.is_none_or(|last| are_versions(tasks, &last.tasks));
         (!same).then_some(tasks)
+    }
+
+    /// The versions of the pushed module, the last one first, and the modules that are none.
+    fn apart(self) -> (Vec<Earlier>, Vec<Digest>) {
+        let others: Vec<Digest> =
+            self.modules.keys().copied().filter(|digest| self.of_another(*digest).is_some()).collect();
+        let mut earlier: Vec<Earlier> = self
+            .modules
+            .into_iter()
+            .filter(|(digest, _)| !others.contains(digest))
+            .map(|(digest, version)| Earlier { digest, permissions: version.permissions })
+            .collect();
+        earlier.sort_by_key(|earlier| Some(earlier.digest) != self.last);
+        (earlier, others)
     }
 }
 
@@ -312,7 +370,7 @@ fn are_versions(a: &BTreeSet<TaskName>, b: &BTreeSet<TaskName>) -> bool {
 /// Tasks that still point at an earlier version of the module, which does not describe them any more.
 async fn left_behind(api: &Api, tenant: &TenantId, versions: &Versions) -> Result<Vec<TaskChange>> {
     let earlier = versions.modules.iter().filter(|(digest, _)| versions.of_another(**digest).is_none());
-    let gone = earlier.flat_map(|(_, (tasks, _))| tasks.difference(&versions.tasks));
+    let gone = earlier.flat_map(|(_, version)| version.tasks.difference(&versions.tasks));
     let gone: BTreeSet<&TaskName> = gone.take(MAX_LEFT).collect();
     let names: Vec<&TaskName> = gone.into_iter().collect();
     let mut digests = Vec::with_capacity(names.len());

@@ -47,6 +47,7 @@ codes! {
     missing_token MissingToken, UNAUTHORIZED, false, "A token is needed";
     invalid_token InvalidToken, UNAUTHORIZED, false, "The token is not valid";
     operator_needed OperatorNeeded, FORBIDDEN, false, "The token is not an operator's";
+    grant_needed GrantNeeded, FORBIDDEN, false, "The token may not grant";
     route_not_found RouteNotFound, NOT_FOUND, false, "There is nothing at this path";
     method_not_allowed MethodNotAllowed, METHOD_NOT_ALLOWED, false, "The path does not know this method";
     uri_too_long UriTooLong, URI_TOO_LONG, false, "The address is too long";
@@ -79,6 +80,8 @@ codes! {
     module_not_found ModuleNotFound, NOT_FOUND, false, "There is no such module";
     module_deleted ModuleDeleted, GONE, false, "The module was deleted";
     module_in_use ModuleInUse, CONFLICT, false, "Tasks point at the module";
+    approval_needed ApprovalNeeded, CONFLICT, false, "Nobody approved what the module asks for";
+    invalid_permission InvalidPermission, UNPROCESSABLE_ENTITY, false, "A permission cannot be used";
     ambiguous_digest AmbiguousDigest, CONFLICT, false, "Several modules have digests that begin like this";
     module_too_large ModuleTooLarge, PAYLOAD_TOO_LARGE, false, "The module is too large";
     module_exists ModuleExists, PRECONDITION_FAILED, false, "The module is known already";

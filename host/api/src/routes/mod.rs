@@ -1,5 +1,6 @@
 //! The handlers, one file or folder per resource.
 
+pub(crate) mod approvals;
 pub(crate) mod bulk;
 pub(crate) mod dead;
 pub(crate) mod health;

@@ -13,11 +13,16 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use umbel_broker::{Document, DocumentKind};
-use umbel_model::{Digest, DigestPrefix, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId};
+use umbel_compose::WaitingPush;
+use umbel_model::{
+    Declared, Digest, DigestPrefix, JsonText, ModuleInfo, Parameter, PolicyPatch, TaskDescription, TenantId,
+};
 use umbel_modules::InspectError;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    approval_check::waits_for,
+    approvals::{self, Decision},
     auth::Caller,
     body::{Chunks, answer, is_declared_longer, ok, or_drain, read_all},
     deployment::{ChangeKind, Plan, TaskChange},
@@ -29,7 +34,7 @@ use crate::{
     state::Api,
     task_store,
     time::Timestamp,
-    views::{PolicyFields, views},
+    views::{ApprovalView, ManifestView, PermissionChange, PolicyFields, views},
 };
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
@@ -50,16 +55,25 @@ views! {
         /// When it was deleted. Jobs that were submitted with it before run; nothing new may use it until it is pushed again.
         #[serde(skip_serializing_if = "Option::is_none")]
         deleted_at: Option<Timestamp> = info.deleted_at.map(Timestamp),
+        /// What it can touch, and what it asks to reach.
+        manifest: ManifestView = ManifestView::new(info.manifest()),
         /// Interfaces that it imports.
         imports: Vec<String> = info.imports,
         tasks: Vec<ModuleTask> = info.tasks.into_iter().map(ModuleTask::new).collect(),
-        /// True: nothing was stored. Only in the answer to a push, as are the next two.
+        /// True: nothing was stored. Only in the answer to a push, as are the next four.
         #[serde(skip_serializing_if = "Option::is_none")]
         dry_run: Option<bool> = of_push.as_ref().map(|push| push.dry_run),
         /// What the push did to each task, or would do: those of the module in its order, then those that it does not
         /// describe any more.
         #[serde(skip_serializing_if = "Option::is_none")]
         changes: Option<Vec<TaskChange>> = of_push.as_ref().map(|push| push.changes.clone()),
+        /// What it asks for otherwise than the version that is deployed now. All that it asks for, when there is none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        permission_changes: Option<Vec<PermissionChange>> = of_push.as_ref().map(|push| push.permissions.clone()),
+        /// Whether it may reach what it asks for. While it waits, its tasks are not deployed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        approval: Option<ApprovalView> =
+            of_push.as_ref().map(|push| ApprovalView::decided(info.digest, &push.decision)),
         /// Warnings for the author.
         #[serde(skip_serializing_if = "Option::is_none")]
         warnings: Option<Vec<String>> = of_push.map(|push| push.changes.iter().filter_map(warning).collect()),
@@ -109,6 +123,8 @@ views! {
 pub(crate) struct Pushed {
     dry_run: bool,
     changes: Vec<TaskChange>,
+    permissions: Vec<PermissionChange>,
+    decision: Decision,
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -159,26 +175,11 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
     }
     let status = if is_known || query.dry_run { StatusCode::OK } else { StatusCode::CREATED };
     let info = match known {
-        // A deleted one is there again.
-        Some(info) => ModuleInfo { deleted_at: None, ..info },
-        None => inspected(&api, &caller.tenant, bytes.clone(), digest).await?,
+        // A deleted one is there again. Older releases did not ask it for its permissions.
+        Some(info) if info.permissions.is_some() => ModuleInfo { deleted_at: None, ..info },
+        _ => inspected(&api, &caller.tenant, bytes.clone(), digest).await?,
     };
-    let plan = planned(&api, &caller, &info, &query).await?;
-    let changes = match plan {
-        _ if query.dry_run => plan.map(|plan| plan.changes()).unwrap_or_default(),
-        plan => {
-            stored(&api, &caller, &info, bytes).await?;
-            tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
-            let changes = match plan {
-                Some(plan) => plan.carry_out(&api, &caller.tenant, &info, query.take_over).await?,
-                None => Vec::new(),
-            };
-            // It may have been deleted since it was read: then it is stored once more, and its bytes are there.
-            module_records::remember(&api, &caller.tenant, &info).await?;
-            changes
-        }
-    };
-    let pushed = Pushed { dry_run: query.dry_run, changes };
+    let pushed = carried_out(&api, &caller, &info, bytes, &query).await?;
     let mut response = answer(status, &Module::new(info, Some(pushed)))?;
     tag(&mut response, &digest);
     if !query.dry_run
@@ -189,15 +190,38 @@ pub(crate) async fn push(cx: Context, Query(query): Query<PushQuery>, headers: H
     Ok(response)
 }
 
-/// What the push will do to the tasks; none when it is to deploy nothing. A push that may not do it is refused.
-async fn planned(api: &Api, caller: &Caller, info: &ModuleInfo, query: &PushQuery) -> Result<Option<Plan>> {
-    if query.deploy == Some(false) {
-        return Ok(None);
-    }
+/// Stores an inspected module and deploys its tasks, unless it must be approved first. A push that may not do what it would is
+/// refused, and nothing is stored.
+async fn carried_out(api: &Api, caller: &Caller, info: &ModuleInfo, bytes: Bytes, query: &PushQuery) -> Result<Pushed> {
+    let &PushQuery { take_over, dry_run, .. } = query;
+    let is_deployed = query.deploy != Some(false);
     let mut plan = Plan::read(api, &caller.tenant, info).await?;
-    plan.check(query.take_over)?;
-    plan.check_policies(api);
-    Ok(Some(plan))
+    if is_deployed {
+        plan.check(take_over)?;
+        plan.check_policies(api);
+    }
+    let nothing = Declared::default();
+    let (before, after) = (plan.deployed(), info.permissions.as_ref());
+    let permissions = PermissionChange::between(before.unwrap_or(&nothing), after.unwrap_or(&nothing));
+    let decision = approvals::at_push(api, caller, info, &plan, take_over).await?;
+    if !dry_run {
+        stored(api, caller, info, bytes).await?;
+        let waiting = is_deployed.then_some(WaitingPush { take_over });
+        approvals::remember(api, &caller.tenant, info, &decision, waiting).await?;
+        let digest = info.digest;
+        tracing::info!(%digest, size_bytes = info.size_bytes, tasks = info.tasks.len(), "module pushed");
+    }
+    let changes = match &decision {
+        _ if !is_deployed => Vec::new(),
+        Decision::Waits(missing) => plan.withheld(&waits_for(info.digest, missing)),
+        _ if dry_run => plan.changes(),
+        _ => plan.carry_out(api, &caller.tenant, info, take_over).await?,
+    };
+    if !dry_run {
+        // It may have been deleted since it was read: then it is stored once more, and its bytes are there.
+        module_records::remember(api, &caller.tenant, info).await?;
+    }
+    Ok(Pushed { dry_run, changes, permissions, decision })
 }
 
 /// Stores the document and the bytes of a module.

@@ -153,7 +153,7 @@ pub(crate) struct DeployBody {
 pub(crate) async fn deploy(cx: Context<TaskName>, Json(body): Json<DeployBody>) -> Result {
     let Context { api, caller, id: name, .. } = cx;
     let digest = task_store::resolve(&api, &caller.tenant, &body.digest).await?;
-    let task = task_store::described(&api, &caller.tenant, digest, &name).await?;
+    let task = task_store::deployable(&api, &caller.tenant, digest, &name).await?;
     let (document, version) = task_store::deploy(&api, &caller.tenant, &task, digest).await?;
     tagged_task(&api, &caller, document, version).await
 }

@@ -26,12 +26,14 @@ macro_rules! views {
 pub(crate) use views;
 
 mod job;
+mod manifest;
 mod names;
 mod policy;
 mod worker;
 mod workflow;
 
 pub(crate) use job::*;
+pub(crate) use manifest::*;
 pub(crate) use names::*;
 pub(crate) use policy::*;
 pub(crate) use worker::*;

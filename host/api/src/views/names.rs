@@ -1,7 +1,7 @@
 //! Fields whose values are a few names, as the OpenAPI document describes them.
 
 use umbel_broker::WorkflowState as OfWorkflow;
-use umbel_model::JobState as OfJob;
+use umbel_model::{Capability as OfImport, JobState as OfJob};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
@@ -39,5 +39,9 @@ names! {
     /// `warm`: when what runs has ended; the default. `soft`: after its grace time at the latest, what runs then is handed
     /// back. `cold`: now.
     ShutdownMode = ["warm", "soft", "cold"];
+    /// What a module can touch.
+    Capability = OfImport::ALL.map(OfImport::as_str);
+    /// `not_needed`: it asks for nothing. `waits`: its tasks cannot be deployed before somebody approves it.
+    ApprovalState = ["not_needed", "approved", "waits"];
     ResumeDigest = ["pinned", "current"];
 }

@@ -14,10 +14,10 @@ use tower::ServiceExt as _;
 use umbel_api::{Api, ApiConfig, NewToken, create_token, router};
 use umbel_broker::{Broker, Claim, DEFAULT_LEASE_MS, Delivery, LimitedTenants, Limits, Settle, Settled};
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{Digest, ModuleInfo, QueueName, Resolution, TenantId, Token, WorkerId};
+use umbel_model::{Declared, Digest, ModuleInfo, QueueName, Resolution, TaskDescription, TenantId, Token, WorkerId};
 use umbel_modules::{InspectError, Inspector, ModuleStore};
 
-/// Takes "modules" that are JSON, `{"tasks": […]}`; refuses `refuse <code>` with that code; panics at `panic`.
+/// Takes "modules" that are JSON, `{"tasks": […], "declares": [[null, "kv x"]]}`; refuses `refuse <code>` with that code; panics at `panic`.
 #[derive(Debug)]
 struct FakeInspector;
 
@@ -36,12 +36,23 @@ impl Inspector for FakeInspector {
             message: e.to_string(),
             transient: false,
         })?;
+        let tasks: Vec<TaskDescription> = tasks;
+        let names: Vec<_> = tasks.iter().map(|task| task.name.clone()).collect();
+        let texts = |list: &Value| serde_json::from_value::<Vec<(Option<String>, String)>>(list.clone()).unwrap();
+        let declared = if value["declares"].is_null() { Vec::new() } else { texts(&value["declares"]) };
+        let declared = declared.iter().map(|(task, text)| (task.as_deref(), text.as_str()));
+        let permissions = Declared::read(declared, &names).map_err(|e| InspectError {
+            code: "invalid_permission".into(),
+            message: e.to_string(),
+            transient: false,
+        })?;
         Ok(ModuleInfo {
             digest: Digest::of(&module),
             size_bytes: module.len() as u64,
             core_module: false,
             imports: vec!["umbel:task/context@0.1.0".into()],
             tasks,
+            permissions: Some(permissions),
             pushed_at: None,
             deleted_at: None,
         })
@@ -255,7 +266,9 @@ impl TestApp {
 /// A new token of a tenant.
 pub async fn token_of(broker: &dyn Broker, tenant: &str, operator: bool) -> String {
     let tenant = TenantId::new(tenant).unwrap();
-    create_token(broker, NewToken { tenant: &tenant, name: "test", operator, lives_ms: None }).await.unwrap()
+    create_token(broker, NewToken { tenant: &tenant, name: "test", operator, grant: false, lives_ms: None })
+        .await
+        .unwrap()
 }
 
 pub fn id_of(job: &Value) -> String {

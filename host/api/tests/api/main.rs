@@ -21,6 +21,7 @@ mod logging;
 mod module_deletion;
 mod modules;
 mod openapi;
+mod permissions;
 mod queues;
 mod requests;
 mod serving;

@@ -139,8 +139,28 @@ pub enum TenantVerb {
     Resume,
     /// Limit all jobs on all workers together
     Limit(LimitFlags),
+    /// Show what the tenant's modules may reach at most, and change it; as an operator with --tenant, its bounds
+    Grants {
+        #[command(subcommand)]
+        verb: Option<GrantsVerb>,
+    },
     /// Show the bytes that the tenant has stored and may store; as an operator with --tenant, change how many it may
     Storage(StorageFlags),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GrantsVerb {
+    /// Replace the list: modules reach nothing beyond it; needs a token with the right to grant
+    Set {
+        /// Such as 'http https://api.example.com/' 'kv *' 'secret api_key'
+        #[arg(required_unless_present = "nothing", value_name = "PERMISSION")]
+        permissions: Vec<String>,
+        /// An empty list: modules reach nothing
+        #[arg(long, conflicts_with = "permissions")]
+        nothing: bool,
+    },
+    /// Remove the list: modules reach what they are approved for, within the operator's bounds
+    Clear,
 }
 
 /// Changes of what a tenant may store.

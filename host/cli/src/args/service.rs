@@ -261,6 +261,10 @@ pub struct DevOptions {
     /// Speak https, with a certificate for localhost that an authority in the data folder issued; client verbs find it there
     #[arg(long, env = "UMBEL_TLS")]
     pub tls: bool,
+    /// Let modules that ask for permissions wait for `umbel module approve`, as on a server, instead of approving them when they
+    /// are pushed
+    #[arg(long, env = "UMBEL_STRICT_PERMISSIONS")]
+    pub strict_permissions: bool,
     #[command(flatten)]
     pub broker: BrokerFlags,
     #[command(flatten)]
@@ -336,9 +340,12 @@ pub struct TokenOptions {
     /// How long the token is good; until it is revoked when not given
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub expires: Option<u64>,
-    /// Make an operator's token, which may also show and control all workers
+    /// Make an operator's token, which may also show and control all workers, and grant
     #[arg(long)]
     pub operator: bool,
+    /// Let the token approve what modules ask to reach, and change the tenant's grants
+    #[arg(long)]
+    pub grant: bool,
     #[command(flatten)]
     pub broker: BrokerFlags,
 }

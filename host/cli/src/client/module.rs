@@ -5,7 +5,9 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
-use umbel_client::{FieldChange, ModuleRollback, PushOptions, TaskChange, TaskMove, typed};
+use umbel_client::{
+    Approval, FieldChange, Module, ModuleRollback, PermissionChange, PushOptions, TaskChange, TaskMove, typed,
+};
 use umbel_model::DigestPrefix;
 
 use super::Context;
@@ -18,7 +20,12 @@ use crate::{
 
 /// Digits of a digest in tables.
 const SHORT_DIGITS: usize = 12;
-const FIELDS: &str = "digest, size = size_bytes, core module, imports, tasks, deleted = deleted_at, warnings";
+const FIELDS: &str = "digest, size = size_bytes, core module, imports, tasks, pure = manifest/pure, touches = manifest/capabilities, \
+                      asks for = manifest/permissions, tasks ask for = manifest/tasks, approval = approval/state, deleted = deleted_at, \
+                      warnings";
+const MANIFEST: &str = "digest, pure = manifest/pure, touches = manifest/capabilities, asks for = manifest/permissions, \
+                        tasks ask for = manifest/tasks, approval = approval/state, by = approval/by, at = approval/at, \
+                        inherited from = approval/inherited_from, not approved = approval/missing, to approve = approval/command";
 
 pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
     match verb {
@@ -30,6 +37,19 @@ pub async fn run(ctx: &Context, verb: ModuleVerb) -> Result {
         }
         ModuleVerb::Delete { digest } => {
             ctx.client.delete(format!("/v1/modules/{digest}")).text().await?;
+            ctx.terminal.line(&digest.to_string())
+        }
+        ModuleVerb::Manifest { digest } => {
+            ctx.show(ctx.client.get(format!("/v1/modules/{digest}/manifest")), MANIFEST).await
+        }
+        ModuleVerb::Approve { digest } => {
+            let body = ctx.client.post(format!("/v1/modules/{digest}/approve")).repeatable().text().await?;
+            ctx.terminal.object(&body, MANIFEST)?;
+            show_changes(ctx, &body)
+        }
+        ModuleVerb::Revoke { digest } => {
+            ctx.client.delete(format!("/v1/modules/{digest}/approval")).text().await?;
+            ctx.terminal.note("its tasks stay deployed; their next calls are denied, at most a second from now");
             ctx.terminal.line(&digest.to_string())
         }
         ModuleVerb::Rollback { digest } => roll_back(ctx, &digest).await,
@@ -45,7 +65,41 @@ async fn push(ctx: &Context, file: &Path, how: PushOptions) -> Result {
     let done = if how.dry_run { "checked, nothing is stored:" } else { "pushed" };
     ctx.terminal.note(&format!("{done} {} ({})", file.display(), bytes_text(size)));
     ctx.terminal.object(&body, FIELDS)?;
-    show_changes(ctx, &body)
+    let module: Module = typed(&body)?;
+    if ctx.terminal.format == Format::Table && !module.permission_changes.is_empty() {
+        ctx.terminal.line(&format!("\n{}", permission_lines(&module.permission_changes).join("\n")))?;
+    }
+    show_changes(ctx, &body)?;
+    if let Some(note) = module.approval.as_ref().and_then(approval_note) {
+        ctx.terminal.note(&note);
+    }
+    Ok(())
+}
+
+/// What a push asks for otherwise than the version that is deployed: `+ kv cursors`, `- blob (task import)`.
+fn permission_lines(changes: &[PermissionChange]) -> Vec<String> {
+    let line = |change: &PermissionChange| {
+        let sign = if change.added { '+' } else { '-' };
+        let task = change.task.as_deref().map(|task| format!(" (task {})", one_line(task))).unwrap_or_default();
+        format!("{sign} {}{task}", one_line(&change.permission))
+    };
+    changes.iter().map(line).collect()
+}
+
+/// What is to be said about the approval of a pushed module.
+fn approval_note(approval: &Approval) -> Option<String> {
+    let by = approval.by.as_deref().map(one_line).unwrap_or_default();
+    match &*approval.state {
+        "waits" => {
+            let command = approval.command.as_deref().map(one_line).unwrap_or_default();
+            Some(format!("its tasks are not deployed before somebody approves what it asks for:\n  {command}"))
+        }
+        "approved" => match &approval.inherited_from {
+            Some(digest) => Some(format!("it asks for no more than {} was approved for, by {by}", short(digest))),
+            None => Some(format!("what it asks for was approved by {by}")),
+        },
+        _ => None,
+    }
 }
 
 async fn roll_back(ctx: &Context, digest: &DigestPrefix) -> Result {
@@ -115,6 +169,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_push_asks_for_is_told_line_by_line_and_who_must_approve_it() {
+        let changes = json!([
+            {"added": true, "permission": "http GET https://a/"},
+            {"added": false, "permission": "blob\u{1b}", "task": "import"},
+        ]);
+        let lines = permission_lines(&serde_json::from_value::<Vec<PermissionChange>>(changes).unwrap());
+        assert_eq!(lines[0], "+ http GET https://a/");
+        assert!(lines[1].starts_with("- blob") && lines[1].ends_with("(task import)") && !lines[1].contains('\u{1b}'));
+        let note = |approval: Value| approval_note(&serde_json::from_value(approval).unwrap());
+        let waits = note(json!({"state": "waits", "missing": ["kv a"], "command": "umbel module approve sha256:0"}));
+        assert!(waits.unwrap().ends_with("\n  umbel module approve sha256:0"));
+        assert!(note(json!({"state": "approved", "by": "umbel dev"})).unwrap().contains("by umbel dev"));
+        assert_eq!(note(json!({"state": "not_needed"})), None);
+    }
 
     #[test]
     fn a_change_is_told_in_one_line_and_without_control_characters() {

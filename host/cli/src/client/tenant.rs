@@ -5,7 +5,7 @@ use umbel_client::{ControlPatch, Request};
 use super::{Context, control};
 use crate::{
     Failure, Result,
-    args::{StorageFlags, TenantCommand, TenantScope, TenantVerb},
+    args::{GrantsVerb, StorageFlags, TenantCommand, TenantScope, TenantVerb},
 };
 
 const FIELDS: &str = "name, paused, rate = rate_limit, burst = rate_burst, at once = concurrency, \
@@ -23,6 +23,7 @@ pub async fn run(ctx: &Context, TenantCommand { verb, scope }: TenantCommand) ->
         TenantVerb::Resume => ControlPatch::default().paused(false),
         TenantVerb::Limit(limits) => control::asked(limits.patch())?,
         TenantVerb::Storage(flags) => return storage(ctx, &flags, &scope).await,
+        TenantVerb::Grants { verb } => return grants(ctx, verb, &scope).await,
     };
     ctx.show(of_scope(ctx.client.patch(path).json(&patch).repeatable(), &scope), FIELDS).await
 }
@@ -55,6 +56,25 @@ async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Re
         return Err(Failure::usage("only an operator sets what a tenant may store").help("give --tenant NAME"));
     }
     ctx.show(ctx.client.patch(path).json(&patch).repeatable(), STORAGE).await
+}
+
+const GRANTS: &str = "grants = permissions, operator's bounds = bounds, bounds of each tenant = default_bounds";
+
+async fn grants(ctx: &Context, verb: Option<GrantsVerb>, scope: &TenantScope) -> Result {
+    if scope.queue.is_some() || scope.task.is_some() {
+        return Err(Failure::usage("grants are the tenant's as a whole").help("leave out --queue and --task"));
+    }
+    let path = match &scope.tenant {
+        Some(tenant) => format!("/v1/tenants/{tenant}/grants"),
+        None => "/v1/tenant/grants".to_owned(),
+    };
+    let permissions = match verb {
+        None => return ctx.show(ctx.client.get(path), GRANTS).await,
+        Some(GrantsVerb::Set { permissions, .. }) => Some(permissions),
+        Some(GrantsVerb::Clear) => None,
+    };
+    let body = serde_json::json!({ "permissions": permissions });
+    ctx.show(ctx.client.put(path).json(&body), GRANTS).await
 }
 
 fn of_scope(request: Request, scope: &TenantScope) -> Request {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sha2::{Digest as _, Sha256};
-use umbel_api::NewToken;
+use umbel_api::{ApiConfig, NewToken};
 use umbel_broker::{Broker, DocumentKind};
 use umbel_model::TenantId;
 
@@ -29,10 +29,10 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
     let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone(), http).await?;
     let token = token(&*broker, &data).await?;
-    let mut web = {
-        let certificate = certificate.as_ref().map(DevCertificate::served);
-        web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?
-    };
+    // Whoever reaches this service may use its token, which may approve.
+    let api = ApiConfig { bounds: bounds.clone(), approve_pushes: !options.strict_permissions, ..ApiConfig::default() };
+    let served = certificate.as_ref().map(DevCertificate::served);
+    let mut web = web::start(listener, served, broker.clone(), store.clone(), runtime.clone(), api)?;
     let control = background(broker.clone(), store, bounds, &options.background);
     let mut worker = jobs::start(broker.clone(), runtime, config)?;
     let profile = Profile { url: web.url(), token, ca_file: certificate.as_ref().map(DevCertificate::authority) };
@@ -73,5 +73,5 @@ async fn token(broker: &dyn Broker, data: &Data) -> Result<String> {
         }
     }
     let tenant = tenant(DEFAULT_TENANT);
-    make(broker, NewToken { tenant: &tenant, name: "umbel dev", operator: true, lives_ms: None }).await
+    make(broker, NewToken { tenant: &tenant, name: "umbel dev", operator: true, grant: true, lives_ms: None }).await
 }

@@ -1,5 +1,7 @@
 //! `umbel server`: the API and the background services; with `--concurrency` a worker too.
 
+use umbel_api::ApiConfig;
+
 use super::{background, broker, broker::BrokerUrl, exposure, http, jobs, signals::Signals, watch, web};
 use crate::{Failure, Result, args::ServerOptions};
 
@@ -20,7 +22,8 @@ pub async fn run(options: ServerOptions) -> Result {
     let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
     let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone(), http).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), bounds.clone())?;
+    let api = ApiConfig { bounds: bounds.clone(), ..ApiConfig::default() };
+    let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), api)?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     let _noted = exposure::warn(web.address, is_encrypted, options.behind_proxy, data.folder());
     tokio::select! {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Columns of a list of tokens.
-const COLUMNS: &str = "id tenant name operator created_at expires_at";
+const COLUMNS: &str = "ID, TENANT, NAME, OPERATOR, GRANT, CREATED = created_at, EXPIRES = expires_at";
 
 async fn opened(flags: &BrokerFlags) -> Result<Arc<dyn Broker>> {
     let (_, url) = broker::locate(flags)?;
@@ -24,8 +24,8 @@ async fn opened(flags: &BrokerFlags) -> Result<Arc<dyn Broker>> {
 
 pub async fn create(options: TokenOptions, terminal: &Terminal) -> Result {
     let broker = opened(&options.broker).await?;
-    let TokenOptions { name, tenant, expires, operator, .. } = &options;
-    let new = NewToken { tenant, name, operator: *operator, lives_ms: *expires };
+    let TokenOptions { name, tenant, expires, operator, grant, .. } = &options;
+    let new = NewToken { tenant, name, operator: *operator, grant: *grant, lives_ms: *expires };
     let token = make(&*broker, new).await?;
     terminal.line(&token)?;
     terminal.note("keep it: it is stored only as a hash and cannot be shown again");

@@ -6,7 +6,6 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use umbel_api::{Api, ApiConfig};
 use umbel_broker::Broker;
-use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
 use umbel_tls::ServerCertificate;
 use umbel_worker::Runtime;
@@ -48,10 +47,10 @@ pub fn start(
     broker: Arc<dyn Broker>,
     store: ModuleStore,
     runtime: Runtime,
-    bounds: PolicyBounds,
+    config: ApiConfig,
 ) -> Result<Web> {
     let address = listener.local_addr().map_err(|e| Failure::new("listen", e.to_string()))?;
-    let api = Api::new(ApiConfig { bounds, ..ApiConfig::default() }, broker, store, Arc::new(runtime));
+    let api = Api::new(config, broker, store, Arc::new(runtime));
     let router = umbel_api::router(api);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();

@@ -8,6 +8,7 @@ use umbel_model::{QueueName, TaskName, TenantId};
 use utoipa::{IntoParams, ToSchema};
 
 pub(crate) mod events;
+pub(crate) mod grants;
 pub(crate) mod storage;
 
 use crate::{
