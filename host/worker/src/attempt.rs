@@ -19,6 +19,7 @@ use crate::{
     active_delivery::ActiveDelivery,
     completion::{Ended, Finished, host_panic, name},
     error::PrepareError,
+    grants::GrantsCache,
     invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
     key_values::KeyValues,
     memory::MemoryBudget,
@@ -38,6 +39,7 @@ pub(crate) struct Attempts {
     composer: Arc<RequestComposer>,
     templates: Templates,
     runtime: Runtime,
+    grants: Arc<GrantsCache>,
     memory: MemoryBudget,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
@@ -53,7 +55,8 @@ impl Attempts {
         background: Handle,
     ) -> Self {
         let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
-        Self { broker, composer, templates: Templates::default(), runtime, memory, worker, background }
+        let grants = GrantsCache::new(broker.clone(), background.clone());
+        Self { broker, composer, templates: Templates::default(), runtime, grants, memory, worker, background }
     }
 
     /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
@@ -130,11 +133,12 @@ impl Attempts {
     }
 
     /// What the guest of a delivery can reach, as far as its grants allow it.
-    fn reach(&self, delivery: &Delivery, module: Digest) -> Reach {
+    fn reach(&self, delivery: &Delivery, module: Digest, task: &str) -> Reach {
         let held = KvDelivery { job: delivery.id, token: delivery.token.clone() };
         let (broker, tenant) = (self.broker.clone(), delivery.tenant.clone());
         let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
-        let reach = Reach { kv, ..Reach::default() };
+        let grants = Arc::new(self.grants.of(&delivery.tenant, module, task));
+        let reach = Reach { grants, kv, ..Reach::default() };
         let http = self
             .runtime
             .http()
@@ -171,7 +175,7 @@ impl Attempts {
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
-            reach: self.reach(delivery, invocation.digest),
+            reach: self.reach(delivery, invocation.digest, &invocation.task),
         };
         let sandbox = self.runtime.sandbox();
         let _memory = tokio::select! {

@@ -18,6 +18,7 @@ mod compilations;
 mod completion;
 mod config;
 mod error;
+mod grants;
 mod guest_threads;
 mod heartbeat;
 mod hints;
