@@ -43,7 +43,7 @@ async fn what_a_module_asks_for_waits_for_somebody_with_the_right_to_grant() -> 
         let covered = pusher.upload(salted(&guest("asks")?, 1)).await?.good()?;
         assert_eq!(covered["approval"]["inherited_from"], json!(first));
         let larger = pusher.upload(guest("asks-more")?).await?.good()?;
-        let missing = json!(["secret api_key", "http GET,POST https://api.example.com/v1/"]);
+        let missing = json!(["kv cursors", "secret api_key", "http GET,POST https://api.example.com/v1/"]);
         assert_eq!((&larger["approval"]["state"], &larger["approval"]["missing"]), (&json!("waits"), &missing));
         assert_eq!(pusher.result("import", json!([7])).await?, json!(7));
         let approved = approve(&granter, &digest(&larger)?).await?.good()?;

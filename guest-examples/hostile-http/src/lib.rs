@@ -19,7 +19,7 @@ mod guest {
         outgoing_handler::handle,
         streams::StreamError,
         types::{
-            ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingBody, OutgoingRequest, Scheme,
+            ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, Method, OutgoingRequest, Scheme,
             http_error_code,
         },
     };

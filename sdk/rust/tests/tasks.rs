@@ -46,7 +46,7 @@ impl std::error::Error for Declined {}
     result_ttl = "1d",
     dead_ttl = "14d",
     rate_limit = "100/m",
-    permissions = ["secret api_key", "HTTP get https://API.example.com"]
+    permissions = ["secret api_key", "http get https://API.example.com"]
 )]
 fn add(
     x: i64,

@@ -30,7 +30,7 @@ async fn plain(app: &TestApp) -> TestApp {
 async fn a_module_that_asks_is_stored_and_deployed_only_after_somebody_approved_it() {
     let app = TestApp::new().await;
     let pusher = plain(&app).await;
-    let asks = module("1", &["a", "b"], &[(None, "kv x"), (Some("a"), "HTTP get https://A.example")]);
+    let asks = module("1", &["a", "b"], &[(None, "kv x"), (Some("a"), "http get https://A.example")]);
     let dry = pusher.push_with("/v1/modules?dry_run=true", &[], &asks).await.ok(200);
     assert_eq!((&dry["approval"]["state"], &dry["changes"][0]["change"]), (&json!("waits"), &json!("not_deployed")));
     let pushed = pusher.push(&asks).await.ok(201);

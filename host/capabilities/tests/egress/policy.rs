@@ -308,13 +308,13 @@ async fn a_request_waits_for_one_of_those_at_once() {
     let world = World::with(config, OwnAddresses::default());
     let release = Arc::new(tokio::sync::Semaphore::new(0));
     let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();
-    let gate = release.clone();
+    let held_back = release.clone();
     let server = Server::start(&format!("{PUBLIC}:0"), move |mut stream| {
-        let (gate, began) = (gate.clone(), began.clone());
+        let (held_back, began) = (held_back.clone(), began.clone());
         async move {
             while read_head(&mut stream).await.is_some() {
                 began.send(()).unwrap();
-                gate.acquire().await.unwrap().forget();
+                held_back.acquire().await.unwrap().forget();
                 tokio::io::AsyncWriteExt::write_all(&mut stream, OK).await.unwrap();
             }
         }

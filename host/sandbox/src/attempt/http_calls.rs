@@ -75,17 +75,33 @@ fn begin(
     request: Resource<HostOutgoingRequest>,
     options: Option<Resource<RequestOptions>>,
 ) -> Handled {
+    if !has_url(caller.data_mut().http().table.get_mut(&request)?) {
+        return refuse(caller, request, ErrorCode::HttpRequestUriInvalid);
+    }
     let Some(reserved) = caller.data_mut().limiter.reserve(REQUEST_BYTES) else {
-        // As a handler does it: the request is used up.
-        let mut http = caller.data_mut().http();
-        types::HostOutgoingRequest::drop(&mut http, request).map_err(HttpError::trap)?;
         let text =
             format!("the memory limit of the attempt leaves no room for another request ({REQUEST_BYTES} bytes)");
-        return Err(ErrorCode::InternalError(Some(text)).into());
+        return refuse(caller, request, ErrorCode::InternalError(Some(text)));
     };
     let state = caller.data_mut();
     state.http_kept().reserve(reserved);
     state.http().handle(request, options)
+}
+
+/// Whether a request has a host; its path is `/` unless it was set. `wasmtime-wasi-http` writes a line to the log of the
+/// process for each URL that it cannot put together.
+fn has_url(request: &mut HostOutgoingRequest) -> bool {
+    let path = request.path_with_query.get_or_insert_default();
+    if !path.starts_with('/') {
+        path.insert(0, '/');
+    }
+    request.authority.is_some()
+}
+
+/// Uses the request up, as a handler does it.
+fn refuse(caller: &mut Caller<'_>, request: Resource<HostOutgoingRequest>, code: ErrorCode) -> Handled {
+    types::HostOutgoingRequest::drop(&mut caller.data_mut().http(), request).map_err(HttpError::trap)?;
+    Err(code.into())
 }
 
 fn replace_fields(linker: &mut Linker<State>) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::{
     attempt::{
         fuel::{charge, charge_at},
         host::{Host, LogLevel, Refused},
-        http_calls, json, kv_calls,
+        http_calls, json, kv_calls, sockets,
         state::State,
         text::clean,
         wasi_calls, wasi_keyvalue,
@@ -37,6 +37,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasi_calls::replace(&mut linker)?;
     http_calls::add(&mut linker)?;
+    sockets::replace(&mut linker)?;
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;

@@ -15,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod outcome;
 pub(crate) mod run;
+pub(crate) mod sockets;
 pub(crate) mod state;
 pub(crate) mod stop;
 pub(crate) mod text;

@@ -23,6 +23,7 @@ use crate::{
         limiter::Limiter,
         log::AttemptLog,
         outcome::{self, Failed, Phase},
+        sockets,
         state::{AttemptData, Charge, Clock, ProgressThrottle, State},
         stop::{Stop, StopHandle},
         workflow_calls::WorkflowCalls,
@@ -126,6 +127,7 @@ impl Sandbox {
             (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
             (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };
+        let outcome = if store.data().tried_sockets { sockets::outcome(outcome) } else { outcome };
         let usage = usage(&store, limits.fuel, called);
         // Drops the instance, so that its slot is free before the permit is.
         (outcome, usage, store.into_data().attempt)
@@ -139,7 +141,18 @@ impl Sandbox {
         let charge = Charge { call, byte, canvas_byte, http_request: config.http_request_fuel };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
         let stopping = stop.clone();
-        let state = State { limiter, clock, stop, log, attempt: data, charge, http: None, wasi: None, wasi_calls: 0 };
+        let state = State {
+            limiter,
+            clock,
+            stop,
+            log,
+            attempt: data,
+            charge,
+            http: None,
+            wasi: None,
+            wasi_calls: 0,
+            tried_sockets: false,
+        };
         let mut store = Store::new(&self.inner.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits.call_bytes);

@@ -71,6 +71,8 @@ pub(crate) struct State {
     /// The bytes of WASI calls are charged when they are moved, the calls themselves cannot be: each tick compares their sum
     /// with the fuel, and the usage includes it.
     pub(crate) wasi_calls: u64,
+    /// Whether the guest tried to use a socket.
+    pub(crate) tried_sockets: bool,
 }
 
 /// Fuel that host calls cost.

@@ -66,9 +66,7 @@ fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), Compil
     let engine = engine::compiler_engine().map_err(|e| failed(&e))?;
     let linker = linker::build(&engine).map_err(|e| failed(&e))?;
     let compiled = Component::from_binary(&engine, &component).map_err(|e| invalid(&e))?;
-    linker.instantiate_pre(&compiled).map_err(|e| {
-        CompileError::new(CompileCode::UnknownImport, format!("an import does not fit what is provided: {e:#}"))
-    })?;
+    linker.instantiate_pre(&compiled).map_err(|e| contract::unfit(&e))?;
     fits_a_slot(&compiled, request.max_memory_bytes)?;
     let code = compiled.serialize().map_err(|e| failed(&e))?;
     let fingerprint = engine::fingerprint(&engine);

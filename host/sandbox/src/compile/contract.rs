@@ -50,13 +50,53 @@ pub(crate) fn check(component: &Inspected) -> Result<(), CompileError> {
     Err(CompileError::new(CompileCode::NoContract, message))
 }
 
+/// What is said of a component whose imports do not fit what is linked: the interface, the function, and what to do.
+pub(crate) fn unfit(error: &wasmtime::Error) -> CompileError {
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let quoted = |text: &String| Some(text.split('`').nth(1)?.to_owned());
+    let (import, item) = (chain.first().and_then(quoted), chain.get(1).and_then(quoted));
+    let cause = chain.last().map_or("", String::as_str);
+    let message = match (import, item) {
+        (Some(import), Some(item)) if cause.ends_with("implementation is missing") => {
+            format!("the module imports `{item}` of {import}, which this server does not have; {}", known(&import))
+        }
+        (Some(import), Some(item)) => {
+            format!(
+                "the module imports `{item}` of {import} with another type than it has here ({cause}); {}",
+                known(&import)
+            )
+        }
+        _ => format!("an import does not fit what is provided: {error:#}"),
+    };
+    CompileError::new(CompileCode::UnknownImport, message)
+}
+
+/// Up to which version the functions of an interface are known, as advice.
+fn known(import: &str) -> &'static str {
+    if import.starts_with("wasi:") {
+        "it knows the functions of WASI 0.2 up to 0.2.12: build for one of these versions, with the interfaces as they are published"
+    } else {
+        "build the module with an SDK of this server's version or older"
+    }
+}
+
+/// Whether an import is of a version of WASI that is off here.
+fn is_wasi_0_3(import: &str) -> bool {
+    import.starts_with("wasi:") && import.split('@').nth(1).is_some_and(|version| version.starts_with("0.3"))
+}
+
 fn unknown_import(import: &str) -> CompileError {
-    let hint = if import.starts_with("wasi_snapshot_preview1") {
+    let hint = if is_wasi_0_3(import) {
+        "; WASI 0.3 is off on this server, so build for WASI 0.2: with Rust for the target wasm32-wasip2 or \
+         wasm32-unknown-unknown; with componentize-py (0.3 by itself since 0.23) with a world of WASI 0.2, or with --stub-wasi"
+    } else if import.starts_with("wasi_snapshot_preview1") {
         "; build for wasm32-unknown-unknown or wasm32-wasip2, not for wasip1"
     } else if import.contains("wbindgen") || import.starts_with("env.") {
         "; a dependency of the module expects a browser or a C library"
     } else if import.starts_with("wasi:http/incoming-handler") {
         "; a module answers no requests: export umbel:task/guest, and send requests with wasi:http/outgoing-handler"
+    } else if import.starts_with("wasi:") {
+        "; docs/guides/permissions.md lists the interfaces of WASI 0.2 that there are"
     } else {
         ""
     };

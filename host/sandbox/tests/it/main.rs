@@ -7,6 +7,7 @@ mod bombs;
 mod compiling;
 mod custom_state;
 mod describing;
+mod imports;
 mod kv;
 mod map;
 mod support;
