@@ -4,7 +4,7 @@
 //! Invariants: one provider of cryptography, `ring`, which needs no default of the process; TLS 1.2 and 1.3 only; there is no
 //! switch that turns the verification off; a key is in no message. This crate must not know HTTP, Redis or the command line.
 
-#[cfg(feature = "authority")]
+#[cfg(any(test, feature = "authority"))]
 pub mod authority;
 mod pem;
 mod refusal;
@@ -48,7 +48,7 @@ pub enum Error {
         "this machine has no list of trusted authorities; install the package ca-certificates, or give the file of one"
     )]
     NoSystemRoots,
-    #[cfg(feature = "authority")]
+    #[cfg(any(test, feature = "authority"))]
     #[error("a certificate cannot be made: {0}")]
     NotIssued(String),
 }

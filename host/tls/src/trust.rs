@@ -90,7 +90,7 @@ pub(crate) fn unusable(certificate: PathBuf, key: PathBuf, error: &rustls::Error
     }
 }
 
-#[cfg(all(test, feature = "authority"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::authority::{Authority, self_signed};
