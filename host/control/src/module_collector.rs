@@ -300,7 +300,16 @@ mod tests {
             let ago = |ms: u64| now_ms() - ms;
             let (pushed_at, deleted_at) = (pushed.map(ago), deleted.map(ago));
             let (imports, tasks) = (Vec::new(), vec![task("t")]);
-            let info = ModuleInfo { digest, size_bytes: 6, core_module: false, imports, tasks, pushed_at, deleted_at };
+            let info = ModuleInfo {
+                digest,
+                size_bytes: 6,
+                core_module: false,
+                imports,
+                tasks,
+                permissions: None,
+                pushed_at,
+                deleted_at,
+            };
             ModuleDocument::write(&*self.broker, tenant, &info, Expect::Any).await.unwrap();
         }
 
