@@ -4,6 +4,8 @@
 //! All servers are on loopback. `127.0.1.0/24` stands for the public internet, opened by a `network` permission as an operator
 //! would; every other address is forbidden, as in production.
 
+#![allow(clippy::unwrap_used, reason = "a test may; the lint sees test functions only, not what they call")]
+
 mod addresses;
 mod bodies;
 mod dns;

@@ -34,14 +34,16 @@ struct State {
 }
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::new(State {
-        entries: BTreeMap::new(),
-        version: 0,
-        now_ms: START_MS,
-        calls: 0,
-        allowed: None,
-        failures: VecDeque::new(),
-    });
+    static STATE: RefCell<State> = const {
+        RefCell::new(State {
+            entries: BTreeMap::new(),
+            version: 0,
+            now_ms: START_MS,
+            calls: 0,
+            allowed: None,
+            failures: VecDeque::new(),
+        })
+    };
 }
 
 /// The store of this thread: of this test, and of the tasks that it calls.
