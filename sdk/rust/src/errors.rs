@@ -412,7 +412,11 @@ mod tests {
         let of = |kind: io::ErrorKind| TaskError::from(Wrapped(io::Error::new(kind, "there is none")));
         let error = of(io::ErrorKind::Unsupported);
         assert!(error.is_fatal() && error.kind() == Some("unsupported"));
-        assert!(error.message().starts_with("cannot connect: there is none: the sandbox has no sockets"), "{}", error.message());
+        assert!(
+            error.message().starts_with("cannot connect: there is none: the sandbox has no sockets"),
+            "{}",
+            error.message()
+        );
         assert!(error.message().contains("umbel::http"));
         assert!(of(io::ErrorKind::TimedOut).is_retryable());
     }
