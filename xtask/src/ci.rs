@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::{
-    dependencies,
+    dependencies, quickstart,
     steps::{Steps, cargo, show},
     test, tidy,
 };
@@ -16,7 +16,7 @@ const GUESTS: &str = "guest-examples/Cargo.toml";
 
 /// Runs everything; the first failure ends it.
 pub fn run(root: &Path) -> Result<()> {
-    let mut steps = Steps::new(5 + test::STEPS);
+    let mut steps = Steps::new(6 + test::STEPS);
     steps.step("tidy", || tidy::run(root))?;
     steps.step("formats", || {
         show(&mut cargo(&["fmt", "--all", "--check"]))?;
@@ -33,6 +33,8 @@ pub fn run(root: &Path) -> Result<()> {
         show(cargo(&doc).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     test::into(&mut steps, root)?;
+    // With the binary and the guests of the tests. The tests cannot run it: cargo would wait for itself.
+    steps.step("quickstart", || quickstart::run(root, true))?;
     eprintln!("\nci passed in {}", steps.elapsed());
     Ok(())
 }
