@@ -9,6 +9,8 @@ pub struct Meter {
     http_bytes_out: AtomicU64,
     http_bytes_in: AtomicU64,
     kv_operations: AtomicU64,
+    blob_bytes_read: AtomicU64,
+    blob_bytes_written: AtomicU64,
 }
 
 /// What a meter counted.
@@ -21,6 +23,10 @@ pub struct Metered {
     /// Bytes of heads and bodies of answers.
     pub http_bytes_in: u64,
     pub kv_operations: u64,
+    /// Bytes of blobs that were handed to the guest.
+    pub blob_bytes_read: u64,
+    /// Bytes that the guest wrote into blobs, also into those that never came to exist.
+    pub blob_bytes_written: u64,
 }
 
 impl Meter {
@@ -44,6 +50,16 @@ impl Meter {
         self.kv_operations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Answers how many bytes that makes.
+    pub fn blob_read(&self, bytes: u64) -> u64 {
+        self.blob_bytes_read.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    /// Answers how many bytes that makes.
+    pub fn blob_written(&self, bytes: u64) -> u64 {
+        self.blob_bytes_written.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
     pub fn read(&self) -> Metered {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metered {
@@ -51,6 +67,8 @@ impl Meter {
             http_bytes_out: of(&self.http_bytes_out),
             http_bytes_in: of(&self.http_bytes_in),
             kv_operations: of(&self.kv_operations),
+            blob_bytes_read: of(&self.blob_bytes_read),
+            blob_bytes_written: of(&self.blob_bytes_written),
         }
     }
 }
