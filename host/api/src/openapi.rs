@@ -35,6 +35,7 @@ use crate::{
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
         (name = "kv", description = "Key-value entries that tasks keep, in buckets"),
+        (name = "config", description = "Values that tasks are configured with"),
         (name = "tokens", description = "Bearer tokens: who may call"),
         (name = "tenant", description = "Limits of all jobs of a tenant, and the routes to its queues"),
         (name = "dead", description = "Failed jobs kept for inspection and redrive"),

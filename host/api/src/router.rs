@@ -18,7 +18,9 @@ use crate::{
     middleware::{Front, middleware},
     openapi::{Base, complete, corrected},
     problem::Problem,
-    routes::{approvals, bulk, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows},
+    routes::{
+        approvals, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows,
+    },
     state::Api,
 };
 
@@ -64,6 +66,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(tenant::grants::grants, tenant::grants::put_grants))
         .routes(routes!(tenant::grants::grants_any, tenant::grants::put_grants_any))
         .routes(routes!(tenant::routes, tenant::put_routes))
+        .routes(routes!(config::of_tenant, config::patch_tenant))
+        .routes(routes!(config::of_task, config::patch_task))
         .routes(routes!(kv::buckets))
         .routes(routes!(kv::list, kv::delete_bucket))
         .routes(routes!(kv::get, kv::put, kv::delete))

@@ -155,6 +155,8 @@ umbel_model::named_enum! {
         Approval = "approval",
         /// What the tenant may reach at most, by its own choice and by the operator's.
         Grants = "grants",
+        /// Values that tasks are configured with: those of the tenant, and those of each task.
+        Config = "config",
     }
 }
 

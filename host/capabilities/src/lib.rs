@@ -1,12 +1,14 @@
 //! What guests may reach beside computing: everything that leaves an attempt passes here, is allowed by its grants and counted
 //! by its meter. Knows neither wasmtime nor brokers: the sandbox calls it, and the worker gives it what it needs.
 
+mod config;
 mod grants;
 pub mod http;
 pub mod kv;
 mod meter;
 mod reach;
 
+pub use config::{Config, ConfigValues, FixedConfig};
 pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavailable};
 pub use kv::{KeyValue, KvError};
 pub use meter::{Meter, Metered};

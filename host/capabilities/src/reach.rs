@@ -5,6 +5,7 @@ use std::sync::Arc;
 use umbel_model::{BucketName, Permission, permission::Access};
 
 use crate::{
+    config::{Config, FixedConfig},
     grants::{Denied, Grants, NoGrants, Unavailable},
     http::AttemptHttp,
     kv::{KeyValue, NoKeyValue},
@@ -19,12 +20,19 @@ pub struct Reach {
     /// None: no request can be made.
     pub http: Option<Arc<AttemptHttp>>,
     pub kv: Arc<dyn KeyValue>,
+    pub config: Arc<dyn Config>,
 }
 
 impl Default for Reach {
     /// Reaches nothing.
     fn default() -> Self {
-        Self { grants: Arc::new(NoGrants), meter: Arc::default(), http: None, kv: Arc::new(NoKeyValue) }
+        Self {
+            grants: Arc::new(NoGrants),
+            meter: Arc::default(),
+            http: None,
+            kv: Arc::new(NoKeyValue),
+            config: Arc::new(FixedConfig::default()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: verbs, flags, and the environment variables behind them. No logic but parsing.
 
 mod bulk;
+mod config;
 mod job;
 mod kv;
 mod manage;
@@ -17,11 +18,11 @@ use clap::{
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use umbel_model::{
-    DigestPrefix, JobState, Permission, Rate, TaskName,
+    ConfigName, DigestPrefix, JobState, Permission, Rate, TaskName,
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{bulk::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*};
+pub use self::{bulk::*, config::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -128,6 +129,9 @@ pub enum Command {
     /// Key-value entries that tasks keep: read, write, list
     #[command(subcommand)]
     Kv(KvVerb),
+    /// Values that tasks read: of all tasks, or of one
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Pause or limit all your jobs
     Tenant(TenantCommand),
     /// Routes: the queue that a task's jobs go to
@@ -230,6 +234,9 @@ pub struct RunOptions {
     /// 'network 127.0.0.0/8' opens private addresses
     #[arg(long, value_name = "PERMISSION")]
     pub grant: Vec<Permission>,
+    /// A value that the task reads as its configuration; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    pub config: Vec<(ConfigName, String)>,
     /// Certificates of authorities in PEM that are trusted instead of the system's, for requests of the task
     #[arg(long, env = "UMBEL_HTTP_CA_FILE", value_name = "FILE")]
     pub http_ca_file: Option<PathBuf>,

@@ -4,8 +4,9 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
+use umbel_broker_sqlite::SqliteBroker;
 use umbel_capabilities::{
-    Effective, FixedGrants, Reach,
+    Effective, FixedConfig, FixedGrants, Reach,
     http::{HttpClient, HttpConfig, OwnAddresses},
 };
 use umbel_compose::nearest;
@@ -14,6 +15,7 @@ use umbel_model::{
     TaskDescription, TenantId, bind_text,
 };
 use umbel_sandbox::{AttemptInfo, Call, Described, Host, LogLine, Prepared, Sandbox, StopHandle};
+use umbel_worker::KeyValues;
 
 use crate::args::{Format, RunOptions};
 use crate::output::{Terminal, bytes_text};
@@ -48,10 +50,14 @@ fn reach(options: &RunOptions, declared: Permissions) -> Result<Reach> {
     let approved = if declared.is_empty() { granted.clone() } else { declared };
     let effective = Effective { operator: granted, tenant: None, approved };
     let grants = Arc::new(FixedGrants(Arc::new(effective)));
-    let config = HttpConfig { ca_file: options.http_ca_file.clone(), ..HttpConfig::default() };
-    let client = HttpClient::new(config, OwnAddresses::default(), Handle::current());
+    let http = HttpConfig { ca_file: options.http_ca_file.clone(), ..HttpConfig::default() };
+    let client = HttpClient::new(http, OwnAddresses::default(), Handle::current());
     let tenant = TenantId::new(DEFAULT_TENANT).map_err(|e| Failure::usage(e.to_string()))?;
-    let reach = Reach { grants, ..Reach::default() };
+    let config = Arc::new(FixedConfig(Arc::new(options.config.iter().cloned().collect())));
+    // What the task writes is gone with it.
+    let store = SqliteBroker::in_memory().map_err(|e| Failure::new("store", e.to_string()))?;
+    let kv = Arc::new(KeyValues::new(Arc::new(store), tenant.clone(), None, Handle::current()));
+    let reach = Reach { grants, kv, config, ..Reach::default() };
     let http = client.attempt(tenant, Digest::of(b"local"), reach.grants.clone(), reach.meter.clone());
     Ok(Reach { http: Some(http), ..reach })
 }

@@ -19,7 +19,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     args::{Cli, Command, Format, TokenVerb, WorkerCommand},
-    client::{Context, bulk, dead, events, job, kv, module, queue, routes, task, tenant, worker, workflow},
+    client::{Context, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, worker, workflow},
     failure::{Exit, Failure},
     output::Terminal,
 };
@@ -68,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Workflow(verb) => workflow::run(&context()?, verb).await,
         Command::Queue(verb) => queue::run(&context()?, verb).await,
         Command::Kv(verb) => kv::run(&context()?, verb).await,
+        Command::Config(verb) => config::run(&context()?, verb).await,
         Command::Tenant(command) => tenant::run(&context()?, command).await,
         Command::Routes(verb) => routes::run(&context()?, verb).await,
         Command::Bulk(verb) => bulk::run(&context()?, verb).await,

@@ -8,6 +8,7 @@ mod approval;
 mod broker_options;
 mod broker_tasks;
 mod call;
+mod config;
 mod error;
 mod grants;
 mod job;
@@ -26,6 +27,7 @@ mod workflow;
 
 pub use approval::{Approval, Granted, WaitingPush};
 pub use broker_tasks::BrokerTasks;
+pub use config::{ConfigDocument, ConfigLayer, MAX_CONFIG_BYTES, MAX_CONFIG_VALUE_BYTES, MAX_CONFIG_VALUES};
 pub use error::{Error, Fault, FaultKind, Result};
 pub use grants::{GrantLayer, GrantsDocument, default_bounds};
 pub use job::{JobDraft, JobTemplate};

@@ -129,6 +129,12 @@ name!(
     |s| (1..=KvKey::MAX_BYTES).contains(&s.len()) && !s.chars().any(char::is_control)
 );
 
+name!(
+    /// A configuration value of a tenant or a task.
+    ConfigName, "configuration value", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
+    permission::is_name
+);
+
 impl KvKey {
     pub const MAX_BYTES: usize = 512;
 }

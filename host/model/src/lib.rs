@@ -27,7 +27,8 @@ pub use binding::{BindError, BindProblem, Binding, RawList, RawObject, bind_text
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{
-    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token, WorkerId,
+    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token,
+    WorkerId,
 };
 pub use job::{
     CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,

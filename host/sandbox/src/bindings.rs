@@ -9,6 +9,7 @@ wasmtime::component::bindgen!({
             import umbel:task/custom-state@0.1.0;
             import umbel:task/canvas@0.1.0;
             import umbel:kv/store@0.1.0;
+            import wasi:config/store@0.2.0-rc.1;
             import wasi:logging/logging@0.1.0-draft;
             export umbel:task/guest@0.1.0;
             export umbel:task/permissions@0.1.0;
@@ -24,6 +25,7 @@ pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
 pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
 /// The answer of a guest that returned.
 pub(crate) type GuestAnswer = Result<String, GuestOutcome>;
+pub(crate) use self::wasi::config::store as config;
 pub(crate) use self::wasi::logging::logging::Level as GuestLevel;
 
 /// The instances and functions of the contract, by their names in a component.
@@ -38,5 +40,12 @@ pub(crate) mod names {
     pub(crate) const KV: &str = "umbel:kv/store@0.1.0";
     /// With numbers as cursors of lists, and with texts.
     pub(crate) const KEYVALUE: [&str; 2] = ["wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/store@0.2.0-draft2"];
+    /// Drafts that differ in their names only: of wasmtime 48, of Spin, and those before them.
+    pub(crate) const CONFIG: [&str; 4] = [
+        "wasi:config/store@0.2.0-rc.1",
+        "wasi:config/store@0.2.0-draft-2024-09-27",
+        "wasi:config/store@0.2.0-draft",
+        "wasi:config/runtime@0.2.0-draft",
+    ];
     pub(crate) const LOGGING: &str = "wasi:logging/logging@0.1.0-draft";
 }

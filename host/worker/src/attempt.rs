@@ -18,6 +18,7 @@ use crate::{
     Ready, Runtime,
     active_delivery::ActiveDelivery,
     completion::{Ended, Finished, host_panic, name},
+    config_values::ConfigCache,
     error::PrepareError,
     grants::GrantsCache,
     invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
@@ -40,6 +41,7 @@ pub(crate) struct Attempts {
     templates: Templates,
     runtime: Runtime,
     grants: Arc<GrantsCache>,
+    config: Arc<ConfigCache>,
     memory: MemoryBudget,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
@@ -56,7 +58,8 @@ impl Attempts {
     ) -> Self {
         let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
         let grants = GrantsCache::new(broker.clone(), background.clone());
-        Self { broker, composer, templates: Templates::default(), runtime, grants, memory, worker, background }
+        let config = ConfigCache::new(broker.clone(), background.clone());
+        Self { broker, composer, templates: Templates::default(), runtime, grants, config, memory, worker, background }
     }
 
     /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
@@ -138,7 +141,8 @@ impl Attempts {
         let (broker, tenant) = (self.broker.clone(), delivery.tenant.clone());
         let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
         let grants = Arc::new(self.grants.of(&delivery.tenant, module, task));
-        let reach = Reach { grants, kv, ..Reach::default() };
+        let config = Arc::new(self.config.of(&delivery.tenant, task));
+        let reach = Reach { grants, kv, config, ..Reach::default() };
         let http = self
             .runtime
             .http()

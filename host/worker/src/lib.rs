@@ -17,6 +17,7 @@ mod broker_failures;
 mod compilations;
 mod completion;
 mod config;
+mod config_values;
 mod error;
 mod grants;
 mod guest_threads;

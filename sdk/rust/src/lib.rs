@@ -30,6 +30,7 @@
 #[cfg(any(test, all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator")))]
 mod arena;
 pub mod canvas;
+pub mod config;
 mod context;
 mod errors;
 pub mod http;

@@ -2,6 +2,7 @@
 
 pub(crate) mod approvals;
 pub(crate) mod bulk;
+pub(crate) mod config;
 pub(crate) mod dead;
 pub(crate) mod health;
 pub(crate) mod jobs;

@@ -168,6 +168,10 @@ impl TestApp {
         self.with_headers("POST", path, &[], body).await
     }
 
+    pub async fn patch(&self, path: &str, body: impl ToString) -> Answer {
+        self.with_headers("PATCH", path, &[], body).await
+    }
+
     pub async fn with_headers(
         &self,
         method: &str,

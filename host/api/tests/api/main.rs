@@ -8,6 +8,7 @@ mod batch;
 mod broken;
 mod bulk;
 mod canvases;
+mod config;
 mod controls;
 mod dead;
 mod errors;

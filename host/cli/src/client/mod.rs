@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod bulk;
+pub mod config;
 mod control;
 pub mod dead;
 pub mod events;

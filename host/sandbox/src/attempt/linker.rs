@@ -13,6 +13,7 @@ use wasmtime::{
 
 use crate::{
     attempt::{
+        config_calls,
         fuel::{charge, charge_at},
         host::{Host, LogLevel, Refused},
         http_calls, json, kv_calls, sockets,
@@ -41,6 +42,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
     add_canvas(&mut linker)?;
+    config_calls::add(&mut linker)?;
     kv_calls::add(&mut linker)?;
     wasi_keyvalue::add(&mut linker)?;
     add_logging(&mut linker)?;
@@ -184,7 +186,7 @@ const PROVIDED: [(&str, &str, &[&str]); 11] = [
 
 /// Whether an import of this name, such as `wasi:io/poll@0.2.3`, is provided.
 pub(crate) fn is_provided(import: &str) -> bool {
-    if import == names::LOGGING || names::KEYVALUE.contains(&import) {
+    if import == names::LOGGING || names::KEYVALUE.contains(&import) || names::CONFIG.contains(&import) {
         return true;
     }
     let Some((package, rest)) = import.split_once('/') else { return false };
@@ -246,6 +248,10 @@ mod tests {
             (names::KV, "get"),
             (names::KEYVALUE[0], "open"),
             (names::KEYVALUE[1], "open"),
+            (names::CONFIG[0], "get"),
+            (names::CONFIG[1], "get-all"),
+            (names::CONFIG[2], "get"),
+            (names::CONFIG[3], "get-all"),
             (names::LOGGING, "log"),
         ];
         for (interface, item) in ITEMS.into_iter().chain(ours) {
@@ -268,6 +274,7 @@ mod tests {
             "umbel:task/context@0.2.0",
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "wasi:keyvalue/store@0.2.0",
+            "wasi:config/store@0.2.0",
         ] {
             assert!(!is_provided(name), "{name}");
         }

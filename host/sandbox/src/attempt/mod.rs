@@ -1,6 +1,7 @@
 //! One attempt: its store, its limits, the calls to the host that it may make, and how it ends.
 
 pub(crate) mod call;
+pub(crate) mod config_calls;
 mod frames;
 pub(crate) mod fuel;
 pub(crate) mod host;

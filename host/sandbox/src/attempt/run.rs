@@ -94,7 +94,15 @@ impl Sandbox {
         let config = &self.inner.config;
         let progress = ProgressThrottle::new(Duration::from_millis(config.progress_interval_ms));
         let workflow_calls = WorkflowCalls::new(config.workflow_calls);
-        AttemptData { task, info, reach, progress, workflow_calls, kv_calls: KvBounds::new(config.kv_calls) }
+        AttemptData {
+            task,
+            info,
+            reach,
+            progress,
+            workflow_calls,
+            kv_calls: KvBounds::new(config.kv_calls),
+            config: None,
+        }
     }
 
     pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use umbel_capabilities::Reach;
+use umbel_capabilities::{ConfigValues, Reach};
 use umbel_model::Progress;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
@@ -55,6 +55,8 @@ pub(crate) struct AttemptData {
     pub(crate) progress: ProgressThrottle,
     pub(crate) workflow_calls: WorkflowCalls,
     pub(crate) kv_calls: KvBounds,
+    /// Once the guest asked: the values that it sees to its end.
+    pub(crate) config: Option<ConfigValues>,
 }
 
 /// The data of one store.

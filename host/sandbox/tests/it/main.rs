@@ -5,6 +5,7 @@
 mod attempts;
 mod bombs;
 mod compiling;
+mod config;
 mod custom_state;
 mod describing;
 mod imports;
