@@ -233,3 +233,22 @@ fn a_request_that_waits_ends_with_its_attempt() -> Result<()> {
     ended.recv_timeout(Duration::from_secs(10))?;
     Ok(())
 }
+
+#[test]
+fn a_local_run_has_the_configuration_and_a_store_of_its_own() -> Result<()> {
+    let page =
+        "HTTP/1.1 200 OK\r\ncontent-length: 49\r\n\r\n{\"items\": [{\"id\": \"a\"}, {\"id\": \"b\"}], \"next\": \"\"}";
+    let url = format!("api_url=http://{}", answering(page)?);
+    let module = format!("{}/../target/guests/api-import.wasm", env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(umbel_binary()?);
+    command.args(["run", &module, "import", "shop", "3", "-o", "json", "--config", &url]);
+    let grants = LOCAL.iter().chain(&["kv cursors", "kv imported"]);
+    command.args(grants.flat_map(|grant| ["--grant", grant]));
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", said(&output));
+    let imported: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(imported, json!({"pages": 3, "items": 6, "complete": false}));
+    let unset = run("api-import", &["import", "shop"], &["kv cursors"])?;
+    ensure!(said(&unset).contains("umbel config set api_url="), "{}", said(&unset));
+    Ok(())
+}
