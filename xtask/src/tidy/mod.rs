@@ -50,7 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel-broker-sqlite", &["umbel-model", "umbel-broker"]),
     ("umbel-compose", &["umbel-model", "umbel-broker"]),
     ("umbel-modules", &["umbel-model"]),
-    ("umbel-capabilities", &["umbel-model"]),
+    ("umbel-capabilities", &["umbel-model", "umbel-tls"]),
     ("umbel-sandbox", &["umbel-model", "umbel-capabilities"]),
     (
         "umbel-worker",

@@ -44,7 +44,7 @@ pub enum HttpError {
     ConnectTimeout(Duration),
     #[error("the server cannot be reached: {0}")]
     Unreachable(String),
-    #[error("the certificate of the server is not accepted: {0}")]
+    #[error("the server is not trusted: {0}")]
     Certificate(String),
     #[error("the handshake of TLS failed: {0}")]
     Tls(String),

@@ -112,11 +112,9 @@ async fn failed(authority: &Authority, config: ServerConfig) -> HttpError {
     error(world.get(&format!("https://name.test:{}/", server.port())).await)
 }
 
-fn certificate(error: HttpError) -> String {
-    match error {
-        HttpError::Certificate(why) => why,
-        other => panic!("{other:?}"),
-    }
+#[track_caller]
+fn assert_certificate(error: HttpError, why: &str) {
+    assert!(matches!(&error, HttpError::Certificate(told) if told.starts_with(why)), "{error:?}");
 }
 
 #[tokio::test]
@@ -244,7 +242,7 @@ async fn a_server_that_says_http_2_and_speaks_nonsense() {
 async fn a_certificate_for_another_name() {
     let authority = Authority::new();
     let config = authority.server("other.test", BOTH, |_| {});
-    assert_eq!(certificate(failed(&authority, config).await), "it is for another name");
+    assert_certificate(failed(&authority, config).await, "its certificate is for");
 }
 
 #[tokio::test]
@@ -259,7 +257,7 @@ async fn a_certificate_for_all_names_below() {
     assert_eq!(world.get(&format!("https://a.name.test:{}/", server.port())).await.unwrap().status, 200);
     for other in ["name.test", "b.a.name.test"] {
         let failed = error(world.get(&format!("https://{other}:{}/", server.port())).await);
-        assert_eq!(certificate(failed), "it is for another name");
+        assert_certificate(failed, "its certificate is for");
     }
 }
 
@@ -269,7 +267,7 @@ async fn a_certificate_that_has_expired() {
     let config = authority.server("name.test", BOTH, |params| {
         (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
     });
-    assert_eq!(certificate(failed(&authority, config).await), "it has expired");
+    assert_certificate(failed(&authority, config).await, "its certificate expired on 2001-01-01");
 }
 
 #[tokio::test]
@@ -278,7 +276,7 @@ async fn a_certificate_of_the_future() {
     let config = authority.server("name.test", BOTH, |params| {
         (params.not_before, params.not_after) = (date_time_ymd(3000, 1, 1), date_time_ymd(3001, 1, 1));
     });
-    assert_eq!(certificate(failed(&authority, config).await), "it is not valid yet");
+    assert_certificate(failed(&authority, config).await, "its certificate is not valid before 3000-01-01");
 }
 
 #[tokio::test]
@@ -287,14 +285,14 @@ async fn a_certificate_that_signed_itself() {
     let key = KeyPair::generate().unwrap();
     let own = CertificateParams::new(vec!["name.test".to_owned()]).unwrap().self_signed(&key).unwrap();
     let config = server_config(own.der().clone(), &key, BOTH);
-    assert_eq!(certificate(failed(&authority, config).await), "no known authority has signed it");
+    assert_certificate(failed(&authority, config).await, "its certificate was issued by nobody");
 }
 
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority() {
     let (authority, other) = (Authority::new(), Authority::new());
     let config = other.server("name.test", BOTH, |_| {});
-    assert_eq!(certificate(failed(&authority, config).await), "no known authority has signed it");
+    assert_certificate(failed(&authority, config).await, "its certificate was issued by nobody");
 }
 
 #[tokio::test]
@@ -304,7 +302,7 @@ async fn the_systems_authorities_do_not_know_ours() {
     world.public_name("name.test");
     let server = https(authority.server("name.test", BOTH, |_| {})).await;
     let failed = error(world.get(&format!("https://name.test:{}/", server.port())).await);
-    assert_eq!(certificate(failed), "no known authority has signed it");
+    assert_certificate(failed, "its certificate was issued by nobody");
 }
 
 #[tokio::test]
@@ -315,7 +313,7 @@ async fn a_certificate_for_an_address() {
     assert_eq!(world.get(&format!("https://{PUBLIC}:{}/", server.port())).await.unwrap().status, 200);
     let other = https(authority.server("127.0.1.2", BOTH, |_| {})).await;
     let failed = error(world.get(&format!("https://{PUBLIC}:{}/", other.port())).await);
-    assert_eq!(certificate(failed), "it is for another name");
+    assert_certificate(failed, "its certificate is for");
 }
 
 #[tokio::test]
