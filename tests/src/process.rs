@@ -108,6 +108,20 @@ impl Process {
         }
     }
 
+    /// Processor time of all its threads so far, seconds, in steps of a hundredth.
+    pub fn cpu_s(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // Behind the name, which may have spaces: field 3 is the first one.
+        let fields: Vec<&str> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+        let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).context("no ticks");
+        Ok((ticks(14)? + ticks(15)?) / 100.0)
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/task", self.id()))?.count())
+    }
+
     /// Resident memory, MiB.
     pub fn rss_mib(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;

@@ -71,6 +71,14 @@ pub(super) fn own(ours: &[Value], sizes: &[u64]) -> String {
     for (name, field) in [("idle", "idle"), ("200 jobs/s", "at_once"), ("200 delayed jobs/s", "delayed")] {
         line(&format!("16 workers and 2 servers, {name}: Redis, % of a core"), json!({"what": "fleet"}), field);
     }
+    for (name, field) in [
+        ("a job without a request, CPU of the worker, µs", "without_us"),
+        ("one HTTP request more, CPU of the worker, µs", "request_us"),
+        ("200 jobs that wait for answers, RSS more, MiB", "more_mib"),
+        ("200 jobs that wait for answers, threads more", "more_threads"),
+    ] {
+        line(name, json!({"what": "requests"}), field);
+    }
     for queues in [1, 1_000] {
         let name = format!("100,000 jobs over {queues} queues, jobs/s");
         line(&name, json!({"what": "queues", "queues": queues}), "jobs_per_s");

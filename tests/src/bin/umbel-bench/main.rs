@@ -10,6 +10,7 @@ mod fairness;
 mod fleet;
 mod measure;
 mod redis_info;
+mod requests;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ const NAMES: &[&str] = &[
     "keys",
     "bulk",
     "fleet",
+    "requests",
     "queues",
     "tenants",
     "attacks",
@@ -122,6 +124,7 @@ async fn rows(options: &Options, name: &str, broker: &str) -> Result<Vec<Value>>
         "noisy" => rows.push(fairness::noisy(broker).await?),
         "keys" => rows.push(fairness::keys(broker).await?),
         "bulk" => rows.push(bulk::bulk(broker, BULK).await?),
+        "requests" => rows.push(requests::requests(broker).await?),
         "fleet" if broker == "redis" => rows.push(fleet::fleet().await?),
         "fleet" => {}
         _ => rows.push(measure::memory(broker).await?),

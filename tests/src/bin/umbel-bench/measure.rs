@@ -102,7 +102,7 @@ impl Service {
     }
 
     /// The process that runs guests.
-    fn worker(&self) -> Result<&Process> {
+    pub fn worker(&self) -> Result<&Process> {
         match self {
             Self::Sqlite(dev) => Ok(&dev.process),
             Self::Redis(split, _) => split.workers.last().context("no worker"),
