@@ -1,6 +1,6 @@
 //! Modules that ask to reach something: pushed by one token, approved by another, on both brokers.
 
-use std::fs;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -124,4 +124,79 @@ async fn a_task_that_opens_a_socket_fails_for_good_and_is_told_what_there_is() -
     assert_eq!((&job["state"], &job["error"]["kind"]), (&json!("failed"), &json!("unsupported")), "{job}");
     ensure!(job["error"]["message"].as_str().is_some_and(|text| text.contains("umbel::http")), "{job}");
     Ok(())
+}
+
+/// What each guest of this repository can touch: its capabilities, what it asks for, and what its tasks ask for besides.
+const MANIFESTS: &[(&str, &str)] = &[
+    (
+        "api-import",
+        "http kv config; http GET https://api.example.com/v1/; http GET http://127.0.0.1:*/v1/; kv cursors; kv imported",
+    ),
+    ("asks", "pure; kv cursors; import: http GET https://api.example.com/v1/"),
+    ("asks-more", "pure; kv cursors; secret api_key; import: http GET,POST https://api.example.com/v1/"),
+    ("cases", "clock canvas"),
+    ("charges", "clock"),
+    ("fetch", "http; http GET http://127.0.0.1:*/"),
+    ("greet", "pure"),
+    ("growing", "canvas"),
+    ("hostile", "clock canvas"),
+    ("hostile-http", "http"),
+    ("images", "canvas"),
+    (
+        "kv-counters",
+        "kv; kv counters; kv recent; kv cursors; fill: kv *; keys: kv * read; read: kv * read; write: kv *",
+    ),
+    ("numbers", "clock"),
+    ("orders", "clock canvas"),
+    ("policies", "clock"),
+    ("shop", "pure"),
+    ("text", "canvas"),
+    ("uptime", "http; http GET,POST https://*:*/; http GET,POST http://*:*/"),
+];
+
+#[tokio::test]
+async fn the_manifest_of_each_guest_says_exactly_what_it_can_touch() -> Result<()> {
+    let dev = Dev::start().await?;
+    let mut shown = BTreeMap::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests"))? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).context("a guest has a name")?.to_owned();
+        // Those are refused at the push.
+        if path.extension().is_none_or(|extension| extension != "wasm") || name.starts_with("hostile-describe") {
+            continue;
+        }
+        let request = dev.client.request(reqwest::Method::POST, "/v1/modules?dry_run=true");
+        let request = request.header("content-type", "application/wasm").body(fs::read(&path)?);
+        let checked = dev.client.send(request).await?.good()?;
+        shown.insert(name, manifest(&checked["manifest"])?);
+    }
+    let wanted: BTreeMap<String, String> =
+        MANIFESTS.iter().map(|(name, manifest)| ((*name).to_owned(), (*manifest).to_owned())).collect();
+    let differ: Vec<String> = shown
+        .iter()
+        .filter(|(name, manifest)| wanted.get(*name) != Some(manifest))
+        .map(|(name, manifest)| format!("    ({name:?}, {manifest:?}),"))
+        .collect();
+    ensure!(differ.is_empty(), "these are shown otherwise than MANIFESTS says:\n{}", differ.join("\n"));
+    let gone: Vec<&String> = wanted.keys().filter(|name| !shown.contains_key(*name)).collect();
+    ensure!(gone.is_empty(), "there are no such guests: {gone:?}");
+    Ok(())
+}
+
+/// A manifest as one line.
+fn manifest(shown: &Value) -> Result<String> {
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut parts = vec![list(&shown["capabilities"]).join(" ")];
+    parts.extend(list(&shown["permissions"]));
+    for (task, permissions) in shown["tasks"].as_object().into_iter().flatten() {
+        parts.extend(list(permissions).into_iter().map(|permission| format!("{task}: {permission}")));
+    }
+    let is_pure = shown["pure"].as_bool().context("a manifest says whether it is pure")?;
+    ensure!(is_pure == parts[0].is_empty(), "{shown}");
+    if is_pure {
+        parts[0] = "pure".to_owned();
+    }
+    Ok(parts.join("; "))
 }

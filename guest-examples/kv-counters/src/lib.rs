@@ -36,25 +36,25 @@ pub fn import(ctx: &Context, source: String, #[default(1)] pages: u32) -> TaskRe
 }
 
 /// Reads a text; null where there is none.
-#[task]
+#[task(permissions = ["kv * read"])]
 pub fn read(bucket: String, key: String) -> TaskResult<Option<String>> {
     Ok(kv::bucket(bucket).get_text(&key)?)
 }
 
 /// Writes a text, and returns its version.
-#[task(max_retries = 0)]
+#[task(max_retries = 0, permissions = ["kv *"])]
 pub fn write(bucket: String, key: String, value: String) -> TaskResult<u64> {
     Ok(kv::bucket(bucket).set_text(&key, &value)?)
 }
 
 /// The keys that begin with a text.
-#[task]
+#[task(permissions = ["kv * read"])]
 pub fn keys(bucket: String, #[default(String::new())] prefix: String) -> TaskResult<Vec<String>> {
     kv::bucket(bucket).list(prefix).map(|entry| Ok(entry?.0)).collect()
 }
 
 /// Writes many entries of so many bytes, until all are written or one is refused: how many there are, and why it ended.
-#[task(max_retries = 0)]
+#[task(max_retries = 0, permissions = ["kv *"])]
 pub fn fill(bucket: String, entries: u32, #[default(0)] bytes: usize) -> (u32, Option<String>) {
     let (bucket, value) = (kv::bucket(bucket), vec![b'x'; bytes]);
     for n in 0..entries {
@@ -65,7 +65,7 @@ pub fn fill(bucket: String, entries: u32, #[default(0)] bytes: usize) -> (u32, O
     (entries, None)
 }
 
-umbel::module![visit, import, read, write, keys, fill];
+umbel::module![visit, import, read, write, keys, fill, permissions: ["kv counters", "kv recent", "kv cursors"]];
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! An uptime checker: asks web sites whether they answer, and tells somebody when one does not.
 //!
-//! It needs permissions: `http GET https://SITE/` for each site, and `http POST https://…` for the one who is told. Run it
-//! locally:
+//! It asks for all sites, because jobs name them; a tenant's grants say which of them it may reach. Run it locally:
 //!
 //! ```sh
 //! umbel run uptime.wasm check https://example.com/ --grant 'http GET https://example.com/'
@@ -59,7 +58,8 @@ pub fn alert(reports: Vec<Report>, hook: String) -> TaskResult<usize> {
     Ok(down.len())
 }
 
-umbel::module![check, alert];
+// Any site: the tenant's grants, or `--grant`, say which.
+umbel::module![check, alert, permissions: ["http GET,POST https://*:*/", "http GET,POST http://*:*/"]];
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,10 @@ use std::{
     process::ExitCode,
 };
 
-use wasmtime::component::Component;
+use wasmtime::{
+    Engine,
+    component::{Component, types::ComponentItem},
+};
 
 use crate::{
     attempt::{
@@ -70,7 +73,21 @@ fn compile(module: &[u8], request: &Request) -> Result<(Report, Vec<u8>), Compil
     fits_a_slot(&compiled, request.max_memory_bytes)?;
     let code = compiled.serialize().map_err(|e| failed(&e))?;
     let fingerprint = engine::fingerprint(&engine);
-    Ok((Report { core_module: inspected.core_module, imports: found.imports, fingerprint }, code))
+    let imports = used(&engine, &compiled);
+    Ok((Report { core_module: inspected.core_module, imports, fingerprint }, code))
+}
+
+/// The interfaces of which the component can call something. One that it imports for a type, as `wasi:http` does for a duration,
+/// touches nothing.
+fn used(engine: &Engine, component: &Component) -> Vec<String> {
+    let is_used = |item: &ComponentItem| match item {
+        ComponentItem::ComponentInstance(instance) => {
+            instance.exports(engine).any(|(_, item)| !matches!(item.ty, ComponentItem::Type(_)))
+        }
+        _ => true,
+    };
+    let component = component.component_type();
+    component.imports(engine).filter(|(_, item)| is_used(&item.ty)).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn invalid(error: &wasmtime::Error) -> CompileError {

@@ -89,7 +89,7 @@ pub struct Compiled {
     pub fingerprint: String,
     /// The upload was a core module and was wrapped.
     pub core_module: bool,
-    /// Interfaces that the component imports, such as `umbel:task/context@0.1.0`.
+    /// Interfaces of which the component imports a function or a resource, such as `umbel:task/context@0.1.0`.
     pub imports: Vec<String>,
 }
 
