@@ -297,13 +297,15 @@ pub async fn history_keeps_every_attempt_up_to_its_limit(s: Subject) {
             ended_at: START_MS,
             outcome: "error".into(),
             failure: Some(Failure::new("E", "line\nbreak \"quoted\"")),
-            usage: Usage { fuel: 1, memory_bytes: 2, duration_us: 3 },
+            usage: Usage { fuel: 1, memory_bytes: 2, duration_us: 3, cpu_us: (attempt % 5).into(), ..Usage::default() },
         };
         let settle = Settle { record: Some(record), ..settle_of(&delivery, retry(0)) };
         s.broker.settle(&[settle], None).await.unwrap();
         s.broker.promote(10).await.unwrap();
     }
-    let seen: Vec<u32> = s.read(id).await.history.iter().map(|h| h.attempt).collect();
+    let history = s.read(id).await.history;
+    assert!(history.iter().all(|h| h.usage.cpu_us == u64::from(h.attempt % 5)), "{history:?}");
+    let seen: Vec<u32> = history.iter().map(|h| h.attempt).collect();
     assert_eq!(seen.len(), MAX_HISTORY);
     assert_eq!((seen[0], seen[1], seen[MAX_HISTORY - 1]), (1, 7, attempts));
 }

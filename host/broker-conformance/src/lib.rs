@@ -31,6 +31,7 @@ mod sub_queues;
 mod submission;
 mod suite;
 mod unique;
+mod usage;
 mod workflows;
 
 use std::{
@@ -70,6 +71,7 @@ pub use storage::*;
 pub use sub_queues::*;
 pub use submission::*;
 pub use unique::*;
+pub use usage::*;
 pub use workflows::*;
 
 /// The time at which every scenario starts.
@@ -91,6 +93,8 @@ pub fn limits() -> Limits {
         max_kv_bytes: 1 << 30,
         max_value_bytes: 2_000,
         max_buckets: 3,
+        max_usage_tasks: 2,
+        usage_retention_ms: 2 * HOUR_MS,
     }
 }
 

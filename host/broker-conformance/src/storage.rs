@@ -14,7 +14,7 @@ fn attempt(number: u32) -> AttemptRecord {
         outcome: "error".into(),
         failure: (number.is_multiple_of(2))
             .then(|| Failure::new("E", "line\nbreak \"quoted\" é".repeat(number as usize))),
-        usage: Usage { fuel: u64::from(number), memory_bytes: 2, duration_us: 3 },
+        usage: Usage { fuel: u64::from(number), memory_bytes: 2, duration_us: 3, ..Usage::default() },
     }
 }
 

@@ -372,6 +372,12 @@ macro_rules! conformance_suite {
             a_pause_holds_for_workers_that_come_later,
             of_many_that_submit_the_same_at_once_one_creates_the_job,
             a_retry_is_recorded_in_the_step_that_ends_its_attempt,
+            usage_is_summed_once_for_each_attempt,
+            a_history_has_all_that_each_of_its_attempts_used,
+            usage_is_summed_by_hour_and_kept_for_its_time,
+            tasks_beyond_the_limit_are_summed_without_a_name,
+            a_lost_delivery_is_counted_and_one_that_is_handed_back_is_not,
+            a_sum_of_usage_ends_at_its_largest_number,
         );
     };
     (@each $make:expr, $($name:ident),+ $(,)?) => {

@@ -127,20 +127,31 @@ impl Answer {
 
     /// What `read` in `reading.lua` appended for a job.
     pub(crate) fn job(&mut self) -> Result<JobRecord> {
-        let (mut record, _) = self.summary()?;
-        record.history.extend(Self::new(self.next()?)?.rest(|entries| read_attempt(&entries.bytes()?))?);
+        let (mut record, _, used_apart) = self.begun()?;
+        let mut used = used_apart.iter();
+        let read = |entries: &mut Self| {
+            let more = used.next().map(String::as_str).unwrap_or_default();
+            read_attempt(&entries.bytes()?, more)
+        };
+        record.history.extend(Self::new(self.next()?)?.rest(read)?);
         Ok(record)
     }
 
     /// What `append_job` in `reading.lua` appended.
     pub(crate) fn summary(&mut self) -> Result<(JobRecord, Option<Place>)> {
+        let (record, place, _) = self.begun()?;
+        Ok((record, place))
+    }
+
+    /// The same, and the rest of the usage of attempts that are kept apart.
+    fn begun(&mut self) -> Result<(JobRecord, Option<Place>, Vec<String>)> {
         let (name, bytes) = (self.text()?, self.bytes()?);
-        let Stored { mut record, place, spec_apart, .. } = stored(&name, &bytes)?;
+        let Stored { mut record, place, spec_apart, used_apart, .. } = stored(&name, &bytes)?;
         self.fill(&mut record, spec_apart)?;
         if let Some(place) = &place {
             record.spec = self.template(&name, place)?.1;
         }
-        Ok((record, place))
+        Ok((record, place, used_apart))
     }
 
     /// What `nodes` in `reading.lua` appended.

@@ -1,10 +1,10 @@
 //! Stored records, as readers want them. `library/core.lua` has the format.
 
 use serde_json::value::RawValue;
-use umbel_broker::{NodeValue, Result};
+use umbel_broker::{NodeValue, Result, rules::history};
 use umbel_model::{
-    AttemptRecord, Failure, JobId, JobRecord, JobState, NodeRef, Progress, TenantId, UnixMs, Usage, WorkerId,
-    WorkflowId, canvas::node_of,
+    AttemptRecord, Failure, JobId, JobRecord, JobState, NodeRef, Progress, TenantId, UnixMs, WorkerId, WorkflowId,
+    canvas::node_of,
 };
 
 use crate::{
@@ -40,6 +40,8 @@ struct Raw<'a> {
     progress: &'a str,
     history_len: u64,
     history: &'a [u8],
+    /// The rest of the usage of all attempts, those included that are kept apart; nothing if an older release wrote the record.
+    used: &'a [u8],
 }
 
 impl<'a> Raw<'a> {
@@ -68,7 +70,9 @@ impl<'a> Raw<'a> {
             progress: r.text(4)?,
             history_len: r.number(1)?,
             history: r.bytes(4)?,
+            used: b"",
         };
+        raw.used = r.0;
         let mut fixed = Reader(raw.fixed);
         (raw.queue, raw.task, raw.fixed) = (fixed.text(1)?, fixed.text(1)?, fixed.0);
         Ok(raw)
@@ -103,6 +107,8 @@ pub(crate) struct Stored {
     pub(crate) place: Option<Place>,
     /// Of a node: its arguments.
     pub(crate) spec_apart: bool,
+    /// The rest of the usage of attempts that are kept apart.
+    pub(crate) used_apart: Vec<String>,
 }
 
 /// Reads the record of the job with that member.
@@ -118,7 +124,7 @@ pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
         }
         None => (None, None, Reader(raw.fixed).rest()?),
     };
-    let mut history = Reader(raw.history);
+    let (mut history, mut used) = (Reader(raw.history), used(raw.used));
     let record = JobRecord {
         id,
         tenant: TenantId::new(tenant).map_err(corrupt)?,
@@ -142,12 +148,15 @@ pub(crate) fn stored(name: &str, bytes: &[u8]) -> Result<Stored> {
         progress: parsed::<Progress>(raw.progress)?,
         result: raw.own_result()?,
         failure: parsed::<Failure>(raw.failure)?,
-        history: (0..raw.history_len).map(|_| read_attempt(history.bytes(4)?)).collect::<Result<_>>()?,
+        history: (0..raw.history_len)
+            .map(|_| read_attempt(history.bytes(4)?, used.next().unwrap_or_default()))
+            .collect::<Result<_>>()?,
         node,
         child: raw.child()?,
     };
     let (token, spec_apart) = (raw.token.to_owned(), raw.has(FLAG_SPEC_APART));
-    Ok(Stored { record, token, place, spec_apart })
+    let used_apart = used.map(str::to_owned).collect();
+    Ok(Stored { record, token, place, spec_apart, used_apart })
 }
 
 /// What a job of a workflow gives, from its record.
@@ -165,15 +174,14 @@ pub(crate) fn job_value(bytes: &[u8]) -> Result<NodeValue> {
     })
 }
 
-/// An attempt as `rules::storage::as_list` writes it. `reap` in `maintenance.lua` writes the same for a lost delivery.
-type Attempt = (u32, u32, WorkerId, UnixMs, String, u64, u64, u64, Option<Failure>);
+/// An attempt as it is stored: a list, and the rest of its usage. `reap` in `maintenance.lua` writes the list of a lost delivery.
+pub(crate) fn read_attempt(text: &[u8], more: &str) -> Result<AttemptRecord> {
+    history::read(text, more).map_err(corrupt)
+}
 
-/// An attempt as it is stored.
-pub(crate) fn read_attempt(text: &[u8]) -> Result<AttemptRecord> {
-    let (attempt, delivery, worker, ended_at, outcome, fuel, memory_bytes, duration_us, failure): Attempt =
-        serde_json::from_slice(text).map_err(corrupt)?;
-    let usage = Usage { fuel, memory_bytes, duration_us };
-    Ok(AttemptRecord { attempt, delivery, worker, ended_at, outcome, failure, usage })
+/// The rest of the usage of each attempt, of which nothing is known if it cannot be read.
+fn used(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    bytes.split(|byte| *byte == b'\n').map(|line| str::from_utf8(line).unwrap_or_default())
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Result<Option<T>> {

@@ -141,7 +141,7 @@ impl RedisBroker {
         let mut args = self.workflow_limits();
         let grows = settles.iter().any(|settle| settle.growth.is_some());
         args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
-        args.extend(encode::settles(settles)?);
+        args.extend(encode::settles(settles, self.limits.max_usage_tasks)?);
         if then.is_some() {
             self.hand_back().await?;
         }

@@ -4,10 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use umbel_broker::{
-    Claim, ClaimQueues, Error, Label, LimitedTenants, MAX_LIMITED_TENANTS, NewJob, Renewal, Result, Settle, Start,
-    rules::storage::as_list,
+    Claim, ClaimQueues, Error, Label, LimitedTenants, MAX_LIMITED_TENANTS, MAX_USAGE_SUM, NewJob, Renewal, Result,
+    Settle, Start,
+    rules::history::{as_list, more},
 };
-use umbel_model::{AttemptRecord, Resolution, Token};
+use umbel_model::{AttemptRecord, Resolution, Token, Usage};
 
 use crate::{
     broker_options::broker_options,
@@ -21,6 +22,8 @@ const MAX_LABELS: usize = 1_000;
 
 /// A longer history is kept apart, too; with room for what stands in front of an attempt.
 const HISTORY_INLINE_BYTES: usize = 2000;
+/// Stands for the usage of a settle that records no attempt.
+const NO_ATTEMPT: u8 = 255;
 
 /// Groups, numbers and pieces, for `submit.lua`.
 pub(crate) fn new_jobs(jobs: &[NewJob]) -> Result<Vec<Vec<u8>>> {
@@ -117,8 +120,8 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
     Ok(packed.done())
 }
 
-/// Kinds and arguments, for `settle.lua`.
-pub(crate) fn settles(settles: &[Settle]) -> Result<Vec<Vec<u8>>> {
+/// Kinds, arguments and usage, for `settle.lua`.
+pub(crate) fn settles(settles: &[Settle], max_usage_tasks: u64) -> Result<Vec<Vec<u8>>> {
     let mut args = vec![Vec::with_capacity(settles.len())];
     for settle in settles {
         let entry = settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default();
@@ -130,7 +133,7 @@ pub(crate) fn settles(settles: &[Settle]) -> Result<Vec<Vec<u8>>> {
                 let ending = Packed::default().text(result.as_ref().map_or("", |r| r.get())).raw(&[0; 8]);
                 let ending = match entry.len() as u32 {
                     0 => ending.raw(&[0; 5]),
-                    length => ending.u8(1).u32(length + 4).text(&entry),
+                    length => ending.u8(1).u32(length + 4).text(&entry).raw(used(settle).as_bytes()).u8(b'\n'),
                 };
                 args.extend([member, settle.token.as_str().as_bytes().to_vec(), ending.done()]);
             }
@@ -140,7 +143,39 @@ pub(crate) fn settles(settles: &[Settle]) -> Result<Vec<Vec<u8>>> {
             }
         }
     }
+    args.push(usage(settles, max_usage_tasks));
     Ok(args)
+}
+
+/// The rest of the usage of an attempt, as its history has it.
+fn used(settle: &Settle) -> String {
+    settle.record.as_ref().map(|record| more(&record.usage)).unwrap_or_default()
+}
+
+/// As `usage.give()` in `usage.lua` reads it.
+fn usage(settles: &[Settle], max_usage_tasks: u64) -> Vec<u8> {
+    let mut packed = Packed::default().u32(u32::try_from(max_usage_tasks).unwrap_or(u32::MAX));
+    for settle in settles {
+        let Some(Usage { fuel, duration_us, cpu_us, memory_kib_ms, http_requests, .. }) = record_usage(settle) else {
+            packed = packed.u8(NO_ATTEMPT);
+            continue;
+        };
+        let used = record_usage(settle).unwrap_or_default();
+        let more = [used.http_bytes_out, used.http_bytes_in, used.kv_operations];
+        let blobs = [used.blob_bytes_read, used.blob_bytes_written];
+        let numbers = [duration_us, fuel, cpu_us, memory_kib_ms, http_requests].into_iter().chain(more).chain(blobs);
+        let numbers: Vec<u64> = numbers.collect();
+        let count = numbers.iter().rposition(|number| *number > 0).map_or(0, |last| last + 1);
+        packed = packed.u8(count as u8);
+        for number in &numbers[..count] {
+            packed = packed.raw(&(*number).min(MAX_USAGE_SUM).to_le_bytes()[..7]);
+        }
+    }
+    packed.done()
+}
+
+fn record_usage(settle: &Settle) -> Option<Usage> {
+    settle.record.as_ref().map(|record| record.usage)
 }
 
 /// As `FORMAT` in `settle.lua`.
@@ -161,6 +196,7 @@ fn any_settle(settle: &Settle, entry: &str) -> Result<Vec<u8>> {
         .ms(delay_ms)
         .text(&payload)
         .text(entry)
+        .name(&used(settle))
         .text(&settle.progress.as_ref().map(json).transpose()?.unwrap_or_default())
         .long(&growth(settle)?);
     Ok(packed.logs(&settle.logs)?.done())

@@ -49,6 +49,8 @@
 //! | `meta:kv_buckets_v1:<tenant>` | sorted set | buckets that have entries, by name |
 //! | `meta:kv_versions_v1` | hash | the last version of an entry by tenant |
 //! | `meta:kv_expiry_v1` | sorted set | `<tenant>,<bucket>,<key>` of entries that expire, by when |
+//! | `meta:usage_v1:<tenant>,<hour>` | hash | sums of usage by task, see `usage.lua` |
+//! | `meta:usage_hours_v1` | sorted set | `<tenant>,<hour>` of those, by hour |
 //! | `meta:recounted_v1` | string | when those were last counted anew: the time at which that was begun |
 //! | `meta:recounting_v1`, `meta:changed_v1` | string, hash | while they are counted anew: a token, and the bytes that came and went by `<tenant>,+<counter>` and `-`, see `recount.lua` |
 //! | `meta:older_v1` | string | when a process that does not count bytes was noticed last |

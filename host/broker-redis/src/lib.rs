@@ -34,6 +34,7 @@ mod storage;
 mod tests;
 mod token;
 mod upgrade;
+mod usage;
 mod workflows;
 
 use std::{fmt, sync::Arc, time::Duration};

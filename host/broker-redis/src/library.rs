@@ -23,6 +23,7 @@ pub(crate) const CODE: &str = code! {
     "core"
     "do" "labels" "end"
     "do" "storage" "end"
+    "do" "usage" "end"
     "do" "limits" "end"
     "do" "uniqueness" "dead_set" "end"
     "do" "idempotency" "end"

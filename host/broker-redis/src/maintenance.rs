@@ -32,8 +32,9 @@ impl Maintenance for RedisBroker {
         // The model has the words; the function puts the number in.
         let number = u32::MAX;
         let failure = Failure::new("max_deliveries", max_deliveries_message(number));
+        let tasks = self.limits.max_usage_tasks;
         let lost = json(&Failure::new(WORKER_LOST, WORKER_LOST_MESSAGE))?;
-        let args = args([&max.min(BATCH), &json(&failure)?, &number, &lost, &OUTAGE_MS, &GRACE_MS]);
+        let args = args([&max.min(BATCH), &json(&failure)?, &number, &lost, &OUTAGE_MS, &GRACE_MS, &tasks]);
         let mut answer = self.answer("reap", args, Repeat::Safe).await?;
         Ok(Reaped {
             requeued: answer.number()? as u32,
@@ -88,6 +89,6 @@ impl Maintenance for RedisBroker {
 impl RedisBroker {
     /// How many were deleted, how many keys, and whether it ended early.
     async fn prune_once(&self, max: u32) -> Result<(u32, u32, u32)> {
-        self.typed("prune", args([&max, &BATCH]), Repeat::Safe).await
+        self.typed("prune", args([&max, &BATCH, &self.limits.usage_retention_ms]), Repeat::Safe).await
     }
 }

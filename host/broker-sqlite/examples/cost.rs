@@ -132,7 +132,7 @@ fn settle(delivery: Delivery) -> anyhow::Result<Settle> {
         ended_at: 1_800_000_000_000,
         outcome: "succeeded".into(),
         failure: None,
-        usage: Usage { fuel: 12_345, memory_bytes: 1_114_112, duration_us: 20 },
+        usage: Usage { fuel: 12_345, memory_bytes: 1_114_112, duration_us: 20, ..Usage::default() },
     };
     Ok(Settle {
         tenant: delivery.tenant,

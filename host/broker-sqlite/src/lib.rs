@@ -17,6 +17,7 @@ mod schema;
 mod storage;
 mod templates;
 mod timer;
+mod usage;
 mod workflows;
 mod writer;
 
@@ -46,6 +47,7 @@ pub struct SqliteBroker {
     timer: Arc<Timer>,
     channels: Channels,
     storage_limits: StorageLimits,
+    usage_retention_ms: u64,
 }
 
 impl SqliteBroker {
@@ -61,9 +63,9 @@ impl SqliteBroker {
         let (timer, channels) = (Arc::new(Timer::new(config.clock)), Channels::default());
         let readers = Readers::start(&config.path)?;
         let (limits, lock) = (config.limits, Some(lock));
-        let storage_limits = StorageLimits::of(&limits);
+        let (storage_limits, usage_retention_ms) = (StorageLimits::of(&limits), limits.usage_retention_ms);
         let writer = Writer { conn, limits, max_pages, timer: timer.clone(), channels: channels.clone(), lock };
-        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels, storage_limits })
+        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels, storage_limits, usage_retention_ms })
     }
 
     /// A broker that lives as long as it is held, on the real clock: for tests of others.
@@ -75,10 +77,11 @@ impl SqliteBroker {
     pub fn in_memory_with(clock: Clock, limits: Limits) -> Result<Self> {
         let conn = schema::open_in_memory()?;
         let (timer, channels) = (Arc::new(Timer::new(clock)), Channels::default());
-        let storage_limits = StorageLimits::of(&limits);
+        let (storage_limits, usage_retention_ms) = (StorageLimits::of(&limits), limits.usage_retention_ms);
         let writer =
             Writer { conn, limits, max_pages: None, timer: timer.clone(), channels: channels.clone(), lock: None };
-        Ok(Self { readers: Readers::none(), writer: Handle::start(writer)?, timer, channels, storage_limits })
+        let readers = Readers::none();
+        Ok(Self { readers, writer: Handle::start(writer)?, timer, channels, storage_limits, usage_retention_ms })
     }
 
     async fn write<T, F>(&self, jobs: usize, work: F) -> Result<T>
@@ -94,8 +97,8 @@ impl SqliteBroker {
         T: Send + 'static,
         F: Fn(&View<'_>) -> Result<T, Fault> + Send + 'static,
     {
-        let now = self.timer.now();
-        self.readers.read(&self.writer, move |conn| work(&View { conn, now })).await
+        let (now, usage_retention_ms) = (self.timer.now(), self.usage_retention_ms);
+        self.readers.read(&self.writer, move |conn| work(&View { conn, now, usage_retention_ms })).await
     }
 }
 

@@ -37,6 +37,7 @@ fn rid(conn: &Connection, tenant: &TenantId, id: JobId) -> Result<Option<i64>, F
 pub(crate) struct View<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) now: UnixMs,
+    pub(crate) usage_retention_ms: u64,
 }
 
 /// The parts of a job that are read besides its state.

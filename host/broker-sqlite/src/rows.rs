@@ -6,7 +6,10 @@ use rusqlite::{
 };
 use serde_json::value::RawValue;
 use umbel_broker::{BrokerOptions, Control, LogLine, Scope, Status, WorkerInfo, WorkerOrder, WorkflowState};
-use umbel_broker::{rules::join::JoinProgress, scheduler::QueueId};
+use umbel_broker::{
+    rules::{history, join::JoinProgress},
+    scheduler::QueueId,
+};
 use umbel_model::{
     AttemptRecord, BucketName, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, TaskName, TenantId,
     WorkerId,
@@ -275,7 +278,7 @@ macro_rules! json {
 }
 
 json!(
-    Progress "progress", Failure "failure", AttemptRecord "history", LogLine "log line", BrokerOptions "knobs",
+    Progress "progress", Failure "failure", LogLine "log line", BrokerOptions "knobs",
     Control "control", WorkerInfo "worker", WorkerOrder "order to a worker"
 );
 
@@ -303,6 +306,7 @@ columns! {
         String: |value| text(value).map(str::to_owned);
         Vec<u8>: |value| Ok(value.as_blob().map_err(|error| Fault::stored("bytes", error))?.to_owned());
         Box<RawValue>: |value| RawValue::from_string(String::read(value)?).map_err(|error| Fault::stored("result", error));
+        AttemptRecord: |value| history::read_row(text(value)?).map_err(|error| Fault::stored("history", error));
         JobId: |value| {
             let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
             bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("id", "it has not 16 bytes"))

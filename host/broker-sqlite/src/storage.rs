@@ -14,7 +14,8 @@ macro_rules! of_spec {
     };
 }
 
-/// The bytes of a job's log, and of all of a job. An attempt counts as the list that it would be, without the names of its fields.
+/// The bytes of a job's log, and of all of a job. An attempt counts as the broker's `rules::history` says; an object, which releases
+/// before schema 11 stored, as the list that it would be, without the names of its fields.
 /// A job that failed without an outcome has the failure `upstream_failed`. Null of one without its spec.
 macro_rules! log_bytes {
     () => {
@@ -31,7 +32,8 @@ macro_rules! job_bytes {
             of_result!(),
             ", 0) + coalesce(octet_length(failure), 0) FROM outcome WHERE outcome.rid = job.rid), iif(state = 5, 63, 0))
             + coalesce((SELECT octet_length(progress) FROM progress WHERE progress.rid = job.rid), 0)
-            + coalesce((SELECT sum(octet_length(record) - iif(json_extract(record, '$.failure') IS NULL, 78, 93))
+            + coalesce((SELECT sum(octet_length(record) + iif(substr(record, 1, 1) = '[',
+                iif(json_array_length(record) = 10, 2, 5), iif(json_extract(record, '$.failure') IS NULL, -78, -93)))
                 FROM history WHERE history.rid = job.rid), 0)
             + ",
             log_bytes!()

@@ -141,6 +141,9 @@ macro_rules! serve_in_process {
                 read kv_buckets(&tenant: TenantId) -> Vec<KvBucket>;
                 write[max as usize] kv_delete_bucket(&tenant: TenantId, &bucket: BucketName, max: u32) -> KvBucketDeleted;
             }
+            $crate::serve_in_process! { $Broker: UsageSums
+                read usage(&query: UsageQuery) -> UsagePage;
+            }
             $crate::serve_in_process! { $Broker: Events
                 write[1] follow(&tenant: TenantId) -> u64;
                 read events(&tenant: TenantId, after: u64, max: u32) -> EventPage;

@@ -17,6 +17,7 @@ mod node_values;
 mod registry;
 pub mod rules;
 pub mod scheduler;
+mod usage;
 mod watch;
 mod workflows;
 
@@ -37,6 +38,7 @@ pub use limits::*;
 pub use maintenance::*;
 pub use node_values::*;
 pub use registry::*;
+pub use usage::*;
 pub use watch::{Waiter, Watch};
 pub use workflows::*;
 
@@ -128,11 +130,21 @@ umbel_model::settings! {
         pub max_value_bytes: u64 = 64 << 10,
         /// Key-value buckets of one tenant.
         pub max_buckets: u64 = 1_000,
+        /// Tasks of one tenant that have sums of usage of their own in an hour; what others use is summed without a name.
+        pub max_usage_tasks: u64 = 1_000,
+        /// How long sums of usage are kept, milliseconds, in whole hours.
+        pub usage_retention_ms: u64 = 14 * 86_400_000,
     }
 }
 
 /// The store of jobs, all concerns together. Every method is atomic, may be called from many processes, and is safe to
 /// repeat after `Error::Unavailable`: submissions by job id, settles by token.
-pub trait Broker: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Maintenance {}
+pub trait Broker:
+    Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + UsageSums + Maintenance
+{
+}
 
-impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Maintenance> Broker for T {}
+impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + UsageSums + Maintenance> Broker
+    for T
+{
+}

@@ -114,7 +114,7 @@ impl Outcome {
     }
 }
 
-/// The resources that an attempt used.
+/// The resources that an attempt used. What is zero is left out of JSON, but for the first three.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub fuel: u64,
@@ -122,6 +122,43 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// From instantiation to drop, microseconds.
     pub duration_us: u64,
+    /// The time of a thread that it took, microseconds: without the time in which it waited, or others had its core. Never more
+    /// than the duration.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cpu_us: u64,
+    /// Memory × time, KiB·milliseconds, rounded up: the peak as long as it lasted, so at most too much. Of a map the sum over
+    /// its calls.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub memory_kib_ms: u64,
+    /// HTTP requests that were sent, or tried to be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http_requests: u64,
+    /// Bytes of heads and bodies of requests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http_bytes_out: u64,
+    /// Bytes of heads and bodies of answers.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub http_bytes_in: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kv_operations: u64,
+    /// Bytes of blobs that were handed to the guest.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub blob_bytes_read: u64,
+    /// Bytes that the guest wrote into blobs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub blob_bytes_written: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Usage {
+    /// Memory × time of so many bytes for so long.
+    pub fn memory_kib_ms_of(memory_bytes: u64, duration_us: u64) -> u64 {
+        let product = u128::from(memory_bytes) * u128::from(duration_us);
+        u64::try_from(product.div_ceil(1_024 * 1_000)).unwrap_or(u64::MAX)
+    }
 }
 
 /// One line of a job's history: an attempt that was settled, or a delivery that was lost.
@@ -285,6 +322,24 @@ mod tests {
         let trap = |kind: &str| decide(Outcome::Trap(Failure::new(kind, "")), &policy, 0, 0);
         assert!(matches!(trap("deadline"), Resolution::Retry { .. }));
         assert!(matches!(trap("memory"), Resolution::Fail { .. }));
+    }
+
+    #[test]
+    fn what_an_attempt_did_not_use_is_not_in_its_json() {
+        let plain = Usage { fuel: 1, memory_bytes: 0, duration_us: 3, ..Usage::default() };
+        let text = serde_json::to_string(&plain).unwrap();
+        assert_eq!(text, r#"{"fuel":1,"memory_bytes":0,"duration_us":3}"#);
+        assert_eq!(serde_json::from_str::<Usage>(&text).unwrap(), plain);
+        let used = Usage { cpu_us: 2, http_requests: 4, ..plain };
+        assert_eq!(serde_json::from_str::<Usage>(&serde_json::to_string(&used).unwrap()).unwrap(), used);
+    }
+
+    #[test]
+    fn memory_by_time_is_rounded_up_and_never_overflows() {
+        assert_eq!(Usage::memory_kib_ms_of(65_536, 1_000), 64);
+        assert_eq!(Usage::memory_kib_ms_of(65_536, 1), 1);
+        assert_eq!(Usage::memory_kib_ms_of(0, 1), 0);
+        assert_eq!(Usage::memory_kib_ms_of(u64::MAX, u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -295,6 +295,14 @@ impl KeyValues for Broken {
 }
 
 #[async_trait]
+impl UsageSums for Broken {
+    async fn usage(&self, query: &UsageQuery) -> Result<UsagePage> {
+        self.check()?;
+        self.inner.usage(query).await
+    }
+}
+
+#[async_trait]
 impl Events for Broken {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         self.check()?;

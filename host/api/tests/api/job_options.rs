@@ -312,7 +312,7 @@ async fn a_retrying_job_says_when_it_is_tried_again_and_each_attempt_what_it_too
         ended_at: 5,
         outcome: "error".into(),
         failure: Some(failure.clone()),
-        usage: umbel_model::Usage { fuel: 1, memory_bytes: 2, duration_us: 3 },
+        usage: umbel_model::Usage { fuel: 1, memory_bytes: 2, duration_us: 3, ..umbel_model::Usage::default() },
     };
     let settle = umbel_broker::Settle {
         tenant: delivery.tenant.clone(),

@@ -307,7 +307,7 @@ async fn progress_logs_history_and_errors_are_shown() {
         ended_at: 0,
         outcome: "fatal".into(),
         failure: Some(failure.clone()),
-        usage: Usage { fuel: 5, memory_bytes: 6, duration_us: 7 },
+        usage: Usage { fuel: 5, memory_bytes: 6, duration_us: 7, ..Usage::default() },
     };
     let settle = umbel_broker::Settle {
         tenant: delivery.tenant,

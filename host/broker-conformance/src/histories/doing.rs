@@ -300,7 +300,7 @@ impl History {
             ended_at: START_MS,
             outcome: "error".into(),
             failure: None,
-            usage: umbel_model::Usage::default(),
+            usage: used(delivery.fence),
         };
         Settle { record: Some(record), logs: vec![line(1)], growth, ..settle_of(delivery, resolution) }
     }
@@ -328,6 +328,16 @@ impl History {
         self.flows.push((tenant, new.head.id));
         Some(Doing::Flow(Box::new(new), Parts::All))
     }
+}
+
+/// Some usage, by a number that is another one for each delivery: also more than a sum can be.
+fn used(n: u64) -> umbel_model::Usage {
+    let of = |prime: u64| n.wrapping_mul(prime) % 1_000;
+    let cpu_us = if n.is_multiple_of(3) { 0 } else { of(7) };
+    let (kv_operations, blob_bytes_written) = (of(13), if n.is_multiple_of(11) { u64::MAX >> (n % 16) } else { 0 });
+    let usage =
+        umbel_model::Usage { fuel: of(3), duration_us: of(5), cpu_us, memory_kib_ms: of(11), ..Default::default() };
+    if n.is_multiple_of(2) { usage } else { umbel_model::Usage { kv_operations, blob_bytes_written, ..usage } }
 }
 
 fn resolution(how: &How) -> Resolution {

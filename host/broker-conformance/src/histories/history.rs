@@ -115,6 +115,18 @@ impl History {
             if expected != got {
                 return Err(format!("bytes of tenant {name}: expected {expected:?}, got {got:?}"));
             }
+            self.compare_usage(name, UsageBy::Task).await?;
+        }
+        Ok(())
+    }
+
+    /// Both have the same sums of usage.
+    async fn compare_usage(&self, name: &str, by: UsageBy) -> Result<(), String> {
+        let query = all_usage(&tenant(name), by);
+        let (expected, got) =
+            (self.model.usage(&query).await.unwrap(), self.subject.broker.usage(&query).await.unwrap());
+        if expected != got {
+            return Err(format!("usage of tenant {name} by {}: expected {expected:?}, got {got:?}", by.as_str()));
         }
         Ok(())
     }
@@ -215,6 +227,9 @@ impl History {
             let flows: Vec<WorkflowId> = self.flows.iter().filter(|(of, _)| *of == t).map(|(_, id)| *id).collect();
             let model = dump(&self.model, &t, &flows).await;
             let real = dump(&*self.subject.broker, &t, &flows).await;
+            for by in [UsageBy::Hour, UsageBy::Total] {
+                self.compare_usage(name, by).await.map_err(|why| format!("{when}: {why}"))?;
+            }
             if model.0 != real.0 {
                 return Err(format!("{when}, tenant {name}: expected {}, got {}", model.0, real.0));
             }

@@ -7,7 +7,7 @@ use umbel_broker::{
     rules::{
         lease,
         settle::{self, Next},
-        storage,
+        storage, usage,
     },
     *,
 };
@@ -100,7 +100,9 @@ impl State {
         self.hear(&key, asked.progress.as_ref(), &asked.logs);
         let job = self.job_mut(&key);
         if let Some(record) = &asked.record {
+            let next = settle::next(&asked.resolution, job.record.cancel_requested);
             job.remember(record.clone());
+            self.add_usage(&key, &usage::of_attempt(record, next));
         }
         self.leave(&key);
         self.resolve(&key, &asked.resolution);

@@ -7,6 +7,7 @@ use umbel_broker::{
     rules::{
         kv,
         lease::{self, Lost},
+        usage,
     },
     *,
 };
@@ -56,6 +57,8 @@ impl State {
             let worker = job.record.worker.clone().expect("a running job has a worker");
             let (retries, deliveries) = (job.record.retries, job.record.deliveries);
             job.remember(lease::lost_record(now, retries, deliveries, worker));
+            self.add_usage(&key, &usage::of_lost());
+            let job = self.job_mut(&key);
             let (cancelled, max) = (job.record.cancel_requested, job.new.max_deliveries);
             match lease::lost(cancelled, job.options().on_lost, deliveries, max, &mut reaped) {
                 Lost::Revoke => self.finish(&key, JobState::Revoked),
@@ -79,6 +82,8 @@ impl State {
         self.unique.retain(|_, holder| holder.holds(now));
         self.rates.retain(|_, used| used.until_us > now * 1_000);
         self.kv.retain(|_, entry| !kv::is_over(entry.expires_at, now));
+        let first_kept = usage::first_kept(now, self.limits.usage_retention_ms);
+        self.usage.retain(|(_, hour, _), _| *hour >= first_kept);
         self.scheduler.forget_queues();
         let jobs = self.jobs.iter().filter_map(|(key, job)| Some((job.delete_at?, key.clone())));
         let workflows = self.workflows.iter().filter_map(|(key, w)| Some((w.delete_at?, key.clone())));

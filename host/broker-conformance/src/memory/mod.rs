@@ -17,6 +17,7 @@ mod requests;
 mod state;
 mod storage;
 mod uniqueness;
+mod usage;
 mod workflow_reads;
 mod workflows;
 

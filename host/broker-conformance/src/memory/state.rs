@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) kv: BTreeMap<(TenantId, BucketName, KvKey), KvEntry>,
     /// The last version of an entry of a tenant.
     pub(super) kv_versions: BTreeMap<TenantId, u64>,
+    /// By tenant, hour and task; the task is empty of those that have no row of their own.
+    pub(super) usage: BTreeMap<(TenantId, u64, String), UsageSum>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
     pub(super) reaping: Reaping,

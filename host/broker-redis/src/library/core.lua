@@ -18,6 +18,9 @@ local LAYOUT = '3'
 -- Redis' Lua hashes every byte of every string that it makes, 0.6 us for a record: few and short strings are fast ones.
 local HEAD = '<BBBBI4I4I4I6I6I6I6I6I7I7I6I6Bc0Bc0'
 local FULL = HEAD .. 'I4c0I4c0I4c0I4c0BI4c0'
+-- Behind that, for each attempt of the history in the same order, the rest of its usage as a line of text, which may be empty: see
+-- rules/history.rs. A process of an older release passes over it, and leaves it out of a record that it writes. A record that ends
+-- in zeros would be one without attempts for it.
 local STATE, FLAGS, PRIORITY, RETRIES, DELIVERIES, MAX_DELIVERIES = 2, 3, 4, 5, 6, 7
 local EXPIRES, DUE, FINISHED, SCORE, RESULT_TTL, DEAD_TTL = 9, 10, 12, 13, 15, 16
 local TOKEN, WORKER, FIXED, RESULT, FAILURE, PROGRESS, HISTORY_LEN, HISTORY = 17, 18, 19, 20, 21, 22, 23, 24
@@ -52,9 +55,9 @@ local function bind()
 end
 
 -- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored.
+-- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored; sums of usage.
 local labels, limits, unique, dead_set, workflows, work, storage = {}, {}, {}, {}, {}, {}, {}
-local new_workflows, idempotency, deletion, turns, claims, kv = {}, {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, turns, claims, kv, usage = {}, {}, {}, {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -122,6 +125,8 @@ end
 -- A record as a table. That of a node remembers the state that its workflow knows, each the bytes that its attempts left.
 local function opened(text)
   local r = { unpack_struct(FULL, text) }
+  -- What is read last is where it ended.
+  r.used = sub(text, r[25])
   if has(r[3], NODE) then r.was = r[2] end
   r.left = storage.left(r)
   return r
@@ -151,7 +156,7 @@ local function save(member, r)
     r[17], r[18], r[19], r[20], r[21], r[22], r[24]
   call('SET', P .. 'job:' .. member, pack(FULL, 1, r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12],
     r[13], r[14], r[15], r[16], #token, token, #worker, worker, #fixed, fixed, #result, result, #failure, failure,
-    #progress, progress, r[23], #history, history))
+    #progress, progress, r[23], #history, history) .. r.used)
 end
 
 -- The immutable part: length and text of the queue, of the task, then the spec.
@@ -353,6 +358,7 @@ local function flush()
   flush_indexes()
   flush_events()
   storage.flush()
+  usage.flush()
   for _, tq in pairs(tenant_queues) do
     local queues = P .. 'queues:' .. tq.tenant
     if tq.used then
@@ -555,12 +561,16 @@ local function finish(member, r, state, dead)
   if dead then dead_set.add(member, r) end
 end
 
--- Appends to the history. The first entry and the newest ones are kept, MAX_HISTORY together.
-local function remember(member, r, entry)
+-- Appends to the history, with the rest of its usage. The first entry and the newest ones are kept, MAX_HISTORY together.
+local function remember(member, r, entry, more)
   local key = P .. 'history:' .. member
   local inline, apart = r[HISTORY_LEN], 0
   if has(r[FLAGS], HISTORY_APART) then apart = call('LLEN', key) end
+  local used = r.used
+  -- Nothing is known of attempts that an older release recorded.
+  if used == '' then used = string.rep('\n', inline + apart) end
   if inline + apart >= MAX_HISTORY then
+    used = string.gsub(used, '^([^\n]*\n)[^\n]*\n', '%1')
     if inline >= 2 then
       local first = 4 + unpack_struct('<I4', r[HISTORY])
       local second = 4 + unpack_struct('<I4', r[HISTORY], first + 1)
@@ -582,6 +592,7 @@ local function remember(member, r, entry)
     r[HISTORY] = r[HISTORY] .. pack('<I4', #entry) .. entry
     r[HISTORY_LEN] = r[HISTORY_LEN] + 1
   end
+  r.used = used .. more .. '\n'
 end
 
 -- Appends log lines, packed one behind the other from `at` in `blob`: the first ones, as far as there is room for them.

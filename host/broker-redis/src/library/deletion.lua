@@ -126,7 +126,7 @@ end
 -- Deletes jobs and workflows whose retention has passed, with all that belongs to them, idempotency keys, unique keys and key-value
 -- entries that are over, what no rate needs any more, queues that nobody uses, and subscriptions that have ended.
 -- In `retain`, the name of a workflow ends in 'w', and that of a job that was replaced in 'c'.
--- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind
+-- ARGV[2] max jobs, nodes and workflows   ARGV[3] max keys of each kind   ARGV[4] how long usage is kept
 -- Returns the number of jobs, nodes and workflows that were deleted, the largest number of keys of a kind, or queues, and 1 when it
 --   ended early, because their logs are long.
 -- Complexity: O(m log N) for m deleted.
@@ -137,6 +137,7 @@ register('prune', 'allow-oom', function(args)
   local keys = math.max(#rates, forget_queues(max_keys), prune_keys(P .. 'idem_due', P .. 'idem:', max_keys),
     prune_keys(P .. 'uniq_due', P .. 'uniq:', max_keys))
 
+  if usage.prune(tonumber(args[4])) then keys = math.max(keys, max_keys) end
   if kv.prune() then keys = math.max(keys, max_keys) end
 
   -- This ends those that are over.

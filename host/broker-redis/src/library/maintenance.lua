@@ -78,10 +78,11 @@ end
 -- Takes back expired leases, unless the store was away.
 -- ARGV[2] max   ARGV[3] failure of a job that has no delivery left, JSON text   ARGV[4] what stands in it for their number
 -- ARGV[5] failure of a job that may run only once, JSON text   ARGV[6] time between two calls that is an outage
--- ARGV[7] nothing is taken back for so long after it; milliseconds
+-- ARGV[7] nothing is taken back for so long after it; milliseconds   ARGV[8] tasks of an hour with sums of their own
 -- Returns { requeued, buried, revoked, failed }.
 -- Complexity: O(m log N) for m leases taken back.
 register('reap', 'allow-oom', function(args)
+  usage.limit(args[8])
   local max = may_reap(tonumber(args[6]), tonumber(args[7])) and tonumber(args[2]) or 0
   local lost = call('ZRANGEBYSCORE', P .. 'leases', '-inf', now, 'LIMIT', 0, max)
   local requeued, buried, revoked, failed = 0, 0, 0, 0
@@ -97,7 +98,8 @@ register('reap', 'allow-oom', function(args)
       r[TOKEN] = ''
       -- As encode.rs writes an attempt; a worker's name needs no escapes.
       local entry = string.format('[%.0f,%.0f,"%s",%.0f,"lost",0,0,0,null]', r[RETRIES] + 1, r[DELIVERIES], r[WORKER], now)
-      remember(member, r, entry)
+      remember(member, r, entry, '')
+      usage.lost(tq.tenant, usage.task_in(r[FIXED]))
       if has(r[FLAGS], CANCEL) then
         finish(member, r, REVOKED)
         revoked = revoked + 1

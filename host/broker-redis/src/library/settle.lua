@@ -1,7 +1,7 @@
 -- Settling: the end of deliveries.
 
 -- The growth is '' or as growth.lua reads it, or REFUSED when there can be no room for it. The logs follow.
-local FORMAT = '<Bc0Bc0BI6I4c0I4c0I4c0I4c0I2'
+local FORMAT = '<Bc0Bc0BI6I4c0I4c0Bc0I4c0I4c0I2'
 local REFUSED = 'refused'
 -- The letter 's'.
 local SUCCESS = 115
@@ -41,7 +41,7 @@ end
 
 -- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. `ending` is all that stands in
 -- its record behind the immutable part. Answers the new record; nothing when this is not such a settle.
-local function succeeded(member, text, more, token, ending)
+local function succeeded(member, text, more, token, ending, k)
   if not text or #text < 95 or storage.refuses(member, ending) then return end
   local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
@@ -61,6 +61,7 @@ local function succeeded(member, text, more, token, ending)
     limits.free(tq)
   end
   storage.add(tq.tenant, storage.left_in(ending))
+  if usage.is_given(k) then usage.succeeded(tq.tenant, (unpack_struct('Bc0', text, behind_queue)), k) end
   notify_ended(member)
   unleased_n = unleased_n + 1
   unleased[unleased_n] = member
@@ -76,6 +77,20 @@ local function succeeded(member, text, more, token, ending)
   return '\1\4' .. CHARS[flags] .. sub(text, 4, 40) .. finished_now .. sub(text, 47, -18) .. ending
 end
 
+-- Adds the attempt of a settle to the sums of its task.
+local function add_usage(member, r, how, k)
+  if not k or not usage.is_given(k) then return end
+  local add = usage.other
+  if how == SUCCEED then
+    add = usage.succeeded
+  elseif how == FAIL then
+    add = usage.failed
+  elseif how == RETRY and not has(r[FLAGS], CANCEL) then
+    add = usage.retried
+  end
+  add(tenant_of(member), usage.task_in(r[FIXED]), k)
+end
+
 -- Whether a settle that comes again with its token could have led to what the job is now.
 local function could_have_followed(how, payload, r)
   local state = r[STATE]
@@ -86,7 +101,8 @@ local function could_have_followed(how, payload, r)
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
 
-local function settle(member, text, token, how, delay_ms, payload, entry, progress, growth, blob, at, logs)
+-- `k` is its number in the call, if it may record an attempt.
+local function settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, blob, at, logs, k)
   if not text or not is_readable(text) then return 'L' end
   local done, r = pcall(opened, text)
   if not done or r[TOKEN] ~= token then return 'L' end
@@ -100,7 +116,8 @@ local function settle(member, text, token, how, delay_ms, payload, entry, progre
   end
   if #progress > 0 then r[PROGRESS] = progress end
   append_logs(member, blob, at, logs, max_log_lines)
-  if #entry > 0 then remember(member, r, entry) end
+  if #entry > 0 then remember(member, r, entry, more) end
+  add_usage(member, r, how, k)
   local tq = tenant_queue_of(tenant_of(member), queue_in(r[FIXED]))
   leave(member, r, tq)
   resolve(member, r, tq, how, delay_ms, payload)
@@ -109,11 +126,15 @@ local function settle(member, text, token, how, delay_ms, payload, entry, progre
 end
 
 -- The same of a success that is not as succeeded() has it.
-local function settle_success(member, text, token, ending)
+local function settle_success(member, text, token, ending, k)
   local result, at = unpack_struct('<I4c0', ending)
-  -- Failure and progress are empty; then comes the history with its length.
-  local entry = byte(ending, at + 8) == 1 and unpack_struct('<I4c0', ending, at + 13) or ''
-  return settle(member, text, token, SUCCEED, 0, result, entry, '', '', '', 1, 0)
+  -- Failure and progress are empty; then comes the history with its length, and the rest of its usage.
+  local entry, more = '', ''
+  if byte(ending, at + 8) == 1 then
+    entry, at = unpack_struct('<I4c0', ending, at + 13)
+    more = sub(ending, at, -2)
+  end
+  return settle(member, text, token, SUCCEED, 0, result, entry, more, '', '', '', 1, 0, k)
 end
 
 -- The records of those that are sent as a success, and their broker options by the same numbers.
@@ -149,17 +170,18 @@ local function settle_all(args, kinds)
     if byte(kinds, k) == SUCCESS then
       read = read + 1
       local member, token, ending = args[at], args[at + 1], args[at + 2]
-      local record = succeeded(member, texts[read], mores[read], token, ending)
+      local record = succeeded(member, texts[read], mores[read], token, ending, k)
       if record then
         records[n + 1], records[n + 2], n = keys[read], record, n + 2
       end
       if not record then limits.release_freed() end
-      codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending), at + 3
+      codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending, k), at + 3
     else
       limits.release_freed()
-      local member, token, how, delay_ms, payload, entry, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
+      local member, token, how, delay_ms, payload, entry, more, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
       local text = call('GET', P .. 'job:' .. member)
-      codes[k] = settle(member, text, token, how, delay_ms, payload, entry, progress, growth, args[at], behind, logs)
+      codes[k] = settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, args[at], behind,
+        logs, k)
       at = at + 1
     end
   end
@@ -173,13 +195,14 @@ end
 -- Ends deliveries, does what follows from that, and claims more in the same step.
 -- ARGV[2…4] limits   ARGV[5] max_log_lines   ARGV[6] a packed claim, or ''   ARGV[7] per settle: 's' for a success with
 --   nothing but a result and an attempt, 'o' for any other   ARGV[8…] of a success: member, token, and the record behind its
---   immutable part; of another: see FORMAT and encode.rs. No job comes twice.
+--   immutable part; of another: see FORMAT and encode.rs. No job comes twice. The last one: what they used, see usage.give().
 -- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N no capacity), then the deliveries as
 --   claim() appends them.
 -- Complexity: O(n log N), and that of work.advance(). All successes are read and written together.
 local function run(args)
   new_workflows.limit(args)
   max_log_lines, finished_now = tonumber(args[5]), pack('<I6', now)
+  usage.give(args[#args], #args[7])
   local out = { settle_all(args, args[7]) }
   work.advance()
   if #args[6] > 0 then
@@ -214,7 +237,7 @@ register('hand_back', 'allow-oom', function(args)
     local piece = call('GETRANGE', key, 72, 136)
     local token = #piece > 0 and sub(piece, 2, 1 + byte(piece)) or ''
     if seeds[string.match(token, '^(.*)%-%d+$')] then
-      if settle(member, call('GET', key), token, RELEASE, 0, '', '', '', '', '', 1, 0) == 'R' then count = count + 1 end
+      if settle(member, call('GET', key), token, RELEASE, 0, '', '', '', '', '', '', 1, 0) == 'R' then count = count + 1 end
     end
   end
   limits.release_freed()

@@ -209,9 +209,9 @@ function storage.of_result(text)
   return #text + apart_of(text)
 end
 
--- The result, failure, progress and history in a record. The name of a workflow that replaced the job is no result.
+-- The result, failure, progress, history and usage in a record. The name of a workflow that replaced the job is no result.
 function storage.left(r)
-  local left = #r[FAILURE] + #r[PROGRESS] + #r[HISTORY]
+  local left = #r[FAILURE] + #r[PROGRESS] + #r[HISTORY] + #r.used
   if has(r[FLAGS], REPLACED) then return left end
   return left + storage.of_result(r[RESULT])
 end

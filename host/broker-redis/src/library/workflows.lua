@@ -35,36 +35,39 @@ local FIXED_AT = 79
 
 -- ---- ids
 
-local DIGITS = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
-local pairs_of_digits, value_of_digit = {}, nil
+local node_of, number_of
+do
+  local DIGITS = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+  local pairs_of_digits, value_of_digit = {}, nil
 
-local function two_digits(n)
-  local text = pairs_of_digits[n]
-  if not text then
-    local high, low = math.floor(n / 32) + 1, n % 32 + 1
-    text = sub(DIGITS, high, high) .. sub(DIGITS, low, low)
-    pairs_of_digits[n] = text
+  local function two_digits(n)
+    local text = pairs_of_digits[n]
+    if not text then
+      local high, low = math.floor(n / 32) + 1, n % 32 + 1
+      text = sub(DIGITS, high, high) .. sub(DIGITS, low, low)
+      pairs_of_digits[n] = text
+    end
+    return text
   end
-  return text
-end
 
--- The member of a node.
-local function node_of(wf, number)
-  local block = math.floor((number + 1) / 1024)
-  if wf.block ~= block then
-    wf.block = block
-    wf.stem = wf.prefix .. two_digits(math.floor(block / 1024)) .. two_digits(block % 1024)
+  -- The member of a node.
+  function node_of(wf, number)
+    local block = math.floor((number + 1) / 1024)
+    if wf.block ~= block then
+      wf.block = block
+      wf.stem = wf.prefix .. two_digits(math.floor(block / 1024)) .. two_digits(block % 1024)
+    end
+    return wf.stem .. two_digits((number + 1) % 1024)
   end
-  return wf.stem .. two_digits((number + 1) % 1024)
-end
 
-local function number_of(member)
-  if not value_of_digit then
-    value_of_digit = {}
-    for i = 1, 32 do value_of_digit[byte(DIGITS, i)] = i - 1 end
+  function number_of(member)
+    if not value_of_digit then
+      value_of_digit = {}
+      for i = 1, 32 do value_of_digit[byte(DIGITS, i)] = i - 1 end
+    end
+    local v, a, b, c, d, e, f = value_of_digit, byte(member, -6, -1)
+    return ((((v[a] * 32 + v[b]) * 32 + v[c]) * 32 + v[d]) * 32 + v[e]) * 32 + v[f] - 1
   end
-  local v, a, b, c, d, e, f = value_of_digit, byte(member, -6, -1)
-  return ((((v[a] * 32 + v[b]) * 32 + v[c]) * 32 + v[d]) * 32 + v[e]) * 32 + v[f] - 1
 end
 
 -- ---- workflows

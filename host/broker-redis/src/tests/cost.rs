@@ -52,7 +52,7 @@ pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
             ended_at: conformance::START_MS + n,
             outcome: "succeeded".into(),
             failure: None,
-            usage: Usage { fuel: 12_345, memory_bytes: 1_114_112, duration_us: 25 },
+            usage: Usage { fuel: 12_345, memory_bytes: 1_114_112, duration_us: 25, ..Usage::default() },
         }),
         progress: None,
         logs: Vec::new(),

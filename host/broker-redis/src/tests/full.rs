@@ -79,8 +79,18 @@ async fn a_full_server_deletes_what_is_over() {
     left.sort();
     assert_eq!(
         left,
-        ["meta", "meta:counted_seq", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"]
-            .map(|key| format!("umbel:{{s0}}:{key}"))
+        [
+            "meta",
+            "meta:counted_seq",
+            "meta:labels_v1",
+            "meta:recounted_v1",
+            "meta:seq",
+            "meta:turn",
+            "meta:usage_hours_v1",
+            "meta:usage_v1:tenant0,500000",
+            "seq"
+        ]
+        .map(|key| format!("umbel:{{s0}}:{key}"))
     );
 }
 

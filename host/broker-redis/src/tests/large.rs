@@ -142,6 +142,8 @@ async fn a_large_spec_comes_back_with_every_delivery_and_goes_with_its_job() {
             "meta:recounted_v1",
             "meta:seq",
             "meta:turn",
+            "meta:usage_hours_v1",
+            "meta:usage_v1:t1,500000",
             "queue_used",
             "queues:t1",
             "seq"

@@ -21,6 +21,7 @@ mod serving;
 mod storage;
 mod tls;
 mod turns;
+mod usage;
 mod workflows;
 
 use std::sync::{

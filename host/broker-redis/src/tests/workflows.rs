@@ -42,8 +42,14 @@ async fn nothing_is_left_of_a_chord_after_a_day() {
     prune_all(&broker, &now).await;
     broker.ready_queues().await.unwrap();
     let left = ["meta", "meta:counted_seq", "meta:labels_v1", "meta:recounted_v1", "meta:seq", "meta:turn", "seq"];
-    let left = left.map(|key| format!("umbel:{{s0}}:{key}"));
-    assert_eq!(keys(&server), BTreeSet::from(left));
+    let usage = ["meta:usage_hours_v1", "meta:usage_v1:tenant0,500000"];
+    let left = [&left[..], &usage[..]].concat();
+    let left = left.iter().map(|key| format!("umbel:{{s0}}:{key}"));
+    assert_eq!(keys(&server), left.collect());
+    // Sums of usage are kept for their own time.
+    now.fetch_add(Limits::default().usage_retention_ms, Ordering::SeqCst);
+    prune_all(&broker, &now).await;
+    assert!(keys(&server).iter().all(|key| !key.contains("usage")));
 }
 
 /// A process of an older release tells the job that was replaced when the end is reached. When this release reached it and

@@ -6,7 +6,7 @@ use umbel_model::UnixMs;
 
 use crate::writer::{
     state::event_subscriptions::EventSubscriptions, state::scheduler_rebuild, state::stored::Stored,
-    state::workflow_state::WorkflowStates,
+    state::usage::UsageSums, state::workflow_state::WorkflowStates,
 };
 use crate::{error::Fault, rows::run};
 
@@ -30,6 +30,7 @@ pub(crate) struct Step<'a> {
     pub(in crate::writer) workflows: &'a mut WorkflowStates,
     pub(in crate::writer) subscriptions: &'a mut EventSubscriptions,
     pub(in crate::writer) stored: &'a mut Stored,
+    pub(in crate::writer) usage: &'a mut UsageSums,
     pub(in crate::writer) reaping: &'a mut Reaping,
     pub(in crate::writer) limits: &'a Limits,
     pub(in crate::writer) max_pages: Option<u64>,
@@ -51,6 +52,7 @@ impl Step<'_> {
         *self.scheduler_written = true;
         self.workflows.write(self.conn)?;
         self.stored.write(self.conn)?;
+        self.usage.write(self.conn, self.limits.max_usage_tasks)?;
         self.write_subscriptions()
     }
 }

@@ -6,6 +6,7 @@
 pub mod capacity;
 pub mod dead_set;
 pub mod growth;
+pub mod history;
 pub mod join;
 pub mod kv;
 pub mod lease;
@@ -13,4 +14,5 @@ pub mod retention;
 pub mod settle;
 pub mod storage;
 pub mod uniqueness;
+pub mod usage;
 pub mod work_items;

@@ -5,11 +5,9 @@
 //! does not fit fails. What is small or needed to bring jobs to their end is stored all the same.
 
 use serde::Serialize;
-use umbel_model::{
-    AttemptRecord, Failure, JobRecord, JobState, LargeValue, Progress, Resolution, Usage, large_value::REFERENCE,
-};
+use umbel_model::{Failure, JobRecord, JobState, LargeValue, Progress, Resolution, large_value::REFERENCE};
 
-use crate::{DocumentKind, Growth, LogLine, NewNode, NewWork, NodeTemplate, PutDocument};
+use crate::{DocumentKind, Growth, LogLine, NewNode, NewWork, NodeTemplate, PutDocument, rules::history};
 
 /// A result of at most so many bytes is stored also when its tenant has no room for it.
 pub const FREE_RESULT_BYTES: u64 = 4_096;
@@ -62,9 +60,6 @@ pub fn refuses_document(limit: u64, used: impl FnOnce() -> u64, put: &PutDocumen
     is_limited && new > old && limit > 0 && !fits(limit, used(), new - old)
 }
 
-/// What an attempt takes in a history beyond its text, bytes.
-const ATTEMPT_BYTES: u64 = 4;
-
 /// The bytes of a result, with those that it refers to.
 pub fn result(text: &str) -> u64 {
     let apart = if text.starts_with(REFERENCE) { LargeValue::from_reference(text) } else { None };
@@ -107,24 +102,13 @@ pub fn line(line: &LogLine) -> u64 {
     json(line)
 }
 
-/// The bytes of an attempt in a history.
-pub fn attempt(attempt: &AttemptRecord) -> u64 {
-    json(&as_list(attempt)) + ATTEMPT_BYTES
-}
-
-/// An attempt as a list: half of the object's size, and there is one in every job that has ended.
-pub fn as_list(of: &AttemptRecord) -> impl Serialize {
-    let Usage { fuel, memory_bytes, duration_us } = of.usage;
-    (of.attempt, of.delivery, &of.worker, of.ended_at, &of.outcome, fuel, memory_bytes, duration_us, &of.failure)
-}
-
 /// The bytes of a job without its log: its spec (of a node: its arguments), and what its attempts left.
 pub fn job(record: &JobRecord) -> u64 {
     let sent = record.node.as_ref().map_or_else(|| spec(&record.spec), |node| node.arguments.len() as u64);
     let left = record.result.as_ref().map_or(0, |text| result(text.get()))
         + record.failure.as_ref().map_or(0, failure)
         + record.progress.as_ref().map_or(0, progress);
-    sent + left + record.history.iter().map(attempt).sum::<u64>()
+    sent + left + record.history.iter().map(history::bytes).sum::<u64>()
 }
 
 /// The bytes of a workflow without its nodes.

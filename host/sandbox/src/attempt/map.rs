@@ -26,7 +26,7 @@ impl Sandbox {
     /// after the other. The outcome is the list of the results in the order of the items, within the limits of one
     /// result; a call that ends as `ignore` gives `null`. The first call that gives neither ends the attempt with its
     /// outcome, whose failure names the item in its details: `{"item": 3, "details": …}`, counted from 0. Usage is the
-    /// sum of the fuel, the peak of the memory and the duration of the attempt. A replacement is refused to the guest.
+    /// sum of the fuel and of memory × time, the peak of the memory and the duration of the attempt. A replacement is refused to the guest.
     pub async fn run_map(
         &self,
         prepared: &Prepared,
@@ -55,6 +55,7 @@ impl Sandbox {
                     data = kept;
                     usage.fuel = usage.fuel.saturating_add(used.fuel);
                     usage.memory_bytes = usage.memory_bytes.max(used.memory_bytes);
+                    usage.memory_kib_ms = usage.memory_kib_ms.saturating_add(used.memory_kib_ms);
                     match outcome {
                         Outcome::Value(value) => list.push(value.get()),
                         Outcome::Ignore => list.push("null"),

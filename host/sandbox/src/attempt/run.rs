@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use umbel_capabilities::Reach;
+use umbel_capabilities::{Metered, Reach};
 use umbel_model::{Outcome, Usage};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
@@ -53,6 +53,7 @@ pub(crate) struct StartedAttempt {
 
 impl StartedAttempt {
     pub(crate) fn end(&self, outcome: Outcome, usage: Usage, mut data: AttemptData) -> Attempt {
+        let usage = with_capabilities(usage, data.reach.meter.read());
         if let Some(progress) = data.progress.finish() {
             self.log.host.progress(progress);
         }
@@ -220,9 +221,20 @@ pub(crate) async fn bounded<T>(call: impl Future<Output = T>, until: Instant, st
 pub(crate) fn usage(store: &Store<State>, budget: u64, started: Instant) -> Usage {
     let state = store.data();
     let left = store.get_fuel().unwrap_or(0);
+    let memory_bytes = state.limiter.peak_bytes as u64;
+    let duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     Usage {
         fuel: budget.saturating_sub(left).saturating_add(state.wasi_fuel()),
-        memory_bytes: state.limiter.peak_bytes as u64,
-        duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        memory_bytes,
+        duration_us,
+        memory_kib_ms: Usage::memory_kib_ms_of(memory_bytes, duration_us),
+        ..Usage::default()
     }
+}
+
+/// The same with what its capabilities counted. The CPU time is known to whoever polls the attempt.
+fn with_capabilities(usage: Usage, metered: Metered) -> Usage {
+    let Metered { http_requests, http_bytes_out, http_bytes_in, kv_operations, blob_bytes_read, blob_bytes_written } =
+        metered;
+    Usage { http_requests, http_bytes_out, http_bytes_in, kv_operations, blob_bytes_read, blob_bytes_written, ..usage }
 }

@@ -286,6 +286,13 @@ impl KeyValues for Flaky {
 }
 
 #[async_trait]
+impl UsageSums for Flaky {
+    async fn usage(&self, query: &UsageQuery) -> Result<UsagePage> {
+        self.inner.usage(query).await
+    }
+}
+
+#[async_trait]
 impl Events for Flaky {
     async fn follow(&self, tenant: &TenantId) -> Result<u64> {
         self.inner.follow(tenant).await

@@ -109,6 +109,7 @@ impl<'a> Group<'a> {
                 workflows: &mut self.known.workflows,
                 subscriptions: &mut self.known.subscriptions,
                 stored: &mut self.known.stored,
+                usage: &mut self.known.usage,
                 reaping: &mut self.known.reaping,
                 limits: &self.writer.limits,
                 max_pages: self.writer.max_pages,
@@ -118,7 +119,7 @@ impl<'a> Group<'a> {
             };
             operation.run(&mut step)?;
         }
-        self.known.flush(self.conn, self.writer.max_pages, follow_up == FollowUp::All)?;
+        self.known.flush(self.conn, &self.writer.limits, self.writer.max_pages, follow_up == FollowUp::All)?;
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(())
     }

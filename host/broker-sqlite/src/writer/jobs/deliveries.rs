@@ -2,11 +2,11 @@
 
 use rusqlite::Row;
 use umbel_broker::{
-    Claim, DeliveredNode, Delivery, Input, LeaseState, LogLine, Renewal, Settle, Settled,
+    Claim, DeliveredNode, Delivery, Input, LeaseState, LogLine, Renewal, Settle, Settled, UsageSum,
     rules::{
         join, lease,
         settle::{Next, could_have_followed, failure, may_grow, next},
-        storage,
+        storage, usage,
     },
     scheduler::ClaimRound,
 };
@@ -176,6 +176,8 @@ impl Step<'_> {
         self.hear(&mut head, settle.progress.as_ref(), &settle.logs)?;
         if let Some(record) = &settle.record {
             head.remember(self.conn, record)?;
+            let next = next(&settle.resolution, head.cancel_requested);
+            self.add_usage(&head, &usage::of_attempt(record, next))?;
         }
         self.leave(&mut head)?;
         self.resolve(&mut head, &settle.resolution)?;
@@ -198,6 +200,13 @@ impl Step<'_> {
         }
         let failure: Option<Option<Failure>> = one(self.conn, FAILURE, &[&head.rid], |row| get(row, 0))?;
         Ok(storage::was_refused(resolution, head.state, failure.flatten().as_ref()))
+    }
+
+    /// Adds to the sums of a job's task in this hour.
+    pub(crate) fn add_usage(&mut self, head: &Head, more: &UsageSum) -> Result<(), Fault> {
+        let (tenant, task) = (self.scheduler.tenant(head.queue_id), head.task(self.conn)?);
+        self.usage.add(tenant, usage::hour_of(self.now), task, more);
+        Ok(())
     }
 
     fn resolve(&mut self, head: &mut Head, resolution: &Resolution) -> Result<(), Fault> {

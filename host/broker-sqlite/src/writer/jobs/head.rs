@@ -94,7 +94,8 @@ macro_rules! select_head {
     };
 }
 
-const BY_ID: &str = select_head!(" FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?");
+/// With its task behind it.
+const BY_ID: &str = select_head!(", job.task FROM job INDEXED BY job_id WHERE tenant = ? AND id = ?");
 const READY: &str =
     select_head!(", spec.text FROM job CROSS JOIN spec ON spec.rid = job.rid WHERE job.rid = ? AND state = 1");
 const BY_TIME: &str =
@@ -126,7 +127,10 @@ pub(crate) fn by_id(
     tenant: &TenantId,
     id: JobId,
 ) -> Result<Option<Head>, Fault> {
-    one(conn, BY_ID, &[tenant, &id], |row| decode(scheduler.queue_count(), row))
+    one(conn, BY_ID, &[tenant, &id], |row| {
+        let head = decode(scheduler.queue_count(), row)?;
+        Ok(Head { task: get(row, REST)?, ..head })
+    })
 }
 
 /// A queued job, and the text of its spec; none when either is missing.

@@ -2,7 +2,10 @@
 
 use rusqlite::Connection;
 use serde_json::value::RawValue;
-use umbel_broker::{LogLine, rules::storage};
+use umbel_broker::{
+    LogLine,
+    rules::{history, storage},
+};
 use umbel_model::{AttemptRecord, Failure, JobState, Progress, job::MAX_HISTORY};
 
 use crate::writer::jobs::head::Head;
@@ -50,11 +53,11 @@ impl Head {
     pub(crate) fn remember(&mut self, conn: &Connection, record: &AttemptRecord) -> Result<(), Fault> {
         if self.records >= MAX_HISTORY as u64 {
             let oldest_but_one = self.records - (MAX_HISTORY as u64 - 1);
-            let dropped = one(conn, DROP_ATTEMPT, &[&self.rid, &oldest_but_one], first::<AttemptRecord>)?;
-            self.recount(dropped.as_ref().map_or(0, storage::attempt), 0);
+            let dropped = one(conn, DROP_ATTEMPT, &[&self.rid, &oldest_but_one], first::<String>)?;
+            self.recount(dropped.as_deref().map_or(0, history::row_bytes), 0);
         }
-        self.recount(0, storage::attempt(record));
-        let record = serde_json::to_string(record)?;
+        self.recount(0, history::bytes(record));
+        let record = history::row(record)?;
         insert!(conn, "INSERT INTO history" { rid: self.rid, n: self.records, record: record })?;
         self.records += 1;
         Ok(())

@@ -2,7 +2,10 @@
 
 use umbel_broker::{
     Promoted, Reaped,
-    rules::lease::{self, Lost},
+    rules::{
+        lease::{self, Lost},
+        usage,
+    },
 };
 use umbel_model::{JobState, TenantId, UnixMs};
 
@@ -21,6 +24,11 @@ const IDEMPOTENCY_SWEEP: u32 = 5_000;
 /// Rates that one prune forgets at most.
 const RATE_SWEEP: u32 = 5_000;
 
+/// Sums of usage that one prune deletes at most.
+const USAGE_SWEEP: u32 = 2_000;
+
+const SWEEP_USAGE: &str = "DELETE FROM usage WHERE (tenant, hour, task) IN
+    (SELECT tenant, hour, task FROM usage INDEXED BY usage_hour WHERE hour < ? LIMIT ?)";
 const SWEEP_IDEMPOTENCY: &str = "DELETE FROM idempotency WHERE (tenant, key) IN
     (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry WHERE expires_at <= ? LIMIT ?)";
 
@@ -63,6 +71,7 @@ impl Step<'_> {
             head.token = None;
             let worker = head.worker.clone().ok_or_else(|| Fault::stored("running job", "it has no worker"))?;
             head.remember(self.conn, &lease::lost_record(self.now, head.retries, head.deliveries, worker))?;
+            self.add_usage(&head, &usage::of_lost())?;
             let on_lost = head.broker_options(self.conn)?.map(|options| options.on_lost);
             let (cancelled, on_lost) = (head.cancel_requested, on_lost.unwrap_or_default());
             match lease::lost(cancelled, on_lost, head.deliveries, head.max_deliveries, &mut reaped) {
@@ -84,7 +93,13 @@ impl Step<'_> {
     pub(crate) fn prune(&mut self, max: u32) -> Result<(u32, bool), Fault> {
         let keys = changed(self.conn, SWEEP_IDEMPOTENCY, &[&self.now, &IDEMPOTENCY_SWEEP])?;
         let idempotency = keys == u64::from(IDEMPOTENCY_SWEEP);
-        let sweeps = [idempotency, self.sweep_unique()?, self.sweep_rates(RATE_SWEEP)?, self.sweep_entries()?];
+        let sweeps = [
+            idempotency,
+            self.sweep_unique()?,
+            self.sweep_rates(RATE_SWEEP)?,
+            self.sweep_entries()?,
+            self.sweep_usage()?,
+        ];
         self.sweep_events()?;
         self.scheduler.forget_queues();
         let mut jobs = head::by_time(self.conn, self.scheduler, ENDED, self.now, max)?.into_iter().peekable();
@@ -108,6 +123,12 @@ impl Step<'_> {
         }
         Ok((count, sweeps.contains(&true)))
     }
+
+    /// Deletes sums of usage that are kept no longer; whether there may be more.
+    fn sweep_usage(&mut self) -> Result<bool, Fault> {
+        let first_kept = usage::first_kept(self.now, self.limits.usage_retention_ms);
+        Ok(changed(self.conn, SWEEP_USAGE, &[&first_kept, &USAGE_SWEEP])? == u64::from(USAGE_SWEEP))
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +137,8 @@ mod tests {
 
     #[test]
     fn sweeping_keys_costs_what_it_deletes() {
-        crate::tests::assert_costs_what_it_finds(SWEEP_IDEMPOTENCY);
+        for sql in [SWEEP_IDEMPOTENCY, SWEEP_USAGE] {
+            crate::tests::assert_costs_what_it_finds(sql);
+        }
     }
 }

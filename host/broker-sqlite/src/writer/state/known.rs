@@ -2,12 +2,12 @@
 
 use rusqlite::Connection;
 use tracing::warn;
-use umbel_broker::{rules::lease::Reaping, scheduler::Scheduler};
+use umbel_broker::{Limits, rules::lease::Reaping, scheduler::Scheduler};
 
 use crate::error::Fault;
 use crate::writer::{
     state::event_subscriptions::EventSubscriptions, state::event_subscriptions::keeps_events, state::scheduler_rebuild,
-    state::stored::Stored, state::workflow_state::WorkflowStates,
+    state::stored::Stored, state::usage::UsageSums, state::workflow_state::WorkflowStates,
 };
 
 /// The state that the writer keeps in memory of the database. A group that fails undoes its changes.
@@ -21,6 +21,7 @@ pub(crate) struct Known {
     pub(crate) workflows: WorkflowStates,
     pub(crate) subscriptions: EventSubscriptions,
     pub(crate) stored: Stored,
+    pub(crate) usage: UsageSums,
     /// A group that fails does not undo it: what it notes is that time was served.
     pub(crate) reaping: Reaping,
 }
@@ -34,15 +35,23 @@ impl Known {
             workflows: WorkflowStates::load(conn)?,
             subscriptions: EventSubscriptions::load(conn)?,
             stored: Stored::load(conn)?,
+            usage: UsageSums::default(),
             // The workers were in the process that ended: nobody will renew what is open.
             reaping: Reaping::default(),
         })
     }
 
-    pub(crate) fn flush(&mut self, conn: &Connection, max_pages: Option<u64>, has_room: bool) -> Result<(), Fault> {
+    pub(crate) fn flush(
+        &mut self,
+        conn: &Connection,
+        limits: &Limits,
+        max_pages: Option<u64>,
+        has_room: bool,
+    ) -> Result<(), Fault> {
         self.workflows.flush(conn)?;
         scheduler_rebuild::flush(conn, &self.scheduler, self.scheduler_written)?;
         self.stored.write(conn)?;
+        self.usage.write(conn, limits.max_usage_tasks)?;
         let keep = keeps_events(conn, &self.subscriptions, max_pages, has_room)?;
         self.subscriptions.write(conn, keep)
     }
@@ -53,6 +62,7 @@ impl Known {
         self.workflows.keep();
         self.subscriptions.keep();
         self.stored.keep();
+        self.usage.forget();
     }
 
     pub(crate) fn undo(&mut self, conn: &Connection) {
@@ -67,5 +77,6 @@ impl Known {
         self.workflows.undo();
         self.subscriptions.undo();
         self.stored.undo();
+        self.usage.forget();
     }
 }

@@ -5,5 +5,6 @@ pub(super) mod event_subscriptions;
 pub(super) mod known;
 pub(super) mod scheduler_rebuild;
 pub(super) mod stored;
+pub(super) mod usage;
 pub(super) mod work_items;
 pub(super) mod workflow_state;
