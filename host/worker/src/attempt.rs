@@ -21,6 +21,7 @@ use crate::{
     config_values::ConfigCache,
     error::PrepareError,
     grants::GrantsCache,
+    guest_threads::computing,
     invocation::{self, Calls, Invocation, SNOOZE_MS, Templates},
     key_values::KeyValues,
     memory::MemoryBudget,
@@ -187,12 +188,17 @@ impl Attempts {
             granted = self.memory.take(policy.memory_bytes) => granted,
             stop = active.stop.wait() => return Err(stop.outcome()),
         };
-        let attempt = match invocation.calls {
-            Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
-            Calls::Map(items) => {
-                sandbox.run_map(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
+        let run = async {
+            match invocation.calls {
+                Calls::One(arguments) => sandbox.run(&prepared, call(arguments), active.clone(), &active.stop).await,
+                Calls::Map(items) => {
+                    sandbox.run_map(&prepared, call("{}".into()), items, active.clone(), &active.stop).await
+                }
             }
         };
+        let (mut attempt, computed) = computing(run).await;
+        let cpu_us = u64::try_from(computed.as_micros()).unwrap_or(u64::MAX);
+        attempt.usage.cpu_us = cpu_us.min(attempt.usage.duration_us);
         tracing::debug!(
             tenant = %delivery.tenant, job = %delivery.id, attempt = active.attempt(), worker = %self.worker,
             task = ?invocation.task, request_id = ?invocation.request_id, traceparent = ?invocation.traceparent, outcome = name(&attempt.outcome),

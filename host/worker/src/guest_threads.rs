@@ -39,17 +39,41 @@ pub(crate) async fn watched<T>(attempt: impl Future<Output = T>, held: impl Fn(D
     .await
 }
 
+/// A poll that takes longer may have shared its core: what its thread computed says more than the time.
+const SHORT: Duration = Duration::from_millis(2);
+
+/// Polls an attempt to its end; answers how long it had a thread, too. A poll counts as the time that it took, if that is short,
+/// which costs no system call; of longer ones, what their thread computed.
+pub(crate) async fn computing<T>(attempt: impl Future<Output = T>) -> (T, Duration) {
+    let (mut attempt, mut all) = (pin!(attempt), Duration::ZERO);
+    let ended = std::future::poll_fn(|cx| {
+        let begun = Instant::now();
+        let computed = recent_thread_time(begun);
+        let polled = attempt.as_mut().poll(cx);
+        let took = begun.elapsed();
+        // What was read last may be from before this poll.
+        all += if took < SHORT { took } else { read_thread_time().saturating_sub(computed).min(took) };
+        polled
+    })
+    .await;
+    (ended, all)
+}
+
+thread_local!(static READ: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) });
+
+/// What the calling thread has computed, for those that ask soon again.
+fn read_thread_time() -> Duration {
+    let computed = thread_time();
+    READ.set(Some((Instant::now(), computed)));
+    computed
+}
+
 /// What the calling thread had computed at most `READ_EVERY` ago.
 fn recent_thread_time(now: Instant) -> Duration {
-    thread_local!(static READ: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) });
-    READ.with(|read| match read.get() {
+    match READ.get() {
         Some((at, computed)) if now < at + READ_EVERY => computed,
-        _ => {
-            let computed = thread_time();
-            read.set(Some((now, computed)));
-            computed
-        }
-    })
+        _ => read_thread_time(),
+    }
 }
 
 /// See the top of the file. Stopped without waiting when dropped.
@@ -133,6 +157,28 @@ mod tests {
         }
         let waited = seen.recv().unwrap();
         assert!(waited < 10, "{waited} turns");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_has_a_thread_while_it_computes_and_not_while_it_waits() {
+        let waits = async {
+            tokio::time::sleep(10 * HOLDS).await;
+            7
+        };
+        let begun = Instant::now();
+        let (answer, took) = computing(waits).await;
+        assert!(answer == 7 && took < begun.elapsed() / 2, "{took:?}");
+        let computes = async {
+            for _ in 0..4 {
+                let begun = thread_time();
+                while thread_time() < begun + HOLDS {}
+                tokio::task::yield_now().await;
+            }
+        };
+        let (begun, before) = (Instant::now(), thread_time());
+        let ((), took) = computing(computes).await;
+        assert!(took >= 4 * HOLDS && took <= begun.elapsed(), "{took:?}");
+        assert!(took <= thread_time() - before + READ_EVERY, "{took:?}");
     }
 
     #[tokio::test]
