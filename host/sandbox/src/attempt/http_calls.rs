@@ -1,7 +1,7 @@
 //! The functions of `wasi:http` that move bytes between guest and host or cost the host more than a call, linked in place of
 //! those of `wasmtime-wasi-http`: they charge what they move, and a request its price.
 //!
-//! All others move a few numbers; `State::http` counts their calls.
+//! All others move a few numbers or short texts of the host's; `State::http` counts their calls.
 
 use umbel_model::outcome::MAX_MESSAGE_BYTES;
 use wasmtime::{
@@ -23,7 +23,7 @@ use wasmtime_wasi_http::{
 };
 
 use crate::attempt::{
-    fuel::{charge, charge_at},
+    fuel::{charge, charge_at, charge_bytes},
     http::REQUEST_BYTES,
     state::State,
     text::clean,
@@ -235,7 +235,30 @@ fn replace_request(linker: &mut Linker<State>) -> Result<()> {
             charge(&mut caller, authority.as_ref().map_or(0, String::len))?;
             Ok((keep(authority, |authority| caller.data_mut().http().set_authority(request, authority))?,))
         },
-    )
+    )?;
+    linked.func_wrap("[method]outgoing-request.method", |mut caller: Caller<'_>, (request,): (Outgoing,)| {
+        let method = caller.data_mut().http().method(request)?;
+        charge(&mut caller, if let Method::Other(name) = &method { name.len() } else { 0 })?;
+        Ok((method,))
+    })?;
+    linked.func_wrap("[method]outgoing-request.scheme", |mut caller: Caller<'_>, (request,): (Outgoing,)| {
+        let scheme = caller.data_mut().http().scheme(request)?;
+        charge(&mut caller, if let Some(Scheme::Other(name)) = &scheme { name.len() } else { 0 })?;
+        Ok((scheme,))
+    })?;
+    linked.func_wrap(
+        "[method]outgoing-request.path-with-query",
+        |mut caller: Caller<'_>, (request,): (Outgoing,)| {
+            let path = caller.data_mut().http().path_with_query(request)?;
+            charge(&mut caller, path.as_ref().map_or(0, String::len))?;
+            Ok((path,))
+        },
+    )?;
+    linked.func_wrap("[method]outgoing-request.authority", |mut caller: Caller<'_>, (request,): (Outgoing,)| {
+        let authority = caller.data_mut().http().authority(request)?;
+        charge(&mut caller, authority.as_ref().map_or(0, String::len))?;
+        Ok((authority,))
+    })
 }
 
 /// The longest part of a URL that is kept, bytes. The policy refuses shorter ones already.
@@ -254,7 +277,13 @@ fn replace_errors(linker: &mut Linker<State>) -> Result<()> {
             // Errors of bodies come as they were made, and wasmtime-wasi-http 48 knows them only when they were converted.
             let ours = state.http().table.get(&error)?.downcast_ref::<Error>().map(of_body);
             match ours {
-                Some(code) => Ok((Some(code),)),
+                Some(code) => {
+                    charge_bytes(
+                        &mut caller,
+                        if let ErrorCode::InternalError(Some(text)) = &code { text.len() } else { 0 },
+                    )?;
+                    Ok((Some(code),))
+                }
                 None => Ok((state.http().http_error_code(error)?,)),
             }
         },

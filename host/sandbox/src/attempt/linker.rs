@@ -14,10 +14,10 @@ use wasmtime::{
 use crate::{
     attempt::{
         config_calls,
-        fuel::{charge, charge_at},
+        fuel::{charge, charge_at, charge_bytes},
         host::{Host, LogLevel, Refused},
         http_calls, json, kv_calls, sockets,
-        state::State,
+        state::{AttemptData, State},
         text::clean,
         wasi_calls, wasi_keyvalue,
     },
@@ -53,9 +53,14 @@ type Caller<'a> = StoreContextMut<'a, State>;
 
 fn add_context(linker: &mut Linker<State>) -> Result<()> {
     let mut context = linker.instance(names::CONTEXT)?;
-    add_getter(&mut context, "current", State::guest_attempt)?;
-    add_getter(&mut context, "remaining-ms", |state| state.clock.remaining_ms())?;
-    add_getter(&mut context, "should-stop", State::should_stop)?;
+    let bytes = |state: &State| {
+        let AttemptData { info, task, .. } = &state.attempt;
+        let traceparent = info.traceparent.as_ref().map_or(0, String::len);
+        info.job_id.len() + task.len() + info.queue.len() + traceparent
+    };
+    add_getter(&mut context, "current", bytes, State::guest_attempt)?;
+    add_getter(&mut context, "remaining-ms", |_| 0, |state| state.clock.remaining_ms())?;
+    add_getter(&mut context, "should-stop", |_| 0, State::should_stop)?;
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, WasmStr)| -> Result<()> {
         let (bytes, message) = {
             let message = message.to_str(&caller)?;
@@ -67,14 +72,16 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     })
 }
 
-/// Links a function that only tells the guest something.
+/// Links a function that only tells the guest something, of so many bytes.
 fn add_getter<T: ComponentType + Lower + 'static>(
     instance: &mut LinkerInstance<'_, State>,
     name: &str,
+    bytes: fn(&State) -> usize,
     get: fn(&State) -> T,
 ) -> Result<()> {
     instance.func_wrap(name, move |mut caller: Caller<'_>, (): ()| {
-        charge(&mut caller, 0)?;
+        let bytes = bytes(caller.data());
+        charge(&mut caller, bytes)?;
         Ok((get(caller.data()),))
     })
 }
@@ -126,31 +133,43 @@ fn meta_value(text: String) -> Result<Value, String> {
 
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let mut canvas = linker.instance(names::CANVAS)?;
-    add_getter(&mut canvas, "place", |state| state.attempt.info.workflow_node.clone())?;
+    let bytes = |state: &State| state.attempt.info.workflow_node.as_ref().map_or(0, |node| node.workflow_id.len());
+    add_getter(&mut canvas, "place", bytes, |state| state.attempt.info.workflow_node.clone())?;
     canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
-        workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
+        workflow_call(caller, &canvas, String::len, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
     })?;
     canvas.func_wrap("replace", |caller: Caller<'_>, (canvas,): (String,)| {
-        workflow_call(caller, &canvas, |state, host| state.attempt.workflow_calls.replace(host, &canvas))
+        workflow_call(caller, &canvas, |()| 0, |state, host| state.attempt.workflow_calls.replace(host, &canvas))
     })?;
     canvas.func_wrap("add-to-group", |caller: Caller<'_>, (members,): (String,)| {
-        workflow_call(caller, &members, |state, host| {
-            let in_group = state.attempt.info.workflow_node.as_ref().is_some_and(|node| node.in_group);
-            state.attempt.workflow_calls.add_to_group(host, in_group, &members)
-        })
+        workflow_call(
+            caller,
+            &members,
+            |()| 0,
+            |state, host| {
+                let in_group = state.attempt.info.workflow_node.as_ref().is_some_and(|node| node.in_group);
+                state.attempt.workflow_calls.add_to_group(host, in_group, &members)
+            },
+        )
     })
 }
 
-/// Charges the fuel of reading `text`, then passes the call to the host.
+/// Charges the fuel of reading `text`, then passes the call to the host, and charges what it answers.
 fn workflow_call<T>(
     mut caller: Caller<'_>,
     text: &str,
+    bytes: fn(&T) -> usize,
     call: impl FnOnce(&mut State, &dyn Host) -> Result<T, Refused>,
 ) -> Result<(Result<T, types::Failure>,)> {
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
     let log = caller.data().log.clone();
     let answer = call(caller.data_mut(), &*log.host);
+    let answered = match &answer {
+        Ok(answer) => bytes(answer),
+        Err(refused) => refused.kind.len() + refused.message.len(),
+    };
+    charge_bytes(&mut caller, answered)?;
     Ok((answer.map_err(|Refused { kind, message }| types::Failure { kind, message, details: None }),))
 }
 

@@ -8,6 +8,7 @@ mod compiling;
 mod config;
 mod custom_state;
 mod describing;
+mod fuel;
 mod imports;
 mod kv;
 mod map;
