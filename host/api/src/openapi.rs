@@ -34,6 +34,7 @@ use crate::{
         (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
+        (name = "usage", description = "What attempts used, summed by hour and task"),
         (name = "kv", description = "Key-value entries that tasks keep, in buckets"),
         (name = "config", description = "Values that tasks are configured with"),
         (name = "tokens", description = "Bearer tokens: who may call"),

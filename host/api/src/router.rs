@@ -19,7 +19,7 @@ use crate::{
     openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{
-        approvals, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows,
+        approvals, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows, usage,
     },
     state::Api,
 };
@@ -72,6 +72,8 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(kv::list, kv::delete_bucket))
         .routes(routes!(kv::get, kv::put, kv::delete))
         .routes(routes!(kv::increment))
+        .routes(routes!(usage::usage))
+        .routes(routes!(usage::usage_any))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))
         .routes(routes!(bulk::abort))

@@ -6,6 +6,7 @@ mod job;
 mod kv;
 mod manage;
 mod service;
+mod usage;
 mod worker;
 mod workflow;
 
@@ -22,7 +23,7 @@ use umbel_model::{
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{bulk::*, config::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*};
+pub use self::{bulk::*, config::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*, usage::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -132,6 +133,8 @@ pub enum Command {
     /// Values that tasks read: of all tasks, or of one
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// What your jobs used: attempts, CPU time, fuel, memory, requests, bytes
+    Usage(UsageOptions),
     /// Pause or limit all your jobs
     Tenant(TenantCommand),
     /// Routes: the queue that a task's jobs go to

@@ -19,7 +19,7 @@ use tokio::runtime::Builder;
 
 use crate::{
     args::{Cli, Command, Format, TokenVerb, WorkerCommand},
-    client::{Context, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, worker, workflow},
+    client::{Context, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, worker, workflow, usage},
     failure::{Exit, Failure},
     output::Terminal,
 };
@@ -69,6 +69,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Queue(verb) => queue::run(&context()?, verb).await,
         Command::Kv(verb) => kv::run(&context()?, verb).await,
         Command::Config(verb) => config::run(&context()?, verb).await,
+        Command::Usage(options) => usage::run(&context()?, &options).await,
         Command::Tenant(command) => tenant::run(&context()?, command).await,
         Command::Routes(verb) => routes::run(&context()?, verb).await,
         Command::Bulk(verb) => bulk::run(&context()?, verb).await,

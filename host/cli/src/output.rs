@@ -214,6 +214,25 @@ pub fn duration_text(took: Duration) -> String {
     }
 }
 
+/// A time in microseconds for people.
+fn micros_text(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => duration_text(Duration::from_micros(us)),
+    }
+}
+
+/// A large number for people: `950`, `12.3k`, `4.5M`, `6.7G`.
+fn count_text(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{:.1}k", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
+        _ => format!("{:.1}G", count as f64 / 1e9),
+    }
+}
+
 /// What names a thing.
 fn id(value: &Value, columns: &str) -> String {
     cells(value, columns).next().map(|(_, text)| text).unwrap_or_default()
@@ -230,6 +249,10 @@ fn shown(pointer: &str, text: String) -> String {
     match text.parse() {
         Ok(bytes) if pointer.ends_with("_bytes") => bytes_text(bytes),
         Ok(ms) if pointer.ends_with("_age_ms") => duration_text(Duration::from_millis(ms)),
+        Ok(bytes) if pointer.starts_with("/http_bytes_") || pointer.starts_with("/blob_bytes_") => bytes_text(bytes),
+        Ok(us) if pointer == "/cpu_us" || pointer == "/duration_us" => micros_text(us),
+        Ok(kib_ms) if pointer == "/memory_kib_ms" => format!("{:.1} MiB·s", kib_ms as f64 / 1_024_000.0),
+        Ok(fuel) if pointer == "/fuel" => count_text(fuel),
         _ => text.replace(['\n', '\t'], " "),
     }
 }
@@ -310,6 +333,10 @@ mod tests {
         let value = serde_json::json!({"a": [1, 2], "b": ["x", "y"], "c": null});
         assert_eq!([text_at(&value, "/a"), text_at(&value, "/b"), text_at(&value, "/c")], ["[1,2]", "x, y", ""]);
         assert_eq!(shown("/size_bytes", "59392".into()), "58.0 KiB");
+        assert_eq!(shown("/cpu_us", "1500".into()), "1.5 ms");
+        assert_eq!(shown("/memory_kib_ms", "2048000".into()), "2.0 MiB·s");
+        assert_eq!(shown("/fuel", "12345678".into()), "12.3M");
+        assert_eq!(shown("/http_bytes_out", "59392".into()), "58.0 KiB");
         assert_eq!(shown("/oldest_ready_age_ms", "61000".into()), "1m 01s");
     }
 

@@ -125,6 +125,16 @@ pub struct Attempt {
     /// Peak of the guest's memory.
     pub memory_bytes: u64,
     pub duration_us: u64,
+    /// The time of a thread that it took.
+    pub cpu_us: u64,
+    /// Memory × time, KiB·ms.
+    pub memory_kib_ms: u64,
+    pub http_requests: u64,
+    pub http_bytes_out: u64,
+    pub http_bytes_in: u64,
+    pub kv_operations: u64,
+    pub blob_bytes_read: u64,
+    pub blob_bytes_written: u64,
 }
 
 /// Why a job failed.

@@ -28,6 +28,7 @@ mod jobs;
 mod kv;
 mod module;
 mod time;
+mod usage;
 mod watch;
 mod worker;
 mod workflow;
@@ -46,6 +47,7 @@ pub use module::{
 };
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use umbel_tls::Refusal as TlsRefusal;
+pub use usage::{UsageBy, UsageFilter, UsagePage, UsageSum};
 pub use worker::{Shutdown, Worker, WorkerPatch};
 pub use workflow::{
     Digests, Node, NodePage, NodeRange, Tree, Workflow, WorkflowOptions, WorkflowPage, WorkflowProgress,

@@ -12,5 +12,6 @@ pub(crate) mod queues;
 pub(crate) mod tasks;
 pub(crate) mod tenant;
 pub(crate) mod tokens;
+pub(crate) mod usage;
 pub(crate) mod workers;
 pub(crate) mod workflows;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use umbel_broker::LogLine;
 use umbel_model::{
     AttemptRecord, Digest, Failure, JobId, JobRecord, JobState as State, LargeValue, NodeArguments, NodeRef, Policy,
-    PolicyPatch, Progress as ModelProgress, Stamps,
+    PolicyPatch, Progress as ModelProgress, Stamps, Usage,
 };
 
 use super::{JobState, PolicyFields};
@@ -15,6 +15,10 @@ use crate::{
     problem::{Problem, Result},
     time::Timestamp,
 };
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
 
 views! {
     /// A job.
@@ -154,6 +158,40 @@ views! {
         fuel: u64 = record.usage.fuel,
         memory_bytes: u64 = record.usage.memory_bytes,
         duration_us: u64 = record.usage.duration_us,
+        #[serde(flatten)]
+        used: Used = Used::new(record.usage),
+    }
+
+    /// What else an attempt used. What is zero is left out.
+    Used from (usage: Usage) {
+        /// The time of a thread that it took: never more than `duration_us`.
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        cpu_us: u64 = usage.cpu_us,
+        /// Memory × time, KiB·ms: the peak as long as it lasted.
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        memory_kib_ms: u64 = usage.memory_kib_ms,
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        http_requests: u64 = usage.http_requests,
+        /// Bytes of heads and bodies of requests.
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        http_bytes_out: u64 = usage.http_bytes_out,
+        /// Bytes of heads and bodies of answers.
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        http_bytes_in: u64 = usage.http_bytes_in,
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        kv_operations: u64 = usage.kv_operations,
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        blob_bytes_read: u64 = usage.blob_bytes_read,
+        #[serde(skip_serializing_if = "is_zero")]
+        #[schema(required = false)]
+        blob_bytes_written: u64 = usage.blob_bytes_written,
     }
 
     /// A job's place in its workflow.

@@ -28,5 +28,6 @@ mod requests;
 mod serving;
 mod tasks;
 mod tenant_events;
+mod usage;
 mod waiting;
 mod workflows;

@@ -98,6 +98,21 @@ pub struct LimitsFlags {
     #[arg(long, env = "UMBEL_MAX_BUCKETS", default_value_t = Limits::default().max_buckets, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub max_buckets: u64,
+    /// Tasks that have sums of usage of their own in an hour; further ones are summed together
+    #[arg(long, env = "UMBEL_MAX_USAGE_TASKS", default_value_t = Limits::default().max_usage_tasks, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub max_usage_tasks: u64,
+    /// How long sums of usage are kept, in whole hours; at most 400d
+    #[arg(long, env = "UMBEL_USAGE_RETENTION", default_value = "14d", value_parser = retention, value_name = "DURATION")]
+    pub usage_retention: u64,
+}
+
+/// How long sums of usage may be kept: a request may read all of them.
+fn retention(text: &str) -> Result<u64, String> {
+    match duration(text)? {
+        ms @ 3_600_000..=34_560_000_000 => Ok(ms),
+        _ => Err("from 1h to 400d".into()),
+    }
 }
 
 /// The size of a value, as far as requests and sandboxes take it.
@@ -121,6 +136,8 @@ impl LimitsFlags {
             max_kv_bytes: self.max_kv_bytes,
             max_value_bytes: self.max_value_bytes,
             max_buckets: self.max_buckets,
+            max_usage_tasks: self.max_usage_tasks,
+            usage_retention_ms: self.usage_retention,
             ..Limits::default()
         }
     }

@@ -15,6 +15,7 @@ pub mod routes;
 pub mod task;
 pub mod tenant;
 mod unknown;
+pub mod usage;
 pub mod worker;
 pub mod workflow;
 

@@ -29,8 +29,8 @@ const FIELDS: &str = "id, task, state, queue, priority, digest, arguments, attem
     message = error/message, redrive of, workflow, node = node/number, label = node/label, tags, headers, call, \
     replaced by, result is = result_omitted, traceparent";
 
-const HISTORY: &str = "ATTEMPT, DELIVERY, OUTCOME, ERROR = error/kind, ENDED = ended_at, MICROSECONDS = duration_us, \
-    FUEL, WORKER";
+const HISTORY: &str = "ATTEMPT, DELIVERY, OUTCOME, ERROR = error/kind, ENDED = ended_at, TOOK = duration_us, CPU = cpu_us, \
+    FUEL, MEMORY = memory_bytes, REQUESTS = http_requests, KV = kv_operations, WORKER";
 
 /// How often a job is looked at while somebody sees its progress.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
