@@ -44,6 +44,7 @@ pub(crate) fn submitted(answer: Submitted, new: JobId, full: Option<&Problem>) -
         S::QueueFull => Err(Problem::queue_full("try again when the queue is shorter")),
         S::TooManyQueues => Err(Problem::too_many_queues("use one of the queues that exist")),
         S::StorageFull => Err(full.cloned().unwrap_or_else(Problem::no_broker_answer)),
+        S::MissingBlob(digest) => Err(Problem::no_such_blob(digest)),
         S::NotDead => {
             let detail = "it failed and is not in the dead set: it was redriven before, or its time there is over";
             Err(Problem::not_dead(detail))

@@ -78,6 +78,7 @@ async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
         S::TooManyQueues => Err(Problem::too_many_queues("use some of the queues that exist")),
         S::TooManyWorkflows => Err(Problem::too_many_workflows("wait until some are over and forgotten")),
         S::StorageFull => Err(storage_quota::of_jobs(api, &head.tenant).await),
+        S::MissingBlob(digest) => Err(Problem::no_such_blob(digest)),
         S::Unknown => Err(Problem::request_timeout("storing it took too long, and it was given up")),
     }
 }

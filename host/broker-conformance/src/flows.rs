@@ -170,7 +170,7 @@ fn stored_node(node: &canvas::Node, templates: &mut Vec<NodeTemplate>, known: &m
             let arguments =
                 NodeArguments { args: signature.args.clone(), label: node.label.clone(), ..NodeArguments::default() };
             let arguments = serde_json::to_string(&arguments).unwrap();
-            NewWork::Job { template, arguments, takes: node.takes, kept: None, broker_options }
+            NewWork::Job { template, arguments, takes: node.takes, kept: None, broker_options, blobs: Vec::new() }
         }
     };
     let (when, on_failure) = (node.when, node.on_failure);

@@ -95,6 +95,8 @@ pub fn limits() -> Limits {
         max_buckets: 3,
         max_usage_tasks: 2,
         usage_retention_ms: 2 * HOUR_MS,
+        max_blob_bytes: 1 << 30,
+        max_blobs: 6,
     }
 }
 
@@ -238,6 +240,7 @@ fn new_job(n: u64) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -313,6 +316,7 @@ fn settle_of(delivery: &Delivery, resolution: Resolution) -> Settle {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod answers;
 mod audit;
+mod blobs;
 mod broker_options;
 mod bytes;
 mod connection;

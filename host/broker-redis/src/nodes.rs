@@ -96,7 +96,7 @@ fn code_of(state: JobState) -> u8 {
 pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     let (after, group) = (node.after.unwrap_or(NOBODY), node.group.unwrap_or(NOBODY));
     match &node.work {
-        NewWork::Job { template, arguments, takes, kept, broker_options: more } => {
+        NewWork::Job { template, arguments, takes, kept, broker_options: more, blobs: _ } => {
             let apart = arguments.len() > SPEC_INLINE_BYTES;
             let kind = if apart { ARGUMENTS_APART } else { 0 }
                 | if kept.is_some() { IS_KEPT } else { 0 }

@@ -75,6 +75,7 @@ fn chord(members: u32) -> anyhow::Result<(WorkflowHead, Vec<NewNode>)> {
             takes,
             kept: None,
             broker_options: None,
+            blobs: Vec::new(),
         },
     };
     let join = NewWork::Join {
@@ -140,5 +141,6 @@ fn settle(delivery: Delivery) -> anyhow::Result<Settle> {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     })
 }

@@ -108,6 +108,7 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     })
 }
 
@@ -143,5 +144,6 @@ fn settle(delivery: Delivery) -> anyhow::Result<Settle> {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     })
 }

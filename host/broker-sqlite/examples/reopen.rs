@@ -63,6 +63,7 @@ fn new_job(n: u64) -> anyhow::Result<NewJob> {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod audit;
 mod backup;
+mod blobs;
 mod config;
 mod error;
 mod kv;

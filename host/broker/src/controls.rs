@@ -73,6 +73,8 @@ pub struct StoredBytes {
     pub modules: u64,
     /// Of key-value entries, those included that have expired and are not deleted yet.
     pub kv: u64,
+    /// Of blobs, and of what their records take.
+    pub blobs: u64,
 }
 
 /// Sub-queues of a queue at whose first jobs `Controls::oldest_ready` looks at most.
@@ -87,6 +89,8 @@ pub struct StorageLimits {
     pub documents: u64,
     #[serde(default)]
     pub kv: u64,
+    #[serde(default)]
+    pub blobs: u64,
 }
 
 impl StorageLimits {
@@ -95,7 +99,12 @@ impl StorageLimits {
 
     /// Those of a broker.
     pub fn of(limits: &Limits) -> Self {
-        Self { jobs: limits.max_job_bytes, documents: limits.max_document_bytes, kv: limits.max_kv_bytes }
+        Self {
+            jobs: limits.max_job_bytes,
+            documents: limits.max_document_bytes,
+            kv: limits.max_kv_bytes,
+            blobs: limits.max_blob_bytes,
+        }
     }
 
     /// These, or where they say 0 the others.
@@ -106,6 +115,7 @@ impl StorageLimits {
             jobs: or(self.jobs, others.jobs),
             documents: or(self.documents, others.documents),
             kv: or(self.kv, others.kv),
+            blobs: or(self.blobs, others.blobs),
         }
     }
 }

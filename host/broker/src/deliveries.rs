@@ -3,9 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use umbel_model::{AttemptRecord, JobId, Progress, QueueName, Resolution, TenantId, Token, WorkerId};
+use umbel_model::{AttemptRecord, Digest, JobId, Progress, QueueName, Resolution, TenantId, Token, WorkerId};
 
-use crate::{DeliveredNode, Growth, LogLine, Result};
+use crate::{DeliveredNode, Growth, LogLine, Result, SettledBlobs};
 
 /// Lease of a delivery, milliseconds. Renewed at a third of it.
 pub const DEFAULT_LEASE_MS: u64 = 15_000;
@@ -129,6 +129,8 @@ pub struct Settle {
     pub logs: Vec<LogLine>,
     /// Stored with `Succeed` and `Replace`, dropped with any other resolution.
     pub growth: Option<Box<Growth>>,
+    /// Taken with `Succeed` and `Replace`, dropped with any other resolution.
+    pub blobs: Option<Box<SettledBlobs>>,
 }
 
 /// The answer to one settle.
@@ -142,4 +144,10 @@ pub enum Settled {
     /// There is no room for its growth, or no group to add members to; nothing was changed, and the lease is still
     /// held.
     NoCapacity,
+    /// Its result or its growth refers to this blob, which the tenant does not have; nothing was changed, and the lease is still held.
+    MissingBlob(Digest),
+    /// There is no room for the bytes of the blobs that it wrote; nothing was changed, and the lease is still held.
+    BlobStorageFull,
+    /// With the blobs that it wrote the tenant would have more than so many; nothing was changed, and the lease is still held.
+    TooManyBlobs(u64),
 }

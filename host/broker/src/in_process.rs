@@ -81,7 +81,7 @@ impl Channels {
 macro_rules! serve_in_process {
     ($Broker:ty) => {
         const _: () = {
-            use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
+            use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
             use $crate::{rules::growth::jobs_touched, *};
 
             $crate::serve_in_process! { $Broker: Jobs
@@ -143,6 +143,13 @@ macro_rules! serve_in_process {
             }
             $crate::serve_in_process! { $Broker: UsageSums
                 read usage(&query: UsageQuery) -> UsagePage;
+            }
+            $crate::serve_in_process! { $Broker: Blobs
+                write[1] put_blob(&put: PutBlob) -> BlobPut;
+                read blob(&tenant: TenantId, digest: Digest) -> Option<BlobRecord>;
+                read blobs(&tenant: TenantId, ?after: Digest, max: u32) -> BlobPage;
+                write[1] delete_blob(&tenant: TenantId, digest: Digest) -> BlobDeleted;
+                write[max as usize] collect_blobs(retention_ms: u64, max: u32) -> Vec<BlobGone>;
             }
             $crate::serve_in_process! { $Broker: Events
                 write[1] follow(&tenant: TenantId) -> u64;

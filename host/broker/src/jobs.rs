@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use umbel_model::{JobId, JobRecord, JobState, QueueName, TaskName, TenantId, UnixMs, WorkerId};
+use umbel_model::{Digest, JobId, JobRecord, JobState, QueueName, TaskName, TenantId, UnixMs, WorkerId};
 
 use crate::{BrokerOptions, Error, Label, Result};
 
@@ -145,6 +145,8 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
     /// The dead job that this one repeats; taken out of the dead set in the same step.
     pub redrive_of: Option<JobId>,
+    /// The blobs to which its arguments refer, at most `MAX_BLOB_REFERENCES`, each once.
+    pub blobs: Vec<Digest>,
 }
 
 impl NewJob {
@@ -173,6 +175,8 @@ pub enum Submitted {
     NotDead,
     /// The tenant has stored as many bytes of jobs as it may.
     StorageFull,
+    /// It refers to this blob, which the tenant does not have.
+    MissingBlob(Digest),
 }
 
 /// Which jobs to list. Filters are joined by *and*.

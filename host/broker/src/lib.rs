@@ -4,6 +4,7 @@
 //! `umbel-broker-conformance` says which answer is correct, and each implementation is compared with it, answer by answer.
 //! This crate must not know Redis, SQL, HTTP or wasm.
 
+mod blobs;
 mod controls;
 mod deliveries;
 mod events;
@@ -28,6 +29,7 @@ use std::sync::{
 
 use umbel_model::UnixMs;
 
+pub use blobs::*;
 pub use controls::*;
 pub use deliveries::*;
 pub use events::*;
@@ -134,17 +136,21 @@ umbel_model::settings! {
         pub max_usage_tasks: u64 = 1_000,
         /// How long sums of usage are kept, milliseconds, in whole hours.
         pub usage_retention_ms: u64 = 14 * 86_400_000,
+        /// Bytes of one tenant's blobs, as `StoredBytes` has them; 0: any number. An operator may set others for a tenant.
+        pub max_blob_bytes: u64 = 16 << 30,
+        /// Blobs of one tenant.
+        pub max_blobs: u64 = 100_000,
     }
 }
 
 /// The store of jobs, all concerns together. Every method is atomic, may be called from many processes, and is safe to
 /// repeat after `Error::Unavailable`: submissions by job id, settles by token.
 pub trait Broker:
-    Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + UsageSums + Maintenance
+    Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance
 {
 }
 
-impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + UsageSums + Maintenance> Broker
+impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance> Broker
     for T
 {
 }

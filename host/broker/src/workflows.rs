@@ -46,7 +46,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::value::RawValue;
 pub use umbel_model::WorkflowState;
 use umbel_model::{
-    Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
+    Digest, Failure, JobId, JobRecord, JobState, OnFailure, QueueName, TaskName, TenantId, UnixMs, WorkflowId,
     canvas::{Range, When},
 };
 
@@ -230,6 +230,8 @@ pub enum NewWork {
         kept: Option<Kept>,
         /// Never with `unique`.
         broker_options: Option<Box<BrokerOptions>>,
+        /// The blobs to which its arguments and its kept result refer, each once.
+        blobs: Vec<Digest>,
     },
     Join {
         members: Vec<Range>,
@@ -294,6 +296,8 @@ pub enum WorkflowSubmitted {
     TooManyWorkflows,
     /// The tenant has stored as many bytes of jobs as it may.
     StorageFull,
+    /// A node refers to this blob, which the tenant does not have. No node of the call was stored.
+    MissingBlob(Digest),
     /// No such workflow is staged: its time was over.
     Unknown,
 }

@@ -84,6 +84,7 @@ impl World {
             idempotency: None,
             redrive_of: None,
             labels: Label::all_in(&spec(tags)),
+            blobs: Vec::new(),
         };
         assert_eq!(self.broker.submit(std::slice::from_ref(&job)).await.unwrap(), [Submitted::Created]);
         self.module(None).await;
@@ -129,6 +130,7 @@ impl World {
                 progress: None,
                 logs: Vec::new(),
                 growth: None,
+                blobs: None,
             };
             self.broker.settle(&[settle], None).await.unwrap();
         }
@@ -482,7 +484,14 @@ fn replacement(n: u128, parent: JobId) -> NewWorkflow {
         depth: 1,
     };
     let arguments = || "{}".to_owned();
-    let work = || NewWork::Job { template: 0, arguments: arguments(), takes: false, kept: None, broker_options: None };
+    let work = || NewWork::Job {
+        template: 0,
+        arguments: arguments(),
+        takes: false,
+        kept: None,
+        broker_options: None,
+        blobs: Vec::new(),
+    };
     let node = || NewNode {
         when: When::Success,
         on_failure: OnFailure::Fail,

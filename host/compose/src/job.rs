@@ -203,6 +203,7 @@ pub(crate) fn new_job(
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 

@@ -295,7 +295,7 @@ fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule
                 }
                 _ => None,
             };
-            NewWork::Job { template, arguments, takes, kept, broker_options }
+            NewWork::Job { template, arguments, takes, kept, broker_options, blobs: Vec::new() }
         }
         (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept: false }

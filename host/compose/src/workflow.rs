@@ -190,7 +190,14 @@ impl<'c> Composer<'c> {
                         template.map(|template| {
                             let rule = templates.broker_options(template);
                             let broker_options = rule.of_node(&task.name, &task.parameters, &arguments, takes);
-                            NewWork::Job { template, arguments: text, takes, kept: None, broker_options }
+                            NewWork::Job {
+                                template,
+                                arguments: text,
+                                takes,
+                                kept: None,
+                                broker_options,
+                                blobs: Vec::new(),
+                            }
                         })
                     }
                 },

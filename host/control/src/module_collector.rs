@@ -339,6 +339,7 @@ mod tests {
                 labels: Vec::new(),
                 idempotency: None,
                 redrive_of: None,
+                blobs: Vec::new(),
             };
             self.broker.submit(&[job]).await.unwrap();
             id
@@ -410,7 +411,14 @@ mod tests {
             parent: None,
             depth: 0,
         };
-        let work = NewWork::Job { template: 0, arguments: "{}".into(), takes: false, kept: None, broker_options: None };
+        let work = NewWork::Job {
+            template: 0,
+            arguments: "{}".into(),
+            takes: false,
+            kept: None,
+            broker_options: None,
+            blobs: Vec::new(),
+        };
         let (when, on_failure) = (When::Success, OnFailure::Fail);
         let node = NewNode { when, on_failure, after: None, group: None, next: Vec::new(), work };
         submit_workflow(&*world.broker, &head, &[node]).await.unwrap();

@@ -33,6 +33,7 @@ fn job(tenant: &TenantId, n: u128) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 

@@ -37,6 +37,7 @@ fn job(n: u128, start: Start) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -115,6 +116,7 @@ async fn a_job_is_deleted_after_its_retention() {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     };
     broker.settle(&[settle], None).await.unwrap();
     now.fetch_add(1_000, Ordering::SeqCst);

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{Delivery, Growth, Settle, WORKER_LOST, WORKER_LOST_MESSAGE};
+use umbel_broker::{
+    Delivery, Growth, Settle, Settled, WORKER_LOST, WORKER_LOST_MESSAGE, rules::storage::STORAGE_QUOTA,
+};
 use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
 use crate::{
@@ -23,12 +25,10 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
-    /// The end of a delivery whose growth the broker had no room for: an error, retried as its policy says.
-    pub(crate) fn without_capacity(active: Arc<ActiveDelivery>, refused: &Settle) -> Self {
+    /// The end of a delivery whose growth or blobs the broker refused with this answer: an error, retried as its policy says.
+    pub(crate) fn refused(active: Arc<ActiveDelivery>, refused: &Settle, answer: Settled) -> Self {
         let policy = active.policy();
-        let message = "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is \
-                       full, or its group is over";
-        let failure = kept(Failure::new("host_limit:canvas_room", message), policy);
+        let failure = kept(refusal(answer), policy);
         // A job that may run only once has run: it is not the guest that failed.
         let outcome = match policy.acks {
             Acks::Early => Outcome::Fatal(failure.clone()),
@@ -58,6 +58,32 @@ impl Finished {
         tracing::error!(tenant = %delivery.tenant, job = %delivery.id, %worker, "the host panicked while it ran a job");
         let settle = Ended::unrun(Outcome::Fatal(host_panic())).settle(&active, worker);
         Self { active, settle, took_us: None }
+    }
+}
+
+/// What is said of a success that the broker did not take.
+fn refusal(answer: Settled) -> Failure {
+    match answer {
+        Settled::MissingBlob(digest) => Failure::new(
+            "missing_blob",
+            format!("its result, or a job that it adds, refers to the blob {digest}, which is not stored"),
+        ),
+        Settled::BlobStorageFull => Failure::new(
+            STORAGE_QUOTA,
+            "the blobs that it wrote were not kept: the tenant has stored as many bytes of blobs as it may; delete some, or let an \
+             operator raise the limit; then redrive it",
+        ),
+        Settled::TooManyBlobs(max) => Failure::new(
+            STORAGE_QUOTA,
+            format!(
+                "the blobs that it wrote were not kept: a tenant has at most {max} blobs; delete some, then redrive it"
+            ),
+        ),
+        _ => Failure::new(
+            "host_limit:canvas_room",
+            "there is no room for the jobs that the task wants to add: a queue, or the list of workflows, is full, or its group is \
+             over",
+        ),
     }
 }
 
@@ -140,7 +166,17 @@ impl ActiveDelivery {
     fn settle(&self, resolution: Resolution, record: Option<AttemptRecord>) -> Settle {
         let Delivery { tenant, id, token, .. } = &self.delivery;
         let (tenant, token) = (tenant.clone(), token.clone());
-        Settle { tenant, id: *id, token, resolution, record, progress: None, logs: Vec::new(), growth: None }
+        Settle {
+            tenant,
+            id: *id,
+            token,
+            resolution,
+            record,
+            progress: None,
+            logs: Vec::new(),
+            growth: None,
+            blobs: None,
+        }
     }
 
     /// For operators: the kind of the failure and where it happened. Its message may hold a secret of the guest.
@@ -250,7 +286,7 @@ mod tests {
             let worker = WorkerId::new("w").unwrap();
             let ran = Ended { ran: true, growth: Some(Box::default()), ..Ended::unrun(Outcome::Ignore) };
             let settle = ran.settle(&active, &worker);
-            Finished::without_capacity(active, &settle).settle
+            Finished::refused(active, &settle, Settled::NoCapacity).settle
         };
         let late = refused(r#"{"max_retries":9}"#);
         assert!(matches!(late.resolution, Resolution::Retry { .. }), "{late:?}");

@@ -99,6 +99,7 @@ async fn settle(zombie: &Zombie, ledger: &Ledger, broker: &RedisBroker, deliveri
             progress: None,
             logs: Vec::new(),
             growth: None,
+            blobs: None,
         })
         .collect();
     for _ in 0..TRIES {

@@ -75,6 +75,7 @@ codes! {
     storage_read_only StorageReadOnly, INSUFFICIENT_STORAGE, true, "The module store cannot be written";
     storage_unavailable StorageUnavailable, SERVICE_UNAVAILABLE, true, "The module store cannot be reached";
     corrupted_blob CorruptedBlob, INTERNAL_SERVER_ERROR, false, "A stored module is damaged";
+    missing_blob MissingBlob, UNPROCESSABLE_ENTITY, false, "It refers to a blob that is not stored";
     value_lost ValueLost, GONE, false, "A large value is lost";
     token_not_found TokenNotFound, NOT_FOUND, false, "There is no such token";
     module_not_found ModuleNotFound, NOT_FOUND, false, "There is no such module";

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use axum::http::{HeaderValue, header};
-use umbel_model::{JobId, PolicyError, TaskName, WorkflowId};
+use umbel_model::{Digest, JobId, PolicyError, TaskName, WorkflowId};
 
 use super::{Code, Problem, cut};
 
@@ -69,6 +69,14 @@ impl Problem {
         Self::storage_quota(format!(
             "its key-value entries would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete some, store \
              them for less time, or let an operator raise the limit",
+        ))
+    }
+
+    /// A submission refers to a blob that the tenant does not have.
+    pub(crate) fn no_such_blob(digest: Digest) -> Self {
+        Self::missing_blob(format!(
+            "no blob {digest} is stored: it was never put, was deleted, or was unused for so long that it was taken away; put it \
+             again, then submit"
         ))
     }
 

@@ -239,6 +239,7 @@ impl TestApp {
             progress: None,
             logs: Vec::new(),
             growth: None,
+            blobs: None,
         };
         assert_eq!(self.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
     }

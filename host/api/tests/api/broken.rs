@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
+use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
 
 /// An in-memory broker that answers `error` instead, while there is one.
 #[derive(Debug, Default)]
@@ -299,6 +299,34 @@ impl UsageSums for Broken {
     async fn usage(&self, query: &UsageQuery) -> Result<UsagePage> {
         self.check()?;
         self.inner.usage(query).await
+    }
+}
+
+#[async_trait]
+impl Blobs for Broken {
+    async fn put_blob(&self, put: &PutBlob) -> Result<BlobPut> {
+        self.check()?;
+        self.inner.put_blob(put).await
+    }
+
+    async fn blob(&self, tenant: &TenantId, digest: Digest) -> Result<Option<BlobRecord>> {
+        self.check()?;
+        self.inner.blob(tenant, digest).await
+    }
+
+    async fn blobs(&self, tenant: &TenantId, after: Option<&Digest>, max: u32) -> Result<BlobPage> {
+        self.check()?;
+        self.inner.blobs(tenant, after, max).await
+    }
+
+    async fn delete_blob(&self, tenant: &TenantId, digest: Digest) -> Result<BlobDeleted> {
+        self.check()?;
+        self.inner.delete_blob(tenant, digest).await
+    }
+
+    async fn collect_blobs(&self, retention_ms: u64, max: u32) -> Result<Vec<BlobGone>> {
+        self.check()?;
+        self.inner.collect_blobs(retention_ms, max).await
     }
 }
 

@@ -154,6 +154,7 @@ async fn replace(app: &TestApp, job: &Delivery) {
         progress: None,
         logs: Vec::new(),
         growth: Some(Box::new(Growth { workflows: vec![NewWorkflow { head, nodes }], members: None })),
+        blobs: None,
     };
     assert_eq!(app.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
 }

@@ -151,6 +151,7 @@ async fn end(app: &TestApp, delivery: &Delivery, attempt: u32, outcome: &str, re
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     };
     assert_eq!(app.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
 }

@@ -323,6 +323,7 @@ async fn a_retrying_job_says_when_it_is_tried_again_and_each_attempt_what_it_too
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     };
     app.broker.settle(&[settle], None).await.unwrap();
     let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);

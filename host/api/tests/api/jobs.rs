@@ -318,6 +318,7 @@ async fn progress_logs_history_and_errors_are_shown() {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     };
     app.broker.settle(&[settle], None).await.unwrap();
     let job = app.get(&format!("/v1/jobs/{id}")).await.ok(200);

@@ -148,7 +148,7 @@ impl History {
             }
             Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
             Step::LimitStorage { tenant, bytes } => {
-                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4 })
+                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4, blobs: 0 })
             }
             Step::KvWrite { delivery, tenant, bucket, key, expect, change } => {
                 let delivery = delivery.and_then(|at| self.delivery(at));

@@ -36,6 +36,13 @@ impl State {
                 wrong("unique key of a job that ended", key.clone());
             }
         }
+        for ((tenant, digest), blob) in &self.blobs {
+            let mine = self.jobs.iter().filter(|(key, job)| key.0 == *tenant && job.blobs.contains(digest));
+            let counted = mine.count() as u64;
+            if blob.references != counted || blob.unused_since.is_some() != (counted == 0) {
+                wrong("references of a blob", format!("{digest} of {tenant}"));
+            }
+        }
         for ((tenant, limit), count) in self.scheduler.running() {
             let counted = self.jobs.iter().filter(|(key, job)| {
                 let of = job.sub_queue.as_ref().filter(|_| key.0 == *tenant && job.record.state == JobState::Running);

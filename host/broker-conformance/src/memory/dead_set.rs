@@ -38,7 +38,9 @@ impl State {
     pub(super) fn delete_job(&mut self, key: &Key) {
         self.leave_dead(key);
         let now = self.now;
-        let child = self.jobs.remove(key).and_then(|job| job.record.child);
+        let job = self.jobs.remove(key);
+        self.release_blobs(&key.0, &job.as_ref().map(|job| job.blobs.clone()).unwrap_or_default());
+        let child = job.and_then(|job| job.record.child);
         if let Some(workflow) = child.and_then(|child| self.workflows.get_mut(&(key.0.clone(), child))) {
             workflow.orphaned = true;
             workflow.delete_at = workflow.finished.map(|_| now);

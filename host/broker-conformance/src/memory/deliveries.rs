@@ -90,8 +90,15 @@ impl State {
         let refused = refused.map(|failure| Settle { resolution: Resolution::Fail { failure }, ..asked.clone() });
         let asked = refused.as_ref().unwrap_or(asked);
         if settle::may_grow(&asked.resolution, job.record.cancel_requested) {
+            if let Some(refusal) = self.refuses_blobs(asked) {
+                return refusal;
+            }
             if !self.has_room(&key, asked) {
                 return Settled::NoCapacity;
+            }
+            self.store_blobs(asked);
+            if let Some(blobs) = &asked.blobs {
+                self.refer(&key, &blobs.refers);
             }
             if let Some(growth) = &asked.growth {
                 self.grow(&key, growth);

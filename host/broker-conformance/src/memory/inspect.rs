@@ -56,6 +56,7 @@ impl MemoryBroker {
         note("dead jobs", state.dead.len());
         note("idempotency keys", state.idempotency.len());
         note("key-value entries", state.kv.len());
+        note("blobs", state.blobs.len());
         for counts in (0..state.scheduler.queue_count()).map(|id| state.scheduler.counts(id)) {
             note("jobs counted in a queue", (counts.ready + counts.running + counts.delayed + counts.dead) as usize);
             note("open queues", usize::from(counts.finish.is_some()));

@@ -3,6 +3,7 @@
 
 mod arrivals;
 mod audit;
+mod blobs;
 mod claims;
 mod dead_set;
 mod deliveries;

@@ -1,7 +1,9 @@
 //! The model's records of jobs, workflows and joins.
 
+use std::collections::BTreeSet;
+
 use umbel_model::{
-    AttemptRecord, JobId, JobRecord, JobState, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
+    AttemptRecord, Digest, JobId, JobRecord, JobState, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
 };
 
 use umbel_broker::{rules::join::JoinProgress, scheduler::SubQueueName, *};
@@ -28,6 +30,8 @@ pub(super) struct Job {
     pub(super) look_at: Option<UnixMs>,
     pub(super) delete_at: Option<UnixMs>,
     pub(super) logs: Vec<LogLine>,
+    /// The blobs to which it refers.
+    pub(super) blobs: BTreeSet<Digest>,
 }
 
 impl Job {
@@ -69,6 +73,7 @@ impl Job {
             look_at: None,
             delete_at: None,
             logs: Vec::new(),
+            blobs: BTreeSet::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use umbel_model::{BucketName, JobId, JobState, KvKey, TenantId, UnixMs, WorkerId, rate::Used};
+use umbel_model::{BucketName, Digest, JobId, JobState, KvKey, TenantId, UnixMs, WorkerId, rate::Used};
 
 use super::records::{Job, Join, Key, Workflow};
 use umbel_broker::{
@@ -48,6 +48,7 @@ pub(super) struct State {
     pub(super) kv_versions: BTreeMap<TenantId, u64>,
     /// By tenant, hour and task; the task is empty of those that have no row of their own.
     pub(super) usage: BTreeMap<(TenantId, u64, String), UsageSum>,
+    pub(super) blobs: BTreeMap<(TenantId, Digest), BlobRecord>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
     pub(super) reaping: Reaping,
@@ -89,6 +90,9 @@ impl State {
         if !self.fits(&new.tenant, storage::spec(&new.spec)) {
             return Submitted::StorageFull;
         }
+        if let Some(missing) = self.missing_blob(&new.tenant, &new.blobs) {
+            return Submitted::MissingBlob(missing);
+        }
         if let Some(old) = dead {
             self.leave_dead(&old);
         }
@@ -96,6 +100,7 @@ impl State {
         self.scheduler.queue_id(&new.tenant, &new.queue);
         let (start, place) = self.supersede(new);
         self.jobs.insert(key.clone(), Job::new(self.now, new.clone()));
+        self.refer(&key, &new.blobs);
         self.start(&key, start, place);
         self.advance();
         Submitted::Created

@@ -57,6 +57,13 @@ impl State {
             mine.map(|(key, of)| document(&of.name, of.version, &of.body) + self.held_bytes[key]).sum()
         };
         let (documents, modules) = (of_kind(None), of_kind(Some(DocumentKind::Module)));
-        StoredBytes { jobs: jobs + logs + workflows, logs, documents, modules, kv: self.kv_bytes(tenant) }
+        StoredBytes {
+            jobs: jobs + logs + workflows,
+            logs,
+            documents,
+            modules,
+            kv: self.kv_bytes(tenant),
+            blobs: self.blob_bytes(tenant),
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use umbel_broker::{
     rules::{
+        blobs,
         capacity::{self, Held},
         join::{JoinProgress, adjusted, status_of},
         storage,
@@ -94,6 +95,9 @@ impl State {
         if !self.fits(tenant, nodes.iter().map(storage::node).sum()) {
             return WorkflowSubmitted::StorageFull;
         }
+        if let Some(missing) = self.missing_blob(tenant, nodes.iter().flat_map(blobs::of_node)) {
+            return WorkflowSubmitted::MissingBlob(missing);
+        }
         for (number, node) in (first..).zip(nodes) {
             self.store_node(&key, number, node);
         }
@@ -107,7 +111,7 @@ impl State {
         let (node, name) = (new.clone(), (key.0.clone(), id));
         let is_end = workflow.head.end == number;
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept, broker_options } => {
+            NewWork::Job { template, arguments, takes, kept, broker_options, blobs } => {
                 let of = &workflow.head.templates[*template as usize];
                 let mut job = Job::new(now, plain(&key.0, id, of, broker_options.clone()));
                 job.record.state = JobState::Waiting;
@@ -123,7 +127,9 @@ impl State {
                     }
                 }
                 job.place = Some(Place { node, template: *template, takes: *takes });
-                self.jobs.insert(name, job);
+                let before = self.jobs.insert(name.clone(), job);
+                self.release_blobs(&key.0, &before.map(|job| job.blobs).unwrap_or_default());
+                self.refer(&name, blobs);
             }
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept } => {
                 let status = kept.then_some(Status::Ok);
@@ -183,5 +189,6 @@ fn plain(tenant: &TenantId, id: JobId, template: &NodeTemplate, broker_options: 
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }

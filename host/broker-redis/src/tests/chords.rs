@@ -39,7 +39,14 @@ pub(super) fn job(
     next: Vec<Range>,
     arguments: String,
 ) -> NewNode {
-    let work = NewWork::Job { template, arguments, takes: after.is_some(), kept: None, broker_options: None };
+    let work = NewWork::Job {
+        template,
+        arguments,
+        takes: after.is_some(),
+        kept: None,
+        broker_options: None,
+        blobs: Vec::new(),
+    };
     NewNode { when: When::Success, on_failure: OnFailure::Fail, after, group, next, work }
 }
 
@@ -125,6 +132,7 @@ pub(super) fn settle(delivery: &Delivery) -> Settle {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) fn plain_job(n: u64) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -57,6 +58,7 @@ pub(super) fn settle(delivery: &Delivery, n: u64) -> Settle {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     }
 }
 

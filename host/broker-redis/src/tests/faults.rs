@@ -30,6 +30,7 @@ pub(super) fn job(n: u64) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -56,6 +57,7 @@ pub(super) fn settle(delivery: &Delivery, resolution: Resolution) -> Settle {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) fn single(n: u64) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 

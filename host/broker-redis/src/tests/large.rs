@@ -26,6 +26,7 @@ fn job(n: u64, spec: String) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -68,6 +69,7 @@ async fn attempts(broker: &dyn Broker, attempts: u32, message_bytes: impl Fn(u32
             progress: None,
             logs: Vec::new(),
             growth: None,
+            blobs: None,
         };
         assert_eq!(broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
         assert_eq!(broker.promote(10).await.unwrap().moved, 1);

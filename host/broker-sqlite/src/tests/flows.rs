@@ -81,6 +81,7 @@ fn stored_node(node: &Node, templates: &mut Vec<NodeTemplate>, known: &mut HashM
                 takes: node.takes,
                 kept: None,
                 broker_options: None,
+                blobs: Vec::new(),
             }
         }
     };

@@ -56,6 +56,7 @@ fn new_job(n: u64) -> NewJob {
         idempotency: None,
         redrive_of: None,
         labels: Vec::new(),
+        blobs: Vec::new(),
     }
 }
 
@@ -85,6 +86,7 @@ fn succeed(delivery: &Delivery) -> Settle {
         progress: None,
         logs: Vec::new(),
         growth: None,
+        blobs: None,
     }
 }
 

@@ -8,6 +8,7 @@
 //! `commit` runs groups, `step` is one operation under way, `state` is kept in memory between them and knows neither. The
 //! other rooms are the operations.
 
+mod blobs;
 mod commit;
 mod jobs;
 mod kv;

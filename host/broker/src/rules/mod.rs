@@ -3,6 +3,7 @@
 //! The in-memory model and the SQLite broker call them, so that a rule is written once. What is next within limits is
 //! decided in `scheduler`. The Redis broker decides in its scripts; the conformance suite compares the answers.
 
+pub mod blobs;
 pub mod capacity;
 pub mod dead_set;
 pub mod growth;

@@ -175,6 +175,9 @@ pub struct StorageFlags {
     /// Bytes of key-value entries; or default
     #[arg(long, value_parser = size_or_default, value_name = "SIZE")]
     pub max_kv_bytes: Option<OrNone<u64>>,
+    /// Bytes of blobs; or default
+    #[arg(long, value_parser = size_or_default, value_name = "SIZE")]
+    pub max_blob_bytes: Option<OrNone<u64>>,
 }
 
 fn size_or_default(text: &str) -> Result<OrNone<u64>, String> {

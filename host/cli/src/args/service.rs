@@ -91,6 +91,12 @@ pub struct LimitsFlags {
     /// The same of key-value entries
     #[arg(long, env = "UMBEL_MAX_KV_BYTES", default_value = "1GiB", value_parser = size, value_name = "SIZE")]
     pub max_kv_bytes: u64,
+    /// The same of blobs
+    #[arg(long, env = "UMBEL_MAX_BLOB_BYTES", default_value = "16GiB", value_parser = size, value_name = "SIZE")]
+    pub max_blob_bytes: u64,
+    /// Blobs
+    #[arg(long, env = "UMBEL_MAX_BLOBS", default_value_t = Limits::default().max_blobs, value_name = "N")]
+    pub max_blobs: u64,
     /// One value of a key-value entry; at most 1MiB
     #[arg(long, env = "UMBEL_MAX_VALUE_BYTES", default_value = "64KiB", value_parser = value_size, value_name = "SIZE")]
     pub max_value_bytes: u64,
@@ -134,6 +140,8 @@ impl LimitsFlags {
             max_job_bytes: self.max_job_bytes,
             max_document_bytes: self.max_document_bytes,
             max_kv_bytes: self.max_kv_bytes,
+            max_blob_bytes: self.max_blob_bytes,
+            max_blobs: self.max_blobs,
             max_value_bytes: self.max_value_bytes,
             max_buckets: self.max_buckets,
             max_usage_tasks: self.max_usage_tasks,

@@ -30,7 +30,7 @@ pub async fn run(ctx: &Context, TenantCommand { verb, scope }: TenantCommand) ->
 
 const STORAGE: &str = "jobs = job_bytes, of them logs = log_bytes, at most = max_job_bytes, documents = document_bytes, \
                        of them modules = module_bytes, documents at most = max_document_bytes, key-value = kv_bytes, \
-                       key-value at most = max_kv_bytes";
+                       key-value at most = max_kv_bytes, blobs = blob_bytes, blobs at most = max_blob_bytes";
 
 async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Result {
     if scope.queue.is_some() || scope.task.is_some() {
@@ -45,6 +45,7 @@ async fn storage(ctx: &Context, flags: &StorageFlags, scope: &TenantScope) -> Re
         ("max_job_bytes", &flags.max_job_bytes),
         ("max_document_bytes", &flags.max_document_bytes),
         ("max_kv_bytes", &flags.max_kv_bytes),
+        ("max_blob_bytes", &flags.max_blob_bytes),
     ];
     for (name, limit) in limits {
         patch.extend(limit.as_ref().map(|limit| (name.to_owned(), limit.0.into())));

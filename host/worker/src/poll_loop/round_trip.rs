@@ -220,9 +220,9 @@ impl PollLoop {
         for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(answers) {
             match answer {
                 // The lease still holds: the job ends with an error instead.
-                Settled::NoCapacity => {
+                Settled::NoCapacity | Settled::MissingBlob(_) | Settled::BlobStorageFull | Settled::TooManyBlobs(_) => {
                     let is_reporting = self.leases.is_reporting(active.seq);
-                    self.outbox.push(Finished::without_capacity(active.clone(), settle), is_reporting);
+                    self.outbox.push(Finished::refused(active.clone(), settle, *answer), is_reporting);
                     continue;
                 }
                 // A job that was given back was not done here.

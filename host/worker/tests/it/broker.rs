@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{BucketName, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId};
+use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId};
 
 /// Fails as many calls as it was told to, each after the real broker did nothing.
 #[derive(Debug)]
@@ -289,6 +289,29 @@ impl KeyValues for Flaky {
 impl UsageSums for Flaky {
     async fn usage(&self, query: &UsageQuery) -> Result<UsagePage> {
         self.inner.usage(query).await
+    }
+}
+
+#[async_trait]
+impl Blobs for Flaky {
+    async fn put_blob(&self, put: &PutBlob) -> Result<BlobPut> {
+        self.inner.put_blob(put).await
+    }
+
+    async fn blob(&self, tenant: &TenantId, digest: Digest) -> Result<Option<BlobRecord>> {
+        self.inner.blob(tenant, digest).await
+    }
+
+    async fn blobs(&self, tenant: &TenantId, after: Option<&Digest>, max: u32) -> Result<BlobPage> {
+        self.inner.blobs(tenant, after, max).await
+    }
+
+    async fn delete_blob(&self, tenant: &TenantId, digest: Digest) -> Result<BlobDeleted> {
+        self.inner.delete_blob(tenant, digest).await
+    }
+
+    async fn collect_blobs(&self, retention_ms: u64, max: u32) -> Result<Vec<BlobGone>> {
+        self.inner.collect_blobs(retention_ms, max).await
     }
 }
 

@@ -175,6 +175,7 @@ impl World {
             idempotency: None,
             redrive_of: None,
             labels: Vec::new(),
+            blobs: Vec::new(),
         }
     }
 

@@ -26,6 +26,8 @@ views! {
         module_bytes: u64 = stored.modules,
         /// Of key-value entries, those included that have expired and are not deleted yet.
         kv_bytes: u64 = stored.kv,
+        /// Of blobs, and 256 bytes for each.
+        blob_bytes: u64 = stored.blobs,
         /// Most of `job_bytes`; null: any number. Beyond it submissions are refused, log lines are dropped, and a job whose result
         /// is larger than 4 KiB fails with the kind `storage_quota`.
         max_job_bytes: Option<u64> = Some(limits.jobs).filter(|bytes| *bytes > 0),
@@ -33,6 +35,9 @@ views! {
         max_document_bytes: Option<u64> = Some(limits.documents).filter(|bytes| *bytes > 0),
         /// Most of `kv_bytes`; null: any number. Beyond it entries are refused.
         max_kv_bytes: Option<u64> = Some(limits.kv).filter(|bytes| *bytes > 0),
+        /// Most of `blob_bytes`; null: any number. Beyond it blobs are refused, and a job that wrote some fails with the kind
+        /// `storage_quota`.
+        max_blob_bytes: Option<u64> = Some(limits.blobs).filter(|bytes| *bytes > 0),
     }
 }
 
@@ -67,6 +72,9 @@ pub(crate) struct StorageBody {
     /// From 1 to 2^52.
     #[serde(deserialize_with = "given")]
     max_kv_bytes: Option<Option<u64>>,
+    /// From 1 to 2^52.
+    #[serde(deserialize_with = "given")]
+    max_blob_bytes: Option<Option<u64>>,
 }
 
 /// A field that is given, `null` too.
@@ -96,6 +104,7 @@ pub(crate) async fn storage_patch_any(Operator(cx): Operator<TenantId>, Json(bod
         jobs: changed("max_job_bytes", old.jobs, body.max_job_bytes)?,
         documents: changed("max_document_bytes", old.documents, body.max_document_bytes)?,
         kv: changed("max_kv_bytes", old.kv, body.max_kv_bytes)?,
+        blobs: changed("max_blob_bytes", old.blobs, body.max_blob_bytes)?,
     };
     cx.api.broker.set_storage_limits(&cx.id, limits).await?;
     tracing::info!(tenant = %cx.id, ?limits, "what a tenant may store was set");

@@ -30,8 +30,9 @@ pub(crate) struct Stored {
 impl Stored {
     pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
         let sql = "SELECT jobs, documents, kv, tenant FROM storage_limit";
-        let limits =
-            all(conn, sql, &[], |row| Ok((get(row, 3)?, read!(row => StorageLimits { jobs, documents, kv }))))?;
+        let limits = all(conn, sql, &[], |row| {
+            Ok((get(row, 3)?, read!(row => StorageLimits { jobs, documents, kv; blobs: 0 })))
+        })?;
         Ok(Self { all: read_all(conn)?, limits: limits.into_iter().collect(), ..Self::default() })
     }
 
@@ -48,7 +49,7 @@ impl Stored {
     ) -> Result<(), Fault> {
         let before = self.limits.insert(tenant.clone(), limits).unwrap_or_default();
         self.limits_before.push((tenant.clone(), before));
-        let StorageLimits { jobs, documents, kv } = limits;
+        let StorageLimits { jobs, documents, kv, .. } = limits;
         insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents, kv: kv })
     }
 
@@ -74,7 +75,7 @@ impl Stored {
             return Ok(());
         }
         let row = |tenant: &TenantId| {
-            let StoredBytes { jobs, logs, documents, modules, kv } = self.of(tenant);
+            let StoredBytes { jobs, logs, documents, modules, kv, .. } = self.of(tenant);
             (tenant.clone(), jobs, logs, documents, modules, kv)
         };
         let rows: Vec<_> = self.before.keys().map(row).collect();
@@ -115,7 +116,7 @@ impl Stored {
 fn read_all(conn: &Connection) -> Result<HashMap<TenantId, StoredBytes>, Fault> {
     let sql = "SELECT jobs, logs, documents, modules, kv, tenant FROM stored WHERE jobs > 0 OR documents > 0 OR kv > 0";
     let rows = all(conn, sql, &[], |row| {
-        Ok((get(row, 5)?, read!(row => StoredBytes { jobs, logs, documents, modules, kv })))
+        Ok((get(row, 5)?, read!(row => StoredBytes { jobs, logs, documents, modules, kv; blobs: 0 })))
     })?;
     Ok(rows.into_iter().collect())
 }

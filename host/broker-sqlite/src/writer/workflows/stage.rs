@@ -189,7 +189,7 @@ impl Step<'_> {
     /// Stores a node of a workflow whose head is stored, in a place that is free.
     pub(crate) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept, broker_options } => {
+            NewWork::Job { template, arguments, takes, kept, broker_options, blobs: _ } => {
                 let job =
                     self.store_job(rid, number, *template, arguments, (kept.as_ref(), broker_options.as_deref()))?;
                 if let Some(kept) = kept {
