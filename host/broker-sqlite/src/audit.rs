@@ -111,6 +111,14 @@ macro_rules! line_counts {
     };
 }
 
+/// Jobs that refer to each blob.
+macro_rules! uses {
+    () => {
+        "SELECT job.tenant, blob_use.digest, count(*) AS n FROM blob_use CROSS JOIN job ON job.rid = blob_use.rid
+            GROUP BY job.tenant, blob_use.digest"
+    };
+}
+
 // In this order they are repaired: first what owns, then what is owned, then what is counted. The numbers of states are in
 // `rows.rs`: 0 scheduled, 1 queued, 2 running, 3 retrying, 4 to 7 and 9 ended, 8 waiting.
 pub(crate) const CHECKS: &[Check] = &[
@@ -159,7 +167,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "job",
         "job without its knobs",
         "knobs & 7 AND NOT EXISTS (SELECT 1 FROM knobs WHERE knobs.rid = job.rid)",
-        "UPDATE job SET knobs = knobs & 8"
+        "UPDATE job SET knobs = knobs & 24"
     ),
     orphans!("spec"),
     orphans!("outcome"),
@@ -168,11 +176,12 @@ pub(crate) const CHECKS: &[Check] = &[
     orphans!("log"),
     orphans!("knobs"),
     orphans!("label"),
+    orphans!("blob_use"),
     named!(
         "job",
         "job whose labels are not those of its row",
         "(knobs & 8 > 0) <> EXISTS (SELECT 1 FROM label INDEXED BY label_job WHERE label.rid = job.rid)",
-        "UPDATE job SET knobs = knobs & 7 | iif(EXISTS (SELECT 1 FROM label WHERE label.rid = job.rid), 8, 0)"
+        "UPDATE job SET knobs = knobs & 23 | iif(EXISTS (SELECT 1 FROM label WHERE label.rid = job.rid), 8, 0)"
     ),
     Check {
         name: "job that is not found by its label",
@@ -293,6 +302,40 @@ pub(crate) const CHECKS: &[Check] = &[
         repair: Repair::Sql(&["INSERT OR REPLACE INTO kv_version SELECT kv.tenant, max(max(version), coalesce(last, 0))
             FROM kv LEFT JOIN kv_version AS given ON given.tenant = kv.tenant GROUP BY kv.tenant"]),
     },
+    named!(
+        "job",
+        "job whose blobs are not those of its row",
+        "(knobs & 16 > 0) <> EXISTS (SELECT 1 FROM blob_use WHERE blob_use.rid = job.rid)",
+        "UPDATE job SET knobs = knobs & 15 | iif(EXISTS (SELECT 1 FROM blob_use WHERE blob_use.rid = job.rid), 16, 0)"
+    ),
+    Check {
+        name: "references of a blob",
+        sql: concat!(
+            "SELECT blob.tenant || ' ' || hex(blob.digest) FROM blob LEFT JOIN (",
+            uses!(),
+            ") AS counted ON counted.tenant = blob.tenant AND counted.digest = blob.digest
+            WHERE uses <> coalesce(n, 0) OR (unused_since IS NULL) <> (uses > 0)"
+        ),
+        repair: Repair::Sql(&[
+            "UPDATE blob SET uses = 0",
+            concat!(
+                "UPDATE blob SET uses = n FROM (",
+                uses!(),
+                ") AS counted WHERE counted.tenant = blob.tenant AND counted.digest = blob.digest"
+            ),
+            "UPDATE blob SET unused_since = iif(uses > 0, NULL, coalesce(unused_since, :now))",
+        ]),
+    },
+    Check {
+        name: "blobs of a tenant",
+        sql: "SELECT coalesce(real.tenant, known.tenant) FROM blob_count AS known
+            FULL JOIN (SELECT tenant, count(*) AS blobs FROM blob GROUP BY tenant) AS real ON real.tenant = known.tenant
+            WHERE coalesce(known.blobs, 0) <> coalesce(real.blobs, 0)",
+        repair: Repair::Sql(&[
+            "DELETE FROM blob_count",
+            "INSERT INTO blob_count SELECT tenant, count(*) FROM blob GROUP BY tenant",
+        ]),
+    },
     Check {
         name: "bytes of a tenant",
         sql: concat!(
@@ -301,7 +344,8 @@ pub(crate) const CHECKS: &[Check] = &[
             ") AS real ON real.tenant = stored.tenant
             WHERE coalesce(stored.jobs, 0) <> coalesce(real.jobs, 0) OR coalesce(stored.logs, 0) <> coalesce(real.logs, 0)
             OR coalesce(stored.documents, 0) <> coalesce(real.documents, 0)
-            OR coalesce(stored.modules, 0) <> coalesce(real.modules, 0) OR coalesce(stored.kv, 0) <> coalesce(real.kv, 0)"
+            OR coalesce(stored.modules, 0) <> coalesce(real.modules, 0) OR coalesce(stored.kv, 0) <> coalesce(real.kv, 0)
+            OR coalesce(stored.blobs, 0) <> coalesce(real.blobs, 0)"
         ),
         repair: Repair::Sql(&["DELETE FROM stored", concat!("INSERT INTO stored ", sums!())]),
     },

@@ -253,17 +253,17 @@ impl View<'_> {
     }
 
     pub(crate) fn stored_bytes(&self, tenant: &TenantId) -> Result<StoredBytes, Fault> {
-        let sql = "SELECT jobs, logs, documents, modules, kv FROM stored WHERE tenant = ?";
+        let sql = "SELECT jobs, logs, documents, modules, kv, blobs FROM stored WHERE tenant = ?";
         let found = one(self.conn, sql, &[tenant], |row| {
-            Ok(read!(row => StoredBytes { jobs, logs, documents, modules, kv; blobs: 0 }))
+            Ok(read!(row => StoredBytes { jobs, logs, documents, modules, kv, blobs }))
         })?;
         Ok(found.unwrap_or_default())
     }
 
     pub(crate) fn storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits, Fault> {
-        let sql = "SELECT jobs, documents, kv FROM storage_limit WHERE tenant = ?";
+        let sql = "SELECT jobs, documents, kv, blobs FROM storage_limit WHERE tenant = ?";
         let found =
-            one(self.conn, sql, &[tenant], |row| Ok(read!(row => StorageLimits { jobs, documents, kv; blobs: 0 })))?;
+            one(self.conn, sql, &[tenant], |row| Ok(read!(row => StorageLimits { jobs, documents, kv, blobs })))?;
         Ok(found.unwrap_or_default())
     }
 

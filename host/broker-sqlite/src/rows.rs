@@ -11,8 +11,8 @@ use umbel_broker::{
     scheduler::QueueId,
 };
 use umbel_model::{
-    AttemptRecord, BucketName, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, TaskName, TenantId,
-    WorkerId,
+    AttemptRecord, BucketName, Digest, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, TaskName,
+    TenantId, WorkerId,
     canvas::{Range, When},
 };
 
@@ -311,6 +311,10 @@ columns! {
             let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
             bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("id", "it has not 16 bytes"))
         };
+        Digest: |value| {
+            let bytes = value.as_blob().ok().and_then(|bytes| bytes.try_into().ok());
+            bytes.map(Self::from_bytes).ok_or_else(|| Fault::stored("digest", "it has not 32 bytes"))
+        };
         Vec<Range>: |value| {
             let numbers = numbers(value)?;
             if !numbers.len().is_multiple_of(2) {
@@ -328,6 +332,7 @@ columns! {
         String: |text| text.as_str();
         Vec<u8>: |bytes| bytes.as_slice();
         JobId: |id| id.to_bytes().to_vec();
+        Digest: |digest| digest.to_bytes().to_vec();
         Vec<Range>: |ranges| blob(ranges.iter().flat_map(|range| [range.first, range.count]));
         JobCounts: |counts| counts_blob(counts);
     }

@@ -10,7 +10,7 @@ use crate::{config::SqliteConfig, error::Fault, rows::RUNS, storage};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
-const STEPS: [&str; 11] = [
+const STEPS: [&str; 12] = [
     include_str!("schema.sql"),
     include_str!("canvas.sql"),
     include_str!("limits.sql"),
@@ -22,6 +22,7 @@ const STEPS: [&str; 11] = [
     storage::STEP,
     include_str!("kv.sql"),
     include_str!("usage.sql"),
+    include_str!("blobs.sql"),
 ];
 const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".

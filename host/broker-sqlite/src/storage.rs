@@ -47,18 +47,19 @@ macro_rules! workflow_bytes {
     };
 }
 
-/// What is stored of each tenant, as the rows of `stored` should be since schema 10. The bytes of an entry are those of
-/// `rules::kv`.
+/// What is stored of each tenant, as the rows of `stored` should be since schema 12. The bytes of an entry are those of
+/// `rules::kv`, those of a blob those of `rules::blobs`.
 macro_rules! sums {
     () => {
         "SELECT tenant, sum(jobs) AS jobs, sum(logs) AS logs, sum(documents) AS documents, sum(modules) AS modules,
-            sum(kv) AS kv FROM (
-            SELECT tenant, bytes AS jobs, log_bytes AS logs, 0 AS documents, 0 AS modules, 0 AS kv FROM job
-            UNION ALL SELECT tenant, bytes, 0, 0, 0, 0 FROM workflow
-            UNION ALL SELECT tenant, 0, 0, bytes, iif(kind = 'module', bytes, 0), 0 FROM
+            sum(kv) AS kv, sum(blobs) AS blobs FROM (
+            SELECT tenant, bytes AS jobs, log_bytes AS logs, 0 AS documents, 0 AS modules, 0 AS kv, 0 AS blobs FROM job
+            UNION ALL SELECT tenant, bytes, 0, 0, 0, 0, 0 FROM workflow
+            UNION ALL SELECT tenant, 0, 0, bytes, iif(kind = 'module', bytes, 0), 0, 0 FROM
                 (SELECT tenant, kind, octet_length(name) + octet_length(version) + 1 + octet_length(body) + held AS bytes
                     FROM document)
-            UNION ALL SELECT tenant, 0, 0, 0, 0, octet_length(key) + octet_length(value) + 64 FROM kv
+            UNION ALL SELECT tenant, 0, 0, 0, 0, octet_length(key) + octet_length(value) + 64, 0 FROM kv
+            UNION ALL SELECT tenant, 0, 0, 0, 0, 0, bytes + 256 FROM blob
         ) GROUP BY tenant"
     };
 }

@@ -209,6 +209,10 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

@@ -1,6 +1,6 @@
 //! Damage that is planted, found and mended.
 
-use umbel_model::JobState;
+use umbel_model::{Digest, JobState};
 
 use super::{
     limits::{assert_sound, fail, keyed, rated, unique},
@@ -16,6 +16,12 @@ async fn furnished(folder: &Path, clock: &Clock) {
     broker.follow(&tenant()).await.unwrap();
     jobs.push(NewJob { start: Start::After(1_000), ..new_job(30) });
     jobs.push(umbel_broker_conformance::labelled(new_job(31), &["a"], &[]));
+    let [used, unused] = [Digest::of(b"used"), Digest::of(b"unused")];
+    for digest in [used, unused] {
+        let blob = NewBlob { digest, bytes: 5, content_type: None };
+        broker.put_blob(&PutBlob { tenant: tenant(), blob }).await.unwrap();
+    }
+    jobs.push(NewJob { blobs: vec![used], start: Start::After(1_000), ..new_job(32) });
     broker.submit(&jobs).await.unwrap();
     submit_workflow(&broker, &flows::chord(1, 3).head, &flows::chord(1, 3).nodes).await.unwrap();
     for (key, ttl_ms) in [("k1", 0), ("k2", 1_000_000)] {
@@ -83,6 +89,13 @@ async fn counts_that_disagree_are_found_and_mended() {
         ("DELETE FROM kv_bucket", "entries of a bucket"),
         ("INSERT INTO kv_bucket VALUES ('t1', 'none', 1)", "entries of a bucket"),
         ("DELETE FROM kv_version", "version of an entry that was not given"),
+        ("UPDATE stored SET blobs = 1", "bytes of a tenant"),
+        ("DELETE FROM blob WHERE uses = 0", "bytes of a tenant"),
+        ("DELETE FROM blob WHERE uses = 0", "blobs of a tenant"),
+        ("DELETE FROM blob_count", "blobs of a tenant"),
+        ("UPDATE blob SET uses = 3", "references of a blob"),
+        ("UPDATE blob SET unused_since = NULL", "references of a blob"),
+        ("DELETE FROM blob_use", "references of a blob"),
     ] {
         let found = found_after(damage).await;
         assert!(found.iter().any(|name| name == check), "{damage}: {found:?}");
@@ -126,6 +139,9 @@ async fn records_without_an_owner_are_found_and_deleted() {
         ("DELETE FROM knobs", "job without its knobs"),
         ("INSERT INTO label VALUES ('t1', 'x', zeroblob(16), 9999)", "label of a job that is gone"),
         ("DELETE FROM label", "job whose labels are not those of its row"),
+        ("INSERT INTO blob_use VALUES (9999, zeroblob(32))", "blob_use of a job that is gone"),
+        ("DELETE FROM blob_use", "job whose blobs are not those of its row"),
+        ("UPDATE job SET knobs = knobs & 15", "job whose blobs are not those of its row"),
         ("DELETE FROM label; UPDATE job SET knobs = knobs & 7", "job that is not found by its label"),
         ("UPDATE job SET dead = 1 WHERE state = 4", "job in the dead set that did not fail"),
         ("UPDATE job SET phase = 2 WHERE state = 1", "job whose phase is not that of its state"),

@@ -166,9 +166,13 @@ impl Step<'_> {
         let refused = refused.map(|failure| Settle { resolution: Resolution::Fail { failure }, ..settle.clone() });
         let settle = refused.as_ref().unwrap_or(settle);
         if may_grow(&settle.resolution, head.cancel_requested) {
+            if let Some(refusal) = self.refuses_blobs(settle)? {
+                return Ok(refusal);
+            }
             if !self.has_room(&head, settle)? {
                 return Ok(Settled::NoCapacity);
             }
+            self.store_blobs(&mut head, settle)?;
             if let Some(growth) = &settle.growth {
                 self.grow(&head, growth)?;
             }

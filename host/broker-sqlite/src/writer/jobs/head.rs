@@ -17,6 +17,8 @@ use crate::{
 
 /// In `Head::has`: it has labels.
 pub(crate) const LABELS: u8 = 8;
+/// It refers to blobs.
+pub(crate) const BLOBS: u8 = 16;
 const DELETE_LABELS: &str = "DELETE FROM label INDEXED BY label_job WHERE rid = ?";
 
 /// A job's row but for what only readers want.
@@ -59,7 +61,8 @@ pub(crate) struct Head {
     pub(crate) child: Option<WorkflowId>,
     /// It is queued in the sub-queue of its task and key, or counts as running there. Stored as `lane`.
     pub(crate) in_sub_queue: bool,
-    /// Which broker options it has, and whether it has labels: `ON_LOST`, `LIMITS`, `UNIQUE`, `LABELS`.
+    /// Which broker options it has, and whether it has labels or blobs: `ON_LOST`, `LIMITS`, `UNIQUE`, `LABELS`,
+    /// `BLOBS`.
     pub(crate) has: u8,
     /// Its broker options, once they were looked at.
     pub(crate) broker_options: Option<Box<BrokerOptions>>,
@@ -172,7 +175,7 @@ impl Head {
             dead_ttl_ms: new.dead_ttl_ms,
             expires_at: new.expiry(now),
             task: new.broker_options.is_some().then(|| new.task.clone()),
-            has: if new.labels.is_empty() { 0 } else { LABELS },
+            has: if new.labels.is_empty() { 0 } else { LABELS } | if new.blobs.is_empty() { 0 } else { BLOBS },
             ..Self::blank(new.id, queue_id, new.priority, new.max_deliveries, JobState::Queued)
         }
         .with_broker_options(new.broker_options.as_deref())

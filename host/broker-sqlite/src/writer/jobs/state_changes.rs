@@ -155,6 +155,7 @@ impl Step<'_> {
 
     /// Deletes the rows of a job.
     pub(crate) fn delete_rows(&mut self, head: &mut Head) -> Result<(), Fault> {
+        self.release_blobs(head)?;
         head.delete(self.conn)?;
         (head.bytes, head.log_bytes) = (0, 0);
         self.count_bytes(head);

@@ -47,7 +47,8 @@ impl Step<'_> {
         let is_plain = new.broker_options.is_none()
             && new.idempotency.is_none()
             && new.redrive_of.is_none()
-            && new.labels.is_empty();
+            && new.labels.is_empty()
+            && new.blobs.is_empty();
         let has_room = || self.no_room(new).is_none() && self.fits(&new.tenant, storage::spec(&new.spec));
         let Some(line) = self.scheduler.find(&new.tenant, &new.queue).filter(|_| is_plain && has_room()) else {
             return Ok(None);
@@ -86,6 +87,9 @@ impl Step<'_> {
         if !self.fits(&new.tenant, storage::spec(&new.spec)) {
             return Ok(Submitted::StorageFull);
         }
+        if let Some(missing) = self.missing_blob(&new.tenant, &new.blobs)? {
+            return Ok(Submitted::MissingBlob(missing));
+        }
         if let Some(old) = new.redrive_of {
             self.redrive(new, old)?;
         }
@@ -99,6 +103,7 @@ impl Step<'_> {
         self.place(&mut head, start.due(self.now), place);
         head.insert(self.conn, self.now, &Fixed { tenant: &new.tenant, task: &new.task, text: &new.spec })?;
         labels::insert(self.conn, head.rid, &new.tenant, new.id, &new.labels)?;
+        self.refer(&new.tenant, head.rid, &new.blobs)?;
         self.count_bytes(&mut head);
         self.arrived(&mut head)?;
         self.advance()?;

@@ -12,8 +12,8 @@ use crate::{
     rows::{all, get, insert, read, run},
 };
 
-const SAVE: &str = "INSERT OR REPLACE INTO stored (tenant, jobs, logs, documents, modules, kv)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)";
+const SAVE: &str = "INSERT OR REPLACE INTO stored (tenant, jobs, logs, documents, modules, kv, blobs)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 FROM json_each(?)";
 
 /// See the top of the file.
 #[derive(Debug, Default)]
@@ -29,10 +29,9 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
-        let sql = "SELECT jobs, documents, kv, tenant FROM storage_limit";
-        let limits = all(conn, sql, &[], |row| {
-            Ok((get(row, 3)?, read!(row => StorageLimits { jobs, documents, kv; blobs: 0 })))
-        })?;
+        let sql = "SELECT jobs, documents, kv, blobs, tenant FROM storage_limit";
+        let limits =
+            all(conn, sql, &[], |row| Ok((get(row, 4)?, read!(row => StorageLimits { jobs, documents, kv, blobs }))))?;
         Ok(Self { all: read_all(conn)?, limits: limits.into_iter().collect(), ..Self::default() })
     }
 
@@ -49,8 +48,8 @@ impl Stored {
     ) -> Result<(), Fault> {
         let before = self.limits.insert(tenant.clone(), limits).unwrap_or_default();
         self.limits_before.push((tenant.clone(), before));
-        let StorageLimits { jobs, documents, kv, .. } = limits;
-        insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents, kv: kv })
+        let StorageLimits { jobs, documents, kv, blobs } = limits;
+        insert!(conn, "INSERT OR REPLACE INTO storage_limit" { tenant: tenant, jobs: jobs, documents: documents, kv: kv, blobs: blobs })
     }
 
     pub(crate) fn of(&self, tenant: &TenantId) -> StoredBytes {
@@ -75,8 +74,8 @@ impl Stored {
             return Ok(());
         }
         let row = |tenant: &TenantId| {
-            let StoredBytes { jobs, logs, documents, modules, kv, .. } = self.of(tenant);
-            (tenant.clone(), jobs, logs, documents, modules, kv)
+            let StoredBytes { jobs, logs, documents, modules, kv, blobs } = self.of(tenant);
+            (tenant.clone(), jobs, logs, documents, modules, kv, blobs)
         };
         let rows: Vec<_> = self.before.keys().map(row).collect();
         run(conn, SAVE, &[&serde_json::to_string(&rows)?])
@@ -114,9 +113,10 @@ impl Stored {
 }
 
 fn read_all(conn: &Connection) -> Result<HashMap<TenantId, StoredBytes>, Fault> {
-    let sql = "SELECT jobs, logs, documents, modules, kv, tenant FROM stored WHERE jobs > 0 OR documents > 0 OR kv > 0";
+    let sql = "SELECT jobs, logs, documents, modules, kv, blobs, tenant FROM stored
+        WHERE jobs > 0 OR documents > 0 OR kv > 0 OR blobs > 0";
     let rows = all(conn, sql, &[], |row| {
-        Ok((get(row, 5)?, read!(row => StoredBytes { jobs, logs, documents, modules, kv; blobs: 0 })))
+        Ok((get(row, 6)?, read!(row => StoredBytes { jobs, logs, documents, modules, kv, blobs })))
     })?;
     Ok(rows.into_iter().collect())
 }

@@ -4,6 +4,7 @@ use umbel_broker::{
     BrokerOptions, Idempotency, Kept, NewNode, NewWork, NodeTemplate, STAGED_TTL_MS, Start, Status, WorkflowHead,
     WorkflowState, WorkflowSubmitted,
     rules::{
+        blobs,
         capacity::{self, Held},
         join::{adjusted, status_of},
         storage,
@@ -11,12 +12,12 @@ use umbel_broker::{
     },
 };
 use umbel_model::{
-    TenantId, WorkflowId,
+    Digest, TenantId, WorkflowId,
     canvas::{Range, node_job},
 };
 
 use crate::writer::{
-    jobs::head::{self, Head},
+    jobs::head::{self, BLOBS, Head},
     jobs::inserts::Fixed,
     state::workflow_state,
     step::Step,
@@ -148,6 +149,9 @@ impl Step<'_> {
         if !self.fits(tenant, nodes.iter().map(storage::node).sum()) {
             return Ok(WorkflowSubmitted::StorageFull);
         }
+        if let Some(missing) = self.missing_blob(tenant, nodes.iter().flat_map(blobs::of_node))? {
+            return Ok(WorkflowSubmitted::MissingBlob(missing));
+        }
         let range = Range { first, count: nodes.len() as u32 };
         if !nodes.is_empty() {
             self.unstage_nodes(rid, range)?;
@@ -189,9 +193,14 @@ impl Step<'_> {
     /// Stores a node of a workflow whose head is stored, in a place that is free.
     pub(crate) fn store_node(&mut self, rid: i64, number: u32, new: &NewNode) -> Result<(), Fault> {
         match &new.work {
-            NewWork::Job { template, arguments, takes, kept, broker_options, blobs: _ } => {
-                let job =
-                    self.store_job(rid, number, *template, arguments, (kept.as_ref(), broker_options.as_deref()))?;
+            NewWork::Job { template, arguments, takes, kept, broker_options, blobs } => {
+                let job = self.store_job(
+                    rid,
+                    number,
+                    *template,
+                    arguments,
+                    (kept.as_ref(), broker_options.as_deref(), blobs),
+                )?;
                 if let Some(kept) = kept {
                     let status = adjusted(status_of(kept.state), new.on_failure);
                     self.keep_end(rid, number, Some(status))?;
@@ -226,11 +235,12 @@ impl Step<'_> {
         number: u32,
         template: u32,
         arguments: &str,
-        (kept, broker_options): (Option<&Kept>, Option<&BrokerOptions>),
+        (kept, broker_options, blobs): (Option<&Kept>, Option<&BrokerOptions>, &[Digest]),
     ) -> Result<i64, Fault> {
         let template = self.workflows.template(self.conn, self.scheduler, rid, template)?;
         let id = node_job(self.workflows.flow(self.conn, rid)?.id, number);
         let mut head = Head::of_node(id, template.queue_id, &template.of, rid).with_broker_options(broker_options);
+        head.has |= if blobs.is_empty() { 0 } else { BLOBS };
         if let Some(kept) = kept {
             head.state = kept.state;
             head.finished_at = Some(self.now);
@@ -239,6 +249,7 @@ impl Step<'_> {
         }
         let tenant = self.scheduler.tenant(template.queue_id);
         head.insert(self.conn, self.now, &Fixed { tenant, task: &template.of.task, text: arguments })?;
+        self.refer(tenant, head.rid, blobs)?;
         self.count_bytes(&mut head);
         self.workflows.count(self.conn, rid, None, Some(head.state))?;
         if let Some(kept) = kept {
