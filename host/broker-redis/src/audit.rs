@@ -59,11 +59,19 @@ const KEPT: [&str; 9] = ["ready", "lane", "dead", "jobs", "workflows", "fair", "
 /// The same of `meta:labels:<tenant>`.
 const LABELS_OF_JOBS: &str = "labels";
 
+/// Tenants that have blobs, or references to some.
+const TENANTS_WITH_BLOBS: &str = "blobs";
+
 /// What `library/audit_keys.lua` says of a job whose spec may have labels that no list knows.
 const UNKNOWN_LABELS: &str = "labels?";
 
 /// What it says of the entries of a set that belong to jobs which are as they should be.
 const ENTRIES: &str = "entries?";
+
+/// The tenant in the name of a key of its blobs, behind `meta:`.
+fn tenant_with_blobs(name: &str) -> Option<&str> {
+    name.strip_prefix("blobs_v1:").or_else(|| name.strip_prefix("blob_refs_v1:"))
+}
 
 /// Names of keys by what stands in front of them, their kind.
 type Names = BTreeMap<String, BTreeSet<String>>;
@@ -127,7 +135,11 @@ impl RedisBroker {
         }
         self.look_at(fix, "hashes", Vec::new(), &mut found).await?;
         for tenant in of(LABELS_OF_JOBS) {
-            self.look_at_labels_of(fix, tenant, &mut found).await?;
+            self.look_at_pieces(fix, LABELS_OF_JOBS, tenant, &mut found).await?;
+        }
+        for tenant in of(TENANTS_WITH_BLOBS) {
+            self.look_at_pieces(fix, "blob_refs", tenant, &mut found).await?;
+            self.look_at(fix, "blobs", vec![tenant.clone(), MOST_COUNTED.to_string()], &mut found).await?;
         }
         self.look_at_counts(fix, &kept, &mut found).await?;
         for Miscount { tenant, fixed } in self.miscounts(fix).await? {
@@ -185,6 +197,8 @@ impl RedisBroker {
                     indexes.push(label.to_owned());
                 } else if let Some(tenant) = name.strip_prefix("labels:").filter(|_| kind == "meta") {
                     kept.entry(LABELS_OF_JOBS.into()).or_default().insert(tenant.into());
+                } else if let Some(tenant) = tenant_with_blobs(name).filter(|_| kind == "meta") {
+                    kept.entry(TENANTS_WITH_BLOBS.into()).or_default().insert(tenant.into());
                 } else if known.contains(kind) {
                     page.entry(kind.into()).or_default().insert(name.into());
                 } else {
@@ -258,12 +272,12 @@ impl RedisBroker {
         Ok(())
     }
 
-    /// The labels of a tenant's jobs.
-    async fn look_at_labels_of(&self, fix: bool, tenant: &str, found: &mut Findings) -> Result<()> {
+    /// A hash of a tenant, piece by piece.
+    async fn look_at_pieces(&self, fix: bool, what: &str, tenant: &str, found: &mut Findings) -> Result<()> {
         let mut cursor = 0;
         while cursor >= 0 {
             let args = vec![tenant.to_owned(), cursor.to_string(), LARGE_PIECE.to_string()];
-            cursor = self.look_at(fix, LABELS_OF_JOBS, args, found).await?;
+            cursor = self.look_at(fix, what, args, found).await?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Packed bytes, written and read: numbers little endian, texts behind their length.
 
 use umbel_broker::{Error, Idempotency, LogLine, Result, Start};
-use umbel_model::{UnixMs, canvas::Range};
+use umbel_model::{Digest, UnixMs, canvas::Range};
 
 /// Flags of a record, see `library/core.lua`: its spec is kept apart; it has broker options.
 pub(crate) const FLAG_SPEC_APART: u8 = 2;
@@ -84,6 +84,19 @@ impl Packed {
     /// Bytes behind their length.
     pub(crate) fn long(self, bytes: &[u8]) -> Self {
         self.u32(bytes.len() as u32).raw(bytes)
+    }
+
+    /// Digests behind the number of their bytes.
+    pub(crate) fn digests(self, digests: &[Digest]) -> Result<Self> {
+        let bytes = u16::try_from(32 * digests.len())
+            .map_err(|_| Error::Failed(format!("{} blobs are too many for one job", digests.len())))?;
+        Ok(digests.iter().fold(self.u16(bytes), |packed, digest| packed.raw(&digest.to_bytes())))
+    }
+
+    /// Seven bytes, as far as Lua's numbers go.
+    pub(crate) fn u56(mut self, n: u64) -> Self {
+        self.0.extend_from_slice(&n.min(1 << 53).to_le_bytes()[..7]);
+        self
     }
 
     pub(crate) fn ranges(mut self, ranges: &[Range]) -> Self {

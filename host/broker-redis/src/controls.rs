@@ -110,9 +110,9 @@ impl Controls for RedisBroker {
     }
 
     async fn set_storage_limits(&self, tenant: &TenantId, limits: StorageLimits) -> Result<()> {
-        let [jobs, documents, kv] =
-            [limits.jobs, limits.documents, limits.kv].map(|bytes| bytes.min(StorageLimits::MOST));
-        self.run("limit_storage", args([tenant, &jobs, &documents, &kv]), Repeat::Safe).await.map(drop)
+        let [jobs, documents, kv, blobs] =
+            [limits.jobs, limits.documents, limits.kv, limits.blobs].map(|bytes| bytes.min(StorageLimits::MOST));
+        self.run("limit_storage", args([tenant, &jobs, &documents, &kv, &blobs]), Repeat::Safe).await.map(drop)
     }
 
     fn default_storage_limits(&self) -> StorageLimits {

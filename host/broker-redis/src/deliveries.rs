@@ -11,7 +11,16 @@ use umbel_broker::{Claim, ClaimQueues, Deliveries, Delivery, Error, LeaseState, 
 
 use umbel_model::Token;
 
-use crate::{RedisBroker, answers::Answer, args, connection::Repeat, encode, jobs::BATCH, unknown_code};
+use crate::{
+    RedisBroker,
+    answers::Answer,
+    args,
+    blobs::{HEX_DIGITS, digest},
+    connection::Repeat,
+    encode,
+    jobs::BATCH,
+    unknown_code,
+};
 
 /// Claims whose answers were lost and that are remembered.
 const MAX_LOST_CLAIMS: usize = 100;
@@ -141,7 +150,7 @@ impl RedisBroker {
         let mut args = self.workflow_limits();
         let grows = settles.iter().any(|settle| settle.growth.is_some());
         args.extend([self.limits.max_log_lines.to_string().into_bytes(), request]);
-        args.extend(encode::settles(settles, self.limits.max_usage_tasks)?);
+        args.extend(encode::settles(settles, &self.limits)?);
         if then.is_some() {
             self.hand_back().await?;
         }
@@ -153,12 +162,21 @@ impl RedisBroker {
         }
         let value = answer?;
         let mut answer = Answer::new(value)?;
-        for code in answer.text()?.bytes() {
+        let codes = answer.text()?;
+        let (codes, mut missing) = codes.split_at_checked(settles.len()).ok_or_else(unknown_code)?;
+        for code in codes.bytes() {
             settled.push(match code {
                 b'R' => Settled::Recorded,
                 b'A' => Settled::AlreadyDone,
                 b'L' => Settled::Lost,
                 b'N' => Settled::NoCapacity,
+                b'S' => Settled::BlobStorageFull,
+                b'M' => Settled::TooManyBlobs(self.limits.max_blobs),
+                b'D' => {
+                    let (first, others) = missing.split_at_checked(HEX_DIGITS).ok_or_else(unknown_code)?;
+                    missing = others;
+                    Settled::MissingBlob(digest(first)?)
+                }
                 _ => return Err(unknown_code()),
             });
         }

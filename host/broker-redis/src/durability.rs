@@ -26,7 +26,7 @@ use crate::{
 const MAX_CONNECTIONS: usize = 32;
 /// The functions whose answer says that a change is kept. What only workers and background services call is not among
 /// them: a lost claim or outcome makes a job run again, and loses none.
-const CONFIRMED: [&str; 14] = [
+const CONFIRMED: [&str; 16] = [
     "submit",
     "start_workflow",
     "cancel",
@@ -41,6 +41,8 @@ const CONFIRMED: [&str; 14] = [
     "kv_write",
     "kv_delete",
     "kv_delete_bucket",
+    "put_blob",
+    "delete_blob",
 ];
 
 /// The connections for changes that are confirmed.

@@ -4,13 +4,14 @@
 use std::collections::{HashMap, HashSet};
 
 use umbel_broker::{
-    Claim, ClaimQueues, Error, Label, LimitedTenants, MAX_LIMITED_TENANTS, MAX_USAGE_SUM, NewJob, Renewal, Result,
-    Settle, Start,
+    Claim, ClaimQueues, Error, Label, LimitedTenants, Limits, MAX_LIMITED_TENANTS, MAX_USAGE_SUM, NewJob, Renewal,
+    Result, Settle, Start,
     rules::history::{as_list, more},
 };
 use umbel_model::{AttemptRecord, Resolution, Token, Usage};
 
 use crate::{
+    blobs::settled_blobs,
     broker_options::broker_options,
     bytes::{FLAG_MORE, FLAG_SPEC_APART, Packed, SPEC_INLINE_BYTES, json, start_of},
     growth::growth,
@@ -83,7 +84,8 @@ fn second_piece(job: &NewJob) -> Vec<u8> {
 fn details(job: &NewJob, is_second: bool) -> Result<Option<Vec<u8>>> {
     let is_unique = job.broker_options.as_ref().is_some_and(|options| options.unique.is_some());
     let is_plain = job.start == Start::Now && job.expires_ms == 0 && job.expires_at.is_none() && !is_apart(job);
-    if is_plain && !is_unique && !is_second && job.idempotency.is_none() && job.redrive_of.is_none() {
+    let refers = !job.blobs.is_empty();
+    if is_plain && !is_unique && !is_second && !refers && job.idempotency.is_none() && job.redrive_of.is_none() {
         return Ok(None);
     }
     let (start, start_ms) = start_of(job.start);
@@ -91,7 +93,8 @@ fn details(job: &NewJob, is_second: bool) -> Result<Option<Vec<u8>>> {
     let packed = packed.ms(job.expires_at.map_or(0, |at| at.max(1)));
     let packed = packed.text(if is_apart(job) { &job.spec } else { "" });
     let packed = packed.idempotency(job.idempotency.as_ref())?;
-    Ok(Some(packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default()).done()))
+    let packed = packed.name(&job.redrive_of.map(|id| id.to_string()).unwrap_or_default());
+    Ok(Some(packed.digests(&job.blobs)?.done()))
 }
 
 /// For `claim.lua`. `hears`: whether the worker hears what is published for it.
@@ -121,11 +124,12 @@ pub(crate) fn claim(claim: &Claim, max: u32, hears: bool) -> Result<Vec<u8>> {
 }
 
 /// Kinds, arguments and usage, for `settle.lua`.
-pub(crate) fn settles(settles: &[Settle], max_usage_tasks: u64) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn settles(settles: &[Settle], limits: &Limits) -> Result<Vec<Vec<u8>>> {
     let mut args = vec![Vec::with_capacity(settles.len())];
     for settle in settles {
         let entry = settle.record.as_ref().map(attempt).transpose()?.unwrap_or_default();
-        let is_bare = settle.progress.is_none() && settle.growth.is_none() && settle.logs.is_empty();
+        let blobs = settled_blobs(settle, limits)?;
+        let is_bare = settle.progress.is_none() && settle.growth.is_none() && settle.logs.is_empty() && blobs.is_none();
         match &settle.resolution {
             Resolution::Succeed { result } if is_bare && entry.len() < HISTORY_INLINE_BYTES => {
                 args[0].push(b's');
@@ -138,12 +142,13 @@ pub(crate) fn settles(settles: &[Settle], max_usage_tasks: u64) -> Result<Vec<Ve
                 args.extend([member, settle.token.as_str().as_bytes().to_vec(), ending.done()]);
             }
             _ => {
-                args[0].push(b'o');
+                args[0].push(if blobs.is_some() { b'b' } else { b'o' });
+                args.extend(blobs);
                 args.push(any_settle(settle, &entry)?);
             }
         }
     }
-    args.push(usage(settles, max_usage_tasks));
+    args.push(usage(settles, limits.max_usage_tasks));
     Ok(args)
 }
 

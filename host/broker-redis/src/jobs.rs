@@ -13,6 +13,7 @@ use crate::{
     RedisBroker,
     answers::Answer,
     args,
+    blobs::digest,
     bytes::{corrupt, json, some},
     connection::Repeat,
     encode,
@@ -48,6 +49,7 @@ impl Jobs for RedisBroker {
                     b'Q' => Submitted::TooManyQueues,
                     b'N' => Submitted::NotDead,
                     b'B' => Submitted::StorageFull,
+                    b'M' => Submitted::MissingBlob(digest(&answer.text()?)?),
                     _ => return Err(unknown_code()),
                 });
             }

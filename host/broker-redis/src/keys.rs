@@ -26,7 +26,7 @@
 //! | `line:<tenant>,<queue>` | hash | what else is known of a tenant queue with sub-queues or a block, see `limits.lua` |
 //! | `special` | hash | tenants with a control, tenant queues with a `line:…`, and `,` while anybody subscribes to events |
 //! | `control:<tenant>` | hash | controls by `t`, `q:<queue>`, `k:<task>`; whether a queue is paused is in `queues:…` |
-//! | `control:;<tenant>` | hash | what an operator lets it store: bytes of jobs (`j`), of documents (`d`) and of key-value entries (`k`) |
+//! | `control:;<tenant>` | hash | what an operator lets it store: bytes of jobs (`j`), of documents (`d`), of key-value entries (`k`) and of blobs (`b`) |
 //! | `parked` | sorted set | blocked tenant queues, tasks and keys by the time at which a rate opens them |
 //! | `blocked:<tenant>[,<task>[,<key>]]` | set | queues in which something is blocked by that cap |
 //! | `used`, `rates` | hash, sorted set | running jobs of sub-queues by `<tenant>,<task>[,<key>]`; until when rates are used up, microseconds |
@@ -51,6 +51,9 @@
 //! | `meta:kv_expiry_v1` | sorted set | `<tenant>,<bucket>,<key>` of entries that expire, by when |
 //! | `meta:usage_v1:<tenant>,<hour>` | hash | sums of usage by task, see `usage.lua` |
 //! | `meta:usage_hours_v1` | sorted set | `<tenant>,<hour>` of those, by hour |
+//! | `meta:blobs_v1:<tenant>`, `meta:blob_names_v1:…` | hash, sorted set | records of blobs by digest, and the digests in order, see `blobs.lua` |
+//! | `meta:blob_refs_v1:<tenant>` | hash | the digests to which a job refers, by its id |
+//! | `meta:blobs_unused_v1` | sorted set | `<tenant>,<digest>` of blobs to which no job refers, by the time since when |
 //! | `meta:recounted_v1` | string | when those were last counted anew: the time at which that was begun |
 //! | `meta:recounting_v1`, `meta:changed_v1` | string, hash | while they are counted anew: a token, and the bytes that came and went by `<tenant>,+<counter>` and `-`, see `recount.lua` |
 //! | `meta:older_v1` | string | when a process that does not count bytes was noticed last |

@@ -24,6 +24,7 @@ pub(crate) const CODE: &str = code! {
     "do" "labels" "end"
     "do" "storage" "end"
     "do" "usage" "end"
+    "do" "blobs" "end"
     "do" "limits" "end"
     "do" "uniqueness" "dead_set" "end"
     "do" "idempotency" "end"

@@ -27,6 +27,7 @@ const IS_JOIN: u8 = 1;
 const ARGUMENTS_APART: u8 = 2;
 const IS_KEPT: u8 = 4;
 const HAS_BROKER_OPTIONS: u8 = 8;
+const HAS_BLOBS: u8 = 16;
 
 /// Where a node stands in its workflow, as its record says it.
 #[derive(Debug)]
@@ -96,17 +97,21 @@ fn code_of(state: JobState) -> u8 {
 pub(crate) fn new_node(node: &NewNode) -> Result<Vec<u8>> {
     let (after, group) = (node.after.unwrap_or(NOBODY), node.group.unwrap_or(NOBODY));
     match &node.work {
-        NewWork::Job { template, arguments, takes, kept, broker_options: more, blobs: _ } => {
+        NewWork::Job { template, arguments, takes, kept, broker_options: more, blobs } => {
             let apart = arguments.len() > SPEC_INLINE_BYTES;
             let kind = if apart { ARGUMENTS_APART } else { 0 }
                 | if kept.is_some() { IS_KEPT } else { 0 }
-                | if more.is_some() { HAS_BROKER_OPTIONS } else { 0 };
+                | if more.is_some() { HAS_BROKER_OPTIONS } else { 0 }
+                | if blobs.is_empty() { 0 } else { HAS_BLOBS };
             let mut packed = Packed::default().u8(kind);
             if apart {
                 packed = packed.text(arguments);
             }
             if let Some(more) = more {
                 packed = packed.long(&broker_options(more)?);
+            }
+            if !blobs.is_empty() {
+                packed = packed.digests(blobs)?;
             }
             if let Some(Kept { state, result, failure }) = kept {
                 let failure = failure.as_ref().map(json).transpose()?.unwrap_or_default();

@@ -8,13 +8,14 @@ use crate::{RedisBroker, answers::Answer, bytes::corrupt};
 impl RedisBroker {
     pub(crate) async fn stored(&self, tenant: &TenantId) -> Result<StoredBytes> {
         let key = self.connection.keys.stored(tenant);
-        let [jobs, logs, documents, modules, kv] = self.numbers(key, &["j", "l", "d", "m", "k"]).await?;
-        Ok(StoredBytes { jobs, logs, documents, modules, kv, blobs: 0 })
+        let [jobs, logs, documents, modules, kv, blobs] = self.numbers(key, &["j", "l", "d", "m", "k", "b"]).await?;
+        Ok(StoredBytes { jobs, logs, documents, modules, kv, blobs })
     }
 
     pub(crate) async fn own_storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {
-        let [jobs, documents, kv] = self.numbers(self.connection.keys.storage_limit(tenant), &["j", "d", "k"]).await?;
-        Ok(StorageLimits { jobs, documents, kv, blobs: 0 })
+        let [jobs, documents, kv, blobs] =
+            self.numbers(self.connection.keys.storage_limit(tenant), &["j", "d", "k", "b"]).await?;
+        Ok(StorageLimits { jobs, documents, kv, blobs })
     }
 
     /// Numbers of a hash; 0 where there is none.

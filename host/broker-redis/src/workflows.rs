@@ -13,6 +13,7 @@ use crate::{
     RedisBroker,
     answers::Answer,
     args,
+    blobs::digest,
     bytes::{corrupt, some},
     connection::Repeat,
     decode::job_value,
@@ -157,6 +158,7 @@ impl RedisBroker {
             Some(b'B') => WorkflowSubmitted::StorageFull,
             Some(b'Q') => WorkflowSubmitted::TooManyQueues,
             Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
+            Some(b'M') => WorkflowSubmitted::MissingBlob(digest(id)?),
             Some(b'U') => WorkflowSubmitted::Unknown,
             _ => return Err(unknown_code()),
         })

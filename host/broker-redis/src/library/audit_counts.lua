@@ -178,6 +178,23 @@ local sets_and_counts = {
     end
     if scanned[1] ~= '0' then out[1] = tonumber(scanned[1]) end
   end,
+  -- References of a tenant's jobs to blobs, from a cursor on.
+  blob_refs = function(args)
+    local tenant = args[4]
+    local cursor = blobs.each_job(tenant, args[5], tonumber(args[6]), function(id)
+      local member = tenant .. ',' .. id
+      if not exists('job:', member) then
+        found('references of a job that is gone', member, function() blobs.release(member) end)
+      end
+    end)
+    if cursor ~= '0' then out[1] = tonumber(cursor) end
+  end,
+  -- The records of a tenant's blobs, if there are not too many to count at once.
+  blobs = function(args)
+    blobs.compare(args[4], tonumber(args[5]), function(digest, mend)
+      found('references of a blob', args[4] .. ',' .. digest, mend)
+    end)
+  end,
   counts = look_at_counts,
   dead = function(args) look_at_dead(args[4]) end,
   lanes = look_at_sub_queues,

@@ -80,16 +80,16 @@ register('control', 'allow-oom', function(args)
 end)
 
 -- Sets what a tenant may store.
--- ARGV[2] tenant   ARGV[3] bytes of jobs, ARGV[4] of documents, ARGV[5] of key-value entries; 0: as much as each
+-- ARGV[2] tenant   ARGV[3] bytes of jobs, ARGV[4] of documents, ARGV[5] of key-value entries, ARGV[6] of blobs; 0: as much as each
 -- Complexity: O(1).
 register('limit_storage', 'allow-oom', function(args)
   local name = ';' .. args[2]
   local key = P .. 'control:' .. name
-  if args[3] == '0' and args[4] == '0' and args[5] == '0' then
+  if args[3] == '0' and args[4] == '0' and args[5] == '0' and args[6] == '0' then
     call('UNLINK', key)
     call('HDEL', P .. 'special', name)
   else
-    call('HSET', key, 'j', args[3], 'd', args[4], 'k', args[5])
+    call('HSET', key, 'j', args[3], 'd', args[4], 'k', args[5], 'b', args[6])
     call('HSET', P .. 'special', name, 1)
   end
 end)

@@ -55,9 +55,9 @@ local function bind()
 end
 
 -- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored; sums of usage.
+-- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored; sums of usage, blobs.
 local labels, limits, unique, dead_set, workflows, work, storage = {}, {}, {}, {}, {}, {}, {}
-local new_workflows, idempotency, deletion, turns, claims, kv, usage = {}, {}, {}, {}, {}, {}, {}
+local new_workflows, idempotency, deletion, turns, claims, kv, usage, blobs = {}, {}, {}, {}, {}, {}, {}, {}
 
 -- ---- the state of one call
 
@@ -357,6 +357,7 @@ local function flush()
   labels.flush()
   flush_indexes()
   flush_events()
+  blobs.flush()
   storage.flush()
   usage.flush()
   for _, tq in pairs(tenant_queues) do

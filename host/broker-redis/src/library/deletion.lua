@@ -12,6 +12,7 @@ end
 
 function deletion.unlink(member)
   storage.give_back(member)
+  blobs.release(member)
   call('UNLINK', P .. 'job:' .. member, P .. 'spec:' .. member, P .. 'history:' .. member, P .. 'log:' .. member,
     P .. 'more:' .. member)
 end

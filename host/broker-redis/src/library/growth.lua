@@ -162,8 +162,8 @@ local function add_members(wf, group, join, members)
   add_item(ARRIVE, wf.prefix, FAILURE_STATUS, OK, starts, 1, #starts / 8)
 end
 
--- Stores what a running job asked for, or changes nothing and answers false.
-function workflows.grow(member, r, blob)
+-- Stores what a running job asked for, or changes nothing and answers false. Calls `begin_to_store` before it stores something.
+function workflows.grow(member, r, blob, begin_to_store)
   local growth = read_growth(blob)
   local members, wf, group, join = growth.members, nil, nil, nil
   if members then
@@ -179,6 +179,7 @@ function workflows.grow(member, r, blob)
     if given[new.prefix] or workflow_at(new.prefix) then return false end
     given[new.prefix] = true
   end
+  begin_to_store()
   for _, new in ipairs(growth.workflows) do
     local stored, starts = new_workflows.store_workflow(new.head, new.templates)
     for i, node in ipairs(new.nodes) do new_workflows.store_node(stored, i - 1, node) end

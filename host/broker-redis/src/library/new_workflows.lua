@@ -5,8 +5,10 @@
 -- spec; the starts follow.
 local NEW_WORKFLOW = '<Bc0I4I4I4I6I6Bc0I2c0I2c0I6I4c0'
 local IDEMPOTENCY = '<I2c0I2c0I6'
--- Kinds of a packed node, added up: a join (then it follows as it is stored); arguments apart; how it ended; options.
+-- Kinds of a packed node, added up: a join (then it follows as it is stored); arguments apart; how it ended; options; digests of
+-- blobs.
 local IS_JOIN, ARGUMENTS_APART, IS_KEPT, HAS_ITS_OPTIONS = 1, 2, 4, 8
+new_workflows.HAS_BLOBS = 16
 
 -- The limits of the store: queued jobs of a tenant queue, queues, workflows and nodes of a tenant.
 local max_backlog, max_queues, max_workflows, max_nodes
@@ -93,15 +95,29 @@ local function kept_record(t, flags, state, fixed, result, failure)
     #fixed, fixed, #result, result, #failure, failure, 0, '', 0, 0, '')
 end
 
+-- Where the digests of a packed node's blobs begin and where they end, which is in front of how it ended.
+function new_workflows.blobs_at(kind, blob)
+  local at = 2
+  if has(kind, ARGUMENTS_APART) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if has(kind, HAS_ITS_OPTIONS) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if not has(kind, new_workflows.HAS_BLOBS) then return at, at end
+  return at + 2, at + 2 + unpack_struct('<I2', blob, at)
+end
+
+-- The digests of the blobs to which a packed node refers.
+function new_workflows.blobs_of(blob)
+  local kind = byte(blob)
+  if kind == IS_JOIN or not has(kind, new_workflows.HAS_BLOBS) then return '' end
+  local from, behind = new_workflows.blobs_at(kind, blob)
+  return sub(blob, from, behind - 1)
+end
+
 -- The bytes of a packed node.
 function new_workflows.bytes_of(blob)
   local kind, at, bytes = byte(blob), 2, 0
   if kind == IS_JOIN then return 0 end
-  if has(kind, ARGUMENTS_APART) then
-    bytes = unpack_struct('<I4', blob, at)
-    at = at + 4 + bytes
-  end
-  if has(kind, HAS_ITS_OPTIONS) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  if has(kind, ARGUMENTS_APART) then bytes = unpack_struct('<I4', blob, at) end
+  at = select(2, new_workflows.blobs_at(kind, blob))
   if has(kind, IS_KEPT) then
     local _, result, failure, behind = unpack_struct('<BI4c0I4c0', blob, at)
     bytes, at = bytes + storage.of_result(result) + #failure, behind
@@ -122,6 +138,7 @@ local function store_job(wf, number, member, kind, blob)
     flags = flags + HAS_OPTIONS
     call('SET', P .. 'more:' .. member, options)
   end
+  at = select(2, new_workflows.blobs_at(kind, blob))
   if not has(kind, IS_KEPT) then
     local links = sub(blob, at)
     local t = template_of(wf, (unpack_struct('<I3', links)))
@@ -144,18 +161,19 @@ local function store_job(wf, number, member, kind, blob)
     wf.counts[state + 1] = wf.counts[state + 1] + 1
   else
     storage.give_back(member)
+    blobs.release(member)
     call('SET', P .. 'job:' .. member, text)
   end
+  blobs.refer(member, new_workflows.blobs_of(blob))
   if arguments then call('SET', P .. 'spec:' .. member, arguments) end
   storage.add(wf.tenant, new_workflows.bytes_of(blob))
 end
 
 -- The template of a packed node, none of a join.
 function new_workflows.template_in(blob)
-  local kind, at = byte(blob), 2
+  local kind = byte(blob)
   if kind == IS_JOIN then return end
-  if has(kind, ARGUMENTS_APART) then at = at + 4 + unpack_struct('<I4', blob, at) end
-  if has(kind, HAS_ITS_OPTIONS) then at = at + 4 + unpack_struct('<I4', blob, at) end
+  local at = select(2, new_workflows.blobs_at(kind, blob))
   if has(kind, IS_KEPT) then
     at = at + 1
     at = at + 4 + unpack_struct('<I4', blob, at)

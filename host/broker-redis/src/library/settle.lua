@@ -3,8 +3,8 @@
 -- The growth is '' or as growth.lua reads it, or REFUSED when there can be no room for it. The logs follow.
 local FORMAT = '<Bc0Bc0BI6I4c0I4c0Bc0I4c0I4c0I2'
 local REFUSED = 'refused'
--- The letter 's'.
-local SUCCESS = 115
+-- The letters 's' and 'b'.
+local SUCCESS, WITH_BLOBS = 115, 98
 local SUCCEED, FAIL, RETRY, SNOOZE, REVOKE, RELEASE, REPLACE = 0, 1, 2, 3, 4, 5, 6
 local ENDS = { [SUCCEED] = SUCCEEDED, [FAIL] = FAILED, [REVOKE] = REVOKED }
 -- Of this call: most log lines of a job, the time as a record has it, and whether growths are stored.
@@ -101,8 +101,8 @@ local function could_have_followed(how, payload, r)
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
 
--- `k` is its number in the call, if it may record an attempt.
-local function settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, blob, at, logs, k)
+-- `k` is its number in the call, if it may record an attempt. Answers with a letter, and the digest of a blob that is missing.
+local function settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, blob, at, logs, k, settled_blobs)
   if not text or not is_readable(text) then return 'L' end
   local done, r = pcall(opened, text)
   if not done or r[TOKEN] ~= token then return 'L' end
@@ -111,8 +111,19 @@ local function settle(member, text, token, how, delay_ms, payload, entry, more, 
     how, payload, growth = FAIL, storage.quota(tenant_of(member)), ''
   end
   -- What was cancelled adds nothing as it goes.
-  if growth ~= '' and (how == SUCCEED or not has(r[FLAGS], CANCEL)) then
-    if not may_grow or growth == REFUSED or not workflows.grow(member, r, growth) then return 'N' end
+  local adds = how == SUCCEED or (how == REPLACE and not has(r[FLAGS], CANCEL))
+  local of_blobs = settled_blobs and adds and blobs.read_settled(settled_blobs)
+  if of_blobs then
+    local code, missing = blobs.refuses_settled(tenant_of(member), of_blobs)
+    if code then return code, missing end
+  end
+  local function store_blobs()
+    if of_blobs then blobs.store_settled(member, of_blobs) end
+  end
+  if growth ~= '' and adds then
+    if not may_grow or growth == REFUSED or not workflows.grow(member, r, growth, store_blobs) then return 'N' end
+  else
+    store_blobs()
   end
   if #progress > 0 then r[PROGRESS] = progress end
   append_logs(member, blob, at, logs, max_log_lines)
@@ -145,7 +156,7 @@ local function read_successes(args, kinds)
       n = n + 1
       keys[n], members[n], at = P .. 'job:' .. args[at], args[at], at + 3
     else
-      at = at + 1
+      at = at + (byte(kinds, k) == WITH_BLOBS and 2 or 1)
     end
   end
   if n == 0 then return end
@@ -165,7 +176,7 @@ local function settle_all(args, kinds)
   unleased, unleased_n, to_retain, retained_n, retained_ttl = {}, 0, {}, 0, nil
   is_anybody_subscribed()
   local texts, mores = read_successes(args, kinds)
-  local codes, at, read, n = {}, 8, 0, 0
+  local codes, at, read, n, missing = {}, 8, 0, 0, {}
   for k = 1, #kinds do
     if byte(kinds, k) == SUCCESS then
       read = read + 1
@@ -178,10 +189,14 @@ local function settle_all(args, kinds)
       codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending, k), at + 3
     else
       limits.release_freed()
+      local settled_blobs
+      if byte(kinds, k) == WITH_BLOBS then settled_blobs, at = args[at], at + 1 end
       local member, token, how, delay_ms, payload, entry, more, progress, growth, logs, behind = unpack_struct(FORMAT, args[at])
       local text = call('GET', P .. 'job:' .. member)
-      codes[k] = settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, args[at], behind,
-        logs, k)
+      local digest
+      codes[k], digest = settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, args[at], behind,
+        logs, k, settled_blobs)
+      if digest then missing[#missing + 1] = blobs.hex(digest) end
       at = at + 1
     end
   end
@@ -189,15 +204,17 @@ local function settle_all(args, kinds)
   if n > 0 then call('MSET', unpack(records, 1, n)) end
   in_pieces('ZREM', P .. 'leases', unleased)
   in_pieces('ZADD', P .. 'retain', to_retain)
-  return table.concat(codes)
+  return table.concat(codes) .. table.concat(missing)
 end
 
 -- Ends deliveries, does what follows from that, and claims more in the same step.
 -- ARGV[2…4] limits   ARGV[5] max_log_lines   ARGV[6] a packed claim, or ''   ARGV[7] per settle: 's' for a success with
---   nothing but a result and an attempt, 'o' for any other   ARGV[8…] of a success: member, token, and the record behind its
+--   nothing but a result and an attempt, 'o' for any other, 'b' for one with blobs (then what blobs.lua says of them is in front)
+--   ARGV[8…] of a success: member, token, and the record behind its
 --   immutable part; of another: see FORMAT and encode.rs. No job comes twice. The last one: what they used, see usage.give().
--- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N no capacity), then the deliveries as
---   claim() appends them.
+-- Returns { codes, … }: one letter per settle (R recorded, A already done, L lost, N no capacity, S too many bytes of blobs, M too
+--   many blobs, D a blob is missing) and behind them the digests that are missing, 64 digits each; then the deliveries as claim()
+--   appends them.
 -- Complexity: O(n log N), and that of work.advance(). All successes are read and written together.
 local function run(args)
   new_workflows.limit(args)

@@ -4,8 +4,8 @@
 -- ARGV[2…4] limits   ARGV[5] how long it may be staged, milliseconds   ARGV[6] the packed workflow, see NEW_WORKFLOW
 -- ARGV[7…] its packed templates, see TEMPLATE
 -- Returns a letter (C created, E existing, X conflict, F queue full, Q too many queues, W too many workflows,
---   B too many bytes of the tenant, U unknown)
---   and, behind E and X, an id.
+--   B too many bytes of the tenant, M a blob is missing, U unknown)
+--   and, behind E and X, an id, behind M a digest.
 -- Complexity: O(templates).
 register('stage_workflow', '', function(args)
   local c, g = workflows, new_workflows
@@ -58,6 +58,13 @@ register('stage_nodes', '', function(args)
   if not storage.fits(wf.tenant, bytes) then
     flush()
     return 'B'
+  end
+  for i = 4, #args do
+    local missing = blobs.missing(wf.tenant, g.blobs_of(args[i]))
+    if missing then
+      flush()
+      return 'M' .. blobs.hex(missing)
+    end
   end
   for i = 4, #args do g.store_node(wf, first + i - 4, args[i]) end
   flush()

@@ -1,5 +1,5 @@
 -- The bytes that a tenant has stored: `meta:stored:<tenant>` has the counters by kind: `j` jobs and workflows, and `l` the part of
--- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules; `k` key-value entries. What counts is said in the
+-- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules; `k` key-value entries; `b` blobs. What counts is said in the
 -- broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
 
 -- While somebody counts anew (see recount.lua), `meta:recounting_v1` is there, and each change is noted in `meta:changed_v1`, too:
@@ -8,7 +8,7 @@
 -- A process of an older release does not count. `meta:older_v1` is the time at which one was noticed last: it submitted, and left
 -- `meta:counted_seq` behind `seq`, as labels.lua says of `meta:seq`; or it has a worker that is not in `meta:workers_v1`.
 
--- What is set for a tenant, is a hash `control:;<tenant>`: `j`, `d` and `k`, bytes that it may store. `special` names it as it names
+-- What is set for a tenant, is a hash `control:;<tenant>`: `j`, `d`, `k` and `b`, bytes that it may store. `special` names it as it names
 -- the controls of a tenant, so that it costs nothing where nothing is set; no tenant has such a name.
 
 -- What each tenant may store; 0: any number.
@@ -119,6 +119,19 @@ function storage.take_entry(tenant, bytes, most)
   end
   storage.add_entry(tenant, bytes)
   return true
+end
+
+-- Counts so many bytes more of blobs, or fewer.
+function storage.add_blob(tenant, bytes)
+  storage.count(tenant, 'b', bytes)
+  note(tenant, 'b', bytes)
+end
+
+-- Whether so many bytes of blobs fit where each tenant may store `most`.
+function storage.blobs_fit(tenant, bytes, most)
+  local own_limit = is_anything_special() and tonumber(call('HGET', P .. 'control:;' .. tenant, 'b') or 0) or 0
+  local limit = own_limit > 0 and own_limit or most
+  return limit == 0 or (call('HGET', storage.key(tenant), 'b') or 0) + bytes <= limit
 end
 
 -- What a tenant may store of jobs (`j`) or documents (`d`); 0: any number.

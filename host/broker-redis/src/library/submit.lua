@@ -8,9 +8,9 @@
 -- record, broker options or '', labels or ''.
 local GROUP = '<BBc0Bc0Bc0Bc0c16I2c0I2c0'
 -- Details of a job: kind of start, start, expiry (a duration, a time), large spec, idempotency key, body and time, the dead
--- job that it replaces.
-local DETAILS = '<BI6I6I6I4c0I2c0I2c0I6Bc0'
-local NO_DETAILS = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+-- job that it replaces, digests of blobs.
+local DETAILS = '<BI6I6I6I4c0I2c0I2c0I6Bc0I2c0'
+local NO_DETAILS = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 -- In a job's second piece: the priority's part of the score and two retentions are in front of the immutable part's length.
 local FIXED_IN_PIECE = 27
 -- In a second piece: all but the names of queue and task, and the spec.
@@ -81,7 +81,7 @@ local function sent_in(g, piece)
 end
 
 -- What keeps a job from being stored: a letter, and an id.
-local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes)
+local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes, digests)
   local tenant, options = g.tq.tenant, g.more and limits.read_options(g.more)
   if #idem_key > 0 or #redrive > 0 or options then
     if call('EXISTS', key) == 1 then return 'E', id end
@@ -98,18 +98,20 @@ local function refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes
   end
   local code = room(g.tq)
   if not code and not storage.fits(tenant, bytes) then code = 'B' end
+  local missing = not code and blobs.missing(tenant, digests)
+  if missing then code = 'M' end
   if code and call('EXISTS', key) == 1 then return 'E', id end
-  return code
+  return code, missing and blobs.hex(missing) or nil
 end
 
 local function submit(g, id, piece, details)
-  local start, start_ms, expires_ms, expires_at, apart, idem_key, idem_body, idem_ttl, redrive =
+  local start, start_ms, expires_ms, expires_at, apart, idem_key, idem_body, idem_ttl, redrive, digests =
     unpack_struct(DETAILS, details)
   local tq, options, tenant, queue = g.tq, g.more and limits.read_options(g.more), g.tq.tenant, g.tq.queue
   local flags, priority = byte(g.head, FLAGS, PRIORITY)
   local member, key = g.tq.member .. id, g.tq.job .. id
   local bytes = #apart + storage.arguments_apart(apart, 0) + sent_in(g, piece)
-  local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes)
+  local code, other = refusal(g, key, id, idem_key, idem_body, idem_ttl, redrive, bytes, digests)
   if code then return answer(code, other) end
 
   local due, inherited = start_ms, nil
@@ -135,6 +137,7 @@ local function submit(g, id, piece, details)
   if g.more then call('SET', P .. 'more:' .. member, g.more) end
   if #idem_key > 0 then idempotency.keep(tenant, idem_key, idem_body, idem_ttl, id) end
   if #apart > 0 then call('SET', P .. 'spec:' .. member, apart) end
+  blobs.refer(member, digests)
   if not tq.known then
     make_queue(tq)
     tq.counted, tq.backlog = true, 0
@@ -289,7 +292,7 @@ end
 --   other's id   ARGV[6] groups, see GROUP   ARGV[7] the group of each job, two bytes   ARGV[8…] per job: id, second piece
 --   of its record (its last byte of the score and all behind it), and details (see DETAILS) if its group has them
 -- Returns { codes, id… }: one letter per job (C created, E existing, X conflict, F queue full, Q too many queues,
---   N not dead, D duplicate, B too many bytes of the tenant); E, X and D take the next id.
+--   N not dead, D duplicate, B too many bytes of the tenant, M a blob is missing); E, X and D take the next id, M the next digest.
 -- Complexity: O(n log N).
 register('submit', '', function(args)
   local groups, numbers = read_groups(args[6]), read_numbers(args[7])

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use umbel_model::{Failure, Rate, Resolution, TaskName};
+use umbel_model::{Digest, Failure, Rate, Resolution, TaskName};
 
 use super::{
     chords::{claim, settle, tenant},
@@ -48,8 +48,13 @@ async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
     broker.settle(&[failed(&held[0]), settle(&held[1])], None).await.unwrap();
     let unique = Unique { key: "u".into(), wins: Wins::First, for_ms: 0, max_wait_ms: 0 };
     let broker_options = Some(Box::new(BrokerOptions { unique: Some(unique), ..BrokerOptions::default() }));
+    let [used, unused] = [Digest::of(b"used"), Digest::of(b"unused")];
+    for digest in [used, unused] {
+        let blob = NewBlob { digest, bytes: 5, content_type: None };
+        broker.put_blob(&PutBlob { tenant: tenant(), blob }).await.unwrap();
+    }
     let waiting = [
-        single(11),
+        NewJob { blobs: vec![used], ..single(11) },
         of_key(12, 1),
         NewJob { start: Start::After(60_000), ..single(13) },
         NewJob { broker_options, ..single(14) },
@@ -173,6 +178,14 @@ async fn an_audit_finds_and_mends_each_damage() {
         (vec!["SADD".into(), key("blocked:tenant0"), "default".into()], "limit of nothing that is parked"),
         (vec!["ZADD".into(), key("parked"), "1".into(), "tenant0,default".into()], "limit of nothing that is parked"),
         (vec!["RPUSH".into(), key("events:tenant0"), "x".into()], "events that nobody follows"),
+        (vec!["DEL".into(), key("meta:blobs_unused_v1")], "references of a blob"),
+        (vec!["DEL".into(), key("meta:blob_names_v1:tenant0")], "references of a blob"),
+        (
+            vec!["HSET".into(), key("meta:blob_refs_v1:tenant0"), single(99).id.to_string(), "x".repeat(32)],
+            "references of a job that is gone",
+        ),
+        (vec!["DEL".into(), key("meta:blob_refs_v1:tenant0")], "references of a blob"),
+        (vec!["HINCRBY".into(), key("meta:stored:tenant0"), "b".into(), "5".into()], "bytes of a tenant"),
         (
             vec!["HSET".into(), key("followed"), "tenant9".into(), "99999999999999 1".into()],
             "followers that nobody looks for",

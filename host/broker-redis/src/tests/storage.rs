@@ -34,7 +34,7 @@ async fn counters_that_an_older_release_left_wrong_are_counted_anew_once_a_day_a
     broker.kv_write(&entry).await.unwrap();
     broker.prune(1).await.unwrap();
     let right = broker.stored_bytes(&tenant()).await.unwrap();
-    assert_eq!(right, StoredBytes { jobs: 4, logs: 0, documents: 105, modules: 105, kv: 72 });
+    assert_eq!(right, StoredBytes { jobs: 4, logs: 0, documents: 105, modules: 105, kv: 72, blobs: 0 });
 
     set(&server, "j", 3);
     set(&server, "m", 0);
