@@ -18,6 +18,8 @@ struct Options {
     max_deliveries: u32,
     #[serde(rename = "knobs")]
     broker_options: Option<Box<BrokerOptions>>,
+    /// To which blobs its arguments refer, a bit each.
+    blobs: u8,
 }
 
 impl Default for Options {
@@ -29,6 +31,7 @@ impl Default for Options {
             expires_ms: 0,
             max_deliveries: 3,
             broker_options: None,
+            blobs: 0,
         }
     }
 }
@@ -170,7 +173,14 @@ fn stored_node(node: &canvas::Node, templates: &mut Vec<NodeTemplate>, known: &m
             let arguments =
                 NodeArguments { args: signature.args.clone(), label: node.label.clone(), ..NodeArguments::default() };
             let arguments = serde_json::to_string(&arguments).unwrap();
-            NewWork::Job { template, arguments, takes: node.takes, kept: None, broker_options, blobs: Vec::new() }
+            NewWork::Job {
+                template,
+                arguments,
+                takes: node.takes,
+                kept: None,
+                broker_options,
+                blobs: blobs_of(options.blobs),
+            }
         }
     };
     let (when, on_failure) = (node.when, node.on_failure);

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod blobs;
 mod broker_options;
 mod celery;
 mod controls;
@@ -47,12 +48,13 @@ use std::{
 use futures::future::BoxFuture;
 use serde_json::{json, value::RawValue};
 use umbel_model::{
-    Failure, JobId, JobRecord, JobState, NodeArguments, OnFailure, QueueName, Resolution, TaskName, TenantId, Token,
-    UnixMs, WorkerId, WorkflowId,
+    Digest, Failure, JobId, JobRecord, JobState, NodeArguments, OnFailure, QueueName, Resolution, TaskName, TenantId,
+    Token, UnixMs, WorkerId, WorkflowId,
 };
 
 use umbel_broker::*;
 
+pub use blobs::*;
 pub use celery::*;
 pub use controls::*;
 pub use dead::*;

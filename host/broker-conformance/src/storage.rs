@@ -193,7 +193,7 @@ pub async fn the_bytes_of_documents_are_counted_with_those_that_they_stand_for(s
 impl Subject {
     /// Lets tenant `t1` store so many bytes of jobs, and as many of documents; 0: as many as each.
     async fn limit_bytes(&self, bytes: u64) {
-        let limits = StorageLimits { jobs: bytes, documents: bytes, kv: bytes, blobs: 0 };
+        let limits = StorageLimits { jobs: bytes, documents: bytes, kv: bytes, blobs: bytes };
         self.broker.set_storage_limits(&tenant("t1"), limits).await.unwrap();
         assert_eq!(self.broker.storage_limits(&tenant("t1")).await.unwrap(), limits);
     }

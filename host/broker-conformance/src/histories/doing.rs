@@ -56,6 +56,7 @@ fn requested(request: &JobRequest) -> NewJob {
         max_deliveries: 2 + u32::from(request.job % 3),
         idempotency: idempotency(request.key),
         redrive_of: request.redrive.map(history_job),
+        blobs: blobs_of(request.blobs),
         ..job
     }
 }
@@ -116,10 +117,14 @@ impl History {
                 }
                 None => Doing::Nothing,
             },
-            Step::Settle { delivery, how, claim, again } => match self.delivery(*delivery) {
+            Step::Settle { delivery, how, blobs, claim, again } => match self.delivery(*delivery) {
                 Some(delivery) => {
                     let then = || claim_of("w2", &QUEUES, 2);
-                    let settle = self.settle(&delivery, how);
+                    let mut settle = self.settle(&delivery, how);
+                    if *blobs != (0, 0) {
+                        let written = (0..BLOBS).filter(|n| blobs.0 & 1 << n > 0).map(blob_numbered).collect();
+                        settle.blobs = Some(Box::new(SettledBlobs { written, refers: blobs_of(blobs.1) }));
+                    }
                     let settles = vec![settle; 1 + usize::from(*again == Again::Within)];
                     Doing::Settle(settles, claim.then(then), (*again == Again::After).then(then))
                 }
@@ -147,9 +152,10 @@ impl History {
                 Doing::Pause(of(*tenant), queue_name(QUEUES[*queue as usize]), *paused)
             }
             Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
-            Step::LimitStorage { tenant, bytes } => {
-                Doing::LimitStorage(of(*tenant), StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4, blobs: 0 })
-            }
+            Step::LimitStorage { tenant, bytes } => Doing::LimitStorage(
+                of(*tenant),
+                StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4, blobs: *bytes },
+            ),
             Step::KvWrite { delivery, tenant, bucket, key, expect, change } => {
                 let delivery = delivery.and_then(|at| self.delivery(at));
                 // Mostly as its job's tenant.
@@ -167,6 +173,12 @@ impl History {
             Step::KvDeleteBucket { tenant, bucket, max } => {
                 Doing::KvDeleteBucket(of(*tenant), bucket_name(*bucket), *max)
             }
+            Step::PutBlob { tenant, blob } => {
+                Doing::PutBlob(PutBlob { tenant: of(*tenant), blob: blob_numbered(*blob) })
+            }
+            Step::DeleteBlob { tenant, blob } => Doing::DeleteBlob(of(*tenant), blob_digest(*blob)),
+            Step::CollectBlobs { retention_ms, max } => Doing::CollectBlobs(*retention_ms, *max),
+            Step::ReadBlobs { tenant, after, max } => Doing::ReadBlobs(of(*tenant), after.map(blob_digest), *max),
             Step::Heartbeat { worker, order } => {
                 Doing::Heartbeat(WorkerInfo { order: *order, ..worker_info(WORKERS[*worker as usize]) })
             }

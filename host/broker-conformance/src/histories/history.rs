@@ -115,6 +115,11 @@ impl History {
             if expected != got {
                 return Err(format!("bytes of tenant {name}: expected {expected:?}, got {got:?}"));
             }
+            let blobs = async |broker: &dyn Broker| broker.blobs(&tenant(name), None, BLOB_STEP).await.unwrap().blobs;
+            let (expected, got) = (blobs(&self.model).await, blobs(&*self.subject.broker).await);
+            if expected != got {
+                return Err(format!("blobs of tenant {name}: expected {expected:?}, got {got:?}"));
+            }
             self.compare_usage(name, UsageBy::Task).await?;
         }
         Ok(())
@@ -185,6 +190,7 @@ impl History {
             if quiet == 4 {
                 self.subject.pass(QUEUE_IDLE_MS);
                 self.both(&Doing::Prune(50), || "a day later".into()).await?;
+                self.both(&Doing::CollectBlobs(0, BLOB_STEP), || "a day later".into()).await?;
                 return Ok(());
             }
         }

@@ -37,6 +37,8 @@ const QUEUES: [&str; 2] = ["q1", "q2"];
 const WORKERS: [&str; 2] = ["w1", "w2"];
 /// Few ids, so that they meet again.
 const JOBS: u8 = 24;
+/// Blobs of each tenant that may be put: more than there may be.
+const BLOBS: u8 = 8;
 /// Rounds in which all that is left comes to its end.
 const MAX_ROUNDS: u32 = 200;
 

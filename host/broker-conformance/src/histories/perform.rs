@@ -28,6 +28,10 @@ pub(super) enum Doing {
     KvWrite(Box<KvWrite>),
     KvRead(KvQuery),
     KvDeleteBucket(TenantId, BucketName, u32),
+    PutBlob(PutBlob),
+    DeleteBlob(TenantId, Digest),
+    CollectBlobs(u64, u32),
+    ReadBlobs(TenantId, Option<Digest>, u32),
     Heartbeat(WorkerInfo),
     Order(WorkerId, WorkerOrder),
     ForgetWorker(WorkerId),
@@ -108,6 +112,13 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
         Doing::KvDeleteBucket(tenant, bucket, max) => {
             format!("{:?}", broker.kv_delete_bucket(tenant, bucket, *max).await)
         }
+        Doing::PutBlob(put) => format!("{:?}", broker.put_blob(put).await),
+        Doing::DeleteBlob(tenant, digest) => format!("{:?}", broker.delete_blob(tenant, *digest).await),
+        Doing::CollectBlobs(retention_ms, max) => format!("{:?}", broker.collect_blobs(*retention_ms, *max).await),
+        Doing::ReadBlobs(tenant, after, max) => {
+            let one = broker.blob(tenant, after.unwrap_or(blob_digest(0))).await;
+            format!("{one:?} {:?}", broker.blobs(tenant, after.as_ref(), *max).await)
+        }
         Doing::Heartbeat(worker) => {
             format!("{:?} {:?}", broker.heartbeat(worker).await, broker.workers().await)
         }
@@ -150,7 +161,10 @@ async fn submit_parts(broker: &dyn Broker, flow: &NewWorkflow, parts: Parts) -> 
             answers.push(broker.stage_nodes(t, id, (at * size) as u32, nodes).await.unwrap());
         }
     }
-    if parts == Parts::All && !answers.contains(&WorkflowSubmitted::StorageFull) {
+    let is_refused = |answer: &WorkflowSubmitted| {
+        matches!(answer, WorkflowSubmitted::StorageFull | WorkflowSubmitted::MissingBlob(_))
+    };
+    if parts == Parts::All && !answers.iter().any(is_refused) {
         answers.push(broker.start_workflow(t, id).await.unwrap());
     }
     format!("{answers:?}")

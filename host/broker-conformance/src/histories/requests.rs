@@ -31,6 +31,8 @@ pub(super) struct JobRequest {
     pub(super) broker_options: Option<Box<BrokerOptions>>,
     /// Which of the labels it has, a bit each.
     pub(super) labels: u8,
+    /// To which blobs it refers, a bit each.
+    pub(super) blobs: u8,
 }
 
 /// How long a job is kept, milliseconds.
@@ -133,7 +135,8 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
                 .prop_map(|(result_ms, dead_ms)| Keep { result_ms, dead_ms });
             let redrive = prop::option::weighted(0.1, 0..JOBS);
             let labels = prop_oneof![2 => Just(0), 1 => 1..4_u8];
-            let times = (start, expires, expires_at, keep, labels);
+            let blobs = some_blobs();
+            let times = (start, expires, expires_at, keep, labels, blobs);
             (
                 0..JOBS,
                 prop_oneof![3 => Just(0), 1 => Just(1)],
@@ -148,7 +151,7 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
                         job,
                         queue,
                         priority,
-                        (start, expires_ms, expires_at, keep, labels),
+                        (start, expires_ms, expires_at, keep, labels, blobs),
                         key,
                         redrive,
                         broker_options,
@@ -167,11 +170,17 @@ pub(super) fn request(profile: Profile) -> BoxedStrategy<JobRequest> {
                             redrive,
                             broker_options,
                             labels,
+                            blobs,
                         }
                     },
                 )
         })
         .boxed()
+}
+
+/// Mostly none.
+pub(super) fn some_blobs() -> BoxedStrategy<u8> {
+    prop_oneof![8 => Just(0), 1 => 1..=u8::MAX].boxed()
 }
 
 fn policy() -> BoxedStrategy<Option<&'static str>> {
@@ -195,8 +204,10 @@ fn task(options_often: f64) -> BoxedStrategy<Value> {
     );
     (0..3_u8)
         .prop_flat_map(move |task| {
-            (options.clone(), prop::bool::weighted(0.1), policy(), broker_options(task, options_often, 0.0)).prop_map(
-                move |(options, immutable, policy, broker_options)| {
+            let broker_options = broker_options(task, options_often, 0.0);
+            let blobs = prop_oneof![15 => Just(0), 1 => some_blobs()];
+            (options.clone(), prop::bool::weighted(0.1), policy(), broker_options, blobs).prop_map(
+                move |(options, immutable, policy, broker_options, blobs)| {
                     let (queue, priority, delay_ms, expires_ms, max_deliveries) = options;
                     let mut step = json!({ "task": TASKS[task as usize], "args": [task], "options": {
                         "queue": queue, "priority": priority, "delay_ms": delay_ms, "expires_ms": expires_ms,
@@ -204,6 +215,9 @@ fn task(options_often: f64) -> BoxedStrategy<Value> {
                     }});
                     if let Some(broker_options) = broker_options {
                         step["options"]["knobs"] = serde_json::to_value(broker_options).unwrap();
+                    }
+                    if blobs > 0 {
+                        step["options"]["blobs"] = blobs.into();
                     }
                     if immutable {
                         step["immutable"] = true.into();

@@ -34,6 +34,8 @@ pub(super) enum Step {
     Settle {
         delivery: usize,
         how: How,
+        /// Which blobs its attempt wrote, and to which its result refers, a bit each.
+        blobs: (u8, u8),
         claim: bool,
         again: Again,
     },
@@ -103,6 +105,23 @@ pub(super) enum Step {
     KvDeleteBucket {
         tenant: u8,
         bucket: u8,
+        max: u32,
+    },
+    PutBlob {
+        tenant: u8,
+        blob: u8,
+    },
+    DeleteBlob {
+        tenant: u8,
+        blob: u8,
+    },
+    CollectBlobs {
+        retention_ms: u64,
+        max: u32,
+    },
+    ReadBlobs {
+        tenant: u8,
+        after: Option<u8>,
         max: u32,
     },
     Heartbeat {
@@ -341,6 +360,18 @@ fn about_kv() -> BoxedStrategy<Step> {
     .boxed()
 }
 
+fn about_blobs() -> BoxedStrategy<Step> {
+    prop_oneof![
+        12 => (0..3_u8, 0..BLOBS).prop_map(|(tenant, blob)| Step::PutBlob { tenant, blob }),
+        2 => (0..3_u8, 0..BLOBS).prop_map(|(tenant, blob)| Step::DeleteBlob { tenant, blob }),
+        2 => (prop_oneof![0..5_000_u64, Just(20_000)], 0..5_u32)
+            .prop_map(|(retention_ms, max)| Step::CollectBlobs { retention_ms, max }),
+        1 => (0..3_u8, prop::option::of(0..BLOBS), 0..4_u32)
+            .prop_map(|(tenant, after, max)| Step::ReadBlobs { tenant, after, max }),
+    ]
+    .boxed()
+}
+
 fn passing() -> BoxedStrategy<Step> {
     let ms = prop_oneof![4 => 0..1_500_i64, 1 => Just(15_000_i64), 1 => Just(70_000_i64), 1 => -500..0_i64];
     (ms, any::<bool>()).prop_map(|(ms, is_served)| Step::Pass { ms, is_served }).boxed()
@@ -365,8 +396,8 @@ fn about_jobs(profile: Profile) -> BoxedStrategy<Step> {
         60 => (0..2_u8, prop_oneof![1 => Just(0_u8), 8 => 1..5_u8], most, limited, prop::bool::weighted(0.1))
             .prop_map(|(worker, queues, max, limited, lost)| Step::Claim { worker, queues, max, limited, lost }),
         20 => (any::<usize>(), 0..4_u8).prop_map(|(delivery, logs)| Step::Renew { delivery, logs }),
-        90 => (any::<usize>(), how(), any::<bool>(), again)
-            .prop_map(|(delivery, how, claim, again)| Step::Settle { delivery, how, claim, again }),
+        90 => (any::<usize>(), how(), (some_blobs(), some_blobs()), any::<bool>(), again)
+            .prop_map(|(delivery, how, blobs, claim, again)| Step::Settle { delivery, how, blobs, claim, again }),
         20 => (0..3_u8, 0..JOBS, any::<bool>())
             .prop_map(|(tenant, job, terminate)| Step::Cancel { tenant, job, terminate }),
         10 => (0..3_u8, 0..JOBS).prop_map(|(tenant, job)| Step::Forget { tenant, job }),
@@ -442,6 +473,7 @@ pub(super) fn steps(max: usize) -> BoxedStrategy<Vec<Step>> {
             flows => about_flows(),
             16 => about_the_rest(profile),
             4 => about_kv(),
+            8 => about_blobs(),
         ];
         prop::collection::vec(step, length)
     };
