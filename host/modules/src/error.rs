@@ -16,6 +16,10 @@ pub enum Error {
     /// The stored bytes are no longer those of the digest. Storing the module again repairs it.
     #[error("the stored bytes of module {0} are damaged; push the module again to repair it")]
     Corrupted(Digest),
+    #[error("a blob has at most {max_bytes} bytes")]
+    BlobTooLarge { max_bytes: u64 },
+    #[error("there is no blob {0}, or it was deleted")]
+    BlobMissing(Digest),
     #[error("a large value of job {job} is not stored any more")]
     ValueMissing { job: JobId },
     #[error("a large value of job {job} is damaged in the store")]
@@ -41,6 +45,8 @@ impl Error {
             Self::Upload(_) => "upload_incomplete",
             Self::Missing(_) => "module_missing",
             Self::Corrupted(_) => "corrupted_blob",
+            Self::BlobTooLarge { .. } => "blob_too_large",
+            Self::BlobMissing(_) => "blob_not_found",
             Self::ValueMissing { .. } => "value_missing",
             Self::ValueCorrupted { .. } => "value_corrupted",
             Self::PermissionDenied { .. } | Self::ReadOnly { .. } => "storage_read_only",

@@ -2,7 +2,7 @@
 //!
 //! `sha256/<first two digits>/<64 digits>` holds a blob; `uploads/<random>` one that is being written; `aside/` what is taken
 //! away (see `aside.rs`). `values/` holds the
-//! large values of jobs (see `values.rs`).
+//! large values of jobs (see `values.rs`), `blobs/` the blobs of tenants (see `blobs.rs`).
 
 use std::{
     convert::Infallible,
@@ -53,7 +53,7 @@ impl ModuleStore {
             LocalFileSystem::new_with_prefix(&folder).map_err(|e| Error::store(&folder, &e))?.with_fsync(true);
         // The folder of a job is deleted with its last value.
         let objects = objects.with_automatic_cleanup(true);
-        delete_stale(&folder.join("uploads")).await;
+        delete_older(&folder.join("uploads"), STALE_UPLOAD).await;
         Ok(Self { objects: Arc::new(objects), shown: folder.into() })
     }
 
@@ -177,11 +177,11 @@ pub(crate) fn in_memory(bytes: Bytes) -> impl Stream<Item = Result<Bytes, Infall
 }
 
 /// Deletes uploads that are too old to be still written. Younger ones may be those of another process.
-async fn delete_stale(uploads: &Path) {
+pub(crate) async fn delete_older(uploads: &Path, stale: Duration) {
     let Ok(mut entries) = tokio::fs::read_dir(uploads).await else { return };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let modified = entry.metadata().await.and_then(|meta| meta.modified());
-        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > STALE_UPLOAD))
+        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > stale))
             && let Err(error) = tokio::fs::remove_file(entry.path()).await
         {
             tracing::warn!(%error, "the file of a crashed upload cannot be deleted");
