@@ -4,6 +4,7 @@
 //! not all of them poll the store, a service steps only in the process that holds its lease (`service_lease`). A service may be
 //! stopped at any moment without loss; one that panics goes on with its next step. This crate must not know Redis, SQL or HTTP.
 
+mod blob_collector;
 mod bulk_actions;
 mod large_value_owner;
 mod large_value_sweeper;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use blob_collector::{BlobCollector, BlobSweeper};
 use bulk_actions::BulkActions;
 use large_value_sweeper::Sweeper;
 use module_collector::ModuleCollector;
@@ -58,6 +60,10 @@ settings! {
         /// A module that was pushed so long ago is deleted when no task points at it or may be rolled back to it, and no
         /// unfinished job uses it. Zero: never.
         pub unused_modules_after: Duration = Duration::from_secs(30 * 86_400),
+        /// A blob to which no job has referred for so long is deleted.
+        pub blob_retention: Duration = Duration::from_secs(7 * 86_400),
+        /// Younger bytes of a blob that has no record are not deleted: an attempt writes them before it succeeds.
+        pub blob_grace: Duration = Duration::from_secs(86_400),
         /// Jobs moved in one step: keeps each step short, and so the wait of others for the broker.
         pub batch: u32 = 500,
         /// Jobs of one action in one step: many actions take turns.
@@ -99,6 +105,8 @@ impl Control {
         control.run(Pruner { config: config() }, &broker, &process);
         if let Some(store) = store.clone() {
             control.run(ModuleCollector::new(config(), store.clone()), &broker, &process);
+            control.run(BlobCollector { config: config(), store: store.clone() }, &broker, &process);
+            control.run(BlobSweeper { config: config(), store: store.clone() }, &broker, &process);
             control.run(Sweeper { config: config(), store, warned: AtomicBool::new(false) }, &broker, &process);
         }
         control.run(BulkActions { config: config(), store, bounds }, &broker, &process);

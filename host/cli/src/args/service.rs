@@ -159,6 +159,9 @@ pub struct BackgroundFlags {
     /// uses; 0s: never
     #[arg(long, env = "UMBEL_KEEP_UNUSED_MODULES", default_value = "30d", value_parser = duration, value_name = "DURATION")]
     pub keep_unused_modules: u64,
+    /// How long a blob is kept to which no job refers; 0s: until the next look
+    #[arg(long, env = "UMBEL_KEEP_UNUSED_BLOBS", default_value = "7d", value_parser = duration, value_name = "DURATION")]
+    pub keep_unused_blobs: u64,
 }
 
 /// Bounds of policies: the same for all processes of one service.

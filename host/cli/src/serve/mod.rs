@@ -36,6 +36,7 @@ pub const DEFAULT_TENANT: &str = "default";
 /// Starts the background services.
 fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds, flags: &BackgroundFlags) -> Control {
     let unused_modules_after = Duration::from_millis(flags.keep_unused_modules);
-    let config = ControlConfig { unused_modules_after, ..ControlConfig::default() };
+    let blob_retention = Duration::from_millis(flags.keep_unused_blobs);
+    let config = ControlConfig { unused_modules_after, blob_retention, ..ControlConfig::default() };
     Control::start(Dependencies { broker, store: Some(store), bounds }, &config)
 }
