@@ -6,6 +6,7 @@ mod macros;
 
 pub mod backoff;
 pub mod binding;
+pub mod blob_reference;
 pub mod canvas;
 pub mod expression;
 pub mod human;
@@ -24,6 +25,7 @@ pub mod task;
 
 pub use backoff::Backoff;
 pub use binding::{BindError, BindProblem, Binding, RawList, RawObject, bind_text};
+pub use blob_reference::BlobReferences;
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{
