@@ -1,6 +1,7 @@
 //! What guests may reach beside computing: everything that leaves an attempt passes here, is allowed by its grants and counted
 //! by its meter. Knows neither wasmtime nor brokers: the sandbox calls it, and the worker gives it what it needs.
 
+pub mod blob;
 mod config;
 mod grants;
 pub mod http;
@@ -8,6 +9,7 @@ pub mod kv;
 mod meter;
 mod reach;
 
+pub use blob::{BlobAccess, BlobError, BlobWriter};
 pub use config::{Config, ConfigValues, FixedConfig};
 pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavailable};
 pub use kv::{KeyValue, KvError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use umbel_model::{BucketName, Permission, permission::Access};
 
 use crate::{
+    blob::{BlobAccess, NoBlobs},
     config::{Config, FixedConfig},
     grants::{Denied, Grants, NoGrants, Unavailable},
     http::AttemptHttp,
@@ -21,6 +22,7 @@ pub struct Reach {
     pub http: Option<Arc<AttemptHttp>>,
     pub kv: Arc<dyn KeyValue>,
     pub config: Arc<dyn Config>,
+    pub blobs: Arc<dyn BlobAccess>,
 }
 
 impl Default for Reach {
@@ -32,11 +34,12 @@ impl Default for Reach {
             http: None,
             kv: Arc::new(NoKeyValue),
             config: Arc::new(FixedConfig::default()),
+            blobs: Arc::new(NoBlobs),
         }
     }
 }
 
-/// Why an attempt may not use a bucket.
+/// Why an attempt may not use a bucket or blobs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]
@@ -51,6 +54,12 @@ impl Reach {
         let asked = Permission::Kv { bucket: bucket.as_str().to_owned(), access };
         self.grants.now().await?.allow(&asked)?;
         Ok(self.kv.clone())
+    }
+
+    /// The blobs, if the attempt may use them now.
+    pub async fn blobs(&self, access: Access) -> Result<Arc<dyn BlobAccess>, Refusal> {
+        self.grants.now().await?.allow(&Permission::Blob { access })?;
+        Ok(self.blobs.clone())
     }
 }
 

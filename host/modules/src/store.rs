@@ -54,7 +54,11 @@ impl ModuleStore {
         // The folder of a job is deleted with its last value.
         let objects = objects.with_automatic_cleanup(true);
         delete_older(&folder.join("uploads"), STALE_UPLOAD).await;
-        Ok(Self { objects: Arc::new(objects), shown: folder.into() })
+        let store = Self { objects: Arc::new(objects), shown: folder.into() };
+        if let Err(error) = store.recover_blobs().await {
+            tracing::warn!(%error, "what a process that died left of blobs is not cleared up");
+        }
+        Ok(store)
     }
 
     /// Stores the bytes of `upload`, at most `max_bytes`, under their digest. Storing the same bytes twice stores them once,

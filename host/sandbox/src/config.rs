@@ -40,6 +40,7 @@ settings! {
         pub log: LogLimits = LogLimits::default(),
         pub workflow_calls: WorkflowCallLimits = WorkflowCallLimits::default(),
         pub kv_calls: KvCallLimits = KvCallLimits::default(),
+        pub blob_calls: BlobCallLimits = BlobCallLimits::default(),
         pub describe: DescribeLimits = DescribeLimits::default(),
     }
 
@@ -76,6 +77,22 @@ settings! {
         pub value_bytes: usize = 1 << 20,
         /// Entries of one page.
         pub page: u32 = 1_000,
+    }
+
+    /// Limits of the blobs of one attempt. What goes beyond them is refused, and the guest goes on.
+    #[derive(Debug, Clone, Copy)]
+    pub struct BlobCallLimits {
+        /// Readers and writers that are open at once.
+        pub open: usize = 16,
+        /// Blobs that are written.
+        pub written: usize = 64,
+        /// Sum over the blobs that are written, bytes. The largest blob is a limit of the service.
+        pub written_bytes: u64 = 4 << 30,
+        /// Bytes that one call reads or writes.
+        pub call_bytes: usize = 1 << 20,
+        /// Fuel of a call that opens, reads, begins or ends a blob, about the time that the host takes for it; its bytes cost
+        /// `host_byte_fuel`.
+        pub call_fuel: u64 = 50_000,
     }
 
     /// Limits of `describe`.

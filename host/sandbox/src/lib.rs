@@ -30,7 +30,7 @@ pub use compile::{
     parent::{CompileLimits, Compiled, Compiler, CompilerCommand},
     turns::Turn,
 };
-pub use config::{DescribeLimits, KvCallLimits, LogLimits, SandboxConfig, WorkflowCallLimits};
+pub use config::{BlobCallLimits, DescribeLimits, KvCallLimits, LogLimits, SandboxConfig, WorkflowCallLimits};
 pub use describe::Described;
 pub use engine::Sandbox;
 pub use error::{CompileCode, CompileError, DescribeError, Error};

@@ -13,7 +13,7 @@ use wasmtime::{
 
 use crate::{
     attempt::{
-        config_calls,
+        blob_calls, config_calls,
         fuel::{charge, charge_at, charge_bytes},
         host::{Host, LogLevel, Refused},
         http_calls, json, kv_calls, sockets,
@@ -44,6 +44,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     add_canvas(&mut linker)?;
     config_calls::add(&mut linker)?;
     kv_calls::add(&mut linker)?;
+    blob_calls::add(&mut linker)?;
     wasi_keyvalue::add(&mut linker)?;
     add_logging(&mut linker)?;
     Ok(linker)
@@ -189,7 +190,8 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 11] = [
+const PROVIDED: [(&str, &str, &[&str]); 12] = [
+    ("umbel:blob", "0.1.", &["store"]),
     ("umbel:kv", "0.1.", &["store"]),
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
@@ -258,13 +260,14 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Four are in `ours`, and `types` of `umbel:task` defines no function.
-        assert_eq!(listed - 5, ITEMS.len());
+        // Five are in `ours`, and `types` of `umbel:task` defines no function.
+        assert_eq!(listed - 6, ITEMS.len());
         let ours = [
             (names::CONTEXT, "current"),
             (names::CUSTOM_STATE, "update"),
             (names::CANVAS, "submit"),
             (names::KV, "get"),
+            (names::BLOB, "[static]reader.open"),
             (names::KEYVALUE[0], "open"),
             (names::KEYVALUE[1], "open"),
             (names::CONFIG[0], "get"),

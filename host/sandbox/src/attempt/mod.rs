@@ -1,5 +1,7 @@
 //! One attempt: its store, its limits, the calls to the host that it may make, and how it ends.
 
+pub(crate) mod blob_bounds;
+pub(crate) mod blob_calls;
 pub(crate) mod call;
 pub(crate) mod config_calls;
 mod frames;

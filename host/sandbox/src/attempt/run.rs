@@ -17,6 +17,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 
 use crate::{
     attempt::{
+        blob_bounds::BlobBounds,
         call::{Attempt, AttemptInfo, Call},
         host::Host,
         kv_bounds::KvBounds,
@@ -95,15 +96,8 @@ impl Sandbox {
         let config = &self.inner.config;
         let progress = ProgressThrottle::new(Duration::from_millis(config.progress_interval_ms));
         let workflow_calls = WorkflowCalls::new(config.workflow_calls);
-        AttemptData {
-            task,
-            info,
-            reach,
-            progress,
-            workflow_calls,
-            kv_calls: KvBounds::new(config.kv_calls),
-            config: None,
-        }
+        let (kv_calls, blob_calls) = (KvBounds::new(config.kv_calls), BlobBounds::new(config.blob_calls));
+        AttemptData { task, info, reach, progress, workflow_calls, kv_calls, blob_calls, config: None }
     }
 
     pub(crate) fn limits(&self, fuel: u64, memory_bytes: u64) -> Limits {
@@ -147,7 +141,8 @@ impl Sandbox {
         let StartedAttempt { clock, log, stop } = started.clone();
         let config = &self.inner.config;
         let (call, byte, canvas_byte) = (config.host_call_fuel, config.host_byte_fuel, config.workflow_calls.byte_fuel);
-        let charge = Charge { call, byte, canvas_byte, http_request: config.http_request_fuel };
+        let (http_request, blob_call) = (config.http_request_fuel, config.blob_calls.call_fuel);
+        let charge = Charge { call, byte, canvas_byte, http_request, blob_call };
         let limiter = Limiter::new(limits.memory_bytes.min(config.max_memory_bytes));
         let stopping = stop.clone();
         let state = State {

@@ -12,8 +12,8 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     attempt::{
-        call::AttemptInfo, http::Http, kv_bounds::KvBounds, limiter::Limiter, log::AttemptLog, stop::StopHandle,
-        wasi::Wasi, workflow_calls::WorkflowCalls,
+        blob_bounds::BlobBounds, call::AttemptInfo, http::Http, kv_bounds::KvBounds, limiter::Limiter, log::AttemptLog,
+        stop::StopHandle, wasi::Wasi, workflow_calls::WorkflowCalls,
     },
     bindings::GuestAttempt,
 };
@@ -57,6 +57,7 @@ pub(crate) struct AttemptData {
     pub(crate) kv_calls: KvBounds,
     /// Once the guest asked: the values that it sees to its end.
     pub(crate) config: Option<ConfigValues>,
+    pub(crate) blob_calls: BlobBounds,
 }
 
 /// The data of one store.
@@ -85,6 +86,7 @@ pub(crate) struct Charge {
     /// Of a canvas: parsing it costs more than copying it.
     pub(crate) canvas_byte: u64,
     pub(crate) http_request: u64,
+    pub(crate) blob_call: u64,
 }
 
 impl State {

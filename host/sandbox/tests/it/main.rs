@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attempts;
+mod blobs;
 mod bombs;
 mod compiling;
 mod config;
