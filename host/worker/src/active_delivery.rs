@@ -12,6 +12,7 @@ use umbel_broker::{Delivery, LogLine};
 use umbel_model::{Policy, PolicyPatch, Progress, UnixMs};
 use umbel_sandbox::{Host, Refused, StopHandle};
 
+use crate::blobs::AttemptBlobs;
 use crate::workflow_requests::{NodeRates, Requester, WorkflowRequests};
 
 /// Wakes the poll loop without waking it for every job.
@@ -65,6 +66,8 @@ pub(crate) struct ActiveDelivery {
     wakers: Arc<Wakers>,
     rates: Arc<NodeRates>,
     requests: Mutex<WorkflowRequests>,
+    /// Those that its guest wrote, until its outcome is recorded.
+    blobs: OnceLock<Arc<AttemptBlobs>>,
 }
 
 impl ActiveDelivery {
@@ -79,7 +82,18 @@ impl ActiveDelivery {
             wakers,
             rates,
             requests: Mutex::default(),
+            blobs: OnceLock::new(),
         }
+    }
+
+    /// Keeps the blobs that its guest wrote and that its success makes.
+    pub(crate) fn keep_blobs(&self, blobs: Arc<AttemptBlobs>) {
+        let _ = self.blobs.set(blobs);
+    }
+
+    /// Those blobs, if there are any.
+    pub(crate) fn blobs(&self) -> Option<Arc<AttemptBlobs>> {
+        self.blobs.get().cloned()
     }
 
     /// 1 for the first run.

@@ -11,12 +11,16 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, KvDelivery, LargeValues as _};
 use umbel_capabilities::Reach;
-use umbel_model::{Acks, Digest, Failure, LargeValue, Outcome, WorkerId, large_value::REFERENCE};
+use umbel_model::{
+    Acks, BlobReferences, Digest, Failure, LargeValue, Outcome, WorkerId, blob_reference::MAX_REFERENCES,
+    large_value::REFERENCE,
+};
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
     Ready, Runtime,
     active_delivery::ActiveDelivery,
+    blobs::AttemptBlobs,
     completion::{Ended, Finished, host_panic, name},
     config_values::ConfigCache,
     error::PrepareError,
@@ -31,6 +35,9 @@ use crate::{
 
 /// The failure of a job that may run only once and whose large result was not stored.
 const UNSTORED: &str = "its result is large, and could not be stored; see the worker's log";
+
+/// The same of a blob that it wrote.
+const BLOB_UNSTORED: &str = "a blob that it wrote could not be stored; see the worker's log";
 
 /// How long a job stays away while its module is compiled, milliseconds.
 const COMPILING_MS: u64 = 1_000;
@@ -136,14 +143,20 @@ impl Attempts {
         }
     }
 
+    /// The blobs of the tenant, for one attempt.
+    fn blobs(&self, delivery: &Delivery) -> Arc<AttemptBlobs> {
+        let (broker, store, tenant) = (self.broker.clone(), self.runtime.store().clone(), delivery.tenant.clone());
+        Arc::new(AttemptBlobs::new(broker, store, tenant, self.runtime.max_blob_bytes(), self.background.clone()))
+    }
+
     /// What the guest of a delivery can reach, as far as its grants allow it.
-    fn reach(&self, delivery: &Delivery, module: Digest, task: &str) -> Reach {
+    fn reach(&self, delivery: &Delivery, module: Digest, task: &str, blobs: Arc<AttemptBlobs>) -> Reach {
         let held = KvDelivery { job: delivery.id, token: delivery.token.clone() };
         let (broker, tenant) = (self.broker.clone(), delivery.tenant.clone());
         let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
         let grants = Arc::new(self.grants.of(&delivery.tenant, module, task));
         let config = Arc::new(self.config.of(&delivery.tenant, task));
-        let reach = Reach { grants, kv, config, ..Reach::default() };
+        let reach = Reach { grants, kv, blobs, config, ..Reach::default() };
         let http = self
             .runtime
             .http()
@@ -172,6 +185,7 @@ impl Attempts {
                 in_group: node.group.is_some(),
             }),
         };
+        let blobs = self.blobs(delivery);
         let call = |arguments: Box<str>| Call {
             task: invocation.task.as_ref().into(),
             arguments,
@@ -180,7 +194,7 @@ impl Attempts {
             time_limit_ms: policy.time_limit_ms,
             soft_time_limit_ms: policy.soft_time_limit_ms,
             info,
-            reach: self.reach(delivery, invocation.digest, &invocation.task),
+            reach: self.reach(delivery, invocation.digest, &invocation.task, blobs.clone()),
         };
         let sandbox = self.runtime.sandbox();
         let _memory = tokio::select! {
@@ -206,6 +220,7 @@ impl Attempts {
         );
         let ended = Ended { usage: attempt.usage, ran: attempt.began, ..Ended::unrun(attempt.outcome) };
         let ended = self.with_requests(active, ended).await;
+        let ended = self.with_blobs(active, ended, blobs).await;
         match &ended.outcome {
             Outcome::Value(value) if LargeValue::is_needed(value.get()) => Ok(self.store_result(active, ended).await),
             _ => Ok(ended),
@@ -238,6 +253,42 @@ impl Attempts {
         };
         // The workflows that it requested are stored with its result or not at all.
         Ended { outcome, ..ended }
+    }
+
+    /// Gives the blobs that the guest wrote their names, if its attempt ended well, and names those to which its result refers.
+    async fn with_blobs(&self, active: &Arc<ActiveDelivery>, ended: Ended, blobs: Arc<AttemptBlobs>) -> Ended {
+        let refers = match &ended.outcome {
+            // A result that is not stored refers to nothing.
+            Outcome::Value(_) if ended.replaced_by.is_some() || !active.keeps_result() => Some(Vec::new()),
+            Outcome::Value(value) => BlobReferences::of_text(value.get()),
+            Outcome::Ignore => Some(Vec::new()),
+            _ => return ended,
+        };
+        let Some(refers) = refers else {
+            let text = format!("its result refers to more than {MAX_REFERENCES} blobs");
+            return Ended { outcome: Outcome::Fatal(Failure::new("host_limit:blobs", text)), growth: None, ..ended };
+        };
+        let settled = blobs.settled(refers);
+        if blobs.is_empty() {
+            return Ended { blobs: settled, ..ended };
+        }
+        let published = blobs.clone();
+        match self.in_background(active, async move { published.publish().await }).await {
+            Ok(Ok(())) => {
+                active.keep_blobs(blobs);
+                Ended { blobs: settled, ..ended }
+            }
+            Ok(Err(error)) => {
+                let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
+                tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "a blob cannot be stored");
+                let outcome = match active.policy().acks {
+                    Acks::Early => Outcome::Fatal(Failure::new("blob_unavailable", BLOB_UNSTORED)),
+                    Acks::Late => Outcome::Snooze { delay_ms: SNOOZE_MS },
+                };
+                Ended { outcome, growth: None, replaced_by: None, ..ended }
+            }
+            Err(outcome) => Ended { outcome, growth: None, replaced_by: None, ..ended },
+        }
     }
 
     /// Composes the workflows and members that the guest requested, if its attempt ended well.

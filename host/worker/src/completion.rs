@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use umbel_broker::{
-    Delivery, Growth, Settle, Settled, WORKER_LOST, WORKER_LOST_MESSAGE, rules::storage::STORAGE_QUOTA,
+    Delivery, Growth, Settle, Settled, SettledBlobs, WORKER_LOST, WORKER_LOST_MESSAGE, rules::storage::STORAGE_QUOTA,
 };
 use umbel_model::{Acks, AttemptRecord, Failure, Outcome, Policy, Resolution, Usage, WorkerId, WorkflowId, decide};
 
@@ -96,16 +96,18 @@ pub(crate) struct Ended {
     /// The workflows and members that its guest requested, ready to be stored with its outcome.
     pub(crate) growth: Option<Box<Growth>>,
     pub(crate) replaced_by: Option<WorkflowId>,
+    /// The blobs that it wrote, and those to which its result refers.
+    pub(crate) blobs: Option<Box<SettledBlobs>>,
 }
 
 impl Ended {
     pub(crate) fn unrun(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), ran: false, growth: None, replaced_by: None }
+        Self { outcome, usage: Usage::default(), ran: false, growth: None, replaced_by: None, blobs: None }
     }
 
     /// The settle of this end.
     pub(crate) fn settle(self, active: &ActiveDelivery, worker: &WorkerId) -> Settle {
-        let Self { outcome, usage, ran, growth, replaced_by } = self;
+        let Self { outcome, usage, ran, growth, replaced_by, blobs } = self;
         let policy = active.policy();
         let outcome = match outcome {
             // The job may run only once, and it did.
@@ -136,7 +138,7 @@ impl Ended {
         if let Resolution::Fail { failure } = &resolution {
             active.log_failed(worker, failure);
         }
-        Settle { growth, ..active.settle(resolution, Some(record)) }
+        Settle { growth, blobs, ..active.settle(resolution, Some(record)) }
     }
 }
 

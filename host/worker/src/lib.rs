@@ -13,6 +13,7 @@
 mod active_delivery;
 mod attempt;
 mod autoscale;
+mod blobs;
 mod broker_failures;
 mod compilations;
 mod completion;
@@ -39,6 +40,7 @@ mod slots;
 mod worker;
 mod workflow_requests;
 
+pub use blobs::AttemptBlobs;
 pub use compilations::Compiling;
 pub use config::{Queues, WorkerConfig};
 pub use error::{Error, PrepareError};

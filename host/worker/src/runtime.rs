@@ -38,6 +38,8 @@ settings! {
         pub bounds: PolicyBounds = PolicyBounds::default(),
         /// Sends the HTTP requests of guests. None: nobody does.
         pub http: Option<Arc<HttpClient>> = None,
+        /// The largest blob that a guest may write, bytes.
+        pub max_blob_bytes: u64 = 1 << 30,
     }
 }
 
@@ -59,6 +61,7 @@ struct Inner {
     compilations: Compilations,
     bounds: PolicyBounds,
     http: Option<Arc<HttpClient>>,
+    max_blob_bytes: u64,
 }
 
 /// Whether a module is ready to run.
@@ -95,14 +98,30 @@ impl Runtime {
         // Without a capacity: tenants share it, which `make_room` sees to.
         let prepared = Cache::builder().time_to_idle(Duration::from_secs(config.idle_s.max(1))).build();
         let (uses, compilations) = (AtomicU64::new(0), Compilations::default());
-        let RuntimeConfig { max_prepared_bytes, bounds, http, .. } = config;
-        let inner =
-            Inner { store, code, compiler, sandbox, prepared, max_prepared_bytes, uses, compilations, bounds, http };
+        let RuntimeConfig { max_prepared_bytes, bounds, http, max_blob_bytes, .. } = config;
+        let inner = Inner {
+            store,
+            code,
+            compiler,
+            sandbox,
+            prepared,
+            max_prepared_bytes,
+            uses,
+            compilations,
+            bounds,
+            http,
+            max_blob_bytes,
+        };
         Self { inner: Arc::new(inner) }
     }
 
     pub fn sandbox(&self) -> &Sandbox {
         &self.inner.sandbox
+    }
+
+    /// The largest blob that a guest may write, bytes.
+    pub(crate) fn max_blob_bytes(&self) -> u64 {
+        self.inner.max_blob_bytes
     }
 
     /// The widest policies that a module may ask for.

@@ -218,6 +218,12 @@ impl PollLoop {
     /// Takes the answers to settles.
     fn settled(&mut self, batch: &Batch, answers: &[Settled]) {
         for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(answers) {
+            if let (Some(blobs), true) = (active.blobs(), settle.blobs.is_some()) {
+                match answer {
+                    Settled::Recorded | Settled::AlreadyDone => blobs.recorded(),
+                    _ => blobs.refused(),
+                }
+            }
             match answer {
                 // The lease still holds: the job ends with an error instead.
                 Settled::NoCapacity | Settled::MissingBlob(_) | Settled::BlobStorageFull | Settled::TooManyBlobs(_) => {
