@@ -150,7 +150,7 @@ pub trait Broker:
 {
 }
 
-impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance> Broker
-    for T
+impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance>
+    Broker for T
 {
 }

@@ -40,10 +40,9 @@ impl<'a> Redriver<'a> {
         let mut redrive = Redrive::new(record, self.policy, self.carrier.bounds, self.request_id)?;
         let is_repinned = self.digests == Digests::Current;
         let large = match redrive.stored_arguments() {
-            Some(stored) if is_repinned || redrive.counts_by_arguments() => {
-                Some(self.read(&record.tenant, stored).await?)
-            }
-            _ => None,
+            // Also for the blobs to which they refer.
+            Some(stored) => Some(self.read(&record.tenant, stored).await?),
+            None => None,
         };
         if !is_repinned {
             self.check_module(&record.tenant, redrive.digest()).await?;

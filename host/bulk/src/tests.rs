@@ -529,6 +529,7 @@ async fn nodes_of_what_replaced_a_job_or_a_node_are_met_by_a_purge() {
             progress: None,
             logs: Vec::new(),
             growth: Some(Box::new(Growth { workflows: vec![child], members: None })),
+            blobs: None,
         };
         assert_eq!(world.broker.settle(&[settle], None).await.unwrap().0, [Settled::Recorded]);
     }

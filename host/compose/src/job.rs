@@ -9,12 +9,13 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use umbel_broker::{BrokerOptions, Label, NewJob, Start};
 use umbel_model::{
-    Binding, JobId, JobSpec, LargeValue, Policy, RawObject, Stamps, TenantId, UnixMs, job::SPEC_VERSION,
-    large_value::INLINE_BYTES,
+    Binding, BlobReferences, Digest, JobId, JobSpec, LargeValue, Policy, RawObject, Stamps, TenantId, UnixMs,
+    job::SPEC_VERSION, large_value::INLINE_BYTES,
 };
 
 use crate::{
     FaultKind, Options, Result, Rules, SubmissionKey, TaskFacts, UnknownParameter,
+    blobs::{check_references, too_many},
     broker_options::BrokerOptionsRule,
     error::{Faults, refused},
 };
@@ -47,6 +48,7 @@ pub struct JobDraft<'t> {
     arguments: String,
     broker_options: Option<Box<BrokerOptions>>,
     key: Option<SubmissionKey>,
+    blobs: Vec<Digest>,
 }
 
 impl JobTemplate {
@@ -124,14 +126,16 @@ impl JobTemplate {
         let given: usize = binding.given().map(|(_, value)| value.get().len()).sum();
         self.check_size(given)?;
         for (at, value) in binding.given() {
+            check_references(value.get(), || binding.pointer(at), &mut faults);
             task.check_value(at, value, || binding.pointer(at), &mut faults).await;
         }
         faults.done()?;
         let arguments = binding.to_json();
         self.check_size(arguments.len())?;
+        let blobs = BlobReferences::of_text(&arguments).ok_or_else(|| too_many(""))?;
         let names = task.parameters.iter().map(|parameter| parameter.name.as_str());
         let broker_options = self.broker_options.of_call(&task.name, names, |at| binding.argument(at));
-        Ok(JobDraft { template: self, id, arguments, broker_options, key })
+        Ok(JobDraft { template: self, id, arguments, broker_options, key, blobs })
     }
 
     fn check_size(&self, bytes: usize) -> Result<()> {
@@ -173,6 +177,7 @@ impl JobDraft<'_> {
             result_ttl_ms: job.result_ttl_ms.max(promised_ms),
             idempotency: self.key.map(|key| key.idempotency),
             labels,
+            blobs: self.blobs,
             ..job
         }
     }

@@ -5,6 +5,7 @@
 //! with a list of its faults. This crate must not know HTTP.
 
 mod approval;
+mod blobs;
 mod broker_options;
 mod broker_tasks;
 mod call;

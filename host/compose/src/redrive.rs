@@ -3,8 +3,8 @@
 use serde_json::value::RawValue;
 use umbel_broker::{Label, NewJob};
 use umbel_model::{
-    Binding, Digest, JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyBounds, PolicyError, PolicyPatch, RawObject,
-    TaskName, WorkflowId, job::SPEC_VERSION, outcome::truncated,
+    Binding, BlobReferences, Digest, JobId, JobRecord, JobSpec, LargeValue, Policy, PolicyBounds, PolicyError,
+    PolicyPatch, RawObject, TaskName, WorkflowId, job::SPEC_VERSION, outcome::truncated,
 };
 
 use crate::{
@@ -86,11 +86,6 @@ impl<'a> Redrive<'a> {
         self.spec.stored_arguments.as_ref()
     }
 
-    /// Whether its limits count by the arguments.
-    pub fn counts_by_arguments(&self) -> bool {
-        self.spec.policy.limit_key.as_ref().is_some_and(|key| !key.is_empty())
-    }
-
     /// Pins the module that is deployed now. `large` is the text of large arguments.
     ///
     /// # Errors
@@ -134,6 +129,8 @@ impl<'a> Redrive<'a> {
                 rule.of_call(&record.task, names, |at| Some(values[at].get()))
             }
         };
+        let text = large.unwrap_or(self.spec.arguments.get());
+        let blobs = BlobReferences::of_text(text).unwrap_or_default();
         self.spec.v = if stored.is_some() { SPEC_VERSION } else { self.spec.policy.spec_version() };
         self.spec.stored_arguments = stored;
         Ok(NewJob {
@@ -142,6 +139,7 @@ impl<'a> Redrive<'a> {
             broker_options,
             redrive_of: Some(record.id),
             labels: Label::all_of(&self.spec.stamps),
+            blobs,
             ..new_job(id, record.tenant.clone(), record.task.clone(), &policy, spec_text(&self.spec))
         })
     }

@@ -19,6 +19,7 @@ use umbel_model::{
 
 use crate::{
     Composer, Composing, Error, FaultKind, Head, Result, TaskFacts,
+    blobs::of_kept,
     broker_options::BrokerOptionsRule,
     call::Call,
     error::{Faults, refused},
@@ -295,7 +296,8 @@ fn renewed(node: NodeRecord, end: NodeEnd, specs: &[(NodeSpec, BrokerOptionsRule
                 }
                 _ => None,
             };
-            NewWork::Job { template, arguments, takes, kept, broker_options, blobs: Vec::new() }
+            let blobs = of_kept(&arguments, kept.as_ref())?;
+            NewWork::Job { template, arguments, takes, kept, broker_options, blobs }
         }
         (NodeWork::Join { members, scope, cancel_rest, .. }, NodeEnd::Redo { pending, failed, skipped }) => {
             NewWork::Join { members, scope, cancel_rest, pending, failed, skipped, kept: false }

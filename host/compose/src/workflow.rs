@@ -5,8 +5,8 @@ use std::{collections::HashMap, pin::Pin, sync::Arc};
 use serde_json::value::RawValue;
 use umbel_broker::{NewMembers, NewNode, NewWork, NewWorkflow, NodeTemplate, WorkflowHead};
 use umbel_model::{
-    Canvas, CompositeLabels, JobId, NodeArguments, OnFailure, Stamps, TaskName, TenantId, UnixMs, WorkflowId,
-    WorkflowSpec,
+    BlobReferences, Canvas, CompositeLabels, Digest, JobId, NodeArguments, OnFailure, Stamps, TaskName, TenantId,
+    UnixMs, WorkflowId, WorkflowSpec,
     canvas::{CanvasError, Each, Join, Node, Plan, Signature, Work, plan, plan_members},
     outcome::MAX_DELAY_MS,
     policy::DEFAULT_RESULT_TTL_MS,
@@ -14,6 +14,7 @@ use umbel_model::{
 
 use crate::{
     Error, FaultKind, Options, Result, Rules, SubmissionKey, TaskFacts, TaskSource,
+    blobs::{check_references, may_refer, too_many},
     call::Call,
     error::{Faults, refused},
     job::spec_text,
@@ -190,14 +191,8 @@ impl<'c> Composer<'c> {
                         template.map(|template| {
                             let rule = templates.broker_options(template);
                             let broker_options = rule.of_node(&task.name, &task.parameters, &arguments, takes);
-                            NewWork::Job {
-                                template,
-                                arguments: text,
-                                takes,
-                                kept: None,
-                                broker_options,
-                                blobs: Vec::new(),
-                            }
+                            let blobs = self.blobs(&text, &pointer, &mut faults);
+                            NewWork::Job { template, arguments: text, takes, kept: None, broker_options, blobs }
                         })
                     }
                 },
@@ -234,8 +229,10 @@ impl<'c> Composer<'c> {
 
     async fn check(&self, task: &TaskFacts, call: Call<'_>, faults: &mut Faults) {
         let mut found = Faults::default();
-        if call.fits(&task.parameters, &mut found) && task.checker.is_some() {
+        let is_looked_at = task.checker.is_some() || may_refer(call.arguments);
+        if call.fits(&task.parameters, &mut found) && is_looked_at {
             for (at, value, place) in call.values(&task.parameters) {
+                check_references(value.get(), || call.pointer_of(&place), &mut found);
                 task.check_value(at, value, || call.pointer_of(&place), &mut found).await;
                 if found.is_full() {
                     break;
@@ -254,6 +251,14 @@ impl<'c> Composer<'c> {
                 .for_each(|f| faults.add(f.kind, format!("{}{pointer}{}", self.pointer, f.pointer), f.detail)),
             other => faults.add(FaultKind::Canvas, format!("{}{pointer}", self.pointer), other.to_string()),
         }
+    }
+
+    /// The blobs to which the arguments of a node refer.
+    fn blobs(&self, arguments: &str, pointer: &str, faults: &mut Faults) -> Vec<Digest> {
+        BlobReferences::of_text(arguments).unwrap_or_else(|| {
+            self.collect(too_many(pointer), "", faults);
+            Vec::new()
+        })
     }
 
     fn measure(&self, arguments: &str, left: &mut usize, pointer: &str, faults: &mut Faults) {
