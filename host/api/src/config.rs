@@ -8,6 +8,12 @@ settings! {
     pub struct ApiConfig {
         /// Bytes of one uploaded module.
         pub max_module_bytes: u64 = 32 << 20,
+        /// Bytes of one blob.
+        pub max_blob_bytes: u64 = 1 << 30,
+        /// Uploads of blobs under way at once; further ones wait for a permit.
+        pub max_blob_uploads: usize = 32,
+        /// At most so many of them for one tenant.
+        pub max_tenant_blob_uploads: usize = 4,
         /// Bytes of one JSON body.
         pub max_body_bytes: usize = 2 << 20,
         /// Bytes of the value of one key-value entry. The broker has its own limit, which is mostly lower.

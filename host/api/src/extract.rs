@@ -9,7 +9,8 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
 use umbel_model::{
-    BucketName, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human,
+    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId,
+    human,
 };
 use utoipa::IntoParams;
 
@@ -145,6 +146,7 @@ named! {
     TaskName: TaskName => TaskNotFound;
     QueueName: QueueName => QueueNotFound;
     DigestPrefix: DigestPrefix => ModuleNotFound;
+    Digest: Digest => BlobNotFound;
     WorkerId: WorkerId => WorkerNotFound;
     TenantId: TenantId => TenantNotFound;
     BulkParam: JobId => BulkNotFound;

@@ -9,6 +9,7 @@ mod admission;
 mod approval_check;
 mod approvals;
 mod auth;
+mod blob_range;
 mod body;
 mod canvas_schema;
 mod config;

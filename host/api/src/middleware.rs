@@ -177,7 +177,8 @@ fn time_limit(api: &Api, request: &Request) -> Duration {
     let path = request.uri().path();
     let is_upload = request.method() == Method::POST
         && (matches!(path, "/v1/modules" | "/v1/jobs/batch" | "/v1/workflows")
-            || path.starts_with("/v1/workflows/") && path.ends_with("/resume"));
+            || path.starts_with("/v1/workflows/") && path.ends_with("/resume"))
+        || request.method() == Method::PUT && path == "/v1/blobs";
     Duration::from_millis(if is_upload { api.config.upload_timeout_ms } else { api.config.request_timeout_ms })
 }
 

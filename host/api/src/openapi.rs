@@ -35,6 +35,7 @@ use crate::{
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
         (name = "usage", description = "What attempts used, summed by hour and task"),
+        (name = "blobs", description = "Files of the tenant, to which arguments and results refer"),
         (name = "kv", description = "Key-value entries that tasks keep, in buckets"),
         (name = "config", description = "Values that tasks are configured with"),
         (name = "tokens", description = "Bearer tokens: who may call"),

@@ -27,6 +27,16 @@ pub(crate) struct PageQuery {
     cursor: Option<String>,
 }
 
+impl PageQuery {
+    pub(crate) fn limit(&self) -> Option<u32> {
+        self.limit
+    }
+
+    pub(crate) fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref()
+    }
+}
+
 /// The number of items that a caller wants.
 pub(crate) fn limit_of(limit: Option<u32>) -> Result<u32> {
     match limit.unwrap_or(DEFAULT_LIMIT) {

@@ -19,7 +19,8 @@ use crate::{
     openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{
-        approvals, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, workers, workflows, usage,
+        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, usage, workers,
+        workflows,
     },
     state::Api,
 };
@@ -74,6 +75,9 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(kv::increment))
         .routes(routes!(usage::usage))
         .routes(routes!(usage::usage_any))
+        .routes(routes!(blobs::put, blobs::list))
+        .routes(routes!(blobs::get, blobs::delete))
+        .routes(routes!(blobs::info))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))
         .routes(routes!(bulk::abort))

@@ -64,6 +64,7 @@ pub struct Api {
     pub(crate) batches: FairSemaphore,
     pub(crate) uploads: FairSemaphore,
     pub(crate) small_uploads: FairSemaphore,
+    pub(crate) blob_uploads: FairSemaphore,
     pub(crate) workflows: FairSemaphore,
     /// Streams of events.
     pub(crate) streams: FairSemaphore,
@@ -120,6 +121,7 @@ impl Api {
             batches: FairSemaphore::new(config.max_batches, config.max_tenant_batches, permit_wait),
             uploads: FairSemaphore::new(config.max_uploads, 1, permit_wait),
             small_uploads: FairSemaphore::new(config.max_small_uploads, config.max_tenant_uploads, permit_wait),
+            blob_uploads: FairSemaphore::new(config.max_blob_uploads, config.max_tenant_blob_uploads, permit_wait),
             workflows: FairSemaphore::new(
                 config.max_workflow_submissions,
                 config.max_tenant_workflow_submissions,

@@ -37,6 +37,14 @@ pub(crate) async fn of_entries(api: &Api, tenant: &TenantId) -> Problem {
     }
 }
 
+/// Of a blob that was refused.
+pub(crate) async fn of_blobs(api: &Api, tenant: &TenantId) -> Problem {
+    match read(api, tenant).await {
+        Ok((stored, limits)) => Problem::blobs_quota(&storage::used(stored.blobs, limits.blobs)),
+        Err(problem) => problem,
+    }
+}
+
 async fn read(api: &Api, tenant: &TenantId) -> Result<(StoredBytes, StorageLimits)> {
     let limits = api.broker.storage_limits(tenant).await?.or(api.broker.default_storage_limits());
     Ok((api.broker.stored_bytes(tenant).await?, limits))

@@ -8,6 +8,8 @@ impl From<umbel_modules::Error> for Problem {
         let (code, detail) = match &error {
             E::TooLarge { .. } => return Self::module_too_large(error.to_string()),
             E::Corrupted(_) => return Self::corrupted_blob(error.to_string()),
+            E::BlobTooLarge { .. } => return Self::blob_too_large(error.to_string()),
+            E::BlobMissing(_) => return Self::blob_not_found(error.to_string()),
             E::Missing(_) => return Self::module_not_found(error.to_string()),
             E::ValueMissing { .. } | E::ValueCorrupted { .. } => return Self::value_lost(error.to_string()),
             E::Upload(_) => (Code::BodyUnreadable, "the connection broke within the body"),

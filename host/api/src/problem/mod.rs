@@ -76,6 +76,12 @@ codes! {
     storage_unavailable StorageUnavailable, SERVICE_UNAVAILABLE, true, "The module store cannot be reached";
     corrupted_blob CorruptedBlob, INTERNAL_SERVER_ERROR, false, "A stored module is damaged";
     missing_blob MissingBlob, UNPROCESSABLE_ENTITY, false, "It refers to a blob that is not stored";
+    blob_not_found BlobNotFound, NOT_FOUND, false, "There is no such blob";
+    blob_lost BlobLost, GONE, false, "The bytes of the blob are lost";
+    blob_too_large BlobTooLarge, PAYLOAD_TOO_LARGE, false, "The blob is too large";
+    blob_in_use BlobInUse, CONFLICT, false, "Jobs refer to the blob";
+    too_many_blobs TooManyBlobs, TOO_MANY_REQUESTS, false, "No more blobs may be stored";
+    invalid_range InvalidRange, RANGE_NOT_SATISFIABLE, false, "The range is outside of the blob";
     value_lost ValueLost, GONE, false, "A large value is lost";
     token_not_found TokenNotFound, NOT_FOUND, false, "There is no such token";
     module_not_found ModuleNotFound, NOT_FOUND, false, "There is no such module";

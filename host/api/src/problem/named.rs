@@ -72,6 +72,18 @@ impl Problem {
         ))
     }
 
+    pub(crate) fn no_blob(digest: Digest) -> Self {
+        Self::blob_not_found(format!("no blob {digest}; it was never put, was deleted, or was unused for long"))
+    }
+
+    /// A blob for which the tenant has no room; `used` says how many bytes they take.
+    pub(crate) fn blobs_quota(used: &str) -> Self {
+        Self::storage_quota(format!(
+            "its blobs would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete some, or let an operator \
+             raise the limit",
+        ))
+    }
+
     /// A submission refers to a blob that the tenant does not have.
     pub(crate) fn no_such_blob(digest: Digest) -> Self {
         Self::missing_blob(format!(

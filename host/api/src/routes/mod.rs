@@ -1,6 +1,7 @@
 //! The handlers, one file or folder per resource.
 
 pub(crate) mod approvals;
+pub(crate) mod blobs;
 pub(crate) mod bulk;
 pub(crate) mod config;
 pub(crate) mod dead;

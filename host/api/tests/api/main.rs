@@ -5,6 +5,7 @@
 mod app;
 mod auth;
 mod batch;
+mod blobs;
 mod broken;
 mod bulk;
 mod canvases;

@@ -25,7 +25,17 @@ impl TestApp {
         let resolution = Resolution::Succeed { result: Some(raw("3")) };
         let (tenant, id, token) = (delivery.tenant.clone(), delivery.id, delivery.token.clone());
         let (progress, logs, growth) = (None, Vec::new(), None);
-        let settle = Settle { tenant, id, token, resolution, record: Some(record), progress, logs, growth };
+        let settle = Settle {
+            tenant,
+            id,
+            token,
+            resolution,
+            record: Some(record),
+            progress,
+            logs,
+            growth,
+            blobs: Default::default(),
+        };
         self.broker.settle(&[settle], None).await.unwrap();
         id_of(&job)
     }
