@@ -1,5 +1,6 @@
 //! The command line: verbs, flags, and the environment variables behind them. No logic but parsing.
 
+mod blob;
 mod bulk;
 mod config;
 mod job;
@@ -23,7 +24,7 @@ use umbel_model::{
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{bulk::*, config::*, job::*, kv::*, manage::*, service::*, worker::*, workflow::*, usage::*};
+pub use self::{blob::*, bulk::*, config::*, job::*, kv::*, manage::*, service::*, usage::*, worker::*, workflow::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -127,6 +128,9 @@ pub enum Command {
     /// Queues: depths, pause, limits, purge
     #[command(subcommand)]
     Queue(QueueVerb),
+    /// Blobs, files that jobs take and make: put, get, list
+    #[command(subcommand)]
+    Blob(BlobVerb),
     /// Key-value entries that tasks keep: read, write, list
     #[command(subcommand)]
     Kv(KvVerb),

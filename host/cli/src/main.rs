@@ -19,7 +19,10 @@ use tokio::runtime::Builder;
 
 use crate::{
     args::{Cli, Command, Format, TokenVerb, WorkerCommand},
-    client::{Context, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, worker, workflow, usage},
+    client::{
+        Context, blob, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, usage, worker,
+        workflow,
+    },
     failure::{Exit, Failure},
     output::Terminal,
 };
@@ -67,6 +70,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Events(options) => events::run(&context()?, options).await,
         Command::Workflow(verb) => workflow::run(&context()?, verb).await,
         Command::Queue(verb) => queue::run(&context()?, verb).await,
+        Command::Blob(verb) => blob::run(&context()?, verb).await,
         Command::Kv(verb) => kv::run(&context()?, verb).await,
         Command::Config(verb) => config::run(&context()?, verb).await,
         Command::Usage(options) => usage::run(&context()?, &options).await,

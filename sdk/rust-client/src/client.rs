@@ -21,6 +21,8 @@ pub const MAX_WAIT: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A slower upload than that many bytes a second is given up.
 const LEAST_SPEED: u64 = 16 << 10;
+/// An upload of which the size is not known.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(3_600);
 /// Bytes of an upload between two calls of its progress.
 const PIECE: usize = 64 << 10;
 /// An answer that goes on as long as its job.
@@ -220,6 +222,25 @@ impl Client {
             .timeout(time_for(size, Duration::ZERO))
             .body(Body::wrap_stream(pieces(module, progress)));
         self.answer(request).await.map_err(|sent| sent.error)
+    }
+
+    /// Puts a body that is sent as it comes; answers what the server says, as JSON text. The server sets its limits of size and time.
+    pub(crate) async fn put_stream(
+        &self,
+        path: &str,
+        body: Body,
+        size: Option<u64>,
+        content_type: Option<&str>,
+    ) -> Result<String, Error> {
+        let mut request = self.0.http.put(format!("{}{path}", self.0.url)).bearer_auth(&self.0.token);
+        if let Some(size) = size {
+            request = request.header("content-length", size);
+        }
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let patience = size.map_or(LONGEST_UPLOAD, |size| time_for(size, Duration::ZERO));
+        self.answer(request.timeout(patience).body(body)).await.map_err(|sent| sent.error)
     }
 
     async fn answer(&self, request: RequestBuilder) -> Result<String, Sent> {

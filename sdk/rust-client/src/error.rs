@@ -37,6 +37,9 @@ pub enum Error {
     /// An answer of more bytes than `MAX_ANSWER_BYTES`.
     #[error("the server's answer has more than {0} bytes")]
     AnswerTooLarge(usize),
+    /// The bytes of a blob that arrived are not those of its digest.
+    #[error("the bytes that arrived are not those of the blob {0}")]
+    DamagedBlob(String),
     /// The canvas or the call cannot be built.
     #[error(transparent)]
     Canvas(#[from] CanvasError),

@@ -17,6 +17,7 @@
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 
+mod blob;
 mod bulk;
 pub mod canvas;
 mod client;
@@ -33,6 +34,7 @@ mod watch;
 mod worker;
 mod workflow;
 
+pub use blob::{BlobDownload, BlobInfo, BlobPage, BlobRef};
 pub use bulk::{Bulk, BulkAction, BulkFilter, BulkState, NewBulk};
 pub use canvas::{Step, Unique};
 pub use client::{Client, ClientOptions, MAX_ANSWER_BYTES, MAX_WAIT, PushOptions, Request, Retry, fresh_key, typed};

@@ -72,10 +72,23 @@ impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
     fn from(error: E) -> Self {
         let type_name = std::any::type_name::<E>();
         let error: Box<dyn Error> = error.into();
+        if let Some(blob) = crate::blob::Error::inside(&*error) {
+            return of_blob(blob, &*error);
+        }
         match is_unsupported(&*error) {
             true => Fatal { failure: unsupported(&*error) }.into(),
             false => Retry { failure: failure_of(type_name, &*error, Retry::UNNAMED) }.into(),
         }
+    }
+}
+
+/// The error of a blob that is read or written, with the text of what it is a cause of: it keeps its meaning.
+fn of_blob(blob: &crate::blob::Error, error: &dyn Error) -> TaskError {
+    let text = with_causes(error);
+    if blob.is_temporary() {
+        Retry::new(text).kind(blob.kind()).into()
+    } else {
+        Fatal::new(text).kind(blob.kind()).into()
     }
 }
 

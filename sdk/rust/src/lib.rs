@@ -29,6 +29,7 @@
 // Compiled for tests too: there it is called by hand.
 #[cfg(any(test, all(target_arch = "wasm32", not(target_feature = "atomics"), feature = "allocator")))]
 mod arena;
+pub mod blob;
 pub mod canvas;
 pub mod config;
 mod context;
@@ -45,6 +46,7 @@ pub mod testing;
 #[global_allocator]
 static ALLOCATOR: arena::GuestAllocator = arena::GuestAllocator;
 
+pub use blob::Blob;
 pub use context::Context;
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::{CustomState, LogLine, ProgressReport};

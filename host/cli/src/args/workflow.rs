@@ -120,6 +120,9 @@ pub struct MapOptions {
     /// Pass the file as base64, for files that are not text
     #[arg(long)]
     pub base64: bool,
+    /// Upload the file as a blob and pass a reference to it: for large files, and those that are not text
+    #[arg(long, conflicts_with = "base64")]
+    pub blob: bool,
     /// Pass the file as the argument of this name instead of the first one
     #[arg(long, value_name = "NAME")]
     pub content_as: Option<String>,

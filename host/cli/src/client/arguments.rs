@@ -47,10 +47,15 @@ fn pair<'a>(text: &'a str, example: &str) -> Result<(&'a str, &'a str)> {
 
 /// `NAME=VALUE` pairs.
 pub fn named(pairs: &[String]) -> Result<BTreeMap<String, Box<RawValue>>> {
+    self::pairs(pairs)?.into_iter().map(|(name, text)| Ok((name, given(&text)?))).collect()
+}
+
+/// The names, each once, and the texts of `NAME=VALUE` pairs.
+pub fn pairs(pairs: &[String]) -> Result<BTreeMap<String, String>> {
     let mut named = BTreeMap::new();
     for text in pairs {
         let (name, text) = pair(text, "--kwarg express=true")?;
-        if named.insert(name.to_owned(), given(text)?).is_some() {
+        if named.insert(name.to_owned(), text.to_owned()).is_some() {
             return Err(Failure::usage(format!("the argument {name:?} is given twice")));
         }
     }

@@ -1,6 +1,7 @@
 //! The client verbs: HTTP requests and what people see of the answers.
 
 pub mod arguments;
+pub mod blob;
 pub mod bulk;
 pub mod config;
 mod control;

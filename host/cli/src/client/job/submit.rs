@@ -12,7 +12,7 @@ use umbel_client::{Job, Step, typed};
 use super::{ended, result};
 use crate::Result;
 use crate::args::{Expiry, SubmitOptions};
-use crate::client::{Context, TASK, arguments, arguments::raw, workflow::steps};
+use crate::client::{Context, TASK, arguments, arguments::raw, blob, workflow::steps};
 
 #[derive(Debug, Serialize)]
 struct Submission<'a> {
@@ -29,8 +29,8 @@ pub(super) async fn submit(ctx: &Context, options: &SubmitOptions) -> Result {
     let Context { client, terminal } = ctx;
     let submission = Submission {
         task: options.task.as_str(),
-        args: arguments::all_given(&options.args)?,
-        kwargs: arguments::named(&options.kwarg)?,
+        args: given(ctx, &options.args).await?,
+        kwargs: named(ctx, &options.kwarg).await?,
         options: fields(options)?,
     };
     let mut request = client.post("/v1/jobs").json(&submission);
@@ -60,6 +60,24 @@ pub(super) async fn submit(ctx: &Context, options: &SubmitOptions) -> Result {
     };
     drop(spinner);
     result(ctx, &body, &job, begun.elapsed()).await
+}
+
+/// Arguments by position.
+async fn given(ctx: &Context, texts: &[String]) -> Result<Vec<Box<RawValue>>> {
+    let mut all = Vec::with_capacity(texts.len());
+    for text in texts {
+        all.push(blob::argument(ctx, text).await?);
+    }
+    Ok(all)
+}
+
+/// Arguments by name.
+async fn named(ctx: &Context, pairs: &[String]) -> Result<Options> {
+    let mut named = Options::new();
+    for (name, text) in arguments::pairs(pairs)? {
+        named.insert(name, blob::argument(ctx, &text).await?);
+    }
+    Ok(named)
 }
 
 /// Options of the job from its flags: a flag of its own has precedence over `--option`.

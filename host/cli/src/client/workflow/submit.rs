@@ -1,6 +1,6 @@
 //! Submits a canvas: of a file, of steps that were typed, or of many files.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -12,7 +12,7 @@ use umbel_client::{
 
 use super::{files, files::Content, steps, told};
 use crate::args::{MapOptions, Stamps, WorkflowSubmitOptions};
-use crate::client::{Context, arguments, arguments::raw, fetch, input};
+use crate::client::{Context, arguments, arguments::raw, blob, fetch, input};
 use crate::{Failure, Result};
 
 /// Bytes of a submission, the server's limit.
@@ -37,9 +37,32 @@ pub async fn submit(ctx: &Context, options: &WorkflowSubmitOptions) -> Result {
 
 pub async fn map(ctx: &Context, options: &MapOptions) -> Result {
     let paths = files::find(&options.each_file)?;
-    let contents = files::read(&paths, options.base64)?;
+    let contents = match options.blob {
+        true => uploaded(ctx, &paths).await?,
+        false => files::read(&paths, options.base64)?.into_iter().map(value).collect::<Result<_>>()?,
+    };
     ctx.terminal.note(&format!("{} files", contents.len()));
     send(ctx, of_canvas(mapped(options, contents)?)?, &options.stamps).await
+}
+
+/// A file as the argument that it is.
+struct FileValue {
+    path: String,
+    value: Box<RawValue>,
+}
+
+fn value(Content { path, text }: Content) -> Result<FileValue> {
+    Ok(FileValue { path, value: raw(&text)? })
+}
+
+/// The files as blobs, one after the other: only one is on its way at a time, and none is in memory.
+async fn uploaded(ctx: &Context, paths: &[PathBuf]) -> Result<Vec<FileValue>> {
+    let mut all = Vec::with_capacity(paths.len());
+    for path in paths {
+        let blob = blob::put(ctx, path, None).await?;
+        all.push(FileValue { path: path.to_string_lossy().into_owned(), value: raw(&blob.reference())? });
+    }
+    Ok(all)
 }
 
 fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<Step> {
@@ -53,12 +76,12 @@ fn composed(steps: &[String], members: &[String], then: Option<&str>) -> Result<
 }
 
 /// One call for each file, and the body.
-fn mapped(options: &MapOptions, contents: Vec<Content>) -> Result<Step> {
+fn mapped(options: &MapOptions, contents: Vec<FileValue>) -> Result<Step> {
     let call = steps::signature(&options.task)?;
-    let members = contents.into_iter().map(|Content { path, text }| {
+    let members = contents.into_iter().map(|FileValue { path, value }| {
         let mut call = match &options.content_as {
-            Some(name) => call.clone().kwarg(name, text),
-            None => call.clone().args_first([text]),
+            Some(name) => call.clone().kwarg(name, value),
+            None => call.clone().args_first([value]),
         };
         if let Some(name) = &options.path_as {
             call = call.kwarg(name, &path);
@@ -198,7 +221,7 @@ mod tests {
             let Command::Workflow(WorkflowVerb::Map(options)) = cli.unwrap().command else { panic!("a map") };
             options
         };
-        let files = || vec![Content { path: "d/a\u{7}.md".into(), text: "x \"y\"".into() }];
+        let files = || vec![value(Content { path: "d/a\u{7}.md".into(), text: "x \"y\"".into() }).unwrap()];
         let form = |args: &[&str]| {
             let step = mapped(&options(args), files()).unwrap();
             serde_json::to_value(step.build().unwrap()).unwrap()
