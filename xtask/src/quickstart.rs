@@ -168,12 +168,15 @@ impl Dev {
 
     /// Scales a real PNG down in the sandbox.
     fn picture(&self) -> Result<()> {
-        say("a thumbnail of a real PNG");
+        say("a thumbnail of a real PNG: both are blobs");
         let png = gradient_png(160, 100);
-        let answer = self.result(&["thumbnail", &base64(&png), "64"])?;
+        let file = self.root.join(".umbel/gradient.png");
+        fs::write(&file, &png).with_context(|| file.display().to_string())?;
+        let answer = self.result(&["thumbnail", "@blob:.umbel/gradient.png", "64"])?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         eprintln!("    {}x{}, {} bytes of PNG went in; out came {}", 160, 100, png.len(), summary(&answer));
-        Ok(())
+        let thumbnail = answer["image"]["$blob"].as_str().context("the thumbnail is no blob")?;
+        self.client(&["blob", "get", thumbnail, "--to", ".umbel/thumbnail.png"])
     }
 
     /// Runs a client verb with its output shown.
@@ -352,29 +355,9 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |g, &b| (g << 8) | u32::from(b)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let digit = DIGITS[(group >> (18 - 6 * i)) as usize & 63] as char;
-            text.push(if i <= chunk.len() { digit } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_pads_as_the_standard_says() {
-        assert_eq!(base64(b"f"), "Zg==");
-        assert_eq!(base64(b"fo"), "Zm8=");
-        assert_eq!(base64(b"foobar"), "Zm9vYmFy");
-    }
 
     #[test]
     fn the_checksum_is_that_of_png() {

@@ -1,18 +1,18 @@
-//! Decodes a real PNG or JPEG, makes a thumbnail, and encodes it; puts many thumbnails onto one sheet. Images travel as
-//! base64 in JSON.
+//! Decodes a real PNG or JPEG, makes a thumbnail, and encodes it; puts many thumbnails onto one sheet. Images are blobs.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write as _};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use image::{
     DynamicImage, GenericImage as _, ImageFormat, ImageReader, Limits, Rgb, RgbImage, codecs::jpeg::JpegEncoder,
 };
-use umbel::prelude::*;
+use umbel::{Blob, blob, prelude::*};
 
 /// Pixels along either side: larger ones would not fit the memory of the policy.
 const MAX_SIDE: u32 = 8_192;
-/// Most memory of the decoder; the file, its base64 and the thumbnail need the rest.
+/// Most memory of the decoder; the file and the thumbnail need the rest.
 const MAX_DECODED_BYTES: u64 = 96 << 20;
+/// Of a file, bytes.
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The formats that can be read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -40,17 +40,16 @@ pub struct Encoded {
     pub format: Format,
     pub width: u32,
     pub height: u32,
-    /// Base64.
-    pub image: String,
+    pub image: Blob,
 }
 
 /// Says what an image is: decodes it, so a damaged file is found out.
 #[task(memory = "192MiB", fuel = "50G")]
 pub fn info(
-    /// A PNG or JPEG file as base64.
-    image: String,
+    /// A PNG or JPEG file.
+    image: Blob,
 ) -> TaskResult<Info> {
-    let bytes = from_base64(&image)?;
+    let bytes = image.read_bytes(MAX_FILE_BYTES)?;
     let (format, decoded) = decode(&bytes)?;
     let color = decoded.color();
     Ok(Info {
@@ -67,8 +66,8 @@ pub fn info(
 #[task(memory = "192MiB", fuel = "50G", time_limit = "1m", result_ttl = "1h")]
 pub fn thumbnail(
     ctx: &Context,
-    /// A PNG or JPEG file as base64.
-    image: String,
+    /// A PNG or JPEG file.
+    image: Blob,
     /// Pixels along the longer side.
     #[default(256)]
     max_side: u32,
@@ -83,18 +82,18 @@ pub fn thumbnail(
         return Err(Fatal::new(problem).kind("BadArgument").into());
     }
     ctx.progress(0, 3, "decoding");
-    let (source, decoded) = decode(&from_base64(&image)?)?;
+    let (source, decoded) = decode(&image.read_bytes(MAX_FILE_BYTES)?)?;
     ctx.progress(1, 3, "scaling");
     let fits = decoded.width() <= max_side && decoded.height() <= max_side;
     let small = if fits { decoded } else { decoded.thumbnail(max_side, max_side) };
     ctx.progress(2, 3, "encoding");
     let format = format.unwrap_or(source);
-    let bytes = encode(&small, format, quality)?;
+    let image = encode(&small, format, quality)?;
     ctx.progress(3, 3, "done");
-    Ok(Encoded { format, width: small.width(), height: small.height(), image: BASE64_STANDARD.encode(bytes) })
+    Ok(Encoded { format, width: small.width(), height: small.height(), image })
 }
 
-/// Images on one sheet: it stays below the largest result.
+/// Images on one sheet.
 const MAX_CELLS: usize = 1_000;
 /// Pixels along either side of one image on a sheet.
 const MAX_CELL: u32 = 512;
@@ -154,8 +153,8 @@ pub fn contact_sheet(
         }
     }
     let (width, height) = sheet.dimensions();
-    let bytes = encode(&sheet.into(), Format::Jpeg, 80)?;
-    let sheet = Encoded { format: Format::Jpeg, width, height, image: BASE64_STANDARD.encode(bytes) };
+    let image = encode(&sheet.into(), Format::Jpeg, 80)?;
+    let sheet = Encoded { format: Format::Jpeg, width, height, image };
     Ok(Sheet { sheet, images: count - missing.len() as u32, missing })
 }
 
@@ -163,19 +162,18 @@ pub fn contact_sheet(
 fn cell_of(thumbnail: Settled<Option<Encoded>>, cell: u32) -> Result<RgbImage, String> {
     let encoded = thumbnail.into_result().map_err(|error| format!("{}: {}", error.kind, error.message))?;
     let encoded = encoded.ok_or("it was left out")?;
-    let decoded = from_base64(&encoded.image).and_then(|bytes| decode(&bytes));
-    let (_, image) = decoded.map_err(|error| error.message().to_owned())?;
+    let bytes = encoded.image.read_bytes(MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    let (_, image) = decode(&bytes).map_err(|error| error.message().to_owned())?;
     let fits = image.width() <= cell && image.height() <= cell;
     Ok(if fits { image.to_rgb8() } else { image.thumbnail(cell, cell).to_rgb8() })
 }
 
-/// Makes thumbnails of many images side by side, and a sheet of them. Takes a canvas as large as the images: for more than
-/// a megabyte submit a chord of `thumbnail` and `contact_sheet` yourself.
+/// Makes thumbnails of up to 32 images side by side, and a sheet of them: a job may refer to as many blobs.
 #[task(memory = "64MiB")]
 pub fn gallery(
     ctx: &Context,
-    /// PNG or JPEG files as base64.
-    images: Vec<String>,
+    /// PNG or JPEG files.
+    images: Vec<Blob>,
     #[default(8)] columns: u32,
     #[default(128)] cell: u32,
 ) -> TaskResult<Sheet> {
@@ -187,10 +185,6 @@ pub fn gallery(
 /// The same file fails the same way every time.
 fn bad_image(problem: impl std::fmt::Display) -> TaskError {
     Fatal::new(problem.to_string()).kind("BadImage").into()
-}
-
-fn from_base64(text: &str) -> TaskResult<Vec<u8>> {
-    BASE64_STANDARD.decode(text).map_err(|error| bad_image(format!("not base64: {error}")))
 }
 
 fn decode(bytes: &[u8]) -> TaskResult<(Format, DynamicImage)> {
@@ -209,37 +203,51 @@ fn decode(bytes: &[u8]) -> TaskResult<(Format, DynamicImage)> {
     Ok((format, reader.decode().map_err(bad_image)?))
 }
 
-fn encode(image: &DynamicImage, format: Format, quality: u8) -> TaskResult<Vec<u8>> {
+/// Writes an image into a blob.
+fn encode(image: &DynamicImage, format: Format, quality: u8) -> TaskResult<Blob> {
     let mut bytes = Cursor::new(Vec::new());
     match format {
         Format::Png => image.write_to(&mut bytes, ImageFormat::Png)?,
         // A JPEG has no alpha and eight bits a channel.
         Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(&image.to_rgb8())?,
     }
-    Ok(bytes.into_inner())
+    let mut file = blob::create_typed(match format {
+        Format::Png => "image/png",
+        Format::Jpeg => "image/jpeg",
+    })?;
+    file.write_all(bytes.get_ref())?;
+    Ok(file.finish()?)
 }
 
-umbel::module![info, thumbnail, contact_sheet, gallery];
+umbel::module![info, thumbnail, contact_sheet, gallery, permissions: ["blob"]];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// A PNG of one transparent pixel, made by other software.
-    const ONE_PIXEL: &str =
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    const ONE_PIXEL: [u8; 70] = [
+        0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0x00, 0x00, 0x00, 0x0d, 0x49, 0x48, 0x44, 0x52, 0x00, 0x00,
+        0x00, 0x01, 0x00, 0x00, 0x00, 0x01, 0x08, 0x06, 0x00, 0x00, 0x00, 0x1f, 0x15, 0xc4, 0x89, 0x00, 0x00, 0x00,
+        0x0d, 0x49, 0x44, 0x41, 0x54, 0x78, 0xda, 0x63, 0x64, 0xf8, 0xcf, 0x50, 0x0f, 0x00, 0x03, 0x86, 0x01, 0x80,
+        0x5a, 0x34, 0x7d, 0x6b, 0x00, 0x00, 0x00, 0x00, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82,
+    ];
+
+    fn one_pixel() -> Blob {
+        blob::fake().put(ONE_PIXEL)
+    }
 
     /// Red grows to the right, blue downwards.
-    fn gradient(width: u32, height: u32, format: Format) -> String {
+    fn gradient(width: u32, height: u32, format: Format) -> Blob {
         let image = image::RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([(x * 255 / width) as u8, 0, (y * 255 / height) as u8])
         });
-        BASE64_STANDARD.encode(encode(&image.into(), format, 90).unwrap())
+        encode(&image.into(), format, 90).unwrap()
     }
 
     #[test]
     fn info_tells_what_a_file_is() {
-        let one = info(ONE_PIXEL.to_owned()).unwrap();
+        let one = info(one_pixel()).unwrap();
         assert_eq!((one.format, one.width, one.height, one.has_alpha), (Format::Png, 1, 1, true));
         let photo = info(gradient(640, 480, Format::Jpeg)).unwrap();
         assert_eq!((photo.format, photo.width, photo.height, photo.bits_per_pixel), (Format::Jpeg, 640, 480, 24));
@@ -251,7 +259,7 @@ mod tests {
             let ctx = Context::fake();
             let small = thumbnail(&ctx, gradient(800, 400, format), 200, None, 85).unwrap();
             assert_eq!((small.format, small.width, small.height), (format, 200, 100));
-            let (_, pixels) = decode(&from_base64(&small.image).unwrap()).unwrap();
+            let (_, pixels) = decode(&small.image.read_bytes(MAX_FILE_BYTES).unwrap()).unwrap();
             let pixels = pixels.to_rgb8();
             let (left, right) = (pixels.get_pixel(5, 50), pixels.get_pixel(195, 50));
             assert!(left[0] < 30 && right[0] > 225, "{left:?} {right:?}");
@@ -268,18 +276,17 @@ mod tests {
 
     #[test]
     fn a_sheet_has_the_thumbnails_in_their_order_and_says_which_are_missing() {
-        let red = BASE64_STANDARD
-            .encode(encode(&RgbImage::from_pixel(40, 20, Rgb([255, 0, 0])).into(), Format::Png, 90).unwrap());
-        let made = |image: &str| thumbnail(&Context::fake(), image.to_owned(), 20, None, 85).map(Some).unwrap();
+        let red = encode(&RgbImage::from_pixel(40, 20, Rgb([255, 0, 0])).into(), Format::Png, 90).unwrap();
+        let made = |image: Blob| thumbnail(&Context::fake(), image, 20, None, 85).map(Some).unwrap();
         let failed = r#"{"error": {"kind": "BadImage", "message": "no PNG", "node": 3}}"#;
         let failed: Settled<Option<Encoded>> = umbel::serde_json::from_str(failed).unwrap();
         let thumbnails =
-            vec![Settled::Value(made(ONE_PIXEL)), failed, Settled::Value(made(&red)), Settled::Value(None)];
+            vec![Settled::Value(made(one_pixel())), failed, Settled::Value(made(red)), Settled::Value(None)];
         let sheet = contact_sheet(&Context::fake(), thumbnails, 2, 20).unwrap();
         assert_eq!((sheet.images, sheet.sheet.width, sheet.sheet.height), (2, 52, 52));
         let missing: Vec<_> = sheet.missing.iter().map(|m| (m.place, m.why.as_str())).collect();
         assert_eq!(missing, [(1, "BadImage: no PNG"), (3, "it was left out")]);
-        let (_, pixels) = decode(&from_base64(&sheet.sheet.image).unwrap()).unwrap();
+        let (_, pixels) = decode(&sheet.sheet.image.read_bytes(MAX_FILE_BYTES).unwrap()).unwrap();
         // The third image is the first of the second row, in the middle of its cell.
         let pixel = pixels.to_rgb8().get_pixel(14, 38).0;
         assert!(pixel[0] > 200 && pixel[1] < 60, "{pixel:?}");
@@ -291,9 +298,10 @@ mod tests {
     #[test]
     fn a_gallery_is_a_chord_of_thumbnails() {
         let ctx = Context::fake();
-        gallery(&ctx, vec![ONE_PIXEL.to_owned(), "%%%".to_owned()], 4, 64).unwrap_err();
+        let other = blob::fake().put("%%%");
+        gallery(&ctx, vec![one_pixel(), other.clone()], 4, 64).unwrap_err();
         let chord = ctx.replacement().unwrap();
-        assert_eq!(chord["chord"][1]["args"], umbel::serde_json::json!(["%%%", 64, "jpeg", 85]));
+        assert_eq!(chord["chord"][1]["args"], umbel::serde_json::json!([other, 64, "jpeg", 85]));
         assert_eq!(
             (chord["on_failure"].as_str(), chord["body"]["task"].as_str()),
             (Some("continue"), Some("contact_sheet"))
@@ -302,16 +310,19 @@ mod tests {
 
     #[test]
     fn damaged_files_and_absurd_sizes_fail_for_good() {
-        let png = from_base64(&gradient(64, 64, Format::Png)).unwrap();
-        let truncated = BASE64_STANDARD.encode(&png[..png.len() / 2]);
+        let png = gradient(64, 64, Format::Png).read_bytes(MAX_FILE_BYTES).unwrap();
+        let truncated = png[..png.len() / 2].to_vec();
         // The header of a PNG says how wide it is, at byte 16.
-        let mut wide = from_base64(ONE_PIXEL).unwrap();
+        let mut wide = ONE_PIXEL.to_vec();
         wide[16..20].copy_from_slice(&u32::MAX.to_be_bytes());
-        for bad in ["%%%".to_owned(), BASE64_STANDARD.encode("GIF89a"), truncated, BASE64_STANDARD.encode(wide)] {
-            let error = info(bad).unwrap_err();
+        for bad in [b"%%%".to_vec(), b"GIF89a".to_vec(), truncated, wide] {
+            let error = info(blob::fake().put(bad)).unwrap_err();
             assert_eq!((error.kind(), error.is_fatal()), (Some("BadImage"), true), "{}", error.message());
         }
-        let error = thumbnail(&Context::fake(), ONE_PIXEL.to_owned(), 0, None, 85).unwrap_err();
+        let gone = one_pixel();
+        blob::fake().delete(&gone);
+        assert_eq!(info(gone).unwrap_err().kind(), Some("blob:not_found"));
+        let error = thumbnail(&Context::fake(), one_pixel(), 0, None, 85).unwrap_err();
         assert_eq!(error.kind(), Some("BadArgument"));
     }
 
