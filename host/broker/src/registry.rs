@@ -157,6 +157,10 @@ umbel_model::named_enum! {
         Grants = "grants",
         /// Values that tasks are configured with: those of the tenant, and those of each task.
         Config = "config",
+        /// A secret of the tenant, sealed.
+        Secret = "secret",
+        /// A key that seals the tenant's secrets, wrapped by a master key.
+        SecretKey = "secret_key",
     }
 }
 

@@ -55,6 +55,9 @@ pub enum Error {
     Refused(Vec<Fault>),
     #[error(transparent)]
     Broker(#[from] umbel_broker::Error),
+    /// A secret or a key that cannot be used.
+    #[error(transparent)]
+    Secret(#[from] umbel_secrets::Error),
     /// A stored record of a task or a workflow cannot be read.
     #[error("a stored record cannot be read: {0}")]
     Corrupt(String),
@@ -93,6 +96,7 @@ impl Error {
         match self {
             Self::Refused(faults) => faults.first().map_or("invalid_canvas", |fault| fault.kind.as_str()),
             Self::Broker(_) | Self::Source(_) => "unavailable",
+            Self::Secret(_) => "secret_unreadable",
             Self::Corrupt(_) => "record_unreadable",
             Self::NotResumable(_) => "not_resumable",
         }

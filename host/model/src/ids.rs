@@ -124,6 +124,11 @@ name!(
     permission::is_name
 );
 name!(
+    /// A secret of a tenant, as permissions name it.
+    SecretName, "secret", "use 1-64 of A-Z a-z 0-9 _ . -, starting with a letter or digit",
+    permission::is_name
+);
+name!(
     /// A key in a bucket: almost any text that users choose.
     KvKey, "key", "use 1-512 bytes of UTF-8 without control characters",
     |s| (1..=KvKey::MAX_BYTES).contains(&s.len()) && !s.chars().any(char::is_control)

@@ -29,7 +29,7 @@ pub use blob_reference::BlobReferences;
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{
-    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token,
+    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token, SecretName,
     WorkerId,
 };
 pub use job::{

@@ -48,9 +48,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel-broker-conformance", &["umbel-model", "umbel-broker", "umbel-tls"]),
     ("umbel-broker-redis", &["umbel-model", "umbel-broker", "umbel-tls"]),
     ("umbel-broker-sqlite", &["umbel-model", "umbel-broker"]),
-    ("umbel-compose", &["umbel-model", "umbel-broker"]),
+    ("umbel-secrets", &["umbel-model"]),
+    ("umbel-compose", &["umbel-model", "umbel-broker", "umbel-secrets"]),
     ("umbel-modules", &["umbel-model"]),
-    ("umbel-capabilities", &["umbel-model", "umbel-tls"]),
+    ("umbel-capabilities", &["umbel-model", "umbel-secrets", "umbel-tls"]),
     ("umbel-sandbox", &["umbel-model", "umbel-capabilities"]),
     (
         "umbel-worker",
