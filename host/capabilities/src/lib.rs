@@ -8,6 +8,7 @@ pub mod http;
 pub mod kv;
 mod meter;
 mod reach;
+pub mod secrets;
 
 pub use blob::{BlobAccess, BlobError, BlobWriter};
 pub use config::{Config, ConfigValues, FixedConfig};
@@ -15,3 +16,4 @@ pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavai
 pub use kv::{KeyValue, KvError};
 pub use meter::{Meter, Metered};
 pub use reach::{Reach, Refusal};
+pub use secrets::{AttemptSecrets, NoSecrets, SecretError, SecretStore};

@@ -11,6 +11,7 @@ use crate::{
     http::AttemptHttp,
     kv::{KeyValue, NoKeyValue},
     meter::Meter,
+    secrets::{AttemptSecrets, NoSecrets},
 };
 
 /// Everything outside of a sandbox that the guest of one attempt can reach, if its grants allow it.
@@ -23,6 +24,7 @@ pub struct Reach {
     pub kv: Arc<dyn KeyValue>,
     pub config: Arc<dyn Config>,
     pub blobs: Arc<dyn BlobAccess>,
+    pub secrets: Arc<AttemptSecrets>,
 }
 
 impl Default for Reach {
@@ -35,11 +37,12 @@ impl Default for Reach {
             kv: Arc::new(NoKeyValue),
             config: Arc::new(FixedConfig::default()),
             blobs: Arc::new(NoBlobs),
+            secrets: AttemptSecrets::new(Arc::new(NoSecrets), Arc::new(NoGrants)),
         }
     }
 }
 
-/// Why an attempt may not use a bucket or blobs.
+/// Why an attempt may not use a bucket, blobs or a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]

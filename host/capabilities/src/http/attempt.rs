@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -34,6 +35,7 @@ use crate::{
         traffic::Traffic,
     },
     meter::Meter,
+    secrets::{AttemptSecrets, BODY_BYTES, Wanted, is_searched, mask_fields, masked},
 };
 
 /// How long a guest is willing to wait. The settings bound it in any case.
@@ -59,6 +61,7 @@ pub struct AttemptHttp {
     module: Digest,
     grants: Arc<dyn Grants>,
     meter: Arc<Meter>,
+    secrets: Arc<AttemptSecrets>,
     /// Made at the first request: most attempts make none.
     live: OnceLock<Live>,
 }
@@ -80,8 +83,9 @@ impl HttpClient {
         module: Digest,
         grants: Arc<dyn Grants>,
         meter: Arc<Meter>,
+        secrets: Arc<AttemptSecrets>,
     ) -> Arc<AttemptHttp> {
-        Arc::new(AttemptHttp { client: self.clone(), tenant, module, grants, meter, live: OnceLock::new() })
+        Arc::new(AttemptHttp { client: self.clone(), tenant, module, grants, meter, secrets, live: OnceLock::new() })
     }
 }
 
@@ -101,7 +105,50 @@ impl AttemptHttp {
             told.notice = Some(format!("HTTP request{} failed: {error}", told.about));
         }
         let notice = told.notice.and_then(|text| live.notice(text, self.client.config.attempt.log_lines));
-        Sent { answer: answer.map(|answer| answer.map(|body| body.boxed_unsync())), notice }
+        Sent { answer: answer.map(|answer| self.searched(answer)), notice }
+    }
+
+    /// An answer as the guest gets it: without the values of the secrets that the attempt sent.
+    fn searched(&self, answer: Response<Answer>) -> Response<AnswerBody> {
+        if self.secrets.search_bytes() == 0 {
+            return answer.map(|body| body.boxed_unsync());
+        }
+        let (mut parts, body) = answer.into_parts();
+        mask_fields(&self.secrets.forms(), &mut parts.headers);
+        Response::from_parts(parts, masked(body.boxed_unsync(), self.secrets.clone()))
+    }
+
+    /// The secrets that are to be put into the head. Nothing is opened before there is a connection.
+    async fn wanted(&self, parts: &Parts, target: &Target) -> Result<Wanted, HttpError> {
+        if !self.secrets.has_placeholders() {
+            return Ok(Wanted::default());
+        }
+        let of_rule = target.rule_target(parts.method.as_str());
+        Ok(self.secrets.wanted_by_head(&target.path_and_query, &parts.headers, &of_rule).await?)
+    }
+
+    /// Puts secrets into the body, if it is a text that ends within the limit. What is longer is sent as it is.
+    async fn put_into_body(&self, parts: &mut Parts, body: &mut RequestBody, target: &Target) -> Result<(), HttpError> {
+        let how = if self.secrets.searches_bodies() { is_searched(&parts.headers) } else { None };
+        let Some(how) = how else { return Ok(()) };
+        let mut ahead = body.read_ahead(BODY_BYTES).await?;
+        let of_rule = target.rule_target(parts.method.as_str());
+        let put = if ahead.whole {
+            let wanted = self.secrets.wanted_by_body(&ahead.bytes, &of_rule).await?;
+            wanted.put_into_body(&ahead.bytes, how)?
+        } else {
+            None
+        };
+        if let Some(put) = &put {
+            self.live().traffic.sent(put.len().saturating_sub(ahead.bytes.len()))?;
+            if parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(put.len()));
+            }
+        }
+        // The copy that is sent is freed when it was, and zeroed by the allocator.
+        let bytes = put.map_or_else(|| std::mem::take(&mut ahead.bytes).into(), |put| Bytes::copy_from_slice(&put));
+        body.put_before(bytes, ahead);
+        Ok(())
     }
 
     async fn try_send(
@@ -125,11 +172,13 @@ impl AttemptHttp {
         let line_bytes = method.as_str().len() + target.path_and_query.len() + target.authority().len() + 24;
         let head_bytes = headers::check_request(&parts.headers, line_bytes, limits)?;
         live.traffic.sent(head_bytes)?;
+        let wanted = self.wanted(&parts, &target).await?;
         let (permits, waited) = live.permits().await?;
         if waited {
             allowed = self.allowed(method.as_str(), &target, told).await?;
         }
         body.hold(permits.clone());
+        self.put_into_body(&mut parts, &mut body, &target).await?;
         let key = Key {
             tenant: self.tenant.clone(),
             module: self.module,
@@ -140,7 +189,7 @@ impl AttemptHttp {
         exchange.note_progress();
         for _ in 0..MAX_STALE {
             let (mut open, pooled) = self.client.connection(&key, &target, &allowed, timeouts.connect).await?;
-            let sent = self.send_on(&mut open, &parts, &target, body, &exchange, timeouts).await;
+            let sent = self.send_on(&mut open, &parts, &wanted, &target, body, &exchange, timeouts).await;
             let incoming = match sent {
                 Ok(incoming) => incoming,
                 Err(Unanswered { unsent: Some(request), .. }) if pooled.0 => {
@@ -167,16 +216,19 @@ impl AttemptHttp {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all of it is about one request")]
     async fn send_on(
         &self,
         open: &mut Open,
         parts: &Parts,
+        wanted: &Wanted,
         target: &Target,
         body: RequestBody,
         exchange: &Exchange,
         timeouts: Timeouts,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let request = match head(parts, target, open.connection.is_http2()) {
+        let max_bytes = self.client.config.attempt.head_bytes;
+        let request = match head(parts, wanted, target, open.connection.is_http2(), max_bytes) {
             Ok(head) => head.map(|()| body),
             Err(error) => return Err(Unanswered { error, unsent: None }),
         };
@@ -297,10 +349,22 @@ impl Live {
 }
 
 /// The head of a request as a connection wants it. The host is the one that was checked, whatever the guest says.
-fn head(parts: &Parts, target: &Target, http2: bool) -> Result<Request<()>, HttpError> {
+/// Secrets are opened here, for this one send.
+fn head(
+    parts: &Parts,
+    wanted: &Wanted,
+    target: &Target,
+    http2: bool,
+    max_bytes: usize,
+) -> Result<Request<()>, HttpError> {
     let mut head = Request::new(());
     *head.method_mut() = parts.method.clone();
-    *head.headers_mut() = parts.headers.clone();
+    *head.headers_mut() = if wanted.is_empty() {
+        parts.headers.clone()
+    } else {
+        let too_large = HttpError::RequestHead { max: max_bytes, fields: parts.headers.len() };
+        wanted.put_into(&parts.headers, max_bytes)?.ok_or(too_large)?
+    };
     let authority = target.authority();
     let mut uri = Uri::builder().path_and_query(target.path_and_query.as_str());
     if http2 {

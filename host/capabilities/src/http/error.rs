@@ -12,6 +12,11 @@ pub enum HttpError {
     Denied(Denied),
     #[error("what this attempt is allowed cannot be looked up now; try again")]
     GrantsUnavailable,
+    /// A placeholder stands where its secret must not go.
+    #[error("{0}")]
+    Secret(String),
+    #[error("{0}")]
+    SecretUnavailable(String),
     #[error("{host} has an address that may not be reached: {refused}{}", advice(.refused))]
     AddressRefused { host: String, refused: Refused },
     #[error("{host} is an address of this service itself")]

@@ -85,11 +85,45 @@ pub(crate) struct RequestBody {
     inner: Option<GuestBody>,
     exchange: Arc<Exchange>,
     permits: Option<Arc<Permits>>,
+    /// Bytes of the body that were counted when they were read ahead.
+    counted: usize,
+}
+
+/// A body that was read ahead of its request.
+pub(crate) struct ReadAhead {
+    pub(crate) bytes: Vec<u8>,
+    /// There is nothing behind the bytes but trailers.
+    pub(crate) whole: bool,
+    trailers: Option<Frame<Bytes>>,
 }
 
 impl RequestBody {
     pub(crate) fn new(inner: GuestBody, exchange: Arc<Exchange>) -> Self {
-        Self { inner: Some(inner), exchange, permits: None }
+        Self { inner: Some(inner), exchange, permits: None, counted: 0 }
+    }
+
+    /// Reads the body up to its end, or until it has more than `max` bytes. What was read is sent by `put_before`.
+    pub(crate) async fn read_ahead(&mut self, max: usize) -> Result<ReadAhead, HttpError> {
+        let mut ahead = ReadAhead { bytes: Vec::new(), whole: true, trailers: None };
+        while ahead.bytes.len() <= max {
+            match self.frame().await.transpose()?.map(Frame::into_data) {
+                None => return Ok(ahead),
+                Some(Ok(data)) => ahead.bytes.extend_from_slice(&data),
+                Some(Err(trailers)) => {
+                    ahead.trailers = Some(trailers);
+                    return Ok(ahead);
+                }
+            }
+        }
+        Ok(ReadAhead { whole: false, ..ahead })
+    }
+
+    /// Sends `bytes` before what was not read yet: they are counted already.
+    pub(crate) fn put_before(&mut self, bytes: Bytes, ahead: ReadAhead) {
+        let last = ahead.trailers;
+        self.counted = bytes.len() + last.as_ref().map_or(0, trailer_bytes);
+        let rest = if ahead.whole { None } else { self.inner.take() };
+        self.inner = Some(Joined { first: Some(Frame::data(bytes)), last, rest }.boxed_unsync());
     }
 
     /// Keeps the permits as long as the body is sent.
@@ -117,7 +151,9 @@ impl Body for RequestBody {
         let frame = match frame {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or_else(|| trailer_bytes(&frame), Bytes::len);
-                this.exchange.traffic.sent(bytes).map(|()| frame)
+                let new = bytes.saturating_sub(this.counted);
+                this.counted = this.counted.saturating_sub(bytes);
+                this.exchange.traffic.sent(new).map(|()| frame)
             }
             Some(Err(error)) => Err(error),
             None => {
@@ -138,6 +174,40 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// One or two frames, and a body behind them.
+struct Joined {
+    first: Option<Frame<Bytes>>,
+    last: Option<Frame<Bytes>>,
+    rest: Option<GuestBody>,
+}
+
+impl Body for Joined {
+    type Data = Bytes;
+    type Error = HttpError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+        if let Some(frame) = self.first.take().or_else(|| self.last.take()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        self.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.last.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(first + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(first + upper);
+        }
+        hint
     }
 }
 

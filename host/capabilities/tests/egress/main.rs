@@ -11,6 +11,7 @@ mod bodies;
 mod dns;
 mod names;
 mod policy;
+mod secrets;
 mod server;
 mod servers;
 mod tls;

@@ -16,7 +16,7 @@ use tokio::{
     runtime::Handle,
 };
 use umbel_capabilities::{
-    Effective, Grants, Meter, Unavailable,
+    Effective, Grants, Meter, Reach, Unavailable,
     http::{AnswerBody, AttemptHttp, GuestBody, HttpClient, HttpConfig, HttpError, OwnAddresses, Sent, Timeouts},
 };
 use umbel_model::{Digest, Permissions, TenantId};
@@ -83,13 +83,20 @@ impl World {
         let grants = Arc::new(Changing(Mutex::new(Err(Unavailable))));
         grants.set(OPEN, OPEN);
         let meter = Arc::new(Meter::default());
-        let attempt = client.attempt(tenant("t"), Digest::of(b"module"), grants.clone(), meter.clone());
+        let attempt =
+            client.attempt(tenant("t"), Digest::of(b"module"), grants.clone(), meter.clone(), Reach::default().secrets);
         Self { dns, grants, client, meter, attempt }
     }
 
     /// Another attempt, with a meter of its own.
     pub fn attempt_of(&self, tenant_name: &str, module: &[u8]) -> Arc<AttemptHttp> {
-        self.client.attempt(tenant(tenant_name), Digest::of(module), self.grants.clone(), Arc::default())
+        self.client.attempt(
+            tenant(tenant_name),
+            Digest::of(module),
+            self.grants.clone(),
+            Arc::default(),
+            Reach::default().secrets,
+        )
     }
 
     /// A name with one "public" address.
