@@ -11,6 +11,7 @@ wasmtime::component::bindgen!({
             import umbel:kv/store@0.1.0;
             import wasi:config/store@0.2.0-rc.1;
             import umbel:blob/store@0.1.0;
+            import umbel:secret/store@0.1.0;
             import wasi:logging/logging@0.1.0-draft;
             export umbel:task/guest@0.1.0;
             export umbel:task/permissions@0.1.0;
@@ -24,6 +25,7 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::umbel::task::{guest::Outcome as GuestOutcome, permissions::Declared as GuestDeclared};
+pub(crate) use self::umbel::secret::store as secret;
 /// The node of a workflow that a job is.
 pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
 pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
@@ -44,6 +46,7 @@ pub(crate) mod names {
     pub(crate) const CANVAS: &str = "umbel:task/canvas@0.1.0";
     pub(crate) const KV: &str = "umbel:kv/store@0.1.0";
     pub(crate) const BLOB: &str = "umbel:blob/store@0.1.0";
+    pub(crate) const SECRET: &str = "umbel:secret/store@0.1.0";
     /// With numbers as cursors of lists, and with texts.
     pub(crate) const KEYVALUE: [&str; 2] = ["wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/store@0.2.0-draft2"];
     /// Drafts that differ in their names only: of wasmtime 48, of Spin, and those before them.

@@ -67,7 +67,7 @@ impl Sandbox {
         let Ok(_slot) = self.inner.slots.acquire().await else { return Err(failed("closed", "the sandbox is closed")) };
         let limits = self.inner.config.describe;
         let clock = Clock::start(limits.time_ms, 0);
-        let log = AttemptLog::new(Arc::new(Discard), self.inner.config.log, clock.started);
+        let log = AttemptLog::new(Arc::new(Discard), Reach::default().secrets, self.inner.config.log, clock.started);
         let started = StartedAttempt { clock, log, stop: StopHandle::new() };
         let store_limits = Limits { fuel: limits.fuel, memory_bytes: limits.memory_bytes, call_bytes: limits.bytes };
         let data = self.attempt_data("".into(), AttemptInfo::default(), Reach::default());

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, KvDelivery, LargeValues as _};
-use umbel_capabilities::Reach;
+use umbel_capabilities::{AttemptSecrets, Reach};
 use umbel_model::{
     Acks, BlobReferences, Digest, Failure, LargeValue, Outcome, WorkerId, blob_reference::MAX_REFERENCES,
     large_value::REFERENCE,
@@ -31,6 +31,7 @@ use crate::{
     memory::MemoryBudget,
     operating_system::unix_ms,
     request_composer::RequestComposer,
+    secrets::SecretCache,
 };
 
 /// The failure of a job that may run only once and whose large result was not stored.
@@ -50,6 +51,7 @@ pub(crate) struct Attempts {
     runtime: Runtime,
     grants: Arc<GrantsCache>,
     config: Arc<ConfigCache>,
+    secrets: Arc<SecretCache>,
     memory: MemoryBudget,
     worker: WorkerId,
     /// Where modules are fetched and compiled: never on the guests' threads.
@@ -67,7 +69,9 @@ impl Attempts {
         let composer = Arc::new(RequestComposer::new(broker.clone(), runtime.bounds().clone()));
         let grants = GrantsCache::new(broker.clone(), background.clone());
         let config = ConfigCache::new(broker.clone(), background.clone());
-        Self { broker, composer, templates: Templates::default(), runtime, grants, config, memory, worker, background }
+        let secrets = SecretCache::new(broker.clone(), runtime.master_keys().clone(), background.clone());
+        let templates = Templates::default();
+        Self { broker, composer, templates, runtime, grants, config, secrets, memory, worker, background }
     }
 
     /// Runs a delivery to its end. A panic of the host fails the job: its delivery would otherwise be held for ever, and a
@@ -156,11 +160,11 @@ impl Attempts {
         let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
         let grants = Arc::new(self.grants.of(&delivery.tenant, module, task));
         let config = Arc::new(self.config.of(&delivery.tenant, task));
-        let reach = Reach { grants, kv, blobs, config, ..Reach::default() };
-        let http = self
-            .runtime
-            .http()
-            .map(|client| client.attempt(delivery.tenant.clone(), module, reach.grants.clone(), reach.meter.clone()));
+        let secrets = AttemptSecrets::new(Arc::new(self.secrets.of(&delivery.tenant)), grants.clone());
+        let reach = Reach { grants, kv, blobs, config, secrets, ..Reach::default() };
+        let Reach { grants, meter, secrets, .. } = reach.clone();
+        let http =
+            self.runtime.http().map(|client| client.attempt(delivery.tenant.clone(), module, grants, meter, secrets));
         Reach { http, ..reach }
     }
 

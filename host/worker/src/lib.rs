@@ -36,6 +36,7 @@ mod queues;
 mod request_composer;
 mod reserve;
 mod runtime;
+mod secrets;
 mod slots;
 mod worker;
 mod workflow_requests;

@@ -19,6 +19,7 @@ use umbel_capabilities::http::HttpClient;
 use umbel_model::{Digest, LargeValue, ModuleInfo, PolicyBounds, TenantId, settings};
 use umbel_modules::{CodeCache, InspectError, Inspector, ModuleStore, gives_way};
 use umbel_sandbox::{CompileCode, CompileError, Compiled, Compiler, Described, Prepared, Sandbox, Turn, VerifiedCode};
+use umbel_secrets::MasterKeys;
 
 use crate::{
     compilations::{Compilations, Compiling},
@@ -40,6 +41,8 @@ settings! {
         pub http: Option<Arc<HttpClient>> = None,
         /// The largest blob that a guest may write, bytes.
         pub max_blob_bytes: u64 = 1 << 30,
+        /// Opens the secrets of tenants. Without one none can be used.
+        pub master_keys: Arc<MasterKeys> = Arc::default(),
     }
 }
 
@@ -62,6 +65,7 @@ struct Inner {
     bounds: PolicyBounds,
     http: Option<Arc<HttpClient>>,
     max_blob_bytes: u64,
+    master_keys: Arc<MasterKeys>,
 }
 
 /// Whether a module is ready to run.
@@ -98,7 +102,7 @@ impl Runtime {
         // Without a capacity: tenants share it, which `make_room` sees to.
         let prepared = Cache::builder().time_to_idle(Duration::from_secs(config.idle_s.max(1))).build();
         let (uses, compilations) = (AtomicU64::new(0), Compilations::default());
-        let RuntimeConfig { max_prepared_bytes, bounds, http, max_blob_bytes, .. } = config;
+        let RuntimeConfig { max_prepared_bytes, bounds, http, max_blob_bytes, master_keys, .. } = config;
         let inner = Inner {
             store,
             code,
@@ -111,6 +115,7 @@ impl Runtime {
             bounds,
             http,
             max_blob_bytes,
+            master_keys,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -132,6 +137,10 @@ impl Runtime {
     /// Sends the HTTP requests of guests.
     pub fn http(&self) -> Option<&Arc<HttpClient>> {
         self.inner.http.as_ref()
+    }
+
+    pub(crate) fn master_keys(&self) -> &Arc<MasterKeys> {
+        &self.inner.master_keys
     }
 
     pub(crate) fn store(&self) -> &ModuleStore {

@@ -39,6 +39,7 @@ pub mod kv;
 pub mod raw;
 mod run;
 mod schema;
+pub mod secret;
 #[cfg(all(feature = "testing", not(target_arch = "wasm32")))]
 pub mod testing;
 

@@ -4,7 +4,24 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use umbel::prelude::*;
+use umbel::{http, prelude::*, secret};
+
+/// Charges a customer.
+#[task(permissions = ["http POST https://api.example.com/", "secret api_key"])]
+fn charge(customer: String) -> TaskResult<u16> {
+    let key = secret::placeholder("api_key")?;
+    let answer = http::post("https://api.example.com/charges").bearer(&key).body(customer).send()?.success()?;
+    Ok(answer.status())
+}
+
+#[test]
+fn a_charge_is_sent_with_the_key() {
+    secret::fake().set("api_key", "correct horse");
+    let http = http::Fake::start();
+    http.answer("POST", "https://api.example.com/charges", http::Answer::new(201));
+    assert_eq!(charge("anna".into()).unwrap(), 201);
+    assert_eq!(http.requests()[0].header("authorization"), Some("Bearer correct horse"));
+}
 
 #[task]
 pub fn add(x: i64, y: i64) -> i64 {

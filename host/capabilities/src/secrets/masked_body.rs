@@ -17,11 +17,16 @@ use crate::{
     secrets::{AttemptSecrets, net::mask_fields},
 };
 
+/// Bytes that are searched at once.
+const GATHERED_BYTES: usize = 64 << 10;
+
 /// What a value may begin at the end of is held back until more is there.
 struct Masked {
     inner: AnswerBody,
     secrets: Arc<AttemptSecrets>,
     held: Bytes,
+    /// What is there and was not searched: opening the values for each small piece would cost too much.
+    gathered: BytesMut,
     /// The last frame: it waits behind what was held back.
     last: Option<Frame<Bytes>>,
     ended: bool,
@@ -29,16 +34,17 @@ struct Masked {
 
 /// An answer's body that is searched while it is read.
 pub(crate) fn masked(inner: AnswerBody, secrets: Arc<AttemptSecrets>) -> AnswerBody {
-    Masked { inner, secrets, held: Bytes::new(), last: None, ended: false }.boxed_unsync()
+    Masked { inner, secrets, held: Bytes::new(), gathered: BytesMut::new(), last: None, ended: false }.boxed_unsync()
 }
 
 impl Masked {
     /// What can be passed on of the bytes that are there.
-    fn search(&mut self, more: &Bytes) -> Bytes {
+    fn search(&mut self) -> Bytes {
         let forms = self.secrets.forms();
-        let mut all = BytesMut::with_capacity(self.held.len() + more.len());
+        let mut all = BytesMut::with_capacity(self.held.len() + self.gathered.len());
         all.extend_from_slice(&self.held);
-        all.extend_from_slice(more);
+        all.extend_from_slice(&self.gathered);
+        self.gathered.clear();
         for forms in &forms {
             forms.mask(&mut all);
         }
@@ -61,19 +67,17 @@ impl Body for Masked {
                 }
                 return Poll::Ready(this.last.take().map(Ok));
             }
-            match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-                None => this.ended = true,
-                Some(Err(error)) => {
+            let polled = Pin::new(&mut this.inner).poll_frame(cx);
+            let is_pending = polled.is_pending();
+            match polled {
+                Poll::Pending => {}
+                Poll::Ready(None) => this.ended = true,
+                Poll::Ready(Some(Err(error))) => {
                     (this.ended, this.held) = (true, Bytes::new());
                     return Poll::Ready(Some(Err(error)));
                 }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        let whole = this.search(&data);
-                        if !whole.is_empty() {
-                            return Poll::Ready(Some(Ok(Frame::data(whole))));
-                        }
-                    }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.gathered.extend_from_slice(&data),
                     Err(mut frame) => {
                         if let Some(fields) = frame.trailers_mut() {
                             mask_fields(&this.secrets.forms(), fields);
@@ -82,16 +86,26 @@ impl Body for Masked {
                     }
                 },
             }
+            let is_due = is_pending || this.ended || this.gathered.len() >= GATHERED_BYTES;
+            if is_due && !this.gathered.is_empty() {
+                let whole = this.search();
+                if !whole.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(whole))));
+                }
+            }
+            if is_pending {
+                return Poll::Pending;
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let is_over = self.ended || self.inner.is_end_stream();
-        is_over && self.held.is_empty() && self.last.is_none()
+        is_over && self.held.is_empty() && self.gathered.is_empty() && self.last.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.len() as u64;
+        let held = (self.held.len() + self.gathered.len()) as u64;
         let mut hint = self.inner.size_hint();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + held);

@@ -32,6 +32,8 @@ pub(crate) use substitute::{BODY_BYTES, Wanted, is_searched};
 const MAX_CALLS: u32 = 1_000;
 /// Secrets, each version for itself, that one attempt may use.
 const MAX_USED: usize = 16;
+/// Bytes of their sealed texts: what is searched for their values is searched for all of them.
+const MAX_USED_BYTES: usize = 128 << 10;
 
 /// Where the secrets of a tenant are.
 #[async_trait]
@@ -145,8 +147,10 @@ impl AttemptSecrets {
         if used.iter().any(|known| known.name() == sealed.name() && known.version() == sealed.version()) {
             return Ok(());
         }
-        if used.len() >= MAX_USED {
-            return Err(SecretError::Limit(format!("an attempt may use {MAX_USED} secrets")));
+        let bytes = used.iter().map(|known| known.sealed_bytes()).sum::<usize>() + sealed.sealed_bytes();
+        if used.len() >= MAX_USED || bytes > MAX_USED_BYTES {
+            let text = format!("an attempt may use {MAX_USED} secrets, with {} KiB together", MAX_USED_BYTES >> 10);
+            return Err(SecretError::Limit(text));
         }
         used.push(sealed.clone());
         self.has_used.store(true, Ordering::Release);

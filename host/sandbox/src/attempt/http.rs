@@ -180,7 +180,7 @@ impl Body for Unfinished {
 fn wasi_error(error: HttpError) -> Error {
     let text = error.to_string();
     match error {
-        HttpError::Denied(_) | HttpError::TooManyRequests(_) => Error::HttpRequestDenied,
+        HttpError::Denied(_) | HttpError::Secret(_) | HttpError::TooManyRequests(_) => Error::HttpRequestDenied,
         HttpError::AddressRefused { .. } | HttpError::OwnAddress { .. } => Error::DestinationIpProhibited,
         HttpError::InvalidUrl(_) => Error::HttpRequestUriInvalid,
         HttpError::Method(_) => Error::HttpRequestMethodInvalid,

@@ -78,9 +78,9 @@ fn begin(
     if !has_url(caller.data_mut().http().table.get_mut(&request)?) {
         return refuse(caller, request, ErrorCode::HttpRequestUriInvalid);
     }
-    let Some(reserved) = caller.data_mut().limiter.reserve(REQUEST_BYTES) else {
-        let text =
-            format!("the memory limit of the attempt leaves no room for another request ({REQUEST_BYTES} bytes)");
+    let bytes = REQUEST_BYTES + caller.data().attempt.reach.secrets.body_bytes();
+    let Some(reserved) = caller.data_mut().limiter.reserve(bytes) else {
+        let text = format!("the memory limit of the attempt leaves no room for another request ({bytes} bytes)");
         return refuse(caller, request, ErrorCode::InternalError(Some(text)));
     };
     let state = caller.data_mut();

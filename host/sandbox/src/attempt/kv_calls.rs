@@ -19,6 +19,7 @@ use crate::{
     attempt::{
         fuel::{charge, charge_bytes},
         host::LogLevel,
+        net,
         state::State,
     },
     bindings::{kv, names},
@@ -127,7 +128,9 @@ pub(crate) fn taken(caller: &mut Caller<'_>, more: usize, value: &WasmList<u8>) 
     if value.len() > max {
         return Ok(Err(kv::Error::TooLarge(max as u64)));
     }
-    Ok(Ok(value.as_le_slice(&*caller).to_vec()))
+    let caught = caller.data().attempt.reach.secrets.caught_bytes(value.as_le_slice(&*caller));
+    net::charge(caller)?;
+    Ok(Ok(caught.unwrap_or_else(|| value.as_le_slice(&*caller).to_vec())))
 }
 
 async fn get(caller: &mut Caller<'_>, bucket: &str, keys: Vec<String>) -> Asked<Vec<Option<kv::Entry>>> {

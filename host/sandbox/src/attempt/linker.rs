@@ -16,7 +16,7 @@ use crate::{
         blob_calls, config_calls,
         fuel::{charge, charge_at, charge_bytes},
         host::{Host, LogLevel, Refused},
-        http_calls, json, kv_calls, sockets,
+        http_calls, json, kv_calls, net, secret_calls, sockets,
         state::{AttemptData, State},
         text::clean,
         wasi_calls, wasi_keyvalue,
@@ -45,6 +45,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     config_calls::add(&mut linker)?;
     kv_calls::add(&mut linker)?;
     blob_calls::add(&mut linker)?;
+    secret_calls::add(&mut linker)?;
     wasi_keyvalue::add(&mut linker)?;
     add_logging(&mut linker)?;
     Ok(linker)
@@ -65,8 +66,10 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, WasmStr)| -> Result<()> {
         let (bytes, message) = {
             let message = message.to_str(&caller)?;
-            (message.len(), clean(&message, MAX_PROGRESS_BYTES))
+            let caught = caller.data().attempt.reach.secrets.caught(&message);
+            (message.len(), clean(&caught, MAX_PROGRESS_BYTES))
         };
+        net::charge(&mut caller)?;
         charge(&mut caller, bytes)?;
         report(&mut caller, |now| (now.done, now.total, now.message) = (done, total, message));
         Ok(())
@@ -100,8 +103,11 @@ fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
         let (bytes, name, meta) = {
             let (name, meta) = (name.to_str(&caller)?, meta.as_ref().map(|meta| meta.to_str(&caller)).transpose()?);
             let bytes = name.len() + meta.as_ref().map_or(0, |meta| meta.len());
-            (bytes, clean(&name, MAX_STATE_BYTES), meta.map(kept_meta))
+            let secrets = &caller.data().attempt.reach.secrets;
+            let meta = meta.map(|meta| kept_meta(secrets.caught(&meta)));
+            (bytes, clean(&secrets.caught(&name), MAX_STATE_BYTES), meta)
         };
+        net::charge(&mut caller)?;
         // Reading JSON costs the host as much as reading a canvas.
         let per_byte = caller.data().charge.canvas_byte;
         charge_at(&mut caller, bytes, per_byte)?;
@@ -137,35 +143,41 @@ fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let bytes = |state: &State| state.attempt.info.workflow_node.as_ref().map_or(0, |node| node.workflow_id.len());
     add_getter(&mut canvas, "place", bytes, |state| state.attempt.info.workflow_node.clone())?;
     canvas.func_wrap("submit", |caller: Caller<'_>, (canvas,): (String,)| {
-        workflow_call(caller, &canvas, String::len, |state, host| state.attempt.workflow_calls.submit(host, &canvas))
+        workflow_call(caller, &canvas, String::len, |state, host, canvas| {
+            state.attempt.workflow_calls.submit(host, canvas)
+        })
     })?;
     canvas.func_wrap("replace", |caller: Caller<'_>, (canvas,): (String,)| {
-        workflow_call(caller, &canvas, |()| 0, |state, host| state.attempt.workflow_calls.replace(host, &canvas))
+        workflow_call(caller, &canvas, |()| 0, |state, host, canvas| {
+            state.attempt.workflow_calls.replace(host, canvas)
+        })
     })?;
     canvas.func_wrap("add-to-group", |caller: Caller<'_>, (members,): (String,)| {
         workflow_call(
             caller,
             &members,
             |()| 0,
-            |state, host| {
+            |state, host, members| {
                 let in_group = state.attempt.info.workflow_node.as_ref().is_some_and(|node| node.in_group);
-                state.attempt.workflow_calls.add_to_group(host, in_group, &members)
+                state.attempt.workflow_calls.add_to_group(host, in_group, members)
             },
         )
     })
 }
 
-/// Charges the fuel of reading `text`, then passes the call to the host, and charges what it answers.
+/// Charges the fuel of reading `text`, then passes the call to the host, without the values of secrets, and charges what it answers.
 fn workflow_call<T>(
     mut caller: Caller<'_>,
     text: &str,
     bytes: fn(&T) -> usize,
-    call: impl FnOnce(&mut State, &dyn Host) -> Result<T, Refused>,
+    call: impl FnOnce(&mut State, &dyn Host, &str) -> Result<T, Refused>,
 ) -> Result<(Result<T, types::Failure>,)> {
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
+    net::charge(&mut caller)?;
     let log = caller.data().log.clone();
-    let answer = call(caller.data_mut(), &*log.host);
+    let text = caller.data().attempt.reach.secrets.caught(text);
+    let answer = call(caller.data_mut(), &*log.host, &text);
     let answered = match &answer {
         Ok(answer) => bytes(answer),
         Err(refused) => refused.kind.len() + refused.message.len(),
@@ -185,14 +197,16 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
             log.push(LogLevel::ALL[level as usize], &context, &message);
             context.len() + message.len()
         };
+        net::charge(&mut caller)?;
         charge(&mut caller, bytes)
     })
 }
 
 /// Packages and interfaces that are provided, with the start of their version.
-const PROVIDED: [(&str, &str, &[&str]); 12] = [
+const PROVIDED: [(&str, &str, &[&str]); 13] = [
     ("umbel:blob", "0.1.", &["store"]),
     ("umbel:kv", "0.1.", &["store"]),
+    ("umbel:secret", "0.1.", &["store"]),
     ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
@@ -261,13 +275,14 @@ mod tests {
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
         // Five are in `ours`, and `types` of `umbel:task` defines no function.
-        assert_eq!(listed - 6, ITEMS.len());
+        assert_eq!(listed - 7, ITEMS.len());
         let ours = [
             (names::CONTEXT, "current"),
             (names::CUSTOM_STATE, "update"),
             (names::CANVAS, "submit"),
             (names::KV, "get"),
             (names::BLOB, "[static]reader.open"),
+            (names::SECRET, "reveal"),
             (names::KEYVALUE[0], "open"),
             (names::KEYVALUE[1], "open"),
             (names::CONFIG[0], "get"),

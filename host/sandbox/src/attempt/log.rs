@@ -5,6 +5,8 @@ use std::{
     time::Instant,
 };
 
+use umbel_capabilities::AttemptSecrets;
+
 use crate::{
     attempt::{
         host::{Host, LogLevel, LogLine},
@@ -21,6 +23,8 @@ const MAX_CONTEXT_BYTES: usize = 128;
 /// Shared by the host functions and the output streams of one attempt.
 pub(crate) struct AttemptLog {
     pub(crate) host: Arc<dyn Host>,
+    /// Catches the values of secrets that the attempt used.
+    secrets: Arc<AttemptSecrets>,
     limits: LogLimits,
     started: Instant,
     counted: Mutex<Counted>,
@@ -47,15 +51,22 @@ pub(crate) struct LastWords {
 const PANIC_CONTEXT: &str = "panic";
 
 impl AttemptLog {
-    pub(crate) fn new(host: Arc<dyn Host>, limits: LogLimits, started: Instant) -> Arc<Self> {
-        Arc::new(Self { host, limits, started, counted: Mutex::default() })
+    pub(crate) fn new(
+        host: Arc<dyn Host>,
+        secrets: Arc<AttemptSecrets>,
+        limits: LogLimits,
+        started: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self { host, secrets, limits, started, counted: Mutex::default() })
     }
 
     /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.
     pub(crate) fn push(&self, level: LogLevel, context: &str, message: &str) {
+        // Before anything is cut off: a part of a value is not found.
+        let (message, context) = (self.secrets.caught(message), self.secrets.caught(context));
         // Text beyond a line's limit is cut before it is counted.
-        let message = cut(message, self.limits.line_bytes);
-        let context = cut(context, MAX_CONTEXT_BYTES);
+        let message = cut(&message, self.limits.line_bytes);
+        let context = cut(&context, MAX_CONTEXT_BYTES);
         let dropped = {
             let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
             if level == LogLevel::Critical {
@@ -100,6 +111,7 @@ impl AttemptLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use umbel_capabilities::Reach;
     use umbel_model::Progress;
 
     #[derive(Default)]
@@ -114,7 +126,7 @@ mod tests {
 
     fn logged(limits: LogLimits, messages: &[&str]) -> (Vec<String>, u64) {
         let lines = Arc::new(Lines::default());
-        let log = AttemptLog::new(lines.clone(), limits, Instant::now());
+        let log = AttemptLog::new(lines.clone(), Reach::default().secrets, limits, Instant::now());
         for message in messages {
             log.push(LogLevel::Info, "c", message);
         }

@@ -23,6 +23,7 @@ use crate::{
         kv_bounds::KvBounds,
         limiter::Limiter,
         log::AttemptLog,
+        net,
         outcome::{self, Failed, Phase},
         sockets,
         state::{AttemptData, Charge, Clock, ProgressThrottle, State},
@@ -88,7 +89,7 @@ impl Sandbox {
     /// Starts the clock and the log of an attempt that has a slot.
     pub(crate) fn start_attempt(&self, call: &Call, host: Arc<dyn Host>, stop: &StopHandle) -> StartedAttempt {
         let clock = Clock::start(call.time_limit_ms, call.soft_time_limit_ms);
-        let log = AttemptLog::new(host, self.inner.config.log, clock.started);
+        let log = AttemptLog::new(host, call.reach.secrets.clone(), self.inner.config.log, clock.started);
         StartedAttempt { clock, log, stop: stop.clone() }
     }
 
@@ -127,7 +128,9 @@ impl Sandbox {
         let outcome = match (ended, stop.stopped()) {
             (Ended::Stopped(stop), _) | (Ended::Returned(Err(_)), Some(stop)) => stop.outcome(),
             (Ended::TimedOut, _) => Outcome::Trap(outcome::deadline()),
-            (Ended::Returned(Ok(result)), _) => outcome::returned(result, max_result),
+            (Ended::Returned(Ok(result)), _) => {
+                outcome::returned(net::answer(&store.data().attempt.reach.secrets, result), max_result)
+            }
             (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };
         let outcome = if store.data().tried_sockets { sockets::outcome(outcome) } else { outcome };

@@ -166,12 +166,14 @@ impl Drop for Line {
 
 #[cfg(test)]
 mod tests {
+    use umbel_capabilities::Reach;
+
     use super::*;
     use crate::{Discard, LogLimits};
 
     #[test]
     fn an_unfinished_line_never_holds_more_than_a_line() {
-        let log = AttemptLog::new(Arc::new(Discard), LogLimits::default(), Instant::now());
+        let log = AttemptLog::new(Arc::new(Discard), Reach::default().secrets, LogLimits::default(), Instant::now());
         let mut line = Line { log, level: LogLevel::Info, context: "stdout", rest: Vec::new() };
         for bytes in [1, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, 1 << 20, 3] {
             line.write(&vec![b'x'; bytes]);

@@ -9,6 +9,7 @@ use std::{
 use serde::Serialize;
 
 use super::{Error, Request, Response, shown};
+use crate::secret::put_in;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<RefCell<State>>>> = const { RefCell::new(None) };
@@ -168,7 +169,9 @@ pub(super) fn send(request: Request) -> Result<Response, Error> {
     let mut state = state.borrow_mut();
     let max = request.max_body_bytes;
     let key = (request.method.clone(), request.url.clone());
-    state.requests.push(request);
+    // As a server would get it.
+    let headers = request.headers.into_iter().map(|(name, value)| (name, put_in(&value))).collect();
+    state.requests.push(Request { headers, ..request });
     match state.answers.get_mut(&key).and_then(Answers::next) {
         None => Err(Error::new("http_denied", false, format!("{of}: the fake has no answer for it"))),
         Some(Given::Failure(kind)) => {
