@@ -1,6 +1,9 @@
 //! The limits of the API, all of them.
 
+use std::sync::Arc;
+
 use umbel_model::{PolicyBounds, settings};
+use umbel_secrets::MasterKeys;
 
 settings! {
     /// Limits of the API. The defaults are safe for a server that strangers can reach.
@@ -89,6 +92,8 @@ settings! {
         pub body_grace_ms: u64 = 10_000,
         /// Approve the modules that are pushed. Only for a service that nobody else reaches, as `umbel dev` is.
         pub approve_pushes: bool = false,
+        /// Wrap the keys that seal secrets. None: no secret can be set.
+        pub master_keys: Arc<MasterKeys> = Arc::default(),
         /// The operator's bounds of policies.
         pub bounds: PolicyBounds = PolicyBounds::default(),
     }

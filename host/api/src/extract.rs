@@ -9,8 +9,7 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
 use umbel_model::{
-    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId,
-    human,
+    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human, SecretName,
 };
 use utoipa::IntoParams;
 
@@ -153,6 +152,7 @@ named! {
     WorkflowParam: WorkflowId => WorkflowNotFound;
     BucketName: BucketName => InvalidKey;
     KvKey: KvKey => InvalidKey;
+    SecretName: SecretName => SecretNotFound;
 }
 
 impl Named for EntryParam {

@@ -36,6 +36,7 @@ use crate::{
         (name = "queues", description = "Where jobs wait"),
         (name = "usage", description = "What attempts used, summed by hour and task"),
         (name = "blobs", description = "Files of the tenant, to which arguments and results refer"),
+        (name = "secrets", description = "Secrets that tasks use and nobody reads"),
         (name = "kv", description = "Key-value entries that tasks keep, in buckets"),
         (name = "config", description = "Values that tasks are configured with"),
         (name = "tokens", description = "Bearer tokens: who may call"),

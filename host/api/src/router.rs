@@ -19,8 +19,7 @@ use crate::{
     openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{
-        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, usage, workers,
-        workflows,
+        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, usage, workers, workflows, secrets,
     },
     state::Api,
 };
@@ -78,6 +77,10 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(blobs::put, blobs::list))
         .routes(routes!(blobs::get, blobs::delete))
         .routes(routes!(blobs::info))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::show, secrets::put, secrets::delete))
+        .routes(routes!(secrets::rotate))
+        .routes(routes!(secrets::rewrap))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))
         .routes(routes!(bulk::abort))

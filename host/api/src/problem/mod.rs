@@ -130,6 +130,10 @@ codes! {
     bulk_ended BulkEnded, CONFLICT, false, "The bulk action is over";
     too_many_bulks TooManyBulks, TOO_MANY_REQUESTS, true, "The tenant has too many bulk actions";
     tenant_not_found TenantNotFound, NOT_FOUND, false, "There is no such tenant";
+    secret_not_found SecretNotFound, NOT_FOUND, false, "There is no such secret";
+    invalid_secret InvalidSecret, UNPROCESSABLE_ENTITY, false, "The secret cannot be kept";
+    no_master_key NoMasterKey, CONFLICT, false, "The server has not the master key for it";
+    secret_unreadable SecretUnreadable, INTERNAL_SERVER_ERROR, false, "A secret or its key cannot be opened";
     worker_not_found WorkerNotFound, NOT_FOUND, false, "There is no such worker";
     invalid_canvas InvalidCanvas, UNPROCESSABLE_ENTITY, false, "The canvas cannot be used";
     workflow_not_found WorkflowNotFound, NOT_FOUND, false, "There is no such workflow";

@@ -26,6 +26,7 @@ mod openapi;
 mod permissions;
 mod queues;
 mod requests;
+mod secrets;
 mod serving;
 mod tasks;
 mod tenant_events;
