@@ -6,6 +6,7 @@ mod config;
 mod job;
 mod kv;
 mod manage;
+mod secret;
 mod service;
 mod usage;
 mod worker;
@@ -20,11 +21,11 @@ use clap::{
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use umbel_model::{
-    ConfigName, DigestPrefix, JobState, Permission, Rate, TaskName,
+    ConfigName, DigestPrefix, JobState, Permission, Rate, SecretName, TaskName,
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{blob::*, bulk::*, config::*, job::*, kv::*, manage::*, service::*, usage::*, worker::*, workflow::*};
+pub use self::{blob::*, bulk::*, config::*, job::*, kv::*, manage::*, secret::*, service::*, usage::*, worker::*, workflow::*};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,
@@ -139,6 +140,9 @@ pub enum Command {
     Config(ConfigVerb),
     /// What your jobs used: attempts, CPU time, fuel, memory, requests, bytes
     Usage(UsageOptions),
+    /// Secrets that tasks use and nobody reads: set, list, delete
+    #[command(subcommand)]
+    Secret(SecretVerb),
     /// Pause or limit all your jobs
     Tenant(TenantCommand),
     /// Routes: the queue that a task's jobs go to
@@ -244,9 +248,19 @@ pub struct RunOptions {
     /// A value that the task reads as its configuration; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub config: Vec<(ConfigName, String)>,
+    /// A secret for the task, whose value is in a file. It is sent wherever --grant lets the task send requests, and may be revealed;
+    /// may be given several times
+    #[arg(long, value_name = "NAME=FILE", value_parser = local_secret)]
+    pub secret: Vec<(SecretName, PathBuf)>,
     /// Certificates of authorities in PEM that are trusted instead of the system's, for requests of the task
     #[arg(long, env = "UMBEL_HTTP_CA_FILE", value_name = "FILE")]
     pub http_ca_file: Option<PathBuf>,
+}
+
+/// A secret and the file that has its value.
+fn local_secret(text: &str) -> Result<(SecretName, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("write NAME=FILE")?;
+    Ok((SecretName::new(name).map_err(|error| error.to_string())?, file.into()))
 }
 
 #[derive(Debug, Args)]

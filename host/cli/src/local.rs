@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use umbel_broker_sqlite::SqliteBroker;
 use umbel_capabilities::{
-    Effective, FixedConfig, FixedGrants, Reach,
+    AttemptSecrets, Effective, FixedConfig, FixedGrants, Reach,
     http::{HttpClient, HttpConfig, OwnAddresses},
 };
 use umbel_compose::nearest;
@@ -22,6 +22,7 @@ use crate::output::{Terminal, bytes_text};
 use crate::{
     Exit, Failure, Result,
     client::arguments,
+    local_secrets::LocalSecrets,
     serve::{DEFAULT_TENANT, data, http::check_authorities},
 };
 
@@ -47,6 +48,8 @@ fn reach(options: &RunOptions, declared: Permissions) -> Result<Reach> {
     check_authorities(options.http_ca_file.as_deref())?;
     let granted =
         Permissions::new(options.grant.iter().cloned()).map_err(|e| Failure::usage(format!("--grant: {e}")))?;
+    let tenant = TenantId::new(DEFAULT_TENANT).map_err(|e| Failure::usage(e.to_string()))?;
+    let secrets = LocalSecrets::read(&tenant, &options.secret, &granted)?;
     let approved = if declared.is_empty() { granted.clone() } else { declared };
     let effective = Effective { operator: granted, tenant: None, approved };
     let grants = Arc::new(FixedGrants(Arc::new(effective)));
@@ -57,8 +60,10 @@ fn reach(options: &RunOptions, declared: Permissions) -> Result<Reach> {
     // What the task writes is gone with it.
     let store = SqliteBroker::in_memory().map_err(|e| Failure::new("store", e.to_string()))?;
     let kv = Arc::new(KeyValues::new(Arc::new(store), tenant.clone(), None, Handle::current()));
-    let reach = Reach { grants, kv, config, ..Reach::default() };
-    let http = client.attempt(tenant, Digest::of(b"local"), reach.grants.clone(), reach.meter.clone());
+    let secrets = AttemptSecrets::new(Arc::new(secrets), grants.clone());
+    let reach = Reach { grants, kv, config, secrets, ..Reach::default() };
+    let Reach { grants, meter, secrets, .. } = reach.clone();
+    let http = client.attempt(tenant, Digest::of(b"local"), grants, meter, secrets);
     Ok(Reach { http: Some(http), ..reach })
 }
 

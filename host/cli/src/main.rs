@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod failure;
 mod local;
+mod local_secrets;
 mod output;
 mod safe_text;
 mod serve;
@@ -20,12 +21,16 @@ use tokio::runtime::Builder;
 use crate::{
     args::{Cli, Command, Format, TokenVerb, WorkerCommand},
     client::{
-        Context, blob, bulk, config, dead, events, job, kv, module, queue, routes, task, tenant, usage, worker,
+        Context, blob, bulk, config, dead, events, job, kv, module, queue, routes, secret, task, tenant, usage, worker,
         workflow,
     },
     failure::{Exit, Failure},
     output::Terminal,
 };
+
+/// Zeroes what is freed, once the process has had a secret in hand.
+#[global_allocator]
+static ALLOCATOR: umbel_secrets::ZeroingAllocator = umbel_secrets::ZeroingAllocator;
 
 /// The outcome of a verb, or of a step of it.
 type Result<T = (), E = Failure> = std::result::Result<T, E>;
@@ -74,6 +79,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Kv(verb) => kv::run(&context()?, verb).await,
         Command::Config(verb) => config::run(&context()?, verb).await,
         Command::Usage(options) => usage::run(&context()?, &options).await,
+        Command::Secret(verb) => secret::run(&context()?, verb).await,
         Command::Tenant(command) => tenant::run(&context()?, command).await,
         Command::Routes(verb) => routes::run(&context()?, verb).await,
         Command::Bulk(verb) => bulk::run(&context()?, verb).await,

@@ -55,11 +55,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("umbel-sandbox", &["umbel-model", "umbel-capabilities"]),
     (
         "umbel-worker",
-        &["umbel-model", "umbel-broker", "umbel-capabilities", "umbel-compose", "umbel-modules", "umbel-sandbox"],
+        &[
+            "umbel-model",
+            "umbel-broker",
+            "umbel-capabilities",
+            "umbel-compose",
+            "umbel-modules",
+            "umbel-sandbox",
+            "umbel-secrets",
+        ],
     ),
     ("umbel-control", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules"]),
     ("umbel-bulk", &["umbel-model", "umbel-broker", "umbel-compose", "umbel-modules"]),
-    ("umbel-api", &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules", "umbel-tls"]),
+    (
+        "umbel-api",
+        &["umbel-model", "umbel-broker", "umbel-bulk", "umbel-compose", "umbel-modules", "umbel-secrets", "umbel-tls"],
+    ),
     (
         "umbel-cli",
         &[
@@ -73,6 +84,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "umbel-sandbox",
             "umbel-worker",
             "umbel-control",
+            "umbel-secrets",
             "umbel-api",
             "umbel-tls",
             "umbel-client",

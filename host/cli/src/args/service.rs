@@ -7,7 +7,7 @@ use umbel_broker::Limits;
 use umbel_broker_redis::{Durability, RedisFiles};
 use umbel_model::{PolicyBounds, QueueName};
 
-use super::{OrNone, duration, patience, size};
+use super::{MasterKeyFlags, OrNone, duration, patience, size};
 
 /// Flags of every process that opens a broker.
 #[derive(Debug, Clone, Args)]
@@ -252,6 +252,8 @@ pub struct RunFlags {
     pub lease: u64,
     #[command(flatten)]
     pub http: HttpFlags,
+    #[command(flatten)]
+    pub master_keys: MasterKeyFlags,
 }
 
 /// Outgoing HTTP requests of guests.
@@ -393,4 +395,6 @@ pub struct DoctorOptions {
     pub fix: bool,
     #[command(flatten)]
     pub broker: BrokerFlags,
+    #[command(flatten)]
+    pub master_keys: MasterKeyFlags,
 }

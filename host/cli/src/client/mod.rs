@@ -13,6 +13,7 @@ pub mod kv;
 pub mod module;
 pub mod queue;
 pub mod routes;
+pub mod secret;
 pub mod task;
 pub mod tenant;
 mod unknown;

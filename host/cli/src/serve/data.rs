@@ -12,6 +12,7 @@ use umbel_capabilities::http::HttpClient;
 use umbel_model::PolicyBounds;
 use umbel_modules::{CodeCache, DEFAULT_MAX_CODE_BYTES, HostKey, ModuleStore};
 use umbel_sandbox::{CompileLimits, Compiler, CompilerCommand, Sandbox, SandboxConfig};
+use umbel_secrets::MasterKeys;
 use umbel_worker::{Runtime, RuntimeConfig};
 
 use crate::{Failure, Result};
@@ -101,11 +102,14 @@ impl Data {
         concurrency: u32,
         bounds: PolicyBounds,
         http: Arc<HttpClient>,
+        master_keys: Arc<MasterKeys>,
     ) -> Result<Runtime> {
         let key = HostKey::load_or_create(self.folder.join("host.key")).map_err(|e| stored(&e))?;
         let code = CodeCache::open(self.folder.join("code"), key, DEFAULT_MAX_CODE_BYTES).map_err(|e| stored(&e))?;
-        let (config, sandbox) =
-            (RuntimeConfig { bounds, http: Some(http), ..RuntimeConfig::default() }, sandbox(concurrency)?);
+        let (config, sandbox) = (
+            RuntimeConfig { bounds, http: Some(http), master_keys, ..RuntimeConfig::default() },
+            sandbox(concurrency)?,
+        );
         Ok(Runtime::new(config, store, code, compiler(), sandbox))
     }
 }

@@ -9,7 +9,7 @@ use umbel_model::TenantId;
 
 use super::{
     DEFAULT_TENANT, background, broker, broker::BrokerUrl, data::Data, dev_certificate::DevCertificate, http, jobs,
-    profile::Profile, signals::Signals, token::make, watch, web,
+    master_keys, profile::Profile, signals::Signals, token::make, watch, web,
 };
 use crate::{Failure, Result, args::DevOptions, output::Terminal};
 
@@ -27,10 +27,12 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let (config, bounds) = (jobs::config(&options.run, options.concurrency), options.bounds.bounds());
     let store = data.modules().await?;
     let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
-    let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone(), http).await?;
+    let master_keys = master_keys::load_or_make(&options.run.master_keys, data.folder()).await?;
+    let runtime = data.runtime(store.clone(), config.concurrency, bounds.clone(), http, master_keys.clone()).await?;
     let token = token(&*broker, &data).await?;
     // Whoever reaches this service may use its token, which may approve.
-    let api = ApiConfig { bounds: bounds.clone(), approve_pushes: !options.strict_permissions, ..ApiConfig::default() };
+    let approve_pushes = !options.strict_permissions;
+    let api = ApiConfig { bounds: bounds.clone(), approve_pushes, master_keys, ..ApiConfig::default() };
     let served = certificate.as_ref().map(DevCertificate::served);
     let mut web = web::start(listener, served, broker.clone(), store.clone(), runtime.clone(), api)?;
     let control = background(broker.clone(), store, bounds, &options.background);

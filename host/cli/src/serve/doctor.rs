@@ -3,10 +3,11 @@
 //! Invariant: it exits with 0 only when it looked at everything and nothing is left that is wrong.
 
 use serde::Serialize;
-use umbel_broker::Finding;
+use umbel_broker::{Broker, Finding};
+use umbel_compose::Secrets;
 
-use super::{broker, broker::BrokerUrl, data::Data, exposure};
-use crate::args::{DoctorOptions, Format};
+use super::{broker, broker::BrokerUrl, data::Data, exposure, master_keys};
+use crate::args::{DoctorOptions, Format, MasterKeyFlags};
 use crate::output::{Page, Terminal, unwritten};
 use crate::{Failure, Result};
 
@@ -63,6 +64,7 @@ pub async fn run(options: DoctorOptions, terminal: &Terminal) -> Result {
     for server in &report.without_tls {
         terminal.note(&format!("warning: a server listens on {server} without TLS; {}", exposure::HELP));
     }
+    say_unopened(&*broker, &options.master_keys, terminal).await?;
     say_whose_values(&*broker, &data, terminal).await?;
     verdict(&report, options.fix, terminal)
 }
@@ -104,6 +106,20 @@ fn together(before: Vec<Finding>, now: Vec<Finding>) -> Vec<Finding> {
         }
     }
     all
+}
+
+/// Secrets that none of the given master keys opens. No finding: those of the servers and workers are not known here.
+async fn say_unopened(broker: &dyn Broker, flags: &MasterKeyFlags, terminal: &Terminal) -> Result {
+    let masters = master_keys::load(flags).await?;
+    let unopened = Secrets { broker, masters: &masters }.unreadable().await;
+    let unopened = unopened.map_err(|error| Failure::new(error.kind(), error.to_string()))?;
+    let Some((tenant, name)) = unopened.first() else { return Ok(()) };
+    let (count, given) = (unopened.len(), if masters.is_empty() { "none was given" } else { "of those given here" });
+    terminal.note(&format!(
+        "warning: no master key ({given}) opens {count} secrets, such as {name} of tenant {tenant}; give doctor the keys of the \
+         servers with --master-key-file"
+    ));
+    Ok(())
 }
 
 /// Two brokers on one data folder: neither can tell which of the large values there are still wanted. No finding: the folder

@@ -11,6 +11,7 @@ pub mod exposure;
 pub mod http;
 pub mod jobs;
 pub mod logging;
+pub mod master_keys;
 pub mod profile;
 pub mod server;
 pub mod signals;

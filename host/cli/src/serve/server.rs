@@ -2,7 +2,7 @@
 
 use umbel_api::ApiConfig;
 
-use super::{background, broker, broker::BrokerUrl, exposure, http, jobs, signals::Signals, watch, web};
+use super::{background, broker, broker::BrokerUrl, exposure, http, jobs, master_keys, signals::Signals, watch, web};
 use crate::{Failure, Result, args::ServerOptions};
 
 pub async fn run(options: ServerOptions) -> Result {
@@ -20,9 +20,10 @@ pub async fn run(options: ServerOptions) -> Result {
     let broker = broker::open(&url, &options.broker, true).await?;
     let (store, bounds) = (data.modules().await?, options.bounds.bounds());
     let http = http::client(&options.run.http, listener.local_addr().ok(), &url).await?;
-    let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone(), http).await?;
+    let master_keys = master_keys::load(&options.run.master_keys).await?;
+    let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone(), http, master_keys.clone()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let api = ApiConfig { bounds: bounds.clone(), ..ApiConfig::default() };
+    let api = ApiConfig { bounds: bounds.clone(), master_keys, ..ApiConfig::default() };
     let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), api)?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     let _noted = exposure::warn(web.address, is_encrypted, options.behind_proxy, data.folder());

@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 
 use umbel_worker::{End, WorkerConfig};
 
-use super::{background, broker, broker::BrokerUrl, http, jobs, signals::Signals, watch, watch::Told};
+use super::{background, broker, broker::BrokerUrl, http, jobs, master_keys, signals::Signals, watch, watch::Told};
 use crate::{Exit, Failure, Result, args::WorkerOptions};
 
 pub async fn run(options: WorkerOptions) -> Result {
@@ -24,11 +24,13 @@ pub async fn run(options: WorkerOptions) -> Result {
     let most = config.autoscale.map_or(config.concurrency, |(_, max)| max);
     let store = data.modules().await?;
     let http = http::client(&options.run.http, None, &url).await?;
+    let master_keys = master_keys::load(&options.run.master_keys).await?;
     // With room for more slots than there are now, so that `umbel worker slots` can add some; without, where address space
     // is short.
-    let runtime = match data.runtime(store.clone(), room(most), bounds.clone(), http.clone()).await {
+    let runtime = match data.runtime(store.clone(), room(most), bounds.clone(), http.clone(), master_keys.clone()).await
+    {
         Ok(runtime) => runtime,
-        Err(_) => data.runtime(store.clone(), most, bounds.clone(), http).await?,
+        Err(_) => data.runtime(store.clone(), most, bounds.clone(), http, master_keys).await?,
     };
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
     let control = background(broker.clone(), store, bounds, &options.background);
