@@ -55,7 +55,6 @@ fn reach(options: &RunOptions, declared: Permissions) -> Result<Reach> {
     let grants = Arc::new(FixedGrants(Arc::new(effective)));
     let http = HttpConfig { ca_file: options.http_ca_file.clone(), ..HttpConfig::default() };
     let client = HttpClient::new(http, OwnAddresses::default(), Handle::current());
-    let tenant = TenantId::new(DEFAULT_TENANT).map_err(|e| Failure::usage(e.to_string()))?;
     let config = Arc::new(FixedConfig(Arc::new(options.config.iter().cloned().collect())));
     // What the task writes is gone with it.
     let store = SqliteBroker::in_memory().map_err(|e| Failure::new("store", e.to_string()))?;
