@@ -18,7 +18,7 @@ use memchr::memmem;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use umbel_tests::{Answer, Client, Dev, DevOptions, Process, Split, redis, until};
+use umbel_tests::{Answer, Client, Dev, DevOptions, Process, Split, durable_redis, until};
 
 /// A server of this test: keeps the heads and bodies of what it got, and answers with the credentials, in a field and in its body.
 #[derive(Clone)]
@@ -162,7 +162,7 @@ async fn split(redis: &str, home: &Path) -> Result<Split> {
 
 #[tokio::test]
 async fn a_secret_that_is_not_revealed_is_in_no_memory_after_it_was_set_and_sent() -> Result<()> {
-    let (redis, home) = (redis(), TempDir::new()?);
+    let (redis, home) = (durable_redis(), TempDir::new()?);
     let split = split(&redis.url(), home.path()).await?;
     let (client, value) = (&split.client, random_value("unrevealed")?);
     let receiver = Receiver::start("200 OK")?;
@@ -218,7 +218,7 @@ async fn tell_everywhere(client: &Client) -> Result<String> {
 
 #[tokio::test]
 async fn a_revealed_secret_is_in_no_record_log_result_listing_or_store() -> Result<()> {
-    let (redis, home) = (redis(), TempDir::new()?);
+    let (redis, home) = (durable_redis(), TempDir::new()?);
     let split = split(&redis.url(), home.path()).await?;
     let (client, value) = (&split.client, random_value("revealed")?);
     set(client, "key", "reveal=true", &value).await?.good()?;
@@ -338,7 +338,7 @@ async fn a_web_hook_is_signed_and_sent_and_the_command_line_sets_its_secrets() -
 
 #[tokio::test]
 async fn without_a_master_key_no_secret_is_set_and_doctor_says_which_cannot_be_opened() -> Result<()> {
-    let (redis, home) = (redis(), TempDir::new()?);
+    let (redis, home) = (durable_redis(), TempDir::new()?);
     {
         let split = split(&redis.url(), home.path()).await?;
         set(&split.client, "key", "reveal=true", "the value").await?.good()?;
@@ -357,7 +357,7 @@ async fn without_a_master_key_no_secret_is_set_and_doctor_says_which_cannot_be_o
         Ok(logs.contains("master key").then_some(logs))
     });
     logs.await?;
-    let doctor = split.umbel(&["doctor", "--allow-unsafe-redis"])?;
+    let doctor = split.umbel(&["doctor"])?;
     let said = String::from_utf8_lossy(&doctor.stderr).into_owned();
     ensure!(said.contains("opens 1 secrets, such as key of tenant default"), "{said}");
     Ok(())

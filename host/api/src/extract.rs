@@ -9,7 +9,8 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
 use umbel_model::{
-    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, WorkerId, WorkflowId, human, SecretName,
+    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, SecretName, TaskName, TenantId, WorkerId,
+    WorkflowId, human,
 };
 use utoipa::IntoParams;
 

@@ -19,7 +19,8 @@ use crate::{
     openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{
-        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, tasks, tenant, tokens, usage, workers, workflows, secrets,
+        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, secrets, tasks, tenant, tokens, usage,
+        workers, workflows,
     },
     state::Api,
 };

@@ -20,6 +20,15 @@ pub trait Grants: Send + Sync + fmt::Debug {
 #[error("what this attempt is allowed cannot be looked up now")]
 pub struct Unavailable;
 
+/// Why an attempt may not use a bucket, blobs or a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// What is allowed: only what all layers allow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effective {

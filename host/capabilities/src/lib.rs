@@ -12,8 +12,8 @@ pub mod secrets;
 
 pub use blob::{BlobAccess, BlobError, BlobWriter};
 pub use config::{Config, ConfigValues, FixedConfig};
-pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Unavailable};
+pub use grants::{Denied, Effective, FixedGrants, Grants, Layer, NoGrants, Refusal, Unavailable};
 pub use kv::{KeyValue, KvError};
 pub use meter::{Meter, Metered};
-pub use reach::{Reach, Refusal};
+pub use reach::Reach;
 pub use secrets::{AttemptSecrets, NoSecrets, SecretError, SecretStore};

@@ -7,7 +7,7 @@ use umbel_model::{BucketName, Permission, permission::Access};
 use crate::{
     blob::{BlobAccess, NoBlobs},
     config::{Config, FixedConfig},
-    grants::{Denied, Grants, NoGrants, Unavailable},
+    grants::{Grants, NoGrants, Refusal},
     http::AttemptHttp,
     kv::{KeyValue, NoKeyValue},
     meter::Meter,
@@ -42,15 +42,6 @@ impl Default for Reach {
     }
 }
 
-/// Why an attempt may not use a bucket, blobs or a secret.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-}
-
 impl Reach {
     /// The entries, if the attempt may use this bucket now.
     pub async fn key_values(&self, bucket: &BucketName, access: Access) -> Result<Arc<dyn KeyValue>, Refusal> {
@@ -72,7 +63,7 @@ mod tests {
     use umbel_model::Permissions;
 
     use super::*;
-    use crate::grants::Effective;
+    use crate::grants::{Effective, Unavailable};
 
     #[derive(Debug)]
     struct Fixed(Arc<Effective>);

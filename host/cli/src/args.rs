@@ -25,7 +25,9 @@ use umbel_model::{
     human::{duration_ms as duration, size_bytes as size},
 };
 
-pub use self::{blob::*, bulk::*, config::*, job::*, kv::*, manage::*, secret::*, service::*, usage::*, worker::*, workflow::*};
+pub use self::{
+    blob::*, bulk::*, config::*, job::*, kv::*, manage::*, secret::*, service::*, usage::*, worker::*, workflow::*,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 ok, 1 failure, 2 usage, 3 the job failed (when waiting), 4 not found, 5 token refused, 6 conflict,

@@ -29,8 +29,8 @@ pub use blob_reference::BlobReferences;
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{
-    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, TaskName, TenantId, Token, SecretName,
-    WorkerId,
+    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, SecretName, TaskName, TenantId,
+    Token, WorkerId,
 };
 pub use job::{
     CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,

@@ -28,6 +28,7 @@ use crate::{
         connect::Open,
         error::HttpError,
         failures, headers,
+        masked_body::masked,
         pace::Pace,
         pool::Key,
         request_body::{Exchange, GuestBody, Permits, RequestBody},
@@ -35,7 +36,7 @@ use crate::{
         traffic::Traffic,
     },
     meter::Meter,
-    secrets::{AttemptSecrets, BODY_BYTES, Wanted, is_searched, mask_fields, masked},
+    secrets::{AttemptSecrets, BODY_BYTES, Wanted, is_searched, mask_fields},
 };
 
 /// How long a guest is willing to wait. The settings bound it in any case.

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{grants::Denied, http::addresses::Refused};
+use crate::{
+    grants::{Denied, Refusal},
+    http::addresses::Refused,
+    secrets::SecretError,
+};
 
 /// A request that failed. Texts of servers in it are bounded, and anything may be in them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,5 +90,15 @@ impl HttpError {
     /// Texts of other programs, cut.
     pub(crate) fn text(error: impl std::fmt::Display) -> String {
         error.to_string().chars().take(256).collect()
+    }
+}
+
+impl From<SecretError> for HttpError {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::Refused(Refusal::Unavailable(_)) => Self::GrantsUnavailable,
+            SecretError::Unavailable(text) => Self::SecretUnavailable(text),
+            other => Self::Secret(other.to_string()),
+        }
     }
 }

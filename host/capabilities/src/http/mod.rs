@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod failures;
 mod headers;
+mod masked_body;
 mod own;
 mod pace;
 mod pool;

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue};
 use umbel_model::SecretName;
 use zeroize::Zeroizing;
 
-use crate::secrets::AttemptSecrets;
+use crate::secrets::attempt::AttemptSecrets;
 
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD);

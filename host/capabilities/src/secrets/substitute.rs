@@ -9,18 +9,11 @@ use umbel_model::{SecretName, permission::HttpTarget};
 use umbel_secrets::{MAX_SENT_BYTES, Sealed};
 use zeroize::Zeroizing;
 
-use crate::{
-    reach::Refusal,
-    secrets::{
-        AttemptSecrets, SecretError, lock,
-        net::{json, percent},
-        opened,
-        placeholders::{PLACEHOLDER_BYTES, found_in},
-    },
+use crate::secrets::{
+    attempt::{AttemptSecrets, BODY_BYTES, SecretError, lock, opened},
+    net::{json, percent},
+    placeholders::{PLACEHOLDER_BYTES, found_in},
 };
-
-/// The longest body that is searched for placeholders, bytes.
-pub(crate) const BODY_BYTES: usize = 256 << 10;
 
 /// The secrets that a request wants, sealed, by their placeholders.
 #[derive(Default)]
@@ -221,16 +214,6 @@ impl AttemptSecrets {
 fn hosts(sealed: &Sealed) -> String {
     let hosts: Vec<String> = sealed.terms().hosts.iter().map(ToString::to_string).collect();
     if hosts.is_empty() { "no host".to_owned() } else { hosts.join(", ") }
-}
-
-impl From<SecretError> for crate::http::HttpError {
-    fn from(error: SecretError) -> Self {
-        match error {
-            SecretError::Refused(Refusal::Unavailable(_)) => Self::GrantsUnavailable,
-            SecretError::Unavailable(text) => Self::SecretUnavailable(text),
-            other => Self::Secret(other.to_string()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -148,9 +148,7 @@ fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
         })
     })?;
     canvas.func_wrap("replace", |caller: Caller<'_>, (canvas,): (String,)| {
-        workflow_call(caller, &canvas, |()| 0, |state, host, canvas| {
-            state.attempt.workflow_calls.replace(host, canvas)
-        })
+        workflow_call(caller, &canvas, |()| 0, |state, host, canvas| state.attempt.workflow_calls.replace(host, canvas))
     })?;
     canvas.func_wrap("add-to-group", |caller: Caller<'_>, (members,): (String,)| {
         workflow_call(

@@ -13,8 +13,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
-    http::{AnswerBody, HttpError},
-    secrets::{AttemptSecrets, net::mask_fields},
+    http::{answer_body::AnswerBody, error::HttpError},
+    secrets::{AttemptSecrets, mask_fields},
 };
 
 /// Bytes that are searched at once.
