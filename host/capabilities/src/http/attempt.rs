@@ -173,10 +173,11 @@ impl AttemptHttp {
         let line_bytes = method.as_str().len() + target.path_and_query.len() + target.authority().len() + 24;
         let head_bytes = headers::check_request(&parts.headers, line_bytes, limits)?;
         live.traffic.sent(head_bytes)?;
-        let wanted = self.wanted(&parts, &target).await?;
+        let mut wanted = self.wanted(&parts, &target).await?;
         let (permits, waited) = live.permits().await?;
         if waited {
             allowed = self.allowed(method.as_str(), &target, told).await?;
+            wanted = self.wanted(&parts, &target).await?;
         }
         body.hold(permits.clone());
         self.put_into_body(&mut parts, &mut body, &target).await?;

@@ -14,7 +14,6 @@ use umbel_secrets::{Sealed, SecretValue};
 
 use crate::{
     grants::{Grants, Refusal},
-    reach::Refusal,
     secrets::placeholders::Placeholders,
 };
 
@@ -186,7 +185,10 @@ pub(crate) mod tests {
     use umbel_secrets::{DataKey, MasterKeys, SecretRecord, Terms};
 
     use super::*;
-    use crate::grants::{Denied, Effective, FixedGrants};
+    use crate::{
+        grants::{Denied, Effective, FixedGrants},
+        secrets::{PLACEHOLDER_BYTES, PLACEHOLDER_PREFIX},
+    };
 
     /// Secrets by name: `NAME`, value, hosts, body, reveal.
     type Given = (&'static str, &'static str, &'static [&'static str], bool, bool);
