@@ -19,8 +19,8 @@ wasmtime::component::bindgen!({
     ",
     world: "umbel:host/host",
     with: {
-        "umbel:blob/store.reader": crate::attempt::blob_calls::OpenReader,
-        "umbel:blob/store.writer": crate::attempt::blob_calls::OpenWriter,
+        "umbel:blob/store.reader": crate::attempt::open_blobs::OpenReader,
+        "umbel:blob/store.writer": crate::attempt::open_blobs::OpenWriter,
     },
 });
 

@@ -72,8 +72,13 @@ impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
     fn from(error: E) -> Self {
         let type_name = std::any::type_name::<E>();
         let error: Box<dyn Error> = error.into();
-        if let Some(blob) = crate::blob::Error::inside(&*error) {
-            return of_blob(blob, &*error);
+        if let Some(Meant { kind, is_temporary, .. }) = meant(&*error) {
+            let text = with_causes(&*error);
+            return if *is_temporary {
+                Retry::new(text).kind(*kind).into()
+            } else {
+                Fatal::new(text).kind(*kind).into()
+            };
         }
         match is_unsupported(&*error) {
             true => Fatal { failure: unsupported(&*error) }.into(),
@@ -82,14 +87,37 @@ impl<E: Into<Box<dyn Error>>> From<E> for TaskError {
     }
 }
 
-/// The error of a blob that is read or written, with the text of what it is a cause of: it keeps its meaning.
-fn of_blob(blob: &crate::blob::Error, error: &dyn Error) -> TaskError {
-    let text = with_causes(error);
-    if blob.is_temporary() {
-        Retry::new(text).kind(blob.kind()).into()
-    } else {
-        Fatal::new(text).kind(blob.kind()).into()
+/// An error of the SDK inside one of the standard library, with what it means for a task. Those of the SDK are no
+/// `std::error::Error` themselves: by `?` they would become any error, which is retried.
+#[derive(Debug)]
+pub(crate) struct Meant {
+    pub(crate) kind: &'static str,
+    /// Whether the same may succeed later.
+    pub(crate) is_temporary: bool,
+    pub(crate) text: String,
+    pub(crate) error: Box<dyn std::any::Any + Send + Sync>,
+}
+
+impl fmt::Display for Meant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
+}
+
+impl Error for Meant {}
+
+/// The one that an error is, or that is a cause of it.
+fn meant<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Meant> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inside = inside.and_then(|inside| inside.downcast_ref::<Meant>());
+        if let Some(found) = inside.or_else(|| error.downcast_ref()) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// Whether the error, or a cause of it, is one of the standard library for what the sandbox does not have.

@@ -16,10 +16,10 @@ use wasmtime_wasi::WasiView as _;
 
 use crate::{
     attempt::{
-        blob_bounds::OpenBlob,
         fuel::{charge, charge_at, charge_bytes},
         host::LogLevel,
         limiter::Reserved,
+        open_blobs::{OpenReader, OpenWriter},
         state::State,
     },
     bindings::{blob, names},
@@ -31,24 +31,6 @@ const MAX_CONTENT_TYPE_BYTES: usize = 128;
 const READER_BYTES: usize = 4 << 10;
 /// The same for a writer: what it gathered, and what is on its way to the store.
 const WRITER_BYTES: usize = 512 << 10;
-
-/// A blob that a guest reads.
-#[derive(Debug)]
-pub struct OpenReader {
-    digest: Digest,
-    size: u64,
-    _open: OpenBlob,
-    _reserved: Reserved,
-}
-
-/// A blob that a guest writes.
-#[derive(Debug)]
-pub struct OpenWriter {
-    /// None after an error, and during a call.
-    writer: Option<Box<dyn BlobWriter>>,
-    _open: OpenBlob,
-    _reserved: Reserved,
-}
 
 type Caller<'a> = StoreContextMut<'a, State>;
 type Asked<T> = std::result::Result<T, blob::Error>;

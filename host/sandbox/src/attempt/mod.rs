@@ -17,6 +17,7 @@ pub(crate) mod linker;
 pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod net;
+pub(crate) mod open_blobs;
 pub(crate) mod outcome;
 pub(crate) mod run;
 pub(crate) mod secret_calls;

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::{Fatal, Retry, TaskError, raw::umbel::blob::store};
+use crate::{Fatal, Retry, TaskError, errors::Meant, raw::umbel::blob::store};
 
 /// Why the host did not do what was asked. By `?` in a task: what may be over later is retried, what will stay is fatal. Its kind
 /// begins with `blob:`. The same holds for the [`io::Error`] of a reader or writer, which has one of these inside.
@@ -52,20 +52,7 @@ impl Error {
 
     /// The one inside an error of a reader or writer.
     pub fn of_io(error: &io::Error) -> Option<&Self> {
-        error.get_ref()?.downcast_ref::<Inside>().map(|Inside(error)| error)
-    }
-
-    /// The one of which an error is made, directly or as a cause.
-    pub(crate) fn inside<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            let of_io = error.downcast_ref::<io::Error>().and_then(Self::of_io);
-            if let Some(found) = of_io.or_else(|| error.downcast_ref::<Inside>().map(|Inside(error)| error)) {
-                return Some(found);
-            }
-            next = error.source();
-        }
-        None
+        error.get_ref()?.downcast_ref::<Meant>()?.error.downcast_ref()
     }
 }
 
@@ -82,18 +69,6 @@ impl fmt::Display for Error {
     }
 }
 
-/// `Error` itself is no `std::error::Error`: by `?` it would become any error, which is retried.
-#[derive(Debug)]
-struct Inside(Error);
-
-impl fmt::Display for Inside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Inside {}
-
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -103,7 +78,8 @@ impl From<Error> for io::Error {
             Error::Unreadable(_) => io::ErrorKind::InvalidData,
             Error::TooLarge(_) | Error::Quota(_) | Error::Limit(_) | Error::Unavailable(_) => io::ErrorKind::Other,
         };
-        Self::new(kind, Inside(error))
+        let (is_temporary, text) = (error.is_temporary(), error.to_string());
+        Self::new(kind, Meant { kind: error.kind(), is_temporary, text, error: Box::new(error) })
     }
 }
 
