@@ -41,7 +41,7 @@ end
 
 -- What most settles are: the first attempt of a job succeeded, and nothing else was said of it. `ending` is all that stands in
 -- its record behind the immutable part. Answers the new record; nothing when this is not such a settle.
-local function succeeded(member, text, more, token, ending, k)
+local function succeeded(member, text, more, token, ending, is_attempt)
   if not text or #text < 95 or storage.refuses(member, ending) then return end
   local version, state, flags = byte(text, 1, 3)
   -- No result, failure, progress or history yet: those are JSON and would not end in zeros.
@@ -61,7 +61,7 @@ local function succeeded(member, text, more, token, ending, k)
     limits.free(tq)
   end
   storage.add(tq.tenant, storage.left_in(ending))
-  if usage.is_given(k) then usage.succeeded(tq.tenant, (unpack_struct('Bc0', text, behind_queue)), k) end
+  if is_attempt then usage.succeeded(tq.tenant, (unpack_struct('Bc0', text, behind_queue))) end
   notify_ended(member)
   unleased_n = unleased_n + 1
   unleased[unleased_n] = member
@@ -78,8 +78,7 @@ local function succeeded(member, text, more, token, ending, k)
 end
 
 -- Adds the attempt of a settle to the sums of its task.
-local function add_usage(member, r, how, k)
-  if not k or not usage.is_given(k) then return end
+local function add_usage(member, r, how)
   local add = usage.other
   if how == SUCCEED then
     add = usage.succeeded
@@ -88,7 +87,7 @@ local function add_usage(member, r, how, k)
   elseif how == RETRY and not has(r[FLAGS], CANCEL) then
     add = usage.retried
   end
-  add(tenant_of(member), usage.task_in(r[FIXED]), k)
+  add(tenant_of(member), usage.task_in(r[FIXED]))
 end
 
 -- Whether a settle that comes again with its token could have led to what the job is now.
@@ -101,8 +100,9 @@ local function could_have_followed(how, payload, r)
   return state ~= SUCCEEDED and state ~= FAILED and state ~= WAITING
 end
 
--- `k` is its number in the call, if it may record an attempt. Answers with a letter, and the digest of a blob that is missing.
-local function settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, blob, at, logs, k, settled_blobs)
+-- Answers with a letter, and the digest of a blob that is missing.
+local function settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, blob, at, logs,
+  is_attempt, settled_blobs)
   if not text or not is_readable(text) then return 'L' end
   local done, r = pcall(opened, text)
   if not done or r[TOKEN] ~= token then return 'L' end
@@ -128,7 +128,7 @@ local function settle(member, text, token, how, delay_ms, payload, entry, more, 
   if #progress > 0 then r[PROGRESS] = progress end
   append_logs(member, blob, at, logs, max_log_lines)
   if #entry > 0 then remember(member, r, entry, more) end
-  add_usage(member, r, how, k)
+  if is_attempt then add_usage(member, r, how) end
   local tq = tenant_queue_of(tenant_of(member), queue_in(r[FIXED]))
   leave(member, r, tq)
   resolve(member, r, tq, how, delay_ms, payload)
@@ -137,7 +137,7 @@ local function settle(member, text, token, how, delay_ms, payload, entry, more, 
 end
 
 -- The same of a success that is not as succeeded() has it.
-local function settle_success(member, text, token, ending, k)
+local function settle_success(member, text, token, ending, is_attempt)
   local result, at = unpack_struct('<I4c0', ending)
   -- Failure and progress are empty; then comes the history with its length, and the rest of its usage.
   local entry, more = '', ''
@@ -145,7 +145,7 @@ local function settle_success(member, text, token, ending, k)
     entry, at = unpack_struct('<I4c0', ending, at + 13)
     more = sub(ending, at, -2)
   end
-  return settle(member, text, token, SUCCEED, 0, result, entry, more, '', '', '', 1, 0, k)
+  return settle(member, text, token, SUCCEED, 0, result, entry, more, '', '', '', 1, 0, is_attempt)
 end
 
 -- The records of those that are sent as a success, and their broker options by the same numbers.
@@ -178,15 +178,16 @@ local function settle_all(args, kinds)
   local texts, mores = read_successes(args, kinds)
   local codes, at, read, n, missing = {}, 8, 0, 0, {}
   for k = 1, #kinds do
+    local is_attempt = usage.next()
     if byte(kinds, k) == SUCCESS then
       read = read + 1
       local member, token, ending = args[at], args[at + 1], args[at + 2]
-      local record = succeeded(member, texts[read], mores[read], token, ending, k)
+      local record = succeeded(member, texts[read], mores[read], token, ending, is_attempt)
       if record then
         records[n + 1], records[n + 2], n = keys[read], record, n + 2
       end
       if not record then limits.release_freed() end
-      codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending, k), at + 3
+      codes[k], at = record and 'R' or settle_success(member, texts[read], token, ending, is_attempt), at + 3
     else
       limits.release_freed()
       local settled_blobs
@@ -195,7 +196,7 @@ local function settle_all(args, kinds)
       local text = call('GET', P .. 'job:' .. member)
       local digest
       codes[k], digest = settle(member, text, token, how, delay_ms, payload, entry, more, progress, growth, args[at], behind,
-        logs, k, settled_blobs)
+        logs, is_attempt, settled_blobs)
       if digest then missing[#missing + 1] = blobs.hex(digest) end
       at = at + 1
     end
@@ -219,7 +220,7 @@ end
 local function run(args)
   new_workflows.limit(args)
   max_log_lines, finished_now = tonumber(args[5]), pack('<I6', now)
-  usage.give(args[#args], #args[7])
+  usage.give(args[#args])
   local out = { settle_all(args, args[7]) }
   work.advance()
   if #args[6] > 0 then

@@ -9,7 +9,7 @@
 -- Of a sum: succeeded, duration, fuel, CPU time, memory, failed, retried, other, lost, HTTP requests, bytes out, bytes in,
 -- key-value operations, bytes of blobs read and written; as UsageSum::numbers() has them.
 local NUMBERS, WIDTH = 15, 7
-local SUCCEEDED, FIRST_USED, FAILED, RETRIED, OTHER, LOST = 1, 2, 6, 7, 8, 9
+local SUCCEEDED, FAILED, RETRIED, OTHER, LOST = 1, 6, 7, 8, 9
 -- Where the numbers of an attempt are in a sum.
 local PLACES = { 2, 3, 4, 5, 10, 11, 12, 13, 14, 15 }
 -- MAX_USAGE_SUM in the broker's contract.
@@ -21,10 +21,15 @@ local MOST_HOURS = 100
 
 -- Of this call: sums by tenant and task; tenants in the order in which they came, with their tasks in that order.
 local sums, order
--- How many tasks of an hour have a row, and the usage of the attempts that are settled: where that of each begins.
-local max_rows, given, places
+-- How many tasks of an hour have a row. The usage of the attempts that are settled; where that of the settle under way begins, how
+-- many numbers it has, and where the next one begins.
+local max_rows, given, at, count, next_at
+-- The sum that was added to last, and whose it is.
+local last_sum, last_tenant, last_task
 
-resets[#resets + 1] = function() sums, order, max_rows, given, places = {}, {}, nil, nil, nil end
+resets[#resets + 1] = function()
+  sums, order, max_rows, given, last_sum, last_tenant, last_task = {}, {}, nil, nil, nil, nil, nil
+end
 
 -- The task of a job, from the immutable part of its record.
 function usage.task_in(fixed)
@@ -39,20 +44,17 @@ end
 
 -- What the settles of this call used: the most rows, then for each of them how many numbers there are, or NO_ATTEMPT, and the
 -- numbers.
-function usage.give(packed, settles)
-  local at
-  max_rows, at = unpack_struct('<I4', packed)
-  given, places = packed, {}
-  for k = 1, settles do
-    places[k] = at
-    local n = byte(packed, at)
-    at = at + 1 + (n == NO_ATTEMPT and 0 or n * WIDTH)
-  end
+function usage.give(packed)
+  max_rows, next_at = unpack_struct('<I4', packed)
+  given = packed
 end
 
--- Whether a settle of this call records an attempt.
-function usage.is_given(k)
-  return given and byte(given, places[k]) ~= NO_ATTEMPT
+-- Goes on to the next settle; whether it records an attempt.
+function usage.next()
+  at, count = next_at + 1, byte(given, next_at)
+  local is_attempt = count ~= NO_ATTEMPT
+  next_at = is_attempt and at + count * WIDTH or at
+  return is_attempt
 end
 
 local function sum_of(tenant, task)
@@ -69,41 +71,40 @@ local function sum_of(tenant, task)
   return sum
 end
 
-local function add(sum, at, number)
-  sum[at] = math.min(sum[at] + number, MAX)
-end
-
--- Adds what a settle used, and counts its attempt at `count`.
-local function add_given(tenant, task, k, count)
-  local sum, at = sum_of(tenant, task), places[k]
-  local n = byte(given, at)
-  sum[count] = sum[count] + 1
-  if n == 4 then
+-- Adds what the settle under way used, and counts its attempt at `how`. What exceeds MAX is cut off when it is written.
+local function add(tenant, task, how)
+  local sum = last_sum
+  if task ~= last_task or tenant ~= last_tenant then
+    sum = sum_of(tenant, task)
+    last_sum, last_tenant, last_task = sum, tenant, task
+  end
+  sum[how] = sum[how] + 1
+  if count == 4 then
     -- Most attempts use no more.
-    local a, b, c, d = unpack_struct('<I7I7I7I7', given, at + 1)
-    add(sum, FIRST_USED, a)
-    add(sum, FIRST_USED + 1, b)
-    add(sum, FIRST_USED + 2, c)
-    add(sum, FIRST_USED + 3, d)
+    local duration, fuel, cpu, memory = unpack_struct('<I7I7I7I7', given, at)
+    sum[2], sum[3], sum[4], sum[5] = sum[2] + duration, sum[3] + fuel, sum[4] + cpu, sum[5] + memory
     return
   end
-  for i = 1, n do add(sum, PLACES[i], (unpack_struct('<I7', given, at + 1 + (i - 1) * WIDTH))) end
+  for i = 1, count do
+    local place = PLACES[i]
+    sum[place] = sum[place] + unpack_struct('<I7', given, at + (i - 1) * WIDTH)
+  end
 end
 
-function usage.succeeded(tenant, task, k)
-  add_given(tenant, task, k, SUCCEEDED)
+function usage.succeeded(tenant, task)
+  add(tenant, task, SUCCEEDED)
 end
 
-function usage.failed(tenant, task, k)
-  add_given(tenant, task, k, FAILED)
+function usage.failed(tenant, task)
+  add(tenant, task, FAILED)
 end
 
-function usage.retried(tenant, task, k)
-  add_given(tenant, task, k, RETRIED)
+function usage.retried(tenant, task)
+  add(tenant, task, RETRIED)
 end
 
-function usage.other(tenant, task, k)
-  add_given(tenant, task, k, OTHER)
+function usage.other(tenant, task)
+  add(tenant, task, OTHER)
 end
 
 -- A delivery was lost.
@@ -116,7 +117,7 @@ end
 local function added_to(stored, sum)
   local out, last = {}, 0
   for i = 1, NUMBERS do
-    local number = sum[i]
+    local number = math.min(sum[i], MAX)
     if #stored >= i * WIDTH then number = math.min(number + unpack_struct('<I7', stored, 1 + (i - 1) * WIDTH), MAX) end
     if number > 0 then last = i end
     out[i] = pack('<I7', number)
@@ -147,7 +148,7 @@ function usage.flush()
       call('HSET', key, row, added_to(stored or '', tasks.of[task]))
     end
   end
-  sums, order = {}, {}
+  sums, order, last_sum, last_tenant, last_task = {}, {}, nil, nil, nil
 end
 
 local function hour_of(at)
