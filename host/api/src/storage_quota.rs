@@ -21,7 +21,7 @@ pub(crate) async fn of_any(api: &Api, tenant: &TenantId, answers: &[Submitted]) 
     if answers.contains(&Submitted::StorageFull) { Some(of_jobs(api, tenant).await) } else { None }
 }
 
-/// Of a module or task that was refused.
+/// Of a module, task or secret that was refused.
 pub(crate) async fn of_documents(api: &Api, tenant: &TenantId) -> Problem {
     match read(api, tenant).await {
         Ok((stored, limits)) => Problem::documents_quota(&storage::used(stored.documents, limits.documents)),

@@ -332,6 +332,7 @@ pub async fn a_module_that_does_not_fit_is_refused_and_what_empties_a_tenant_is_
         (put(DocumentKind::Module, "a", "{}", 996), DocumentPut::StorageFull),
         (put(DocumentKind::Module, "a", "{}", 995), DocumentPut::Stored(2)),
         (put(DocumentKind::Task, "t", "{}", 0), DocumentPut::StorageFull),
+        (put(DocumentKind::Secret, "s", "{}", 0), DocumentPut::StorageFull),
         (put(DocumentKind::Bulk, "purge", "{\"long\":1}", 0), DocumentPut::Stored(1)),
         (put(DocumentKind::ControlLayers, "layers", "{\"long\":1}", 0), DocumentPut::Stored(1)),
         (put(DocumentKind::Module, "a", "{}", 994), DocumentPut::Stored(3)),

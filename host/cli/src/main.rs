@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod client;
+mod core_dumps;
 mod failure;
 mod local;
 mod local_secrets;
@@ -30,7 +31,7 @@ use crate::{
 
 /// Zeroes what is freed, once the process has had a secret in hand.
 #[global_allocator]
-static ALLOCATOR: umbel_secrets::ZeroingAllocator = umbel_secrets::ZeroingAllocator;
+static ALLOCATOR: umbel_secrets::ZeroingAllocator = umbel_secrets::ZeroingAllocator::new();
 
 /// The outcome of a verb, or of a step of it.
 type Result<T = (), E = Failure> = std::result::Result<T, E>;

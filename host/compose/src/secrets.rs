@@ -4,7 +4,7 @@
 //! with it, each in a step of its own: whatever stops it, every secret stays readable, and it can be done again. A key that seals
 //! nothing any more is deleted by a later rotation, when nobody can still be about to use it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use umbel_broker::{Broker, Document, DocumentKind, DocumentPut, Expect, PutDocument};
 use umbel_model::{SecretName, TenantId, UnixMs};
@@ -14,8 +14,8 @@ use crate::{Error, Result};
 
 /// Secrets of one tenant.
 pub const MAX_SECRETS: usize = 1_000;
-/// Documents of one page.
-const PAGE: u32 = 200;
+/// Documents of one page: few, because a secret may have 87 KiB, and each request that looks at all of them has a page in memory.
+const PAGE: u32 = 16;
 /// Data keys of one tenant: each rotation makes one.
 const MAX_DATA_KEYS: usize = 64;
 /// How long after its successor was made a data key may be used by a request that had read it before, milliseconds.
@@ -80,8 +80,18 @@ pub struct Rewrapped {
     pub rewrapped: usize,
     /// Data keys that the current master key wraps now.
     pub current: usize,
-    /// Master keys that were not given, and how many data keys each wraps.
+    /// Other master keys, and how many data keys each wraps still: mostly those that were not given.
     pub left: Vec<(String, usize)>,
+}
+
+impl Rewrapped {
+    /// A data key that this master key wraps still.
+    fn is_left(&mut self, master: String) {
+        match self.left.iter_mut().find(|(id, _)| *id == master) {
+            Some((_, count)) => *count += 1,
+            None => self.left.push((master, 1)),
+        }
+    }
 }
 
 impl Secrets<'_> {
@@ -127,11 +137,7 @@ impl Secrets<'_> {
 
     /// All secrets of a tenant by name: at most [`MAX_SECRETS`].
     pub async fn list(&self, tenant: &TenantId) -> Result<Vec<SecretDocument>> {
-        let named = |found: &Document| {
-            let name = SecretName::new(&*found.name).map_err(|_| Error::Corrupt("the name of a secret".into()))?;
-            document(name, &record(found)?)
-        };
-        self.documents(tenant, DocumentKind::Secret).await?.iter().map(named).collect()
+        self.each(tenant, DocumentKind::Secret, |found| document(secret_name(&found)?, &record(&found)?)).await
     }
 
     /// Deletes a secret. Needs no master key.
@@ -174,8 +180,7 @@ impl Secrets<'_> {
         let last = keys.last().map(|key| key.name.as_str());
         let new = Arc::new(self.new_key(tenant, now, last).await?);
         rotated.keys_kept = keys.len() - rotated.keys_deleted;
-        for found in self.documents(tenant, DocumentKind::Secret).await? {
-            let name = SecretName::new(&*found.name).map_err(|_| Error::Corrupt("the name of a secret".into()))?;
+        for name in self.each(tenant, DocumentKind::Secret, |found| secret_name(&found)).await? {
             rotated.sealed += usize::from(self.reseal(tenant, &name, &new).await?);
         }
         Ok(rotated)
@@ -205,13 +210,12 @@ impl Secrets<'_> {
 
     /// Deletes data keys that seal nothing and were superseded a while ago.
     async fn forget_keys(&self, tenant: &TenantId, keys: &[Document], now: UnixMs) -> Result<Rotated> {
-        let secrets = self.documents(tenant, DocumentKind::Secret).await?;
-        let used = secrets.iter().map(record).collect::<Result<Vec<_>>>()?;
+        let used = self.each(tenant, DocumentKind::Secret, |found| Ok(record(&found)?.key)).await?;
+        let used: BTreeSet<String> = used.into_iter().collect();
         let mut rotated = Rotated::default();
         for pair in keys.windows(2) {
             let made = |name: &str| name.split('-').next().and_then(|ms| ms.parse::<UnixMs>().ok()).unwrap_or(now);
-            let is_used = used.iter().any(|record| record.key == pair[0].name);
-            if is_used || made(&pair[1].name).saturating_add(SUPERSEDED_MS) > now {
+            if used.contains(&pair[0].name) || made(&pair[1].name).saturating_add(SUPERSEDED_MS) > now {
                 continue;
             }
             let put = PutDocument {
@@ -233,27 +237,49 @@ impl Secrets<'_> {
         let mut done = Rewrapped::default();
         for tenant in self.broker.document_tenants(DocumentKind::SecretKey).await? {
             for found in self.documents(&tenant, DocumentKind::SecretKey).await? {
-                let key = key_record(&found)?;
-                if key.master == current.id() {
-                    done.current += 1;
-                    continue;
-                }
-                if self.masters.of(&key.master).is_none() {
-                    match done.left.iter_mut().find(|(id, _)| *id == key.master) {
-                        Some((_, count)) => *count += 1,
-                        None => done.left.push((key.master, 1)),
-                    }
-                    continue;
-                }
-                let Some(again) = key.rewrap(&tenant, &found.name, self.masters)? else { continue };
-                let put = put_of(&tenant, DocumentKind::SecretKey, &found.name, found.version, &again);
-                if matches!(self.broker.put_document(&put).await?, DocumentPut::Stored(_)) {
-                    done.rewrapped += 1;
-                    done.current += 1;
-                }
+                self.rewrap_key(&tenant, found, current.id(), &mut done).await?;
             }
         }
         Ok(done)
+    }
+
+    /// Wraps one data key by the current master key, and says which one wraps it in the end: an operator takes a master key away
+    /// that nothing is said to need.
+    async fn rewrap_key(
+        &self,
+        tenant: &TenantId,
+        mut found: Document,
+        current: &str,
+        done: &mut Rewrapped,
+    ) -> Result<()> {
+        for _ in 0..TRIES {
+            let key = key_record(&found)?;
+            if key.master == current {
+                done.current += 1;
+                return Ok(());
+            }
+            if self.masters.of(&key.master).is_none() {
+                break;
+            }
+            // None: it is wrapped by the current one, which was seen above.
+            let Some(again) = key.rewrap(tenant, &found.name, self.masters)? else { break };
+            let put = put_of(tenant, DocumentKind::SecretKey, &found.name, found.version, &again);
+            match self.broker.put_document(&put).await? {
+                DocumentPut::Stored(_) => {
+                    done.rewrapped += 1;
+                    done.current += 1;
+                    return Ok(());
+                }
+                DocumentPut::Full | DocumentPut::StorageFull => break,
+                // Somebody else wrapped it, or a rotation deleted it: look again.
+                DocumentPut::Conflict(_) => {}
+            }
+            let again = self.broker.document(tenant, DocumentKind::SecretKey, &found.name).await?;
+            let Some(again) = again else { return Ok(()) };
+            found = again;
+        }
+        done.is_left(key_record(&found)?.master);
+        Ok(())
     }
 
     /// The secrets that no given master key opens, with their tenants.
@@ -261,20 +287,24 @@ impl Secrets<'_> {
         let mut lost = Vec::new();
         for tenant in self.broker.document_tenants(DocumentKind::Secret).await? {
             let keys = self.documents(&tenant, DocumentKind::SecretKey).await?;
-            for found in self.documents(&tenant, DocumentKind::Secret).await? {
-                let Ok(name) = SecretName::new(&*found.name) else { continue };
-                let opened = record(&found).and_then(|record| {
-                    let key = keys.iter().find(|key| key.name == record.key);
-                    let key = key.ok_or(umbel_secrets::Error::Damaged("the list of data keys"))?;
-                    let key = Arc::new(key_record(key)?.unwrap(&tenant, &record.key, self.masters)?);
-                    Ok(Sealed::new(tenant.clone(), name.clone(), record, found.version, key)?)
-                });
-                if opened.is_err() {
-                    lost.push((tenant.clone(), name));
-                }
-            }
+            let unopened = |found: Document| {
+                let Ok(name) = SecretName::new(&*found.name) else { return Ok(None) };
+                Ok(self.opens(&tenant, &name, &found, &keys).is_err().then_some(name))
+            };
+            let names = self.each(&tenant, DocumentKind::Secret, unopened).await?;
+            lost.extend(names.into_iter().flatten().map(|name| (tenant.clone(), name)));
         }
         Ok(lost)
+    }
+
+    /// Opens a secret with the one of these data keys that seals it.
+    fn opens(&self, tenant: &TenantId, name: &SecretName, found: &Document, keys: &[Document]) -> Result<()> {
+        let record = record(found)?;
+        let key = keys.iter().find(|key| key.name == record.key);
+        let key = key.ok_or(umbel_secrets::Error::Damaged("the list of data keys"))?;
+        let key = Arc::new(key_record(key)?.unwrap(tenant, &record.key, self.masters)?);
+        Sealed::new(tenant.clone(), name.clone(), record, found.version, key)?;
+        Ok(())
     }
 
     /// The data key that seals what is set now, made if there is none.
@@ -323,14 +353,27 @@ impl Secrets<'_> {
     }
 
     async fn count(&self, tenant: &TenantId) -> Result<usize> {
-        Ok(self.documents(tenant, DocumentKind::Secret).await?.len())
+        Ok(self.each(tenant, DocumentKind::Secret, |_| Ok(())).await?.len())
     }
 
+    /// Whole documents: for data keys, which are few and small.
     async fn documents(&self, tenant: &TenantId, kind: DocumentKind) -> Result<Vec<Document>> {
+        self.each(tenant, kind, Ok).await
+    }
+
+    /// What `keep` keeps of each document of a kind, by name. Of the documents themselves a page is in memory.
+    async fn each<T>(
+        &self,
+        tenant: &TenantId,
+        kind: DocumentKind,
+        keep: impl Fn(Document) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let (mut all, mut after) = (Vec::new(), None::<String>);
         loop {
             let page = self.broker.documents(tenant, kind, after.as_deref(), PAGE).await?;
-            all.extend(page.documents);
+            for document in page.documents {
+                all.push(keep(document)?);
+            }
             after = page.next;
             if after.is_none() || all.len() > MAX_SECRETS {
                 return Ok(all);
@@ -341,6 +384,10 @@ impl Secrets<'_> {
 
 fn no_master_key() -> Error {
     umbel_secrets::Error::NoMasterKeys.into()
+}
+
+fn secret_name(document: &Document) -> Result<SecretName> {
+    SecretName::new(&*document.name).map_err(|_| Error::Corrupt("the name of a secret".into()))
 }
 
 fn record(document: &Document) -> Result<SecretRecord> {
@@ -426,7 +473,7 @@ mod tests {
         let Put::Stored(stored) = world.put(&keys, "second value", None).await.unwrap() else { panic!() };
         assert_eq!((stored.version, stored.created_at), (2, NOW));
         assert_eq!(world.value(&keys).await.unwrap().as_deref(), Some("second value"));
-        assert_eq!(world.with(&keys).list(&world.tenant).await.unwrap(), [stored.clone()]);
+        assert_eq!(world.with(&keys).list(&world.tenant).await.unwrap(), std::slice::from_ref(&stored));
         let none = MasterKeys::default();
         assert_eq!(world.with(&none).show(&world.tenant, &world.name).await.unwrap(), Some(stored));
         assert!(matches!(world.put(&none, "third value", None).await, Err(Error::Secret(_))));

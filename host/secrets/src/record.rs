@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
 use umbel_model::{SecretName, TenantId, UnixMs, permission::HttpTarget};
 
 use crate::{DataKey, Error, Result, SecretHost, SecretValue};
@@ -165,6 +166,12 @@ impl Sealed {
         self.record.open(&self.tenant, &self.name, &self.key)
     }
 
+    /// Whether both have the same value, in a time that tells nothing of it but its length. What does not open has no value.
+    pub fn has_value_of(&self, other: &Self) -> bool {
+        let (Ok(own), Ok(others)) = (self.open(), other.open()) else { return false };
+        own.bytes().ct_eq(others.bytes()).into()
+    }
+
     pub fn name(&self) -> &SecretName {
         &self.name
     }
@@ -272,7 +279,10 @@ mod tests {
         let record = world.seal(&terms(&[], false, true), b"with\nlines").unwrap();
         let other = super::tests::world();
         let again = record.reseal(&world.tenant, &world.name, &world.key, &other.key).unwrap();
+        let before = world.sealed(record).unwrap();
+        let different = world.sealed(world.seal(&terms(&[], false, true), b"with\nlinez").unwrap()).unwrap();
         let sealed = Sealed::new(world.tenant, world.name, again.clone(), 4, other.key).unwrap();
         assert_eq!((sealed.open().unwrap().bytes(), again.updated_at), (&b"with\nlines"[..], 2));
+        assert!(sealed.has_value_of(&before) && !sealed.has_value_of(&different));
     }
 }

@@ -56,11 +56,11 @@ impl Problem {
         ))
     }
 
-    /// The same of a module or task, and of the tenant's documents.
+    /// The same of a module, task or secret, and of the tenant's documents.
     pub(crate) fn documents_quota(used: &str) -> Self {
         Self::storage_quota(format!(
-            "its modules and tasks would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete modules \
-             that are not used, or let an operator raise the limit",
+            "its modules, tasks and secrets would take more bytes than they may ({used}, see `GET /v1/tenant/storage`): delete \
+             modules that are not used, or let an operator raise the limit",
         ))
     }
 

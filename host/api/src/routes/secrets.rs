@@ -142,6 +142,9 @@ pub(crate) async fn put(
     let ((terms, expect), body) = or_drain(checked, body).await?;
     let value = SecretValue::new(read_bytes(&api, &headers, body, MAX_REVEALED_BYTES).await?.to_vec());
     let new = NewSecret { terms: &terms, value: &value, expect, now: now_ms() };
+    // A new one is counted with all others of the tenant: that is reading a list. Not before the body is there, which may be slow.
+    let is_new = secrets(&api).show(&caller.tenant, &name).await.is_ok_and(|found| found.is_none());
+    let _list = if is_new { Some(api.lists.acquire(&caller.tenant).await?) } else { None };
     let put = secrets(&api).put(&caller.tenant, &name, new).await.map_err(problem)?;
     match put {
         SecretPut::Stored(secret) => {
@@ -187,6 +190,8 @@ pub(crate) async fn delete(cx: Context<SecretName>, headers: HeaderMap) -> Resul
 pub(crate) async fn rotate(Context { api, caller, .. }: Context) -> Result {
     caller.must_grant()?;
     hold_secrets();
+    // It reads all secrets, as a list does.
+    let _list = api.lists.acquire(&caller.tenant).await?;
     let rotated = secrets(&api).rotate(&caller.tenant, now_ms()).await.map_err(problem)?;
     tracing::info!(tenant = %caller.tenant, sealed = rotated.sealed, "data key rotated");
     ok(&Rotation::new(rotated))
@@ -194,7 +199,8 @@ pub(crate) async fn rotate(Context { api, caller, .. }: Context) -> Result {
 
 /// Wraps the data keys of all tenants by the server's first master key, so that the others are needed no more. For operators.
 #[utoipa::path(post, path = "/v1/secret-keys/rewrap", tag = "secrets", responses((status = 200, body = Rewrapping)))]
-pub(crate) async fn rewrap(Operator(Context { api, .. }): Operator<()>) -> Result {
+pub(crate) async fn rewrap(Operator(Context { api, caller, .. }): Operator<()>) -> Result {
+    let _list = api.lists.acquire(&caller.tenant).await?;
     let done = secrets(&api).rewrap().await.map_err(problem)?;
     tracing::info!(rewrapped = done.rewrapped, current = done.current, "data keys wrapped anew");
     ok(&Rewrapping::new(done))

@@ -40,8 +40,8 @@ async fn a_secret_is_set_and_shown_without_its_value() {
     for answer in [app.get("/v1/secrets").await, app.get("/v1/secrets/key").await] {
         assert!(!String::from_utf8_lossy(&answer.bytes).contains("horse"));
     }
-    app.secret("PUT", "/key?reveal=true", &[("if-match", "\"7\"")], VALUE).await.problem(409, "version_conflict");
-    app.secret("PUT", "/key?reveal=true", &[("if-none-match", "*")], VALUE).await.problem(409, "version_conflict");
+    app.secret("PUT", "/key?reveal=true", &[("if-match", "\"7\"")], VALUE).await.problem(412, "version_conflict");
+    app.secret("PUT", "/key?reveal=true", &[("if-none-match", "*")], VALUE).await.problem(412, "version_conflict");
     let again = app.secret("PUT", "/key?reveal=true", &[("if-match", "\"1\"")], VALUE).await.ok(200);
     assert_eq!((&again["version"], &again["hosts"]), (&json!(2), &json!([])));
     assert_eq!(app.post("/v1/secret-keys/rotate", "").await.ok(200)["sealed"], 1);

@@ -80,13 +80,13 @@ function storage.flush()
 end
 
 -- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing. Whether it fits: if not, nothing was
--- counted. Only modules and tasks are limited.
+-- counted. Only modules, tasks and secrets are limited.
 function storage.take_document(shelf, name, old, new, held)
   local key, bytes = P .. 'meta:held:' .. shelf, held
   if old then bytes = bytes - #name - #old - (call('HGET', key, name) or 0) end
   if new then bytes = bytes + #name + #new end
   local tenant, kind = string.match(shelf, '^([^,]*),(.*)$')
-  if new and bytes > 0 and (kind == 'module' or kind == 'task') then
+  if new and bytes > 0 and (kind == 'module' or kind == 'task' or kind == 'secret') then
     local limit = storage.limit(tenant, 'd')
     if limit > 0 and (call('HGET', storage.key(tenant), 'd') or 0) + bytes > limit then return false end
   end

@@ -56,8 +56,8 @@ pub fn was_refused(resolution: &Resolution, state: JobState, failure: Option<&Fa
 /// Whether a document does not fit that takes `old` bytes now and would take `new`. Those that controls and bulk actions are made
 /// of are small, and are how a full tenant is emptied.
 pub fn refuses_document(limit: u64, used: impl FnOnce() -> u64, put: &PutDocument, old: u64, new: u64) -> bool {
-    let is_limited = matches!(put.kind, DocumentKind::Module | DocumentKind::Task) && put.body.is_some();
-    is_limited && new > old && limit > 0 && !fits(limit, used(), new - old)
+    let is_limited = matches!(put.kind, DocumentKind::Module | DocumentKind::Task | DocumentKind::Secret);
+    is_limited && put.body.is_some() && new > old && limit > 0 && !fits(limit, used(), new - old)
 }
 
 /// The bytes of a result, with those that it refers to.

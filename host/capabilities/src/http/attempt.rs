@@ -1,10 +1,11 @@
 //! `send`: the whole policy of outgoing requests, for one attempt.
 //!
 //! In this order: count, read the target, ask the grants, wait for a permit, look up the name, check every address, connect
-//! to one of them, send, take the answer. Redirects are answers: the guest follows them, by a request that comes here again.
+//! to one of them, ask the grants again if that took long, send, take the answer. Redirects are answers: the guest follows them, by a request that comes here again.
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use umbel_model::{Digest, TenantId};
 
@@ -73,6 +74,16 @@ struct Live {
     log_lines: AtomicU32,
 }
 
+/// What a request may do, and the secrets for its head, as they were at one moment.
+struct Leave {
+    allowed: Arc<Effective>,
+    wanted: Wanted,
+    asked_at: Instant,
+}
+
+/// A leave that is older is asked for again before the request is sent: it waited, for the guest's body or for a connection, and
+/// meanwhile a permission may have been taken back, or a secret deleted.
+const LEAVE_HOLDS: Duration = Duration::from_millis(500);
 /// How often a request is tried on connections that turn out to be closed.
 const MAX_STALE: usize = 4;
 
@@ -128,18 +139,42 @@ impl AttemptHttp {
         Ok(self.secrets.wanted_by_head(&target.path_and_query, &parts.headers, &of_rule).await?)
     }
 
-    /// Puts secrets into the body, if it is a text that ends within the limit. What is longer is sent as it is.
-    async fn put_into_body(&self, parts: &mut Parts, body: &mut RequestBody, target: &Target) -> Result<(), HttpError> {
+    /// Asks for all that the head needs.
+    async fn leave(&self, parts: &Parts, target: &Target, told: &mut Told) -> Result<Leave, HttpError> {
+        let asked_at = Instant::now();
+        let allowed = self.allowed(parts.method.as_str(), target, told).await?;
+        Ok(Leave { allowed, wanted: self.wanted(parts, target).await?, asked_at })
+    }
+
+    /// Asks again for a connection that was waited for: for its address, and for the secrets that are in the body already.
+    async fn leave_for(
+        &self,
+        peer: SocketAddr,
+        parts: &Parts,
+        in_body: &Wanted,
+        target: &Target,
+        told: &mut Told,
+    ) -> Result<Leave, HttpError> {
+        let leave = self.leave(parts, target, told).await?;
+        self.client.check(target, peer, &leave.allowed)?;
+        self.secrets.check_again(in_body, &target.rule_target(parts.method.as_str())).await?;
+        Ok(leave)
+    }
+
+    /// Puts secrets into the body, if it is a text that ends within the limit, and says which. What is longer is sent as it is.
+    async fn put_into_body(
+        &self,
+        parts: &mut Parts,
+        body: &mut RequestBody,
+        target: &Target,
+    ) -> Result<Wanted, HttpError> {
         let how = if self.secrets.searches_bodies() { is_searched(&parts.headers) } else { None };
-        let Some(how) = how else { return Ok(()) };
+        let Some(how) = how else { return Ok(Wanted::default()) };
         let mut ahead = body.read_ahead(BODY_BYTES).await?;
         let of_rule = target.rule_target(parts.method.as_str());
-        let put = if ahead.whole {
-            let wanted = self.secrets.wanted_by_body(&ahead.bytes, &of_rule).await?;
-            wanted.put_into_body(&ahead.bytes, how)?
-        } else {
-            None
-        };
+        let wanted =
+            if ahead.whole { self.secrets.wanted_by_body(&ahead.bytes, &of_rule).await? } else { Wanted::default() };
+        let put = wanted.put_into_body(&ahead.bytes, how)?;
         if let Some(put) = &put {
             self.live().traffic.sent(put.len().saturating_sub(ahead.bytes.len()))?;
             if parts.headers.contains_key(header::CONTENT_LENGTH) {
@@ -149,7 +184,7 @@ impl AttemptHttp {
         // The copy that is sent is freed when it was, and zeroed by the allocator.
         let bytes = put.map_or_else(|| std::mem::take(&mut ahead.bytes).into(), |put| Bytes::copy_from_slice(&put));
         body.put_before(bytes, ahead);
-        Ok(())
+        Ok(wanted)
     }
 
     async fn try_send(
@@ -168,19 +203,22 @@ impl AttemptHttp {
         let target = Target::read(&parts.method, &parts.uri, limits.url_bytes)?;
         let method = parts.method.clone();
         told.about = format!(" {method} {}://{}", target.scheme.as_str(), target.authority());
-        let mut allowed = self.allowed(method.as_str(), &target, told).await?;
+        let asked_at = Instant::now();
+        let allowed = self.allowed(method.as_str(), &target, told).await?;
         headers::strip(&mut parts.headers);
         let line_bytes = method.as_str().len() + target.path_and_query.len() + target.authority().len() + 24;
         let head_bytes = headers::check_request(&parts.headers, line_bytes, limits)?;
         live.traffic.sent(head_bytes)?;
-        let mut wanted = self.wanted(&parts, &target).await?;
+        let mut leave = Leave { allowed, wanted: self.wanted(&parts, &target).await?, asked_at };
         let (permits, waited) = live.permits().await?;
         if waited {
-            allowed = self.allowed(method.as_str(), &target, told).await?;
-            wanted = self.wanted(&parts, &target).await?;
+            leave = self.leave(&parts, &target, told).await?;
         }
         body.hold(permits.clone());
-        self.put_into_body(&mut parts, &mut body, &target).await?;
+        let in_body = self.put_into_body(&mut parts, &mut body, &target).await?;
+        if leave.is_old() {
+            leave = self.leave(&parts, &target, told).await?;
+        }
         let key = Key {
             tenant: self.tenant.clone(),
             module: self.module,
@@ -190,8 +228,11 @@ impl AttemptHttp {
         };
         exchange.note_progress();
         for _ in 0..MAX_STALE {
-            let (mut open, pooled) = self.client.connection(&key, &target, &allowed, timeouts.connect).await?;
-            let sent = self.send_on(&mut open, &parts, &wanted, &target, body, &exchange, timeouts).await;
+            let (mut open, pooled) = self.client.connection(&key, &target, &leave.allowed, timeouts.connect).await?;
+            if leave.is_old() {
+                leave = self.leave_for(open.peer, &parts, &in_body, &target, told).await?;
+            }
+            let sent = self.send_on(&mut open, &parts, &leave.wanted, &target, body, &exchange, timeouts).await;
             let incoming = match sent {
                 Ok(incoming) => incoming,
                 Err(Unanswered { unsent: Some(request), .. }) if pooled.0 => {
@@ -303,6 +344,12 @@ impl AttemptHttp {
                 log_lines: AtomicU32::new(0),
             }
         })
+    }
+}
+
+impl Leave {
+    fn is_old(&self) -> bool {
+        self.asked_at.elapsed() > LEAVE_HOLDS
     }
 }
 

@@ -84,7 +84,8 @@ impl HttpClient {
         connect::connect(target, &addresses, &self.tls, &self.config.attempt, until, &self.runtime).await
     }
 
-    fn check(&self, target: &Target, address: SocketAddr, allowed: &Effective) -> Result<(), HttpError> {
+    /// Whether a request may go to an address.
+    pub(crate) fn check(&self, target: &Target, address: SocketAddr, allowed: &Effective) -> Result<(), HttpError> {
         let host = || target.host.to_string();
         addresses::check(address.ip(), allowed.networks())
             .map_err(|refused| HttpError::AddressRefused { host: host(), refused })?;

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
     http::{answer_body::AnswerBody, error::HttpError},
-    secrets::{AttemptSecrets, mask_fields},
+    secrets::{AttemptSecrets, mask, mask_fields},
 };
 
 /// Bytes that are searched at once.
@@ -45,9 +45,7 @@ impl Masked {
         all.extend_from_slice(&self.held);
         all.extend_from_slice(&self.gathered);
         self.gathered.clear();
-        for forms in &forms {
-            forms.mask(&mut all);
-        }
+        mask(&forms, &mut all);
         let begun = forms.iter().map(|forms| forms.begun_at_end(&all)).max().unwrap_or(0);
         self.held = all.split_off(all.len() - begun).freeze();
         all.freeze()

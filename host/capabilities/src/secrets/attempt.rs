@@ -21,7 +21,7 @@ use crate::{
 pub(crate) const BODY_BYTES: usize = 256 << 10;
 /// Calls about secrets that one attempt may make.
 const MAX_CALLS: u32 = 1_000;
-/// Secrets, each version for itself, that one attempt may use.
+/// Secrets, each value for itself, that one attempt may use.
 const MAX_USED: usize = 16;
 /// Bytes of their sealed texts: what is searched for their values is searched for all of them.
 const MAX_USED_BYTES: usize = 128 << 10;
@@ -136,6 +136,14 @@ impl AttemptSecrets {
     pub(crate) fn note_used(&self, sealed: &Arc<Sealed>) -> Result<(), SecretError> {
         let mut used = lock(&self.used);
         if used.iter().any(|known| known.name() == sealed.name() && known.version() == sealed.version()) {
+            return Ok(());
+        }
+        // Sealed anew, or set to what it was: its value is searched for already.
+        let same = used.iter_mut().find(|known| known.name() == sealed.name() && known.has_value_of(sealed));
+        if let Some(known) = same {
+            if known.version() < sealed.version() {
+                *known = sealed.clone();
+            }
             return Ok(());
         }
         let bytes = used.iter().map(|known| known.sealed_bytes()).sum::<usize>() + sealed.sealed_bytes();

@@ -11,7 +11,7 @@ mod substitute;
 
 pub(crate) use attempt::BODY_BYTES;
 pub use attempt::{AttemptSecrets, NoSecrets, SecretError, SecretStore};
-pub(crate) use net::mask_fields;
+pub(crate) use net::{mask, mask_fields};
 pub use placeholders::{PLACEHOLDER_BYTES, PLACEHOLDER_PREFIX};
 pub(crate) use substitute::{Wanted, is_searched};
 

@@ -168,6 +168,20 @@ impl AttemptSecrets {
         Ok(wanted)
     }
 
+    /// Asks again for secrets that were put into a body a while ago. An error, too, when a value is another one by now.
+    pub(crate) async fn check_again(&self, put: &Wanted, target: &HttpTarget<'_>) -> Result<(), SecretError> {
+        let mut now = Wanted::default();
+        for (placeholder, before) in &put.0 {
+            self.want(&mut now, placeholder, target, true).await?;
+            if !now.0.get(placeholder).is_some_and(|sealed| sealed.has_value_of(before)) {
+                let text =
+                    format!("the secret `{}` was set anew while the request waited: send it again", before.name());
+                return Err(SecretError::Unavailable(text));
+            }
+        }
+        Ok(())
+    }
+
     async fn want(
         &self,
         wanted: &mut Wanted,

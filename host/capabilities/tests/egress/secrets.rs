@@ -1,24 +1,33 @@
 //! Secrets in requests: the value reaches the hosts it was set for, in the places it was set for, and no byte is sent otherwise.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::Request;
+use http::{Request, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 use umbel_capabilities::{
     AttemptSecrets, SecretError, SecretStore,
-    http::{AttemptHttp, GuestBody, HttpError, Timeouts},
+    http::{AttemptHttp, GuestBody, HttpError, OwnAddresses, Timeouts},
 };
 use umbel_model::{Digest, SecretName, TenantId};
 use umbel_secrets::{DataKey, MasterKeys, Sealed, SecretRecord, SecretValue, Terms};
 
 use crate::{
+    dns::Reply,
     server::{Server, read_head},
-    world::{Answered, OPEN, PUBLIC, World, empty, full, read},
+    world::{Answered, OPEN, PUBLIC, World, config, empty, full, ip, read},
 };
 
 const VALUE: &str = "correct \"horse\" battery";
@@ -42,11 +51,18 @@ struct Case {
 
 /// A server that answers with what it got, twice in the same connection; and a secret that is for it.
 async fn case(body: bool) -> Case {
-    let world = World::new();
+    case_at(PUBLIC, body).await
+}
+
+/// The same of a secret that is for the server by this name.
+async fn case_at(host: &str, body: bool) -> Case {
+    let mut config = config();
+    config.time.resolve_ms = 10_000;
+    let world = World::with(config, OwnAddresses::default());
     world.grants.set(OPEN, &[OPEN, &["secret key"]].concat());
     world.grants.set(&[OPEN, &["secret key"]].concat(), &[OPEN, &["secret key"]].concat());
     let server = Server::start(&format!("{PUBLIC}:0"), echo).await;
-    let host = format!("http://{PUBLIC}:{}", server.port());
+    let host = format!("http://{host}:{}", server.port());
     let mut masters = MasterKeys::default();
     masters.add(&"0123456789abcdef".repeat(4), "test").unwrap();
     let (tenant, name) = (TenantId::new("t").unwrap(), SecretName::new("key").unwrap());
@@ -182,4 +198,47 @@ async fn a_secret_whose_grant_was_taken_back_is_refused_at_the_next_request() {
     case.got(request()).await;
     case.world.grants.set(OPEN, OPEN);
     assert!(case.refused(request()).await.contains("secret key"));
+}
+
+/// Longer than what was looked up for a request holds.
+const LONG: Duration = Duration::from_millis(700);
+
+#[tokio::test]
+async fn a_grant_that_is_taken_back_while_the_guest_writes_its_body_holds_for_the_request() {
+    let case = case(true).await;
+    let (grants, text) = (case.world.grants.clone(), "some text");
+    // The guest's last words come when the head of its request was checked long ago.
+    let last_words = async move {
+        tokio::time::sleep(LONG / 7).await;
+        grants.set(OPEN, OPEN);
+        tokio::time::sleep(LONG).await;
+        Ok::<_, HttpError>(Frame::data(text.into()))
+    };
+    let body = StreamBody::new(futures::stream::once(last_words)).boxed_unsync();
+    let request = Request::post(case.url("/")).header("x-key", &case.placeholder).header(CONTENT_TYPE, "text/plain");
+    assert!(case.refused(request.body(body).unwrap()).await.contains("secret key"));
+    assert_eq!(case.server.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_grant_that_is_taken_back_while_a_connection_is_made_holds_for_the_request() {
+    for is_in_body in [false, true] {
+        let case = case_at("slow.test", true).await;
+        let (grants, is_slow) = (case.world.grants.clone(), AtomicBool::new(true));
+        case.world.dns.name("slow.test", move |_| {
+            if is_slow.swap(false, Ordering::Relaxed) {
+                grants.set(OPEN, OPEN);
+                std::thread::sleep(LONG);
+            }
+            Reply::Addresses(vec![ip(PUBLIC)], 60)
+        });
+        let request = Request::post(format!("http://slow.test:{}/", case.server.port()));
+        let request = request.header(CONTENT_TYPE, "text/plain");
+        let request = if is_in_body {
+            request.body(full(case.placeholder.clone()))
+        } else {
+            request.header("x-key", &case.placeholder).body(empty())
+        };
+        assert!(case.refused(request.unwrap()).await.contains("secret key"), "in the body: {is_in_body}");
+    }
 }

@@ -12,7 +12,7 @@ use umbel_model::SecretName;
 use umbel_secrets::{MAX_REVEALED_BYTES, SecretValue};
 
 use super::{Context, input};
-use crate::{Failure, Result, args::SecretVerb};
+use crate::{Failure, Result, args::SecretVerb, core_dumps};
 
 const COLUMNS: &str = "NAME, VERSION, HOSTS, BODY, REVEAL, SET = updated_at";
 const FIELDS: &str = "name, version, hosts, body, reveal, created = created_at, set = updated_at";
@@ -21,6 +21,7 @@ pub async fn run(ctx: &Context, verb: SecretVerb) -> Result {
     let client = &ctx.client;
     match verb {
         SecretVerb::Set { name, host, body, reveal, value_file, if_absent, if_version, .. } => {
+            core_dumps::forbid();
             let value = read(&name, value_file.as_deref(), !host.is_empty())?;
             let mut request = client.put(path(&name)).body("application/octet-stream", value.bytes().to_vec());
             let flags = [("body", body), ("reveal", reveal)];

@@ -13,7 +13,7 @@ use std::{
 use tokio::{io::AsyncReadExt as _, process::Command};
 use umbel_secrets::{MasterKey, MasterKeys, SecretValue, hold_secrets};
 
-use crate::{Failure, Result, args::MasterKeyFlags};
+use crate::{Failure, Result, args::MasterKeyFlags, core_dumps};
 
 const VARIABLE: &str = "UMBEL_MASTER_KEY";
 /// Of a file, and of what a program prints, bytes.
@@ -35,7 +35,7 @@ pub async fn load(flags: &MasterKeyFlags) -> Result<Arc<MasterKeys>> {
         add(&mut keys, &printed(command).await?, "the output of --master-key-command")?;
     }
     if !keys.is_empty() {
-        no_core_dumps();
+        core_dumps::forbid();
     }
     Ok(Arc::new(keys))
 }
@@ -109,15 +109,6 @@ fn make(path: &Path) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(key.as_bytes())?;
     file.sync_all()
-}
-
-/// A dump of this process would have its keys, and whatever secret it has in hand.
-fn no_core_dumps() {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is ours and lives as long as the call.
-    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) } != 0 {
-        tracing::warn!("core dumps of this process cannot be turned off");
-    }
 }
 
 #[cfg(test)]

@@ -128,8 +128,8 @@ pub(crate) fn taken(caller: &mut Caller<'_>, more: usize, value: &WasmList<u8>) 
     if value.len() > max {
         return Ok(Err(kv::Error::TooLarge(max as u64)));
     }
+    net::charge(caller, value.len())?;
     let caught = caller.data().attempt.reach.secrets.caught_bytes(value.as_le_slice(&*caller));
-    net::charge(caller)?;
     Ok(Ok(caught.unwrap_or_else(|| value.as_le_slice(&*caller).to_vec())))
 }
 

@@ -64,12 +64,12 @@ fn add_context(linker: &mut Linker<State>) -> Result<()> {
     add_getter(&mut context, "remaining-ms", |_| 0, |state| state.clock.remaining_ms())?;
     add_getter(&mut context, "should-stop", |_| 0, State::should_stop)?;
     context.func_wrap("progress", |mut caller: Caller<'_>, (done, total, message): (u64, u64, WasmStr)| -> Result<()> {
+        net::charge_texts(&mut caller, &[&message])?;
         let (bytes, message) = {
             let message = message.to_str(&caller)?;
             let caught = caller.data().attempt.reach.secrets.caught(&message);
             (message.len(), clean(&caught, MAX_PROGRESS_BYTES))
         };
-        net::charge(&mut caller)?;
         charge(&mut caller, bytes)?;
         report(&mut caller, |now| (now.done, now.total, now.message) = (done, total, message));
         Ok(())
@@ -100,6 +100,8 @@ fn report(caller: &mut Caller<'_>, change: impl FnOnce(&mut Progress)) {
 fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
     let mut custom = linker.instance(names::CUSTOM_STATE)?;
     custom.func_wrap("update", |mut caller: Caller<'_>, (name, meta): (WasmStr, Option<WasmStr>)| -> Result<()> {
+        let texts: Vec<&WasmStr> = [&name].into_iter().chain(&meta).collect();
+        net::charge_texts(&mut caller, &texts)?;
         let (bytes, name, meta) = {
             let (name, meta) = (name.to_str(&caller)?, meta.as_ref().map(|meta| meta.to_str(&caller)).transpose()?);
             let bytes = name.len() + meta.as_ref().map_or(0, |meta| meta.len());
@@ -107,7 +109,6 @@ fn add_custom_state(linker: &mut Linker<State>) -> Result<()> {
             let meta = meta.map(|meta| kept_meta(secrets.caught(&meta)));
             (bytes, clean(&secrets.caught(&name), MAX_STATE_BYTES), meta)
         };
-        net::charge(&mut caller)?;
         // Reading JSON costs the host as much as reading a canvas.
         let per_byte = caller.data().charge.canvas_byte;
         charge_at(&mut caller, bytes, per_byte)?;
@@ -172,7 +173,7 @@ fn workflow_call<T>(
 ) -> Result<(Result<T, types::Failure>,)> {
     let per_byte = caller.data().charge.canvas_byte;
     charge_at(&mut caller, text.len(), per_byte)?;
-    net::charge(&mut caller)?;
+    net::charge(&mut caller, text.len())?;
     let log = caller.data().log.clone();
     let text = caller.data().attempt.reach.secrets.caught(text);
     let answer = call(caller.data_mut(), &*log.host, &text);
@@ -188,6 +189,7 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
     let mut logging = linker.instance(names::LOGGING)?;
     // `WasmStr` is a view on the guest's memory: only what the log keeps is copied.
     logging.func_wrap("log", |mut caller: Caller<'_>, (level, context, message): (GuestLevel, WasmStr, WasmStr)| {
+        net::charge_texts(&mut caller, &[&context, &message])?;
         let log = caller.data().log.clone();
         let bytes = {
             let (context, message) = (context.to_str(&caller)?, message.to_str(&caller)?);
@@ -195,7 +197,6 @@ fn add_logging(linker: &mut Linker<State>) -> Result<()> {
             log.push(LogLevel::ALL[level as usize], &context, &message);
             context.len() + message.len()
         };
-        net::charge(&mut caller)?;
         charge(&mut caller, bytes)
     })
 }

@@ -62,8 +62,13 @@ impl AttemptLog {
 
     /// Passes a line on, or counts it as dropped. The first dropped one is replaced by a line that says so.
     pub(crate) fn push(&self, level: LogLevel, context: &str, message: &str) {
+        if level != LogLevel::Critical && self.is_full() {
+            return;
+        }
         // Before anything is cut off: a part of a value is not found.
-        let (message, context) = (self.secrets.caught(message), self.secrets.caught(context));
+        let message = self.secrets.caught(message);
+        let is_ours = matches!(context, "stdout" | "stderr" | "umbel");
+        let context = if is_ours { context.into() } else { self.secrets.caught(context) };
         // Text beyond a line's limit is cut before it is counted.
         let message = cut(&message, self.limits.line_bytes);
         let context = cut(&context, MAX_CONTEXT_BYTES);
@@ -90,6 +95,19 @@ impl AttemptLog {
             }
             _ => {}
         }
+    }
+
+    /// Whether lines are dropped; then it counts one more.
+    fn is_full(&self) -> bool {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = counted.dropped > 0;
+        counted.dropped += u64::from(is_full);
+        is_full
+    }
+
+    /// How many bytes at the end of `bytes` may be the beginning of a value that must not be told.
+    pub(crate) fn begun_at_end(&self, bytes: &[u8]) -> usize {
+        self.secrets.begun_at_end(bytes)
     }
 
     fn emit(&self, level: LogLevel, context: &str, message: String) {

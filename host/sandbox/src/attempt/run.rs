@@ -129,7 +129,7 @@ impl Sandbox {
             (Ended::Stopped(stop), _) | (Ended::Returned(Err(_)), Some(stop)) => stop.outcome(),
             (Ended::TimedOut, _) => Outcome::Trap(outcome::deadline()),
             (Ended::Returned(Ok(result)), _) => {
-                outcome::returned(net::answer(&store.data().attempt.reach.secrets, result), max_result)
+                outcome::returned(net::answer(&store.data().attempt.reach.secrets, result, max_result), max_result)
             }
             (Ended::Returned(Err((error, phase))), None) => outcome::trapped(&error, phase, store.data(), max_result),
         };

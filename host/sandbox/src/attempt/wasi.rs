@@ -33,7 +33,7 @@ pub(crate) struct Wasi {
 impl Wasi {
     pub(crate) fn new(log: &Arc<AttemptLog>, started: Instant) -> Self {
         let output = |level, context| {
-            let line = Line { log: log.clone(), level, context, rest: Vec::new() };
+            let line = Line { log: log.clone(), level, context, rest: Vec::new(), room: MAX_LINE_BYTES };
             Output { line: Arc::new(Mutex::new(line)) }
         };
         let ctx = WasiCtx::builder()
@@ -124,23 +124,27 @@ impl Pollable for Output {
 
 /// A line without an end is logged when it is this long, bytes.
 const MAX_LINE_BYTES: usize = 8 << 10;
+/// The longest line that waits for the end of a secret's value, in any of its forms, bytes.
+const MAX_HELD_BYTES: usize = 256 << 10;
 
 /// Cuts output into lines.
 struct Line {
     log: Arc<AttemptLog>,
     level: LogLevel,
     context: &'static str,
-    /// Unfinished, shorter than `MAX_LINE_BYTES`.
+    /// Unfinished, shorter than `room`.
     rest: Vec<u8>,
+    /// `MAX_LINE_BYTES`, and more while all of it may be the beginning of a secret's value.
+    room: usize,
 }
 
 impl Line {
     fn write(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             let (mut text, ended) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            while let Some((fits, more)) = text.split_at_checked(MAX_LINE_BYTES - self.rest.len()) {
+            while let Some((fits, more)) = text.split_at_checked(self.room - self.rest.len()) {
                 self.rest.extend_from_slice(fits);
-                self.emit();
+                self.emit_full();
                 text = more;
             }
             self.rest.extend_from_slice(text);
@@ -150,9 +154,22 @@ impl Line {
         }
     }
 
+    /// Logs a line that is full. What may be the beginning of a secret's value waits for the rest of it: a part is not found.
+    fn emit_full(&mut self) {
+        let begun = self.log.begun_at_end(&self.rest);
+        if begun == self.rest.len() && self.room < MAX_HELD_BYTES {
+            self.room += MAX_LINE_BYTES;
+            return;
+        }
+        let waiting = self.rest.split_off(self.rest.len() - begun % self.rest.len());
+        self.emit();
+        self.rest = waiting;
+    }
+
     fn emit(&mut self) {
         self.log.push(self.level, self.context, &String::from_utf8_lossy(&self.rest));
         self.rest.clear();
+        self.room = MAX_LINE_BYTES;
     }
 }
 
@@ -174,7 +191,7 @@ mod tests {
     #[test]
     fn an_unfinished_line_never_holds_more_than_a_line() {
         let log = AttemptLog::new(Arc::new(Discard), Reach::default().secrets, LogLimits::default(), Instant::now());
-        let mut line = Line { log, level: LogLevel::Info, context: "stdout", rest: Vec::new() };
+        let mut line = Line { log, level: LogLevel::Info, context: "stdout", rest: Vec::new(), room: MAX_LINE_BYTES };
         for bytes in [1, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, 1 << 20, 3] {
             line.write(&vec![b'x'; bytes]);
             assert!(line.rest.len() < MAX_LINE_BYTES && line.rest.capacity() <= 2 * MAX_LINE_BYTES, "{bytes}");

@@ -22,7 +22,7 @@ use wasmtime_wasi::{
 };
 
 use crate::attempt::{
-    fuel::charge,
+    fuel::{charge, charge_bytes},
     state::State,
     wasi::{MAX_RANDOM_BYTES, WRITE_BYTES},
 };
@@ -171,7 +171,15 @@ fn charged<T>(
 fn taken(caller: &mut Caller<'_>, call: &'static str, bytes: &WasmList<u8>) -> Result<Vec<u8>> {
     within(call, bytes.len(), WRITE_BYTES)?;
     charge(caller, bytes.len())?;
-    Ok(bytes.as_le_slice(&*caller).to_vec())
+    let bytes = bytes.as_le_slice(&*caller).to_vec();
+    let secrets = &caller.data().attempt.reach.secrets;
+    if secrets.search_cost(0) > 0 {
+        // Each line that it may be is searched by itself.
+        let lines = 1 + bytes.iter().filter(|byte| **byte == b'\n').count();
+        let cost = secrets.search_cost(bytes.len()).saturating_add(secrets.search_cost(0).saturating_mul(lines));
+        charge_bytes(caller, cost)?;
+    }
+    Ok(bytes)
 }
 
 fn charge_zeroes(caller: &mut Caller<'_>, call: &'static str, count: u64) -> Result<()> {
