@@ -49,8 +49,8 @@ pub fn import(
                 }
             }
         }
-        if lines.number % 500 == 0 {
-            ctx.progress(stored, 0, &format!("line {}", lines.number));
+        if lines.number.is_multiple_of(500) {
+            ctx.progress(stored, 0, format!("line {}", lines.number));
         }
     }
     Ok(Import { rows: stored, skipped, report: report.finish()? })
@@ -164,6 +164,15 @@ pub fn write_slowly(ctx: &Context, text: String) -> TaskResult<Blob> {
     Ok(writer.finish()?)
 }
 
+/// Writes a blob, and says so much, once the entry `go` is there, that the tenant must have room for it.
+#[task(time_limit = "1m", max_retries = 0)]
+pub fn write_and_tell(ctx: &Context, text: String) -> TaskResult<String> {
+    blob::write(&text)?;
+    ctx.progress(1, 2, "half");
+    wait_for("go")?;
+    Ok(text.repeat(5_000))
+}
+
 fn wait_for(key: &str) -> TaskResult<()> {
     while kv::bucket(BUCKET).entry(key)?.is_none() {}
     Ok(())
@@ -182,7 +191,7 @@ pub fn flood(#[default(1_000)] megabytes: u32) -> TaskResult<Vec<Blob>> {
 }
 
 umbel::module![
-    import, copy, write_and_fail, read_slowly, write_slowly, flood,
+    import, copy, write_and_fail, read_slowly, write_slowly, write_and_tell, flood,
     permissions: ["blob", "kv rows"]
 ];
 

@@ -264,6 +264,28 @@ pub async fn blobs_of_an_attempt_exist_only_if_it_succeeded(s: Subject) {
     assert_eq!(s.blob(3).await, None);
 }
 
+pub async fn settles_with_blobs_and_without_are_recorded_in_one_call(s: Subject) {
+    for n in 1..=5 {
+        s.add(new_job(n)).await;
+    }
+    let held = s.claim(5).await;
+    let settles = [
+        with_blobs(&held[0], succeed("1"), &[1], 0b10),
+        settle_of(&held[1], succeed("2")),
+        with_blobs(&held[2], succeed("3"), &[], 0b10_0000),
+        settle_of(&held[3], succeed("4")),
+        with_blobs(&held[4], succeed("5"), &[2], 0b100),
+    ];
+    let (settled, _) = s.broker.settle(&settles, None).await.unwrap();
+    let missing = Settled::MissingBlob(blob_digest(5));
+    assert_eq!(settled, [Settled::Recorded, Settled::Recorded, missing, Settled::Recorded, Settled::Recorded]);
+    for (delivery, result) in held.iter().zip([Some("1"), Some("2"), None, Some("4"), Some("5")]) {
+        let job = s.broker.job(&delivery.tenant, delivery.id).await.unwrap().unwrap();
+        assert_eq!(job.result.as_ref().map(|text| text.get()), result);
+    }
+    assert_eq!((s.uses(1).await, s.uses(2).await), (1, 1));
+}
+
 pub async fn a_result_refers_to_blobs_as_long_as_its_job_is_kept(s: Subject) {
     s.put(1).await;
     s.add(refers(1, 0b10)).await;

@@ -114,6 +114,7 @@ macro_rules! conformance_suite {
             nodes_refer_to_blobs_until_their_workflow_is_deleted,
             a_workflow_that_is_never_started_gives_its_blobs_back,
             blobs_of_an_attempt_exist_only_if_it_succeeded,
+            settles_with_blobs_and_without_are_recorded_in_one_call,
             a_result_refers_to_blobs_as_long_as_its_job_is_kept,
             what_a_guest_adds_may_refer_to_what_it_wrote_and_to_nothing_that_is_missing,
             blobs_have_room_for_so_many_and_for_so_many_bytes,

@@ -25,8 +25,9 @@ use crate::{
 /// Changes that wait for replicas at once, each on a connection of its own.
 const MAX_CONNECTIONS: usize = 32;
 /// The functions whose answer says that a change is kept. What only workers and background services call is not among
-/// them: a lost claim or outcome makes a job run again, and loses none.
-const CONFIRMED: [&str; 16] = [
+/// them: a lost claim or outcome makes a job run again, and loses none. But on the word of `collect_blobs` bytes are destroyed,
+/// for which a record must not come back.
+const CONFIRMED: [&str; 17] = [
     "submit",
     "start_workflow",
     "cancel",
@@ -43,6 +44,7 @@ const CONFIRMED: [&str; 16] = [
     "kv_delete_bucket",
     "put_blob",
     "delete_blob",
+    "collect_blobs",
 ];
 
 /// The connections for changes that are confirmed.

@@ -24,8 +24,9 @@
 //! deletes the job ends its references: a node's with its workflow. A blob to which nothing refers has `unused_since`, from its put or
 //! from the end of its last reference on; putting it again sets that anew.
 //!
-//! Processes of older releases know nothing of blobs. What they delete leaves references behind, which keeps a blob too long and
-//! never too short; an audit finds them.
+//! Processes of older releases know nothing of blobs. What they delete leaves references behind, which keeps a blob too long; an audit
+//! finds them. But what they submit, or settle, is stored without its references, and then the blobs that it names may be deleted while
+//! it needs them. So blobs are safe only when all processes are of this release.
 
 use std::fmt;
 

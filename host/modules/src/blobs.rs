@@ -7,7 +7,7 @@
 //! How bytes and records stay together, though a process may die between any two steps:
 //! - Whoever makes a blob publishes its bytes, has the record made, and then publishes again what is missing
 //!   ([`WrittenBlob::publish`], [`WrittenBlob::publish_again`]); only then it drops its own copy.
-//! - Whoever deletes one has the record deleted, takes the bytes aside, and looks again for a record before they are deleted
+//! - Whoever deletes one has the record deleted, or finds none, takes the bytes aside, and looks again for a record before they are deleted
 //!   ([`ModuleStore::delete_blob_unless`]).
 //! - So bytes with a record are deleted only by a deletion that began before the record was made, and then its maker puts them
 //!   back. Bytes without a record are deleted when they are old.
@@ -93,15 +93,25 @@ impl BlobUpload {
         self.parts.put_part(part).await.map_err(|e| self.store.failed(&e))
     }
 
-    /// Completes the bytes, which have no name yet.
-    pub async fn finish(mut self) -> Result<WrittenBlob, Error> {
+    /// Completes the bytes, which have no name yet: call it within a tokio runtime. It goes on when nobody waits for it any more,
+    /// as a file that is completed behind everybody's back would have no owner that deletes it.
+    pub async fn finish(self) -> Result<WrittenBlob, Error> {
+        let path = self.store.shown.display().to_string();
+        // An answer that nobody takes is dropped, and its copy with it.
+        let finishing = tokio::spawn(self.complete());
+        finishing.await.unwrap_or_else(|error| Err(Error::Unavailable { path, problem: error.to_string() }))
+    }
+
+    async fn complete(mut self) -> Result<WrittenBlob, Error> {
         if !self.buffer.is_empty() {
             self.flush().await?;
         }
-        self.parts.complete().await.map_err(|e| self.store.failed(&e))?;
-        let digest = Digest::from_bytes(self.sha.finalize().into());
-        let Self { store, temporary, size_bytes, .. } = self;
-        Ok(WrittenBlob { digest, size_bytes, store, temporary, background: Handle::try_current().ok() })
+        let Self { store, temporary, mut parts, sha, size_bytes, .. } = self;
+        let (digest, background) = (Digest::from_bytes(sha.finalize().into()), Handle::current());
+        // Made before the file is complete: it deletes also what a failure leaves.
+        let written = WrittenBlob { digest, size_bytes, store, temporary, background };
+        parts.complete().await.map_err(|e| written.store.failed(&e))?;
+        Ok(written)
     }
 }
 
@@ -113,7 +123,7 @@ pub struct WrittenBlob {
     store: ModuleStore,
     temporary: Location,
     /// Where the copy is deleted.
-    background: Option<Handle>,
+    background: Handle,
 }
 
 impl WrittenBlob {
@@ -139,9 +149,8 @@ impl WrittenBlob {
 
 impl Drop for WrittenBlob {
     fn drop(&mut self) {
-        let Some(background) = &self.background else { return };
         let (store, temporary) = (self.store.clone(), self.temporary.clone());
-        background.spawn(async move {
+        self.background.spawn(async move {
             if let Err(error) = store.found(store.objects.delete(&temporary).await) {
                 tracing::warn!(%error, "the copy of a blob cannot be deleted");
             }
@@ -201,8 +210,8 @@ impl ModuleStore {
         self.found(self.objects.delete(&location(tenant, digest)).await).map(drop)
     }
 
-    /// Deletes the bytes of a blob that has no record, unless `has_record` says that it has one by now. If that fails, the
-    /// bytes are put back.
+    /// Deletes the bytes of a blob that had no record a moment ago, unless `has_record` says that it has one by now. If that fails,
+    /// the bytes are put back. Nobody reads them meanwhile: look for a record first.
     pub async fn delete_blob_unless<E>(
         &self,
         tenant: &TenantId,

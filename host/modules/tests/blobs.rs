@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use umbel_model::{Digest, TenantId};
 use umbel_modules::{BLOB_PIECE_BYTES, Error, ModuleStore, WrittenBlob};
 
@@ -29,9 +29,12 @@ fn files(folder: &Path) -> usize {
 
 /// Copies are deleted behind the caller's back.
 async fn until_gone(folder: &Path) {
-    while files(folder) > 0 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let gone = async {
+        while files(folder) > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("a copy is left");
 }
 
 #[tokio::test]
@@ -72,6 +75,19 @@ async fn an_upload_that_is_too_large_or_dropped_leaves_nothing() {
     drop(written(&store, b"nobody wants it").await);
     until_gone(&folder.path().join("blob-uploads")).await;
     assert!(!folder.path().join("blobs").exists());
+}
+
+#[tokio::test]
+async fn a_finish_that_is_broken_off_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = ModuleStore::local(folder.path()).await.unwrap();
+    let mut upload = store.blob_upload(1_000_000).await.unwrap();
+    upload.write(&pattern(600_000)).await.unwrap();
+    assert!(upload.finish().now_or_never().is_none(), "polled once and dropped");
+    // Its file is under one name or the other until it is deleted.
+    let uploads = folder.path().join("blob-uploads");
+    assert_eq!(files(&uploads), 1);
+    until_gone(&uploads).await;
 }
 
 #[tokio::test]

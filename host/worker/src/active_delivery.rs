@@ -66,8 +66,10 @@ pub(crate) struct ActiveDelivery {
     wakers: Arc<Wakers>,
     rates: Arc<NodeRates>,
     requests: Mutex<WorkflowRequests>,
-    /// Those that its guest wrote, until its outcome is recorded.
+    /// Those that its guest wrote and that were published, or may be. They are concluded when nobody has the delivery any more.
     blobs: OnceLock<Arc<AttemptBlobs>>,
+    /// A settle of it was sent, and the broker did not say what became of it.
+    in_doubt: AtomicBool,
 }
 
 impl ActiveDelivery {
@@ -83,17 +85,23 @@ impl ActiveDelivery {
             rates,
             requests: Mutex::default(),
             blobs: OnceLock::new(),
+            in_doubt: AtomicBool::new(false),
         }
     }
 
-    /// Keeps the blobs that its guest wrote and that its success makes.
+    /// Keeps the blobs that its guest wrote and that its success makes. Before they are published, so that none is forgotten.
     pub(crate) fn keep_blobs(&self, blobs: Arc<AttemptBlobs>) {
         let _ = self.blobs.set(blobs);
     }
 
-    /// Those blobs, if there are any.
-    pub(crate) fn blobs(&self) -> Option<Arc<AttemptBlobs>> {
-        self.blobs.get().cloned()
+    /// Its settle is sent: until it is answered, the broker may take it at any time.
+    pub(crate) fn settle_sent(&self) {
+        self.in_doubt.store(true, Ordering::Release);
+    }
+
+    /// The broker answered its settle, be it with a failure.
+    pub(crate) fn settle_answered(&self) {
+        self.in_doubt.store(false, Ordering::Release);
     }
 
     /// 1 for the first run.
@@ -171,6 +179,17 @@ impl ActiveDelivery {
     fn report(&self, change: impl FnOnce(&mut Reports)) {
         change(&mut self.reports());
         self.wakers.report();
+    }
+}
+
+impl Drop for ActiveDelivery {
+    /// The only end that all deliveries have: settled, refused, lost or given up.
+    fn drop(&mut self) {
+        let Some(blobs) = self.blobs.take() else { return };
+        // The worker ended before an answer, and the records may still come: what has none is swept later.
+        if !*self.in_doubt.get_mut() {
+            blobs.concluded();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use serde_json::value::RawValue;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinError};
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, KvDelivery, LargeValues as _};
 use umbel_capabilities::{AttemptSecrets, Reach};
@@ -15,6 +15,7 @@ use umbel_model::{
     Acks, BlobReferences, Digest, Failure, LargeValue, Outcome, WorkerId, blob_reference::MAX_REFERENCES,
     large_value::REFERENCE,
 };
+use umbel_modules::Error as StoreError;
 use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
 
 use crate::{
@@ -135,16 +136,7 @@ impl Attempts {
         active: &ActiveDelivery,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Outcome> {
-        let task = AbortOnDropHandle::new(self.background.spawn(work));
-        tokio::select! {
-            biased;
-            done = task => match done {
-                Ok(done) => Ok(done),
-                Err(error) if error.is_panic() => Err(Outcome::Fatal(host_panic())),
-                Err(_) => Err(Outcome::Released),
-            },
-            stop = active.stop.wait() => Err(stop.outcome()),
-        }
+        until_stopped(active, AbortOnDropHandle::new(self.background.spawn(work))).await
     }
 
     /// The blobs of the tenant, for one attempt.
@@ -276,12 +268,9 @@ impl Attempts {
         if blobs.is_empty() {
             return Ended { blobs: settled, ..ended };
         }
-        let published = blobs.clone();
-        match self.in_background(active, async move { published.publish().await }).await {
-            Ok(Ok(())) => {
-                active.keep_blobs(blobs);
-                Ended { blobs: settled, ..ended }
-            }
+        active.keep_blobs(blobs.clone());
+        match self.published(active, blobs).await {
+            Ok(Ok(())) => Ended { blobs: settled, ..ended },
             Ok(Err(error)) => {
                 let (tenant, job, worker) = (&active.delivery.tenant, &active.delivery.id, &self.worker);
                 tracing::error!(%tenant, %job, %worker, %error, retry_in_ms = SNOOZE_MS, "a blob cannot be stored");
@@ -293,6 +282,22 @@ impl Attempts {
             }
             Err(outcome) => Ended { outcome, growth: None, replaced_by: None, ..ended },
         }
+    }
+
+    /// Publishes blobs, and waits for that until the attempt is stopped. It goes on then, and keeps the delivery until it is done: what
+    /// becomes of the blobs is looked at only after the last of them was published.
+    async fn published(
+        &self,
+        active: &Arc<ActiveDelivery>,
+        blobs: Arc<AttemptBlobs>,
+    ) -> Result<Result<(), StoreError>, Outcome> {
+        let keeper = active.clone();
+        let publishing = self.background.spawn(async move {
+            let done = blobs.publish().await;
+            drop(keeper);
+            done
+        });
+        until_stopped(active, publishing).await
     }
 
     /// Composes the workflows and members that the guest requested, if its attempt ended well.
@@ -340,6 +345,22 @@ impl Attempts {
         // The module may be pushed again; if not, the job ends in the dead set under its policy, where it is seen.
         tracing::error!(%tenant, %job, %worker, %error, "the module of a job cannot be prepared");
         Outcome::Error { failure: Failure::new(kind, error.to_string()), retry_after_ms: Some(SNOOZE_MS) }
+    }
+}
+
+/// Waits for a task until the attempt is stopped.
+async fn until_stopped<T>(
+    active: &ActiveDelivery,
+    task: impl Future<Output = Result<T, JoinError>>,
+) -> Result<T, Outcome> {
+    tokio::select! {
+        biased;
+        done = task => match done {
+            Ok(done) => Ok(done),
+            Err(error) if error.is_panic() => Err(Outcome::Fatal(host_panic())),
+            Err(_) => Err(Outcome::Released),
+        },
+        stop = active.stop.wait() => Err(stop.outcome()),
     }
 }
 

@@ -3,8 +3,12 @@
 //! What an attempt writes is complete under a name of the attempt's own before its outcome is known. Only when it succeeded the
 //! bytes get their name, before the settle, which makes the records; after that whatever is missing gets its name again
 //! (`umbel_modules` says why). The attempt's own copies go with this struct.
+//!
+//! However a delivery ended, the records alone decide what becomes of the bytes ([`AttemptBlobs::concluded`]): an answer to a
+//! settle does not say whether its blobs were taken, and many ends have no answer.
 
 use std::{
+    error::Error,
     fmt,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
@@ -93,34 +97,39 @@ impl AttemptBlobs {
         (settled != SettledBlobs::default()).then(|| Box::new(settled))
     }
 
-    /// The settle was recorded, and so the blobs exist: puts bytes back that a deletion took which had begun before.
-    pub(crate) fn recorded(self: Arc<Self>) {
+    /// The delivery is over, in whatever way: no settle of it comes any more. Looks for each blob that was written whether it has
+    /// a record, puts its bytes back if it has, and takes its name away if it has none.
+    pub(crate) fn concluded(self: Arc<Self>) {
         let background = self.background.clone();
         background.spawn(async move {
             for written in self.written() {
-                if let Err(error) = written.blob.publish_again(&self.tenant).await {
-                    let digest = written.blob.digest;
-                    tracing::error!(tenant = %self.tenant, %digest, %error, "the bytes of a blob may be missing");
+                let digest = written.blob.digest;
+                // Bytes that are left have no record, or an unknown one, and are swept when they are old.
+                if let Err(error) = self.conclude(&written.blob).await {
+                    tracing::warn!(tenant = %self.tenant, %digest, %error, "the bytes of a blob are left, or may be missing");
                 }
             }
         });
     }
 
-    /// The settle was refused: takes the names of the bytes away, unless somebody else has a record of them.
-    pub(crate) fn refused(self: Arc<Self>) {
-        let background = self.background.clone();
-        background.spawn(async move {
-            for written in self.written() {
-                let digest = written.blob.digest;
-                let has_record =
-                    async { Ok::<_, umbel_broker::Error>(self.broker.blob(&self.tenant, digest).await?.is_some()) };
-                let deleted = self.store.delete_blob_unless(&self.tenant, &digest, has_record).await;
-                // What is left is swept when it is old.
-                if let Err(error) = deleted {
-                    tracing::warn!(tenant = %self.tenant, %digest, %error, "the bytes of a refused blob are left");
-                }
+    async fn conclude(&self, blob: &WrittenBlob) -> Result<(), Box<dyn Error + Send + Sync>> {
+        match self.has_record(blob.digest).await {
+            // A deletion that had begun before may have taken them.
+            Ok(true) => Ok(blob.publish_again(&self.tenant).await?),
+            Ok(false) => {
+                let has_record = self.has_record(blob.digest);
+                Ok(self.store.delete_blob_unless(&self.tenant, &blob.digest, has_record).await??)
             }
-        });
+            // It may have one: bytes without a record are swept, a record without bytes is a loss.
+            Err(error) => {
+                blob.publish_again(&self.tenant).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn has_record(&self, digest: Digest) -> Result<bool, umbel_broker::Error> {
+        Ok(self.broker.blob(&self.tenant, digest).await?.is_some())
     }
 
     /// Does something that waits for other machines, away from the guests' threads.
@@ -256,5 +265,92 @@ impl BlobWriter for Writer {
             Ok(digest)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use umbel_broker::{Blobs as _, Clock, Limits, PutBlob};
+    use umbel_broker_conformance::MemoryBroker;
+
+    use super::*;
+    use crate::active_delivery::ActiveDelivery;
+
+    const TEXT: &[u8] = b"some text";
+
+    struct World {
+        broker: Arc<MemoryBroker>,
+        store: ModuleStore,
+        folder: tempfile::TempDir,
+    }
+
+    impl World {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = ModuleStore::local(folder.path()).await.unwrap();
+            Self { broker: Arc::new(MemoryBroker::new(Clock::Server, Limits::default())), store, folder }
+        }
+
+        /// A delivery of which the guest wrote a blob that was published.
+        async fn published(&self) -> (Arc<ActiveDelivery>, TenantId) {
+            let active = ActiveDelivery::for_test(1, "{}");
+            let tenant = active.delivery.tenant.clone();
+            let (broker, store) = (self.broker.clone(), self.store.clone());
+            let blobs = Arc::new(AttemptBlobs::new(broker, store, tenant.clone(), 1_000, Handle::current()));
+            let mut writer = blobs.create(None).await.unwrap();
+            writer.write(Bytes::from_static(TEXT)).await.unwrap();
+            writer.finish().await.unwrap();
+            active.keep_blobs(blobs.clone());
+            blobs.publish().await.unwrap();
+            (active, tenant)
+        }
+
+        async fn record(&self, tenant: &TenantId) {
+            let blob = NewBlob { digest: Digest::of(TEXT), bytes: TEXT.len() as u64, content_type: None };
+            self.broker.put_blob(&PutBlob { tenant: tenant.clone(), blob }).await.unwrap();
+        }
+
+        /// Whether there are bytes, once the delivery is concluded: its own copy goes last.
+        async fn has_bytes(&self, tenant: &TenantId) -> bool {
+            let copies = self.folder.path().join("blob-uploads");
+            let gone = async {
+                while std::fs::read_dir(&copies).map_or(0, |files| files.count()) > 0 {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), gone).await.expect("a copy is left");
+            self.store.blob_size(tenant, &Digest::of(TEXT)).await.unwrap().is_some()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_ends_without_records_leaves_no_bytes() {
+        let world = World::new().await;
+        let (active, tenant) = world.published().await;
+        active.settle_sent();
+        active.settle_answered();
+        drop(active);
+        assert!(!world.has_bytes(&tenant).await);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_have_a_record_stay_and_come_back_when_a_deletion_took_them() {
+        let world = World::new().await;
+        let (active, tenant) = world.published().await;
+        world.record(&tenant).await;
+        world.store.delete_blob(&tenant, &Digest::of(TEXT)).await.unwrap();
+        drop(active);
+        assert!(world.has_bytes(&tenant).await);
+    }
+
+    #[tokio::test]
+    async fn bytes_stay_while_a_settle_that_was_sent_is_not_answered() {
+        let world = World::new().await;
+        let (active, tenant) = world.published().await;
+        active.settle_sent();
+        drop(active);
+        assert!(world.has_bytes(&tenant).await);
     }
 }

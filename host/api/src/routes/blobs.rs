@@ -83,22 +83,29 @@ pub(crate) struct PutBlobQuery {
 pub(crate) async fn put(cx: Context, Query(query): Query<PutBlobQuery>, headers: HeaderMap, body: Body) -> Result {
     let Context { api, caller, .. } = cx;
     let ((content_type, wanted), body) = or_drain(checked(&api, &query, &headers), body).await?;
-    let (_permit, body) = or_drain(api.blob_uploads.acquire(&caller.tenant).await, body).await?;
-    let (max_bytes, body) = or_drain(room(&api, &caller.tenant, &headers).await, body).await?;
-    let blob = uploaded(&api, &caller.tenant, Chunks::new(&api, body), max_bytes).await?;
-    if wanted.is_some_and(|wanted| wanted != blob.digest) {
-        return Err(Problem::digest_mismatch(format!("the bytes that arrived have the digest {}", blob.digest)));
+    let (permit, body) = or_drain(api.blob_uploads.acquire(&caller.tenant).await, body).await?;
+    let (room, body) = or_drain(room(&api, &caller.tenant, &headers, wanted).await, body).await?;
+    let blob = uploaded(&api, &caller.tenant, Chunks::new(&api, body), room).await?;
+    let digest = blob.digest;
+    if wanted.is_some_and(|wanted| wanted != digest) {
+        return Err(Problem::digest_mismatch(format!("the bytes that arrived have the digest {digest}")));
     }
-    let put = stored(&api, &caller.tenant, &blob, content_type).await?;
-    let record = api.broker.blob(&caller.tenant, blob.digest).await?;
+    let (storing, tenant) = (api.clone(), caller.tenant.clone());
+    // A task of its own: a client that goes away does not leave bytes behind that have no record.
+    let storing = tokio::spawn(async move {
+        let _permit = permit;
+        stored(&storing, &tenant, &blob, content_type).await
+    });
+    let put = storing.await.map_err(|_| Problem::see_log())??;
+    let record = api.broker.blob(&caller.tenant, digest).await?;
     // It may be deleted already.
-    let record = record.ok_or_else(|| Problem::no_blob(blob.digest))?;
+    let record = record.ok_or_else(|| Problem::no_blob(digest))?;
     let status = if put == BlobPut::Stored { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = answer(status, &Blob::new(record))?;
-    if let Ok(location) = HeaderValue::from_str(&format!("/v1/blobs/{}", blob.digest)) {
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/blobs/{digest}")) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    tag(&mut response, blob.digest);
+    tag(&mut response, digest);
     Ok(response)
 }
 
@@ -131,8 +138,24 @@ fn repr_digest(headers: &HeaderMap) -> Result<Option<Digest>> {
     Ok(Some(Digest::from_bytes(bytes.ok_or_else(invalid)?)))
 }
 
-/// How many bytes the blob may have: a tenant without room sends nothing that would be refused in the end.
-async fn room(api: &Api, tenant: &TenantId, headers: &HeaderMap) -> Result<u64> {
+/// How many bytes a blob may have that is put.
+#[derive(Debug, Clone, Copy)]
+enum Room {
+    /// What is free, at most what one blob may have.
+    Free(u64),
+    /// The tenant has a blob of the wanted digest, with so many bytes.
+    Known(u64),
+}
+
+/// A tenant without room sends nothing that would be refused in the end. A blob that it has takes none, and may be put again, also to
+/// repair it; that is known beforehand when its digest is `wanted`.
+async fn room(api: &Api, tenant: &TenantId, headers: &HeaderMap, wanted: Option<Digest>) -> Result<Room> {
+    if let Some(wanted) = wanted
+        && let Some(known) = api.broker.blob(tenant, wanted).await?
+        && known.bytes <= api.config.max_blob_bytes
+    {
+        return if is_declared_longer(headers, known.bytes) { Err(longer()) } else { Ok(Room::Known(known.bytes)) };
+    }
     let limits = api.broker.storage_limits(tenant).await?.or(api.broker.default_storage_limits());
     let StorageLimits { blobs: max, .. } = limits;
     let free = match max {
@@ -142,15 +165,22 @@ async fn room(api: &Api, tenant: &TenantId, headers: &HeaderMap) -> Result<u64> 
     if free == 0 || is_declared_longer(headers, free) {
         return Err(storage_quota::of_blobs(api, tenant).await);
     }
-    Ok(free.min(api.config.max_blob_bytes))
+    Ok(Room::Free(free.min(api.config.max_blob_bytes)))
+}
+
+/// Of bytes that cannot be those of a blob that is known.
+fn longer() -> Problem {
+    Problem::digest_mismatch("there are more bytes than the blob with that digest has")
 }
 
 /// Writes the body into the store, under no name yet.
-async fn uploaded(api: &Api, tenant: &TenantId, mut chunks: Chunks, max_bytes: u64) -> Result<WrittenBlob> {
+async fn uploaded(api: &Api, tenant: &TenantId, mut chunks: Chunks, room: Room) -> Result<WrittenBlob> {
+    let (Room::Free(max_bytes) | Room::Known(max_bytes)) = room;
     let mut upload = api.store.blob_upload(max_bytes).await?;
     while let Some(chunk) = chunks.next().await? {
         match upload.write(&chunk).await {
             Ok(()) => {}
+            Err(StoreError::BlobTooLarge { .. }) if matches!(room, Room::Known(_)) => return Err(longer()),
             Err(StoreError::BlobTooLarge { .. }) if max_bytes < api.config.max_blob_bytes => {
                 return Err(storage_quota::of_blobs(api, tenant).await);
             }
@@ -181,10 +211,14 @@ async fn stored(api: &Api, tenant: &TenantId, blob: &WrittenBlob, content_type: 
     }
 }
 
-/// Deletes the bytes of a blob that has no record.
+/// Deletes the bytes of a blob, unless it has a record.
 async fn remove_bytes(api: &Api, tenant: &TenantId, digest: Digest) -> Result<()> {
-    let has_record = async { Ok::<_, umbel_broker::Error>(api.broker.blob(tenant, digest).await?.is_some()) };
-    Ok(api.store.delete_blob_unless(tenant, &digest, has_record).await??)
+    let has_record = async || Ok::<_, umbel_broker::Error>(api.broker.blob(tenant, digest).await?.is_some());
+    // Somebody else may have it by now: its bytes must not be away even for a moment.
+    if has_record().await? {
+        return Ok(());
+    }
+    Ok(api.store.delete_blob_unless(tenant, &digest, has_record()).await??)
 }
 
 pub(crate) fn too_large(max_bytes: u64) -> Problem {

@@ -138,6 +138,14 @@ async fn a_tenant_without_room_stores_no_more_and_is_told_what_it_has() {
     let refused = app.blobs("PUT", "", &[], vec![0; 900]).await.problem(507, "storage_quota");
     assert!(refused["detail"].as_str().unwrap().contains("blobs"), "{refused}");
     assert_eq!(app.stored_files(), 2);
+    // What it has may be put again when its digest is said, though nothing is free.
+    let limits = StorageLimits { blobs: 1, ..StorageLimits::default() };
+    app.broker.set_storage_limits(&TenantId::new("t1").unwrap(), limits).await.unwrap();
+    app.blobs("PUT", "", &[], "2").await.problem(507, "storage_quota");
+    let again = format!("?digest={}", Digest::of(b"2"));
+    app.blobs("PUT", &again, &[], "2").await.ok(200);
+    app.blobs("PUT", &again, &[], "22").await.problem(400, "digest_mismatch");
+    app.blobs("PUT", &format!("?digest={}", Digest::of(b"3")), &[], "3").await.problem(507, "storage_quota");
 }
 
 #[tokio::test]
@@ -157,7 +165,7 @@ async fn arguments_refer_to_blobs_and_wrong_references_are_named_with_their_plac
     let missing = Digest::of(b"missing").to_string();
     let submit = async |value: serde_json::Value| app.post("/v1/jobs", json!({"task": "echo", "args": [value]})).await;
     let job = submit(json!({"in": [{"$blob": digest}]})).await;
-    job.ok(201);
+    job.ok(202);
     assert_eq!(app.get(&format!("/v1/blobs/{digest}/info")).await.ok(200)["references"], 1);
     app.blobs("DELETE", &format!("/{digest}"), &[], Body::empty()).await.problem(409, "blob_in_use");
     let refused = submit(json!({"$blob": missing})).await.problem(422, "missing_blob");

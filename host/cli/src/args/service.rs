@@ -121,6 +121,14 @@ fn retention(text: &str) -> Result<u64, String> {
     }
 }
 
+/// How long an attempt may run: what it wrote into the module store and did not finish is taken for forgotten after 25 h.
+fn time_limit(text: &str) -> Result<u64, String> {
+    match duration(text)? {
+        ms @ ..=82_800_000 => Ok(ms),
+        _ => Err("at most 23h: files that an attempt writes are cleared away when they are older than a day".into()),
+    }
+}
+
 /// The size of a value, as far as requests and sandboxes take it.
 fn value_size(text: &str) -> Result<u64, String> {
     match size(text)? {
@@ -168,8 +176,8 @@ pub struct BackgroundFlags {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Bounds of policies; the same for all processes of one service")]
 pub struct BoundFlags {
-    /// Longest hard time limit of an attempt
-    #[arg(long, env = "UMBEL_MAX_TIME_LIMIT", default_value = "1h", value_parser = duration, value_name = "DURATION")]
+    /// Longest hard time limit of an attempt; at most 23h
+    #[arg(long, env = "UMBEL_MAX_TIME_LIMIT", default_value = "1h", value_parser = time_limit, value_name = "DURATION")]
     pub max_time_limit: u64,
     /// Most fuel of an attempt, including retries with more fuel
     #[arg(long, env = "UMBEL_MAX_FUEL", default_value_t = PolicyBounds::default().max_fuel, value_name = "N",

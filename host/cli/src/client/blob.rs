@@ -62,7 +62,7 @@ pub async fn put(ctx: &Context, file: &Path, content_type: Option<&str>) -> Resu
             return Err(Failure::usage(format!("{} is a folder", file.display())));
         }
         // That of a pipe is not known.
-        (Box::new(opened), meta.is_file().then(|| meta.len()))
+        (Box::new(opened), meta.is_file().then_some(meta.len()))
     };
     let bar = match size {
         Some(size) => ctx.terminal.bytes_bar(size, "uploading"),

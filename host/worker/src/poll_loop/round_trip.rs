@@ -160,6 +160,7 @@ impl PollLoop {
             in_row: self.broker.in_row(wanted),
         });
         let batch = self.outbox.batch();
+        batch.actives().for_each(|active| active.settle_sent());
         if batch.settles.is_empty() && claim.is_none() {
             return false;
         }
@@ -218,12 +219,7 @@ impl PollLoop {
     /// Takes the answers to settles.
     fn settled(&mut self, batch: &Batch, answers: &[Settled]) {
         for ((active, settle), answer) in batch.actives().zip(&batch.settles).zip(answers) {
-            if let (Some(blobs), true) = (active.blobs(), settle.blobs.is_some()) {
-                match answer {
-                    Settled::Recorded | Settled::AlreadyDone => blobs.recorded(),
-                    _ => blobs.refused(),
-                }
-            }
+            active.settle_answered();
             match answer {
                 // The lease still holds: the job ends with an error instead.
                 Settled::NoCapacity | Settled::MissingBlob(_) | Settled::BlobStorageFull | Settled::TooManyBlobs(_) => {
@@ -250,6 +246,9 @@ impl PollLoop {
             self.claims.expects_work = true;
         }
         let is_faulty = is_fault_of_request(error);
+        if is_faulty {
+            batch.actives().for_each(|active| active.settle_answered());
+        }
         if is_faulty && has_claim && !batch.settles.is_empty() {
             tracing::warn!(%worker, %error, "outcomes were not taken with a claim; they go alone");
             return self.outbox.failed_with_claim(batch);

@@ -6,7 +6,7 @@ use umbel_capabilities::{BlobAccess as _, BlobError};
 use umbel_model::Digest;
 use umbel_worker::AttemptBlobs;
 
-use crate::support::{World, tenant};
+use crate::support::{PATIENCE, World, tenant};
 
 impl World {
     fn blobs(&self, max_bytes: u64) -> AttemptBlobs {
@@ -40,9 +40,12 @@ async fn write(blobs: &AttemptBlobs, pieces: &[&[u8]]) -> Result<Digest, BlobErr
 }
 
 async fn no_copies(world: &World) {
-    while world.copies() > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    let gone = async {
+        while world.copies() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("a copy is left");
 }
 
 #[tokio::test]
