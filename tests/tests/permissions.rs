@@ -136,12 +136,14 @@ const MANIFESTS: &[(&str, &str)] = &[
     ("asks-more", "pure; kv cursors; secret api_key; import: http GET,POST https://api.example.com/v1/"),
     ("cases", "clock canvas"),
     ("charges", "clock"),
+    ("csv-import", "kv blob; blob; kv rows"),
     ("fetch", "http; http GET http://127.0.0.1:*/"),
     ("greet", "pure"),
     ("growing", "canvas"),
     ("hostile", "clock canvas"),
     ("hostile-http", "http"),
-    ("images", "canvas"),
+    ("hostile-secrets", "http kv secret; http GET http://127.0.0.1:*/; secret sent; secret key reveal; kv loot"),
+    ("images", "blob canvas; blob"),
     (
         "kv-counters",
         "kv; kv counters; kv recent; kv cursors; fill: kv *; keys: kv * read; read: kv * read; write: kv *",
@@ -150,8 +152,13 @@ const MANIFESTS: &[(&str, &str)] = &[
     ("orders", "clock canvas"),
     ("policies", "clock"),
     ("shop", "pure"),
+    ("spends", "http kv; kv spent; http GET http://127.0.0.1:*/"),
     ("text", "canvas"),
     ("uptime", "http; http GET,POST https://*:*/; http GET,POST http://*:*/"),
+    (
+        "webhook",
+        "http secret; http POST https://*:*/; http POST http://127.0.0.1:*/; deliver: secret hook_token; deliver: secret hook_key reveal",
+    ),
 ];
 
 #[tokio::test]
