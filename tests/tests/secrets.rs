@@ -332,9 +332,10 @@ async fn a_web_hook_is_signed_and_sent_and_the_command_line_sets_its_secrets() -
     // A worker uses what it knows for a second at most.
     let is_gone = || async {
         let job = dev.client.run("deliver", json!([format!("{}/", receiver.url), body])).await?;
-        Ok((job["state"] == "failed").then_some(job["error"]["kind"].clone()))
+        // One that it knew when it was asked for may be gone when it is sent.
+        Ok((job["error"]["kind"] == "secret:not_found").then_some(()))
     };
-    assert_eq!(until("the secret is gone", Duration::from_secs(20), is_gone).await?, json!("secret:not_found"));
+    until("the secret is gone", Duration::from_secs(60), is_gone).await?;
     let none: Value = serde_json::from_str(&said(&["secret", "list", "-o", "json"])?)?;
     assert_eq!(none["items"].as_array().map(Vec::len), Some(1));
     Ok(())
