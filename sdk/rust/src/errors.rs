@@ -23,6 +23,11 @@ pub type TaskResult<T> = Result<T, TaskError>;
 pub struct TaskError(Box<Outcome>);
 
 impl TaskError {
+    /// Of a call to the host that failed: retried if that may be over later, and fatal otherwise.
+    pub(crate) fn of_call(kind: &str, text: String, is_temporary: bool) -> Self {
+        if is_temporary { Retry::new(text).kind(kind).into() } else { Fatal::new(text).kind(kind).into() }
+    }
+
     /// The failure as the host reads it.
     pub fn outcome(&self) -> &Outcome {
         &self.0

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::{Fatal, Retry, TaskError, errors::Meant, raw::umbel::blob::store};
+use crate::{TaskError, errors::Meant, raw::umbel::blob::store};
 
 /// Why the host did not do what was asked. By `?` in a task: what may be over later is retried, what will stay is fatal. Its kind
 /// begins with `blob:`. The same holds for the [`io::Error`] of a reader or writer, which has one of these inside.
@@ -100,8 +100,7 @@ impl From<store::Error> for Error {
 
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
-        let (kind, text) = (error.kind(), error.to_string());
-        if error.is_temporary() { Retry::new(text).kind(kind).into() } else { Fatal::new(text).kind(kind).into() }
+        Self::of_call(error.kind(), error.to_string(), error.is_temporary())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Fatal, Retry, TaskError, raw::umbel::kv::store};
+use crate::{TaskError, raw::umbel::kv::store};
 
 /// Why the host did not do what was asked. By `?` in a task: what may be over later is retried, what will stay is fatal. Its kind
 /// begins with `kv:`.
@@ -92,8 +92,7 @@ impl From<store::Error> for Error {
 
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
-        let (kind, text) = (error.kind(), error.to_string());
-        if error.is_temporary() { Retry::new(text).kind(kind).into() } else { Fatal::new(text).kind(kind).into() }
+        Self::of_call(error.kind(), error.to_string(), error.is_temporary())
     }
 }
 

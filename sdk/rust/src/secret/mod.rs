@@ -41,7 +41,7 @@ use fake as backend;
 
 #[cfg(target_arch = "wasm32")]
 use crate::raw::umbel::secret::store as backend;
-use crate::{Fatal, Retry, TaskError, raw::umbel::secret::store};
+use crate::{TaskError, raw::umbel::secret::store};
 
 /// The result of asking for a secret. By `?` in a task, what may be over later is retried, and what will stay is fatal.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -170,8 +170,7 @@ impl From<store::Error> for Error {
 
 impl From<Error> for TaskError {
     fn from(error: Error) -> Self {
-        let (kind, text) = (error.kind(), error.to_string());
-        if error.is_temporary() { Retry::new(text).kind(kind).into() } else { Fatal::new(text).kind(kind).into() }
+        Self::of_call(error.kind(), error.to_string(), error.is_temporary())
     }
 }
 
