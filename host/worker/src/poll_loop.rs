@@ -52,7 +52,7 @@ pub use lifecycle::End;
 const MAX_CLAIM: u32 = 500;
 /// Deliveries that no slot took for this time are given back: five times the work that is claimed ahead.
 const STALL: Duration = Duration::from_millis(100);
-/// Between two looks at leases that were not renewed.
+/// Between two looks at leases that were not renewed; a tenth of a lease if that is less.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
 
 /// The connections of a poll loop with the rest of its worker.
@@ -131,7 +131,7 @@ impl PollLoop {
             }
             self.follow_clock(now);
             if asking.is_none() {
-                asking = self.outage.ask(now, self.leases.soonest_end(), self.lease_margin(), &self.broker);
+                asking = self.outage.ask(now, self.leases.soonest_end(), &self.broker);
             }
             if renewal.is_none() {
                 renewal = self.start_renewal(now);
@@ -210,7 +210,8 @@ impl PollLoop {
         let claim = if claims { self.claims.next_wake(now) } else { now + Duration::from_secs(1) };
         // A claim that is due waits while the broker fails, and while settles are gathered.
         let wake = self.failures.until(now).or(self.outbox.gathers_until(now)).unwrap_or(claim);
-        let lease_look = (!self.leases.is_empty()).then_some(now + LEASE_LOOK);
+        let look = LEASE_LOOK.min(Duration::from_millis(self.config.lease_ms / 10));
+        let lease_look = (!self.leases.is_empty()).then_some(now + look);
         let renew = if renewal { None } else { self.renewals.next_wake(&self.leases) };
         let stall = self.local_queue.stalled_since().map(|since| since + STALL);
         let load = if self.lifecycle.shuts_down() { None } else { self.capacity.next_wake() };

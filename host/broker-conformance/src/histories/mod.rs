@@ -25,9 +25,9 @@ pub struct Histories {
 }
 
 impl Histories {
-    /// 2,000 histories of up to 40 steps; `UMBEL_HISTORIES` and `UMBEL_SEED` choose others.
+    /// 500 histories of up to 40 steps, others in each run; `UMBEL_HISTORIES` and `UMBEL_SEED` choose others.
     pub fn from_env() -> Self {
-        let count = random::number("UMBEL_HISTORIES").unwrap_or(2_000) as u32;
+        let count = random::number("UMBEL_HISTORIES").unwrap_or(500) as u32;
         Self { count, max_steps: 40, seed: random::seed() }
     }
 }

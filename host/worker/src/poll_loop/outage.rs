@@ -1,8 +1,8 @@
 //! Whether leases that could not be renewed are still held: as long as the store serves nobody, nobody can take them back.
 //!
-//! Example: the store stalls for 20 s, and leases last 15 s. At 12.5 s the store is asked on a connection of its own and does
-//! not answer: guests go on. It is asked again until it answers, and takes back nothing for one lease from then on (see
-//! `umbel_broker::rules::lease`). A worker that is cut off while the store serves others is told so by nobody, and stops its guests.
+//! Example: the store stalls for 20 s, and leases last 15 s. After half of that the store is asked on a connection of its own
+//! and does not answer: guests go on. It is asked again until it answers, and takes back nothing for one lease from then on
+//! (see `umbel_broker::rules::lease`). A worker that is cut off while the store serves others is told so by nobody, and stops its guests.
 //!
 //! Plain decisions; the poll loop has the clock.
 
@@ -30,6 +30,8 @@ enum Known {
 pub(super) struct Outage {
     /// How long an answer may take.
     ask: Duration,
+    /// Leases are renewed each third of their time: one that has less left than this was to be renewed, and was not.
+    overdue: Duration,
     /// How long leases are kept after it came back.
     grace: Duration,
     known: Known,
@@ -41,20 +43,15 @@ pub(super) type Asking = BoxFuture<'static, bool>;
 
 impl Outage {
     pub(super) fn new(lease: Duration) -> Self {
-        let ask = (lease / 10).min(LONGEST_ASK);
+        let ask = (lease / 5).min(LONGEST_ASK);
         let grace = lease.min(Duration::from_millis(GRACE_MS)) / 2;
-        Self { ask, grace, known: Known::Nothing, asked: None }
+        Self { ask, overdue: lease / 2, grace, known: Known::Nothing, asked: None }
     }
 
-    /// Asks the store when a lease that ends at `soonest` cannot be trusted for longer than the answer takes.
-    pub(super) fn ask(
-        &mut self,
-        now: Instant,
-        soonest: Option<Instant>,
-        margin: Duration,
-        broker: &Arc<dyn Broker>,
-    ) -> Option<Asking> {
-        if !self.is_to_ask(now, soonest, margin) {
+    /// Asks the store when a lease that ends at `soonest` was not renewed in time: early enough that a machine with much to
+    /// do hears several answers before guests are stopped.
+    pub(super) fn ask(&mut self, now: Instant, soonest: Option<Instant>, broker: &Arc<dyn Broker>) -> Option<Asking> {
+        if !self.is_to_ask(now, soonest) {
             return None;
         }
         self.asked = Some(now);
@@ -62,8 +59,8 @@ impl Outage {
         Some(Box::pin(async move { broker.is_away(limit).await }))
     }
 
-    fn is_to_ask(&mut self, now: Instant, soonest: Option<Instant>, margin: Duration) -> bool {
-        if soonest.is_none_or(|soonest| soonest > now + margin + 2 * self.ask) {
+    fn is_to_ask(&mut self, now: Instant, soonest: Option<Instant>) -> bool {
+        if soonest.is_none_or(|soonest| soonest > now + self.overdue) {
             // All were renewed.
             (self.known, self.asked) = (Known::Nothing, None);
             return false;
@@ -98,20 +95,20 @@ mod tests {
     #[test]
     fn leases_are_kept_while_the_store_is_away_and_for_a_while_after_and_not_without_knowing_it() {
         let (lease, start) = (Duration::from_secs(10), Instant::now());
-        let (mut outage, margin, second) = (Outage::new(lease), Duration::from_secs(1), Duration::from_secs(1));
+        let (mut outage, second) = (Outage::new(lease), Duration::from_secs(1));
         let soonest = Some(start + lease);
-        assert!(!outage.is_to_ask(start, soonest, margin) && !outage.is_to_ask(start, None, margin));
-        let asked = start + lease - 3 * second;
-        assert!(outage.is_to_ask(asked, soonest, margin) && !outage.keeps(asked));
+        assert!(!outage.is_to_ask(start, soonest) && !outage.is_to_ask(start, None));
+        let asked = start + lease / 2;
+        assert!(outage.is_to_ask(asked, soonest) && !outage.keeps(asked));
         outage.asked = Some(asked);
-        assert!(!outage.is_to_ask(asked, soonest, margin));
+        assert!(!outage.is_to_ask(asked, soonest));
         // It serves others: nothing is known of what they did.
         outage.answered(asked + second, false);
         assert!(!outage.keeps(asked + second));
         let mut now = asked;
         for _ in 0..100 {
             now += second;
-            assert!(outage.is_to_ask(now, soonest, margin));
+            assert!(outage.is_to_ask(now, soonest));
             outage.answered(now, true);
             assert!(outage.keeps(now + second) && outage.is_away());
         }
@@ -123,6 +120,6 @@ mod tests {
         assert!(!outage.keeps(now + 5 * second));
         // All were renewed: the next outage begins from nothing.
         outage.answered(now, true);
-        assert!(!outage.is_to_ask(now, Some(now + lease), margin) && !outage.keeps(now));
+        assert!(!outage.is_to_ask(now, Some(now + lease)) && !outage.keeps(now));
     }
 }
