@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio::{runtime::Handle, task::JoinError};
 use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, KvDelivery, LargeValues as _};
-use umbel_capabilities::{AttemptSecrets, Reach};
+use umbel_capabilities::{AttemptSecrets, Grants, Meter, Reach};
 use umbel_model::{
     Acks, BlobReferences, Digest, Failure, LargeValue, Outcome, WorkerId, blob_reference::MAX_REFERENCES,
     large_value::REFERENCE,
@@ -150,14 +150,14 @@ impl Attempts {
         let held = KvDelivery { job: delivery.id, token: delivery.token.clone() };
         let (broker, tenant) = (self.broker.clone(), delivery.tenant.clone());
         let kv = Arc::new(KeyValues::new(broker, tenant, Some(held), self.background.clone()));
-        let grants = Arc::new(self.grants.of(&delivery.tenant, module, task));
+        let grants: Arc<dyn Grants> = Arc::new(self.grants.of(&delivery.tenant, module, task));
         let config = Arc::new(self.config.of(&delivery.tenant, task));
         let secrets = AttemptSecrets::new(Arc::new(self.secrets.of(&delivery.tenant)), grants.clone());
-        let reach = Reach { grants, kv, blobs, config, secrets, ..Reach::default() };
-        let Reach { grants, meter, secrets, .. } = reach.clone();
-        let http =
-            self.runtime.http().map(|client| client.attempt(delivery.tenant.clone(), module, grants, meter, secrets));
-        Reach { http, ..reach }
+        let meter = Arc::<Meter>::default();
+        let http = self.runtime.http().map(|client| {
+            client.attempt(delivery.tenant.clone(), module, grants.clone(), meter.clone(), secrets.clone())
+        });
+        Reach { grants, meter, http, kv, config, blobs, secrets }
     }
 
     async fn call(&self, active: &Arc<ActiveDelivery>, invocation: Invocation<'_>) -> Result<Ended, Outcome> {

@@ -5,47 +5,36 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use moka::future::Cache;
 use tokio::runtime::Handle;
 use umbel_broker::Broker;
 use umbel_capabilities::{Effective, Grants, Unavailable};
 use umbel_compose::{Approval, GrantLayer, GrantsDocument, default_bounds};
 use umbel_model::{Declared, Digest, Permissions, TenantId};
 
+use crate::fresh::Fresh;
+
 /// How long an answer of the broker is used.
 const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Bytes of such answers, about.
-const KEPT_BYTES: u64 = 16 << 20;
 /// A permission in memory, its text and what holds it: about as much, bytes.
 const PERMISSION_BYTES: usize = 256;
 /// An answer besides its permissions, bytes.
 const ANSWER_BYTES: usize = 512;
 
 /// The grants of all attempts of a worker.
+#[derive(Debug)]
 pub(crate) struct GrantsCache {
     broker: Arc<dyn Broker>,
-    /// Where the broker is asked: never on the guests' threads.
-    background: Handle,
-    kept: Cache<(TenantId, Digest), Arc<Found>>,
-}
-
-impl fmt::Debug for GrantsCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrantsCache").finish_non_exhaustive()
-    }
+    kept: Fresh<(TenantId, Digest), Arc<Found>>,
 }
 
 impl GrantsCache {
     pub(crate) fn new(broker: Arc<dyn Broker>, background: Handle) -> Arc<Self> {
-        let weigh = |_: &(TenantId, Digest), found: &Arc<Found>| u32::try_from(found.bytes()).unwrap_or(u32::MAX);
-        let kept = Cache::builder().weigher(weigh).max_capacity(KEPT_BYTES).time_to_live(KEPT_FOR).build();
-        Arc::new(Self { broker, background, kept })
+        Arc::new(Self { broker, kept: Fresh::new(background, KEPT_FOR, |_, found: &Arc<Found>| found.bytes()) })
     }
 
     /// Those of an attempt. Nothing is read before the guest asks.
@@ -54,36 +43,22 @@ impl GrantsCache {
     }
 
     async fn found(&self, tenant: &TenantId, digest: Digest) -> Result<Arc<Found>, Unavailable> {
-        let key = (tenant.clone(), digest);
-        for _ in 0..2 {
-            let found = self.kept.try_get_with_by_ref(&key, self.read(&key)).await.map_err(|error| (*error).clone())?;
-            // A broker that answers slowly says how it was when it was asked.
-            if found.asked_at.elapsed() < KEPT_FOR {
-                return Ok(found);
+        let read = || {
+            let (broker, tenant) = (self.broker.clone(), tenant.clone());
+            async move {
+                Found::read(&*broker, &tenant, digest).await.map(Arc::new).map_err(|error| {
+                    tracing::warn!(%digest, %error, "what a module may reach cannot be looked up");
+                    Unavailable
+                })
             }
-            self.kept.invalidate(&key).await;
-        }
-        Err(Unavailable)
-    }
-
-    async fn read(&self, (tenant, digest): &(TenantId, Digest)) -> Result<Arc<Found>, Unavailable> {
-        let (broker, tenant, digest) = (self.broker.clone(), tenant.clone(), *digest);
-        let reading = self.background.spawn(async move { Found::read(&*broker, &tenant, digest).await });
-        match reading.await {
-            Ok(Ok(found)) => Ok(Arc::new(found)),
-            Ok(Err(error)) => {
-                tracing::warn!(%digest, %error, "what a module may reach cannot be looked up");
-                Err(Unavailable)
-            }
-            Err(_) => Err(Unavailable),
-        }
+        };
+        self.kept.get(&(tenant.clone(), digest), read, || Unavailable).await
     }
 }
 
 /// What the broker said about one module.
 #[derive(Debug)]
 struct Found {
-    asked_at: Instant,
     operator: Permissions,
     tenant: Option<Permissions>,
     approved: Declared,
@@ -93,14 +68,12 @@ struct Found {
 
 impl Found {
     async fn read(broker: &dyn Broker, tenant: &TenantId, digest: Digest) -> umbel_compose::Result<Self> {
-        let asked_at = Instant::now();
         let (approval, own, bounds) = tokio::try_join!(
             Approval::read(broker, tenant, digest),
             GrantsDocument::read(broker, tenant, GrantLayer::Tenant),
             GrantsDocument::read(broker, tenant, GrantLayer::Operator),
         )?;
         Ok(Self {
-            asked_at,
             operator: bounds.0.unwrap_or_else(|| default_bounds().clone()),
             tenant: own.0,
             approved: approval.0.granted.map(|granted| granted.permissions).unwrap_or_default(),
@@ -190,12 +163,7 @@ mod tests {
                 held_bytes: 0,
             };
             self.broker.put_document(&put).await.unwrap();
-            self.forget().await;
-        }
-
-        /// As if a second had passed.
-        async fn forget(&self) {
-            self.cache.kept.invalidate(&(self.tenant.clone(), self.digest)).await;
+            self.cache.kept.forget();
         }
 
         async fn denied(&self, task: &str, permission: &str) -> String {
@@ -218,7 +186,7 @@ mod tests {
         world.set(GrantLayer::Operator, &["blob"]).await;
         assert_eq!(world.denied("b", "kv x read").await, "Operator");
         Approval::forget(&*world.broker, &world.tenant, world.digest).await.unwrap();
-        world.forget().await;
+        world.cache.kept.forget();
         assert_eq!(world.denied("b", "kv x read").await, "Module");
     }
 
@@ -227,23 +195,5 @@ mod tests {
         let world = World::new(&[(None, "kv x")]).await;
         let other = World { tenant: TenantId::new("t2").unwrap(), cache: world.cache.clone(), ..world };
         assert_eq!(other.denied("a", "kv x").await, "Module");
-    }
-
-    #[tokio::test]
-    async fn an_answer_is_used_again_and_not_for_longer_than_a_second() {
-        let world = World::new(&[(None, "kv x")]).await;
-        assert_eq!(world.denied("a", "kv x").await, "");
-        Approval::forget(&*world.broker, &world.tenant, world.digest).await.unwrap();
-        assert_eq!(world.denied("a", "kv x").await, "", "it is kept");
-        // One that took its time to come is asked for again.
-        let old = Found {
-            asked_at: Instant::now().checked_sub(KEPT_FOR).unwrap(),
-            operator: default_bounds().clone(),
-            tenant: None,
-            approved: Declared::read([(None, "kv x")], &[]).unwrap(),
-            effective: Mutex::default(),
-        };
-        world.cache.kept.insert((world.tenant.clone(), world.digest), Arc::new(old)).await;
-        assert_eq!(world.denied("a", "kv x").await, "Module");
     }
 }

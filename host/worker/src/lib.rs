@@ -20,6 +20,7 @@ mod completion;
 mod config;
 mod config_values;
 mod error;
+mod fresh;
 mod grants;
 mod guest_threads;
 mod heartbeat;

@@ -5,45 +5,35 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use moka::future::Cache;
 use tokio::runtime::Handle;
-use tokio_util::task::AbortOnDropHandle;
 use umbel_broker::Broker;
 use umbel_capabilities::{SecretError, SecretStore};
 use umbel_compose::Secrets;
 use umbel_model::{SecretName, TenantId};
 use umbel_secrets::{DataKey, MasterKeys, Sealed};
 
+use crate::fresh::Fresh;
+
 /// How long an answer of the broker is used.
 const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Bytes of such answers, about.
-const KEPT_BYTES: u64 = 16 << 20;
 /// An answer besides its sealed text, bytes.
 const ANSWER_BYTES: usize = 1_024;
 /// Data keys that are kept. When there are more, all are read anew.
 const KEPT_KEYS: usize = 10_000;
 
+/// None: there is none.
+type Found = Option<Arc<Sealed>>;
+
 /// The secrets of all attempts of a worker.
 pub(crate) struct SecretCache {
     broker: Arc<dyn Broker>,
     masters: Arc<MasterKeys>,
-    /// Where the broker is asked: never on the guests' threads.
-    background: Handle,
-    kept: Cache<(TenantId, SecretName), Found>,
-    kept_for: Duration,
+    kept: Fresh<(TenantId, SecretName), Found>,
     keys: Mutex<HashMap<(TenantId, String), Arc<DataKey>>>,
-}
-
-/// What the broker said of one secret.
-#[derive(Debug, Clone)]
-struct Found {
-    asked_at: Instant,
-    /// None: there is none.
-    sealed: Option<Arc<Sealed>>,
 }
 
 impl fmt::Debug for SecretCache {
@@ -58,12 +48,10 @@ impl SecretCache {
     }
 
     fn keeping(kept_for: Duration, broker: Arc<dyn Broker>, masters: Arc<MasterKeys>, background: Handle) -> Arc<Self> {
-        let weigh = |_: &(TenantId, SecretName), found: &Found| {
-            let bytes = ANSWER_BYTES + found.sealed.as_ref().map_or(0, |sealed| sealed.sealed_bytes());
-            u32::try_from(bytes).unwrap_or(u32::MAX)
+        let bytes = |_: &(TenantId, SecretName), found: &Found| {
+            ANSWER_BYTES + found.as_ref().map_or(0, |sealed| sealed.sealed_bytes())
         };
-        let kept = Cache::builder().weigher(weigh).max_capacity(KEPT_BYTES).time_to_live(kept_for).build();
-        Arc::new(Self { broker, masters, background, kept, kept_for, keys: Mutex::default() })
+        Arc::new(Self { broker, masters, kept: Fresh::new(background, kept_for, bytes), keys: Mutex::default() })
     }
 
     /// Those of a tenant. Nothing is read before a guest asks.
@@ -72,34 +60,22 @@ impl SecretCache {
     }
 
     async fn found(self: &Arc<Self>, tenant: &TenantId, name: &SecretName) -> Result<Found, SecretError> {
-        let key = (tenant.clone(), name.clone());
-        for _ in 0..2 {
-            let cache = self.clone();
-            let (tenant, name) = key.clone();
-            let read = async move {
-                let reading = cache.background.clone().spawn(async move { cache.read(&tenant, &name).await });
-                AbortOnDropHandle::new(reading).await.unwrap_or_else(|_| Err(unavailable()))
-            };
-            let found = self.kept.try_get_with_by_ref(&key, read).await.map_err(|error| (*error).clone())?;
-            // A broker that answers slowly says how it was when it was asked.
-            if found.asked_at.elapsed() < self.kept_for {
-                return Ok(found);
-            }
-            self.kept.invalidate(&key).await;
-        }
-        Err(unavailable())
+        let read = || {
+            let (cache, tenant, name) = (self.clone(), tenant.clone(), name.clone());
+            async move { cache.read(&tenant, &name).await }
+        };
+        self.kept.get(&(tenant.clone(), name.clone()), read, unavailable).await
     }
 
     async fn read(&self, tenant: &TenantId, name: &SecretName) -> Result<Found, SecretError> {
-        let asked_at = Instant::now();
         let secrets = Secrets { broker: &*self.broker, masters: &self.masters };
         let known = |id: &str| self.keys().get(&(tenant.clone(), id.to_owned())).cloned();
         let read = secrets.read(tenant, name, known).await;
         match read {
-            Ok(None) => Ok(Found { asked_at, sealed: None }),
+            Ok(None) => Ok(None),
             Ok(Some((sealed, key))) => {
                 self.keep(tenant, key);
-                Ok(Found { asked_at, sealed: Some(Arc::new(sealed)) })
+                Ok(Some(Arc::new(sealed)))
             }
             Err(umbel_compose::Error::Broker(error)) => {
                 tracing::warn!(%tenant, secret = %name, %error, "a secret cannot be looked up");
@@ -146,7 +122,7 @@ pub(crate) struct TenantSecrets {
 impl SecretStore for TenantSecrets {
     async fn find(&self, name: &SecretName) -> Result<Arc<Sealed>, SecretError> {
         let found = self.cache.found(&self.tenant, name).await?;
-        found.sealed.ok_or_else(|| SecretError::NotFound(name.to_string()))
+        found.ok_or_else(|| SecretError::NotFound(name.to_string()))
     }
 }
 
@@ -186,21 +162,21 @@ mod tests {
         };
         assert!(value().await.unwrap_err().contains("umbel secret set key"));
         set(&*broker, &keys, &tenant, &name, "first value").await;
-        cache.kept.invalidate_all();
+        cache.kept.forget();
         assert_eq!(value().await.unwrap(), "first value");
         set(&*broker, &keys, &tenant, &name, "second value").await;
         assert_eq!(value().await.unwrap(), "first value");
-        cache.kept.invalidate_all();
+        cache.kept.forget();
         assert_eq!(value().await.unwrap(), "second value");
         let secrets = Secrets { broker: &*broker, masters: &keys };
         secrets.rotate(&tenant, 2).await.unwrap();
-        cache.kept.invalidate_all();
+        cache.kept.forget();
         assert_eq!(value().await.unwrap(), "second value");
         let other = SecretCache::new(broker.clone(), masters("02"), Handle::current());
         let error = other.of(&tenant).find(&name).await.unwrap_err();
         assert!(error.to_string().contains("master key"), "{error}");
         secrets.delete(&tenant, &name, Expect::Any).await.unwrap();
-        cache.kept.invalidate_all();
+        cache.kept.forget();
         assert!(value().await.is_err());
     }
 }
