@@ -14,8 +14,11 @@ use serde_json::{Value, json};
 use umbel_tests::{Client, Dev, durable_redis, until};
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// Generous: this runs in a debug build beside a flood. `cargo xtask bench` is where time is measured.
-const SLOWEST_ANSWER: Duration = Duration::from_secs(1);
+/// Generous: this runs in a debug build beside a flood, and beside whatever else the machine does. `cargo xtask bench` is where
+/// time is measured.
+const SLOWEST_ANSWER: Duration = Duration::from_secs(10);
+/// Of what must not end by time: the guests' own limits are a second or two.
+const NO_DEADLINE_MS: u64 = 100_000;
 
 /// Task, and the kinds of failure that are right. `deadline` and `out_of_fuel` race where a guest burns both.
 const FAILURES: &[(&str, &[&str])] = &[
@@ -52,7 +55,9 @@ async fn hostile_beside_normal(dev: &Dev) -> Result<()> {
     let probe = Probe::start(client.url(), &client.token())?;
     let mut hostile = Vec::new();
     for (task, kinds) in FAILURES {
-        hostile.push((client.submit(task, json!([])).await?, *task, *kinds));
+        let ends_by_time = kinds.contains(&"deadline");
+        let options = if ends_by_time { json!({}) } else { json!({"time_limit_ms": NO_DEADLINE_MS}) };
+        hostile.push((client.submit_with(task, json!([]), options).await?, *task, *kinds));
     }
     let endless = client.submit("retry_forever", json!([])).await?;
     let snoozing = client.submit("snooze_forever", json!([])).await?;

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Options,
-    fleet::{Fleet, LEASE},
+    fleet::{Fleet, LEASE, Member},
     store::Setting,
 };
 use crate::{draw::Draw, proxy::Way};
@@ -141,10 +141,13 @@ impl Faults {
         // In any case: what is left broken would keep the run from its end.
         self.mend_until(fleet, end + Duration::from_secs(3_600)).await?;
         injected?;
-        for member in &mut fleet.members {
-            member.check()?;
+        // One that was starting when the last fault passed may have ended since.
+        fleet.members.iter_mut().try_for_each(Member::revive)?;
+        if fleet.ready().await.is_err() {
+            fleet.members.iter_mut().try_for_each(Member::revive)?;
+            fleet.ready().await?;
         }
-        fleet.ready().await
+        fleet.members.iter_mut().try_for_each(Member::check)
     }
 
     async fn inject_until(&mut self, fleet: &mut Fleet, end: Instant) -> Result<()> {
@@ -152,6 +155,7 @@ impl Faults {
         while next < end {
             self.mend_until(fleet, next).await?;
             sleep_until(next).await;
+            fleet.members.iter_mut().try_for_each(Member::revive)?;
             let fault = self.next_fault();
             if self.inject(fleet, fault).await? {
                 *self.injected.entry(fault.as_str()).or_default() += 1;

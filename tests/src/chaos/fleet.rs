@@ -77,6 +77,19 @@ impl Member {
         self.process.as_mut().map_or(Ok(()), Process::check_alive)
     }
 
+    /// Starts it again if Redis refused it when it started, as a service manager does: its rights were taken away just then. An
+    /// error if it ended by itself for another reason.
+    pub(crate) fn revive(&mut self) -> Result<()> {
+        let Err(ended) = self.check() else { return Ok(()) };
+        let log = fs::read(&self.log).unwrap_or_default();
+        let last = String::from_utf8_lossy(&log).trim_end().lines().last().unwrap_or_default().to_owned();
+        if !last.starts_with("error[broker_refused]") {
+            return Err(ended);
+        }
+        self.process = None;
+        self.start()
+    }
+
     /// Lines of its log with this text, over all its lives.
     pub(crate) fn said(&self, text: &str) -> u64 {
         let log = fs::read(&self.log).unwrap_or_default();
