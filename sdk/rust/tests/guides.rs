@@ -4,23 +4,37 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use umbel::prelude::*;
+
+#[rustfmt::skip]
+mod calling {
 use umbel::{http, prelude::*, secret};
 
-/// Charges a customer.
-#[task(permissions = ["http POST https://api.example.com/", "secret api_key"])]
-fn charge(customer: String) -> TaskResult<u16> {
-    let key = secret::placeholder("api_key")?;
-    let answer = http::post("https://api.example.com/charges").bearer(&key).body(customer).send()?.success()?;
-    Ok(answer.status())
+#[derive(Deserialize)]
+struct Order {
+    total: i64,
 }
 
+/// The sum of all open orders.
+#[task(permissions = ["http GET https://api.example.com/v1/", "secret api_key"])]
+fn open_orders() -> TaskResult<i64> {
+    let key = secret::placeholder("api_key")?;
+    let answer = http::get("https://api.example.com/v1/orders").bearer(&key).send()?;
+    let orders: Vec<Order> = answer.success()?.json()?;
+    Ok(orders.iter().map(|order| order.total).sum())
+}
+
+umbel::module![open_orders];
+
 #[test]
-fn a_charge_is_sent_with_the_key() {
+fn the_totals_of_open_orders_are_summed() {
     secret::fake().set("api_key", "correct horse");
     let http = http::Fake::start();
-    http.answer("POST", "https://api.example.com/charges", http::Answer::new(201));
-    assert_eq!(charge("anna".into()).unwrap(), 201);
+    let orders = r#"[{"total": 7}, {"total": 35}]"#;
+    http.answer("GET", "https://api.example.com/v1/orders", http::Answer::text(200, orders));
+    assert_eq!(open_orders().unwrap(), 42);
     assert_eq!(http.requests()[0].header("authorization"), Some("Bearer correct horse"));
+}
 }
 
 #[task]

@@ -58,11 +58,13 @@ pub fn check_ca_file(file: &Path) -> Result<(), HttpError> {
 fn failed(error: &std::io::Error) -> HttpError {
     match Refusal::of(error) {
         None => HttpError::Tls(HttpError::text(error)),
+        Some(refusal @ Refusal::UnknownIssuer) => HttpError::Certificate(format!(
+            "{refusal}; an operator names authorities of their own by --http-ca-file of the worker, `umbel dev` or `umbel run`"
+        )),
         Some(
             refusal @ (Refusal::Expired { .. }
             | Refusal::NotYetValid { .. }
             | Refusal::WrongName { .. }
-            | Refusal::UnknownIssuer
             | Refusal::NotAServers
             | Refusal::Certificate(_)),
         ) => HttpError::Certificate(HttpError::text(refusal)),

@@ -38,7 +38,7 @@ pub trait SecretStore: Send + Sync + fmt::Debug {
 pub enum SecretError {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("there is no secret `{0}`: set it with `umbel secret set {0}`")]
+    #[error("there is no secret `{0}`: set it with `umbel secret set {0} --host HOST`")]
     NotFound(String),
     /// It was set without the right to it.
     #[error("{0}")]

@@ -131,7 +131,7 @@ fn destination(flags: &ServerFlags, profile: Option<Profile>) -> Result<Destinat
         }
         (None, None, Some(profile)) => to(&profile.url, &profile.token, profile.ca_file),
         (None, None, None) => Err(no_server("no server is known here")
-            .help("start one with `umbel dev` in this folder, or give --url and --token")),
+            .help("start one with `umbel dev` in this folder, or give --url and --token; one that runs with --data has its profile there")),
         (Some(url), None, Some(profile)) if bare(&profile.url) == bare(url) => to(url, &profile.token, profile.ca_file),
         (Some(url), None, _) => Err(Failure::new("no_token", format!("no token for {} is known here", bare(url)))
             .exit(Exit::Auth)
