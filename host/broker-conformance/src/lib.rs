@@ -27,6 +27,7 @@ mod random;
 mod random_canvases;
 pub mod redis_server;
 mod registry;
+mod schedules;
 mod storage;
 mod sub_queues;
 mod submission;
@@ -69,6 +70,7 @@ pub use memory::MemoryBroker;
 pub use queues::*;
 pub use random_canvases::{Canvases, random_canvases};
 pub use registry::*;
+pub use schedules::*;
 pub use storage::*;
 pub use sub_queues::*;
 pub use submission::*;
@@ -99,6 +101,7 @@ pub fn limits() -> Limits {
         usage_retention_ms: 2 * HOUR_MS,
         max_blob_bytes: 1 << 30,
         max_blobs: 6,
+        max_schedules: 3,
     }
 }
 

@@ -67,7 +67,7 @@ pub struct StoredBytes {
     pub jobs: u64,
     /// The part of it that is log lines.
     pub logs: u64,
-    /// Of documents, and of what they stand for: `PutDocument::held_bytes`.
+    /// Of documents and of what they stand for (`PutDocument::held_bytes`), and of schedules.
     pub documents: u64,
     /// The part of it that is modules and their documents.
     pub modules: u64,

@@ -63,6 +63,7 @@ pub enum Topic {
     Work,
     Done,
     Cancel,
+    Schedules,
 }
 
 /// A hint. The store is the truth.
@@ -74,6 +75,8 @@ pub enum Signal {
     Done(Arc<[JobId]>),
     /// These running jobs should be stopped.
     Cancel(Arc<[JobId]>),
+    /// The next look at a schedule comes earlier than it did.
+    Schedules,
     /// Hints may have been missed: look.
     Resync,
 }

@@ -18,6 +18,8 @@ pub struct Notifications {
     pub ended: Vec<JobId>,
     /// Running jobs to stop.
     pub to_cancel: Vec<JobId>,
+    /// The next look at a schedule comes earlier than it did.
+    pub earlier_look: bool,
 }
 
 /// Where hints are heard.
@@ -26,12 +28,13 @@ pub struct Channels {
     work: broadcast::Sender<Signal>,
     done: broadcast::Sender<Signal>,
     cancel: broadcast::Sender<Signal>,
+    schedules: broadcast::Sender<Signal>,
 }
 
 impl Default for Channels {
     fn default() -> Self {
         let sender = || broadcast::channel(SIGNALS).0;
-        Self { work: sender(), done: sender(), cancel: sender() }
+        Self { work: sender(), done: sender(), cancel: sender(), schedules: sender() }
     }
 }
 
@@ -41,13 +44,14 @@ impl Channels {
             Topic::Work => self.work.subscribe(),
             Topic::Done => self.done.subscribe(),
             Topic::Cancel => self.cancel.subscribe(),
+            Topic::Schedules => self.schedules.subscribe(),
         }
     }
 
     /// Tells which queues got something to hand out, and the rest. No receiver is not an error: hints are for whoever
     /// listens.
     pub fn notify(&self, ready_in: BTreeSet<QueueName>, notifications: Notifications) {
-        let Notifications { ended, to_cancel } = notifications;
+        let Notifications { ended, to_cancel, earlier_look } = notifications;
         if !to_cancel.is_empty() {
             let _ = self.cancel.send(Signal::Cancel(to_cancel.into()));
         }
@@ -56,6 +60,9 @@ impl Channels {
         }
         if !ended.is_empty() {
             let _ = self.done.send(Signal::Done(ended.into()));
+        }
+        if earlier_look {
+            let _ = self.schedules.send(Signal::Schedules);
         }
     }
 }
@@ -81,8 +88,10 @@ impl Channels {
 macro_rules! serve_in_process {
     ($Broker:ty) => {
         const _: () = {
-            use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
-            use $crate::{rules::growth::jobs_touched, *};
+            use umbel_model::{
+                BucketName, Digest, JobId, JobRecord, KvKey, QueueName, ScheduleName, TenantId, WorkerId, WorkflowId,
+            };
+            use $crate::{rules::{growth::jobs_touched, schedules::jobs_started}, *};
 
             $crate::serve_in_process! { $Broker: Jobs
                 write[jobs.len()] submit(&jobs: [NewJob]) -> Vec<Submitted>;
@@ -150,6 +159,13 @@ macro_rules! serve_in_process {
                 read blobs(&tenant: TenantId, ?after: Digest, max: u32) -> BlobPage;
                 write[1] delete_blob(&tenant: TenantId, digest: Digest) -> BlobDeleted;
                 write[max as usize] collect_blobs(retention_ms: u64, max: u32) -> Vec<BlobGone>;
+            }
+            $crate::serve_in_process! { $Broker: Schedules
+                write[jobs_started(&steps)] schedule_steps(&steps: [ScheduleStep]) -> Vec<ScheduleStepped>;
+                read schedule(&tenant: TenantId, &name: ScheduleName) -> Option<ScheduleRecord>;
+                read schedules(&query: ScheduleQuery) -> SchedulePage;
+                read due_schedules(max: u32) -> DueSchedules;
+                read fires(&tenant: TenantId, &name: ScheduleName, before: Option<u64>, max: u32) -> Vec<Fire>;
             }
             $crate::serve_in_process! { $Broker: Events
                 write[1] follow(&tenant: TenantId) -> u64;

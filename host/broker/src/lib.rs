@@ -18,6 +18,7 @@ mod node_values;
 mod registry;
 pub mod rules;
 pub mod scheduler;
+mod schedules;
 mod usage;
 mod watch;
 mod workflows;
@@ -40,6 +41,7 @@ pub use limits::*;
 pub use maintenance::*;
 pub use node_values::*;
 pub use registry::*;
+pub use schedules::*;
 pub use usage::*;
 pub use watch::{Waiter, Watch};
 pub use workflows::*;
@@ -140,17 +142,29 @@ umbel_model::settings! {
         pub max_blob_bytes: u64 = 16 << 30,
         /// Blobs of one tenant.
         pub max_blobs: u64 = 100_000,
+        /// Schedules of one tenant.
+        pub max_schedules: u64 = 1_000,
     }
 }
 
 /// The store of jobs, all concerns together. Every method is atomic, may be called from many processes, and is safe to
 /// repeat after `Error::Unavailable`: submissions by job id, settles by token.
 pub trait Broker:
-    Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance
+    Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Schedules + Maintenance
 {
 }
 
-impl<T: Jobs + Deliveries + Workflows + Controls + Registry + Events + KeyValues + Blobs + UsageSums + Maintenance>
-    Broker for T
+impl<T> Broker for T where
+    T: Jobs
+        + Deliveries
+        + Workflows
+        + Controls
+        + Registry
+        + Events
+        + KeyValues
+        + Blobs
+        + UsageSums
+        + Schedules
+        + Maintenance
 {
 }

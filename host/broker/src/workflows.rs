@@ -128,6 +128,18 @@ pub async fn submit_workflow(
     head: &WorkflowHead,
     nodes: &[NewNode],
 ) -> Result<WorkflowSubmitted, Error> {
+    match stage_whole_workflow(broker, head, nodes).await? {
+        WorkflowSubmitted::Created => broker.start_workflow(&head.tenant, head.id).await,
+        other => Ok(other),
+    }
+}
+
+/// Stores a workflow with all its nodes. It does nothing until it is started. May be repeated with the same id.
+pub async fn stage_whole_workflow(
+    broker: &dyn Broker,
+    head: &WorkflowHead,
+    nodes: &[NewNode],
+) -> Result<WorkflowSubmitted, Error> {
     match broker.stage_workflow(head).await? {
         WorkflowSubmitted::Created => {}
         other => return Ok(other),
@@ -140,10 +152,8 @@ pub async fn submit_workflow(
         chunks.push(broker.stage_nodes(&head.tenant, head.id, first, chunk));
     }
     let answers: Vec<WorkflowSubmitted> = stream::iter(chunks).buffered(CHUNKS_IN_FLIGHT).try_collect().await?;
-    match answers.into_iter().find(|answer| *answer != WorkflowSubmitted::Created) {
-        Some(other) => Ok(other),
-        None => broker.start_workflow(&head.tenant, head.id).await,
-    }
+    let refused = answers.into_iter().find(|answer| *answer != WorkflowSubmitted::Created);
+    Ok(refused.unwrap_or(WorkflowSubmitted::Created))
 }
 
 /// How a node ended, as what waits for it sees it.

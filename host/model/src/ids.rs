@@ -108,6 +108,11 @@ name!(
     |s| fits(s, 128, |b| b.is_ascii_alphabetic() || *b == b'_', ALPHANUMERIC, b"_.-")
 );
 name!(
+    /// A schedule of a tenant.
+    ScheduleName, "schedule", "use 1-100 of A-Z a-z 0-9 _ . -, starting with a letter or _",
+    |s| fits(s, 100, |b| b.is_ascii_alphabetic() || *b == b'_', ALPHANUMERIC, b"_.-")
+);
+name!(
     /// One worker process, unique for its life: host name, process id and a random part.
     WorkerId, "worker", "use 1-128 of A-Z a-z 0-9 _ . -",
     |s| fits(s, 128, ALPHANUMERIC, ALPHANUMERIC, b"_.-")
@@ -322,9 +327,11 @@ mod tests {
             assert!(TenantId::new(bad).is_err(), "{bad:?}");
             assert!(QueueName::new(bad).is_err(), "{bad:?}");
             assert!(TaskName::new(bad).is_err(), "{bad:?}");
+            assert!(ScheduleName::new(bad).is_err(), "{bad:?}");
             assert!(Token::new(bad).is_err(), "{bad:?}");
         }
         assert!(TaskName::new("a".repeat(129)).is_err());
+        assert!(ScheduleName::new("a".repeat(101)).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     AttemptRecord, Digest, Failure, JobId, JsonText, LargeValue, OnFailure, Parameter, PolicyPatch, QueueName,
-    TaskName, TenantId, UnixMs, WorkerId, WorkflowId, named_enum, task::given,
+    ScheduleName, TaskName, TenantId, UnixMs, WorkerId, WorkflowId, named_enum, task::given,
 };
 
 /// Newest version of the stored form of `JobSpec`. A worker that meets a newer one hands the job back; who writes one says
@@ -80,6 +80,19 @@ pub struct Stamps {
     /// Header stamps: they are for people and for filters, and no task sees them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// The schedule that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleStamp>,
+}
+
+/// Which schedule started a job or workflow, and for which of its times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStamp {
+    pub name: ScheduleName,
+    /// The time for which it was started; of one that somebody started beside the schedule's times, when that was.
+    pub nominal_at: UnixMs,
+    /// When it was started, by the broker's clock.
+    pub fired_at: UnixMs,
 }
 
 /// The specification of a job. Immutable, stored as JSON text that brokers do not read.

@@ -29,12 +29,12 @@ pub use blob_reference::BlobReferences;
 pub use canvas::{Canvas, OnFailure, WorkflowId};
 pub use expression::Expression;
 pub use ids::{
-    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, SecretName, TaskName, TenantId,
-    Token, WorkerId,
+    BucketName, ConfigName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, ScheduleName, SecretName,
+    TaskName, TenantId, Token, WorkerId,
 };
 pub use job::{
-    CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress, Stamps,
-    WorkflowSpec, WorkflowState,
+    CompositeLabels, JobRecord, JobSpec, JobState, NodeArguments, NodeRef, NodeSpec, ParameterText, Progress,
+    ScheduleStamp, Stamps, WorkflowSpec, WorkflowState,
 };
 pub use json_error::{JsonError, plain};
 pub use json_text::JsonText;

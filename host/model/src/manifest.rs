@@ -229,6 +229,7 @@ mod tests {
             "umbel:task/types@0.1.0",
             "umbel:task/context@0.1.0",
             "umbel:task/custom-state@0.1.0",
+            "umbel:task/schedule@0.1.0",
             "wasi:logging/logging@0.1.0-draft",
             "wasi:cli/environment@0.2.6",
             "wasi:filesystem/preopens@0.2.6",

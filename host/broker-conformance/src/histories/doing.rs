@@ -6,6 +6,7 @@ use super::{
     history::History,
     perform::{Doing, kv_key},
     requests::*,
+    schedules::{Change, Decided, SCHEDULES, ScheduleRequest, Starting},
     steps::{Again, How, KvExpect, Parts, Step, Wanted},
     *,
 };
@@ -154,7 +155,7 @@ impl History {
             Step::Control { tenant, scope, patch } => Doing::Control(of(*tenant), scope.clone(), patch.clone()),
             Step::LimitStorage { tenant, bytes } => Doing::LimitStorage(
                 of(*tenant),
-                StorageLimits { jobs: *bytes, documents: 0, kv: *bytes / 4, blobs: *bytes },
+                StorageLimits { jobs: *bytes, documents: *bytes / 8, kv: *bytes / 4, blobs: *bytes },
             ),
             Step::KvWrite { delivery, tenant, bucket, key, expect, change } => {
                 let delivery = delivery.and_then(|at| self.delivery(at));
@@ -179,6 +180,14 @@ impl History {
             Step::DeleteBlob { tenant, blob } => Doing::DeleteBlob(of(*tenant), blob_digest(*blob)),
             Step::CollectBlobs { retention_ms, max } => Doing::CollectBlobs(*retention_ms, *max),
             Step::ReadBlobs { tenant, after, max } => Doing::ReadBlobs(of(*tenant), after.map(blob_digest), *max),
+            Step::ChangeSchedules { requests, again } => {
+                let mut steps = Vec::new();
+                for request in requests {
+                    steps.push(self.schedule_step(request).await);
+                }
+                Doing::ChangeSchedules(steps, *again)
+            }
+            Step::ReadSchedules { tenant, schedule, max } => Doing::ReadSchedules(of(*tenant), *schedule, *max),
             Step::Heartbeat { worker, order } => {
                 Doing::Heartbeat(WorkerInfo { order: *order, ..worker_info(WORKERS[*worker as usize]) })
             }
@@ -248,6 +257,48 @@ impl History {
             }
             _ => Doing::Nothing,
         }
+    }
+
+    async fn schedule_step(&self, request: &ScheduleRequest) -> ScheduleStep {
+        let staged = match &request.start {
+            Starting::Staged(at) => pick(&self.staged, *at),
+            _ => None,
+        };
+        // A workflow that is staged has a schedule of its tenant.
+        let tenant = staged.map_or(of(request.tenant), |(tenant, _)| tenant.clone());
+        let name = schedule_name(SCHEDULES[request.schedule as usize]);
+        let current = self.model.schedule(&tenant, &name).await.unwrap().map_or(0, |record| record.revision);
+        let revision = match request.revision {
+            Decided::Current => current,
+            Decided::Other(by) => current.saturating_add_signed(by.into()),
+            Decided::Absent => 0,
+        };
+        let now = self.subject.now.load(Ordering::SeqCst);
+        let at = |ms: i64| now.saturating_add_signed(ms);
+        let change = match request.change {
+            // Nothing can be left of what is not there: mostly it is made.
+            Change::Put { definition, state, look_ms } => ScheduleChange::Put {
+                definition: definition.or((revision == 0 && state % 4 > 0).then_some(state)).map(|n| "d".repeat(n)),
+                state: "s".repeat(state),
+                look_at: look_ms.map(at),
+            },
+            Change::Delete => ScheduleChange::Delete,
+        };
+        let start = match &request.start {
+            Starting::Nothing => None,
+            Starting::Job(job) => {
+                let job = requested(&JobRequest { tenant: request.tenant, ..(**job).clone() });
+                Some(NewRun::Job(Box::new(job)))
+            }
+            Starting::Staged(_) => staged.map(|(_, id)| NewRun::Workflow(*id)),
+            Starting::Any(at) => {
+                let whole = |flow: &&(TenantId, WorkflowId)| flow.0 == tenant && !self.half_staged.contains(*flow);
+                pick(&self.flows, *at).filter(whole).map(|(_, id)| NewRun::Workflow(*id))
+            }
+        };
+        let fires = (0..request.fires).map(|n| format!("fire {n}")).collect();
+        let not_before = request.not_before_ms.map_or(0, at);
+        ScheduleStep { tenant, name, revision, not_before, change, fires, start }
     }
 
     /// What a write expects, by what is stored now.

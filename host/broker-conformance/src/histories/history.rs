@@ -5,7 +5,8 @@ use umbel_broker::rules::lease::{GRACE_MS, OUTAGE_MS};
 use super::{
     perform::{Doing, Done, perform},
     properties::Properties,
-    steps::{How, Step, steps},
+    schedules::seen,
+    steps::{How, Parts, Step, steps},
     *,
 };
 
@@ -27,6 +28,9 @@ pub(super) struct History {
     pub(super) deliveries: Vec<Delivery>,
     /// All workflows that anybody tried to make.
     pub(super) flows: Vec<(TenantId, WorkflowId)>,
+    /// Those whose nodes are stored, and may be started still; and those of which a node may be missing.
+    pub(super) staged: Vec<(TenantId, WorkflowId)>,
+    pub(super) half_staged: BTreeSet<(TenantId, WorkflowId)>,
     /// Those that were submitted from outside.
     pub(super) submitted: Vec<(Plan, NewWorkflow)>,
     /// How each job was when it was first seen in a terminal state.
@@ -47,6 +51,8 @@ impl History {
             model,
             deliveries: Vec::new(),
             flows: Vec::new(),
+            staged: Vec::new(),
+            half_staged: BTreeSet::new(),
             submitted: Vec::new(),
             ended: BTreeMap::new(),
             properties: Properties::default(),
@@ -108,7 +114,22 @@ impl History {
         let now = self.subject.now.load(Ordering::SeqCst);
         self.properties.after(&self.model, now, doing, &done).map_err(|why| format!("{}: {why}", when()))?;
         self.deliveries.extend(done.claimed.iter().cloned());
+        if let Doing::Flow(flow, parts) = doing {
+            self.notice_staged((flow.head.tenant.clone(), flow.head.id), *parts, &done.text);
+        }
         Ok(done)
+    }
+
+    /// Nobody starts a workflow of which a node may be missing.
+    fn notice_staged(&mut self, workflow: (TenantId, WorkflowId), parts: Parts, answers: &str) {
+        let is_whole = parts != Parts::Head && !answers.contains("StorageFull") && !answers.contains("MissingBlob");
+        self.staged.retain(|other| *other != workflow);
+        if is_whole {
+            self.half_staged.remove(&workflow);
+            self.staged.push(workflow);
+        } else {
+            self.half_staged.insert(workflow);
+        }
     }
 
     /// Both count the same bytes.
@@ -125,6 +146,7 @@ impl History {
             if self.calls.is_multiple_of(SLOW_EVERY) {
                 self.compare_blobs(name).await?;
                 self.compare_usage(name, UsageBy::Task).await?;
+                self.compare_schedules(name).await?;
             }
         }
         Ok(())
@@ -136,6 +158,16 @@ impl History {
         let (expected, got) = (blobs(&self.model).await, blobs(&*self.subject.broker).await);
         if expected != got {
             return Err(format!("blobs of tenant {name}: expected {expected:?}, got {got:?}"));
+        }
+        Ok(())
+    }
+
+    /// Both have the same schedules.
+    async fn compare_schedules(&self, name: &str) -> Result<(), String> {
+        let (expected, got) =
+            (seen(&self.model, &tenant(name)).await, seen(&*self.subject.broker, &tenant(name)).await);
+        if expected != got {
+            return Err(format!("schedules of tenant {name}: expected {expected}, got {got}"));
         }
         Ok(())
     }
@@ -166,6 +198,19 @@ impl History {
                 let delete = Doing::KvDeleteBucket(tenant(name), bucket.name, KV_STEP);
                 self.both(&delete, || "afterwards".into()).await?;
             }
+            let query = ScheduleQuery { tenant: tenant(name), prefix: String::new(), after: None, max: 100 };
+            let left = self.model.schedules(&query).await.unwrap().schedules.into_iter();
+            let deleted = left.map(|record| ScheduleStep {
+                tenant: record.tenant,
+                name: record.name,
+                revision: record.revision,
+                not_before: 0,
+                change: ScheduleChange::Delete,
+                fires: Vec::new(),
+                start: None,
+            });
+            let delete = Doing::ChangeSchedules(deleted.collect(), false);
+            self.both(&delete, || "afterwards".into()).await?;
         }
         Ok(())
     }
@@ -249,6 +294,7 @@ impl History {
             let model = dump(&self.model, &t, &flows).await;
             let real = dump(&*self.subject.broker, &t, &flows).await;
             self.compare_blobs(name).await.map_err(|why| format!("{when}: {why}"))?;
+            self.compare_schedules(name).await.map_err(|why| format!("{when}: {why}"))?;
             for by in [UsageBy::Task, UsageBy::Hour, UsageBy::Total] {
                 self.compare_usage(name, by).await.map_err(|why| format!("{when}: {why}"))?;
             }

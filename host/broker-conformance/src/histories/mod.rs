@@ -8,13 +8,17 @@ mod history;
 mod perform;
 mod properties;
 mod requests;
+mod schedules;
 mod steps;
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+};
 
 use umbel_model::{AttemptRecord, canvas::Plan};
 
-use super::{broker_options::*, flows::*, registry::worker as worker_info, *};
+use super::{broker_options::*, flows::*, registry::worker as worker_info, schedules::schedule_name, *};
 
 /// How many histories, of how many steps.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use umbel_model::{BucketName, KvKey};
 
-use super::{steps::Parts, *};
+use super::{schedules::looked_at, steps::Parts, *};
 
 /// A step with all that it names: the same for the model and for the broker.
 #[derive(Debug, Clone)]
@@ -32,6 +32,9 @@ pub(super) enum Doing {
     DeleteBlob(TenantId, Digest),
     CollectBlobs(u64, u32),
     ReadBlobs(TenantId, Option<Digest>, u32),
+    /// `again`: twice.
+    ChangeSchedules(Vec<ScheduleStep>, bool),
+    ReadSchedules(TenantId, u8, u32),
     Heartbeat(WorkerInfo),
     Order(WorkerId, WorkerOrder),
     ForgetWorker(WorkerId),
@@ -55,6 +58,7 @@ pub(super) struct Done {
     pub(super) handed: Vec<Delivery>,
     pub(super) submitted: Vec<Submitted>,
     pub(super) settled: Vec<Settled>,
+    pub(super) stepped: Vec<ScheduleStepped>,
 }
 
 /// Does it.
@@ -119,6 +123,13 @@ pub(super) async fn perform(broker: &dyn Broker, doing: &Doing) -> Done {
             let one = broker.blob(tenant, after.unwrap_or(blob_digest(0))).await;
             format!("{one:?} {:?}", broker.blobs(tenant, after.as_ref(), *max).await)
         }
+        Doing::ChangeSchedules(steps, again) => {
+            for _ in 0..1 + u8::from(*again) {
+                done.stepped.extend(broker.schedule_steps(steps).await.unwrap());
+            }
+            format!("{:?}", done.stepped)
+        }
+        Doing::ReadSchedules(tenant, schedule, max) => looked_at(broker, tenant, *schedule, *max).await,
         Doing::Heartbeat(worker) => {
             format!("{:?} {:?}", broker.heartbeat(worker).await, broker.workers().await)
         }

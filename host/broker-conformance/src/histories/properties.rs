@@ -61,6 +61,13 @@ impl Properties {
                     }
                 }
             }
+            Doing::ChangeSchedules(steps, _) => {
+                for (step, answer) in steps.iter().cycle().zip(&done.stepped) {
+                    if let (ScheduleStepped::Done { .. }, Some(NewRun::Job(job))) = (answer, &step.start) {
+                        self.started(model, (job.tenant.clone(), job.id));
+                    }
+                }
+            }
             Doing::Settle(settles, ..) => self.settled(settles, &done.settled)?,
             Doing::Control(tenant, Scope::Task(task), _) => {
                 self.controlled.insert((tenant.clone(), task.clone()));
@@ -69,6 +76,14 @@ impl Properties {
             _ => {}
         }
         self.handed_out(model, now, &done.handed)
+    }
+
+    /// A schedule started a job, or found it started.
+    fn started(&mut self, model: &MemoryBroker, key: Key) {
+        if !model.state_of(&key.0, key.1).is_some_and(JobState::is_terminal) {
+            self.outcomes.remove(&key);
+        }
+        self.accepted.insert(key);
     }
 
     /// A settle is recorded once, and a job ends once.

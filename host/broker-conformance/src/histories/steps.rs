@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{requests::*, *};
+use super::{
+    requests::*,
+    schedules::{ScheduleRequest, schedule_request},
+    *,
+};
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
@@ -122,6 +126,16 @@ pub(super) enum Step {
     ReadBlobs {
         tenant: u8,
         after: Option<u8>,
+        max: u32,
+    },
+    /// `again`: the reply is lost, and it is done again.
+    ChangeSchedules {
+        requests: Vec<ScheduleRequest>,
+        again: bool,
+    },
+    ReadSchedules {
+        tenant: u8,
+        schedule: u8,
         max: u32,
     },
     Heartbeat {
@@ -372,6 +386,18 @@ fn about_blobs() -> BoxedStrategy<Step> {
     .boxed()
 }
 
+fn about_schedules(profile: Profile) -> BoxedStrategy<Step> {
+    let requests = prop::collection::vec(schedule_request(profile), 1..4);
+    prop_oneof![
+        12 => (requests, prop::bool::weighted(0.2))
+            .prop_map(|(requests, again)| Step::ChangeSchedules { requests, again }),
+        3 => (0..3_u8, 0..4_u8, 0..6_u32)
+            .prop_map(|(tenant, schedule, max)| Step::ReadSchedules { tenant, schedule, max }),
+        5 => flow_request().prop_map(|request| Step::Flow { request, parts: Parts::HeadAndNodes }),
+    ]
+    .boxed()
+}
+
 fn passing() -> BoxedStrategy<Step> {
     let ms = prop_oneof![4 => 0..1_500_i64, 1 => Just(15_000_i64), 1 => Just(70_000_i64), 1 => -500..0_i64];
     (ms, any::<bool>()).prop_map(|(ms, is_served)| Step::Pass { ms, is_served }).boxed()
@@ -474,6 +500,7 @@ pub(super) fn steps(max: usize) -> BoxedStrategy<Vec<Step>> {
             16 => about_the_rest(profile),
             4 => about_kv(),
             8 => about_blobs(),
+            16 => about_schedules(profile),
         ];
         prop::collection::vec(step, length)
     };

@@ -57,6 +57,7 @@ impl MemoryBroker {
         note("idempotency keys", state.idempotency.len());
         note("key-value entries", state.kv.len());
         note("blobs", state.blobs.len());
+        note("schedules", state.schedules.len());
         for counts in (0..state.scheduler.queue_count()).map(|id| state.scheduler.counts(id)) {
             note("jobs counted in a queue", (counts.ready + counts.running + counts.delayed + counts.dead) as usize);
             note("open queues", usize::from(counts.finish.is_some()));

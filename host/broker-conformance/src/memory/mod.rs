@@ -15,6 +15,7 @@ mod maintenance;
 mod records;
 mod registry;
 mod requests;
+mod schedules;
 mod state;
 mod storage;
 mod uniqueness;

@@ -1,6 +1,6 @@
-//! The model's records of jobs, workflows and joins.
+//! The model's records of jobs, workflows, joins and schedules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use umbel_model::{
     AttemptRecord, Digest, JobId, JobRecord, JobState, TenantId, Token, UnixMs, canvas::Range, job::MAX_HISTORY,
@@ -140,4 +140,11 @@ impl Workflow {
     pub(super) fn is_running(&self) -> bool {
         !self.is_hidden() && self.finished.is_none()
     }
+}
+
+/// A schedule with the part of its history that is kept, oldest first.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    pub(super) record: ScheduleRecord,
+    pub(super) history: VecDeque<String>,
 }

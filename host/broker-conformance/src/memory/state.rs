@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use umbel_model::{BucketName, Digest, JobId, JobState, KvKey, TenantId, UnixMs, WorkerId, rate::Used};
+use umbel_model::{BucketName, Digest, JobId, JobState, KvKey, ScheduleName, TenantId, UnixMs, WorkerId, rate::Used};
 
-use super::records::{Job, Join, Key, Workflow};
+use super::records::{Job, Join, Key, Schedule, Workflow};
 use umbel_broker::{
     in_process::Notifications,
     rules::{capacity, dead_set, lease::Reaping, retention, storage, uniqueness::Holder, work_items::WorkItem},
@@ -49,6 +49,9 @@ pub(super) struct State {
     /// By tenant, hour and task; the task is empty of those that have no row of their own.
     pub(super) usage: BTreeMap<(TenantId, u64, String), UsageSum>,
     pub(super) blobs: BTreeMap<(TenantId, Digest), BlobRecord>,
+    pub(super) schedules: BTreeMap<(TenantId, ScheduleName), Schedule>,
+    /// The last revision of a schedule of a tenant.
+    pub(super) schedule_revisions: BTreeMap<TenantId, u64>,
     /// The process that holds the lease of a background service, and until when.
     pub(super) services: BTreeMap<String, (String, UnixMs)>,
     pub(super) reaping: Reaping,
@@ -68,7 +71,7 @@ impl State {
         jobs.iter().map(|new| self.submit_one(new)).collect()
     }
 
-    fn submit_one(&mut self, new: &NewJob) -> Submitted {
+    pub(super) fn submit_one(&mut self, new: &NewJob) -> Submitted {
         let key = (new.tenant.clone(), new.id);
         if self.jobs.contains_key(&key) {
             return Submitted::Existing(new.id);

@@ -60,7 +60,7 @@ impl State {
         StoredBytes {
             jobs: jobs + logs + workflows,
             logs,
-            documents,
+            documents: documents + self.schedule_bytes(tenant),
             modules,
             kv: self.kv_bytes(tenant),
             blobs: self.blob_bytes(tenant),

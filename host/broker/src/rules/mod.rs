@@ -12,6 +12,7 @@ pub mod join;
 pub mod kv;
 pub mod lease;
 pub mod retention;
+pub mod schedules;
 pub mod settle;
 pub mod storage;
 pub mod uniqueness;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId};
+use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, ScheduleName, TenantId, WorkerId};
 
 /// Fails as many calls as it was told to, each after the real broker did nothing.
 #[derive(Debug)]
@@ -312,6 +312,29 @@ impl Blobs for Flaky {
 
     async fn collect_blobs(&self, retention_ms: u64, max: u32) -> Result<Vec<BlobGone>> {
         self.inner.collect_blobs(retention_ms, max).await
+    }
+}
+
+#[async_trait]
+impl Schedules for Flaky {
+    async fn schedule_steps(&self, steps: &[ScheduleStep]) -> Result<Vec<ScheduleStepped>> {
+        self.inner.schedule_steps(steps).await
+    }
+
+    async fn schedule(&self, tenant: &TenantId, name: &ScheduleName) -> Result<Option<ScheduleRecord>> {
+        self.inner.schedule(tenant, name).await
+    }
+
+    async fn schedules(&self, query: &ScheduleQuery) -> Result<SchedulePage> {
+        self.inner.schedules(query).await
+    }
+
+    async fn due_schedules(&self, max: u32) -> Result<DueSchedules> {
+        self.inner.due_schedules(max).await
+    }
+
+    async fn fires(&self, tenant: &TenantId, name: &ScheduleName, before: Option<u64>, max: u32) -> Result<Vec<Fire>> {
+        self.inner.fires(tenant, name, before, max).await
     }
 }
 
