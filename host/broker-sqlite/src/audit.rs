@@ -336,6 +336,35 @@ pub(crate) const CHECKS: &[Check] = &[
             "INSERT INTO blob_count SELECT tenant, count(*) FROM blob GROUP BY tenant",
         ]),
     },
+    rows!(
+        "schedule without a definition",
+        "schedule",
+        "tenant || ' ' || name",
+        "NOT EXISTS (SELECT 1 FROM schedule_definition AS definition WHERE definition.rid = schedule.rid)",
+        "DELETE FROM schedule"
+    ),
+    rows!(
+        "definition of a schedule that is gone",
+        "schedule_definition AS part",
+        "'row ' || rid",
+        "NOT EXISTS (SELECT 1 FROM schedule WHERE schedule.rid = part.rid)",
+        "DELETE FROM schedule_definition AS part"
+    ),
+    rows!(
+        "fire that is none of its schedule",
+        "schedule_fire AS part",
+        "'row ' || rid || ', fire ' || number",
+        "NOT EXISTS (SELECT 1 FROM schedule WHERE schedule.rid = part.rid AND number BETWEEN fires - 99 AND fires)",
+        "DELETE FROM schedule_fire AS part"
+    ),
+    Check {
+        name: "revision of a schedule that was not given",
+        sql: "SELECT schedule.tenant FROM schedule LEFT JOIN schedule_revision AS given ON given.tenant = schedule.tenant
+            GROUP BY schedule.tenant HAVING max(revision) > coalesce(last, 0)",
+        repair: Repair::Sql(&["INSERT OR REPLACE INTO schedule_revision
+            SELECT schedule.tenant, max(max(revision), coalesce(last, 0)) FROM schedule
+            LEFT JOIN schedule_revision AS given ON given.tenant = schedule.tenant GROUP BY schedule.tenant"]),
+    },
     Check {
         name: "bytes of a tenant",
         sql: concat!(

@@ -14,6 +14,7 @@ mod lock;
 mod readers;
 mod reads;
 mod rows;
+mod schedules;
 mod schema;
 mod storage;
 mod templates;

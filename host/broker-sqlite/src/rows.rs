@@ -11,8 +11,8 @@ use umbel_broker::{
     scheduler::QueueId,
 };
 use umbel_model::{
-    AttemptRecord, BucketName, Digest, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, TaskName,
-    TenantId, WorkerId,
+    AttemptRecord, BucketName, Digest, Failure, JobId, JobState, KvKey, OnFailure, Progress, QueueName, ScheduleName,
+    TaskName, TenantId, WorkerId,
     canvas::{Range, When},
 };
 
@@ -264,7 +264,7 @@ macro_rules! names {
     )*};
 }
 
-names!(TenantId QueueName TaskName WorkerId BucketName KvKey);
+names!(TenantId QueueName TaskName WorkerId BucketName KvKey ScheduleName);
 
 /// Values that are kept as JSON.
 macro_rules! json {

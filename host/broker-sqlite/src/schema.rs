@@ -10,7 +10,7 @@ use crate::{config::SqliteConfig, error::Fault, rows::RUNS, storage};
 
 /// What each version adds to the one before; the first makes version 1 of an empty file. Never changed once released:
 /// files of an older version are brought up to date by the rest of them. A file of a newer version is refused.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     include_str!("schema.sql"),
     include_str!("canvas.sql"),
     include_str!("limits.sql"),
@@ -23,6 +23,7 @@ const STEPS: [&str; 12] = [
     include_str!("kv.sql"),
     include_str!("usage.sql"),
     include_str!("blobs.sql"),
+    include_str!("schedules.sql"),
 ];
 const VERSION: i64 = STEPS.len() as i64;
 /// Marks the file as ours: "UMBL".

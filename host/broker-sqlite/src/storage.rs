@@ -48,7 +48,7 @@ macro_rules! workflow_bytes {
 }
 
 /// What is stored of each tenant, as the rows of `stored` should be since schema 12. The bytes of an entry are those of
-/// `rules::kv`, those of a blob those of `rules::blobs`.
+/// `rules::kv`, those of a blob those of `rules::blobs`, those of a schedule those of `rules::schedules`.
 macro_rules! sums {
     () => {
         "SELECT tenant, sum(jobs) AS jobs, sum(logs) AS logs, sum(documents) AS documents, sum(modules) AS modules,
@@ -60,6 +60,8 @@ macro_rules! sums {
                     FROM document)
             UNION ALL SELECT tenant, 0, 0, 0, 0, octet_length(key) + octet_length(value) + 64, 0 FROM kv
             UNION ALL SELECT tenant, 0, 0, 0, 0, 0, bytes + 256 FROM blob
+            UNION ALL SELECT tenant, 0, 0, octet_length(name) + octet_length(text) + octet_length(state), 0, 0, 0
+                FROM schedule JOIN schedule_definition AS definition ON definition.rid = schedule.rid
         ) GROUP BY tenant"
     };
 }

@@ -29,6 +29,11 @@ async fn furnished(folder: &Path, clock: &Clock) {
         let change = KvChange::Set { value: b"value".to_vec(), ttl_ms };
         broker.kv_write(&KvWrite { tenant, bucket, key, expect: Expect::Any, change, delivery: None }).await.unwrap();
     }
+    let name: umbel_model::ScheduleName = "s".parse().unwrap();
+    let change = ScheduleChange::Put { definition: Some("definition".into()), state: "state".into(), look_at: Some(1) };
+    let (tenant, fires) = (tenant(), vec!["one".into(), "two".into()]);
+    let made = ScheduleStep { tenant, name, revision: 0, not_before: 0, change, fires, start: None };
+    broker.schedule_steps(&[made]).await.unwrap();
     let held = broker.claim(&claim(1, 9)).await.unwrap();
     let plain: Vec<&Delivery> = held.iter().filter(|d| d.node.is_none() && d.id >= job_id(20)).collect();
     let settles = [fail(plain[0]), succeed(plain[1])];
@@ -96,6 +101,8 @@ async fn counts_that_disagree_are_found_and_mended() {
         ("UPDATE blob SET uses = 3", "references of a blob"),
         ("UPDATE blob SET unused_since = NULL", "references of a blob"),
         ("DELETE FROM blob_use", "references of a blob"),
+        ("UPDATE schedule SET state = ''", "bytes of a tenant"),
+        ("DELETE FROM schedule_revision", "revision of a schedule that was not given"),
     ] {
         let found = found_after(damage).await;
         assert!(found.iter().any(|name| name == check), "{damage}: {found:?}");
@@ -143,6 +150,10 @@ async fn records_without_an_owner_are_found_and_deleted() {
         ("DELETE FROM blob_use", "job whose blobs are not those of its row"),
         ("UPDATE job SET knobs = knobs & 15", "job whose blobs are not those of its row"),
         ("DELETE FROM label; UPDATE job SET knobs = knobs & 7", "job that is not found by its label"),
+        ("DELETE FROM schedule_definition", "schedule without a definition"),
+        ("DELETE FROM schedule", "definition of a schedule that is gone"),
+        ("DELETE FROM schedule", "fire that is none of its schedule"),
+        ("UPDATE schedule SET fires = 1", "fire that is none of its schedule"),
         ("UPDATE job SET dead = 1 WHERE state = 4", "job in the dead set that did not fail"),
         ("UPDATE job SET phase = 2 WHERE state = 1", "job whose phase is not that of its state"),
         ("UPDATE job SET at = NULL WHERE state IN (0, 2, 4, 5)", "job that nothing will look at again"),

@@ -82,3 +82,34 @@ async fn a_plain_job_sent_again_is_known_and_counted_once() {
     assert_eq!(ran(&broker, 1).await, [job_id(1), job_id(3)]);
     assert_sound(&broker).await;
 }
+
+#[tokio::test]
+async fn a_damaged_schedule_stops_none_of_the_others() {
+    let make = |name: &str| ScheduleStep {
+        tenant: TenantId::new("t1").unwrap(),
+        name: name.parse().unwrap(),
+        revision: 0,
+        not_before: 0,
+        change: ScheduleChange::Put { definition: Some("{}".into()), state: "s".into(), look_at: Some(1_000) },
+        fires: Vec::new(),
+        start: None,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = SqliteBroker::open(config(folder.path())).unwrap();
+    broker.schedule_steps(&["a", "b", "c", "d"].map(make)).await.unwrap();
+    drop(broker);
+    damage(
+        folder.path(),
+        "UPDATE schedule SET version = -1 WHERE name = 'a';
+         UPDATE schedule SET state = CAST(x'ff' AS TEXT) WHERE name = 'b';
+         UPDATE schedule SET name = 'a b' WHERE name = 'c'",
+    );
+    let broker = SqliteBroker::open(config(folder.path())).unwrap();
+    let read = |schedules: Vec<ScheduleRecord>| schedules.into_iter().map(|one| one.name).collect::<Vec<_>>();
+    let whole: umbel_model::ScheduleName = "d".parse().unwrap();
+    let due = broker.due_schedules(1).await.unwrap();
+    assert_eq!((read(due.schedules), due.next_look), (vec![whole.clone()], None));
+    let tenant = TenantId::new("t1").unwrap();
+    let query = ScheduleQuery { tenant, prefix: String::new(), after: None, max: 10 };
+    assert_eq!(read(broker.schedules(&query).await.unwrap().schedules), [whole]);
+}

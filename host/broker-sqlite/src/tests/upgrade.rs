@@ -83,7 +83,7 @@ async fn a_file_of_version_2_goes_on_with_its_jobs_and_workflows_and_takes_limit
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 12);
+    assert_eq!(number(&path, "PRAGMA user_version"), 13);
     assert_eq!(broker.audit(false).await.unwrap(), []);
 
     let stats = broker.queues(&tenant()).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_file_of_version_4_goes_on_with_its_limits() {
     schema::create_old(&path, &[&rows_of_version_1(), &rows_of_version_2(), "", &rows_of_version_4()]);
     let clock = Clock::manual(1_800_000_000_000).0;
     let broker = SqliteBroker::open(SqliteConfig { clock, ..config(folder.path()) }).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 12);
+    assert_eq!(number(&path, "PRAGMA user_version"), 13);
     assert_eq!(broker.audit(false).await.unwrap(), []);
     let ids = |held: &[Delivery]| {
         held.iter().map(|delivery| delivery.id).filter(|id| (7..10).any(|n| *id == job_id(n))).collect::<Vec<_>>()
@@ -177,7 +177,7 @@ async fn a_file_of_version_1_goes_on_with_its_jobs_and_takes_workflows() {
     let clock = Clock::manual(1_800_000_000_000).0;
     let open = || SqliteBroker::open(SqliteConfig { clock: clock.clone(), ..config(folder.path()) }).unwrap();
     let broker = open();
-    assert_eq!(number(&path, "PRAGMA user_version"), 12);
+    assert_eq!(number(&path, "PRAGMA user_version"), 13);
 
     let read = |n| broker.job(tenant_ref(), job_id(n));
     let queued = read(1).await.unwrap().unwrap();
@@ -276,5 +276,5 @@ fn an_upgrade_that_fails_changes_nothing_and_can_be_repeated() {
     assert_eq!(number(&path, "SELECT count(*) FROM sqlite_schema WHERE name = 'workflow'"), 0);
     rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE todo").unwrap();
     SqliteBroker::open(config(folder.path())).unwrap();
-    assert_eq!(number(&path, "PRAGMA user_version"), 12);
+    assert_eq!(number(&path, "PRAGMA user_version"), 13);
 }

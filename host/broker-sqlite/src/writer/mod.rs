@@ -15,6 +15,7 @@ mod kv;
 mod limits;
 mod maintenance;
 mod registry;
+mod schedules;
 mod state;
 mod step;
 mod workflows;
