@@ -21,9 +21,24 @@ const MOST_COUNTED: usize = 20_000;
 const MOST_SUB_QUEUES: usize = 7_000;
 
 /// Kinds of keys that are looked at by name, with all that is in them.
-const KINDS: [&str; 15] = [
-    "job", "spec", "history", "log", "more", "wf", "wft", "gate", "uniq", "idem", "control", "line", "queues",
-    "blocked", "events",
+const KINDS: [&str; 17] = [
+    "job",
+    "spec",
+    "history",
+    "log",
+    "more",
+    "wf",
+    "wft",
+    "gate",
+    "uniq",
+    "idem",
+    "control",
+    "line",
+    "queues",
+    "blocked",
+    "events",
+    "schedule_v1",
+    "schedule_fires_v1",
 ];
 /// Kinds of sets that are looked at piece by piece, and sets of which there is one.
 const SETS: [&str; 6] = ["ready", "lane", "dead", "jobs", "workflows", "fair"];
@@ -62,6 +77,13 @@ const LABELS_OF_JOBS: &str = "labels";
 /// Tenants that have blobs, or references to some.
 const TENANTS_WITH_BLOBS: &str = "blobs";
 
+/// Kinds of `KINDS` whose keys have `meta:` in front.
+const KINDS_OF_SCHEDULES: [&str; 2] = ["schedule_v1", "schedule_fires_v1"];
+
+/// The names of a tenant's schedules, and those of all at which somebody is to look.
+const SCHEDULES: &str = "meta:schedules_v1";
+const DUE_SCHEDULES: &str = "meta:schedules_due_v1";
+
 /// What `library/audit_keys.lua` says of a job whose spec may have labels that no list knows.
 const UNKNOWN_LABELS: &str = "labels?";
 
@@ -71,6 +93,11 @@ const ENTRIES: &str = "entries?";
 /// The tenant in the name of a key of its blobs, behind `meta:`.
 fn tenant_with_blobs(name: &str) -> Option<&str> {
     name.strip_prefix("blobs_v1:").or_else(|| name.strip_prefix("blob_refs_v1:"))
+}
+
+/// The kind and the name of a key of a schedule, behind `meta:`.
+fn part_of_schedule(name: &str) -> Option<(&str, &str)> {
+    name.split_once(':').filter(|(kind, _)| KINDS_OF_SCHEDULES.contains(kind))
 }
 
 /// Names of keys by what stands in front of them, their kind.
@@ -133,6 +160,10 @@ impl RedisBroker {
         for kind in SINGLE_SETS {
             self.look_at_set(fix, kind, "", &mut found).await?;
         }
+        for tenant in of(SCHEDULES) {
+            self.look_at_set(fix, SCHEDULES, tenant, &mut found).await?;
+        }
+        self.look_at_set(fix, DUE_SCHEDULES, "", &mut found).await?;
         self.look_at(fix, "hashes", Vec::new(), &mut found).await?;
         for tenant in of(LABELS_OF_JOBS) {
             self.look_at_pieces(fix, LABELS_OF_JOBS, tenant, &mut found).await?;
@@ -199,6 +230,10 @@ impl RedisBroker {
                     kept.entry(LABELS_OF_JOBS.into()).or_default().insert(tenant.into());
                 } else if let Some(tenant) = tenant_with_blobs(name).filter(|_| kind == "meta") {
                     kept.entry(TENANTS_WITH_BLOBS.into()).or_default().insert(tenant.into());
+                } else if let Some(tenant) = name.strip_prefix("schedules_v1:").filter(|_| kind == "meta") {
+                    kept.entry(SCHEDULES.into()).or_default().insert(tenant.into());
+                } else if let Some((kind, name)) = part_of_schedule(name).filter(|_| kind == "meta") {
+                    page.entry(kind.into()).or_default().insert(name.into());
                 } else if known.contains(kind) {
                     page.entry(kind.into()).or_default().insert(name.into());
                 } else {

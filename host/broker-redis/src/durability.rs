@@ -27,7 +27,7 @@ const MAX_CONNECTIONS: usize = 32;
 /// The functions whose answer says that a change is kept. What only workers and background services call is not among
 /// them: a lost claim or outcome makes a job run again, and loses none. But on the word of `collect_blobs` bytes are destroyed,
 /// for which a record must not come back.
-const CONFIRMED: [&str; 17] = [
+const CONFIRMED: [&str; 19] = [
     "submit",
     "start_workflow",
     "cancel",
@@ -45,6 +45,8 @@ const CONFIRMED: [&str; 17] = [
     "put_blob",
     "delete_blob",
     "collect_blobs",
+    "schedule_steps",
+    "delete_schedules",
 ];
 
 /// The connections for changes that are confirmed.

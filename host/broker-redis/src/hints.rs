@@ -35,6 +35,7 @@ struct Senders {
     work: broadcast::Sender<Signal>,
     done: broadcast::Sender<Signal>,
     cancel: broadcast::Sender<Signal>,
+    schedules: broadcast::Sender<Signal>,
 }
 
 impl Senders {
@@ -43,6 +44,7 @@ impl Senders {
             Topic::Work => &self.work,
             Topic::Done => &self.done,
             Topic::Cancel => &self.cancel,
+            Topic::Schedules => &self.schedules,
         }
     }
 
@@ -79,7 +81,7 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn new() -> Self {
         let sender = || broadcast::channel(SIGNALS).0;
-        let senders = Senders { work: sender(), done: sender(), cancel: sender() };
+        let senders = Senders { work: sender(), done: sender(), cancel: sender(), schedules: sender() };
         let (wanted, subscribed) = (watch::Sender::default(), watch::Sender::default());
         Self { senders, wanted, subscribed, task: Mutex::new(None) }
     }
@@ -189,7 +191,7 @@ impl Hearing<'_> {
     ) -> Result<(), Ended> {
         self.follow(wanted).await?;
         if resync {
-            for topic in [Topic::Work, Topic::Done, Topic::Cancel] {
+            for topic in [Topic::Work, Topic::Done, Topic::Cancel, Topic::Schedules] {
                 self.senders.send(topic, Signal::Resync);
             }
         }
@@ -244,6 +246,9 @@ async fn answered<T>(
 fn read(connection: &Connection, message: &Msg) -> (Topic, Signal) {
     let channel = message.get_channel_name();
     let is_of = |topic| connection.keys.channel(topic) == channel;
+    if is_of(Topic::Schedules) {
+        return (Topic::Schedules, Signal::Schedules);
+    }
     let text = str::from_utf8(message.get_payload_bytes()).unwrap_or_default();
     let parts = text.split(',');
     let (topic, signal) = if is_of(Topic::Done) {

@@ -33,25 +33,11 @@ impl Jobs for RedisBroker {
     async fn submit(&self, jobs: &[NewJob]) -> Result<Vec<Submitted>> {
         let mut answers = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(BATCH) {
-            // The model has the words; the function puts the id in.
-            let by = JobId::from_parts(0, 0);
-            let superseded = json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
-            let mut args = args([&self.limits.max_backlog, &self.limits.max_queues, &superseded, &by]);
+            let mut args = self.submit_limits()?;
             args.extend(encode::new_jobs(batch)?);
             let mut answer = self.answer("submit", args, Repeat::Safe).await?;
             for code in answer.text()?.bytes() {
-                answers.push(match code {
-                    b'C' => Submitted::Created,
-                    b'E' => Submitted::Existing(answer.parsed()?),
-                    b'X' => Submitted::Conflict(answer.parsed()?),
-                    b'D' => Submitted::Duplicate(answer.parsed()?),
-                    b'F' => Submitted::QueueFull,
-                    b'Q' => Submitted::TooManyQueues,
-                    b'N' => Submitted::NotDead,
-                    b'B' => Submitted::StorageFull,
-                    b'M' => Submitted::MissingBlob(digest(&answer.text()?)?),
-                    _ => return Err(unknown_code()),
-                });
+                answers.push(submitted(code, || answer.text())?);
             }
         }
         Ok(answers)
@@ -109,6 +95,33 @@ impl Jobs for RedisBroker {
         }
         codes.into_iter().map(|code| acted(action, code)).collect()
     }
+}
+
+impl RedisBroker {
+    /// The first arguments of the function `submit`.
+    pub(crate) fn submit_limits(&self) -> Result<Vec<Vec<u8>>> {
+        // The model has the words; the function puts the id in.
+        let by = JobId::from_parts(0, 0);
+        let superseded = json(&Failure::new(SUPERSEDED, superseded_message(by)))?;
+        Ok(args([&self.limits.max_backlog, &self.limits.max_queues, &superseded, &by]))
+    }
+}
+
+/// What a letter says of a submission; `other` is the id or the digest behind it.
+pub(crate) fn submitted(code: u8, other: impl FnOnce() -> Result<String>) -> Result<Submitted> {
+    let id = |text: String| text.parse().map_err(corrupt);
+    Ok(match code {
+        b'C' => Submitted::Created,
+        b'E' => Submitted::Existing(id(other()?)?),
+        b'X' => Submitted::Conflict(id(other()?)?),
+        b'D' => Submitted::Duplicate(id(other()?)?),
+        b'F' => Submitted::QueueFull,
+        b'Q' => Submitted::TooManyQueues,
+        b'N' => Submitted::NotDead,
+        b'B' => Submitted::StorageFull,
+        b'M' => Submitted::MissingBlob(digest(&other()?)?),
+        _ => return Err(unknown_code()),
+    })
 }
 
 /// What the code of a function means for one job.

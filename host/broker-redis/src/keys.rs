@@ -54,6 +54,10 @@
 //! | `meta:blobs_v1:<tenant>`, `meta:blob_names_v1:…` | hash, sorted set | records of blobs by digest, and the digests in order, see `blobs.lua` |
 //! | `meta:blob_refs_v1:<tenant>` | hash | the digests to which a job refers, by its id |
 //! | `meta:blobs_unused_v1` | sorted set | `<tenant>,<digest>` of blobs to which no job refers, by the time since when |
+//! | `meta:schedule_v1:<tenant>,<name>`, `meta:schedule_fires_v1:…` | hash, list | a schedule, and its newest fires, see `schedules.lua` |
+//! | `meta:schedules_v1:<tenant>` | sorted set | names of schedules in order |
+//! | `meta:schedules_due_v1` | sorted set | `<tenant>,<name>` of schedules by when somebody looks at them |
+//! | `meta:schedule_revisions_v1` | hash | the last revision of a schedule by tenant |
 //! | `meta:recounted_v1` | string | when those were last counted anew: the time at which that was begun |
 //! | `meta:recounting_v1`, `meta:changed_v1` | string, hash | while they are counted anew: a token, and the bytes that came and went by `<tenant>,+<counter>` and `-`, see `recount.lua` |
 //! | `meta:older_v1` | string | when a process that does not count bytes was noticed last |
@@ -67,7 +71,7 @@
 //!
 //! In `retain`, `w` stands behind the name of a workflow and `c` behind that of a job that was replaced; nodes are not in
 //! it.
-//! `work`, `done` and `cancel` after the prefix are channels, `work:<worker>` is one of a worker that waits in `idle:…`.
+//! `work`, `done`, `cancel` and `schedules` after the prefix are channels, `work:<worker>` is one of a worker that waits in `idle:…`.
 
 use umbel_broker::{DocumentKind, Topic};
 use umbel_model::{JobId, TenantId, WorkerId};
@@ -118,6 +122,7 @@ impl Keys {
             Topic::Work => "work",
             Topic::Done => "done",
             Topic::Cancel => "cancel",
+            Topic::Schedules => "schedules",
         };
         format!("{}{name}", self.prefix)
     }

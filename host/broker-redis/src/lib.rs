@@ -29,6 +29,7 @@ mod nodes;
 mod recount;
 mod registry;
 mod scan;
+mod schedules;
 mod settings;
 mod storage;
 #[cfg(test)]

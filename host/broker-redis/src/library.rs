@@ -38,6 +38,7 @@ pub(crate) const CODE: &str = code! {
     "do" "deletion" "end"
     "do" "job_actions" "end"
     "do" "staging" "end"
+    "do" "schedules" "end"
     "do" "reading" "end"
     "do" "controls" "end"
     "do" "events" "end"

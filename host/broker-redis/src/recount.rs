@@ -27,7 +27,7 @@ const TENANTS: usize = 100;
 const ATTEMPTS: u32 = 5;
 
 /// Counters of a tenant as `library/storage.lua` names them.
-const FIELDS: [&str; 6] = ["j", "l", "d", "m", "k", "b"];
+const FIELDS: [&str; 7] = ["j", "l", "d", "m", "k", "b", "s"];
 
 /// A counter that differs from what there is.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,7 +196,7 @@ impl RedisBroker {
 
 /// Whether the name of a key, below the prefix, is that of something that counts.
 fn is_measured(name: &str) -> bool {
-    let is_entries = name.starts_with("meta:kv_v1:") || name.starts_with("meta:blobs_v1:");
+    let is_entries = ["meta:kv_v1:", "meta:blobs_v1:", "meta:schedule_v1:"].iter().any(|kind| name.starts_with(kind));
     name.split_once(':').is_some_and(|(kind, name)| matches!(kind, "job" | "wf" | "doc") && name.contains(','))
         || is_entries
 }

@@ -8,8 +8,9 @@ use crate::{RedisBroker, answers::Answer, bytes::corrupt};
 impl RedisBroker {
     pub(crate) async fn stored(&self, tenant: &TenantId) -> Result<StoredBytes> {
         let key = self.connection.keys.stored(tenant);
-        let [jobs, logs, documents, modules, kv, blobs] = self.numbers(key, &["j", "l", "d", "m", "k", "b"]).await?;
-        Ok(StoredBytes { jobs, logs, documents, modules, kv, blobs })
+        let [jobs, logs, documents, modules, kv, blobs, schedules] =
+            self.numbers(key, &["j", "l", "d", "m", "k", "b", "s"]).await?;
+        Ok(StoredBytes { jobs, logs, documents: documents + schedules, modules, kv, blobs })
     }
 
     pub(crate) async fn own_storage_limits(&self, tenant: &TenantId) -> Result<StorageLimits> {

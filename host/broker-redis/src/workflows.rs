@@ -148,20 +148,7 @@ impl RedisBroker {
     }
 
     async fn submission(&self, function: &str, args: Vec<Vec<u8>>) -> Result<WorkflowSubmitted> {
-        let answer: String = self.typed(function, args, Repeat::Safe).await?;
-        let id = answer.get(1..).unwrap_or_default();
-        Ok(match answer.bytes().next() {
-            Some(b'C') => WorkflowSubmitted::Created,
-            Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
-            Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
-            Some(b'F') => WorkflowSubmitted::QueueFull,
-            Some(b'B') => WorkflowSubmitted::StorageFull,
-            Some(b'Q') => WorkflowSubmitted::TooManyQueues,
-            Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
-            Some(b'M') => WorkflowSubmitted::MissingBlob(digest(id)?),
-            Some(b'U') => WorkflowSubmitted::Unknown,
-            _ => return Err(unknown_code()),
-        })
+        workflow_submitted(&self.typed::<String>(function, args, Repeat::Safe).await?)
     }
 
     async fn texts(&self, keys: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>> {
@@ -173,4 +160,21 @@ impl RedisBroker {
         }
         Ok(texts)
     }
+}
+
+/// The answer to a step of a submission: a letter, and an id or a digest.
+pub(crate) fn workflow_submitted(answer: &str) -> Result<WorkflowSubmitted> {
+    let id = answer.get(1..).unwrap_or_default();
+    Ok(match answer.bytes().next() {
+        Some(b'C') => WorkflowSubmitted::Created,
+        Some(b'E') => WorkflowSubmitted::Existing(id.parse().map_err(corrupt)?),
+        Some(b'X') => WorkflowSubmitted::Conflict(id.parse().map_err(corrupt)?),
+        Some(b'F') => WorkflowSubmitted::QueueFull,
+        Some(b'B') => WorkflowSubmitted::StorageFull,
+        Some(b'Q') => WorkflowSubmitted::TooManyQueues,
+        Some(b'W') => WorkflowSubmitted::TooManyWorkflows,
+        Some(b'M') => WorkflowSubmitted::MissingBlob(digest(id)?),
+        Some(b'U') => WorkflowSubmitted::Unknown,
+        _ => return Err(unknown_code()),
+    })
 }

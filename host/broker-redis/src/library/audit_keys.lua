@@ -275,4 +275,6 @@ local kinds = {
   gate = look_at_part_of_workflow('gate:', '000000'), uniq = look_at_unique, idem = look_at_idempotency,
   control = look_at_special('control:'), line = look_at_tenant_queue, queues = look_at_queues, blocked = look_at_blocked,
   events = look_at_events,
+  schedule_v1 = function(name) schedules.look_at(name, found) end,
+  schedule_fires_v1 = function(name) schedules.look_at_fires(name, found) end,
 }

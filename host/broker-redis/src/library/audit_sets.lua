@@ -99,6 +99,14 @@ sets.workers_seen = function(_, id)
   if call('HEXISTS', P .. 'workers', id) == 0 then return 'time of a worker that is gone' end
 end
 
+sets['meta:schedules_v1'] = function(tenant, name)
+  if not schedules.is_there(tenant .. ',' .. name) then return 'name of a schedule that is gone' end
+end
+
+sets['meta:schedules_due_v1'] = function(_, full)
+  if not schedules.is_there(full, true) then return 'time of a schedule at which nobody is to look' end
+end
+
 -- A piece of a set: `name` behind its kind, or '' for one of a kind.
 local function look_at_set(kind, name, from, count)
   local key = kind .. (name ~= '' and ':' .. name or '')

@@ -55,9 +55,11 @@ local function bind()
 end
 
 -- What the other files give: labels, sub-queues and limits, unique keys, the dead set, workflows, work items, new workflows,
--- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored; sums of usage, blobs.
+-- idempotency keys, deletion, whose turn it is, claims, key-value entries; the bytes that tenants have stored; sums of usage, blobs;
+-- the submission of one job, schedules.
 local labels, limits, unique, dead_set, workflows, work, storage = {}, {}, {}, {}, {}, {}, {}
 local new_workflows, idempotency, deletion, turns, claims, kv, usage, blobs = {}, {}, {}, {}, {}, {}, {}, {}
+local submission, schedules = {}, {}
 
 -- ---- the state of one call
 

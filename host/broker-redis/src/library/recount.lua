@@ -60,7 +60,7 @@ local by_tenant, sums
 local function sum_of(tenant)
   local sum = by_tenant[tenant]
   if not sum then
-    sum = { tenant, 0, 0, 0, 0, 0, 0 }
+    sum = { tenant, 0, 0, 0, 0, 0, 0, 0 }
     by_tenant[tenant], sums[#sums + 1] = sum, sum
   end
   return sum
@@ -95,7 +95,8 @@ function measures.doc(shelf, from)
   return #names == SHELF_PIECE and names[SHELF_PIECE] or nil
 end
 
--- Key-value entries of a bucket by key, or blobs of a tenant by digest, those behind `from`; the last one when there are more.
+-- Key-value entries of a bucket by key, or blobs of a tenant by digest, those behind `from`; the last one when there are more. Or a
+-- schedule.
 function measures.meta(name, from)
   local owner = string.match(name, '^blobs_v1:(.*)$')
   if owner then
@@ -104,6 +105,13 @@ function measures.meta(name, from)
     sum[7] = sum[7] + bytes
     storage.work_done(count / DOCUMENTS)
     return last
+  end
+  local schedule = string.match(name, '^schedule_v1:(.*)$')
+  if schedule then
+    local tenant, bytes = schedules.measure(schedule)
+    local sum = sum_of(tenant)
+    sum[8] = sum[8] + bytes
+    return
   end
   local tenant, bytes, entries, last = kv.measure(string.match(name, '^kv_v1:(.*)$'), from, SHELF_PIECE)
   local sum = sum_of(tenant)
@@ -114,9 +122,9 @@ end
 
 -- What keys take; as many of them as a call should measure.
 -- ARGV[2] token   ARGV[3] behind which name to go on in the first one, or ''   ARGV[4…] names of keys below the prefix: job, wf, doc,
---   meta:kv_v1, meta:blobs_v1
+--   meta:kv_v1, meta:blobs_v1, meta:schedule_v1
 -- Returns { keys that are done, name behind which to go on in the next one or '', { tenant, bytes of jobs and workflows, of logs,
---   of documents, of modules, of key-value entries, of blobs }, … }; { -1 } when not every change since the beginning was noted.
+--   of documents, of modules, of key-value entries, of blobs, of schedules }, … }; { -1 } when not every change since the beginning was noted.
 -- Complexity: O(n), with the log lines and the documents.
 register('measure', 'allow-oom', function(args)
   if storage.watched() ~= args[2] then return { -1 } end
@@ -144,7 +152,7 @@ end)
 register('compare_stored', 'allow-oom', function(args)
   if storage.watched() ~= args[2] then return { -1 } end
   keep_watching(args[2])
-  local out, fields = { 1 }, { 'j', 'l', 'd', 'm', 'k', 'b' }
+  local out, fields = { 1 }, { 'j', 'l', 'd', 'm', 'k', 'b', 's' }
   for at = 4, #args, 1 + 2 * #fields do
     local tenant, names, is_wrong = args[at], {}, false
     for _, field in ipairs(fields) do

@@ -71,12 +71,8 @@ register('stage_nodes', '', function(args)
   return 'C'
 end)
 
--- Starts a staged workflow.
--- ARGV[2] its member
--- Returns a letter and an id, as stage_workflow does.
--- Complexity: that of work.advance().
-register('start_workflow', '', function(args)
-  local member = args[2]
+-- Starts a staged workflow by its member; a letter and an id, as stage_workflow answers. Without `C` nothing was changed.
+function new_workflows.start(member)
   local c, g = workflows, new_workflows
   local wf = c.at(sub(member, 1, -7))
   if not wf or wf.pruned > 0 then return 'U' end
@@ -92,9 +88,20 @@ register('start_workflow', '', function(args)
   call('HDEL', P .. 'wft:' .. member, 'i', 'r')
   g.begin(wf, stored[2])
   work.advance()
-  flush()
-  notify()
   return 'C'
+end
+
+-- Starts a staged workflow.
+-- ARGV[2] its member
+-- Returns a letter and an id, as stage_workflow does.
+-- Complexity: that of work.advance().
+register('start_workflow', '', function(args)
+  local answer = new_workflows.start(args[2])
+  if answer == 'C' then
+    flush()
+    notify()
+  end
+  return answer
 end)
 
 -- Cancels a workflow.

@@ -1,6 +1,6 @@
 -- The bytes that a tenant has stored: `meta:stored:<tenant>` has the counters by kind: `j` jobs and workflows, and `l` the part of
--- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules; `k` key-value entries; `b` blobs. What counts is said in the
--- broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
+-- it that is logs; `d` documents and what they stand for, and `m` the part of it that is modules; `k` key-value entries; `b` blobs; `s` schedules, which
+-- count as documents do. What counts is said in the broker's rules/storage.rs. A step adds up what it changes, and writes it once at its end.
 
 -- While somebody counts anew (see recount.lua), `meta:recounting_v1` is there, and each change is noted in `meta:changed_v1`, too:
 -- what was added by '<tenant>,+<counter>', and what was taken away by '<tenant>,-<counter>'.
@@ -79,6 +79,12 @@ function storage.flush()
   jobs, logs, changed = {}, {}, {}
 end
 
+-- What is stored of documents and schedules together.
+local function of_documents(tenant)
+  local stored = call('HMGET', storage.key(tenant), 'd', 's')
+  return (stored[1] or 0) + (stored[2] or 0)
+end
+
 -- A document that was `old` is `new` now, and stands for `held` bytes; each may be nothing. Whether it fits: if not, nothing was
 -- counted. Only modules, tasks and secrets are limited.
 function storage.take_document(shelf, name, old, new, held)
@@ -88,7 +94,7 @@ function storage.take_document(shelf, name, old, new, held)
   local tenant, kind = string.match(shelf, '^([^,]*),(.*)$')
   if new and bytes > 0 and (kind == 'module' or kind == 'task' or kind == 'secret') then
     local limit = storage.limit(tenant, 'd')
-    if limit > 0 and (call('HGET', storage.key(tenant), 'd') or 0) + bytes > limit then return false end
+    if limit > 0 and of_documents(tenant) + bytes > limit then return false end
   end
   if held > 0 then call('HSET', key, name, held) else call('HDEL', key, name) end
   if bytes ~= 0 then
@@ -119,6 +125,19 @@ function storage.take_entry(tenant, bytes, most)
   end
   storage.add_entry(tenant, bytes)
   return true
+end
+
+-- Counts so many bytes more of schedules, or fewer.
+function storage.add_schedule(tenant, bytes)
+  if bytes == 0 then return end
+  storage.count(tenant, 's', bytes)
+  note(tenant, 's', bytes)
+end
+
+-- Whether so many bytes more of schedules fit.
+function storage.schedule_fits(tenant, bytes)
+  local limit = storage.limit(tenant, 'd')
+  return limit == 0 or of_documents(tenant) + bytes <= limit
 end
 
 -- Counts so many bytes more of blobs, or fewer.

@@ -163,6 +163,27 @@ local function submit(g, id, piece, details)
   codes[#codes + 1] = 'C'
 end
 
+-- For a call that submits one job after the other: ARGV[2…5] of `submit`, and how many there are at most.
+local has_work
+function submission.begin(backlog, queues, failure, other, most)
+  max_backlog, max_queues, superseded, by, count = tonumber(backlog), tonumber(queues), failure, other, most
+  reserve()
+  has_work = call('EXISTS', P .. 'todo') == 1
+end
+
+-- Submits one: its group, id, second piece, and details or ''. Its letter, and the id or digest of the answer.
+function submission.one(group, id, piece, details)
+  codes, ids = {}, {}
+  submit(read_groups(group)[1], id, piece, details ~= '' and details or NO_DETAILS)
+  if has_work and codes[1] == 'C' then
+    work.advance()
+    count_again()
+    has_work = false
+    reserve()
+  end
+  return codes[1], ids[1]
+end
+
 -- ---- many jobs together
 
 -- Records and their keys, by turns. Kept from call to call, so that it grows once.

@@ -61,6 +61,7 @@ async fn populated(server: &RedisServer) -> (RedisBroker, Vec<Delivery>) {
         NewJob { expires_ms: 600_000, ..single(15) },
     ];
     broker.submit(&waiting).await.unwrap();
+    broker.schedule_steps(&[schedules::make("s"), schedules::make("t")]).await.unwrap();
     let task: TaskName = "other".parse().unwrap();
     let patch = ControlPatch { concurrency: Some(3), ..ControlPatch::default() };
     broker.set_control(&tenant(), &Scope::Task(task), &patch).await.unwrap();
@@ -186,6 +187,36 @@ async fn an_audit_finds_and_mends_each_damage() {
         ),
         (vec!["DEL".into(), key("meta:blob_refs_v1:tenant0")], "references of a blob"),
         (vec!["HINCRBY".into(), key("meta:stored:tenant0"), "b".into(), "5".into()], "bytes of a tenant"),
+        (vec!["DEL".into(), key("meta:schedules_v1:tenant0")], "schedule that no list has"),
+        (
+            vec!["ZREM".into(), key("meta:schedules_due_v1"), "tenant0,s".into()],
+            "schedule at which nobody looks at its time",
+        ),
+        (
+            vec!["ZADD".into(), key("meta:schedules_due_v1"), "7".into(), "tenant0,s".into()],
+            "schedule at which nobody looks at its time",
+        ),
+        (
+            vec!["ZADD".into(), key("meta:schedules_due_v1"), "7".into(), "tenant0,gone".into()],
+            "time of a schedule at which nobody is to look",
+        ),
+        (
+            vec!["ZADD".into(), key("meta:schedules_v1:tenant0"), "0".into(), "gone".into()],
+            "name of a schedule that is gone",
+        ),
+        (vec!["DEL".into(), key("meta:schedule_revisions_v1")], "revision of a schedule that was not given"),
+        (
+            vec!["RPUSH".into(), key("meta:schedule_fires_v1:tenant0,gone"), "x".into()],
+            "fires of a schedule that is gone",
+        ),
+        (
+            vec!["RPUSH".into(), key("meta:schedule_fires_v1:tenant0,s"), "x".into()],
+            "fire that is none of its schedule",
+        ),
+        (vec!["HINCRBY".into(), key("meta:stored:tenant0"), "s".into(), "5".into()], "bytes of a tenant"),
+        (vec!["HSET".into(), key("meta:schedule_v1:tenant0,s"), "s".into(), "longer".into()], "bytes of a tenant"),
+        (vec!["HDEL".into(), key("meta:schedule_v1:tenant0,s"), "d".into()], "schedule that cannot be read"),
+        (vec!["DEL".into(), key("meta:schedule_v1:tenant0,t")], "fires of a schedule that is gone"),
         (
             vec!["HSET".into(), key("followed"), "tenant9".into(), "99999999999999 1".into()],
             "followers that nobody looks for",

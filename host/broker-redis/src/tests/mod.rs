@@ -17,6 +17,7 @@ mod lists;
 mod maintenance;
 mod readiness;
 mod recount;
+mod schedules;
 mod serving;
 mod storage;
 mod tls;
