@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use moka::future::Cache;
 use umbel_broker::Broker;
-use umbel_model::{TaskName, TenantId};
+use umbel_model::{Digest, TaskName, TenantId};
 
-use crate::{Error, Result, RouteTable, Routes, TaskDocument, TaskFacts, TaskSource};
+use crate::{Error, Result, RouteTable, Routes, TaskDocument, TaskFacts, TaskSource, pinned_task};
 
 /// A deploy is seen at most this late.
 const TTL: Duration = Duration::from_secs(1);
@@ -58,5 +58,12 @@ impl TaskSource for BrokerTasks {
         };
         self.tasks.insert(key, facts.clone()).await;
         Ok(facts)
+    }
+
+    async fn pinned(&self, tenant: &TenantId, name: &TaskName, digest: Digest) -> Result<Option<Arc<TaskFacts>>> {
+        let Some(document) = pinned_task(&*self.broker, tenant, name, digest).await? else {
+            return Ok(None);
+        };
+        Ok(document.facts(Some(&*self.routes(tenant).await?)).map(Arc::new))
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::value::RawValue;
 use umbel_model::{Digest, ParameterText, PolicyPatch, TaskName, TenantId};
 
-use crate::error::{FaultKind, Faults, Result};
+use crate::error::{Error, FaultKind, Faults, Result};
 
 /// A task as submissions need to know it.
 #[derive(Debug, Clone)]
@@ -68,4 +68,11 @@ pub trait ValueChecker: Debug + Send + Sync {
 pub trait TaskSource: Send + Sync {
     /// The task as it is deployed now; none when the tenant has no such task.
     async fn task(&self, tenant: &TenantId, name: &TaskName) -> Result<Option<Arc<TaskFacts>>>;
+
+    /// The task as a module of the tenant describes it, whatever is deployed; none when there is no such module, it was deleted, or it
+    /// does not describe the task.
+    async fn pinned(&self, tenant: &TenantId, name: &TaskName, digest: Digest) -> Result<Option<Arc<TaskFacts>>> {
+        let _ = (tenant, name, digest);
+        Err(Error::Source("modules cannot be looked up here".to_owned()))
+    }
 }

@@ -102,6 +102,7 @@ async fn a_spec_carries_what_running_and_reading_a_node_needs() {
         headers: BTreeMap::from([("trace".into(), "7".into())]),
         traceparent: Some("00-a-b-01".into()),
         request_id: Some("r".into()),
+        schedule: None,
     };
     let canvas = json!({"task": "inc", "args": [1], "label": "first"});
     let NewWorkflow { head, nodes } = composed_with(&Rules::default(), canvas, &stamps).await.unwrap();

@@ -13,10 +13,12 @@ mod module_users;
 mod promoter;
 mod pruner;
 mod reaper;
+mod scheduler;
 mod service;
 mod service_lease;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -28,8 +30,10 @@ use module_collector::ModuleCollector;
 use promoter::Promoter;
 use pruner::Pruner;
 use reaper::Reaper;
+use scheduler::Scheduler;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use umbel_broker::Broker;
+use umbel_compose::{Limits, Rules, TaskSource};
 use umbel_model::{PolicyBounds, settings};
 use umbel_modules::ModuleStore;
 
@@ -72,18 +76,28 @@ settings! {
 }
 
 /// The broker, store and limits that the services work with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Dependencies {
     pub broker: Arc<dyn Broker>,
     /// The store of large values. Without it none is swept, and jobs with large arguments are not repeated.
     pub store: Option<ModuleStore>,
-    /// The widest policy of a job that is repeated.
+    /// The widest policy of a job that is repeated, or that a schedule starts.
     pub bounds: PolicyBounds,
+    /// Who knows the tasks that schedules start, and checks arguments against their schemas. Without it they are read from the
+    /// broker, and arguments are bound, but not checked.
+    pub tasks: Option<Arc<dyn TaskSource>>,
 }
 
 impl From<Arc<dyn Broker>> for Dependencies {
     fn from(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, store: None, bounds: PolicyBounds::default() }
+        Self { broker, store: None, bounds: PolicyBounds::default(), tasks: None }
+    }
+}
+
+impl fmt::Debug for Dependencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { broker, store, bounds, .. } = self;
+        f.debug_struct("Dependencies").field("broker", broker).field("store", store).field("bounds", bounds).finish()
     }
 }
 
@@ -97,7 +111,7 @@ pub struct Control {
 impl Control {
     /// Starts all services on the current runtime.
     pub fn start(dependencies: impl Into<Dependencies>, config: &ControlConfig) -> Self {
-        let Dependencies { broker, store, bounds } = dependencies.into();
+        let Dependencies { broker, store, bounds, tasks } = dependencies.into();
         let control = Self { stop: CancellationToken::new(), tasks: TaskTracker::new() };
         let (process, config) = (service_lease::process_name(), || config.clone());
         control.run(Promoter { config: config(), opened: Mutex::default() }, &broker, &process);
@@ -109,6 +123,8 @@ impl Control {
             control.run(BlobSweeper { config: config(), store: store.clone() }, &broker, &process);
             control.run(Sweeper { config: config(), store, warned: AtomicBool::new(false) }, &broker, &process);
         }
+        let rules = Rules { bounds: bounds.clone(), limits: Limits::default() };
+        control.run(Scheduler::new(broker.clone(), store.clone(), rules, tasks), &broker, &process);
         control.run(BulkActions { config: config(), store, bounds }, &broker, &process);
         control.tasks.close();
         control

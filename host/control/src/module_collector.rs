@@ -21,7 +21,7 @@ use umbel_modules::ModuleStore;
 use crate::{
     ControlConfig,
     large_value_owner::owns,
-    module_users::{Keeper, Search},
+    module_users::{Keeper, Search, pinned},
     promoter::now_ms,
     service::Error,
     service::Service,
@@ -80,6 +80,10 @@ impl ModuleCollector {
             if after.is_none() {
                 break;
             }
+        }
+        if !candidates.is_empty() {
+            let pinned = pinned(broker, tenant).await?;
+            candidates.retain(|digest| !pinned.contains(digest));
         }
         for digest in self.without_keeper(broker, tenant, candidates).await? {
             // As it is now: it may have been pushed again.
@@ -246,13 +250,13 @@ mod tests {
 
     use bytes::Bytes;
     use umbel_broker::{
-        Cancelled, Jobs as _, Maintenance as _, NewJob, NewNode, NewWork, NodeTemplate, Registry as _, Start,
-        WorkflowHead, Workflows as _, submit_workflow,
+        Cancelled, Jobs as _, Maintenance as _, NewJob, NewNode, NewWork, NodeTemplate, Registry as _, ScheduleChange,
+        ScheduleStep, ScheduleStepped, Schedules as _, Start, WorkflowHead, Workflows as _, submit_workflow,
     };
     use umbel_broker_conformance::MemoryBroker;
     use umbel_compose::TaskDocument;
     use umbel_model::{
-        JobId, OnFailure, QueueName, TaskDescription, TaskName, WorkflowId,
+        JobId, OnFailure, QueueName, ScheduleName, TaskDescription, TaskName, WorkflowId,
         canvas::{Range, When},
     };
 
@@ -530,6 +534,25 @@ mod tests {
         let never = ControlConfig { unused_modules_after: Duration::ZERO, ..ControlConfig::default() };
         ModuleCollector::new(never, world.store.clone()).step(&*world.broker).await.unwrap();
         assert!(!deleted(digest).await, "the operator keeps all");
+        let mut step = ScheduleStep {
+            tenant: t.clone(),
+            name: ScheduleName::new("nightly").unwrap(),
+            revision: 0,
+            not_before: 0,
+            change: ScheduleChange::Put {
+                definition: Some(format!(r#"{{"digest":"{digest}"}}"#)),
+                state: "{}".into(),
+                look_at: None,
+            },
+            fires: Vec::new(),
+            start: None,
+        };
+        let set = world.broker.schedule_steps(std::slice::from_ref(&step)).await.unwrap();
+        world.round().await;
+        assert!(!deleted(digest).await, "a schedule pins it");
+        let ScheduleStepped::Done { revision, .. } = set[0] else { panic!("{set:?}") };
+        (step.revision, step.change) = (revision, ScheduleChange::Delete);
+        world.broker.schedule_steps(&[step]).await.unwrap();
         world.round().await;
         assert!(deleted(digest).await);
         assert!(world.store.exists(&digest).await.unwrap(), "it is taken away after its grace");

@@ -9,7 +9,8 @@ use std::{
 };
 
 use umbel_broker::{
-    Broker, JobQuery, MAX_NODES_A_CALL, NodeWork, Result, Results, WorkflowQuery, WorkflowRecord, WorkflowState,
+    Broker, JobQuery, MAX_NODES_A_CALL, NodeWork, Result, Results, ScheduleQuery, WorkflowQuery, WorkflowRecord,
+    WorkflowState,
 };
 use umbel_model::{Digest, JobId, JobRecord, JobState, TenantId, WorkflowId};
 
@@ -54,6 +55,21 @@ fn is_running(workflow: &WorkflowRecord) -> bool {
 
 fn uses(workflow: &WorkflowRecord) -> impl Iterator<Item = Digest> {
     workflow.templates.iter().flat_map(|template| digests(&template.spec))
+}
+
+/// The modules that schedules of the tenant pin. Every digest in a definition counts: one too many keeps a module.
+pub(crate) async fn pinned(broker: &dyn Broker, tenant: &TenantId) -> Result<HashSet<Digest>> {
+    let mut query = ScheduleQuery { tenant: tenant.clone(), prefix: String::new(), after: None, max: PAGE };
+    let mut pinned = HashSet::new();
+    loop {
+        let page = broker.schedules(&query).await?;
+        pinned.extend(page.schedules.iter().flat_map(|schedule| digests(&schedule.definition)));
+        query.after = page.next;
+        if query.after.is_none() {
+            return Ok(pinned);
+        }
+        tokio::time::sleep(PAGE_PAUSE).await;
+    }
 }
 
 /// What keeps the modules of one tenant.

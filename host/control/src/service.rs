@@ -35,6 +35,12 @@ pub(crate) trait Service: Send + Sync + 'static {
 
     /// Does one bounded piece of work; answers how long to pause after it.
     fn step(&self, broker: &dyn Broker) -> impl Future<Output = Result<Duration, Error>> + Send;
+
+    /// Ends when there may be something to do before the pause is over.
+    fn woken(&self, broker: &dyn Broker) -> impl Future<Output = ()> + Send {
+        let _ = broker;
+        std::future::pending()
+    }
 }
 
 /// Steps until told to stop. `process` is the unique name of this process.
@@ -81,6 +87,8 @@ async fn steps<S: Service>(service: &S, broker: &dyn Broker, mut lease: Option<&
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+            // A broker that is away is not asked more often because it speaks.
+            () = service.woken(broker), if failures == 0 => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use umbel_broker::{Broker, NewJob, Start};
 use umbel_broker_conformance::MemoryBroker;
 use umbel_bulk::{Action, Bulk, Filter, State};
 use umbel_control::{Control, ControlConfig, Dependencies};
-use umbel_model::{JobId, JobState, PolicyBounds, QueueName, TaskName, TenantId};
+use umbel_model::{JobId, JobState, QueueName, TaskName, TenantId};
 use umbel_modules::ModuleStore;
 
 fn tenant(name: &str) -> TenantId {
@@ -90,8 +90,7 @@ async fn a_large_value_is_deleted_when_its_job_is_gone_and_not_before() {
     // The same job id in another tenant's folder is nobody's.
     let others = store.put_value(&b, there.id, "22").await.unwrap();
     let gone = store.put_value(&a, JobId::from_parts(1, 2), "333").await.unwrap();
-    let dependencies =
-        Dependencies { broker: broker.clone(), store: Some(store.clone()), bounds: PolicyBounds::default() };
+    let dependencies = Dependencies { store: Some(store.clone()), ..Dependencies::from(broker.clone()) };
     let young = ControlConfig { sweep_every: Duration::from_millis(10), ..ControlConfig::default() };
     let config = ControlConfig { sweep_grace: Duration::ZERO, ..young.clone() };
 
