@@ -94,6 +94,8 @@ settings! {
         pub approve_pushes: bool = false,
         /// Wrap the keys that seal secrets. None: no secret can be set.
         pub master_keys: Arc<MasterKeys> = Arc::default(),
+        /// Between two fires of a schedule, at least, milliseconds: checked on the next 1,000 when it is set.
+        pub min_schedule_interval_ms: u64 = 1_000,
         /// The operator's bounds of policies.
         pub bounds: PolicyBounds = PolicyBounds::default(),
     }

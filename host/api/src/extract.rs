@@ -9,8 +9,8 @@ use axum::{
 use serde::{Deserialize, de::DeserializeOwned};
 use umbel_compose::plain;
 use umbel_model::{
-    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, SecretName, TaskName, TenantId, WorkerId,
-    WorkflowId, human,
+    BucketName, Digest, DigestPrefix, InvalidName, JobId, KvKey, QueueName, ScheduleName, SecretName, TaskName,
+    TenantId, WorkerId, WorkflowId, human,
 };
 use utoipa::IntoParams;
 
@@ -154,6 +154,22 @@ named! {
     BucketName: BucketName => InvalidKey;
     KvKey: KvKey => InvalidKey;
     SecretName: SecretName => SecretNotFound;
+    ScheduleName: ScheduleName => ScheduleNotFound;
+}
+
+impl Named for BackfillParam {
+    type Name = (ScheduleName, String);
+
+    fn parse(_: Option<&str>) -> Result<Self::Name> {
+        Err(Problem::backfill_not_found("the path is not UTF-8"))
+    }
+
+    fn of_path(texts: &[&str]) -> Result<Self::Name> {
+        match texts {
+            [schedule, id] => Ok((ScheduleName::parse(Some(schedule))?, (*id).to_owned())),
+            _ => Self::parse(None),
+        }
+    }
 }
 
 impl Named for EntryParam {
@@ -181,6 +197,9 @@ impl Named for TokenParam {
 
 /// The kind of a bucket and a key.
 pub(crate) enum EntryParam {}
+
+/// The kind of a schedule and one of its backfills.
+pub(crate) enum BackfillParam {}
 
 /// The kind of a token's id.
 pub(crate) enum TokenParam {}

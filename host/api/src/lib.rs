@@ -39,6 +39,7 @@ mod records;
 mod redrive;
 mod router;
 mod routes;
+mod schedules;
 mod schemas;
 mod serve;
 mod state;
@@ -60,6 +61,7 @@ pub use problem::{Code, Problem};
 pub use router::{openapi, router};
 pub use serve::serve;
 pub use state::Api;
+pub use task_source::task_source;
 
 /// Why an operation outside of a request failed.
 #[derive(Debug, thiserror::Error)]

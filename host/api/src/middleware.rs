@@ -155,6 +155,8 @@ fn reads_list(request: &Request) -> bool {
         "/v1/kv/{bucket}",
         "/v1/modules",
         "/v1/queues",
+        "/v1/schedules",
+        "/v1/schedules/{name}/fires",
         "/v1/secrets",
         "/v1/tasks",
         "/v1/workers/{id}/jobs",

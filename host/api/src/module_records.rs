@@ -1,10 +1,12 @@
 //! The records of modules: made by a push, marked by a deletion.
 
-use umbel_broker::{DocumentPut, Expect};
+use umbel_broker::{DocumentPut, Expect, ScheduleQuery, ScheduleRecord};
 use umbel_compose::ModuleDocument;
 use umbel_model::{Digest, ModuleInfo, TaskName, TenantId};
+use umbel_schedule::Definition;
 
 use crate::{
+    paging::MAX_LIMIT,
     problem::{Problem, Result},
     state::Api,
     storage_quota,
@@ -71,6 +73,7 @@ pub(crate) async fn delete(api: &Api, tenant: &TenantId, digest: Digest) -> Resu
             return Ok(());
         }
         must_be_unused(&module.users(&*api.broker, tenant).await?.pointing, digest)?;
+        must_not_be_pinned(api, tenant, digest).await?;
         if !module.mark(&*api.broker, tenant, Some(now_ms())).await? {
             continue;
         }
@@ -99,6 +102,29 @@ fn must_be_unused(pointing: &[TaskName], digest: Digest) -> Result<()> {
          (`umbel task delete`)",
         named.join(", ")
     )))
+}
+
+/// A schedule that is set meanwhile may still pin it: what it fires then fails, and is recorded.
+async fn must_not_be_pinned(api: &Api, tenant: &TenantId, digest: Digest) -> Result<()> {
+    let mut query = ScheduleQuery { tenant: tenant.clone(), prefix: String::new(), after: None, max: MAX_LIMIT };
+    let text = digest.to_string();
+    loop {
+        let page = api.broker.schedules(&query).await?;
+        let pins = |schedule: &&ScheduleRecord| {
+            schedule.definition.contains(&text)
+                && Definition::stored(&schedule.definition).is_ok_and(|of| of.written.digest == Some(digest))
+        };
+        if let Some(schedule) = page.schedules.iter().find(pins) {
+            return Err(Problem::module_in_use(format!(
+                "schedule `{}` pins {digest}; change it, or delete it (`umbel schedule delete`)",
+                schedule.name
+            )));
+        }
+        query.after = page.next;
+        if query.after.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 fn busy(digest: Digest) -> Problem {

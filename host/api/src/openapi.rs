@@ -32,6 +32,7 @@ use crate::{
         (name = "tasks", description = "Named functions of modules; a task's name points at one digest at a time"),
         (name = "jobs", description = "Calls of tasks"),
         (name = "workflows", description = "Canvases: tasks in chains, groups and chords, submitted as one"),
+        (name = "schedules", description = "What starts jobs and workflows by the clock"),
         (name = "bulk", description = "Actions on many jobs, carried out in the background"),
         (name = "queues", description = "Where jobs wait"),
         (name = "usage", description = "What attempts used, summed by hour and task"),
@@ -113,6 +114,7 @@ const LENGTHS: [(&str, &str, u64); 12] = [
 const MAX_TENANT: u64 = 63;
 const MAX_QUEUE: u64 = 64;
 const MAX_TASK: u64 = 128;
+const MAX_SCHEDULE: u64 = 100;
 const MAX_WORKER: u64 = 128;
 /// `sha256:` and 64 digits.
 const MAX_DIGEST: u64 = 71;
@@ -131,6 +133,7 @@ fn parameter_length(path: &str, name: &str) -> Option<u64> {
         "task" if !of("events") => Some(MAX_TASK),
         "name" if of("tasks/") => Some(MAX_TASK),
         "name" if of("queues/") => Some(MAX_QUEUE),
+        "name" if of("schedules/") => Some(MAX_SCHEDULE),
         "id" if of("workers/") => Some(MAX_WORKER),
         "id" => Some(MAX_ID),
         _ => None,

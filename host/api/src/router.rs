@@ -19,8 +19,8 @@ use crate::{
     openapi::{Base, complete, corrected},
     problem::Problem,
     routes::{
-        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, secrets, tasks, tenant, tokens, usage,
-        workers, workflows,
+        approvals, blobs, bulk, config, dead, health, jobs, kv, modules, queues, schedules, secrets, tasks, tenant,
+        tokens, usage, workers, workflows,
     },
     state::Api,
 };
@@ -82,6 +82,17 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(secrets::show, secrets::put, secrets::delete))
         .routes(routes!(secrets::rotate))
         .routes(routes!(secrets::rewrap))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::times::preview))
+        .routes(routes!(schedules::show, schedules::put, schedules::delete))
+        .routes(routes!(schedules::orders::pause))
+        .routes(routes!(schedules::orders::resume))
+        .routes(routes!(schedules::orders::skip))
+        .routes(routes!(schedules::run::run))
+        .routes(routes!(schedules::orders::backfill))
+        .routes(routes!(schedules::orders::abort_backfill))
+        .routes(routes!(schedules::times::next))
+        .routes(routes!(schedules::times::fires))
         .routes(routes!(bulk::submit, bulk::list))
         .routes(routes!(bulk::show))
         .routes(routes!(bulk::abort))
@@ -107,8 +118,8 @@ pub fn openapi() -> serde_json::Value {
 }
 
 /// The whole API. Everything but `GET /livez` wants a token.
-pub fn router(api: Api) -> Router {
-    let api = Arc::new(api);
+pub fn router(api: impl Into<Arc<Api>>) -> Router {
+    let api = api.into();
     let (routes, document) = documented().split_for_parts();
     let document = complete(document);
     let front = Front { api: api.clone(), known_queries: Arc::new(KnownQueries::of(&document)) };

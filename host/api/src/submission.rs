@@ -102,6 +102,7 @@ impl Origin {
             headers: std::mem::take(&mut options.headers),
             traceparent: self.traceparent.clone(),
             request_id: Some(self.request_id.clone()),
+            schedule: None,
         }
     }
 

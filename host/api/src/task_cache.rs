@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use umbel_compose::{RouteKind, RouteTable, Routes, TaskFacts, ValueChecker};
-use umbel_model::{TaskName, TenantId};
+use umbel_compose::{RouteKind, RouteTable, Routes, TaskDocument, TaskFacts, ValueChecker, pinned_task};
+use umbel_model::{Digest, TaskName, TenantId};
 
 use crate::{
     problem::{Problem, Result},
@@ -20,15 +20,32 @@ pub(crate) async fn task(api: &Api, tenant: &TenantId, name: &TaskName) -> Resul
         return Ok(found);
     }
     let (document, _) = task_store::get(api, tenant, name).await?;
+    let facts = checked_facts(api, tenant, document).await?;
+    api.tasks.insert(key, facts.clone()).await;
+    Ok(facts)
+}
+
+/// The task as a module describes it, whatever is deployed; none when there is no such module, or it does not describe it.
+pub(crate) async fn pinned(
+    api: &Api,
+    tenant: &TenantId,
+    name: &TaskName,
+    digest: Digest,
+) -> Result<Option<Arc<TaskFacts>>> {
+    match pinned_task(&*api.broker, tenant, name, digest).await? {
+        Some(document) => checked_facts(api, tenant, document).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn checked_facts(api: &Api, tenant: &TenantId, document: TaskDocument) -> Result<Arc<TaskFacts>> {
     let routes = routes(api, tenant).await?;
     let digest = document.digest().ok_or_else(|| Problem::record_unreadable("the task points at nothing"))?;
     let schemas = api.schemas.get(tenant, digest, &document.task).await?;
     let facts = document.facts(Some(&routes)).ok_or_else(Problem::see_log)?;
     let checker: Arc<dyn ValueChecker> =
         Arc::new(SchemaChecker { tenant: tenant.clone(), schemas, turns: api.checks.clone() });
-    let facts = Arc::new(TaskFacts { checker: Some(checker), ..facts });
-    api.tasks.insert(key, facts.clone()).await;
-    Ok(facts)
+    Ok(Arc::new(TaskFacts { checker: Some(checker), ..facts }))
 }
 
 /// The tenant's routes. May be a second old on other servers than the one that set them.

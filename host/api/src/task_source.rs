@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use umbel_compose::{Error, TaskFacts, TaskSource};
-use umbel_model::{TaskName, TenantId};
+use umbel_model::{Digest, TaskName, TenantId};
 
 use crate::{
     problem::{Code, Problem},
@@ -24,6 +24,12 @@ impl<'a> ApiTasks<'a> {
         Self { api, problem: Mutex::default() }
     }
 
+    fn source_error(&self, problem: Problem) -> Error {
+        let detail = problem.detail().to_owned();
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+        Error::Source(detail)
+    }
+
     /// An error of the composer as the caller sees it.
     pub(crate) fn problem(&self, error: Error) -> Problem {
         let own = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -40,11 +46,54 @@ impl TaskSource for ApiTasks<'_> {
         match task_cache::task(self.api, tenant, name).await {
             Ok(found) => Ok(Some(found)),
             Err(problem) if problem.code() == Code::TaskNotFound.as_str() => Ok(None),
-            Err(problem) => {
-                let detail = problem.detail().to_owned();
-                *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
-                Err(Error::Source(detail))
-            }
+            Err(problem) => Err(self.source_error(problem)),
         }
+    }
+
+    async fn pinned(
+        &self,
+        tenant: &TenantId,
+        name: &TaskName,
+        digest: Digest,
+    ) -> umbel_compose::Result<Option<Arc<TaskFacts>>> {
+        let found = task_cache::pinned(self.api, tenant, name, digest).await;
+        found.map_err(|problem| self.source_error(problem))
+    }
+}
+
+/// Who knows the tasks of all tenants, for services beside the API: at most a second old, and checked against their schemas as in a
+/// submission over HTTP.
+pub fn task_source(api: &Arc<Api>) -> Arc<dyn TaskSource> {
+    Arc::new(SharedTasks(api.clone()))
+}
+
+struct SharedTasks(Arc<Api>);
+
+impl SharedTasks {
+    fn error(problem: &Problem) -> Error {
+        match problem.is_retryable() {
+            true => umbel_broker::Error::Unavailable(problem.detail().to_owned()).into(),
+            false => Error::Source(problem.detail().to_owned()),
+        }
+    }
+}
+
+#[async_trait]
+impl TaskSource for SharedTasks {
+    async fn task(&self, tenant: &TenantId, name: &TaskName) -> umbel_compose::Result<Option<Arc<TaskFacts>>> {
+        match task_cache::task(&self.0, tenant, name).await {
+            Ok(found) => Ok(Some(found)),
+            Err(problem) if problem.code() == Code::TaskNotFound.as_str() => Ok(None),
+            Err(problem) => Err(Self::error(&problem)),
+        }
+    }
+
+    async fn pinned(
+        &self,
+        tenant: &TenantId,
+        name: &TaskName,
+        digest: Digest,
+    ) -> umbel_compose::Result<Option<Arc<TaskFacts>>> {
+        task_cache::pinned(&self.0, tenant, name, digest).await.map_err(|problem| Self::error(&problem))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use umbel_broker::{NewWorkflow, WorkflowSubmitted, submit_workflow};
+use umbel_broker::{NewWorkflow, WorkflowHead, WorkflowSubmitted, submit_workflow};
 use umbel_compose::{Composer, Composing};
 
 use crate::{
@@ -51,7 +51,6 @@ impl Submission {
 }
 
 async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
-    use WorkflowSubmitted as S;
     let broker = api.broker.clone();
     // A task of its own: a client that goes away does not leave half of a workflow behind.
     let storing = tokio::spawn(async move {
@@ -62,6 +61,12 @@ async fn stored(api: &Api, composed: NewWorkflow) -> Result<Outcome> {
     let (head, answer) = storing.await.map_err(|_| Problem::see_log())?;
     let answer = answer?;
     tracing::debug!(workflow = %head.id, nodes = head.nodes, templates = head.templates.len(), ?answer, "workflow submitted");
+    workflow_submitted(api, &head, answer).await
+}
+
+/// The broker's answer as the submitter sees it: the new workflow, or an earlier one.
+pub(crate) async fn workflow_submitted(api: &Api, head: &WorkflowHead, answer: WorkflowSubmitted) -> Result<Outcome> {
+    use WorkflowSubmitted as S;
     match answer {
         S::Created => Ok(Outcome::New(head.id)),
         // The answer to its start was lost, and it was started again: it is this one.

@@ -129,6 +129,12 @@ codes! {
     bulk_not_found BulkNotFound, NOT_FOUND, false, "There is no such bulk action";
     bulk_ended BulkEnded, CONFLICT, false, "The bulk action is over";
     too_many_bulks TooManyBulks, TOO_MANY_REQUESTS, true, "The tenant has too many bulk actions";
+    schedule_not_found ScheduleNotFound, NOT_FOUND, false, "There is no such schedule";
+    invalid_schedule InvalidSchedule, UNPROCESSABLE_ENTITY, false, "The schedule cannot be used";
+    too_many_schedules TooManySchedules, CONFLICT, false, "The tenant has too many schedules";
+    nothing_to_skip NothingToSkip, CONFLICT, false, "The schedule has no next time";
+    backfill_not_found BackfillNotFound, NOT_FOUND, false, "The schedule has no such backfill";
+    too_many_backfills TooManyBackfills, CONFLICT, false, "The schedule has too many backfills";
     tenant_not_found TenantNotFound, NOT_FOUND, false, "There is no such tenant";
     secret_not_found SecretNotFound, NOT_FOUND, false, "There is no such secret";
     invalid_secret InvalidSecret, UNPROCESSABLE_ENTITY, false, "The secret cannot be kept";

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     body::{ok, or_drain, read_bytes},
-    etag::{self, if_match, tagged},
+    etag::{self, expected, tagged},
     extract::{Context, EntryParam, OptionalJson, Query},
     paging::{cursor, limit_of, parse_cursor},
     problem::{Problem, Result, cut},
@@ -272,24 +272,6 @@ fn no_entry(bucket: &BucketName, key: &KvKey) -> Problem {
     Problem::entry_not_found(cut(&format!("bucket `{bucket}` has no entry {:?}", key.as_str())))
 }
 
-/// What a write expects, by the headers of conditional requests.
-fn expected(headers: &HeaderMap) -> Result<Expect> {
-    let only_new = match headers.get(header::IF_NONE_MATCH) {
-        None => false,
-        Some(value) if value == "*" => true,
-        Some(_) => return Err(Problem::invalid_header("If-None-Match: send `*` to write only what is not there")),
-    };
-    if headers.get(header::IF_MATCH).is_some_and(|value| value == "*") {
-        return Err(Problem::invalid_header("If-Match: pass on the `ETag` that was answered"));
-    }
-    match (if_match(headers)?, only_new) {
-        (None, false) => Ok(Expect::Any),
-        (None, true) => Ok(Expect::Absent),
-        (Some(version), false) => Ok(Expect::Version(version)),
-        (Some(_), true) => Err(Problem::invalid_header("send If-Match or If-None-Match, not both")),
-    }
-}
-
 /// A time to live; 0: for ever.
 fn ttl_ms(text: Option<&str>) -> Result<u64> {
     let Some(text) = text else { return Ok(0) };
@@ -297,29 +279,5 @@ fn ttl_ms(text: Option<&str>) -> Result<u64> {
     match ms {
         1..=MAX_KV_TTL_MS => Ok(ms),
         _ => Err(Problem::invalid_query("ttl: from 1ms to 3650d; leave it out for ever")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_conditional_requests_are_read_or_refused() {
-        let of = |headers: &[(HeaderName, &'static str)]| {
-            let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value)));
-            expected(&headers.collect()).ok()
-        };
-        assert_eq!(of(&[]), Some(Expect::Any));
-        assert_eq!(of(&[(header::IF_MATCH, "\"7\"")]), Some(Expect::Version(7)));
-        assert_eq!(of(&[(header::IF_NONE_MATCH, "*")]), Some(Expect::Absent));
-        for wrong in [
-            &[(header::IF_MATCH, "7")][..],
-            &[(header::IF_MATCH, "*")],
-            &[(header::IF_NONE_MATCH, "\"7\"")],
-            &[(header::IF_MATCH, "\"7\""), (header::IF_NONE_MATCH, "*")],
-        ] {
-            assert_eq!(of(wrong), None, "{wrong:?}");
-        }
     }
 }

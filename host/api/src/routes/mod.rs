@@ -10,6 +10,7 @@ pub(crate) mod jobs;
 pub(crate) mod kv;
 pub(crate) mod modules;
 pub(crate) mod queues;
+pub(crate) mod schedules;
 pub(crate) mod secrets;
 pub(crate) mod tasks;
 pub(crate) mod tenant;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use umbel_broker::LogLine;
 use umbel_model::{
     AttemptRecord, Digest, Failure, JobId, JobRecord, JobState as State, LargeValue, NodeArguments, NodeRef, Policy,
-    PolicyPatch, Progress as ModelProgress, Stamps, Usage,
+    PolicyPatch, Progress as ModelProgress, ScheduleStamp, Stamps, Usage,
 };
 
 use super::{JobState, PolicyFields};
@@ -109,6 +109,18 @@ views! {
         /// The dead job that this one repeats.
         redrive_of: Option<String> = spec.redrive_of.map(|id| id.to_string()),
         traceparent: Option<String> = spec.stamps.traceparent,
+        /// The schedule that started it; of a node, its workflow.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        schedule: Option<JobSchedule> = spec.stamps.schedule.map(JobSchedule::new),
+    }
+
+    /// Which schedule started a job or workflow, and for which of its times.
+    JobSchedule from (stamp: ScheduleStamp) {
+        name: String = stamp.name.to_string(),
+        /// The time for which it was started.
+        nominal_at: Timestamp = Timestamp(stamp.nominal_at),
+        /// When it was started, by the broker's clock.
+        fired_at: Timestamp = Timestamp(stamp.fired_at),
     }
 
     /// One thing that holds a job back.

@@ -29,6 +29,7 @@ mod job;
 mod manifest;
 mod names;
 mod policy;
+mod schedule;
 mod worker;
 mod workflow;
 
@@ -36,5 +37,6 @@ pub(crate) use job::*;
 pub(crate) use manifest::*;
 pub(crate) use names::*;
 pub(crate) use policy::*;
+pub(crate) use schedule::*;
 pub(crate) use worker::*;
 pub(crate) use workflow::*;

@@ -2,6 +2,7 @@
 
 use umbel_broker::WorkflowState as OfWorkflow;
 use umbel_model::{Capability as OfImport, JobState as OfJob};
+use umbel_schedule::firing::{CatchUp as OfCatchUp, Overlap as OfOverlap};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
@@ -43,5 +44,10 @@ names! {
     Capability = OfImport::ALL.map(OfImport::as_str);
     /// `not_needed`: it asks for nothing. `waits`: its tasks cannot be deployed before somebody approves it.
     ApprovalState = ["not_needed", "approved", "waits"];
+    /// `skip`: it is left out. `buffer_one`: it waits, and one more is left out. `buffer_all`: it waits behind others. `cancel`: the
+    /// run is cancelled. `allow`: it starts beside the run.
+    Overlap = OfOverlap::ALL.map(OfOverlap::as_str);
+    /// `none` but one that is on time, the `latest`, or `all` in order.
+    CatchUp = OfCatchUp::ALL.map(OfCatchUp::as_str);
     ResumeDigest = ["pinned", "current"];
 }

@@ -11,7 +11,7 @@ use umbel_model::{
 };
 use utoipa::ToSchema;
 
-use super::{JobError, WorkflowState};
+use super::{JobError, JobSchedule, WorkflowState};
 use crate::{
     problem::{Problem, Result},
     time::Timestamp,
@@ -53,6 +53,9 @@ views! {
         /// The workflow whose failed nodes it does again.
         resume_of: Option<String> = spec.resume_of.map(|id| id.to_string()),
         traceparent: Option<String> = spec.stamps.traceparent,
+        /// The schedule that started it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        schedule: Option<JobSchedule> = spec.stamps.schedule.map(JobSchedule::new),
         links: Links = Links::new(record.id),
     }
 

@@ -101,6 +101,7 @@ impl Answer {
 /// The API under test.
 #[derive(Debug)]
 pub struct TestApp {
+    pub api: Arc<Api>,
     pub router: Router,
     pub broker: Arc<dyn Broker>,
     pub token: String,
@@ -121,8 +122,9 @@ impl Builder {
         let folder = tempfile::tempdir().unwrap();
         let store = ModuleStore::local(folder.path()).await.unwrap();
         let token = token_of(&*broker, "t1", true).await;
-        let router = router(Api::new(self.config, broker.clone(), store, Arc::new(FakeInspector)));
-        TestApp { router, broker, token, folder }
+        let api = Arc::new(Api::new(self.config, broker.clone(), store, Arc::new(FakeInspector)));
+        let router = router(api.clone());
+        TestApp { api, router, broker, token, folder }
     }
 }
 

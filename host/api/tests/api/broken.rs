@@ -1,12 +1,17 @@
 //! A broker that fails when it is told to.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use umbel_broker::*;
 use umbel_broker_conformance::MemoryBroker;
-use umbel_model::{BucketName, Digest, JobId, JobRecord, KvKey, QueueName, TenantId, WorkerId, WorkflowId};
+use umbel_model::{
+    BucketName, Digest, JobId, JobRecord, KvKey, QueueName, ScheduleName, TenantId, WorkerId, WorkflowId,
+};
 
 /// An in-memory broker that answers `error` instead, while there is one.
 #[derive(Debug, Default)]
@@ -17,6 +22,8 @@ pub struct Broken {
     pub submitted_bytes: Mutex<Vec<usize>>,
     /// Fail as soon as a submission was stored.
     pub fail_after_submit: Mutex<Option<Error>>,
+    /// Do the next step of a schedule, and answer as one does that was done and is repeated.
+    pub lose_step: AtomicBool,
     /// Lists of jobs that are read now, and the most that were read at once.
     pub lists: Mutex<(usize, usize)>,
 }
@@ -327,6 +334,38 @@ impl Blobs for Broken {
     async fn collect_blobs(&self, retention_ms: u64, max: u32) -> Result<Vec<BlobGone>> {
         self.check()?;
         self.inner.collect_blobs(retention_ms, max).await
+    }
+}
+
+#[async_trait]
+impl Schedules for Broken {
+    async fn schedule_steps(&self, steps: &[ScheduleStep]) -> Result<Vec<ScheduleStepped>> {
+        self.check()?;
+        let done = self.inner.schedule_steps(steps).await?;
+        if self.lose_step.swap(false, Ordering::SeqCst) {
+            return self.inner.schedule_steps(steps).await;
+        }
+        Ok(done)
+    }
+
+    async fn schedule(&self, tenant: &TenantId, name: &ScheduleName) -> Result<Option<ScheduleRecord>> {
+        self.check()?;
+        self.inner.schedule(tenant, name).await
+    }
+
+    async fn schedules(&self, query: &ScheduleQuery) -> Result<SchedulePage> {
+        self.check()?;
+        self.inner.schedules(query).await
+    }
+
+    async fn due_schedules(&self, max: u32) -> Result<DueSchedules> {
+        self.check()?;
+        self.inner.due_schedules(max).await
+    }
+
+    async fn fires(&self, tenant: &TenantId, name: &ScheduleName, before: Option<u64>, max: u32) -> Result<Vec<Fire>> {
+        self.check()?;
+        self.inner.fires(tenant, name, before, max).await
     }
 }
 

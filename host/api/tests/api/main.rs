@@ -26,6 +26,7 @@ mod openapi;
 mod permissions;
 mod queues;
 mod requests;
+mod schedules;
 mod secrets;
 mod serving;
 mod tasks;

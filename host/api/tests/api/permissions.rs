@@ -23,7 +23,8 @@ async fn approve(app: &TestApp, digest: &str) -> Answer {
 /// The app as a token without rights sees it.
 async fn plain(app: &TestApp) -> TestApp {
     let token = token_of(&*app.broker, "t1", false).await;
-    TestApp { router: app.router.clone(), broker: app.broker.clone(), token, folder: tempfile::tempdir().unwrap() }
+    let folder = tempfile::tempdir().unwrap();
+    TestApp { api: app.api.clone(), router: app.router.clone(), broker: app.broker.clone(), token, folder }
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ async fn a_stream_says_at_once_where_it_stands_and_nothing_of_another_tenant() {
     let start = events.comment().await;
     let number: u64 = start.strip_prefix(": alive\nid: ").unwrap().trim().parse().unwrap();
     let other = TestApp {
+        api: app.api.clone(),
         token: app.other_tenant().await,
         router: app.router.clone(),
         broker: app.broker.clone(),

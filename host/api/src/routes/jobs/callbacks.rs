@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use umbel_compose::{Head, Options, SubmissionKey};
+use umbel_compose::{Head, Options, SubmissionKey, with_callbacks};
 use umbel_model::{
-    Canvas, RawList,
-    canvas::{Shape, Signature as Step, node_job},
+    RawList,
+    canvas::{Signature as Step, node_job},
 };
 
 use crate::{
@@ -26,12 +26,8 @@ pub(super) async fn submit(
     key: Option<SubmissionKey>,
 ) -> Result<Outcome> {
     let stamps = origin.stamps(&mut options);
-    let head = Head::new(api.ids.workflow_id()?);
-    // Nodes are kept as long as their workflow.
-    let head = Head { key, keep_ms: options.policy.result_ttl_ms.unwrap_or(head.keep_ms), ..head };
-    let link = std::mem::take(&mut options.on_success);
-    let link_error = std::mem::take(&mut options.on_failure);
-    let canvas = Canvas { link, link_error, ..Canvas::new(Shape::Task(step(signature)?)) };
+    let head = Head { key, ..Head::new(api.ids.workflow_id()?) };
+    let (canvas, mut options, head) = with_callbacks(step(signature)?, options, head);
     // The key is the workflow's.
     options.idempotency_key = None;
     if let Some(at) = options.expires_at.take() {

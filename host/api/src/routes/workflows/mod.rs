@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The answer to a submission that was stored.
-async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
+pub(crate) async fn respond_with_workflow(api: &Api, caller: &Caller, outcome: Outcome, wait: Duration) -> Result {
     // What is stored is answered in any case.
     let wait = footprint::wait(api, &caller.tenant, wait).map_or(Duration::ZERO, |()| wait);
     let found = match api.watch.workflow(&caller.tenant, outcome.id(), wait).await {

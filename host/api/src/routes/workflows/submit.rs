@@ -96,6 +96,7 @@ pub(crate) async fn submit(cx: Context, Query(query): Query<WaitQuery>, headers:
         headers: body.headers,
         traceparent: origin.traceparent,
         request_id: Some(origin.request_id),
+        schedule: None,
     };
     let canvas = body.canvas;
     let tenant = caller.tenant.clone();
