@@ -7,6 +7,7 @@ wasmtime::component::bindgen!({
         world host {
             import umbel:task/context@0.1.0;
             import umbel:task/custom-state@0.1.0;
+            import umbel:task/schedule@0.1.0;
             import umbel:task/canvas@0.1.0;
             import umbel:kv/store@0.1.0;
             import wasi:config/store@0.2.0-rc.1;
@@ -28,6 +29,8 @@ pub(crate) use self::exports::umbel::task::{guest::Outcome as GuestOutcome, perm
 pub(crate) use self::umbel::secret::store as secret;
 /// The node of a workflow that a job is.
 pub use self::umbel::task::canvas::WorkflowPlace as WorkflowNode;
+/// The time of a schedule for which a job was started.
+pub use self::umbel::task::schedule::Fire;
 pub(crate) use self::umbel::task::{context::Attempt as GuestAttempt, types};
 pub(crate) use self::umbel::{blob::store as blob, kv::store as kv};
 /// The answer of a guest that returned.
@@ -43,6 +46,7 @@ pub(crate) mod names {
     pub(crate) const PERMISSIONS: &str = "umbel:task/permissions@0.1.0";
     pub(crate) const CONTEXT: &str = "umbel:task/context@0.1.0";
     pub(crate) const CUSTOM_STATE: &str = "umbel:task/custom-state@0.1.0";
+    pub(crate) const SCHEDULE: &str = "umbel:task/schedule@0.1.0";
     pub(crate) const CANVAS: &str = "umbel:task/canvas@0.1.0";
     pub(crate) const KV: &str = "umbel:kv/store@0.1.0";
     pub(crate) const BLOB: &str = "umbel:blob/store@0.1.0";

@@ -23,7 +23,7 @@ pub use attempt::{
     stop::{Stop, StopHandle},
     text::deceives,
 };
-pub use bindings::WorkflowNode;
+pub use bindings::{Fire, WorkflowNode};
 pub use compile::{
     admission::AdmissionLimits,
     child::compile_child_main,

@@ -16,7 +16,7 @@ use umbel_model::{
     large_value::REFERENCE,
 };
 use umbel_modules::Error as StoreError;
-use umbel_sandbox::{AttemptInfo, Call, WorkflowNode};
+use umbel_sandbox::{AttemptInfo, Call, Fire, WorkflowNode};
 
 use crate::{
     Ready, Runtime,
@@ -179,6 +179,11 @@ impl Attempts {
                 workflow_id: node.workflow.to_string(),
                 node: node.node,
                 in_group: node.group.is_some(),
+            }),
+            fire: invocation.schedule.as_deref().map(|stamp| Fire {
+                schedule: stamp.name.to_string(),
+                nominal_ms: stamp.nominal_at,
+                fired_ms: stamp.fired_at,
             }),
         };
         let blobs = self.blobs(delivery);

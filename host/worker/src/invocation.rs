@@ -10,7 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use umbel_broker::{Broker, DeliveredNode, Delivery, Input, LargeValues, NodeAt, ValueError, error_of, value_of};
 use umbel_model::{
-    BindError, Digest, Failure, LargeValue, NodeArguments, NodeSpec, Outcome, PolicyPatch, bind_text, job::SPEC_VERSION,
+    BindError, Digest, Failure, LargeValue, NodeArguments, NodeSpec, Outcome, PolicyPatch, ScheduleStamp, bind_text,
+    job::SPEC_VERSION,
 };
 
 use crate::active_delivery::ActiveDelivery;
@@ -38,6 +39,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) digest: Digest,
     pub(crate) traceparent: Option<Cow<'a, str>>,
     pub(crate) request_id: Option<Cow<'a, str>>,
+    pub(crate) schedule: Option<Cow<'a, ScheduleStamp>>,
     pub(crate) calls: Calls,
     /// Large arguments, which must be read from there: `calls` does not have them.
     pub(crate) stored: Option<LargeValue>,
@@ -58,6 +60,8 @@ struct Spec<'a> {
     traceparent: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     request_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    schedule: Option<ScheduleStamp>,
     #[serde(default)]
     stored_arguments: Option<LargeValue>,
 }
@@ -100,6 +104,7 @@ pub(crate) fn read_job(active: &ActiveDelivery) -> Result<Invocation<'_>, Outcom
         digest: spec.digest,
         traceparent: spec.traceparent,
         request_id: spec.request_id,
+        schedule: spec.schedule.map(Cow::Owned),
         calls: Calls::One(spec.arguments.get().into()),
         stored: spec.stored_arguments,
     })
@@ -153,6 +158,7 @@ pub(crate) fn read_node<'a>(
         digest: spec.digest,
         traceparent: spec.stamps.traceparent.as_deref().map(Cow::Borrowed),
         request_id: spec.stamps.request_id.as_deref().map(Cow::Borrowed),
+        schedule: spec.stamps.schedule.as_ref().map(Cow::Borrowed),
         calls,
         stored: None,
     })

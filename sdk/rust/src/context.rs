@@ -10,6 +10,8 @@ mod host;
 
 use std::{fmt, time::Duration};
 
+/// A time at which a schedule fired.
+pub use crate::raw::umbel::task::schedule::Fire;
 #[cfg(not(target_arch = "wasm32"))]
 pub use fake::{CustomState, LogLine, ProgressReport};
 
@@ -122,6 +124,12 @@ impl Context {
     /// the wait at the hard time limit or when the job is cancelled.
     pub fn sleep(&self, duration: Duration) {
         self.backend.sleep(duration);
+    }
+
+    /// The time of a schedule for which this job was started; none if no schedule started it. Work with its `nominal_ms`, and a run
+    /// that comes late, or again, does the same.
+    pub fn fire(&self) -> Option<Fire> {
+        self.backend.fire()
     }
 
     /// Where this job is in its workflow; none if it was submitted on its own.

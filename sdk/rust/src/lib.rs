@@ -48,7 +48,7 @@ pub mod testing;
 static ALLOCATOR: arena::GuestAllocator = arena::GuestAllocator;
 
 pub use blob::Blob;
-pub use context::Context;
+pub use context::{Context, Fire};
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::{CustomState, LogLine, ProgressReport};
 pub use errors::{Fatal, Ignore, Refused, Reject, Retry, RetryAfter, Snooze, TaskError, TaskErrorText, TaskResult};

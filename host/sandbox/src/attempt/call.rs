@@ -3,7 +3,7 @@
 use umbel_capabilities::Reach;
 use umbel_model::{Outcome, Usage};
 
-use crate::bindings::WorkflowNode;
+use crate::bindings::{Fire, WorkflowNode};
 
 /// One call of a task.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct AttemptInfo {
     pub traceparent: Option<String>,
     /// None: the job was submitted by itself.
     pub workflow_node: Option<WorkflowNode>,
+    /// None: no schedule started the job.
+    pub fire: Option<Fire>,
 }
 
 /// How an attempt ended.

@@ -41,6 +41,7 @@ pub(crate) fn build(engine: &Engine) -> Result<Linker<State>> {
     sockets::replace(&mut linker)?;
     add_context(&mut linker)?;
     add_custom_state(&mut linker)?;
+    add_schedule(&mut linker)?;
     add_canvas(&mut linker)?;
     config_calls::add(&mut linker)?;
     kv_calls::add(&mut linker)?;
@@ -139,6 +140,12 @@ fn meta_value(text: String) -> Result<Value, String> {
     serde_json::from_str(checked.get()).map_err(|_| "it is not JSON".to_owned())
 }
 
+fn add_schedule(linker: &mut Linker<State>) -> Result<()> {
+    let mut schedule = linker.instance(names::SCHEDULE)?;
+    let bytes = |state: &State| state.attempt.info.fire.as_ref().map_or(0, |fire| fire.schedule.len());
+    add_getter(&mut schedule, "current", bytes, |state| state.attempt.info.fire.clone())
+}
+
 fn add_canvas(linker: &mut Linker<State>) -> Result<()> {
     let mut canvas = linker.instance(names::CANVAS)?;
     let bytes = |state: &State| state.attempt.info.workflow_node.as_ref().map_or(0, |node| node.workflow_id.len());
@@ -206,7 +213,7 @@ const PROVIDED: [(&str, &str, &[&str]); 13] = [
     ("umbel:blob", "0.1.", &["store"]),
     ("umbel:kv", "0.1.", &["store"]),
     ("umbel:secret", "0.1.", &["store"]),
-    ("umbel:task", "0.1.", &["context", "custom-state", "canvas", "types"]),
+    ("umbel:task", "0.1.", &["context", "custom-state", "schedule", "canvas", "types"]),
     ("wasi:io", "0.2.", &["error", "poll", "streams"]),
     ("wasi:clocks", "0.2.", &["monotonic-clock", "wall-clock"]),
     ("wasi:random", "0.2.", &["random", "insecure", "insecure-seed"]),
@@ -273,11 +280,12 @@ mod tests {
         let engine = crate::engine::compiler_engine().unwrap();
         let mut linker = build(&engine).unwrap();
         let listed: usize = PROVIDED.iter().map(|(_, _, interfaces)| interfaces.len()).sum();
-        // Five are in `ours`, and `types` of `umbel:task` defines no function.
-        assert_eq!(listed - 7, ITEMS.len());
+        // Seven are in `ours`, and `types` of `umbel:task` defines no function.
+        assert_eq!(listed - 8, ITEMS.len());
         let ours = [
             (names::CONTEXT, "current"),
             (names::CUSTOM_STATE, "update"),
+            (names::SCHEDULE, "current"),
             (names::CANVAS, "submit"),
             (names::KV, "get"),
             (names::BLOB, "[static]reader.open"),

@@ -13,6 +13,7 @@ mod fuel;
 mod imports;
 mod kv;
 mod map;
+mod schedule;
 mod support;
 mod workflow_calls;
 mod worlds;

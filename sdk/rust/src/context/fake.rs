@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::Context;
+use super::{Context, Fire};
 use crate::{
     canvas::Place,
     raw::{Attempt, Failure, Level},
@@ -44,6 +44,7 @@ pub(crate) struct Fake {
     stop: bool,
     unix_time: Duration,
     place: Option<Place>,
+    fire: Option<Fire>,
     /// The kind and the message with which every canvas is refused.
     refusal: Option<(String, String)>,
     /// Workflows that were submitted before: the next ids follow.
@@ -99,6 +100,10 @@ impl Fake {
     pub(super) fn sleep(&self, duration: Duration) {
         let mut recorded = self.recorded();
         recorded.slept = recorded.slept.saturating_add(duration);
+    }
+
+    pub(super) fn fire(&self) -> Option<Fire> {
+        self.fire.clone()
     }
 
     pub(super) fn place(&self) -> Option<Place> {
@@ -171,6 +176,7 @@ impl Context {
             // 2026-01-01T00:00:00Z
             unix_time: Duration::from_secs(1_767_225_600),
             place: None,
+            fire: None,
             refusal: None,
             workflows_before: 0,
             recorded: Mutex::default(),
@@ -229,6 +235,13 @@ impl Context {
     #[must_use]
     pub fn with_place(mut self, workflow_id: impl Into<String>, node: u32, in_group: bool) -> Self {
         self.backend.place = Some(Place { workflow_id: workflow_id.into(), node, in_group });
+        self
+    }
+
+    /// Says that a schedule started the job: for which time, and when, milliseconds since 1970.
+    #[must_use]
+    pub fn with_fire(mut self, schedule: impl Into<String>, nominal_ms: u64, fired_ms: u64) -> Self {
+        self.backend.fire = Some(Fire { schedule: schedule.into(), nominal_ms, fired_ms });
         self
     }
 
@@ -298,6 +311,16 @@ mod tests {
         assert_eq!(ctx.remaining(), Duration::ZERO);
         assert!(ctx.should_stop());
     }
+    #[test]
+    fn a_fake_context_says_which_schedule_started_the_job() {
+        assert_eq!(Context::fake().fire(), None);
+        let fire = Context::fake().with_fire("nightly", 1_800_000_000_000, 1_800_000_000_250).fire().unwrap();
+        assert_eq!(
+            (&*fire.schedule, fire.nominal_ms, fire.fired_ms),
+            ("nightly", 1_800_000_000_000, 1_800_000_000_250)
+        );
+    }
+
     #[test]
     fn a_fake_context_records_states_and_keeps_the_soft_limit() {
         let ctx = Context::fake().with_soft_limit(Duration::from_secs(5)).with_unix_time(Duration::from_secs(100));

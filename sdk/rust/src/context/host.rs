@@ -7,6 +7,7 @@ use crate::raw::{
     umbel::task::{
         canvas::{self, WorkflowPlace},
         context, custom_state,
+        schedule::{self, Fire},
     },
     wasi::{
         clocks::{monotonic_clock, wall_clock},
@@ -48,6 +49,10 @@ impl Host {
     pub(super) fn sleep(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         monotonic_clock::subscribe_duration(nanos).block();
+    }
+
+    pub(super) fn fire(&self) -> Option<Fire> {
+        schedule::current()
     }
 
     pub(super) fn place(&self) -> Option<WorkflowPlace> {
