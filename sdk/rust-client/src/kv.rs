@@ -75,7 +75,7 @@ pub enum KvExpect {
 }
 
 impl KvExpect {
-    fn on(self, request: Request) -> Request {
+    pub(crate) fn on(self, request: Request) -> Request {
         match self {
             // Done twice it would conflict with itself, or with others that wrote meanwhile.
             Self::Any => request,
@@ -101,7 +101,7 @@ struct Deleted {
     has_more: bool,
 }
 
-fn part(text: &str) -> impl std::fmt::Display {
+pub(crate) fn part(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, PART)
 }
 

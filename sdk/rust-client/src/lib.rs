@@ -28,6 +28,7 @@ mod job;
 mod jobs;
 mod kv;
 mod module;
+mod schedule;
 mod time;
 mod usage;
 mod watch;
@@ -46,6 +47,11 @@ pub use jobs::{Cancel, JobFilter, JobPage, Redrive};
 pub use kv::{KvBucket, KvExpect, KvItem, KvItems, KvPut, KvValue, kv_path};
 pub use module::{
     Approval, FieldChange, Module, ModuleApproval, ModuleRollback, PermissionChange, TaskChange, TaskMove,
+};
+pub use schedule::{
+    BackfillPlan, NewBackfill, NewSchedule, NextTime, NextTimes, Schedule, ScheduleBackfill, ScheduleCatchUp,
+    ScheduleFilter, ScheduleFire, ScheduleFires, ScheduleOverlap, SchedulePage, SchedulePause, ScheduleRetry,
+    ScheduleRun, ScheduleStarted, ScheduleState, ScheduleWhen, SkippedSchedule, StoredSchedule,
 };
 pub use umbel_model::{Canvas, JobId, JobState, OnFailure, PolicyPatch, WorkflowId, WorkflowState};
 pub use umbel_tls::Refusal as TlsRefusal;

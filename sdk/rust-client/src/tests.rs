@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod life;
+mod schedules;
 mod tls;
 
 const ID: &str = "01J00000000000000000000000";
