@@ -6,6 +6,7 @@ mod config;
 mod job;
 mod kv;
 mod manage;
+mod schedule;
 mod secret;
 mod service;
 mod usage;
@@ -26,7 +27,8 @@ use umbel_model::{
 };
 
 pub use self::{
-    blob::*, bulk::*, config::*, job::*, kv::*, manage::*, secret::*, service::*, usage::*, worker::*, workflow::*,
+    blob::*, bulk::*, config::*, job::*, kv::*, manage::*, schedule::*, secret::*, service::*, usage::*, worker::*,
+    workflow::*,
 };
 
 const AFTER_HELP: &str = "\
@@ -128,6 +130,9 @@ pub enum Command {
     /// Workflows: chains, groups and chords of tasks
     #[command(subcommand)]
     Workflow(WorkflowVerb),
+    /// Schedules: start tasks and workflows at their times
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
     /// Queues: depths, pause, limits, purge
     #[command(subcommand)]
     Queue(QueueVerb),

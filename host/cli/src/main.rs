@@ -22,8 +22,8 @@ use tokio::runtime::Builder;
 use crate::{
     args::{Cli, Command, Format, TokenVerb, WorkerCommand},
     client::{
-        Context, blob, bulk, config, dead, events, job, kv, module, queue, routes, secret, task, tenant, usage, worker,
-        workflow,
+        Context, blob, bulk, config, dead, events, job, kv, module, queue, routes, schedule, secret, task, tenant,
+        usage, worker, workflow,
     },
     failure::{Exit, Failure},
     output::Terminal,
@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli) -> Result {
         Command::Job(verb) => job::run(&context()?, verb).await,
         Command::Events(options) => events::run(&context()?, options).await,
         Command::Workflow(verb) => workflow::run(&context()?, verb).await,
+        Command::Schedule(verb) => schedule::run(context, &terminal, verb).await,
         Command::Queue(verb) => queue::run(&context()?, verb).await,
         Command::Blob(verb) => blob::run(&context()?, verb).await,
         Command::Kv(verb) => kv::run(&context()?, verb).await,

@@ -104,6 +104,10 @@ pub struct LimitsFlags {
     #[arg(long, env = "UMBEL_MAX_BUCKETS", default_value_t = Limits::default().max_buckets, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub max_buckets: u64,
+    /// Schedules
+    #[arg(long, env = "UMBEL_MAX_SCHEDULES", default_value_t = Limits::default().max_schedules, value_name = "N",
+        value_parser = clap::value_parser!(u64).range(..=100_000))]
+    pub max_schedules: u64,
     /// Tasks that have sums of usage of their own in an hour; further ones are summed together
     #[arg(long, env = "UMBEL_MAX_USAGE_TASKS", default_value_t = Limits::default().max_usage_tasks, value_name = "N",
         value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -152,6 +156,7 @@ impl LimitsFlags {
             max_blobs: self.max_blobs,
             max_value_bytes: self.max_value_bytes,
             max_buckets: self.max_buckets,
+            max_schedules: self.max_schedules,
             max_usage_tasks: self.max_usage_tasks,
             usage_retention_ms: self.usage_retention,
             ..Limits::default()
@@ -170,6 +175,9 @@ pub struct BackgroundFlags {
     /// How long a blob is kept to which no job refers; 0s: until the next look
     #[arg(long, env = "UMBEL_KEEP_UNUSED_BLOBS", default_value = "7d", value_parser = duration, value_name = "DURATION")]
     pub keep_unused_blobs: u64,
+    /// Between two times of a schedule, at least; checked on the next 1,000 when it is set
+    #[arg(long, env = "UMBEL_MIN_SCHEDULE_INTERVAL", default_value = "1s", value_parser = duration, value_name = "DURATION")]
+    pub min_schedule_interval: u64,
 }
 
 /// Bounds of policies: the same for all processes of one service.

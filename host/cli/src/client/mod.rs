@@ -13,6 +13,7 @@ pub mod kv;
 pub mod module;
 pub mod queue;
 pub mod routes;
+pub mod schedule;
 pub mod secret;
 pub mod task;
 pub mod tenant;
@@ -33,7 +34,7 @@ use umbel_client::{
     Client, ClientOptions, Error, FailedJob, JobError, JobId, Request, Retry, TlsRefusal, WorkflowId, typed,
 };
 
-use self::unknown::{QUEUE, TASK, WORKER};
+use self::unknown::{QUEUE, SCHEDULE, TASK, WORKER};
 use crate::args::{PageFlags, ServerFlags};
 use crate::output::{Page, Terminal};
 use crate::{Exit, Failure, Result, safe_text::plain, serve::profile::Profile};

@@ -26,6 +26,12 @@ pub const TASK: Kind =
     Kind { what: "task", name: "/name", has_pages: true, none: "no task is deployed: umbel module push FILE" };
 pub const QUEUE: Kind =
     Kind { what: "queue", name: "/name", has_pages: false, none: "a queue is there once a job was sent to it" };
+pub const SCHEDULE: Kind = Kind {
+    what: "schedule",
+    name: "/name",
+    has_pages: true,
+    none: "there are no schedules: umbel schedule create NAME TASK --every 1h",
+};
 pub const WORKER: Kind =
     Kind { what: "worker", name: "/id", has_pages: false, none: "no worker is alive: umbel worker starts one" };
 

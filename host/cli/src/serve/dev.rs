@@ -32,10 +32,12 @@ pub async fn run(options: DevOptions, terminal: &Terminal) -> Result {
     let token = token(&*broker, &data).await?;
     // Whoever reaches this service may use its token, which may approve.
     let approve_pushes = !options.strict_permissions;
-    let api = ApiConfig { bounds: bounds.clone(), approve_pushes, master_keys, ..ApiConfig::default() };
+    let min_schedule_interval_ms = options.background.min_schedule_interval;
+    let (bounds_of_api, rest) = (bounds.clone(), ApiConfig::default());
+    let api = ApiConfig { bounds: bounds_of_api, approve_pushes, master_keys, min_schedule_interval_ms, ..rest };
     let served = certificate.as_ref().map(DevCertificate::served);
-    let mut web = web::start(listener, served, broker.clone(), store.clone(), runtime.clone(), api)?;
-    let control = background(broker.clone(), store, bounds, &options.background);
+    let (mut web, tasks) = web::start(listener, served, broker.clone(), store.clone(), runtime.clone(), api)?;
+    let control = background(broker.clone(), store, bounds, Some(tasks), &options.background);
     let mut worker = jobs::start(broker.clone(), runtime, config)?;
     let profile = Profile { url: web.url(), token, ca_file: certificate.as_ref().map(DevCertificate::authority) };
     let path = profile.write(data.folder());

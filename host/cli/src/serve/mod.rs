@@ -23,6 +23,7 @@ pub mod worker;
 use std::{sync::Arc, time::Duration};
 
 use umbel_broker::Broker;
+use umbel_compose::TaskSource;
 use umbel_control::{Control, ControlConfig, Dependencies};
 use umbel_model::PolicyBounds;
 use umbel_modules::ModuleStore;
@@ -34,10 +35,16 @@ pub const COMPILE_VERB: &str = "__compile";
 /// Whose everything is until there are more tenants.
 pub const DEFAULT_TENANT: &str = "default";
 
-/// Starts the background services.
-fn background(broker: Arc<dyn Broker>, store: ModuleStore, bounds: PolicyBounds, flags: &BackgroundFlags) -> Control {
+/// Starts the background services. `tasks`: what knows the tasks already; none where there is no API.
+fn background(
+    broker: Arc<dyn Broker>,
+    store: ModuleStore,
+    bounds: PolicyBounds,
+    tasks: Option<Arc<dyn TaskSource>>,
+    flags: &BackgroundFlags,
+) -> Control {
     let unused_modules_after = Duration::from_millis(flags.keep_unused_modules);
     let blob_retention = Duration::from_millis(flags.keep_unused_blobs);
     let config = ControlConfig { unused_modules_after, blob_retention, ..ControlConfig::default() };
-    Control::start(Dependencies { broker, store: Some(store), bounds }, &config)
+    Control::start(Dependencies { broker, store: Some(store), bounds, tasks }, &config)
 }

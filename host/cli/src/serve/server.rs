@@ -23,15 +23,16 @@ pub async fn run(options: ServerOptions) -> Result {
     let master_keys = master_keys::load(&options.run.master_keys).await?;
     let runtime = data.runtime(store.clone(), options.concurrency, bounds.clone(), http, master_keys.clone()).await?;
     // It answers from now on, with 503 as long as the broker does not: an operator sees what is missing.
-    let api = ApiConfig { bounds: bounds.clone(), master_keys, ..ApiConfig::default() };
-    let mut web = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), api)?;
+    let min_schedule_interval_ms = options.background.min_schedule_interval;
+    let api = ApiConfig { bounds: bounds.clone(), master_keys, min_schedule_interval_ms, ..ApiConfig::default() };
+    let (mut web, tasks) = web::start(listener, certificate, broker.clone(), store.clone(), runtime.clone(), api)?;
     tracing::info!(address = web.url(), broker = url.shown(), data = %data.folder().display(), "server started");
     let _noted = exposure::warn(web.address, is_encrypted, options.behind_proxy, data.folder());
     tokio::select! {
         ready = broker::wait_for(&*broker, &url) => ready?,
         told = watch::until_told(&mut signals, None, Some(&mut web)) => return told.map(drop),
     }
-    let control = background(broker.clone(), store, bounds, &options.background);
+    let control = background(broker.clone(), store, bounds, Some(tasks), &options.background);
     let mut worker = match options.concurrency {
         0 => None,
         n => Some(jobs::start(broker.clone(), runtime, jobs::config(&options.run, Some(n)))?),

@@ -6,6 +6,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use umbel_api::{Api, ApiConfig};
 use umbel_broker::Broker;
+use umbel_compose::TaskSource;
 use umbel_modules::ModuleStore;
 use umbel_tls::ServerCertificate;
 use umbel_worker::Runtime;
@@ -40,7 +41,7 @@ pub fn certificate(certificate: &Path, key: &Path) -> Result<Arc<ServerCertifica
     loaded.map_err(|error| Failure::new("certificate", error.to_string()).help("correct --tls-cert and --tls-key"))
 }
 
-/// Starts answering; with a certificate by https only.
+/// Starts answering; with a certificate by https only. Answers also who knows the tasks.
 pub fn start(
     listener: TcpListener,
     certificate: Option<Arc<ServerCertificate>>,
@@ -48,9 +49,10 @@ pub fn start(
     store: ModuleStore,
     runtime: Runtime,
     config: ApiConfig,
-) -> Result<Web> {
+) -> Result<(Web, Arc<dyn TaskSource>)> {
     let address = listener.local_addr().map_err(|e| Failure::new("listen", e.to_string()))?;
-    let api = Api::new(config, broker, store, Arc::new(runtime));
+    let api = Arc::new(Api::new(config, broker, store, Arc::new(runtime)));
+    let tasks = umbel_api::task_source(&api);
     let router = umbel_api::router(api);
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
@@ -63,7 +65,7 @@ pub fn start(
             tracing::error!(%error, "the API ended");
         }
     });
-    Ok(Web { address, is_encrypted, stop, task: Some(task) })
+    Ok((Web { address, is_encrypted, stop, task: Some(task) }, tasks))
 }
 
 impl Web {

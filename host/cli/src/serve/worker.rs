@@ -33,7 +33,7 @@ pub async fn run(options: WorkerOptions) -> Result {
         Err(_) => data.runtime(store.clone(), most, bounds.clone(), http, master_keys).await?,
     };
     // Any number of these may run: so retries and lost leases do not wait for a server that is away.
-    let control = background(broker.clone(), store, bounds, &options.background);
+    let control = background(broker.clone(), store, bounds, None, &options.background);
     let mut worker = jobs::start(broker, runtime, config)?;
     let told = watch::until_told(&mut signals, Some(&mut worker), None).await;
     watch::wind_down(Some(&mut worker), signals, &told, options.run.shutdown_timeout).await;

@@ -1,7 +1,7 @@
 //! `umbel job`.
 
 mod follow;
-mod submit;
+pub(in crate::client) mod submit;
 
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,12 @@ async fn list(ctx: &Context, options: &ListOptions) -> Result {
 }
 
 /// The job once it has ended; until then the spinner shows its state.
-async fn ended(client: &Client, id: JobId, until: Instant, spinner: &ProgressBar) -> Result<(String, Job)> {
+pub(in crate::client) async fn ended(
+    client: &Client,
+    id: JobId,
+    until: Instant,
+    spinner: &ProgressBar,
+) -> Result<(String, Job)> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         // Who looks at a spinner wants to see the job get on.
@@ -156,7 +161,7 @@ async fn raw_result(client: &Client, id: JobId) -> Result<String> {
 }
 
 /// Prints the result of a job that was waited for, or fails as it failed.
-async fn result(ctx: &Context, body: &str, job: &Job, took: Duration) -> Result {
+pub(in crate::client) async fn result(ctx: &Context, body: &str, job: &Job, took: Duration) -> Result {
     let Context { client, terminal } = ctx;
     if terminal.format != Format::Table {
         terminal.object(body, FIELDS)?;

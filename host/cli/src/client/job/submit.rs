@@ -63,7 +63,7 @@ pub(super) async fn submit(ctx: &Context, options: &SubmitOptions) -> Result {
 }
 
 /// Arguments by position.
-async fn given(ctx: &Context, texts: &[String]) -> Result<Vec<Box<RawValue>>> {
+pub(in crate::client) async fn given(ctx: &Context, texts: &[String]) -> Result<Vec<Box<RawValue>>> {
     let mut all = Vec::with_capacity(texts.len());
     for text in texts {
         all.push(blob::argument(ctx, text).await?);
@@ -72,7 +72,7 @@ async fn given(ctx: &Context, texts: &[String]) -> Result<Vec<Box<RawValue>>> {
 }
 
 /// Arguments by name.
-async fn named(ctx: &Context, pairs: &[String]) -> Result<Options> {
+pub(in crate::client) async fn named(ctx: &Context, pairs: &[String]) -> Result<Options> {
     let mut named = Options::new();
     for (name, text) in arguments::pairs(pairs)? {
         named.insert(name, blob::argument(ctx, &text).await?);

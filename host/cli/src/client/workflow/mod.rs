@@ -4,7 +4,7 @@ mod files;
 mod live;
 mod screen;
 pub mod steps;
-mod submit;
+pub(in crate::client) mod submit;
 mod tree;
 
 use std::{
@@ -119,7 +119,13 @@ async fn print_end(ctx: &Context, options: &ShowOptions, workflow: &Workflow, wi
 }
 
 /// Prints the outcome of a submission or a resume: the id or, after the wait, the result.
-async fn told(ctx: &Context, body: &str, workflow: &Workflow, wait: Option<u64>, begun: Instant) -> Result {
+pub(in crate::client) async fn told(
+    ctx: &Context,
+    body: &str,
+    workflow: &Workflow,
+    wait: Option<u64>,
+    begun: Instant,
+) -> Result {
     let Some(ms) = wait else {
         ctx.terminal.note(&format!("{}: umbel workflow show {} -w", workflow.state.as_str(), workflow.id));
         return ctx.terminal.brief(&workflow.id.to_string(), body);

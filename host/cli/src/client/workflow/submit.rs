@@ -16,12 +16,12 @@ use crate::client::{Context, arguments, arguments::raw, blob, fetch, input};
 use crate::{Failure, Result};
 
 /// Bytes of a submission, the server's limit.
-const MAX_BODY_BYTES: u64 = 32 << 20;
+pub(in crate::client) const MAX_BODY_BYTES: u64 = 32 << 20;
 /// Bytes of a label.
 const MAX_LABEL_BYTES: usize = 128;
 
 /// The fields of a submission, as they were written.
-type Body = BTreeMap<String, Box<RawValue>>;
+pub(in crate::client) type Body = BTreeMap<String, Box<RawValue>>;
 
 pub async fn submit(ctx: &Context, options: &WorkflowSubmitOptions) -> Result {
     let composition = &options.composition;
@@ -110,7 +110,7 @@ fn of_canvas(step: Step) -> Result<Body> {
 }
 
 /// A canvas by itself, or a whole body.
-fn body_of(text: &str) -> Result<Body> {
+pub(in crate::client) fn body_of(text: &str) -> Result<Body> {
     let fields: Body = serde_json::from_str(text).map_err(|error| {
         Failure::new("not_json", format!("the canvas is not a JSON object: {error}"))
             .help(r#"write {"chain": [{"task": "add", "args": [2, 3]}, …]}"#)
