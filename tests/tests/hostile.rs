@@ -53,16 +53,17 @@ async fn hostile_beside_normal(dev: &Dev) -> Result<()> {
     client.push("hostile").await?;
     client.push("numbers").await?;
     let probe = Probe::start(client.url(), &client.token())?;
+    let unhurried = || json!({"time_limit_ms": NO_DEADLINE_MS});
     let mut hostile = Vec::new();
     for (task, kinds) in FAILURES {
         let ends_by_time = kinds.contains(&"deadline");
-        let options = if ends_by_time { json!({}) } else { json!({"time_limit_ms": NO_DEADLINE_MS}) };
+        let options = if ends_by_time { json!({}) } else { unhurried() };
         hostile.push((client.submit_with(task, json!([]), options).await?, *task, *kinds));
     }
     let endless = client.submit("retry_forever", json!([])).await?;
     let snoozing = client.submit("snooze_forever", json!([])).await?;
-    let flood = client.submit("flood_result", json!([])).await?;
-    let calls = client.submit("million_calls", json!([])).await?;
+    let flood = client.submit_with("flood_result", json!([]), unhurried()).await?;
+    let calls = client.submit_with("million_calls", json!([]), unhurried()).await?;
     let normal = client.batch((0..100).map(|i| json!({"task": "add", "args": [i, 1]}))).await?;
     for (i, id) in normal.iter().enumerate() {
         let job = client.ended(id, LIMIT).await?;

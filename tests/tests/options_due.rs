@@ -1,6 +1,6 @@
 //! Due jobs: a process that moves them may die or run twice, and a time is an instant in every time zone.
 //!
-//! There are no periodic schedules yet; what makes Celery's beat a risk can happen to delayed jobs and retries, too.
+//! What makes Celery's beat a risk can happen to delayed jobs and retries, too. Periodic schedules are in `schedules.rs`.
 
 use std::time::{Duration, SystemTime};
 
