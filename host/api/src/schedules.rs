@@ -117,7 +117,7 @@ pub(crate) fn run_step(record: &ScheduleRecord, fire: &FireRecord, run: NewRun) 
     }
 }
 
-/// Does a step; none when somebody was faster. What it starts is not refused here: see `done`.
+/// Does a step; none when somebody was faster. A start that the broker refused is an answer (`NotStarted…`), and no error.
 pub(crate) async fn stepped(api: &Api, step: ScheduleStep) -> Result<Option<ScheduleStepped>> {
     let answer = api.broker.schedule_steps(std::slice::from_ref(&step)).await?;
     let answer = answer.into_iter().next().ok_or_else(Problem::no_broker_answer)?;

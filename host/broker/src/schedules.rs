@@ -9,8 +9,10 @@
 //! # Lost replies
 //!
 //! A step may be repeated after `Error::Unavailable`. If it had been done, the repeated one answers `Stale` and changes nothing; so
-//! it does if somebody else was faster. The caller need not know which: it reads the schedule again, as after any `Stale`, and decides
-//! anew by the state that it finds. What was started was started together with that state, so it is neither lost nor started twice.
+//! it does if somebody else was faster. Whoever fires need not know which: it reads the schedule again, as after any `Stale`, and
+//! decides anew by the state that it finds. What was started was started together with that state, so it is neither lost nor started
+//! twice. An order that adds to the state, as to leave out the next time or to start one by hand, must know it: it looks whether the state
+//! has what it asked for, or starts with the same id as before.
 //!
 //! A step that makes a schedule is the exception: repeated blindly, it would make one again that was deleted since. Look first whether it
 //! is there.
